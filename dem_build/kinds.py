@@ -1,0 +1,221 @@
+"""The table of actions: each kind's VERSION, parameters, inputs and outputs. Torch-free.
+
+The key of an action is the SHA-256 of its preimage, a canonical JSON document made here and nowhere else:
+
+    {"dem": 1, "kind", "version", "params", "inputs": [{"of", "sha256", "omega"?}], "sources": [{"tag", "sha256"}]}
+
+`inputs` are outputs of other actions, each tagged with what it is of; `sources` are files from outside. No path,
+time, or name that only people read ever enters. Bump a kind's `version` when a change of ours changes its results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from dem_build import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from dem_build.digest import JSON, Digest
+
+__all__ = ["KINDS", "Kind", "SourceFile", "TakenDigest", "key_of", "preimage"]
+
+PREIMAGE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of action is.
+
+    Attributes:
+        family: The kind's word in plans (`import`, `prepare`, `finetune`, `compose`, `evaluate` …).
+        version: Bumped when the same preimage would give other results than before.
+        module: The step's module; its `run` does the work.
+        params: Every parameter that enters the key.
+        outputs: Names of what it makes.
+        added: Parameters added after the kind's first release → their neutral value, at which they are left out.
+        optional: Parameters left out where they do not apply.
+        weighted: The tag of inputs that carry an ω: taken in the order of their digests, ω of equal ones summed.
+        device: Whether it runs a model, and so wants a GPU where there is one.
+    """
+
+    family: str
+    version: int
+    module: str
+    params: tuple[str, ...]
+    outputs: tuple[str, ...]
+    added: Mapping[str, JSON] = field(default_factory=lambda: MappingProxyType({}))
+    optional: frozenset[str] = frozenset()
+    weighted: str | None = None
+    device: bool = False
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType({
+    "import": Kind(
+        family="import",
+        version=1,
+        module="dem_build.steps.base",
+        params=("source", "dtype"),
+        outputs=("weights", "config", "tokenizer", "generation_config"),
+    ),
+    "prepare": Kind(
+        family="prepare",
+        version=1,
+        module="dem_build.steps.prepare",
+        params=(
+            "format",
+            "columns",
+            "chat",
+            "system",
+            "loss",
+            "max_length",
+            "on_overflow",
+            "validation",
+            "test",
+            "max_samples",
+        ),
+        outputs=("train", "validation", "test"),
+        optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
+    ),
+    "finetune": Kind(
+        family="finetune",
+        version=1,
+        module="dem_build.steps.finetune",
+        params=(
+            "method",
+            "optim",
+            "adam_beta1",
+            "adam_beta2",
+            "adam_epsilon",
+            "learning_rate",
+            "num_train_epochs",
+            "max_steps",
+            "global_batch_size",
+            "bf16",
+            "lr_scheduler_type",
+            "warmup_steps",
+            "weight_decay",
+            "max_grad_norm",
+            "vector_dtype",
+            "seed",
+        ),
+        outputs=("delta",),
+        optional=frozenset({"num_train_epochs", "max_steps"}),
+        device=True,
+    ),
+    "compose": Kind(
+        family="compose",
+        version=1,
+        module="dem_build.steps.compose",
+        params=("method", "dtype"),
+        outputs=("weights", "config", "tokenizer", "generation_config"),
+        weighted="delta",
+    ),
+    "loss": Kind(
+        family="evaluate",
+        version=1,
+        module="dem_build.steps.loss",
+        params=("dtype",),
+        outputs=("metrics", "rows"),
+        device=True,
+    ),
+    "task": Kind(
+        family="evaluate",
+        version=1,
+        module="dem_build.steps.task",
+        params=("task", "num_fewshot", "limit", "apply_chat_template", "dtype", "lm_eval", "dataset_revision"),
+        outputs=("metrics", "samples"),
+        optional=frozenset({"num_fewshot", "limit", "dataset_revision"}),
+        device=True,
+    ),
+})
+
+
+@dataclass(frozen=True, order=True)
+class TakenDigest:
+    """An output that an action takes: what it is of, its digest, and its ω where it has one."""
+
+    of: str
+    digest: Digest
+    omega: float | None = None
+
+
+@dataclass(frozen=True, order=True)
+class SourceFile:
+    """A file from outside the store. Its tag (a file name that means something, or a type) and digest enter keys.
+
+    Attributes:
+        tag: What the file is to the action: `config.json`, `jsonl`, `arc_easy.yaml` …
+        digest: SHA-256 of its bytes.
+        path: Where it is on this machine; never hashed.
+    """
+
+    tag: str
+    digest: Digest
+    path: Path = field(compare=False)
+
+
+def preimage(
+    kind: str,
+    params: Mapping[str, JSON],
+    inputs: Iterable[TakenDigest],
+    sources: Iterable[SourceFile] = (),
+    salt: str | None = None,
+) -> dict[str, JSON]:
+    """Return the document whose hash is the action's key.
+
+    Raises:
+        ValueError: A parameter that the kind's table does not declare, or lacks: a mistake in dem itself.
+    """
+    spec = KINDS[kind]
+    document: dict[str, JSON] = {
+        "dem": PREIMAGE_VERSION,
+        "kind": kind,
+        "version": spec.version,
+        "params": _params(kind, spec, params),
+        "inputs": [_input(i) for i in _ordered(spec, inputs)],
+        "sources": [{"tag": s.tag, "sha256": s.digest} for s in sorted(sources)],
+    }
+    return document if salt is None else document | {"salt": salt}
+
+
+def key_of(document: Mapping[str, JSON]) -> Digest:
+    """Return the key that belongs to a preimage."""
+    return digest.of_json(dict(document))
+
+
+def _params(kind: str, spec: Kind, params: Mapping[str, JSON]) -> dict[str, JSON]:
+    declared = {*spec.params, *spec.added}
+    if unknown := set(params) - declared:
+        raise ValueError(f"{kind}: parameters not declared in kinds.py: {sorted(unknown)}")
+    if missing := set(spec.params) - spec.optional - set(params):
+        raise ValueError(f"{kind}: parameters without a value: {sorted(missing)}")
+    return {
+        name: value
+        for name, value in params.items()
+        if not (name in spec.optional and value is None) and not (name in spec.added and value == spec.added[name])
+    }
+
+
+def _ordered(spec: Kind, inputs: Iterable[TakenDigest]) -> list[TakenDigest]:
+    """Order inputs by tag and digest; sum the ω of equal digests and drop terms of ω = 0."""
+    plain: list[TakenDigest] = []
+    omegas: dict[Digest, list[float]] = {}
+    for taken in inputs:
+        if taken.of == spec.weighted and taken.omega is not None:
+            omegas.setdefault(taken.digest, []).append(taken.omega)
+        else:
+            plain.append(taken)
+    # Sorted before the sum: float addition is not associative, and the order in the file must not matter.
+    sums = {d: sum(sorted(ws)) for d, ws in omegas.items()}
+    terms = [TakenDigest(spec.weighted or "", d, w) for d, w in sums.items() if w != 0]
+    return sorted(plain) + sorted(terms)
+
+
+def _input(taken: TakenDigest) -> dict[str, JSON]:
+    document: dict[str, JSON] = {"of": taken.of, "sha256": taken.digest}
+    return document if taken.omega is None else document | {"omega": taken.omega}
