@@ -1,1 +1,1 @@
-""""""
+"""Runs a plan on workers and publishes what it made."""

@@ -1,0 +1,90 @@
+"""What became of a build, and who listens while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.errors import DemError
+    from dem_build.graph import Action
+    from dem_build.plan import Plan, Verdict
+    from dem_build.store import Record
+
+__all__ = ["Done", "Listener", "Outcome", "Result"]
+
+
+class Done(StrEnum):
+    """What became of one action."""
+
+    HIT = "hit"
+    RAN = "ran"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One action of a build.
+
+    Attributes:
+        action: The action.
+        status: What became of it.
+        seconds: Wall time of this build's run; 0 for a hit.
+        key: Its key, None while an input of it is unknown.
+        record: What is recorded, None where it failed or was skipped.
+        error: Why it failed.
+        note: What else is to be said, such as "resumed" or "built by another process".
+    """
+
+    action: Action
+    status: Done
+    seconds: float = 0.0
+    key: Digest | None = None
+    record: Record | None = None
+    error: DemError | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All actions of a build, in the graph's order, and whether the user stopped it."""
+
+    results: Mapping[str, Result] = field(default_factory=dict)
+    interrupted: bool = False
+
+    @property
+    def failed(self) -> list[Result]:
+        """The actions that failed."""
+        return [r for r in self.results.values() if r.status is Done.FAILED]
+
+    @property
+    def records(self) -> dict[str, Record]:
+        """Name → record, of every action that is recorded."""
+        return {name: r.record for name, r in self.results.items() if r.record is not None}
+
+
+class Listener(Protocol):
+    """Follows a build. Calls come from one thread."""
+
+    def build_started(self, plan: Plan) -> None:
+        """The plan is made and nothing has run."""
+
+    def action_started(self, verdict: Verdict) -> None:
+        """An action was given to a worker."""
+
+    def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
+        """An action said something: `progress`, `note` or `warning`, see `steps.api.Context`."""
+
+    def action_waits(self, action: Action, holder: str) -> None:
+        """Another process is running this action; the build waits for its result."""
+
+    def action_ended(self, result: Result) -> None:
+        """An action was found recorded after all, ran, failed or was skipped."""
+
+    def stopping(self) -> None:
+        """The user asked to stop; running actions save their state."""

@@ -1,0 +1,236 @@
+"""Recipe and lock → actions and the outputs they take. Pure: it reads no file and knows no record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dem_build.errors import UsageError
+from dem_build.kinds import KINDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.kinds import SourceFile
+    from dem_build.lock import Lock
+    from dem_build.recipe import Recipe, Train
+
+__all__ = ["Action", "Edge", "Evaluation", "Graph", "Taken", "build_graph"]
+
+BASE = "base"
+COMPOSED = "composed"
+MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One output of one action: `vector:math/delta`."""
+
+    action: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.action}/{self.output}"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An output that an action takes, tagged with what it is to that action, and its ω where it has one."""
+
+    of: str
+    edge: Edge
+    omega: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation is about: a model of the recipe, and the task's name in results (`loss:math`, `arc_easy`)."""
+
+    model: str
+    task: str
+
+
+@dataclass(frozen=True)
+class Action:
+    """One node of the graph. Its name is for people; its key is made of everything else.
+
+    Attributes:
+        name: `base`, `data:math`, `vector:math`, `model`, `loss:composed:math`, `eval:composed:arc_easy` …
+        kind: A row of `kinds.KINDS`.
+        params: What the recipe says, after defaults.
+        takes: Outputs of other actions.
+        sources: Files from outside the store.
+        salt: Disowns a generation of results.
+        evaluation: What it evaluates, None for all other actions.
+        runs_code: Whether it executes a local task file, which needs the user's word.
+    """
+
+    name: str
+    kind: str
+    params: Mapping[str, JSON]
+    takes: tuple[Taken, ...] = ()
+    sources: tuple[SourceFile, ...] = ()
+    salt: str | None = None
+    evaluation: Evaluation | None = None
+    runs_code: bool = False
+
+    @property
+    def family(self) -> str:
+        """The kind's word in plans."""
+        return KINDS[self.kind].family
+
+    @property
+    def upstream(self) -> tuple[str, ...]:
+        """Names of the actions whose outputs it takes, each once."""
+        return tuple(dict.fromkeys(t.edge.action for t in self.takes))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All actions of a recipe, each after those it depends on.
+
+    Attributes:
+        actions: Name → action, in topological order.
+        models: Name of a model in results (`composed`, `base`, `math`) → the action whose outputs it is.
+        omega: Dataset → ω, as the recipe says.
+    """
+
+    actions: Mapping[str, Action]
+    models: Mapping[str, str] = field(default_factory=dict)
+    omega: Mapping[str, float] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Action]:
+        return iter(self.actions.values())
+
+    def only(self, targets: Iterable[str]) -> Graph:
+        """Return the part of the graph that `targets` depend on, themselves included.
+
+        Raises:
+            UsageError: A target that is no action of this graph.
+        """
+        wanted: set[str] = set()
+        stack = [self._known(name) for name in targets]
+        while stack:
+            name = stack.pop()
+            if name not in wanted:
+                wanted.add(name)
+                stack.extend(self.actions[name].upstream)
+        return Graph({n: a for n, a in self.actions.items() if n in wanted}, self.models, self.omega)
+
+    def _known(self, name: str) -> str:
+        if name not in self.actions:
+            raise UsageError(f"there is no action {name!r} in this recipe", hint="`dem plan` lists them")
+        return name
+
+
+def build_graph(recipe: Recipe, lock: Lock) -> Graph:
+    """Return the graph that a recipe and its lock describe."""
+    actions = [_base(recipe, lock)]
+    actions += [_data(recipe, name, lock) for name in recipe.datasets]
+    actions += [_vector(recipe, name) for name in recipe.datasets]
+    omega = {name: float(d.omega) for name, d in recipe.datasets.items() if d.omega != "tune"}
+    actions.append(_compose(recipe, "model", omega))
+    models = {COMPOSED: "model", BASE: BASE}
+    if recipe.evaluate and "vectors" in recipe.evaluate.models:
+        singles = [_compose(recipe, f"model:{name}", {name: 1.0}) for name in recipe.datasets]
+        actions += singles
+        models |= {a.name.removeprefix("model:"): a.name for a in singles}
+    actions += _evaluations(recipe, lock, models)
+    return Graph({a.name: a for a in actions}, models, omega)
+
+
+def _base(recipe: Recipe, lock: Lock) -> Action:
+    dtype = recipe.base.dtype
+    if dtype is None and lock.base.source == "gguf":
+        dtype = "bfloat16"  # GGUF stores blocks of integers: some float must be chosen, and it is part of the key
+    params = {"source": lock.base.source, "dtype": dtype}
+    return Action(BASE, "import", params, sources=lock.base.files, salt=recipe.base.salt)
+
+
+def _data(recipe: Recipe, name: str, lock: Lock) -> Action:
+    dataset, train = recipe.datasets[name], recipe.train_of(name)
+    params = {
+        "format": dataset.format,
+        "columns": dataset.columns,
+        "chat": dataset.chat,
+        "system": dataset.system,
+        "loss": dataset.loss,
+        "max_length": train.max_length,
+        "on_overflow": dataset.on_overflow,
+        "validation": dataset.validation,
+        "test": dataset.test,
+        "max_samples": dataset.max_samples,
+    }
+    takes = (Taken("base/tokenizer", Edge(BASE, "tokenizer")),)
+    return Action(f"data:{name}", "prepare", params, takes, lock.datasets[name], salt=dataset.salt)
+
+
+
+
+def _vector(recipe: Recipe, name: str) -> Action:
+    train = recipe.train_of(name)
+    takes = (
+        Taken("base/weights", Edge(BASE, "weights")),
+        Taken("base/config", Edge(BASE, "config")),
+        Taken("data/train", Edge(f"data:{name}", "train")),
+    )
+    return Action(f"vector:{name}", "finetune", _train_params(train), takes, salt=train.salt)
+
+
+def _train_params(train: Train) -> dict[str, JSON]:
+    return {name: getattr(train, name) for name in KINDS["finetune"].params}
+
+
+def _compose(recipe: Recipe, name: str, omega: Mapping[str, float]) -> Action:
+    params = {"method": recipe.compose.method, "dtype": recipe.compose.dtype}
+    takes = [Taken(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
+    takes += [Taken("delta", Edge(f"vector:{n}", "delta"), w) for n, w in omega.items()]
+    return Action(name, "compose", params, tuple(takes))
+
+
+def _evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
+    evaluate = recipe.evaluate
+    if evaluate is None:
+        return []
+    wanted = [m for m in models if m in evaluate.models or m not in (COMPOSED, BASE)]
+    datasets = recipe.datasets if evaluate.loss else ()
+    losses = [_loss(recipe, model, models[model], name) for name in datasets for model in wanted]
+    tasks = [_task(recipe, lock, model, models[model], i) for i in range(len(evaluate.tasks)) for model in wanted]
+    return losses + tasks
+
+
+def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
+    takes = (
+        Taken("model/weights", Edge(source, "weights")),
+        Taken("model/config", Edge(source, "config")),
+        Taken("data/rows", Edge(f"data:{dataset}", "test")),
+    )
+    params = {"dtype": recipe.compose.dtype}
+    evaluation = Evaluation(model, f"loss:{dataset}")
+    return Action(f"loss:{model}:{dataset}", "loss", params, takes, evaluation=evaluation)
+
+
+def _task(recipe: Recipe, lock: Lock, model: str, source: str, index: int) -> Action:
+    assert recipe.evaluate is not None
+    task = recipe.evaluate.tasks[index]
+    locked = lock.tasks[task.name]
+    params = {
+        "task": task.name,
+        "num_fewshot": task.num_fewshot,
+        "limit": task.limit,
+        "apply_chat_template": task.apply_chat_template,
+        "dtype": recipe.compose.dtype,
+        "lm_eval": locked.lm_eval,
+        "dataset_revision": locked.dataset_revision,
+    }
+    takes = tuple(Taken(f"model/{part}", Edge(source, part)) for part in MODEL_PARTS)
+    return Action(
+        f"eval:{model}:{task.name}",
+        "task",
+        params,
+        takes,
+        locked.files,
+        evaluation=Evaluation(model, task.name),
+        runs_code=locked.local,
+    )

@@ -1,0 +1,240 @@
+"""Graph × records → a verdict for each action, with its reason. Decides, and changes nothing.
+
+The same `decide` serves a plan and a build: a plan asks it once an action, a build asks again as outputs become
+known, and that is all there is to early cutoff.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from dem_build import kinds
+from dem_build.kinds import TakenDigest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Set as AbstractSet
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.graph import Action, Graph
+    from dem_build.store import Output, Record
+
+__all__ = ["Difference", "History", "Plan", "Reason", "Records", "Status", "Verdict", "Why", "decide", "make_plan"]
+
+
+class Status(StrEnum):
+    """What a plan says of an action."""
+
+    HIT = "hit"
+    RUN = "run"
+    PENDING = "pending"
+
+
+class Why(StrEnum):
+    """Why an action has its verdict; closed, so that every reason is rendered in one place."""
+
+    RECORDED = "recorded"
+    FIRST = "never built"
+    CHANGED = "changed"
+    LOST = "lost"
+    ASKED = "asked"
+    WAITS = "waits"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One place where two preimages differ; None stands for absent.
+
+    Attributes:
+        place: `params.learning_rate`, an output (`data:math/train`), `sources.jsonl`, `version` …
+        old: What the last build had.
+        new: What is there now.
+    """
+
+    place: str
+    old: JSON
+    new: JSON
+
+    def __str__(self) -> str:
+        return f"{self.place}: {_brief(self.old)} → {_brief(self.new)}"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why an action is hit, due or pending."""
+
+    why: Why
+    differences: tuple[Difference, ...] = ()
+    waits_for: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        if self.why is Why.CHANGED:
+            shown = "; ".join(str(d) for d in self.differences[:3])
+            more = len(self.differences) - 3
+            return f"changed: {shown}" + (f"; and {more} more" if more > 0 else "")
+        if self.why is Why.WAITS:
+            return f"depends on {', '.join(self.waits_for)}"
+        return {
+            Why.RECORDED: "recorded",
+            Why.FIRST: "never built",
+            Why.LOST: "its record or an object of it is lost or damaged",
+            Why.ASKED: "asked for with --rebuild",
+        }[self.why]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be done about one action. `key` and `preimage` are None while an input is unknown."""
+
+    action: Action
+    status: Status
+    reason: Reason
+    key: Digest | None = None
+    preimage: JSON = None
+    record: Record | None = None
+
+
+class Records(Protocol):
+    """What a plan needs of a store."""
+
+    def lookup(self, key: Digest) -> Record | None:
+        """Return the record of `key` when its objects are all there."""
+        ...
+
+    def peek(self, key: Digest) -> Record | None:
+        """Return the record of `key` when it can be read, whatever became of its objects."""
+        ...
+
+
+@dataclass(frozen=True)
+class History:
+    """The last build of a recipe: action → key."""
+
+    keys: Mapping[str, Digest] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A verdict for each action, in the graph's order."""
+
+    graph: Graph
+    verdicts: Mapping[str, Verdict]
+
+    def of(self, status: Status) -> list[Verdict]:
+        """Return the verdicts of one status."""
+        return [v for v in self.verdicts.values() if v.status is status]
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether nothing is due."""
+        return all(v.status is Status.HIT for v in self.verdicts.values())
+
+
+def make_plan(graph: Graph, records: Records, history: History, rebuild: AbstractSet[str] = frozenset()) -> Plan:
+    """Return what would run, and why, without changing anything."""
+    verdicts: dict[str, Verdict] = {}
+    for action in graph:
+        known = {n: v.record.outputs for n, v in verdicts.items() if v.record is not None and v.status is Status.HIT}
+        verdicts[action.name] = decide(action, known, records, history, rebuild)
+    return Plan(graph, verdicts)
+
+
+def decide(
+    action: Action,
+    known: Mapping[str, Mapping[str, Output]],
+    records: Records,
+    history: History,
+    rebuild: AbstractSet[str] = frozenset(),
+) -> Verdict:
+    """Return the verdict on one action, given the outputs that are known so far.
+
+    Args:
+        action: The action.
+        known: Name of an action → its outputs, for those whose outputs are known.
+        records: Where to look keys up.
+        history: Keys of the recipe's last build, to explain what changed.
+        rebuild: Names of actions that must run whatever is recorded.
+    """
+    if unknown := tuple(name for name in action.upstream if name not in known):
+        return Verdict(action, Status.PENDING, Reason(Why.WAITS, waits_for=unknown))
+    document = preimage_of(action, known)
+    key = kinds.key_of(document)
+    record = records.lookup(key)
+    if action.name in rebuild:
+        return Verdict(action, Status.RUN, Reason(Why.ASKED), key, document, record)
+    if record is not None:
+        return Verdict(action, Status.HIT, Reason(Why.RECORDED), key, document, record)
+    return Verdict(action, Status.RUN, _why_due(action, key, document, records, history), key, document)
+
+
+def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[str, JSON]:
+    """Return the preimage of an action whose inputs are all known."""
+    taken = [TakenDigest(t.of, known[t.edge.action][t.edge.output].digest, t.omega) for t in action.takes]
+    return kinds.preimage(action.kind, action.params, taken, action.sources, action.salt)
+
+
+def _why_due(action: Action, key: Digest, document: JSON, records: Records, history: History) -> Reason:
+    last = history.keys.get(action.name)
+    if last == key or records.peek(key) is not None:
+        return Reason(Why.LOST)
+    old = records.peek(last) if last is not None else None
+    if old is None:
+        return Reason(Why.FIRST)
+    return Reason(Why.CHANGED, tuple(differences(old.preimage, document, action)))
+
+
+def differences(old: JSON, new: JSON, action: Action) -> list[Difference]:
+    """Return where two preimages of an action differ, in words of the recipe: `dem why`."""
+    places_old, places_new = _places(old), _places(new)
+    names = _edge_names(action)
+    return [
+        Difference(names.get(place, place), places_old.get(place), places_new.get(place))
+        for place in sorted({*places_old, *places_new})
+        if places_old.get(place) != places_new.get(place)
+    ]
+
+
+def _places(document: JSON) -> dict[str, JSON]:
+    """Flatten a preimage: a place a parameter, an input and a source."""
+    places = {name: document.get(name) for name in ("kind", "version", "salt")}
+    places |= {f"params.{name}": value for name, value in document["params"].items()}
+    for entry in document["inputs"]:
+        _add(places, entry["of"], _described(entry))
+    for entry in document["sources"]:
+        _add(places, f"sources.{entry['tag']}", entry["sha256"])
+    return places
+
+
+def _add(places: dict[str, JSON], place: str, value: JSON) -> None:
+    """Put a value at its place; several of one tag (vectors, data files) become a list."""
+    places[place] = value if place not in places else [*_listed(places[place]), value]
+
+
+def _listed(value: JSON) -> list[JSON]:
+    return value if isinstance(value, list) else [value]
+
+
+def _described(entry: JSON) -> str:
+    digest = str(entry["sha256"])
+    return digest if "omega" not in entry else f"{entry['omega']:g} × {digest}"
+
+
+def _edge_names(action: Action) -> dict[str, str]:
+    """Map a tag to the output that has it, where only one has."""
+    names: dict[str, list[str]] = {}
+    for taken in action.takes:
+        names.setdefault(taken.of, []).append(str(taken.edge))
+    return {of: edges[0] for of, edges in names.items() if len(edges) == 1}
+
+
+def _brief(value: JSON) -> str:
+    """Render a value of a preimage for a person: digests shortened, absence named."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, list):
+        return "[" + ", ".join(_brief(v) for v in value) + "]"
+    text = str(value)
+    head, _, tail = text.rpartition(" ")
+    is_digest = len(tail) == 64 and all(c in "0123456789abcdef" for c in tail)
+    return f"{head} {tail[:12]}".strip() if is_digest else text
