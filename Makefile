@@ -1,0 +1,54 @@
+# make setup   .venv with dem, its tests' and its linters' packages, at the versions of constraints.txt
+# make test    the tests                    make lint   ruff and mypy
+# make demo    build the model of recipes/demo, twice: the second build has nothing to do
+# make clean   remove .venv and what the tools cached; cache/ and out/ stay
+#
+# Nothing is written outside this folder, and nothing but PyPI is asked.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+
+DEMO := recipes/demo
+DEMO_DATA := $(DEMO)/data/complete
+
+.PHONY: setup test lint demo clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/dev.stamp
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+demo: $(DEMO_DATA)
+	$(BIN)/python $(DEMO)/make_base.py
+	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
+	@echo "--- the same build again:"
+	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find dem_build tests recipes bench -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The build backend comes first and without isolation, so that its version is pinned as well.
+$(VENV)/dev.stamp: pyproject.toml constraints.txt
+	@echo "Installing dem and its packages in $(VENV): a minute or two, and 2 GB"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) hatchling editables
+	$(PIP) --no-build-isolation --editable . --group dev
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/dev.stamp
+	$(PIP) --group demo
+	@touch $@
+
+$(DEMO_DATA): $(DEMO)/make_data.py $(VENV)/demo.stamp
+	$(BIN)/python $(DEMO)/make_data.py
+	@touch $@
