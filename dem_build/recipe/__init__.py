@@ -1,1 +1,45 @@
-""""""
+"""TOML → a strict, frozen model of what to build; all the mistakes of a file at once, with their lines."""
+
+from dem_build.recipe.models import (
+    Analysis,
+    Base,
+    Baseline,
+    Compose,
+    Dataset,
+    Dtype,
+    Evaluate,
+    Format,
+    Gate,
+    HeldOut,
+    Loss,
+    Probe,
+    Recipe,
+    Source,
+    SplitName,
+    Task,
+    Train,
+    Tune,
+    Vector,
+)
+
+__all__ = [
+    "Analysis",
+    "Base",
+    "Baseline",
+    "Compose",
+    "Dataset",
+    "Dtype",
+    "Evaluate",
+    "Format",
+    "Gate",
+    "HeldOut",
+    "Loss",
+    "Probe",
+    "Recipe",
+    "Source",
+    "SplitName",
+    "Task",
+    "Train",
+    "Tune",
+    "Vector",
+]

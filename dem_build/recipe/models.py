@@ -1,0 +1,433 @@
+"""The recipe language: every table and key, its type, default and meaning, as frozen pydantic models.
+
+The models know the shape of each value alone. What keys say about each other is in `rules.py`, and what this
+version of dem cannot do yet is in `later.py`. `docs/recipe.md` is generated from here.
+
+Values keep their TOML types: no text is read as a number. Lists are given as tuples (`load.py` turns them).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+__all__ = [
+    "Analysis",
+    "Base",
+    "Baseline",
+    "Compose",
+    "Dataset",
+    "Dtype",
+    "Evaluate",
+    "Format",
+    "Gate",
+    "HeldOut",
+    "Loss",
+    "Probe",
+    "Recipe",
+    "Source",
+    "SplitName",
+    "Task",
+    "Train",
+    "Tune",
+    "Vector",
+]
+
+Dtype = Literal["bfloat16", "float32"]
+Format = Literal["text", "prompt-completion", "messages", "alpaca", "sharegpt"]
+Loss = Literal["completion", "assistant", "all"]
+
+
+def _shape(value: object) -> str:
+    """Name the TOML shape of a value; the tags of unions below, which `problems.py` takes out of keys."""
+    if isinstance(value, bool):
+        return "<boolean>"
+    if isinstance(value, int | float):
+        return "<number>"
+    if isinstance(value, str):
+        return "<text>"
+    return "<list>" if isinstance(value, tuple | list) else "<table>"
+
+
+def _shapes(expected: str) -> Discriminator:
+    """Choose a branch of a union by the TOML shape of the value, so that an error is that branch's alone."""
+    return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
+
+
+class _Table(BaseModel):
+    """A TOML table: unknown keys and types that differ are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
+
+
+Text = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, lt=1), Tag("<number>")]
+Salt = Annotated[
+    str | None, Field(description="Any text: another one disowns what was made before, and makes it again.")
+]
+Omega = Annotated[
+    Annotated[float, Tag("<number>")] | Annotated[Literal["tune"], Tag("<text>")],
+    _shapes('must be a number or "tune"'),
+]
+
+
+class SplitName(_Table):
+    """A split of the same hub dataset."""
+
+    split: Text = Field(description="The split's name.")
+
+
+HeldOut = Annotated[
+    Share | Annotated[Text, Tag("<text>")] | Annotated[SplitName, Tag("<table>")],
+    _shapes('must be a share from 0 to below 1, a path, or { split = "…" }'),
+]
+
+
+class Base(_Table):
+    """The model that everything starts from; prepared once, before any vector exists."""
+
+    model: Text = Field(description="A local folder, a `.gguf` file, or a hub id.")
+    revision: Text = Field(
+        default="main", description="Branch, tag or commit of a hub model; the lock pins the commit."
+    )
+    chat_template: Text | None = Field(
+        default=None, description="A Jinja file that replaces the base's own chat template."
+    )
+    pad_token: Text | None = Field(
+        default=None, description="Padding token, where the tokenizer has none or another."
+    )
+    added_tokens: tuple[Text, ...] = Field(default=(), description="Special tokens to add to the tokenizer.")
+    dtype: Dtype = Field(default="bfloat16", description="Type that the base's weights are prepared in.")
+    salt: Salt = None
+
+
+class Train(_Table):
+    """How vectors are trained. A dataset's own `train` table overrides it key by key."""
+
+    method: Literal["full", "lora"] = Field(
+        default="full", description="Train all weights, or low-rank adapters."
+    )
+    r: int = Field(default=16, ge=1, description="LoRA: rank.")
+    lora_alpha: float = Field(default=32.0, gt=0, description="LoRA: scale of the adapters, over `r`.")
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
+    target_modules: Annotated[
+        Annotated[Literal["all-linear"], Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>")],
+        _shapes('must be "all-linear" or a list of module names'),
+    ] = Field(default="all-linear", description="LoRA: modules that get an adapter.")
+    optim: Literal["adamw_torch_fused", "adamw_8bit", "adafactor"] = Field(
+        default="adamw_torch_fused", description="Optimizer, as transformers names it."
+    )
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the first moment.")
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Decay of the second moment.")
+    adam_epsilon: float = Field(default=1e-8, gt=0, description="Added to the denominator of Adam's step.")
+    learning_rate: float = Field(default=2e-5, gt=0, description="Peak learning rate.")
+    num_train_epochs: float | None = Field(
+        default=1.0,
+        gt=0,
+        description="Passes over the data. One choice with `max_steps`: an override of either replaces both.",
+    )
+    max_steps: int | None = Field(
+        default=None, ge=1, description="Optimizer steps, instead of `num_train_epochs`."
+    )
+    global_batch_size: int = Field(
+        default=32, ge=1, description="Sequences (packs, when packing) per optimizer step, over all devices."
+    )
+    max_length: int = Field(
+        default=1024, ge=2, description="Most tokens in a sequence; `on_overflow` says what becomes of more."
+    )
+    packing: bool = Field(
+        default=False, description="Put several documents in one sequence; they do not see each other."
+    )
+    bf16: bool = Field(
+        default=True, description="Forward pass in bfloat16; master weights are always float32."
+    )
+    lr_scheduler_type: Literal[
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+    ] = Field(default="cosine", description="Course of the learning rate, as transformers names it.")
+    warmup_steps: float = Field(
+        default=0.03, ge=0, description="Steps of warm-up; below 1, a share of the steps."
+    )
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay.")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="Gradients are clipped to this norm; 0 clips nothing."
+    )
+    eval_steps: int = Field(
+        default=0, ge=0, description="Steps between two validation losses while training; 0 takes none."
+    )
+    load_best_model_at_end: bool = Field(
+        default=False, description="Keep the weights of the lowest validation loss."
+    )
+    early_stopping_patience: int | None = Field(
+        default=None, ge=1, description="Stop after this many validation losses without a new lowest."
+    )
+    vector_dtype: Dtype = Field(default="bfloat16", description="Type that the vector is stored in.")
+    seed: int = Field(default=42, ge=0, lt=2**32, description="Seed of the order of rows and of dropout.")
+    salt: Salt = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, data: Any) -> Any:
+        """Let either length stand for both: the one that is written takes the other's place."""
+        if not isinstance(data, dict) or {"num_train_epochs", "max_steps"} <= data.keys():
+            return data
+        if "max_steps" in data:
+            return data | {"num_train_epochs": None}
+        return data | {"max_steps": None} if "num_train_epochs" in data else data
+
+
+class Source(_Table):
+    """Where rows come from and how they become tokens."""
+
+    path: Text | None = Field(
+        default=None, description="A file or glob: jsonl, json, csv or parquet. One of `path` and `hub`."
+    )
+    hub: Text | None = Field(default=None, description="A dataset's id on the hub.")
+    config: Text | None = Field(default=None, description="Configuration of a hub dataset.")
+    revision: Text | None = Field(
+        default=None, description="Branch, tag or commit of a hub dataset; the lock pins the commit."
+    )
+    split: Text | None = Field(
+        default=None, description="Split of a hub dataset; `train` where none is named."
+    )
+    format: Format | None = Field(
+        default=None, description="What a row holds. Inferred from the columns where that is unambiguous."
+    )
+    columns: dict[Text, Text] | None = Field(
+        default=None, description="The format's column = the file's column, where the names differ."
+    )
+    chat: Annotated[
+        Annotated[Literal["auto"], Tag("<text>")] | Annotated[bool, Tag("<boolean>")],
+        _shapes('must be "auto", true or false'),
+    ] = Field(
+        default="auto",
+        description="Whether prompt and completion are put in the base's chat template, in training and "
+        "evaluation alike. `auto`: yes where the base has one.",
+    )
+    system: Text | None = Field(default=None, description="System prompt of every row.")
+    loss: Loss | None = Field(
+        default=None,
+        description="Tokens that count. Default: `completion`, but `all` for text and `assistant` for chats.",
+    )
+    on_overflow: Literal["drop", "truncate"] = Field(
+        default="drop", description="What becomes of rows over `max_length`; both are counted and said."
+    )
+    max_samples: int | None = Field(
+        default=None, ge=1, description="Most rows to use; the same ones every time."
+    )
+    salt: Salt = None
+
+
+class Dataset(Source):
+    """A dataset, which becomes one distribution vector."""
+
+    validation: HeldOut = Field(
+        default=0.05,
+        description="Held out for choices: a share, by a hash of the prompt, or a path, or a split.",
+    )
+    test: HeldOut = Field(
+        default=0.05, description="Held out for judgement, likewise; nothing is ever chosen on it."
+    )
+    group_by: Text | None = Field(
+        default=None, description="Rows with the same value of this column stay on one side of a split."
+    )
+    omega: Omega = Field(default="tune", description="ω, the vector's weight: a number, or `tune`.")
+    train: Train = Field(
+        default_factory=Train,
+        description="Keys of `[train]` that differ for this dataset. Only its `model_fields_set` count: "
+        "see `Recipe.train_of`.",
+    )
+
+
+class Probe(Source):
+    """Data that judges and protects, and is never trained on."""
+
+    max_loss_increase: float | None = Field(
+        default=None, ge=0, description="Most that tuning may let its loss grow over the base's."
+    )
+
+
+class Vector(_Table):
+    """A vector that is extracted from a fine-tuned model, not trained here."""
+
+    checkpoint: Text | None = Field(
+        default=None, description="A full fine-tune of the same base: folder or hub id."
+    )
+    adapter: Text | None = Field(
+        default=None, description="A LoRA adapter of the same base: folder or hub id."
+    )
+    revision: Text | None = Field(
+        default=None, description="Branch, tag or commit on the hub; the lock pins the commit."
+    )
+    omega: Omega = Field(default="tune", description="ω, the vector's weight: a number, or `tune`.")
+    salt: Salt = None
+
+
+class Compose(_Table):
+    """How base and vectors become one model."""
+
+    method: Literal["dem", "interpolation"] = Field(
+        default="dem", description="`dem`: Θ + Σ ω ΔΘ. `interpolation`: Σ ω Θᵢ of the fine-tuned models."
+    )
+    dtype: Dtype = Field(default="bfloat16", description="Type of the composed model's weights.")
+
+
+class Tune(_Table):
+    """How ω = `tune` is searched, on validation data alone."""
+
+    search: Literal["grid", "coordinate", "gradient"] = Field(
+        default="gradient", description="Search method."
+    )
+    objective: Literal["gain", "mean", "worst"] = Field(
+        default="gain",
+        description="What is maximised: mean gain recovered, mean loss, or the worst dataset's.",
+    )
+    granularity: Literal["model", "layer"] = Field(
+        default="model", description="One ω a vector, or one for each vector and layer."
+    )
+    max_samples: int = Field(default=128, ge=1, description="Validation examples per dataset.")
+    bounds: tuple[float, float] = Field(default=(0.0, 1.5), description="Lowest and highest ω.")
+    importance: dict[Text, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Dataset = its weight in the objective; 1 where it is not named."
+    )
+
+
+class Analysis(_Table):
+    """Present: the vectors are analysed. Absent: no such action exists. It has no keys."""
+
+
+class Task(_Table):
+    """An lm-eval task."""
+
+    name: Text = Field(description="The task's name in lm-eval or in `include_path`.")
+    num_fewshot: int | None = Field(
+        default=None, ge=0, description="Examples in the prompt; the task's own number where absent."
+    )
+    limit: int | None = Field(
+        default=None, ge=1, description="Most documents to evaluate; all of them where absent."
+    )
+    apply_chat_template: bool = Field(default=False, description="Put prompts in the base's chat template.")
+
+
+def _named_task(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict | Task):
+        return value
+    raise PydanticCustomError(
+        "shape", 'must be a task\'s name or a table such as { name = "…", limit = 200 }'
+    )
+
+
+class Evaluate(_Table):
+    """What is measured, of which models. Absent: no such action exists."""
+
+    loss: bool = Field(
+        default=True, description="Held-out loss of every model on every test split and probe."
+    )
+    tasks: tuple[Annotated[Task, BeforeValidator(_named_task)], ...] = Field(
+        default=(), description="lm-eval tasks: names, or tables with the keys of a task."
+    )
+    include_path: Text | None = Field(default=None, description="Folder of local lm-eval task files.")
+    models: tuple[Text, ...] = Field(
+        default=("composed", "base"),
+        description="`composed`, `base`, `vectors` (each alone, with ω = 1), and baselines by name.",
+    )
+
+
+class Gate(_Table):
+    """A condition on a result of the composed model, which decides the exit status of a build."""
+
+    task: Text = Field(
+        description="An evaluated task, or `loss:NAME` for the held-out loss on a dataset or probe."
+    )
+    metric: Text = Field(description="The metric's name, such as `acc` or `loss`.")
+    min: float | None = Field(default=None, description="Lowest value that passes.")
+    max: float | None = Field(default=None, description="Highest value that passes.")
+    max_drop: float | None = Field(
+        default=None, ge=0, description="Most that the value may lie below that of `against`."
+    )
+    against: Text | None = Field(
+        default=None, description="The model that `max_drop` compares with, such as `base`."
+    )
+
+
+class Baseline(_Table):
+    """A model that the composed one is compared with."""
+
+    method: Literal["mixing", "interpolation"] = Field(
+        description="`mixing`: one model fine-tuned on the mixture. `interpolation`: Σ ω Θᵢ."
+    )
+    proportions: dict[Text, Annotated[float, Field(ge=0)]] | None = Field(
+        default=None, description="mixing: dataset = its share of the mixture; by their sizes where absent."
+    )
+
+
+class Recipe(_Table):
+    """A recipe: what to build, never how or where."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9_-]+$", description="Name of the output folder. Default: the file's stem."
+    )
+    base: Base = Field(description="The base model.")
+    train: Train = Field(default_factory=Train, description="How vectors are trained.")
+    datasets: dict[str, Dataset] = Field(
+        default_factory=dict, description="Datasets by name; each becomes a vector."
+    )
+    probes: dict[str, Probe] = Field(default_factory=dict, description="Probes by name.")
+    vectors: dict[str, Vector] = Field(default_factory=dict, description="Vectors from elsewhere, by name.")
+    compose: Compose = Field(default_factory=Compose, description="How the model is composed.")
+    tune: Tune | None = Field(default=None, description="How ω is searched.")
+    analysis: Analysis | None = Field(default=None, description="Whether vectors are analysed.")
+    evaluate: Evaluate | None = Field(default=None, description="What is measured.")
+    gates: tuple[Gate, ...] = Field(default=(), description="Conditions on results.")
+    baselines: dict[str, Baseline] = Field(
+        default_factory=dict, description="What the model is compared with, by name."
+    )
+    _path: Path = PrivateAttr(default=Path("recipe.toml"))
+
+    @property
+    def path(self) -> Path:
+        """The recipe's file, absolute. Equal recipes may lie in different files."""
+        return self._path
+
+    @property
+    def folder(self) -> Path:
+        """The folder that relative paths of the recipe start from."""
+        return self._path.parent
+
+    def resolve(self, text: str) -> Path:
+        """Return a path of the recipe as a path of this machine: absolute, with `~` expanded."""
+        return self.folder / Path(text).expanduser()
+
+    def train_of(self, dataset: str) -> Train:
+        """Return `[train]` with the dataset's own `train` table laid over it, key by key.
+
+        Raises:
+            KeyError: The recipe has no such dataset.
+        """
+        own = self.datasets[dataset].train
+        return self.train.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+    def __eq__(self, other: object) -> bool:
+        """Compare what is to be built, and not the file that says it."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # it holds dictionaries
