@@ -1,0 +1,396 @@
+"""An lm-eval task's closure: the files that give it its meaning, found by parsing text.
+
+lm-eval itself is never imported here (its import takes seconds, its index of tasks half a minute), and
+nothing of a task is executed: YAML is read with `!function` kept as text, Python is parsed for its imports. A
+file that a task's Python opens by itself cannot be seen; the step runs local tasks in a copy of their closure,
+where such a file is missing, so it fails instead of going stale.
+
+Tags of a closure's files: `local/PATH` relative to the task file's folder, `builtin/PATH` relative to lm-eval's
+tasks, `absolute/PATH` for what a task names by an absolute path. The task's own file has `task:` before its tag.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import glob
+import importlib.metadata
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dem_build.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from dem_build.digest import JSON
+
+__all__ = [
+    "FILE_FORMATS",
+    "TASK_MARK",
+    "Closure",
+    "closure_of",
+    "find_task",
+    "lm_eval_version",
+    "map_data_files",
+    "within",
+]
+
+FILE_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
+"""Values of `dataset_path` for which the data are the files of `dataset_kwargs`."""
+
+TASK_MARK = "task:"
+"""Stands before the tag of the task's own file."""
+
+_NAME_LINE = re.compile(
+    rb"""^["']?(task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#\[{][^"'#\r\n]*)""", re.MULTILINE
+)
+_SKIPPED = frozenset({"__pycache__", ".ipynb_checkpoints"})  # as lm-eval's own index does
+
+
+@dataclass(frozen=True)
+class Closure:
+    """What an evaluation task is made of.
+
+    Attributes:
+        task: The task's name.
+        files: Tag and path of its YAML, what that includes, its Python files and its local data.
+        local: Whether it is the user's, not one that lm-eval brings.
+        dataset: The hub dataset that it needs; None when its data are local files.
+        runs_code: Whether running it executes code that is not lm-eval's own. Always so for a local task:
+            lm-eval renders its templates with Jinja outside of a sandbox.
+    """
+
+    task: str
+    files: tuple[tuple[str, Path], ...]
+    local: bool
+    dataset: str | None
+    runs_code: bool
+
+
+def lm_eval_version() -> str:
+    """Return the version of the installed lm-eval, without importing it."""
+    return importlib.metadata.version("lm_eval")
+
+
+def find_task(name: str, include_path: Path | None) -> Closure:
+    """Find a task by its name: the user's first, then lm-eval's own.
+
+    Args:
+        name: As in the `task:` of its YAML.
+        include_path: Folder of the user's task files; they may lie in folders below it.
+
+    Raises:
+        UsageError: No such task, a group or a tag of tasks, or one whose files are missing or cannot be read.
+    """
+    if include_path is not None and not include_path.is_dir():
+        raise UsageError(
+            f"there is no folder {include_path}", hint="include_path is the folder of your task files"
+        )
+    own = _index(include_path) if include_path is not None else {}
+    path = own.get(name) or _builtin(name)
+    if path is None:
+        raise _unknown(name, own)
+    return closure_of(path, name)
+
+
+def closure_of(path: Path, task: str) -> Closure:
+    """Return the closure of the task that the YAML file at `path` defines.
+
+    Raises:
+        UsageError: The file defines a group of tasks, or a file that it needs is missing or cannot be read.
+    """
+    path = within(Path.cwd(), str(path))
+    local = not path.is_relative_to(_builtin_folder())
+    walk = _Walk(path.parent, local)
+    config = walk.include(path)
+    if "group" in config or not isinstance(config.get("task"), str):
+        raise _group(task, path)
+    dataset = walk.data(config, path)
+    tags = [(_tag(file, path, local, absolute), file) for file, absolute in walk.found.items()]
+    files = [(TASK_MARK + tag if file == path else tag, file) for tag, file in tags]
+    return Closure(task, tuple(sorted(files)), local, dataset, runs_code=local)
+
+
+def map_data_files(data_files: JSON, change: Callable[[str], str]) -> JSON:
+    """Return `data_files` as `datasets.load_dataset` takes it, each pattern in it changed.
+
+    Raises:
+        ValueError: Something other than patterns, lists of them, or splits of them.
+    """
+    match data_files:
+        case str():
+            return change(data_files)
+        case list() | tuple():
+            return [map_data_files(each, change) for each in data_files]
+        case {"split": split, "path": pattern}:
+            return {"split": split, "path": map_data_files(pattern, change)}
+        case dict():
+            return {split: map_data_files(each, change) for split, each in data_files.items()}
+        case _:
+            raise ValueError(f"{data_files!r} is no pattern of files")
+
+
+def within(folder: Path, name: str) -> Path:
+    """Return the absolute path of `name` as seen from `folder`, symbolic links kept as they are."""
+    return Path(os.path.normpath(folder / Path(name).expanduser()))
+
+
+class _Function(str):
+    """The text after `!function`: a module and a name in it."""
+
+    __slots__ = ()
+
+
+class _Walk:
+    """Collects the files that a task's YAML refers to; `found` tells which of them were named absolutely."""
+
+    def __init__(self, folder: Path, local: bool) -> None:
+        self.folder = folder
+        self.local = local
+        self.found: dict[Path, bool] = {}
+
+    def include(self, path: Path, *, absolute: bool = False, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+        """Add a YAML file and what it includes; return its keys, its own before included ones."""
+        self.found.setdefault(path, absolute)
+        config = _parse(path)
+        for function in _functions(config):
+            self._function(function, path, absolute)
+        includes = config.pop("include", [])
+        merged: dict[str, Any] = {}
+        for name in includes if isinstance(includes, list) else [includes]:
+            included = within(path.parent, str(name))
+            if included in (*above, path) or not included.is_file():
+                why = (
+                    "includes itself"
+                    if included in (*above, path)
+                    else f"includes {name}, which does not exist"
+                )
+                raise UsageError(why, where=str(path), hint="`include` is relative to the file that says it")
+            far = absolute or Path(str(name)).expanduser().is_absolute()
+            merged |= self.include(included, absolute=far, above=(*above, path))
+        return merged | config
+
+    def data(self, config: Mapping[str, Any], path: Path) -> str | None:
+        """Add the local files that the documents come from; return the hub dataset where there is one."""
+        dataset, kwargs = config.get("dataset_path"), config.get("dataset_kwargs") or {}
+        if not isinstance(dataset, str) or not isinstance(kwargs, dict):
+            return None
+        if dataset in FILE_FORMATS:
+            return self._data_files(kwargs, path)
+        folder = within(path.parent, dataset)
+        if self.local and (dataset.startswith((".", "/", "~")) or folder.is_dir()):
+            self._add_folder(folder, dataset, path)
+            return None
+        return dataset or None
+
+    def _data_files(self, kwargs: Mapping[str, Any], path: Path) -> str | None:
+        """Add what `data_files` and `data_dir` name; the first is relative to the second, as in datasets."""
+        folder_name = str(kwargs.get("data_dir") or "")
+        if "data_files" not in kwargs:
+            self._add_folder(within(path.parent, folder_name), folder_name, path)
+            return None
+        patterns: list[str] = []
+        try:
+            map_data_files(kwargs["data_files"], lambda p: patterns.append(p) or p)  # type: ignore[func-returns-value]
+        except ValueError as error:
+            raise UsageError(f"data_files: {error}", where=str(path)) from error
+        hubs = [self._add_pattern(os.path.join(folder_name, p), path) for p in patterns]  # noqa: PTH118
+        return next((hub for hub in hubs if hub), None)
+
+    def _add_pattern(self, pattern: str, path: Path) -> str | None:
+        if "://" in pattern:
+            hub = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(@[^/]+)?/.*", pattern)
+            if hub is None and self.local:
+                hint = "download it, and name the file relative to the task file"
+                raise UsageError(
+                    f"data_files names {pattern}, which nothing pins", where=str(path), hint=hint
+                )
+            return hub[1] if hub else None
+        # glob.glob and not Path.glob: the pattern may be absolute.
+        matches = glob.glob(str(within(path.parent, pattern)), recursive=True)  # noqa: PTH207
+        self._add(map(Path, matches), pattern, path)
+        return None
+
+    def _add_folder(self, folder: Path, name: str, path: Path) -> None:
+        self._add((f for f in folder.rglob("*") if not f.name.startswith(".")), name or str(folder), path)
+
+    def _add(self, files: Iterable[Path], name: str, path: Path) -> None:
+        files = sorted(file for file in files if file.is_file())
+        if not files:
+            hint = "data paths are relative to the folder of the task file"
+            raise UsageError(f"names the data {name}, where there is no file", where=str(path), hint=hint)
+        for file in files:
+            self.found.setdefault(file, Path(name).expanduser().is_absolute())
+
+    def _function(self, function: _Function, path: Path, absolute: bool) -> None:
+        """Add the Python file of a `!function`, sought as by lm-eval: beside the YAML, then as a module."""
+        module = function.rpartition(".")[0]
+        beside = within(path.parent, f"{module.replace('.', '/')}.py")
+        if beside.is_file():
+            self._python(beside, absolute)
+        elif not self.local:
+            self._imported(module, path.parent)
+        elif not module or importlib.util.find_spec(module.partition(".")[0]) is None:
+            hint = f"it belongs into {beside}"
+            raise UsageError(f"there is no Python file for !function {function}", where=str(path), hint=hint)
+
+    def _python(self, path: Path, absolute: bool = False) -> None:
+        """Add a Python file and the files beside it that it imports."""
+        if path in self.found:
+            return
+        self.found[path] = absolute
+        try:
+            tree = ast.parse(path.read_bytes())
+        except (OSError, SyntaxError, ValueError) as error:
+            raise UsageError(f"cannot be read as Python: {error}", where=str(path)) from error
+        for level, module in _imports(tree):
+            if level:
+                self._modules(path.parents[level - 1], module, absolute)
+            else:
+                self._imported(module, path.parent, absolute)
+
+    def _imported(self, module: str, folder: Path, absolute: bool = False) -> None:
+        """Add the files of an absolute import: from lm-eval's tasks for its own, else from the task's."""
+        if self.local:
+            self._modules(folder, module, absolute)
+            self._modules(self.folder, module, absolute)
+        elif module.startswith("lm_eval.tasks."):
+            self._modules(_builtin_folder(), module.removeprefix("lm_eval.tasks."), absolute)
+
+    def _modules(self, folder: Path, module: str, absolute: bool) -> None:
+        place = folder
+        for part in module.split("."):
+            place /= part
+            for file in (place.with_name(f"{part}.py"), place / "__init__.py"):
+                if file.is_file():
+                    self._python(file, absolute)
+
+
+def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield level (dots) and dotted name of all that a module imports, names in modules included."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (
+                (node.level, f"{node.module}.{a.name}" if node.module else a.name) for a in node.names
+            )
+
+
+def _functions(value: Any) -> Iterator[_Function]:
+    if isinstance(value, _Function):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _functions(each)
+
+
+def _tag(file: Path, task_file: Path, local: bool, absolute: bool) -> str:
+    if not local and file.is_relative_to(_builtin_folder()):
+        return f"builtin/{file.relative_to(_builtin_folder()).as_posix()}"
+    # A path that the task says is in the key by the task's text already; any other must not reach it.
+    if absolute:
+        return f"absolute{file.as_posix()}"
+    return f"local/{Path(os.path.relpath(file, task_file.parent)).as_posix()}"
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415 -- the planning path pays for it only where there are tasks
+
+    try:
+        # A safe loader, with a constructor that keeps the text of !function.
+        config = yaml.load(path.read_bytes(), Loader=_loader())  # noqa: S506
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot be read as a task: {error}", where=str(path)) from error
+    if not isinstance(config, dict):
+        raise UsageError("is no table of keys, so no task", where=str(path))
+    return config
+
+
+@cache
+def _loader() -> Any:
+    import yaml  # noqa: PLC0415 -- as above
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        """Reads a task's YAML without executing anything."""
+
+    Loader.add_constructor("!function", lambda loader, node: _Function(loader.construct_scalar(node)))
+    return Loader
+
+
+@cache
+def _builtin_folder() -> Path:
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError("lm-eval is not installed, so there are no tasks", hint="pip install lm-eval")
+    return Path(os.path.normpath(spec.submodule_search_locations[0])) / "tasks"
+
+
+def _builtin(name: str) -> Path | None:
+    """Return the file of a task of lm-eval's. Folders of a like name first: reading all takes a second."""
+    for folder in sorted(_builtin_folder().iterdir()):
+        word = folder.name.lower().replace("-", "_")
+        if (
+            folder.is_dir()
+            and name.lower().replace("-", "_").startswith(word)
+            and name in _builtin_index(folder)
+        ):
+            return _builtin_index(folder)[name]
+    return _builtin_index(_builtin_folder()).get(name)
+
+
+@cache
+def _builtin_index(folder: Path) -> dict[str, Path]:
+    return _index(folder)
+
+
+def _index(folder: Path) -> dict[str, Path]:
+    """Return task name → YAML file for all files below a folder.
+
+    Raises:
+        UsageError: Two files define one task.
+    """
+    index: dict[str, Path] = {}
+    for path, _, name in _named(folder, b"task"):
+        if name in index:
+            raise UsageError(
+                f"{index[name]} and {path} both define the task {name}", hint="rename one of them"
+            )
+        index[name] = path
+    return index
+
+
+def _named(folder: Path, kind: bytes) -> Iterator[tuple[Path, bytes, str]]:
+    for path in _yaml_files(folder):
+        for found, name in _NAME_LINE.findall(path.read_bytes()):
+            if found == kind:
+                yield path, found, name.decode("utf-8", "replace").strip()
+
+
+def _yaml_files(folder: Path) -> Iterator[Path]:
+    for top, folders, files in os.walk(folder):
+        # Hidden folders are no one's tasks: a .venv below include_path holds all of lm-eval's.
+        folders[:] = sorted(f for f in folders if f not in _SKIPPED and not f.startswith("."))
+        yield from (Path(top, file) for file in sorted(files) if file.endswith(".yaml"))
+
+
+def _unknown(name: str, own: Mapping[str, Path]) -> UsageError:
+    group = next((path for path, _, found in _named(_builtin_folder(), b"group") if found == name), None)
+    if group is not None:
+        return _group(name, group)
+    near = difflib.get_close_matches(name, [*own, *_builtin_index(_builtin_folder())], n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else "your own tasks lie in evaluate.include_path"
+    return UsageError(f"there is no task {name}", hint=hint)
+
+
+def _group(name: str, path: Path) -> UsageError:
+    return UsageError(
+        f"{name} is a group of tasks, which this version does not evaluate",
+        hint=f"name the tasks that {path} lists",
+    )
