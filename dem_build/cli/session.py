@@ -1,0 +1,158 @@
+"""What every command begins with: recipe, machine, store, lock, graph and plan of one call."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dem_build import digest, lock
+from dem_build.errors import NotUpToDateError, UsageError
+from dem_build.graph import build_graph
+from dem_build.plan import History, Status, make_plan
+from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
+from dem_build.store import Hints, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dem_build.execute.outcome import Outcome
+    from dem_build.lock import Lock
+    from dem_build.machine import Machine
+    from dem_build.plan import Plan
+    from dem_build.recipe import Recipe
+
+__all__ = ["Call", "Session", "open_session", "open_store"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Options that the commands share.
+
+    Attributes:
+        cache: `--cache`.
+        machine: `--machine`.
+        overrides: `--set KEY=VALUE`, in order.
+        targets: Actions named after `--`; none means all of them.
+        rebuild: `--rebuild`.
+    """
+
+    cache: str | None = None
+    machine: Path | None = None
+    overrides: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    rebuild: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Session:
+    """One recipe of one call, resolved and planned; nothing has been written yet.
+
+    Attributes:
+        named: The recipe as the user named it.
+        locked: The lock file's document, None when there is none.
+        history: Keys of the last build of this recipe.
+    """
+
+    named: str
+    recipe: Recipe
+    machine: Machine
+    store: Store
+    lock: Lock
+    locked: digest.JSON | None
+    history: History
+    plan: Plan
+
+    @property
+    def id(self) -> str:
+        """The name of the recipe's root in the store."""
+        return recipe_id(self.recipe.path)
+
+    @property
+    def out(self) -> Path:
+        """The folder of all published models: `out/` of the project, wherever the cache is."""
+        return project_folder(self.recipe.path) / "out"
+
+    def require_locked(self) -> None:
+        """Raise unless the lock file is what the recipe resolves to.
+
+        Raises:
+            NotUpToDateError: It is missing, or something has changed since.
+        """
+        path = lock.lock_path(self.recipe.path)
+        if self.locked is None:
+            raise NotUpToDateError("there is no lock", where=str(path), hint=f"`dem lock {self.named}` writes it")
+        if changed := lock.changes(self.locked, self.lock, self.recipe.folder):
+            hint = f"`dem lock {self.named}` accepts what is there now"
+            raise NotUpToDateError(f"not what is locked: {', '.join(changed)}", where=str(path), hint=hint)
+
+    def require_trust(self) -> None:
+        """Raise where a local task file would run without the user's word.
+
+        Raises:
+            UsageError: It would; task files are code.
+        """
+        due = [v.action for v in self.plan.verdicts.values() if v.action.runs_code and v.status is not Status.HIT]
+        if due:
+            files = ", ".join(str(s.path) for s in due[0].sources if s.path.suffix in (".yaml", ".yml", ".py"))
+            hint = "read them, then add --trust-tasks"
+            raise UsageError(f"{due[0].name} runs task files, which are code: {files}", where=self.named, hint=hint)
+
+    def save_lock(self) -> None:
+        """Write the lock file where something in it has changed."""
+        path = lock.lock_path(self.recipe.path)
+        if self.locked != lock.document(self.lock, self.recipe.folder):
+            lock.write(path, self.lock)
+
+    def save_root(self, outcome: Outcome | None = None) -> None:
+        """Record the keys that this recipe's builds use: before a build reads anything, and after it."""
+        keys = dict(self.history.keys) | {n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key}
+        if outcome is not None:
+            keys |= {name: record.key for name, record in outcome.records.items()}
+        if outcome is None and keys == dict(self.history.keys):
+            return  # nothing new is about to be read
+        if outcome is not None and keys == dict(self.history.keys) and self.plan.up_to_date:
+            return  # a build with nothing to do writes nothing
+        root = {"recipe": str(self.recipe.path), "built": round(time.time(), 3), "actions": keys}
+        self.store.write_root(self.id, root)
+
+
+def recipe_id(path: Path) -> str:
+    """Return the name of a recipe's root in the store: a hash of where the recipe lies."""
+    return digest.of_bytes(str(path).encode("utf-8", "surrogateescape"))[:32]
+
+
+def open_session(named: str, call: Call) -> Session:
+    """Load, resolve and plan a recipe.
+
+    Raises:
+        RecipeError: Mistakes in the recipe, the machine file or the lock.
+        UsageError: A target or `--rebuild` that is no action of the recipe.
+        StoreError: The cache cannot be used.
+    """
+    recipe = load_recipe(Path(named), call.overrides)
+    machine, machine_path = load_machine(call.machine, recipe.path)
+    located = lock.locate(recipe)
+    hints = Hints()
+    resolved = lock.resolve(located, hints)
+    graph = build_graph(recipe, resolved)
+    graph = graph.only(call.targets) if call.targets else graph
+    _known(call.rebuild, graph.actions)
+    store = Store.open(cache_folder(call.cache, machine, machine_path, recipe.path), hints=hints)
+    root = store.read_root(recipe_id(recipe.path)) or {}
+    history = History(root.get("actions", {}))
+    plan = make_plan(graph, store, history, frozenset(call.rebuild))
+    return Session(named, recipe, machine, store, resolved, lock.read(lock.lock_path(recipe.path)), history, plan)
+
+
+def open_store(call: Call) -> Store:
+    """Open the store that a recipe in the current folder would use."""
+    here = Path.cwd() / "recipe.toml"
+    machine, machine_path = load_machine(call.machine, here)
+    return Store.open(cache_folder(call.cache, machine, machine_path, here))
+
+
+def _known(names: Iterable[str], actions: Iterable[str]) -> None:
+    if unknown := sorted(set(names) - set(actions)):
+        raise UsageError(f"there is no action {unknown[0]!r} in this recipe", hint="`dem plan` lists them")

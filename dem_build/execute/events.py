@@ -1,0 +1,38 @@
+"""Following the event file of a running action."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dem_build.digest import JSON
+
+__all__ = ["EventTail"]
+
+
+class EventTail:
+    """Reads what was added to `events.jsonl` since it last looked; a half-written last line waits for the next look."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._offset = 0
+
+    def follow(self, work: str) -> None:
+        """Follow the events of the run in folder `work`."""
+        self._path, self._offset = Path(work) / "events.jsonl", 0
+
+    def read(self) -> list[dict[str, JSON]]:
+        """Return the events that are new."""
+        if self._path is None:
+            return []
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._offset)
+                new = file.read()
+        except FileNotFoundError:
+            return []
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,132 @@
+"""One warm worker process a slot, started when it first gets work."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.execute.request import Answer, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from dem_build.execute.request import Request
+    from dem_build.execute.slots import Slot
+
+__all__ = ["Message", "Pool", "Worker"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """A reply, and the worker that gave it."""
+
+    worker: Worker
+    reply: Reply
+
+
+class Worker:
+    """The driver's end of a worker process; the process starts with its first request."""
+
+    def __init__(self, slot: Slot, store: Path, inbox: queue.Queue[Message]) -> None:
+        self.slot = slot
+        self.request: Request | None = None
+        self._store = store
+        self._inbox = inbox
+        self._process: subprocess.Popen[str] | None = None
+
+    def submit(self, request: Request) -> None:
+        """Give the worker an action; its replies come to the inbox."""
+        self.request = request
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        self._write({"run": request.document()})
+
+    def stop(self) -> None:
+        """Ask the running action to save its state and end."""
+        self._write({"stop": True})
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self) -> subprocess.Popen[str]:
+        # A session of its own: Ctrl-C reaches the driver alone, which tells the workers what to do.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dem_build.execute.worker", str(self._store)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **_QUIET, **self.slot.environment()},
+            start_new_session=True,
+        )
+        threading.Thread(target=self._receive, args=(process,), daemon=True).start()
+        return process
+
+    def _receive(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            document = json.loads(line)
+            self._inbox.put(Message(self, Reply(**document | {"answer": Answer(document["answer"])})))
+        status = process.wait()
+        self._inbox.put(Message(self, Reply(Answer.FAILED, what=_death(status), hint=_DEATH_HINT)))
+
+    def _write(self, message: object) -> None:
+        if self._process is None or self._process.stdin is None:
+            return
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it died: the end of its output says so, and `_receive` tells
+
+
+class Pool:
+    """The workers of a build."""
+
+    def __init__(self, slots: Iterable[Slot], store: Path) -> None:
+        self.inbox: queue.Queue[Message] = queue.Queue()
+        self.workers = [Worker(slot, store, self.inbox) for slot in slots]
+
+    def idle(self) -> list[Worker]:
+        """Return the workers that have nothing to do, those that are warm first."""
+        return sorted((w for w in self.workers if w.request is None), key=lambda w: w._process is None)  # noqa: SLF001
+
+    def busy(self) -> list[Worker]:
+        """Return the workers that run an action."""
+        return [w for w in self.workers if w.request is not None]
+
+    def stop(self) -> None:
+        """Ask every running action to save its state and end."""
+        for worker in self.busy():
+            worker.stop()
+
+    def kill(self) -> None:
+        """End every worker at once."""
+        for worker in self.workers:
+            worker.kill()
+
+
+_QUIET = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONUNBUFFERED": "1",
+    "TOKENIZERS_PARALLELISM": "true",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+_DEATH_HINT = "its checkpoints are kept: build again; if memory ran out, lower micro_batch in the machine file"
+
+
+def _death(status: int) -> str:
+    return f"the worker was killed by signal {-status}" if status < 0 else f"the worker ended with status {status}"

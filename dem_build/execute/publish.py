@@ -1,0 +1,140 @@
+"""Puts a built model into `out/<name>/`, where people and other programs find it.
+
+The folder is a copy of what the store holds: deleting it loses nothing, and the next build publishes it again
+without running anything. A new model is written beside the old one and swapped in, so a reader never sees a mixture.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dem_build import digest
+from dem_build.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.store import Output, Record, Store
+
+__all__ = ["Destination", "destination", "model_digest", "publish"]
+
+STAMP = ".dem.json"
+GENERATION_CONFIG = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class Destination:
+    """The folder that a recipe publishes to.
+
+    Attributes:
+        folder: `out/<name>`, or `out/<name>-<id>` where another recipe of the same name has that.
+        recipe: The recipe that owns it.
+    """
+
+    folder: Path
+    recipe: Path
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model, as `from_pretrained` takes it."""
+        return self.folder / "model"
+
+
+def destination(out: Path, name: str, recipe: Path, recipe_id: str) -> Destination:
+    """Return where a recipe publishes: two recipes may have one name, and neither overwrites the other."""
+    plain = out / name
+    owner = _stamp(plain).get("recipe")
+    taken = owner not in (None, str(recipe)) and Path(str(owner)).exists()
+    return Destination(out / f"{name}-{recipe_id[:6]}" if taken else plain, recipe)
+
+
+def model_digest(record: Record) -> Digest:
+    """Return the digest of a composed model: that of its weights, config, tokenizer and generation config."""
+    return digest.of_json({name: output.digest for name, output in record.outputs.items()})
+
+
+def publish(to: Destination, record: Record, store: Store, texts: Mapping[str, str]) -> None:
+    """Publish a model and the texts that go with it; what is there already is left as it is.
+
+    Args:
+        to: The folder.
+        record: The record of the composition.
+        store: Where the model's objects are.
+        texts: Path in the folder → content, such as `model/README.md` or `results.json`.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    try:
+        to.folder.mkdir(parents=True, exist_ok=True)
+        wanted = model_digest(record)
+        if not _published(to, wanted):
+            _replace_model(to, record, store, wanted)
+        for name, text in texts.items():
+            _write_text(to.folder / name, text)
+    except OSError as error:
+        hint = "free some space or mend the folder's permissions; the model is in the cache, so nothing has to run"
+        raise StoreError(f"cannot be written: {error.strerror}", where=str(to.folder), hint=hint) from error
+
+
+def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest) -> None:
+    new = Path(tempfile.mkdtemp(prefix=".model-", dir=to.folder))
+    try:
+        _export(record, store, new)
+        new.chmod(0o755)
+        old = new.with_name(new.name + ".old")
+        if to.model.exists():
+            to.model.rename(old)
+        new.rename(to.model)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    stamp = {"recipe": str(to.recipe), "model_digest": wanted, "files": _signatures(to.model)}
+    _write_text(to.folder / STAMP, json.dumps(stamp))
+
+
+def _export(record: Record, store: Store, folder: Path) -> None:
+    for output in record.outputs.values():
+        store.check(output)
+    store.export(record.outputs["weights"], folder)
+    store.export(record.outputs["tokenizer"], folder)
+    store.export(record.outputs["config"], folder / "config.json")
+    if store.read_bytes(record.outputs["generation_config"]).strip() != b"{}":
+        store.export(record.outputs["generation_config"], folder / GENERATION_CONFIG)
+
+
+def _published(to: Destination, wanted: Digest) -> bool:
+    stamp = _stamp(to.folder)
+    return bool(stamp.get("model_digest") == wanted and stamp.get("files") == _signatures(to.model))
+
+
+def _signatures(model: Path) -> dict[str, list[int]]:
+    """Return size and time of each file of the model, by which a touched copy is known; the card is ours to change."""
+    if not model.is_dir():
+        return {}
+    files = (p for p in sorted(model.iterdir()) if p.is_file() and p.name != "README.md")
+    return {p.name: [(s := p.stat()).st_size, s.st_mtime_ns] for p in files}
+
+
+def _stamp(folder: Path) -> dict[str, JSON]:
+    try:
+        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Replace a file in one step, unless it says the same already."""
+    if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,147 @@
+"""What the driver asks of a worker and what the worker answers, as JSON lines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dem_build.digest import Blob
+from dem_build.kinds import KINDS, SourceFile
+from dem_build.machine import Machine
+from dem_build.store import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.plan import Verdict
+
+__all__ = ["Answer", "Reply", "Request", "TakenOutput", "request_for"]
+
+
+class Answer(StrEnum):
+    """How a worker's run of one action ended, or that it began."""
+
+    STARTED = "started"
+    DONE = "done"
+    FOUND = "found"
+    HELD = "held"
+    CORRUPT = "corrupt"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True)
+class TakenOutput:
+    """An input of the action: its tag, the store's output, and its ω where it has one."""
+
+    of: str
+    output: Output
+    omega: float | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that a worker needs to run one action, but the store.
+
+    Attributes:
+        name: The action's name, for messages.
+        key: Its key.
+        preimage: What the key is the hash of; kind and parameters are read from it.
+        inputs: The outputs it takes.
+        sources: The files from outside that it reads.
+        machine: How to use this machine.
+        threads: CPU threads that the step may use.
+        force: Run even though a record is there (`--rebuild`).
+    """
+
+    name: str
+    key: Digest
+    preimage: JSON
+    inputs: tuple[TakenOutput, ...]
+    sources: tuple[SourceFile, ...]
+    machine: Machine
+    threads: int
+    force: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The action's kind."""
+        return str(self.preimage["kind"])
+
+    @property
+    def params(self) -> dict[str, JSON]:
+        """The action's parameters; optional ones that the preimage leaves out are None, added ones neutral."""
+        spec = KINDS[self.kind]
+        return {**dict.fromkeys(spec.params), **spec.added, **self.preimage["params"]}
+
+    def document(self) -> dict[str, JSON]:
+        """Return the request as JSON."""
+        return {
+            "name": self.name,
+            "key": self.key,
+            "preimage": self.preimage,
+            "inputs": [{"of": i.of, "output": _output(i.output), "omega": i.omega} for i in self.inputs],
+            "sources": [{"tag": s.tag, "digest": s.digest, "path": str(s.path)} for s in self.sources],
+            "machine": self.machine.model_dump(),
+            "threads": self.threads,
+            "force": self.force,
+        }
+
+    @classmethod
+    def parse(cls, document: Mapping[str, JSON]) -> Request:
+        """Return the request that `document` describes."""
+        return cls(
+            name=document["name"],
+            key=document["key"],
+            preimage=document["preimage"],
+            inputs=tuple(TakenOutput(i["of"], _parsed(i["output"]), i["omega"]) for i in document["inputs"]),
+            sources=tuple(SourceFile(s["tag"], s["digest"], Path(s["path"])) for s in document["sources"]),
+            machine=Machine.model_validate(document["machine"]),
+            threads=document["threads"],
+            force=document["force"],
+        )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A worker's answer: what happened, and what belongs to it (work folder, seconds, error)."""
+
+    answer: Answer
+    seconds: float = 0.0
+    work: str = ""
+    what: str = ""
+    hint: str | None = None
+    note: str = ""
+
+
+def request_for(
+    verdict: Verdict, known: Mapping[str, Mapping[str, Output]], machine: Machine, threads: int
+) -> Request:
+    """Return the request that runs the action of a verdict whose inputs are all known."""
+    action = verdict.action
+    assert verdict.key is not None
+    inputs = tuple(TakenOutput(t.of, known[t.edge.action][t.edge.output], t.omega) for t in action.takes)
+    return Request(
+        name=action.name,
+        key=verdict.key,
+        preimage=verdict.preimage,
+        inputs=inputs,
+        sources=action.sources,
+        machine=machine,
+        threads=threads,
+        force=verdict.record is not None,
+    )
+
+
+def _output(output: Output) -> JSON:
+    files = {n: [b.digest, b.size] for n, b in output.files.items()} if output.files is not None else None
+    return {"digest": output.digest, "size": output.size, "files": files}
+
+
+def _parsed(document: Mapping[str, JSON]) -> Output:
+    files = document["files"]
+    tree = {n: Blob(d, s) for n, (d, s) in files.items()} if files is not None else None
+    return Output(document["digest"], document["size"], tree)

@@ -1,0 +1,230 @@
+"""One run of one action: lease, verified inputs, the step, publication. Runs inside a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import json
+import os
+import shutil
+import sys
+import time
+import traceback
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dem_build import __version__, digest
+from dem_build.errors import (
+    ActionError,
+    CorruptObjectError,
+    DemError,
+    InterruptedBuildError,
+    LeaseHeldError,
+)
+from dem_build.execute.request import Answer, Reply
+from dem_build.kinds import KINDS
+from dem_build.steps.api import Context, Inputs, Resident, Term
+from dem_build.steps.checkpoints import newest_complete
+from dem_build.store import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from dem_build.execute.request import Request
+    from dem_build.steps.api import Provenance
+    from dem_build.store import Output, Store
+
+__all__ = ["Runner"]
+
+EVENTS = "events.jsonl"
+CAPTURED = "output.txt"
+
+
+@dataclass
+class Runner:
+    """Runs actions one after another in this process.
+
+    Attributes:
+        store: Where inputs are and results go.
+        stopping: Whether the user asked to stop.
+        started: Called with the work folder once the action is this process's to run.
+        resident: The model kept loaded between actions.
+    """
+
+    store: Store
+    stopping: Callable[[], bool]
+    started: Callable[[Path], None]
+    resident: Resident = field(default_factory=Resident)
+
+    def run(self, request: Request) -> Reply:
+        """Run an action, unless it is recorded or another process runs it. Never raises for a failed action."""
+        begun = time.monotonic()
+        try:
+            if not request.force and self.store.lookup(request.key) is not None:
+                return Reply(Answer.FOUND)
+            with self.store.lease(request.key):
+                # Another process may have published between our look and our lease.
+                if not request.force and self.store.lookup(request.key) is not None:
+                    return Reply(Answer.FOUND)
+                return self._run_leased(request, begun)
+        except LeaseHeldError as error:
+            return Reply(Answer.HELD, what=error.what)
+        except DemError as error:
+            return Reply(Answer.FAILED, time.monotonic() - begun, what=str(error.what), hint=error.hint)
+
+    def _run_leased(self, request: Request, begun: float) -> Reply:
+        work = self.store.new_work(request.key)
+        resumed = _adopt_checkpoint(self.store, request.key, work)
+        self.started(work)
+        try:
+            with _captured(work / CAPTURED):
+                same = self._publish(request, work, begun)
+        except InterruptedBuildError:
+            return Reply(Answer.INTERRUPTED, time.monotonic() - begun, str(work))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a step's failure must not take the worker down
+            self.resident.clear()
+            return _failed(error, work, time.monotonic() - begun)
+        self.store.drop_work(request.key)
+        notes = [f"resumed from step {resumed}"] if resumed is not None else []
+        notes += [] if same is None else [_compared(same)]
+        return Reply(Answer.DONE, time.monotonic() - begun, note=", ".join(notes))
+
+    def _publish(self, request: Request, work: Path, begun: float) -> bool | None:
+        """Run the step and publish; return whether a forced run came out as recorded, None when nothing was."""
+        _check_sources(request)
+        inputs = self._inputs(request, work)
+        context = Context(
+            work=work,
+            out=work / "out",
+            machine=request.machine,
+            threads=request.threads,
+            stopping=self.stopping,
+            resident=self.resident,
+        )
+        step = importlib.import_module(KINDS[request.kind].module)
+        provenance = step.run(inputs, request.params, context)
+        _check_sources(request)
+        outputs = {name: self._put(request, work / "out" / name) for name in KINDS[request.kind].outputs}
+        return self._record(request, work, outputs, provenance | _surroundings(request, work, begun))
+
+    def _record(self, request: Request, work: Path, outputs: dict[str, Output], provenance: Provenance) -> bool | None:
+        before = self.store.lookup(request.key)
+        log = self.store.put_bytes(_log(work))
+        made = Record(request.key, request.kind, request.preimage, outputs, provenance, log)
+        self.store.publish(made)
+        return None if before is None else _digests(before) == _digests(made)
+
+    def _inputs(self, request: Request, work: Path) -> Inputs:
+        """Verify what the action takes and lay it out for the step."""
+        folder = work / "in"
+        folder.mkdir(exist_ok=True)
+        paths: dict[str, Path] = {}
+        digests: dict[str, str] = {}
+        weighted: dict[str, Path] = {}
+        for index, taken in enumerate(request.inputs):
+            self.store.check(taken.output)
+            path = self.store.view(taken.output, folder, f"{index}-{taken.of.replace('/', '-')}")
+            if taken.omega is None:
+                paths[taken.of], digests[taken.of] = path, taken.output.digest
+            else:
+                weighted[taken.output.digest] = path
+        # The preimage has the terms as they are composed: ω of equal vectors summed, in the order of digests.
+        entries = [e for e in request.preimage["inputs"] if "omega" in e]
+        terms = tuple(Term(weighted[e["sha256"]], e["sha256"], e["omega"]) for e in entries)
+        return Inputs(paths, digests, terms, request.sources)
+
+    def _put(self, request: Request, path: Path) -> Output:
+        if not path.exists():
+            raise ActionError(f"the step made no output {path.name!r}", where=request.name, hint="a bug in dem")
+        return self.store.put(path)
+
+
+def _check_sources(request: Request) -> None:
+    """Refuse files that are not, or no longer, what the lock resolved."""
+    for source in request.sources:
+        if digest.of_file(source.path) != source.digest:
+            raise ActionError("changed while the build ran", where=str(source.path), hint="build again")
+
+
+def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
+    """Copy the newest complete checkpoint of earlier runs into this run's folder; return its step.
+
+    A copy, not a move: the earlier run's process may be stopped rather than dead, and wake up.
+    """
+    found = [c for old in store.previous_work(key) if old != work and (c := newest_complete(old / "checkpoints"))]
+    if not found:
+        return None
+    newest = max(found, key=lambda c: int(c.name.rpartition("-")[2]))
+    shutil.copytree(newest, work / "checkpoints" / newest.name, dirs_exist_ok=True)
+    return int(newest.name.rpartition("-")[2])
+
+
+@contextlib.contextmanager
+def _captured(path: Path) -> Iterator[None]:
+    """Send what libraries print, from Python or below it, to the file at `path`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for original, target in zip(saved, (1, 2), strict=True):
+                os.dup2(original, target)
+                os.close(original)
+
+
+def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
+    """Keep the traceback in the action's log, and say in a sentence what a user can do."""
+    with (work / CAPTURED).open("a", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    if isinstance(error, CorruptObjectError):
+        return Reply(Answer.CORRUPT, seconds, str(work), error.what, error.hint)
+    if isinstance(error, DemError):
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        return Reply(Answer.FAILED, seconds, str(work), what, error.hint)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Reply(Answer.FAILED, seconds, str(work), f"the disk is full: {error.filename or work}", "free some space; `dem build` goes on from here")
+    if isinstance(error, MemoryError):
+        return Reply(Answer.FAILED, seconds, str(work), "out of memory", "lower micro_batch or eval_batch_size in the machine file")
+    last = str(error).strip().splitlines()[:1]
+    what = f"{type(error).__name__}: {last[0] if last else 'no message'}"
+    return Reply(Answer.FAILED, seconds, str(work), what, "`dem logs` shows the traceback")
+
+
+def _log(work: Path) -> bytes:
+    """Return the run's log: its events, then what libraries printed, as JSON lines."""
+    events = (work / EVENTS).read_bytes() if (work / EVENTS).exists() else b""
+    printed = (work / CAPTURED).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = [json.dumps({"event": "output", "line": line}, ensure_ascii=False) for line in printed if line.strip()]
+    return events + "".join(f"{line}\n" for line in lines).encode()
+
+
+def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
+    """Return what is recorded of every run, whatever its kind."""
+    said = [json.loads(line) for line in _log(work).splitlines()]
+    return {
+        "seconds": round(time.monotonic() - begun, 3),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": os.uname().nodename,
+        "dem": __version__,
+        "python": sys.version.split()[0],
+        "threads": request.threads,
+        "machine": request.machine.model_dump(exclude={"cache"}),
+        "warnings": [e["message"] for e in said if e["event"] == "warning"],
+        "notes": [e["message"] for e in said if e["event"] == "note"],
+    }
+
+
+def _digests(record: Record) -> dict[str, str]:
+    return {name: output.digest for name, output in record.outputs.items()}
+
+
+def _compared(same: bool) -> str:  # noqa: FBT001
+    return "came out as recorded" if same else "came out different; the first record stays (a `salt` disowns it)"

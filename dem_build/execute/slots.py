@@ -1,0 +1,61 @@
+"""What actions run on: sets of GPUs where there are any, else shares of the CPU."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dem_build.errors import UsageError
+
+if TYPE_CHECKING:
+    from dem_build.machine import Machine
+
+__all__ = ["Slot", "slots"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one action at a time: the GPUs it sees (none: the CPU) and the CPU threads it may use."""
+
+    gpus: tuple[str, ...]
+    threads: int
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that keep a worker to its slot."""
+        count = str(self.threads)
+        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus), "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+
+
+def slots(machine: Machine, jobs: int | None) -> list[Slot]:
+    """Return this machine's slots.
+
+    Args:
+        machine: The machine file.
+        jobs: `--jobs`, which outranks the machine file's.
+
+    Raises:
+        UsageError: The machine has fewer GPUs than one action is to use.
+    """
+    sets = _gpu_sets(_gpus(), machine.gpus_per_action)
+    count = jobs or machine.jobs or max(1, len(sets))
+    count = min(count, len(sets)) if sets else count
+    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    return [Slot(sets[i] if sets else (), threads) for i in range(count)]
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs that this process may use, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    devices = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
+
+
+def _gpu_sets(gpus: list[str], size: int) -> list[tuple[str, ...]]:
+    if gpus and size > 1:
+        hint = "training over several GPUs is not in this version of dem; several vectors train side by side"
+        raise UsageError(f"gpus_per_action = {size} is not possible yet", hint=hint)
+    return [tuple(gpus[i : i + size]) for i in range(0, len(gpus), size)]

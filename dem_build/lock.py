@@ -1,0 +1,221 @@
+"""Every outside name of a recipe → a digest or a commit, and the file that remembers them.
+
+`locate` finds the files that a recipe names and reports all that is missing at once; `resolve` hashes them;
+`write` puts the result beside the recipe as `<recipe>.lock`. The lock holds paths for people; only tags and digests
+reach keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dem_build import tasks
+from dem_build.basemodel import base_files
+from dem_build.data import sources
+from dem_build.errors import DemError, Problem, RecipeError
+from dem_build.kinds import SourceFile
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.recipe import Recipe
+    from dem_build.store import Hints
+    from dem_build.tasks import Closure
+
+__all__ = ["Located", "Lock", "LockedBase", "LockedTask", "changes", "locate", "lock_path", "read", "resolve", "write"]
+
+LOCK_VERSION = 1
+Tagged = tuple[str, Path]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LockedBase:
+    """The base model's files; `source` is how they are read: `directory` or `gguf`."""
+
+    source: str
+    files: tuple[SourceFile, ...]
+
+
+@dataclass(frozen=True)
+class LockedTask:
+    """An evaluation task's closure.
+
+    Attributes:
+        lm_eval: Version of lm-eval that gives the task its meaning.
+        local: Whether the task comes from files of the user, which are code.
+        files: The task's YAML and all that it refers to.
+        dataset_revision: Commit of the dataset on a hub, None where its data are local files.
+    """
+
+    lm_eval: str
+    local: bool
+    files: tuple[SourceFile, ...]
+    dataset_revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Lock:
+    """What a recipe's outside names stand for, now and on this machine."""
+
+    base: LockedBase
+    datasets: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
+    tasks: Mapping[str, LockedTask] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files that a recipe names, found and not yet read."""
+
+    base_source: str
+    base: tuple[Tagged, ...]
+    datasets: Mapping[str, tuple[Tagged, ...]]
+    closures: Mapping[str, Closure]
+
+
+def locate(recipe: Recipe) -> Located:
+    """Find every file that a recipe names.
+
+    Raises:
+        RecipeError: All of what is missing or refused, at once.
+    """
+    problems: list[Problem] = []
+    source, base = _try(recipe, "base.model", lambda: _locate_base(recipe), problems) or ("", ())
+    datasets = {
+        name: _try(recipe, f"datasets.{name}.path", lambda n=name: _locate_data(recipe, n), problems) or ()  # type: ignore[misc]
+        for name in recipe.datasets
+    }
+    closures = _locate_tasks(recipe, problems)
+    if problems:
+        raise RecipeError(problems)
+    return Located(source, base, datasets, closures)
+
+
+def resolve(located: Located, hints: Hints) -> Lock:
+    """Hash what was located; files that this host has hashed before are only looked at."""
+    base = LockedBase(located.base_source, _hashed(located.base, hints))
+    # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
+    datasets = {name: tuple(sorted(_hashed(files, hints))) for name, files in located.datasets.items()}
+    version = tasks.lm_eval_version() if located.closures else ""
+    locked = {n: LockedTask(version, c.local, _hashed(c.files, hints)) for n, c in located.closures.items()}
+    return Lock(base, datasets, locked)
+
+
+def lock_path(recipe: Path) -> Path:
+    """Return where a recipe's lock lies."""
+    return recipe.with_suffix(".lock")
+
+
+def read(path: Path) -> JSON | None:
+    """Return the document of a lock file, or None when there is none.
+
+    Raises:
+        RecipeError: The file is no lock, or one of a newer dem.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        hint = "restore it, or delete it and run `dem lock`"
+        raise RecipeError([Problem(str(path), 0, "", f"cannot be read as a lock: {error}", hint)]) from error
+    version = document.get("dem_lock") if isinstance(document, dict) else None
+    if version != LOCK_VERSION:
+        hint = "update dem, or delete it and run `dem lock`"
+        raise RecipeError([Problem(str(path), 0, "", f"is a lock of format {version}, not {LOCK_VERSION}", hint)])
+    return document
+
+
+def write(path: Path, lock: Lock) -> None:
+    """Replace the lock file in one step.
+
+    Raises:
+        DemError: The folder cannot be written.
+    """
+    text = json.dumps(document(lock, path.parent), indent=2, ensure_ascii=False) + "\n"
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            file.write(text)
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        raise DemError(f"the lock cannot be written: {error.strerror}", where=str(path)) from error
+
+
+def document(lock: Lock, folder: Path) -> dict[str, JSON]:
+    """Return the lock as it stands in its file, paths relative to `folder`."""
+    return {
+        "dem_lock": LOCK_VERSION,
+        "base": {"source": lock.base.source, "files": _listed(lock.base.files, folder)},
+        "datasets": {name: {"files": _listed(files, folder)} for name, files in sorted(lock.datasets.items())},
+        "tasks": {name: _task_document(task, folder) for name, task in sorted(lock.tasks.items())},
+    }
+
+
+def changes(old: JSON | None, lock: Lock, folder: Path) -> list[str]:
+    """Return the names (`base`, `datasets.math`, `tasks.arc_easy`) whose digests are not those of the old lock."""
+    now, then = _digests(document(lock, folder)), _digests(old) if old is not None else {}
+    return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+
+
+def _locate_base(recipe: Recipe) -> tuple[str, tuple[Tagged, ...]]:
+    path = recipe.resolve(recipe.base.model)
+    return ("gguf" if path.suffix == ".gguf" else "directory"), tuple(base_files(path))
+
+
+def _locate_data(recipe: Recipe, name: str) -> tuple[Tagged, ...]:
+    pattern = recipe.datasets[name].path
+    assert pattern is not None
+    return tuple((sources.file_type(p), p) for p in sources.expand(pattern, recipe.folder))
+
+
+def _locate_tasks(recipe: Recipe, problems: list[Problem]) -> dict[str, Closure]:
+    if recipe.evaluate is None:
+        return {}
+    include = recipe.evaluate.include_path
+    folder = recipe.resolve(include) if include else None
+    found: dict[str, Closure] = {}
+    for task in recipe.evaluate.tasks:
+        closure = _try(recipe, "evaluate.tasks", lambda t=task.name: tasks.find_task(t, folder), problems)  # type: ignore[misc]
+        if closure is not None:
+            found[task.name] = closure
+    return found
+
+
+def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Problem]) -> T | None:
+    """Run `action`; what it refuses becomes a problem of the recipe's key."""
+    try:
+        return action()
+    except DemError as error:
+        what = f"{error.where}: {error.what}" if error.where else error.what
+        problems.append(recipe.problem(key, what, error.hint or ""))
+        return None
+
+
+def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
+    return tuple(SourceFile(tag, hints.digest_of(path).digest, path) for tag, path in files)
+
+
+def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:
+    return [{"tag": f.tag, "path": Path(os.path.relpath(f.path, folder)).as_posix(), "sha256": f.digest} for f in files]
+
+
+def _task_document(task: LockedTask, folder: Path) -> dict[str, JSON]:
+    pinned = {"dataset_revision": task.dataset_revision} if task.dataset_revision else {}
+    return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": _listed(task.files, folder)}
+
+
+def _digests(lock: JSON) -> dict[str, JSON]:
+    """Return what a lock pins, without the paths: name → digests."""
+    entries = {"base": lock["base"]}
+    entries |= {f"datasets.{name}": entry for name, entry in lock["datasets"].items()}
+    entries |= {f"tasks.{name}": entry for name, entry in lock["tasks"].items()}
+    return {
+        name: {**entry, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]} for name, entry in entries.items()
+    }
