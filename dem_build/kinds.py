@@ -10,6 +10,7 @@ time, or name that only people read ever enters. Bump a kind's `version` when a 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -54,85 +55,95 @@ class Kind:
     device: bool = False
 
 
-KINDS: Mapping[str, Kind] = MappingProxyType({
-    "import": Kind(
-        family="import",
-        version=1,
-        module="dem_build.steps.base",
-        params=("source", "dtype"),
-        outputs=("weights", "config", "tokenizer", "generation_config"),
-    ),
-    "prepare": Kind(
-        family="prepare",
-        version=1,
-        module="dem_build.steps.prepare",
-        params=(
-            "format",
-            "columns",
-            "chat",
-            "system",
-            "loss",
-            "max_length",
-            "on_overflow",
-            "validation",
-            "test",
-            "max_samples",
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "import": Kind(
+            family="import",
+            version=1,
+            module="dem_build.steps.base",
+            params=("source", "dtype"),
+            outputs=("weights", "config", "tokenizer", "generation_config"),
         ),
-        outputs=("train", "validation", "test"),
-        optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
-    ),
-    "finetune": Kind(
-        family="finetune",
-        version=1,
-        module="dem_build.steps.finetune",
-        params=(
-            "method",
-            "optim",
-            "adam_beta1",
-            "adam_beta2",
-            "adam_epsilon",
-            "learning_rate",
-            "num_train_epochs",
-            "max_steps",
-            "global_batch_size",
-            "bf16",
-            "lr_scheduler_type",
-            "warmup_steps",
-            "weight_decay",
-            "max_grad_norm",
-            "vector_dtype",
-            "seed",
+        "prepare": Kind(
+            family="prepare",
+            version=1,
+            module="dem_build.steps.prepare",
+            params=(
+                "format",
+                "columns",
+                "chat",
+                "system",
+                "loss",
+                "max_length",
+                "on_overflow",
+                "validation",
+                "test",
+                "max_samples",
+            ),
+            outputs=("train", "validation", "test"),
+            optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
         ),
-        outputs=("delta",),
-        optional=frozenset({"num_train_epochs", "max_steps"}),
-        device=True,
-    ),
-    "compose": Kind(
-        family="compose",
-        version=1,
-        module="dem_build.steps.compose",
-        params=("method", "dtype"),
-        outputs=("weights", "config", "tokenizer", "generation_config"),
-        weighted="delta",
-    ),
-    "loss": Kind(
-        family="evaluate",
-        version=1,
-        module="dem_build.steps.loss",
-        params=("dtype",),
-        outputs=("metrics", "rows"),
-        device=True,
-    ),
-    "task": Kind(
-        family="evaluate",
-        version=1,
-        module="dem_build.steps.task",
-        params=("task", "num_fewshot", "limit", "apply_chat_template", "dtype", "lm_eval", "dataset_revision"),
-        outputs=("metrics", "samples"),
-        optional=frozenset({"num_fewshot", "limit", "dataset_revision"}),
-        device=True,
-    ),
-})
+        "finetune": Kind(
+            family="finetune",
+            version=1,
+            module="dem_build.steps.finetune",
+            params=(
+                "method",
+                "optim",
+                "adam_beta1",
+                "adam_beta2",
+                "adam_epsilon",
+                "learning_rate",
+                "num_train_epochs",
+                "max_steps",
+                "global_batch_size",
+                "bf16",
+                "lr_scheduler_type",
+                "warmup_steps",
+                "weight_decay",
+                "max_grad_norm",
+                "vector_dtype",
+                "seed",
+            ),
+            outputs=("delta",),
+            optional=frozenset({"num_train_epochs", "max_steps"}),
+            device=True,
+        ),
+        "compose": Kind(
+            family="compose",
+            version=1,
+            module="dem_build.steps.compose",
+            params=("method", "dtype"),
+            outputs=("weights", "config", "tokenizer", "generation_config"),
+            weighted="delta",
+        ),
+        "loss": Kind(
+            family="evaluate",
+            version=1,
+            module="dem_build.steps.loss",
+            params=("dtype",),
+            outputs=("metrics", "rows"),
+            device=True,
+        ),
+        "task": Kind(
+            family="evaluate",
+            version=1,
+            module="dem_build.steps.task",
+            params=(
+                "task",
+                "num_fewshot",
+                "limit",
+                "apply_chat_template",
+                "dtype",
+                "lm_eval",
+                "dataset_revision",
+            ),
+            outputs=("metrics", "samples"),
+            optional=frozenset({"num_fewshot", "limit", "dataset_revision"}),
+            device=True,
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -197,7 +208,8 @@ def _params(kind: str, spec: Kind, params: Mapping[str, JSON]) -> dict[str, JSON
     return {
         name: value
         for name, value in params.items()
-        if not (name in spec.optional and value is None) and not (name in spec.added and value == spec.added[name])
+        if not (name in spec.optional and value is None)
+        and not (name in spec.added and value == spec.added[name])
     }
 
 
@@ -210,8 +222,8 @@ def _ordered(spec: Kind, inputs: Iterable[TakenDigest]) -> list[TakenDigest]:
             omegas.setdefault(taken.digest, []).append(taken.omega)
         else:
             plain.append(taken)
-    # Sorted before the sum: float addition is not associative, and the order in the file must not matter.
-    sums = {d: sum(sorted(ws)) for d, ws in omegas.items()}
+    # fsum rounds once: the order in the file must not matter, and `sum` differs between Python 3.11 and 3.12.
+    sums = {d: math.fsum(ws) for d, ws in omegas.items()}
     terms = [TakenDigest(spec.weighted or "", d, w) for d, w in sums.items() if w != 0]
     return sorted(plain) + sorted(terms)
 

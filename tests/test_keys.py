@@ -1,0 +1,263 @@
+"""Keys: what they are made of, and that an upgrade of dem does not change them by accident.
+
+tests/golden/KIND.json holds a preimage and its key for each kind. A difference means that a user's cache no longer
+matches. Where that is meant (the kind's `version` was raised, or a kind is new), write them again and say so in the
+changelog: `python tests/test_keys.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dem_build import digest, kinds
+from dem_build.kinds import KINDS, SourceFile, TakenDigest
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def hexes(letter: str) -> str:
+    """A digest that is easy to recognise in a golden file."""
+    return letter * 64
+
+
+MODEL = {"weights": "1", "config": "2", "tokenizer": "3", "generation_config": "4"}
+BASE = [TakenDigest(f"base/{part}", hexes(x)) for part, x in MODEL.items()]
+COMPOSED = [TakenDigest(f"model/{part}", hexes(x)) for part, x in MODEL.items()]
+
+# What each kind is given: parameters, inputs, sources. Every parameter has a value, the optional ones too.
+GIVEN = {
+    "import": (
+        {"source": "gguf", "dtype": "bfloat16"},
+        [],
+        [SourceFile("gguf", hexes("a"), Path("model.gguf"))],
+    ),
+    "prepare": (
+        {
+            "format": "prompt-completion",
+            "columns": {"prompt": "question", "completion": "answer"},
+            "chat": "auto",
+            "system": "You are a careful tutor.",
+            "loss": "completion",
+            "max_length": 1024,
+            "on_overflow": "drop",
+            "validation": 0.05,
+            "test": 0.05,
+            "max_samples": 20000,
+        },
+        [TakenDigest("base/tokenizer", hexes("3"))],
+        [
+            SourceFile("jsonl", hexes("b"), Path("data/1.jsonl")),
+            SourceFile("jsonl", hexes("a"), Path("data/2.jsonl")),
+        ],
+    ),
+    "finetune": (
+        {
+            "method": "full",
+            "optim": "adamw_torch_fused",
+            "adam_beta1": 0.9,
+            "adam_beta2": 0.999,
+            "adam_epsilon": 1e-8,
+            "learning_rate": 2e-5,
+            "num_train_epochs": 1.0,
+            "max_steps": 100,
+            "global_batch_size": 32,
+            "bf16": True,
+            "lr_scheduler_type": "cosine",
+            "warmup_steps": 0.03,
+            "weight_decay": 0.0,
+            "max_grad_norm": 1.0,
+            "vector_dtype": "bfloat16",
+            "seed": 42,
+        },
+        [*BASE[:2], TakenDigest("data/train", hexes("5"))],
+        [],
+    ),
+    "compose": (
+        {"method": "dem", "dtype": "bfloat16"},
+        [*BASE, TakenDigest("delta", hexes("8"), 0.5), TakenDigest("delta", hexes("7"), 1.0)],
+        [],
+    ),
+    "loss": (
+        {"dtype": "bfloat16"},
+        [*COMPOSED[:2], TakenDigest("data/rows", hexes("6"))],
+        [],
+    ),
+    "task": (
+        {
+            "task": "arc_easy",
+            "num_fewshot": 4,
+            "limit": 200,
+            "apply_chat_template": True,
+            "dtype": "bfloat16",
+            "lm_eval": "0.4.13",
+            "dataset_revision": "0123456789abcdef0123456789abcdef01234567",
+        },
+        COMPOSED,
+        [SourceFile("arc_easy.yaml", hexes("c"), Path("tasks/arc_easy.yaml"))],
+    ),
+}
+
+
+def golden(kind: str) -> dict:
+    document = kinds.preimage(kind, *GIVEN[kind])
+    return {"key": kinds.key_of(document), "preimage": document}
+
+
+def compose_key(terms: list[tuple[str, float]]) -> str:
+    inputs = [*BASE, *(TakenDigest("delta", d, w) for d, w in terms)]
+    return kinds.key_of(kinds.preimage("compose", {"method": "dem", "dtype": "bfloat16"}, inputs))
+
+
+def test_every_kind_has_a_golden_preimage_and_nothing_else_has():
+    assert {p.stem for p in GOLDEN.glob("*.json")} == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_preimage_and_key_are_the_committed_ones(kind):
+    assert golden(kind) == json.loads((GOLDEN / f"{kind}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_golden_preimage_has_every_parameter_of_its_kind(kind):
+    params = json.loads((GOLDEN / f"{kind}.json").read_text(encoding="utf-8"))["preimage"]["params"]
+    assert set(params) == set(KINDS[kind].params)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(data=st.data())
+def test_order_of_parameters_inputs_and_sources_does_not_matter(kind, data):
+    params, inputs, sources = GIVEN[kind]
+    shuffled = kinds.preimage(
+        kind,
+        dict(data.draw(st.permutations(list(params.items())))),
+        data.draw(st.permutations(inputs)),
+        data.draw(st.permutations(sources)),
+    )
+    assert kinds.key_of(shuffled) == golden(kind)["key"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_parameter_changes_the_key(kind):
+    params, inputs, sources = GIVEN[kind]
+    keys = {kinds.key_of(kinds.preimage(kind, params | {name: "other"}, inputs, sources)) for name in params}
+    assert len(keys | {golden(kind)["key"]}) == len(params) + 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_a_source_lies_does_not_reach_the_key(kind):
+    params, inputs, sources = GIVEN[kind]
+    moved = [replace(s, path=Path("/elsewhere") / s.path) for s in sources]
+    assert kinds.preimage(kind, params, inputs, moved) == golden(kind)["preimage"]
+
+
+def test_the_same_file_in_another_part_is_another_key():
+    given_, swapped = BASE[:2], [replace(BASE[0], of=BASE[1].of), replace(BASE[1], of=BASE[0].of)]
+    assert kinds.preimage("loss", {"dtype": "x"}, given_) != kinds.preimage("loss", {"dtype": "x"}, swapped)
+
+
+def test_a_salt_is_another_key():
+    assert kinds.preimage("import", *GIVEN["import"][:2], salt="again") != kinds.preimage(
+        "import", *GIVEN["import"][:2]
+    )
+
+
+omegas = st.floats(-2, 2, allow_subnormal=False)
+terms = st.lists(st.tuples(st.sampled_from([hexes(c) for c in "def"]), omegas), max_size=8)
+
+
+@given(terms, st.randoms(use_true_random=False))
+def test_order_of_vectors_does_not_matter_even_where_float_sums_would_differ(given_terms, random):
+    shuffled = random.sample(given_terms, len(given_terms))
+    assert compose_key(shuffled) == compose_key(given_terms)
+
+
+def test_omegas_of_equal_vectors_are_summed():
+    assert compose_key([(hexes("d"), 0.25), (hexes("e"), 1.0), (hexes("d"), 0.5)]) == compose_key(
+        [(hexes("d"), 0.75), (hexes("e"), 1.0)]
+    )
+
+
+def test_a_sum_of_omegas_is_rounded_once():
+    # Left to right, ten times 0.1 is 0.9999999999999999, and which Python runs would decide.
+    assert compose_key([(hexes("d"), 0.1)] * 10) == compose_key([(hexes("d"), 1.0)])
+
+
+@given(terms)
+def test_vectors_with_omega_zero_are_left_out(given_terms):
+    assert compose_key([*given_terms, (hexes("0"), 0.0), (hexes("1"), -0.0)]) == compose_key(given_terms)
+
+
+def test_omegas_that_cancel_leave_the_vector_out():
+    assert compose_key([(hexes("d"), 0.5), (hexes("d"), -0.5)]) == compose_key([])
+
+
+def test_an_integer_and_the_same_float_are_one_key():
+    params, inputs, sources = GIVEN["finetune"]
+    as_integer = kinds.preimage("finetune", params | {"num_train_epochs": 1}, inputs, sources)
+    assert kinds.key_of(as_integer) == golden("finetune")["key"]
+    assert compose_key([(hexes("d"), 1)]) == compose_key([(hexes("d"), 1.0)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_optional_parameter_without_a_value_is_left_out(kind):
+    params, inputs, sources = GIVEN[kind]
+    given_ = {n: v for n, v in params.items() if n not in KINDS[kind].optional}
+    as_none = given_ | dict.fromkeys(KINDS[kind].optional)
+    assert kinds.preimage(kind, as_none, inputs, sources) == kinds.preimage(kind, given_, inputs, sources)
+
+
+@pytest.fixture
+def upgraded(monkeypatch):
+    """dem after an upgrade that added a parameter to `loss`."""
+    spec = replace(KINDS["loss"], added=MappingProxyType({"per_document": False}))
+    monkeypatch.setattr(kinds, "KINDS", MappingProxyType({**KINDS, "loss": spec}))
+
+
+@pytest.mark.usefixtures("upgraded")
+def test_a_parameter_added_later_leaves_keys_alone_at_its_neutral_value():
+    params, inputs, sources = GIVEN["loss"]
+    committed = json.loads((GOLDEN / "loss.json").read_text(encoding="utf-8"))["key"]
+    neutral = kinds.preimage("loss", params | {"per_document": False}, inputs, sources)
+    chosen = kinds.preimage("loss", params | {"per_document": True}, inputs, sources)
+    assert kinds.key_of(neutral) == committed
+    assert kinds.key_of(chosen) != committed
+
+
+def test_a_parameter_that_no_kind_declares_is_refused():
+    with pytest.raises(ValueError, match=r"loss: parameters not declared in kinds.py: \['micro_batch'\]"):
+        kinds.preimage("loss", {"dtype": "bfloat16", "micro_batch": 8}, [])
+
+
+def test_a_parameter_without_a_value_is_refused():
+    with pytest.raises(ValueError, match=r"compose: parameters without a value: \['method'\]"):
+        kinds.preimage("compose", {"dtype": "bfloat16"}, [])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**53 + 1])
+def test_a_number_that_json_cannot_hold_exactly_is_refused(value):
+    with pytest.raises(ValueError):  # noqa: PT011 - rfc8785 has a class for each, all of them ValueErrors
+        digest.of_json({"learning_rate": value})
+
+
+def test_a_key_is_the_sha256_of_sorted_json_without_spaces():
+    assert digest.of_json({"b": 1.0, "a": ["ω", None, True]}) == digest.of_bytes(
+        '{"a":["ω",null,true],"b":1}'.encode()
+    )
+
+
+def write_golden() -> None:
+    GOLDEN.mkdir(exist_ok=True)
+    for kind in GIVEN:
+        text = json.dumps(golden(kind), indent=2, ensure_ascii=False)
+        (GOLDEN / f"{kind}.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_golden()
