@@ -1,0 +1,262 @@
+"""Weighted sums of whole models, streamed: Θ + Σ ω ΔΘ (Eq. 2) and Σ ω (Θ + ΔΘ) (Eq. 3).
+
+Each element is computed alone, in float32, in this order, and rounded once:
+
+    dem            a = Θ;  for each vector: a = a + (ω · ΔΘ)
+    interpolation  a = 0;  for each vector: a = a + (ω · (Θ + ΔΘ))
+
+with ω rounded to float32 and each operation a numpy call of its own, so that no compiler fuses a product with a
+sum. Hence no thread count, chunk size or CPU capability reaches a bit of the result. Memory is a few chunks a
+thread, however large the model is.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.checkpoint.floats import FLOATS, NAMES, is_finite, narrow, widen
+from dem_build.checkpoint.layout import ITEM_SIZES, TensorSpec
+from dem_build.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from dem_build.checkpoint.layout import TensorInfo
+    from dem_build.checkpoint.reader import Checkpoint
+    from dem_build.checkpoint.writer import Writer
+
+__all__ = ["CHUNK", "Combination", "Norms", "combine", "result_specs"]
+
+CHUNK = (
+    1 << 16
+)  # elements: what is at work (a dozen bytes each, and the stored ones) stays in a core's L2 cache
+UNIT = 1 << 20  # elements that one thread does before it takes the next and tells what is done
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What is summed.
+
+    Attributes:
+        base: Θ, open.
+        deltas: The vectors ΔΘ, open, each checked against the base, in the order of their digests.
+        omegas: ω of each.
+        method: `dem` or `interpolation`.
+        code: Format of the result in safetensors' words.
+    """
+
+    base: Checkpoint
+    deltas: Sequence[Checkpoint]
+    omegas: Sequence[float]
+    method: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Lengths over all elements.
+
+    Attributes:
+        edit: ‖result - Θ‖, before rounding to the result's format.
+        rounding_error: ‖rounded result - result‖.
+        deltas: ‖ΔΘ‖ of each vector as stored.
+    """
+
+    edit: float
+    rounding_error: float
+    deltas: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Some elements of one tensor: the work that one thread takes at a time."""
+
+    index: int
+    tensor: TensorInfo
+    start: int
+    stop: int
+
+
+def combine(
+    what: Combination,
+    writer: Writer,
+    *,
+    threads: int = 1,
+    chunk: int = CHUNK,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Norms:
+    """Write a weighted sum of models.
+
+    Args:
+        what: What is summed.
+        writer: Takes the result: the base's names and shapes, floats in the format of `what`.
+        threads: Threads that compute.
+        chunk: Elements that are in work at once in a thread.
+        on_progress: Called in this thread with the bytes of output done; what it raises stops the work.
+
+    Raises:
+        CheckpointError: A result that is not finite; the message names the tensor.
+    """
+    units = _Units(what.base)
+    tally = _Tally(2 + len(what.deltas))
+    with ThreadPoolExecutor(threads, thread_name_prefix="combine") as pool:
+        pending = {pool.submit(_work, what, writer, units, chunk, tally) for _ in range(threads)}
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for task in finished:
+                    task.result()
+                on_progress(tally.bytes)
+        finally:
+            units.stop()
+    return tally.norms()
+
+
+def result_specs(base: Checkpoint, code: str) -> list[TensorSpec]:
+    """Return the tensors of a model composed on `base`: its names and shapes, floats in the format `code`."""
+    return [
+        TensorSpec(name, code if tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
+        for name, tensor in base.tensors.items()
+    ]
+
+
+class _Units:
+    """Hands out units in file order, to any thread, until it is stopped."""
+
+    def __init__(self, base: Checkpoint) -> None:
+        self._units = _split(base)
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def __iter__(self) -> Iterator[_Unit]:
+        while True:
+            with self._lock:
+                unit = None if self._stopped else next(self._units, None)
+            if unit is None:
+                return
+            yield unit
+
+    def stop(self) -> None:
+        self._stopped = True
+
+
+def _split(base: Checkpoint) -> Iterator[_Unit]:
+    index = 0
+    for tensor in base.tensors.values():
+        for start in range(0, tensor.size, UNIT):
+            yield _Unit(index, tensor, start, min(start + UNIT, tensor.size))
+            index += 1
+
+
+def _work(what: Combination, writer: Writer, units: _Units, chunk: int, tally: _Tally) -> None:
+    """Do units until there are none."""
+    kernel = _Kernel(what, writer, chunk)
+    try:
+        for unit in units:
+            if unit.tensor.dtype in FLOATS:
+                tally.add(unit, kernel.sum_unit(unit), FLOATS[what.code].itemsize)
+            else:
+                tally.add(unit, kernel.copy_unit(unit), ITEM_SIZES[unit.tensor.dtype])
+    except BaseException:
+        units.stop()
+        raise
+
+
+class _Tally:
+    """What the threads have done: bytes, and the squared norms of each unit."""
+
+    def __init__(self, columns: int) -> None:
+        self.bytes = 0
+        self._columns = columns
+        self._squares: dict[int, NDArray[np.float64]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, unit: _Unit, squares: NDArray[np.float64], item_size: int) -> None:
+        with self._lock:
+            self._squares[unit.index] = squares
+            self.bytes += (unit.stop - unit.start) * item_size
+
+    def norms(self) -> Norms:
+        """Sum in the order of the units, so that threads do not reach the last digit."""
+        rows = np.array([self._squares[i] for i in sorted(self._squares)]).reshape(-1, self._columns)
+        edit, error, *deltas = (math.sqrt(math.fsum(column)) for column in rows.T)
+        return Norms(edit, error, tuple(deltas))
+
+
+class _Kernel:
+    """One thread's arithmetic and its buffers."""
+
+    def __init__(self, what: Combination, writer: Writer, chunk: int) -> None:
+        self._what = what
+        self._writer = writer
+        self._chunk = chunk
+        self._terms = [(d.tensors, d, np.float32(w)) for d, w in zip(what.deltas, what.omegas, strict=True)]
+        self._base, self._sum, self._term = (np.empty(chunk, np.float32) for _ in range(3))
+        self._scratch = np.empty(chunk, np.uint32)
+        self._stored = {code: np.empty(chunk, dtype) for code, dtype in FLOATS.items()}
+
+    def copy_unit(self, unit: _Unit) -> NDArray[np.float64]:
+        """Copy a unit that holds no floats."""
+        stored = np.empty((unit.stop - unit.start) * ITEM_SIZES[unit.tensor.dtype], np.uint8)
+        self._what.base.read_into(unit.tensor, unit.start, stored)
+        self._writer.write(unit.tensor.name, unit.start, stored)
+        return np.zeros(2 + len(self._terms))
+
+    def sum_unit(self, unit: _Unit) -> NDArray[np.float64]:
+        """Compute and write a unit; return the squares of edit, rounding error and each vector."""
+        squares = np.zeros(2 + len(self._terms))
+        with np.errstate(all="ignore"):  # what is not finite is found in the result, and named
+            for start in range(unit.start, unit.stop, self._chunk):
+                self._sum_chunk(unit.tensor, start, min(start + self._chunk, unit.stop), squares)
+        return squares
+
+    def _sum_chunk(self, tensor: TensorInfo, start: int, stop: int, squares: NDArray[np.float64]) -> None:
+        n = stop - start
+        base, total, term = self._base[:n], self._sum[:n], self._term[:n]
+        self._load(self._what.base, tensor, start, base)
+        interpolate = self._what.method == "interpolation"
+        np.copyto(total, 0 if interpolate else base)
+        for i, (tensors, delta, omega) in enumerate(self._terms):
+            self._load(delta, tensors[tensor.name], start, term)
+            squares[2 + i] += _square(term)
+            if interpolate:
+                np.add(base, term, out=term)
+            np.multiply(term, omega, out=term)
+            np.add(total, term, out=total)
+        stored = self._store(tensor, start, total)
+        widen(stored, self._what.code, term)
+        np.subtract(term, total, out=term)
+        squares[1] += _square(term)
+        np.subtract(total, base, out=term)
+        squares[0] += _square(term)
+
+    def _load(self, source: Checkpoint, tensor: TensorInfo, start: int, out: NDArray[np.float32]) -> None:
+        stored = self._stored[tensor.dtype][: out.size]
+        source.read_into(tensor, start, stored)
+        widen(stored, tensor.dtype, out)
+
+    def _store(self, tensor: TensorInfo, start: int, values: NDArray[np.float32]) -> NDArray[np.generic]:
+        code = self._what.code
+        stored = self._stored[code][: values.size]
+        narrow(values, code, stored, self._scratch[: values.size])
+        if not is_finite(stored, code):
+            raise CheckpointError(
+                f"{tensor.name} of the sum is not finite in {NAMES[code]}",
+                hint="a vector or the base is damaged, an ω is far too large, or float16 is too narrow",
+            )
+        self._writer.write(tensor.name, start, stored)
+        return stored
+
+
+def _square(values: NDArray[np.float32]) -> float:
+    # einsum and not a dot: BLAS would start threads of its own inside each of ours.
+    return float(np.einsum("i,i->", values, values))

@@ -1,0 +1,106 @@
+"""Float formats of stored tensors as numpy sees them: widen to float32, round once to what is stored.
+
+bfloat16 is the upper half of a float32, so both directions are integer operations and give the same bits on
+every CPU. safetensors files are little-endian, and so is every machine that numpy's views here assume.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["CODES", "FLOATS", "NAMES", "from_bfloat16", "is_finite", "narrow", "to_bfloat16", "widen"]
+
+CODES: Mapping[str, str] = MappingProxyType({"bfloat16": "BF16", "float16": "F16", "float32": "F32"})
+"""dtype as a recipe names it → its code in a safetensors header."""
+
+NAMES: Mapping[str, str] = MappingProxyType({code: name for name, code in CODES.items()})
+
+FLOATS: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
+    {
+        "BF16": np.dtype(np.uint16),
+        "F16": np.dtype(np.float16),
+        "F32": np.dtype(np.float32),
+    }
+)
+"""Code of a float format that weights may have → the numpy dtype that holds its bits."""
+
+QUIET_NAN = np.uint16(0x7FC0)
+INFINITY = MappingProxyType({"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000})
+
+
+def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Round float32 values to bfloat16, to nearest with ties to even; return the bits, in the same shape."""
+    out = np.empty(values.shape, np.uint16)
+    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+    narrow(flat, "BF16", out.reshape(-1))
+    return out
+
+
+def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return the float32 values of bfloat16 bits, exactly, in the same shape."""
+    out = np.empty(bits.shape, np.float32)
+    widen(bits.reshape(-1), "BF16", out.reshape(-1))
+    return out
+
+
+def widen(stored: NDArray[np.generic], code: str, out: NDArray[np.float32]) -> None:
+    """Convert stored bits to float32, exactly.
+
+    Args:
+        stored: One dimension, of the dtype that `FLOATS` gives for `code`.
+        code: Its format in safetensors' words.
+        out: Contiguous, of the same length.
+    """
+    if code == "BF16":
+        # Strided halves are faster than a shift of 32-bit lanes; the low halves are mantissa to clear.
+        out.fill(0)
+        out.view(np.uint16)[1::2] = stored
+    else:
+        np.copyto(out, stored, casting="same_kind")
+
+
+def narrow(
+    values: NDArray[np.float32],
+    code: str,
+    out: NDArray[np.generic],
+    scratch: NDArray[np.uint32] | None = None,
+) -> None:
+    """Round float32 values to a stored format, to nearest with ties to even; a NaN stays a NaN.
+
+    Args:
+        values: One dimension, contiguous.
+        code: The format to store, in safetensors' words.
+        out: Of the dtype that `FLOATS` gives for `code` and of the same length.
+        scratch: Of the same length; spares an allocation.
+    """
+    if code != "BF16":
+        with np.errstate(over="ignore"):  # beyond float16 is infinity, which callers look for and name
+            np.copyto(out, values, casting="same_kind")
+        return
+    bits = values.view(np.uint32)
+    work = np.empty_like(bits) if scratch is None else scratch
+    np.right_shift(bits, 16, out=work)
+    np.bitwise_and(work, 1, out=work)
+    np.add(work, 0x7FFF, out=work)
+    np.add(work, bits, out=work)
+    out[...] = work.view(np.uint16)[1::2]
+    if (nan := np.isnan(values)).any():  # the carry may have run over the exponent
+        out[nan] = QUIET_NAN
+
+
+def is_finite(stored: NDArray[np.generic], code: str) -> bool:
+    """Return whether no stored value is an infinity or a NaN."""
+    if not stored.size:
+        return True
+    infinity = INFINITY[code]
+    bits: NDArray[np.unsignedinteger] = stored.view(np.uint16 if stored.itemsize == 2 else np.uint32)
+    sign = 1 << (8 * stored.itemsize - 1)
+    return bool((bits & (sign - 1)).max() < infinity)

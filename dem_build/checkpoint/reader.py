@@ -1,0 +1,152 @@
+"""Weights in safetensors files: opened with every check that needs no tensor, read piece by piece."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.checkpoint.floats import FLOATS, widen
+from dem_build.checkpoint.layout import ITEM_SIZES, TensorInfo, read_header
+from dem_build.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from numpy.typing import NDArray
+
+__all__ = ["INDEX", "SINGLE", "Checkpoint", "check_index", "open_checkpoint", "shards_of"]
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class Checkpoint:
+    """The tensors of some safetensors files. Use it in a `with`: it holds the files open.
+
+    Attributes:
+        tensors: Name → tensor, in the order in which they lie in the files.
+        metadata: The metadata of the first file.
+    """
+
+    def __init__(self, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
+        self.tensors = tensors
+        self.metadata = metadata
+        self._files: dict[Path, int] = {}
+
+    def __enter__(self) -> Self:
+        for path in dict.fromkeys(t.path for t in self.tensors.values()):
+            self._files[path] = os.open(path, os.O_RDONLY)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._files:
+            os.close(self._files.popitem()[1])
+
+    def read_into(self, tensor: TensorInfo, start: int, out: NDArray[np.generic]) -> None:
+        """Fill `out` with stored elements, from the `start`-th on. Any number of threads may call this.
+
+        Raises:
+            CheckpointError: The file ends too early: it was cut off after it was opened.
+        """
+        view = out.view(np.uint8).data
+        offset = tensor.offset + start * ITEM_SIZES[tensor.dtype]
+        while view:
+            count = os.preadv(self._files[tensor.path], [view], offset)
+            if not count:
+                raise CheckpointError(f"ends inside {tensor.name}", where=str(tensor.path))
+            view, offset = view[count:], offset + count
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """Return a float tensor's values as float32, in its shape.
+
+        Raises:
+            CheckpointError: No tensor of this name, or one that holds no floats.
+        """
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.dtype not in FLOATS:
+            raise CheckpointError(f"there are no float weights named {name}")
+        stored = np.empty(tensor.size, FLOATS[tensor.dtype])
+        self.read_into(tensor, 0, stored)
+        if tensor.dtype == "F32":
+            return stored.view(np.float32).reshape(tensor.shape)
+        values = np.empty(tensor.size, np.float32)
+        widen(stored, tensor.dtype, values)
+        return values.reshape(tensor.shape)
+
+
+def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
+    """Read the headers of a file, of a folder of weights, or of several files.
+
+    Args:
+        source: A safetensors file, a folder with `model.safetensors` or shards and their index, or the files.
+
+    Returns:
+        The checkpoint, not yet open for reading: enter it with `with`.
+
+    Raises:
+        CheckpointError: A damaged file, one tensor in two files, or an index that disagrees with its shards.
+    """
+    if isinstance(source, os.PathLike):
+        if not source.is_dir():
+            return _join([source])
+        if not (source / INDEX).exists():
+            return _join([source / SINGLE])
+        shards = shards_of(source / INDEX)
+        checkpoint = _join([source / name for name in sorted(set(shards.values()))])
+        check_index(checkpoint, shards, source / INDEX)
+        return checkpoint
+    return _join(source)
+
+
+def shards_of(index: Path) -> dict[str, str]:
+    """Return which file holds each tensor, as the index of a sharded checkpoint says.
+
+    Raises:
+        CheckpointError: No such index.
+    """
+    try:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if all(isinstance(file, str) and "/" not in file for file in shards.values()):
+            return dict(shards)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise CheckpointError(
+        "is no index of safetensors shards: it has no weight_map of file names", where=str(index)
+    )
+
+
+def check_index(checkpoint: Checkpoint, shards: Mapping[str, str], index: Path) -> None:
+    """Check that an index tells of each tensor the file in which it lies, and of nothing else.
+
+    Raises:
+        CheckpointError: It does not; the message names a tensor.
+    """
+    held = {name: tensor.path.name for name, tensor in checkpoint.tensors.items()}
+    for name in sorted(held.keys() | shards.keys()):
+        if name not in shards:
+            raise CheckpointError(f"does not name {name}, which {held[name]} holds", where=str(index))
+        if held.get(name) != shards[name]:
+            found = f"is in {held[name]}" if name in held else "is in no shard"
+            raise CheckpointError(f"{name} should be in {shards[name]} and {found}", where=str(index))
+
+
+def _join(paths: Iterable[Path]) -> Checkpoint:
+    tensors: dict[str, TensorInfo] = {}
+    metadata: dict[str, str] = {}
+    for path in paths:
+        header = read_header(path)
+        metadata = metadata or dict(header.metadata)
+        for tensor in header.tensors:
+            if tensor.name in tensors:
+                twice = f"{tensor.name} is also in {tensors[tensor.name].path.name}"
+                raise CheckpointError(twice, where=str(path), hint="remove the stale file")
+            tensors[tensor.name] = tensor
+    return Checkpoint(tensors, metadata)
