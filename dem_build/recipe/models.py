@@ -11,17 +11,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PrivateAttr,
-    Tag,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, PrivateAttr, Tag, model_validator
 from pydantic_core import PydanticCustomError
+
+from dem_build.errors import Problem
+from dem_build.recipe.locate import line_of, locate, parsed
+from dem_build.recipe.shapes import Omega, Salt, Share, Table, Text, shapes
 
 __all__ = [
     "Analysis",
@@ -50,40 +45,7 @@ Format = Literal["text", "prompt-completion", "messages", "alpaca", "sharegpt"]
 Loss = Literal["completion", "assistant", "all"]
 
 
-def _shape(value: object) -> str:
-    """Name the TOML shape of a value; the tags of unions below, which `problems.py` takes out of keys."""
-    if isinstance(value, bool):
-        return "<boolean>"
-    if isinstance(value, int | float):
-        return "<number>"
-    if isinstance(value, str):
-        return "<text>"
-    return "<list>" if isinstance(value, tuple | list) else "<table>"
-
-
-def _shapes(expected: str) -> Discriminator:
-    """Choose a branch of a union by the TOML shape of the value, so that an error is that branch's alone."""
-    return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
-
-
-class _Table(BaseModel):
-    """A TOML table: unknown keys and types that differ are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
-
-
-Text = Annotated[str, Field(min_length=1)]
-Share = Annotated[float, Field(ge=0, lt=1), Tag("<number>")]
-Salt = Annotated[
-    str | None, Field(description="Any text: another one disowns what was made before, and makes it again.")
-]
-Omega = Annotated[
-    Annotated[float, Tag("<number>")] | Annotated[Literal["tune"], Tag("<text>")],
-    _shapes('must be a number or "tune"'),
-]
-
-
-class SplitName(_Table):
+class SplitName(Table):
     """A split of the same hub dataset."""
 
     split: Text = Field(description="The split's name.")
@@ -91,11 +53,11 @@ class SplitName(_Table):
 
 HeldOut = Annotated[
     Share | Annotated[Text, Tag("<text>")] | Annotated[SplitName, Tag("<table>")],
-    _shapes('must be a share from 0 to below 1, a path, or { split = "…" }'),
+    shapes('must be a share from 0 to below 1, a path, or { split = "…" }'),
 ]
 
 
-class Base(_Table):
+class Base(Table):
     """The model that everything starts from; prepared once, before any vector exists."""
 
     model: Text = Field(description="A local folder, a `.gguf` file, or a hub id.")
@@ -113,7 +75,7 @@ class Base(_Table):
     salt: Salt = None
 
 
-class Train(_Table):
+class Train(Table):
     """How vectors are trained. A dataset's own `train` table overrides it key by key."""
 
     method: Literal["full", "lora"] = Field(
@@ -124,7 +86,7 @@ class Train(_Table):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
     target_modules: Annotated[
         Annotated[Literal["all-linear"], Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>")],
-        _shapes('must be "all-linear" or a list of module names'),
+        shapes('must be "all-linear" or a list of module names'),
     ] = Field(default="all-linear", description="LoRA: modules that get an adapter.")
     optim: Literal["adamw_torch_fused", "adamw_8bit", "adafactor"] = Field(
         default="adamw_torch_fused", description="Optimizer, as transformers names it."
@@ -193,7 +155,7 @@ class Train(_Table):
         return data | {"max_steps": None} if "num_train_epochs" in data else data
 
 
-class Source(_Table):
+class Source(Table):
     """Where rows come from and how they become tokens."""
 
     path: Text | None = Field(
@@ -215,7 +177,7 @@ class Source(_Table):
     )
     chat: Annotated[
         Annotated[Literal["auto"], Tag("<text>")] | Annotated[bool, Tag("<boolean>")],
-        _shapes('must be "auto", true or false'),
+        shapes('must be "auto", true or false'),
     ] = Field(
         default="auto",
         description="Whether prompt and completion are put in the base's chat template, in training and "
@@ -264,7 +226,7 @@ class Probe(Source):
     )
 
 
-class Vector(_Table):
+class Vector(Table):
     """A vector that is extracted from a fine-tuned model, not trained here."""
 
     checkpoint: Text | None = Field(
@@ -280,7 +242,7 @@ class Vector(_Table):
     salt: Salt = None
 
 
-class Compose(_Table):
+class Compose(Table):
     """How base and vectors become one model."""
 
     method: Literal["dem", "interpolation"] = Field(
@@ -289,7 +251,7 @@ class Compose(_Table):
     dtype: Dtype = Field(default="bfloat16", description="Type of the composed model's weights.")
 
 
-class Tune(_Table):
+class Tune(Table):
     """How ω = `tune` is searched, on validation data alone."""
 
     search: Literal["grid", "coordinate", "gradient"] = Field(
@@ -309,11 +271,11 @@ class Tune(_Table):
     )
 
 
-class Analysis(_Table):
+class Analysis(Table):
     """Present: the vectors are analysed. Absent: no such action exists. It has no keys."""
 
 
-class Task(_Table):
+class Task(Table):
     """An lm-eval task."""
 
     name: Text = Field(description="The task's name in lm-eval or in `include_path`.")
@@ -336,7 +298,7 @@ def _named_task(value: Any) -> Any:
     )
 
 
-class Evaluate(_Table):
+class Evaluate(Table):
     """What is measured, of which models. Absent: no such action exists."""
 
     loss: bool = Field(
@@ -352,7 +314,7 @@ class Evaluate(_Table):
     )
 
 
-class Gate(_Table):
+class Gate(Table):
     """A condition on a result of the composed model, which decides the exit status of a build."""
 
     task: Text = Field(
@@ -369,7 +331,7 @@ class Gate(_Table):
     )
 
 
-class Baseline(_Table):
+class Baseline(Table):
     """A model that the composed one is compared with."""
 
     method: Literal["mixing", "interpolation"] = Field(
@@ -380,7 +342,7 @@ class Baseline(_Table):
     )
 
 
-class Recipe(_Table):
+class Recipe(Table):
     """A recipe: what to build, never how or where."""
 
     name: str = Field(
@@ -402,6 +364,8 @@ class Recipe(_Table):
         default_factory=dict, description="What the model is compared with, by name."
     )
     _path: Path = PrivateAttr(default=Path("recipe.toml"))
+    _file: str = PrivateAttr(default="recipe.toml")
+    _text: str = PrivateAttr(default="")
 
     @property
     def path(self) -> Path:
@@ -425,6 +389,21 @@ class Recipe(_Table):
         """
         own = self.datasets[dataset].train
         return self.train.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+    def problem(self, key: str, what: str, hint: str = "") -> Problem:
+        """Return a mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line."""
+        return Problem(self._file, line_of(locate(self._text), parsed(key)), key, what, hint)
+
+    def placed(self, path: Path, file: str, text: str) -> Recipe:
+        """Say where the recipe was read from; it enters nothing that is built.
+
+        Args:
+            path: The file.
+            file: The file as the user named it.
+            text: What stands in it.
+        """
+        self._path, self._file, self._text = path.absolute(), file, text
+        return self
 
     def __eq__(self, other: object) -> bool:
         """Compare what is to be built, and not the file that says it."""

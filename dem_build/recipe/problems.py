@@ -1,0 +1,196 @@
+"""What pydantic says of a table, in the words of the file: which key, what is wrong, and the nearest valid key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from dem_build.machine import Machine
+from dem_build.recipe.models import Dataset, Evaluate, Train
+from dem_build.recipe.shapes import is_tag
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from pydantic_core import ErrorDetails
+
+    from dem_build.recipe.locate import Key
+
+__all__ = ["Mistake", "any_of", "listed", "mistakes_of", "model_at", "nearest"]
+
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "steps": "max_steps",
+    "batch_size": "global_batch_size",
+    "per_device_train_batch_size": "global_batch_size",
+    "max_seq_length": "max_length",
+    "sequence_len": "max_length",
+    "cutoff_len": "max_length",
+    "warmup_ratio": "warmup_steps",
+    "scheduler": "lr_scheduler_type",
+    "optimizer": "optim",
+    "lora_r": "r",
+    "weight": "omega",
+    "ω": "omega",
+    "file": "path",
+    "data_files": "path",
+    "system_prompt": "system",
+    "base_model": "model",
+    "model_name_or_path": "model",
+    "torch_dtype": "dtype",
+    "out_dtype": "dtype",
+    "merge_method": "method",
+}
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake before its line is known: key, what is wrong, how to mend it."""
+
+    key: Key
+    what: str
+    hint: str = ""
+
+
+def mistakes_of(model: type[BaseModel], data: Mapping[str, Any]) -> list[Mistake]:
+    """Return what is wrong with the shape of a table; nothing when the model takes it.
+
+    Args:
+        model: The table's model.
+        data: The table, with tuples for lists.
+    """
+    try:
+        model.model_validate(data, strict=True)
+    except ValidationError as error:
+        return [_mistake(model, details) for details in error.errors(include_url=False)]
+    return []
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint that names the most similar of the known words, or all of them where none is similar."""
+    words = sorted(known)
+    close = get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"known: {listed(words)}" if words else ""
+
+
+def listed(words: Iterable[str]) -> str:
+    """Write names one after another."""
+    return ", ".join(f"`{w}`" for w in words)
+
+
+def any_of(values: Iterable[Any]) -> str:
+    """Write a choice: `"a", "b" or "c"`."""
+    *most, last = [_show(v) for v in values]
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
+    """Return the model of the table at a key; None where the language has no table with keys of its own."""
+    now: type[BaseModel] | None = model
+    parts = list(key)
+    while parts and now is not None:
+        field = now.model_fields.get(str(parts.pop(0)))
+        if field is None:
+            return None
+        now = _model_in(field.annotation)
+        if get_origin(field.annotation) in (dict, tuple) and parts:
+            parts.pop(0)
+    return now
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((m for a in get_args(annotation) if (m := _model_in(a))), None)
+
+
+def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:
+    key = tuple(part for part in error["loc"] if not is_tag(part))
+    if error["type"] == "extra_forbidden":
+        return Mistake(key, "unknown key", _key_hint(model, key))
+    if error["type"] == "literal_error":
+        choices = _choices(error)
+        hint = nearest(error["input"], choices) if isinstance(error["input"], str) else ""
+        what = f"must be {any_of(choices)}, not {_show(error['input'])}"
+        return Mistake(key, what, hint if hint.startswith("did") else "")
+    return Mistake(key, _what(error))
+
+
+def _key_hint(model: type[BaseModel], key: Key) -> str:
+    """Point from an unknown key to the one that was meant: a similar one here, or the table or file it belongs in."""
+    table, word = model_at(model, key[:-1]), str(key[-1])
+    here = table.model_fields if table else {}
+    meant = OTHER_NAMES.get(word)
+    if meant in here:
+        return f"did you mean `{meant}`?"
+    hint = nearest(word, here)
+    return hint if hint.startswith("did") else _elsewhere(meant or word, model) or hint
+
+
+def _elsewhere(word: str, model: type[BaseModel]) -> str:
+    places: tuple[tuple[type[BaseModel], str], ...] = (
+        (Train, "[train]"),
+        (Dataset, "[datasets.NAME]"),
+        (Evaluate, "[evaluate]"),
+        (Machine, "the machine file, `machine.toml`"),
+    )
+    if model is Machine:
+        return "the recipe says what to build, the machine file how" if word in Train.model_fields else ""
+    return next((f"`{word}` belongs in {name}" for owner, name in places if word in owner.model_fields), "")
+
+
+def _choices(error: ErrorDetails) -> list[Any]:
+    # pydantic gives a Literal's values as one text: 'a', 'b' or 'c'
+    expected = str(error.get("ctx", {}).get("expected", ""))
+    return [part.strip().strip("'") for part in expected.replace(" or ", ",").split(",")]
+
+
+def _what(error: ErrorDetails) -> str:
+    say = _SAYINGS.get(error["type"])
+    text = say(error.get("ctx", {})) if say else error["msg"]
+    if error["type"] in _WITHOUT_VALUE:
+        return text
+    return f"{text}, not {_show(error['input'])}"
+
+
+_WITHOUT_VALUE = {"missing", "string_too_short", "string_pattern_mismatch", "too_long"}
+_SAYINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "missing": lambda _: "is required",
+    "string_type": lambda _: "must be text",
+    "string_too_short": lambda _: "must not be empty",
+    "string_pattern_mismatch": lambda _: "must be made of letters, digits, `_` and `-`",
+    "int_type": lambda _: "must be a whole number",
+    "float_type": lambda _: "must be a number",
+    "finite_number": lambda _: "must be a finite number",
+    "bool_type": lambda _: "must be true or false",
+    "tuple_type": lambda _: "must be a list",
+    "dict_type": lambda _: "must be a table",
+    "model_type": lambda _: "must be a table",
+    "too_long": lambda limits: f"must have {limits['max_length']} items, not {limits['actual_length']}",
+    "greater_than": lambda limits: f"must be above {_show(limits['gt'])}",
+    "greater_than_equal": lambda limits: f"must be at least {_show(limits['ge'])}",
+    "less_than": lambda limits: f"must be below {_show(limits['lt'])}",
+    "less_than_equal": lambda limits: f"must be at most {_show(limits['le'])}",
+}
+
+
+def _show(value: Any) -> str:
+    """Write a value as it may stand in a TOML file, or its shape where it is long."""
+    if isinstance(value, str):
+        short = value if len(value) <= 40 else value[:39] + "…"
+        return json.dumps(short, ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) and value == int(value or 0) else str(value)
+    if isinstance(value, dict):
+        return "a table"
+    return "a list" if isinstance(value, tuple) else "a date or time"
