@@ -199,7 +199,9 @@ def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Probl
 
 
 def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
-    return tuple(SourceFile(tag, hints.digest_of(path).digest, path) for tag, path in files)
+    tagged = list(files)
+    blobs = hints.digests_of(path for _, path in tagged)
+    return tuple(SourceFile(tag, blobs[path].digest, path) for tag, path in tagged)
 
 
 def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build import digest
 from dem_build.errors import StoreError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.store import Output, Record, Store
 
-__all__ = ["Destination", "destination", "model_digest", "publish"]
+__all__ = ["Destination", "destination", "publish"]
 
 STAMP = ".dem.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -55,17 +54,13 @@ def destination(out: Path, name: str, recipe: Path, recipe_id: str) -> Destinati
     return Destination(out / f"{name}-{recipe_id[:6]}" if taken else plain, recipe)
 
 
-def model_digest(record: Record) -> Digest:
-    """Return the digest of a composed model: that of its weights, config, tokenizer and generation config."""
-    return digest.of_json({name: output.digest for name, output in record.outputs.items()})
-
-
-def publish(to: Destination, record: Record, store: Store, texts: Mapping[str, str]) -> None:
+def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts: Mapping[str, str]) -> None:
     """Publish a model and the texts that go with it; what is there already is left as it is.
 
     Args:
         to: The folder.
         record: The record of the composition.
+        wanted: The model's digest, by which a published copy is known to be current.
         store: Where the model's objects are.
         texts: Path in the folder → content, such as `model/README.md` or `results.json`.
 
@@ -74,7 +69,6 @@ def publish(to: Destination, record: Record, store: Store, texts: Mapping[str, s
     """
     try:
         to.folder.mkdir(parents=True, exist_ok=True)
-        wanted = model_digest(record)
         if not _published(to, wanted):
             _replace_model(to, record, store, wanted)
         for name, text in texts.items():

@@ -1,0 +1,143 @@
+"""`dem build`: plan, run, publish, show."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from dem_build import __version__
+from dem_build.cli import view
+from dem_build.cli.session import open_session
+from dem_build.errors import DemError, GateError, InterruptedBuildError
+from dem_build.execute.build import Options, build
+from dem_build.execute.interrupt import Interrupt
+from dem_build.execute.publish import destination, publish
+from dem_build.report.card import card
+from dem_build.report.documents import build_document, failure_document, results_document
+from dem_build.report.gates import check
+from dem_build.report.results import collect
+from dem_build.report.summary import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dem_build.cli.session import Call, Session
+    from dem_build.execute.outcome import Outcome
+    from dem_build.report.gates import GateResult
+    from dem_build.report.results import Results
+
+__all__ = ["Flags", "build_all"]
+
+# Of several recipes the gravest status is the call's: interrupted, wrong, failed, not up to date, a gate.
+GRAVITY = (130, 2, 1, 4, 3, 0)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The switches of `dem build`."""
+
+    locked: bool = False
+    no_train: bool = False
+    keep_going: bool = False
+    trust_tasks: bool = False
+    jobs: int | None = None
+    as_json: bool = False
+
+
+def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
+    """Build recipes one after another and return the gravest exit status."""
+    console = Console(stderr=flags.as_json)
+    statuses: list[int] = []
+    documents: list[dict[str, Any]] = []
+    with Interrupt() as interrupt:
+        for recipe in recipes:
+            if interrupt.count:
+                break
+            status, document = _build_one(recipe, call, flags, console, interrupt)
+            statuses.append(status)
+            documents.append(document)
+    if flags.as_json:
+        sys.stdout.write(json.dumps(documents[0] if len(recipes) == 1 else documents, ensure_ascii=False) + "\n")
+    return min(statuses, key=GRAVITY.index, default=InterruptedBuildError.exit_status)
+
+
+def _build_one(
+    named: str, call: Call, flags: Flags, console: Console, interrupt: Interrupt
+) -> tuple[int, dict[str, Any]]:
+    try:
+        session = _prepared(named, call, flags)
+        outcome = _run(session, flags, console, interrupt)
+        return _finish(session, outcome, console)
+    except DemError as error:
+        view.render_error(error, console if flags.as_json else Console(stderr=True))
+        return error.exit_status, failure_document(named, error)
+
+
+def _prepared(named: str, call: Call, flags: Flags) -> Session:
+    session = open_session(named, call)
+    if flags.locked:
+        session.require_locked()
+    if not flags.trust_tasks:
+        session.require_trust()
+    if not flags.locked:
+        session.save_lock()
+    session.save_root()
+    return session
+
+
+def _run(session: Session, flags: Flags, console: Console, interrupt: Interrupt) -> Outcome:
+    rebuild = frozenset(v.action.name for v in session.plan.verdicts.values() if v.reason.why == "asked")
+    options = Options(flags.jobs, keep_going=flags.keep_going, no_train=flags.no_train, rebuild=rebuild)
+    with view.listener(console) as listener:
+        outcome = build(session.plan, session.store, session.machine, session.history, options, listener, interrupt)
+    session.save_root(outcome)
+    return outcome
+
+
+def _finish(session: Session, outcome: Outcome, console: Console) -> tuple[int, dict[str, Any]]:
+    results = collect(session.plan.graph, outcome.records, session.store.read_bytes)
+    whole = not outcome.failed and not outcome.interrupted and not _partial(session)
+    gates = check(session.recipe.gates, results) if whole else []
+    model = _publish(session, outcome, results, gates) if whole and "model" in outcome.records else None
+    view.result_table(outcome, results, gates, model, console)
+    document = build_document(session.named, outcome, model, results, gates)
+    error = _error(outcome, gates)
+    if error is None:
+        return 0, document
+    return error.exit_status, document | {"error": failure_document(session.named, error)["error"]}
+
+
+def _partial(session: Session) -> bool:
+    """Whether only some of the recipe's actions were asked for."""
+    return "model" not in session.plan.graph.actions
+
+
+def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]) -> Path:
+    to = destination(session.out, session.recipe.name, session.recipe.path, session.id)
+    graph, records = session.plan.graph, outcome.records
+    lasting = results_document(results, gates)
+    texts = {
+        "model/README.md": card(session.recipe, graph, records, results, {"dem": __version__}),
+        "results.json": json.dumps(lasting, indent=2, ensure_ascii=False) + "\n",
+        "summary.md": summary(session.recipe.name, outcome, results, gates),
+    }
+    assert results.model_digest is not None
+    publish(to, records["model"], results.model_digest, session.store, texts)
+    return to.model
+
+
+def _error(outcome: Outcome, gates: Sequence[GateResult]) -> DemError | None:
+    """Return what decides the exit status: an interruption, a failure, a gate, in this order."""
+    if outcome.interrupted:
+        return InterruptedBuildError("stopped", hint="build again to go on from here")
+    if outcome.failed:
+        first = outcome.failed[0]
+        return first.error or DemError("failed", where=first.action.name)
+    if lost := [g for g in gates if not g.passed]:
+        return GateError(f"{len(lost)} of {len(gates)} gates failed")
+    return None

@@ -1,0 +1,174 @@
+"""The commands that look and do not run: check, lock, plan, why, show, logs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from dem_build import lock
+from dem_build.cli import view
+from dem_build.cli.session import open_session
+from dem_build.errors import NotUpToDateError, RecipeError, UsageError
+from dem_build.plan import Status
+from dem_build.recipe import load_recipe
+from dem_build.report.documents import plan_document
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dem_build.cli.session import Call, Session
+    from dem_build.digest import JSON
+    from dem_build.plan import Verdict
+    from dem_build.store import Record
+
+__all__ = ["check", "logs", "plan", "show", "why", "write_lock"]
+
+
+def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
+    """Say all the mistakes of a recipe, or that there are none."""
+    try:
+        recipe = load_recipe(Path(named), overrides)
+        lock.locate(recipe)
+    except RecipeError as error:
+        if not as_json:
+            raise
+        sys.stdout.write(json.dumps({"recipe": named, "problems": [vars(p) for p in error.problems]}) + "\n")
+        return error.exit_status
+    if as_json:
+        sys.stdout.write(json.dumps({"recipe": named, "problems": []}) + "\n")
+    else:
+        datasets = ", ".join(recipe.datasets)
+        Console().print(f"{named}: no mistakes ({len(recipe.datasets)} datasets: {datasets})", markup=False, highlight=False)
+    return 0
+
+
+def write_lock(named: str, call: Call, *, upgrade: bool) -> int:
+    """Write the lock and say what in it changed."""
+    del upgrade  # no name of this version's recipes is on a hub; local files are always resolved anew
+    session = open_session(named, call)
+    path = lock.lock_path(session.recipe.path)
+    changed = lock.changes(session.locked, session.lock, session.recipe.folder)
+    session.save_lock()
+    _say(f"{path}: {'changed: ' + ', '.join(changed) if changed else 'nothing changed'}")
+    return 0
+
+
+def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
+    """Show the plan; with `check` its status tells whether something is due."""
+    session = open_session(named, call)
+    if as_json:
+        sys.stdout.write(json.dumps(plan_document(named, session.plan), ensure_ascii=False) + "\n")
+    else:
+        view.plan_table(session.plan, Console())
+    return 0 if session.plan.up_to_date or not check else NotUpToDateError.exit_status
+
+
+def why(named: str, name: str, call: Call) -> int:
+    """Show why an action is due, down to each parameter and input that differs."""
+    session = open_session(named, call)
+    verdict = _verdict(session, name)
+    _say(f"{name}: {verdict.status}, {_headline(verdict)}")
+    for difference in verdict.reason.differences:
+        _say(f"  {difference}")
+    for upstream in verdict.reason.waits_for:
+        other = session.plan.verdicts[upstream]
+        _say(f"  {upstream}: {other.status}, {other.reason}")
+    return 0
+
+
+def show(named: str, name: str, call: Call, *, as_json: bool) -> int:
+    """Show the record of an action: where its result came from."""
+    session = open_session(named, call)
+    record = _recorded(session, name)
+    document = {
+        "action": name,
+        "key": record.key,
+        "preimage": record.preimage,
+        "outputs": {n: {"digest": o.digest, "size": o.size} for n, o in record.outputs.items()},
+        "provenance": record.provenance,
+    }
+    if as_json:
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        return 0
+    for line in _flat("", document):
+        _say(line)
+    return 0
+
+
+def logs(named: str, name: str, call: Call) -> int:
+    """Print what an action said while it ran."""
+    session = open_session(named, call)
+    verdict = _verdict(session, name)
+    for event in _events(session, verdict):
+        _say(_line(event))
+    return 0
+
+
+def _verdict(session: Session, name: str) -> Verdict:
+    session.plan.graph.only([name])
+    return session.plan.verdicts[name]
+
+
+def _headline(verdict: Verdict) -> str:
+    return "changed since its last build:" if verdict.reason.differences else str(verdict.reason)
+
+
+def _recorded(session: Session, name: str) -> Record:
+    """Return the record of an action as it stands in the recipe now, else that of its last build."""
+    verdict = _verdict(session, name)
+    last = session.history.keys.get(name)
+    record = verdict.record or (session.store.peek(last) if last else None)
+    if record is None:
+        raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")
+    if verdict.status is not Status.HIT:
+        Console(stderr=True).print(f"{name} is due again; this is its last build", highlight=False)
+    return record
+
+
+def _events(session: Session, verdict: Verdict) -> Iterator[JSON]:
+    """Yield the events of the last run: of an unfinished one where there is one, else of the recorded one."""
+    unfinished = session.store.previous_work(verdict.key) if verdict.key and verdict.record is None else []
+    if unfinished:
+        yield from _read_work(unfinished[0])
+        return
+    record = _recorded(session, verdict.action.name)
+    if record.log is not None:
+        yield from (json.loads(line) for line in session.store.read_bytes(record.log).splitlines())
+
+
+def _read_work(work: Path) -> Iterator[JSON]:
+    events, printed = work / "events.jsonl", work / "output.txt"
+    if events.exists():
+        yield from (json.loads(line) for line in events.read_text(encoding="utf-8").splitlines())
+    if printed.exists():
+        yield from ({"event": "output", "line": x} for x in printed.read_text(errors="replace").splitlines())
+
+
+def _line(event: JSON) -> str:
+    kind = event["event"]
+    if kind == "progress":
+        more = {k: v for k, v in event.items() if k not in ("event", "time", "done", "total", "unit")}
+        shown = "".join(f"  {k} {v:g}" if isinstance(v, float) else f"  {k} {v}" for k, v in more.items())
+        return f"{event['done']:g}/{event['total']:g} {event['unit']}{shown}"
+    if kind == "output":
+        return str(event["line"])
+    return f"{kind}: {event.get('message', '')}"
+
+
+def _flat(prefix: str, value: JSON) -> Iterator[str]:
+    """Yield a document as `dotted.key = value` lines; long lists (curves) are counted."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), entry)
+    elif isinstance(value, list) and len(value) > 8:
+        yield f"{prefix} = [{len(value)} entries]"
+    else:
+        yield f"{prefix} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _say(line: str) -> None:
+    Console(soft_wrap=True).print(view.plain(line), markup=False, highlight=False)

@@ -1,0 +1,179 @@
+"""Graph and plan: verdicts and reasons after each kind of edit, without running anything."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dem_build.digest import of_json
+from dem_build.errors import UsageError
+from dem_build.graph import Action, Edge, Graph, Taken
+from dem_build.kinds import KINDS, SourceFile
+from dem_build.plan import History, Plan, Status, Why, decide, make_plan
+from dem_build.store import Output, Record
+
+TRAIN = {
+    "method": "full", "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
+    "learning_rate": 2e-5, "num_train_epochs": 1.0, "max_steps": None, "global_batch_size": 32, "bf16": True,
+    "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0, "max_grad_norm": 1.0,
+    "vector_dtype": "bfloat16", "seed": 42,
+}
+PREPARE = {
+    "format": None, "columns": None, "chat": "auto", "system": None, "loss": None, "max_length": 64,
+    "on_overflow": "drop", "validation": 0.05, "test": 0.05, "max_samples": None,
+}
+
+
+def source(tag: str, content: str) -> SourceFile:
+    return SourceFile(tag, of_json(content), Path("/nowhere"))
+
+
+def graph(*, rate: float = 2e-5, rows: str = "rows", omega: float = 0.5, base: str = "base") -> Graph:
+    """A base, two datasets and their composition."""
+    parts = ("weights", "config", "tokenizer", "generation_config")
+    actions = [Action("base", "import", {"source": "directory", "dtype": None}, sources=(source("model", base),))]
+    for name, text in (("math", rows), ("chat", "talk")):
+        tokenizer = Taken("base/tokenizer", Edge("base", "tokenizer"))
+        actions.append(Action(f"data:{name}", "prepare", PREPARE, (tokenizer,), (source("jsonl", text),)))
+    for name in ("math", "chat"):
+        takes = (
+            Taken("base/weights", Edge("base", "weights")),
+            Taken("base/config", Edge("base", "config")),
+            Taken("data/train", Edge(f"data:{name}", "train")),
+        )
+        params = TRAIN | {"learning_rate": rate if name == "math" else 2e-5}
+        actions.append(Action(f"vector:{name}", "finetune", params, takes))
+    bases = [Taken(f"base/{part}", Edge("base", part)) for part in parts]
+    deltas = [Taken("delta", Edge("vector:math", "delta"), omega), Taken("delta", Edge("vector:chat", "delta"), 0.5)]
+    actions.append(Action("model", "compose", {"method": "dem", "dtype": "bfloat16"}, (*bases, *deltas)))
+    return Graph({a.name: a for a in actions})
+
+
+class Made:
+    """Records in memory. `make` runs an action as a function of its key alone; `same` makes a rerun come out equal."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.lost: set[str] = set()
+
+    def lookup(self, key: str) -> Record | None:
+        return None if key in self.lost else self.records.get(key)
+
+    def peek(self, key: str) -> Record | None:
+        return self.records.get(key)
+
+    def build(self, graph: Graph, *, same: tuple[str, ...] = ()) -> tuple[list[str], History]:
+        """Do what a build does, and return what ran."""
+        ran, keys, known = [], {}, {}
+        for action in graph:
+            verdict = decide(action, known, self, History())
+            assert verdict.key is not None
+            if verdict.status is Status.RUN:
+                ran.append(action.name)
+                seed = action.name if action.name in same else verdict.key
+                outputs = {o: Output(of_json([seed, o]), 1) for o in KINDS[action.kind].outputs}
+                self.records[verdict.key] = Record(verdict.key, action.kind, verdict.preimage, outputs, {})
+                self.lost.discard(verdict.key)
+            record = self.records[verdict.key]
+            known[action.name] = record.outputs
+            keys[action.name] = verdict.key
+        return ran, History(keys)
+
+
+def statuses(plan: Plan) -> dict[str, str]:
+    return {name: v.status.value for name, v in plan.verdicts.items()}
+
+
+def test_nothing_is_known_before_the_first_build() -> None:
+    plan = make_plan(graph(), Made(), History())
+    assert statuses(plan)["base"] == "run"
+    assert set(statuses(plan).values()) == {"run", "pending"}
+    assert plan.verdicts["base"].reason.why is Why.FIRST
+    assert str(plan.verdicts["vector:math"].reason) == "depends on base, data:math"
+
+
+def test_everything_is_a_hit_after_a_build() -> None:
+    made = Made()
+    made.build(graph())
+    assert make_plan(graph(), made, History()).up_to_date
+
+
+def test_a_learning_rate_trains_its_vector_and_composes() -> None:
+    made = Made()
+    _, history = made.build(graph())
+    plan = make_plan(graph(rate=1e-4), made, history)
+    assert {n for n, s in statuses(plan).items() if s != "hit"} == {"vector:math", "model"}
+    reason = plan.verdicts["vector:math"].reason
+    assert str(reason) == "changed: params.learning_rate: 2e-05 → 0.0001"
+    assert statuses(plan)["model"] == "pending"
+
+
+def test_another_omega_composes_and_names_the_term() -> None:
+    made = Made()
+    _, history = made.build(graph())
+    plan = make_plan(graph(omega=0.25), made, history)
+    assert {n for n, s in statuses(plan).items() if s != "hit"} == {"model"}
+    assert [d.place for d in plan.verdicts["model"].reason.differences] == ["delta"]
+    assert "0.25 ×" in str(plan.verdicts["model"].reason)
+
+
+def test_new_rows_that_prepare_to_the_same_tokens_are_cut_off_early() -> None:
+    made = Made()
+    made.build(graph(), same=("data:math",))
+    ran, _ = made.build(graph(rows="rows\n"), same=("data:math",))
+    assert ran == ["data:math"]
+
+
+def test_new_rows_name_the_source_that_changed() -> None:
+    made = Made()
+    _, history = made.build(graph())
+    plan = make_plan(graph(rows="others"), made, history)
+    assert [d.place for d in plan.verdicts["data:math"].reason.differences] == ["sources.jsonl"]
+
+
+def test_a_changed_input_is_named_by_its_output() -> None:
+    made = Made()
+    _, history = made.build(graph())
+    changed = graph(rows="others")
+    known = {n: made.records[k].outputs for n, k in history.keys.items()}
+    known["data:math"] = {o: Output(of_json(["new", o]), 1) for o in KINDS["prepare"].outputs}
+    verdict = decide(changed.actions["vector:math"], known, made, history)
+    assert [d.place for d in verdict.reason.differences] == ["data:math/train"]
+
+
+def test_a_lost_object_makes_its_action_due_and_says_so() -> None:
+    made = Made()
+    _, history = made.build(graph())
+    made.lost.add(history.keys["vector:chat"])
+    plan = make_plan(graph(), made, history)
+    assert plan.verdicts["vector:chat"].reason.why is Why.LOST
+    assert statuses(plan)["model"] == "pending"
+
+
+def test_rebuild_runs_a_recorded_action_and_what_follows_waits_for_it() -> None:
+    made = Made()
+    made.build(graph())
+    plan = make_plan(graph(), made, History(), frozenset({"vector:math"}))
+    assert statuses(plan)["vector:math"] == "run"
+    assert plan.verdicts["vector:math"].reason.why is Why.ASKED
+    assert statuses(plan)["model"] == "pending"
+
+
+def test_a_target_takes_what_it_depends_on_and_nothing_else() -> None:
+    assert list(graph().only(["vector:math"]).actions) == ["base", "data:math", "vector:math"]
+
+
+def test_an_unknown_target_is_a_mistake_of_the_call() -> None:
+    with pytest.raises(UsageError, match="vector:maths"):
+        graph().only(["vector:maths"])
+
+
+def test_a_salt_makes_an_action_due() -> None:
+    made = Made()
+    _, history = made.build(graph())
+    salted = dict(graph().actions)
+    salted["vector:math"] = dataclasses.replace(salted["vector:math"], salt="again")
+    plan = make_plan(Graph(salted), made, history)
+    assert str(plan.verdicts["vector:math"].reason) == "changed: salt: nothing → again"
