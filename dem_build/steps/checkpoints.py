@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["MARKER", "mark_complete", "newest_complete"]
+__all__ = ["MARKER", "complete_checkpoints", "mark_complete", "newest_complete", "step_of"]
 
 MARKER = "complete.json"
 
@@ -36,8 +36,15 @@ def mark_complete(checkpoint: Path) -> None:
 
 def newest_complete(folder: Path) -> Path | None:
     """Return the complete checkpoint of the highest step in `folder` (`checkpoint-STEP`), or None."""
-    found = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and _complete(p)]
-    return max(found, key=step_of, default=None)
+    return max(complete_checkpoints(folder), key=step_of, default=None)
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in `folder`, in the order of their steps."""
+    found = [
+        p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and _complete(p)
+    ]
+    return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -1,0 +1,76 @@
+"""Which rows go into which optimizer step, in which order, and how they become tensors.
+
+Both follow from the seed alone. The micro-batch, which is the machine's, only cuts a step's rows into pieces.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from dem_build.steps.likelihood import IGNORED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["RowOrder", "collate", "largest_divisor"]
+
+
+class RowOrder(Sampler[int]):
+    """The order of rows: shuffled anew in each epoch, and by length within an optimizer step.
+
+    Rows of a length lie together, so a micro-batch holds little padding; the sum over a step is the same.
+
+    Attributes:
+        epoch: The epoch that iterating gives.
+        steps_per_epoch: Optimizer steps in which every row is seen once; the last may be smaller.
+    """
+
+    def __init__(self, lengths: NDArray[np.integer], global_batch_size: int, seed: int) -> None:
+        self.epoch = 0
+        self.steps_per_epoch = math.ceil(len(lengths) / global_batch_size)
+        self._lengths = np.asarray(lengths)
+        self._size = global_batch_size
+        self._seed = seed
+        self._shuffled: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        first = self.epoch * self.steps_per_epoch
+        for step in range(first, first + self.steps_per_epoch):
+            yield from self.rows(step).tolist()
+
+    def rows(self, step: int) -> NDArray[np.int64]:
+        """Return the rows of an optimizer step, counted from 0 over all epochs, the longest first."""
+        epoch, step = divmod(step, self.steps_per_epoch)
+        rows = self._permutation(epoch)[step * self._size : (step + 1) * self._size]
+        return rows[np.argsort(-self._lengths[rows], kind="stable")]
+
+    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            self._shuffled = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self))
+        return self._shuffled[1]
+
+
+def collate(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> dict[str, torch.Tensor]:
+    """Return rows as tensors [rows, longest], padded on the right with token 0 and labels that do not count."""
+    longest = max(len(ids) for ids, _ in rows)
+    input_ids = np.zeros((len(rows), longest), np.int64)
+    labels = np.full((len(rows), longest), IGNORED, np.int64)
+    for i, (ids, targets) in enumerate(rows):
+        input_ids[i, : len(ids)] = ids
+        labels[i, : len(targets)] = targets
+    return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+    """Return the largest divisor of `number` that is not above `at_most`."""
+    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)

@@ -1,0 +1,37 @@
+"""What a model ran on: recorded with results, never part of a key."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib.metadata import version
+
+import torch
+
+__all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a training's last bits."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate")}
+    return {"python": platform.python_version(), **libraries}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the GPU's name, or the CPU's architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting a GPU's peak anew; a process' own peak on the CPU cannot be."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes in use: of the GPU since the last reset, on a CPU of the process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

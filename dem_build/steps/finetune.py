@@ -1,0 +1,223 @@
+"""Fine-tunes the base on one dataset and writes the distribution vector ΔΘ: fine-tuned minus base."""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
+from dem_build.data.arrays import TokenRows
+from dem_build.errors import InterruptedBuildError, TrainingError
+from dem_build.steps import models
+from dem_build.steps.batches import RowOrder, largest_divisor
+from dem_build.steps.checkpoints import newest_complete, step_of
+from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
+from dem_build.steps.likelihood import IGNORED
+from dem_build.steps.progress import Progress, RunState, read_run_state
+from dem_build.steps.training import CHECKPOINTS, TokenTrainer, arguments
+from dem_build.steps.weights import named_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.checkpoint import Checkpoint, DeltaNorms
+    from dem_build.digest import JSON
+    from dem_build.steps.api import Context, Inputs, Provenance
+
+__all__ = ["run"]
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Train and write the output `delta`.
+
+    Args:
+        inputs: `base/weights`, `base/config` and `data/train`.
+        params: Of the kind `finetune`.
+        context: Resumes from the newest complete checkpoint in its work folder.
+
+    Raises:
+        TrainingError: The loss became NaN or infinite, one row does not fit in memory, or training cannot start.
+        CheckpointError: The weights are not those of the config's model.
+        InterruptedBuildError: The user asked to stop; a checkpoint was saved.
+    """
+    if params["method"] != "full":
+        raise TrainingError(f'method "{params["method"]}" cannot be trained yet', hint='use method = "full"')
+    torch.set_num_threads(context.threads)
+    context.resident.clear()  # what another action left would take the room that training needs
+    reset_peak_memory(models.device())
+    rows = TokenRows.open(inputs.paths["data/train"])
+    run = _Run(inputs, params, context, rows)
+    model, history = run.train()
+    norms = _write_delta(model, inputs, params, context)
+    return run.provenance(history) | {"vector": _vector_provenance(norms, params["vector_dtype"])}
+
+
+class _Run:
+    """One training from where it was left, over as many attempts as the memory makes necessary."""
+
+    def __init__(self, inputs: Inputs, params: Mapping[str, JSON], context: Context, rows: TokenRows) -> None:
+        if not len(rows):
+            raise TrainingError("there is no row to train on")
+        self.inputs, self.params, self.context, self.rows = inputs, params, context, rows
+        self.order = RowOrder(rows.lengths, params["global_batch_size"], params["seed"])
+        self.warnings: list[str] = []
+        self.micro_batch = largest_divisor(params["global_batch_size"], context.machine.micro_batch)
+        self.resumed_from = self._take_up()
+        self.progress = Progress(context, self.order, rows, self.seconds)
+
+    def _take_up(self) -> int | None:
+        """Go on as the run that left a checkpoint did, where there is one; return its step."""
+        self.seconds = 0.0
+        checkpoint = newest_complete(self.context.work / CHECKPOINTS)
+        if checkpoint is None:
+            return None
+        left = read_run_state(checkpoint)
+        self.seconds = left.seconds
+        if (
+            left.micro_batch <= self.context.machine.micro_batch
+        ):  # the user may have lowered it, and then means it
+            self.micro_batch = left.micro_batch
+        here = RunState.here(self.micro_batch, self.seconds, models.device())
+        if differences := left.differences(here):
+            self.context.note(
+                f"resumed where something differs, so the vector's last bits may: {', '.join(differences)}"
+            )
+        return step_of(checkpoint)
+
+    def train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+        """Return the trained model and Trainer's history, halving the micro-batch while memory runs out."""
+        while (trained := self._attempt()) is None:
+            # Here and not where it was caught: the exception holds the frames that hold the memory.
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            self._halve()
+        return trained
+
+    def _attempt(self) -> tuple[PreTrainedModel, list[dict[str, Any]]] | None:
+        """Train from the newest checkpoint to the end; None where memory ran out."""
+        try:
+            return self._train()
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+        return None
+
+    def _train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+        with models.quiet():
+            trainer = self._trainer()
+            checkpoint = newest_complete(self.context.work / CHECKPOINTS)
+            try:
+                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
+                raise TrainingError(f"training cannot run: {error}") from error
+        if self.progress.stopped:
+            raise InterruptedBuildError(f"stopped after step {trainer.state.global_step}, which is saved")
+        return cast("PreTrainedModel", trainer.model), trainer.state.log_history
+
+    def _trainer(self) -> TokenTrainer:
+        model = models.load_model(
+            self.inputs.paths["base/weights"],
+            self.inputs.paths["base/config"],
+            dtype=torch.float32,
+            device=models.device(),
+            attn_implementation=self.context.machine.attn_implementation,
+        )
+        with open_checkpoint(self.inputs.paths["base/weights"]) as base:
+            named_weights(model, delta_shapes(base))  # a weight without a place is told now, not after hours
+        told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
+        try:
+            return TokenTrainer(model, told, self.rows, self.order, self.progress)
+        except (ImportError, RuntimeError, ValueError) as error:
+            if _is_out_of_memory(error):
+                raise
+            raise TrainingError(f"training cannot start: {error}") from error
+
+    def _halve(self) -> None:
+        if self.micro_batch == 1:
+            raise TrainingError(
+                "one row does not fit in memory",
+                hint="lower max_length, or set gradient_checkpointing = true in the machine file",
+            )
+        before, self.micro_batch = self.micro_batch, largest_divisor(self.micro_batch, self.micro_batch // 2)
+        message = f"out of memory with a micro-batch of {before}; going on with {self.micro_batch}"
+        self.warnings.append(message)
+        self.context.warn(message)
+
+    def provenance(self, history: list[dict[str, Any]]) -> Provenance:
+        """Return what is worth knowing of the training."""
+        entries = [entry for entry in history if "loss" in entry]
+        steps, device = len(entries), models.device()
+        return {
+            "rows": len(self.rows),
+            "steps": steps,
+            "epochs": steps / self.order.steps_per_epoch,
+            "tokens": self._tokens(steps),
+            "curve": [[e["step"], e["loss"], e["learning_rate"], e.get("grad_norm")] for e in entries],
+            "device_seconds": self.progress.seconds,
+            "device": device_name(device),
+            "threads": self.context.threads,
+            "micro_batch": self.micro_batch,
+            "peak_memory": peak_memory(device),
+            "resumed_from": self.resumed_from,
+            "versions": versions(),
+            "warnings": self.warnings,
+        }
+
+    def _tokens(self, steps: int) -> dict[str, int]:
+        """Count tokens over all steps, from the order of the rows, which an interruption does not change."""
+        counted = np.array([np.count_nonzero(self.rows[i][1] != IGNORED) for i in range(len(self.rows))])
+        times = np.bincount(
+            np.concatenate([self.order.rows(s) for s in range(steps)]), minlength=len(self.rows)
+        )
+        return {"seen": int(times @ self.rows.lengths), "trained": int(times @ counted)}
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        s in str(error) for s in OUT_OF_MEMORY
+    )
+
+
+def _write_delta(
+    model: PreTrainedModel, inputs: Inputs, params: Mapping[str, JSON], context: Context
+) -> DeltaNorms:
+    with open_checkpoint(inputs.paths["base/weights"]) as base:
+        shapes = delta_shapes(base)
+        tensors = _differences(named_weights(model, shapes), base)
+        return write_delta(
+            context.out / "delta", inputs.digests["base/weights"], shapes, tensors, params["vector_dtype"]
+        )
+
+
+def _differences(
+    trained: Mapping[str, torch.Tensor | None], base: Checkpoint
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield fine-tuned minus base, one tensor in memory at a time."""
+    for name, tensor in trained.items():
+        values = base.read(name)
+        if tensor is None:
+            yield name, np.zeros_like(values)
+            continue
+        difference = tensor.detach().float().cpu().numpy() - values
+        if not np.isfinite(difference).all():
+            raise TrainingError(f"training made {name} NaN or infinite", hint="lower learning_rate")
+        yield name, difference
+
+
+def _vector_provenance(norms: DeltaNorms, dtype: str) -> dict[str, JSON]:
+    return {
+        "dtype": dtype,
+        "elements": norms.elements,
+        "norm": norms.norm,
+        "rounding_error": norms.rounding_error,
+        "rounding_rms": norms.rounding_error / max(norms.elements, 1) ** 0.5,
+    }

@@ -1,0 +1,52 @@
+"""The negative log-likelihood of the tokens that count: one function, in training and in evaluation alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["IGNORED", "token_nll"]
+
+IGNORED = -100
+"""The label of a token that does not count."""
+
+
+def token_nll(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the float32 negative log-likelihood, in nats, of each token that counts.
+
+    No attention mask is given: rows are padded on the right, where a causal model's real tokens cannot look, and
+    without a mask the fastest attention kernels apply. Logits are made for the tokens that count and no others:
+    for a small model with a large vocabulary they are much of the work and most of the memory.
+
+    Args:
+        model: A causal language model.
+        input_ids: Rows padded on the right, [rows, length].
+        labels: The same tokens, `IGNORED` where they do not count; a row's first never does. [rows, length].
+
+    Returns:
+        [tokens that count], in the order of `labels` read row by row.
+    """
+    targets = labels[:, 1:]
+    counts = targets != IGNORED
+    logits = _logits(model, input_ids, counts)
+    return torch.nn.functional.cross_entropy(logits.float(), targets[counts], reduction="none")
+
+
+def _logits(model: PreTrainedModel, input_ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return the logits that predict the tokens that count, [tokens, vocabulary]."""
+
+    def select(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return (arguments[0][:, :-1][counts].unsqueeze(0), *arguments[1:])
+
+    # Ahead of the head and not in its place: what a model does to its logits afterwards (scaling, soft caps) stays.
+    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    hook = head.register_forward_pre_hook(select)
+    try:
+        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    return logits.squeeze(0)

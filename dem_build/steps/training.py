@@ -1,0 +1,135 @@
+"""Training with transformers' Trainer, made to fit dem: steps by the seed, one loss, checkpoints of plain tensors.
+
+What Trainer is told and what it is kept from doing is here; what is trained and what becomes of it is not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from dem_build.steps.batches import collate
+from dem_build.steps.likelihood import token_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from transformers import PreTrainedModel
+
+    from dem_build.data.arrays import TokenRows
+    from dem_build.digest import JSON
+    from dem_build.machine import Machine
+    from dem_build.steps.batches import RowOrder
+    from dem_build.steps.progress import Progress
+
+__all__ = ["CHECKPOINTS", "TokenTrainer", "arguments"]
+
+CHECKPOINTS = "checkpoints"
+AS_GIVEN = (
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+    "bf16",
+)
+
+
+def arguments(
+    params: Mapping[str, JSON], machine: Machine, micro_batch: int, work: Path
+) -> TrainingArguments:
+    """Return what Trainer is told: the recipe's hyper-parameters, and how this machine runs them.
+
+    Args:
+        params: Of the `finetune` kind.
+        machine: How this machine is to be used.
+        micro_batch: Rows in one forward and backward pass; it divides `global_batch_size`.
+        work: The run's private folder.
+    """
+    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
+    recompute = (
+        "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
+    )
+    told: dict[str, Any] = {name: params[name] for name in AS_GIVEN} | {
+        recompute: machine.gradient_checkpointing
+    }
+    made = TrainingArguments(
+        output_dir=str(work / CHECKPOINTS),
+        num_train_epochs=params.get("num_train_epochs") or 1.0,
+        max_steps=params.get("max_steps") or -1,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=params["global_batch_size"] // micro_batch,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=list(machine.report_to),
+        save_strategy="no",  # by the clock, in Progress
+        eval_strategy="no",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        log_level="error",
+        disable_tqdm=True,
+        **told,
+    )
+    made._n_gpu = min(1, made.n_gpu)  # one device: Trainer would spread over all that are visible  # noqa: SLF001
+    return made
+
+
+class TokenTrainer(Trainer):
+    """Trainer on rows of tokens, with the loss of a step summed over its tokens and divided by their number."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        rows: TokenRows,
+        order: RowOrder,
+        progress: Progress,
+    ) -> None:
+        super().__init__(model=model, args=args, callbacks=[progress])
+        self.remove_callback(PrinterCallback)
+        self.rows, self.order = rows, order
+        # So Trainer counts the tokens of the whole step and divides by nothing: compute_loss has done so. It asks
+        # what the model's own loss would do, which is not used.
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> Any:
+        """Return the micro-batches of an epoch, in the order of the seed."""
+        rows: Any = self.rows  # a length and an index is all that a data set must have
+        loader: DataLoader[Any] = DataLoader(
+            rows,
+            batch_size=self.args.per_device_train_batch_size,
+            sampler=self.order,
+            collate_fn=collate,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return a micro-batch's part of the step's mean loss per token."""
+        del return_outputs  # asked for in evaluations, which dem does itself
+        return token_nll(model, inputs["input_ids"], inputs["labels"]).sum() / num_items_in_batch
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Return 0: Trainer counts all parameters at each micro-batch to estimate what nobody reads."""
+        del inputs
+        return 0
+
+    def save_model(self, output_dir: str | None = None, _internal_call: Any = False) -> None:
+        """Write the master weights alone: no config, no pickled arguments."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        model: Any = self.model
+        safetensors.torch.save_model(model, str(folder / "model.safetensors"))
