@@ -1,0 +1,194 @@
+"""Reads the rows of jsonl, json, csv and parquet files as a stream, and knows where each row stands."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dem_build.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping
+    from typing import BinaryIO
+
+    from dem_build.kinds import SourceFile
+
+__all__ = ["Row", "columns_of", "read_rows", "side_of"]
+
+UTF8_BOM = b"\xef\xbb\xbf"
+PARQUET_BATCH = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of one file.
+
+    Attributes:
+        source: The file.
+        number: 1-based: the line in jsonl and csv, the row in json and parquet.
+        values: Column → value.
+        consumed: About how many bytes of the file were read when this row was; for progress alone.
+    """
+
+    source: SourceFile
+    number: int
+    values: Mapping[str, Any]
+    consumed: int
+
+    @property
+    def where(self) -> str:
+        """Where the row stands, as `file:line` or `file, row n`."""
+        return _place(self.source, self.number)
+
+
+def read_rows(source: SourceFile, columns: Collection[str] = ()) -> Iterator[Row]:
+    """Yield a file's rows in its order; blank lines are no rows.
+
+    Args:
+        source: The file; its tag ends in its type.
+        columns: What will be asked of each row: a parquet file's other columns are not read. Empty: all.
+
+    Raises:
+        DataError: The file cannot be read, or a row is no row; names the line.
+    """
+    try:
+        yield from _READERS[_type_of(source)](source, columns)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", where=str(source.path)) from error
+
+
+def columns_of(source: SourceFile) -> tuple[str, ...]:
+    """Return the columns of a file's first row, in its order; empty for a file without rows.
+
+    Raises:
+        DataError: As `read_rows`.
+    """
+    first = next(read_rows(source), None)
+    return tuple(first.values) if first else ()
+
+
+def side_of(source: SourceFile) -> str | None:
+    """Return the split that a whole file is held out for (tag `validation:jsonl`), or None: its rows are split."""
+    return source.tag.rpartition(":")[0] or None
+
+
+def _type_of(source: SourceFile) -> str:
+    return source.tag.rpartition(":")[2]
+
+
+def _place(source: SourceFile, number: int) -> str:
+    return (
+        f"{source.path}:{number}" if _type_of(source) in {"jsonl", "csv"} else f"{source.path}, row {number}"
+    )
+
+
+def _jsonl(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
+    consumed = 0
+    with source.path.open("rb") as file:
+        # Bytes, so that only \n ends a line: U+2028 and its kin may stand unescaped inside a JSON string.
+        for number, line in enumerate(file, 1):
+            consumed += len(line)
+            text = line.removeprefix(UTF8_BOM) if number == 1 else line
+            if text.strip():
+                yield _object(source, number, _parse(text, _place(source, number)), consumed)
+
+
+def _json(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
+    data = source.path.read_bytes().removeprefix(UTF8_BOM)
+    if not data.strip():
+        return
+    hint = "a .json file holds one list of objects; a file with one object a line is called .jsonl"
+    rows = _parse(data, str(source.path), hint)
+    if not isinstance(rows, list):
+        raise DataError(f"holds a JSON {_kind(rows)}, not a list of rows", where=str(source.path), hint=hint)
+    for number, value in enumerate(rows, 1):
+        yield _object(source, number, value, len(data) * number // len(rows))
+
+
+def _csv(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
+    csv.field_size_limit(sys.maxsize)  # the default refuses a field over 128 KiB; the limit is the process's
+    with source.path.open("rb") as raw:
+        # Strict: without it, an open quote swallows the rest of the file as one field, silently.
+        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        reader = csv.DictReader(text, strict=True)
+        try:
+            yield from _csv_rows(source, reader, raw)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"not CSV: {error}", where=_place(source, reader.line_num + 1)) from error
+
+
+def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) -> Iterator[Row]:
+    for values in reader:
+        where = _place(source, reader.line_num)
+        if None in values:
+            raise DataError(
+                f"more fields than the {len(reader.fieldnames or ())} columns of the header",
+                where=where,
+                hint='put a field that holds a comma or a line break in "quotes"',
+            )
+        if None in values.values():
+            missing = [name for name, value in values.items() if value is None]
+            raise DataError(f"no field for the column `{missing[0]}`", where=where)
+        yield Row(source, reader.line_num, values, raw.tell())
+
+
+def _parquet(source: SourceFile, columns: Collection[str]) -> Iterator[Row]:
+    import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415  a quarter of a second that other files need not pay
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    try:
+        with pq.ParquetFile(source.path) as file:
+            yield from _parquet_rows(source, file, columns)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"not a parquet file: {error}", where=str(source.path)) from error
+
+
+def _parquet_rows(source: SourceFile, file: Any, columns: Collection[str]) -> Iterator[Row]:
+    names = file.schema_arrow.names
+    # A column that is missing is an error by row, which lists all columns there are: then all are read.
+    wanted = [n for n in names if n in columns] if columns and set(columns) <= set(names) else None
+    size, total = source.path.stat().st_size, file.metadata.num_rows
+    number = 0
+    for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=wanted):
+        for values in batch.to_pylist():
+            number += 1
+            yield Row(source, number, values, size * number // total)
+
+
+_READERS: dict[str, Callable[[SourceFile, Collection[str]], Iterator[Row]]] = {
+    "jsonl": _jsonl,
+    "json": _json,
+    "csv": _csv,
+    "parquet": _parquet,
+}
+
+
+def _parse(data: bytes, where: str, hint: str | None = None) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: {error}", where=where, hint="save the file as UTF-8") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"not JSON: {error}", where=where, hint=hint or "each line is one JSON object"
+        ) from error
+
+
+def _object(source: SourceFile, number: int, value: Any, consumed: int) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"a row is a JSON object of columns, this is a {_kind(value)}",
+            where=_place(source, number),
+            hint='write it as {"prompt": "…", "completion": "…"} or {"text": "…"}',
+        )
+    return Row(source, number, value, consumed)
+
+
+def _kind(value: Any) -> str:
+    """Name a JSON value's type in JSON's words."""
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", type(None): "null"}
+    return names.get(type(value), "number")

@@ -1,0 +1,304 @@
+"""`prepare`: a dataset's files become token ids and labels, split in train, validation and test.
+
+Rows keep the order of their file. Several files are ordered by what their rows say, not by their bytes, so that a
+blank line, another spelling of the same JSON or another name of a file changes no byte of the outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dem_build.data import splits
+from dem_build.data.arrays import RowsWriter
+from dem_build.data.formats import resolve
+from dem_build.data.rows import columns_of, read_rows, side_of
+from dem_build.data.tokenise import Style, tokenise
+from dem_build.errors import DataError
+from dem_build.steps.tokenizer import BaseTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from dem_build.data.formats import Example, Layout
+    from dem_build.data.rows import Row
+    from dem_build.digest import JSON
+    from dem_build.kinds import SourceFile
+    from dem_build.steps.api import Context, Inputs, Provenance
+
+__all__ = ["run"]
+
+BATCH_ROWS = 1024
+BATCH_CHARACTERS = 2**22  # bounds memory where rows are long
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Write `train`, `validation` and `test`, each one file as `dem_build.data.arrays` describes.
+
+    Args:
+        inputs: `base/tokenizer`, and the data files as sources; one whose tag begins with `validation:` or `test:`
+            is held out whole.
+        params: Those of the kind `prepare`.
+        context: The run's surroundings.
+
+    Returns:
+        The format, and counts: rows read, used, and left out for each reason; rows, tokens and trained tokens of each
+        split; prompts that a held-out split shares with train.
+
+    Raises:
+        DataError: A file or row is wrong, or nothing is left to train on.
+    """
+    sources = sorted(inputs.sources)
+    layout = _layout(sources, params)
+    tokenizer = BaseTokenizer(inputs.paths["base/tokenizer"])
+    style = _style(params, layout, tokenizer)
+    splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
+    dataset = _Dataset(sources, layout, splitter).ordered()
+    with ExitStack() as stack:
+        writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
+        counts: Counter[str] = Counter()
+        items = _kept(dataset, params.get("max_samples"), counts)
+        for batch in _told(_batches(items), dataset.sources, context):
+            _write(writers, batch, tokenizer, style, counts)
+        _refuse_untrainable(counts, writers["train"], style, sources)
+        provenance = _provenance(layout, style, counts, writers)
+        _tell(provenance, style, context)
+        for name, writer in writers.items():
+            writer.save(context.out / name)
+    return provenance
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row on its way: its example, where it goes, and where it stands."""
+
+    row: Row
+    example: Example
+    digest: bytes
+    side: str
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """The rows of a dataset: which files, in which order, and which side each row is on."""
+
+    sources: Sequence[SourceFile]
+    layout: Layout
+    splitter: splits.Splitter
+
+    def items(self) -> Iterator[_Item]:
+        """Yield every row."""
+        for source in self.sources:
+            yield from self._items_of(source)
+
+    def ordered(self) -> _Dataset:
+        """Return the dataset with its files in the order of what their rows say; reads several files once."""
+        if len(self.sources) < 2:
+            return self
+        return replace(self, sources=sorted(self.sources, key=self._content))
+
+    def smallest(self, most: int | None) -> splits.Smallest | None:
+        """Return which rows of train are the `most` first; reads all files once."""
+        if most is None:
+            return None
+        return splits.Smallest((_place(item) for item in self.items() if item.side == "train"), most)
+
+    def _content(self, source: SourceFile) -> bytes:
+        content = hashlib.sha256((side_of(source) or "").encode())
+        for item in self._items_of(source):
+            content.update(_place(item))
+        return content.digest()
+
+    def _items_of(self, source: SourceFile) -> Iterator[_Item]:
+        held = side_of(source)
+        for row in read_rows(source, tuple(self.layout.columns.values())):
+            example = self.layout.example(row)
+            digest = splits.prompt_digest(example.split_key)
+            yield _Item(row, example, digest, held or self.splitter.side(digest))
+
+
+def _layout(sources: Sequence[SourceFile], params: Mapping[str, JSON]) -> Layout:
+    """Decide the format by the first file that has a row."""
+    for source in sources:
+        if columns := columns_of(source):
+            return resolve(params.get("format"), params.get("columns"), columns, str(source.path))
+    files = ", ".join(str(s.path) for s in sources) or "no file"
+    raise DataError("the dataset has no rows", where=files, hint="give it a file with rows")
+
+
+def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer) -> Style:
+    wanted, system = params.get("chat", "auto"), params.get("system")
+    can = layout.format.turns and tokenizer.has_chat_template
+    chat = can if wanted in ("auto", None) else bool(wanted)
+    if chat and not can:
+        why = (
+            "the base has no chat template"
+            if layout.format.turns
+            else f"`{layout.format.name}` rows have no turns"
+        )
+        raise DataError(f"chat = true, but {why}", hint="leave chat out, or give the base a chat_template")
+    if system is not None and not chat:
+        raise DataError(
+            "a system prompt needs a chat template, and this dataset is trained without one",
+            hint="leave `system` out, or give the base a chat_template",
+        )
+    truncate = params["on_overflow"] == "truncate"
+    return Style(chat, system, params.get("loss") == "all", int(params["max_length"]), truncate)
+
+
+def _share(params: Mapping[str, JSON], split: str) -> float:
+    """Return the share held out by hash; files held out whole come as sources of their own."""
+    value = params.get(split)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _place(item: _Item) -> bytes:
+    return splits.row_order(item.digest, item.example.completion)
+
+
+def _kept(dataset: _Dataset, max_samples: int | None, counts: Counter[str]) -> Iterator[_Item]:
+    """Yield the rows that say something and are among the `max_samples` first of train; count them and the others."""
+    smallest = dataset.smallest(max_samples)
+    for item in dataset.items():
+        counts["read"] += 1
+        if item.side == "train" and smallest and not smallest.keeps(_place(item)):
+            counts["beyond_max_samples"] += 1
+        elif not item.example.completion.strip():
+            counts["empty"] += 1
+        else:
+            yield item
+
+
+def _told(
+    batches: Iterator[list[_Item]], sources: Sequence[SourceFile], context: Context
+) -> Iterator[list[_Item]]:
+    """Pass batches on, telling after each how much of the files is done, and stopping where the user asked to."""
+    sizes = [s.path.stat().st_size for s in sources]
+    for batch in batches:
+        context.check_stop()
+        yield batch
+        last = batch[-1].row
+        before = sum(sizes[: sources.index(last.source)])
+        context.progress(before + last.consumed, sum(sizes), "bytes")
+
+
+def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
+    batch: list[_Item] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += item.example.size
+        if len(batch) == BATCH_ROWS or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _write(
+    writers: Mapping[str, RowsWriter],
+    batch: Sequence[_Item],
+    tokenizer: BaseTokenizer,
+    style: Style,
+    counts: Counter[str],
+) -> None:
+    rows = tokenise(tokenizer, [item.example for item in batch], style)
+    for item, row in zip(batch, rows, strict=True):
+        if row is None:
+            counts["over_max_length"] += 1
+        elif not row.trained:
+            counts["completion_cut_off"] += 1
+        else:
+            counts["used"] += 1
+            counts["truncated"] += row.length > len(row.input_ids)
+            counts["encoded_apart"] += row.apart
+            writers[item.side].append(row.input_ids, row.labels, item.digest)
+
+
+def _refuse_untrainable(
+    counts: Mapping[str, int], train: RowsWriter, style: Style, sources: Sequence[SourceFile]
+) -> None:
+    if len(train):
+        return
+    where = ", ".join(str(s.path) for s in sources)
+    held = [f"{counts['used']} rows held out for validation and test"] if counts["used"] else []
+    reasons = "; ".join(_lost(counts, style) + held)
+    raise DataError(
+        f"none of {counts['read']} rows is left to train on: {reasons}",
+        where=where,
+        hint="raise max_length, hold out less, or give the dataset more rows",
+    )
+
+
+def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
+    """Say how many rows were left out, and why."""
+    reasons = {
+        "over_max_length": f"dropped: over max_length = {style.max_length} tokens",
+        "completion_cut_off": f"dropped: prompt alone fills max_length = {style.max_length} tokens",
+        "empty": "dropped: completion or text is empty",
+        "beyond_max_samples": "left out by max_samples",
+    }
+    return [f"{counts[name]} rows {reason}" for name, reason in reasons.items() if counts[name]]
+
+
+def _provenance(
+    layout: Layout, style: Style, counts: Counter[str], writers: Mapping[str, RowsWriter]
+) -> dict[str, Any]:
+    names = (
+        "read", "used", "empty", "over_max_length", "truncated", "completion_cut_off", "beyond_max_samples",
+        "encoded_apart",
+    )  # fmt: skip
+    train = _unique(writers["train"])
+    return {
+        "format": layout.format.name,
+        "columns": dict(layout.columns),
+        "chat": style.chat,
+        "rows": {name: counts[name] for name in names},
+        "splits": {
+            name: {
+                "rows": len(writer),
+                "tokens": writer.tokens,
+                "trained_tokens": writer.trained,
+                "prompts": len(_unique(writer)),
+            }
+            for name, writer in writers.items()
+        },
+        "overlap": {
+            name: int(np.isin(_whole(writers[name].prompts), train).sum())
+            for name in splits.SPLITS
+            if name != "train"
+        },
+    }
+
+
+def _whole(prompts: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """View each prompt's 16 bytes as one value, which numpy can sort and compare."""
+    return np.ascontiguousarray(prompts).view(np.dtype((np.void, prompts.shape[1])))[:, 0]
+
+
+def _unique(writer: RowsWriter) -> npt.NDArray[np.void]:
+    return np.unique(_whole(writer.prompts))
+
+
+def _tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None:
+    rows, parts = provenance["rows"], provenance["splits"]
+    sizes = ", ".join(f"{part['rows']} {name}" for name, part in parts.items() if part["rows"])
+    train = parts["train"]
+    context.note(
+        f"{rows['used']} of {rows['read']} rows ({sizes}); "
+        f"train: {train['tokens']} tokens, {train['trained_tokens']} of them trained"
+    )
+    for line in _lost({**rows, "beyond_max_samples": 0}, style):  # those the user asked to leave out
+        context.warn(line)
+    if rows["truncated"]:
+        context.warn(f"{rows['truncated']} rows cut at max_length = {style.max_length} tokens")
+    for name, shared in provenance["overlap"].items():
+        if shared:
+            context.warn(f"{shared} rows of {name} have a prompt that is in train, too")

@@ -1,0 +1,96 @@
+"""The base's tokenizer, as `dem_build.data` asks for it: transformers behind a narrow protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from transformers import AutoTokenizer
+
+from dem_build.data.chat import pin_date
+from dem_build.errors import DataError
+from dem_build.steps.models import quiet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = ["BaseTokenizer"]
+
+
+class BaseTokenizer:
+    """A tokenizer with an EOS, whose chat template prints a fixed date.
+
+    Args:
+        folder: Holds `tokenizer.json`, `tokenizer_config.json`, and `chat_template.jinja` where there is one.
+
+    Raises:
+        DataError: The folder's files are no tokenizer, or it has no EOS.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with quiet():
+            self._tokenizer = _load(folder)
+        if self._tokenizer.eos_token_id is None:
+            raise DataError(
+                "the base's tokenizer has no EOS token, so no row could be ended",
+                where=str(folder),
+                hint="set eos_token in its tokenizer_config.json",
+            )
+        self.eos_token: str = self._tokenizer.eos_token
+        self.eos_id: int = self._tokenizer.eos_token_id
+        self.prefix_ids = self._prefix_ids()
+        self.has_chat_template = bool(self._tokenizer.chat_template)
+        if self.has_chat_template:
+            self._tokenizer.chat_template = pin_date(self._tokenizer.get_chat_template())
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the ids of each text, without special tokens that are not in the text."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of `ids`, special tokens and all."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
+
+    def render(self, conversations: list[list[dict[str, str]]], *, add_generation_prompt: bool) -> list[str]:
+        """Return each conversation as text, in the base's chat template.
+
+        Raises:
+            DataError: The template refuses the turns.
+        """
+        try:
+            texts: list[str] = self._tokenizer.apply_chat_template(
+                conversations, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except jinja2.TemplateError as error:
+            roles = " → ".join(turn["role"] for turn in conversations[0])
+            raise DataError(
+                f"the base's chat template refuses the turns {roles}: {error}",
+                hint="leave out `system` if the template has no such role, or set chat = false",
+            ) from error
+        return texts
+
+    def _prefix_ids(self) -> tuple[int, ...]:
+        """Return what the tokenizer puts before a text: not every one that has a BOS adds it."""
+        plain = self._tokenizer("a", add_special_tokens=False)["input_ids"]
+        full = self._tokenizer("a")["input_ids"]
+        starts = [i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain]
+        return tuple(full[: starts[0]]) if starts else ()
+
+
+def _load(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise DataError(f"the base's tokenizer cannot be loaded: {error}", where=str(folder)) from error
