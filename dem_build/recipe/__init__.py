@@ -1,5 +1,7 @@
 """TOML → a strict, frozen model of what to build; all the mistakes of a file at once, with their lines."""
 
+from dem_build.recipe.load import load_recipe
+from dem_build.recipe.machine_file import load_machine
 from dem_build.recipe.models import (
     Analysis,
     Base,
@@ -21,6 +23,7 @@ from dem_build.recipe.models import (
     Tune,
     Vector,
 )
+from dem_build.recipe.places import cache_folder, is_local, project_folder
 
 __all__ = [
     "Analysis",
@@ -42,4 +45,9 @@ __all__ = [
     "Train",
     "Tune",
     "Vector",
+    "cache_folder",
+    "is_local",
+    "load_machine",
+    "load_recipe",
+    "project_folder",
 ]

@@ -175,11 +175,15 @@ _SAYINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dict_type": lambda _: "must be a table",
     "model_type": lambda _: "must be a table",
     "too_long": lambda limits: f"must have {limits['max_length']} items, not {limits['actual_length']}",
-    "greater_than": lambda limits: f"must be above {_show(limits['gt'])}",
-    "greater_than_equal": lambda limits: f"must be at least {_show(limits['ge'])}",
-    "less_than": lambda limits: f"must be below {_show(limits['lt'])}",
-    "less_than_equal": lambda limits: f"must be at most {_show(limits['le'])}",
+    "greater_than": lambda limits: f"must be above {_limit(limits['gt'])}",
+    "greater_than_equal": lambda limits: f"must be at least {_limit(limits['ge'])}",
+    "less_than": lambda limits: f"must be below {_limit(limits['lt'])}",
+    "less_than_equal": lambda limits: f"must be at most {_limit(limits['le'])}",
 }
+
+
+def _limit(value: float) -> str:
+    return str(value).removesuffix(".0")
 
 
 def _show(value: Any) -> str:
@@ -190,7 +194,7 @@ def _show(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) and value == int(value or 0) else str(value)
+        return str(value)
     if isinstance(value, dict):
         return "a table"
     return "a list" if isinstance(value, tuple) else "a date or time"

@@ -1,0 +1,74 @@
+"""Read a recipe: TOML → checked tables → a frozen `Recipe`, or all of its mistakes at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dem_build.errors import Problem, RecipeError
+from dem_build.recipe import overrides as sets
+from dem_build.recipe import source
+from dem_build.recipe.later import not_yet
+from dem_build.recipe.models import Recipe
+from dem_build.recipe.problems import Mistake, mistakes_of
+from dem_build.recipe.rules import NAME, contradictions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dem_build.recipe.locate import Key
+
+__all__ = ["load_recipe", "mistakes_in"]
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        path: The recipe's file; messages name it as it is given here.
+        overrides: `KEY=VALUE` of each `--set`, applied in order before anything is checked.
+
+    Raises:
+        RecipeError: All the mistakes of the file and of the overrides.
+    """
+    text = source.read(path, "recipe")
+    data = source.decode(text, path)
+    keys, problems = _override(data, overrides)
+    data = source.frozen(data)
+    if "name" not in data:
+        problems += _name_by_file(data, path)
+    mistakes = [*mistakes_in(data), *not_yet(data, path.absolute().parent)]
+    problems += source.place(mistakes, path, text, keys)
+    if problems:
+        raise RecipeError(problems)
+    return Recipe.model_validate(data).placed(path, str(path), text)
+
+
+def mistakes_in(data: dict[str, Any]) -> list[Mistake]:
+    """Return what is wrong with a recipe's tables by the language alone, whatever this version can do.
+
+    Args:
+        data: The tables, with tuples for lists.
+    """
+    return [*mistakes_of(Recipe, data), *contradictions(data)]
+
+
+def _override(data: dict[str, Any], texts: Sequence[str]) -> tuple[dict[Key, str], list[Problem]]:
+    """Apply each `--set`; return the keys that were set, and what could not be."""
+    keys: dict[Key, str] = {}
+    problems: list[Problem] = []
+    for text in texts:
+        try:
+            keys[sets.apply(data, sets.parse(text))] = f"--set {text}"
+        except sets.OverrideError as error:
+            problems.append(Problem(f"--set {text}", 0, "", str(error)))
+    return keys, problems
+
+
+def _name_by_file(data: dict[str, Any], path: Path) -> list[Problem]:
+    """Name a recipe that has no name after its file."""
+    good = NAME.fullmatch(path.stem) is not None
+    data["name"] = path.stem if good else "recipe"
+    what = f"the file's name, `{path.stem}`, cannot name what is built"
+    hint = 'set name = "…", made of letters, digits, `_` and `-`'
+    return [] if good else [Problem(str(path), 0, "name", what, hint)]

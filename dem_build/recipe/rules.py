@@ -1,0 +1,243 @@
+"""What the keys of a recipe say about each other: contradictions, and names that name nothing.
+
+Each rule reads the raw tables and yields what is wrong, so that one mistake hides no other. Shapes are the models'
+business: a rule passes over a value of the wrong type.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from dem_build.recipe.judging import JUDGING
+from dem_build.recipe.places import may_be_hub_id
+from dem_build.recipe.problems import Mistake, any_of, listed, nearest
+from dem_build.recipe.tables import names, raw, sources, tables, trains
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dem_build.recipe.locate import Key
+    from dem_build.recipe.tables import Raw
+
+    Rule = Callable[[Raw], Iterator[Mistake]]
+
+__all__ = ["COLUMNS", "LOSSES", "NAME", "contradictions"]
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+HUB_KEYS = ("config", "revision", "split")
+LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "text": ("text",),
+    "prompt-completion": ("prompt", "completion"),
+    "messages": ("messages",),
+    "alpaca": ("instruction", "input", "output"),
+    "sharegpt": ("conversations",),
+}
+LOSSES: dict[str, tuple[str, ...]] = {
+    "text": ("all",),
+    "prompt-completion": ("completion", "all"),
+    "messages": ("assistant", "all"),
+    "alpaca": ("completion", "all"),
+    "sharegpt": ("assistant", "all"),
+}
+
+
+def contradictions(data: Raw) -> list[Mistake]:
+    """Return every contradiction in a recipe's tables, lists given as tuples."""
+    return [mistake for rule in (*_RULES, *JUDGING) for mistake in rule(data)]
+
+
+def _good_names(data: Raw) -> Iterator[Mistake]:
+    for section in ("datasets", "probes", "vectors", "baselines"):
+        for name in names(data, section):
+            if not NAME.fullmatch(name):
+                yield Mistake((section, name), "a name is made of letters, digits, `_` and `-`")
+
+
+def _one_name_space(data: Raw) -> Iterator[Mistake]:
+    taken: dict[str, str] = {}
+    for section in ("datasets", "vectors", "probes"):
+        for name in names(data, section):
+            if name in taken:
+                what = f"the name `{name}` is taken by [{taken[name]}.{name}]"
+                yield Mistake((section, name), what, "datasets, vectors and probes share their names")
+            taken.setdefault(name, section)
+
+
+def _local_base_has_no_revision(data: Raw) -> Iterator[Mistake]:
+    base = raw(data, "base")
+    model = base.get("model")
+    if "revision" in base and isinstance(model, str) and not may_be_hub_id(model):
+        yield Mistake(
+            ("base", "revision"), "a local model has no revision", "remove it, or name a hub id in `model`"
+        )
+
+
+def _one_length(data: Raw) -> Iterator[Mistake]:
+    for key, table in trains(data):
+        if {"num_train_epochs", "max_steps"} <= table.keys():
+            what = "`max_steps` and `num_train_epochs` are one choice, and both are given"
+            yield Mistake((*key, "max_steps"), what, "remove one of them")
+
+
+def _whole_warmup(data: Raw) -> Iterator[Mistake]:
+    for key, table in trains(data):
+        steps = table.get("warmup_steps")
+        if isinstance(steps, float) and steps > 1 and math.isfinite(steps) and not steps.is_integer():
+            yield Mistake((*key, "warmup_steps"), "from 1 on it is a number of steps, and must be whole")
+
+
+def _lora_keys_need_lora(data: Raw) -> Iterator[Mistake]:
+    if any(table.get("method") == "lora" for _, table in trains(data)):
+        return
+    for key, table in trains(data):
+        for name in LORA_KEYS:
+            if name in table:
+                yield Mistake(
+                    (*key, name), 'has no effect without method = "lora"', 'remove it, or set method = "lora"'
+                )
+
+
+def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
+    if any(table.get("eval_steps") not in (None, 0) for _, table in trains(data)):
+        return
+    for key, table in trains(data):
+        for name in ("load_best_model_at_end", "early_stopping_patience"):
+            if table.get(name):
+                yield Mistake((*key, name), "has no effect while `eval_steps` is 0", "set eval_steps")
+
+
+def _one_source(data: Raw) -> Iterator[Mistake]:
+    for key, table in sources(data):
+        if "path" in table and "hub" in table:
+            yield Mistake(
+                (*key, "hub"), "`path` and `hub` are one choice, and both are given", "remove one of them"
+            )
+        elif "path" not in table and "hub" not in table:
+            yield Mistake(key, "has neither `path` nor `hub`", 'name its file: path = "…"')
+        if "hub" not in table:
+            for name in HUB_KEYS:
+                if name in table:
+                    yield Mistake((*key, name), "applies to a hub dataset only", "remove it, or use `hub`")
+
+
+def _columns_fit(data: Raw) -> Iterator[Mistake]:
+    for key, table in sources(data):
+        columns, form = raw(table, "columns"), table.get("format")
+        known = COLUMNS.get(form) if isinstance(form, str) else None
+        known = known or tuple(role for roles in COLUMNS.values() for role in roles)
+        for role in columns:
+            if role not in known:
+                of = f'format = "{form}"' if form in COLUMNS else "any format"
+                yield Mistake((*key, "columns", role), f"is no column of {of}", nearest(role, known))
+        if form is None and columns and not _formats_with(columns):
+            yield Mistake(
+                (*key, "columns"), f"no format has the columns {listed(columns)} together", "set `format`"
+            )
+
+
+def _formats_with(columns: Raw) -> list[str]:
+    every = {role for roles in COLUMNS.values() for role in roles}
+    return [form for form, roles in COLUMNS.items() if set(columns) & every <= set(roles)]
+
+
+def _loss_fits(data: Raw) -> Iterator[Mistake]:
+    for key, table in sources(data):
+        form, loss = table.get("format"), table.get("loss")
+        if not isinstance(form, str) or not isinstance(loss, str) or form not in LOSSES:
+            continue
+        if loss in {"completion", "assistant", "all"} and loss not in LOSSES[form]:
+            hint = f"use {any_of(LOSSES[form])}"
+            yield Mistake((*key, "loss"), f'format = "{form}" has no loss = "{loss}"', hint)
+
+
+def _chat_fits(data: Raw) -> Iterator[Mistake]:
+    for key, table in sources(data):
+        chat = table.get("chat", "auto")
+        if table.get("format") == "text" and chat is True:
+            yield Mistake((*key, "chat"), "text has no turns to put in a chat template", "remove it")
+        if "system" in table and table.get("format") == "text":
+            yield Mistake((*key, "system"), "text has no turns, and so no system prompt", "remove it")
+        elif "system" in table and chat is False:
+            yield Mistake((*key, "system"), "has no effect with chat = false", "remove one of them")
+
+
+def _shares_leave_rows(data: Raw) -> Iterator[Mistake]:
+    for key, table in tables(data, "datasets"):
+        shares = [table.get(part, 0.05) for part in ("validation", "test")]
+        sizes = [s for s in shares if _is_number(s) and 0 <= s < 1]
+        if len(sizes) == 2 and sum(sizes) >= 1:
+            part = "test" if "test" in table else "validation"
+            yield Mistake(
+                (*key, part), f"validation and test hold out {sum(sizes):g}, which leaves nothing to train on"
+            )
+
+
+def _splits_are_the_hubs(data: Raw) -> Iterator[Mistake]:
+    for key, table in tables(data, "datasets"):
+        for part in ("validation", "test"):
+            if isinstance(table.get(part), dict) and "hub" not in table:
+                yield Mistake(
+                    (*key, part), "only a hub dataset has splits", "give a share such as 0.05, or a path"
+                )
+
+
+def _one_origin(data: Raw) -> Iterator[Mistake]:
+    for key, table in tables(data, "vectors"):
+        if ("checkpoint" in table) == ("adapter" in table):
+            which = "both are" if "adapter" in table else "neither is"
+            yield Mistake(key, f"`checkpoint` and `adapter` are one choice, and {which} given")
+
+
+def _bounds_are_ordered(data: Raw) -> Iterator[Mistake]:
+    bounds = raw(data, "tune").get("bounds")
+    if (
+        isinstance(bounds, tuple)
+        and len(bounds) == 2
+        and all(map(_is_number, bounds))
+        and not bounds[0] < bounds[1]
+    ):
+        yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
+
+
+def _shares_name_datasets(data: Raw) -> Iterator[Mistake]:
+    places: list[tuple[Key, Raw]] = [(("tune", "importance"), raw(data, "tune", "importance"))]
+    places += [((*key, "proportions"), raw(table, "proportions")) for key, table in tables(data, "baselines")]
+    for key, table in places:
+        for name in table:
+            if name not in raw(data, "datasets"):
+                yield Mistake((*key, name), "there is no such dataset", nearest(name, raw(data, "datasets")))
+
+
+def _proportions_are_a_mixtures(data: Raw) -> Iterator[Mistake]:
+    for key, table in tables(data, "baselines"):
+        if "proportions" in table and table.get("method") == "interpolation":
+            yield Mistake((*key, "proportions"), 'has no effect with method = "interpolation"', "remove it")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_RULES: tuple[Rule, ...] = (
+    _good_names,
+    _one_name_space,
+    _local_base_has_no_revision,
+    _one_length,
+    _whole_warmup,
+    _lora_keys_need_lora,
+    _choosing_needs_validation,
+    _one_source,
+    _columns_fit,
+    _loss_fits,
+    _chat_fits,
+    _shares_leave_rows,
+    _splits_are_the_hubs,
+    _one_origin,
+    _bounds_are_ordered,
+    _shares_name_datasets,
+    _proportions_are_a_mixtures,
+)

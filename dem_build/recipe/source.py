@@ -1,0 +1,95 @@
+"""A TOML file that a person wrote: read it, and turn mistakes in it into problems with lines."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from dem_build.errors import Problem, RecipeError
+from dem_build.recipe.locate import dotted, line_of, locate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from dem_build.recipe.locate import Key
+    from dem_build.recipe.problems import Mistake
+
+__all__ = ["decode", "frozen", "place", "read"]
+
+
+def read(path: Path, word: str) -> str:
+    """Return the text of a file.
+
+    Args:
+        path: The file.
+        word: What it should be, such as `recipe`.
+
+    Raises:
+        RecipeError: It cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise RecipeError([Problem(str(path), 0, "", f"there is no such {word}")]) from error
+    except IsADirectoryError as error:
+        raise RecipeError([Problem(str(path), 0, "", f"is a folder, not a {word}")]) from error
+    except OSError as error:
+        raise RecipeError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem = Problem(str(path), line, "", "is not UTF-8", "save it as UTF-8")
+        raise RecipeError([problem]) from error
+
+
+def decode(text: str, path: Path) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        RecipeError: It is no TOML; with the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what, line = _syntax(str(error), text)
+        raise RecipeError([Problem(str(path), line, "", f"is not TOML: {what}")]) from error
+    except RecursionError as error:
+        raise RecipeError([Problem(str(path), 0, "", "is not TOML: nested too deeply")]) from error
+
+
+def frozen(value: Any) -> Any:
+    """Return TOML values with tuples for lists, which is what strict models of frozen values take."""
+    if isinstance(value, dict):
+        return {key: frozen(item) for key, item in value.items()}
+    return tuple(frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def place(mistakes: Iterable[Mistake], path: Path, text: str, sets: Mapping[Key, str]) -> list[Problem]:
+    """Give mistakes their file and line.
+
+    Args:
+        mistakes: What is wrong.
+        path: The file, as the user named it.
+        text: What stands in it.
+        sets: Keys that the command line set → the option that did.
+    """
+    lines = locate(text)
+    return [_placed(m, str(path), lines, sets) for m in mistakes]
+
+
+def _placed(mistake: Mistake, file: str, lines: Mapping[Key, int], sets: Mapping[Key, str]) -> Problem:
+    key = mistake.key
+    for length in range(len(key), 0, -1):
+        if key[:length] in sets:
+            return Problem(sets[key[:length]], 0, dotted(key), mistake.what, mistake.hint)
+    return Problem(file, line_of(lines, key), dotted(key), mistake.what, mistake.hint)
+
+
+def _syntax(message: str, text: str) -> tuple[str, int]:
+    """Split tomllib's `… (at line 3, column 5)`."""
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", message)
+    if found is None:
+        return message[:1].lower() + message[1:], 0
+    what = found[1][:1].lower() + found[1][1:]
+    return what, int(found[2]) if found[2] else text.rstrip("\n").count("\n") + 1

@@ -1,0 +1,51 @@
+"""A tolerant look at a recipe's raw tables: rules read them before it is known that their shapes are right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dem_build.recipe.locate import Key
+
+__all__ = ["Raw", "items", "names", "raw", "sources", "tables", "trains"]
+
+Raw = dict[str, Any]
+
+
+def raw(value: Any, *keys: str) -> Raw:
+    """Return the table at `keys`, or an empty one where there is none."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> tuple[Any, ...]:
+    """Return a list's items; none where it is no list."""
+    return value if isinstance(value, tuple) else ()
+
+
+def names(data: Raw, *sections: str) -> list[str]:
+    """Return the names of the tables in the sections."""
+    return [name for section in sections for name in raw(data, section)]
+
+
+def tables(data: Raw, *sections: str) -> Iterator[tuple[Key, Raw]]:
+    """Yield each named table of the sections with its key, such as `datasets.math`."""
+    for section in sections:
+        for name, table in raw(data, section).items():
+            if isinstance(table, dict):
+                yield (section, name), table
+
+
+def sources(data: Raw) -> Iterator[tuple[Key, Raw]]:
+    """Yield each table that names a source of rows."""
+    yield from tables(data, "datasets", "probes")
+
+
+def trains(data: Raw) -> Iterator[tuple[Key, Raw]]:
+    """Yield `[train]` and each dataset's own `train` table."""
+    yield ("train",), raw(data, "train")
+    for key, table in tables(data, "datasets"):
+        yield (*key, "train"), raw(table, "train")
