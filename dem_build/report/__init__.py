@@ -1,1 +1,1 @@
-""""""
+"""Recorded results → tables, documents, the model card and the summary."""

@@ -1,0 +1,38 @@
+"""What the commands show. Rendering only: no command, no decision; typer is not imported here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.cli.view_error import render_error
+from dem_build.cli.view_lines import PlainListener
+from dem_build.cli.view_plan import plan_table
+from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table
+from dem_build.cli.view_text import make_console
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "PlainListener",
+    "closing_lines",
+    "make_console",
+    "make_listener",
+    "plan_table",
+    "remaining_warnings",
+    "render_error",
+    "result_table",
+]
+
+
+def make_listener(console: Console) -> PlainListener:
+    """Return what follows a build on this console: live on a terminal, plain lines elsewhere.
+
+    Use it as a context manager, so that the terminal is left as it was.
+    """
+    # The stream is asked, not rich: FORCE_COLOR makes rich call a log a terminal, which live lines would spoil.
+    if not console.file.isatty() or console.is_dumb_terminal:
+        return PlainListener(console)
+    from dem_build.cli.view_live import LiveListener  # noqa: PLC0415  # a log needs none of it
+
+    return LiveListener(console)

@@ -1,0 +1,160 @@
+"""The end of a build: models side by side, gates, what ran, what was cached, where the model is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from dem_build.cli.view_text import MARKS, STYLES, hang, joined, say, shorten
+from dem_build.report import comparison, quantities
+from dem_build.report.comparison import BASE, COMPOSED, Trend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from dem_build.execute.outcome import Outcome
+    from dem_build.report.comparison import Measure, Row
+    from dem_build.report.gates import GateResult
+    from dem_build.report.results import Results
+
+__all__ = ["closing_lines", "remaining_warnings", "result_table"]
+
+TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim"}
+GAP = 3
+SUBJECT_WIDTH = 28
+NAMES_SHOWN = 6
+
+
+def result_table(results: Results, gates: Iterable[GateResult], console: Console) -> None:
+    """Print what each model reached on each dataset and task, then the gates.
+
+    Models that do not fit beside base and composed follow in tables of their own.
+    """
+    found = comparison.rows(results)
+    if found:
+        for models in _fitting(found, comparison.model_names(results), console.width):
+            console.print()
+            console.print(_table(found, models))
+        if any(m.stderr is not None for row in found for m in row.measures.values()):
+            say(console, ("± standard error; a coloured change is larger than both errors together", "dim"))
+    judged = list(gates)
+    if judged:
+        console.print()
+    for gate in judged:
+        _gate(gate, console)
+
+
+def closing_lines(
+    outcome: Outcome, results: Results | None, model: Path | str | None, console: Console
+) -> None:
+    """Print what was cached, what ran, what failed, and where the model is."""
+    console.print()
+    names: dict[str, list[str]] = {}
+    for result in outcome.results.values():
+        names.setdefault(result.status.value, []).append(joined(result.action.name))
+    seconds = sum(r.seconds for r in outcome.results.values() if r.status.value == "ran")
+    _group("cached", "hit", names.get("hit", []), "", console)
+    _group("ran", "ran", names.get("ran", []), f" in {quantities.duration(seconds)}", console)
+    _group("failed", "failed", names.get("failed", []), "", console)
+    _group("skipped", "skipped", names.get("skipped", []), "", console)
+    if outcome.interrupted:
+        say(console, ("interrupted: the next build goes on from here", "yellow"))
+    if model is not None:
+        digest = f"  sha256 {results.model_digest[:12]}" if results and results.model_digest else ""
+        # Not wrapped: a path is to be copied.
+        console.print(Text.assemble("model    ", (joined(model), "bold"), (digest, "dim")), soft_wrap=True)
+
+
+def remaining_warnings(
+    results: Results, console: Console, shown: AbstractSet[tuple[str, str]] = frozenset()
+) -> None:
+    """Print the warnings that results carry from earlier runs: all that are not in `shown`."""
+    for action, text in results.warnings:
+        if (action, joined(text)) not in shown:
+            say(console, ("warning: ", "yellow"), (f"{joined(action)}: ", "dim"), joined(text))
+
+
+def _group(word: str, status: str, names: Sequence[str], more: str, console: Console) -> None:
+    if names or status in ("hit", "ran"):
+        rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+        listed = f": {', '.join(names[:NAMES_SHOWN])}{rest}" if names and status != "hit" else ""
+        body = Text.assemble(f"{len(names)}{more if names else ''}", (listed, "dim"))
+        hang(console, Text(f"{word:<7}", STYLES[status]), body)
+
+
+def _gate(gate: GateResult, console: Console) -> None:
+    status = "ran" if gate.passed else "failed"
+    value = "not measured" if gate.value is None else quantities.decimals(gate.value)
+    name = f"gate {joined(gate.task)} {joined(gate.metric)}: "
+    must = joined(gate.why) if gate.passed or gate.value is None else f"must be {joined(gate.why)}"
+    say(console, (f"{MARKS[status]} ", STYLES[status]), name, (value, "bold"), (f", {must}", "dim"))
+
+
+def _fitting(found: Sequence[Row], models: list[str], width: int) -> list[list[str]]:
+    """Divide the models among as few tables as fit the width; base and composed stay together."""
+    labels = max(len(_subject(r)) for r in found) + max(len(joined(r.metric)) for r in found) + 2 * GAP
+    groups: list[list[str]] = [[m for m in models if m in (BASE, COMPOSED)]]
+    used = labels + sum(_column_width(found, m) for m in groups[0]) + len("+12.345") + GAP
+    for model in models[len(groups[0]) :]:
+        used += _column_width(found, model)
+        if used > width and groups[-1]:
+            groups.append([])
+            used = labels + _column_width(found, model)
+        groups[-1].append(model)
+    return groups
+
+
+def _column_width(found: Sequence[Row], model: str) -> int:
+    cells = [_measured(row.measures.get(model), _error_width(found, model)) for row in found]
+    return max(len(joined(model)), *(len(c) for c in cells)) + GAP
+
+
+def _table(found: Sequence[Row], models: Sequence[str]) -> Table:
+    from rich.table import Table  # noqa: PLC0415  # a build that evaluates nothing prints no table
+
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    table.add_column("on", no_wrap=True)
+    table.add_column("metric", no_wrap=True)
+    for model in models:
+        table.add_column(
+            Text(joined(model), "bold" if model == COMPOSED else ""), justify="right", no_wrap=True
+        )
+    compared = {BASE, COMPOSED} <= set(models)
+    if compared:
+        table.add_column("change", justify="right", no_wrap=True)
+    for row in found:
+        cells = [_measured(row.measures.get(m), _error_width(found, m), bold=m == COMPOSED) for m in models]
+        changes = [_change(row)] if compared else []
+        table.add_row(Text(_subject(row)), Text(joined(row.metric), "dim"), *cells, *changes)
+    return table
+
+
+def _subject(row: Row) -> str:
+    return shorten(joined(row.subject), SUBJECT_WIDTH)
+
+
+def _error(measure: Measure | None) -> str:
+    return "" if measure is None or measure.stderr is None else f" ±{quantities.decimals(measure.stderr)}"
+
+
+def _error_width(found: Sequence[Row], model: str) -> int:
+    return max(len(_error(row.measures.get(model))) for row in found)
+
+
+def _measured(measure: Measure | None, error_width: int, *, bold: bool = False) -> Text:
+    """Return a value and its error, padded so that values stand in one column."""
+    if measure is None:
+        return Text("-" + " " * error_width, "dim")
+    value = (quantities.decimals(measure.value), "bold" if bold else "")
+    return Text.assemble(value, (f"{_error(measure):<{error_width}}", "dim"))
+
+
+def _change(row: Row) -> Text:
+    change = row.change
+    return Text("") if change is None else Text(quantities.signed(change.delta), TREND_STYLES[change.trend])

@@ -1,0 +1,81 @@
+"""What all views share: consoles, marks, and text from files made safe for a terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+import unicodedata
+
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["MARKS", "STYLES", "clean", "hang", "joined", "make_console", "say", "shorten"]
+
+# The word of a verdict or a result → its mark and its style.
+MARKS = {"hit": "•", "ran": "✓", "failed": "✗", "skipped": "-", "run": "▸", "pending": "◦", "waits": "…"}
+STYLES = {
+    "hit": "dim",
+    "ran": "green",
+    "failed": "bold red",
+    "skipped": "dim",
+    "run": "bold cyan",
+    "pending": "cyan",
+    "waits": "yellow",
+}
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console that shows text as it is, on a terminal of any encoding."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")  # a Latin-1 terminal shows `?` for `✓`, and the build goes on
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def clean(text: object) -> str:
+    r"""Return text without what a terminal would obey: control characters are shown as `\x1b`, lines are kept."""
+    return "".join(c if c == "\n" or _harmless(c) else _escaped(c) for c in str(text))
+
+
+def joined(text: object) -> str:
+    """Return cleaned text on one line."""
+    return clean(" ".join(str(text).split()))
+
+
+def shorten(name: str, width: int) -> str:
+    """Cut a name in the middle: what it begins and ends with tells it from others."""
+    if len(name) <= width:
+        return name
+    head = (width - 1) // 2
+    tail = width - 1 - head
+    return name[:head] + "…" + name[len(name) - tail :]
+
+
+def say(console: Console, *parts: str | tuple[str, str] | Text) -> None:
+    """Print (text, style) parts: wrapped at words on a terminal, one line elsewhere."""
+    console.print(Text.assemble(*parts), soft_wrap=not console.is_terminal)
+
+
+def hang(console: Console, head: Text, body: Text) -> None:
+    """Print head and body; on a terminal, the body's further lines stand below its first."""
+    if not console.is_terminal:
+        line = head + Text("  ") + Text("\n    ").join(body.split("\n"))
+        line.rstrip()
+        console.print(line, soft_wrap=True)
+        return
+    from rich.table import Table  # noqa: PLC0415  # a log has no tables
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(head, body)
+    console.print(grid)
+
+
+def _harmless(character: str) -> bool:
+    # Cf holds the direction overrides that make text read as something else; joiners in emoji go with them.
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escaped(character: str) -> str:
+    return " " if character == "\t" else character.encode("unicode_escape").decode("ascii")

@@ -1,0 +1,131 @@
+"""The model card that is published beside a composed model; outside the model's digest."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from dem_build.report.markdown import code, escape, results_table, table
+from dem_build.report.quantities import count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.graph import Graph
+    from dem_build.recipe import Recipe
+    from dem_build.report.results import Results
+    from dem_build.store import Record
+
+__all__ = ["card"]
+
+FORMULAS = {
+    "dem": "Θ_D = Θ + Σ ω_i ΔΘ_i, where ΔΘ_i is what fine-tuning on dataset i changed in the base Θ",
+    "interpolation": "Θ_I = Σ ω_i Θ_i, where Θ_i is the base fine-tuned on dataset i",
+}
+LOCAL = ("directory", "gguf")
+EXPLAINED = (
+    "Values are given with their standard error. A change is composed minus base, in bold where it is an "
+    "improvement beyond both standard errors.\n"
+)
+
+
+def card(
+    recipe: Recipe,
+    graph: Graph,
+    records: Mapping[str, Record],
+    results: Results,
+    versions: Mapping[str, str],
+) -> str:
+    """Return the card of a composed model, as Markdown with YAML front matter.
+
+    Args:
+        recipe: The recipe.
+        graph: Its graph.
+        records: Name of an action → its record.
+        results: What the records say.
+        versions: Library → version, of the machine that publishes.
+    """
+    base = _base_name(recipe, graph)
+    sections = [
+        _front_matter(base),
+        f"# {escape(recipe.name)}\n",
+        _opening(recipe, base, len(graph.omega)),
+        "## Vectors\n",
+        _vectors(recipe, graph, records, results),
+        *(["## Results\n", results_table(results), EXPLAINED] if results.table else []),
+        "## Provenance\n",
+        _provenance(records, results),
+        "Made with " + ", ".join(f"{escape(n)} {escape(v)}" for n, v in sorted(versions.items())) + ".\n",
+    ]
+    return "\n".join(sections)
+
+
+def _base_name(recipe: Recipe, graph: Graph) -> str:
+    """Return the base's hub id, or a local base's file name: where it lay is nobody else's business."""
+    if graph.actions["base"].params.get("source") not in LOCAL:
+        return recipe.base.model
+    return PurePath(recipe.resolve(recipe.base.model)).name
+
+
+def _opening(recipe: Recipe, base: str, vectors: int) -> str:
+    plural = "vector" if vectors == 1 else "vectors"
+    formula = FORMULAS[recipe.compose.method]
+    made = f"Composed with dem from {code(base)} and {vectors} distribution {plural}"
+    return f"{made}: `{formula}`. Its weights are {recipe.compose.dtype}.\n"
+
+
+def _front_matter(base: str) -> str:
+    import yaml  # noqa: PLC0415  # a build with nothing to publish should not pay for it
+
+    fields: dict[str, Any] = {
+        "base_model": base,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["dem", "distribution-edited-model", "merge"],
+    }
+    return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True) + "---\n"
+
+
+def _vectors(recipe: Recipe, graph: Graph, records: Mapping[str, Record], results: Results) -> str:
+    header = ["vector", "dataset", "SHA-256", "tokens", "ω"]
+    body = [
+        [
+            escape(name),
+            code(_dataset(recipe, name)),
+            _digest(records, f"vector:{name}", "delta"),
+            _tokens(results, f"vector:{name}"),
+            f"{omega:g}",
+        ]
+        for name, omega in graph.omega.items()
+    ]
+    return table(header, body, numbers=2)
+
+
+def _dataset(recipe: Recipe, name: str) -> str:
+    """Return where a dataset's rows come from, without the folders of an absolute path."""
+    dataset = recipe.datasets.get(name)
+    source = (dataset.hub or dataset.path or "") if dataset else ""
+    path = PurePath(source)
+    return path.name if path.is_absolute() or source.startswith("~") else source
+
+
+def _tokens(results: Results, action: str) -> str:
+    tokens = results.costs.get(action, {}).get("tokens")
+    return "" if tokens is None else count(tokens)
+
+
+def _digest(records: Mapping[str, Record], action: str, output: str) -> str:
+    record = records.get(action)
+    return f"`{record.outputs[output].digest}`" if record and output in record.outputs else ""
+
+
+def _provenance(records: Mapping[str, Record], results: Results) -> str:
+    whole = [["the composed model", f"`{results.model_digest}`"]] if results.model_digest else []
+    parts = [
+        [f"{action}/{output}", f"`{made.digest}`"]
+        for action in ("base", "model")
+        if action in records
+        for output, made in sorted(records[action].outputs.items())
+    ]
+    keys = [[f"key of {action}", f"`{records[action].key}`"] for action in ("model",) if action in records]
+    return table(["what", "SHA-256"], [*whole, *([escape(p), d] for p, d in parts), *keys])

@@ -1,0 +1,123 @@
+"""Results → rows that put models side by side, with the change against the base."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from dem_build.report.results import Metrics, Results
+
+__all__ = ["BASE", "COMPOSED", "Change", "Measure", "Row", "Trend", "lower_is_better", "model_names", "rows"]
+
+BASE = "base"
+COMPOSED = "composed"
+LOSS_TASK = "loss:"
+STDERR = "_stderr"
+COUNTS = frozenset({"tokens", "rows", "samples"})
+# The metrics that lm-eval registers with higher_is_better=False, and the held-out loss.
+LOWER_IS_BETTER = frozenset(
+    {"loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
+)
+
+
+class Trend(StrEnum):
+    """What a change is worth."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NOISE = "noise"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A value and its standard error, None where that is unknown."""
+
+    value: float
+    stderr: float | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """Composed minus base, and what that is worth."""
+
+    delta: float
+    trend: Trend
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one task, of all models that have it.
+
+    Attributes:
+        task: The task's name in results (`loss:math`, `arc_easy`).
+        metric: The metric's name.
+        measures: Model → what was measured.
+    """
+
+    task: str
+    metric: str
+    measures: Mapping[str, Measure]
+
+    @property
+    def subject(self) -> str:
+        """The task for people: a held-out loss is named by its dataset."""
+        return self.task.removeprefix(LOSS_TASK)
+
+    @property
+    def change(self) -> Change | None:
+        """Composed against base, None where either is missing.
+
+        A change within the two standard errors taken together (as if independent) is noise. Both models saw
+        the same rows, so this calls some true changes noise, and seldom the reverse.
+        """
+        old, new = self.measures.get(BASE), self.measures.get(COMPOSED)
+        if old is None or new is None or not math.isfinite(new.value - old.value):
+            return None
+        delta = new.value - old.value
+        if abs(delta) <= math.hypot(old.stderr or 0.0, new.stderr or 0.0):
+            return Change(delta, Trend.NOISE)
+        better = (delta < 0) == lower_is_better(self.metric)
+        return Change(delta, Trend.BETTER if better else Trend.WORSE)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Tell whether less of a metric is better."""
+    return metric in LOWER_IS_BETTER
+
+
+def model_names(results: Results) -> list[str]:
+    """Return the models that were evaluated: base, composed, then all others by name."""
+    first = [name for name in (BASE, COMPOSED) if name in results.table]
+    return first + sorted(set(results.table) - set(first))
+
+
+def rows(results: Results) -> list[Row]:
+    """Return a row for each metric of each task: losses first, else in the order they were recorded."""
+    tables = {model: results.table[model] for model in model_names(results)}
+    tasks = dict.fromkeys(task for table in tables.values() for task in table)
+    ordered = sorted(tasks, key=lambda task: not task.startswith(LOSS_TASK))
+    return [row for task in ordered for row in _rows_of(task, tables)]
+
+
+def _rows_of(task: str, tables: Mapping[str, Mapping[str, Metrics]]) -> list[Row]:
+    measured = {model: table[task] for model, table in tables.items() if task in table}
+    names = dict.fromkeys(name for metrics in measured.values() for name in _values(metrics))
+    return [
+        Row(task, name, {model: _measure(m, name) for model, m in measured.items() if name in m})
+        for name in names
+    ]
+
+
+def _values(metrics: Iterable[str]) -> list[str]:
+    """Return the names that are values: neither standard errors nor counts."""
+    return [name for name in metrics if not name.endswith(STDERR) and name not in COUNTS]
+
+
+def _measure(metrics: Metrics, name: str) -> Measure:
+    stderr = metrics.get(name + STDERR)
+    return Measure(metrics[name], stderr if stderr is not None and math.isfinite(stderr) else None)

@@ -1,0 +1,117 @@
+"""Plans, builds and failures as the JSON documents of `--json`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from dem_build.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from dem_build.digest import JSON
+    from dem_build.errors import DemError
+    from dem_build.execute.outcome import Outcome, Result
+    from dem_build.plan import Plan, Verdict
+    from dem_build.report.gates import GateResult
+    from dem_build.report.results import Results
+
+__all__ = ["build_document", "failure_document", "plan_document", "results_document"]
+
+
+def plan_document(recipe: Path | str, plan: Plan) -> dict[str, JSON]:
+    """Return the document of `dem plan --json`."""
+    return {"recipe": str(recipe), "actions": [_planned(v) for v in plan.verdicts.values()]}
+
+
+def build_document(
+    recipe: Path | str,
+    outcome: Outcome,
+    model: Path | str | None,
+    results: Results | None,
+    gates: Iterable[GateResult] = (),
+) -> dict[str, JSON]:
+    """Return the document of `dem build --json`, of a failed build as well.
+
+    Args:
+        recipe: The recipe's file, as the user named it.
+        outcome: What became of each action.
+        model: The published model's folder, None where nothing was published.
+        results: What the records say, None where they were not read.
+        gates: The gates, judged.
+    """
+    actions = [_built(r) for r in outcome.results.values()]
+    return {
+        "recipe": str(recipe),
+        "actions": actions,
+        "model": None if model is None else str(model),
+        **results_document(results, gates),
+    }
+
+
+def results_document(results: Results | None, gates: Iterable[GateResult] = ()) -> dict[str, JSON]:
+    """Return what a build measured: `results.json`, and the second half of the build's document."""
+    return {
+        "model_digest": results.model_digest if results else None,
+        "omega": dict(results.omega) if results else {},
+        "results": _table(results) if results else {},
+        "gates": [_gate(g) for g in gates],
+    }
+
+
+def failure_document(recipe: Path | str, error: DemError) -> dict[str, JSON]:
+    """Return the document of a command that failed before it had a plan."""
+    document: dict[str, JSON] = {"what": error.what, "where": error.where, "hint": error.hint}
+    if isinstance(error, RecipeError):
+        fields = ("file", "line", "key", "what", "hint")
+        document["problems"] = [{name: getattr(p, name) for name in fields} for p in error.problems]
+    return {"recipe": str(recipe), "actions": [], "error": document}
+
+
+def _planned(verdict: Verdict) -> dict[str, JSON]:
+    action = verdict.action
+    return {
+        "name": action.name,
+        "kind": action.family,
+        "status": verdict.status.value,
+        "reason": str(verdict.reason),
+        "key": verdict.key,
+        "inputs": [str(taken.edge) for taken in action.takes],
+    }
+
+
+def _built(result: Result) -> dict[str, JSON]:
+    document: dict[str, JSON] = {
+        "name": result.action.name,
+        "kind": result.action.family,
+        "status": result.status.value,
+        "seconds": round(result.seconds, 3),
+        "key": result.key,
+    }
+    if result.error is not None:
+        document["error"] = str(result.error)
+    return document | ({"note": result.note} if result.note else {})
+
+
+def _gate(gate: GateResult) -> dict[str, JSON]:
+    return {
+        "task": gate.task,
+        "metric": gate.metric,
+        "value": _finite(gate.value),
+        "passed": gate.passed,
+        "why": gate.why,
+    }
+
+
+def _table(results: Results) -> dict[str, JSON]:
+    return {
+        model: {task: {name: _finite(v) for name, v in metrics.items()} for task, metrics in tasks.items()}
+        for model, tasks in results.table.items()
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """JSON has no NaN and no infinity: both are null."""
+    return value if value is not None and math.isfinite(value) else None

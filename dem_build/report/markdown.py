@@ -1,0 +1,75 @@
+"""Text that users wrote, made safe for Markdown, and tables of it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+from dem_build.report.comparison import Trend, model_names, rows
+from dem_build.report.quantities import decimals, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dem_build.report.comparison import Change, Measure
+    from dem_build.report.results import Results
+
+__all__ = ["code", "escape", "results_table", "table"]
+
+SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$!])")
+
+
+def escape(text: str) -> str:
+    """Return text that Markdown shows as it is, on one line: no markup, no HTML, no control characters."""
+    plain = _printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return SPECIAL.sub(r"\\\1", plain)
+
+
+def code(text: str) -> str:
+    """Return text as a code span, or escaped where a span (in a table) could not hold it."""
+    plain = _printable(text)
+    return escape(text) if not plain or set("`|\\") & set(plain) else f"`{plain}`"
+
+
+def table(header: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0) -> str:
+    """Return a table. Cells are Markdown already; the last `numbers` columns are set to the right."""
+    left = len(header) - numbers
+    rule = ["---"] * left + ["---:"] * numbers
+    lines = [header, rule, *body]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def results_table(results: Results) -> str:
+    """Return the table of all models, with the change of the composed one against the base."""
+    names = model_names(results)
+    header = ["task", "metric", *(escape(n) for n in names), "change"]
+    body = [
+        [
+            escape(row.task),
+            escape(row.metric),
+            *(_measure(row.measures.get(n)) for n in names),
+            _change(row.change),
+        ]
+        for row in rows(results)
+    ]
+    return table(header, body, numbers=len(names) + 1)
+
+
+def _printable(text: str) -> str:
+    """Drop control and format characters (escape sequences, direction overrides); any white space is a space."""
+    spaced = " ".join(text.split())
+    return "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
+
+
+def _measure(measure: Measure | None) -> str:
+    if measure is None:
+        return ""
+    stderr = "" if measure.stderr is None else f" ± {decimals(measure.stderr)}"
+    return decimals(measure.value) + stderr
+
+
+def _change(change: Change | None) -> str:
+    if change is None:
+        return ""
+    return f"**{signed(change.delta)}**" if change.trend is Trend.BETTER else signed(change.delta)

@@ -1,0 +1,69 @@
+"""How numbers, durations and sizes are written for people."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["count", "decimals", "duration", "percent", "signed", "size"]
+
+DECIMALS = 3
+KILO = 1000.0
+
+
+def decimals(value: float) -> str:
+    """Return a measured value with three decimals, and fewer where it is large: `1.234`, `57.10`, `1234`."""
+    if not math.isfinite(value):
+        return str(value)
+    shown = f"{value:.{_places(value)}f}"
+    return shown.removeprefix("-") if float(shown) == 0 else shown
+
+
+def signed(value: float) -> str:
+    """Return a change with its sign: `+0.045`, `-0.321`; no change has none."""
+    shown = decimals(value)
+    return shown if value <= 0 or not math.isfinite(value) or float(shown) == 0 else f"+{shown}"
+
+
+def percent(share: float) -> str:
+    """Return a share of 1 in whole percent, rounded down: only what is complete is 100%."""
+    return f"{math.floor(100 * min(max(share, 0.0), 1.0) + 1e-9)}%"
+
+
+def count(value: float) -> str:
+    """Return a count or a rate with about three digits: `7.4`, `185`, `1.2k`, `3.4M`."""
+    for unit in ("", "k", "M", "G"):
+        if abs(value) < KILO - 0.5:
+            return f"{value:.0f}{unit}" if abs(value) >= 10 or value == int(value) else f"{value:.1f}{unit}"
+        value /= KILO
+    return f"{value:.1f}T"
+
+
+def size(octets: float) -> str:
+    """Return a number of bytes in decimal units: `512 B`, `3.1 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if octets < KILO - 0.5:
+            return f"{octets:.0f} {unit}" if octets >= 10 or unit == "B" else f"{octets:.1f} {unit}"
+        octets /= KILO
+    return f"{octets:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Return a time span with its two largest units: `0.4s`, `12s`, `2m 10s`, `1h 03m`, `2d 04h`."""
+    if seconds < 9.95:
+        return f"{max(seconds, 0.0):.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}m {rest:02d}s"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours}h {minutes:02d}m"
+    return f"{hours // 24}d {hours % 24:02d}h"
+
+
+def _places(value: float) -> int:
+    """Return how many decimals leave at least three digits after the first, and at most `DECIMALS`."""
+    size_of = abs(value)
+    return DECIMALS - (size_of >= 10) - (size_of >= 100) - (size_of >= 1000)

@@ -1,0 +1,112 @@
+"""Recorded evaluations → the results of a build. Reads what records hold; computes nothing new."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dem_build import digest
+from dem_build.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.graph import Action, Graph
+    from dem_build.store import Output, Record
+
+__all__ = ["Metrics", "Results", "collect"]
+
+MODEL = "model"
+METRICS = "metrics"
+COSTS = ("seconds", "tokens")
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a build's records say.
+
+    Attributes:
+        table: Model → task → metric → value. A held-out loss is the task `loss:NAME`.
+        omega: Dataset → ω.
+        model_digest: Digest of the composed model, None while it is not there.
+        warnings: (action, text), in the graph's order.
+        costs: Action → `seconds` and `tokens`, where its record has them; of the run that made it.
+    """
+
+    table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    omega: Mapping[str, float] = field(default_factory=dict)
+    model_digest: Digest | None = None
+    warnings: tuple[tuple[str, str], ...] = ()
+    costs: Mapping[str, Metrics] = field(default_factory=dict)
+
+    def value(self, model: str, task: str, metric: str) -> float | None:
+        """Return one value, or None where nothing was measured."""
+        return self.table.get(model, {}).get(task, {}).get(metric)
+
+
+def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]) -> Results:
+    """Return the results that the records of a graph's actions hold.
+
+    Args:
+        graph: The recipe's graph.
+        records: Name of an action → its record, for those that have one.
+        read: Returns the bytes of an output that is one file.
+
+    Raises:
+        StoreError: An evaluation's metrics are not what they should be.
+    """
+    present = [(action, records[action.name]) for action in graph if action.name in records]
+    return Results(
+        table=_table(present, read),
+        omega=dict(graph.omega),
+        model_digest=_model_digest(records.get(MODEL)),
+        warnings=tuple((a.name, str(w)) for a, r in present for w in r.provenance.get("warnings", ())),
+        costs={action.name: costs for action, record in present if (costs := _costs(record))},
+    )
+
+
+def _table(
+    present: list[tuple[Action, Record]], read: Callable[[Output], bytes]
+) -> dict[str, dict[str, Metrics]]:
+    table: dict[str, dict[str, Metrics]] = {}
+    for action, record in present:
+        if action.evaluation is not None and METRICS in record.outputs:
+            tasks = table.setdefault(action.evaluation.model, {})
+            tasks[action.evaluation.task] = _metrics(action.name, read(record.outputs[METRICS]))
+    return table
+
+
+def _metrics(action: str, data: bytes) -> Metrics:
+    """Return metric → value; `null` is how JSON writes a value that is no finite number."""
+    try:
+        document = json.loads(data)
+    except ValueError as error:
+        raise _unreadable(action, str(error)) from error
+    if not isinstance(document, dict) or not all(_is_number(v) for v in document.values()):
+        raise _unreadable(action, "not an object of numbers")
+    return {name: math.nan if value is None else float(value) for name, value in document.items()}
+
+
+def _is_number(value: JSON) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _unreadable(action: str, why: str) -> StoreError:
+    hint = f"`dem cache verify` looks for damage; `--rebuild {action}` evaluates again"
+    return StoreError(f"the recorded metrics cannot be read: {why}", where=action, hint=hint)
+
+
+def _model_digest(record: Record | None) -> Digest | None:
+    if record is None:
+        return None
+    return digest.of_json({name: output.digest for name, output in record.outputs.items()})
+
+
+def _costs(record: Record) -> Metrics:
+    found = {name: record.provenance.get(name) for name in COSTS}
+    return {name: float(value) for name, value in found.items() if value is not None and _is_number(value)}

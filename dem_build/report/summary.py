@@ -1,0 +1,77 @@
+"""A short account of a build for a pull request: what ran, what changed, which gates passed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.report.markdown import code, escape, results_table, table
+from dem_build.report.quantities import decimals, duration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dem_build.execute.outcome import Outcome, Result
+    from dem_build.report.gates import GateResult
+    from dem_build.report.results import Results
+
+__all__ = ["summary"]
+
+
+def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateResult] = ()) -> str:
+    """Return the summary of a build, as Markdown.
+
+    Args:
+        name: The recipe's name.
+        outcome: What became of each action.
+        results: What the records say.
+        gates: The gates, judged.
+    """
+    model = f" · model `{results.model_digest[:12]}`" if results.model_digest else ""
+    omega = ", ".join(f"{escape(n)} {w:g}" for n, w in results.omega.items())
+    judged = list(gates)
+    parts = [
+        f"### {escape(name)}{model}\n",
+        _counts(outcome) + (f" · ω: {omega}" if omega else "") + "\n",
+        _ran(outcome),
+        _failures(outcome.failed),
+        results_table(results) if results.table else "",
+        _gates(judged) if judged else "",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _counts(outcome: Outcome) -> str:
+    """Return `3 ran, 12 cached`, and what failed or was skipped where something did."""
+    words = {"ran": "ran", "hit": "cached", "failed": "failed", "skipped": "skipped"}
+    statuses = [r.status.value for r in outcome.results.values()]
+    found = [
+        f"{statuses.count(s)} {word}" for s, word in words.items() if statuses.count(s) or s in ("ran", "hit")
+    ]
+    return ", ".join(found) + (", interrupted" if outcome.interrupted else "")
+
+
+def _ran(outcome: Outcome) -> str:
+    ran = [r for r in outcome.results.values() if r.status.value == "ran"]
+    lines = [
+        f"- {code(r.action.name)} {duration(r.seconds)}" + (f", {escape(r.note)}" if r.note else "")
+        for r in ran
+    ]
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def _failures(failed: list[Result]) -> str:
+    lines = [f"- **failed** {code(r.action.name)}: {escape(str(r.error))}" for r in failed]
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def _gates(gates: list[GateResult]) -> str:
+    body = [
+        [
+            "✓" if gate.passed else "✗",
+            f"{escape(gate.task)} {escape(gate.metric)}",
+            escape(gate.why),
+            "" if gate.value is None else decimals(gate.value),
+        ]
+        for gate in gates
+    ]
+    return table(["", "gate", "condition", "value"], body, numbers=1)
