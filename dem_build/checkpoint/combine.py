@@ -51,14 +51,18 @@ class Combination:
         deltas: The vectors ΔΘ, open, each checked against the base, in the order of their digests.
         omegas: ω of each.
         method: `dem` or `interpolation`.
-        code: Format of the result in safetensors' words.
+        code: Format of the result's floats in safetensors' words; None for each as the base has it.
     """
 
     base: Checkpoint
     deltas: Sequence[Checkpoint]
     omegas: Sequence[float]
     method: str
-    code: str
+    code: str | None
+
+    def code_of(self, tensor: TensorSpec) -> str:
+        """Return the format of the result of one of the base's float tensors."""
+        return self.code or tensor.dtype
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,10 @@ def combine(
     return tally.norms()
 
 
-def result_specs(base: Checkpoint, code: str) -> list[TensorSpec]:
-    """Return the tensors of a model composed on `base`: its names and shapes, floats in the format `code`."""
+def result_specs(base: Checkpoint, code: str | None) -> list[TensorSpec]:
+    """Return the tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any."""
     return [
-        TensorSpec(name, code if tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
+        TensorSpec(name, code if code and tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
         for name, tensor in base.tensors.items()
     ]
 
@@ -163,7 +167,7 @@ def _work(what: Combination, writer: Writer, units: _Units, chunk: int, tally: _
     try:
         for unit in units:
             if unit.tensor.dtype in FLOATS:
-                tally.add(unit, kernel.sum_unit(unit), FLOATS[what.code].itemsize)
+                tally.add(unit, kernel.sum_unit(unit), ITEM_SIZES[what.code_of(unit.tensor)])
             else:
                 tally.add(unit, kernel.copy_unit(unit), ITEM_SIZES[unit.tensor.dtype])
     except BaseException:
@@ -233,7 +237,7 @@ class _Kernel:
             np.multiply(term, omega, out=term)
             np.add(total, term, out=total)
         stored = self._store(tensor, start, total)
-        widen(stored, self._what.code, term)
+        widen(stored, self._what.code_of(tensor), term)
         np.subtract(term, total, out=term)
         squares[1] += _square(term)
         np.subtract(total, base, out=term)
@@ -245,13 +249,13 @@ class _Kernel:
         widen(stored, tensor.dtype, out)
 
     def _store(self, tensor: TensorInfo, start: int, values: NDArray[np.float32]) -> NDArray[np.generic]:
-        code = self._what.code
+        code = self._what.code_of(tensor)
         stored = self._stored[code][: values.size]
         narrow(values, code, stored, self._scratch[: values.size])
         if not is_finite(stored, code):
             raise CheckpointError(
-                f"{tensor.name} of the sum is not finite in {NAMES[code]}",
-                hint="a vector or the base is damaged, an ω is far too large, or float16 is too narrow",
+                f"{tensor.name} is not finite in {NAMES[code]}",
+                hint="the base or a vector is damaged, an ω is far too large, or the format too narrow",
             )
         self._writer.write(tensor.name, start, stored)
         return stored
