@@ -1,1 +1,20 @@
-""""""
+"""The cache: content-addressed objects, action records, leases, work folders, roots (`docs/cache-format.md`).
+
+store      the facade that other layers use
+objects    files named by their SHA-256          views    outputs under names: links to read, copies to keep
+records    key → outputs; the first one wins     leases   who runs what now
+work       folders of unfinished runs            roots    the last build of each recipe
+verify     what is there, and is it sound        hints    what this host has hashed already
+layout     where everything lies                 files    the few ways to touch the disk
+"""
+
+from __future__ import annotations
+
+from dem_build.store.hints import Hints
+from dem_build.store.leases import Holder, Lease
+from dem_build.store.objects import Output
+from dem_build.store.records import Record
+from dem_build.store.store import Store
+from dem_build.store.verify import Damage, Stats, Usage
+
+__all__ = ["Damage", "Hints", "Holder", "Lease", "Output", "Record", "Stats", "Store", "Usage"]

@@ -1,0 +1,162 @@
+"""The few ways in which the store touches the disk, so that each order of writes is stated once.
+
+A file becomes visible complete or not at all: it is written under a unique name in `tmp/`, flushed, and only then
+renamed or linked to the name that others look for; the folder is flushed last. A kill at any point leaves a stray
+file in `tmp/`, never half a file under a name that means something.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TypeVar
+
+from dem_build.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+__all__ = [
+    "exclusively",
+    "explained",
+    "in_parallel",
+    "make_folder",
+    "nonce",
+    "sync_file",
+    "sync_folder",
+    "take",
+    "write_new",
+    "writing",
+]
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+def nonce() -> str:
+    """Return a name that nobody else uses."""
+    return os.urandom(8).hex()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system inside the block into one that says how to mend it.
+
+    Raises:
+        StoreError: Something at `path` could not be read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise explained(error, path) from error
+
+
+def explained(error: OSError, path: Path) -> StoreError:
+    """Return the error that tells a user about `error`."""
+    place = str(error.filename or path)
+    if error.errno in _FULL:
+        return StoreError(
+            "no space left on this disk", where=place, hint="`dem cache stats` shows what is large"
+        )
+    if error.errno in _FORBIDDEN:
+        hint = "mend the permissions, or choose another folder: --cache chooses the cache's"
+        return StoreError("not allowed to write here", where=place, hint=hint)
+    if error.errno in _NO_LINKS:
+        hint = "put the cache on a file system that has hard links, with --cache"
+        return StoreError("the record cannot be written without hard links", where=place, hint=hint)
+    reason = error.strerror or type(error).__name__
+    return StoreError(f"cannot be read or written: {reason}", where=place)
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's bytes to the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, so that a rename in it outlives a power cut."""
+    _sync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder whose parent is there; a new one outlives a power cut."""
+    if not path.is_dir():
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def write_new(path: Path, data: bytes) -> None:
+    """Write a new read-only file and flush it; the folder is not flushed.
+
+    Raises:
+        FileExistsError: The file is there already.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def take(path: Path, target: Path) -> None:
+    """Move a file to the new name `target`; nobody else can write to what arrives there.
+
+    A file that another name leads to (a link), or that lies on another file system, is copied and removed.
+    """
+    if not path.is_symlink() and path.stat().st_nlink == 1:
+        try:
+            path.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+        else:
+            return
+    shutil.copyfile(path, target)
+    path.unlink()
+
+
+@contextmanager
+def exclusively(lock: Path) -> Iterator[None]:
+    """Run the block while no other process runs one with the same lock.
+
+    Where the file system has no locks the block runs anyway: what it guards is checked again afterwards, or saves
+    work only.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def in_parallel(function: Callable[[T], U], items: Iterable[T]) -> list[U]:
+    """Return `function` of each item, in order, computed by threads (hashing and fsync leave Python's lock)."""
+    todo = list(items)
+    if len(todo) < 2:
+        return [function(item) for item in todo]
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a build with nothing to do needs no threads
+
+    with ThreadPoolExecutor(min(len(todo), 8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, todo))

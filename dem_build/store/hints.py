@@ -1,0 +1,203 @@
+"""What this host has hashed already: path, size, times and inode → digest.
+
+A hint saves reading a file again and is never needed: the file may be deleted at any time, and where it is damaged
+or cannot be written everything works without it. It lies outside the cache, which several hosts may share. A file
+that changed less than two seconds before it was hashed is hashed again next time: a second change within the
+clock's grain would leave no trace.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from dem_build import digest
+from dem_build.digest import Blob
+from dem_build.errors import StoreError
+from dem_build.store.files import in_parallel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from dem_build.digest import Digest
+
+__all__ = ["Hashed", "Hints", "hash_file"]
+
+T = TypeVar("T")
+
+_GRAIN_NS = 2_000_000_000
+_WAIT_SECONDS = 2.0
+_NAME = "hints-1.sqlite"  # another number for another schema: old ones are simply not read
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS hints (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
+    "ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID"
+)
+_SELECT = (
+    "SELECT sha256 FROM hints WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"
+)
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A file that was read: its digest, what `stat` said before, and whether a later change would show."""
+
+    path: Path
+    blob: Blob
+    stat: os.stat_result
+    settled: bool
+
+
+def hash_file(path: Path) -> Hashed:
+    """Read a file and return its digest.
+
+    Raises:
+        OSError: It cannot be read.
+        StoreError: It changes while it is read.
+    """
+    now = time.time_ns()
+    before = path.stat()
+    found = digest.of_file(path)
+    if _identity(before) != _identity(path.stat()):
+        raise StoreError("this file is being written", where=str(path), hint="try again when it is complete")
+    settled = now - max(before.st_mtime_ns, before.st_ctime_ns) > _GRAIN_NS
+    return Hashed(path, Blob(found, before.st_size), before, settled)
+
+
+def _identity(stat: os.stat_result) -> tuple[int, int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+class Hints:
+    """The digests of files on this host.
+
+    Args:
+        folder: Where the file lies. Default: `$DEM_HINTS`, else `dem` in `$XDG_CACHE_HOME`, else `~/.cache/dem`.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder or _default_folder()
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._process = os.getpid()
+        self._usable = self._folder is not None
+
+    def digest_of(self, path: Path) -> Blob:
+        """Return the digest and size of a file; read it only if it may have changed since it was last read.
+
+        Raises:
+            OSError: It cannot be read.
+            StoreError: It changes while it is read.
+        """
+        return self.digests_of([path])[path]
+
+    def digests_of(self, paths: Iterable[Path]) -> dict[Path, Blob]:
+        """Return the digest and size of each file; those that must be read are read in parallel.
+
+        Raises:
+            OSError: One cannot be read.
+            StoreError: One changes while it is read.
+        """
+        found: dict[Path, Blob] = {}
+        unknown: list[Path] = []
+        for path in dict.fromkeys(paths):
+            stat = path.stat()
+            known = self.recall(path, stat)
+            if known is None:
+                unknown.append(path)
+            else:
+                found[path] = Blob(known, stat.st_size)
+        hashed = in_parallel(hash_file, unknown)
+        self.remember([h for h in hashed if h.settled])
+        return found | {h.path: h.blob for h in hashed}
+
+    def recall(self, path: Path, stat: os.stat_result) -> Digest | None:
+        """Return the digest that this host computed of the file when it had this size, inode and these times."""
+        values = (_name(path), *_identity(stat))
+        row = self._run(lambda db: db.execute(_SELECT, values).fetchone(), None)
+        return str(row[0]) if row else None
+
+    def remember(self, hashed: Iterable[Hashed]) -> None:
+        """Keep digests, in one transaction."""
+        rows = [(_name(h.path), *_identity(h.stat), h.blob.digest) for h in hashed]
+        if rows:
+            self._run(lambda db: _insert(db, rows), None)
+
+    def close(self) -> None:
+        """Close the file; it is opened again when needed."""
+        with self._lock:
+            if self._database is not None and self._process == os.getpid():
+                self._database.close()
+            self._database = None
+
+    def _run(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        with self._lock:
+            for _ in range(2):
+                try:
+                    if not self._usable:
+                        return otherwise
+                    return work(self._connection())
+                except sqlite3.OperationalError:  # locked, read-only, no folder: go on without
+                    self._usable = False
+                except sqlite3.DatabaseError:  # damaged: make a new one, once
+                    self._usable = self._discard()
+        return otherwise
+
+    def _connection(self) -> sqlite3.Connection:
+        assert self._folder is not None
+        if self._process != os.getpid():  # a connection must not be carried over a fork
+            self._database, self._process = None, os.getpid()
+        if self._database is None:
+            with suppress(OSError):  # sqlite reports what matters of it
+                self._folder.mkdir(parents=True, exist_ok=True)
+            self._database = _connect(self._folder / _NAME)
+        return self._database
+
+    def _discard(self) -> bool:
+        assert self._folder is not None
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+        try:
+            (self._folder / _NAME).unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
+
+def _default_folder() -> Path | None:
+    if folder := os.environ.get("DEM_HINTS"):
+        return Path(folder)
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "dem"
+    try:
+        return Path.home() / ".cache" / "dem"
+    except RuntimeError:  # a user without a home
+        return None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        # A kill is survived by the journal. A power cut may damage the file, which costs only reading again.
+        database.execute("PRAGMA synchronous = OFF")
+        database.execute(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
+
+
+def _insert(database: sqlite3.Connection, rows: Sequence[tuple[bytes | int | str, ...]]) -> None:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        database.executemany("INSERT OR REPLACE INTO hints VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def _name(path: Path) -> bytes:
+    return os.fsencode(os.path.abspath(path))  # noqa: PTH100 - resolve() costs a call of the system a folder

@@ -1,0 +1,145 @@
+"""Where everything lies in the cache folder, and which format it has."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dem_build.errors import StoreError
+from dem_build.store import files
+
+__all__ = ["FORMAT", "Layout", "open_layout"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of a store; `docs/cache-format.md` says what each holds."""
+
+    root: Path
+
+    @property
+    def objects(self) -> Path:
+        """Content-addressed files."""
+        return self.root / "cas" / "sha256"
+
+    @property
+    def actions(self) -> Path:
+        """Action records."""
+        return self.root / "actions"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and events of unfinished actions."""
+        return self.root / "work"
+
+    @property
+    def leases(self) -> Path:
+        """Who runs what now."""
+        return self.root / "leases"
+
+    @property
+    def roots(self) -> Path:
+        """The last build of each recipe."""
+        return self.root / "roots"
+
+    @property
+    def quarantine(self) -> Path:
+        """What was found damaged."""
+        return self.root / "quarantine"
+
+    @property
+    def lock(self) -> Path:
+        """Held while an invalid record or a dead lease is replaced."""
+        return self.root / "lock"
+
+    def object(self, digest: str) -> Path:
+        """Return where the object of a digest lies."""
+        return self.objects / digest[:2] / digest
+
+    def action(self, key: str) -> Path:
+        """Return where the record of a key lies."""
+        return self.actions / key[:2] / f"{key}.json"
+
+    def temporary(self) -> Path:
+        """Return a new name in `tmp/`."""
+        return self.root / "tmp" / files.nonce()
+
+    def set_aside(self, path: Path, kind: str) -> Path | None:
+        """Move a damaged file into quarantine; None where it cannot be moved, or somebody else has done it."""
+        target = self.quarantine / f"{kind}-{path.name}-{files.nonce()}"
+        try:
+            path.rename(target)
+        except OSError:
+            return None
+        return target
+
+
+def open_layout(root: Path) -> Layout:
+    """Return the layout of the store at `root`; make it where there is none.
+
+    Raises:
+        StoreError: A newer dem wrote it, its format file is damaged, or it cannot be made.
+    """
+    layout = Layout(Path(os.path.abspath(root)))  # noqa: PTH100 - resolve() would follow a link that a user may move
+    if not _checked(layout):
+        with files.writing(layout.root):
+            _make(layout)
+        _checked(layout)
+    return layout
+
+
+def _checked(layout: Layout) -> bool:
+    """Return whether there is a store, and refuse one that this version does not understand."""
+    path = layout.root / "format.json"
+    try:
+        document = json.loads(path.read_bytes())
+        version = int(document["dem-store"])
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise files.explained(error, path) from error
+    except (ValueError, KeyError, TypeError) as error:
+        hint = f'write {{"dem-store": {FORMAT}}} into it if the folder is a cache, or choose another with --cache'
+        raise StoreError(
+            "this file does not say which format the cache has", where=str(path), hint=hint
+        ) from error
+    if version > FORMAT:
+        what = f"the cache has format {version}, and this dem knows {FORMAT}"
+        raise StoreError(
+            what, where=str(layout.root), hint="upgrade dem, or choose another folder with --cache"
+        )
+    return True
+
+
+def _make(layout: Layout) -> None:
+    layout.root.mkdir(parents=True, exist_ok=True)
+    for folder in (
+        layout.objects,
+        layout.actions,
+        layout.work,
+        layout.leases,
+        layout.roots,
+        layout.quarantine,
+    ):
+        folder.mkdir(parents=True, exist_ok=True)
+    (layout.root / "tmp").mkdir(exist_ok=True)
+    _write_once(layout, ".gitignore", b"*\n")
+    # Last: its being there means that the folders are.
+    _write_once(layout, "format.json", json.dumps({"dem-store": FORMAT}).encode() + b"\n")
+    files.sync_folder(layout.objects.parent)
+    files.sync_folder(layout.root)
+
+
+def _write_once(layout: Layout, name: str, data: bytes) -> None:
+    temporary = layout.temporary()
+    files.write_new(temporary, data)
+    try:
+        os.link(temporary, layout.root / name)
+    except FileExistsError:
+        pass  # another process was faster
+    finally:
+        temporary.unlink()

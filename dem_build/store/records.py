@@ -1,0 +1,243 @@
+"""Action records: key → outputs. The first valid record of a key wins for good.
+
+Training does not reproduce across machines, so two hosts may make different vectors for one key. What follows is
+keyed by what was recorded; a later result for the same key is thrown away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from dem_build import digest
+from dem_build.digest import Blob
+from dem_build.errors import StoreError
+from dem_build.store import files
+from dem_build.store.objects import Output
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.store.layout import Layout
+    from dem_build.store.objects import Objects
+
+__all__ = ["Record", "Records"]
+
+RECORD_VERSION = 1
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run of an action took and made.
+
+    Attributes:
+        key: SHA-256 of the canonical preimage.
+        kind: The kind of action.
+        preimage: Everything that the key was computed from.
+        outputs: Name → output.
+        provenance: What is worth knowing and in no key: curve, tokens, seconds, versions, machine.
+        log: The run's events, where they were kept.
+    """
+
+    key: Digest
+    kind: str
+    preimage: JSON
+    outputs: Mapping[str, Output]
+    provenance: JSON
+    log: Blob | None = None
+
+    def blobs(self) -> tuple[Blob, ...]:
+        """Return every object that the outputs consist of; the log is not one of them."""
+        return tuple(dict.fromkeys(b for o in self.outputs.values() for b in o.blobs()))
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the document that is stored."""
+        document: dict[str, JSON] = {
+            "dem-record": RECORD_VERSION,
+            "key": self.key,
+            "kind": self.kind,
+            "outputs": {name: _output_json(output) for name, output in sorted(self.outputs.items())},
+            "preimage": self.preimage,
+            "provenance": self.provenance,
+        }
+        return document if self.log is None else document | {"log": _blob_json(self.log)}
+
+    @classmethod
+    def from_json(cls, document: JSON) -> Record:
+        """Return the record of a stored document.
+
+        Raises:
+            ValueError: It is no record, or its parts contradict each other.
+        """
+        try:
+            if document["dem-record"] != RECORD_VERSION:
+                raise ValueError(f"record version {document['dem-record']!r}")
+            record = cls(
+                key=document["key"],
+                kind=str(document["kind"]),
+                preimage=document["preimage"],
+                outputs={name: _output(entry) for name, entry in document["outputs"].items()},
+                provenance=document["provenance"],
+                log=_blob(document["log"]) if "log" in document else None,
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a record: {error}") from error
+        if digest.of_json(record.preimage) != record.key:
+            raise ValueError("the key is not the hash of the preimage")
+        return record
+
+
+def _blob_json(blob: Blob) -> dict[str, JSON]:
+    return {"sha256": blob.digest, "size": blob.size}
+
+
+def _output_json(output: Output) -> dict[str, JSON]:
+    document: dict[str, JSON] = {"sha256": output.digest, "size": output.size}
+    if output.files is None:
+        return document
+    return document | {"files": {name: _blob_json(blob) for name, blob in sorted(output.files.items())}}
+
+
+def _blob(document: JSON) -> Blob:
+    name, size = document["sha256"], document["size"]
+    if not isinstance(size, int) or size < 0 or not _HEX.fullmatch(name):
+        raise ValueError(f"not a digest and a size: {document}")
+    return Blob(name, size)
+
+
+def _output(document: JSON) -> Output:
+    whole = _blob(document)
+    if "files" not in document:
+        return Output(whole.digest, whole.size)
+    found = {_relative(name): _blob(entry) for name, entry in document["files"].items()}
+    if (
+        digest.of_bytes(digest.tree_bytes(found)) != whole.digest
+        or sum(b.size for b in found.values()) != whole.size
+    ):
+        raise ValueError("the files are not those of the tree")
+    return Output(whole.digest, whole.size, found)
+
+
+def _relative(name: str) -> str:
+    """Return a file's name in a tree; a record may come from elsewhere and must not lead out of a folder."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or name != "/".join(parts):
+        raise ValueError(f"not a relative path: {name!r}")
+    return name
+
+
+class Records:
+    """The action records of one store."""
+
+    def __init__(self, layout: Layout, objects: Objects) -> None:
+        self._layout = layout
+        self._objects = objects
+
+    def lookup(self, key: Digest) -> Record | None:
+        """Return the record of `key`, or None where an object of it is not there at its size. Reads no object."""
+        record = self.peek(key)
+        if record is None or not all(self._objects.present(blob) for blob in record.blobs()):
+            return None
+        return record
+
+    def peek(self, key: Digest) -> Record | None:
+        """Return the record of `key` whatever became of its objects, or None where there is no valid one."""
+        try:
+            return read_record(self._layout.action(key))
+        except ValueError:
+            return None
+
+    def all(self) -> Iterator[Record]:
+        """Yield every record that can be read."""
+        for path in sorted(self._layout.actions.glob("*/*.json")):
+            record = self.peek(path.stem)
+            if record is not None:
+                yield record
+
+    def publish(self, record: Record) -> Record:
+        """Record a result, after its objects, unless a valid record of the key is there; return the one that holds.
+
+        Raises:
+            StoreError: An object of it is not in the store, or the record cannot be written.
+        """
+        data = self._encoded(record)
+        temporary, target = self._layout.temporary(), self._layout.action(record.key)
+        with files.writing(self._layout.root):
+            files.make_folder(target.parent)
+            files.write_new(temporary, data)
+            try:
+                self._link(temporary, target)
+            finally:
+                temporary.unlink()
+            files.sync_folder(target.parent)
+        holding = self.lookup(record.key)
+        if holding is None:
+            raise StoreError(
+                "an object vanished while its record was written", where=str(target), hint="build again"
+            )
+        return holding
+
+    def _encoded(self, record: Record) -> bytes:
+        try:
+            data = json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False, indent=1).encode()
+            Record.from_json(json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"the record of {record.kind} is not valid: {error}", where=record.key
+            ) from error
+        missing = [
+            b.digest
+            for b in (*record.blobs(), *([record.log] if record.log else []))
+            if not self._objects.present(b)
+        ]
+        if missing:
+            raise StoreError(
+                f"its object {missing[0]} is not in the cache", where=f"record of {record.kind} {record.key}"
+            )
+        return data
+
+    def _link(self, temporary: Path, target: Path) -> None:
+        """Give the record its name, unless a valid one has it."""
+        try:
+            os.link(temporary, target)
+        except FileExistsError:
+            with files.exclusively(self._layout.lock):
+                # Asked again under the lock: another process may have replaced the invalid record just now.
+                if self.lookup(target.stem) is None:
+                    self._layout.set_aside(target, "record")
+                    os.link(temporary, target)
+
+    def retire(self, key: Digest) -> bool:
+        """Move the record of `key` to quarantine, so that its action is due again; return whether there was one.
+
+        Its objects stay, and so do records that name them.
+        """
+        path = self._layout.action(key)
+        with files.writing(path), files.exclusively(self._layout.lock):
+            return self._layout.set_aside(path, "retired") is not None
+
+
+def read_record(path: Path) -> Record | None:
+    """Return the record in a file named for its key; None where there is no file.
+
+    Raises:
+        ValueError: It is not a valid record of that key.
+        StoreError: The file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise files.explained(error, path) from error
+    record = Record.from_json(json.loads(data))
+    if record.key != path.stem:
+        raise ValueError(f"the record of {record.key} under another name")
+    return record

@@ -1,0 +1,177 @@
+"""Leases: one living holder; the dead give way."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dem_build.errors import LeaseHeldError
+from dem_build.store import Hints, Store
+from dem_build.store.layout import open_layout
+from dem_build.store.leases import SILENT_SECONDS, Leases
+
+KEY = "ab" * 32
+HOLD = """
+import sys, time
+from pathlib import Path
+from dem_build.store import Store
+lease = Store.open(Path(sys.argv[1])).lease(sys.argv[2])
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def other(store):
+    """Another process that holds the lease."""
+    command = [sys.executable, "-c", HOLD, str(store.root), KEY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def rewrite(store: Store, **fields) -> None:
+    """Make the lease that of another holder."""
+    path = store.root / "leases" / KEY
+    document = json.loads(path.read_bytes()) | fields
+    path.unlink()
+    path.write_text(json.dumps(document))
+
+
+def age(store: Store, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(store.root / "leases" / KEY, (then, then))
+
+
+def test_a_lease_is_held_until_it_is_released(store):
+    with store.lease(KEY) as lease:
+        assert store.lease_holder(KEY) == lease.holder
+        assert lease.holder.pid == os.getpid()
+    assert store.lease_holder(KEY) is None
+    store.lease(KEY).release()
+
+
+def test_a_living_holder_is_named(store, other):
+    with pytest.raises(LeaseHeldError, match=rf"process {other.pid} on .+, since \d{{4}}-"):
+        store.lease(KEY)
+
+
+def test_leases_of_two_keys_are_independent(store, other):
+    with store.lease("cd" * 32):
+        assert store.lease_holder(KEY).pid == other.pid
+
+
+def test_a_killed_holder_is_replaced_at_once_even_before_it_is_reaped(store, other):
+    os.kill(other.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now, and keeps its pid
+    assert store.lease_holder(KEY) is None
+    with store.lease(KEY) as lease:
+        assert store.lease_holder(KEY) == lease.holder
+
+
+@pytest.mark.usefixtures("other")
+def test_a_pid_that_was_given_to_another_process_is_not_the_holder(store):
+    start = store.lease_holder(KEY).start_time
+    rewrite(store, start_time=start - 1)
+    assert store.lease_holder(KEY) is None
+
+
+@pytest.mark.usefixtures("other")
+def test_a_holder_from_before_this_host_was_started_is_dead(store):
+    rewrite(store, boot_id="00000000-0000-0000-0000-000000000000")
+    assert store.lease_holder(KEY) is None
+
+
+FOREIGN = [
+    {"host": "elsewhere", "boot_id": "00000000-0000-0000-0000-000000000000"},
+    {"pid_namespace": "pid:[1]"},
+]
+
+
+@pytest.mark.usefixtures("other")
+@pytest.mark.parametrize("fields", FOREIGN, ids=["another host", "another container"])
+def test_a_foreign_holder_counts_until_it_was_silent_for_five_minutes(store, fields):
+    rewrite(store, **fields)
+    age(store, SILENT_SECONDS - 20)
+    with pytest.raises(LeaseHeldError):
+        store.lease(KEY)
+    age(store, SILENT_SECONDS + 1)
+    with store.lease(KEY) as lease:
+        assert store.lease_holder(KEY) == lease.holder
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"dem-lease": 1, "pid": "x"}'])
+def test_a_lease_that_names_nobody_is_taken(store, text):
+    (store.root / "leases" / KEY).write_text(text)
+    with store.lease(KEY) as lease:
+        assert store.lease_holder(KEY) == lease.holder
+
+
+def test_a_late_holder_does_not_release_its_successors_lease(store):
+    late = store.lease(KEY)
+    rewrite(store, nonce="successor")
+    late.release()
+    assert store.lease_holder(KEY).nonce == "successor"
+
+
+def test_a_lease_shows_signs_of_life(tmp_path):
+    leases = Leases(open_layout(tmp_path / "cache"), heartbeat=0.01)
+    path = tmp_path / "cache" / "leases" / KEY
+    with leases.take(KEY):
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 20
+        while path.stat().st_mtime == 1 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert path.stat().st_mtime > 1
+
+
+def contend(arguments) -> bool:
+    root, hints, barrier = arguments
+    store = Store.open(root, hints=Hints(hints))
+    barrier.wait()
+    try:
+        lease = store.lease(KEY)
+    except LeaseHeldError:
+        won = False
+    else:
+        won = True
+    barrier.wait()  # nobody releases before all have tried
+    if won:
+        lease.release()
+    return won
+
+
+@pytest.mark.parametrize("before", ["free", "dead"])
+def test_one_of_many_contenders_gets_the_lease(store, tmp_path, before):
+    if before == "dead":
+        (store.root / "leases" / KEY).write_text("{}")
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, context.Pool(6) as pool:
+        barrier = manager.Barrier(6)
+        won = pool.map(contend, [(store.root, tmp_path / "hints", barrier)] * 6, chunksize=1)
+    assert sum(won) == 1
+    assert not list((store.root / "tmp").iterdir())
+
+
+def test_a_run_finds_what_earlier_runs_left_newest_first(store):
+    assert store.previous_work(KEY) == []
+    runs = [store.new_work(KEY) for _ in range(3)]
+    assert store.previous_work(KEY) == runs[::-1]
+    assert all((run / "out").is_dir() and (run / "checkpoints").is_dir() for run in runs)
+
+
+def test_dropped_work_is_gone_and_that_of_other_keys_stays(store):
+    (store.new_work(KEY) / "checkpoints" / "state").write_bytes(b"x")
+    other_run = store.new_work("cd" * 32)
+    store.drop_work(KEY)
+    store.drop_work(KEY)
+    assert store.previous_work(KEY) == []
+    assert store.previous_work("cd" * 32) == [other_run]

@@ -1,0 +1,285 @@
+"""Records: what is a hit, who wins, and in which order things reach the disk."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from store_samples import make_record, record_file, rewrite
+
+from dem_build import digest
+from dem_build.errors import StoreError
+from dem_build.store import Hints, Store
+
+
+def test_what_was_published_is_found_unchanged(store):
+    record = make_record(store)
+    assert store.lookup(record.key) is None
+    assert store.publish(record) == record
+    assert store.lookup(record.key) == record
+    assert list(store.records()) == [record]
+
+
+def test_a_second_store_object_finds_what_the_first_published(store, tmp_path):
+    record = store.publish(make_record(store))
+    assert Store.open(store.root, hints=Hints(tmp_path / "other")).lookup(record.key) == record
+
+
+def test_a_lookup_reads_no_object(store, monkeypatch):
+    record = store.publish(make_record(store))
+    monkeypatch.setattr(digest, "of_file", lambda _path: pytest.fail("an object was read"))
+    assert Store.open(store.root).lookup(record.key) == record
+
+
+def test_the_first_record_of_a_key_wins(store):
+    first = store.publish(make_record(store, data=b"first"))
+    assert store.publish(make_record(store, data=b"second")) == first
+    assert store.lookup(first.key) == first
+
+
+@pytest.mark.parametrize("lost", ["delta", "a file of the tree", "the tree"])
+def test_a_record_without_one_of_its_objects_is_a_miss_that_can_be_peeked_at(store, lost):
+    record = store.publish(make_record(store))
+    weights = record.outputs["weights"]
+    digests = {"delta": record.outputs["delta"].digest, "a file of the tree": weights.files["b"].digest}
+    store.object_path(digests.get(lost, weights.digest)).unlink()
+    assert store.lookup(record.key) is None
+    assert store.peek(record.key) == record
+
+
+def test_a_record_whose_object_has_another_size_is_a_miss(store):
+    record = store.publish(make_record(store))
+    path = store.object_path(record.outputs["delta"].digest)
+    path.chmod(0o644)
+    os.truncate(path, 2)
+    assert store.lookup(record.key) is None
+
+
+def test_a_lost_log_costs_no_rebuild(store):
+    record = store.publish(make_record(store))
+    store.object_path(record.log.digest).unlink()
+    assert store.lookup(record.key) == record
+
+
+def truncated(document: dict) -> bytes:
+    return json.dumps(document).encode()[:-20]
+
+
+def empty(_document: dict) -> bytes:
+    return b""
+
+
+def other_preimage(document: dict) -> bytes:
+    return json.dumps(document | {"preimage": {"dem": 1, "kind": "else"}}).encode()
+
+
+def other_version(document: dict) -> bytes:
+    return json.dumps(document | {"dem-record": 99}).encode()
+
+
+def no_object(_document: dict) -> bytes:
+    return b"[1, 2]"
+
+
+def file_outside(document: dict) -> bytes:
+    files = {"../../evil": digest.Blob(digest.of_bytes(b"b"), 1)}
+    entry = {"sha256": digest.of_bytes(digest.tree_bytes(files)), "size": 1}
+    entry["files"] = {"../../evil": {"sha256": digest.of_bytes(b"b"), "size": 1}}
+    return json.dumps(document | {"outputs": {"weights": entry}}).encode()
+
+
+def another_tree(document: dict) -> bytes:
+    document["outputs"]["weights"]["files"]["c"] = {"sha256": digest.of_bytes(b"b"), "size": 0}
+    return json.dumps(document).encode()
+
+
+def negative_size(document: dict) -> bytes:
+    document["outputs"]["delta"]["size"] = -1
+    return json.dumps(document).encode()
+
+
+BROKEN = [
+    truncated,
+    empty,
+    other_preimage,
+    other_version,
+    no_object,
+    file_outside,
+    another_tree,
+    negative_size,
+]
+
+
+@pytest.mark.parametrize("break_it", BROKEN, ids=lambda f: f.__name__)
+def test_an_invalid_record_is_a_miss_and_is_replaced_and_kept_in_quarantine(store, break_it):
+    record = store.publish(make_record(store, data=b"first"))
+    path = record_file(store, record.key)
+    broken = break_it(json.loads(path.read_bytes()))
+    rewrite(path, broken)
+    assert store.lookup(record.key) is None
+    assert store.peek(record.key) is None
+    second = make_record(store, data=b"second")
+    assert store.publish(second) == second
+    [kept] = (store.root / "quarantine").iterdir()
+    assert kept.read_bytes() == broken
+
+
+def test_a_record_under_the_name_of_another_key_is_a_miss(store):
+    one, two = store.publish(make_record(store, params=1)), store.publish(make_record(store, params=2))
+    rewrite(record_file(store, two.key), record_file(store, one.key).read_bytes())
+    assert store.lookup(two.key) is None
+
+
+def test_a_record_with_missing_objects_gives_way_to_a_new_one(store):
+    lost = store.publish(make_record(store, data=b"first"))
+    store.object_path(lost.outputs["delta"].digest).unlink()
+    second = make_record(store, data=b"second")
+    assert store.publish(second) == second
+
+
+def test_a_record_is_refused_while_an_object_of_it_is_not_stored(store):
+    record = make_record(store)
+    store.object_path(record.outputs["delta"].digest).unlink()
+    with pytest.raises(StoreError, match="is not in the cache"):
+        store.publish(record)
+    assert store.peek(record.key) is None
+
+
+def test_a_record_whose_key_is_not_the_hash_of_its_preimage_is_refused(store):
+    with pytest.raises(StoreError, match="not the hash of the preimage"):
+        store.publish(replace(make_record(store), key="0" * 64))
+
+
+def test_a_record_with_a_number_that_json_lacks_is_refused(store):
+    with pytest.raises(StoreError, match="not valid"):
+        store.publish(replace(make_record(store), provenance={"loss": float("nan")}))
+
+
+def test_a_retired_record_is_a_miss_and_the_next_one_wins(store):
+    first = store.publish(make_record(store, data=b"first"))
+    assert store.retire(first.key)
+    assert not store.retire(first.key)
+    assert store.lookup(first.key) is None
+    second = make_record(store, data=b"second")
+    assert store.publish(second) == second
+
+
+def publish_one(arguments) -> str:
+    root, hints, number, barrier = arguments
+    store = Store.open(root, hints=Hints(hints))
+    record = make_record(store, data=f"result {number}".encode())
+    barrier.wait()
+    return store.publish(record).provenance["who"]
+
+
+@pytest.mark.parametrize("there", ["nothing", "an invalid record"])
+def test_all_of_many_concurrent_publishers_get_the_same_winner(store, tmp_path, there):
+    processes = 6
+    context = multiprocessing.get_context("spawn")
+    if there == "an invalid record":
+        record = store.publish(make_record(store))
+        rewrite(record_file(store, record.key), b"{")
+    with context.Manager() as manager, context.Pool(processes) as pool:
+        barrier = manager.Barrier(processes)
+        winners = pool.map(
+            publish_one, [(store.root, tmp_path / "hints", n, barrier) for n in range(processes)], chunksize=1
+        )
+    assert len(set(winners)) == 1
+    [record] = store.records()
+    assert record.provenance["who"] == winners[0]
+    assert not list((store.root / "tmp").iterdir())
+    assert not store.verify()
+
+
+def test_leaves_reach_the_disk_before_the_tree_and_the_tree_before_the_record(store, monkeypatch):
+    """The calls are made for real; each is written down with the path that it is about."""
+    calls: list[tuple[str, str]] = []
+
+    def spy(name, path_of):
+        real = getattr(os, name)
+
+        def call(*arguments, **keywords):
+            about = path_of(*arguments)
+            result = real(*arguments, **keywords)
+            calls.append((name, str(about)))
+            return result
+
+        monkeypatch.setattr(os, name, call)
+
+    spy("fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink())
+    spy("rename", lambda _source, target: target)
+    spy("link", lambda _source, target: target)
+    record = store.publish(make_record(store))
+    weights = record.outputs["weights"]
+
+    def first(call: str, path: Path) -> int:
+        return calls.index((call, str(path)))
+
+    def last(call: str, path: Path) -> int:
+        return len(calls) - 1 - calls[::-1].index((call, str(path)))
+
+    tree_object, target = store.object_path(weights.digest), record_file(store, record.key)
+    for blob in weights.files.values():
+        leaf = store.object_path(blob.digest)
+        assert first("rename", leaf) < first("fsync", leaf.parent) < first("rename", tree_object)
+    assert first("rename", tree_object) < last("fsync", tree_object.parent) < first("link", target)
+    assert first("link", target) < last("fsync", target.parent)
+    # Each file was flushed under its temporary name before it got the name that counts.
+    temporaries = str(store.root / "tmp") + "/"
+    named = 0
+    for call, path in calls:
+        flushed = sum(
+            c == "fsync" and p.startswith(temporaries) for c, p in calls[: calls.index((call, path))]
+        )
+        if (call == "rename" and "/cas/" in path) or call == "link":
+            named += 1
+            assert flushed >= named
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from dem_build.store import Hints, Store
+from store_samples import make_record
+
+def deadly(name):
+    real = getattr(os, name)
+    def call(*arguments, **keywords):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **keywords)
+    setattr(os, name, call)
+
+store = Store.open(Path(sys.argv[1]), hints=Hints(Path(sys.argv[1]) / "hints"))
+left = int(sys.argv[2])
+for name in ("fsync", "rename", "link", "unlink", "chmod"):
+    deadly(name)
+store.publish(make_record(store))
+"""
+
+
+def test_a_kill_at_any_call_leaves_a_store_without_damage_that_the_next_run_completes(tmp_path):
+    """Every rename, link, unlink and flush of a publish is the last one once."""
+    point, survived = 0, False
+    while not survived:
+        root = tmp_path / str(point)
+        arguments = [str(root), str(point), str(Path(__file__).parent)]
+        status = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False).returncode
+        assert status in (0, -signal.SIGKILL)
+        survived = status == 0
+        store = Store.open(root, hints=Hints(tmp_path / "hints"))
+        assert not store.verify()
+        record = make_record(store)
+        assert store.publish(record) == record
+        point += 3  # every third: each is a process
+    assert point > 10
