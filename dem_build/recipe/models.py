@@ -211,11 +211,8 @@ class Dataset(Source):
         default=None, description="Rows with the same value of this column stay on one side of a split."
     )
     omega: Omega = Field(default="tune", description="ω, the vector's weight: a number, or `tune`.")
-    train: Train = Field(
-        default_factory=Train,
-        description="Keys of `[train]` that differ for this dataset. Only its `model_fields_set` count: "
-        "see `Recipe.train_of`.",
-    )
+    # Only its `model_fields_set` count: `Recipe.train_of` lays them over [train].
+    train: Train = Field(default_factory=Train, description="Keys of `[train]` that differ for this dataset.")
 
 
 class Probe(Source):
@@ -346,7 +343,9 @@ class Recipe(Table):
     """A recipe: what to build, never how or where."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9_-]+$", description="Name of the output folder. Default: the file's stem."
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="Name of the output folder. Default: the file's stem.",
+        json_schema_extra={"filled": "by load_recipe"},
     )
     base: Base = Field(description="The base model.")
     train: Train = Field(default_factory=Train, description="How vectors are trained.")
