@@ -143,7 +143,7 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
 def _base(recipe: Recipe, lock: Lock) -> Action:
     dtype = recipe.base.dtype
     if dtype is None and lock.base.source == "gguf":
-        dtype = "bfloat16"  # GGUF stores blocks of integers: some float must be chosen, and it is part of the key
+        dtype = "bfloat16"  # blocks of integers become some float: it is chosen here, and part of the key
     params = {"source": lock.base.source, "dtype": dtype}
     return Action(BASE, "import", params, sources=lock.base.files, salt=recipe.base.salt)
 
@@ -194,7 +194,8 @@ def _evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[
     if evaluate is None:
         return []
     wanted = [m for m in models if m in evaluate.models or m not in (COMPOSED, BASE)]
-    datasets = recipe.datasets if evaluate.loss else ()
+    # A test share of 0 says that nothing is held out.
+    datasets = [n for n, d in recipe.datasets.items() if evaluate.loss and d.test != 0]
     losses = [_loss(recipe, model, models[model], name) for name in datasets for model in wanted]
     tasks = [_task(recipe, lock, model, models[model], i) for i in range(len(evaluate.tasks)) for model in wanted]
     return losses + tasks

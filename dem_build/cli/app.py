@@ -231,14 +231,12 @@ def _targets(context: typer.Context) -> tuple[str, ...]:
 
 
 def _report(error: DemError, recipe: str, *, as_json: bool) -> int:
-    from rich.console import Console  # noqa: PLC0415
-
-    from dem_build.cli.view import render_error  # noqa: PLC0415
+    from dem_build.cli.view import make_console, render_error  # noqa: PLC0415
     from dem_build.report.documents import failure_document  # noqa: PLC0415
 
     if as_json:
         sys.stdout.write(json.dumps(failure_document(recipe, error), ensure_ascii=False) + "\n")
-    render_error(error, Console(stderr=True))
+    render_error(error, make_console(stderr=True))
     return error.exit_status
 
 

@@ -7,8 +7,6 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from dem_build import __version__
 from dem_build.cli import view
 from dem_build.cli.session import open_session
@@ -25,6 +23,8 @@ from dem_build.report.summary import summary
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from rich.console import Console
 
     from dem_build.cli.session import Call, Session
     from dem_build.execute.outcome import Outcome
@@ -51,7 +51,7 @@ class Flags:
 
 def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
     """Build recipes one after another and return the gravest exit status."""
-    console = Console(stderr=flags.as_json)
+    console = view.make_console(stderr=flags.as_json)
     statuses: list[int] = []
     documents: list[dict[str, Any]] = []
     with Interrupt() as interrupt:
@@ -74,7 +74,7 @@ def _build_one(
         outcome = _run(session, flags, console, interrupt)
         return _finish(session, outcome, console)
     except DemError as error:
-        view.render_error(error, console if flags.as_json else Console(stderr=True))
+        view.render_error(error, view.make_console(stderr=True))
         return error.exit_status, failure_document(named, error)
 
 
@@ -93,7 +93,7 @@ def _prepared(named: str, call: Call, flags: Flags) -> Session:
 def _run(session: Session, flags: Flags, console: Console, interrupt: Interrupt) -> Outcome:
     rebuild = frozenset(v.action.name for v in session.plan.verdicts.values() if v.reason.why == "asked")
     options = Options(flags.jobs, keep_going=flags.keep_going, no_train=flags.no_train, rebuild=rebuild)
-    with view.listener(console) as listener:
+    with view.make_listener(console) as listener:
         outcome = build(session.plan, session.store, session.machine, session.history, options, listener, interrupt)
     session.save_root(outcome)
     return outcome
@@ -104,7 +104,8 @@ def _finish(session: Session, outcome: Outcome, console: Console) -> tuple[int, 
     whole = not outcome.failed and not outcome.interrupted and not _partial(session)
     gates = check(session.recipe.gates, results) if whole else []
     model = _publish(session, outcome, results, gates) if whole and "model" in outcome.records else None
-    view.result_table(outcome, results, gates, model, console)
+    view.result_table(results, gates, console)
+    view.closing_lines(outcome, results, model, console)
     document = build_document(session.named, outcome, model, results, gates)
     error = _error(outcome, gates)
     if error is None:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 
 from dem_build import lock
 from dem_build.cli import view
@@ -42,7 +41,7 @@ def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
         sys.stdout.write(json.dumps({"recipe": named, "problems": []}) + "\n")
     else:
         datasets = ", ".join(recipe.datasets)
-        Console().print(f"{named}: no mistakes ({len(recipe.datasets)} datasets: {datasets})", markup=False, highlight=False)
+        view.make_console().print(f"{named}: no mistakes ({len(recipe.datasets)} datasets: {datasets})")
     return 0
 
 
@@ -63,7 +62,7 @@ def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(plan_document(named, session.plan), ensure_ascii=False) + "\n")
     else:
-        view.plan_table(session.plan, Console())
+        view.plan_table(session.plan, view.make_console())
     return 0 if session.plan.up_to_date or not check else NotUpToDateError.exit_status
 
 
@@ -125,7 +124,7 @@ def _recorded(session: Session, name: str) -> Record:
     if record is None:
         raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")
     if verdict.status is not Status.HIT:
-        Console(stderr=True).print(f"{name} is due again; this is its last build", highlight=False)
+        view.make_console(stderr=True).print(f"{name} is due again; this is its last build")
     return record
 
 
@@ -171,4 +170,4 @@ def _flat(prefix: str, value: JSON) -> Iterator[str]:
 
 
 def _say(line: str) -> None:
-    Console(soft_wrap=True).print(view.plain(line), markup=False, highlight=False)
+    view.make_console().print(view.clean(line), soft_wrap=True)

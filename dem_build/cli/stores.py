@@ -7,9 +7,9 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
+from dem_build.cli import view
 from dem_build.cli.session import open_store
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def ls(call: Call, *, as_json: bool) -> int:
         size = sum(output.size for output in record.outputs.values())
         seconds, finished = record.provenance.get("seconds", ""), record.provenance.get("finished", "")
         table.add_row(record.kind, record.key[:12], readable(size), str(seconds), str(finished))
-    Console().print(table)
+    view.make_console().print(table)
     return 0
 
 
@@ -41,14 +41,14 @@ def stats(call: Call, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(asdict(found), default=str) + "\n")
         return 0
-    console = Console()
-    console.print(f"{store.root}", highlight=False)
+    console = view.make_console()
+    console.print(f"{store.root}")
     for name, value in asdict(found).items():
         if isinstance(value, dict):
             for key, entry in value.items():
-                console.print(f"  {name} {key}: {_measure(entry)}", highlight=False, markup=False)
+                console.print(f"  {name} {key}: {_measure(entry)}")
         else:
-            console.print(f"{name}: {readable(value) if 'bytes' in name else value}", highlight=False)
+            console.print(f"{name}: {readable(value) if 'bytes' in name else value}")
     return 0
 
 
@@ -59,10 +59,10 @@ def verify(call: Call, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps([asdict(d) for d in damages], default=str) + "\n")
     else:
-        console = Console()
+        console = view.make_console()
         for damage in damages:
-            console.print(str(damage), markup=False, highlight=False)
-        console.print(f"{len(damages)} damaged" if damages else "everything is as its name says", highlight=False)
+            console.print(str(damage))
+        console.print(f"{len(damages)} damaged" if damages else "everything is as its name says")
     return 1 if damages else 0
 
 

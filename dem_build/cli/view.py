@@ -8,13 +8,14 @@ from dem_build.cli.view_error import render_error
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import plan_table
 from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table
-from dem_build.cli.view_text import make_console
+from dem_build.cli.view_text import clean, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
     "PlainListener",
+    "clean",
     "closing_lines",
     "make_console",
     "make_listener",

@@ -86,6 +86,7 @@ class LiveListener(PlainListener):
                 get_renderable=self._render,
                 refresh_per_second=REFRESH_PER_SECOND,
                 transient=True,
+                redirect_stdout=not self.console.stderr,  # stdout is for the document there
             )
             self._live.start()
 

@@ -172,7 +172,8 @@ class _Build:
 
     def _next(self) -> Verdict | None:
         """Take the next action that may start from those that are due; one that may not start at all fails."""
-        for name, verdict in list(self.due.items()):
+        for name in [n for n in self.plan.graph.actions if n in self.due]:
+            verdict = self.due[name]
             if verdict.action.family == "finetune":
                 if self.options.no_train:
                     del self.due[name]

@@ -1,0 +1,318 @@
+"""`dem build` as a user calls it: what runs after each edit, interruption and resumption, two builds at once.
+
+Real processes, a real (tiny) base, real trainings. Trainings cost seconds of imports each, so the edits share one
+built project, and each test leaves it as it found it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import make_data
+
+RECIPE = """\
+name = "tiny"
+
+[base]
+model = "base"
+
+[train]
+learning_rate = 1e-3
+max_steps = 4
+global_batch_size = 4
+max_length = 64
+
+[datasets.add]
+path = "data/add.jsonl"
+omega = 0.5
+test = 0.2
+
+[datasets.copy]
+path = "data/copy.jsonl"
+omega = 0.5
+test = 0.2
+
+[compose]
+dtype = "bfloat16"
+
+[evaluate]
+models = ["composed", "base"]
+"""
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "accelerate")
+
+
+class Project:
+    """A folder with a recipe, and `dem` called in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environment = {**os.environ, "DEM_HINTS": str(home / "hints"), "NO_COLOR": "1"}
+        self.environment.pop("DEM_CACHE", None)
+
+    def write(self, text: str, name: str = "tiny.toml") -> None:
+        (self.home / name).write_text(text)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dem_build", *arguments], cwd=self.home, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+
+    def call(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == status, f"{arguments}: {process.returncode}\n{out}\n{err}"
+        assert "Traceback" not in err
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def build(self, text: str = RECIPE, *options: str, status: int = 0) -> dict[str, object]:
+        self.write(text)
+        document: dict[str, object] = json.loads(self.call("build", "tiny.toml", "--json", *options, status=status).stdout)
+        return document
+
+
+def ran(document: dict[str, object]) -> list[str]:
+    return sorted(a["name"] for a in document["actions"] if a["status"] == "ran")  # type: ignore[attr-defined]
+
+
+def vector_of(project: Project, name: str) -> str:
+    """Return the digest of a vector that is recorded."""
+    shown = json.loads(project.call("show", "tiny.toml", f"vector:{name}", "--json").stdout)
+    return str(shown["outputs"]["delta"]["digest"])
+
+
+def fresh(tmp_path: Path, base: Path) -> Project:
+    shutil.copytree(base, tmp_path / "base")
+    make_data(tmp_path / "data")
+    return Project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Project, dict[str, object]]:
+    project = fresh(tmp_path_factory.mktemp("project"), tiny_base)
+    return project, project.build()
+
+
+def test_the_first_build_runs_every_action_and_publishes_a_model(built: tuple[Project, dict[str, object]]) -> None:
+    project, first = built
+    assert len(ran(first)) == len(first["actions"]) == 10  # type: ignore[arg-type]
+    model = Path(str(first["model"]))
+    assert model == project.home / "out" / "tiny" / "model"
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {p.name for p in model.iterdir()}
+    results = first["results"]
+    assert set(results) == {"composed", "base"}  # type: ignore[call-overload]
+    assert set(results["base"]) == {"loss:add", "loss:copy"}  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: "# a comment\n\n" + text,
+        lambda text: text.replace("learning_rate = 1e-3\nmax_steps = 4", "max_steps = 4\nlearning_rate = 0.001"),
+        lambda text: text.replace("datasets.add", "datasets.sums"),
+        lambda text: text.replace('name = "tiny"\n', ""),
+    ],
+    ids=["comment", "key order", "renamed dataset", "no name"],
+)
+def test_an_edit_that_means_nothing_runs_nothing(built: tuple[Project, dict[str, object]], edit) -> None:
+    project, _ = built
+    assert ran(project.build(edit(RECIPE))) == []
+
+
+def test_a_null_build_imports_no_heavy_library(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE)
+    code = (
+        "import sys; from dem_build.cli.app import run; status = run(['build', 'tiny.toml', '--json']);"
+        f"assert status == 0; assert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=project.home, env=project.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ran(json.loads(done.stdout)) == []
+
+
+def test_a_deleted_out_is_published_again_and_runs_nothing(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    shutil.rmtree(project.home / "out")
+    again = project.build()
+    assert ran(again) == []
+    assert (Path(str(again["model"])) / "config.json").exists()
+
+
+def test_a_published_file_that_was_changed_is_put_right(built: tuple[Project, dict[str, object]]) -> None:
+    project, first = built
+    config = Path(str(first["model"])) / "config.json"
+    before = config.read_bytes()
+    config.write_text("{}")
+    assert ran(project.build()) == []
+    assert config.read_bytes() == before
+
+
+def test_a_trailing_blank_line_in_a_data_file_is_cut_off_early(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    rows = project.home / "data" / "add.jsonl"
+    before = rows.read_text()
+    rows.write_text(before + "\n")
+    assert ran(project.build()) == ["data:add"]
+    rows.write_text(before)
+    assert ran(project.build()) == []
+
+
+def test_another_omega_composes_and_evaluates_what_it_composed(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    document = project.build(RECIPE.replace("omega = 0.5", "omega = 0.25", 1))
+    assert ran(document) == ["loss:composed:add", "loss:composed:copy", "model"]
+    assert document["omega"] == {"add": 0.25, "copy": 0.5}
+
+
+def test_all_omega_zero_gives_the_base_and_evaluates_nothing_twice(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    document = project.build(RECIPE.replace("omega = 0.5", "omega = 0.0"))
+    assert ran(document) == ["model"]
+    results = document["results"]
+    assert results["composed"] == results["base"]  # type: ignore[index]
+
+
+def test_plan_check_tells_by_its_status_whether_something_is_due(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.build()
+    project.call("plan", "tiny.toml", "--check")
+    project.write(RECIPE.replace("max_steps = 4", "max_steps = 5"))
+    due = json.loads(project.call("plan", "tiny.toml", "--check", "--json", status=4).stdout)
+    statuses = {a["name"]: a["status"] for a in due["actions"]}
+    assert statuses["data:add"] == "hit"
+    assert statuses["vector:add"] == "run"
+    assert statuses["model"] == "pending"
+    assert "params.max_steps: 4 → 5" in project.call("why", "tiny.toml", "vector:add").stdout
+    project.build()
+
+
+def test_no_train_fails_where_a_vector_is_missing_and_trains_nothing(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    document = project.build(RECIPE.replace("max_steps = 4", "max_steps = 5"), "--no-train", status=1)
+    assert ran(document) == []
+    assert "vector:add" in document["error"]["where"]  # type: ignore[index]
+    project.build()
+
+
+def test_locked_refuses_data_that_changed_since_the_lock(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.build(RECIPE, "--locked")
+    rows = project.home / "data" / "copy.jsonl"
+    before = rows.read_text()
+    rows.write_text(before + before.splitlines()[0] + "\n")
+    document = project.build(RECIPE, "--locked", status=4)
+    assert "datasets.copy" in document["error"]["what"]  # type: ignore[index]
+    rows.write_text(before)
+    project.build(RECIPE, "--locked")
+
+
+def test_a_mistake_in_the_recipe_is_a_line_and_status_2(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE.replace("learning_rate", "learning_rat"), "typo.toml")
+    done = project.call("build", "typo.toml", status=2)
+    assert "typo.toml:7" in done.stderr
+    assert "learning_rate" in done.stderr
+
+
+def test_a_missing_data_file_is_said_before_anything_runs(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE.replace("add.jsonl", "ad.jsonl"), "missing.toml")
+    done = project.call("check", "missing.toml", status=2)
+    assert "datasets.add.path" in done.stderr
+
+
+def test_a_gate_that_fails_decides_the_exit_status(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    gate = '[[gates]]\ntask = "loss:add"\nmetric = "loss"\nmax = 0.001\n'
+    document = project.build(RECIPE + gate, status=3)
+    assert document["gates"][0]["passed"] is False  # type: ignore[index]
+    assert ran(document) == []
+
+
+def test_rebuild_trains_again_and_comes_out_as_recorded(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE)
+    document = project.build(RECIPE, "--rebuild", "vector:add")
+    assert ran(document) == ["vector:add"]
+    notes = {a["name"]: a.get("note", "") for a in document["actions"]}  # type: ignore[attr-defined]
+    assert "as recorded" in notes["vector:add"]
+
+
+def test_a_damaged_vector_is_trained_again_and_the_model_is_the_same(built: tuple[Project, dict[str, object]]) -> None:
+    project, first = built
+    digest = vector_of(project, "add")
+    path = project.home / "cache" / "cas" / "sha256" / digest[:2] / digest
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    document = project.build(RECIPE.replace("omega = 0.5", "omega = 0.75", 1))
+    assert "vector:add" in ran(document)
+    assert project.build()["model_digest"] == first["model_digest"]
+
+
+def test_a_killed_build_resumes_to_the_vector_of_an_uninterrupted_one(tmp_path: Path, tiny_base: Path) -> None:
+    text = RECIPE.split("[datasets.copy]", maxsplit=1)[0].replace("max_steps = 4", "max_steps = 60")
+    whole = fresh(tmp_path / "whole", tiny_base)
+    whole.build(text)
+    killed = fresh(tmp_path / "killed", tiny_base)
+    killed.write(text)
+    (killed.home / "machine.toml").write_text("checkpoint_seconds = 0\n")
+    process = killed.start("build", "tiny.toml")
+    wait_for_checkpoint(killed, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    document = killed.build(text)
+    notes = {a["name"]: a.get("note", "") for a in document["actions"]}  # type: ignore[attr-defined]
+    assert "resumed from step" in notes["vector:add"]
+    assert vector_of(killed, "add") == vector_of(whole, "add")
+
+
+def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(tmp_path: Path, tiny_base: Path) -> None:
+    text = RECIPE.split("[datasets.copy]", maxsplit=1)[0].replace("max_steps = 4", "max_steps = 4000")
+    project = fresh(tmp_path, tiny_base)
+    project.write(text)
+    process = project.start("build", "tiny.toml", "--json")
+    wait_for(lambda: any(project.home.glob("cache/work/*/*/events.jsonl")), process)
+    wait_for(lambda: "steps" in "".join(p.read_text() for p in project.home.glob("cache/work/*/*/events.jsonl")), process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert json.loads(out)["error"]["what"] == "stopped"
+    assert list(project.home.glob("cache/work/*/*/checkpoints/*/complete.json"))
+
+
+def test_two_builds_at_once_train_each_vector_once(tmp_path: Path, tiny_base: Path) -> None:
+    project = fresh(tmp_path, tiny_base)
+    project.write(RECIPE)
+    processes = [project.start("build", "tiny.toml", "--json") for _ in range(2)]
+    documents = []
+    for process in processes:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, err
+        documents.append(json.loads(out))
+    trained = [name for d in documents for name in ran(d) if name.startswith("vector:")]
+    assert sorted(trained) == ["vector:add", "vector:copy"]
+    assert documents[0]["model_digest"] == documents[1]["model_digest"]
+
+
+def wait_for_checkpoint(project: Project, process: subprocess.Popen[str]) -> None:
+    wait_for(lambda: len(list(project.home.glob("cache/work/*/*/checkpoints/*/complete.json"))) > 0, process)
+
+
+def wait_for(condition, process: subprocess.Popen[str], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
