@@ -1,0 +1,122 @@
+"""Held-out loss: the mean negative log-likelihood per token of one model on one split.
+
+The standard error is that of a ratio of two sums over rows, as rows are what was sampled, not tokens. With n rows,
+row i of t_i tokens that count and summed loss l_i, the loss is R = Σ l_i / Σ t_i, and linearised
+
+    stderr(R) = sqrt(n / (n - 1) · Σ (l_i - R t_i)²) / Σ t_i
+
+(W. G. Cochran, Sampling Techniques, 3rd ed. 1977, eq. 2.39, without the finite population correction). With one
+row there is none, and `loss_stderr` is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from dem_build.data.arrays import TokenRows
+from dem_build.digest import canonical
+from dem_build.errors import EvaluationError
+from dem_build.steps.batches import collate
+from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
+from dem_build.steps.likelihood import IGNORED, token_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.digest import JSON
+    from dem_build.steps.api import Context, Inputs, Provenance
+
+__all__ = ["run", "summary"]
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Write `metrics` (JSON: loss, loss_stderr, tokens, rows) and `rows` (nll float32, tokens int32: [rows]).
+
+    Args:
+        inputs: `model/weights`, `model/config` and `data/rows`, a split's token rows.
+        params: `dtype`, of the parameters and the forward pass; the loss itself is always summed in float32.
+        context: Uses `machine.eval_batch_size`.
+
+    Raises:
+        EvaluationError: There is nothing to evaluate on, or the loss is not finite.
+    """
+    rows = TokenRows.open(inputs.paths["data/rows"])
+    if len(rows) == 0:
+        raise EvaluationError(
+            "there are no held-out rows to compute a loss on",
+            hint="raise the dataset's `test` share, or give it more rows",
+        )
+    model = evaluated_model(inputs, params["dtype"], context)
+    try:
+        nll, tokens = _losses(model, rows, context)
+    except torch.OutOfMemoryError as error:
+        raise EvaluationError("out of memory while computing a loss", hint=OUT_OF_MEMORY_HINT) from error
+    metrics = summary(nll, tokens)
+    context.out.mkdir(parents=True, exist_ok=True)
+    (context.out / "metrics").write_bytes(canonical(metrics))
+    save_file({"nll": nll, "tokens": tokens}, context.out / "rows")
+    return surroundings(context)
+
+
+def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JSON]:
+    """Return the metrics of per-row summed losses and counts of tokens, [rows] each.
+
+    Raises:
+        EvaluationError: No token counts, or a loss is not finite.
+    """
+    total = int(tokens.sum())
+    if total == 0:
+        raise EvaluationError(
+            "no token of the held-out rows counts", hint="`dem data` shows which tokens of a dataset do"
+        )
+    if bad := np.flatnonzero(~np.isfinite(nll)).tolist():
+        raise EvaluationError(
+            f"the loss of {len(bad)} of {len(nll)} rows is not finite, that of row {bad[0]} first",
+            hint='the model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
+        )
+    loss = math.fsum(nll) / total
+    metrics: dict[str, JSON] = {"loss": loss, "tokens": total, "rows": len(nll)}
+    if len(nll) > 1:
+        residuals = nll.astype(np.float64) - loss * tokens
+        metrics["loss_stderr"] = math.sqrt(len(nll) / (len(nll) - 1) * math.fsum(residuals**2)) / total
+    return metrics
+
+
+@torch.inference_mode()
+def _losses(
+    model: PreTrainedModel, rows: TokenRows, context: Context
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return summed loss and count of tokens for each row, in the order of the rows."""
+    nll, tokens = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
+    done = 0
+    for batch in _batches(rows.lengths, context.machine.eval_batch_size):
+        context.check_stop()
+        for index, (loss, count) in zip(batch, _batch_losses(model, [rows[i] for i in batch]), strict=True):
+            nll[index], tokens[index] = loss, count
+        done += len(batch)
+        context.progress(done, len(rows), "rows", loss=float(nll.sum() / max(tokens.sum(), 1)))
+    return nll, tokens
+
+
+def _batches(lengths: NDArray[np.int64], size: int) -> Iterator[list[int]]:
+    """Yield indices of rows of like length together, the longest first: what does not fit fails at once."""
+    order = np.argsort(-lengths, kind="stable").tolist()
+    yield from (order[i : i + size] for i in range(0, len(order), size))
+
+
+def _batch_losses(
+    model: PreTrainedModel, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
+) -> list[tuple[float, int]]:
+    """Return summed loss and count of each row of a batch."""
+    batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items()}
+    counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
+    nll = token_nll(model, batch["input_ids"], batch["labels"])
+    return [(row.sum().item(), count) for row, count in zip(torch.split(nll, counts), counts, strict=True)]
