@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.padding import Padding
 from rich.text import Text
 
-from dem_build.cli.view_text import clean
+from dem_build.cli.view_text import clean, hang, say
 from dem_build.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def render_error(error: DemError, console: Console) -> None:
         _problems(error.problems, console)
         return
     where = [(f"{clean(error.where)}: ", "bold")] if error.where else []
-    console.print(Text.assemble(("error: ", "bold red"), *where, clean(error.what)), soft_wrap=True)
+    say(console, ("error: ", "bold red"), *where, clean(error.what))
     _hint(error.hint, console)
 
 
@@ -33,12 +32,12 @@ def _problems(problems: list[Problem], console: Console) -> None:
         place = f"{problem.file}:{problem.line}" if problem.line else problem.file
         parts = [(f"{clean(place)}: ", "bold"), ("error: ", "bold red")]
         key = [(clean(problem.key), "cyan"), (": ", "")] if problem.key else []
-        console.print(Text.assemble(*parts, *key, clean(problem.what)), soft_wrap=True)
+        say(console, *parts, *key, clean(problem.what))
         _hint(problem.hint, console)
     if len(problems) > 1:
-        console.print(Text(f"{len(problems)} problems", "dim"))
+        say(console, (f"{len(problems)} problems", "dim"))
 
 
 def _hint(hint: str | None, console: Console) -> None:
     if hint:
-        console.print(Padding(Text.assemble(("hint: ", "bold cyan"), clean(hint)), (0, 0, 0, 2)))
+        hang(console, Text("  hint:", "bold cyan"), Text(clean(hint)))

@@ -149,10 +149,11 @@ def _became(result: Result, progress: Progress) -> list[str | Text]:
 
 
 def _failure(result: Result) -> Text:
-    text = Text(f"failed after {quantities.duration(result.seconds)}", "red")
+    text = Text.assemble((f"failed after {quantities.duration(result.seconds)}", "red"))
     error = result.error
-    if error is None:
-        return text
-    where = f"{error.where}: " if error.where not in (None, result.action.name) else ""
-    text = text + Text(f"\n{clean(where + error.what)}")
-    return text + Text.assemble("\n", ("hint: ", "bold cyan"), clean(error.hint)) if error.hint else text
+    if error is not None:
+        where = f"{error.where}: " if error.where not in (None, result.action.name) else ""
+        text.append(f"\n{clean(where + error.what)}")
+        if error.hint:
+            text.append("\nhint: ", "bold cyan").append(clean(error.hint))
+    return text

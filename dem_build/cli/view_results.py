@@ -125,14 +125,20 @@ def _table(found: Sequence[Row], models: Sequence[str]) -> Table:
         table.add_column(
             Text(joined(model), "bold" if model == COMPOSED else ""), justify="right", no_wrap=True
         )
-    compared = {BASE, COMPOSED} <= set(models)
-    if compared:
-        table.add_column("change", justify="right", no_wrap=True)
+        if model == COMPOSED and BASE in models:
+            table.add_column("change", justify="right", no_wrap=True)
     for row in found:
-        cells = [_measured(row.measures.get(m), _error_width(found, m), bold=m == COMPOSED) for m in models]
-        changes = [_change(row)] if compared else []
-        table.add_row(Text(_subject(row)), Text(joined(row.metric), "dim"), *cells, *changes)
+        table.add_row(Text(_subject(row)), Text(joined(row.metric), "dim"), *_row_cells(row, found, models))
     return table
+
+
+def _row_cells(row: Row, found: Sequence[Row], models: Sequence[str]) -> list[Text]:
+    cells = []
+    for model in models:
+        cells.append(_measured(row.measures.get(model), _error_width(found, model), bold=model == COMPOSED))
+        if model == COMPOSED and BASE in models:
+            cells.append(_change(row))
+    return cells
 
 
 def _subject(row: Row) -> str:
