@@ -38,6 +38,7 @@ clean:
 
 # The build backend comes first and without isolation, so that its version is pinned as well.
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dem needs Python 3.11: make PYTHON=python3.11")'
 	@echo "Installing dem and its packages in $(VENV): a minute or two, and 2 GB"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --upgrade pip
