@@ -77,7 +77,7 @@ def test_a_moved_folder_has_the_same_tags(folder, tmp_path):
     assert contents(find_task("math_words", tmp_path / "elsewhere" / "tasks")) == before
 
 
-def test_data_are_found_from_the_task_file_whatever_the_working_directory(folder, tmp_path, monkeypatch):
+def test_data_are_found_from_the_task_file_whatever_the_working_directory(folder, monkeypatch):
     before = find_task("math_words", folder)
     monkeypatch.chdir(folder)
     assert find_task("math_words", Path("../tasks")) == before

@@ -83,7 +83,7 @@ def test_losses_are_those_of_the_logits(base, tmp_path):
     assert (metrics["tokens"], metrics["rows"]) == (counts.sum(), ROWS)
 
 
-def test_the_standard_error_is_that_of_the_ratio(base, tmp_path):
+def test_the_standard_error_is_that_of_the_ratio():
     """Against the jackknife, which estimates the same from the losses with one row left out each time."""
     rng = np.random.default_rng(1)
     tokens = rng.integers(5, 50, 4000).astype(np.int32)

@@ -1,0 +1,88 @@
+"""dem's model as lm-eval's: it says how far it is, stops when asked to, and keeps sums of log-likelihoods precise."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.models.huggingface import HFLM  # type: ignore[import-untyped]
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from dem_build.steps.api import Context
+
+__all__ = ["ReportingLM"]
+
+
+class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
+    """A loaded model for lm-eval's `evaluate`.
+
+    Args:
+        model: In evaluation mode, its tied weights tied: lm-eval ties and switches again, which then changes nothing.
+        tokenizer: This evaluation's own, for lm-eval may give it a pad token.
+        context: Told of every batch, and asked before each whether to stop.
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: Context) -> None:
+        # A softmax in bfloat16 keeps three digits of a log-likelihood: too few to tell two answers apart.
+        super().__init__(
+            pretrained=model,
+            tokenizer=tokenizer,
+            batch_size=context.machine.eval_batch_size,
+            softmax_dtype="float32",
+        )
+        self._context = context
+        self._done = 0
+        self._total = 0
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Return the log-likelihood of each continuation, and whether it is the greedy one."""
+        self._begin(requests)
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        self._end()
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
+        """Return the log-likelihood of each whole text."""
+        self._begin(requests)
+        answers: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        self._end()
+        return answers
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
+        """Return each prompt's continuation."""
+        self._begin(requests)
+        answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        self._end()
+        return answers
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
+    ) -> Any:
+        del disable_tqdm  # the rolling kind asks for a bar of its own for every batch
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._context.check_stop()
+        logits = super()._model_call(inps, *args, **kwargs)
+        self._advance(len(inps))
+        return logits
+
+    def _model_generate(self, context: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._context.check_stop()
+        tokens = super()._model_generate(context, *args, **kwargs)
+        self._advance(len(context))
+        return tokens
+
+    def _begin(self, requests: list[Any]) -> None:
+        self._done, self._total = 0, len(requests)
+        self._context.progress(0, self._total, "requests")
+
+    def _advance(self, rows: int) -> None:
+        # Answers of one token share a row and long texts have several, so rows are not quite requests.
+        self._done = min(self._done + rows, self._total)
+        self._context.progress(self._done, self._total, "requests")
+
+    def _end(self) -> None:
+        self._context.progress(self._total, self._total, "requests")
