@@ -57,6 +57,10 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     run = _Run(inputs, params, context, rows)
     model, history = run.train()
     norms = _write_delta(model, inputs, params, context)
+    if norms.norm == 0:
+        run.warn(
+            "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
+        )
     return run.provenance(history) | {"vector": _vector_provenance(norms, params["vector_dtype"])}
 
 
@@ -148,7 +152,10 @@ class _Run:
                 hint="lower max_length, or set gradient_checkpointing = true in the machine file",
             )
         before, self.micro_batch = self.micro_batch, largest_divisor(self.micro_batch, self.micro_batch // 2)
-        message = f"out of memory with a micro-batch of {before}; going on with {self.micro_batch}"
+        self.warn(f"out of memory with a micro-batch of {before}; going on with {self.micro_batch}")
+
+    def warn(self, message: str) -> None:
+        """Tell the user now, and keep it with the result."""
         self.warnings.append(message)
         self.context.warn(message)
 
