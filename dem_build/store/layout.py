@@ -127,7 +127,7 @@ def _make(layout: Layout) -> None:
     ):
         folder.mkdir(parents=True, exist_ok=True)
     (layout.root / "tmp").mkdir(exist_ok=True)
-    _write_once(layout, ".gitignore", b"*\n")
+    _write_once(layout, ".gitignore", b"*\n!README.md\n")
     # Last: its being there means that the folders are.
     _write_once(layout, "format.json", json.dumps({"dem-store": FORMAT}).encode() + b"\n")
     files.sync_folder(layout.objects.parent)

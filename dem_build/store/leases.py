@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -62,7 +60,7 @@ class Holder:
         pid = os.getpid()
         process = _process(pid)
         return cls(
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             boot_id=_text(Path("/proc/sys/kernel/random/boot_id")),
             pid_namespace=_pid_namespace(),
             pid=pid,
@@ -72,8 +70,8 @@ class Holder:
         )
 
     def __str__(self) -> str:
-        since = datetime.fromtimestamp(self.since).astimezone()
-        return f"process {self.pid} on {self.host}, since {since:%Y-%m-%d %H:%M:%S}"
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host}, since {since}"
 
 
 class Lease:

@@ -151,13 +151,13 @@ class Objects:
             blob: The object.
             reread: Read the bytes in any case.
         """
+        if not reread and self._verified(blob):
+            return None
         path = self.path(blob.digest)
         try:
-            stat = path.stat()
-            if stat.st_size != blob.size:
-                return Fault(blob, path, f"is {stat.st_size} bytes, not {blob.size}")
-            if not reread and self._hints.recall(path, stat) == blob.digest:
-                return None
+            size = path.stat().st_size
+            if size != blob.size:
+                return Fault(blob, path, f"is {size} bytes, not {blob.size}")
             hashed = hash_file(path)
         except FileNotFoundError:
             return Fault(blob, path, "is missing", missing=True)
@@ -169,13 +169,23 @@ class Objects:
             self._hints.remember([hashed])
         return None
 
+    def _verified(self, blob: Blob) -> bool:
+        """Return whether this host has verified the object as it is now; nothing is read."""
+        path = self.path(blob.digest)
+        try:
+            stat = path.stat()
+        except OSError:
+            return False
+        return stat.st_size == blob.size and self._hints.recall(path, stat) == blob.digest
+
     def check(self, output: Output) -> None:
         """Verify what this host has not verified; damaged objects go to quarantine.
 
         Raises:
             CorruptObjectError: An object is damaged or gone.
         """
-        faults = [f for f in files.in_parallel(self.examine, dict.fromkeys(output.blobs())) if f]
+        doubtful = [b for b in dict.fromkeys(output.blobs()) if not self._verified(b)]
+        faults = [f for f in files.in_parallel(self.examine, doubtful) if f]
         if faults:
             raise self.condemn(faults)
 

@@ -214,15 +214,6 @@ class Records:
                     self._layout.set_aside(target, "record")
                     os.link(temporary, target)
 
-    def retire(self, key: Digest) -> bool:
-        """Move the record of `key` to quarantine, so that its action is due again; return whether there was one.
-
-        Its objects stay, and so do records that name them.
-        """
-        path = self._layout.action(key)
-        with files.writing(path), files.exclusively(self._layout.lock):
-            return self._layout.set_aside(path, "retired") is not None
-
 
 def read_record(path: Path) -> Record | None:
     """Return the record in a file named for its key; None where there is no file.

@@ -133,10 +133,6 @@ class Store:
         """Record a result whose objects are stored; return the record that holds, which may be an earlier one."""
         return self._records.publish(record)
 
-    def retire(self, key: Digest) -> bool:
-        """Move the record of `key` to quarantine, so that its action is due again; return whether there was one."""
-        return self._records.retire(key)
-
     def records(self) -> Iterator[Record]:
         """Yield every valid record."""
         return self._records.all()

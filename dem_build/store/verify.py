@@ -40,6 +40,9 @@ class Damage:
     what: str
     key: str | None = None
 
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
 
 @dataclass(frozen=True)
 class Usage:
