@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import sys
 from dataclasses import dataclass
@@ -113,12 +112,17 @@ def _csv(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default refuses a field over 128 KiB; the limit is the process's
     with source.path.open("rb") as raw:
         # Strict: without it, an open quote swallows the rest of the file as one field, silently.
-        text = io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
-        reader = csv.DictReader(text, strict=True)
+        reader = csv.DictReader(_lines(source, raw), strict=True)
         try:
             yield from _csv_rows(source, reader, raw)
-        except (csv.Error, UnicodeDecodeError) as error:
+        except csv.Error as error:
+            # The row begins after the last good one; a quote that is left open goes on to the end of the file.
             raise DataError(f"not CSV: {error}", where=_place(source, reader.line_num + 1)) from error
+
+
+def _lines(source: SourceFile, raw: BinaryIO) -> Iterator[str]:
+    for number, line in enumerate(raw, 1):
+        yield _decode(line.removeprefix(UTF8_BOM) if number == 1 else line, _place(source, number))
 
 
 def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) -> Iterator[Row]:
@@ -168,14 +172,20 @@ _READERS: dict[str, Callable[[SourceFile, Collection[str]], Iterator[Row]]] = {
 
 
 def _parse(data: bytes, where: str, hint: str | None = None) -> Any:
+    text = _decode(data, where)
     try:
-        return json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8: {error}", where=where, hint="save the file as UTF-8") from error
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"not JSON: {error}", where=where, hint=hint or "each line is one JSON object"
         ) from error
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not UTF-8: {error}", where=where, hint="save the file as UTF-8") from error
 
 
 def _object(source: SourceFile, number: int, value: Any, consumed: int) -> Row:

@@ -228,10 +228,10 @@ def _refuse_untrainable(
     if len(train):
         return
     where = ", ".join(str(s.path) for s in sources)
-    held = [f"{counts['used']} rows held out for validation and test"] if counts["used"] else []
+    held = [f"{_rows(counts['used'])} held out for validation and test"] if counts["used"] else []
     reasons = "; ".join(_lost(counts, style) + held)
     raise DataError(
-        f"none of {counts['read']} rows is left to train on: {reasons}",
+        f"of {_rows(counts['read'])}, none is left to train on: {reasons}",
         where=where,
         hint="raise max_length, hold out less, or give the dataset more rows",
     )
@@ -245,7 +245,11 @@ def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
         "empty": "dropped: completion or text is empty",
         "beyond_max_samples": "left out by max_samples",
     }
-    return [f"{counts[name]} rows {reason}" for name, reason in reasons.items() if counts[name]]
+    return [f"{_rows(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
 
 
 def _provenance(
@@ -292,13 +296,13 @@ def _tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None
     sizes = ", ".join(f"{part['rows']} {name}" for name, part in parts.items() if part["rows"])
     train = parts["train"]
     context.note(
-        f"{rows['used']} of {rows['read']} rows ({sizes}); "
+        f"{rows['used']} of {_rows(rows['read'])} used ({sizes}); "
         f"train: {train['tokens']} tokens, {train['trained_tokens']} of them trained"
     )
     for line in _lost({**rows, "beyond_max_samples": 0}, style):  # those the user asked to leave out
         context.warn(line)
     if rows["truncated"]:
-        context.warn(f"{rows['truncated']} rows cut at max_length = {style.max_length} tokens")
+        context.warn(f"{_rows(rows['truncated'])} cut at max_length = {style.max_length} tokens")
     for name, shared in provenance["overlap"].items():
         if shared:
-            context.warn(f"{shared} rows of {name} have a prompt that is in train, too")
+            context.warn(f"{_rows(shared)} of {name} with a prompt that is in train, too")

@@ -1,0 +1,153 @@
+"""Rows come out of every file type alike, and what is no row is named by its place."""
+
+from __future__ import annotations
+
+import pytest
+from data_samples import source, write_rows
+
+from dem_build.data.rows import columns_of, read_rows, side_of
+from dem_build.errors import DataError
+
+ROWS = [
+    {"prompt": "plain", "completion": "text"},
+    {"prompt": "naïve 東京 🦉", "completion": 'a "quote", a comma\nand a line'},
+    {"prompt": " spaces ", "completion": "line\u2028separator"},
+]
+TYPES = ("jsonl", "json", "csv", "parquet")
+
+
+def read(path):
+    return list(read_rows(source(path)))
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_type_gives_the_same_rows(tmp_path, kind):
+    assert [row.values for row in read(write_rows(tmp_path / f"a.{kind}", ROWS))] == ROWS
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_columns_are_those_of_the_first_row(tmp_path, kind):
+    assert columns_of(source(write_rows(tmp_path / f"a.{kind}", ROWS))) == ("prompt", "completion")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_an_empty_file_has_no_rows(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    path.touch()
+    assert read(path) == []
+    assert columns_of(source(path)) == ()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path, kind):
+    path = write_rows(tmp_path / f"a.{kind}", ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert [row.values for row in read(path)] == ROWS
+
+
+def test_blank_lines_are_no_rows_but_count_as_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('\n{"text": "a"}\r\n   \n{"text": "b"}\n\n')
+    assert [(row.number, row.values["text"]) for row in read(path)] == [(2, "a"), (4, "b")]
+
+
+def test_a_last_line_needs_no_line_break(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "b"}')
+    assert [row.values["text"] for row in read(path)] == ["a", "b"]
+
+
+def test_only_the_columns_asked_for_are_read_from_parquet(tmp_path):
+    path = write_rows(tmp_path / "a.parquet", [{"text": "a", "image": "…"}])
+    assert [row.values for row in read_rows(source(path), ["text"])] == [{"text": "a"}]
+    assert [row.values for row in read_rows(source(path), ["txt"])] == [{"text": "a", "image": "…"}]
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_huge_row_is_read_whole(tmp_path, kind):
+    rows = [{"text": "x" * 3_000_000}, {"text": "y"}]
+    assert [row.values for row in read(write_rows(tmp_path / f"a.{kind}", rows))] == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        (b"{not json}", "not JSON"),
+        (b'{"text": "cut', "not JSON"),
+        (b'["a", "list"]', "this is a list"),
+        (b'"text"', "this is a string"),
+        (b"12", "this is a number"),
+        (b"null", "this is a null"),
+        (b'{"text": "\xff"}', "not UTF-8"),
+        (b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_junk_line_is_named_by_file_and_line(tmp_path, line, what):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "good"}\n\n' + line + b'\n{"text": "good"}\n')
+    with pytest.raises(DataError, match=what) as caught:
+        read(path)
+    assert caught.value.where == f"{path}:3"
+
+
+def test_json_lines_in_a_json_file_are_refused_with_the_name_to_give(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    with pytest.raises(DataError, match=r"called \.jsonl") as caught:
+        read(path)
+    assert caught.value.where == str(path)
+
+
+def test_a_json_file_of_one_object_is_refused(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"data": []}')
+    with pytest.raises(DataError, match="holds a JSON object, not a list of rows"):
+        read(path)
+
+
+def test_a_json_row_that_is_no_object_is_named_by_its_number(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('[{"text": "a"}, 3]')
+    with pytest.raises(DataError, match="this is a number") as caught:
+        read(path)
+    assert caught.value.where == f"{path}, row 2"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "line"),
+    [
+        ("prompt,completion\na,b\nc,d,e\n", "more fields than the 2 columns", 3),
+        ("prompt,completion\na,b\n\nc\n", "no field for the column `completion`", 4),
+        ('prompt,completion\na,"b\nc,d\n', "not CSV", 2),
+        ("prompt,completion\na,\ufffd\n", "not UTF-8", 2),
+    ],
+)
+def test_a_junk_csv_row_is_named_by_its_line(tmp_path, text, what, line):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode().replace("\ufffd".encode(), b"\xff"))
+    with pytest.raises(DataError, match=what) as caught:
+        read(path)
+    assert caught.value.where == f"{path}:{line}"
+
+
+def test_what_is_no_parquet_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    path.write_text("text\na\n")
+    with pytest.raises(DataError, match="not a parquet file") as caught:
+        read(path)
+    assert caught.value.where == str(path)
+
+
+def test_a_file_that_is_gone_is_an_error_of_the_data(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", ROWS)
+    gone = source(path)
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_rows(gone))
+
+
+def test_a_tag_can_hold_a_whole_file_out(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", ROWS)
+    assert side_of(source(path)) is None
+    assert side_of(source(path, "validation:jsonl")) == "validation"
+    assert [row.values for row in read_rows(source(path, "test:jsonl"))] == ROWS
