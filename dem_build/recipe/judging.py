@@ -16,6 +16,7 @@ __all__ = ["JUDGING"]
 
 MODELS = ("composed", "base", "vectors")
 LOSS_METRICS = ("loss", "loss_stderr")
+LOSS_HINT = "it takes [evaluate] with loss = true, and a test share of the dataset"
 
 
 def _known_models(data: Raw) -> Iterator[Mistake]:
@@ -64,10 +65,12 @@ def _gates_have_bounds(data: Raw) -> Iterator[Mistake]:
 
 def _gates_are_measured(data: Raw) -> Iterator[Mistake]:
     known = [t for t in _tasks(data) if t] + _losses(data)
+    sources = names(data, "datasets", "probes")
     for index, gate in _gates(data):
         task = gate.get("task")
         if isinstance(task, str) and task and task not in known:
-            hint = nearest(task, known) or "add it to `tasks` in [evaluate]"
+            hint = LOSS_HINT if task[5:] in sources and task.startswith("loss:") else nearest(task, known)
+            hint = hint or "add it to `tasks` in [evaluate]"
             yield Mistake(("gates", index, "task"), f"nothing evaluates `{task}`", hint)
 
 

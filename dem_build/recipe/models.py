@@ -86,7 +86,7 @@ class Train(Table):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
     target_modules: Annotated[
         Annotated[Literal["all-linear"], Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>")],
-        shapes('must be "all-linear" or a list of module names'),
+        shapes('must be "all-linear" or a list of module names', "all-linear"),
     ] = Field(default="all-linear", description="LoRA: modules that get an adapter.")
     optim: Literal["adamw_torch_fused", "adamw_8bit", "adafactor"] = Field(
         default="adamw_torch_fused", description="Optimizer, as transformers names it."
@@ -177,7 +177,7 @@ class Source(Table):
     )
     chat: Annotated[
         Annotated[Literal["auto"], Tag("<text>")] | Annotated[bool, Tag("<boolean>")],
-        shapes('must be "auto", true or false'),
+        shapes('must be "auto", true or false', "auto"),
     ] = Field(
         default="auto",
         description="Whether prompt and completion are put in the base's chat template, in training and "

@@ -73,12 +73,17 @@ def mistakes_of(model: type[BaseModel], data: Mapping[str, Any]) -> list[Mistake
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that names the most similar of the known words, or all of them where none is similar."""
+    """Return a hint that leads from a word to the known ones; empty where none is known."""
     words = sorted(known)
-    close = get_close_matches(word, words, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean `{close[0]}`?"
+    if similar := _similar(word, words):
+        return f"did you mean `{similar}`?"
+    if len(words) > 12:
+        return f"the nearest is `{_similar(word, words, cutoff=0.0)}`"
     return f"known: {listed(words)}" if words else ""
+
+
+def _similar(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+    return next(iter(get_close_matches(word, list(words), n=1, cutoff=cutoff)), None)
 
 
 def listed(words: Iterable[str]) -> str:
@@ -118,9 +123,9 @@ def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:
         return Mistake(key, "unknown key", _key_hint(model, key))
     if error["type"] == "literal_error":
         choices = _choices(error)
-        hint = nearest(error["input"], choices) if isinstance(error["input"], str) else ""
+        similar = _similar(str(error["input"]), choices)
         what = f"must be {any_of(choices)}, not {_show(error['input'])}"
-        return Mistake(key, what, hint if hint.startswith("did") else "")
+        return Mistake(key, what, f'did you mean "{similar}"?' if similar else "")
     return Mistake(key, _what(error))
 
 
@@ -131,8 +136,8 @@ def _key_hint(model: type[BaseModel], key: Key) -> str:
     meant = OTHER_NAMES.get(word)
     if meant in here:
         return f"did you mean `{meant}`?"
-    hint = nearest(word, here)
-    return hint if hint.startswith("did") else _elsewhere(meant or word, model) or hint
+    elsewhere = "" if _similar(word, here) else _elsewhere(meant or word, model)
+    return elsewhere or nearest(word, here)
 
 
 def _elsewhere(word: str, model: type[BaseModel]) -> str:
@@ -147,7 +152,7 @@ def _elsewhere(word: str, model: type[BaseModel]) -> str:
     return next((f"`{word}` belongs in {name}" for owner, name in places if word in owner.model_fields), "")
 
 
-def _choices(error: ErrorDetails) -> list[Any]:
+def _choices(error: ErrorDetails) -> list[str]:
     # pydantic gives a Literal's values as one text: 'a', 'b' or 'c'
     expected = str(error.get("ctx", {}).get("expected", ""))
     return [part.strip().strip("'") for part in expected.replace(" or ", ",").split(",")]
@@ -161,7 +166,7 @@ def _what(error: ErrorDetails) -> str:
     return f"{text}, not {_show(error['input'])}"
 
 
-_WITHOUT_VALUE = {"missing", "string_too_short", "string_pattern_mismatch", "too_long"}
+_WITHOUT_VALUE = {"missing", "string_too_short", "too_long"}
 _SAYINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "missing": lambda _: "is required",
     "string_type": lambda _: "must be text",

@@ -9,23 +9,24 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 __all__ = ["Omega", "Salt", "Share", "Table", "Text", "is_tag", "shapes"]
 
 
-def _shape(value: object) -> str:
-    if isinstance(value, bool):
-        return "<boolean>"
-    if isinstance(value, int | float):
-        return "<number>"
-    if isinstance(value, str):
-        return "<text>"
-    return "<list>" if isinstance(value, tuple | list) else "<table>"
-
-
-def shapes(expected: str) -> Discriminator:
+def shapes(expected: str, word: str | None = None) -> Discriminator:
     """Choose a branch of a union by the TOML shape of the value, so that an error is that branch's alone.
 
     Args:
-        expected: What to say of a value whose shape fits no branch.
+        expected: What to say of a value that fits no branch.
+        word: The only text that the union takes, where it takes just one.
     """
-    return Discriminator(_shape, custom_error_type="shape", custom_error_message=expected)
+
+    def shape(value: object) -> str | None:
+        if isinstance(value, bool):
+            return "<boolean>"
+        if isinstance(value, int | float):
+            return "<number>"
+        if isinstance(value, str):
+            return "<text>" if word in (None, value) else None
+        return "<list>" if isinstance(value, tuple | list) else "<table>"
+
+    return Discriminator(shape, custom_error_type="shape", custom_error_message=expected)
 
 
 def is_tag(part: str | int) -> bool:
@@ -48,5 +49,5 @@ Salt = Annotated[
 ]
 Omega = Annotated[
     Annotated[float, Tag("<number>")] | Annotated[Literal["tune"], Tag("<text>")],
-    shapes('must be a number or "tune"'),
+    shapes('must be a number or "tune"', "tune"),
 ]

@@ -87,9 +87,17 @@ def _placed(mistake: Mistake, file: str, lines: Mapping[Key, int], sets: Mapping
 
 
 def _syntax(message: str, text: str) -> tuple[str, int]:
-    """Split tomllib's `… (at line 3, column 5)`."""
-    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", message)
-    if found is None:
-        return message[:1].lower() + message[1:], 0
-    what = found[1][:1].lower() + found[1][1:]
-    return what, int(found[2]) if found[2] else text.rstrip("\n").count("\n") + 1
+    """Split tomllib's `… (at line 3, column 5)`, and say the commonest in plainer words."""
+    found = re.fullmatch(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", message, re.DOTALL)
+    what, line = (found[1], found[2]) if found else (message, "0")
+    if table := re.fullmatch(r"Cannot declare \((.*)\) twice", what):
+        names = re.findall(r"'([^']*)'", table[1])
+        what = f"[{'.'.join(names)}] is given twice"
+    what = _SYNTAX.get(what, what[:1].lower() + what[1:])
+    return what, int(line) if line else text.rstrip("\n").count("\n") + 1
+
+
+_SYNTAX = {
+    "Cannot overwrite a value": "the key is given twice",
+    r"Illegal character '\n'": "the text has no end on this line",
+}

@@ -1,0 +1,376 @@
+"""The recipe language: what a good recipe means, and that each mistake is told with its line, all at once.
+
+`tests/recipes/` has a folder for each mistake: a recipe, and the exact text that tells it.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from dem_build.errors import RecipeError
+from dem_build.machine import Machine
+from dem_build.recipe import Recipe, load_recipe
+from dem_build.recipe.docs import markdown
+from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
+from dem_build.recipe.later import LATER, not_yet
+from dem_build.recipe.load import mistakes_in
+from dem_build.recipe.locate import dotted
+from dem_build.recipe.source import frozen
+
+ROOT = Path(__file__).parents[1]
+MISTAKES = sorted((ROOT / "tests" / "recipes").iterdir())
+
+MINIMAL = """\
+[base]
+model = "base"
+
+[datasets.math]
+path = "math.jsonl"
+omega = 0.5
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="recipe.toml"):
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def load(write):
+    return lambda text, *overrides: load_recipe(write(text), overrides)
+
+
+def problems_of(call, *arguments):
+    with pytest.raises(RecipeError) as caught:
+        call(*arguments)
+    assert caught.value.exit_status == 2
+    return caught.value.problems
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("folder", MISTAKES, ids=lambda f: f.name)
+def test_a_mistake_is_told_with_file_line_key_and_mend(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(Path("recipe.toml"))
+    assert f"{caught.value}\n" == (folder / "expected.txt").read_text(encoding="utf-8")
+
+
+def test_a_recipe_that_is_not_there_is_one_problem(tmp_path):
+    [problem] = problems_of(load_recipe, tmp_path / "no.toml")
+    assert (problem.line, problem.what) == (0, "there is no such recipe")
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    [problem] = problems_of(load_recipe, tmp_path)
+    assert problem.what == "is a folder, not a recipe"
+
+
+def test_a_file_name_that_cannot_name_a_build_asks_for_a_name(write):
+    [problem] = problems_of(load_recipe, write(MINIMAL, "my recipe.v2.toml"))
+    assert (problem.key, problem.what) == (
+        "name",
+        "the file's name, `my recipe.v2`, cannot name what is built",
+    )
+    assert load_recipe(write('name = "fine"\n' + MINIMAL, "my recipe.v2.toml")).name == "fine"
+
+
+def test_a_problem_found_later_gets_the_line_of_its_key(write):
+    path = write(MINIMAL)
+    problem = load_recipe(path).problem("datasets.math.path", "no file matches", "look there")
+    assert str(problem) == f"{path}:5: datasets.math.path: no file matches (look there)"
+    assert load_recipe(path).problem("evaluate.tasks[1]", "no").line == 0
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_number_of_a_recipe_is_infinite_or_nan(load, value):
+    gate = f'\n[evaluate]\n[[gates]]\ntask = "loss:math"\nmetric = "loss"\nmax = {value}\n'
+    [problem] = problems_of(load, MINIMAL + gate)
+    assert problem.what == f"must be a finite number, not {value}"
+
+
+# What a good recipe means
+
+
+def test_a_minimal_recipe_has_the_defaults_of_the_contract(load):
+    recipe = load(MINIMAL)
+    train, dataset = recipe.train_of("math"), recipe.datasets["math"]
+    assert recipe.name == "recipe"
+    assert (recipe.base.revision, recipe.base.dtype, recipe.compose.method, recipe.compose.dtype) == (
+        "main", "bfloat16", "dem", "bfloat16",
+    )  # fmt: skip
+    assert (train.method, train.optim, train.learning_rate, train.num_train_epochs, train.max_steps) == (
+        "full", "adamw_torch_fused", 2e-5, 1.0, None,
+    )  # fmt: skip
+    assert (train.global_batch_size, train.max_length, train.packing, train.bf16, train.seed) == (
+        32, 1024, False, True, 42,
+    )  # fmt: skip
+    assert (train.lr_scheduler_type, train.warmup_steps, train.weight_decay, train.max_grad_norm) == (
+        "cosine", 0.03, 0.0, 1.0,
+    )  # fmt: skip
+    assert (dataset.chat, dataset.on_overflow, dataset.validation, dataset.test) == (
+        "auto",
+        "drop",
+        0.05,
+        0.05,
+    )
+    assert (recipe.tune, recipe.analysis, recipe.evaluate, recipe.gates) == (None, None, None, ())
+
+
+def test_a_task_is_a_name_or_a_table(load):
+    tasks = (
+        '\n[evaluate]\ntasks = ["arc_easy", { name = "math", num_fewshot = 4, apply_chat_template = true }]\n'
+    )
+    evaluate = load(MINIMAL + tasks).evaluate
+    assert evaluate is not None
+    assert [(t.name, t.num_fewshot, t.limit, t.apply_chat_template) for t in evaluate.tasks] == [
+        ("arc_easy", None, None, False),
+        ("math", 4, None, True),
+    ]
+    assert (evaluate.loss, evaluate.models) == (True, ("composed", "base"))
+
+
+def test_a_datasets_train_table_overrides_key_by_key(load):
+    recipe = load(
+        "[train]\nlearning_rate = 1e-3\nseed = 7\n" + MINIMAL + "train = { learning_rate = 2e-3 }\n"
+    )
+    assert (recipe.train_of("math").learning_rate, recipe.train_of("math").seed) == (2e-3, 7)
+    assert recipe.train.learning_rate == 1e-3
+
+
+def test_an_override_that_repeats_a_default_still_overrides(load):
+    recipe = load("[train]\nseed = 7\n" + MINIMAL + "train = { seed = 42 }\n")
+    assert recipe.train_of("math").seed == 42
+
+
+@pytest.mark.parametrize(
+    ("train", "own", "expected"),
+    [
+        ("max_steps = 9", "", (None, 9)),
+        ("max_steps = 9", "train = { num_train_epochs = 3 }", (3.0, None)),
+        ("num_train_epochs = 2", "train = { max_steps = 5 }", (None, 5)),
+        ("", "train = { max_steps = 5 }", (None, 5)),
+        ("max_steps = 9", "train = { seed = 1 }", (None, 9)),
+        ("num_train_epochs = 2", "train = { seed = 1 }", (2.0, None)),
+    ],
+)
+def test_steps_and_epochs_are_one_choice(load, train, own, expected):
+    resolved = load(f"[train]\n{train}\n{MINIMAL}{own}\n").train_of("math")
+    assert (resolved.num_train_epochs, resolved.max_steps) == expected
+
+
+def test_comments_order_and_place_do_not_change_a_recipe(load, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "other.toml").write_text(
+        '# a comment\nname = "recipe"\ndatasets.math = { omega = 0.50, path = "math.jsonl" }\n'
+        "[base]\nmodel = 'base'\n"
+    )
+    first, second = load(MINIMAL), load_recipe(moved / "other.toml")
+    assert first == second
+    assert first.path != second.path
+    assert first != load(MINIMAL.replace("0.5", "0.4"))
+
+
+def test_a_recipe_is_frozen(load):
+    with pytest.raises(ValidationError, match="frozen"):
+        load(MINIMAL).train.seed = 1
+
+
+def test_paths_start_from_the_recipes_folder(load, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    recipe = load(MINIMAL)
+    assert recipe.folder == tmp_path
+    assert recipe.resolve("data/a.jsonl") == tmp_path / "data" / "a.jsonl"
+    assert recipe.resolve("/data/a.jsonl") == Path("/data/a.jsonl")
+    assert recipe.resolve("~/a.jsonl") == Path("/home/someone/a.jsonl")
+
+
+def test_the_recipes_path_is_absolute_and_messages_name_it_as_given(write, monkeypatch):
+    path = write(MINIMAL)
+    monkeypatch.chdir(path.parent)
+    recipe = load_recipe(Path("recipe.toml"))
+    assert recipe.path == path
+    assert recipe.problem("base", "no").file == "recipe.toml"
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "recipe.toml").write_bytes(b"\xef\xbb\xbf" + MINIMAL.replace("\n", "\r\n").encode())
+    assert load_recipe(tmp_path / "recipe.toml").base.model == "base"
+
+
+# --set
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("train.learning_rate=1e-3", "train.learning_rate", 1e-3),
+        ("datasets.math.omega = 0.25", "datasets.math.omega", 0.25),
+        ("base.model=other", "base.model", "other"),
+        ('base.model="other"', "base.model", "other"),
+        ("base.model=some/folder with spaces", "base.model", "some/folder with spaces"),
+        ("evaluate.tasks.1.limit=5", "evaluate.tasks.1.limit", 5),
+        ('evaluate.models=["composed"]', "evaluate.models", ("composed",)),
+        ('"compose"."dtype"=float32', "compose.dtype", "float32"),
+        ("base.salt=", "base.salt", ""),
+    ],
+)
+def test_set_changes_one_key(load, override, key, value):
+    found = load(MINIMAL + '\n[evaluate]\ntasks = ["a", { name = "b" }]\n', override)
+    for part in key.split("."):
+        found = (
+            found[int(part)]
+            if part.isdecimal()
+            else found[part]
+            if isinstance(found, dict)
+            else getattr(found, part)
+        )
+    assert found == value
+
+
+def test_set_makes_tables_that_are_not_there(load):
+    recipe = load(MINIMAL, "datasets.code.path=code.jsonl", "datasets.code.omega=1", "evaluate.loss=false")
+    assert recipe.datasets["code"].omega == 1.0
+    assert recipe.evaluate is not None
+    assert not recipe.evaluate.loss
+
+
+@pytest.mark.parametrize("table", ["train", "datasets.math.train"])
+def test_set_replaces_the_other_length(load, table):
+    recipe = load(f"{MINIMAL}[{table}]\nnum_train_epochs = 3\n", f"{table}.max_steps=5")
+    assert (recipe.train_of("math").num_train_epochs, recipe.train_of("math").max_steps) == (None, 5)
+
+
+def test_the_last_set_of_a_key_wins(load):
+    assert load(MINIMAL, "train.seed=1", "train.seed=2").train.seed == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("train.seed", "must be KEY=VALUE, such as train.learning_rate=1e-5"),
+        ("=5", "must be KEY=VALUE, such as train.learning_rate=1e-5"),
+        ("base.model.x=5", "`base.model` is no table"),
+        ("gates.0.min=5", "`gates` is a list of 0 items, numbered from 0"),
+        ("train.seed=one", 'must be a whole number, not "one"'),
+        ("train.sed=1", "unknown key"),
+    ],
+)
+def test_a_wrong_set_is_told_by_its_own_words(load, override, what):
+    text = MINIMAL + "\n[evaluate]\ntasks = []\n"
+    [problem] = problems_of(load, "gates = []\n" + text, override)
+    assert (problem.file, problem.line, problem.what) == (f"--set {override}", 0, what)
+
+
+def test_mistakes_of_the_file_and_of_sets_are_told_together(load):
+    told = problems_of(load, MINIMAL + "tset = 0.1\n", "train.seed=-1", "nothing")
+    assert [p.what for p in told] == [
+        "must be KEY=VALUE, such as train.learning_rate=1e-5",
+        "must be at least 0, not -1",
+        "unknown key",
+    ]
+
+
+# The whole language, and what this version has of it
+
+
+def whole_language():
+    return frozen(tomllib.loads('name = "assistant"\n' + "".join(EXAMPLES.values())))
+
+
+def test_the_examples_use_the_language_without_mistakes():
+    assert mistakes_in(whole_language()) == []
+    recipe = Recipe.model_validate(whole_language())
+    assert recipe.tune is not None
+    assert recipe.tune.importance == {"math": 2.0}
+    assert recipe.vectors["code"].omega == 0.3
+    assert Machine.model_validate(frozen(tomllib.loads(MACHINE_EXAMPLE)), strict=True).micro_batch == 4
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'hub = "openai/gsm8k"\nconfig = "main"\nrevision = "v1"\nsplit = "train"\nvalidation = { split = "dev" }',
+        'path = "a.jsonl"\nformat = "alpaca"\ncolumns = { instruction = "q", output = "a" }\nloss = "completion"',
+        'path = "a.jsonl"\nformat = "sharegpt"\nloss = "assistant"\nvalidation = "dev.jsonl"',
+        'path = "a.jsonl"\nformat = "messages"\ncolumns = { messages = "turns" }\ngroup_by = "user"\nchat = true',
+        'path = "a.jsonl"\ncolumns = { text = "body" }\nloss = "all"\nvalidation = 0\ntest = 0',
+        'path = "a.jsonl"\nomega = -0.5\ntrain = { method = "lora", r = 4, target_modules = ["q_proj"] }',
+    ],
+)
+def test_the_language_takes(line):
+    text = f'name = "a"\n[base]\nmodel = "org/name"\nrevision = "main"\n[datasets.a]\n{line}\n'
+    assert mistakes_in(frozen(tomllib.loads(text))) == []
+
+
+def test_what_is_not_built_yet_still_is_in_the_language(tmp_path):
+    """Every line of the list names a key that the models have; a line that outlived its feature would not."""
+    fields = markdown().split("## Not in this version yet")[0]
+    for later in LATER:
+        assert f"`{later.key.rpartition('.')[2]}`" in fields
+    text = (ROOT / "tests" / "recipes" / "not-in-this-version" / "recipe.toml").read_text(encoding="utf-8")
+    told = {dotted(m.key) for m in not_yet(frozen(tomllib.loads(text)), tmp_path)}
+    assert len(told) == 22
+    assert mistakes_in(frozen(tomllib.loads('name = "a"\n' + text))) == []
+
+
+def test_the_reference_is_current():
+    page = (ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    assert page == markdown(), "run: python -m dem_build.recipe.docs > docs/recipe.md"
+
+
+def test_every_key_is_described():
+    assert "| None |" not in markdown()
+
+
+def test_a_local_folder_comes_before_a_hub_id(write):
+    path = write(MINIMAL.replace('"base"', '"org/name"'))
+    [problem] = problems_of(load_recipe, path)
+    assert (problem.line, problem.key) == (2, "base.model")
+    (path.parent / "org" / "name").mkdir(parents=True)
+    assert load_recipe(path).base.model == "org/name"
+
+
+def test_reading_a_recipe_imports_nothing_heavy(write):
+    code = (
+        "import sys; from pathlib import Path; from dem_build.recipe import load_recipe; "
+        "load_recipe(Path(sys.argv[1])); print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(write(MINIMAL))], capture_output=True, text=True, check=True
+    )
+    heavy = {
+        "torch",
+        "numpy",
+        "transformers",
+        "datasets",
+        "lm_eval",
+        "rich",
+        "typer",
+        "pyarrow",
+        "dem_build.recipe.docs",
+    }
+    assert not heavy & set(done.stdout.split())
+
+
+def test_whole_numbers_of_a_recipe_stay_what_they_are_worth(load):
+    """A key is canonical JSON: 1 and 1.0 must not be two keys, so a number is always a float."""
+    recipe = load(MINIMAL.replace("0.5", "1") + "validation = 0\n")
+    assert isinstance(recipe.datasets["math"].omega, float)
+    assert isinstance(recipe.datasets["math"].validation, float)
+    assert math.isfinite(recipe.datasets["math"].omega)
