@@ -1,0 +1,126 @@
+"""A small graph, records of its actions and outcomes of a build, made by hand to render."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from dem_build import digest, kinds
+from dem_build.execute.outcome import Done, Outcome, Result
+from dem_build.graph import MODEL_PARTS, Action, Edge, Evaluation, Graph, Taken
+from dem_build.plan import History, Plan, make_plan, preimage_of
+from dem_build.store import Output, Record
+
+TRAIN = {
+    "method": "full", "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
+    "learning_rate": 2e-5, "num_train_epochs": 1.0, "max_steps": None, "global_batch_size": 32, "bf16": True,
+    "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0, "max_grad_norm": 1.0,
+    "vector_dtype": "bfloat16", "seed": 42,
+}  # fmt: skip
+PREPARE = {"format": "text", "max_length": 64, "on_overflow": "drop", "validation": 0.05, "test": 0.05}
+TASK = {"task": "arc_easy", "apply_chat_template": True, "dtype": "bfloat16", "lm_eval": "0.4.13"}
+LOSS = {"loss": 2.5, "loss_stderr": 0.02, "tokens": 1234, "rows": 40}
+ACC = {"acc": 0.25, "acc_stderr": 0.03, "samples": 200}
+DEFAULTS = {
+    ("base", "loss:math"): LOSS,
+    ("composed", "loss:math"): LOSS | {"loss": 2.0},
+    ("base", "arc_easy"): ACC,
+    ("composed", "arc_easy"): ACC | {"acc": 0.26},
+}
+
+
+def make_graph(names=("math",), rate=2e-5, omega=0.5, models=("composed", "base")):
+    """A base, a vector a dataset, the model, and the evaluations of each model."""
+    model_of = {"composed": "model"}
+    taken = {n: Taken("delta", Edge(f"vector:{n}", "delta"), omega) for n in names}
+    actions = [Action("base", "import", {"source": "directory", "dtype": None})]
+    for n in names:
+        tokenizer = Taken("base/tokenizer", Edge("base", "tokenizer"))
+        actions.append(Action(f"data:{n}", "prepare", PREPARE | {"system": n}, (tokenizer,)))
+        takes = (
+            Taken("base/weights", Edge("base", "weights")),
+            Taken("data/train", Edge(f"data:{n}", "train")),
+        )
+        actions.append(Action(f"vector:{n}", "finetune", TRAIN | {"learning_rate": rate}, takes))
+    bases = tuple(Taken(f"base/{p}", Edge("base", p)) for p in MODEL_PARTS)
+    actions.append(
+        Action("model", "compose", {"method": "dem", "dtype": "bfloat16"}, bases + tuple(taken.values()))
+    )
+    for model in models:
+        weights = Taken("model/weights", Edge(model_of.get(model, "base"), "weights"))
+        for n in names:
+            test = Taken("data/rows", Edge(f"data:{n}", "test"))
+            about = Evaluation(model, f"loss:{n}")
+            actions.append(
+                Action(f"loss:{model}:{n}", "loss", {"dtype": "bfloat16"}, (weights, test), evaluation=about)
+            )
+        about = Evaluation(model, "arc_easy")
+        actions.append(Action(f"eval:{model}:arc_easy", "task", TASK, (weights,), evaluation=about))
+    return Graph(
+        {a.name: a for a in actions}, {"composed": "model", "base": "base"}, dict.fromkeys(names, omega)
+    )
+
+
+@dataclass
+class Made:
+    """Records and the bytes of their outputs, in memory."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    metrics: dict = field(default_factory=lambda: dict(DEFAULTS))
+    provenance: dict = field(default_factory=dict)
+
+    def lookup(self, key):
+        return self.records.get(key)
+
+    peek = lookup
+
+    def read(self, output):
+        return self.objects[output.digest]
+
+    def put(self, data):
+        self.objects[digest.of_bytes(data)] = data
+        return Output(digest.of_bytes(data), len(data))
+
+    def make(self, action, known):
+        """Record an action whose outputs follow from its key."""
+        document = preimage_of(action, known)
+        key = kinds.key_of(document)
+        outputs = {n: self.put(f"{n} of {key}".encode()) for n in kinds.KINDS[action.kind].outputs}
+        if action.evaluation is not None:
+            about = (action.evaluation.model, action.evaluation.task)
+            outputs["metrics"] = self.put(self._document(self.metrics.get(about, LOSS)))
+        record = Record(key, action.kind, document, outputs, self.provenance.get(action.name, {}))
+        self.records[key], self.keys[action.name] = record, key
+        return record
+
+    def build(self, graph):
+        """Record all actions; return name → record."""
+        made = {}
+        for action in graph:
+            made[action.name] = self.make(action, {n: r.outputs for n, r in made.items()})
+        return made
+
+    def plan(self, graph) -> Plan:
+        return make_plan(graph, self, History(self.keys))
+
+    @staticmethod
+    def _document(metrics):
+        return metrics if isinstance(metrics, bytes) else json.dumps(metrics).encode()
+
+
+def outcome_of(graph, records, status=None, **changed):
+    """Return an outcome where all was cached, but for the names in `status` and the results in `changed`."""
+    status = status or {}
+    results = {
+        a.name: Result(
+            a,
+            status.get(a.name, Done.HIT),
+            12.5 if status.get(a.name) is Done.RAN else 0.0,
+            key=records[a.name].key if a.name in records else None,
+            record=records.get(a.name),
+        )
+        for a in graph
+    }
+    return Outcome(results | {r.action.name: r for r in changed.values()})

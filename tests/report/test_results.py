@@ -1,0 +1,117 @@
+"""What records hold becomes results."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from build_samples import DEFAULTS, LOSS, Made, make_graph
+
+from dem_build import digest
+from dem_build.errors import StoreError
+from dem_build.report.comparison import Trend, rows
+from dem_build.report.results import Results, collect
+
+
+def collected(graph=None, made=None):
+    graph, made = graph or make_graph(), made or Made()
+    records = made.build(graph)
+    return collect(graph, records, made.read), records
+
+
+def row(base, composed, metric="loss"):
+    results = Results({"base": {"t": base}, "composed": {"t": composed}})
+    return next(r for r in rows(results) if r.metric == metric)
+
+
+def test_each_evaluation_stands_under_its_model_and_task():
+    results, _ = collected()
+    assert results.table == {
+        "composed": {
+            "loss:math": DEFAULTS["composed", "loss:math"],
+            "arc_easy": DEFAULTS["composed", "arc_easy"],
+        },
+        "base": {"loss:math": LOSS, "arc_easy": DEFAULTS["base", "arc_easy"]},
+    }
+    assert results.omega == {"math": 0.5}
+
+
+def test_the_models_digest_names_all_of_its_outputs():
+    results, records = collected()
+    outputs = records["model"].outputs
+    assert set(outputs) == {"weights", "config", "tokenizer", "generation_config"}
+    assert results.model_digest == digest.of_json({n: o.digest for n, o in outputs.items()})
+
+
+def test_another_omega_is_another_model_digest():
+    first, _ = collected(make_graph(omega=0.5))
+    assert collected(make_graph(omega=0.4))[0].model_digest != first.model_digest
+
+
+def test_a_build_that_failed_early_still_has_the_results_that_are_recorded():
+    graph, made = make_graph(), Made()
+    records = {n: r for n, r in made.build(graph).items() if n != "model" and "composed" not in n}
+    results = collect(graph, records, made.read)
+    assert results.model_digest is None
+    assert set(results.table) == {"base"}
+
+
+def test_warnings_and_costs_come_from_provenance_in_the_graphs_order():
+    said = {
+        "vector:math": {"seconds": 130.5, "tokens": 25000, "warnings": ["slow"]},
+        "data:math": {"warnings": ["a"]},
+    }
+    results, _ = collected(made=Made(provenance=said))
+    assert results.warnings == (("data:math", "a"), ("vector:math", "slow"))
+    assert results.costs == {"vector:math": {"seconds": 130.5, "tokens": 25000.0}}
+
+
+def test_null_is_a_value_that_is_no_number():
+    made = Made(metrics={("base", "arc_easy"): b'{"acc": null, "acc_stderr": 0.1}'})
+    results, _ = collected(made=made)
+    assert math.isnan(results.table["base"]["arc_easy"]["acc"])
+
+
+@pytest.mark.parametrize("damaged", [b"not json", b"[1]", b'{"acc": "N/A"}', b'{"acc": true}', b"\xff"])
+def test_metrics_that_are_none_are_refused_with_the_action(damaged):
+    with pytest.raises(StoreError) as caught:
+        collected(made=Made(metrics={("base", "arc_easy"): damaged}))
+    assert caught.value.where == "eval:base:arc_easy"
+
+
+def test_rows_put_losses_first_and_leave_out_counts_and_errors():
+    results, _ = collected()
+    assert [(r.subject, r.metric) for r in rows(results)] == [("math", "loss"), ("arc_easy", "acc")]
+
+
+def test_base_and_composed_come_before_other_models():
+    results, _ = collected(make_graph(models=("alone", "composed", "base")))
+    assert list(rows(results)[0].measures) == ["base", "composed", "alone"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "old", "new", "trend"),
+    [
+        ("loss", 2.5, 2.0, Trend.BETTER),
+        ("loss", 2.0, 2.5, Trend.WORSE),
+        ("acc", 0.2, 0.5, Trend.BETTER),
+        ("acc", 0.5, 0.2, Trend.WORSE),
+        ("word_perplexity", 20.0, 10.0, Trend.BETTER),
+        ("acc", 0.50, 0.56, Trend.NOISE),
+    ],
+)
+def test_a_change_is_judged_by_its_metrics_direction_and_the_errors(metric, old, new, trend):
+    error = {f"{metric}_stderr": 0.05}
+    change = row({metric: old} | error, {metric: new} | error, metric).change
+    assert change is not None
+    assert (change.trend, change.delta) == (trend, new - old)
+
+
+def test_any_change_counts_where_no_error_is_known():
+    change = row({"loss": 2.0}, {"loss": 1.999}).change
+    assert change is not None
+    assert change.trend is Trend.BETTER
+
+
+def test_no_change_is_said_against_a_value_that_is_no_number():
+    assert row({"loss": math.nan}, {"loss": 2.0}).change is None
