@@ -111,7 +111,7 @@ def test_a_minimal_recipe_has_the_defaults_of_the_contract(load):
     train, dataset = recipe.train_of("math"), recipe.datasets["math"]
     assert recipe.name == "recipe"
     assert (recipe.base.revision, recipe.base.dtype, recipe.compose.method, recipe.compose.dtype) == (
-        "main", "bfloat16", "dem", "bfloat16",
+        "main", None, "dem", "bfloat16",
     )  # fmt: skip
     assert (train.method, train.optim, train.learning_rate, train.num_train_epochs, train.max_steps) == (
         "full", "adamw_torch_fused", 2e-5, 1.0, None,
@@ -316,6 +316,14 @@ def test_the_examples_use_the_language_without_mistakes():
 def test_the_language_takes(line):
     text = f'name = "a"\n[base]\nmodel = "org/name"\nrevision = "main"\n[datasets.a]\n{line}\n'
     assert mistakes_in(frozen(tomllib.loads(text))) == []
+
+
+def test_a_gate_may_compare_with_a_single_vector_that_is_measured(load):
+    gate = 'task = "loss:math"\nmetric = "loss"\nmax_drop = 0.1\nagainst = "math"'
+    text = MINIMAL + '\n[evaluate]\nmodels = ["composed", "vectors"]\n[[gates]]\n' + gate
+    assert load(text).gates[0].against == "math"
+    [problem] = problems_of(load, text.replace(', "vectors"', ""))
+    assert problem.key == "gates[0].against"
 
 
 def test_what_is_not_built_yet_still_is_in_the_language(tmp_path):

@@ -52,7 +52,8 @@ How and where to build is in the [machine file](#the-machine-file), which never 
 - Relative paths start from the recipe's folder, and `~` is the home folder.
 - Of models, bare names, `./`, `../`, `/`, `~` and `*.gguf` are local and nothing else. `org/name` is a local folder if
   there is one, else a hub id.
-- Names of tables are made of letters, digits, `_` and `-`. Datasets, vectors and probes share their names.
+- Names of tables are made of letters, digits, `_` and `-`. Datasets, vectors, probes and baselines share their names,
+  and none is called `composed`, `base` or `vectors`.
 - Numbers are finite, and no text is read as a number.
 - `--set KEY=VALUE` changes a key from the command line: a dotted key and a TOML value, such as
   `--set train.learning_rate=1e-5` or `--set evaluate.tasks.0.limit=10`. A bare word is text.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.tables import Raw
 
-__all__ = ["JUDGING"]
+__all__ = ["JUDGING", "MODELS"]
 
 MODELS = ("composed", "base", "vectors")
 LOSS_METRICS = ("loss", "loss_stderr")
@@ -29,12 +29,6 @@ def _known_models(data: Raw) -> Iterator[Mistake]:
             yield Mistake(key, f"there is no model `{model}`", nearest(model, known))
         elif model in _models(data)[:index]:
             yield Mistake(key, f"`{model}` is named twice")
-
-
-def _baselines_are_no_models(data: Raw) -> Iterator[Mistake]:
-    for name in names(data, "baselines"):
-        if name in MODELS:
-            yield Mistake(("baselines", name), f"`{name}` is the name of a model that dem makes itself")
 
 
 def _each_task_once(data: Raw) -> Iterator[Mistake]:
@@ -84,10 +78,12 @@ def _gates_name_metrics(data: Raw) -> Iterator[Mistake]:
 
 def _gates_compare_models(data: Raw) -> Iterator[Mistake]:
     models = _models(data)
+    # The composed one is what a gate judges, and "vectors" stands for each of them by its name.
+    known = [m for m in models if m not in ("composed", "vectors")]
+    known += names(data, "datasets", "vectors") if "vectors" in models else []
     for index, gate in _gates(data):
         against = gate.get("against")
-        # "vectors" stands for several models, and the composed one is what a gate judges.
-        if isinstance(against, str) and against not in {*models} - {"composed", "vectors"}:
+        if isinstance(against, str) and against not in known:
             what = f"`{against}` is no model that [evaluate] measures besides the composed one"
             yield Mistake(("gates", index, "against"), what, "add it to `models` in [evaluate]")
     if list(_gates(data)) and "evaluate" in data and "composed" not in models:
@@ -121,7 +117,6 @@ def _losses(data: Raw) -> list[str]:
 
 JUDGING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _known_models,
-    _baselines_are_no_models,
     _each_task_once,
     _gates_have_bounds,
     _gates_are_measured,

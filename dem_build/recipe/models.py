@@ -71,7 +71,10 @@ class Base(Table):
         default=None, description="Padding token, where the tokenizer has none or another."
     )
     added_tokens: tuple[Text, ...] = Field(default=(), description="Special tokens to add to the tokenizer.")
-    dtype: Dtype = Field(default="bfloat16", description="Type that the base's weights are prepared in.")
+    dtype: Dtype | None = Field(
+        default=None,
+        description="Type that the base's weights are prepared in. Default: as they are stored; bfloat16 of GGUF.",
+    )
     salt: Salt = None
 
 

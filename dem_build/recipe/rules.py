@@ -10,7 +10,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from dem_build.recipe.judging import JUDGING
+from dem_build.recipe.judging import JUDGING, MODELS
 from dem_build.recipe.places import may_be_hub_id
 from dem_build.recipe.problems import Mistake, any_of, listed, nearest
 from dem_build.recipe.tables import names, raw, sources, tables, trains
@@ -58,12 +58,19 @@ def _good_names(data: Raw) -> Iterator[Mistake]:
 
 
 def _one_name_space(data: Raw) -> Iterator[Mistake]:
+    # Results name models: composed, base, each single vector by its dataset, and baselines.
+    shared = "datasets, vectors, probes and baselines share their names"
     taken: dict[str, str] = {}
-    for section in ("datasets", "vectors", "probes"):
+    for section in ("datasets", "vectors", "probes", "baselines"):
         for name in names(data, section):
-            if name in taken:
-                what = f"the name `{name}` is taken by [{taken[name]}.{name}]"
-                yield Mistake((section, name), what, "datasets, vectors and probes share their names")
+            if name in MODELS:
+                yield Mistake(
+                    (section, name), f"`{name}` names a model of every build", "choose another name"
+                )
+            elif name in taken:
+                yield Mistake(
+                    (section, name), f"the name `{name}` is taken by [{taken[name]}.{name}]", shared
+                )
             taken.setdefault(name, section)
 
 
