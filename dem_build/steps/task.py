@@ -14,6 +14,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import sys
 from pathlib import Path, PurePosixPath
@@ -97,8 +98,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     except torch.OutOfMemoryError as error:
         raise EvaluationError("out of memory", where=name, hint=OUT_OF_MEMORY_HINT) from error
     except TASK_ERRORS as error:
-        hint = "`dem logs` shows the traceback; a file that the task's Python opens by itself is not copied"
-        raise EvaluationError(f"lm-eval cannot run it: {_said(error)}", where=name, hint=hint) from error
+        raise EvaluationError(
+            f"lm-eval cannot run it: {_said(error)}", where=name, hint=_hint(error)
+        ) from error
     return _write(results, name, context) | surroundings(context)
 
 
@@ -158,9 +160,7 @@ def _importable(folder: Path, home: Path) -> Iterator[None]:
 def _load_task(file: Path, params: Mapping[str, JSON], cache: Path) -> Any:
     """Return lm-eval's task of a YAML file, its data read from beside the file, or at the locked revision."""
     config = load_yaml(file)
-    config["dataset_kwargs"] = _dataset_kwargs(config, file.parent, params["dataset_revision"], cache)
-    if str(config.get("dataset_path") or "").startswith((".", "/", "~")):
-        config["dataset_path"] = str(within(file.parent, config["dataset_path"]))
+    config |= _dataset(config, file.parent, params["dataset_revision"], cache)
     _set_fewshot(config, params)
     (task,) = TaskManager(include_defaults=False).load([config])["tasks"].values()
     task.set_fewshot_seed(seed=OTHER_SEEDS)
@@ -181,24 +181,33 @@ def _set_fewshot(config: dict[str, Any], params: Mapping[str, JSON]) -> None:
         config["fewshot_split"] = config.get("test_split")
 
 
-def _dataset_kwargs(
-    config: Mapping[str, Any], folder: Path, revision: str | None, cache: Path
-) -> dict[str, Any]:
-    kwargs = {**(config.get("dataset_kwargs") or {}), "cache_dir": str(cache)}
-    if config.get("dataset_path") not in FILE_FORMATS:
-        return kwargs if revision is None else {**kwargs, "revision": revision}
+def _dataset(config: Mapping[str, Any], folder: Path, revision: str | None, cache: Path) -> dict[str, Any]:
+    """Return a task's `dataset_path` and `dataset_kwargs`, local files by absolute paths, hub datasets pinned.
+
+    What is made of local files is cached in this run's folder; hub datasets, which a commit pins, in Hugging Face's.
+    """
+    path, kwargs = config.get("dataset_path"), dict(config.get("dataset_kwargs") or {})
+    if path in FILE_FORMATS:
+        kwargs |= _data_files(kwargs, folder, revision) | {"cache_dir": str(cache)}
+    elif path and within(folder, path).is_dir():
+        path, kwargs = str(within(folder, path)), kwargs | {"cache_dir": str(cache)}
+    elif path and revision is not None:
+        kwargs["revision"] = revision
+    return {"dataset_path": path, "dataset_kwargs": kwargs}
+
+
+def _data_files(kwargs: Mapping[str, Any], folder: Path, revision: str | None) -> dict[str, Any]:
+    data_folder = within(folder, kwargs.get("data_dir") or "")
+    if "data_files" not in kwargs:
+        return {"data_dir": str(data_folder)}
 
     def absolute(pattern: str) -> str:
-        if "://" in pattern:
-            return pattern
-        return str(within(folder, str(Path(kwargs.get("data_dir") or "", pattern))))
+        if "://" not in pattern:
+            return str(within(data_folder, pattern))
+        pinned = rf"\1@{revision}/"
+        return pattern if revision is None else re.sub(r"^(hf://datasets/[^/@]+/[^/@]+)/", pinned, pattern)
 
-    if "data_files" in kwargs:
-        kwargs["data_files"] = map_data_files(kwargs["data_files"], absolute)
-        kwargs.pop("data_dir", None)
-    elif "data_dir" in kwargs:
-        kwargs["data_dir"] = absolute("")
-    return kwargs
+    return {"data_files": map_data_files(kwargs["data_files"], absolute), "data_dir": None}
 
 
 def _evaluate(
@@ -274,6 +283,16 @@ def _said(error: BaseException) -> str:
     """Return an error's first line, and the type where the line alone says nothing."""
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, ConnectionError):
+        return "its dataset is on the hub: build once where that can be reached"
+    if isinstance(error, FileNotFoundError) and not isinstance(error, datasets.exceptions.DatasetsError):
+        return (
+            "a task runs in a copy of the files that its YAML names and its Python imports, and of no others"
+        )
+    return "`dem logs` shows the traceback"
 
 
 def _write(results: Mapping[str, Any], name: str, context: Context) -> Provenance:

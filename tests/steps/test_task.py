@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import sys
@@ -130,11 +131,18 @@ def evaluate(base, folder, name, run_folder, context=None, generation=None, **mo
     return json.loads((context.out / "metrics").read_bytes()), samples, provenance
 
 
+@functools.cache
+def loaded(base):
+    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float64), AutoTokenizer.from_pretrained(
+        base
+    )
+
+
 @torch.inference_mode()
 def log_likelihood(base, prompt, answer):
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    model, tokenizer = loaded(base)
     start, ids = len(tokenizer(prompt).input_ids), tokenizer(prompt + answer).input_ids
-    logp = model.double()(torch.tensor([ids])).logits[0].log_softmax(-1)
+    logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
     return sum(logp[i - 1, ids[i]].item() for i in range(start, len(ids)))
 
 
@@ -276,6 +284,24 @@ def test_loss_and_task_share_a_model_and_leave_it_as_it_was(base, folder, tmp_pa
     assert first[0]["metrics"] == first[2]["metrics"]
     assert measure(other, "say", base)["samples"] == first[1]["samples"]
     assert measure(other, "loss", tmp_path / "gone")["metrics"] == first[0]["metrics"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "dataset_path: csv\ndataset_kwargs: {data_dir: rows}",
+        "dataset_path: csv\ndataset_kwargs: {data_dir: rows, data_files: [{split: train, path: '*.csv'}]}",
+        "dataset_path: rows",
+        "dataset_path: ./rows",
+    ],
+)
+def test_data_may_be_a_folder_beside_the_task_file(base, folder, tmp_path, source):
+    (folder / "rows").mkdir()
+    (folder / "rows" / "some.csv").write_text("question,answer\n1?,1\n2?,2\n")
+    rest = GENERATE.split("output_type", 1)[1].replace('"{{choices[0]}}"', "answer")
+    (folder / "say.yaml").write_text(f"task: say\n{source}\noutput_type{rest}")
+    _, samples, _ = evaluate(base, folder, "say", tmp_path)
+    assert [s["doc"]["question"] for s in samples if s["filter"] == "whole"] == ["1?", "2?"]
 
 
 def test_a_file_that_is_not_in_the_closure_is_not_there(base, folder, tmp_path):
