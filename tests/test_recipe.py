@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 import subprocess
 import sys
@@ -316,6 +317,31 @@ def test_the_examples_use_the_language_without_mistakes():
 def test_the_language_takes(line):
     text = f'name = "a"\n[base]\nmodel = "org/name"\nrevision = "main"\n[datasets.a]\n{line}\n'
     assert mistakes_in(frozen(tomllib.loads(text))) == []
+
+
+def places_of(value, key=()):
+    """Every place in a document."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for part, inner in pairs:
+        yield (*key, part)
+        yield from places_of(inner, (*key, part))
+
+
+ODD = (3, -0.5, math.nan, "x", "", True, [], [[1]], {}, {"a": {"b": 1}}, dt.date(2024, 1, 1))
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_no_value_anywhere_breaks_the_checker(odd, tmp_path):
+    """Where a value has any other shape, there are mistakes or a recipe, and never another exception."""
+    text = 'name = "assistant"\n' + "".join(EXAMPLES.values())
+    for place in places_of(tomllib.loads(text)):
+        data = tomllib.loads(text)
+        table = data
+        for part in place[:-1]:
+            table = table[part]
+        table[place[-1]] = odd
+        found = [*mistakes_in(frozen(data)), *not_yet(frozen(data), tmp_path)]
+        assert all(m.what and dotted(m.key) for m in found)
 
 
 def test_a_gate_may_compare_with_a_single_vector_that_is_measured(load):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dem_build.recipe.locate import line_of, locate, parsed
@@ -89,6 +89,7 @@ def toml(value):
     return f'"""\n{escaped}"""'
 
 
+@settings(deadline=None)
 @given(st.dictionaries(TRICKY, VALUES, max_size=4), st.dictionaries(TRICKY, VALUES, max_size=3))
 def test_the_scanner_finds_just_the_keys_that_tomllib_reads(top, table):
     top.pop("a b", None)
