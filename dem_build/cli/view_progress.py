@@ -72,6 +72,8 @@ class Progress:
         since, first = self._first
         if self.done is None or self.done <= first or self.now - since < SETTLED_SECONDS:
             return None
+        if self.done >= self.total > 0:
+            return None
         left = (self.total - self.done) * (self.now - since) / (self.done - first)
         passed = max((self.now if now is None else now) - self.now, 0.0)
         return max(left - passed, 0.0) if self.total > 0 else None

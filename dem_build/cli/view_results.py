@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -13,7 +14,6 @@ from dem_build.report.comparison import BASE, COMPOSED, Trend
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from collections.abc import Set as AbstractSet
-    from pathlib import Path
 
     from rich.console import Console
     from rich.table import Table
@@ -68,7 +68,7 @@ def closing_lines(
     if model is not None:
         digest = f"  sha256 {results.model_digest[:12]}" if results and results.model_digest else ""
         # Not wrapped: a path is to be copied.
-        console.print(Text.assemble("model    ", (joined(model), "bold"), (digest, "dim")), soft_wrap=True)
+        console.print(Text.assemble("model    ", (_here(model), "bold"), (digest, "dim")), soft_wrap=True)
 
 
 def remaining_warnings(
@@ -78,6 +78,12 @@ def remaining_warnings(
     for action, text in results.warnings:
         if (action, joined(text)) not in shown:
             say(console, ("warning: ", "yellow"), (f"{joined(action)}: ", "dim"), joined(text))
+
+
+def _here(path: Path | str) -> str:
+    """Return a path relative to where the user is, if it lies there."""
+    given, here = Path(path), Path.cwd()
+    return joined(given.relative_to(here) if given.is_relative_to(here) else given)
 
 
 def _group(word: str, status: str, names: Sequence[str], more: str, console: Console) -> None:
@@ -91,7 +97,7 @@ def _group(word: str, status: str, names: Sequence[str], more: str, console: Con
 def _gate(gate: GateResult, console: Console) -> None:
     status = "ran" if gate.passed else "failed"
     value = "not measured" if gate.value is None else quantities.decimals(gate.value)
-    name = f"gate {joined(gate.task)} {joined(gate.metric)}: "
+    name = f"gate {joined(gate.metric)} on {joined(comparison.subject(gate.task))}: "
     must = joined(gate.why) if gate.passed or gate.value is None else f"must be {joined(gate.why)}"
     say(console, (f"{MARKS[status]} ", STYLES[status]), name, (value, "bold"), (f", {must}", "dim"))
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["card"]
 
 FORMULAS = {
-    "dem": "Θ_D = Θ + Σ ω_i ΔΘ_i, where ΔΘ_i is what fine-tuning on dataset i changed in the base Θ",
-    "interpolation": "Θ_I = Σ ω_i Θ_i, where Θ_i is the base fine-tuned on dataset i",
+    "dem": "`Θ_D = Θ + Σ ω_i ΔΘ_i`, where `ΔΘ_i` is what fine-tuning the base `Θ` on dataset `i` changed",
+    "interpolation": "`Θ_I = Σ ω_i Θ_i`, where `Θ_i` is the base fine-tuned on dataset `i`",
 }
 LOCAL = ("directory", "gguf")
 EXPLAINED = (
@@ -71,7 +71,7 @@ def _opening(recipe: Recipe, base: str, vectors: int) -> str:
     plural = "vector" if vectors == 1 else "vectors"
     formula = FORMULAS[recipe.compose.method]
     made = f"Composed with dem from {code(base)} and {vectors} distribution {plural}"
-    return f"{made}: `{formula}`. Its weights are {recipe.compose.dtype}.\n"
+    return f"{made}: {formula}. Its weights are {recipe.compose.dtype}.\n"
 
 
 def _front_matter(base: str) -> str:
@@ -87,7 +87,7 @@ def _front_matter(base: str) -> str:
 
 
 def _vectors(recipe: Recipe, graph: Graph, records: Mapping[str, Record], results: Results) -> str:
-    header = ["vector", "dataset", "SHA-256", "tokens", "ω"]
+    header = ["vector", "dataset", "SHA-256", "trained tokens", "ω"]
     body = [
         [
             escape(name),
@@ -110,7 +110,7 @@ def _dataset(recipe: Recipe, name: str) -> str:
 
 
 def _tokens(results: Results, action: str) -> str:
-    tokens = results.costs.get(action, {}).get("tokens")
+    tokens = results.costs.get(action, {}).get("trained_tokens")
     return "" if tokens is None else count(tokens)
 
 

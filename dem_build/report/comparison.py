@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
     from dem_build.report.results import Metrics, Results
 
-__all__ = ["BASE", "COMPOSED", "Change", "Measure", "Row", "Trend", "lower_is_better", "model_names", "rows"]
+__all__ = [
+    "BASE",
+    "COMPOSED",
+    "Change",
+    "Measure",
+    "Row",
+    "Trend",
+    "lower_is_better",
+    "model_names",
+    "rows",
+    "subject",
+]
 
 BASE = "base"
 COMPOSED = "composed"
@@ -66,7 +77,7 @@ class Row:
     @property
     def subject(self) -> str:
         """The task for people: a held-out loss is named by its dataset."""
-        return self.task.removeprefix(LOSS_TASK)
+        return subject(self.task)
 
     @property
     def change(self) -> Change | None:
@@ -83,6 +94,11 @@ class Row:
             return Change(delta, Trend.NOISE)
         better = (delta < 0) == lower_is_better(self.metric)
         return Change(delta, Trend.BETTER if better else Trend.WORSE)
+
+
+def subject(task: str) -> str:
+    """Return a task's name for people: a held-out loss is named by its dataset."""
+    return task.removeprefix(LOSS_TASK)
 
 
 def lower_is_better(metric: str) -> bool:

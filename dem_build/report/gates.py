@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.report.comparison import BASE, COMPOSED, lower_is_better
+from dem_build.report.comparison import BASE, COMPOSED, lower_is_better, subject
 from dem_build.report.quantities import decimals
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def check(gates: Iterable[Gate], results: Results) -> list[GateResult]:
 def _check(gate: Gate, results: Results) -> GateResult:
     value = results.value(COMPOSED, gate.task, gate.metric)
     if value is None:
-        why = f"{COMPOSED} has no {gate.metric} on {gate.task}"
+        why = f"{COMPOSED} has no {gate.metric} on {subject(gate.task)}"
         return GateResult(gate.task, gate.metric, None, passed=False, why=why)
     conditions = _conditions(gate, value, results)
     failed = [c for c in conditions if not c.holds]
@@ -80,8 +80,11 @@ def _drop(gate: Gate, limit: float, value: float, results: Results) -> _Conditio
     against = gate.against or BASE
     reference = results.value(against, gate.task, gate.metric)
     if reference is None:
-        return _Condition(holds=False, text=f"{against} has no {gate.metric} on {gate.task} to compare with")
+        return _Condition(
+            holds=False, text=f"{against} has no {gate.metric} on {subject(gate.task)} to compare with"
+        )
     worse = value - reference if lower_is_better(gate.metric) else reference - value
     direction = "above" if lower_is_better(gate.metric) else "below"
-    text = f"at most {limit:g} {direction} the {decimals(reference)} of {against}"
+    distance = f"at most {limit:g} {direction}" if limit else f"not {direction}"
+    text = f"{distance} the {decimals(reference)} of {against}"
     return _Condition(worse <= limit + SLACK, text)

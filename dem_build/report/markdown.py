@@ -43,10 +43,10 @@ def table(header: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0
 def results_table(results: Results) -> str:
     """Return the table of all models, with the change of the composed one against the base."""
     names = model_names(results)
-    header = ["task", "metric", *(escape(n) for n in names), "change"]
+    header = ["on", "metric", *(escape(n) for n in names), "change"]
     body = [
         [
-            escape(row.task),
+            escape(row.subject),
             escape(row.metric),
             *(_measure(row.measures.get(n)) for n in names),
             _change(row.change),

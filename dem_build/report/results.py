@@ -21,7 +21,13 @@ __all__ = ["Metrics", "Results", "collect"]
 
 MODEL = "model"
 METRICS = "metrics"
-COSTS = ("seconds", "tokens")
+# Cost → where a record's provenance has it.
+COSTS = {
+    "seconds": ("seconds",),
+    "device_seconds": ("device_seconds",),
+    "tokens": ("tokens", "seen"),
+    "trained_tokens": ("tokens", "trained"),
+}
 
 Metrics = dict[str, float]
 
@@ -35,7 +41,8 @@ class Results:
         omega: Dataset → ω.
         model_digest: Digest of the composed model, None while it is not there.
         warnings: (action, text), in the graph's order.
-        costs: Action → `seconds` and `tokens`, where its record has them; of the run that made it.
+        costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),
+            where its record has them; of the run that made it.
     """
 
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
@@ -108,5 +115,11 @@ def _model_digest(record: Record | None) -> Digest | None:
 
 
 def _costs(record: Record) -> Metrics:
-    found = {name: record.provenance.get(name) for name in COSTS}
+    found = {name: _at(record.provenance, place) for name, place in COSTS.items()}
     return {name: float(value) for name, value in found.items() if value is not None and _is_number(value)}
+
+
+def _at(document: JSON, place: tuple[str, ...]) -> JSON:
+    for name in place:
+        document = document.get(name) if isinstance(document, dict) else None
+    return document

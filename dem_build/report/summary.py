@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.report.comparison import subject
 from dem_build.report.markdown import code, escape, results_table, table
 from dem_build.report.quantities import decimals, duration
 
@@ -68,7 +69,7 @@ def _gates(gates: list[GateResult]) -> str:
     body = [
         [
             "✓" if gate.passed else "✗",
-            f"{escape(gate.task)} {escape(gate.metric)}",
+            f"{escape(gate.metric)} on {escape(subject(gate.task))}",
             escape(gate.why),
             "" if gate.value is None else decimals(gate.value),
         ]

@@ -329,6 +329,13 @@ def test_a_new_unit_starts_the_rate_again():
     assert progress.seconds_left(1020.0) == pytest.approx(40.0)
 
 
+def test_what_is_all_done_has_no_time_left():
+    progress = Progress()
+    progress.update(event(0, 10, 1000.0))
+    progress.update(event(10, 10, 1010.0))
+    assert progress.seconds_left(1010.0) is None
+
+
 @pytest.mark.parametrize("total", [0, None])
 def test_without_a_total_there_is_no_share_and_no_time_left(total):
     progress = Progress()
@@ -387,8 +394,8 @@ def test_gates_say_what_was_reached_and_what_must_be():
         [Gate(task="arc_easy", metric="acc", min=0.2), Gate(task="arc_easy", metric="acc", min=0.9)], results
     )
     assert results_lines(results, gates)[-2:] == [
-        "✓ gate arc_easy acc: 0.300, at least 0.2",
-        "✗ gate arc_easy acc: 0.300, must be at least 0.9",
+        "✓ gate acc on arc_easy: 0.300, at least 0.2",
+        "✗ gate acc on arc_easy: 0.300, must be at least 0.9",
     ]
 
 
@@ -402,6 +409,13 @@ def test_the_last_lines_say_what_was_cached_what_ran_and_where_the_model_is():
         "ran 2 in 25s: vector:math, model",
         f"model out/a-rather-long-name/model sha256 {results.model_digest[:12]}",
     ]
+
+
+def test_a_model_below_the_users_folder_is_named_from_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    console = a_log()
+    view.closing_lines(Outcome({}), None, tmp_path / "out" / "tiny" / "model", console)
+    assert console.file.getvalue().splitlines()[-1] == "model    out/tiny/model"
 
 
 def test_an_interrupted_build_says_that_the_next_one_goes_on():

@@ -51,6 +51,10 @@ def test_of_a_loss_the_bound_is_on_its_rise(against, passed):
     assert judged(task="loss:math", metric="loss", max_drop=0.1, against=against).passed is passed
 
 
+def test_a_bound_of_zero_reads_as_a_sentence():
+    assert judged(max_drop=0.0).why == "not below the 0.300 of base"
+
+
 def test_a_value_that_was_not_measured_fails():
     result = judged(task="nowhere", min=0.0)
     assert (result.passed, result.value) == (False, None)

@@ -58,12 +58,12 @@ def test_a_build_that_failed_early_still_has_the_results_that_are_recorded():
 
 def test_warnings_and_costs_come_from_provenance_in_the_graphs_order():
     said = {
-        "vector:math": {"seconds": 130.5, "tokens": 25000, "warnings": ["slow"]},
+        "vector:math": {"seconds": 130.5, "tokens": {"seen": 25000, "trained": 900}, "warnings": ["slow"]},
         "data:math": {"warnings": ["a"]},
     }
     results, _ = collected(made=Made(provenance=said))
     assert results.warnings == (("data:math", "a"), ("vector:math", "slow"))
-    assert results.costs == {"vector:math": {"seconds": 130.5, "tokens": 25000.0}}
+    assert results.costs == {"vector:math": {"seconds": 130.5, "tokens": 25000.0, "trained_tokens": 900.0}}
 
 
 def test_null_is_a_value_that_is_no_number():
