@@ -135,6 +135,9 @@ class Hints:
                 self._database.close()
             self._database = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def _run(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         with self._lock:
             for _ in range(2):

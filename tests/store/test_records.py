@@ -260,7 +260,7 @@ store.publish(make_record(store))
 
 
 def test_a_kill_at_any_call_leaves_a_store_without_damage_that_the_next_run_completes(tmp_path):
-    """Every third rename, link, unlink, chmod and flush of a publish is in turn the last thing done."""
+    """Every fourth rename, link, unlink, chmod and flush of a publish is in turn the last thing done."""
     point, survived = 0, False
     while not survived:
         root = tmp_path / str(point)
@@ -272,5 +272,5 @@ def test_a_kill_at_any_call_leaves_a_store_without_damage_that_the_next_run_comp
         assert not store.verify()
         record = make_record(store)
         assert store.publish(record) == record
-        point += 3  # each is a process, so not all of them
+        point += 4  # each is a process, so not all of them
     assert point > 10

@@ -43,13 +43,14 @@ def test_a_store_that_cannot_be_made_is_an_error_that_says_where(tmp_path):
         Store.open(tmp_path / "file" / "cache")
 
 
-def test_a_store_in_a_repository_is_ignored_by_git(tmp_path):
+def test_git_sees_nothing_of_a_store_but_its_readme(tmp_path):
     subprocess.run(["git", "init", "-q", tmp_path / "repo"], check=True)
-    Store.open(tmp_path / "repo" / "cache").put_bytes(b"x")
-    status = subprocess.run(
-        ["git", "-C", tmp_path / "repo", "status", "--porcelain"], check=True, capture_output=True
-    )
-    assert status.stdout == b""
+    store = Store.open(tmp_path / "repo" / "cache")
+    store.put_bytes(b"x")
+    (store.root / "README.md").write_text("what this is")
+    command = ["git", "-C", tmp_path / "repo", "status", "--porcelain", "--untracked-files=all"]
+    status = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert status.stdout == "?? cache/README.md\n"
 
 
 READ_ONLY = """
