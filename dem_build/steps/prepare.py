@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 BATCH_ROWS = 1024
-BATCH_CHARACTERS = 2**22  # bounds memory where rows are long
+BATCH_CHARACTERS = 2**20  # bounds memory where rows are long
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:

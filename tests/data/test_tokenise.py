@@ -92,6 +92,10 @@ def test_a_prompt_that_ends_in_eos_does_not_end_the_completion(plain):
     assert trained_text(plain, one(plain, Example("a</s>", "b"))) == "b</s>"
 
 
+def test_an_empty_completion_teaches_eos_even_after_eos(plain):
+    assert trained_text(plain, one(plain, Example("a</s>", ""))) == "</s>"
+
+
 def test_a_token_over_the_boundary_is_taken_apart(plain):
     """A model that is asked "2+2= " sees the space as a token of the prompt, and answers "4"."""
     row = one(plain, Example("2+2= ", "4"))
