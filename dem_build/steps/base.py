@@ -50,6 +50,7 @@ __all__ = ["run"]
 
 # Of no meaning to the model, or untrue of what is stored here.
 VOLATILE = (
+    "_model_name_or_path",
     "_name_or_path",
     "_commit_hash",
     "_from_model_config",
@@ -77,15 +78,14 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     """
     files = {source.tag: source.path for source in inputs.sources}
     if params["source"] != "gguf":
-        return _import(files, params["dtype"], context)
+        return _import(files, params["dtype"], str(files[CONFIG].parent), context)
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=context.work) as folder:
         expanded = Path(folder) / "model"
         expand_gguf(files[GGUF], expanded)
-        return _import(dict(base_files(expanded)), params["dtype"], context)
+        return _import(dict(base_files(expanded)), params["dtype"], str(files[GGUF]), context)
 
 
-def _import(files: Mapping[str, Path], dtype: str | None, context: Context) -> Provenance:
-    where = str(files[CONFIG].parent)
+def _import(files: Mapping[str, Path], dtype: str | None, where: str, context: Context) -> Provenance:
     config = _read_json(files[CONFIG])
     check_config(config, where)
     weights = architecture(config, where)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import mmap
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dem_build.basemodel import CONFIG, GENERATION_CONFIG
@@ -24,7 +27,12 @@ __all__ = ["expand_gguf"]
 
 # How transformers came by the tokenizer, which differs from machine to machine.
 MACHINE_KEYS = ("is_local", "local_files_only", "name_or_path")
+# What GGUF calls the pre-tokenizers that set each digit apart before GPT-2's pattern. transformers reads these files
+# by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
+DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
+METADATA_BYTES = 1 << 26
 UNREADABLE = (
+    struct.error,
     ValueError,
     KeyError,
     TypeError,
@@ -44,8 +52,14 @@ def expand_gguf(path: Path, folder: Path) -> None:
     """
     model, tokenizer = _load(path)
     _write_weights(model, folder)
+    if _pre_tokenizer_name(path) in DIGITS_APART:
+        digits_apart: Any = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(digits_apart)
     tokenizer.save_pretrained(folder)
-    _drop(folder / "tokenizer_config.json", MACHINE_KEYS)
+    _mend_tokenizer_files(folder, model.get_input_embeddings().num_embeddings)
     config = model.config.to_diff_dict()
     config.pop("quantization_config", None)
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
@@ -67,6 +81,19 @@ def _load(path: Path) -> tuple[Any, Any]:
             raise CheckpointError(f"cannot be dequantised: {reason}", where=str(path), hint=hint) from error
 
 
+def _pre_tokenizer_name(path: Path) -> str:
+    """Return `tokenizer.ggml.pre` of a file, or an empty string: how text is cut up before tokens are formed."""
+    key = b"tokenizer.ggml.pre"
+    field = struct.pack("<Q", len(key)) + key + struct.pack("<I", 8)  # length, name, type: a string
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        at = data.find(field, 0, METADATA_BYTES)
+        if at < 0:
+            return ""
+        start = at + len(field) + 8
+        (length,) = struct.unpack("<Q", data[start - 8 : start])
+        return data[start : start + length].decode(errors="replace")
+
+
 def _write_weights(model: Any, folder: Path) -> None:
     ties = model.all_tied_weights_keys
     tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
@@ -75,7 +102,19 @@ def _write_weights(model: Any, folder: Path) -> None:
             writer.write(name, 0, tensor.contiguous().numpy().reshape(-1))
 
 
-def _drop(path: Path, keys: tuple[str, ...]) -> None:
-    document = json.loads(path.read_text(encoding="utf-8"))
-    kept = {key: value for key, value in document.items() if key not in keys}
-    path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+def _mend_tokenizer_files(folder: Path, rows: int) -> None:
+    config = _read(folder / "tokenizer_config.json")
+    _write(folder / "tokenizer_config.json", {k: v for k, v in config.items() if k not in MACHINE_KEYS})
+    # transformers gives every byte-level GGUF GPT-2's own end token, also where there is no embedding for it.
+    tokenizer = _read(folder / "tokenizer.json")
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < rows]
+    _write(folder / "tokenizer.json", tokenizer)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,88 @@
+"""What the tests of weights share: imported bases, vectors beside them, and the steps run as a worker runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from dem_build.basemodel import base_files
+from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
+from dem_build.kinds import SourceFile
+from dem_build.machine import Machine
+from dem_build.steps import base, compose
+from dem_build.steps.api import Context, Inputs, Term
+
+DIGEST = "b" * 64
+PARTS = ("weights", "config", "tokenizer", "generation_config")
+
+
+def import_base(source: Path, folder: Path, dtype: str | None = None, threads: int = 2) -> Path:
+    """Import `source`; return the folder of its outputs."""
+    context = make_context(folder, threads)
+    files = tuple(SourceFile(tag, "0" * 64, path) for tag, path in base_files(source))
+    kind = "gguf" if source.suffix == ".gguf" else "directory"
+    base.run(Inputs(sources=files), {"source": kind, "dtype": dtype}, context)
+    return context.out
+
+
+def make_context(folder: Path, threads: int = 2, stopping=lambda: False) -> Context:
+    (folder / "out").mkdir(parents=True)
+    (folder / "work").mkdir()
+    return Context(
+        work=folder / "work", out=folder / "out", machine=Machine(), threads=threads, stopping=stopping
+    )
+
+
+def random_vector(imported: Path, seed: int, scale: float = 0.02) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    shapes = delta_shapes(open_checkpoint(imported / "weights"))
+    return {name: (rng.standard_normal(shape) * scale).astype(np.float32) for name, shape in shapes.items()}
+
+
+def store_vector(
+    path: Path, vector: dict[str, np.ndarray], dtype: str = "bfloat16", digest: str = DIGEST
+) -> Path:
+    write_delta(path, digest, {n: t.shape for n, t in vector.items()}, iter(vector.items()), dtype)
+    return path
+
+
+def run_compose(
+    imported,
+    folder,
+    terms,
+    *,
+    method="dem",
+    dtype="bfloat16",
+    threads=2,
+    digest=DIGEST,
+    stopping=lambda: False,
+):
+    """Compose terms [(file, ω)]; return outputs, provenance and events."""
+    context = make_context(folder, threads, stopping)
+    inputs = Inputs(
+        paths={f"base/{part}": imported / part for part in PARTS},
+        digests={"base/weights": digest},
+        terms=tuple(Term(path, f"{i}" * 64, omega) for i, (path, omega) in enumerate(terms)),
+    )
+    told = compose.run(inputs, {"method": method, "dtype": dtype}, context)
+    lines = (context.work / "events.jsonl").read_text().splitlines()
+    return SimpleNamespace(out=context.out, told=told, events=[json.loads(line) for line in lines])
+
+
+def load(outputs: Path, folder: Path, dtype=None) -> torch.nn.Module:
+    """Publish outputs as a model's folder and load that."""
+    shutil.copytree(outputs / "weights", folder)
+    shutil.copyfile(outputs / "config", folder / "config.json")
+    shutil.copyfile(outputs / "generation_config", folder / "generation_config.json")
+    shutil.copytree(outputs / "tokenizer", folder, dirs_exist_ok=True)
+    return AutoModelForCausalLM.from_pretrained(folder, **({"dtype": dtype} if dtype else {})).eval()
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
