@@ -53,8 +53,14 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     torch.set_num_threads(context.threads)
     context.resident.clear()  # what another action left would take the room that training needs
     reset_peak_memory(models.device())
-    rows = TokenRows.open(inputs.paths["data/train"])
-    run = _Run(inputs, params, context, rows)
+    try:
+        return _fine_tune(inputs, params, context)
+    finally:
+        _free_memory()  # a Trainer and its model hold each other, and the worker has more to do
+
+
+def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    run = _Run(inputs, params, context, TokenRows.open(inputs.paths["data/train"]))
     model, history = run.train()
     norms = _write_delta(model, inputs, params, context)
     if norms.norm == 0:
@@ -62,6 +68,12 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
         )
     return run.provenance(history) | {"vector": _vector_provenance(norms, params["vector_dtype"])}
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 class _Run:
@@ -99,10 +111,7 @@ class _Run:
     def train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Return the trained model and Trainer's history, halving the micro-batch while memory runs out."""
         while (trained := self._attempt()) is None:
-            # Here and not where it was caught: the exception holds the frames that hold the memory.
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            _free_memory()  # here and not where it was caught: the exception holds the frames that hold the memory
             self._halve()
         return trained
 
