@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dem_build.report.markdown import code, escape, results_table, table
+from dem_build.report.markdown import code, escape, printable, results_table, table
 from dem_build.report.quantities import count
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ FORMULAS = {
     "dem": "`Θ_D = Θ + Σ ω_i ΔΘ_i`, where `ΔΘ_i` is what fine-tuning the base `Θ` on dataset `i` changed",
     "interpolation": "`Θ_I = Σ ω_i Θ_i`, where `Θ_i` is the base fine-tuned on dataset `i`",
 }
+FRONT_MATTER = """\
+library_name: transformers
+pipeline_tag: text-generation
+tags: [dem, distribution-edited-model, merge]
+"""
 LOCAL = ("directory", "gguf")
 EXPLAINED = (
     "Values are given with their standard error. A change is composed minus base, in bold where it is an "
@@ -75,15 +81,10 @@ def _opening(recipe: Recipe, base: str, vectors: int) -> str:
 
 
 def _front_matter(base: str) -> str:
-    import yaml  # noqa: PLC0415  # a build with nothing to publish should not pay for it
-
-    fields: dict[str, Any] = {
-        "base_model": base,
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["dem", "distribution-edited-model", "merge"],
-    }
-    return "---\n" + yaml.safe_dump(fields, sort_keys=False, allow_unicode=True) + "---\n"
+    """Return the YAML that hubs read, written by hand: every build renders a card, and importing yaml is slow."""
+    # A JSON string of printable characters is a YAML string.
+    quoted = json.dumps(printable(base), ensure_ascii=False)
+    return f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n"
 
 
 def _vectors(recipe: Recipe, graph: Graph, records: Mapping[str, Record], results: Results) -> str:

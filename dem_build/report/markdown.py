@@ -15,21 +15,27 @@ if TYPE_CHECKING:
     from dem_build.report.comparison import Change, Measure
     from dem_build.report.results import Results
 
-__all__ = ["code", "escape", "results_table", "table"]
+__all__ = ["code", "escape", "printable", "results_table", "table"]
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$!])")
 
 
 def escape(text: str) -> str:
     """Return text that Markdown shows as it is, on one line: no markup, no HTML, no control characters."""
-    plain = _printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return SPECIAL.sub(r"\\\1", plain)
 
 
 def code(text: str) -> str:
     """Return text as a code span, or escaped where a span (in a table) could not hold it."""
-    plain = _printable(text)
+    plain = printable(text)
     return escape(text) if not plain or set("`|\\") & set(plain) else f"`{plain}`"
+
+
+def printable(text: str) -> str:
+    """Return text on one line, without what is not shown: escape sequences, direction overrides, no characters."""
+    spaced = " ".join(text.split())
+    return "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Cn")).strip()
 
 
 def table(header: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0) -> str:
@@ -54,12 +60,6 @@ def results_table(results: Results) -> str:
         for row in rows(results)
     ]
     return table(header, body, numbers=len(names) + 1)
-
-
-def _printable(text: str) -> str:
-    """Drop control and format characters (escape sequences, direction overrides); any white space is a space."""
-    spaced = " ".join(text.split())
-    return "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs"))
 
 
 def _measure(measure: Measure | None) -> str:

@@ -37,8 +37,8 @@ def cells(text, name):
 
 
 def test_the_front_matter_is_yaml_whatever_the_base_is_called():
-    front = yaml.safe_load(make_card()[0].split("---\n")[1])
-    assert front["base_model"] == "Smol: #1"
+    front = yaml.safe_load(make_card(model='./bases/Smol: #1 "Θ😀\\\x7f\u2028\ufffe')[0].split("---\n")[1])
+    assert front["base_model"] == 'Smol: #1 "Θ😀\\'
     assert front["library_name"] == "transformers"
     assert "distribution-edited-model" in front["tags"]
 
