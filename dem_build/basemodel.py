@@ -9,19 +9,30 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from dem_build.checkpoint import INDEX, SINGLE, shards_of
-from dem_build.errors import UsageError
+from dem_build.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.digest import JSON
 
-__all__ = ["CONFIG", "GENERATION_CONFIG", "GGUF", "TOKENIZER_FILES", "base_files", "check_config"]
+__all__ = [
+    "CONFIG",
+    "GENERATION_CONFIG",
+    "GGUF",
+    "INDEX",
+    "SINGLE",
+    "TOKENIZER_FILES",
+    "base_files",
+    "check_config",
+    "shards_of",
+]
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 GGUF = "model.gguf"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 TOKENIZER_FILES = (
     *VOCABULARIES,
@@ -58,6 +69,23 @@ def base_files(path: Path) -> list[tuple[str, Path]]:
     if (path / GENERATION_CONFIG).is_file():
         names.append(GENERATION_CONFIG)
     return [(name, path / name) for name in sorted(names)]
+
+
+def shards_of(index: Path) -> dict[str, str]:
+    """Return which file holds each tensor, as the index of a sharded checkpoint says.
+
+    Raises:
+        CheckpointError: No such index.
+    """
+    try:
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if all(isinstance(file, str) and "/" not in file for file in shards.values()):
+            return dict(shards)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise CheckpointError(
+        "is no index of safetensors shards: it has no weight_map of file names", where=str(index)
+    )
 
 
 def check_config(config: JSON, where: str) -> None:

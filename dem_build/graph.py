@@ -166,8 +166,6 @@ def _data(recipe: Recipe, name: str, lock: Lock) -> Action:
     return Action(f"data:{name}", "prepare", params, takes, lock.datasets[name], salt=dataset.salt)
 
 
-
-
 def _vector(recipe: Recipe, name: str) -> Action:
     train = recipe.train_of(name)
     takes = (
@@ -197,7 +195,9 @@ def _evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[
     # A test share of 0 says that nothing is held out.
     datasets = [n for n, d in recipe.datasets.items() if evaluate.loss and d.test != 0]
     losses = [_loss(recipe, model, models[model], name) for name in datasets for model in wanted]
-    tasks = [_task(recipe, lock, model, models[model], i) for i in range(len(evaluate.tasks)) for model in wanted]
+    tasks = [
+        _task(recipe, lock, model, models[model], i) for i in range(len(evaluate.tasks)) for model in wanted
+    ]
     return losses + tasks
 
 

@@ -28,7 +28,18 @@ if TYPE_CHECKING:
     from dem_build.store import Hints
     from dem_build.tasks import Closure
 
-__all__ = ["Located", "Lock", "LockedBase", "LockedTask", "changes", "locate", "lock_path", "read", "resolve", "write"]
+__all__ = [
+    "Located",
+    "Lock",
+    "LockedBase",
+    "LockedTask",
+    "changes",
+    "locate",
+    "lock_path",
+    "read",
+    "resolve",
+    "write",
+]
 
 LOCK_VERSION = 1
 Tagged = tuple[str, Path]
@@ -128,7 +139,9 @@ def read(path: Path) -> JSON | None:
     version = document.get("dem_lock") if isinstance(document, dict) else None
     if version != LOCK_VERSION:
         hint = "update dem, or delete it and run `dem lock`"
-        raise RecipeError([Problem(str(path), 0, "", f"is a lock of format {version}, not {LOCK_VERSION}", hint)])
+        raise RecipeError(
+            [Problem(str(path), 0, "", f"is a lock of format {version}, not {LOCK_VERSION}", hint)]
+        )
     return document
 
 
@@ -153,7 +166,9 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
     return {
         "dem_lock": LOCK_VERSION,
         "base": {"source": lock.base.source, "files": _listed(lock.base.files, folder)},
-        "datasets": {name: {"files": _listed(files, folder)} for name, files in sorted(lock.datasets.items())},
+        "datasets": {
+            name: {"files": _listed(files, folder)} for name, files in sorted(lock.datasets.items())
+        },
         "tasks": {name: _task_document(task, folder) for name, task in sorted(lock.tasks.items())},
     }
 
@@ -205,7 +220,10 @@ def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
 
 
 def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:
-    return [{"tag": f.tag, "path": Path(os.path.relpath(f.path, folder)).as_posix(), "sha256": f.digest} for f in files]
+    return [
+        {"tag": f.tag, "path": Path(os.path.relpath(f.path, folder)).as_posix(), "sha256": f.digest}
+        for f in files
+    ]
 
 
 def _task_document(task: LockedTask, folder: Path) -> dict[str, JSON]:
@@ -219,5 +237,6 @@ def _digests(lock: JSON) -> dict[str, JSON]:
     entries |= {f"datasets.{name}": entry for name, entry in lock["datasets"].items()}
     entries |= {f"tasks.{name}": entry for name, entry in lock["tasks"].items()}
     return {
-        name: {**entry, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]} for name, entry in entries.items()
+        name: {**entry, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]}
+        for name, entry in entries.items()
     }

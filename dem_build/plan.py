@@ -14,13 +14,25 @@ from dem_build import kinds
 from dem_build.kinds import TakenDigest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Set as AbstractSet
+    from collections.abc import Mapping
+    from collections.abc import Set as AbstractSet
 
     from dem_build.digest import JSON, Digest
     from dem_build.graph import Action, Graph
     from dem_build.store import Output, Record
 
-__all__ = ["Difference", "History", "Plan", "Reason", "Records", "Status", "Verdict", "Why", "decide", "make_plan"]
+__all__ = [
+    "Difference",
+    "History",
+    "Plan",
+    "Reason",
+    "Records",
+    "Status",
+    "Verdict",
+    "Why",
+    "decide",
+    "make_plan",
+]
 
 
 class Status(StrEnum):
@@ -116,10 +128,11 @@ class History:
 
 @dataclass(frozen=True)
 class Plan:
-    """A verdict for each action, in the graph's order."""
+    """A verdict for each action, in the graph's order, and the last build that reasons compare with."""
 
     graph: Graph
     verdicts: Mapping[str, Verdict]
+    history: History = field(default_factory=History)
 
     def of(self, status: Status) -> list[Verdict]:
         """Return the verdicts of one status."""
@@ -131,13 +144,19 @@ class Plan:
         return all(v.status is Status.HIT for v in self.verdicts.values())
 
 
-def make_plan(graph: Graph, records: Records, history: History, rebuild: AbstractSet[str] = frozenset()) -> Plan:
+def make_plan(
+    graph: Graph, records: Records, history: History, rebuild: AbstractSet[str] = frozenset()
+) -> Plan:
     """Return what would run, and why, without changing anything."""
     verdicts: dict[str, Verdict] = {}
     for action in graph:
-        known = {n: v.record.outputs for n, v in verdicts.items() if v.record is not None and v.status is Status.HIT}
+        known = {
+            n: v.record.outputs
+            for n, v in verdicts.items()
+            if v.record is not None and v.status is Status.HIT
+        }
         verdicts[action.name] = decide(action, known, records, history, rebuild)
-    return Plan(graph, verdicts)
+    return Plan(graph, verdicts, history)
 
 
 def decide(

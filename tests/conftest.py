@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 
-def make_base(folder: Path, *, seed: int = 0, layers: int = 2, tied: bool = True, vocab: int = 0, shards: int = 1,
-              dtype: str = "bfloat16", chat_template: str | None = None) -> Path:
+def make_base(
+    folder: Path,
+    *,
+    seed: int = 0,
+    layers: int = 2,
+    tied: bool = True,
+    vocab: int = 0,
+    shards: int = 1,
+    dtype: str = "bfloat16",
+    chat_template: str | None = None,
+) -> Path:
     """Write a random Llama of ~0.2M parameters with a byte-level tokenizer, as transformers would."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -21,15 +30,25 @@ def make_base(folder: Path, *, seed: int = 0, layers: int = 2, tied: bool = True
     tokenizer = Tokenizer(models.BPE(vocab=ids, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
     if chat_template:
         fast.chat_template = chat_template
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(ids) + vocab, hidden_size=64, intermediate_size=128, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=tied,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        vocab_size=len(ids) + vocab,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
     )
     model = LlamaForCausalLM(config).to(getattr(torch, dtype))
     model.save_pretrained(folder, max_shard_size="5GB" if shards == 1 else "100KB")
@@ -39,7 +58,7 @@ def make_base(folder: Path, *, seed: int = 0, layers: int = 2, tied: bool = True
 def make_data(folder: Path, rows: int = 64) -> Path:
     """Write three tiny prompt-completion datasets: add.jsonl, copy.jsonl, upper.jsonl."""
     rng = random.Random(0)
-    words = "oak pine elm birch maple cedar willow aspen hazel rowan".split()
+    words = ["oak", "pine", "elm", "birch", "maple", "cedar", "willow", "aspen", "hazel", "rowan"]
     made: dict[str, list[dict[str, str]]] = {"add": [], "copy": [], "upper": []}
     for _ in range(rows):
         a, b, text = rng.randrange(100), rng.randrange(100), " ".join(rng.sample(words, 3))

@@ -62,8 +62,12 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "dem_build", *arguments], cwd=self.home, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, "-m", "dem_build", *arguments],
+            cwd=self.home,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def call(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -75,7 +79,9 @@ class Project:
 
     def build(self, text: str = RECIPE, *options: str, status: int = 0) -> dict[str, object]:
         self.write(text)
-        document: dict[str, object] = json.loads(self.call("build", "tiny.toml", "--json", *options, status=status).stdout)
+        document: dict[str, object] = json.loads(
+            self.call("build", "tiny.toml", "--json", *options, status=status).stdout
+        )
         return document
 
 
@@ -101,12 +107,16 @@ def built(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Pr
     return project, project.build()
 
 
-def test_the_first_build_runs_every_action_and_publishes_a_model(built: tuple[Project, dict[str, object]]) -> None:
+def test_the_first_build_runs_every_action_and_publishes_a_model(
+    built: tuple[Project, dict[str, object]],
+) -> None:
     project, first = built
     assert len(ran(first)) == len(first["actions"]) == 10  # type: ignore[arg-type]
     model = Path(str(first["model"]))
     assert model == project.home / "out" / "tiny" / "model"
-    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {p.name for p in model.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {
+        p.name for p in model.iterdir()
+    }
     results = first["results"]
     assert set(results) == {"composed", "base"}  # type: ignore[call-overload]
     assert set(results["base"]) == {"loss:add", "loss:copy"}  # type: ignore[index]
@@ -116,7 +126,9 @@ def test_the_first_build_runs_every_action_and_publishes_a_model(built: tuple[Pr
     "edit",
     [
         lambda text: "# a comment\n\n" + text,
-        lambda text: text.replace("learning_rate = 1e-3\nmax_steps = 4", "max_steps = 4\nlearning_rate = 0.001"),
+        lambda text: text.replace(
+            "learning_rate = 1e-3\nmax_steps = 4", "max_steps = 4\nlearning_rate = 0.001"
+        ),
         lambda text: text.replace("datasets.add", "datasets.sums"),
         lambda text: text.replace('name = "tiny"\n', ""),
     ],
@@ -134,7 +146,14 @@ def test_a_null_build_imports_no_heavy_library(built: tuple[Project, dict[str, o
         "import sys; from dem_build.cli.app import run; status = run(['build', 'tiny.toml', '--json']);"
         f"assert status == 0; assert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=project.home, env=project.environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=project.home,
+        env=project.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert ran(json.loads(done.stdout)) == []
 
@@ -156,7 +175,9 @@ def test_a_published_file_that_was_changed_is_put_right(built: tuple[Project, di
     assert config.read_bytes() == before
 
 
-def test_a_trailing_blank_line_in_a_data_file_is_cut_off_early(built: tuple[Project, dict[str, object]]) -> None:
+def test_a_trailing_blank_line_in_a_data_file_is_cut_off_early(
+    built: tuple[Project, dict[str, object]],
+) -> None:
     project, _ = built
     rows = project.home / "data" / "add.jsonl"
     before = rows.read_text()
@@ -166,14 +187,18 @@ def test_a_trailing_blank_line_in_a_data_file_is_cut_off_early(built: tuple[Proj
     assert ran(project.build()) == []
 
 
-def test_another_omega_composes_and_evaluates_what_it_composed(built: tuple[Project, dict[str, object]]) -> None:
+def test_another_omega_composes_and_evaluates_what_it_composed(
+    built: tuple[Project, dict[str, object]],
+) -> None:
     project, _ = built
     document = project.build(RECIPE.replace("omega = 0.5", "omega = 0.25", 1))
     assert ran(document) == ["loss:composed:add", "loss:composed:copy", "model"]
     assert document["omega"] == {"add": 0.25, "copy": 0.5}
 
 
-def test_all_omega_zero_gives_the_base_and_evaluates_nothing_twice(built: tuple[Project, dict[str, object]]) -> None:
+def test_all_omega_zero_gives_the_base_and_evaluates_nothing_twice(
+    built: tuple[Project, dict[str, object]],
+) -> None:
     project, _ = built
     document = project.build(RECIPE.replace("omega = 0.5", "omega = 0.0"))
     assert ran(document) == ["model"]
@@ -181,7 +206,9 @@ def test_all_omega_zero_gives_the_base_and_evaluates_nothing_twice(built: tuple[
     assert results["composed"] == results["base"]  # type: ignore[index]
 
 
-def test_plan_check_tells_by_its_status_whether_something_is_due(built: tuple[Project, dict[str, object]]) -> None:
+def test_plan_check_tells_by_its_status_whether_something_is_due(
+    built: tuple[Project, dict[str, object]],
+) -> None:
     project, _ = built
     project.build()
     project.call("plan", "tiny.toml", "--check")
@@ -195,7 +222,9 @@ def test_plan_check_tells_by_its_status_whether_something_is_due(built: tuple[Pr
     project.build()
 
 
-def test_no_train_fails_where_a_vector_is_missing_and_trains_nothing(built: tuple[Project, dict[str, object]]) -> None:
+def test_no_train_fails_where_a_vector_is_missing_and_trains_nothing(
+    built: tuple[Project, dict[str, object]],
+) -> None:
     project, _ = built
     document = project.build(RECIPE.replace("max_steps = 4", "max_steps = 5"), "--no-train", status=1)
     assert ran(document) == []
@@ -247,7 +276,9 @@ def test_rebuild_trains_again_and_comes_out_as_recorded(built: tuple[Project, di
     assert "as recorded" in notes["vector:add"]
 
 
-def test_a_damaged_vector_is_trained_again_and_the_model_is_the_same(built: tuple[Project, dict[str, object]]) -> None:
+def test_a_damaged_vector_is_trained_again_and_the_model_is_the_same(
+    built: tuple[Project, dict[str, object]],
+) -> None:
     project, first = built
     digest = vector_of(project, "add")
     path = project.home / "cache" / "cas" / "sha256" / digest[:2] / digest
@@ -260,7 +291,9 @@ def test_a_damaged_vector_is_trained_again_and_the_model_is_the_same(built: tupl
     assert project.build()["model_digest"] == first["model_digest"]
 
 
-def test_a_killed_build_resumes_to_the_vector_of_an_uninterrupted_one(tmp_path: Path, tiny_base: Path) -> None:
+def test_a_killed_build_resumes_to_the_vector_of_an_uninterrupted_one(
+    tmp_path: Path, tiny_base: Path
+) -> None:
     text = RECIPE.split("[datasets.copy]", maxsplit=1)[0].replace("max_steps = 4", "max_steps = 60")
     whole = fresh(tmp_path / "whole", tiny_base)
     whole.build(text)
@@ -283,7 +316,10 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(tmp_path: Path, tiny_base:
     project.write(text)
     process = project.start("build", "tiny.toml", "--json")
     wait_for(lambda: any(project.home.glob("cache/work/*/*/events.jsonl")), process)
-    wait_for(lambda: "steps" in "".join(p.read_text() for p in project.home.glob("cache/work/*/*/events.jsonl")), process)
+    wait_for(
+        lambda: "steps" in "".join(p.read_text() for p in project.home.glob("cache/work/*/*/events.jsonl")),
+        process,
+    )
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err

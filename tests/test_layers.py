@@ -40,7 +40,7 @@ LAYERS: dict[str, int] = {
 NEIGHBOURS = {
     ("kinds", "dem_build.digest"),  # a key is a digest
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
-    ("basemodel", "dem_build.checkpoint"),  # a base's files are those of a checkpoint
+    ("checkpoint", "dem_build.basemodel"),  # what the files of a checkpoint are called
     ("report", "dem_build.execute.outcome"),  # what became of a build is plain data
 }
 

@@ -15,14 +15,34 @@ from dem_build.plan import History, Plan, Status, Why, decide, make_plan
 from dem_build.store import Output, Record
 
 TRAIN = {
-    "method": "full", "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
-    "learning_rate": 2e-5, "num_train_epochs": 1.0, "max_steps": None, "global_batch_size": 32, "bf16": True,
-    "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0, "max_grad_norm": 1.0,
-    "vector_dtype": "bfloat16", "seed": 42,
+    "method": "full",
+    "optim": "adamw_torch_fused",
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "learning_rate": 2e-5,
+    "num_train_epochs": 1.0,
+    "max_steps": None,
+    "global_batch_size": 32,
+    "bf16": True,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "vector_dtype": "bfloat16",
+    "seed": 42,
 }
 PREPARE = {
-    "format": None, "columns": None, "chat": "auto", "system": None, "loss": None, "max_length": 64,
-    "on_overflow": "drop", "validation": 0.05, "test": 0.05, "max_samples": None,
+    "format": None,
+    "columns": None,
+    "chat": "auto",
+    "system": None,
+    "loss": None,
+    "max_length": 64,
+    "on_overflow": "drop",
+    "validation": 0.05,
+    "test": 0.05,
+    "max_samples": None,
 }
 
 
@@ -33,7 +53,9 @@ def source(tag: str, content: str) -> SourceFile:
 def graph(*, rate: float = 2e-5, rows: str = "rows", omega: float = 0.5, base: str = "base") -> Graph:
     """A base, two datasets and their composition."""
     parts = ("weights", "config", "tokenizer", "generation_config")
-    actions = [Action("base", "import", {"source": "directory", "dtype": None}, sources=(source("model", base),))]
+    actions = [
+        Action("base", "import", {"source": "directory", "dtype": None}, sources=(source("model", base),))
+    ]
     for name, text in (("math", rows), ("chat", "talk")):
         tokenizer = Taken("base/tokenizer", Edge("base", "tokenizer"))
         actions.append(Action(f"data:{name}", "prepare", PREPARE, (tokenizer,), (source("jsonl", text),)))
@@ -46,7 +68,10 @@ def graph(*, rate: float = 2e-5, rows: str = "rows", omega: float = 0.5, base: s
         params = TRAIN | {"learning_rate": rate if name == "math" else 2e-5}
         actions.append(Action(f"vector:{name}", "finetune", params, takes))
     bases = [Taken(f"base/{part}", Edge("base", part)) for part in parts]
-    deltas = [Taken("delta", Edge("vector:math", "delta"), omega), Taken("delta", Edge("vector:chat", "delta"), 0.5)]
+    deltas = [
+        Taken("delta", Edge("vector:math", "delta"), omega),
+        Taken("delta", Edge("vector:chat", "delta"), 0.5),
+    ]
     actions.append(Action("model", "compose", {"method": "dem", "dtype": "bfloat16"}, (*bases, *deltas)))
     return Graph({a.name: a for a in actions})
 

@@ -4,17 +4,15 @@ from dem_build.checkpoint.combine import Combination, Norms, combine, result_spe
 from dem_build.checkpoint.delta import DELTA_FORMAT, DeltaNorms, delta_shapes, open_delta, write_delta
 from dem_build.checkpoint.floats import CODES, FLOATS, NAMES, from_bfloat16, to_bfloat16
 from dem_build.checkpoint.layout import TensorInfo, TensorSpec
-from dem_build.checkpoint.reader import INDEX, SINGLE, Checkpoint, check_index, open_checkpoint, shards_of
+from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
 from dem_build.checkpoint.writer import MAX_SHARD_BYTES, Writer, weights_writer
 
 __all__ = [
     "CODES",
     "DELTA_FORMAT",
     "FLOATS",
-    "INDEX",
     "MAX_SHARD_BYTES",
     "NAMES",
-    "SINGLE",
     "Checkpoint",
     "Combination",
     "DeltaNorms",
@@ -29,7 +27,6 @@ __all__ = [
     "open_checkpoint",
     "open_delta",
     "result_specs",
-    "shards_of",
     "to_bfloat16",
     "weights_writer",
     "write_delta",

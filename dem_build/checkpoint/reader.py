@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.basemodel import INDEX, SINGLE, shards_of
 from dem_build.checkpoint.floats import FLOATS, widen
 from dem_build.checkpoint.layout import ITEM_SIZES, TensorInfo, read_header
 from dem_build.errors import CheckpointError
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["INDEX", "SINGLE", "Checkpoint", "check_index", "open_checkpoint", "shards_of"]
-
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+__all__ = ["Checkpoint", "check_index", "open_checkpoint"]
 
 
 class Checkpoint:
@@ -104,23 +101,6 @@ def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
         check_index(checkpoint, shards, source / INDEX)
         return checkpoint
     return _join(source)
-
-
-def shards_of(index: Path) -> dict[str, str]:
-    """Return which file holds each tensor, as the index of a sharded checkpoint says.
-
-    Raises:
-        CheckpointError: No such index.
-    """
-    try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        if all(isinstance(file, str) and "/" not in file for file in shards.values()):
-            return dict(shards)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise CheckpointError(
-        "is no index of safetensors shards: it has no weight_map of file names", where=str(index)
-    )
 
 
 def check_index(checkpoint: Checkpoint, shards: Mapping[str, str], index: Path) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.basemodel import INDEX, SINGLE
 from dem_build.checkpoint.layout import ITEM_SIZES, canonical_order, header_bytes
-from dem_build.checkpoint.reader import INDEX, SINGLE
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:

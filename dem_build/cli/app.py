@@ -31,19 +31,27 @@ cache_app = typer.Typer(help="The store: what it holds, and whether it is sound.
 app.add_typer(cache_app, name="cache")
 
 Recipe = Annotated[str, typer.Argument(help="The recipe's file.", show_default=False)]
-ActionName = Annotated[str, typer.Argument(metavar="ACTION", help="An action, as `dem plan` names it.", show_default=False)]
-Cache = Annotated[str | None, typer.Option("--cache", metavar="DIR", help="Folder of the store.", show_default=False)]
+ActionName = Annotated[
+    str, typer.Argument(metavar="ACTION", help="An action, as `dem plan` names it.", show_default=False)
+]
+Cache = Annotated[
+    str | None, typer.Option("--cache", metavar="DIR", help="Folder of the store.", show_default=False)
+]
 MachineFile = Annotated[
     Path | None, typer.Option("--machine", metavar="FILE", help="The machine file.", show_default=False)
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.", show_default=False),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.", show_default=False
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Rebuild = Annotated[
     list[str] | None,
-    typer.Option("--rebuild", metavar="ACTION", help="Run an action that is recorded; repeatable.", show_default=False),
+    typer.Option(
+        "--rebuild", metavar="ACTION", help="Run an action that is recorded; repeatable.", show_default=False
+    ),
 ]
 
 
@@ -52,12 +60,20 @@ def build_command(
     context: typer.Context,
     recipes: Annotated[list[str], typer.Argument(metavar="RECIPE... [-- ACTION...]", show_default=False)],
     *,
-    locked: Annotated[bool, typer.Option("--locked", help="Fail (4) where the lock is not what is there.")] = False,
+    locked: Annotated[
+        bool, typer.Option("--locked", help="Fail (4) where the lock is not what is there.")
+    ] = False,
     no_train: Annotated[bool, typer.Option("--no-train", help="Fail where a vector is missing.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no hub for anything.")] = False,
-    keep_going: Annotated[bool, typer.Option("--keep-going", help="After a failure, do what can be done.")] = False,
-    trust_tasks: Annotated[bool, typer.Option("--trust-tasks", help="Run local task files, which are code.")] = False,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Actions at once.", show_default=False)] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="After a failure, do what can be done.")
+    ] = False,
+    trust_tasks: Annotated[
+        bool, typer.Option("--trust-tasks", help="Run local task files, which are code.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Actions at once.", show_default=False)
+    ] = None,
     rebuild: Rebuild = None,
     overrides: Overrides = None,
     cache: Cache = None,
@@ -71,7 +87,12 @@ def build_command(
         os.environ["HF_HUB_OFFLINE"] = "1"
     call = Call(cache, machine, tuple(overrides or ()), _targets(context), tuple(rebuild or ()))
     flags = build.Flags(
-        locked=locked, no_train=no_train, keep_going=keep_going, trust_tasks=trust_tasks, jobs=jobs, as_json=as_json
+        locked=locked,
+        no_train=no_train,
+        keep_going=keep_going,
+        trust_tasks=trust_tasks,
+        jobs=jobs,
+        as_json=as_json,
     )
     return build.build_all(recipes, call, flags)
 
@@ -97,7 +118,11 @@ def plan_command(
 
 @app.command("why")
 def why_command(
-    recipe: Recipe, action: ActionName, overrides: Overrides = None, cache: Cache = None, machine: MachineFile = None
+    recipe: Recipe,
+    action: ActionName,
+    overrides: Overrides = None,
+    cache: Cache = None,
+    machine: MachineFile = None,
 ) -> int:
     """Show which input or parameter of an action differs from its last build."""
     from dem_build.cli import inspect  # noqa: PLC0415
@@ -117,7 +142,9 @@ def check_command(recipe: Recipe, overrides: Overrides = None, as_json: AsJson =
 def lock_command(
     recipe: Recipe,
     *,
-    upgrade: Annotated[bool, typer.Option("--upgrade", help="Move hub revisions to what they name now.")] = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Move hub revisions to what they name now.")
+    ] = False,
     cache: Cache = None,
     machine: MachineFile = None,
 ) -> int:
@@ -204,7 +231,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; a user's mistake is a line on stderr, never a traceback."""
     command, targets = _split(list(arguments))
     try:
-        status = typer.main.get_command(app).main(args=command, prog_name="dem", obj=targets, standalone_mode=False)
+        status = typer.main.get_command(app).main(
+            args=command, prog_name="dem", obj=targets, standalone_mode=False
+        )
     except DemError as error:
         recipe = next((a for a in command[1:] if not a.startswith("-")), "")
         return _report(error, recipe, as_json="--json" in command)
@@ -213,7 +242,7 @@ def run(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it
         return 1
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  click's own errors share no public base class
         return _click_status(error)
     return int(status or 0)
 

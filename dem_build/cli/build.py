@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
-__all__ = ["Flags", "build_all"]
+__all__ = ["Flags", "build_all", "run_plan"]
 
 # Of several recipes the gravest status is the call's: interrupted, wrong, failed, not up to date, a gate.
 GRAVITY = (130, 2, 1, 4, 3, 0)
@@ -62,7 +62,9 @@ def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
             statuses.append(status)
             documents.append(document)
     if flags.as_json:
-        sys.stdout.write(json.dumps(documents[0] if len(recipes) == 1 else documents, ensure_ascii=False) + "\n")
+        sys.stdout.write(
+            json.dumps(documents[0] if len(recipes) == 1 else documents, ensure_ascii=False) + "\n"
+        )
     return min(statuses, key=GRAVITY.index, default=InterruptedBuildError.exit_status)
 
 
@@ -71,7 +73,7 @@ def _build_one(
 ) -> tuple[int, dict[str, Any]]:
     try:
         session = _prepared(named, call, flags)
-        outcome = _run(session, flags, console, interrupt)
+        outcome = run_plan(session, _options(session, call, flags), console, interrupt)
         return _finish(session, outcome, console)
     except DemError as error:
         view.render_error(error, view.make_console(stderr=True))
@@ -90,11 +92,10 @@ def _prepared(named: str, call: Call, flags: Flags) -> Session:
     return session
 
 
-def _run(session: Session, flags: Flags, console: Console, interrupt: Interrupt) -> Outcome:
-    rebuild = frozenset(v.action.name for v in session.plan.verdicts.values() if v.reason.why == "asked")
-    options = Options(flags.jobs, keep_going=flags.keep_going, no_train=flags.no_train, rebuild=rebuild)
+def run_plan(session: Session, options: Options, console: Console, interrupt: Interrupt) -> Outcome:
+    """Run what is due of a session's plan, shown on `console`, and record the keys that it used."""
     with view.make_listener(console) as listener:
-        outcome = build(session.plan, session.store, session.machine, session.history, options, listener, interrupt)
+        outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome
 
@@ -111,6 +112,16 @@ def _finish(session: Session, outcome: Outcome, console: Console) -> tuple[int, 
     if error is None:
         return 0, document
     return error.exit_status, document | {"error": failure_document(session.named, error)["error"]}
+
+
+def _options(session: Session, call: Call, flags: Flags) -> Options:
+    return Options(
+        machine=session.machine,
+        jobs=flags.jobs,
+        keep_going=flags.keep_going,
+        no_train=flags.no_train,
+        rebuild=frozenset(call.rebuild),
+    )
 
 
 def _partial(session: Session) -> bool:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-
 from dem_build import lock
 from dem_build.cli import view
 from dem_build.cli.session import open_session
@@ -119,7 +118,7 @@ def _headline(verdict: Verdict) -> str:
 def _recorded(session: Session, name: str) -> Record:
     """Return the record of an action as it stands in the recipe now, else that of its last build."""
     verdict = _verdict(session, name)
-    last = session.history.keys.get(name)
+    last = session.plan.history.keys.get(name)
     record = verdict.record or (session.store.peek(last) if last else None)
     if record is None:
         raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")

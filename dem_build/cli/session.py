@@ -52,7 +52,6 @@ class Session:
     Attributes:
         named: The recipe as the user named it.
         locked: The lock file's document, None when there is none.
-        history: Keys of the last build of this recipe.
     """
 
     named: str
@@ -61,7 +60,6 @@ class Session:
     store: Store
     lock: Lock
     locked: digest.JSON | None
-    history: History
     plan: Plan
 
     @property
@@ -82,7 +80,9 @@ class Session:
         """
         path = lock.lock_path(self.recipe.path)
         if self.locked is None:
-            raise NotUpToDateError("there is no lock", where=str(path), hint=f"`dem lock {self.named}` writes it")
+            raise NotUpToDateError(
+                "there is no lock", where=str(path), hint=f"`dem lock {self.named}` writes it"
+            )
         if changed := lock.changes(self.locked, self.lock, self.recipe.folder):
             hint = f"`dem lock {self.named}` accepts what is there now"
             raise NotUpToDateError(f"not what is locked: {', '.join(changed)}", where=str(path), hint=hint)
@@ -93,11 +93,17 @@ class Session:
         Raises:
             UsageError: It would; task files are code.
         """
-        due = [v.action for v in self.plan.verdicts.values() if v.action.runs_code and v.status is not Status.HIT]
+        due = [
+            v.action for v in self.plan.verdicts.values() if v.action.runs_code and v.status is not Status.HIT
+        ]
         if due:
-            files = ", ".join(str(s.path) for s in due[0].sources if s.path.suffix in (".yaml", ".yml", ".py"))
+            files = ", ".join(
+                str(s.path) for s in due[0].sources if s.path.suffix in (".yaml", ".yml", ".py")
+            )
             hint = "read them, then add --trust-tasks"
-            raise UsageError(f"{due[0].name} runs task files, which are code: {files}", where=self.named, hint=hint)
+            raise UsageError(
+                f"{due[0].name} runs task files, which are code: {files}", where=self.named, hint=hint
+            )
 
     def save_lock(self) -> None:
         """Write the lock file where something in it has changed."""
@@ -107,12 +113,14 @@ class Session:
 
     def save_root(self, outcome: Outcome | None = None) -> None:
         """Record the keys that this recipe's builds use: before a build reads anything, and after it."""
-        keys = dict(self.history.keys) | {n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key}
+        keys = dict(self.plan.history.keys) | {
+            n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key
+        }
         if outcome is not None:
             keys |= {name: record.key for name, record in outcome.records.items()}
-        if outcome is None and keys == dict(self.history.keys):
+        if outcome is None and keys == dict(self.plan.history.keys):
             return  # nothing new is about to be read
-        if outcome is not None and keys == dict(self.history.keys) and self.plan.up_to_date:
+        if outcome is not None and keys == dict(self.plan.history.keys) and self.plan.up_to_date:
             return  # a build with nothing to do writes nothing
         root = {"recipe": str(self.recipe.path), "built": round(time.time(), 3), "actions": keys}
         self.store.write_root(self.id, root)
@@ -143,7 +151,7 @@ def open_session(named: str, call: Call) -> Session:
     root = store.read_root(recipe_id(recipe.path)) or {}
     history = History(root.get("actions", {}))
     plan = make_plan(graph, store, history, frozenset(call.rebuild))
-    return Session(named, recipe, machine, store, resolved, lock.read(lock.lock_path(recipe.path)), history, plan)
+    return Session(named, recipe, machine, store, resolved, lock.read(lock.lock_path(recipe.path)), plan)
 
 
 def open_store(call: Call) -> Store:

@@ -20,7 +20,9 @@ __all__ = ["ls", "stats", "verify"]
 
 def ls(call: Call, *, as_json: bool) -> int:
     """List the records, newest first."""
-    records = sorted(open_store(call).records(), key=lambda r: str(r.provenance.get("finished", "")), reverse=True)
+    records = sorted(
+        open_store(call).records(), key=lambda r: str(r.provenance.get("finished", "")), reverse=True
+    )
     if as_json:
         rows = [{"key": r.key, "kind": r.kind, **_brief(r.provenance)} for r in records]
         sys.stdout.write(json.dumps(rows) + "\n")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dem_build.execute.pool import Message, Worker
     from dem_build.graph import Action
     from dem_build.machine import Machine
-    from dem_build.plan import History, Plan, Verdict
+    from dem_build.plan import Plan, Verdict
     from dem_build.store import Output, Record, Store
 
 __all__ = ["Options", "build"]
@@ -44,21 +44,21 @@ class Options:
     """How a build is run.
 
     Attributes:
+        machine: The machine file.
         jobs: Most actions at once; None leaves it to the machine.
         keep_going: After a failure, go on with what does not depend on it.
         no_train: Fail where a vector would have to be trained.
         rebuild: Actions that run whatever is recorded.
     """
 
+    machine: Machine
     jobs: int | None = None
     keep_going: bool = False
     no_train: bool = False
     rebuild: frozenset[str] = frozenset()
 
 
-def build(
-    plan: Plan, store: Store, machine: Machine, history: History, options: Options, listener: Listener, interrupt: Interrupt
-) -> Outcome:
+def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
     """Run what is due of a plan and return what became of each action.
 
     A failed action does not raise; it is in the outcome, and so is an interruption.
@@ -66,9 +66,9 @@ def build(
     listener.build_started(plan)
     if plan.up_to_date:
         return Outcome({name: _hit(verdict) for name, verdict in plan.verdicts.items()})
-    pool = Pool(slots(machine, options.jobs), store.root)
+    pool = Pool(slots(options.machine, options.jobs), store.root)
     try:
-        return _Build(plan, store, machine, history, options, listener, interrupt, pool).run()
+        return _Build(plan, store, options, listener, interrupt, pool).run()
     finally:
         pool.kill()
 
@@ -77,8 +77,6 @@ def build(
 class _Build:
     plan: Plan
     store: Store
-    machine: Machine
-    history: History
     options: Options
     listener: Listener
     interrupt: Interrupt
@@ -150,7 +148,9 @@ class _Build:
         if lost:
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
-        verdict = decide(action, self._known(), self.store, self.history, self.options.rebuild - self.rebuilt)
+        verdict = decide(
+            action, self._known(), self.store, self.plan.history, self.options.rebuild - self.rebuilt
+        )
         if verdict.status is Status.HIT:
             self._settle(_hit(verdict))
         else:
@@ -189,7 +189,7 @@ class _Build:
 
     def _start(self, worker: Worker, verdict: Verdict) -> None:
         self.running[verdict.action.name] = (verdict, EventTail())
-        worker.submit(request_for(verdict, self._known(), self.machine, worker.slot.threads))
+        worker.submit(request_for(verdict, self._known(), self.options.machine, worker.slot.threads))
 
     def _receive(self) -> None:
         if not self.running:
@@ -226,7 +226,9 @@ class _Build:
             self.repairs += 1
             self._repair(verdict, reply.what)
         elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
-            self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note="stopped; its state is saved"))
+            self._settle(
+                Result(action, Done.SKIPPED, reply.seconds, verdict.key, note="stopped; its state is saved")
+            )
         else:
             error = ActionError(reply.what, where=action.name, hint=reply.hint)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))
@@ -235,19 +237,25 @@ class _Build:
         assert verdict.key is not None
         record = self.store.lookup(verdict.key)
         if record is None:
-            error = CorruptObjectError("its result was lost at once", where=verdict.action.name, hint="`dem cache verify`")
+            error = CorruptObjectError(
+                "its result was lost at once", where=verdict.action.name, hint="`dem cache verify`"
+            )
             self._settle(Result(verdict.action, Done.FAILED, key=verdict.key, error=error))
             return
         self.rebuilt.add(verdict.action.name)
         reply = message.reply
         if reply.answer is Answer.DONE:
-            self._settle(Result(verdict.action, Done.RAN, reply.seconds, verdict.key, record, note=reply.note))
+            self._settle(
+                Result(verdict.action, Done.RAN, reply.seconds, verdict.key, record, note=reply.note)
+            )
         else:
             self._settle(_found(verdict, record))
 
     def _repair(self, verdict: Verdict, what: str) -> None:
         """An input is damaged and now in quarantine: what made it is due again, and this action waits for it."""
-        self.listener.action_event(verdict.action, {"event": "warning", "message": f"{what}; it is made again"})
+        self.listener.action_event(
+            verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
+        )
         for name in verdict.action.upstream:
             del self.results[name]
         for name in verdict.action.upstream:

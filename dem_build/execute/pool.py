@@ -60,7 +60,7 @@ class Worker:
 
     def _start(self) -> subprocess.Popen[str]:
         # A session of its own: Ctrl-C reaches the driver alone, which tells the workers what to do.
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603  our own interpreter and module
             [sys.executable, "-m", "dem_build.execute.worker", str(self._store)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -125,8 +125,14 @@ _QUIET = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
 }
-_DEATH_HINT = "its checkpoints are kept: build again; if memory ran out, lower micro_batch in the machine file"
+_DEATH_HINT = (
+    "its checkpoints are kept: build again; if memory ran out, lower micro_batch in the machine file"
+)
 
 
 def _death(status: int) -> str:
-    return f"the worker was killed by signal {-status}" if status < 0 else f"the worker ended with status {status}"
+    return (
+        f"the worker was killed by signal {-status}"
+        if status < 0
+        else f"the worker ended with status {status}"
+    )

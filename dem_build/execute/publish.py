@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.digest import JSON, Digest
-    from dem_build.store import Output, Record, Store
+    from dem_build.store import Record, Store
 
 __all__ = ["Destination", "destination", "publish"]
 

@@ -109,7 +109,9 @@ class Runner:
         outputs = {name: self._put(request, work / "out" / name) for name in KINDS[request.kind].outputs}
         return self._record(request, work, outputs, provenance | _surroundings(request, work, begun))
 
-    def _record(self, request: Request, work: Path, outputs: dict[str, Output], provenance: Provenance) -> bool | None:
+    def _record(
+        self, request: Request, work: Path, outputs: dict[str, Output], provenance: Provenance
+    ) -> bool | None:
         before = self.store.lookup(request.key)
         log = self.store.put_bytes(_log(work))
         made = Record(request.key, request.kind, request.preimage, outputs, provenance, log)
@@ -137,7 +139,9 @@ class Runner:
 
     def _put(self, request: Request, path: Path) -> Output:
         if not path.exists():
-            raise ActionError(f"the step made no output {path.name!r}", where=request.name, hint="a bug in dem")
+            raise ActionError(
+                f"the step made no output {path.name!r}", where=request.name, hint="a bug in dem"
+            )
         return self.store.put(path)
 
 
@@ -153,7 +157,9 @@ def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
 
     A copy, not a move: the earlier run's process may be stopped rather than dead, and wake up.
     """
-    found = [c for old in store.previous_work(key) if old != work and (c := newest_complete(old / "checkpoints"))]
+    found = [
+        c for old in store.previous_work(key) if old != work and (c := newest_complete(old / "checkpoints"))
+    ]
     if not found:
         return None
     newest = max(found, key=lambda c: int(c.name.rpartition("-")[2]))
@@ -190,9 +196,21 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
         what = f"{error.where}: {error.what}" if error.where else error.what
         return Reply(Answer.FAILED, seconds, str(work), what, error.hint)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Reply(Answer.FAILED, seconds, str(work), f"the disk is full: {error.filename or work}", "free some space; `dem build` goes on from here")
+        return Reply(
+            Answer.FAILED,
+            seconds,
+            str(work),
+            f"the disk is full: {error.filename or work}",
+            "free some space; `dem build` goes on from here",
+        )
     if isinstance(error, MemoryError):
-        return Reply(Answer.FAILED, seconds, str(work), "out of memory", "lower micro_batch or eval_batch_size in the machine file")
+        return Reply(
+            Answer.FAILED,
+            seconds,
+            str(work),
+            "out of memory",
+            "lower micro_batch or eval_batch_size in the machine file",
+        )
     last = str(error).strip().splitlines()[:1]
     what = f"{type(error).__name__}: {last[0] if last else 'no message'}"
     return Reply(Answer.FAILED, seconds, str(work), what, "`dem logs` shows the traceback")
@@ -202,7 +220,9 @@ def _log(work: Path) -> bytes:
     """Return the run's log: its events, then what libraries printed, as JSON lines."""
     events = (work / EVENTS).read_bytes() if (work / EVENTS).exists() else b""
     printed = (work / CAPTURED).read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = [json.dumps({"event": "output", "line": line}, ensure_ascii=False) for line in printed if line.strip()]
+    lines = [
+        json.dumps({"event": "output", "line": line}, ensure_ascii=False) for line in printed if line.strip()
+    ]
     return events + "".join(f"{line}\n" for line in lines).encode()
 
 
@@ -226,5 +246,7 @@ def _digests(record: Record) -> dict[str, str]:
     return {name: output.digest for name, output in record.outputs.items()}
 
 
-def _compared(same: bool) -> str:  # noqa: FBT001
-    return "came out as recorded" if same else "came out different; the first record stays (a `salt` disowns it)"
+def _compared(same: bool) -> str:
+    return (
+        "came out as recorded" if same else "came out different; the first record stays (a `salt` disowns it)"
+    )

@@ -25,7 +25,11 @@ class Slot:
     def environment(self) -> dict[str, str]:
         """Return the variables that keep a worker to its slot."""
         count = str(self.threads)
-        return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus), "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+        return {
+            "CUDA_VISIBLE_DEVICES": ",".join(self.gpus),
+            "OMP_NUM_THREADS": count,
+            "MKL_NUM_THREADS": count,
+        }
 
 
 def slots(machine: Machine, jobs: int | None) -> list[Slot]:

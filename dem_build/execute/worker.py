@@ -47,7 +47,9 @@ def main(store: str) -> None:
     stop = threading.Event()
     threading.Thread(target=_listen, args=(sys.stdin, requests, stop), daemon=True).start()
     runner = Runner(
-        Store.open(Path(store)), stop.is_set, lambda work: _send(answers, Reply(Answer.STARTED, work=str(work)))
+        Store.open(Path(store)),
+        stop.is_set,
+        lambda work: _send(answers, Reply(Answer.STARTED, work=str(work))),
     )
     while True:
         request = requests.get()

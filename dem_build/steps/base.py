@@ -18,11 +18,19 @@ import numpy as np
 import transformers
 from transformers import AutoTokenizer
 
-from dem_build.basemodel import CONFIG, GENERATION_CONFIG, GGUF, TOKENIZER_FILES, base_files, check_config
+from dem_build.basemodel import (
+    CONFIG,
+    GENERATION_CONFIG,
+    GGUF,
+    INDEX,
+    TOKENIZER_FILES,
+    base_files,
+    check_config,
+    shards_of,
+)
 from dem_build.checkpoint import (
     CODES,
     FLOATS,
-    INDEX,
     NAMES,
     Checkpoint,
     Combination,
@@ -30,7 +38,6 @@ from dem_build.checkpoint import (
     combine,
     open_checkpoint,
     result_specs,
-    shards_of,
     weights_writer,
 )
 from dem_build.errors import CheckpointError

@@ -1,0 +1,76 @@
+"""`dem data`: prepared rows as the model sees them, with what is trained marked."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from dem_build.cli import view
+from dem_build.cli.build import run_plan
+from dem_build.cli.session import open_session
+from dem_build.errors import UsageError
+from dem_build.execute.build import Options
+from dem_build.execute.interrupt import Interrupt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dem_build.cli.session import Call
+    from dem_build.digest import JSON
+    from dem_build.steps.examples import Shown
+    from dem_build.store import Record, Store
+
+__all__ = ["show"]
+
+SPLITS = ("train", "validation", "test")
+
+
+def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
+    """Prepare a dataset where that is due, and show some of its rows.
+
+    Raises:
+        UsageError: The recipe has no such dataset, or there is no such split.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
+    session = open_session(named, call)
+    session.save_root()
+    with Interrupt() as interrupt:
+        outcome = run_plan(session, Options(session.machine), view.make_console(stderr=True), interrupt)
+    if outcome.interrupted or outcome.failed:
+        return 130 if outcome.interrupted else 1
+    records, console = outcome.records, view.make_console()
+    shown = _examples(session.store, records["base"], records[f"data:{name}"], split, rows)
+    for index, example in enumerate(shown):
+        _print(console, split, index, example)
+    _counts(console, records[f"data:{name}"].provenance)
+    return 0
+
+
+def _examples(store: Store, base: Record, data: Record, split: str, rows: int) -> list[Shown]:
+    from dem_build.steps.examples import examples  # noqa: PLC0415  it brings the tokenizer's library along
+
+    for output in (base.outputs["tokenizer"], data.outputs[split]):
+        store.check(output)
+    with tempfile.TemporaryDirectory(prefix="dem-") as folder:
+        tokenizer = store.view(base.outputs["tokenizer"], Path(folder), "tokenizer")
+        return examples(tokenizer, store.object_path(data.outputs[split].digest), rows)
+
+
+def _print(console: Console, split: str, index: int, example: Shown) -> None:
+    console.print(Text(f"{split} {index}: {example.tokens} tokens, {example.trained} trained", "dim"))
+    # Brackets as well as colour: what is trained must be seen in a file, too.
+    parts = [(f"⟦{view.clean(t)}⟧", "bold green") if on else view.clean(t) for t, on in example.segments]
+    console.print(Text.assemble(*parts))
+    console.print()
+
+
+def _counts(console: Console, provenance: JSON) -> None:
+    rows = ", ".join(f"{n.replace('_', ' ')} {c}" for n, c in provenance["rows"].items() if c)
+    console.print(f"rows: {rows}")
+    for name, counts in provenance["splits"].items():
+        console.print(f"{name}: " + ", ".join(f"{c} {n.replace('_', ' ')}" for n, c in counts.items()))
+    console.print("⟦ ⟧ what is trained")
