@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_SHARD_BYTES", "Writer", "weights_writer"]
 
 MAX_SHARD_BYTES = 5_000_000_000
+NOT_SUPPORTED = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # a file system that cannot reserve
 METADATA = {"format": "pt"}  # what transformers asks of a file of PyTorch weights
 
 
@@ -116,9 +118,9 @@ def _write_index(path: Path, shards: Mapping[str, list[TensorSpec]]) -> None:
 def _allocate(file: int, size: int, path: Path) -> None:
     """Reserve the file's blocks, so that a full disk is told before hours of work and not after."""
     try:
+        os.ftruncate(file, size)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file, 0, size)
-        else:
-            os.ftruncate(file, size)
     except OSError as error:
-        raise CheckpointError(f"cannot hold {size} bytes: {error.strerror}", where=str(path)) from error
+        if error.errno not in NOT_SUPPORTED:
+            raise CheckpointError(f"cannot hold {size} bytes: {error.strerror}", where=str(path)) from error

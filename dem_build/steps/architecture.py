@@ -38,6 +38,7 @@ class Architecture:
         ties: Name of a tensor that is another one under a second name → that one.
         floats: Names of the tensors that hold floats.
         ignored: Patterns of names that a checkpoint may hold and that are not used.
+        vocabulary: Rows of the word embeddings.
         prefix: What the name of the body's tensors begins with; a checkpoint of the body alone lacks it.
     """
 
@@ -47,6 +48,7 @@ class Architecture:
     ties: Mapping[str, str]
     floats: frozenset[str]
     ignored: tuple[str, ...]
+    vocabulary: int
     prefix: str
 
 
@@ -118,6 +120,7 @@ def _describe(model: Any) -> Architecture:
         ties=ties,
         floats=frozenset(name for name, tensor in state.items() if tensor.is_floating_point()),
         ignored=(*COMPUTED, *sorted(model._keys_to_ignore_on_load_unexpected or ())),  # noqa: SLF001
+        vocabulary=model.get_input_embeddings().weight.shape[0],
         prefix=f"{model.base_model_prefix}.",
     )
 

@@ -102,7 +102,7 @@ def _import(files: Mapping[str, Path], dtype: str | None, where: str, context: C
     _write_json(context.out / "config", _config(config, stored, weights))
     generation = _read_json(files[GENERATION_CONFIG]) if GENERATION_CONFIG in files else {}
     _write_json(context.out / "generation_config", _without_volatile(generation))
-    _copy_tokenizer(files, context.out / "tokenizer", _vocabulary(weights), where)
+    _copy_tokenizer(files, context.out / "tokenizer", weights.vocabulary, where)
     return {
         "architecture": weights.model,
         "parameters": sum(spec.size for spec in specs),
@@ -202,12 +202,6 @@ def _without_volatile(document: dict[str, JSON]) -> dict[str, JSON]:
     return {key: value for key, value in document.items() if key not in VOLATILE}
 
 
-def _vocabulary(weights: Architecture) -> int:
-    """Return the rows of the word embeddings: those of the largest matrix that ids index."""
-    names = [name for name in weights.shapes if name.endswith(("embed_tokens.weight", "wte.weight"))]
-    return max((weights.shapes[name][0] for name in names), default=0)
-
-
 def _copy_tokenizer(files: Mapping[str, Path], folder: Path, vocabulary: int, where: str) -> None:
     folder.mkdir()
     for name in TOKENIZER_FILES:
@@ -221,7 +215,7 @@ def _copy_tokenizer(files: Mapping[str, Path], folder: Path, vocabulary: int, wh
         except (ValueError, KeyError, TypeError, ImportError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"the tokenizer cannot be loaded: {reason}", where=where) from error
-    if vocabulary and len(tokenizer) > vocabulary:
+    if len(tokenizer) > vocabulary:
         what = f"the tokenizer has {len(tokenizer)} tokens, and the embeddings {vocabulary} rows"
         raise CheckpointError(what, where=where, hint="tokenizer and weights must be of one model")
 
