@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dem_build import tasks
+from dem_build import hub, tasks
 from dem_build.basemodel import base_files
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError
@@ -62,12 +62,14 @@ class LockedTask:
         lm_eval: Version of lm-eval that gives the task its meaning.
         local: Whether the task comes from files of the user, which are code.
         files: The task's YAML and all that it refers to.
-        dataset_revision: Commit of the dataset on a hub, None where its data are local files.
+        dataset: The hub dataset that it reads, None where its data are local files.
+        dataset_revision: The commit of that dataset.
     """
 
     lm_eval: str
     local: bool
     files: tuple[SourceFile, ...]
+    dataset: str | None = None
     dataset_revision: str | None = None
 
 
@@ -108,13 +110,23 @@ def locate(recipe: Recipe) -> Located:
     return Located(source, base, datasets, closures)
 
 
-def resolve(located: Located, hints: Hints) -> Lock:
-    """Hash what was located; files that this host has hashed before are only looked at."""
+def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
+    """Hash what was located, and find the commits of names on a hub.
+
+    Args:
+        located: The files.
+        hints: What this host has hashed before, which is only looked at.
+        old: The document of the lock that is there: what it pins on a hub stays pinned.
+        upgrade: Ask the hub anew for every name.
+
+    Raises:
+        UsageError: A name that no lock pins, and that the hub cannot be asked for.
+    """
     base = LockedBase(located.base_source, _hashed(located.base, hints))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {name: tuple(sorted(_hashed(files, hints))) for name, files in located.datasets.items()}
-    version = tasks.lm_eval_version() if located.closures else ""
-    locked = {n: LockedTask(version, c.local, _hashed(c.files, hints)) for n, c in located.closures.items()}
+    pinned = {} if old is None or upgrade else old["tasks"]
+    locked = {n: _locked_task(c, hints, pinned.get(n, {})) for n, c in located.closures.items()}
     return Lock(base, datasets, locked)
 
 
@@ -213,6 +225,15 @@ def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Probl
         return None
 
 
+def _locked_task(closure: Closure, hints: Hints, pinned: JSON) -> LockedTask:
+    revision = None
+    if closure.dataset is not None:
+        known = pinned.get("dataset") == closure.dataset
+        revision = pinned["dataset_revision"] if known else hub.dataset_commit(closure.dataset)
+    files = _hashed(closure.files, hints)
+    return LockedTask(tasks.lm_eval_version(), closure.local, files, closure.dataset, revision)
+
+
 def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
     tagged = list(files)
     blobs = hints.digests_of(path for _, path in tagged)
@@ -227,7 +248,7 @@ def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:
 
 
 def _task_document(task: LockedTask, folder: Path) -> dict[str, JSON]:
-    pinned = {"dataset_revision": task.dataset_revision} if task.dataset_revision else {}
+    pinned = {"dataset": task.dataset, "dataset_revision": task.dataset_revision} if task.dataset else {}
     return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": _listed(task.files, folder)}
 
 

@@ -151,7 +151,7 @@ def lock_command(
     """Write the recipe's lock: every outside name with its digest."""
     from dem_build.cli import inspect  # noqa: PLC0415
 
-    return inspect.write_lock(recipe, Call(cache, machine), upgrade=upgrade)
+    return inspect.write_lock(recipe, Call(cache, machine, upgrade=upgrade))
 
 
 @app.command("data")

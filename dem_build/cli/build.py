@@ -22,12 +22,13 @@ from dem_build.report.summary import summary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from rich.console import Console
 
     from dem_build.cli.session import Call, Session
-    from dem_build.execute.outcome import Outcome
+    from dem_build.execute.outcome import Listener, Outcome
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
@@ -73,8 +74,9 @@ def _build_one(
 ) -> tuple[int, dict[str, Any]]:
     try:
         session = _prepared(named, call, flags)
-        outcome = run_plan(session, _options(session, call, flags), console, interrupt)
-        return _finish(session, outcome, console)
+        with view.make_listener(console) as listener:
+            outcome = run_plan(session, _options(session, call, flags), listener, interrupt)
+        return _finish(session, outcome, listener.shown, console)
     except DemError as error:
         view.render_error(error, view.make_console(stderr=True))
         return error.exit_status, failure_document(named, error)
@@ -92,19 +94,21 @@ def _prepared(named: str, call: Call, flags: Flags) -> Session:
     return session
 
 
-def run_plan(session: Session, options: Options, console: Console, interrupt: Interrupt) -> Outcome:
-    """Run what is due of a session's plan, shown on `console`, and record the keys that it used."""
-    with view.make_listener(console) as listener:
-        outcome = build(session.plan, session.store, options, listener, interrupt)
+def run_plan(session: Session, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
+    """Run what is due of a session's plan, and record the keys that it used."""
+    outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome
 
 
-def _finish(session: Session, outcome: Outcome, console: Console) -> tuple[int, dict[str, Any]]:
+def _finish(
+    session: Session, outcome: Outcome, shown: AbstractSet[tuple[str, str]], console: Console
+) -> tuple[int, dict[str, Any]]:
     results = collect(session.plan.graph, outcome.records, session.store.read_bytes)
     whole = not outcome.failed and not outcome.interrupted and not _partial(session)
     gates = check(session.recipe.gates, results) if whole else []
     model = _publish(session, outcome, results, gates) if whole and "model" in outcome.records else None
+    view.remaining_warnings(results, console, shown)
     view.result_table(results, gates, console)
     view.closing_lines(outcome, results, model, console)
     document = build_document(session.named, outcome, model, results, gates)

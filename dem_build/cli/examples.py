@@ -38,8 +38,8 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
         raise UsageError(f"there is no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
     session = open_session(named, call)
     session.save_root()
-    with Interrupt() as interrupt:
-        outcome = run_plan(session, Options(session.machine), view.make_console(stderr=True), interrupt)
+    with Interrupt() as interrupt, view.make_listener(view.make_console(stderr=True)) as listener:
+        outcome = run_plan(session, Options(session.machine), listener, interrupt)
     if outcome.interrupted or outcome.failed:
         return 130 if outcome.interrupted else 1
     records, console = outcome.records, view.make_console()

@@ -40,13 +40,12 @@ def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
         sys.stdout.write(json.dumps({"recipe": named, "problems": []}) + "\n")
     else:
         datasets = ", ".join(recipe.datasets)
-        view.make_console().print(f"{named}: no mistakes ({len(recipe.datasets)} datasets: {datasets})")
+        _say(f"{named}: no mistakes ({len(recipe.datasets)} datasets: {datasets})")
     return 0
 
 
-def write_lock(named: str, call: Call, *, upgrade: bool) -> int:
+def write_lock(named: str, call: Call) -> int:
     """Write the lock and say what in it changed."""
-    del upgrade  # no name of this version's recipes is on a hub; local files are always resolved anew
     session = open_session(named, call)
     path = lock.lock_path(session.recipe.path)
     changed = lock.changes(session.locked, session.lock, session.recipe.folder)

@@ -36,6 +36,7 @@ class Call:
         overrides: `--set KEY=VALUE`, in order.
         targets: Actions named after `--`; none means all of them.
         rebuild: `--rebuild`.
+        upgrade: `dem lock --upgrade`.
     """
 
     cache: str | None = None
@@ -43,6 +44,7 @@ class Call:
     overrides: Sequence[str] = ()
     targets: Sequence[str] = ()
     rebuild: Sequence[str] = ()
+    upgrade: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def open_session(named: str, call: Call) -> Session:
     machine, machine_path = load_machine(call.machine, recipe.path)
     located = lock.locate(recipe)
     hints = Hints()
-    resolved = lock.resolve(located, hints)
+    locked = lock.read(lock.lock_path(recipe.path))
+    resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
     graph = build_graph(recipe, resolved)
     graph = graph.only(call.targets) if call.targets else graph
     _known(call.rebuild, graph.actions)
@@ -151,7 +154,7 @@ def open_session(named: str, call: Call) -> Session:
     root = store.read_root(recipe_id(recipe.path)) or {}
     history = History(root.get("actions", {}))
     plan = make_plan(graph, store, history, frozenset(call.rebuild))
-    return Session(named, recipe, machine, store, resolved, lock.read(lock.lock_path(recipe.path)), plan)
+    return Session(named, recipe, machine, store, resolved, locked, plan)
 
 
 def open_store(call: Call) -> Store:
