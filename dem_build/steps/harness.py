@@ -22,15 +22,20 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         model: In evaluation mode, its tied weights tied: lm-eval ties and switches again, which then changes nothing.
         tokenizer: This evaluation's own, for lm-eval may give it a pad token.
         context: Told of every batch, and asked before each whether to stop.
+        chat: Whether prompts come in the chat template. It writes BOS where the model wants it, and then the
+            tokenizer adds none, as in training and wherever else the model is chatted with; lm-eval's default adds it.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: Context) -> None:
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, context: Context, *, chat: bool
+    ) -> None:
         # A softmax in bfloat16 keeps three digits of a log-likelihood: too few to tell two answers apart.
         super().__init__(
             pretrained=model,
             tokenizer=tokenizer,
             batch_size=context.machine.eval_batch_size,
             softmax_dtype="float32",
+            add_bos_token=False if chat else None,
         )
         self._context = context
         self._done = 0

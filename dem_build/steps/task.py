@@ -218,7 +218,8 @@ def _evaluate(
     context: Context,
 ) -> dict[str, Any]:
     model = evaluated_model(inputs, params["dtype"], context)
-    lm = ReportingLM(model, tokenizer, context)
+    chat = bool(params["apply_chat_template"])
+    lm = ReportingLM(model, tokenizer, context, chat=chat)
     _seed()
     with _generating_as(model, inputs.paths["model/generation_config"]), _one_process():
         results: dict[str, Any] = evaluate(
@@ -227,7 +228,7 @@ def _evaluate(
             limit=params["limit"],
             bootstrap_iters=BOOTSTRAP_SAMPLES,
             log_samples=True,
-            apply_chat_template=bool(params["apply_chat_template"]),
+            apply_chat_template=chat,
             fewshot_as_multiturn=True,
         )
     return results

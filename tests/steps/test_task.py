@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import math
+import shutil
 import sys
 
 import pytest
 import torch
 from conftest import make_base
+from tokenizers import processors
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from dem_build import tasks
@@ -209,6 +211,24 @@ def test_the_chat_template_is_applied(base, folder, tmp_path):
         best(base, f"[user]Q: {d['question']}[assistant]", d["choices"], "") == d["answer"] for d in DOCS
     ]
     assert [bool(s["metrics"]["acc"]) for s in samples] == right
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_bos_is_the_templates_in_chats_and_the_tokenizers_elsewhere(base, folder, tmp_path, chat):
+    """As in training: this tokenizer adds BOS, and the template writes none."""
+    adding = shutil.copytree(base, tmp_path / "base")
+    document = json.loads((adding / "tokenizer.json").read_text())
+    document["post_processor"] = json.loads(
+        processors.TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", 1)]).__getstate__()
+    )
+    (adding / "tokenizer.json").write_text(json.dumps(document))
+    assert AutoTokenizer.from_pretrained(adding).encode("a")[0] == 1
+    _, samples, _ = evaluate(adding, folder, "pick", tmp_path, apply_chat_template=chat)
+    start, delimiter = ("", "") if chat else ("<s>", " ")  # the plain tokenizer reads <s> as BOS
+    for sample in samples:
+        choices = sample["doc"]["choices"]
+        scores = [log_likelihood(base, start + sample["prompt"], delimiter + c) for c in choices]
+        assert [score for score, _ in sample["responses"]] == pytest.approx(scores, abs=1e-3)
 
 
 def test_a_base_without_a_chat_template_is_refused(tiny_base, folder, tmp_path):
