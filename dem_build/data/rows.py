@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from dem_build.kinds import SourceFile
@@ -114,6 +114,7 @@ def _csv(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
         # Strict: without it, an open quote swallows the rest of the file as one field, silently.
         reader = csv.DictReader(_lines(source, raw), strict=True)
         try:
+            _refuse_twins(source, reader.fieldnames or ())
             yield from _csv_rows(source, reader, raw)
         except csv.Error as error:
             # The row begins after the last good one; a quote that is left open goes on to the end of the file.
@@ -123,6 +124,13 @@ def _csv(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
 def _lines(source: SourceFile, raw: BinaryIO) -> Iterator[str]:
     for number, line in enumerate(raw, 1):
         yield _decode(line.removeprefix(UTF8_BOM) if number == 1 else line, _place(source, number))
+
+
+def _refuse_twins(source: SourceFile, columns: Sequence[str]) -> None:
+    """Refuse a header that names a column twice: only the last of the two would be read."""
+    for number, name in enumerate(columns):
+        if name in columns[:number]:
+            raise DataError(f"the header names the column `{name}` twice", where=_place(source, 1))
 
 
 def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) -> Iterator[Row]:

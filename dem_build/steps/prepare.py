@@ -16,6 +16,7 @@ import numpy as np
 
 from dem_build.data import splits
 from dem_build.data.arrays import RowsWriter
+from dem_build.data.control import ControlTokens
 from dem_build.data.formats import resolve
 from dem_build.data.rows import columns_of, read_rows, side_of
 from dem_build.data.tokenise import Style, tokenise
@@ -61,15 +62,19 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     style = _style(params, layout, tokenizer)
     splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
     dataset = _Dataset(sources, layout, splitter).ordered()
+    control = _control(tokenizer, style)
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         counts: Counter[str] = Counter()
         items = _kept(dataset, params.get("max_samples"), counts)
         for batch in _told(_batches(items), dataset.sources, context):
+            control.look((item.row, item.example) for item in batch)
             _write(writers, batch, tokenizer, style, counts)
+        counts["control_tokens"] = control.rows
         _refuse_untrainable(counts, writers["train"], style, sources)
         provenance = _provenance(layout, style, counts, writers)
         _tell(provenance, style, context)
+        _tell_control(control, context)
         for name, writer in writers.items():
             writer.save(context.out / name)
     return provenance
@@ -151,6 +156,15 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
         )
     truncate = params["on_overflow"] == "truncate"
     return Style(chat, system, params.get("loss") == "all", int(params["max_length"]), truncate)
+
+
+def _control(tokenizer: BaseTokenizer, style: Style) -> ControlTokens:
+    """A text may spell out its own BOS and EOS, but not in a chat: there the template writes them."""
+    if style.chat:
+        return ControlTokens(tokenizer.control_tokens)
+    return ControlTokens(
+        tokenizer.control_tokens, tokenizer.decode(tokenizer.prefix_ids), tokenizer.eos_token
+    )
 
 
 def _share(params: Mapping[str, JSON], split: str) -> float:
@@ -257,7 +271,7 @@ def _provenance(
 ) -> dict[str, Any]:
     names = (
         "read", "used", "empty", "over_max_length", "truncated", "completion_cut_off", "beyond_max_samples",
-        "encoded_apart",
+        "encoded_apart", "control_tokens",
     )  # fmt: skip
     train = _unique(writers["train"])
     return {
@@ -306,3 +320,12 @@ def _tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None
     for name, shared in provenance["overlap"].items():
         if shared:
             context.warn(f"{_rows(shared)} of {name} with a prompt that is in train, too")
+
+
+def _tell_control(control: ControlTokens, context: Context) -> None:
+    if control.first is not None:
+        where, token = control.first
+        context.warn(
+            f"{_rows(control.rows)} with a control token of the base in the text, first {token} at {where}: "
+            "it is trained as that token, not as text"
+        )

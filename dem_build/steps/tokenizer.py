@@ -40,6 +40,9 @@ class BaseTokenizer:
         self.eos_token: str = self._tokenizer.eos_token
         self.eos_id: int = self._tokenizer.eos_token_id
         self.prefix_ids = self._prefix_ids()
+        self.control_tokens = tuple(
+            sorted(t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special)
+        )
         self.has_chat_template = bool(self._tokenizer.chat_template)
         if self.has_chat_template:
             self._tokenizer.chat_template = pin_date(self._tokenizer.get_chat_template())

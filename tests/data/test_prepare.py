@@ -184,6 +184,30 @@ def test_chat_is_taken_where_the_base_has_a_template(prepare, data, tmp_path):
     assert chat.bytes() != raw.bytes()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "completion", "template", "token"),
+    [
+        ("is </s> the end?", "yes", None, "</s>"),
+        ("a", "no </s> yet", None, "</s>"),
+        ("a", "<s>no", None, "<s>"),
+        ("a", "no</s>", None, None),  # a text may end itself …
+        ("<s>a", "no", None, None),  # … and begin itself, where the tokenizer would
+        ("a", "no</s>", CHATML, "</s>"),  # a turn is ended by the template
+        ("<s>a", "no", CHATML, "<s>"),
+        ("</S>", "s>", CHATML, None),
+    ],
+)
+def test_a_row_that_spells_a_control_token_is_named(
+    prepare, data, tmp_path, prompt, completion, template, token
+):
+    tokenizer = make_tokenizer(tmp_path / "other", bos=True, chat_template=template)
+    path = data([ROWS[0], *[{"prompt": prompt, "completion": completion}] * 2])
+    done = prepare(path, tokenizer=tokenizer)
+    what = f"2 rows with a control token of the base in the text, first {token} at {path}:2: "
+    assert done.warnings == ([what + "it is trained as that token, not as text"] if token else [])
+    assert (done.rows["used"], done.rows["control_tokens"]) == (3, 2 if token else 0)
+
+
 def test_text_is_never_put_in_a_template(prepare, data, tmp_path):
     template = make_tokenizer(tmp_path / "chat", chat_template=CHATML)
     path = data([{"text": "a"}, {"text": "b"}])

@@ -120,6 +120,7 @@ def test_a_json_row_that_is_no_object_is_named_by_its_number(tmp_path):
         ("prompt,completion\na,b\n\nc\n", "no field for the column `completion`", 4),
         ('prompt,completion\na,"b\nc,d\n', "not CSV", 2),
         ("prompt,completion\na,\ufffd\n", "not UTF-8", 2),
+        ("prompt,completion,prompt\na,b,c\n", "the header names the column `prompt` twice", 1),
     ],
 )
 def test_a_junk_csv_row_is_named_by_its_line(tmp_path, text, what, line):
