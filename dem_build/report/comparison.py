@@ -30,7 +30,7 @@ COMPOSED = "composed"
 LOSS_TASK = "loss:"
 STDERR = "_stderr"
 COUNTS = frozenset({"tokens", "rows", "samples"})
-# The metrics that lm-eval registers with higher_is_better=False, and the held-out loss.
+# Where a task does not say: the metrics that lm-eval registers with higher_is_better=False, and the held-out loss.
 LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
 )
@@ -68,11 +68,13 @@ class Row:
         task: The task's name in results (`loss:math`, `arc_easy`).
         metric: The metric's name.
         measures: Model → what was measured.
+        lower_is_better: Whether less of it is better.
     """
 
     task: str
     metric: str
     measures: Mapping[str, Measure]
+    lower_is_better: bool
 
     @property
     def subject(self) -> str:
@@ -92,7 +94,7 @@ class Row:
         delta = new.value - old.value
         if abs(delta) <= math.hypot(old.stderr or 0.0, new.stderr or 0.0):
             return Change(delta, Trend.NOISE)
-        better = (delta < 0) == lower_is_better(self.metric)
+        better = (delta < 0) == self.lower_is_better
         return Change(delta, Trend.BETTER if better else Trend.WORSE)
 
 
@@ -101,9 +103,11 @@ def subject(task: str) -> str:
     return task.removeprefix(LOSS_TASK)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Tell whether less of a metric is better."""
-    return metric in LOWER_IS_BETTER
+def lower_is_better(results: Results, task: str, metric: str) -> bool:
+    """Tell whether less of a task's metric is better: as the task says, else as the metric's name does."""
+    plain = metric.partition("@")[0]  # `metric@filter`
+    said = results.higher_is_better.get(task, {}).get(plain)
+    return plain in LOWER_IS_BETTER if said is None else not said
 
 
 def model_names(results: Results) -> list[str]:
@@ -114,17 +118,21 @@ def model_names(results: Results) -> list[str]:
 
 def rows(results: Results) -> list[Row]:
     """Return a row for each metric of each task: losses first, else in the order they were recorded."""
-    tables = {model: results.table[model] for model in model_names(results)}
-    tasks = dict.fromkeys(task for table in tables.values() for task in table)
+    tasks = dict.fromkeys(task for model in model_names(results) for task in results.table[model])
     ordered = sorted(tasks, key=lambda task: not task.startswith(LOSS_TASK))
-    return [row for task in ordered for row in _rows_of(task, tables)]
+    return [row for task in ordered for row in _rows_of(results, task)]
 
 
-def _rows_of(task: str, tables: Mapping[str, Mapping[str, Metrics]]) -> list[Row]:
-    measured = {model: table[task] for model, table in tables.items() if task in table}
+def _rows_of(results: Results, task: str) -> list[Row]:
+    measured = {m: results.table[m][task] for m in model_names(results) if task in results.table[m]}
     names = dict.fromkeys(name for metrics in measured.values() for name in _values(metrics))
     return [
-        Row(task, name, {model: _measure(m, name) for model, m in measured.items() if name in m})
+        Row(
+            task,
+            name,
+            {model: _measure(m, name) for model, m in measured.items() if name in m},
+            lower_is_better(results, task, name),
+        )
         for name in names
     ]
 

@@ -83,8 +83,9 @@ def _drop(gate: Gate, limit: float, value: float, results: Results) -> _Conditio
         return _Condition(
             holds=False, text=f"{against} has no {gate.metric} on {subject(gate.task)} to compare with"
         )
-    worse = value - reference if lower_is_better(gate.metric) else reference - value
-    direction = "above" if lower_is_better(gate.metric) else "below"
+    lower = lower_is_better(results, gate.task, gate.metric)
+    worse = value - reference if lower else reference - value
+    direction = "above" if lower else "below"
     distance = f"at most {limit:g} {direction}" if limit else f"not {direction}"
     text = f"{distance} the {decimals(reference)} of {against}"
     return _Condition(worse <= limit + SLACK, text)

@@ -21,6 +21,7 @@ __all__ = ["Metrics", "Results", "collect"]
 
 MODEL = "model"
 METRICS = "metrics"
+DIRECTIONS = "higher_is_better"
 # Cost → where a record's provenance has it.
 COSTS = {
     "seconds": ("seconds",),
@@ -43,6 +44,7 @@ class Results:
         warnings: (action, text), in the graph's order.
         costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),
             where its record has them; of the run that made it.
+        higher_is_better: Task → metric → whether more of it is better, for the metrics whose task says so.
     """
 
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
@@ -50,6 +52,7 @@ class Results:
     model_digest: Digest | None = None
     warnings: tuple[tuple[str, str], ...] = ()
     costs: Mapping[str, Metrics] = field(default_factory=dict)
+    higher_is_better: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
 
     def value(self, model: str, task: str, metric: str) -> float | None:
         """Return one value, or None where nothing was measured."""
@@ -74,6 +77,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         model_digest=_model_digest(records.get(MODEL)),
         warnings=tuple((a.name, str(w)) for a, r in present for w in r.provenance.get("warnings", ())),
         costs={action.name: costs for action, record in present if (costs := _costs(record))},
+        higher_is_better=_directions(present),
     )
 
 
@@ -86,6 +90,14 @@ def _table(
             tasks = table.setdefault(action.evaluation.model, {})
             tasks[action.evaluation.task] = _metrics(action.name, read(record.outputs[METRICS]))
     return table
+
+
+def _directions(present: list[tuple[Action, Record]]) -> dict[str, dict[str, bool]]:
+    return {
+        action.evaluation.task: {name: value for name, value in said.items() if isinstance(value, bool)}
+        for action, record in present
+        if action.evaluation is not None and isinstance(said := record.provenance.get(DIRECTIONS), dict)
+    }
 
 
 def _metrics(action: str, data: bytes) -> Metrics:

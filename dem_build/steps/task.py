@@ -55,6 +55,8 @@ BOOTSTRAP_SAMPLES = 1000
 PYTHON_SEED, OTHER_SEEDS = 0, 1234
 """lm-eval's own defaults, so that its few-shot examples are ours."""
 
+STDERR = "_stderr"
+
 # What a task can raise: its YAML, templates, Python and data are the user's, and lm-eval asserts much of them.
 TASK_ERRORS = (
     ArithmeticError,
@@ -317,7 +319,8 @@ def _write(results: Mapping[str, Any], name: str, context: Context) -> Provenanc
 def _metrics(found: Mapping[str, Any], name: str) -> dict[str, float]:
     """Return metrics under lm-eval's names without the filter.
 
-    Where two filters give a metric, the first has the plain name and others are `metric@filter`.
+    Where two filters give a metric, the first has the plain name and others are `metric@filter`. The standard error
+    of each is its name and `_stderr`.
 
     Raises:
         EvaluationError: A metric is no finite number.
@@ -331,7 +334,8 @@ def _metrics(found: Mapping[str, Any], name: str) -> dict[str, float]:
             continue
         if not isinstance(value, int | float | np.number) or not math.isfinite(value):
             raise EvaluationError(f"the metric {metric} is {value}", where=name, hint="is the model broken?")
-        metrics[metric if plain else f"{metric}@{filtered}"] = float(value)
+        base = metric.removesuffix(STDERR)
+        metrics[metric if plain else f"{base}@{filtered}{metric[len(base) :]}"] = float(value)
     return metrics
 
 

@@ -12,10 +12,11 @@ from dem_build.report.results import Results
 
 RESULTS = Results(
     {
-        "composed": {"words": {"acc": 0.29, "odd": math.nan}, "loss:math": {"loss": 2.0}},
-        "base": {"words": {"acc": 0.30}, "loss:math": {"loss": 2.5}},
-        "mix": {"words": {"acc": 0.28}, "loss:math": {"loss": 1.5}},
-    }
+        "composed": {"words": {"acc": 0.29, "odd": math.nan, "slips": 9.0}, "loss:math": {"loss": 2.0}},
+        "base": {"words": {"acc": 0.30, "slips": 5.0}, "loss:math": {"loss": 2.5}},
+        "mix": {"words": {"acc": 0.28, "slips": 11.0}, "loss:math": {"loss": 1.5}},
+    },
+    higher_is_better={"words": {"acc": True, "slips": False}},
 )
 
 
@@ -49,6 +50,11 @@ def test_a_drop_below_nobody_in_particular_is_below_the_base():
 @pytest.mark.parametrize(("against", "passed"), [("base", True), ("mix", False)])
 def test_of_a_loss_the_bound_is_on_its_rise(against, passed):
     assert judged(task="loss:math", metric="loss", max_drop=0.1, against=against).passed is passed
+
+
+@pytest.mark.parametrize(("against", "passed"), [("base", False), ("mix", True)])
+def test_of_a_metric_whose_task_calls_less_better_the_bound_is_on_its_rise(against, passed):
+    assert judged(metric="slips", max_drop=1.0, against=against).passed is passed
 
 
 def test_a_bound_of_zero_reads_as_a_sentence():

@@ -97,6 +97,8 @@ def test_base_and_composed_come_before_other_models():
         ("acc", 0.2, 0.5, Trend.BETTER),
         ("acc", 0.5, 0.2, Trend.WORSE),
         ("word_perplexity", 20.0, 10.0, Trend.BETTER),
+        ("ter@strict", 20.0, 10.0, Trend.BETTER),
+        ("acc@strict", 0.50, 0.56, Trend.NOISE),
         ("acc", 0.50, 0.56, Trend.NOISE),
     ],
 )
@@ -105,6 +107,16 @@ def test_a_change_is_judged_by_its_metrics_direction_and_the_errors(metric, old,
     change = row({metric: old} | error, {metric: new} | error, metric).change
     assert change is not None
     assert (change.trend, change.delta) == (trend, new - old)
+
+
+@pytest.mark.parametrize("metric", ["mistakes", "mistakes@strict"])
+def test_a_task_says_which_direction_of_its_metrics_is_better(metric):
+    metrics = {(m, "arc_easy"): {metric: v} for m, v in (("base", 5.0), ("composed", 3.0))}
+    said = {"eval:base:arc_easy": {"higher_is_better": {"mistakes": False, "acc": True, "mixed": None}}}
+    results, _ = collected(made=Made(metrics=DEFAULTS | metrics, provenance=said))
+    change = next(r for r in rows(results) if r.metric == metric).change
+    assert change is not None
+    assert change.trend is Trend.BETTER
 
 
 def test_any_change_counts_where_no_error_is_known():
