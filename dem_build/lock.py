@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dem_build import hub, tasks
+from dem_build import hub
 from dem_build.basemodel import base_files
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError
@@ -203,8 +203,10 @@ def _locate_data(recipe: Recipe, name: str) -> tuple[Tagged, ...]:
 
 
 def _locate_tasks(recipe: Recipe, problems: list[Problem]) -> dict[str, Closure]:
-    if recipe.evaluate is None:
+    if recipe.evaluate is None or not recipe.evaluate.tasks:
         return {}
+    from dem_build import tasks  # noqa: PLC0415  a recipe without tasks need not wait for the parser of their files
+
     include = recipe.evaluate.include_path
     folder = recipe.resolve(include) if include else None
     found: dict[str, Closure] = {}
@@ -226,12 +228,14 @@ def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Probl
 
 
 def _locked_task(closure: Closure, hints: Hints, pinned: JSON) -> LockedTask:
+    from dem_build.tasks import lm_eval_version  # noqa: PLC0415  as above
+
     revision = None
     if closure.dataset is not None:
         known = pinned.get("dataset") == closure.dataset
         revision = pinned["dataset_revision"] if known else hub.dataset_commit(closure.dataset)
     files = _hashed(closure.files, hints)
-    return LockedTask(tasks.lm_eval_version(), closure.local, files, closure.dataset, revision)
+    return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, revision)
 
 
 def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:

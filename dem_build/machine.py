@@ -12,7 +12,7 @@ __all__ = ["Machine"]
 class Machine(BaseModel):
     """The keys of `machine.toml`; all of them optional."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cache: str | None = Field(default=None, description="Folder of the store; relative to the machine file.")
     jobs: int | None = Field(

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import make_data
+from tiny import make_data
 
 RECIPE = """\
 name = "tiny"

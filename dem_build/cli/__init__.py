@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["main"]
@@ -9,6 +10,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run `dem` and exit with its status."""
+    # pydantic would read the entry points of every installed package to look for plugins, at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from dem_build.cli.app import run  # noqa: PLC0415  `import dem_build.cli` stays free of typer
 
     sys.exit(run(sys.argv[1:]))

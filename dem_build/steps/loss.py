@@ -22,6 +22,7 @@ from dem_build.data.arrays import TokenRows
 from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.batches import collate
+from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.steps.likelihood import IGNORED, token_nll
 
@@ -47,6 +48,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Raises:
         EvaluationError: There is nothing to evaluate on, or the loss is not finite.
+        DataError: A row has more tokens than the model takes.
     """
     rows = TokenRows.open(inputs.paths["data/rows"])
     if len(rows) == 0:
@@ -54,6 +56,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             "there are no held-out rows to compute a loss on",
             hint="raise the dataset's `test` share, or give it more rows",
         )
+    refuse_longer(rows, inputs.paths["model/config"])
     model = evaluated_model(inputs, params["dtype"], context)
     try:
         nll, tokens = _losses(model, rows, context)

@@ -9,8 +9,8 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from conftest import make_base
 from safetensors.torch import load_file, save_file
+from tiny import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model
 from weight_samples import bytes_of, import_base, load
 

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import make_base
 from safetensors.torch import load_file
+from tiny import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
 

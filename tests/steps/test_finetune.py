@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_base
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tiny import make_base
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from dem_build.data.arrays import RowsWriter, TokenRows

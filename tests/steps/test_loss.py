@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import make_base
 from safetensors.numpy import load_file
+from tiny import make_base
 from transformers import AutoModelForCausalLM
 
 from dem_build.data.arrays import RowsWriter

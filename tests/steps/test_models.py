@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import make_base
+from tiny import make_base
 from transformers import AutoModelForCausalLM
 
 from dem_build.errors import CheckpointError
