@@ -12,7 +12,7 @@ import mmap
 import struct
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import pre_tokenizers
@@ -21,7 +21,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dem_build.basemodel import CONFIG, GENERATION_CONFIG
 from dem_build.checkpoint import TensorSpec, weights_writer
 from dem_build.errors import CheckpointError
-from dem_build.steps.models import quiet
+from dem_build.steps.models import quiet, refuse_partial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["expand_gguf"]
 
@@ -31,6 +34,10 @@ MACHINE_KEYS = ("is_local", "local_files_only", "name_or_path")
 # by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
 METADATA_BYTES = 1 << 26
+# Tensors by which llama.cpp scales a rotary embedding, and an architecture whose scaling transformers reads.
+ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+SCALING_IS_READ = frozenset({"gpt-oss"})
+ORIGINAL = "take the folder that the GGUF file was made from"
 UNREADABLE = (
     struct.error,
     ValueError,
@@ -48,11 +55,12 @@ def expand_gguf(path: Path, folder: Path) -> None:
     """Write a GGUF file's model in float32, its config and its tokenizer to a new folder.
 
     Raises:
-        CheckpointError: transformers cannot read the file or does not know its architecture.
+        CheckpointError: transformers cannot read the file or all of it, or does not know its architecture.
     """
+    _refuse_scaled_rope(path)
     model, tokenizer = _load(path)
     _write_weights(model, folder)
-    if _pre_tokenizer_name(path) in DIGITS_APART:
+    if _text(path, "tokenizer.ggml.pre") in DIGITS_APART:  # how text is cut up before tokens are formed
         digits_apart: Any = [
             pre_tokenizers.Digits(individual_digits=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False),
@@ -69,29 +77,56 @@ def expand_gguf(path: Path, folder: Path) -> None:
 def _load(path: Path) -> tuple[Any, Any]:
     """Load the model and the tokenizer, in a folder of the file's own: transformers reads what lies beside it."""
     arguments: Any = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
+    wanted: Any = {"dtype": torch.float32, "output_loading_info": True}
     bars = contextlib.redirect_stderr(io.StringIO())  # a progress bar that transformers cannot switch off
     with tempfile.TemporaryDirectory(prefix="dem-gguf-") as alone, quiet(), bars:
         (Path(alone) / path.name).symlink_to(path.resolve())
         try:
-            model = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **arguments)
-            return model, AutoTokenizer.from_pretrained(alone, **arguments)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(alone, **wanted, **arguments)
+            tokenizer = AutoTokenizer.from_pretrained(alone, **arguments)
         except UNREADABLE as error:
             reason = str(error).partition("\n")[0]
             hint = "transformers reads the GGUF of common architectures alone; take the original's folder"
             raise CheckpointError(f"cannot be dequantised: {reason}", where=str(path), hint=hint) from error
+    # transformers would go on, with random values for what the file lacks: one part of several, say.
+    model, report = loaded
+    refuse_partial(report, path, f"a file that is one of several parts must be joined, else {ORIGINAL}")
+    return model, tokenizer
 
 
-def _pre_tokenizer_name(path: Path) -> str:
-    """Return `tokenizer.ggml.pre` of a file, or an empty string: how text is cut up before tokens are formed."""
-    key = b"tokenizer.ggml.pre"
-    field = struct.pack("<Q", len(key)) + key + struct.pack("<I", 8)  # length, name, type: a string
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+def _refuse_scaled_rope(path: Path) -> None:
+    """Refuse a scaled rotary embedding: transformers takes no notice of it, and would make another model."""
+    family = _text(path, "general.architecture")
+    scaling = _text(path, f"{family}.rope.scaling.type")
+    scaled = scaling not in ("", "none") and family not in SCALING_IS_READ
+    with _header(path) as data:
+        names = [name for name in ROPE_FACTORS if data.find(_string(name), 0, METADATA_BYTES) >= 0]
+    if scaled or names:
+        how = names[0] if names else f"rope.scaling.type = {scaling}"
+        what = f"has a scaled rotary embedding ({how}), which transformers does not read from a GGUF file"
+        raise CheckpointError(what, where=str(path), hint=ORIGINAL)
+
+
+def _text(path: Path, key: str) -> str:
+    """Return the value of a key whose type is string; empty where the file has no such key."""
+    field = _string(key) + struct.pack("<I", 8)  # name, type: a string
+    with _header(path) as data:
         at = data.find(field, 0, METADATA_BYTES)
-        if at < 0:
-            return ""
         start = at + len(field) + 8
+        if at < 0 or start > len(data):
+            return ""
         (length,) = struct.unpack("<Q", data[start - 8 : start])
         return data[start : start + length].decode(errors="replace")
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+@contextlib.contextmanager
+def _header(path: Path) -> Iterator[mmap.mmap]:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        yield data
 
 
 def _write_weights(model: Any, folder: Path) -> None:

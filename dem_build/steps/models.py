@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["device", "load_model", "quiet"]
+__all__ = ["device", "load_model", "quiet", "refuse_partial"]
 
 
 def device() -> torch.device:
@@ -72,7 +72,7 @@ def load_model(
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"the model cannot be loaded: {reason}", where=str(weights)) from error
     model, report = loaded
-    _refuse_partial(report, weights)
+    refuse_partial(report, weights, "take config.json and the weights from the same model")
     return cast("PreTrainedModel", model.to(device))
 
 
@@ -101,7 +101,12 @@ def _link(weights: Path, config: Path, folder: Path) -> None:
     (folder / "config.json").symlink_to(config.resolve())
 
 
-def _refuse_partial(report: dict[str, set[object]], weights: Path) -> None:
+def refuse_partial(report: dict[str, set[object]], weights: Path, hint: str) -> None:
+    """Refuse weights that are not exactly those of a model, by transformers' report of loading them.
+
+    Raises:
+        CheckpointError: Weights are missing, unexpected or of another shape; `hint` is how to mend that.
+    """
     wrong = [
         f"{kind.removesuffix('_keys')}: {_some(report[kind])}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
@@ -111,7 +116,7 @@ def _refuse_partial(report: dict[str, set[object]], weights: Path) -> None:
         raise CheckpointError(
             f"the weights are not those of the config's model; {'; '.join(wrong)}",
             where=str(weights),
-            hint="take config.json and the weights from the same model",
+            hint=hint,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import MappingProxyType
 
 import gguf
 import numpy as np
@@ -283,8 +284,33 @@ class TestGguf:
         with pytest.raises(CheckpointError, match="cannot be dequantised"):
             import_base(path, tmp_path / "import", "bfloat16")
 
+    def test_a_file_without_all_weights_is_refused(self, tmp_path, files):
+        path = write_gguf(files[0], tmp_path / "part.gguf", without="layers.1.mlp.up_proj")
+        with pytest.raises(CheckpointError, match=r"missing: model\.layers\.1\.mlp\.up_proj\.weight \("):
+            import_base(path, tmp_path / "import", "bfloat16")
 
-def write_gguf(source, path):
+    @pytest.mark.parametrize(
+        ("scaling", "extra", "said"),
+        [
+            ("yarn", {}, r"rope\.scaling\.type = yarn"),
+            (None, {"rope_freqs.weight": np.full(8, 8, np.float32)}, r"rope_freqs\.weight"),
+        ],
+    )
+    def test_a_scaled_rotary_embedding_is_refused_and_not_lost(self, tmp_path, files, scaling, extra, said):
+        path = write_gguf(files[0], tmp_path / "long.gguf", scaling=scaling, extra=extra)
+        with pytest.raises(CheckpointError, match=rf"scaled rotary embedding \({said}\)") as caught:
+            import_base(path, tmp_path / "import", "bfloat16")
+        assert caught.value.where == str(path)
+
+    def test_no_scaling_by_name_is_none(self, tmp_path, files):
+        path = write_gguf(files[0], tmp_path / "plain.gguf", scaling="none")
+        outputs = import_base(path, tmp_path / "import", "bfloat16")
+        assert bytes_of(outputs / "weights") == bytes_of(
+            import_base(files[1], tmp_path / "same", "bfloat16") / "weights"
+        )
+
+
+def write_gguf(source, path, without="nothing", scaling=None, extra=MappingProxyType({})):
     """Write a Llama as llama.cpp's converter does: rows of q and k are permuted for its rotary embedding."""
     config = json.loads((source / "config.json").read_text())
     heads, key_values = config["num_attention_heads"], config["num_key_value_heads"]
@@ -298,6 +324,8 @@ def write_gguf(source, path):
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(10000.0)
+    if scaling is not None:
+        writer.add_rope_scaling_type(gguf.RopeScalingType(scaling))
     writer.add_vocab_size(config["vocab_size"])
     vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
     tokens = [*sorted(vocabulary, key=vocabulary.get), "ab"]  # a merge there must be
@@ -311,7 +339,11 @@ def write_gguf(source, path):
     writer.add_pad_token_id(0)
     writer.add_chat_template(TEMPLATE)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    for name, values in extra.items():
+        writer.add_tensor(name, values)
     for name, tensor in load_file(source / "model.safetensors").items():
+        if without in name:
+            continue
         values = tensor.numpy()
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             count = heads if "q_proj" in name else key_values
