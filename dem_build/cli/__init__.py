@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -10,6 +11,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run `dem` and exit with its status."""
+    # A command is short: what it allocates is freed with it. A build that runs something turns this on again.
+    gc.disable()
     # pydantic would read the entry points of every installed package to look for plugins, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from dem_build.cli.app import run  # noqa: PLC0415  `import dem_build.cli` stays free of typer

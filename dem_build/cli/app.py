@@ -247,6 +247,16 @@ def run(arguments: Sequence[str]) -> int:
     return int(status or 0)
 
 
+def _called(command: Sequence[str]) -> typer.Typer:
+    """Return the app with the one command that is called: to build the others' options takes longer than a plan."""
+    called = [c for c in app.registered_commands if command and c.name == command[0]]
+    if not called:
+        return app
+    alone = typer.Typer(name=app.info.name, add_completion=False, context_settings=app.info.context_settings)
+    alone.registered_callback, alone.registered_commands = app.registered_callback, called
+    return alone
+
+
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     """Take what follows `--` apart: these are actions, not recipes."""
     if "--" not in arguments:

@@ -11,8 +11,9 @@ from dem_build import __version__
 from dem_build.cli import view
 from dem_build.cli.session import open_session
 from dem_build.errors import DemError, GateError, InterruptedBuildError
-from dem_build.execute.build import Options, build
 from dem_build.execute.interrupt import Interrupt
+from dem_build.execute.options import Options
+from dem_build.execute.outcome import recorded
 from dem_build.execute.publish import destination, publish
 from dem_build.report.card import card
 from dem_build.report.documents import build_document, failure_document, results_document
@@ -96,7 +97,13 @@ def _prepared(named: str, call: Call, flags: Flags) -> Session:
 
 def run_plan(session: Session, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
     """Run what is due of a session's plan, and record the keys that it used."""
-    outcome = build(session.plan, session.store, options, listener, interrupt)
+    listener.build_started(session.plan)
+    if session.plan.up_to_date:
+        outcome = recorded(session.plan)
+    else:
+        from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
+
+        outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome
 

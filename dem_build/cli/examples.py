@@ -12,8 +12,8 @@ from dem_build.cli import view
 from dem_build.cli.build import run_plan
 from dem_build.cli.session import open_session
 from dem_build.errors import UsageError
-from dem_build.execute.build import Options
 from dem_build.execute.interrupt import Interrupt
+from dem_build.execute.options import Options
 
 if TYPE_CHECKING:
     from rich.console import Console

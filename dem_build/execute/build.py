@@ -6,6 +6,7 @@ time an action's last unknown input becomes known, `plan.decide` is asked again:
 
 from __future__ import annotations
 
+import gc
 import queue
 import time
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import ActionError, CorruptObjectError, DemError
 from dem_build.execute.events import EventTail
-from dem_build.execute.outcome import Done, Outcome, Result
+from dem_build.execute.outcome import Done, Outcome, Result, hit
 from dem_build.execute.pool import Pool
 from dem_build.execute.request import Answer, request_for
 from dem_build.execute.slots import slots
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.execute.interrupt import Interrupt
+    from dem_build.execute.options import Options
     from dem_build.execute.outcome import Listener
     from dem_build.execute.pool import Message, Worker
     from dem_build.graph import Action
-    from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Output, Record, Store
 
-__all__ = ["Options", "build"]
+__all__ = ["build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
@@ -39,33 +40,12 @@ MOST_REPAIRS = 3
 BEFORE_TRAINING = frozenset({"import", "prepare"})
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a build is run.
-
-    Attributes:
-        machine: The machine file.
-        jobs: Most actions at once; None leaves it to the machine.
-        keep_going: After a failure, go on with what does not depend on it.
-        no_train: Fail where a vector would have to be trained.
-        rebuild: Actions that run whatever is recorded.
-    """
-
-    machine: Machine
-    jobs: int | None = None
-    keep_going: bool = False
-    no_train: bool = False
-    rebuild: frozenset[str] = frozenset()
-
-
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
     """Run what is due of a plan and return what became of each action.
 
     A failed action does not raise; it is in the outcome, and so is an interruption.
     """
-    listener.build_started(plan)
-    if plan.up_to_date:
-        return Outcome({name: _hit(verdict) for name, verdict in plan.verdicts.items()})
+    gc.enable()  # `dem` starts without it
     pool = Pool(slots(options.machine, options.jobs), store.root)
     try:
         return _Build(plan, store, options, listener, interrupt, pool).run()
@@ -123,7 +103,7 @@ class _Build:
     def _take(self, verdict: Verdict) -> None:
         """File an action under what its verdict says."""
         if verdict.status is Status.HIT:
-            self._settle(_hit(verdict), quiet=True)
+            self._settle(hit(verdict), quiet=True)
         elif verdict.status is Status.RUN:
             self.due[verdict.action.name] = verdict
 
@@ -152,7 +132,7 @@ class _Build:
             action, self._known(), self.store, self.plan.history, self.options.rebuild - self.rebuilt
         )
         if verdict.status is Status.HIT:
-            self._settle(_hit(verdict))
+            self._settle(hit(verdict))
         else:
             self._take(verdict)
 
@@ -203,8 +183,8 @@ class _Build:
 
     def _handle(self, message: Message) -> None:
         request, reply = message.worker.request, message.reply
-        if request is None:
-            return  # a worker that had nothing to do has ended
+        if request is None or message.stale:
+            return
         verdict, tail = self.running[request.name]
         if reply.answer is Answer.STARTED:
             tail.follow(reply.work)
@@ -256,12 +236,16 @@ class _Build:
         self.listener.action_event(
             verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
         )
-        for name in verdict.action.upstream:
-            del self.results[name]
-        for name in verdict.action.upstream:
-            self._reconsider(self.plan.graph.actions[name])
-        if self._waiting(verdict.action):
-            self._reconsider(verdict.action)
+        upstream = verdict.action.upstream
+        for name in upstream:
+            self.results.pop(name, None)  # another action may have found the damage first
+        # What was about to run with these inputs waits for them again: they may come out different.
+        for others in (self.due, self.held):
+            for name in [n for n in others if {*self.plan.graph.actions[n].upstream} & {*upstream}]:
+                del others[name]  # type: ignore[attr-defined]
+        for action in (*(self.plan.graph.actions[n] for n in upstream), *self.plan.graph):
+            if self._waiting(action):
+                self._reconsider(action)
 
     # Other processes, events, the user.
 
@@ -296,12 +280,8 @@ class _Build:
             self.pool.kill()
 
 
-def _hit(verdict: Verdict) -> Result:
-    return Result(verdict.action, Done.HIT, 0.0, verdict.key, verdict.record)
-
-
 def _found(verdict: Verdict, record: Record) -> Result:
-    return replace(_hit(verdict), record=record, note="built by another process")
+    return replace(hit(verdict), record=record, note="built by another process")
 
 
 def _not_trained(verdict: Verdict) -> Result:

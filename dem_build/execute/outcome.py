@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record
 
-__all__ = ["Done", "Listener", "Outcome", "Result"]
+__all__ = ["Done", "Listener", "Outcome", "Result", "hit", "recorded"]
 
 
 class Done(StrEnum):
@@ -66,6 +66,16 @@ class Outcome:
     def records(self) -> dict[str, Record]:
         """Name → record, of every action that is recorded."""
         return {name: r.record for name, r in self.results.items() if r.record is not None}
+
+
+def recorded(plan: Plan) -> Outcome:
+    """Return the outcome of a plan that is up to date: nothing has to run."""
+    return Outcome({name: hit(verdict) for name, verdict in plan.verdicts.items()})
+
+
+def hit(verdict: Verdict) -> Result:
+    """Return what becomes of an action that is recorded."""
+    return Result(verdict.action, Done.HIT, 0.0, verdict.key, verdict.record)
 
 
 class Listener(Protocol):

@@ -15,6 +15,5 @@ from dem_build.store.leases import Holder, Lease
 from dem_build.store.objects import Output
 from dem_build.store.records import Record
 from dem_build.store.store import Store
-from dem_build.store.verify import Damage, Stats, Usage
 
-__all__ = ["Damage", "Hints", "Holder", "Lease", "Output", "Record", "Stats", "Store", "Usage"]
+__all__ = ["Hints", "Holder", "Lease", "Output", "Record", "Store"]

@@ -13,7 +13,8 @@ import pytest
 from store_samples import make_record, record_file, rewrite
 
 from dem_build.errors import StoreError
-from dem_build.store import Hints, Store, Usage
+from dem_build.store import Hints, Store
+from dem_build.store.verify import Usage
 
 
 def test_opening_makes_a_store_and_opening_it_again_changes_nothing(tmp_path):
