@@ -14,7 +14,7 @@ __all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
 
 def versions() -> dict[str, str]:
     """Return the versions of what decides a training's last bits."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate")}
+    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate", "numpy")}
     return {"python": platform.python_version(), **libraries}
 
 

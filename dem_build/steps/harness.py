@@ -1,4 +1,7 @@
-"""dem's model as lm-eval's: it says how far it is, stops when asked to, and keeps sums of log-likelihoods precise."""
+"""dem's model as lm-eval's: it says how far it is, stops when asked to, and keeps sums of log-likelihoods precise.
+
+It also says when lm-eval cut prompts, which it does without a word in its results.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self._context = context
         self._done = 0
         self._total = 0
+        self._cut = 0
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """Return the log-likelihood of each continuation, and whether it is the greedy one."""
@@ -66,7 +70,18 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self, requests: list[Any], disable_tqdm: bool = True, override_bs: int | None = None
     ) -> Any:
         del disable_tqdm  # the rolling kind asks for a bar of its own for every batch
+        self._cut += sum(len(before) + len(after) > self.max_length + 1 for _, before, after in requests)
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
+
+    def tok_batch_encode(
+        self, strings: list[str], *args: Any, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> Any:
+        """Return the prompts' ids and attention mask, cut on the left to `left_truncate_len` tokens."""
+        ids, mask = super().tok_batch_encode(strings, *args, left_truncate_len=None, **kwargs)
+        if left_truncate_len is None or ids.shape[1] <= left_truncate_len:
+            return ids, mask
+        self._cut += int((mask.sum(dim=1) > left_truncate_len).sum())
+        return ids[:, -left_truncate_len:], mask[:, -left_truncate_len:]
 
     def _model_call(self, inps: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         self._context.check_stop()
@@ -81,7 +96,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return tokens
 
     def _begin(self, requests: list[Any]) -> None:
-        self._done, self._total = 0, len(requests)
+        self._done, self._total, self._cut = 0, len(requests), 0
         self._context.progress(0, self._total, "requests")
 
     def _advance(self, rows: int) -> None:
@@ -91,3 +106,8 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     def _end(self) -> None:
         self._context.progress(self._total, self._total, "requests")
+        if self._cut:
+            self._context.warn(
+                f"{self._cut} of {self._total} requests do not fit in the {self.max_length} tokens that the "
+                "model takes: lm-eval cut off their beginnings"
+            )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import tokenizers
+import transformers
 from data_samples import CHATML, Preparer, make_tokenizer, source, write_rows
 
 from dem_build.errors import DataError, InterruptedBuildError
@@ -64,6 +66,11 @@ def test_what_says_the_same_gives_identical_bytes(prepare, data, change, files):
 def test_the_order_in_which_files_are_named_does_not_matter(prepare, data):
     one, other = data(ROWS[:20]), data(ROWS[20:], "csv")
     assert everything(prepare(one, other)) == everything(prepare(other, one))
+
+
+def test_what_cut_the_text_up_is_recorded(prepare, data):
+    versions = prepare(data(ROWS)).provenance["versions"]
+    assert versions == {"tokenizers": tokenizers.__version__, "transformers": transformers.__version__}
 
 
 def test_rows_keep_the_order_of_their_file(prepare, data):
@@ -136,7 +143,7 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(prepare, data):
     ]
     done = prepare(data(rows))
     assert (done.rows["used"], done.rows["empty"]) == (1, 2)
-    assert done.warnings == ["2 rows dropped: completion or text is empty"]
+    assert done.warnings == ["2 rows dropped: completion or text is empty, or no turn of the assistant's says anything"]
 
 
 def test_every_row_is_counted_once(prepare, data):

@@ -358,6 +358,21 @@ def test_it_stops_between_batches(base, folder, tmp_path):
         evaluate(base, folder, "pick", tmp_path, context=context_of(tmp_path, stopping=lambda: True))
 
 
+@pytest.mark.parametrize(("name", "long"), [("pick", 3), ("say", 1)])
+def test_prompts_that_lm_eval_cuts_are_said(base, folder, tmp_path, name, long):
+    write_docs(folder, [DOCS[0] | {"question": "x" * 300}, *DOCS[1:]])
+    evaluate(base, folder, name, tmp_path)
+    requests = len(DOCS) * long  # three choices a document, or one answer
+    events = [json.loads(line) for line in (tmp_path / "work" / "events.jsonl").read_text().splitlines()]
+    (said,) = [e["message"] for e in events if e["event"] == "warning"]
+    assert said.startswith(f"{long} of {requests} requests do not fit in the 256 tokens that the model takes")
+
+
+def test_nothing_is_said_of_prompts_that_fit(base, folder, tmp_path):
+    evaluate(base, folder, "pick", tmp_path)
+    assert "warning" not in (tmp_path / "work" / "events.jsonl").read_text()
+
+
 def test_progress_counts_requests(base, folder, tmp_path):
     evaluate(base, folder, "pick", tmp_path)
     events = [json.loads(line) for line in (tmp_path / "work" / "events.jsonl").read_text().splitlines()]
