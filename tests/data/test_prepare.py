@@ -143,7 +143,7 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(prepare, data):
     ]
     done = prepare(data(rows))
     assert (done.rows["used"], done.rows["empty"]) == (1, 2)
-    assert done.warnings == ["2 rows dropped: completion or text is empty, or no turn of the assistant's says anything"]
+    assert done.warnings == ["2 rows dropped: completion or text is empty"]
 
 
 def test_every_row_is_counted_once(prepare, data):
