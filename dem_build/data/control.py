@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from dem_build.data.formats import Example
+    from dem_build.data.formats import AnyExample
     from dem_build.data.rows import Row
 
 __all__ = ["ControlTokens"]
@@ -39,10 +39,10 @@ class ControlTokens:
         self.rows = 0
         self.first: tuple[str, str] | None = None
 
-    def look(self, rows: Iterable[tuple[Row, Example]]) -> None:
+    def look(self, rows: Iterable[tuple[Row, AnyExample]]) -> None:
         """Look through more rows."""
         for row, example in rows:
-            text = (example.prompt + example.completion).removeprefix(self._start).removesuffix(self._end)
-            if found := self._pattern.search(text):
+            texts = (t.removeprefix(self._start).removesuffix(self._end) for t in example.texts)
+            if found := next((f for f in map(self._pattern.search, texts) if f), None):
                 self.rows += 1
                 self.first = self.first or (row.where, found[0])

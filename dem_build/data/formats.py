@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dem_build.data.conversations import Conversation, from_messages, from_sharegpt
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from dem_build.data.rows import Row
 
-__all__ = ["FORMATS", "Example", "Format", "Layout", "resolve"]
+__all__ = ["FORMATS", "AnyExample", "Cells", "Example", "Format", "Layout", "resolve"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +23,12 @@ class Example:
     Attributes:
         prompt: Empty for plain text.
         completion: What is learned; of plain text, the text.
+        bare: The prompt where there is no chat template, if it is another one there.
     """
 
     prompt: str
     completion: str
+    bare: str | None = None
 
     @property
     def split_key(self) -> str:
@@ -33,9 +36,67 @@ class Example:
         return self.prompt or self.completion
 
     @property
+    def content(self) -> str:
+        """What the row says besides what it is split by: equal rows share both."""
+        return self.completion
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts that it is made of."""
+        return (self.prompt + self.completion,)
+
+    @property
     def size(self) -> int:
         """Characters in it."""
         return len(self.prompt) + len(self.completion)
+
+    @property
+    def empty(self) -> bool:
+        """Whether it teaches nothing."""
+        return not self.completion.strip()
+
+    @property
+    def oddities(self) -> tuple[str, ...]:
+        """What is unusual about it: nothing that is counted."""
+        return ()
+
+
+AnyExample = Example | Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """One row, asked by roles.
+
+    Attributes:
+        row: The row.
+        columns: Role → column.
+    """
+
+    row: Row
+    columns: Mapping[str, str]
+
+    def text(self, role: str) -> str:
+        """Return the text of a role.
+
+        Raises:
+            DataError: The column is missing, or holds no text.
+        """
+        return _text(self.row, role, self.columns[role])
+
+    def value(self, role: str) -> Any:
+        """Return what a role holds.
+
+        Raises:
+            DataError: The column is missing.
+        """
+        if self.columns[role] not in self.row.values:
+            raise _no_column(role, self.columns[role], tuple(self.row.values), self.row.where)
+        return self.row.values[self.columns[role]]
+
+    def given(self, role: str) -> Any:
+        """Return what an optional role holds, None where its column is missing."""
+        return self.row.values.get(self.columns[role])
 
 
 @dataclass(frozen=True)
@@ -45,27 +106,55 @@ class Format:
     Attributes:
         name: As the recipe says it.
         roles: The columns it needs, by their default names.
+        read: A row to an example.
+        optional: Columns that it reads where they are there.
         turns: Whether its rows have turns, which a chat template can render.
-        example: Role → text of a row, to an example.
+        bare: Whether its rows can be trained without a chat template.
     """
 
     name: str
     roles: tuple[str, ...]
-    turns: bool
-    example: Callable[[Mapping[str, str]], Example]
+    read: Callable[[Cells], AnyExample]
+    optional: tuple[str, ...] = ()
+    turns: bool = True
+    bare: bool = True
 
 
-# `messages`, `alpaca` and `sharegpt` go here: roles, and a function from a row to an example.
+def _plain(cells: Cells) -> Example:
+    return Example("", cells.text("text"))
+
+
+def _pair(cells: Cells) -> Example:
+    return Example(cells.text("prompt"), cells.text("completion"))
+
+
+def _alpaca(cells: Cells) -> Example:
+    """Join instruction and input by a blank line; without a chat template, under the headings that Alpaca has."""
+    parts = [("Instruction", cells.text("instruction"))]
+    if cells.given("input") not in (None, ""):
+        parts.append(("Input", cells.text("input")))
+    bare = [f"### {heading}:\n{text}\n\n" for heading, text in parts]
+    prompt = "\n\n".join(text for _, text in parts)
+    return Example(prompt, cells.text("output"), "".join([*bare, "### Response:\n"]))
+
+
+def _messages(cells: Cells) -> Conversation:
+    return from_messages(cells.value("messages"), cells.given("tools"), cells.row.where)
+
+
+def _sharegpt(cells: Cells) -> Conversation:
+    turns = cells.value("conversations")
+    return from_sharegpt(turns, cells.given("system"), cells.given("tools"), cells.row.where)
+
+
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        Format("text", ("text",), turns=False, example=lambda row: Example("", row["text"])),
-        Format(
-            "prompt-completion",
-            ("prompt", "completion"),
-            turns=True,
-            example=lambda row: Example(row["prompt"], row["completion"]),
-        ),
+        Format("text", ("text",), _plain, turns=False),
+        Format("prompt-completion", ("prompt", "completion"), _pair),
+        Format("messages", ("messages",), _messages, ("tools",), bare=False),
+        Format("alpaca", ("instruction", "output"), _alpaca, ("input",)),
+        Format("sharegpt", ("conversations",), _sharegpt, ("system", "tools"), bare=False),
     )
 }
 
@@ -77,13 +166,13 @@ class Layout:
     format: Format
     columns: Mapping[str, str]
 
-    def example(self, row: Row) -> Example:
+    def example(self, row: Row) -> AnyExample:
         """Return what `row` teaches.
 
         Raises:
             DataError: A column is missing, or holds no text; names the row.
         """
-        return self.format.example({role: _text(row, role, column) for role, column in self.columns.items()})
+        return self.format.read(Cells(row, self.columns))
 
 
 def resolve(
@@ -104,14 +193,15 @@ def resolve(
     form = FORMATS.get(name) if name else _infer(given, available, where)
     if form is None:
         raise DataError(f"format `{name}` is not supported", hint=f"use one of {', '.join(FORMATS)}")
-    if unknown := sorted(set(given) - set(form.roles)):
-        roles = ", ".join(form.roles)
+    if unknown := sorted(set(given) - {*form.roles, *form.optional}):
+        roles = ", ".join((*form.roles, *form.optional))
         raise DataError(
             f"columns: `{unknown[0]}` is no role of format `{form.name}`", hint=f"its roles are: {roles}"
         )
-    layout = {role: given.get(role, role) for role in form.roles}
+    layout = {role: given.get(role, role) for role in (*form.roles, *form.optional)}
     for role, column in layout.items():
-        if column not in available:
+        # An optional column that nobody named may be in some rows, or in none.
+        if column not in available and (role in form.roles or role in given):
             raise _no_column(role, column, available, where)
     return Layout(form, layout)
 
@@ -121,7 +211,8 @@ def _infer(given: Mapping[str, str], available: Sequence[str], where: str) -> Fo
     fitting = [
         form
         for form in FORMATS.values()
-        if set(given) <= set(form.roles) and all(given.get(role, role) in available for role in form.roles)
+        if set(given) <= {*form.roles, *form.optional}
+        and all(given.get(role, role) in available for role in form.roles)
     ]
     if len(fitting) == 1:
         return fitting[0]
@@ -129,7 +220,7 @@ def _infer(given: Mapping[str, str], available: Sequence[str], where: str) -> Fo
     hint = (
         "say which: format = " + " or ".join(f'"{form.name}"' for form in fitting)
         if fitting
-        else 'name the columns: columns = { prompt = "…", completion = "…" } or columns = { text = "…" }'
+        else 'name the columns: columns = { prompt = "…", completion = "…" }, { text = "…" } or { messages = "…" }'
     )
     raise DataError(f"{what} the columns {_listed(available)}", where=where, hint=hint)
 

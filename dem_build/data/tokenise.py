@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from dem_build.data.chat import render
+from dem_build.data.conversations import Conversation
+from dem_build.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
-    from dem_build.data.formats import Example
+    from dem_build.data.chat import Pieces
+    from dem_build.data.conversations import Turn
+    from dem_build.data.formats import AnyExample
 
 __all__ = ["MASKED", "Style", "Tokenised", "Tokenizer", "tokenise"]
 
@@ -38,8 +43,14 @@ class Tokenizer(Protocol):
         """Return the ids of each text, without special tokens that are not in the text."""
         ...
 
-    def render(self, conversations: list[list[dict[str, str]]], *, add_generation_prompt: bool) -> list[str]:
-        """Return each conversation as text, in the base's chat template."""
+    def render(
+        self,
+        conversations: list[list[Turn]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> list[str]:
+        """Return each conversation as text, in the base's chat template; `tools` are those of all of them."""
         ...
 
 
@@ -49,10 +60,11 @@ class Style:
 
     Attributes:
         chat: Whether they go through the base's chat template.
-        system: The first turn, with `chat`.
+        system: The first turn, with `chat`, of an example that has none of its own.
         train_prompt: Whether the prompt is trained as well (`loss = "all"`).
         max_length: Most tokens of a row.
         truncate: Whether a longer row is cut; otherwise it is dropped.
+        last_only: Whether the last answer of several alone is trained (`loss = "completion"`).
     """
 
     chat: bool
@@ -60,6 +72,7 @@ class Style:
     train_prompt: bool
     max_length: int
     truncate: bool
+    last_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +83,7 @@ class Tokenised:
         input_ids: int32, [tokens].
         labels: int32, [tokens]; `MASKED` where not trained. The first is always masked: nothing predicts it.
         length: Tokens before it was cut.
-        apart: Whether the prompt's last and the completion's first characters would have shared a token.
+        apart: Whether characters on two sides of an answer's beginning or end would have shared a token.
     """
 
     input_ids: npt.NDArray[np.int32]
@@ -84,44 +97,71 @@ class Tokenised:
         return int(np.count_nonzero(self.labels != MASKED))
 
 
-def tokenise(tokenizer: Tokenizer, examples: Sequence[Example], style: Style) -> list[Tokenised | None]:
-    """Return each example's tokens, or None for one over the length that is to be dropped.
+def tokenise(
+    tokenizer: Tokenizer, examples: Sequence[AnyExample], style: Style
+) -> list[list[Tokenised | None]]:
+    """Return each example's rows, with None for one over the length that is to be dropped.
+
+    An example is one row, or one for each answer where the chat template does not keep what it wrote before.
 
     Raises:
         DataError: The chat template cannot render an example, or gives no exact mask.
     """
     if style.chat:
-        # No prefix: a template writes BOS itself where the model wants it.
-        joined = _join(tokenizer, render(tokenizer, examples, style.system))
+        rows = render(tokenizer, examples, style.system, last_only=style.last_only)
+        if style.train_prompt and any(len(r) > 1 for r in rows):
+            raise DataError(
+                "the base's chat template writes earlier turns differently once there are later ones, so not every "
+                "turn can be trained once",
+                hint='set loss = "assistant": then each answer is a row of its own',
+            )
+        prefix: tuple[int, ...] = ()  # a template writes BOS itself where the model wants it
     else:
-        pairs = [(e.prompt, e.completion) for e in examples]
-        joined = [_prefixed(j, tokenizer.prefix_ids) for j in _join(tokenizer, pairs)]
-    return [_row(j, tokenizer.eos_id, style) for j in joined]
+        rows = [[_bare(e)] for e in examples]
+        prefix = tokenizer.prefix_ids
+    joined = iter(_join(tokenizer, [pieces for r in rows for pieces in r]))
+    return [[_row(_prefixed(next(joined), prefix), tokenizer.eos_id, style) for _ in r] for r in rows]
+
+
+def _bare(example: AnyExample) -> Pieces:
+    assert not isinstance(example, Conversation)  # the format says that its rows need a template
+    return (example.prompt if example.bare is None else example.bare, example.completion)
 
 
 class _Joined(NamedTuple):
-    """A prompt and its completion as ids: where the completion's begin, and whether the two were encoded apart."""
+    """Pieces as ids: where each but the first begins, and whether they were encoded apart."""
 
     ids: list[int]
-    start: int
+    starts: tuple[int, ...]
     apart: bool
 
 
-def _join(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> list[_Joined]:
-    """Encode pairs of a text and what continues it.
+def _join(tokenizer: Tokenizer, rows: Sequence[Pieces]) -> list[_Joined]:
+    """Encode rows of pieces, each piece continuing the one before.
 
-    A model that is asked sees the prompt's own tokens and continues them, so a row must begin with exactly those.
+    A model that is asked sees the tokens of what is given and continues them, so a row must begin with exactly those.
     Encoding the whole gives them first nearly always, and then the rest is the completion, just as lm-eval scores it.
-    Where a token would reach over the boundary ("= " + "4" → " 4"), the two are encoded apart.
+    Where a token would reach over the boundary ("= " + "4" → " 4"), the pieces are encoded apart. To know, the text
+    up to each boundary is encoded: for a conversation of n answers, 2n texts.
     """
-    heads = tokenizer.encode([before for before, _ in pairs])
-    wholes = tokenizer.encode([before + after for before, after in pairs])
-    return [
-        _Joined(whole, len(head), apart=False)
-        if whole[: len(head)] == head
-        else _Joined(head + _continuation(tokenizer, after), len(head), apart=True)
-        for (_, after), head, whole in zip(pairs, heads, wholes, strict=True)
-    ]
+    upto = [list(accumulate(pieces)) for pieces in rows]
+    encoded = iter(tokenizer.encode([text for texts in upto for text in texts]))
+    joined = []
+    for pieces in rows:
+        *heads, whole = [next(encoded) for _ in pieces]
+        if all(whole[: len(head)] == head for head in heads):
+            joined.append(_Joined(whole, tuple(map(len, heads)), apart=False))
+        else:
+            joined.append(_apart(tokenizer, heads[0], pieces[1:]))
+    return joined
+
+
+def _apart(tokenizer: Tokenizer, ids: list[int], pieces: Sequence[str]) -> _Joined:
+    ids, starts = list(ids), []
+    for piece in pieces:
+        starts.append(len(ids))
+        ids += _continuation(tokenizer, piece)
+    return _Joined(ids, tuple(starts), apart=True)
 
 
 def _continuation(tokenizer: Tokenizer, text: str) -> list[int]:
@@ -136,17 +176,20 @@ def _prefixed(joined: _Joined, prefix: tuple[int, ...]) -> _Joined:
     """Put BOS first, once: a text may spell it out."""
     if tuple(joined.ids[: len(prefix)]) == prefix:
         return joined
-    return joined._replace(ids=[*prefix, *joined.ids], start=joined.start + len(prefix))
+    starts = tuple(start + len(prefix) for start in joined.starts)
+    return joined._replace(ids=[*prefix, *joined.ids], starts=starts)
 
 
 def _row(joined: _Joined, eos_id: int, style: Style) -> Tokenised | None:
-    ids, start, apart = joined
-    if ids[-1:] != [eos_id] or len(ids) == start:
+    ids, starts, apart = joined
+    if ids[-1:] != [eos_id] or len(ids) == starts[-1]:
         ids = [*ids, eos_id]
     if len(ids) > style.max_length and not style.truncate:
         return None
     # A row that is cut keeps no EOS: its text does not end there.
     input_ids = np.asarray(ids[: style.max_length], dtype=np.int32)
-    labels = input_ids.copy()
-    labels[: 1 if style.train_prompt else max(1, start)] = MASKED
-    return Tokenised(input_ids, labels, len(ids), apart)
+    trained = np.full(len(input_ids), style.train_prompt)
+    for start, end in zip(starts[::2], (*starts[1::2], len(ids)), strict=True):
+        trained[start:end] = True
+    trained[:1] = False
+    return Tokenised(input_ids, np.where(trained, input_ids, np.int32(MASKED)), len(ids), apart)

@@ -79,12 +79,6 @@ LATER: tuple[Later, ...] = (
     *_TRAIN,
     *(Later(f"datasets.*.{item.key}", item.feature, item.until, item.uses) for item in _TRAIN),
     Later("datasets.*.hub", "a dataset from the hub", "download it, and name its file in `path`"),
-    Later(
-        "datasets.*.format",
-        "this format",
-        'use "text" or "prompt-completion" for now',
-        _is("messages", "alpaca", "sharegpt"),
-    ),
     Later("datasets.*.validation", "a validation set of its own", "give a share such as 0.05", _is_no_share),
     Later("datasets.*.test", "a test set of its own", "give a share such as 0.05", _is_no_share),
     Later("datasets.*.group_by", "splitting by groups"),

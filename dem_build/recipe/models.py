@@ -186,10 +186,13 @@ class Source(Table):
         description="Whether prompt and completion are put in the base's chat template, in training and "
         "evaluation alike. `auto`: yes where the base has one.",
     )
-    system: Text | None = Field(default=None, description="System prompt of every row.")
+    system: Text | None = Field(
+        default=None, description="System prompt of every row that has no system turn of its own."
+    )
     loss: Loss | None = Field(
         default=None,
-        description="Tokens that count. Default: `completion`, but `all` for text and `assistant` for chats.",
+        description="Tokens that count: of the `completion` (of a chat, the last answer), of every turn of the "
+        "`assistant`, or `all`. Default: `completion`, but `all` for text and `assistant` for chats.",
     )
     on_overflow: Literal["drop", "truncate"] = Field(
         default="drop", description="What becomes of rows over `max_length`; both are counted and said."

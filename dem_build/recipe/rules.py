@@ -32,16 +32,17 @@ LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
     "prompt-completion": ("prompt", "completion"),
-    "messages": ("messages",),
+    "messages": ("messages", "tools"),
     "alpaca": ("instruction", "input", "output"),
-    "sharegpt": ("conversations",),
+    "sharegpt": ("conversations", "system", "tools"),
 }
+TEMPLATED = ("messages", "sharegpt")
 LOSSES: dict[str, tuple[str, ...]] = {
     "text": ("all",),
     "prompt-completion": ("completion", "all"),
-    "messages": ("assistant", "all"),
+    "messages": ("completion", "assistant", "all"),
     "alpaca": ("completion", "all"),
-    "sharegpt": ("assistant", "all"),
+    "sharegpt": ("completion", "assistant", "all"),
 }
 
 
@@ -177,6 +178,9 @@ def _shares_leave_rows(data: Raw) -> Iterator[Mistake]:
         shares = [table.get(part, 0.05) for part in ("validation", "test")]
         sizes = [s for s in shares if _is_number(s) and 0 <= s < 1]
         if len(sizes) == 2 and sum(sizes) >= 1:
+        if chat is False and table.get("format") in TEMPLATED:
+            what = f"the turns of {table['format']} are written by the base's chat template"
+            yield Mistake((*key, "chat"), what, "remove it")
             part = "test" if "test" in table else "validation"
             yield Mistake(
                 (*key, part), f"validation and test hold out {sum(sizes):g}, which leaves nothing to train on"

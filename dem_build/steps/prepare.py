@@ -29,14 +29,22 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from dem_build.data.formats import Example, Layout
+    from dem_build.data.formats import AnyExample, Layout
     from dem_build.data.rows import Row
+    from dem_build.data.tokenise import Tokenised
     from dem_build.digest import JSON
     from dem_build.kinds import SourceFile
     from dem_build.steps.api import Context, Inputs, Provenance
 
 __all__ = ["run"]
 
+# What may be odd about a conversation: it is used, counted and said.
+ODD_TURNS = {
+    "unanswered_turns": "with turns after the last answer, which are left out",
+    "unasked_answers": "that begin with an answer, which is not trained: nothing asks for it",
+    "empty_turns": "with an empty turn; one of the assistant's is not trained",
+    "repeated_roles": "with two turns of the same role in a row",
+}
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 2**20  # bounds memory where rows are long
 
@@ -86,7 +94,7 @@ class _Item:
     """A row on its way: its example, where it goes, and where it stands."""
 
     row: Row
-    example: Example
+    example: AnyExample
     digest: bytes
     side: str
 
@@ -143,6 +151,12 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
     wanted, system = params.get("chat", "auto"), params.get("system")
     can = layout.format.turns and tokenizer.has_chat_template
     chat = can if wanted in ("auto", None) else bool(wanted)
+    if not chat and not layout.format.bare:
+        why = "chat = false" if wanted is False else "the base has no chat template"
+        raise DataError(
+            f"`{layout.format.name}` rows are written by a chat template, and {why}",
+            hint="give the base a chat_template, or the rows as prompt and completion",
+        )
     if chat and not can:
         why = (
             "the base has no chat template"
@@ -155,8 +169,8 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
             "a system prompt needs a chat template, and this dataset is trained without one",
             hint="leave `system` out, or give the base a chat_template",
         )
-    truncate = params["on_overflow"] == "truncate"
-    return Style(chat, system, params.get("loss") == "all", int(params["max_length"]), truncate)
+    truncate, loss = params["on_overflow"] == "truncate", params.get("loss")
+    return Style(chat, system, loss == "all", int(params["max_length"]), truncate, loss == "completion")
 
 
 def _control(tokenizer: BaseTokenizer, style: Style) -> ControlTokens:
@@ -175,7 +189,7 @@ def _share(params: Mapping[str, JSON], split: str) -> float:
 
 
 def _place(item: _Item) -> bytes:
-    return splits.row_order(item.digest, item.example.completion)
+    return splits.row_order(item.digest, item.example.content)
 
 
 def _kept(dataset: _Dataset, max_samples: int | None, counts: Counter[str]) -> Iterator[_Item]:
@@ -185,9 +199,10 @@ def _kept(dataset: _Dataset, max_samples: int | None, counts: Counter[str]) -> I
         counts["read"] += 1
         if item.side == "train" and smallest and not smallest.keeps(_place(item)):
             counts["beyond_max_samples"] += 1
-        elif not item.example.completion.strip():
+        elif item.example.empty:
             counts["empty"] += 1
         else:
+            counts.update(item.example.oddities)
             yield item
 
 
@@ -224,17 +239,33 @@ def _write(
     style: Style,
     counts: Counter[str],
 ) -> None:
-    rows = tokenise(tokenizer, [item.example for item in batch], style)
-    for item, row in zip(batch, rows, strict=True):
-        if row is None:
-            counts["over_max_length"] += 1
-        elif not row.trained:
-            counts["completion_cut_off"] += 1
-        else:
+    for item, rows in zip(batch, _tokenised(batch, tokenizer, style), strict=True):
+        kept = [row for row in rows if row is not None and row.trained]
+        counts["one_an_answer"] += len(rows) > 1
+        if kept:
             counts["used"] += 1
-            counts["truncated"] += row.length > len(row.input_ids)
-            counts["encoded_apart"] += row.apart
+            counts["truncated"] += any(row.length > len(row.input_ids) for row in kept)
+            counts["encoded_apart"] += any(row.apart for row in kept)
+            counts["answers_over_max_length"] += len(rows) - len(kept)
+        else:
+            counts["completion_cut_off" if any(row is not None for row in rows) else "over_max_length"] += 1
+        for row in kept:
             writers[item.side].append(row.input_ids, row.labels, item.digest)
+
+
+def _tokenised(
+    batch: Sequence[_Item], tokenizer: BaseTokenizer, style: Style
+) -> list[list[Tokenised | None]]:
+    """Tokenise a batch; where that is refused, find the row that is to blame."""
+    try:
+        return tokenise(tokenizer, [item.example for item in batch], style)
+    except DataError:
+        for item in batch:
+            try:
+                tokenise(tokenizer, [item.example], style)
+            except DataError as error:
+                raise DataError(error.what, where=item.row.where, hint=error.hint) from error
+        raise
 
 
 def _refuse_untrainable(
@@ -257,7 +288,7 @@ def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
     reasons = {
         "over_max_length": f"dropped: over max_length = {style.max_length} tokens",
         "completion_cut_off": f"dropped: prompt alone fills max_length = {style.max_length} tokens",
-        "empty": "dropped: completion or text is empty",
+        "empty": "dropped: completion, text or every answer is empty",
         "beyond_max_samples": "left out by max_samples",
     }
     return [f"{_rows(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
@@ -272,7 +303,7 @@ def _provenance(
 ) -> dict[str, Any]:
     names = (
         "read", "used", "empty", "over_max_length", "truncated", "completion_cut_off", "beyond_max_samples",
-        "encoded_apart", "control_tokens",
+        "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length", *ODD_TURNS,
     )  # fmt: skip
     train = _unique(writers["train"])
     return {
@@ -319,9 +350,25 @@ def _tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None
         context.warn(line)
     if rows["truncated"]:
         context.warn(f"{_rows(rows['truncated'])} cut at max_length = {style.max_length} tokens")
+    _tell_turns(rows, context)
     for name, shared in provenance["overlap"].items():
         if shared:
             context.warn(f"{_rows(shared)} of {name} with a prompt that is in train, too")
+
+
+def _tell_turns(rows: Mapping[str, int], context: Context) -> None:
+    for name, what in ODD_TURNS.items():
+        if rows[name]:
+            context.warn(f"{_rows(rows[name])} {what}")
+    if rows["one_an_answer"]:
+        context.note(
+            f"{_rows(rows['one_an_answer'])} became one row an answer: the base's chat template writes earlier turns "
+            "differently once there are later ones"
+        )
+    if rows["answers_over_max_length"]:
+        context.warn(
+            f"{rows['answers_over_max_length']} answers dropped: over max_length, in rows of one an answer"
+        )
 
 
 def _tell_control(control: ControlTokens, context: Context) -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from dem_build.data.conversations import Turn
+
 __all__ = ["BaseTokenizer"]
 
 
@@ -66,21 +68,30 @@ class BaseTokenizer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
-    def render(self, conversations: list[list[dict[str, str]]], *, add_generation_prompt: bool) -> list[str]:
-        """Return each conversation as text, in the base's chat template.
+    def render(
+        self,
+        conversations: list[list[Turn]],
+        *,
+        add_generation_prompt: bool,
+        tools: Sequence[dict[str, Any]] = (),
+    ) -> list[str]:
+        """Return each conversation as text, in the base's chat template; `tools` are those of all of them.
 
         Raises:
             DataError: The template refuses the turns.
         """
         try:
             texts: list[str] = self._tokenizer.apply_chat_template(
-                conversations, tokenize=False, add_generation_prompt=add_generation_prompt
+                conversations,
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
             )
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, TypeError) as error:
             roles = " → ".join(turn["role"] for turn in conversations[0])
             raise DataError(
                 f"the base's chat template refuses the turns {roles}: {error}",
-                hint="leave out `system` if the template has no such role, or set chat = false",
+                hint="leave out `system` if the template has no such role, or mend the row",
             ) from error
         return texts
 

@@ -50,7 +50,11 @@ def test_columns_that_fit_no_format_are_listed():
 @pytest.mark.parametrize(
     ("name", "columns", "what"),
     [
-        ("messages", None, "format `messages` is not supported.*text, prompt-completion"),
+        (
+            "chatml",
+            None,
+            "format `chatml` is not supported.*text, prompt-completion, messages, alpaca, sharegpt",
+        ),
         ("text", {"prompt": "q"}, "`prompt` is no role of format `text`.*text"),
         (
             "prompt-completion",

@@ -143,7 +143,7 @@ def test_rows_that_teach_nothing_are_dropped_and_counted(prepare, data):
     ]
     done = prepare(data(rows))
     assert (done.rows["used"], done.rows["empty"]) == (1, 2)
-    assert done.warnings == ["2 rows dropped: completion or text is empty"]
+    assert done.warnings == ["2 rows dropped: completion, text or every answer is empty"]
 
 
 def test_every_row_is_counted_once(prepare, data):
@@ -229,7 +229,7 @@ def test_text_is_never_put_in_a_template(prepare, data, tmp_path):
         (ROWS, {"system": "Be brief."}, "a system prompt needs a chat template"),
         (ROWS, {"max_length": 5}, "of 60 rows, none is left to train on: 60 rows dropped: over max_length = 5 tokens"),
         (ROWS[:1], {"test": 1.0}, "of 1 row, none is left to train on: 1 row held out"),
-        ([{"prompt": "a", "completion": ""}], {}, "1 row dropped: completion or text is empty"),
+        ([{"prompt": "a", "completion": ""}], {}, "1 row dropped: completion, text or every answer is empty"),
         ([], {}, "the dataset has no rows"),
     ],
 )  # fmt: skip
