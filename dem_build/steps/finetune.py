@@ -14,6 +14,7 @@ from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.steps import models
 from dem_build.steps.batches import RowOrder, largest_divisor
 from dem_build.steps.checkpoints import newest_complete, step_of
+from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
 from dem_build.steps.likelihood import IGNORED
 from dem_build.steps.progress import Progress, RunState, read_run_state
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+MOST_CURVE_POINTS = 500
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
@@ -44,6 +46,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         context: Resumes from the newest complete checkpoint in its work folder.
 
     Raises:
+        DataError: A row is longer than the model's context.
         TrainingError: The loss became NaN or infinite, one row does not fit in memory, or training cannot start.
         CheckpointError: The weights are not those of the config's model.
         InterruptedBuildError: The user asked to stop; a checkpoint was saved.
@@ -60,7 +63,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 
 def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
-    run = _Run(inputs, params, context, TokenRows.open(inputs.paths["data/train"]))
+    rows = TokenRows.open(inputs.paths["data/train"])
+    refuse_longer(rows, inputs.paths["base/config"])
+    run = _Run(inputs, params, context, rows)
     model, history = run.train()
     norms = _write_delta(model, inputs, params, context)
     if norms.norm == 0:
@@ -177,7 +182,9 @@ class _Run:
             "steps": steps,
             "epochs": steps / self.order.steps_per_epoch,
             "tokens": self._tokens(steps),
-            "curve": [[e["step"], e["loss"], e["learning_rate"], e.get("grad_norm")] for e in entries],
+            "curve": [
+                [e["step"], e["loss"], e["learning_rate"], e.get("grad_norm")] for e in _thinned(entries)
+            ],
             "device_seconds": self.progress.seconds,
             "device": device_name(device),
             "threads": self.context.threads,
@@ -191,10 +198,16 @@ class _Run:
     def _tokens(self, steps: int) -> dict[str, int]:
         """Count tokens over all steps, from the order of the rows, which an interruption does not change."""
         counted = np.array([np.count_nonzero(self.rows[i][1] != IGNORED) for i in range(len(self.rows))])
-        times = np.bincount(
-            np.concatenate([self.order.rows(s) for s in range(steps)]), minlength=len(self.rows)
-        )
+        times = np.zeros(len(self.rows), np.int64)
+        for step in range(steps):
+            np.add.at(times, self.order.rows(step), 1)
         return {"seen": int(times @ self.rows.lengths), "trained": int(times @ counted)}
+
+
+def _thinned(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return evenly spread entries, the last one among them: a record is read by every plan and must stay small."""
+    every = -(-len(entries) // MOST_CURVE_POINTS) or 1
+    return entries[::-every][::-1]
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

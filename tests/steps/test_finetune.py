@@ -20,7 +20,7 @@ from tiny import make_base
 from transformers import MixtralConfig, MixtralForCausalLM
 
 from dem_build.data.arrays import RowsWriter, TokenRows
-from dem_build.errors import InterruptedBuildError, TrainingError
+from dem_build.errors import DataError, InterruptedBuildError, TrainingError
 from dem_build.machine import Machine
 from dem_build.steps import finetune
 from dem_build.steps.api import Context, Inputs
@@ -411,3 +411,19 @@ def start(source, work):
     program = f"import sys; sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]}\n"
     program += f"from test_finetune import *\nwork = Path({str(work)!r})\n{source}"
     return subprocess.Popen([sys.executable, "-c", program])
+
+
+def test_rows_beyond_the_models_context_are_refused_before_it_is_loaded(base, tmp_path):
+    known = json.loads((base / "config").read_text())
+    short = shutil.copytree(base, tmp_path / "short")
+    (short / "config").write_text(json.dumps(known | {"max_position_embeddings": 8}))
+    (short / "weights" / "model.safetensors").unlink()
+    with pytest.raises(DataError, match="the model takes 8 tokens at most"):
+        train(short, tmp_path)
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_last_step(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "MOST_CURVE_POINTS", 3)
+    provenance, _ = train(base, tmp_path, max_steps=7, num_train_epochs=None)
+    assert [point[0] for point in provenance["curve"]] == [1, 4, 7]
+    assert provenance["steps"] == 7
