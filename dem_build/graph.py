@@ -161,6 +161,7 @@ def _data(recipe: Recipe, name: str, lock: Lock) -> Action:
         "validation": dataset.validation,
         "test": dataset.test,
         "max_samples": dataset.max_samples,
+        "group_by": dataset.group_by,
     }
     takes = (Taken("base/tokenizer", Edge(BASE, "tokenizer")),)
     return Action(f"data:{name}", "prepare", params, takes, lock.datasets[name], salt=dataset.salt)

@@ -81,6 +81,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "max_samples",
             ),
             outputs=("train", "validation", "test"),
+            added=MappingProxyType({"group_by": None}),
             optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
         ),
         "finetune": Kind(

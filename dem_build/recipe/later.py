@@ -81,7 +81,6 @@ LATER: tuple[Later, ...] = (
     Later("datasets.*.hub", "a dataset from the hub", "download it, and name its file in `path`"),
     Later("datasets.*.validation", "a validation set of its own", "give a share such as 0.05", _is_no_share),
     Later("datasets.*.test", "a test set of its own", "give a share such as 0.05", _is_no_share),
-    Later("datasets.*.group_by", "splitting by groups"),
     Later(
         "datasets.*.omega",
         'omega = "tune", the default,',

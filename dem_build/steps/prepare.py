@@ -70,7 +70,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     tokenizer = BaseTokenizer(inputs.paths["base/tokenizer"])
     style = _style(params, layout, tokenizer)
     splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
-    dataset = _Dataset(sources, layout, splitter).ordered()
+    dataset = _Dataset(sources, layout, splitter, params.get("group_by")).ordered()
     control = _control(tokenizer, style)
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
@@ -101,11 +101,19 @@ class _Item:
 
 @dataclass(frozen=True)
 class _Dataset:
-    """The rows of a dataset: which files, in which order, and which side each row is on."""
+    """The rows of a dataset: which files, in which order, and which side each row is on.
+
+    Attributes:
+        sources: The files.
+        layout: What is in their columns.
+        splitter: Decides sides.
+        group_by: The column that decides a row's side, instead of its prompt.
+    """
 
     sources: Sequence[SourceFile]
     layout: Layout
     splitter: splits.Splitter
+    group_by: str | None = None
 
     def items(self) -> Iterator[_Item]:
         """Yield every row."""
@@ -132,10 +140,35 @@ class _Dataset:
 
     def _items_of(self, source: SourceFile) -> Iterator[_Item]:
         held = side_of(source)
-        for row in read_rows(source, tuple(self.layout.columns.values())):
+        columns = (*self.layout.columns.values(), *filter(None, [self.group_by]))
+        for row in read_rows(source, columns):
             example = self.layout.example(row)
             digest = splits.prompt_digest(example.split_key)
-            yield _Item(row, example, digest, held or self.splitter.side(digest))
+            yield _Item(row, example, digest, held or self._side(row, digest))
+
+    def _side(self, row: Row, digest: bytes) -> str:
+        if self.group_by is None:
+            return self.splitter.side(digest)
+        return self.splitter.side(splits.prompt_digest(_group(row, self.group_by)))
+
+
+def _group(row: Row, column: str) -> str:
+    """Return a row's group; 7 of a JSON file and the text 7 of a CSV file are one."""
+    value = row.values.get(column)
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    found = (
+        f"is of type {type(value).__name__}"
+        if value is not None
+        else "is null"
+        if column in row.values
+        else None
+    )
+    raise DataError(
+        f"column `{column}` (group_by) {found}" if found else f"no column `{column}` to group by",
+        where=row.where,
+        hint="a group is a text or a whole number, and every row has one",
+    )
 
 
 def _layout(sources: Sequence[SourceFile], params: Mapping[str, JSON]) -> Layout:

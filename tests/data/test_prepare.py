@@ -107,6 +107,47 @@ def test_copies_of_a_prompt_are_on_one_side(prepare, data):
     assert done.provenance["overlap"] == {"validation": 0, "test": 0}
 
 
+GROUPED = [row | {"group": f"g{i % 12}", "number": i % 12} for i, row in enumerate(ROWS)]
+
+
+def test_rows_of_a_group_are_on_one_side(prepare, data):
+    done = prepare(data(GROUPED), group_by="group", validation=0.3, test=0.3)
+    sides = {split: [tuple(ids) for ids, _ in done.tokens(split)] for split in SPLITS}
+    assert all(sides.values())
+    side_of = {ids: split for split, rows in sides.items() for ids in rows}
+    of_row = [side_of[tuple(ids)] for ids, _ in prepare(data(GROUPED)).tokens()]
+    assert [of_row[i] for i in range(60)] == [of_row[i % 12] for i in range(60)]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_group_is_the_same_in_every_type_of_file(prepare, data, kind):
+    share = {"group_by": "number", "validation": 0.3, "test": 0.3}
+    assert everything(prepare(data(GROUPED, kind), **share)) == everything(prepare(data(GROUPED), **share))
+
+
+@pytest.mark.parametrize(
+    ("group", "what"),
+    [
+        ({}, "no column `group` to group by"),
+        ({"group": None}, r"column `group` \(group_by\) is null"),
+        ({"group": [1]}, r"column `group` \(group_by\) is of type list"),
+        ({"group": True}, r"column `group` \(group_by\) is of type bool"),
+    ],
+)
+def test_a_row_without_a_group_is_named_by_its_line(prepare, data, group, what):
+    path = data([GROUPED[0], ROWS[1] | group])
+    with pytest.raises(DataError, match=what) as caught:
+        prepare(path, group_by="group")
+    assert caught.value.where == f"{path}:2"
+
+
+def test_a_prompt_that_is_in_two_groups_is_counted_where_it_is_on_both_sides(prepare, data):
+    rows = [{"prompt": "the same", "completion": "x", "group": f"{i}"} for i in range(40)]
+    done = prepare(data(rows), group_by="group", validation=0.3, test=0.3)
+    assert done.provenance["overlap"] == {n: done.splits[n]["rows"] for n in ("validation", "test")}
+    assert done.provenance["overlap"]["test"] > 0
+
+
 def test_no_share_is_an_empty_file(prepare, data):
     done = prepare(data(ROWS))
     assert done.tokens("validation") == done.tokens("test") == []
