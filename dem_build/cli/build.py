@@ -78,9 +78,15 @@ def _build_one(
         with view.make_listener(console) as listener:
             outcome = run_plan(session, _options(session, call, flags), listener, interrupt)
         return _finish(session, outcome, listener.shown, console)
+    except KeyboardInterrupt:
+        return _failed(named, InterruptedBuildError("stopped"))
     except DemError as error:
-        view.render_error(error, view.make_console(stderr=True))
-        return error.exit_status, failure_document(named, error)
+        return _failed(named, error)
+
+
+def _failed(named: str, error: DemError) -> tuple[int, dict[str, Any]]:
+    view.render_error(error, view.make_console(stderr=True))
+    return error.exit_status, failure_document(named, error)
 
 
 def _prepared(named: str, call: Call, flags: Flags) -> Session:
@@ -113,7 +119,7 @@ def _finish(
 ) -> tuple[int, dict[str, Any]]:
     results = collect(session.plan.graph, outcome.records, session.store.read_bytes)
     whole = not outcome.failed and not outcome.interrupted and not _partial(session)
-    gates = check(session.recipe.gates, results) if whole else []
+    gates = check(session.recipe.gates, results) if whole and session.whole else []
     model = _publish(session, outcome, results, gates) if whole and "model" in outcome.records else None
     view.remaining_warnings(results, console, shown)
     view.result_table(results, gates, console)

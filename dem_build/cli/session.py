@@ -54,6 +54,7 @@ class Session:
     Attributes:
         named: The recipe as the user named it.
         locked: The lock file's document, None when there is none.
+        whole: Whether all actions were asked for: gates judge nothing less.
     """
 
     named: str
@@ -63,6 +64,7 @@ class Session:
     lock: Lock
     locked: digest.JSON | None
     plan: Plan
+    whole: bool = True
 
     @property
     def id(self) -> str:
@@ -154,7 +156,7 @@ def open_session(named: str, call: Call) -> Session:
     root = store.read_root(recipe_id(recipe.path)) or {}
     history = History(root.get("actions", {}))
     plan = make_plan(graph, store, history, frozenset(call.rebuild))
-    return Session(named, recipe, machine, store, resolved, locked, plan)
+    return Session(named, recipe, machine, store, resolved, locked, plan, whole=not call.targets)
 
 
 def open_store(call: Call) -> Store:

@@ -48,7 +48,8 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
     gc.enable()  # `dem` starts without it
     pool = Pool(slots(options.machine, options.jobs), store.root)
     try:
-        return _Build(plan, store, options, listener, interrupt, pool).run()
+        with interrupt.counting():
+            return _Build(plan, store, options, listener, interrupt, pool).run()
     finally:
         pool.kill()
 
@@ -202,8 +203,7 @@ class _Build:
         elif reply.answer is Answer.HELD:
             self.listener.action_waits(action, reply.what)
             self.held[action.name] = (verdict, time.monotonic())
-        elif reply.answer is Answer.CORRUPT and self.repairs < MOST_REPAIRS:
-            self.repairs += 1
+        elif reply.answer is Answer.CORRUPT and self._may_repair(action):
             self._repair(verdict, reply.what)
         elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
             self._settle(
@@ -231,19 +231,25 @@ class _Build:
         else:
             self._settle(_found(verdict, record))
 
+    def _may_repair(self, action: Action) -> bool:
+        """Count a repair, unless its inputs are being made again already, and return whether it may go on."""
+        self.repairs += all(name in self.results for name in action.upstream)
+        return self.repairs <= MOST_REPAIRS
+
     def _repair(self, verdict: Verdict, what: str) -> None:
         """An input is damaged and now in quarantine: what made it is due again, and this action waits for it."""
         self.listener.action_event(
             verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
         )
-        upstream = verdict.action.upstream
+        upstream = set(verdict.action.upstream)
         for name in upstream:
             self.results.pop(name, None)  # another action may have found the damage first
-        # What was about to run with these inputs waits for them again: they may come out different.
-        for others in (self.due, self.held):
-            for name in [n for n in others if {*self.plan.graph.actions[n].upstream} & {*upstream}]:
-                del others[name]  # type: ignore[attr-defined]
-        for action in (*(self.plan.graph.actions[n] for n in upstream), *self.plan.graph):
+        for action in self.plan.graph:
+            if upstream & {*action.upstream}:
+                # It was about to run with these inputs, which may come out different.
+                self.due.pop(action.name, None)
+                self.held.pop(action.name, None)
+        for action in self.plan.graph:
             if self._waiting(action):
                 self._reconsider(action)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -25,10 +26,16 @@ __all__ = ["Message", "Pool", "Worker"]
 
 @dataclass(frozen=True)
 class Message:
-    """A reply, and the worker that gave it."""
+    """A reply, the worker that gave it, and the process that did: a worker may have another one by now."""
 
     worker: Worker
     reply: Reply
+    process: subprocess.Popen[str]
+
+    @property
+    def stale(self) -> bool:
+        """Whether nobody waits for it: it tells of the end of a process that had nothing to do."""
+        return self.worker.request is None or not self.worker.runs_in(self.process)
 
 
 class Worker:
@@ -45,8 +52,13 @@ class Worker:
         """Give the worker an action; its replies come to the inbox."""
         self.request = request
         if self._process is None or self._process.poll() is not None:
+            self.kill()
             self._process = self._start()
         self._write({"run": request.document()})
+
+    def runs_in(self, process: subprocess.Popen[str]) -> bool:
+        """Return whether `process` is the one that this worker has now."""
+        return process is self._process
 
     def stop(self) -> None:
         """Ask the running action to save its state and end."""
@@ -54,14 +66,18 @@ class Worker:
 
     def kill(self) -> None:
         """End the process at once."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+        if self._process is None or self._process.stdin is None:
+            return
+        self._process.kill()
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):  # of a request that it never read
+            self._process.stdin.close()
 
     def _start(self) -> subprocess.Popen[str]:
         # A session of its own: Ctrl-C reaches the driver alone, which tells the workers what to do.
+        # -P: a `datasets` or `queue.py` in the user's folder is not the module of that name.
         process = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-m", "dem_build.execute.worker", str(self._store)],
+            [sys.executable, "-P", "-m", "dem_build.execute.worker", str(self._store)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -74,11 +90,13 @@ class Worker:
 
     def _receive(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            document = json.loads(line)
-            self._inbox.put(Message(self, Reply(**document | {"answer": Answer(document["answer"])})))
+        with process.stdout:
+            for line in process.stdout:
+                if (reply := _reply(line)) is not None:
+                    self._inbox.put(Message(self, reply, process))
         status = process.wait()
-        self._inbox.put(Message(self, Reply(Answer.FAILED, what=_death(status), hint=_DEATH_HINT)))
+        death = Reply(Answer.FAILED, what=_death(status), hint=_DEATH_HINT)
+        self._inbox.put(Message(self, death, process))
 
     def _write(self, message: object) -> None:
         if self._process is None or self._process.stdin is None:
@@ -128,6 +146,15 @@ _QUIET = {
 _DEATH_HINT = (
     "its checkpoints are kept: build again; if memory ran out, lower micro_batch in the machine file"
 )
+
+
+def _reply(line: str) -> Reply | None:
+    """Read an answer; None for what a library or a site's start-up printed before the worker had the stream."""
+    try:
+        document = json.loads(line)
+        return Reply(**document | {"answer": Answer(document["answer"])})
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _death(status: int) -> str:

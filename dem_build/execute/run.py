@@ -76,15 +76,19 @@ class Runner:
 
     def _run_leased(self, request: Request, begun: float) -> Reply:
         work = self.store.new_work(request.key)
-        resumed = _adopt_checkpoint(self.store, request.key, work)
         self.started(work)
         try:
+            resumed = _adopt_checkpoint(self.store, request.key, work)
             with _captured(work / CAPTURED):
                 same = self._publish(request, work, begun)
         except InterruptedBuildError:
             return Reply(Answer.INTERRUPTED, time.monotonic() - begun, str(work))
         except (Exception, SystemExit) as error:  # noqa: BLE001  a step's failure must not take the worker down
             self.resident.clear()
+            if not request.force and self.store.lookup(request.key) is not None:
+                return Reply(
+                    Answer.FOUND
+                )  # another process had it too, was first, and removed all work on it
             return _failed(error, work, time.monotonic() - begun)
         self.store.drop_work(request.key)
         notes = [f"resumed from step {resumed}"] if resumed is not None else []
@@ -188,7 +192,8 @@ def _captured(path: Path) -> Iterator[None]:
 
 def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
     """Keep the traceback in the action's log, and say in a sentence what a user can do."""
-    with (work / CAPTURED).open("a", encoding="utf-8") as file:
+    # A full disk takes no log, and a folder that another process removed has no place for one.
+    with contextlib.suppress(OSError), (work / CAPTURED).open("a", encoding="utf-8") as file:
         traceback.print_exception(error, file=file)
     if isinstance(error, CorruptObjectError):
         return Reply(Answer.CORRUPT, seconds, str(work), error.what, error.hint)

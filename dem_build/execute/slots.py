@@ -48,8 +48,14 @@ def slots(machine: Machine, jobs: int | None) -> list[Slot]:
     sets = _gpu_sets(_gpus(), machine.gpus_per_action)
     count = jobs or machine.jobs or max(1, len(sets))
     count = min(count, len(sets)) if sets else count
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = max(1, _cpus() // count)
     return [Slot(sets[i] if sets else (), threads) for i in range(count)]
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may use."""
+    # Not every system that has workers has affinities.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

@@ -57,13 +57,15 @@ def main(store: str) -> None:
 
 
 def _listen(stream: TextIO, requests: queue.Queue[Request], stop: threading.Event) -> None:
-    for line in stream:
-        message = json.loads(line)
-        if "run" in message:
-            requests.put(Request.parse(message["run"]))
-        else:
-            stop.set()
-    os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        for line in stream:
+            message = json.loads(line)
+            if "run" in message:
+                requests.put(Request.parse(message["run"]))
+            else:
+                stop.set()
+    finally:  # after half a line of a killed driver as well: a worker that nobody can stop must not train on
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _send(answers: TextIO, reply: Reply) -> None:
