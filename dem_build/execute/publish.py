@@ -6,6 +6,8 @@ without running anything. A new model is written beside the old one and swapped 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 from dem_build.errors import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from dem_build.digest import JSON, Digest
     from dem_build.store import Record, Store
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Destination", "destination", "publish"]
 
 STAMP = ".dem.json"
+PARTIAL = ".model-"
 GENERATION_CONFIG = "generation_config.json"
 
 
@@ -69,17 +72,32 @@ def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts
     """
     try:
         to.folder.mkdir(parents=True, exist_ok=True)
-        if not _published(to, wanted):
-            _replace_model(to, record, store, wanted)
-        for name, text in texts.items():
-            _write_text(to.folder / name, text)
+        with _alone(to.folder):
+            if not _published(to, wanted):
+                _replace_model(to, record, store, wanted)
+            for name, text in texts.items():
+                _write_text(to.folder / name, text)
     except OSError as error:
         hint = "free some space or mend the folder's permissions; the model is in the cache, so nothing has to run"
         raise StoreError(f"cannot be written: {error.strerror}", where=str(to.folder), hint=hint) from error
 
 
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Publish while no other process does so here; what a killed one left half-made, as large as a model, goes."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            for left in folder.glob(f"{PARTIAL}*"):
+                shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest) -> None:
-    new = Path(tempfile.mkdtemp(prefix=".model-", dir=to.folder))
+    new = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=to.folder))
     try:
         _export(record, store, new)
         new.chmod(0o755)
