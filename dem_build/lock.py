@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dem_build import hub
 from dem_build.basemodel import base_files
 from dem_build.data import sources
-from dem_build.errors import DemError, Problem, RecipeError
+from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.kinds import SourceFile
 
 if TYPE_CHECKING:
@@ -154,6 +154,13 @@ def read(path: Path) -> JSON | None:
         raise RecipeError(
             [Problem(str(path), 0, "", f"is a lock of format {version}, not {LOCK_VERSION}", hint)]
         )
+    try:
+        _digests(document)
+    except (KeyError, TypeError, AttributeError) as error:
+        hint = "restore it, or delete it and run `dem lock`"
+        raise RecipeError(
+            [Problem(str(path), 0, "", "is no whole lock: parts of it are missing", hint)]
+        ) from error
     return document
 
 
@@ -221,6 +228,10 @@ def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Probl
     """Run `action`; what it refuses becomes a problem of the recipe's key."""
     try:
         return action()
+    except OSError as error:
+        what = f"{error.filename} cannot be read: {error.strerror}"
+        problems.append(recipe.problem(key, what, "mend its permissions, or name another"))
+        return None
     except DemError as error:
         what = f"{error.where}: {error.what}" if error.where else error.what
         problems.append(recipe.problem(key, what, error.hint or ""))
@@ -232,15 +243,19 @@ def _locked_task(closure: Closure, hints: Hints, pinned: JSON) -> LockedTask:
 
     revision = None
     if closure.dataset is not None:
-        known = pinned.get("dataset") == closure.dataset
-        revision = pinned["dataset_revision"] if known else hub.dataset_commit(closure.dataset)
+        known = pinned.get("dataset_revision") if pinned.get("dataset") == closure.dataset else None
+        revision = known or hub.dataset_commit(closure.dataset)
     files = _hashed(closure.files, hints)
     return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, revision)
 
 
 def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
     tagged = list(files)
-    blobs = hints.digests_of(path for _, path in tagged)
+    try:
+        blobs = hints.digests_of(path for _, path in tagged)
+    except OSError as error:
+        hint = "mend its permissions, or build again if it was just moved"
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(error.filename), hint=hint) from error
     return tuple(SourceFile(tag, blobs[path].digest, path) for tag, path in tagged)
 
 

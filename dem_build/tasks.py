@@ -138,7 +138,11 @@ def map_data_files(data_files: JSON, change: Callable[[str], str]) -> JSON:
 
 def within(folder: Path, name: str) -> Path:
     """Return the absolute path of `name` as seen from `folder`, symbolic links kept as they are."""
-    return Path(os.path.normpath(folder / Path(name).expanduser()))
+    return Path(os.path.normpath(folder / _expanded(name)))
+
+
+def _expanded(name: str) -> Path:
+    return Path(os.path.expanduser(name))  # noqa: PTH111  Path's raises for a `~name` that is no user
 
 
 class _Function(str):
@@ -172,7 +176,7 @@ class _Walk:
                     else f"includes {name}, which does not exist"
                 )
                 raise UsageError(why, where=str(path), hint="`include` is relative to the file that says it")
-            far = absolute or Path(str(name)).expanduser().is_absolute()
+            far = absolute or _expanded(str(name)).is_absolute()
             merged |= self.include(included, absolute=far, above=(*above, path))
         return merged | config
 
@@ -226,7 +230,7 @@ class _Walk:
             hint = "data paths are relative to the folder of the task file"
             raise UsageError(f"names the data {name}, where there is no file", where=str(path), hint=hint)
         for file in files:
-            self.found.setdefault(file, Path(name).expanduser().is_absolute())
+            self.found.setdefault(file, _expanded(name).is_absolute())
 
     def _function(self, function: _Function, path: Path, absolute: bool) -> None:
         """Add the Python file of a `!function`, sought as by lm-eval: beside the YAML, then as a module."""

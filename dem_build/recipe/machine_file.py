@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
 from dem_build.machine import Machine
 from dem_build.recipe import source
+from dem_build.recipe.places import expanded
 from dem_build.recipe.problems import mistakes_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 __all__ = ["load_machine"]
 
@@ -40,6 +44,6 @@ def _find(explicit: Path | None, recipe: Path) -> Path | None:
     if explicit is not None:
         return explicit
     if named := os.environ.get("DEM_MACHINE"):
-        return Path(named).expanduser()
+        return expanded(named)
     beside = recipe.parent / "machine.toml"
     return beside if beside.is_file() else None

@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from dem_build.errors import Problem
 from dem_build.recipe.locate import line_of, locate, parsed
+from dem_build.recipe.places import expanded
 from dem_build.recipe.shapes import Omega, Salt, Share, Table, Text, shapes
 
 __all__ = [
@@ -384,7 +385,7 @@ class Recipe(Table):
 
     def resolve(self, text: str) -> Path:
         """Return a path of the recipe as a path of this machine: absolute, with `~` expanded."""
-        return self.folder / Path(text).expanduser()
+        return self.folder / expanded(text)
 
     def train_of(self, dataset: str) -> Train:
         """Return `[train]` with the dataset's own `train` table laid over it, key by key.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dem_build.machine import Machine
 
-__all__ = ["cache_folder", "is_local", "may_be_hub_id", "project_folder"]
+__all__ = ["cache_folder", "expanded", "is_local", "may_be_hub_id", "project_folder"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _ROOTS = (".git", "pyproject.toml")
@@ -34,6 +34,11 @@ def is_local(model: str, folder: Path) -> bool:
     return not may_be_hub_id(model) or (folder / model).is_dir()
 
 
+def expanded(text: str) -> Path:
+    """Return a path with a leading `~` as the home folder; that of a user who is not there stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for such a user
+
+
 def project_folder(recipe: Path) -> Path:
     """Return the nearest folder around a recipe that holds `.git` or `pyproject.toml`, else the recipe's own."""
     folders = recipe.absolute().parents
@@ -54,8 +59,8 @@ def cache_folder(explicit: str | None, machine: Machine, machine_path: Path | No
     """
     named = explicit or os.environ.get("DEM_CACHE")
     if named:
-        return Path(named).expanduser().absolute()
+        return expanded(named).absolute()
     if machine.cache:
         folder = machine_path.absolute().parent if machine_path else Path.cwd()
-        return folder / Path(machine.cache).expanduser()
+        return folder / expanded(machine.cache)
     return project_folder(recipe) / "cache"

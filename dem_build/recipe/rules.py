@@ -51,6 +51,19 @@ def contradictions(data: Raw) -> list[Mistake]:
     return [mistake for rule in (*_RULES, *JUDGING) for mistake in rule(data)]
 
 
+def _exact_numbers(data: Raw) -> Iterator[Mistake]:
+    """JSON holds whole numbers exactly below 2**53, and keys are made of JSON."""
+    found: list[tuple[Key, Any]] = [((), data)]
+    while found:
+        key, value = found.pop()
+        if isinstance(value, int) and abs(value) >= 2**53:
+            yield Mistake(key, "is too large a number", "write one below 2**53")
+        elif isinstance(value, dict):
+            found += [((*key, name), item) for name, item in value.items()]
+        elif isinstance(value, tuple):
+            found += [((*key, index), item) for index, item in enumerate(value)]
+
+
 def _good_names(data: Raw) -> Iterator[Mistake]:
     for section in ("datasets", "probes", "vectors", "baselines"):
         for name in names(data, section):
@@ -165,6 +178,9 @@ def _loss_fits(data: Raw) -> Iterator[Mistake]:
 def _chat_fits(data: Raw) -> Iterator[Mistake]:
     for key, table in sources(data):
         chat = table.get("chat", "auto")
+        if chat is False and table.get("format") in TEMPLATED:
+            what = f"the turns of {table['format']} are written by the base's chat template"
+            yield Mistake((*key, "chat"), what, "remove it")
         if table.get("format") == "text" and chat is True:
             yield Mistake((*key, "chat"), "text has no turns to put in a chat template", "remove it")
         if "system" in table and table.get("format") == "text":
@@ -178,9 +194,6 @@ def _shares_leave_rows(data: Raw) -> Iterator[Mistake]:
         shares = [table.get(part, 0.05) for part in ("validation", "test")]
         sizes = [s for s in shares if _is_number(s) and 0 <= s < 1]
         if len(sizes) == 2 and sum(sizes) >= 1:
-        if chat is False and table.get("format") in TEMPLATED:
-            what = f"the turns of {table['format']} are written by the base's chat template"
-            yield Mistake((*key, "chat"), what, "remove it")
             part = "test" if "test" in table else "validation"
             yield Mistake(
                 (*key, part), f"validation and test hold out {sum(sizes):g}, which leaves nothing to train on"
@@ -234,6 +247,7 @@ def _is_number(value: Any) -> bool:
 
 
 _RULES: tuple[Rule, ...] = (
+    _exact_numbers,
     _good_names,
     _one_name_space,
     _local_base_has_no_revision,

@@ -1,0 +1,49 @@
+"""Locks that a person or a merge has touched, and files that go away between being found and being read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dem_build import lock
+from dem_build.errors import RecipeError, UsageError
+from dem_build.store import Hints
+
+WHOLE = {
+    "dem_lock": 1,
+    "base": {"source": "directory", "files": [{"tag": "config.json", "path": "x", "sha256": "0" * 64}]},
+    "datasets": {"math": {"files": []}},
+    "tasks": {},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tasks": None},
+        {"base": {}},
+        {"base": {"files": [{"path": "x"}]}},
+        {"datasets": []},
+        {"datasets": {"math": 3}},
+        {"tasks": {"arc_easy": "x"}},
+    ],
+)
+def test_a_lock_that_lacks_parts_is_a_mistake_of_its_file(tmp_path: Path, change: dict[str, object]) -> None:
+    path = tmp_path / "tiny.lock"
+    path.write_text(json.dumps(WHOLE | change))
+    with pytest.raises(RecipeError, match=r"tiny\.lock.*no whole lock"):
+        lock.read(path)
+
+
+def test_a_whole_lock_is_read_as_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.lock"
+    path.write_text(json.dumps(WHOLE))
+    assert lock.read(path) == WHOLE
+
+
+def test_a_file_that_goes_away_after_it_was_found_is_named(tmp_path: Path) -> None:
+    located = lock.Located("directory", (("config.json", tmp_path / "config.json"),), {}, {})
+    with pytest.raises(UsageError, match=r"config\.json: cannot be read"):
+        lock.resolve(located, Hints(tmp_path / "hints"))
