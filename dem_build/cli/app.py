@@ -12,7 +12,7 @@ import typer
 
 from dem_build import __version__
 from dem_build.cli.session import Call
-from dem_build.errors import DemError, UsageError
+from dem_build.errors import DemError, InterruptedBuildError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,19 +231,18 @@ def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; a user's mistake is a line on stderr, never a traceback."""
     command, targets = _split(list(arguments))
     try:
-        status = typer.main.get_command(app).main(
+        status = typer.main.get_command(_called(command)).main(
             args=command, prog_name="dem", obj=targets, standalone_mode=False
         )
     except DemError as error:
-        recipe = next((a for a in command[1:] if not a.startswith("-")), "")
-        return _report(error, recipe, as_json="--json" in command)
+        return _report(error, _recipe(command), as_json="--json" in command)
     except KeyboardInterrupt:
-        return 130
+        return _report(InterruptedBuildError("stopped"), _recipe(command), as_json="--json" in command)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it
         return 1
     except Exception as error:  # noqa: BLE001  click's own errors share no public base class
-        return _click_status(error)
+        return _click_status(error, command)
     return int(status or 0)
 
 
@@ -271,15 +270,26 @@ def _targets(context: typer.Context) -> tuple[str, ...]:
 
 def _report(error: DemError, recipe: str, *, as_json: bool) -> int:
     from dem_build.cli.view import make_console, render_error  # noqa: PLC0415
-    from dem_build.report.documents import failure_document  # noqa: PLC0415
 
     if as_json:
-        sys.stdout.write(json.dumps(failure_document(recipe, error), ensure_ascii=False) + "\n")
+        _write_failure(error, recipe)
     render_error(error, make_console(stderr=True))
     return error.exit_status
 
 
-def _click_status(error: Exception) -> int:
+def _write_failure(error: DemError, recipe: str) -> None:
+    from dem_build.report.documents import failure_document  # noqa: PLC0415
+
+    sys.stdout.write(json.dumps(failure_document(recipe, error), ensure_ascii=False) + "\n")
+
+
+def _recipe(command: Sequence[str]) -> str:
+    """Return what is most likely the recipe in a call that failed before its options were understood."""
+    words = [a for a in command[1:] if not a.startswith("-")]
+    return next((w for w in words if w.endswith(".toml")), words[0] if words else "")
+
+
+def _click_status(error: Exception, command: Sequence[str]) -> int:
     """Let click show the mistakes of a call in its own words; what is not click's is a bug and stays a traceback."""
     show: Callable[[], None] | None = getattr(error, "show", None)
     if show is None:
@@ -287,4 +297,7 @@ def _click_status(error: Exception) -> int:
             return 130
         raise error
     show()
+    if "--json" in command:
+        message: Callable[[], str] | None = getattr(error, "format_message", None)
+        _write_failure(UsageError(message() if message else str(error)), _recipe(command))
     return UsageError.exit_status

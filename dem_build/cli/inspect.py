@@ -140,7 +140,9 @@ def _events(session: Session, verdict: Verdict) -> Iterator[JSON]:
 def _read_work(work: Path) -> Iterator[JSON]:
     events, printed = work / "events.jsonl", work / "output.txt"
     if events.exists():
-        yield from (json.loads(line) for line in events.read_text(encoding="utf-8").splitlines())
+        # What follows the last line end was cut off by a full disk or a power cut, or is being written.
+        whole = events.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
+        yield from (json.loads(line) for line in whole.splitlines())
     if printed.exists():
         yield from ({"event": "output", "line": x} for x in printed.read_text(errors="replace").splitlines())
 

@@ -1,0 +1,61 @@
+"""Calls that fail before anything runs: a status, a sentence, one document under --json, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from dem_build.cli.app import run
+from dem_build.execute.interrupt import Interrupt
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ["build", "--json"],
+        ["plan", "--json", "--bogus", "r.toml"],
+        ["build", "--json", "--jobs", "0", "r.toml"],
+        ["plan", "--json", "absent.toml"],
+        ["build", "--json", "folder"],
+        ["plan", "--json", "r.toml", "--set", "base.model=~no-such-user/x"],
+        ["plan", "--json", "r.toml", "--set", "datasets.a.max_samples=9007199254740993"],
+        ["plan", "--json", "r.toml", "--set", "nonsense"],
+    ],
+)
+def test_a_mistaken_call_is_one_document_and_status_2(
+    call: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "r.toml").write_text(
+        '[base]\nmodel = "base"\n[datasets.a]\npath = "a.jsonl"\nomega = 1.0\n', encoding="utf-8"
+    )
+    assert run(call) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["error"]["what"]
+    assert "Traceback" not in said.err
+
+
+def test_a_cache_of_a_user_who_is_not_there_is_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["ls", "--json", "--cache", "~no-such-user/x"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_ctrl_c_stops_at_once_where_no_action_runs() -> None:
+    with Interrupt() as interrupt, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interrupt.count == 1
+
+
+def test_ctrl_c_is_counted_where_actions_run() -> None:
+    with Interrupt() as interrupt, interrupt.counting():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert interrupt.count == 2
