@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.kinds import SourceFile
     from dem_build.lock import Lock
-    from dem_build.recipe import Recipe, Train
+    from dem_build.recipe import Recipe, Source, Train
 
 __all__ = ["Action", "Edge", "Evaluation", "Graph", "Taken", "build_graph"]
 
@@ -128,6 +128,7 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     """Return the graph that a recipe and its lock describe."""
     actions = [_base(recipe, lock)]
     actions += [_data(recipe, name, lock) for name in recipe.datasets]
+    actions += [_probe(recipe, name, lock) for name in recipe.probes]
     actions += [_vector(recipe, name) for name in recipe.datasets]
     omega = {name: float(d.omega) for name, d in recipe.datasets.items() if d.omega != "tune"}
     actions.append(_compose(recipe, "model", omega))
@@ -150,21 +151,37 @@ def _base(recipe: Recipe, lock: Lock) -> Action:
 
 def _data(recipe: Recipe, name: str, lock: Lock) -> Action:
     dataset, train = recipe.datasets[name], recipe.train_of(name)
-    params = {
-        "format": dataset.format,
-        "columns": dataset.columns,
-        "chat": dataset.chat,
-        "system": dataset.system,
-        "loss": dataset.loss,
-        "max_length": train.max_length,
-        "on_overflow": dataset.on_overflow,
-        "validation": dataset.validation,
-        "test": dataset.test,
-        "max_samples": dataset.max_samples,
+    params = _source_params(dataset, train) | {
+        # Files held out whole are sources with a tag of their own: their names enter no key.
+        "validation": 0.0 if isinstance(dataset.validation, str) else dataset.validation,
+        "test": 0.0 if isinstance(dataset.test, str) else dataset.test,
         "group_by": dataset.group_by,
     }
+    return _prepare(name, params, lock, dataset.salt)
+
+
+def _probe(recipe: Recipe, name: str, lock: Lock) -> Action:
+    """A probe is prepared as a dataset whose rows are all held out."""
+    params = _source_params(recipe.probes[name], recipe.train) | {"validation": 0.0, "test": 0.0}
+    return _prepare(name, params, lock, recipe.probes[name].salt)
+
+
+def _source_params(source: Source, train: Train) -> dict[str, JSON]:
+    return {
+        "format": source.format,
+        "columns": source.columns,
+        "chat": source.chat,
+        "system": source.system,
+        "loss": source.loss,
+        "max_length": train.max_length,
+        "on_overflow": source.on_overflow,
+        "max_samples": source.max_samples,
+    }
+
+
+def _prepare(name: str, params: Mapping[str, JSON], lock: Lock, salt: str | None) -> Action:
     takes = (Taken("base/tokenizer", Edge(BASE, "tokenizer")),)
-    return Action(f"data:{name}", "prepare", params, takes, lock.datasets[name], salt=dataset.salt)
+    return Action(f"data:{name}", "prepare", params, takes, lock.datasets[name], salt=salt)
 
 
 def _vector(recipe: Recipe, name: str) -> Action:
@@ -194,7 +211,8 @@ def _evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[
         return []
     wanted = [m for m in models if m in evaluate.models or m not in (COMPOSED, BASE)]
     # A test share of 0 says that nothing is held out.
-    datasets = [n for n, d in recipe.datasets.items() if evaluate.loss and d.test != 0]
+    tested = [*(n for n, d in recipe.datasets.items() if d.test != 0), *recipe.probes]
+    datasets = tested if evaluate.loss else []
     losses = [_loss(recipe, model, models[model], name) for name in datasets for model in wanted]
     tasks = [
         _task(recipe, lock, model, models[model], i) for i in range(len(evaluate.tasks)) for model in wanted

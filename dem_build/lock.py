@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dem_build import hub
 from dem_build.basemodel import base_files
 from dem_build.data import sources
+from dem_build.data.rows import side_of
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.kinds import SourceFile
 
@@ -37,6 +38,7 @@ __all__ = [
     "locate",
     "lock_path",
     "read",
+    "refuse_leaks",
     "resolve",
     "write",
 ]
@@ -75,7 +77,7 @@ class LockedTask:
 
 @dataclass(frozen=True)
 class Lock:
-    """What a recipe's outside names stand for, now and on this machine."""
+    """What a recipe's outside names stand for, now and on this machine; `datasets` holds probes as well."""
 
     base: LockedBase
     datasets: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
@@ -84,7 +86,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Located:
-    """The files that a recipe names, found and not yet read."""
+    """The files that a recipe names, found and not yet read; `datasets` holds probes as well."""
 
     base_source: str
     base: tuple[Tagged, ...]
@@ -100,10 +102,7 @@ def locate(recipe: Recipe) -> Located:
     """
     problems: list[Problem] = []
     source, base = _try(recipe, "base.model", lambda: _locate_base(recipe), problems) or ("", ())
-    datasets = {
-        name: _try(recipe, f"datasets.{name}.path", lambda n=name: _locate_data(recipe, n), problems) or ()  # type: ignore[misc]
-        for name in recipe.datasets
-    }
+    datasets = {name: _locate_data(recipe, name, problems) for name in (*recipe.datasets, *recipe.probes)}
     closures = _locate_tasks(recipe, problems)
     if problems:
         raise RecipeError(problems)
@@ -128,6 +127,44 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     pinned = {} if old is None or upgrade else old["tasks"]
     locked = {n: _locked_task(c, hints, pinned.get(n, {})) for n, c in located.closures.items()}
     return Lock(base, datasets, locked)
+
+
+def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
+    """Refuse files that are both judged by and learned from, by their content: a copy is the same file.
+
+    Raises:
+        RecipeError: A file that is held out is also trained on, or one that judges is also one to choose by.
+    """
+    files = [(name, side_of(f) or "train", f) for name, found in lock.datasets.items() for f in found]
+    users: dict[tuple[str, str], str] = {}
+    for name, side, file in files:
+        users.setdefault((side, file.digest), name)
+    problems = [
+        recipe.problem(
+            _data_key(recipe, name, side), f"{file.path.name} is {word} {users[use, file.digest]}", hint
+        )
+        for name, side, file in files
+        for use, word, hint in _MUST_NOT[side]
+        if (use, file.digest) in users
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+_SEPARATE = "give it rows of its own, or hold out a share such as 0.05"
+_TRAINED = ("train", "also what is trained on for", _SEPARATE)
+_CHOSEN = ("validation", "also the validation set of", _SEPARATE)
+# Side of a file → uses that it must not have too.
+_MUST_NOT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
+    "train": (),
+    "validation": (_TRAINED,),
+    "test": (_TRAINED, _CHOSEN),
+}
+
+
+def _data_key(recipe: Recipe, name: str, side: str) -> str:
+    """Return the key that names a file held out whole."""
+    return f"probes.{name}.path" if name in recipe.probes else f"datasets.{name}.{side}"
 
 
 def lock_path(recipe: Path) -> Path:
@@ -203,10 +240,27 @@ def _locate_base(recipe: Recipe) -> tuple[str, tuple[Tagged, ...]]:
     return ("gguf" if path.suffix == ".gguf" else "directory"), tuple(base_files(path))
 
 
-def _locate_data(recipe: Recipe, name: str) -> tuple[Tagged, ...]:
-    pattern = recipe.datasets[name].path
-    assert pattern is not None
-    return tuple((sources.file_type(p), p) for p in sources.expand(pattern, recipe.folder))
+def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
+    """Find the files of a dataset or a probe. Those that are held out whole say so in their tag: `test:jsonl`."""
+    found: list[Tagged] = []
+    for key, side, pattern in _patterns(recipe, name):
+        paths = _try(recipe, key, lambda p=pattern: _typed(p, recipe.folder), problems) or ()  # type: ignore[misc]
+        found += [(f"{side}:{kind}" if side else kind, path) for kind, path in paths]
+    return tuple(found)
+
+
+def _patterns(recipe: Recipe, name: str) -> list[tuple[str, str, str]]:
+    """Return each key that names files of a dataset or a probe, what it holds them out for, and its pattern."""
+    if name in recipe.probes:
+        return [(f"probes.{name}.path", "test", recipe.probes[name].path or "")]
+    dataset = recipe.datasets[name]
+    held = [("validation", dataset.validation), ("test", dataset.test)]
+    patterns = [(f"datasets.{name}.{side}", side, value) for side, value in held if isinstance(value, str)]
+    return [(f"datasets.{name}.path", "", dataset.path or ""), *patterns]
+
+
+def _typed(pattern: str, folder: Path) -> tuple[Tagged, ...]:
+    return tuple((sources.file_type(p), p) for p in sources.expand(pattern, folder))
 
 
 def _locate_tasks(recipe: Recipe, problems: list[Problem]) -> dict[str, Closure]:

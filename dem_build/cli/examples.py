@@ -29,14 +29,16 @@ SPLITS = ("train", "validation", "test")
 
 
 def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
-    """Prepare a dataset where that is due, and show some of its rows.
+    """Prepare a dataset or a probe where that is due, and show some of its rows.
 
     Raises:
-        UsageError: The recipe has no such dataset, or there is no such split.
+        UsageError: The recipe has no such dataset or probe, or there is no such split.
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
     session = open_session(named, call)
+    if name in session.recipe.probes:
+        split = "test"  # the only one that a probe has
     session.save_root()
     with Interrupt() as interrupt, view.make_listener(view.make_console(stderr=True)) as listener:
         outcome = run_plan(session, Options(session.machine), listener, interrupt)

@@ -149,6 +149,7 @@ def open_session(named: str, call: Call) -> Session:
     hints = Hints()
     locked = lock.read(lock.lock_path(recipe.path))
     resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
+    lock.refuse_leaks(recipe, resolved)
     graph = build_graph(recipe, resolved)
     graph = graph.only(call.targets) if call.targets else graph
     _known(call.rebuild, graph.actions)

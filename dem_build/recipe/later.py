@@ -49,8 +49,8 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int) and value > 0
 
 
-def _is_no_share(value: Any) -> bool:
-    return isinstance(value, str | dict)
+def _is_split(value: Any) -> bool:
+    return isinstance(value, dict)
 
 
 _TRAIN = (
@@ -79,8 +79,9 @@ LATER: tuple[Later, ...] = (
     *_TRAIN,
     *(Later(f"datasets.*.{item.key}", item.feature, item.until, item.uses) for item in _TRAIN),
     Later("datasets.*.hub", "a dataset from the hub", "download it, and name its file in `path`"),
-    Later("datasets.*.validation", "a validation set of its own", "give a share such as 0.05", _is_no_share),
-    Later("datasets.*.test", "a test set of its own", "give a share such as 0.05", _is_no_share),
+    Later("probes.*.hub", "a probe from the hub", "download it, and name its file in `path`"),
+    Later("datasets.*.validation", "a split of the hub", "give a share such as 0.05, or a path", _is_split),
+    Later("datasets.*.test", "a split of the hub", "give a share such as 0.05, or a path", _is_split),
     Later(
         "datasets.*.omega",
         'omega = "tune", the default,',
@@ -88,7 +89,6 @@ LATER: tuple[Later, ...] = (
         _is("tune"),
         absent=True,
     ),
-    Later("probes", "[probes]"),
     Later("vectors", "[vectors]"),
     Later("tune", "[tune]", "remove it, and give each ω a number for now"),
     Later("analysis", "[analysis]"),

@@ -80,7 +80,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             control.look((item.row, item.example) for item in batch)
             _write(writers, batch, tokenizer, style, counts)
         counts["control_tokens"] = control.rows
-        _refuse_untrainable(counts, writers["train"], style, sources)
+        _refuse_nothing(counts, writers, style, sources)
         provenance = _provenance(layout, style, counts, writers)
         _tell(provenance, style, context)
         _tell_control(control, context)
@@ -126,11 +126,17 @@ class _Dataset:
             return self
         return replace(self, sources=sorted(self.sources, key=self._content))
 
+    @property
+    def limited(self) -> str:
+        """The split that `max_samples` speaks of: train, or the only one that a probe has."""
+        return "train" if any(side_of(s) is None for s in self.sources) else "test"
+
     def smallest(self, most: int | None) -> splits.Smallest | None:
-        """Return which rows of train are the `most` first; reads all files once."""
+        """Return which rows of the limited split are the `most` first; reads all files once."""
         if most is None:
             return None
-        return splits.Smallest((_place(item) for item in self.items() if item.side == "train"), most)
+        limited = self.limited
+        return splits.Smallest((_place(item) for item in self.items() if item.side == limited), most)
 
     def _content(self, source: SourceFile) -> bytes:
         content = hashlib.sha256((side_of(source) or "").encode())
@@ -227,10 +233,10 @@ def _place(item: _Item) -> bytes:
 
 def _kept(dataset: _Dataset, max_samples: int | None, counts: Counter[str]) -> Iterator[_Item]:
     """Yield the rows that say something and are among the `max_samples` first of train; count them and the others."""
-    smallest = dataset.smallest(max_samples)
+    smallest, limited = dataset.smallest(max_samples), dataset.limited
     for item in dataset.items():
         counts["read"] += 1
-        if item.side == "train" and smallest and not smallest.keeps(_place(item)):
+        if item.side == limited and smallest and not smallest.keeps(_place(item)):
             counts["beyond_max_samples"] += 1
         elif item.example.empty:
             counts["empty"] += 1
@@ -301,19 +307,28 @@ def _tokenised(
         raise
 
 
-def _refuse_untrainable(
-    counts: Mapping[str, int], train: RowsWriter, style: Style, sources: Sequence[SourceFile]
+def _refuse_nothing(
+    counts: Mapping[str, int], writers: Mapping[str, RowsWriter], style: Style, sources: Sequence[SourceFile]
 ) -> None:
-    if len(train):
-        return
-    where = ", ".join(str(s.path) for s in sources)
-    held = [f"{_rows(counts['used'])} held out for validation and test"] if counts["used"] else []
-    reasons = "; ".join(_lost(counts, style) + held)
-    raise DataError(
-        f"of {_rows(counts['read'])}, none is left to train on: {reasons}",
-        where=where,
-        hint="raise max_length, hold out less, or give the dataset more rows",
-    )
+    """Refuse a split that has files and no rows. A probe has files for `test` alone."""
+    for side in splits.SPLITS:
+        files = [str(s.path) for s in sources if (side_of(s) or "train") == side]
+        if files and not len(writers[side]):
+            others = sum(len(w) for name, w in writers.items() if name != side)
+            held = [f"{_rows(others)} {_AWAY[side]}"] if others else []
+            raise DataError(
+                f"of {_rows(counts['read'])}, none is left to {_USE[side]}: {'; '.join(_lost(counts, style) + held)}",
+                where=", ".join(files),
+                hint="raise max_length, hold out less, or give the dataset more rows",
+            )
+
+
+_USE = {"train": "train on", "validation": "choose by", "test": "judge by"}
+_AWAY = {
+    "train": "held out for validation and test",
+    "validation": "for other splits",
+    "test": "for other splits",
+}
 
 
 def _lost(counts: Mapping[str, int], style: Style) -> list[str]:

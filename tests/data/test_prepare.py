@@ -222,6 +222,33 @@ def test_a_held_out_file_stays_out_of_train_and_its_overlap_is_said(prepare, dat
     assert done.warnings == ["2 rows of validation with a prompt that is in train, too"]
 
 
+def test_another_held_out_file_leaves_the_train_bytes(prepare, data):
+    train = data(ROWS[:30])
+    some, more = (
+        prepare(
+            source(train),
+            source(data(ROWS[30:end]), "validation:jsonl"),
+            source(data(ROWS[50:]), "test:jsonl"),
+        )
+        for end in (40, 50)
+    )
+    assert (some.bytes("train"), some.bytes("test")) == (more.bytes("train"), more.bytes("test"))
+    assert some.bytes("validation") != more.bytes("validation")
+
+
+def test_a_held_out_file_without_a_row_that_says_something_is_refused(prepare, data):
+    held = data([{"prompt": "a", "completion": ""}])
+    with pytest.raises(DataError, match="of 61 rows, none is left to choose by: 1 row dropped") as caught:
+        prepare(source(data(ROWS)), source(held, "validation:jsonl"))
+    assert caught.value.where == str(held)
+
+
+def test_a_probe_has_test_rows_alone(prepare, data):
+    done = prepare(source(data(ROWS), "test:jsonl"))
+    assert [len(done.tokens(split)) for split in SPLITS] == [0, 0, 60]
+    assert prepare(source(data(ROWS), "test:jsonl"), max_samples=7).splits["test"]["rows"] == 7
+
+
 def test_chat_is_taken_where_the_base_has_a_template(prepare, data, tmp_path):
     template = make_tokenizer(tmp_path / "chat", chat_template=CHATML)
     path = data(ROWS)

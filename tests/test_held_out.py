@@ -1,0 +1,180 @@
+"""Files that are held out whole, and probes: what they build, and that nothing is both learned from and judged by."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from test_build import Project, fresh, ran
+
+from dem_build import lock
+from dem_build.errors import RecipeError
+from dem_build.graph import build_graph
+from dem_build.recipe import load_recipe
+from dem_build.store import Hints
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RECIPE = """\
+name = "tiny"
+
+[base]
+model = "base"
+
+[train]
+learning_rate = 1e-3
+max_steps = 2
+global_batch_size = 4
+max_length = 64
+
+[datasets.add]
+path = "data/add.jsonl"
+omega = 0.5
+validation = "data/dev.jsonl"
+test = "data/test.jsonl"
+
+[probes.chat]
+path = "data/chat.jsonl"
+max_loss_increase = 0.01
+
+[evaluate]
+models = ["composed", "base"]
+
+[[gates]]
+task = "loss:chat"
+metric = "loss"
+max = 100
+"""
+
+
+def rows(start: int, count: int) -> str:
+    lines = [{"prompt": f"{i} and {i} make", "completion": f" {i + i}"} for i in range(start, start + count)]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def add_files(home: Path) -> None:
+    for number, name in enumerate(("dev", "test", "chat"), 1):
+        (home / "data" / f"{name}.jsonl").write_text(rows(1000 * number, 6))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Project, dict[str, object]]:
+    project = fresh(tmp_path_factory.mktemp("project"), tiny_base)
+    add_files(project.home)
+    return project, project.build(RECIPE)
+
+
+def test_the_held_out_files_and_the_probe_are_evaluated(built: tuple[Project, dict[str, object]]) -> None:
+    _, first = built
+    assert ran(first) == sorted(
+        ["base", "data:add", "data:chat", "vector:add", "model"]
+        + [f"loss:{model}:{name}" for model in ("base", "composed") for name in ("add", "chat")]
+    )
+    assert set(first["results"]["composed"]) == {"loss:add", "loss:chat"}  # type: ignore[index]
+    assert first["results"]["base"]["loss:chat"]["rows"] == 6  # type: ignore[index]
+    assert [gate["passed"] for gate in first["gates"]] == [True]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("dev", ["data:add"]),
+        ("test", ["data:add", "loss:base:add", "loss:composed:add"]),
+        ("chat", ["data:chat", "loss:base:chat", "loss:composed:chat"]),
+    ],
+)
+def test_a_new_row_of_what_is_held_out_trains_nothing(
+    built: tuple[Project, dict[str, object]], file: str, expected: list[str]
+) -> None:
+    project, _ = built
+    path = project.home / "data" / f"{file}.jsonl"
+    before = path.read_text()
+    path.write_text(before + rows(9000, 1))
+    assert ran(project.build(RECIPE)) == expected
+    path.write_text(before)
+    assert ran(project.build(RECIPE)) == []
+
+
+def test_data_shows_the_rows_of_a_probe(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE)
+    assert "test 0: " in project.call("data", "tiny.toml", "chat").stdout
+
+
+def resolved(project: Path, text: str) -> lock.Lock:
+    (project / "tiny.toml").write_text(text)
+    recipe = load_recipe(project / "tiny.toml")
+    found = lock.resolve(lock.locate(recipe), Hints(project / "hints"))
+    lock.refuse_leaks(recipe, found)
+    return found
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path) -> Path:
+    home = fresh(tmp_path, tiny_base).home
+    add_files(home)
+    return home
+
+
+def test_held_out_files_say_so_in_their_tags_and_the_lock(project: Path) -> None:
+    found = resolved(project, RECIPE)
+    assert [f.tag for f in found.datasets["add"]] == ["jsonl", "test:jsonl", "validation:jsonl"]
+    assert [f.tag for f in found.datasets["chat"]] == ["test:jsonl"]
+    lock.write(project / "tiny.lock", found)
+    document = lock.read(project / "tiny.lock")
+    (project / "data" / "dev.jsonl").write_text(rows(0, 3))
+    assert lock.changes(document, resolved(project, RECIPE), project) == ["datasets.add"]
+
+
+def test_the_name_of_a_held_out_file_is_in_no_parameter(project: Path) -> None:
+    before = build_graph(load_recipe(write(project, RECIPE)), resolved(project, RECIPE)).actions["data:add"]
+    (project / "data" / "dev.jsonl").rename(project / "data" / "moved.jsonl")
+    text = RECIPE.replace("dev.jsonl", "moved.jsonl")
+    after = build_graph(load_recipe(write(project, text)), resolved(project, text)).actions["data:add"]
+    assert (after.params, after.sources) == (before.params, before.sources)
+    assert (after.params["validation"], after.params["test"]) == (0.0, 0.0)
+
+
+def write(project: Path, text: str) -> Path:
+    (project / "tiny.toml").write_text(text)
+    return project / "tiny.toml"
+
+
+@pytest.mark.parametrize(
+    ("copied", "over", "told"),
+    [
+        ("add", "test", ["datasets.add.test: test.jsonl is also what is trained on for add"]),
+        ("add", "dev", ["datasets.add.validation: dev.jsonl is also what is trained on for add"]),
+        ("add", "chat", ["probes.chat.path: chat.jsonl is also what is trained on for add"]),
+        ("dev", "test", ["datasets.add.test: test.jsonl is also the validation set of add"]),
+        ("dev", "chat", ["probes.chat.path: chat.jsonl is also the validation set of add"]),
+    ],
+)
+def test_a_copy_of_a_file_is_not_judged_by_and_learned_from(
+    project: Path, copied: str, over: str, told: list[str]
+) -> None:
+    shutil.copy(project / "data" / f"{copied}.jsonl", project / "data" / f"{over}.jsonl")
+    with pytest.raises(RecipeError) as caught:
+        resolved(project, RECIPE)
+    assert [f"{p.key}: {p.what}" for p in caught.value.problems] == told
+    assert all(p.line for p in caught.value.problems)
+
+
+def test_a_probe_may_be_a_test_file(project: Path) -> None:
+    assert resolved(project, RECIPE.replace("data/chat.jsonl", "data/test.jsonl")).datasets["chat"]
+
+
+def test_a_glob_that_takes_in_the_test_file_is_refused(project: Path) -> None:
+    with pytest.raises(RecipeError, match=r"test\.jsonl is also what is trained on for add"):
+        resolved(project, RECIPE.replace('path = "data/add.jsonl"', 'path = "data/*.jsonl"'))
+
+
+@pytest.mark.parametrize("key", ["validation", "test"])
+def test_a_held_out_file_that_is_not_there_is_told_at_its_key(project: Path, key: str) -> None:
+    name = {"validation": "dev", "test": "test"}[key]
+    with pytest.raises(RecipeError) as caught:
+        resolved(project, RECIPE.replace(f"{name}.jsonl", "nowhere.jsonl"))
+    assert [p.key for p in caught.value.problems] == [f"datasets.add.{key}"]
