@@ -18,6 +18,7 @@ import numpy as np
 from dem_build.data import splits
 from dem_build.data.arrays import RowsWriter
 from dem_build.data.control import ControlTokens
+from dem_build.data.duplicates import NearDuplicates
 from dem_build.data.formats import resolve
 from dem_build.data.rows import columns_of, read_rows, side_of
 from dem_build.data.tokenise import Style, tokenise
@@ -60,7 +61,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Returns:
         The format, and counts: rows read, used, and left out for each reason; rows, tokens and trained tokens of each
-        split; prompts that a held-out split shares with train.
+        split; prompts that a held-out split shares with train, and rows that nearly repeat what is in it.
 
     Raises:
         DataError: A file or row is wrong, or nothing is left to train on.
@@ -74,14 +75,17 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     control = _control(tokenizer, style)
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
+        near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
         counts: Counter[str] = Counter()
         items = _kept(dataset, params.get("max_samples"), counts)
         for batch in _told(_batches(items), dataset.sources, context):
             control.look((item.row, item.example) for item in batch)
-            _write(writers, batch, tokenizer, style, counts)
+            for item in _write(writers, batch, tokenizer, style, counts):
+                if dataset.holds_out:
+                    near.add(item.side, item.example.texts)
         counts["control_tokens"] = control.rows
         _refuse_nothing(counts, writers, style, sources)
-        provenance = _provenance(layout, style, counts, writers)
+        provenance = _provenance(layout, style, counts, writers) | {"near_duplicates": near.count()}
         _tell(provenance, style, context)
         _tell_control(control, context)
         for name, writer in writers.items():
@@ -130,6 +134,11 @@ class _Dataset:
     def limited(self) -> str:
         """The split that `max_samples` speaks of: train, or the only one that a probe has."""
         return "train" if any(side_of(s) is None for s in self.sources) else "test"
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any row can be outside of train."""
+        return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
 
     def smallest(self, most: int | None) -> splits.Smallest | None:
         """Return which rows of the limited split are the `most` first; reads all files once."""
@@ -277,11 +286,14 @@ def _write(
     tokenizer: BaseTokenizer,
     style: Style,
     counts: Counter[str],
-) -> None:
+) -> list[_Item]:
+    """Write what a batch teaches, count the rest, and return the items that were used."""
+    used = []
     for item, rows in zip(batch, _tokenised(batch, tokenizer, style), strict=True):
         kept = [row for row in rows if row is not None and row.trained]
         counts["one_an_answer"] += len(rows) > 1
         if kept:
+            used.append(item)
             counts["used"] += 1
             counts["truncated"] += any(row.length > len(row.input_ids) for row in kept)
             counts["encoded_apart"] += any(row.apart for row in kept)
@@ -290,6 +302,7 @@ def _write(
             counts["completion_cut_off" if any(row is not None for row in rows) else "over_max_length"] += 1
         for row in kept:
             writers[item.side].append(row.input_ids, row.labels, item.digest)
+    return used
 
 
 def _tokenised(
@@ -402,6 +415,9 @@ def _tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None
     for name, shared in provenance["overlap"].items():
         if shared:
             context.warn(f"{_rows(shared)} of {name} with a prompt that is in train, too")
+    for name, near in provenance["near_duplicates"].items():
+        if near:
+            context.warn(f"{_rows(near)} of {name} nearly repeat{'s' if near == 1 else ''} rows of train")
 
 
 def _tell_turns(rows: Mapping[str, int], context: Context) -> None:

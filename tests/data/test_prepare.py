@@ -219,7 +219,10 @@ def test_a_held_out_file_stays_out_of_train_and_its_overlap_is_said(prepare, dat
     assert len(done.tokens()) == 30
     assert len(done.tokens("validation")) == 12
     assert done.provenance["overlap"] == {"validation": 2, "test": 0}
-    assert done.warnings == ["2 rows of validation with a prompt that is in train, too"]
+    assert done.warnings == [
+        "2 rows of validation with a prompt that is in train, too",
+        "2 rows of validation nearly repeat rows of train",
+    ]
 
 
 def test_another_held_out_file_leaves_the_train_bytes(prepare, data):
