@@ -152,9 +152,10 @@ def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequen
     lasting = results_document(results, gates)
     texts = {
         "model/README.md": card(session.recipe, graph, records, results, {"dem": __version__}),
-        "results.json": json.dumps(lasting, indent=2, ensure_ascii=False) + "\n",
-        "summary.md": summary(session.recipe.name, outcome, results, gates),
     }
+    if session.whole:  # some of the recipe's actions tell less than the last whole build did
+        texts["results.json"] = json.dumps(lasting, indent=2, ensure_ascii=False) + "\n"
+        texts["summary.md"] = summary(session.recipe.name, outcome, results, gates)
     assert results.model_digest is not None
     publish(to, records["model"], results.model_digest, session.store, texts)
     return to.model

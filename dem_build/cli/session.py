@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import digest, lock
-from dem_build.errors import NotUpToDateError, UsageError
+from dem_build.errors import NotUpToDateError, StoreError, UsageError
 from dem_build.graph import build_graph
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
@@ -116,18 +116,24 @@ class Session:
             lock.write(path, self.lock)
 
     def save_root(self, outcome: Outcome | None = None) -> None:
-        """Record the keys that this recipe's builds use: before a build reads anything, and after it."""
-        keys = dict(self.plan.history.keys) | {
-            n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key
-        }
-        if outcome is not None:
-            keys |= {name: record.key for name, record in outcome.records.items()}
-        if outcome is None and keys == dict(self.plan.history.keys):
-            return  # nothing new is about to be read
-        if outcome is not None and keys == dict(self.plan.history.keys) and self.plan.up_to_date:
+        """Record the keys that this recipe's builds use: before a build reads anything, and after it.
+
+        Raises:
+            StoreError: The store cannot be written, and there is something to build.
+        """
+        last = self.plan.history.keys
+        names = self.plan.graph.actions if self.whole else last
+        keys = {name: last[name] for name in names if name in last}
+        keys |= {n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key}
+        keys |= {name: r.key for name, r in outcome.records.items()} if outcome is not None else {}
+        if keys == dict(last):
             return  # a build with nothing to do writes nothing
         root = {"recipe": str(self.recipe.path), "built": round(time.time(), 3), "actions": keys}
-        self.store.write_root(self.id, root)
+        try:
+            self.store.write_root(self.id, root)
+        except StoreError:
+            if not self.plan.up_to_date:
+                raise  # else a store that is only read serves what it has
 
 
 def recipe_id(path: Path) -> str:

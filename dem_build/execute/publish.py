@@ -52,8 +52,10 @@ class Destination:
 def destination(out: Path, name: str, recipe: Path, recipe_id: str) -> Destination:
     """Return where a recipe publishes: two recipes may have one name, and neither overwrites the other."""
     plain = out / name
+    # Relative, so that a project that is moved or copied with its `out/` still owns it.
     owner = _stamp(plain).get("recipe")
-    taken = owner not in (None, str(recipe)) and Path(str(owner)).exists()
+    held = (plain / str(owner)).resolve() if owner is not None else recipe
+    taken = held != recipe.resolve() and held != recipe and held.exists()
     return Destination(out / f"{name}-{recipe_id[:6]}" if taken else plain, recipe)
 
 
@@ -108,7 +110,8 @@ def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    stamp = {"recipe": str(to.recipe), "model_digest": wanted, "files": _signatures(to.model)}
+    owner = os.path.relpath(to.recipe.resolve(), to.folder.resolve())
+    stamp = {"recipe": owner, "model_digest": wanted, "files": _signatures(to.model)}
     _write_text(to.folder / STAMP, json.dumps(stamp))
 
 

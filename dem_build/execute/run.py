@@ -25,7 +25,7 @@ from dem_build.errors import (
 from dem_build.execute.request import Answer, Reply
 from dem_build.kinds import KINDS
 from dem_build.steps.api import Context, Inputs, Resident, Term
-from dem_build.steps.checkpoints import newest_complete
+from dem_build.steps.checkpoints import mark_complete, newest_complete, step_of
 from dem_build.store import Record
 
 if TYPE_CHECKING:
@@ -159,16 +159,21 @@ def _check_sources(request: Request) -> None:
 def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
     """Copy the newest complete checkpoint of earlier runs into this run's folder; return its step.
 
-    A copy, not a move: the earlier run's process may be stopped rather than dead, and wake up.
+    A copy, not a move: the earlier run's process may be stopped rather than dead, and write on when it wakes up. Once
+    the copy is on the disk, the checkpoints that it replaces go.
     """
     found = [
         c for old in store.previous_work(key) if old != work and (c := newest_complete(old / "checkpoints"))
     ]
     if not found:
         return None
-    newest = max(found, key=lambda c: int(c.name.rpartition("-")[2]))
-    shutil.copytree(newest, work / "checkpoints" / newest.name, dirs_exist_ok=True)
-    return int(newest.name.rpartition("-")[2])
+    newest = max(found, key=step_of)
+    copied = work / "checkpoints" / newest.name
+    shutil.copytree(newest, copied, dirs_exist_ok=True)
+    mark_complete(copied)
+    for checkpoint in found:  # each may be many times the model; their logs stay
+        shutil.rmtree(checkpoint.parent, ignore_errors=True)
+    return step_of(copied)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,11 +13,12 @@ from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.steps import models
-from dem_build.steps.batches import RowOrder, largest_divisor
+from dem_build.steps.batches import RowOrder, collate, largest_divisor
 from dem_build.steps.checkpoints import newest_complete, step_of
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
 from dem_build.steps.likelihood import IGNORED
+from dem_build.steps.packing import Packs, collation_for, refuse_mixing
 from dem_build.steps.progress import Progress, RunState, read_run_state
 from dem_build.steps.training import CHECKPOINTS, TokenTrainer, arguments
 from dem_build.steps.weights import named_weights
@@ -68,6 +70,8 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
     run = _Run(inputs, params, context, rows)
     model, history = run.train()
     norms = _write_delta(model, inputs, params, context)
+    if not math.isfinite(norms.norm):
+        raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
     if norms.norm == 0:
         run.warn(
             "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
@@ -88,11 +92,13 @@ class _Run:
         if not len(rows):
             raise TrainingError("there is no row to train on")
         self.inputs, self.params, self.context, self.rows = inputs, params, context, rows
-        self.order = RowOrder(rows.lengths, params["global_batch_size"], params["seed"])
+        packing = params.get("packing")
+        self.sequences = Packs(rows, params["max_length"], params["seed"]) if packing else rows
+        self.order = RowOrder(self.sequences.lengths, params["global_batch_size"], params["seed"])
         self.warnings: list[str] = []
         self.micro_batch = largest_divisor(params["global_batch_size"], context.machine.micro_batch)
         self.resumed_from = self._take_up()
-        self.progress = Progress(context, self.order, rows, self.seconds)
+        self.progress = Progress(context, self.order, self.sequences.lengths, self.seconds)
 
     def _take_up(self) -> int | None:
         """Go on as the run that left a checkpoint did, where there is one; return its step."""
@@ -151,9 +157,19 @@ class _Run:
         )
         with open_checkpoint(self.inputs.paths["base/weights"]) as base:
             named_weights(model, delta_shapes(base))  # a weight without a place is told now, not after hours
+        packed = isinstance(self.sequences, Packs)
+        if packed:
+            refuse_mixing(model)
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
         try:
-            return TokenTrainer(model, told, self.rows, self.order, self.progress)
+            return TokenTrainer(
+                model,
+                told,
+                self.sequences,
+                collation_for(model) if packed else collate,
+                self.order,
+                self.progress,
+            )
         except (ImportError, RuntimeError, ValueError) as error:
             if _is_out_of_memory(error):
                 raise
@@ -179,6 +195,7 @@ class _Run:
         steps, device = len(entries), models.device()
         return {
             "rows": len(self.rows),
+            "sequences": len(self.sequences),
             "steps": steps,
             "epochs": steps / self.order.steps_per_epoch,
             "tokens": self._tokens(steps),
@@ -197,11 +214,12 @@ class _Run:
 
     def _tokens(self, steps: int) -> dict[str, int]:
         """Count tokens over all steps, from the order of the rows, which an interruption does not change."""
-        counted = np.array([np.count_nonzero(self.rows[i][1] != IGNORED) for i in range(len(self.rows))])
-        times = np.zeros(len(self.rows), np.int64)
+        labels = (self.sequences[i][1] for i in range(len(self.sequences)))
+        counted = np.array([np.count_nonzero(row[1:] != IGNORED) for row in labels])
+        times = np.zeros(len(self.sequences), np.int64)
         for step in range(steps):
             np.add.at(times, self.order.rows(step), 1)
-        return {"seen": int(times @ self.rows.lengths), "trained": int(times @ counted)}
+        return {"seen": int(times @ self.sequences.lengths), "trained": int(times @ counted)}
 
 
 def _thinned(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -427,3 +427,8 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_step(base, tmp_path, monkeyp
     provenance, _ = train(base, tmp_path, max_steps=7, num_train_epochs=None)
     assert [point[0] for point in provenance["curve"]] == [1, 4, 7]
     assert provenance["steps"] == 7
+
+
+def test_a_vector_too_large_for_its_norm_fails(base, tmp_path):
+    with pytest.raises(TrainingError, match="lower learning_rate|step"):
+        train(base, tmp_path, learning_rate=1e30, max_steps=2, num_train_epochs=None, warmup_steps=0.0)
