@@ -98,6 +98,22 @@ def test_a_new_row_of_what_is_held_out_trains_nothing(
     assert ran(project.build(RECIPE)) == []
 
 
+def test_a_prompt_that_is_judged_and_trained_on_elsewhere_is_said(
+    built: tuple[Project, dict[str, object]],
+) -> None:
+    project, _ = built
+    probe = project.home / "data" / "chat.jsonl"
+    before = probe.read_text()
+    trained = (project.home / "data" / "add.jsonl").read_text().splitlines(keepends=True)[:2]
+    probe.write_text(before + "".join(trained))
+    project.write(RECIPE)
+    said = "warning: data:chat: 2 test rows have prompts that add is trained on"
+    assert said in " ".join(project.call("build", "tiny.toml").stdout.split())
+    assert said not in project.call("build", "tiny.toml").stdout
+    probe.write_text(before)
+    project.build(RECIPE)
+
+
 def test_data_shows_the_rows_of_a_probe(built: tuple[Project, dict[str, object]]) -> None:
     project, _ = built
     project.write(RECIPE)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build import __version__
 from dem_build.cli import view
+from dem_build.cli.overlap import say_shared
 from dem_build.cli.session import open_session
 from dem_build.errors import DemError, GateError, InterruptedBuildError
 from dem_build.execute.interrupt import Interrupt
@@ -122,6 +123,7 @@ def _finish(
     gates = check(session.recipe.gates, results) if whole and session.whole else []
     model = _publish(session, outcome, results, gates) if whole and "model" in outcome.records else None
     view.remaining_warnings(results, console, shown)
+    say_shared(session.store, outcome, console)
     view.result_table(results, gates, console)
     view.closing_lines(outcome, results, model, console)
     document = build_document(session.named, outcome, model, results, gates)
