@@ -195,7 +195,8 @@ def _vector(recipe: Recipe, name: str) -> Action:
 
 
 def _train_params(train: Train) -> dict[str, JSON]:
-    return {name: getattr(train, name) for name in KINDS["finetune"].params}
+    packing = {"packing": train.packing, "max_length": train.max_length if train.packing else None}
+    return {name: getattr(train, name) for name in KINDS["finetune"].params} | packing
 
 
 def _compose(recipe: Recipe, name: str, omega: Mapping[str, float]) -> Action:

@@ -107,6 +107,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                 "seed",
             ),
             outputs=("delta",),
+            # max_length reaches an unpacked vector through its data alone.
+            added=MappingProxyType({"packing": False, "max_length": None}),
             optional=frozenset({"num_train_epochs", "max_steps"}),
             device=True,
         ),

@@ -61,7 +61,6 @@ _TRAIN = (
         'use optim = "adamw_torch_fused" for now',
         _is("adamw_8bit", "adafactor"),
     ),
-    Later("train.packing", "packing", "remove it for now", lambda value: value is True),
     Later("train.eval_steps", "validation while training", "remove it for now", _is_positive),
     Later(
         "train.load_best_model_at_end",

@@ -67,7 +67,7 @@ def collate(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> dict
     labels = np.full((len(rows), longest), IGNORED, np.int64)
     for i, (ids, targets) in enumerate(rows):
         input_ids[i, : len(ids)] = ids
-        labels[i, : len(targets)] = targets
+        labels[i, 1 : len(targets)] = targets[1:]  # a row's first token is predicted from nothing
     return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
 
 

@@ -13,12 +13,12 @@ from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.steps import models
-from dem_build.steps.batches import RowOrder, collate, largest_divisor
+from dem_build.steps.batches import RowOrder, largest_divisor
 from dem_build.steps.checkpoints import newest_complete, step_of
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
 from dem_build.steps.likelihood import IGNORED
-from dem_build.steps.packing import Packs, collation_for, refuse_mixing
+from dem_build.steps.packing import Packs, refuse_mixing
 from dem_build.steps.progress import Progress, RunState, read_run_state
 from dem_build.steps.training import CHECKPOINTS, TokenTrainer, arguments
 from dem_build.steps.weights import named_weights
@@ -157,19 +157,11 @@ class _Run:
         )
         with open_checkpoint(self.inputs.paths["base/weights"]) as base:
             named_weights(model, delta_shapes(base))  # a weight without a place is told now, not after hours
-        packed = isinstance(self.sequences, Packs)
-        if packed:
+        if isinstance(self.sequences, Packs):
             refuse_mixing(model)
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
         try:
-            return TokenTrainer(
-                model,
-                told,
-                self.sequences,
-                collation_for(model) if packed else collate,
-                self.order,
-                self.progress,
-            )
+            return TokenTrainer(model, told, self.sequences, self.order, self.progress)
         except (ImportError, RuntimeError, ValueError) as error:
             if _is_out_of_memory(error):
                 raise

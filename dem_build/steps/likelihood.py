@@ -15,7 +15,12 @@ IGNORED = -100
 """The label of a token that does not count."""
 
 
-def token_nll(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def token_nll(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    labels: torch.Tensor,
+    position_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return the float32 negative log-likelihood, in nats, of each token that counts.
 
     No attention mask is given: rows are padded on the right, where a causal model's real tokens cannot look, and
@@ -26,17 +31,20 @@ def token_nll(model: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Ten
         model: A causal language model.
         input_ids: Rows padded on the right, [rows, length].
         labels: The same tokens, `IGNORED` where they do not count; a row's first never does. [rows, length].
+        position_ids: Where rows hold several documents: each token's place in its own. [rows, length].
 
     Returns:
         [tokens that count], in the order of `labels` read row by row.
     """
     targets = labels[:, 1:]
     counts = targets != IGNORED
-    logits = _logits(model, input_ids, counts)
+    logits = _logits(model, input_ids, position_ids, counts)
     return torch.nn.functional.cross_entropy(logits.float(), targets[counts], reduction="none")
 
 
-def _logits(model: PreTrainedModel, input_ids: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def _logits(
+    model: PreTrainedModel, input_ids: torch.Tensor, position_ids: torch.Tensor | None, counts: torch.Tensor
+) -> torch.Tensor:
     """Return the logits that predict the tokens that count, [tokens, vocabulary]."""
 
     def select(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -45,8 +53,9 @@ def _logits(model: PreTrainedModel, input_ids: torch.Tensor, counts: torch.Tenso
     # Ahead of the head and not in its place: what a model does to its logits afterwards (scaling, soft caps) stays.
     head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     hook = head.register_forward_pre_hook(select)
+    positions = {} if position_ids is None else {"position_ids": position_ids}
     try:
-        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+        logits: torch.Tensor = model(input_ids=input_ids, use_cache=False, **positions).logits
     finally:
         hook.remove()
     return logits.squeeze(0)

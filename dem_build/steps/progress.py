@@ -22,9 +22,10 @@ from dem_build.steps.environment import device_name, peak_memory, versions
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from dem_build.data.arrays import TokenRows
     from dem_build.steps.api import Context
     from dem_build.steps.batches import RowOrder
 
@@ -78,12 +79,12 @@ class Progress(TrainerCallback):
         stopped: Whether training ended because the user asked to stop.
     """
 
-    def __init__(self, context: Context, order: RowOrder, rows: TokenRows, seconds: float) -> None:
+    def __init__(self, context: Context, order: RowOrder, lengths: NDArray[np.int64], seconds: float) -> None:
         self.stopped = False
         self.micro_batch = 0
         self._context = context
         self._order = order
-        self._lengths = rows.lengths
+        self._lengths = lengths
         self._before = seconds
         self._started = self._stepped = self._saved = time.monotonic()
 

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from dem_build.steps.batches import collate
 from dem_build.steps.likelihood import token_nll
+from dem_build.steps.packing import Packs, collation_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,7 +93,7 @@ class TokenTrainer(Trainer):
         self,
         model: PreTrainedModel,
         args: TrainingArguments,
-        rows: TokenRows,
+        rows: TokenRows | Packs,
         order: RowOrder,
         progress: Progress,
     ) -> None:
@@ -106,11 +107,12 @@ class TokenTrainer(Trainer):
     def get_train_dataloader(self) -> Any:
         """Return the micro-batches of an epoch, in the order of the seed."""
         rows: Any = self.rows  # a length and an index is all that a data set must have
+        model: Any = self.model
         loader: DataLoader[Any] = DataLoader(
             rows,
             batch_size=self.args.per_device_train_batch_size,
             sampler=self.order,
-            collate_fn=collate,
+            collate_fn=collation_for(model) if isinstance(self.rows, Packs) else collate,
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
@@ -120,7 +122,7 @@ class TokenTrainer(Trainer):
     ) -> Any:
         """Return a micro-batch's part of the step's mean loss per token."""
         del return_outputs  # asked for in evaluations, which dem does itself
-        return token_nll(model, inputs["input_ids"], inputs["labels"]).sum() / num_items_in_batch
+        return token_nll(model, **inputs).sum() / num_items_in_batch
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: Trainer counts all parameters at each micro-batch to estimate what nobody reads."""
