@@ -36,11 +36,19 @@ class Edge:
 
 @dataclass(frozen=True)
 class Taken:
-    """An output that an action takes, tagged with what it is to that action, and its ω where it has one."""
+    """An output that an action takes.
+
+    Attributes:
+        of: What it is to the action.
+        edge: The output.
+        omega: Its ω where it has one.
+        watched: Whether the action only looks on with it: no result follows from it, and it enters no key.
+    """
 
     of: str
     edge: Edge
     omega: float | None = None
+    watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,7 @@ class Action:
         name: `base`, `data:math`, `vector:math`, `model`, `loss:composed:math`, `eval:composed:arc_easy` …
         kind: A row of `kinds.KINDS`.
         params: What the recipe says, after defaults.
+        watching: Parameters that only make an action look on, and enter no key.
         takes: Outputs of other actions.
         sources: Files from outside the store.
         salt: Disowns a generation of results.
@@ -74,6 +83,7 @@ class Action:
     salt: str | None = None
     evaluation: Evaluation | None = None
     runs_code: bool = False
+    watching: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -186,17 +196,27 @@ def _prepare(name: str, params: Mapping[str, JSON], lock: Lock, salt: str | None
 
 def _vector(recipe: Recipe, name: str) -> Action:
     train = recipe.train_of(name)
-    takes = (
+    takes: tuple[Taken, ...] = (
         Taken("base/weights", Edge(BASE, "weights")),
         Taken("base/config", Edge(BASE, "config")),
         Taken("data/train", Edge(f"data:{name}", "train")),
     )
-    return Action(f"vector:{name}", "finetune", _train_params(train), takes, salt=train.salt)
+    params, watching = _train_params(train), {}
+    if train.eval_steps:
+        chosen = "eval_steps" in params
+        watching = {} if chosen else {"eval_steps": train.eval_steps}
+        validation = Edge(f"data:{name}", "validation")
+        takes = (*takes, Taken("data/validation", validation, watched=not chosen))
+    return Action(f"vector:{name}", "finetune", params, takes, salt=train.salt, watching=watching)
 
 
 def _train_params(train: Train) -> dict[str, JSON]:
+    """Return what the weights follow from: validation counts where it stops a training or chooses from it."""
     packing = {"packing": train.packing, "max_length": train.max_length if train.packing else None}
-    return {name: getattr(train, name) for name in KINDS["finetune"].params} | packing
+    choosing: tuple[str, ...] = ()
+    if train.eval_steps and (train.load_best_model_at_end or train.early_stopping_patience):
+        choosing = ("eval_steps", "load_best_model_at_end", "early_stopping_patience")
+    return {name: getattr(train, name) for name in (*KINDS["finetune"].params, *choosing)} | packing
 
 
 def _compose(recipe: Recipe, name: str, omega: Mapping[str, float]) -> Action:

@@ -108,7 +108,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
             outputs=("delta",),
             # max_length reaches an unpacked vector through its data alone.
-            added=MappingProxyType({"packing": False, "max_length": None}),
+            added=MappingProxyType(
+                {
+                    "packing": False,
+                    "max_length": None,
+                    "eval_steps": 0,
+                    "load_best_model_at_end": False,
+                    "early_stopping_patience": None,
+                }
+            ),
             optional=frozenset({"num_train_epochs", "max_steps"}),
             device=True,
         ),

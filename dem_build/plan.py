@@ -189,7 +189,11 @@ def decide(
 
 def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[str, JSON]:
     """Return the preimage of an action whose inputs are all known."""
-    taken = [TakenDigest(t.of, known[t.edge.action][t.edge.output].digest, t.omega) for t in action.takes]
+    taken = [
+        TakenDigest(t.of, known[t.edge.action][t.edge.output].digest, t.omega)
+        for t in action.takes
+        if not t.watched
+    ]
     return kinds.preimage(action.kind, action.params, taken, action.sources, action.salt)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from dem_build import kinds
+from dem_build.digest import of_bytes
 from dem_build.graph import Action, build_graph
-from dem_build.kinds import TakenDigest
 from dem_build.lock import Lock, LockedBase
+from dem_build.plan import preimage_of
 from dem_build.recipe import load_recipe
+from dem_build.store import Output
 
+OUTPUTS = ("weights", "config", "train", "validation")
 RECIPE = """\
 [base]
 model = "base"
@@ -27,25 +30,54 @@ omega = 0.5
 
 @pytest.fixture
 def vector_of(tmp_path: Path):
-    """The vector's action, given the text of `[train]`."""
+    """The vector's action, given lines of `[train]` and of what follows the dataset."""
     (tmp_path / "base").mkdir()
 
-    def make(*lines: str) -> Action:
+    def make(*lines: str, dataset: str = "") -> Action:
         path = tmp_path / "recipe.toml"
-        path.write_text(RECIPE.format(train="\n".join(lines)))
+        path.write_text(RECIPE.format(train="\n".join(lines)) + dataset)
         lock = Lock(LockedBase("directory", ()), {"math": ()})
         return build_graph(load_recipe(path), lock).actions["vector:math"]
 
     return make
 
 
-def key(action: Action) -> str:
-    taken = [TakenDigest(t.of, "a" * 64) for t in action.takes]
-    return kinds.key_of(kinds.preimage(action.kind, action.params, taken))
+def document(action: Action) -> str:
+    """What its key is the hash of, where each output has the digest of its name."""
+    known = {
+        edge.action: {name: Output(of_bytes(f"{edge.action}/{name}".encode()), 1) for name in OUTPUTS}
+        for edge in (taken.edge for taken in action.takes)
+    }
+    return json.dumps(preimage_of(action, known), sort_keys=True)
 
 
 def test_the_longest_sequence_counts_where_rows_are_packed(vector_of):
     """Unpacked, it reaches the vector through the rows that it leaves."""
-    assert key(vector_of("max_length = 256")) == key(vector_of("max_length = 512", "packing = false"))
-    packed = [key(vector_of(f"max_length = {n}", "packing = true")) for n in (256, 512)]
-    assert len({*packed, key(vector_of())}) == 3
+    assert document(vector_of("max_length = 256")) == document(
+        vector_of("max_length = 512", "packing = false")
+    )
+    packed = [document(vector_of(f"max_length = {n}", "packing = true")) for n in (256, 512)]
+    assert len({*packed, document(vector_of())}) == 3
+
+
+def test_looking_on_changes_no_document(vector_of):
+    """The validation loss is told, and nothing follows from it."""
+    often, seldom = vector_of("eval_steps = 1"), vector_of("eval_steps = 100")
+    assert {document(often), document(seldom)} == {document(vector_of())}
+    assert (often.watching, seldom.watching) == ({"eval_steps": 1}, {"eval_steps": 100})
+    assert "data:math" in often.upstream
+
+
+@pytest.mark.parametrize("choice", ["load_best_model_at_end = true", "early_stopping_patience = 2"])
+def test_choosing_by_the_validation_loss_takes_the_validation_rows(vector_of, choice):
+    chosen = [vector_of(f"eval_steps = {n}", choice) for n in (1, 100)]
+    assert len({document(a) for a in [*chosen, vector_of()]}) == 3
+    assert all("data/validation" in document(a) and not a.watching for a in chosen)
+
+
+def test_a_choice_that_never_looks_changes_no_document(vector_of):
+    """[train] sets it for the datasets that do look."""
+    own = "[datasets.math.train]\neval_steps = 0"
+    assert document(vector_of("eval_steps = 5", "load_best_model_at_end = true", dataset=own)) == document(
+        vector_of()
+    )

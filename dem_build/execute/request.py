@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,6 +55,7 @@ class Request:
         machine: How to use this machine.
         threads: CPU threads that the step may use.
         force: Run even though a record is there (`--rebuild`).
+        watching: Parameters that are in no key, as nothing follows from them.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Request:
     machine: Machine
     threads: int
     force: bool = False
+    watching: Mapping[str, JSON] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -75,7 +77,7 @@ class Request:
     def params(self) -> dict[str, JSON]:
         """The action's parameters; optional ones that the preimage leaves out are None, added ones neutral."""
         spec = KINDS[self.kind]
-        return {**dict.fromkeys(spec.params), **spec.added, **self.preimage["params"]}
+        return {**dict.fromkeys(spec.params), **spec.added, **self.preimage["params"], **self.watching}
 
     def document(self) -> dict[str, JSON]:
         """Return the request as JSON."""
@@ -88,6 +90,7 @@ class Request:
             "machine": self.machine.model_dump(),
             "threads": self.threads,
             "force": self.force,
+            "watching": dict(self.watching),
         }
 
     @classmethod
@@ -102,6 +105,7 @@ class Request:
             machine=Machine.model_validate(document["machine"]),
             threads=document["threads"],
             force=document["force"],
+            watching=document["watching"],
         )
 
 
@@ -133,6 +137,7 @@ def request_for(
         machine=machine,
         threads=threads,
         force=verdict.record is not None,
+        watching=action.watching,
     )
 
 

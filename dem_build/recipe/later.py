@@ -45,10 +45,6 @@ def _is(*values: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in values
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, int) and value > 0
-
-
 def _is_split(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -61,14 +57,6 @@ _TRAIN = (
         'use optim = "adamw_torch_fused" for now',
         _is("adamw_8bit", "adafactor"),
     ),
-    Later("train.eval_steps", "validation while training", "remove it for now", _is_positive),
-    Later(
-        "train.load_best_model_at_end",
-        "choosing a checkpoint",
-        "remove it for now",
-        lambda value: value is True,
-    ),
-    Later("train.early_stopping_patience", "early stopping"),
 )
 
 LATER: tuple[Later, ...] = (

@@ -131,6 +131,15 @@ def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
                 yield Mistake((*key, name), "has no effect while `eval_steps` is 0", "set eval_steps")
 
 
+def _validating_needs_rows(data: Raw) -> Iterator[Mistake]:
+    everywhere = raw(data, "train").get("eval_steps", 0)
+    for key, table in tables(data, "datasets"):
+        steps, share = raw(table, "train").get("eval_steps", everywhere), table.get("validation")
+        if share == 0 and _is_number(share) and steps not in (None, 0):
+            what = "is 0, and `eval_steps` takes losses on it"
+            yield Mistake((*key, "validation"), what, "hold out a share such as 0.05, or set eval_steps = 0")
+
+
 def _one_source(data: Raw) -> Iterator[Mistake]:
     for key, table in sources(data):
         if "path" in table and "hub" in table:
@@ -255,6 +264,7 @@ _RULES: tuple[Rule, ...] = (
     _whole_warmup,
     _lora_keys_need_lora,
     _choosing_needs_validation,
+    _validating_needs_rows,
     _one_source,
     _columns_fit,
     _loss_fits,

@@ -21,6 +21,7 @@ from dem_build.steps.likelihood import IGNORED
 from dem_build.steps.packing import Packs, refuse_mixing
 from dem_build.steps.progress import Progress, RunState, read_run_state
 from dem_build.steps.training import CHECKPOINTS, TokenTrainer, arguments
+from dem_build.steps.validation import Validation
 from dem_build.steps.weights import named_weights
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     """Train and write the output `delta`.
 
     Args:
-        inputs: `base/weights`, `base/config` and `data/train`.
+        inputs: `base/weights`, `base/config` and `data/train`; `data/validation` where `eval_steps` is set.
         params: Of the kind `finetune`.
         context: Resumes from the newest complete checkpoint in its work folder.
 
@@ -98,6 +99,7 @@ class _Run:
         self.warnings: list[str] = []
         self.micro_batch = largest_divisor(params["global_batch_size"], context.machine.micro_batch)
         self.resumed_from = self._take_up()
+        self.validation = _validation(inputs, params, context)
         self.progress = Progress(context, self.order, self.sequences.lengths, self.seconds)
 
     def _take_up(self) -> int | None:
@@ -139,13 +141,19 @@ class _Run:
         with models.quiet():
             trainer = self._trainer()
             checkpoint = newest_complete(self.context.work / CHECKPOINTS)
+            if self.validation:
+                self.validation.take_up(checkpoint)
             try:
                 trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
                 raise TrainingError(f"training cannot run: {error}") from error
-        if self.progress.stopped:
+        ended = self.validation is not None and self.validation.ended
+        if self.progress.stopped and not ended:
             raise InterruptedBuildError(f"stopped after step {trainer.state.global_step}, which is saved")
-        return cast("PreTrainedModel", trainer.model), trainer.state.log_history
+        model, history = cast("PreTrainedModel", trainer.model), trainer.state.log_history
+        if self.validation:
+            self.validation.choose(model, history)
+        return model, history
 
     def _trainer(self) -> TokenTrainer:
         model = models.load_model(
@@ -160,8 +168,9 @@ class _Run:
         if isinstance(self.sequences, Packs):
             refuse_mixing(model)
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
+        callbacks = [self.validation, self.progress] if self.validation else [self.progress]
         try:
-            return TokenTrainer(model, told, self.sequences, self.order, self.progress)
+            return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:
             if _is_out_of_memory(error):
                 raise
@@ -185,7 +194,8 @@ class _Run:
         """Return what is worth knowing of the training."""
         entries = [entry for entry in history if "loss" in entry]
         steps, device = len(entries), models.device()
-        return {
+        validation = {"validation": self.validation.provenance(history)} if self.validation else {}
+        return validation | {
             "rows": len(self.rows),
             "sequences": len(self.sequences),
             "steps": steps,
@@ -212,6 +222,20 @@ class _Run:
         for step in range(steps):
             np.add.at(times, self.order.rows(step), 1)
         return {"seen": int(times @ self.sequences.lengths), "trained": int(times @ counted)}
+
+
+def _validation(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Validation | None:
+    """Return what validates while training, where the recipe says so."""
+    if not params.get("eval_steps"):
+        return None
+    rows = TokenRows.open(inputs.paths["data/validation"])
+    refuse_longer(rows, inputs.paths["base/config"])
+    if not any((rows[i][1][1:] != IGNORED).any() for i in range(len(rows))):
+        raise TrainingError(
+            "there is no validation row to take a loss on",
+            hint="raise the dataset's `validation`, or set eval_steps = 0",
+        )
+    return Validation(rows, params, context.work / CHECKPOINTS)
 
 
 def _thinned(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:

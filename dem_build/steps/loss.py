@@ -21,13 +21,12 @@ from safetensors.numpy import save_file
 from dem_build.data.arrays import TokenRows
 from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
-from dem_build.steps.batches import collate
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
-from dem_build.steps.likelihood import IGNORED, token_nll
+from dem_build.steps.row_losses import row_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
@@ -100,26 +99,10 @@ def _losses(
     """Return summed loss and count of tokens for each row, in the order of the rows."""
     nll, tokens = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
     done = 0
-    for batch in _batches(rows.lengths, context.machine.eval_batch_size):
+    for batch in row_losses(model, rows, context.machine.eval_batch_size):
         context.check_stop()
-        for index, (loss, count) in zip(batch, _batch_losses(model, [rows[i] for i in batch]), strict=True):
+        for index, (loss, count) in batch.items():
             nll[index], tokens[index] = loss, count
         done += len(batch)
         context.progress(done, len(rows), "rows", loss=float(nll.sum() / max(tokens.sum(), 1)))
     return nll, tokens
-
-
-def _batches(lengths: NDArray[np.int64], size: int) -> Iterator[list[int]]:
-    """Yield indices of rows of like length together, the longest first: what does not fit fails at once."""
-    order = np.argsort(-lengths, kind="stable").tolist()
-    yield from (order[i : i + size] for i in range(0, len(order), size))
-
-
-def _batch_losses(
-    model: PreTrainedModel, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
-) -> list[tuple[float, int]]:
-    """Return summed loss and count of each row of a batch."""
-    batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items()}
-    counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
-    nll = token_nll(model, batch["input_ids"], batch["labels"])
-    return [(row.sum().item(), count) for row, count in zip(torch.split(nll, counts), counts, strict=True)]

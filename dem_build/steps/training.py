@@ -17,17 +17,17 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 from dem_build.steps.batches import collate
 from dem_build.steps.likelihood import token_nll
 from dem_build.steps.packing import Packs, collation_for
+from dem_build.steps.validation import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, TrainerCallback
 
     from dem_build.data.arrays import TokenRows
     from dem_build.digest import JSON
     from dem_build.machine import Machine
     from dem_build.steps.batches import RowOrder
-    from dem_build.steps.progress import Progress
 
 __all__ = ["CHECKPOINTS", "TokenTrainer", "arguments"]
 
@@ -95,9 +95,9 @@ class TokenTrainer(Trainer):
         args: TrainingArguments,
         rows: TokenRows | Packs,
         order: RowOrder,
-        progress: Progress,
+        callbacks: Sequence[TrainerCallback],
     ) -> None:
-        super().__init__(model=model, args=args, callbacks=[progress])
+        super().__init__(model=model, args=args, callbacks=list(callbacks))
         self.remove_callback(PrinterCallback)
         self.rows, self.order = rows, order
         # So Trainer counts the tokens of the whole step and divides by nothing: compute_loss has done so. It asks
@@ -121,8 +121,19 @@ class TokenTrainer(Trainer):
         self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return a micro-batch's part of the step's mean loss per token."""
-        del return_outputs  # asked for in evaluations, which dem does itself
+        del return_outputs  # asked for in Trainer's own evaluations
         return token_nll(model, **inputs).sum() / num_items_in_batch
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Take the validation loss, in the precision of training, and tell the callbacks."""
+        del args, kwargs  # Trainer's own data sets and metrics, of which there are none
+        validation = next(c for c in self.callback_handler.callbacks if isinstance(c, Validation))
+        model: Any = self.model
+        with self.compute_loss_context_manager():
+            metrics = {"eval_loss": validation.loss(model, self.args.per_device_train_batch_size)}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: Trainer counts all parameters at each micro-batch to estimate what nobody reads."""

@@ -1,0 +1,212 @@
+"""Validation while training: what is chosen by it is chosen again after any interruption."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_finetune import (
+    BASE_DIGEST,
+    PARAMS,
+    PLAIN,
+    base,
+    context_of,
+    dropout_base,
+    out_of_memory_at,
+    progress,
+    stop_after,
+    train,
+    write_rows,
+)
+
+from dem_build.data.arrays import RowsWriter, TokenRows
+from dem_build.errors import DataError, InterruptedBuildError, TrainingError
+from dem_build.steps import finetune
+from dem_build.steps.api import Inputs
+from dem_build.steps.batches import collate
+from dem_build.steps.likelihood import token_nll
+from dem_build.steps.models import load_model
+from dem_build.steps.validation import lowest_of
+
+__all__ = ["base", "dropout_base"]  # fixtures, used by their names
+
+# Random rows cannot be learned but by heart: validation on others grows worse, and the lowest loss comes early.
+LEARNS_BY_HEART = {"learning_rate": 3e-2, "lr_scheduler_type": "constant", "num_train_epochs": 3}
+CHOOSES = {"eval_steps": 2, "load_best_model_at_end": True} | LEARNS_BY_HEART
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("validation") / "rows", count=5, seed=9)
+
+
+@pytest.fixture
+def run(dropout_base, rows):
+    """Train with validation rows, in a work folder."""
+
+    def go(work, context=None, given=None, **params):
+        paths = {f"base/{p}": dropout_base / p for p in ("weights", "config")}
+        paths |= {"data/train": dropout_base / "train", "data/validation": given or rows}
+        inputs = Inputs(paths=paths, digests={"base/weights": BASE_DIGEST})
+        provenance = finetune.run(inputs, PARAMS | params, context or context_of(work))
+        return provenance, work / "out" / "delta"
+
+    return go
+
+
+def restart(before, after):
+    """Go on in another folder from the newest checkpoint alone, as a build does after a crash."""
+    newest = max((before / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    shutil.copytree(newest, after / "checkpoints" / newest.name)
+    return after
+
+
+def test_the_lowest_loss_is_the_first_of_equals():
+    losses = [3.0, 2.0, 2.5, 2.0, 2.1]
+    history = [{"step": 5 * i, "eval_loss": loss} for i, loss in enumerate(losses)] + [
+        {"step": 20, "loss": 1.0}
+    ]
+    lowest = lowest_of(history)
+    assert (lowest.step, lowest.loss, lowest.since) == (5, 2.0, 3)
+    assert lowest_of([{"step": 1, "loss": 1.0}]) is None
+
+
+def test_looking_on_changes_no_bit(run, dropout_base, tmp_path):
+    """Also where dropout draws random numbers while training."""
+    _, alone = train(dropout_base, tmp_path / "alone")
+    provenance, watched = run(tmp_path / "watched", eval_steps=3)
+    assert watched.read_bytes() == alone.read_bytes()
+    assert [step for step, _ in provenance["validation"]["curve"]] == [3, 6, 8]
+    assert provenance["validation"]["kept_step"] == 8
+    told = [event.get("validation_loss") for event in progress(tmp_path / "watched")]
+    assert told[:3] == [None] * 3
+    assert told[3:6] == [provenance["validation"]["curve"][0][1]] * 3
+
+
+def test_the_validation_loss_is_the_mean_over_the_tokens_that_count(run, dropout_base, rows, tmp_path):
+    provenance, delta = run(tmp_path, eval_steps=100, **PLAIN)
+    model = load_model(
+        dropout_base / "weights", dropout_base / "config", dtype=torch.float32, device=torch.device("cpu")
+    ).train(False)
+    with torch.no_grad():
+        for name, difference in load_file(delta).items():
+            model.get_parameter(name).add_(difference)
+        opened = TokenRows.open(rows)
+        losses = torch.cat([token_nll(model, **collate([opened[i]])) for i in range(len(opened))])
+    assert provenance["validation"]["curve"] == [[8, pytest.approx(losses.mean().item(), rel=1e-5)]]
+
+
+def test_the_weights_of_the_lowest_loss_become_the_vector(run, tmp_path):
+    """The training ends at step 12; stopping it at its best step gives the same bytes."""
+    provenance, best = run(tmp_path / "best", **CHOOSES)
+    validation = provenance["validation"]
+    assert provenance["steps"] == 12
+    assert validation["lowest"]["loss"] == min(loss for _, loss in validation["curve"])
+    assert validation["lowest"]["step"] == validation["kept_step"] < 12
+    short = LEARNS_BY_HEART | {"num_train_epochs": None, "max_steps": validation["kept_step"]}
+    # The warm-up is a share of the steps, so it is given as a number.
+    _, stopped = run(tmp_path / "short", **short, warmup_steps=2)
+    _, best = run(tmp_path / "again", **CHOOSES, warmup_steps=2)
+    assert best.read_bytes() == stopped.read_bytes()
+
+
+@pytest.mark.parametrize("steps", [3, 8])
+def test_a_choosing_training_resumes_to_the_same_bytes(run, tmp_path, steps):
+    """From one checkpoint alone, with the lowest loss before it."""
+    straight, delta = run(tmp_path / "straight", **CHOOSES)
+    before, after = tmp_path / "before", tmp_path / "after"
+    with pytest.raises(InterruptedBuildError):
+        run(before, context_of(before, stopping=stop_after(steps, before)), **CHOOSES)
+    resumed, again = run(after, context_of(restart(before, after)), **CHOOSES)
+    assert resumed["resumed_from"] == steps
+    assert resumed["validation"] == straight["validation"]
+    assert again.read_bytes() == delta.read_bytes()
+
+
+def test_a_better_loss_after_the_checkpoint_is_forgotten_with_the_rest(run, tmp_path):
+    """Killed after it found better weights than its checkpoint knows of, and resumed in the same folder."""
+    _, delta = run(tmp_path / "straight", **CHOOSES)
+    work = tmp_path / "killed"
+    with pytest.raises(InterruptedBuildError):
+        run(work, context_of(work, stopping=stop_after(3, work)), **CHOOSES)
+    (work / "checkpoints" / "best.safetensors").write_bytes(b"weights of a step that never was")
+    _, again = run(work, context_of(work), **CHOOSES)
+    assert again.read_bytes() == delta.read_bytes()
+
+
+def test_training_stops_when_the_loss_falls_no_further(run, tmp_path):
+    provenance, _ = run(tmp_path, eval_steps=1, early_stopping_patience=2, **LEARNS_BY_HEART)
+    validation = provenance["validation"]
+    losses = [loss for _, loss in validation["curve"]]
+    assert validation["stopped_early"]
+    assert provenance["steps"] == validation["lowest"]["step"] + 2 == len(losses) < 12
+    assert losses.index(min(losses)) == len(losses) - 3
+    assert validation["kept_step"] == provenance["steps"]
+
+
+def test_early_stopping_resumes_to_the_same_bytes(run, tmp_path):
+    """The count of losses without a new lowest goes on where it was."""
+    stops = CHOOSES | {"eval_steps": 1, "early_stopping_patience": 2}
+    straight, delta = run(tmp_path / "straight", **stops)
+    before, after = tmp_path / "before", tmp_path / "after"
+    with pytest.raises(InterruptedBuildError):
+        run(before, context_of(before, stopping=stop_after(straight["steps"] - 1, before)), **stops)
+    resumed, again = run(after, context_of(restart(before, after)), **stops)
+    assert resumed["steps"] == straight["steps"]
+    assert again.read_bytes() == delta.read_bytes()
+
+
+def test_a_stop_that_comes_with_the_end_ends_the_training(run, tmp_path):
+    """Asked to stop at the step where the loss ends it: the vector is there, and no half checkpoint of an end."""
+    stops = CHOOSES | {"eval_steps": 1, "early_stopping_patience": 2}
+    straight, delta = run(tmp_path / "straight", **stops)
+    work = tmp_path / "stopped"
+    provenance, again = run(work, context_of(work, stopping=stop_after(straight["steps"], work)), **stops)
+    assert provenance["validation"] == straight["validation"]
+    assert again.read_bytes() == delta.read_bytes()
+
+
+def test_out_of_memory_keeps_the_choice(run, tmp_path):
+    plain = CHOOSES | {k: v for k, v in PLAIN.items() if k != "lr_scheduler_type"}
+    straight, _ = run(tmp_path / "straight", context_of(tmp_path / "straight", micro_batch=4), **plain)
+    work = tmp_path / "halved"
+    context = context_of(work, micro_batch=4, checkpoint_seconds=0, stopping=out_of_memory_at(7))
+    provenance, _ = run(work, context, **plain)
+    assert provenance["micro_batch"] == 2
+    assert provenance["validation"]["kept_step"] == straight["validation"]["kept_step"]
+
+
+def test_a_folder_keeps_one_best_beside_its_checkpoints(run, tmp_path):
+    run(tmp_path, context_of(tmp_path, checkpoint_seconds=0), **CHOOSES)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "best.safetensors", "checkpoint-10", "checkpoint-11",
+    ]  # fmt: skip
+
+
+def empty(path):
+    with RowsWriter(path.parent / "spool") as writer:
+        writer.save(path)
+    return path
+
+
+def masked(path):
+    with RowsWriter(path.parent / "spool") as writer:
+        writer.append(np.arange(5, dtype=np.int32), np.full(5, -100, np.int32), bytes(16))
+        writer.save(path)
+    return path
+
+
+@pytest.mark.parametrize("given", [empty, masked])
+def test_validation_without_a_token_that_counts_is_refused(run, tmp_path, given):
+    with pytest.raises(TrainingError, match="no validation row to take a loss on") as caught:
+        run(tmp_path / "work", context_of(tmp_path / "work"), given(tmp_path / "rows"), eval_steps=1)
+    assert "eval_steps = 0" in caught.value.hint
+
+
+def test_validation_rows_beyond_the_models_context_are_refused(run, tmp_path):
+    long = write_rows(tmp_path / "long", longest=2000)
+    with pytest.raises(DataError, match="the model takes 256 tokens at most"):
+        run(tmp_path / "work", context_of(tmp_path / "work"), long, eval_steps=1)
