@@ -34,7 +34,7 @@ KEPT = 64
 ENOUGH = 0.8
 MOST_ROWS = 100_000
 COMMON_ROWS, COMMON_SHARE = 3, 0.01
-CHUNK = 2**20
+CHUNK = 2**17
 
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
@@ -80,12 +80,12 @@ class NearDuplicates:
         self._file.close()
         self._spool.unlink(missing_ok=True)
 
-    def add(self, side: str, texts: Iterable[str]) -> None:
-        """Take a row: its split and its texts."""
+    def add(self, side: str, hashes: npt.NDArray[np.uint64]) -> None:
+        """Take a row: its split and its shingles."""
         if side == "train":
-            self._file.write(shingles(texts).tobytes())
+            self._file.write(hashes.tobytes())
         elif len(self._held) < MOST_ROWS:
-            self._held.append(np.unique(shingles(texts))[:KEPT])
+            self._held.append(np.unique(hashes)[:KEPT])
             self._sides.append(side)
 
     def count(self) -> dict[str, int]:

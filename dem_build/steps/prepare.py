@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, NoReturn
 
 from dem_build.data import splits
 from dem_build.data.arrays import RowsWriter
@@ -23,29 +20,22 @@ from dem_build.data.formats import resolve
 from dem_build.data.rows import columns_of, read_rows, side_of
 from dem_build.data.tokenise import Style, tokenise
 from dem_build.errors import DataError
+from dem_build.steps.prepared import provenance_of, refuse_nothing, tell, tell_control
+from dem_build.steps.rows import Cutter, processes_for
 from dem_build.steps.tokenizer import BaseTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy.typing as npt
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dem_build.data.formats import AnyExample, Layout
     from dem_build.data.rows import Row
-    from dem_build.data.tokenise import Tokenised
     from dem_build.digest import JSON
     from dem_build.kinds import SourceFile
     from dem_build.steps.api import Context, Inputs, Provenance
+    from dem_build.steps.rows import Cut
 
 __all__ = ["run"]
 
-# What may be odd about a conversation: it is used, counted and said.
-ODD_TURNS = {
-    "unanswered_turns": "with turns after the last answer, which are left out",
-    "unasked_answers": "that begin with an answer, which is not trained: nothing asks for it",
-    "empty_turns": "with an empty turn; one of the assistant's is not trained",
-    "repeated_roles": "with two turns of the same role in a row",
-}
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 2**20  # bounds memory where rows are long
 
@@ -73,21 +63,31 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
     dataset = _Dataset(sources, layout, splitter, params.get("group_by")).ordered()
     control = _control(tokenizer, style)
+    size = sum(s.path.stat().st_size for s in sources)
+    cutter = Cutter(
+        tokenizer,
+        style,
+        compares=dataset.holds_out,
+        processes=processes_for(context.threads, size),
+    )
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
         counts: Counter[str] = Counter()
         items = _kept(dataset, params.get("max_samples"), counts)
-        for batch in _told(_batches(items), dataset.sources, context):
+        cut_up = stack.enter_context(closing(cutter.cut(_batches(items), _example)))
+        for batch, cuts in _told(cut_up, dataset.sources, context):
+            if cuts is None:
+                _refuse_row(batch, tokenizer, style)
             control.look((item.row, item.example) for item in batch)
-            for item in _write(writers, batch, tokenizer, style, counts):
-                if dataset.holds_out:
-                    near.add(item.side, item.example.texts)
+            for item, cut in _write(writers, zip(batch, cuts or (), strict=True), counts):
+                if cut.shingles is not None:
+                    near.add(item.side, cut.shingles)
         counts["control_tokens"] = control.rows
-        _refuse_nothing(counts, writers, style, sources)
-        provenance = _provenance(layout, style, counts, writers) | {"near_duplicates": near.count()}
-        _tell(provenance, style, context)
-        _tell_control(control, context)
+        refuse_nothing(counts, writers, style, sources)
+        provenance = provenance_of(layout, style, counts, writers) | {"near_duplicates": near.count()}
+        tell(provenance, style, context)
+        tell_control(control, context)
         for name, writer in writers.items():
             writer.save(context.out / name)
     return provenance
@@ -255,16 +255,20 @@ def _kept(dataset: _Dataset, max_samples: int | None, counts: Counter[str]) -> I
 
 
 def _told(
-    batches: Iterator[list[_Item]], sources: Sequence[SourceFile], context: Context
-) -> Iterator[list[_Item]]:
+    batches: Iterator[tuple[list[_Item], list[Cut] | None]], sources: Sequence[SourceFile], context: Context
+) -> Iterator[tuple[list[_Item], list[Cut] | None]]:
     """Pass batches on, telling after each how much of the files is done, and stopping where the user asked to."""
     sizes = [s.path.stat().st_size for s in sources]
-    for batch in batches:
+    for batch, cuts in batches:
         context.check_stop()
-        yield batch
+        yield batch, cuts
         last = batch[-1].row
         before = sum(sizes[: sources.index(last.source)])
         context.progress(before + last.consumed, sum(sizes), "bytes")
+
+
+def _example(item: _Item) -> AnyExample:
+    return item.example
 
 
 def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
@@ -281,164 +285,32 @@ def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
 
 
 def _write(
-    writers: Mapping[str, RowsWriter],
-    batch: Sequence[_Item],
-    tokenizer: BaseTokenizer,
-    style: Style,
-    counts: Counter[str],
-) -> list[_Item]:
-    """Write what a batch teaches, count the rest, and return the items that were used."""
+    writers: Mapping[str, RowsWriter], batch: Iterable[tuple[_Item, Cut]], counts: Counter[str]
+) -> list[tuple[_Item, Cut]]:
+    """Write what a batch teaches, count the rest, and return what was used."""
     used = []
-    for item, rows in zip(batch, _tokenised(batch, tokenizer, style), strict=True):
-        kept = [row for row in rows if row is not None and row.trained]
-        counts["one_an_answer"] += len(rows) > 1
+    for item, cut in batch:
+        kept = [row for row in cut.rows if row is not None and row.trained]
+        counts["one_an_answer"] += len(cut.rows) > 1
         if kept:
-            used.append(item)
+            used.append((item, cut))
             counts["used"] += 1
             counts["truncated"] += any(row.length > len(row.input_ids) for row in kept)
             counts["encoded_apart"] += any(row.apart for row in kept)
-            counts["answers_over_max_length"] += len(rows) - len(kept)
+            counts["answers_over_max_length"] += len(cut.rows) - len(kept)
         else:
-            counts["completion_cut_off" if any(row is not None for row in rows) else "over_max_length"] += 1
+            cut_off = any(row is not None for row in cut.rows)
+            counts["completion_cut_off" if cut_off else "over_max_length"] += 1
         for row in kept:
             writers[item.side].append(row.input_ids, row.labels, item.digest)
     return used
 
 
-def _tokenised(
-    batch: Sequence[_Item], tokenizer: BaseTokenizer, style: Style
-) -> list[list[Tokenised | None]]:
-    """Tokenise a batch; where that is refused, find the row that is to blame."""
-    try:
-        return tokenise(tokenizer, [item.example for item in batch], style)
-    except DataError:
-        for item in batch:
-            try:
-                tokenise(tokenizer, [item.example], style)
-            except DataError as error:
-                raise DataError(error.what, where=item.row.where, hint=error.hint) from error
-        raise
-
-
-def _refuse_nothing(
-    counts: Mapping[str, int], writers: Mapping[str, RowsWriter], style: Style, sources: Sequence[SourceFile]
-) -> None:
-    """Refuse a split that has files and no rows. A probe has files for `test` alone."""
-    for side in splits.SPLITS:
-        files = [str(s.path) for s in sources if (side_of(s) or "train") == side]
-        if files and not len(writers[side]):
-            others = sum(len(w) for name, w in writers.items() if name != side)
-            held = [f"{_rows(others)} {_AWAY[side]}"] if others else []
-            raise DataError(
-                f"of {_rows(counts['read'])}, none is left to {_USE[side]}: {'; '.join(_lost(counts, style) + held)}",
-                where=", ".join(files),
-                hint="raise max_length, hold out less, or give the dataset more rows",
-            )
-
-
-_USE = {"train": "train on", "validation": "choose by", "test": "judge by"}
-_AWAY = {
-    "train": "held out for validation and test",
-    "validation": "for other splits",
-    "test": "for other splits",
-}
-
-
-def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
-    """Say how many rows were left out, and why."""
-    reasons = {
-        "over_max_length": f"dropped: over max_length = {style.max_length} tokens",
-        "completion_cut_off": f"dropped: prompt alone fills max_length = {style.max_length} tokens",
-        "empty": "dropped: completion, text or every answer is empty",
-        "beyond_max_samples": "left out by max_samples",
-    }
-    return [f"{_rows(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
-
-
-def _rows(count: int) -> str:
-    return f"{count} row" if count == 1 else f"{count} rows"
-
-
-def _provenance(
-    layout: Layout, style: Style, counts: Counter[str], writers: Mapping[str, RowsWriter]
-) -> dict[str, Any]:
-    names = (
-        "read", "used", "empty", "over_max_length", "truncated", "completion_cut_off", "beyond_max_samples",
-        "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length", *ODD_TURNS,
-    )  # fmt: skip
-    train = _unique(writers["train"])
-    return {
-        "format": layout.format.name,
-        "columns": dict(layout.columns),
-        "chat": style.chat,
-        "versions": {name: version(name) for name in ("tokenizers", "transformers")},
-        "rows": {name: counts[name] for name in names},
-        "splits": {
-            name: {
-                "rows": len(writer),
-                "tokens": writer.tokens,
-                "trained_tokens": writer.trained,
-                "prompts": len(_unique(writer)),
-            }
-            for name, writer in writers.items()
-        },
-        "overlap": {
-            name: int(np.isin(_whole(writers[name].prompts), train).sum())
-            for name in splits.SPLITS
-            if name != "train"
-        },
-    }
-
-
-def _whole(prompts: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """View each prompt's 16 bytes as one value, which numpy can sort and compare."""
-    return np.ascontiguousarray(prompts).view(np.dtype((np.void, prompts.shape[1])))[:, 0]
-
-
-def _unique(writer: RowsWriter) -> npt.NDArray[np.void]:
-    return np.unique(_whole(writer.prompts))
-
-
-def _tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None:
-    rows, parts = provenance["rows"], provenance["splits"]
-    sizes = ", ".join(f"{part['rows']} {name}" for name, part in parts.items() if part["rows"])
-    train = parts["train"]
-    context.note(
-        f"{rows['used']} of {_rows(rows['read'])} used ({sizes}); "
-        f"train: {train['tokens']} tokens, {train['trained_tokens']} of them trained"
-    )
-    for line in _lost({**rows, "beyond_max_samples": 0}, style):  # those the user asked to leave out
-        context.warn(line)
-    if rows["truncated"]:
-        context.warn(f"{_rows(rows['truncated'])} cut at max_length = {style.max_length} tokens")
-    _tell_turns(rows, context)
-    for name, shared in provenance["overlap"].items():
-        if shared:
-            context.warn(f"{_rows(shared)} of {name} with a prompt that is in train, too")
-    for name, near in provenance["near_duplicates"].items():
-        if near:
-            context.warn(f"{_rows(near)} of {name} nearly repeat{'s' if near == 1 else ''} rows of train")
-
-
-def _tell_turns(rows: Mapping[str, int], context: Context) -> None:
-    for name, what in ODD_TURNS.items():
-        if rows[name]:
-            context.warn(f"{_rows(rows[name])} {what}")
-    if rows["one_an_answer"]:
-        context.note(
-            f"{_rows(rows['one_an_answer'])} became one row an answer: the base's chat template writes earlier turns "
-            "differently once there are later ones"
-        )
-    if rows["answers_over_max_length"]:
-        context.warn(
-            f"{rows['answers_over_max_length']} answers dropped: over max_length, in rows of one an answer"
-        )
-
-
-def _tell_control(control: ControlTokens, context: Context) -> None:
-    if control.first is not None:
-        where, token = control.first
-        context.warn(
-            f"{_rows(control.rows)} with a control token of the base in the text, first {token} at {where}: "
-            "it is trained as that token, not as text"
-        )
+def _refuse_row(batch: Sequence[_Item], tokenizer: BaseTokenizer, style: Style) -> NoReturn:
+    """Find the row that a batch is refused for, and say what is wrong with it."""
+    for item in batch:
+        try:
+            tokenise(tokenizer, [item.example], style)
+        except DataError as error:
+            raise DataError(error.what, where=item.row.where, hint=error.hint) from error
+    raise AssertionError("a batch was refused, and none of its rows is")

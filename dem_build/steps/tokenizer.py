@@ -31,6 +31,7 @@ class BaseTokenizer:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         with quiet():
             self._tokenizer = _load(folder)
         if self._tokenizer.eos_token_id is None:

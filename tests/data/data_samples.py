@@ -127,12 +127,12 @@ class Preparer:
         self.tokenizer = make_tokenizer(folder / "tokenizer")
         self.count = 0
 
-    def __call__(self, *sources, tokenizer=None, **params):
+    def __call__(self, *sources, tokenizer=None, threads=1, **params):
         self.count += 1
         folder = self.folder / f"run-{self.count}"
         for name in ("work", "out"):
             (folder / name).mkdir(parents=True)
         files = tuple(s if isinstance(s, SourceFile) else source(s) for s in sources)
         inputs = Inputs(paths={"base/tokenizer": tokenizer or self.tokenizer}, sources=files)
-        context = Context(work=folder / "work", out=folder / "out", machine=Machine())
+        context = Context(work=folder / "work", out=folder / "out", machine=Machine(), threads=threads)
         return Prepared(folder, prepare.run(inputs, PARAMS | params, context))

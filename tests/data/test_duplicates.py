@@ -30,7 +30,7 @@ def count(tmp_path):
         with NearDuplicates(tmp_path / "spool" / "words") as found:
             for side, rows in (("test", test), ("train", train), ("validation", validation)):
                 for row in rows:
-                    found.add(side, [row])
+                    found.add(side, shingles([row]))
             counts = found.count()
         assert not list((tmp_path / "spool").iterdir())
         return counts
