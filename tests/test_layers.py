@@ -33,6 +33,7 @@ LAYERS: dict[str, int] = {
     "plan": 4,
     "execute": 5,
     "report": 5,
+    "estimate": 5,
     "cli": 6,
     "__init__": 0,
     "__main__": 7,

@@ -11,6 +11,7 @@ from dem_build import lock
 from dem_build.cli import view
 from dem_build.cli.session import open_session
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
+from dem_build.estimate import estimates
 from dem_build.plan import Status
 from dem_build.recipe import load_recipe
 from dem_build.report.documents import plan_document
@@ -57,10 +58,13 @@ def write_lock(named: str, call: Call) -> int:
 def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
     """Show the plan; with `check` its status tells whether something is due."""
     session = open_session(named, call)
+    found = estimates(session.plan, session.store, session.machine)
     if as_json:
-        sys.stdout.write(json.dumps(plan_document(named, session.plan), ensure_ascii=False) + "\n")
+        document = plan_document(named, session.plan) | {"estimates": [e.document() for e in found]}
+        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     else:
         view.plan_table(session.plan, view.make_console())
+        view.estimate_lines(found, view.make_console())
     return 0 if session.plan.up_to_date or not check else NotUpToDateError.exit_status
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.cli.view_error import render_error
+from dem_build.cli.view_estimate import estimate_lines
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import plan_table
 from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table
@@ -17,6 +18,7 @@ __all__ = [
     "PlainListener",
     "clean",
     "closing_lines",
+    "estimate_lines",
     "make_console",
     "make_listener",
     "plan_table",
