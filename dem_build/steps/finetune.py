@@ -194,8 +194,7 @@ class _Run:
         """Return what is worth knowing of the training."""
         entries = [entry for entry in history if "loss" in entry]
         steps, device = len(entries), models.device()
-        validation = {"validation": self.validation.provenance(history)} if self.validation else {}
-        return validation | {
+        return self._validated(history) | {
             "rows": len(self.rows),
             "sequences": len(self.sequences),
             "steps": steps,
@@ -213,6 +212,12 @@ class _Run:
             "versions": versions(),
             "warnings": self.warnings,
         }
+
+    def _validated(self, history: list[dict[str, Any]]) -> Provenance:
+        if self.validation is None:
+            return {}
+        found = self.validation.provenance(history)
+        return {"validation": found | {"curve": _thinned(found["curve"])}}
 
     def _tokens(self, steps: int) -> dict[str, int]:
         """Count tokens over all steps, from the order of the rows, which an interruption does not change."""
@@ -238,7 +243,7 @@ def _validation(inputs: Inputs, params: Mapping[str, JSON], context: Context) ->
     return Validation(rows, params, context.work / CHECKPOINTS)
 
 
-def _thinned(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _thinned(entries: list[Any]) -> list[Any]:
     """Return evenly spread entries, the last one among them: a record is read by every plan and must stay small."""
     every = -(-len(entries) // MOST_CURVE_POINTS) or 1
     return entries[::-every][::-1]

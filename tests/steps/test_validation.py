@@ -210,3 +210,9 @@ def test_validation_rows_beyond_the_models_context_are_refused(run, tmp_path):
     long = write_rows(tmp_path / "long", longest=2000)
     with pytest.raises(DataError, match="the model takes 256 tokens at most"):
         run(tmp_path / "work", context_of(tmp_path / "work"), long, eval_steps=1)
+
+
+def test_a_long_curve_of_validation_losses_is_thinned(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetune, "MOST_CURVE_POINTS", 3)
+    provenance, _ = run(tmp_path, eval_steps=1, num_train_epochs=None, max_steps=7)
+    assert [step for step, _ in provenance["validation"]["curve"]] == [1, 4, 7]
