@@ -88,6 +88,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         provenance = provenance_of(layout, style, counts, writers) | {"near_duplicates": near.count()}
         tell(provenance, style, context)
         tell_control(control, context)
+        _tell_empty(splitter, provenance, context)
         for name, writer in writers.items():
             writer.save(context.out / name)
     return provenance
@@ -228,6 +229,13 @@ def _control(tokenizer: BaseTokenizer, style: Style) -> ControlTokens:
     return ControlTokens(
         tokenizer.control_tokens, tokenizer.decode(tokenizer.prefix_ids), tokenizer.eos_token
     )
+
+
+def _tell_empty(splitter: splits.Splitter, provenance: Provenance, context: Context) -> None:
+    """Warn, before hours of training, of a held-out split that no row fell into: it has no loss."""
+    for name, share in (("validation", splitter.validation), ("test", splitter.test)):
+        if share and not provenance["splits"][name]["rows"]:
+            context.warn(f"no row fell into {name} with a share of {share:g}: a larger share holds some out")
 
 
 def _share(params: Mapping[str, JSON], split: str) -> float:

@@ -107,6 +107,12 @@ def test_copies_of_a_prompt_are_on_one_side(prepare, data):
     assert done.provenance["overlap"] == {"validation": 0, "test": 0}
 
 
+def test_a_share_that_holds_nothing_out_is_said(prepare, data):
+    done = prepare(data(ROWS[:2]), test=1e-6)
+    assert done.splits["test"]["rows"] == 0
+    assert any("no row fell into test" in warning for warning in done.warnings)
+
+
 GROUPED = [row | {"group": f"g{i % 12}", "number": i % 12} for i, row in enumerate(ROWS)]
 
 

@@ -430,5 +430,5 @@ def test_a_long_curve_is_thinned_and_keeps_its_last_step(base, tmp_path, monkeyp
 
 
 def test_a_vector_too_large_for_its_norm_fails(base, tmp_path):
-    with pytest.raises(TrainingError, match="lower learning_rate|step"):
+    with pytest.raises(TrainingError, match=r"lower learning_rate|step"):
         train(base, tmp_path, learning_rate=1e30, max_steps=2, num_train_epochs=None, warmup_steps=0.0)
