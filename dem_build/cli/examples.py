@@ -66,7 +66,7 @@ def _print(console: Console, split: str, index: int, example: Shown) -> None:
     console.print(Text(f"{split} {index}: {example.tokens} tokens, {example.trained} trained", "dim"))
     # Brackets as well as colour: what is trained must be seen in a file, too.
     parts = [(f"⟦{view.clean(t)}⟧", "bold green") if on else view.clean(t) for t, on in example.segments]
-    console.print(Text.assemble(*parts))
+    console.print(Text.assemble(*parts), soft_wrap=True)
     console.print()
 
 

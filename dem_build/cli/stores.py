@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from dem_build.cli import view
 from dem_build.cli.session import open_store
+from dem_build.report.quantities import size
 
 if TYPE_CHECKING:
     from dem_build.cli.session import Call
+    from dem_build.store import Store
+    from dem_build.store.verify import Usage
 
 __all__ = ["ls", "stats", "verify"]
 
@@ -29,9 +33,9 @@ def ls(call: Call, *, as_json: bool) -> int:
         return 0
     table = Table("kind", "key", "bytes", "seconds", "finished", box=None)
     for record in records:
-        size = sum(output.size for output in record.outputs.values())
+        total = sum(output.size for output in record.outputs.values())
         seconds, finished = record.provenance.get("seconds", ""), record.provenance.get("finished", "")
-        table.add_row(record.kind, record.key[:12], readable(size), str(seconds), str(finished))
+        table.add_row(record.kind, record.key[:12], size(total), str(seconds), str(finished))
     view.make_console().print(table)
     return 0
 
@@ -43,14 +47,17 @@ def stats(call: Call, *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps(asdict(found), default=str) + "\n")
         return 0
-    console = view.make_console()
-    console.print(f"{store.root}")
-    for name, value in asdict(found).items():
-        if isinstance(value, dict):
-            for key, entry in value.items():
-                console.print(f"  {name} {key}: {_measure(entry)}")
-        else:
-            console.print(f"{name}: {readable(value) if 'bytes' in name else value}")
+    table = Table("", "count", "size", box=None, header_style="dim")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    _row(table, "objects", found.objects)
+    for kind, usage in found.kinds.items():
+        _row(table, f"  {kind}", usage)
+    _row(table, "  of no record", found.unnamed)
+    _row(table, "unfinished work", found.work)
+    _row(table, "quarantine", found.quarantine)
+    for name, usage in found.recipes.items():
+        _row(table, f"recipe {_recipe(store, name)}", usage)
+    view.make_console().print(view.clean(store.root), table, sep="\n")
     return 0
 
 
@@ -68,19 +75,14 @@ def verify(call: Call, *, as_json: bool) -> int:
     return 1 if damages else 0
 
 
-def readable(size: float) -> str:
-    """Return a number of bytes as a person reads it: `1.2 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+def _row(table: Table, name: str, usage: Usage) -> None:
+    table.add_row(view.clean(name), str(usage.count), size(usage.bytes))
 
 
-def _measure(entry: object) -> str:
-    if isinstance(entry, dict):
-        return ", ".join(f"{k} {readable(v) if 'bytes' in k else v}" for k, v in entry.items())
-    return str(entry)
+def _recipe(store: Store, name: str) -> str:
+    """Return the file of a recipe that built here, and that it is gone where it is."""
+    path = str((store.read_root(name) or {}).get("recipe", name))
+    return path if Path(path).exists() else f"{path} (gone)"
 
 
 def _brief(provenance: dict[str, object]) -> dict[str, object]:

@@ -1,0 +1,67 @@
+"""`dem ls` and `dem cache`, on a store with one recorded action."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dem_build import digest
+from dem_build.cli.app import run
+from dem_build.store import Hints, Record, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
+    monkeypatch.setenv("COLUMNS", "200")
+    made = Store.open(tmp_path / "cache", hints=Hints(tmp_path / "hints"))
+    document = {"kind": "loss"}
+    key = digest.of_json(document)
+    work = made.new_work(key)
+    (work / "out" / "metrics").write_text('{"loss": 1.0}')
+    output = made.put(work / "out" / "metrics")
+    made.publish(
+        Record(key, "loss", document, {"metrics": output}, {"seconds": 2.5, "finished": "2026-01-01"})
+    )
+    made.drop_work(key)
+    made.write_root("a" * 32, {"recipe": "/nowhere/\x1b[31mred.toml", "actions": {"loss:base:a": key}})
+    return made
+
+
+def test_ls_names_what_is_recorded(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["ls", "--cache", str(store.root)]) == 0
+    shown = capsys.readouterr().out
+    assert "loss" in shown
+    assert "13 B" in shown
+
+
+def test_stats_count_by_kind_and_by_recipe_and_escape_paths(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["cache", "stats", "--cache", str(store.root)]) == 0
+    shown = capsys.readouterr().out
+    assert "13 B" in shown
+    assert r"/nowhere/\x1b[31mred.toml (gone)" in shown
+    assert "\x1b[31m" not in shown
+
+
+def test_stats_as_json_are_one_document(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cache", "stats", "--cache", str(store.root), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kinds"] == {"loss": {"count": 1, "bytes": 13}}
+
+
+def test_verify_says_that_all_is_sound(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["cache", "verify", "--cache", str(store.root)]) == 0
+    assert "everything is as its name says" in capsys.readouterr().out
+
+
+def test_verify_finds_a_flipped_bit_and_exits_with_1(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [path] = [p for p in store.root.glob("cas/sha256/*/*") if p.stat().st_size == 13]
+    path.chmod(0o644)
+    path.write_text('{"loss": 0.0}')
+    assert run(["cache", "verify", "--cache", str(store.root)]) == 1
+    assert path.name in capsys.readouterr().out
