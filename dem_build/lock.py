@@ -207,7 +207,8 @@ def write(path: Path, lock: Lock) -> None:
     Raises:
         DemError: The folder cannot be written.
     """
-    text = json.dumps(document(lock, path.parent), indent=2, ensure_ascii=False) + "\n"
+    # ASCII: a file's name may hold bytes that are no UTF-8.
+    text = json.dumps(document(lock, path.parent), indent=2) + "\n"
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             file.write(text)

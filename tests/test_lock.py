@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from dem_build import lock
 from dem_build.errors import RecipeError, UsageError
+from dem_build.kinds import SourceFile
 from dem_build.store import Hints
 
 WHOLE = {
@@ -47,3 +49,12 @@ def test_a_file_that_goes_away_after_it_was_found_is_named(tmp_path: Path) -> No
     located = lock.Located("directory", (("config.json", tmp_path / "config.json"),), {}, {})
     with pytest.raises(UsageError, match=r"config\.json: cannot be read"):
         lock.resolve(located, Hints(tmp_path / "hints"))
+
+
+def test_a_name_that_is_no_utf_8_is_locked(tmp_path):
+    """A file system's names are bytes."""
+    file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
+    file.write_text("{}\n")
+    made = lock.Lock(lock.LockedBase("gguf", ()), {"a": (SourceFile("jsonl", "0" * 64, file),)})
+    lock.write(tmp_path / "r.lock", made)
+    assert lock.changes(lock.read(tmp_path / "r.lock"), made, tmp_path) == []

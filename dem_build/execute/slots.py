@@ -29,6 +29,7 @@ class Slot:
             "CUDA_VISIBLE_DEVICES": ",".join(self.gpus),
             "OMP_NUM_THREADS": count,
             "MKL_NUM_THREADS": count,
+            "RAYON_NUM_THREADS": count,  # of tokenizers
             # Threads that wait sleep. Where they spin, and another process takes a core, each of the many short
             # parallel loops of a training waits out a time slice: measured on two busy cores, ten times slower.
             "OMP_WAIT_POLICY": "PASSIVE",
