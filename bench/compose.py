@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -122,7 +123,7 @@ def mergekit_command(home: Path, executable: str) -> list[str]:
     }
     (home / "base-model").symlink_to(home / "base" / "weights")
     (home / "merge.yaml").write_text(json.dumps(recipe))  # JSON is YAML
-    return [executable, str(home / "merge.yaml"), str(home / "merged")]
+    return [executable, "--no-copy-tokenizer", "--quiet", str(home / "merge.yaml"), str(home / "merged")]
 
 
 def main() -> None:
@@ -139,12 +140,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-compose-") as folder:
         home = Path(folder)
         prepare(home, bool(args.mergekit))
-        ours_command = [sys.executable, __file__, "--child", folder, "--threads", str(args.threads)]
-        ours = min(timed(ours_command) for _ in range(args.repeat))
-        print(f"dem       {ours:6.2f} s  (best of {args.repeat}, {args.threads} threads)")
+        runs = {"dem": [sys.executable, __file__, "--child", folder, "--threads", str(args.threads)]}
         if args.mergekit:
-            theirs = timed(mergekit_command(home, args.mergekit))
-            print(f"mergekit  {theirs:6.2f} s  {theirs / ours:.1f} times as long")
+            runs["mergekit"] = mergekit_command(home, args.mergekit)
+        report(runs, args.repeat)
+
+
+def report(runs: dict[str, list[str]], repeat: int) -> None:
+    """Run the commands in turn and print what they took."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeat):
+        for name, command in runs.items():
+            seconds[name].append(timed(command))
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        ratio = median / statistics.median(seconds["dem"])
+        print(f"{name:<9} {median:6.2f} s  {ratio:5.2f} x  ({min(values):.2f} to {max(values):.2f})")
 
 
 if __name__ == "__main__":

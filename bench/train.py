@@ -1,0 +1,205 @@
+"""Times fine-tuning steps in dem, in a bare PyTorch loop and, if asked, in TRL: the same rows, step by step.
+
+python bench/train.py [--trl PATH/TO/python] [--completion SHARE] [--steps N] [--rounds N]
+
+Each contestant is a process of its own that loads a random Llama of 135M parameters, or fewer with --layers, in
+float32 and trains it under bfloat16 autocast. A step's time is from the end of the step before;
+the first step warms up and does not count. A token is one of the rows: padding is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from dem_build.data.arrays import RowsWriter
+from dem_build.machine import Machine
+from dem_build.steps import finetune
+from dem_build.steps.api import Context, Inputs
+from dem_build.steps.batches import RowOrder
+
+VOCABULARY = 49152
+SHORTEST, LONGEST = 32, 192
+SETTINGS = {"batch": 8, "micro_batch": 4, "learning_rate": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0}
+PARAMS = {
+    "method": "full",
+    "optim": "adamw_torch_fused",
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_epsilon": 1e-8,
+    "learning_rate": SETTINGS["learning_rate"],
+    "num_train_epochs": 1,
+    "global_batch_size": SETTINGS["batch"],
+    "bf16": True,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "weight_decay": SETTINGS["weight_decay"],
+    "max_grad_norm": SETTINGS["max_grad_norm"],
+    "vector_dtype": "bfloat16",
+    "seed": 0,
+}
+
+
+@dataclass
+class Measured:
+    """What the runs of one contestant took.
+
+    Attributes:
+        seconds: Of each round, the sum over its counted steps.
+        loss: Of the last step, which shows that all did the same work.
+        peak: Resident memory, MiB.
+    """
+
+    seconds: list[float]
+    loss: float = 0.0
+    peak: int = 0
+
+
+def write_base(home: Path, layers: int) -> None:
+    """Write a random model in the shape of SmolLM2-135M, as dem and as transformers have it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=layers,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(home / "model")
+    words = Tokenizer(WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(
+        home / "model"
+    )
+    (home / "weights").mkdir()
+    (home / "weights" / "model.safetensors").symlink_to(home / "model" / "model.safetensors")
+
+
+def write_rows(home: Path, steps: int, completion: float) -> list[int]:
+    """Write the rows for dem, and in the order of dem's steps for the others; return each step's tokens."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for length in rng.integers(SHORTEST, LONGEST + 1, steps * SETTINGS["batch"]):
+        ids = rng.integers(3, VOCABULARY, length).astype(np.int32)
+        labels = ids.copy()
+        labels[: round(length * (1 - completion))] = -100
+        rows.append((ids, labels))
+    with RowsWriter(home / "spool") as writer:
+        for i, (ids, labels) in enumerate(rows):
+            writer.append(ids, labels, i.to_bytes(16, "big"))
+        writer.save(home / "rows")
+    lengths = np.array([len(ids) for ids, _ in rows])
+    order = RowOrder(lengths, SETTINGS["batch"], PARAMS["seed"])
+    # In a step, the others have the rows as they were drawn and not by length, which is dem's doing.
+    same = [rows[i] for step in range(steps) for i in sorted(order.rows(step))]
+    (home / "rows.json").write_text(json.dumps([[a.tolist() for a in row] for row in same]))
+    return [int(lengths[order.rows(step)].sum()) for step in range(steps)]
+
+
+def train(home: Path, threads: int) -> None:
+    """Run dem's step in this process; print when each optimizer step ended, its loss and the peak memory."""
+    work = Path(tempfile.mkdtemp(dir=home))
+    (work / "out").mkdir()
+    machine = Machine(micro_batch=SETTINGS["micro_batch"])
+    context = Context(work=work, out=work / "out", machine=machine, threads=threads)
+    paths = {
+        "base/weights": home / "weights",
+        "base/config": home / "model" / "config.json",
+        "data/train": home / "rows",
+    }
+    finetune.run(Inputs(paths=paths, digests={"base/weights": "b" * 64}), PARAMS, context)
+    events = [json.loads(line) for line in (work / "events.jsonl").read_text().splitlines()]
+    steps = [event for event in events if event["event"] == "progress"]
+    # Not getrusage: a process that was forked inherits its parent's peak.
+    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
+    print(json.dumps({"ends": [e["time"] for e in steps], "loss": steps[-1]["loss"], "peak": peak}))
+
+
+def measure(commands: dict[str, list[str]], rounds: int, threads: int) -> dict[str, Measured]:
+    """Run the contestants in turn, each round begun by another."""
+    measured = {name: Measured([]) for name in commands}
+    names = list(commands)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    for turn in range(rounds):
+        for i in range(len(names)):
+            name = names[(turn + i) % len(names)]
+            done = subprocess.run(
+                commands[name], env=environment, check=False, capture_output=True, text=True
+            )
+            if done.returncode:
+                sys.exit(f"{name} failed\n{done.stderr}")
+            told = json.loads(done.stdout.splitlines()[-1])
+            of = measured[name]
+            of.seconds.append(told["ends"][-1] - told["ends"][0])
+            of.loss, of.peak = told["loss"], max(of.peak, told["peak"])
+    return measured
+
+
+def report(measured: dict[str, Measured], tokens: int) -> None:
+    """Print tokens/s of the median round, and its ratio to dem's."""
+    ours = statistics.median(measured["dem"].seconds)
+    for name, of in measured.items():
+        seconds = statistics.median(of.seconds)
+        spread = f"{tokens / max(of.seconds):.0f} to {tokens / min(of.seconds):.0f}"
+        print(
+            f"{name:<10} {tokens / seconds:6.0f} tokens/s  {ours / seconds:5.2f} of dem's  ({spread})"
+            f"  loss {of.loss:.4f}  peak {of.peak} MiB"
+        )
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trl", help="the python of an environment that has TRL")
+    parser.add_argument("--completion", type=float, default=0.3, help="share of a row that is trained on")
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prepare, run, print."""
+    told = arguments()
+    if told.child:
+        train(told.child, told.threads)
+        return
+    here = Path(__file__).parent
+    with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
+        home = Path(folder)
+        write_base(home, told.layers)
+        tokens = write_rows(home, told.steps, told.completion)
+        (home / "settings.json").write_text(json.dumps(SETTINGS))
+        commands = {
+            "dem": [sys.executable, __file__, "--child", folder, "--threads", str(told.threads)],
+            "bare loop": [sys.executable, str(here / "train_bare.py"), folder],
+        }
+        if told.trl:
+            commands["TRL"] = [told.trl, str(here / "train_trl.py"), folder]
+        report(measure(commands, told.rounds, told.threads), sum(tokens[1:]))
+
+
+if __name__ == "__main__":
+    main()
