@@ -3,8 +3,9 @@
 python bench/train.py [--trl PATH/TO/python] [--completion SHARE] [--steps N] [--rounds N]
 
 Each contestant is a process of its own that loads a random Llama of 135M parameters, or fewer with --layers, in
-float32 and trains it under bfloat16 autocast. A step's time is from the end of the step before;
-the first step warms up and does not count. A token is one of the rows: padding is none.
+float32 and trains it under bfloat16 autocast. A step's time is from the end of the step before; the first step of a
+process does not count, nor does the very first process, which finds the machine's memory cold. A token is one of the
+rows: padding is none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,12 +60,12 @@ class Measured:
     """What the runs of one contestant took.
 
     Attributes:
-        seconds: Of each round, the sum over its counted steps.
+        speeds: Tokens/s of each counted step, over all rounds.
         loss: Of the last step, which shows that all did the same work.
         peak: Resident memory, MiB.
     """
 
-    seconds: list[float]
+    speeds: list[float]
     loss: float = 0.0
     peak: int = 0
 
@@ -133,34 +135,40 @@ def train(home: Path, threads: int) -> None:
     print(json.dumps({"ends": [e["time"] for e in steps], "loss": steps[-1]["loss"], "peak": peak}))
 
 
-def measure(commands: dict[str, list[str]], rounds: int, threads: int) -> dict[str, Measured]:
-    """Run the contestants in turn, each round begun by another."""
+def measure(
+    commands: dict[str, list[str]], tokens: list[int], rounds: int, threads: int
+) -> dict[str, Measured]:
+    """Run the contestants in turn, each round begun by another; `tokens` are those of each step."""
     measured = {name: Measured([]) for name in commands}
     names = list(commands)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    run(names[-1], commands[names[-1]], environment)
     for turn in range(rounds):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
-            done = subprocess.run(
-                commands[name], env=environment, check=False, capture_output=True, text=True
-            )
-            if done.returncode:
-                sys.exit(f"{name} failed\n{done.stderr}")
-            told = json.loads(done.stdout.splitlines()[-1])
-            of = measured[name]
-            of.seconds.append(told["ends"][-1] - told["ends"][0])
+            told, of = run(name, commands[name], environment), measured[name]
+            of.speeds.extend(np.array(tokens[1:]) / np.diff(told["ends"]))
             of.loss, of.peak = told["loss"], max(of.peak, told["peak"])
     return measured
 
 
-def report(measured: dict[str, Measured], tokens: int) -> None:
-    """Print tokens/s of the median round, and its ratio to dem's."""
-    ours = statistics.median(measured["dem"].seconds)
+def run(name: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """Run one contestant once; return what it told."""
+    done = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{name} failed\n{done.stderr}")
+    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return told
+
+
+def report(measured: dict[str, Measured]) -> None:
+    """Print the tokens/s of the median step, and dem's as a multiple of it."""
+    ours = statistics.median(measured["dem"].speeds)
     for name, of in measured.items():
-        seconds = statistics.median(of.seconds)
-        spread = f"{tokens / max(of.seconds):.0f} to {tokens / min(of.seconds):.0f}"
+        speed = statistics.median(of.speeds)
         print(
-            f"{name:<10} {tokens / seconds:6.0f} tokens/s  {ours / seconds:5.2f} of dem's  ({spread})"
+            f"{name:<10} {speed:5.0f} tokens/s  dem is {ours / speed:4.2f} times as fast"
+            f"  ({min(of.speeds):.0f} to {max(of.speeds):.0f}, {len(of.speeds)} steps)"
             f"  loss {of.loss:.4f}  peak {of.peak} MiB"
         )
 
@@ -173,8 +181,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trl", help="the python of an environment that has TRL")
     parser.add_argument("--completion", type=float, default=0.3, help="share of a row that is trained on")
     parser.add_argument("--layers", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -198,7 +206,7 @@ def main() -> None:
         }
         if told.trl:
             commands["TRL"] = [told.trl, str(here / "train_trl.py"), folder]
-        report(measure(commands, told.rounds, told.threads), sum(tokens[1:]))
+        report(measure(commands, tokens, told.rounds, told.threads))
 
 
 if __name__ == "__main__":
