@@ -47,6 +47,7 @@ TOKENIZER_FILES = (
 OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 TO_SAFETENSORS = "convert it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+AGAIN = "download the model again, all of its files"
 SUPPORTED = "dem composes decoder-only text models with float weights"
 
 
@@ -63,7 +64,8 @@ def base_files(path: Path) -> list[tuple[str, Path]]:
     if path.is_file():
         return [(GGUF, _gguf(path))]
     if not path.is_dir():
-        raise UsageError("no such folder or file", where=str(path))
+        hint = "a path starts from the recipe's folder"
+        raise UsageError("no such folder or file", where=str(path), hint=hint)
     _check_folder(path)
     names = [*_weights(path), *_tokenizer(path), CONFIG]
     if (path / GENERATION_CONFIG).is_file():
@@ -84,7 +86,9 @@ def shards_of(index: Path) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise CheckpointError(
-        "is no index of safetensors shards: it has no weight_map of file names", where=str(index)
+        "is no index of safetensors shards: it has no weight_map of file names",
+        where=str(index),
+        hint=AGAIN,
     )
 
 
@@ -95,7 +99,8 @@ def check_config(config: JSON, where: str) -> None:
         UsageError: A quantised, vision or audio, encoder-decoder, adapter or non-causal model.
     """
     if not isinstance(config, dict) or "model_type" not in config:
-        raise UsageError("is no config of a transformers model: it has no model_type", where=where)
+        what = "is no config of a transformers model: it has no model_type"
+        raise UsageError(what, where=where, hint="name a folder that save_pretrained wrote")
     if reason := _refusal(config):
         raise UsageError(reason, where=where, hint=SUPPORTED)
 
@@ -107,7 +112,8 @@ def _refusal(config: dict[str, JSON]) -> str | None:
         settings = config.get("quantization_config") or config.get("compression_config") or {}
         return f"is a quantised model ({settings.get('quant_method', 'unknown method')}): take its float original"
     if other := sorted({"vision_config", "audio_config", "speech_config"} & config.keys()):
-        return f"is a {other[0].removesuffix('_config')} model ({kind})"
+        sense = other[0].removesuffix("_config")
+        return f"is {'an' if sense == 'audio' else 'a'} {sense} model ({kind})"
     if config.get("is_encoder_decoder"):
         return f"is an encoder-decoder model ({kind})"
     if architectures and not any(a.endswith(CAUSAL) for a in architectures):
@@ -122,7 +128,7 @@ def _gguf(path: Path) -> Path:
         raise UsageError(
             "is neither a model's folder nor a GGUF file",
             where=str(path),
-            hint="name the folder that holds it",
+            hint="name a model's folder, or download the GGUF file again",
         )
     return path
 
@@ -143,7 +149,7 @@ def _check_folder(folder: Path) -> None:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"is no JSON: {error}", where=str(folder / CONFIG)) from error
+        raise UsageError(f"is no JSON: {error}", where=str(folder / CONFIG), hint=AGAIN) from error
     check_config(config, str(folder))
 
 
@@ -152,7 +158,7 @@ def _weights(folder: Path) -> list[str]:
         shards = sorted(set(shards_of(folder / INDEX).values()))
         if missing := [name for name in shards if not (folder / name).is_file()]:
             what = f"lacks {len(missing)} of {len(shards)} shards, first {missing[0]}"
-            raise UsageError(what, where=str(folder), hint="download it again")
+            raise UsageError(what, where=str(folder), hint=AGAIN)
         return [INDEX, *shards]
     if (folder / SINGLE).is_file():
         return [SINGLE]
@@ -160,7 +166,7 @@ def _weights(folder: Path) -> list[str]:
         raise UsageError(
             f"has its weights in {other[0]}, which dem does not open", where=str(folder), hint=TO_SAFETENSORS
         )
-    raise UsageError(f"holds neither {SINGLE} nor {INDEX}", where=str(folder))
+    raise UsageError(f"holds neither {SINGLE} nor {INDEX}", where=str(folder), hint=AGAIN)
 
 
 def _tokenizer(folder: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from dem_build.lock import Lock
     from dem_build.recipe import Recipe, Source, Train
 
-__all__ = ["Action", "Edge", "Evaluation", "Graph", "Taken", "build_graph"]
+__all__ = ["Action", "Edge", "Evaluation", "Graph", "Taken", "build_graph", "no_action"]
 
 BASE = "base"
 COMPOSED = "composed"
@@ -130,8 +131,15 @@ class Graph:
 
     def _known(self, name: str) -> str:
         if name not in self.actions:
-            raise UsageError(f"there is no action {name!r} in this recipe", hint="`dem plan` lists them")
+            raise no_action(name, self.actions)
         return name
+
+
+def no_action(name: str, actions: Iterable[str]) -> UsageError:
+    """Return the error of a name that is no action of the recipe: it says which was meant."""
+    close = difflib.get_close_matches(name, list(actions), n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return UsageError(f"there is no action {name!r} in this recipe", hint=f"{meant}`dem plan` lists them all")
 
 
 def build_graph(recipe: Recipe, lock: Lock) -> Graph:

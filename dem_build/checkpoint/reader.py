@@ -9,7 +9,7 @@ import numpy as np
 
 from dem_build.basemodel import INDEX, SINGLE, shards_of
 from dem_build.checkpoint.floats import FLOATS, widen
-from dem_build.checkpoint.layout import ITEM_SIZES, TensorInfo, read_header
+from dem_build.checkpoint.layout import DOWNLOAD_AGAIN, ITEM_SIZES, TensorInfo, read_header
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -112,10 +112,12 @@ def check_index(checkpoint: Checkpoint, shards: Mapping[str, str], index: Path) 
     held = {name: tensor.path.name for name, tensor in checkpoint.tensors.items()}
     for name in sorted(held.keys() | shards.keys()):
         if name not in shards:
-            raise CheckpointError(f"does not name {name}, which {held[name]} holds", where=str(index))
+            what = f"does not name {name}, which {held[name]} holds"
+            raise CheckpointError(what, where=str(index), hint=DOWNLOAD_AGAIN)
         if held.get(name) != shards[name]:
             found = f"is in {held[name]}" if name in held else "is in no shard"
-            raise CheckpointError(f"{name} should be in {shards[name]} and {found}", where=str(index))
+            what = f"{name} should be in {shards[name]} and {found}"
+            raise CheckpointError(what, where=str(index), hint=DOWNLOAD_AGAIN)
 
 
 def _join(paths: Iterable[Path]) -> Checkpoint:

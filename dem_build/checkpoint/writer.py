@@ -123,4 +123,5 @@ def _allocate(file: int, size: int, path: Path) -> None:
             os.posix_fallocate(file, 0, size)
     except OSError as error:
         if error.errno not in NOT_SUPPORTED:
-            raise CheckpointError(f"cannot hold {size} bytes: {error.strerror}", where=str(path)) from error
+            what, hint = f"cannot hold {size} bytes: {error.strerror}", "free some space, and build again"
+            raise CheckpointError(what, where=str(path), hint=hint) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest, lock
 from dem_build.errors import NotUpToDateError, StoreError, UsageError
-from dem_build.graph import build_graph
+from dem_build.graph import build_graph, no_action
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
 from dem_build.store import Hints, Store
@@ -88,7 +88,7 @@ class Session:
                 "there is no lock", where=str(path), hint=f"`dem lock {self.named}` writes it"
             )
         if changed := lock.changes(self.locked, self.lock, self.recipe.folder):
-            hint = f"`dem lock {self.named}` accepts what is there now"
+            hint = f"`dem lock {self.named}` accepts what is there now; or put back what was locked"
             raise NotUpToDateError(f"not what is locked: {', '.join(changed)}", where=str(path), hint=hint)
 
     def require_trust(self) -> None:
@@ -175,4 +175,4 @@ def open_store(call: Call) -> Store:
 
 def _known(names: Iterable[str], actions: Iterable[str]) -> None:
     if unknown := sorted(set(names) - set(actions)):
-        raise UsageError(f"there is no action {unknown[0]!r} in this recipe", hint="`dem plan` lists them")
+        raise no_action(unknown[0], actions)

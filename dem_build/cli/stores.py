@@ -70,8 +70,12 @@ def verify(call: Call, *, as_json: bool) -> int:
     else:
         console = view.make_console()
         for damage in damages:
-            console.print(str(damage))
-        console.print(f"{len(damages)} damaged" if damages else "everything is as its name says")
+            console.print(view.clean(damage), soft_wrap=True)
+        console.print(
+            f"{len(damages)} damaged: the next build makes what it needs of it again"
+            if damages
+            else "everything is as its name says"
+        )
     return 1 if damages else 0
 
 

@@ -208,6 +208,9 @@ def resolve(
 
 def _infer(given: Mapping[str, str], available: Sequence[str], where: str) -> Format:
     """Find the one format whose columns are there; the roles that the user named must all be its own."""
+    for role, column in given.items():
+        if column not in available:
+            raise _no_column(role, column, available, where)
     fitting = [
         form
         for form in FORMATS.values()

@@ -118,7 +118,9 @@ def _csv(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
             yield from _csv_rows(source, reader, raw)
         except csv.Error as error:
             # The row begins after the last good one; a quote that is left open goes on to the end of the file.
-            raise DataError(f"not CSV: {error}", where=_place(source, reader.line_num + 1)) from error
+            hint = 'close each quote, and write a quote inside of a field as ""'
+            where = _place(source, reader.line_num + 1)
+            raise DataError(f"not CSV: {error}", where=where, hint=hint) from error
 
 
 def _lines(source: SourceFile, raw: BinaryIO) -> Iterator[str]:
@@ -130,7 +132,8 @@ def _refuse_twins(source: SourceFile, columns: Sequence[str]) -> None:
     """Refuse a header that names a column twice: only the last of the two would be read."""
     for number, name in enumerate(columns):
         if name in columns[:number]:
-            raise DataError(f"the header names the column `{name}` twice", where=_place(source, 1))
+            what = f"the header names the column `{name}` twice"
+            raise DataError(what, where=_place(source, 1), hint="rename or remove one of the two")
 
 
 def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) -> Iterator[Row]:
@@ -144,7 +147,8 @@ def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) ->
             )
         if None in values.values():
             missing = [name for name, value in values.items() if value is None]
-            raise DataError(f"no field for the column `{missing[0]}`", where=where)
+            hint = "give each row as many fields as the header, empty ones too"
+            raise DataError(f"no field for the column `{missing[0]}`", where=where, hint=hint)
         yield Row(source, reader.line_num, values, raw.tell())
 
 
@@ -156,7 +160,8 @@ def _parquet(source: SourceFile, columns: Collection[str]) -> Iterator[Row]:
         with pq.ParquetFile(source.path) as file:
             yield from _parquet_rows(source, file, columns)
     except pa.ArrowInvalid as error:
-        raise DataError(f"not a parquet file: {error}", where=str(source.path)) from error
+        what, hint = f"not a parquet file: {error}", "it is damaged, or not what its name says"
+        raise DataError(what, where=str(source.path), hint=hint) from error
 
 
 def _parquet_rows(source: SourceFile, file: Any, columns: Collection[str]) -> Iterator[Row]:

@@ -205,7 +205,7 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
     if isinstance(error, DemError):
         what = f"{error.where}: {error.what}" if error.where else error.what
         return Reply(Answer.FAILED, seconds, str(work), what, error.hint)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Reply(
             Answer.FAILED,
             seconds,

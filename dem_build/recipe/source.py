@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
@@ -32,15 +33,27 @@ def read(path: Path, word: str) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise RecipeError([Problem(str(path), 0, "", f"there is no such {word}")]) from error
+        raise RecipeError([Problem(str(path), 0, "", f"there is no such {word}", _nearest(path))]) from error
     except IsADirectoryError as error:
-        raise RecipeError([Problem(str(path), 0, "", f"is a folder, not a {word}")]) from error
+        raise RecipeError(
+            [Problem(str(path), 0, "", f"is a folder, not a {word}", "name its file")]
+        ) from error
     except OSError as error:
         raise RecipeError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from error
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         problem = Problem(str(path), line, "", "is not UTF-8", "save it as UTF-8")
         raise RecipeError([problem]) from error
+
+
+def _nearest(path: Path) -> str:
+    """Say which TOML files lie where one was sought."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"there is no folder {folder} either"
+    found = sorted(p.name for p in folder.glob("*.toml"))
+    close = difflib.get_close_matches(path.name, found, n=3) or found[:5]
+    return f"the TOML files there are {', '.join(close)}" if close else "there is no TOML file in its folder"
 
 
 def decode(text: str, path: Path) -> dict[str, Any]:

@@ -72,6 +72,9 @@ def explained(error: OSError, path: Path) -> StoreError:
     if error.errno in _NO_LINKS:
         hint = "put the cache on a file system that has hard links, with --cache"
         return StoreError("the record cannot be written without hard links", where=place, hint=hint)
+    if error.errno == errno.ENOTDIR:
+        what = "cannot be reached: a part of this path is a file, not a folder"
+        return StoreError(what, where=place, hint="move the file away, or choose another cache with --cache")
     reason = error.strerror or type(error).__name__
     return StoreError(f"cannot be read or written: {reason}", where=place)
 
