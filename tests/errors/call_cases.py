@@ -1,0 +1,190 @@
+"""Calls, recipes and data that are refused before an action runs."""
+
+from __future__ import annotations
+
+from error_cases import ROWS, Call, write
+
+__all__ = ["CALLS"]
+
+CALLS = (
+    # the call
+    Call(
+        "No recipe of that name",
+        "build absent.toml",
+        ("absent.toml: error: there is no such recipe\n  hint:  the TOML files there are recipe.toml"),
+    ),
+    Call(
+        "A folder is named instead of a recipe",
+        "build data",
+        ("data: error: is a folder, not a recipe\n  hint:  name its file"),
+    ),
+    Call(
+        "An unknown option",
+        "build recipe.toml --lokced",
+        (
+            "Usage: dem build [OPTIONS] {RECIPE... [-- ACTION...]}...\n"
+            "Try 'dem build -h' for help.\n"
+            "\n"
+            "Error: No such option: --lokced (Possible options: --locked)"
+        ),
+    ),
+    Call(
+        "No recipe is named",
+        "build",
+        (
+            "Usage: dem build [OPTIONS] {RECIPE... [-- ACTION...]}...\n"
+            "Try 'dem build -h' for help.\n"
+            "\n"
+            "Error: Missing argument 'RECIPE... [-- ACTION...]'."
+        ),
+    ),
+    Call(
+        "An unknown command",
+        "biuld recipe.toml",
+        (
+            "Usage: dem [OPTIONS] COMMAND [ARGS]...\n"
+            "Try 'dem -h' for help.\n"
+            "\n"
+            "Error: No such command 'biuld'. Did you mean 'build'?"
+        ),
+    ),
+    Call(
+        "Zero jobs",
+        "build recipe.toml --jobs 0",
+        (
+            "Usage: dem build [OPTIONS] {RECIPE... [-- ACTION...]}...\n"
+            "Try 'dem build -h' for help.\n"
+            "\n"
+            "Error: Invalid value for '--jobs': Input should be greater than or equal to 1"
+        ),
+    ),
+    Call(
+        "An unknown action",
+        "build recipe.toml -- vector:ad",
+        (
+            "error: there is no action 'vector:ad' in this recipe\n"
+            "  hint:  did you mean vector:add? `dem plan` lists them all"
+        ),
+    ),
+    Call(
+        "An unknown action to rebuild",
+        "build recipe.toml --rebuild vector:ad",
+        (
+            "error: there is no action 'vector:ad' in this recipe\n"
+            "  hint:  did you mean vector:add? `dem plan` lists them all"
+        ),
+    ),
+    Call(
+        "An unknown action asked about",
+        "why recipe.toml vector:ad",
+        (
+            "error: there is no action 'vector:ad' in this recipe\n"
+            "  hint:  did you mean vector:add? `dem plan` lists them all"
+        ),
+    ),
+    Call(
+        "`--set` without a value",
+        "build recipe.toml --set train.seed",
+        "--set train.seed: error: must be KEY=VALUE, such as train.learning_rate=1e-5",
+    ),
+    Call(
+        "`--set` of an unknown key",
+        "build recipe.toml --set train.sede=1",
+        ("--set train.sede=1: error: train.sede: unknown key\n  hint:  did you mean `seed`?"),
+    ),
+    Call(
+        "`--set` of a value of another type",
+        "build recipe.toml --set train.seed=many",
+        '--set train.seed=many: error: train.seed: must be a whole number, not "many"',
+    ),
+    Call(
+        "`--set` below a value that is no table",
+        "build recipe.toml --set base.model.x=1",
+        "--set base.model.x=1: error: `base.model` is no table",
+    ),
+    Call(
+        "An action that was never built is shown",
+        "show recipe.toml vector:add",
+        ("error: recipe.toml: vector:add was never built\n  hint:  `dem build` builds it"),
+    ),
+    Call("Something is due under `--check`", "plan recipe.toml --check", "", 4),
+    # the recipe
+    Call(
+        "A typo in a key",
+        "check recipe.toml",
+        ("recipe.toml:5: error: train.max_step: unknown key\n  hint:  did you mean `max_steps`?"),
+        replaced=("max_steps", "max_step"),
+    ),
+    Call(
+        "A negative batch size",
+        "check recipe.toml",
+        "recipe.toml:6: error: train.global_batch_size: must be at least 1, not -4",
+        replaced=("batch_size = 4", "batch_size = -4"),
+    ),
+    Call(
+        "A text for a number",
+        "check recipe.toml",
+        'recipe.toml:5: error: train.max_steps: must be a whole number, not "2"',
+        replaced=("max_steps = 2", 'max_steps = "2"'),
+    ),
+    Call(
+        "The recipe is not TOML",
+        "check recipe.toml",
+        "recipe.toml:11: error: is not TOML: invalid value",
+        replaced=("= 0.5", "= "),
+    ),
+    Call(
+        "ω is infinite",
+        "check recipe.toml",
+        "recipe.toml:11: error: datasets.add.omega: must be a finite number, not inf",
+        replaced=("0.5", "inf"),
+    ),
+    # data that can be found
+    Call(
+        "A data file that is missing",
+        "build recipe.toml",
+        (
+            "recipe.toml:10: error: datasets.add.path: no file matches `data/ad.jsonl`\n"
+            "  hint:  data holds add.jsonl"
+        ),
+        replaced=("add.jsonl", "ad.jsonl"),
+    ),
+    Call(
+        "A pattern that nothing matches",
+        "build recipe.toml",
+        (
+            "recipe.toml:10: error: datasets.add.path: no file matches `data/*.parquet`\n"
+            "  hint:  data holds add.jsonl"
+        ),
+        replaced=("add.jsonl", "*.parquet"),
+    ),
+    Call(
+        "A folder for data",
+        "build recipe.toml",
+        (
+            "recipe.toml:10: error: datasets.add.path: `data` is a folder\n"
+            "  hint:  name its files: data/*.jsonl"
+        ),
+        replaced=("data/add.jsonl", "data"),
+    ),
+    Call(
+        "Data of a type that dem does not read",
+        "build recipe.toml",
+        (
+            "recipe.toml:10: error: datasets.add.path: `add.xlsx` is of no type that dem reads\n"
+            "  hint:  a data file ends in .jsonl, .ndjson, .json, .csv, .parquet"
+        ),
+        replaced=("add.jsonl", "add.xlsx"),
+        setup=write("data/add.xlsx", "PK"),
+    ),
+    Call(
+        "The test file is a copy of the training file",
+        "build recipe.toml",
+        (
+            "recipe.toml:12: error: datasets.add.test: copy.jsonl is also what is trained on for add\n"
+            "  hint:  give it rows of its own, or hold out a share such as 0.05"
+        ),
+        replaced=("test = 0.2", 'test = "data/copy.jsonl"'),
+        setup=write("data/copy.jsonl", ROWS),
+    ),
+)

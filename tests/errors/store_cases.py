@@ -1,0 +1,114 @@
+"""Machine files, caches and locks that are refused before an action runs."""
+
+from __future__ import annotations
+
+from error_cases import ROWS, Call, edit, lock_then, write
+
+__all__ = ["STORES"]
+
+STORES = (
+    # machine file, cache and lock
+    Call(
+        "An unknown key of the machine file",
+        "plan recipe.toml",
+        ("machine.toml:1: error: job: unknown key\n  hint:  did you mean `jobs`?"),
+        setup=write("machine.toml", "job = 2\n"),
+    ),
+    Call(
+        "No machine file of that name",
+        "plan recipe.toml --machine big.toml",
+        ("big.toml: error: there is no such machine file\n  hint:  the TOML files there are recipe.toml"),
+    ),
+    Call(
+        "A cache from the future",
+        "build recipe.toml",
+        (
+            "error: cache: the cache has format 99, and this dem knows 1\n"
+            "  hint:  upgrade dem, or choose another folder with --cache"
+        ),
+        1,
+        setup=write("cache/format.json", '{"dem-store": 99}'),
+    ),
+    Call(
+        "A cache whose format file is damaged",
+        "build recipe.toml",
+        (
+            "error: cache/format.json: this file does not say which format the cache has\n"
+            '  hint:  write {"dem-store": 1} into it if the folder is a cache, or choose another with --cache'
+        ),
+        1,
+        setup=write("cache/format.json", ""),
+    ),
+    Call(
+        "A file where the cache should be",
+        "build recipe.toml",
+        (
+            "error: cache/format.json: cannot be reached: a part of this path is a file, not a folder\n"
+            "  hint:  move the file away, or choose another cache with --cache"
+        ),
+        1,
+        setup=write("cache", ""),
+    ),
+    Call(
+        "A cache on a read-only disk",
+        "build recipe.toml --cache /sys/dem",
+        (
+            "error: /sys/dem: not allowed to write here\n"
+            "  hint:  mend the permissions, or choose another folder: --cache chooses the cache's"
+        ),
+        1,
+    ),
+    Call(
+        "No lock under `--locked`",
+        "build recipe.toml --locked",
+        ("error: recipe.lock: there is no lock\n  hint:  `dem lock recipe.toml` writes it"),
+        4,
+    ),
+    Call(
+        "Data changed since the lock",
+        "build recipe.toml --locked",
+        (
+            "error: recipe.lock: not what is locked: datasets.add\n"
+            "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked"
+        ),
+        4,
+        setup=lock_then(write("data/add.jsonl", ROWS + ROWS)),
+    ),
+    Call(
+        "A lock with a digest edited by hand",
+        "build recipe.toml --locked",
+        (
+            "error: recipe.lock: not what is locked: base, datasets.add\n"
+            "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked"
+        ),
+        4,
+        setup=lock_then(edit("recipe.lock", '"sha256": "', '"sha256": "0')),
+    ),
+    Call(
+        "A lock that is no JSON",
+        "build recipe.toml",
+        (
+            "recipe.lock: error: cannot be read as a lock: Expecting value: line 1 column 1 (char 0)\n"
+            "  hint:  restore it, or delete it and run `dem lock`"
+        ),
+        setup=write("recipe.lock", "<<<<<<< HEAD\n"),
+    ),
+    Call(
+        "A lock from the future",
+        "build recipe.toml",
+        (
+            "recipe.lock: error: is a lock of format 99, not 1\n"
+            "  hint:  update dem, or delete it and run `dem lock`"
+        ),
+        setup=write("recipe.lock", '{"dem_lock": 99}'),
+    ),
+    Call(
+        "A lock with a part missing",
+        "build recipe.toml",
+        (
+            "recipe.lock: error: is no whole lock: parts of it are missing\n"
+            "  hint:  restore it, or delete it and run `dem lock`"
+        ),
+        setup=lock_then(edit("recipe.lock", '"files"', '"file"')),
+    ),
+)
