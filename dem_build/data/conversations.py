@@ -140,6 +140,9 @@ def _conversation(turns: Sequence[Turn], tools: tuple[dict[str, Any], ...], wher
     except UnicodeEncodeError as error:
         hint = "write the character itself, or both halves of its escape"
         raise DataError("the conversation holds half of a surrogate pair", where=where, hint=hint) from error
+    except TypeError as error:  # parquet has more types than JSON
+        hint = "a turn and a tool hold text, numbers, lists and objects"
+        raise DataError(f"the conversation is no JSON: {error}", where=where, hint=hint) from error
     return conversation
 
 
@@ -207,7 +210,7 @@ def _present(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shared(turn: Mapping[str, Any], name: str, where: str) -> Turn:
     role, value = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
-    if role not in SHAREGPT_ROLES:
+    if not isinstance(role, str) or role not in SHAREGPT_ROLES:
         found = f"is from {role!r}" if role is not None else "says not who it is from"
         known = ", ".join(SHAREGPT_ROLES)
         raise DataError(f"{name} {found}", where=where, hint=f"`from` is one of {known}")
@@ -238,9 +241,13 @@ def _tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     if value in (None, "", [], ()):
         return ()
     tools = _json(value, "the tools", where) if isinstance(value, str) else value
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    if not isinstance(tools, list) or not all(map(_is_schema, tools)):
         raise DataError("the tools are no list of JSON schemas", where=where, hint='"tools": [{"type": …}]')
     return tuple(tools)
+
+
+def _is_schema(tool: Any) -> bool:
+    return isinstance(tool, dict) and isinstance(tool.get("function", tool), dict)
 
 
 def _json(text: str, name: str, where: str) -> Any:

@@ -89,14 +89,13 @@ def best_fit(lengths: NDArray[np.integer], capacity: int, seed: int) -> list[lis
 
 
 def collate_packs(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
-    """Return packs as tensors [packs, longest], padded on the right with one more document, which does not count."""
+    """Return packs as tensors [packs, longest], padded on the right with documents of one token, which do not count."""
     longest = max(len(ids) for ids, *_ in packs)
     input_ids = np.zeros((len(packs), longest), np.int64)
     labels = np.full((len(packs), longest), IGNORED, np.int64)
     positions = np.zeros((len(packs), longest), np.int64)
     for i, (ids, targets, places) in enumerate(packs):
         input_ids[i, : len(ids)], labels[i, : len(ids)], positions[i, : len(ids)] = ids, targets, places
-        positions[i, len(ids) :] = np.arange(longest - len(ids))
     return _tensors(input_ids, labels, positions)
 
 

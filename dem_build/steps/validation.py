@@ -104,8 +104,10 @@ class Validation(TrainerCallback):
     def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Put the best weights so far into the checkpoint that Trainer wrote, where they are not its own."""
         lowest = lowest_of(state.log_history)
+        kept = self._best.parent / f"checkpoint-{state.global_step}" / BEST
+        kept.unlink(missing_ok=True)  # of a run that was killed while it wrote the same checkpoint
         if self._keeps_best and lowest is not None and lowest.step < state.global_step:
-            _link(self._best, self._best.parent / f"checkpoint-{state.global_step}" / BEST)
+            _link(self._best, kept)
 
     def take_up(self, checkpoint: Path | None) -> None:
         """Go back to the best weights as of a checkpoint, or to none at all."""

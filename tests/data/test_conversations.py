@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 import pytest
 from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 from hypothesis import given
@@ -393,6 +395,27 @@ def test_a_row_that_is_no_conversation_is_named_by_its_line(prepare, data, turns
         prepare(path)
     assert caught.value.where == f"{path}:2"
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ({"conversations": [{"from": ["human"], "value": "x"}]}, r"turn 1 is from \['human'\]"),
+        ({"conversations": [{"from": "human", "value": "x"}], "tools": [{"function": "add"}]}, "are no list of JSON"),
+    ],
+)  # fmt: skip
+def test_a_sharegpt_row_that_is_no_conversation_is_named_by_its_line(prepare, data, row, what):
+    path = data({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, row)
+    with pytest.raises(DataError, match=what) as caught:
+        prepare(path)
+    assert caught.value.where == f"{path}:2"
+
+
+def test_a_value_that_json_has_no_type_for_is_refused():
+    """As a date in a parquet file is."""
+    turns = [{"role": "user", "content": "a", "name": dt.date(2025, 1, 1)}]
+    with pytest.raises(DataError, match="the conversation is no JSON: Object of type date"):
+        from_messages(turns, None, "x")
 
 
 def test_parts_of_text_are_joined():

@@ -108,6 +108,18 @@ def test_a_packed_token_has_the_loss_that_it_has_alone(rows, kind, config, kerne
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
+def test_a_pack_may_be_longer_than_the_positions_that_a_model_has(rows):
+    """Padded by more than that, beside one of few documents."""
+    model = model_of(GPT2LMHeadModel, LEARNED, "sdpa")
+    packs = Packs(rows, 1000, 42)
+    short = rows[int(np.argmin(rows.lengths))]
+    batch = collate_packs([packs[0], (*short, np.arange(len(short[0])))])
+    assert batch["input_ids"].shape[1] - len(short[0]) > 64
+    batch["input_ids"] %= 100
+    batch["labels"] = torch.where(batch["labels"] == -100, -100, batch["labels"] % 100)
+    assert token_nll(model, **batch).isfinite().all()
+
+
 def test_a_packed_training_is_that_of_its_documents_one_by_one(base, tmp_path):
     """`global_batch_size` counts packs, and the loss of a step is over the tokens of all their documents."""
     provenance, delta = train(base, tmp_path, context_of(tmp_path), **PLAIN, **PACKED)

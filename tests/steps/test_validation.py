@@ -137,6 +137,21 @@ def test_a_better_loss_after_the_checkpoint_is_forgotten_with_the_rest(run, tmp_
     assert again.read_bytes() == delta.read_bytes()
 
 
+def test_a_checkpoint_that_a_kill_left_half_written_is_written_anew(run, tmp_path):
+    """Killed between the link to the best weights and the marker, and resumed to the same step."""
+    _, delta = run(tmp_path / "straight", **CHOOSES)
+    work = tmp_path / "killed"
+    for step in (7, 8):
+        with pytest.raises(InterruptedBuildError):
+            run(work, context_of(work, stopping=stop_after(step, work)), **CHOOSES)
+    (work / "checkpoints" / "checkpoint-8" / "complete.json").unlink()
+    with pytest.raises(InterruptedBuildError):
+        run(work, context_of(work, stopping=stop_after(8, work)), **CHOOSES)
+    resumed, again = run(work, context_of(work), **CHOOSES)
+    assert resumed["resumed_from"] == 8
+    assert again.read_bytes() == delta.read_bytes()
+
+
 def test_training_stops_when_the_loss_falls_no_further(run, tmp_path):
     provenance, _ = run(tmp_path, eval_steps=1, early_stopping_patience=2, **LEARNS_BY_HEART)
     validation = provenance["validation"]
