@@ -176,8 +176,7 @@ def _message(turn: Mapping[str, Any], name: str, where: str) -> Turn:
         raise DataError(
             f"{name} has {found}", where=where, hint=f"a role is one of {', '.join(ROLES)}; or use sharegpt"
         )
-    if given.get("weight") not in (None, 0, 1):
-        raise DataError(f"{name} has the weight {given['weight']!r}", where=where, hint="a weight is 0 or 1")
+    _weight(given, name, where)
     if "content" not in given and "tool_calls" not in given:
         raise DataError(f"{name} has no content", where=where, hint=_MESSAGES_HINT)
     if "tool_calls" in given:
@@ -217,10 +216,17 @@ def _shared(turn: Mapping[str, Any], name: str, where: str) -> Turn:
     text = _text(value, name, where)
     if role == "function_call":
         [call] = _calls([_json(text, f"{name}, a function call,", where)], name, where)
-        return {"role": "assistant", "content": "", "tool_calls": [_call(call, name, where)]}
-    return {"role": SHAREGPT_ROLES[role], "content": text} | (
-        {"weight": turn["weight"]} if turn.get("weight") in (0, 1) else {}
-    )
+        called = {"content": "", "tool_calls": [_call(call, name, where)]}
+    else:
+        called = {"content": text}
+    return {"role": SHAREGPT_ROLES[role], "weight": _weight(turn, name, where)} | called
+
+
+def _weight(turn: Mapping[str, Any], name: str, where: str) -> int | None:
+    weight: int | None = turn.get("weight")
+    if weight not in (None, 0, 1):
+        raise DataError(f"{name} has the weight {weight!r}", where=where, hint="a weight is 0 or 1")
+    return weight
 
 
 def _text(value: Any, name: str, where: str) -> str:

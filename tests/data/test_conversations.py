@@ -400,6 +400,7 @@ def test_a_row_that_is_no_conversation_is_named_by_its_line(prepare, data, turns
 @pytest.mark.parametrize(
     ("row", "what"),
     [
+        ({"conversations": [{"from": "human", "value": "x", "weight": 0.5}]}, "turn 1 has the weight 0.5"),
         ({"conversations": [{"from": ["human"], "value": "x"}]}, r"turn 1 is from \['human'\]"),
         ({"conversations": [{"from": "human", "value": "x"}], "tools": [{"function": "add"}]}, "are no list of JSON"),
     ],
@@ -409,6 +410,23 @@ def test_a_sharegpt_row_that_is_no_conversation_is_named_by_its_line(prepare, da
     with pytest.raises(DataError, match=what) as caught:
         prepare(path)
     assert caught.value.where == f"{path}:2"
+
+
+@pytest.mark.parametrize("weighed", [1, 3])
+def test_sharegpts_weight_of_zero_leaves_an_answer_or_a_call_untrained(weighed):
+    call = '{"name": "add", "arguments": {}}'
+    said_by = [
+        ("human", "2+2?"),
+        ("gpt", "4"),
+        ("human", "3+3?"),
+        ("function_call", call),
+        ("observation", "6"),
+    ]
+    turns = [{"from": role, "value": value} for role, value in [*said_by, ("gpt", "6")]]
+    turns[weighed]["weight"] = 0
+    found = from_sharegpt(turns, None, None, "x")
+    assert found.answers == tuple(sorted({1, 3, 5} - {weighed}))
+    assert not any("weight" in turn for turn in found.turns)
 
 
 def test_a_value_that_json_has_no_type_for_is_refused():
