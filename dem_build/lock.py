@@ -187,10 +187,11 @@ def read(path: Path) -> JSON | None:
         raise RecipeError([Problem(str(path), 0, "", f"cannot be read as a lock: {error}", hint)]) from error
     version = document.get("dem_lock") if isinstance(document, dict) else None
     if version != LOCK_VERSION:
-        hint = "update dem, or delete it and run `dem lock`"
-        raise RecipeError(
-            [Problem(str(path), 0, "", f"is a lock of format {version}, not {LOCK_VERSION}", hint)]
+        what = (
+            "is no lock of dem" if version is None else f"is a lock of format {version}, not {LOCK_VERSION}"
         )
+        hint = f"{'restore it' if version is None else 'update dem'}, or delete it and run `dem lock`"
+        raise RecipeError([Problem(str(path), 0, "", what, hint)])
     try:
         _digests(document)
     except (KeyError, TypeError, AttributeError) as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
+from dem_build.store.files import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -80,8 +81,19 @@ def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts
             for name, text in texts.items():
                 _write_text(to.folder / name, text)
     except OSError as error:
-        hint = "free some space or mend the folder's permissions; the model is in the cache, so nothing has to run"
-        raise StoreError(f"cannot be written: {error.strerror}", where=str(to.folder), hint=hint) from error
+        raise _unwritten(to, error) from error
+    except StoreError as error:
+        if isinstance(reason := error.__cause__, OSError) and reason.errno in FULL:
+            raise _unwritten(to, reason) from error  # what is full is this folder's disk, not the store's
+        raise
+
+
+def _unwritten(to: Destination, error: OSError) -> StoreError:
+    why = "the disk is full" if error.errno in FULL else error.strerror
+    hint = (
+        "free some space, or mend what is in the way; the model is in the cache, so nothing has to run again"
+    )
+    return StoreError(f"cannot be written: {why}", where=str(to.folder), hint=hint)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib
 import json
 import os
@@ -27,6 +26,7 @@ from dem_build.kinds import KINDS
 from dem_build.steps.api import Context, Inputs, Resident, Term
 from dem_build.steps.checkpoints import mark_complete, newest_complete, step_of
 from dem_build.store import Record
+from dem_build.store.files import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +72,7 @@ class Runner:
         except LeaseHeldError as error:
             return Reply(Answer.HELD, what=error.what)
         except DemError as error:
-            return Reply(Answer.FAILED, time.monotonic() - begun, what=str(error.what), hint=error.hint)
+            return Reply(Answer.FAILED, time.monotonic() - begun, what=_located(error), hint=error.hint)
 
     def _run_leased(self, request: Request, begun: float) -> Reply:
         work = self.store.new_work(request.key)
@@ -195,6 +195,10 @@ def _captured(path: Path) -> Iterator[None]:
                 os.close(original)
 
 
+def _located(error: DemError) -> str:
+    return f"{error.where}: {error.what}" if error.where else error.what
+
+
 def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
     """Keep the traceback in the action's log, and say in a sentence what a user can do."""
     # A full disk takes no log, and a folder that another process removed has no place for one.
@@ -203,9 +207,8 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
     if isinstance(error, CorruptObjectError):
         return Reply(Answer.CORRUPT, seconds, str(work), error.what, error.hint)
     if isinstance(error, DemError):
-        what = f"{error.where}: {error.what}" if error.where else error.what
-        return Reply(Answer.FAILED, seconds, str(work), what, error.hint)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Reply(Answer.FAILED, seconds, str(work), _located(error), error.hint)
+    if isinstance(error, OSError) and error.errno in FULL:
         return Reply(
             Answer.FAILED,
             seconds,

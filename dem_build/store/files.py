@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "FULL",
     "exclusively",
     "explained",
     "in_parallel",
@@ -36,7 +37,9 @@ __all__ = [
 T = TypeVar("T")
 U = TypeVar("U")
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a disk, a quota or a limit that takes no more bytes."""
+
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -62,9 +65,12 @@ def writing(path: Path) -> Iterator[None]:
 def explained(error: OSError, path: Path) -> StoreError:
     """Return the error that tells a user about `error`."""
     place = str(error.filename or path)
-    if error.errno in _FULL:
+    if error.errno in FULL:
+        # A copy names what it reads first; what it writes is on the disk that is full.
         return StoreError(
-            "no space left on this disk", where=place, hint="`dem cache stats` shows what is large"
+            "no space left on this disk",
+            where=str(error.filename2 or place),
+            hint="`dem cache stats` shows what is large",
         )
     if error.errno in _FORBIDDEN:
         hint = "mend the permissions, or choose another folder: --cache chooses the cache's"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 from error_cases import ROWS, BrokenData, Build
@@ -184,6 +185,17 @@ def damage(home: Path) -> None:
             path.write_bytes(data)
 
 
+def unpublish(home: Path) -> None:
+    """Remove what was published."""
+    shutil.rmtree(home / "out")
+
+
+def occupy(home: Path) -> None:
+    """Put a file in the place of the published models."""
+    unpublish(home)
+    (home / "out").write_text("")
+
+
 LONGER = ("max_steps = 2", "max_steps = 4000")
 GATE = ("tasks = []", 'tasks = []\n\n[[gates]]\ntask = "loss:add"\nmetric = "loss"\nmax = 0.001')
 
@@ -242,6 +254,25 @@ AFTER_A_BUILD = (
         ),
         call="build recipe.toml --no-train",
         replaced=LONGER,
+    ),
+    Build(
+        "The disk of `out/` is full",
+        (
+            "error: out/recipe: cannot be written: the disk is full\n"
+            "  hint:  free some space, or mend what is in the way; the model is in the cache, so nothing "
+            "has to run again"
+        ),
+        setup=unpublish,
+        file_limit=100_000,
+    ),
+    Build(
+        "A file where `out/` should be",
+        (
+            "error: out/recipe: cannot be written: Not a directory\n"
+            "  hint:  free some space, or mend what is in the way; the model is in the cache, so nothing "
+            "has to run again"
+        ),
+        setup=occupy,
     ),
     Build(
         "A file of the cache is damaged",

@@ -94,6 +94,12 @@ STORES = (
         setup=write("recipe.lock", "<<<<<<< HEAD\n"),
     ),
     Call(
+        "A lock of another program",
+        "build recipe.toml",
+        ("recipe.lock: error: is no lock of dem\n  hint:  restore it, or delete it and run `dem lock`"),
+        setup=write("recipe.lock", "[]"),
+    ),
+    Call(
         "A lock from the future",
         "build recipe.toml",
         (

@@ -152,7 +152,7 @@ def test_what_is_built_and_not_good_enough_says_so(case, built, tmp_path):
     shutil.copytree(built, home)
     case.setup(home)
     (home / "recipe.toml").write_text(RECIPE.replace(*case.replaced) if case.replaced[0] else RECIPE)
-    out, status = call(home, case.call)
+    out, status = call(home, case.call, case.file_limit)
     assert (reason_in(out), status) == (case.says, case.status)
 
 
