@@ -2,7 +2,7 @@
 
 python bench/train.py [--trl PATH/TO/python] [--completion SHARE] [--steps N] [--rounds N]
 
-Each contestant is a process of its own that loads a random Llama of 135M parameters, or fewer with --layers, in
+Each contestant is a process of its own that loads a random Llama of 64M parameters, or 135M with --layers 30, in
 float32 and trains it under bfloat16 autocast. A step's time is from the end of the step before; the first step of a
 process does not count, nor does the very first process, which finds the machine's memory cold. A token is one of the
 rows: padding is none.
@@ -147,7 +147,9 @@ def measure(
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
             told, of = run(name, commands[name], environment), measured[name]
-            of.speeds.extend(np.array(tokens[1:]) / np.diff(told["ends"]))
+            speeds = np.array(tokens[1:]) / np.diff(told["ends"])
+            print(name, *speeds.round(), file=sys.stderr)
+            of.speeds.extend(speeds)
             of.loss, of.peak = told["loss"], max(of.peak, told["peak"])
     return measured
 
@@ -180,8 +182,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--trl", help="the python of an environment that has TRL")
     parser.add_argument("--completion", type=float, default=0.3, help="share of a row that is trained on")
-    parser.add_argument("--layers", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
