@@ -59,10 +59,13 @@ class DemError(Exception):
         self.where = where
         self.hint = hint
 
+    @property
+    def located(self) -> str:
+        """What went wrong, after where it did."""
+        return f"{self.where}: {self.what}" if self.where else self.what
+
     def __str__(self) -> str:
-        prefix = f"{self.where}: " if self.where else ""
-        suffix = f" ({self.hint})" if self.hint else ""
-        return f"{prefix}{self.what}{suffix}"
+        return f"{self.located} ({self.hint})" if self.hint else self.located
 
 
 class UsageError(DemError):

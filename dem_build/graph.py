@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
     from dem_build.kinds import SourceFile
-    from dem_build.lock import Lock
-    from dem_build.recipe import Recipe, Source, Train
+    from dem_build.lock import Lock, LockedTask
+    from dem_build.recipe import Recipe, Source, Task, Train
 
-__all__ = ["Action", "Edge", "Evaluation", "Graph", "Taken", "build_graph", "no_action"]
+__all__ = ["Action", "Edge", "Evaluation", "Graph", "Taken", "build_graph"]
 
 BASE = "base"
 COMPOSED = "composed"
@@ -121,7 +121,8 @@ class Graph:
             UsageError: A target that is no action of this graph.
         """
         wanted: set[str] = set()
-        stack = [self._known(name) for name in targets]
+        stack = list(targets)
+        self.require(stack)
         while stack:
             name = stack.pop()
             if name not in wanted:
@@ -129,17 +130,21 @@ class Graph:
                 stack.extend(self.actions[name].upstream)
         return Graph({n: a for n, a in self.actions.items() if n in wanted}, self.models, self.omega)
 
-    def _known(self, name: str) -> str:
-        if name not in self.actions:
-            raise no_action(name, self.actions)
-        return name
+    def require(self, names: Iterable[str]) -> None:
+        """Refuse a name that is no action of this graph, and say which was meant.
 
-
-def no_action(name: str, actions: Iterable[str]) -> UsageError:
-    """Return the error of a name that is no action of the recipe: it says which was meant."""
-    close = difflib.get_close_matches(name, list(actions), n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return UsageError(f"there is no action {name!r} in this recipe", hint=f"{meant}`dem plan` lists them all")
+        Raises:
+            UsageError: There is such a name.
+        """
+        for name in names:
+            if name not in self.actions:
+                close = difflib.get_close_matches(name, list(self.actions), n=1)
+                hint = (
+                    f"did you mean {close[0]}? `dem plan` lists them all"
+                    if close
+                    else "`dem plan` lists them all"
+                )
+                raise UsageError(f"there is no action {name!r} in this recipe", hint=hint)
 
 
 def build_graph(recipe: Recipe, lock: Lock) -> Graph:
@@ -244,7 +249,9 @@ def _evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[
     datasets = tested if evaluate.loss else []
     losses = [_loss(recipe, model, models[model], name) for name in datasets for model in wanted]
     tasks = [
-        _task(recipe, lock, model, models[model], i) for i in range(len(evaluate.tasks)) for model in wanted
+        _task(recipe, lock.tasks[task.name], model, models[model], task)
+        for task in evaluate.tasks
+        for model in wanted
     ]
     return losses + tasks
 
@@ -260,10 +267,7 @@ def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
     return Action(f"loss:{model}:{dataset}", "loss", params, takes, evaluation=evaluation)
 
 
-def _task(recipe: Recipe, lock: Lock, model: str, source: str, index: int) -> Action:
-    assert recipe.evaluate is not None
-    task = recipe.evaluate.tasks[index]
-    locked = lock.tasks[task.name]
+def _task(recipe: Recipe, locked: LockedTask, model: str, source: str, task: Task) -> Action:
     params = {
         "task": task.name,
         "num_fewshot": task.num_fewshot,

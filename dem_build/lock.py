@@ -289,8 +289,7 @@ def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Probl
         problems.append(recipe.problem(key, what, "mend its permissions, or name another"))
         return None
     except DemError as error:
-        what = f"{error.where}: {error.what}" if error.where else error.what
-        problems.append(recipe.problem(key, what, error.hint or ""))
+        problems.append(recipe.problem(key, error.located, error.hint or ""))
         return None
 
 

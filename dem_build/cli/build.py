@@ -119,9 +119,9 @@ def _finish(
     session: Session, outcome: Outcome, shown: AbstractSet[tuple[str, str]], console: Console
 ) -> tuple[int, dict[str, Any]]:
     results = collect(session.plan.graph, outcome.records, session.store.read_bytes)
-    whole = not outcome.failed and not outcome.interrupted and not _partial(session)
-    gates = check(session.recipe.gates, results) if whole and session.whole else []
-    model = _publish(session, outcome, results, gates) if whole and "model" in outcome.records else None
+    done = not outcome.failed and not outcome.interrupted
+    gates = check(session.recipe.gates, results) if done and session.whole else []
+    model = _publish(session, outcome, results, gates) if done and "model" in outcome.records else None
     view.remaining_warnings(results, console, shown)
     say_shared(session.store, outcome, console)
     view.result_table(results, gates, console)
@@ -141,11 +141,6 @@ def _options(session: Session, call: Call, flags: Flags) -> Options:
         no_train=flags.no_train,
         rebuild=frozenset(call.rebuild),
     )
-
-
-def _partial(session: Session) -> bool:
-    """Whether only some of the recipe's actions were asked for."""
-    return "model" not in session.plan.graph.actions
 
 
 def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]) -> Path:

@@ -110,7 +110,7 @@ def logs(named: str, name: str, call: Call) -> int:
 
 
 def _verdict(session: Session, name: str) -> Verdict:
-    session.plan.graph.only([name])
+    session.plan.graph.require([name])
     return session.plan.verdicts[name]
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest, lock
 from dem_build.errors import NotUpToDateError, StoreError, UsageError
-from dem_build.graph import build_graph, no_action
+from dem_build.graph import build_graph
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
 from dem_build.store import Hints, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from dem_build.execute.outcome import Outcome
     from dem_build.lock import Lock
@@ -158,7 +158,7 @@ def open_session(named: str, call: Call) -> Session:
     lock.refuse_leaks(recipe, resolved)
     graph = build_graph(recipe, resolved)
     graph = graph.only(call.targets) if call.targets else graph
-    _known(call.rebuild, graph.actions)
+    graph.require(sorted(call.rebuild))
     store = Store.open(cache_folder(call.cache, machine, machine_path, recipe.path), hints=hints)
     root = store.read_root(recipe_id(recipe.path)) or {}
     history = History(root.get("actions", {}))
@@ -171,8 +171,3 @@ def open_store(call: Call) -> Store:
     here = Path.cwd() / "recipe.toml"
     machine, machine_path = load_machine(call.machine, here)
     return Store.open(cache_folder(call.cache, machine, machine_path, here))
-
-
-def _known(names: Iterable[str], actions: Iterable[str]) -> None:
-    if unknown := sorted(set(names) - set(actions)):
-        raise no_action(unknown[0], actions)

@@ -13,7 +13,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dem_build import __version__, digest
+from dem_build import __version__
 from dem_build.errors import (
     ActionError,
     CorruptObjectError,
@@ -72,7 +72,7 @@ class Runner:
         except LeaseHeldError as error:
             return Reply(Answer.HELD, what=error.what)
         except DemError as error:
-            return Reply(Answer.FAILED, time.monotonic() - begun, what=_located(error), hint=error.hint)
+            return Reply(Answer.FAILED, time.monotonic() - begun, what=error.located, hint=error.hint)
 
     def _run_leased(self, request: Request, begun: float) -> Reply:
         work = self.store.new_work(request.key)
@@ -97,7 +97,7 @@ class Runner:
 
     def _publish(self, request: Request, work: Path, begun: float) -> bool | None:
         """Run the step and publish; return whether a forced run came out as recorded, None when nothing was."""
-        _check_sources(request)
+        self._check_sources(request)
         inputs = self._inputs(request, work)
         context = Context(
             work=work,
@@ -109,7 +109,7 @@ class Runner:
         )
         step = importlib.import_module(KINDS[request.kind].module)
         provenance = step.run(inputs, request.params, context)
-        _check_sources(request)
+        self._check_sources(request)
         outputs = {name: self._put(request, work / "out" / name) for name in KINDS[request.kind].outputs}
         return self._record(request, work, outputs, provenance | _surroundings(request, work, begun))
 
@@ -141,19 +141,18 @@ class Runner:
         terms = tuple(Term(weighted[e["sha256"]], e["sha256"], e["omega"]) for e in entries)
         return Inputs(paths, digests, terms, request.sources)
 
+    def _check_sources(self, request: Request) -> None:
+        """Refuse files that are not, or no longer, what the lock resolved; unchanged ones are only looked at."""
+        for source in request.sources:
+            if self.store.hints.digest_of(source.path).digest != source.digest:
+                raise ActionError("changed while the build ran", where=str(source.path), hint="build again")
+
     def _put(self, request: Request, path: Path) -> Output:
         if not path.exists():
             raise ActionError(
                 f"the step made no output {path.name!r}", where=request.name, hint="a bug in dem"
             )
         return self.store.put(path)
-
-
-def _check_sources(request: Request) -> None:
-    """Refuse files that are not, or no longer, what the lock resolved."""
-    for source in request.sources:
-        if digest.of_file(source.path) != source.digest:
-            raise ActionError("changed while the build ran", where=str(source.path), hint="build again")
 
 
 def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
@@ -195,10 +194,6 @@ def _captured(path: Path) -> Iterator[None]:
                 os.close(original)
 
 
-def _located(error: DemError) -> str:
-    return f"{error.where}: {error.what}" if error.where else error.what
-
-
 def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
     """Keep the traceback in the action's log, and say in a sentence what a user can do."""
     # A full disk takes no log, and a folder that another process removed has no place for one.
@@ -207,7 +202,7 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
     if isinstance(error, CorruptObjectError):
         return Reply(Answer.CORRUPT, seconds, str(work), error.what, error.hint)
     if isinstance(error, DemError):
-        return Reply(Answer.FAILED, seconds, str(work), _located(error), error.hint)
+        return Reply(Answer.FAILED, seconds, str(work), error.located, error.hint)
     if isinstance(error, OSError) and error.errno in FULL:
         return Reply(
             Answer.FAILED,
