@@ -1,6 +1,7 @@
 # make setup   .venv with dem, its tests' and its linters' packages, at the versions of constraints.txt
 # make test    the tests                    make lint   ruff and mypy
 # make demo    build the model of recipes/demo, twice: the second build has nothing to do
+# make torture kill, corrupt, fill and share the cache for up to an hour, and write docs/reliability.md
 # make clean   remove .venv and what the tools cached; cache/ and out/ stay
 #
 # Nothing is written outside this folder, and nothing but PyPI is asked.
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 DEMO := recipes/demo
 DEMO_DATA := $(DEMO)/data/complete
 
-.PHONY: setup test lint demo clean
+.PHONY: setup test lint demo torture clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/dev.stamp
@@ -31,6 +32,9 @@ demo: $(DEMO_DATA)
 	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
 	@echo "--- the same build again:"
 	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
+
+torture: setup
+	$(BIN)/python tests/torture/torture.py --write docs/reliability.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
