@@ -6,16 +6,13 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
+from hub_server import HubServer, serving
 from test_build import fresh, ran
 
-COMMIT = "1234567890" * 4
 RECIPE = """\
 [base]
 model = "base"
@@ -27,40 +24,16 @@ models = ["base"]
 """
 
 
-class Hub(BaseHTTPRequestHandler):
-    """Knows one dataset, at one commit."""
-
-    asked: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        if "/datasets/" in self.path:
-            Hub.asked.append(self.path)
-        known = self.path.startswith("/api/datasets/allenai/ai2_arc/revision/main")
-        body = (
-            {"id": "allenai/ai2_arc", "sha": COMMIT, "private": False, "tags": []}
-            if known
-            else {"error": "no"}
-        )
-        data = json.dumps(body).encode()
-        self.send_response(200 if known else 404)
-        if not known:
-            self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with serving() as server:
+        server.commit("datasets", "allenai/ai2_arc", {"README.md": b"what it is"})
+        yield server
 
 
 @pytest.fixture
-def endpoint() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    Hub.asked.clear()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+def endpoint(hub: HubServer) -> str:
+    return hub.endpoint
 
 
 def commit(name: str, endpoint: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -72,8 +45,9 @@ def commit(name: str, endpoint: str, **environment: str) -> subprocess.Completed
     )
 
 
-def test_a_dataset_is_resolved_to_its_commit(endpoint: str) -> None:
-    assert commit("allenai/ai2_arc", endpoint).stdout.strip() == COMMIT
+def test_a_dataset_is_resolved_to_its_commit(hub: HubServer) -> None:
+    now = hub.repositories["datasets", "allenai/ai2_arc"].branches["main"]
+    assert commit("allenai/ai2_arc", hub.endpoint).stdout.strip() == now
 
 
 def test_an_unknown_dataset_is_said(endpoint: str) -> None:
@@ -84,25 +58,28 @@ def test_a_hub_out_of_reach_is_said() -> None:
     assert "cannot be asked" in commit("allenai/ai2_arc", "http://127.0.0.1:9").stderr
 
 
-def test_offline_says_how_to_pin(endpoint: str) -> None:
-    assert "dem lock" in commit("allenai/ai2_arc", endpoint, HF_HUB_OFFLINE="1").stderr
-    assert Hub.asked == []
+def test_offline_says_how_to_pin(hub: HubServer) -> None:
+    assert "dem lock" in commit("allenai/ai2_arc", hub.endpoint, HF_HUB_OFFLINE="1").stderr
+    assert hub.asked == []
 
 
 def test_the_lock_pins_a_built_in_tasks_dataset_and_asks_the_hub_once(
-    tmp_path: Path, tiny_base: Path, endpoint: str
+    tmp_path: Path, tiny_base: Path, hub: HubServer
 ) -> None:
     project = fresh(tmp_path, tiny_base)
-    project.environment |= {"HF_ENDPOINT": endpoint}
+    project.environment |= {"HF_ENDPOINT": hub.endpoint}
     project.write(RECIPE)
     project.call("lock", "tiny.toml")
     locked = json.loads((project.home / "tiny.lock").read_text())["tasks"]["arc_easy"]
-    assert (locked["dataset"], locked["dataset_revision"]) == ("allenai/ai2_arc", COMMIT)
-    assert len(Hub.asked) == 1
+    assert (locked["dataset"], locked["dataset_revision"]) == (
+        "allenai/ai2_arc",
+        hub.repositories["datasets", "allenai/ai2_arc"].branches["main"],
+    )
+    assert len(hub.asked) == 1
     project.call("plan", "tiny.toml")
-    assert len(Hub.asked) == 1
+    assert len(hub.asked) == 1
     project.call("lock", "tiny.toml", "--upgrade")
-    assert len(Hub.asked) == 2
+    assert len(hub.asked) == 2
 
 
 def test_a_pinned_recipe_plans_offline(tmp_path: Path, tiny_base: Path, endpoint: str) -> None:
