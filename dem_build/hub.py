@@ -1,48 +1,162 @@
-"""Names on a hub → commits. The only module of the planning path that may ask a network, and only for a new name."""
+"""Names on a hub → commits, files and their digests. The only module of the planning path that may ask a network.
+
+It asks the hub at `$HF_ENDPOINT` through the hub's own client, with the user's token where there is one, and only for
+what no lock pins. Files are downloaded to the client's cache, which other programs share, when a step needs them.
+"""
 
 from __future__ import annotations
 
-from dem_build.errors import UsageError
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["dataset_commit"]
+from dem_build.errors import UsageError
+from dem_build.kinds import HubFile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from huggingface_hub import HfApi
+
+__all__ = ["Listed", "commit_of", "dataset_commit", "download", "files_of", "require_access"]
+
+_PIN = "`dem lock` with a network pins it; with the lock, builds work offline"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file of a repository.
+
+    Attributes:
+        file: Where it lies.
+        size: Bytes.
+        sha256: Its digest where the hub knows it, which it does of large files.
+    """
+
+    file: HubFile
+    size: int
+    sha256: str | None
 
 
 def dataset_commit(name: str, revision: str = "main") -> str:
     """Return the commit that a branch, tag or commit of a hub dataset stands for now.
 
-    Asks the hub at `$HF_ENDPOINT`, with the user's token where there is one.
+    Raises:
+        UsageError: As `commit_of`.
+    """
+    return commit_of("dataset", name, revision)
+
+
+def commit_of(kind: str, name: str, revision: str = "main") -> str:
+    """Return the commit that a branch, tag or commit of a repository stands for now.
+
+    Args:
+        kind: `dataset` or `model`.
+        name: `org/name`.
+        revision: The branch, tag or commit.
 
     Raises:
-        UsageError: The hub has no such dataset or revision, or cannot be reached.
+        UsageError: The hub has no such repository or revision, or cannot be reached.
     """
-    # Imported here: it takes longer than the rest of a plan, which as a rule finds every commit in the lock.
+    with _asking(kind, name, revision) as api:
+        commit = api.repo_info(name, revision=revision, repo_type=kind).sha
+    if commit is None:
+        raise UsageError(f"the hub names no commit of the {kind} {name!r}")
+    return str(commit)
+
+
+def files_of(kind: str, name: str, commit: str) -> list[Listed]:
+    """Return every file of a repository at a commit, in the order of their paths.
+
+    Raises:
+        UsageError: As `commit_of`.
+    """
+    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415  as in _asking
+
+    with _asking(kind, name, commit) as api:
+        tree = list(api.list_repo_tree(name, revision=commit, repo_type=kind, recursive=True))
+    files = sorted((f for f in tree if isinstance(f, RepoFile)), key=lambda f: f.path)
+    return [
+        Listed(HubFile(kind, name, commit, f.path), f.size, f.lfs.sha256 if f.lfs else None) for f in files
+    ]
+
+
+def require_access(file: HubFile) -> None:
+    """Refuse a file that may be listed and not be read, as those of a gated repository, without downloading it.
+
+    Raises:
+        UsageError: As `download`.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415  as in _asking
+
+    with _asking(file.kind, file.repo, file.commit):
+        get_hf_file_metadata(hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit))
+
+
+def download(file: HubFile) -> Path:
+    """Return where a file lies on this machine; it is downloaded to the client's cache where it is not there yet.
+
+    Raises:
+        UsageError: The user may not read it, the hub cannot be reached, or the cache cannot be written.
+    """
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415  as in _asking
+
+    with _asking(file.kind, file.repo, file.commit, file.name):
+        return Path(hf_hub_download(file.repo, file.name, repo_type=file.kind, revision=file.commit))
+
+
+@contextmanager
+def _asking(kind: str, name: str, revision: str, file: str | None = None) -> Iterator[HfApi]:
+    """Give the hub's client, and say what it refuses in words of the recipe."""
+    # Imported here: it takes longer than the rest of a plan, which as a rule finds all it needs in the lock.
     from huggingface_hub import HfApi  # noqa: PLC0415
 
     # HTTPError is the client library's own, whichever that is, and not declared as exported.
     from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        DisabledRepoError,
+        GatedRepoError,
         HFValidationError,
         HTTPError,
+        LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
     try:
-        commit = HfApi().dataset_info(name, revision=revision).sha
+        yield HfApi()
+    except GatedRepoError as error:
+        hint = f"ask for access on the {kind}'s page, then set HF_TOKEN or call `hf auth login`"
+        raise UsageError(f"the {kind} {name!r} is gated, and you may not read it", hint=hint) from error
     except RepositoryNotFoundError as error:
-        hint = "check the name; a private or gated dataset needs HF_TOKEN"
-        raise UsageError(f"the hub has no dataset {name!r} that you may read", hint=hint) from error
+        hint = f"check the name; a private or gated {kind} needs HF_TOKEN"
+        raise UsageError(f"the hub has no {kind} {name!r} that you may read", hint=hint) from error
     except RevisionNotFoundError as error:
-        raise UsageError(f"the dataset {name!r} has no revision {revision!r}") from error
-    except OfflineModeIsEnabled as error:
-        hint = "`dem lock` with a network pins it; with the lock, builds work offline"
-        raise UsageError(
-            f"the dataset {name!r} is not in the lock, and this build is offline", hint=hint
-        ) from error
-    except (HFValidationError, HTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "`dem lock` with a network pins it; with the lock, builds work offline"
-        raise UsageError(f"the hub cannot be asked for the dataset {name!r}: {reason}", hint=hint) from error
-    if commit is None:
-        raise UsageError(f"the hub names no commit of the dataset {name!r}")
-    return commit
+        hint = "name a branch, a tag or a commit of it"
+        raise UsageError(f"the {kind} {name!r} has no revision {revision!r}", hint=hint) from error
+    except DisabledRepoError as error:
+        raise UsageError(f"the hub has disabled the {kind} {name!r}", hint="use another") from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HFValidationError, HTTPError, OSError) as error:
+        raise _out_of_reach(f"the {kind} {name!r}", file, error) from error
+
+
+def _out_of_reach(what: str, file: str | None, error: Exception) -> UsageError:
+    """Say why the hub did not answer: nobody may ask it, it cannot be reached, or the disk takes no file."""
+    from huggingface_hub.errors import OfflineModeIsEnabled  # noqa: PLC0415  as in _asking
+
+    causes = (error, error.__cause__)
+    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
+        if file is None:
+            return UsageError(f"{what} is not in the lock, and this build is offline", hint=_PIN)
+        hint = "one build with a network downloads it"
+        return UsageError(f"{file} of {what} is not on this machine, and this build is offline", hint=hint)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.errno is not None and cause.filename is not None:
+            hint = "free some space, mend its permissions, or set HF_HOME to another folder"
+            return UsageError(f"cannot be written: {cause.strerror}", where=str(cause.filename), hint=hint)
+    return UsageError(f"the hub cannot be asked for {what}: {_reason(error.__cause__ or error)}", hint=_PIN)
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

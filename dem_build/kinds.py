@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
 
-__all__ = ["KINDS", "Kind", "SourceFile", "TakenDigest", "key_of", "preimage"]
+__all__ = ["KINDS", "HubFile", "Kind", "SourceFile", "TakenDigest", "key_of", "preimage"]
 
 PREIMAGE_VERSION = 1
 
@@ -167,18 +167,37 @@ class TakenDigest:
 
 
 @dataclass(frozen=True, order=True)
+class HubFile:
+    """A file on a hub, which a step downloads when it needs it.
+
+    Attributes:
+        kind: Of repository: `dataset` or `model`.
+        repo: Its name, `org/name`.
+        commit: The commit that the lock pins.
+        name: The file's path in the repository.
+    """
+
+    kind: str
+    repo: str
+    commit: str
+    name: str
+
+
+@dataclass(frozen=True, order=True)
 class SourceFile:
     """A file from outside the store. Its tag (a file name that means something, or a type) and digest enter keys.
 
     Attributes:
         tag: What the file is to the action: `config.json`, `jsonl`, `arc_easy.yaml` …
         digest: SHA-256 of its bytes.
-        path: Where it is on this machine; never hashed.
+        path: Where it is on this machine; of a file on a hub, its path there until it is downloaded. Never hashed.
+        hub: Where it lies on a hub; None for a file of the user's.
     """
 
     tag: str
     digest: Digest
     path: Path = field(compare=False)
+    hub: HubFile | None = field(default=None, compare=False)
 
 
 def preimage(

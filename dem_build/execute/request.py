@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.digest import Blob
-from dem_build.kinds import KINDS, SourceFile
+from dem_build.kinds import KINDS, HubFile, SourceFile
 from dem_build.machine import Machine
 from dem_build.store import Output
 
@@ -86,7 +86,7 @@ class Request:
             "key": self.key,
             "preimage": self.preimage,
             "inputs": [{"of": i.of, "output": _output(i.output), "omega": i.omega} for i in self.inputs],
-            "sources": [{"tag": s.tag, "digest": s.digest, "path": str(s.path)} for s in self.sources],
+            "sources": [_source(s) for s in self.sources],
             "machine": self.machine.model_dump(),
             "threads": self.threads,
             "force": self.force,
@@ -101,7 +101,7 @@ class Request:
             key=document["key"],
             preimage=document["preimage"],
             inputs=tuple(TakenOutput(i["of"], _parsed(i["output"]), i["omega"]) for i in document["inputs"]),
-            sources=tuple(SourceFile(s["tag"], s["digest"], Path(s["path"])) for s in document["sources"]),
+            sources=tuple(_parsed_source(s) for s in document["sources"]),
             machine=Machine.model_validate(document["machine"]),
             threads=document["threads"],
             force=document["force"],
@@ -139,6 +139,16 @@ def request_for(
         force=verdict.record is not None,
         watching=action.watching,
     )
+
+
+def _source(source: SourceFile) -> JSON:
+    hub = asdict(source.hub) if source.hub is not None else None
+    return {"tag": source.tag, "digest": source.digest, "path": str(source.path), "hub": hub}
+
+
+def _parsed_source(document: Mapping[str, JSON]) -> SourceFile:
+    hub = HubFile(**document["hub"]) if document["hub"] is not None else None
+    return SourceFile(document["tag"], document["digest"], Path(document["path"]), hub)
 
 
 def _output(output: Output) -> JSON:

@@ -10,10 +10,10 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dem_build import __version__
+from dem_build import __version__, hub
 from dem_build.errors import (
     ActionError,
     CorruptObjectError,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.execute.request import Request
+    from dem_build.kinds import SourceFile
     from dem_build.steps.api import Provenance
     from dem_build.store import Output, Store
 
@@ -97,8 +98,6 @@ class Runner:
 
     def _publish(self, request: Request, work: Path, begun: float) -> bool | None:
         """Run the step and publish; return whether a forced run came out as recorded, None when nothing was."""
-        self._check_sources(request)
-        inputs = self._inputs(request, work)
         context = Context(
             work=work,
             out=work / "out",
@@ -107,6 +106,9 @@ class Runner:
             stopping=self.stopping,
             resident=self.resident,
         )
+        request = replace(request, sources=tuple(_fetched(request, context)))
+        self._check_sources(request)
+        inputs = self._inputs(request, work)
         step = importlib.import_module(KINDS[request.kind].module)
         provenance = step.run(inputs, request.params, context)
         self._check_sources(request)
@@ -144,8 +146,12 @@ class Runner:
     def _check_sources(self, request: Request) -> None:
         """Refuse files that are not, or no longer, what the lock resolved; unchanged ones are only looked at."""
         for source in request.sources:
-            if self.store.hints.digest_of(source.path).digest != source.digest:
-                raise ActionError("changed while the build ran", where=str(source.path), hint="build again")
+            if self.store.hints.digest_of(source.path).digest == source.digest:
+                continue
+            if source.hub is not None:
+                hint = "delete it, and build again: it is downloaded anew"
+                raise ActionError("is not what the lock pins", where=str(source.path.resolve()), hint=hint)
+            raise ActionError("changed while the build ran", where=str(source.path), hint="build again")
 
     def _put(self, request: Request, path: Path) -> Output:
         if not path.exists():
@@ -153,6 +159,18 @@ class Runner:
                 f"the step made no output {path.name!r}", where=request.name, hint="a bug in dem"
             )
         return self.store.put(path)
+
+
+def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:
+    """Yield the sources as files of this machine: those of a hub are downloaded where they are not here yet."""
+    remote = [s for s in request.sources if s.hub is not None]
+    for source in request.sources:
+        if source.hub is None:
+            yield source
+            continue
+        context.check_stop()
+        context.progress(remote.index(source), len(remote), "files downloaded")
+        yield replace(source, path=hub.download(source.hub))
 
 
 def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
