@@ -25,7 +25,9 @@ __all__ = [
     "TOKENIZER_FILES",
     "base_files",
     "check_config",
+    "read_config",
     "shards_of",
+    "weight_files",
 ]
 
 CONFIG = "config.json"
@@ -66,8 +68,8 @@ def base_files(path: Path) -> list[tuple[str, Path]]:
     if not path.is_dir():
         hint = "a path starts from the recipe's folder"
         raise UsageError("no such folder or file", where=str(path), hint=hint)
-    _check_folder(path)
-    names = [*_weights(path), *_tokenizer(path), CONFIG]
+    read_config(path)
+    names = [*weight_files(path), *_tokenizer(path), CONFIG]
     if (path / GENERATION_CONFIG).is_file():
         names.append(GENERATION_CONFIG)
     return [(name, path / name) for name in sorted(names)]
@@ -133,27 +135,30 @@ def _gguf(path: Path) -> Path:
     return path
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / CONFIG).is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise UsageError(
-                "is an adapter, not a model", where=str(folder), hint="name the model it was trained on"
-            )
-        if found := sorted(folder.glob("*.gguf")):
-            raise UsageError(
-                "holds a GGUF file and no config.json", where=str(folder), hint=f"name {found[0]}"
-            )
-        raise UsageError(
-            "holds no config.json", where=str(folder), hint="name a folder that save_pretrained wrote"
-        )
+def read_config(folder: Path) -> dict[str, JSON]:
+    """Return the `config.json` of a model's folder, of a kind that dem composes.
+
+    Raises:
+        UsageError: No such file, no config, or a kind of model that dem does not take.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise _no_config(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UsageError(f"is no JSON: {error}", where=str(folder / CONFIG), hint=AGAIN) from error
+        raise UsageError(f"is no JSON: {error}", where=str(path), hint=AGAIN) from error
     check_config(config, str(folder))
+    return dict(config)
 
 
-def _weights(folder: Path) -> list[str]:
+def weight_files(folder: Path) -> list[str]:
+    """Return the names of the files that hold a model's weights, an index of shards among them.
+
+    Raises:
+        UsageError: There are none, a shard is missing, or they are of a format that dem does not open.
+        CheckpointError: An index of shards that cannot be read.
+    """
     if (folder / INDEX).is_file():
         shards = sorted(set(shards_of(folder / INDEX).values()))
         if missing := [name for name in shards if not (folder / name).is_file()]:
@@ -167,6 +172,16 @@ def _weights(folder: Path) -> list[str]:
             f"has its weights in {other[0]}, which dem does not open", where=str(folder), hint=TO_SAFETENSORS
         )
     raise UsageError(f"holds neither {SINGLE} nor {INDEX}", where=str(folder), hint=AGAIN)
+
+
+def _no_config(folder: Path) -> UsageError:
+    if (folder / "adapter_config.json").is_file():
+        hint = "name the model it was trained on"
+        return UsageError("is an adapter, not a model", where=str(folder), hint=hint)
+    if found := sorted(folder.glob("*.gguf")):
+        return UsageError("holds a GGUF file and no config.json", where=str(folder), hint=f"name {found[0]}")
+    hint = "name a folder that save_pretrained wrote"
+    return UsageError("holds no config.json", where=str(folder), hint=hint)
 
 
 def _tokenizer(folder: Path) -> list[str]:

@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Architecture", "Names", "architecture", "resolve_names"]
+__all__ = ["Architecture", "Names", "architecture", "parse_config", "resolve_names"]
 
 # Buffers that old checkpoints stored and that are computed now.
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
+# What transformers raises of a config that it does not know or that contradicts itself.
+UNKNOWN_MODEL = (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -65,26 +67,41 @@ class Names:
     twins: Mapping[str, str]
 
 
+def parse_config(config: JSON, where: str) -> Any:
+    """Return a `config.json` as transformers reads it, with every default filled in.
+
+    Raises:
+        CheckpointError: transformers does not know such a model.
+    """
+    with tempfile.TemporaryDirectory(prefix="dem-config-") as folder, quiet():
+        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        try:
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except UNKNOWN_MODEL as error:
+            raise _cannot_be_built(error, where) from error
+
+
 def architecture(config: JSON, where: str) -> Architecture:
     """Return the weights that the model of a `config.json` has.
 
     Raises:
         CheckpointError: transformers knows no causal language model of this config.
     """
-    with tempfile.TemporaryDirectory(prefix="dem-config-") as folder, quiet():
-        (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    parsed = parse_config(config, where)
+    with quiet():
         try:
-            parsed: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             with torch.device("meta"):
                 auto: Any = AutoModelForCausalLM  # its methods carry no types
                 model = auto.from_config(parsed, trust_remote_code=False)
-        except (ValueError, KeyError, TypeError, AttributeError, ImportError, OSError, RuntimeError) as error:
-            reason = str(error).partition("\n")[0]
-            hint = f"transformers {transformers.__version__} must know this model; a newer one may"
-            raise CheckpointError(
-                f"no causal language model can be built: {reason}", where=where, hint=hint
-            ) from error
+        except UNKNOWN_MODEL as error:
+            raise _cannot_be_built(error, where) from error
     return _describe(model)
+
+
+def _cannot_be_built(error: Exception, where: str) -> CheckpointError:
+    reason = str(error).partition("\n")[0]
+    hint = f"transformers {transformers.__version__} must know this model; a newer one may"
+    return CheckpointError(f"no causal language model can be built: {reason}", where=where, hint=hint)
 
 
 def resolve_names(weights: Architecture, stored: Iterable[str], where: str) -> Names:

@@ -10,11 +10,9 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import transformers
 from transformers import AutoTokenizer
 
@@ -22,33 +20,28 @@ from dem_build.basemodel import (
     CONFIG,
     GENERATION_CONFIG,
     GGUF,
-    INDEX,
     TOKENIZER_FILES,
     base_files,
     check_config,
-    shards_of,
 )
 from dem_build.checkpoint import (
     CODES,
-    FLOATS,
     NAMES,
-    Checkpoint,
     Combination,
-    check_index,
     combine,
-    open_checkpoint,
     result_specs,
     weights_writer,
 )
 from dem_build.errors import CheckpointError
-from dem_build.steps.architecture import architecture, resolve_names
+from dem_build.steps.architecture import architecture
 from dem_build.steps.gguf import expand_gguf
 from dem_build.steps.models import quiet
+from dem_build.steps.selection import open_files, select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dem_build.checkpoint import TensorInfo, TensorSpec
+    from dem_build.checkpoint import Checkpoint, TensorSpec
     from dem_build.digest import JSON
     from dem_build.steps.api import Context, Inputs, Provenance
     from dem_build.steps.architecture import Architecture
@@ -65,7 +58,6 @@ VOLATILE = (
     "torch_dtype",
     "transformers_version",
 )
-COMPARED = 1 << 20  # elements of two tied tensors that are compared at once
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -96,7 +88,7 @@ def _import(files: Mapping[str, Path], dtype: str | None, where: str, context: C
     config = _read_json(files[CONFIG])
     check_config(config, where)
     weights = architecture(config, where)
-    checkpoint = _select(weights, _open(files), where)
+    checkpoint = select(weights, open_files(files), where)
     specs = _write_weights(checkpoint, dtype, context)
     stored = dtype or _main_dtype(specs)
     _write_json(context.out / "config", _config(config, stored, weights))
@@ -110,62 +102,6 @@ def _import(files: Mapping[str, Path], dtype: str | None, where: str, context: C
         "dtype": stored,
         "transformers": transformers.__version__,
     }
-
-
-def _open(files: Mapping[str, Path]) -> Checkpoint:
-    """Open the weights; each file's digest is in the key, so what is not among `files` does not count."""
-    if INDEX not in files:
-        return open_checkpoint([path for tag, path in sorted(files.items()) if tag.endswith(".safetensors")])
-    shards = shards_of(files[INDEX])
-    checkpoint = open_checkpoint([files[tag] for tag in sorted(set(shards.values()))])
-    check_index(checkpoint, shards, files[INDEX])
-    return checkpoint
-
-
-def _select(weights: Architecture, stored: Checkpoint, where: str) -> Checkpoint:
-    """Return the architecture's tensors under its own names, in file order, after every check of them.
-
-    Raises:
-        CheckpointError: Missing or unknown tensors, shapes or formats that differ, tied tensors that differ.
-    """
-    names = resolve_names(weights, stored.tensors, where)
-    for name, found in names.held.items():
-        _check_tensor(weights, name, stored.tensors[found])
-    with stored:
-        for copy, twin in names.twins.items():
-            if not _equal(stored, stored.tensors[copy], stored.tensors[twin]):
-                raise CheckpointError(
-                    f"{copy} and {twin} differ, and config.json ties them",
-                    where=where,
-                    hint='set "tie_word_embeddings": false in config.json, or remove the one that is not meant',
-                )
-    own = {found: name for name, found in names.held.items()}
-    kept = {own[n]: replace(t, name=own[n]) for n, t in stored.tensors.items() if n in own}
-    return Checkpoint(kept, {})
-
-
-def _check_tensor(weights: Architecture, name: str, tensor: TensorInfo) -> None:
-    if tensor.shape != weights.shapes[name]:
-        what = f"{tensor.name} has the shape {tensor.shape}, and {weights.model} has {weights.shapes[name]}"
-        hint = "config.json and the weights must be of one model"
-        raise CheckpointError(what, where=str(tensor.path), hint=hint)
-    if name in weights.floats and tensor.dtype not in FLOATS:
-        what = f"{tensor.name} is stored as {tensor.dtype}; dem takes {', '.join(CODES)}"
-        raise CheckpointError(what, where=str(tensor.path), hint="take the model's float original")
-
-
-def _equal(stored: Checkpoint, one: TensorInfo, other: TensorInfo) -> bool:
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
-        return False
-    size = one.nbytes // max(one.size, 1)
-    for start in range(0, one.size, COMPARED):
-        count = min(COMPARED, one.size - start) * size
-        pair = np.empty((2, count), np.uint8)
-        stored.read_into(one, start, pair[0])
-        stored.read_into(other, start, pair[1])
-        if not np.array_equal(pair[0], pair[1]):
-            return False
-    return True
 
 
 def _write_weights(checkpoint: Checkpoint, dtype: str | None, context: Context) -> list[TensorSpec]:
