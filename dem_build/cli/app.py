@@ -46,6 +46,9 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a key of the recipe; repeatable.", show_default=False
     ),
 ]
+Repair = Annotated[
+    bool, typer.Option("--repair", help="Set aside what is damaged, so that the next build makes it again.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Rebuild = Annotated[
     list[str] | None,
@@ -210,11 +213,13 @@ def stats_command(cache: Cache = None, machine: MachineFile = None, *, as_json: 
 
 
 @cache_app.command("verify")
-def verify_command(cache: Cache = None, machine: MachineFile = None, *, as_json: AsJson = False) -> int:
+def verify_command(
+    cache: Cache = None, machine: MachineFile = None, *, repair: Repair = False, as_json: AsJson = False
+) -> int:
     """Read everything in the store; exit with 1 where something is damaged."""
     from dem_build.cli import stores  # noqa: PLC0415
 
-    return stores.verify(Call(cache, machine), as_json=as_json)
+    return stores.verify(Call(cache, machine), repair=repair, as_json=as_json)
 
 
 @app.callback(invoke_without_command=True)

@@ -15,9 +15,11 @@ from dem_build.cli.session import open_store
 from dem_build.report.quantities import size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dem_build.cli.session import Call
     from dem_build.store import Store
-    from dem_build.store.verify import Usage
+    from dem_build.store.verify import Damage, Usage
 
 __all__ = ["ls", "stats", "verify"]
 
@@ -61,22 +63,28 @@ def stats(call: Call, *, as_json: bool) -> int:
     return 0
 
 
-def verify(call: Call, *, as_json: bool) -> int:
-    """Read everything; 1 where something is damaged."""
-    store = open_store(call)
-    damages = store.verify()
+def verify(call: Call, *, repair: bool, as_json: bool) -> int:
+    """Read everything, and set aside what is damaged where that is asked for; 1 where something was damaged."""
+    damages = open_store(call).verify(repair=repair)
     if as_json:
         sys.stdout.write(json.dumps([asdict(d) for d in damages], default=str) + "\n")
     else:
         console = view.make_console()
         for damage in damages:
             console.print(view.clean(damage), soft_wrap=True)
-        console.print(
-            f"{len(damages)} damaged: the next build makes what it needs of it again"
-            if damages
-            else "everything is as its name says"
-        )
+        console.print(_verdict(damages, repair=repair), soft_wrap=True)
     return 1 if damages else 0
+
+
+def _verdict(damages: Sequence[Damage], *, repair: bool) -> str:
+    if not damages:
+        return "everything is as its name says"
+    if repair:
+        return f"{len(damages)} damaged: the next build makes what it needs of it again"
+    return (
+        f"{len(damages)} damaged, and nothing was changed: "
+        "`dem cache verify --repair` sets it aside, and the next build makes what it needs of it again"
+    )
 
 
 def _row(table: Table, name: str, usage: Usage) -> None:

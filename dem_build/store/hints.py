@@ -3,11 +3,13 @@
 A hint saves reading a file again and is never needed: the file may be deleted at any time, and where it is damaged
 or cannot be written everything works without it. It lies outside the cache, which several hosts may share. A file
 that changed less than two seconds before it was hashed is hashed again next time: a second change within the
-clock's grain would leave no trace.
+clock's grain would leave no trace. Each row has a check of its own: a wrong digest of a data file would go into keys
+and locks, so a row that does not add up is no row.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import threading
@@ -33,10 +35,10 @@ T = TypeVar("T")
 
 _GRAIN_NS = 2_000_000_000
 _WAIT_SECONDS = 2.0
-_NAME = "hints-1.sqlite"  # another number for another schema: old ones are simply not read
+_NAME = "hints-2.sqlite"  # another number for another schema: old ones are simply not read
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS hints (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
-    "ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, sha256 TEXT NOT NULL) WITHOUT ROWID"
+    "ctime_ns INTEGER NOT NULL, inode INTEGER NOT NULL, sha256 BLOB NOT NULL) WITHOUT ROWID"
 )
 _SELECT = (
     "SELECT sha256 FROM hints WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"
@@ -120,13 +122,21 @@ class Hints:
         """Return the digest that this host computed of the file when it had this size, inode and these times."""
         values = (_name(path), *_identity(stat))
         row = self._run(lambda db: db.execute(_SELECT, values).fetchone(), None)
-        return str(row[0]) if row else None
+        return _opened(values, row[0]) if row else None
 
     def remember(self, hashed: Iterable[Hashed]) -> None:
         """Keep digests, in one transaction."""
-        rows = [(_name(h.path), *_identity(h.stat), h.blob.digest) for h in hashed]
+        rows = []
+        for file in hashed:
+            values = (_name(file.path), *_identity(file.stat))
+            rows.append((*values, _checked(values, file.blob.digest)))
         if rows:
             self._run(lambda db: _insert(db, rows), None)
+
+    def forget(self, path: Path) -> None:
+        """Drop what is known of a file, whose bytes are others without a trace in `stat`."""
+        name = _name(path)
+        self._run(lambda db: db.execute("DELETE FROM hints WHERE path = ?", (name,)), None)
 
     def close(self) -> None:
         """Close the file; it is opened again when needed."""
@@ -200,6 +210,20 @@ def _insert(database: sqlite3.Connection, rows: Sequence[tuple[bytes | int | str
     with database:
         database.execute("BEGIN IMMEDIATE")
         database.executemany("INSERT OR REPLACE INTO hints VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def _checked(values: tuple[bytes | int, ...], found: Digest) -> bytes:
+    """Return a digest and the check of its row."""
+    row = repr((*values, found)).encode()
+    return found.encode() + hashlib.blake2b(row, digest_size=8).digest()
+
+
+def _opened(values: tuple[bytes | int, ...], stored: object) -> Digest | None:
+    """Return the digest that a row holds; None where the row was changed since it was written."""
+    if not isinstance(stored, bytes):
+        return None
+    found = stored[:64].decode("ascii", "replace")
+    return found if stored == _checked(values, found) else None
 
 
 def _name(path: Path) -> bytes:

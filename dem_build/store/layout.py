@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.store import files
+
+if TYPE_CHECKING:
+    from dem_build.digest import JSON
 
 __all__ = ["FORMAT", "Layout", "open_layout"]
 
@@ -52,6 +57,24 @@ class Layout:
         return self.root / "quarantine"
 
     @property
+    def tmp(self) -> Path:
+        """Files that are being written."""
+        return self.root / "tmp"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that is there from the beginning."""
+        return (
+            self.objects,
+            self.actions,
+            self.work,
+            self.leases,
+            self.roots,
+            self.quarantine,
+            self.tmp,
+        )
+
+    @property
     def lock(self) -> Path:
         """Held while an invalid record or a dead lease is replaced."""
         return self.root / "lock"
@@ -66,7 +89,7 @@ class Layout:
 
     def temporary(self) -> Path:
         """Return a new name in `tmp/`."""
-        return self.root / "tmp" / files.nonce()
+        return self.tmp / files.nonce()
 
     def set_aside(self, path: Path, kind: str) -> Path | None:
         """Move a damaged file into quarantine; None where it cannot be moved, or somebody else has done it."""
@@ -89,6 +112,10 @@ def open_layout(root: Path) -> Layout:
         with files.writing(layout.root):
             _make(layout)
         _checked(layout)
+    elif not all(folder.is_dir() for folder in layout.folders):
+        # Somebody tidied up. A store that is only read does without; one that is written says where it cannot be.
+        with suppress(OSError):
+            _make(layout)
     return layout
 
 
@@ -97,7 +124,7 @@ def _checked(layout: Layout) -> bool:
     path = layout.root / "format.json"
     try:
         document = json.loads(path.read_bytes())
-        version = int(document["dem-store"])
+        version = _version(document["dem-store"])
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -115,18 +142,16 @@ def _checked(layout: Layout) -> bool:
     return True
 
 
+def _version(said: JSON) -> int:
+    if type(said) is not int or said < 1:
+        raise ValueError(f"no version: {said!r}")
+    return said
+
+
 def _make(layout: Layout) -> None:
     layout.root.mkdir(parents=True, exist_ok=True)
-    for folder in (
-        layout.objects,
-        layout.actions,
-        layout.work,
-        layout.leases,
-        layout.roots,
-        layout.quarantine,
-    ):
+    for folder in layout.folders:
         folder.mkdir(parents=True, exist_ok=True)
-    (layout.root / "tmp").mkdir(exist_ok=True)
     _write_once(layout, ".gitignore", b"*\n!README.md\n")
     # Last: its being there means that the folders are.
     _write_once(layout, "format.json", json.dumps({"dem-store": FORMAT}).encode() + b"\n")

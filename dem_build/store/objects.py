@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,13 +73,7 @@ class Objects:
 
     def present(self, blob: Blob) -> bool:
         """Return whether the object is there at its size; nothing is read."""
-        try:
-            stat = self.path(blob.digest).stat()
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise files.explained(error, self.path(blob.digest)) from error
-        return stat.st_size == blob.size
+        return self._misplaced(blob) is None
 
     def put(self, path: Path) -> Output:
         """Move a file or folder into the store; nothing is left at `path`.
@@ -153,30 +148,45 @@ class Objects:
         """
         if not reread and self._verified(blob):
             return None
+        if fault := self._misplaced(blob):
+            return fault
         path = self.path(blob.digest)
         try:
-            size = path.stat().st_size
-            if size != blob.size:
-                return Fault(blob, path, f"is {size} bytes, not {blob.size}")
             hashed = hash_file(path)
         except FileNotFoundError:
             return Fault(blob, path, "is missing", missing=True)
         except OSError as error:
-            raise files.explained(error, path) from error
+            raise _unreadable(error, path) from error
         if hashed.blob != blob:
+            self._hints.forget(path)  # a disk that rots changes bytes and no time: the next reader must look
             return Fault(blob, path, f"holds other bytes (sha256 {hashed.blob.digest})")
         if hashed.settled:
             self._hints.remember([hashed])
+        return None
+
+    def _misplaced(self, blob: Blob) -> Fault | None:
+        """Return what `stat` says is wrong with an object; nothing is read."""
+        path = self.path(blob.digest)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return Fault(blob, path, "is missing", missing=True)
+        except OSError as error:
+            raise files.explained(error, path) from error
+        if not stat.S_ISREG(found.st_mode):
+            return Fault(blob, path, "is not a file")
+        if found.st_size != blob.size:
+            return Fault(blob, path, f"is {found.st_size} bytes, not {blob.size}")
         return None
 
     def _verified(self, blob: Blob) -> bool:
         """Return whether this host has verified the object as it is now; nothing is read."""
         path = self.path(blob.digest)
         try:
-            stat = path.stat()
+            found = path.stat()
         except OSError:
             return False
-        return stat.st_size == blob.size and self._hints.recall(path, stat) == blob.digest
+        return found.st_size == blob.size and self._hints.recall(path, found) == blob.digest
 
     def check(self, output: Output) -> None:
         """Verify what this host has not verified; damaged objects go to quarantine.
@@ -211,15 +221,22 @@ class Objects:
             CorruptObjectError: The object is damaged or gone.
         """
         path = self.path(blob.digest)
+        if fault := self._misplaced(blob):
+            raise self.condemn([fault])
         try:
             data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise self.condemn([Fault(blob, path, "is missing", missing=True)]) from error
         except OSError as error:
-            raise files.explained(error, path) from error
+            raise _unreadable(error, path) from error
         if digest.of_bytes(data) != blob.digest:
             raise self.condemn([Fault(blob, path, "holds other bytes")])
         return data
+
+
+def _unreadable(error: OSError, path: Path) -> StoreError:
+    """Return the error for an object that is there and whose bytes the system does not give."""
+    found = files.explained(error, path)
+    found.hint = found.hint or "`dem cache verify --repair` sets aside what cannot be read; then build again"
+    return found
 
 
 def _settle(path: Path) -> Hashed:

@@ -6,10 +6,11 @@ keyed by what was recorded; a later result for the same key is thrown away.
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from dem_build.digest import Blob
 from dem_build.errors import StoreError
 from dem_build.store import files
 from dem_build.store.objects import Output
+from dem_build.store.sealed import read_sealed, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,10 +29,15 @@ if TYPE_CHECKING:
     from dem_build.store.layout import Layout
     from dem_build.store.objects import Objects
 
-__all__ = ["Record", "Records"]
+__all__ = ["NewerRecordError", "Record", "Records", "read_record"]
 
-RECORD_VERSION = 1
+RECORD_VERSION = 2
+UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such records count as long as they parse
 _HEX = re.compile(r"[0-9a-f]{64}")
+
+
+class NewerRecordError(ValueError):
+    """A sound record that a newer dem wrote: no hit for this one, and no damage."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,7 @@ class Record:
             ValueError: It is no record, or its parts contradict each other.
         """
         try:
-            if document["dem-record"] != RECORD_VERSION:
-                raise ValueError(f"record version {document['dem-record']!r}")
+            _refuse_version(document["dem-record"])
             record = cls(
                 key=document["key"],
                 kind=str(document["kind"]),
@@ -92,6 +98,14 @@ class Record:
         if digest.of_json(record.preimage) != record.key:
             raise ValueError("the key is not the hash of the preimage")
         return record
+
+
+def _refuse_version(version: JSON) -> None:
+    if version in (UNSEALED_VERSION, RECORD_VERSION):
+        return
+    if isinstance(version, int) and version > RECORD_VERSION:
+        raise NewerRecordError(f"record version {version}: a newer dem wrote it")
+    raise ValueError(f"record version {version!r}")
 
 
 def _blob_json(blob: Blob) -> dict[str, JSON]:
@@ -184,10 +198,41 @@ class Records:
             )
         return holding
 
+    def drop_log(self, key: Digest) -> bool:
+        """Write a record again without its log, which is gone; return whether the record was there.
+
+        Raises:
+            StoreError: It cannot be written.
+        """
+        target, temporary = self._layout.action(key), self._layout.temporary()
+        with files.writing(target), files.exclusively(self._layout.lock):
+            record = self.peek(key)
+            if record is None:
+                return False
+            try:
+                files.write_new(temporary, sealed(replace(record, log=None).to_json()))
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            files.sync_folder(target.parent)
+        return True
+
+    def set_aside(self, key: Digest) -> bool:
+        """Move the record of a key to quarantine unless it is a hit by now; return whether it was moved.
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        with files.writing(self._layout.lock), files.exclusively(self._layout.lock):
+            with suppress(StoreError):  # one that cannot be read goes
+                if self.lookup(key) is not None:
+                    return False
+            return self._layout.set_aside(self._layout.action(key), "record") is not None
+
     def _encoded(self, record: Record) -> bytes:
         try:
-            data = json.dumps(record.to_json(), ensure_ascii=False, allow_nan=False, indent=1).encode()
-            Record.from_json(json.loads(data))
+            data = sealed(record.to_json())
+            _parse(data)
         except (ValueError, TypeError) as error:
             raise StoreError(
                 f"the record of {record.kind} is not valid: {error}", where=record.key
@@ -215,6 +260,10 @@ class Records:
                     os.link(temporary, target)
 
 
+def _parse(data: bytes) -> Record:
+    return Record.from_json(read_sealed(data, "dem-record", unsealed=UNSEALED_VERSION))
+
+
 def read_record(path: Path) -> Record | None:
     """Return the record in a file named for its key; None where there is no file.
 
@@ -227,8 +276,10 @@ def read_record(path: Path) -> Record | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise ValueError("it is a folder") from error
         raise files.explained(error, path) from error
-    record = Record.from_json(json.loads(data))
+    record = _parse(data)
     if record.key != path.stem:
         raise ValueError(f"the record of {record.key} under another name")
     return record

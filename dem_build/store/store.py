@@ -180,12 +180,15 @@ class Store:
 
         return stats(self._layout, self._records, self._roots)
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
-        """Read everything; damaged objects go to quarantine.
+    def verify(
+        self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False
+    ) -> list[Damage]:
+        """Read every object and record, and tell what is wrong.
 
         Args:
             progress: Called with the bytes read so far and the bytes in all.
+            repair: Move what is damaged to quarantine; else nothing in the store changes.
         """
         from dem_build.store.verify import verify  # noqa: PLC0415  a build never asks
 
-        return verify(self._layout, self._objects, progress)
+        return verify(self._layout, self._objects, self._records, repair=repair, progress=progress)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.digest import Blob
+from dem_build.errors import StoreError
 from dem_build.store import files
-from dem_build.store.records import read_record
+from dem_build.store.objects import Fault
+from dem_build.store.records import NewerRecordError, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +27,9 @@ __all__ = ["Damage", "Stats", "Usage", "stats", "verify"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BATCH_BYTES = 1 << 30
+_QUARANTINED = "now in quarantine"
+_LEFT = "it could not be moved to quarantine"
+_NO_LOG = "it names no log now"
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,19 @@ class Damage:
     """Something that is wrong in the store.
 
     Attributes:
-        path: Where it lies, or lay before it went to quarantine.
+        path: Where it lies, or lay before it was repaired.
         what: What is wrong, as the end of a sentence that starts with the path.
         key: The action whose record is wrong; None for an object.
+        repaired: What became of it; None where nothing was to be changed.
     """
 
     path: Path
     what: str
     key: str | None = None
+    repaired: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.path} {self.what}"
+        return f"{self.path} {self.what}" + (f"; {self.repaired}" if self.repaired else "")
 
 
 @dataclass(frozen=True)
@@ -123,37 +131,115 @@ def _size(folder: Path) -> int:
 
 
 def verify(
-    layout: Layout, objects: Objects, progress: Callable[[int, int], None] | None = None
+    layout: Layout,
+    objects: Objects,
+    records: Records,
+    *,
+    repair: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Damage]:
-    """Read everything; put damaged objects into quarantine and tell what is wrong.
+    """Read every object and every record, and tell what is wrong.
 
     Args:
         layout: The store.
         objects: Its objects.
+        records: Its records.
+        repair: Move what is damaged to quarantine, so that the next build makes it again; else the store is left as
+            it is.
         progress: Called with the bytes read so far and the bytes in all.
 
     Raises:
-        StoreError: The store cannot be read.
+        StoreError: The store cannot be read, or not be written where it is to be repaired.
     """
     with files.writing(layout.root):
-        found = list(_objects(layout, objects, progress or (lambda _done, _total: None)))
-        found += [d for path in sorted(layout.actions.glob("*/*")) for d in _record(path, objects)]
-    return found
+        check = _Check(layout, objects, records, repair=repair)
+        found = list(check.objects(progress or (lambda _done, _total: None)))
+        return found + [d for path in sorted(layout.actions.glob("*/*")) for d in check.record(path)]
 
 
-def _objects(layout: Layout, objects: Objects, progress: Callable[[int, int], None]) -> Iterator[Damage]:
-    paths = sorted(layout.objects.glob("*/*"))
-    strays = [p for p in paths if not _HEX.fullmatch(p.name) or p.parent.name != p.name[:2]]
-    yield from (Damage(p, "is not named as an object") for p in strays)
-    blobs = [Blob(p.name, p.stat().st_size) for p in paths if p not in set(strays)]
-    done, total = 0, sum(b.size for b in blobs)
-    progress(done, total)
-    for batch in _batches(blobs):
-        for fault in files.in_parallel(lambda blob: objects.examine(blob, reread=True), batch):
-            if fault is not None and not fault.missing:
-                yield Damage(fault.path, fault.what + objects.set_aside(fault))
-        done += sum(b.size for b in batch)
+class _Check:
+    """One pass over a store: objects first, so that a record knows which of its objects are damaged."""
+
+    def __init__(self, layout: Layout, objects: Objects, records: Records, *, repair: bool) -> None:
+        self._layout = layout
+        self._objects = objects
+        self._records = records
+        self._repair = repair
+        self._damaged: set[str] = set()
+
+    def objects(self, progress: Callable[[int, int], None]) -> Iterator[Damage]:
+        strays, blobs = _named(self._layout.objects)
+        yield from (self._damage(path, "is not named as an object") for path in strays)
+        done, total = 0, sum(b.size for b in blobs)
         progress(done, total)
+        for batch in _batches(blobs):
+            found = files.in_parallel(self._object, batch)
+            yield from (damage for damage in found if damage is not None)
+            done += sum(b.size for b in batch)
+            progress(done, total)
+
+    def _object(self, blob: Blob) -> Damage | None:
+        """Examine an object and move it at once: a build that finds the damage too may soon have mended it."""
+        try:
+            fault = self._objects.examine(blob, reread=True)
+        except StoreError as error:  # one that cannot be read must not hide the others
+            fault = Fault(blob, self._objects.path(blob.digest), error.what)
+        if fault is None or fault.missing:
+            return None
+        self._damaged.add(blob.digest)
+        return self._damage(fault.path, fault.what)
+
+    def record(self, path: Path) -> Iterator[Damage]:
+        try:
+            record = read_record(path)
+        except NewerRecordError:
+            return
+        except ValueError as error:
+            yield self._damage(path, f"is not a valid record: {error}", path.stem)
+            return
+        except StoreError as error:
+            yield self._damage(path, error.what, path.stem)
+            return
+        if record is not None:
+            yield from self._incomplete(path, record)
+
+    def _incomplete(self, path: Path, record: Record) -> Iterator[Damage]:
+        """Tell which objects of a record are gone; without outputs it is no record, without its log it is one."""
+        if lost := [what for blob in record.blobs() if (what := self._lost(blob))]:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            yield self._damage(path, f"names {lost[0]}{more}", record.key)
+        elif record.log is not None and (what := self._lost(record.log)):
+            dropped = self._repair and self._records.drop_log(record.key)
+            yield Damage(path, f"names as its log {what}", record.key, _NO_LOG if dropped else None)
+
+    def _lost(self, blob: Blob) -> str:
+        """Return what is wrong with an object of a record, or nothing."""
+        if not self._objects.present(blob):
+            return f"object {blob.digest}, which is not there at its size"
+        return f"object {blob.digest}, which is damaged" if blob.digest in self._damaged else ""
+
+    def _damage(self, path: Path, what: str, key: str | None = None) -> Damage:
+        """Return what is wrong with a file, which is moved to quarantine in a repair."""
+        if not self._repair:
+            return Damage(path, what, key)
+        return Damage(path, what, key, _QUARANTINED if self._moved(path, key) else _LEFT)
+
+    def _moved(self, path: Path, key: str | None) -> bool:
+        if key is not None and path == self._layout.action(key):
+            return self._records.set_aside(key)
+        return self._layout.set_aside(path, "object" if key is None else "record") is not None
+
+
+def _named(folder: Path) -> tuple[list[Path], list[Blob]]:
+    """Return what is not named as an object, and the objects by their names and sizes."""
+    strays, blobs = [], []
+    for path in sorted(folder.glob("*/*")):
+        if not _HEX.fullmatch(path.name) or path.parent.name != path.name[:2]:
+            strays.append(path)
+            continue
+        with suppress(FileNotFoundError):  # a build set it aside meanwhile
+            blobs.append(Blob(path.name, path.lstat().st_size))
+    return strays, blobs
 
 
 def _batches(blobs: list[Blob]) -> Iterator[list[Blob]]:
@@ -165,16 +251,3 @@ def _batches(blobs: list[Blob]) -> Iterator[list[Blob]]:
             batch = []
     if batch:
         yield batch
-
-
-def _record(path: Path, objects: Objects) -> Iterator[Damage]:
-    try:
-        record = read_record(path)
-    except ValueError as error:
-        yield Damage(path, f"is not a valid record: {error}", path.stem)
-        return
-    if record is None:
-        return
-    for blob in (*record.blobs(), *([record.log] if record.log else [])):
-        if not objects.present(blob):
-            yield Damage(path, f"names object {blob.digest}, which is not there at its size", record.key)

@@ -64,4 +64,18 @@ def test_verify_finds_a_flipped_bit_and_exits_with_1(
     path.chmod(0o644)
     path.write_text('{"loss": 0.0}')
     assert run(["cache", "verify", "--cache", str(store.root)]) == 1
-    assert path.name in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert path.name in shown
+    assert "nothing was changed" in shown
+
+
+def test_repair_says_what_it_did_and_the_store_is_sound_after_it(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [path] = [p for p in store.root.glob("cas/sha256/*/*") if p.stat().st_size == 13]
+    path.chmod(0o644)
+    path.write_text('{"loss": 0.0}')
+    assert run(["cache", "verify", "--repair", "--json", "--cache", str(store.root)]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert [d["repaired"] for d in said] == ["now in quarantine"] * 2
+    assert run(["cache", "verify", "--cache", str(store.root)]) == 0

@@ -277,15 +277,30 @@ AFTER_A_BUILD = (
     Build(
         "A file of the cache is damaged",
         (
-            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST), now in quarantine\n"
-            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST), now in quarantine\n"
-            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST), now in quarantine\n"
-            "cache/actions/…/DIGEST.json names object DIGEST, which is not there at its size\n"
-            "cache/actions/…/DIGEST.json names object DIGEST, which is not there at its size\n"
-            "cache/actions/…/DIGEST.json names object DIGEST, which is not there at its size\n"
-            "6 damaged: the next build makes what it needs of it again"
+            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST)\n"
+            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST)\n"
+            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST)\n"
+            "cache/actions/…/DIGEST.json names object DIGEST, which is damaged\n"
+            "cache/actions/…/DIGEST.json names object DIGEST, which is damaged\n"
+            "cache/actions/…/DIGEST.json names object DIGEST, which is damaged\n"
+            "6 damaged, and nothing was changed: `dem cache verify --repair` sets it aside, and the next build makes "
+            "what it needs of it again"
         ),
         call="cache verify",
+        setup=damage,
+    ),
+    Build(
+        "A file of the cache is damaged, and is to be repaired",
+        (
+            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST); now in quarantine\n"
+            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST); now in quarantine\n"
+            "cache/cas/sha256/…/DIGEST holds other bytes (sha256 DIGEST); now in quarantine\n"
+            "cache/actions/…/DIGEST.json names object DIGEST, which is not there at its size; now in quarantine\n"
+            "cache/actions/…/DIGEST.json names object DIGEST, which is not there at its size; now in quarantine\n"
+            "cache/actions/…/DIGEST.json names object DIGEST, which is not there at its size; now in quarantine\n"
+            "6 damaged: the next build makes what it needs of it again"
+        ),
+        call="cache verify --repair",
         setup=damage,
     ),
 )

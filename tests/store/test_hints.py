@@ -121,3 +121,21 @@ def test_hints_go_on_in_a_forked_process(settled, tmp_path, reads):
 def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         Hints(tmp_path / "hints").digest_of(tmp_path / "none")
+
+
+def test_a_flipped_bit_in_the_hint_file_never_gives_a_wrong_digest(settled, tmp_path):
+    Hints(tmp_path / "hints").digest_of(settled)
+    [file] = (tmp_path / "hints").iterdir()
+    whole = file.read_bytes()
+    start = whole.index(ROWS.digest.encode())
+    for at in range(start - 16, start + 72):  # the row, and what is before it
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert Hints(tmp_path / "hints").digest_of(settled) == ROWS
+
+
+def test_what_is_forgotten_is_read_again(settled, tmp_path, reads):
+    hints = Hints(tmp_path / "hints")
+    hints.digest_of(settled)
+    hints.forget(settled)
+    hints.digest_of(settled)
+    assert reads == [settled, settled]

@@ -17,6 +17,7 @@ from store_samples import make_record, record_file, rewrite
 from dem_build import digest
 from dem_build.errors import StoreError
 from dem_build.store import Hints, Store
+from dem_build.store.sealed import sealed
 
 
 def test_what_was_published_is_found_unchanged(store):
@@ -69,7 +70,7 @@ def test_a_lost_log_costs_no_rebuild(store):
 
 
 def truncated(document: dict) -> bytes:
-    return json.dumps(document).encode()[:-20]
+    return sealed(document)[:-20]
 
 
 def empty(_document: dict) -> bytes:
@@ -77,32 +78,40 @@ def empty(_document: dict) -> bytes:
 
 
 def other_preimage(document: dict) -> bytes:
-    return json.dumps(document | {"preimage": {"dem": 1, "kind": "else"}}).encode()
+    return sealed(document | {"preimage": {"dem": 1, "kind": "else"}})
 
 
 def other_version(document: dict) -> bytes:
-    return json.dumps(document | {"dem-record": 99}).encode()
+    return sealed(document | {"dem-record": 99})
 
 
 def no_object(_document: dict) -> bytes:
     return b"[1, 2]"
 
 
+def other_provenance(document: dict) -> bytes:
+    return sealed(document).replace(b"1.5", b"1.4")
+
+
+def no_seal(document: dict) -> bytes:
+    return json.dumps(document).encode()
+
+
 def file_outside(document: dict) -> bytes:
     files = {"../../evil": digest.Blob(digest.of_bytes(b"b"), 1)}
     entry = {"sha256": digest.of_bytes(digest.tree_bytes(files)), "size": 1}
     entry["files"] = {"../../evil": {"sha256": digest.of_bytes(b"b"), "size": 1}}
-    return json.dumps(document | {"outputs": {"weights": entry}}).encode()
+    return sealed(document | {"outputs": {"weights": entry}})
 
 
 def another_tree(document: dict) -> bytes:
     document["outputs"]["weights"]["files"]["c"] = {"sha256": digest.of_bytes(b"b"), "size": 0}
-    return json.dumps(document).encode()
+    return sealed(document)
 
 
 def negative_size(document: dict) -> bytes:
     document["outputs"]["delta"]["size"] = -1
-    return json.dumps(document).encode()
+    return sealed(document)
 
 
 BROKEN = [
@@ -111,6 +120,8 @@ BROKEN = [
     other_preimage,
     other_version,
     no_object,
+    other_provenance,
+    no_seal,
     file_outside,
     another_tree,
     negative_size,
@@ -121,7 +132,9 @@ BROKEN = [
 def test_an_invalid_record_is_a_miss_and_is_replaced_and_kept_in_quarantine(store, break_it):
     record = store.publish(make_record(store, data=b"first"))
     path = record_file(store, record.key)
-    broken = break_it(json.loads(path.read_bytes()))
+    document = json.loads(path.read_bytes())
+    del document["seal"]
+    broken = break_it(document)
     rewrite(path, broken)
     assert store.lookup(record.key) is None
     assert store.peek(record.key) is None

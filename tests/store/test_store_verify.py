@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from store_samples import make_record, record_file, rewrite
 
-from dem_build.errors import StoreError
+from dem_build.digest import Blob
+from dem_build.errors import CorruptObjectError, StoreError
 from dem_build.store import Hints, Store
+from dem_build.store.hints import Hashed
+from dem_build.store.sealed import sealed
 from dem_build.store.verify import Usage
 
 
@@ -31,7 +36,7 @@ def test_a_store_of_a_newer_format_is_refused(store):
         Store.open(store.root)
 
 
-@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"\xff", b'{"dem-store": null}'])
+@pytest.mark.parametrize("text", [b"", b"{}", b"[]", b"\xff", b'{"dem-store": null}', b'{"dem-store": 0}'])
 def test_a_store_that_does_not_say_its_format_is_refused(store, text):
     rewrite(store.root / "format.json", text)
     with pytest.raises(StoreError, match="format"):
@@ -145,22 +150,58 @@ def test_a_sound_store_has_no_damage_and_progress_ends_at_the_total(store):
     assert seen[-1] == (size, size)
 
 
-def test_verify_finds_a_changed_byte_that_no_hint_shows(store):
-    record = store.publish(make_record(store))
-    path = store.object_path(record.outputs["delta"].digest)
+def rot(path: Path, data: bytes) -> None:
+    """Change a file's bytes and put its times back."""
     stat = path.stat()
     path.chmod(0o644)
-    path.write_bytes(b"dElta")
+    path.write_bytes(data)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def contents(store):
+    return {p.relative_to(store.root): p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
+
+
+def quarantined(store):
+    return sorted(p.name.partition("-")[0] for p in (store.root / "quarantine").iterdir())
+
+
+def test_verify_finds_a_changed_byte_that_no_hint_shows_and_changes_nothing(store):
+    record = store.publish(make_record(store))
+    path = store.object_path(record.outputs["delta"].digest)
+    rot(path, b"dElta")
+    before = contents(store)
     damages = store.verify()
     assert [d.path for d in damages] == [path, record_file(store, record.key)]
     assert "other bytes" in damages[0].what
     assert damages[1].key == record.key
+    assert contents(store) == before
+
+
+def test_what_verify_found_damaged_is_read_again_by_the_next_step(store):
+    """A disk that rots changes no time; here the hint is made to agree with the times of the rotten file."""
+    record = store.publish(make_record(store))
+    path = store.object_path(record.outputs["delta"].digest)
+    rot(path, b"dElta")
+    store.hints.remember([Hashed(path, Blob(path.name, 5), path.stat(), settled=True)])
+    store.check(record.outputs["delta"])  # nothing shows
+    store.verify()
+    with pytest.raises(CorruptObjectError):
+        store.check(record.outputs["delta"])
+
+
+def test_repair_sets_aside_a_damaged_object_and_the_records_that_name_it(store):
+    record = store.publish(make_record(store))
+    rot(store.object_path(record.outputs["delta"].digest), b"dElta")
+    assert [d.repaired for d in store.verify(repair=True)] == ["now in quarantine"] * 2
+    assert quarantined(store) == ["object", "record"]
     assert store.lookup(record.key) is None
-    assert len(list((store.root / "quarantine").iterdir())) == 1
+    assert store.verify() == []
+    again = make_record(store)
+    assert store.publish(again) == again
 
 
-def test_verify_tells_invalid_records_and_strays_and_leaves_them(store):
+def test_repair_sets_aside_invalid_records_and_strays(store):
     record = store.publish(make_record(store))
     rewrite(record_file(store, record.key), b"{")
     stray = store.root / "cas" / "sha256" / "ab"
@@ -169,6 +210,65 @@ def test_verify_tells_invalid_records_and_strays_and_leaves_them(store):
     damages = store.verify()
     assert {d.path for d in damages} == {stray / "notes.txt", record_file(store, record.key)}
     assert store.verify() == damages
+    store.verify(repair=True)
+    assert quarantined(store) == ["object", "record"]
+    assert store.verify() == []
+
+
+def test_a_lost_log_costs_no_result_and_repair_takes_it_out_of_the_record(store):
+    record = store.publish(make_record(store))
+    store.object_path(record.log.digest).unlink()
+    [damage] = store.verify(repair=True)
+    assert damage.repaired == "it names no log now"
+    assert store.lookup(record.key) == replace(record, log=None)
+    assert store.verify() == []
+
+
+def test_a_folder_in_place_of_an_object_is_damage_and_not_an_abort(store):
+    record = store.publish(make_record(store))
+    path = store.object_path(record.outputs["delta"].digest)
+    path.unlink()
+    path.mkdir()
+    assert store.lookup(record.key) is None
+    assert "is not a file" in store.verify()[0].what
+    assert make_record(store) == record  # stored again, the folder set aside
+    assert store.lookup(record.key) == record
+
+
+def test_a_folder_in_place_of_a_record_is_a_miss_and_is_replaced(store):
+    record = store.publish(make_record(store))
+    path = record_file(store, record.key)
+    path.unlink()
+    path.mkdir()
+    assert store.lookup(record.key) is None
+    assert store.publish(record) == record
+
+
+def test_a_record_of_a_newer_dem_is_no_hit_and_no_damage(store):
+    record = store.publish(make_record(store))
+    path = record_file(store, record.key)
+    rewrite(path, sealed({**record.to_json(), "dem-record": 3, "new": True}))
+    assert store.lookup(record.key) is None
+    assert store.verify(repair=True) == []
+    assert path.exists()
+
+
+def test_a_record_of_an_older_dem_has_no_seal_and_is_a_hit(store):
+    record = store.publish(make_record(store))
+    path = record_file(store, record.key)
+    rewrite(path, json.dumps(record.to_json() | {"dem-record": 1}).encode())
+    assert store.lookup(record.key) == record
+    assert store.verify() == []
+
+
+def test_folders_of_the_store_that_somebody_removed_are_made_again(store):
+    for name in ("tmp", "quarantine", "leases", "roots", "work"):
+        shutil.rmtree(store.root / name)
+    again = Store.open(store.root)
+    record = again.publish(make_record(again))
+    rot(again.object_path(record.outputs["delta"].digest), b"dElta")
+    again.verify(repair=True)
+    assert quarantined(again) == ["object", "record"]
 
 
 def test_importing_the_store_imports_nothing_heavy():
