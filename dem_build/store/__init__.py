@@ -11,7 +11,8 @@ layout     where everything lies                 files    the few ways to touch 
 from __future__ import annotations
 
 from dem_build.store.hints import Hints
-from dem_build.store.leases import Holder, Lease
+from dem_build.store.holders import Holder
+from dem_build.store.leases import Lease
 from dem_build.store.objects import Output
 from dem_build.store.records import Record
 from dem_build.store.store import Store

@@ -11,7 +11,8 @@ import errno
 import fcntl
 import os
 import shutil
-from contextlib import contextmanager, suppress
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from dem_build.errors import StoreError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FULL",
+    "LOCK_SECONDS",
+    "acquire",
     "exclusively",
     "explained",
     "in_parallel",
@@ -39,6 +42,9 @@ U = TypeVar("U")
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Errors of a disk, a quota or a limit that takes no more bytes."""
+
+LOCK_SECONDS = 10.0
+"""How long a lock is waited for: what it is held for takes milliseconds, so a longer wait is for a stopped process."""
 
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -145,19 +151,37 @@ def take(path: Path, target: Path) -> None:
 
 
 @contextmanager
-def exclusively(lock: Path) -> Iterator[None]:
-    """Run the block while no other process runs one with the same lock.
+def exclusively(lock: Path, seconds: float = LOCK_SECONDS) -> Iterator[bool]:
+    """Run the block while no other process runs one with the same lock; yield whether that is so.
 
-    Where the file system has no locks the block runs anyway: what it guards is checked again afterwards, or saves
-    work only.
+    Where the lock is not given within `seconds`, as its holder is stopped, the block runs anyway, and so it does where
+    the file system has no locks: what it guards is checked again afterwards, or saves work only.
     """
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield acquire(descriptor, fcntl.LOCK_EX, seconds)
     finally:
         os.close(descriptor)
+
+
+def acquire(descriptor: int, operation: int, seconds: float = LOCK_SECONDS) -> bool:
+    """Lock an open file (`fcntl.LOCK_EX`, `fcntl.LOCK_SH`); return False where others hold it for `seconds`.
+
+    True where the file system has no locks: nobody will ever give it back there.
+    """
+    deadline, pause = time.monotonic() + seconds, 0.001
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+        except OSError:
+            return True
+        else:
+            return True
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
 
 
 def in_parallel(function: Callable[[T], U], items: Iterable[T]) -> list[U]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -33,6 +34,8 @@ __all__ = ["NewerRecordError", "Record", "Records", "read_record"]
 
 RECORD_VERSION = 2
 UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such records count as long as they parse
+_ATTEMPTS = 5
+_PAUSE_SECONDS = 0.1
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -182,7 +185,18 @@ class Records:
             StoreError: An object of it is not in the store, or the record cannot be written.
         """
         data = self._encoded(record)
-        temporary, target = self._layout.temporary(), self._layout.action(record.key)
+        for _ in range(_ATTEMPTS):
+            self._write(data, record.key)
+            holding = self.lookup(record.key)
+            if holding is not None:
+                return holding
+            time.sleep(_PAUSE_SECONDS)  # another process put ours aside by mistake, and puts it back
+        raise StoreError(
+            "an object vanished while its record was written", where=record.key, hint="build again"
+        )
+
+    def _write(self, data: bytes, key: Digest) -> None:
+        temporary, target = self._layout.temporary(), self._layout.action(key)
         with files.writing(self._layout.root):
             files.make_folder(target.parent)
             files.write_new(temporary, data)
@@ -191,12 +205,6 @@ class Records:
             finally:
                 temporary.unlink()
             files.sync_folder(target.parent)
-        holding = self.lookup(record.key)
-        if holding is None:
-            raise StoreError(
-                "an object vanished while its record was written", where=str(target), hint="build again"
-            )
-        return holding
 
     def drop_log(self, key: Digest) -> bool:
         """Write a record again without its log, which is gone; return whether the record was there.
@@ -227,7 +235,7 @@ class Records:
             with suppress(StoreError):  # one that cannot be read goes
                 if self.lookup(key) is not None:
                     return False
-            return self._layout.set_aside(self._layout.action(key), "record") is not None
+            return self._put_aside(self._layout.action(key))
 
     def _encoded(self, record: Record) -> bytes:
         try:
@@ -256,8 +264,31 @@ class Records:
             with files.exclusively(self._layout.lock):
                 # Asked again under the lock: another process may have replaced the invalid record just now.
                 if self.lookup(target.stem) is None:
-                    self._layout.set_aside(target, "record")
-                    os.link(temporary, target)
+                    self._put_aside(target)
+                    with suppress(FileExistsError):
+                        os.link(temporary, target)
+
+    def _put_aside(self, target: Path) -> bool:
+        """Move an invalid record to quarantine; return whether it is there now.
+
+        Where locks do nothing, the file that is moved may be the valid one that another process has linked since we
+        looked. It was the first: it goes back.
+        """
+        moved = self._layout.set_aside(target, "record")
+        if moved is None or not self._holds(moved, target.stem):
+            return moved is not None
+        with suppress(FileExistsError):
+            os.link(moved, target)
+        moved.unlink()
+        return False
+
+    def _holds(self, path: Path, key: Digest) -> bool:
+        """Return whether a file is a record of `key` whose objects are all there."""
+        try:
+            record = _read(path, key)
+        except (ValueError, StoreError):
+            return False
+        return record is not None and all(self._objects.present(blob) for blob in record.blobs())
 
 
 def _parse(data: bytes) -> Record:
@@ -271,6 +302,11 @@ def read_record(path: Path) -> Record | None:
         ValueError: It is not a valid record of that key.
         StoreError: The file cannot be read.
     """
+    return _read(path, path.stem)
+
+
+def _read(path: Path, key: Digest) -> Record | None:
+    """Return the record of `key` in a file, whatever that is called."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -280,6 +316,6 @@ def read_record(path: Path) -> Record | None:
             raise ValueError("it is a folder") from error
         raise files.explained(error, path) from error
     record = _parse(data)
-    if record.key != path.stem:
+    if record.key != key:
         raise ValueError(f"the record of {record.key} under another name")
     return record

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -17,6 +18,8 @@ from store_samples import make_record, record_file, rewrite
 from dem_build import digest
 from dem_build.errors import StoreError
 from dem_build.store import Hints, Store
+from dem_build.store.files import exclusively
+from dem_build.store.layout import Layout
 from dem_build.store.sealed import sealed
 
 
@@ -176,15 +179,18 @@ def test_a_record_with_a_number_that_json_lacks_is_refused(store):
 
 
 def publish_one(arguments) -> str:
-    root, hints, number, barrier = arguments
+    root, hints, number, barrier, locks = arguments
+    if not locks:
+        fcntl.flock = lambda *_: None
     store = Store.open(root, hints=Hints(hints))
     record = make_record(store, data=f"result {number}".encode())
     barrier.wait()
     return store.publish(record).provenance["who"]
 
 
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "locks that do nothing"])
 @pytest.mark.parametrize("there", ["nothing", "an invalid record"])
-def test_all_of_many_concurrent_publishers_get_the_same_winner(store, tmp_path, there):
+def test_all_of_many_concurrent_publishers_get_the_same_winner(store, tmp_path, there, locks):
     processes = 6
     context = multiprocessing.get_context("spawn")
     if there == "an invalid record":
@@ -193,7 +199,9 @@ def test_all_of_many_concurrent_publishers_get_the_same_winner(store, tmp_path, 
     with context.Manager() as manager, context.Pool(processes) as pool:
         barrier = manager.Barrier(processes)
         winners = pool.map(
-            publish_one, [(store.root, tmp_path / "hints", n, barrier) for n in range(processes)], chunksize=1
+            publish_one,
+            [(store.root, tmp_path / "hints", n, barrier, locks) for n in range(processes)],
+            chunksize=1,
         )
     assert len(set(winners)) == 1
     [record] = store.records()
@@ -247,11 +255,38 @@ def test_leaves_reach_the_disk_before_the_tree_and_the_tree_before_the_record(st
             assert flushed >= named
 
 
+def test_a_valid_record_that_was_put_aside_for_an_invalid_one_goes_back(store, monkeypatch):
+    """Where locks do nothing: between the look at the invalid record and its removal, another process replaces it."""
+    first = store.publish(make_record(store))
+    file, valid = record_file(store, first.key), record_file(store, first.key).read_bytes()
+    rewrite(file, b"{")
+    aside = Layout.set_aside
+
+    def late(layout, path, kind):
+        monkeypatch.undo()
+        rewrite(path, valid)
+        return aside(layout, path, kind)
+
+    monkeypatch.setattr(Layout, "set_aside", late)
+    assert store.publish(replace(make_record(store), provenance={"who": "a later one"})) == first
+    assert not list((store.root / "quarantine").iterdir())
+
+
+def test_a_lock_that_a_stopped_process_holds_is_not_waited_for_without_end(store):
+    lock = store.root / "lock"
+    with exclusively(lock) as first, exclusively(lock, seconds=0.05) as second:
+        assert (first, second) == (True, False)
+    with exclusively(lock) as again:
+        assert again
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from dem_build.store import Hints, Store
+from dem_build.store.files import exclusively
+from dem_build.store.layout import Layout
 from store_samples import make_record
 
 def deadly(name):
