@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.digest import JSON, Blob, Digest
+    from dem_build.store.holders import Holder
     from dem_build.store.layout import Layout
-    from dem_build.store.leases import Holder, Lease
+    from dem_build.store.leases import Lease
     from dem_build.store.records import Record
     from dem_build.store.verify import Damage, Stats
 
