@@ -44,12 +44,14 @@ class Taken:
         edge: The output.
         omega: Its ω where it has one.
         watched: Whether the action only looks on with it: no result follows from it, and it enters no key.
+        group: Which of the action's groups it belongs to.
     """
 
     of: str
     edge: Edge
     omega: float | None = None
     watched: bool = False
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Action:
         kind: A row of `kinds.KINDS`.
         params: What the recipe says, after defaults.
         watching: Parameters that only make an action look on, and enter no key.
+        groups: Inputs that belong together, by a name for people → what is said of them alone.
         takes: Outputs of other actions.
         sources: Files from outside the store.
         salt: Disowns a generation of results.
@@ -85,6 +88,7 @@ class Action:
     evaluation: Evaluation | None = None
     runs_code: bool = False
     watching: Mapping[str, JSON] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
 
     @property
     def family(self) -> str:

@@ -4,8 +4,9 @@ The key of an action is the SHA-256 of its preimage, a canonical JSON document m
 
     {"dem": 1, "kind", "version", "params", "inputs": [{"of", "sha256", "omega"?}], "sources": [{"tag", "sha256"}]}
 
-`inputs` are outputs of other actions, each tagged with what it is of; `sources` are files from outside. No path,
-time, or name that only people read ever enters. Bump a kind's `version` when a change of ours changes its results.
+`inputs` are outputs of other actions, each tagged with what it is of; `sources` are files from outside. Where inputs
+belong together (a dataset's vector and its validation rows), `groups` has them instead, each with what is said of
+it alone: `[{"params", "inputs"}]`. No path, time, or name that only people read ever enters. Bump a kind's `version` when a change of ours changes its results.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
 
-__all__ = ["KINDS", "HubFile", "Kind", "SourceFile", "TakenDigest", "key_of", "preimage"]
+__all__ = ["KINDS", "GroupDigest", "HubFile", "Kind", "SourceFile", "TakenDigest", "key_of", "preimage"]
 
 PREIMAGE_VERSION = 1
 
@@ -120,6 +121,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             optional=frozenset({"num_train_epochs", "max_steps"}),
             device=True,
         ),
+        "tune": Kind(
+            family="tune",
+            version=1,
+            module="dem_build.steps.tune",
+            params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
+            outputs=("omega", "trace", "passes"),
+            device=True,
+        ),
         "compose": Kind(
             family="compose",
             version=1,
@@ -166,6 +175,20 @@ class TakenDigest:
     omega: float | None = None
 
 
+@dataclass(frozen=True)
+class GroupDigest:
+    """Inputs that belong together, and what is said of them alone. Its name is for people, and enters no key."""
+
+    name: str
+    params: Mapping[str, JSON]
+    inputs: tuple[TakenDigest, ...]
+
+    def document(self) -> dict[str, JSON]:
+        """Return the group as a preimage has it; groups are in the order of these documents' canonical bytes."""
+        params = {name: value for name, value in self.params.items() if value is not None}
+        return {"params": params, "inputs": [_input(i) for i in sorted(self.inputs)]}
+
+
 @dataclass(frozen=True, order=True)
 class HubFile:
     """A file on a hub, which a step downloads when it needs it.
@@ -206,6 +229,7 @@ def preimage(
     inputs: Iterable[TakenDigest],
     sources: Iterable[SourceFile] = (),
     salt: str | None = None,
+    groups: Iterable[GroupDigest] = (),
 ) -> dict[str, JSON]:
     """Return the document whose hash is the action's key.
 
@@ -221,6 +245,8 @@ def preimage(
         "inputs": [_input(i) for i in _ordered(spec, inputs)],
         "sources": [{"tag": s.tag, "sha256": s.digest} for s in sorted(sources)],
     }
+    if grouped := [group.document() for group in groups]:
+        document["groups"] = sorted(grouped, key=digest.canonical)
     return document if salt is None else document | {"salt": salt}
 
 
@@ -245,13 +271,13 @@ def _params(kind: str, spec: Kind, params: Mapping[str, JSON]) -> dict[str, JSON
 
 def _ordered(spec: Kind, inputs: Iterable[TakenDigest]) -> list[TakenDigest]:
     """Order inputs by tag and digest; sum the ω of equal digests and drop terms of ω = 0."""
-    plain: list[TakenDigest] = []
+    plain: set[TakenDigest] = set()
     omegas: dict[Digest, list[float]] = {}
     for taken in inputs:
         if taken.of == spec.weighted and taken.omega is not None:
             omegas.setdefault(taken.digest, []).append(taken.omega)
         else:
-            plain.append(taken)
+            plain.add(taken)  # a vector that is there twice is one; its ω come from elsewhere
     # fsum rounds once: the order in the file must not matter, and `sum` differs between Python 3.11 and 3.12.
     sums = {d: math.fsum(ws) for d, ws in omegas.items()}
     terms = [TakenDigest(spec.weighted or "", d, w) for d, w in sums.items() if w != 0]

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from dem_build import kinds
-from dem_build.kinds import TakenDigest
+from dem_build.kinds import GroupDigest, TakenDigest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -189,12 +189,14 @@ def decide(
 
 def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[str, JSON]:
     """Return the preimage of an action whose inputs are all known."""
-    taken = [
-        TakenDigest(t.of, known[t.edge.action][t.edge.output].digest, t.omega)
-        for t in action.takes
-        if not t.watched
-    ]
-    return kinds.preimage(action.kind, action.params, taken, action.sources, action.salt)
+    taken: dict[str | None, list[TakenDigest]] = {}
+    for t in action.takes:
+        if not t.watched:
+            digest = known[t.edge.action][t.edge.output].digest
+            taken.setdefault(t.group, []).append(TakenDigest(t.of, digest, t.omega))
+    plain = taken.get(None, [])
+    groups = [GroupDigest(n, params, tuple(taken.get(n, ()))) for n, params in action.groups.items()]
+    return kinds.preimage(action.kind, action.params, plain, action.sources, action.salt, groups)
 
 
 def _why_due(action: Action, key: Digest, document: JSON, records: Records, history: History) -> Reason:
@@ -224,6 +226,8 @@ def _places(document: JSON) -> dict[str, JSON]:
     places |= {f"params.{name}": value for name, value in document["params"].items()}
     for entry in document["inputs"]:
         _add(places, entry["of"], _described(entry))
+    for group in document.get("groups", ()):
+        _add(places, "groups", _described_group(group))
     for entry in document["sources"]:
         _add(places, f"sources.{entry['tag']}", entry["sha256"])
     return places
@@ -241,6 +245,11 @@ def _listed(value: JSON) -> list[JSON]:
 def _described(entry: JSON) -> str:
     digest = str(entry["sha256"])
     return digest if "omega" not in entry else f"{entry['omega']:g} × {digest}"
+
+
+def _described_group(group: JSON) -> str:
+    params = [f"{name} {value:g}" for name, value in group["params"].items()]
+    return ", ".join([*params, *(f"{entry['of']} {entry['sha256'][:12]}" for entry in group["inputs"])])
 
 
 def _edge_names(action: Action) -> dict[str, str]:

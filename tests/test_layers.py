@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "checkpoint": 1,
     "data": 1,
     "tasks": 1,
+    "tuning": 1,
     "hub": 1,
     "lock": 2,
     "steps": 2,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.checkpoint.floats import FLOATS, NAMES, is_finite, narrow, widen
+from dem_build.checkpoint.layers import layer_of
 from dem_build.checkpoint.layout import ITEM_SIZES, TensorSpec
 from dem_build.errors import CheckpointError
 
@@ -49,16 +51,21 @@ class Combination:
     Attributes:
         base: Θ, open.
         deltas: The vectors ΔΘ, open, each checked against the base, in the order of their digests.
-        omegas: ω of each.
+        omegas: ω of each: a number, or one for each layer (`layers.layer_of`).
         method: `dem` or `interpolation`.
         code: Format of the result's floats in safetensors' words; None for each as the base has it.
     """
 
     base: Checkpoint
     deltas: Sequence[Checkpoint]
-    omegas: Sequence[float]
+    omegas: Sequence[float | Mapping[str, float]]
     method: str
     code: str | None
+
+    def omegas_of(self, tensor: str) -> list[np.float32]:
+        """Return ω of each vector for a tensor, rounded to float32."""
+        layer = layer_of(tensor)
+        return [np.float32(w[layer] if isinstance(w, Mapping) else w) for w in self.omegas]
 
     def code_of(self, tensor: TensorSpec) -> str:
         """Return the format of the result of one of the base's float tensors."""
@@ -203,7 +210,6 @@ class _Kernel:
         self._what = what
         self._writer = writer
         self._chunk = chunk
-        self._terms = [(d.tensors, d, np.float32(w)) for d, w in zip(what.deltas, what.omegas, strict=True)]
         self._base, self._sum, self._term = (np.empty(chunk, np.float32) for _ in range(3))
         self._scratch = np.empty(chunk, np.uint32)
         self._stored = {code: np.empty(chunk, dtype) for code, dtype in FLOATS.items()}
@@ -213,25 +219,35 @@ class _Kernel:
         stored = np.empty((unit.stop - unit.start) * ITEM_SIZES[unit.tensor.dtype], np.uint8)
         self._what.base.read_into(unit.tensor, unit.start, stored)
         self._writer.write(unit.tensor.name, unit.start, stored)
-        return np.zeros(2 + len(self._terms))
+        return np.zeros(2 + len(self._what.deltas))
 
     def sum_unit(self, unit: _Unit) -> NDArray[np.float64]:
         """Compute and write a unit; return the squares of edit, rounding error and each vector."""
-        squares = np.zeros(2 + len(self._terms))
+        squares = np.zeros(2 + len(self._what.deltas))
+        omegas = self._what.omegas_of(unit.tensor.name)
         with np.errstate(all="ignore"):  # what is not finite is found in the result, and named
             for start in range(unit.start, unit.stop, self._chunk):
-                self._sum_chunk(unit.tensor, start, min(start + self._chunk, unit.stop), squares)
+                self._sum_chunk(unit.tensor, start, min(start + self._chunk, unit.stop), omegas, squares)
         return squares
 
-    def _sum_chunk(self, tensor: TensorInfo, start: int, stop: int, squares: NDArray[np.float64]) -> None:
+    def _sum_chunk(
+        self,
+        tensor: TensorInfo,
+        start: int,
+        stop: int,
+        omegas: Sequence[np.float32],
+        squares: NDArray[np.float64],
+    ) -> None:
         n = stop - start
         base, total, term = self._base[:n], self._sum[:n], self._term[:n]
         self._load(self._what.base, tensor, start, base)
         interpolate = self._what.method == "interpolation"
         np.copyto(total, 0 if interpolate else base)
-        for i, (tensors, delta, omega) in enumerate(self._terms):
-            self._load(delta, tensors[tensor.name], start, term)
+        for i, (delta, omega) in enumerate(zip(self._what.deltas, omegas, strict=True)):
+            self._load(delta, delta.tensors[tensor.name], start, term)
             squares[2 + i] += _square(term)
+            if omega == 0:  # of this layer alone: a vector that is 0 everywhere is no term
+                continue
             if interpolate:
                 np.add(base, term, out=term)
             np.multiply(term, omega, out=term)

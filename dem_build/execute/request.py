@@ -35,11 +35,12 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True)
 class TakenOutput:
-    """An input of the action: its tag, the store's output, and its ω where it has one."""
+    """An input of the action: its tag, the store's output, its ω where it has one, and its group's name."""
 
     of: str
     output: Output
     omega: float | None = None
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Request:
         threads: CPU threads that the step may use.
         force: Run even though a record is there (`--rebuild`).
         watching: Parameters that are in no key, as nothing follows from them.
+        groups: Inputs that belong together: name → what is said of them alone.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Request:
     threads: int
     force: bool = False
     watching: Mapping[str, JSON] = field(default_factory=dict)
+    groups: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -85,12 +88,16 @@ class Request:
             "name": self.name,
             "key": self.key,
             "preimage": self.preimage,
-            "inputs": [{"of": i.of, "output": _output(i.output), "omega": i.omega} for i in self.inputs],
+            "inputs": [
+                {"of": i.of, "output": _output(i.output), "omega": i.omega, "group": i.group}
+                for i in self.inputs
+            ],
             "sources": [_source(s) for s in self.sources],
             "machine": self.machine.model_dump(),
             "threads": self.threads,
             "force": self.force,
             "watching": dict(self.watching),
+            "groups": {name: dict(params) for name, params in self.groups.items()},
         }
 
     @classmethod
@@ -100,12 +107,15 @@ class Request:
             name=document["name"],
             key=document["key"],
             preimage=document["preimage"],
-            inputs=tuple(TakenOutput(i["of"], _parsed(i["output"]), i["omega"]) for i in document["inputs"]),
+            inputs=tuple(
+                TakenOutput(i["of"], _parsed(i["output"]), i["omega"], i["group"]) for i in document["inputs"]
+            ),
             sources=tuple(_parsed_source(s) for s in document["sources"]),
             machine=Machine.model_validate(document["machine"]),
             threads=document["threads"],
             force=document["force"],
             watching=document["watching"],
+            groups=document["groups"],
         )
 
 
@@ -127,7 +137,9 @@ def request_for(
     """Return the request that runs the action of a verdict whose inputs are all known."""
     action = verdict.action
     assert verdict.key is not None
-    inputs = tuple(TakenOutput(t.of, known[t.edge.action][t.edge.output], t.omega) for t in action.takes)
+    inputs = tuple(
+        TakenOutput(t.of, known[t.edge.action][t.edge.output], t.omega, t.group) for t in action.takes
+    )
     return Request(
         name=action.name,
         key=verdict.key,
@@ -138,6 +150,7 @@ def request_for(
         threads=threads,
         force=verdict.record is not None,
         watching=action.watching,
+        groups=action.groups,
     )
 
 

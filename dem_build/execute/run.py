@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dem_build import __version__, hub
+from dem_build.digest import canonical
 from dem_build.errors import (
     ActionError,
     CorruptObjectError,
@@ -22,17 +23,17 @@ from dem_build.errors import (
     LeaseHeldError,
 )
 from dem_build.execute.request import Answer, Reply
-from dem_build.kinds import KINDS
-from dem_build.steps.api import Context, Inputs, Resident, Term
+from dem_build.kinds import KINDS, GroupDigest, TakenDigest
+from dem_build.steps.api import Context, Group, Inputs, Resident, Term
 from dem_build.steps.checkpoints import mark_complete, newest_complete, step_of
 from dem_build.store import Record
 from dem_build.store.files import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from dem_build.execute.request import Request
+    from dem_build.execute.request import Request, TakenOutput
     from dem_build.kinds import SourceFile
     from dem_build.steps.api import Provenance
     from dem_build.store import Output, Store
@@ -131,17 +132,20 @@ class Runner:
         paths: dict[str, Path] = {}
         digests: dict[str, str] = {}
         weighted: dict[str, Path] = {}
+        grouped: dict[str, list[tuple[TakenOutput, Path]]] = {name: [] for name in request.groups}
         for index, taken in enumerate(request.inputs):
             self.store.check(taken.output)
             path = self.store.view(taken.output, folder, f"{index}-{taken.of.replace('/', '-')}")
-            if taken.omega is None:
-                paths[taken.of], digests[taken.of] = path, taken.output.digest
-            else:
+            if taken.group is not None:
+                grouped[taken.group].append((taken, path))
+            elif taken.of == KINDS[request.kind].weighted:
                 weighted[taken.output.digest] = path
+            else:
+                paths[taken.of], digests[taken.of] = path, taken.output.digest
         # The preimage has the terms as they are composed: ω of equal vectors summed, in the order of digests.
-        entries = [e for e in request.preimage["inputs"] if "omega" in e]
-        terms = tuple(Term(weighted[e["sha256"]], e["sha256"], e["omega"]) for e in entries)
-        return Inputs(paths, digests, terms, request.sources)
+        entries = [e for e in request.preimage["inputs"] if e["of"] == KINDS[request.kind].weighted]
+        terms = tuple(Term(weighted[e["sha256"]], e["sha256"], e.get("omega")) for e in entries)
+        return Inputs(paths, digests, terms, request.sources, _groups(request, grouped))
 
     def _check_sources(self, request: Request) -> None:
         """Refuse files that are not, or no longer, what the lock resolved; unchanged ones are only looked at."""
@@ -171,6 +175,29 @@ def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:
         context.check_stop()
         context.progress(remote.index(source), len(remote), "files downloaded")
         yield replace(source, path=hub.download(source.hub))
+
+
+def _groups(request: Request, grouped: Mapping[str, list[tuple[TakenOutput, Path]]]) -> tuple[Group, ...]:
+    """Return the groups in the order of the preimage, which knows no names."""
+    ordered = sorted(
+        grouped,
+        key=lambda name: canonical(
+            GroupDigest(
+                name,
+                request.groups[name],
+                tuple(TakenDigest(t.of, t.output.digest, t.omega) for t, _ in grouped[name]),
+            ).document()
+        ),
+    )
+    return tuple(
+        Group(
+            name,
+            request.groups[name],
+            {taken.of: path for taken, path in grouped[name]},
+            {taken.of: taken.output.digest for taken, _ in grouped[name]},
+        )
+        for name in ordered
+    )
 
 
 def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dem_build.kinds import SourceFile
     from dem_build.machine import Machine
 
-__all__ = ["Context", "Inputs", "Provenance", "Resident", "Step", "Term"]
+__all__ = ["Context", "Group", "Inputs", "Provenance", "Resident", "Step", "Term"]
 
 T = TypeVar("T")
 Provenance: TypeAlias = "dict[str, Any]"
@@ -34,11 +34,28 @@ Provenance: TypeAlias = "dict[str, Any]"
 
 @dataclass(frozen=True)
 class Term:
-    """One vector of a composition: where it lies, its digest and its ω."""
+    """One vector of a composition: where it lies, its digest, and its ω where it is not an input of its own."""
 
     path: Path
     digest: Digest
-    omega: float
+    omega: float | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Inputs that belong together, such as a dataset's vector and its validation rows.
+
+    Attributes:
+        name: What messages call it. No output may depend on it.
+        params: What is said of it alone; what is left out in keys is None here.
+        paths: Tag → a file, or a folder for outputs of several files.
+        digests: Tag → digest.
+    """
+
+    name: str
+    params: Mapping[str, JSON]
+    paths: Mapping[str, Path]
+    digests: Mapping[str, Digest]
 
 
 @dataclass(frozen=True)
@@ -50,12 +67,14 @@ class Inputs:
         digests: Tag → digest, to name things by.
         terms: The weighted vectors, in the order of their digests, no digest twice, no ω of 0.
         sources: Files from outside the store.
+        groups: Inputs that belong together, in an order that no name reaches.
     """
 
     paths: Mapping[str, Path] = field(default_factory=dict)
     digests: Mapping[str, Digest] = field(default_factory=dict)
     terms: tuple[Term, ...] = ()
     sources: tuple[SourceFile, ...] = ()
+    groups: tuple[Group, ...] = ()
 
 
 class Resident:

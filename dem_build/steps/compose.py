@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.checkpoint import (
@@ -18,13 +19,15 @@ from dem_build.checkpoint import (
     weights_writer,
 )
 from dem_build.errors import CheckpointError
+from dem_build.steps.omega import read_omega
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dem_build.checkpoint import Norms
     from dem_build.digest import JSON
-    from dem_build.steps.api import Context, Inputs, Provenance
+    from dem_build.steps.api import Context, Inputs, Provenance, Term
+    from dem_build.steps.omega import Omega
 
 __all__ = ["run"]
 
@@ -32,11 +35,20 @@ ROUNDING_WARNING = 0.1  # share of the edit's length that rounding may lose befo
 OMEGA_SUM_TOLERANCE = 1e-6
 
 
+@dataclass(frozen=True)
+class _Weighted:
+    """A vector and its ω: one number, or one a layer."""
+
+    term: Term
+    omega: Omega
+
+
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
     """Compose a model.
 
     Args:
-        inputs: Weights, config, tokenizer and generation_config of `base/`; the vectors as terms.
+        inputs: Weights, config, tokenizer and generation_config of `base/`; the vectors as terms; `omega`, where
+            it was tuned.
         params: `method` (`dem` or `interpolation`) and `dtype` of the composed model.
         context: Where and how.
 
@@ -47,38 +59,51 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: A vector that does not fit the base, or a sum that is not finite.
     """
     started = time.monotonic()
-    _check_omegas(inputs, params["method"], context)
-    norms = _weights(inputs, params["method"], params["dtype"], context)
+    terms = _terms(inputs)
+    _check_omegas(terms, params["method"], context)
+    norms = _weights(inputs, terms, params, context)
     _config(inputs, params["dtype"], context)
     shutil.copytree(inputs.paths["base/tokenizer"], context.out / "tokenizer", copy_function=shutil.copyfile)
     shutil.copyfile(inputs.paths["base/generation_config"], context.out / "generation_config")
     _warn_of_rounding(norms, params["dtype"], context)
-    return _provenance(inputs, norms) | {
+    return _provenance(terms, norms) | {
         "seconds": round(time.monotonic() - started, 3),
         "threads": context.threads,
     }
 
 
-def _check_omegas(inputs: Inputs, method: str, context: Context) -> None:
+def _terms(inputs: Inputs) -> list[_Weighted]:
+    """Return the vectors and their ω, from the key or from what `tune` found; those of ω = 0 are no terms."""
+    if "omega" not in inputs.paths:
+        return [_Weighted(term, term.omega) for term in inputs.terms if term.omega is not None]
+    found = read_omega(inputs.paths["omega"])
+    weighted = [_Weighted(term, found.get(term.digest, 0.0)) for term in inputs.terms]
+    return [w for w in weighted if (any(w.omega.values()) if isinstance(w.omega, dict) else w.omega)]
+
+
+def _check_omegas(terms: Sequence[_Weighted], method: str, context: Context) -> None:
     if method != "interpolation":
         return
-    if not inputs.terms:
+    if not terms:
         raise CheckpointError(
             "an interpolation of no vectors is a model of zeros", hint="set an ω other than 0"
         )
-    total = sum(term.omega for term in inputs.terms)
+    total = sum(w.omega for w in terms if not isinstance(w.omega, dict))
     if abs(total - 1) > OMEGA_SUM_TOLERANCE:
         context.warn(
             f"the ω of this interpolation sum to {total:g}, not 1: the base's own share is scaled by that"
         )
 
 
-def _weights(inputs: Inputs, method: str, dtype: str, context: Context) -> Norms:
+def _weights(
+    inputs: Inputs, terms: Sequence[_Weighted], params: Mapping[str, JSON], context: Context
+) -> Norms:
     base = open_checkpoint(inputs.paths["base/weights"])
     digest = inputs.digests["base/weights"]
     # Every vector is checked before the first tensor is read.
-    deltas = [open_delta(term.path, base, digest, f"vector {term.digest[:12]}…") for term in inputs.terms]
-    specs = result_specs(base, CODES[dtype])
+    deltas = [open_delta(w.term.path, base, digest, f"vector {w.term.digest[:12]}…") for w in terms]
+    code = CODES[params["dtype"]]
+    specs = result_specs(base, code)
     total = sum(spec.nbytes for spec in specs)
 
     def progress(done: int) -> None:
@@ -89,7 +114,7 @@ def _weights(inputs: Inputs, method: str, dtype: str, context: Context) -> Norms
         for checkpoint in (base, *deltas):
             stack.enter_context(checkpoint)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
-        what = Combination(base, deltas, [term.omega for term in inputs.terms], method, CODES[dtype])
+        what = Combination(base, deltas, [w.omega for w in terms], params["method"], code)
         return combine(what, writer, threads=context.threads, on_progress=progress)
 
 
@@ -108,13 +133,13 @@ def _warn_of_rounding(norms: Norms, dtype: str, context: Context) -> None:
         )
 
 
-def _provenance(inputs: Inputs, norms: Norms) -> Provenance:
+def _provenance(terms: Sequence[_Weighted], norms: Norms) -> Provenance:
     return {
         "edit_norm": norms.edit,
         "rounding_error": norms.rounding_error,
         "relative_rounding_error": norms.rounding_error / norms.edit if norms.edit else None,
         "terms": [
-            {"vector": term.digest, "omega": term.omega, "norm": norm}
-            for term, norm in zip(inputs.terms, norms.deltas, strict=True)
+            {"vector": w.term.digest, "omega": w.omega, "norm": norm}
+            for w, norm in zip(terms, norms.deltas, strict=True)
         ],
     }

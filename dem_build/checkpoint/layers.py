@@ -1,0 +1,31 @@
+"""Which layer of a model a tensor belongs to, by its name: what one ω is given to where each layer has its own."""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["EMBEDDINGS", "FINAL", "layer_of", "layers_of"]
+
+EMBEDDINGS = "embeddings"
+"""The token embeddings, tied or not to the output head, and the head."""
+FINAL = "final"
+"""What is in no numbered layer and no embedding: the last norm."""
+
+_NUMBERED = re.compile(r"\.(?:layers|h|blocks|block|decoder_layers)\.(\d+)\.")
+_EMBEDDING = re.compile(
+    r"(?:^|\.)(?:embed_tokens|wte|wpe|embed_in|word_embeddings|lm_head|embed_out|embed_positions)\."
+)
+
+
+def layer_of(tensor: str) -> str:
+    """Return the layer of a tensor: its number as text, `embeddings` or `final`."""
+    if numbered := _NUMBERED.search(f".{tensor}"):
+        return numbered.group(1)
+    return EMBEDDINGS if _EMBEDDING.search(tensor) else FINAL
+
+
+def layers_of(tensors: list[str]) -> list[str]:
+    """Return the layers of some tensors, each once: embeddings, the numbered ones in order, the final."""
+    found = {layer_of(name) for name in tensors}
+    numbered = sorted((layer for layer in found if layer.isdigit()), key=int)
+    return [EMBEDDINGS] * (EMBEDDINGS in found) + numbered + [FINAL] * (FINAL in found)

@@ -1,0 +1,20 @@
+"""The search for ω, as numerics alone: what is measured comes from a function, and no model is known here."""
+
+from dem_build.tuning.bootstrap import Intervals, intervals
+from dem_build.tuning.objective import Objective, gain_scale
+from dem_build.tuning.problem import Found, Measure, Problem, Sample
+from dem_build.tuning.searches import SEARCHES, search, softmax_start
+
+__all__ = [
+    "SEARCHES",
+    "Found",
+    "Intervals",
+    "Measure",
+    "Objective",
+    "Problem",
+    "Sample",
+    "gain_scale",
+    "intervals",
+    "search",
+    "softmax_start",
+]

@@ -1,0 +1,87 @@
+"""How sure the tuned ω are: the search's models, refitted to resampled blocks of rows, and where each is lowest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.tuning.inner import promised_best
+from dem_build.tuning.surrogate import Surrogate, observations
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from dem_build.tuning.problem import Found, Problem, Sample, Vector
+
+__all__ = ["Intervals", "intervals"]
+
+DRAWS = 100
+COVERED = (2.5, 97.5)  # per cent
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """95 % intervals over resampled rows.
+
+    Attributes:
+        low: Of each ω, [ω].
+        high: Of each ω, [ω].
+        over_uniform: Of how much lower the score is than at equal ω; positive: better than equal ω.
+    """
+
+    low: Vector
+    high: Vector
+    over_uniform: tuple[float, float] | None
+
+
+def intervals(problem: Problem, found: Found, uniform: Sample | None, seed: int = 0) -> Intervals:
+    """Return intervals by a percentile bootstrap over blocks.
+
+    Args:
+        problem: What was searched.
+        found: What came of it.
+        uniform: The sample of equal ω, where it was taken.
+        seed: Of the draws.
+    """
+    draws = np.random.default_rng(seed)
+    surrogate = Surrogate.fit(problem, found.samples)
+    box = problem.lower, problem.upper
+    ends, leads = [], []
+    for _ in range(DRAWS):
+        drawn, pick = _resampled(problem, draws)
+        samples = [pick(s) for s in found.samples]
+        refitted = surrogate.refit(observations(drawn, samples))
+        ends.append(promised_best(drawn, refitted, box, [found.best.omega]))
+        if uniform is not None:
+            leads.append(drawn.score(pick(uniform)) - drawn.score(pick(found.best)))
+    low, high = np.percentile(np.array(ends), COVERED, axis=0)
+    lead = tuple(float(x) for x in np.percentile(leads, COVERED)) if leads else None
+    return Intervals(low, high, None if lead is None else (lead[0], lead[1]))
+
+
+class _Pick:
+    """Takes the same drawn blocks of every sample."""
+
+    def __init__(self, index: NDArray[np.intp]) -> None:
+        self._index = index
+
+    def __call__(self, sample: Sample) -> Sample:
+        nll = np.take_along_axis(sample.nll, self._index, axis=1)
+        if sample.slopes is None:
+            return replace(sample, nll=nll)
+        return replace(
+            sample, nll=nll, slopes=np.take_along_axis(sample.slopes, self._index[:, :, None], axis=1)
+        )
+
+
+def _resampled(problem: Problem, draws: np.random.Generator) -> tuple[Problem, _Pick]:
+    """Draw each judge's blocks with replacement."""
+    filled = np.count_nonzero(problem.tokens, axis=1)
+    index = (draws.random(problem.tokens.shape) * filled[:, None]).astype(np.intp)
+    # A judge of fewer blocks than others draws as many as it has; its other places stay empty.
+    empty = np.arange(problem.tokens.shape[1])[None, :] >= filled[:, None]
+    index = np.where(empty, np.arange(problem.tokens.shape[1])[None, :], index).astype(np.intp)
+    tokens = np.take_along_axis(problem.tokens, index, axis=1)
+    return replace(problem, tokens=tokens), _Pick(index)
