@@ -4,9 +4,10 @@ The key of an action is the SHA-256 of its preimage, a canonical JSON document m
 
     {"dem": 1, "kind", "version", "params", "inputs": [{"of", "sha256", "omega"?}], "sources": [{"tag", "sha256"}]}
 
-`inputs` are outputs of other actions, each tagged with what it is of; `sources` are files from outside. Where inputs
-belong together (a dataset's vector and its validation rows), `groups` has them instead, each with what is said of
-it alone: `[{"params", "inputs"}]`. No path, time, or name that only people read ever enters. Bump a kind's `version` when a change of ours changes its results.
+`inputs` are outputs of other actions, each tagged with what it is of; `sources` are files from outside. Inputs that
+belong together (a dataset's vector and its validation rows) stand in `groups` instead, each with what is said of it
+alone: `[{"params", "inputs"}]`. No path, time, or name that only people read ever enters.
+Bump a kind's `version` when a change of ours changes its results.
 """
 
 from __future__ import annotations
@@ -226,10 +227,9 @@ class SourceFile:
 def preimage(
     kind: str,
     params: Mapping[str, JSON],
-    inputs: Iterable[TakenDigest],
+    inputs: Iterable[TakenDigest | GroupDigest],
     sources: Iterable[SourceFile] = (),
     salt: str | None = None,
-    groups: Iterable[GroupDigest] = (),
 ) -> dict[str, JSON]:
     """Return the document whose hash is the action's key.
 
@@ -237,15 +237,16 @@ def preimage(
         ValueError: A parameter that the kind's table does not declare, or lacks: a mistake in dem itself.
     """
     spec = KINDS[kind]
+    taken = list(inputs)
     document: dict[str, JSON] = {
         "dem": PREIMAGE_VERSION,
         "kind": kind,
         "version": spec.version,
         "params": _params(kind, spec, params),
-        "inputs": [_input(i) for i in _ordered(spec, inputs)],
+        "inputs": [_input(i) for i in _ordered(spec, [i for i in taken if isinstance(i, TakenDigest)])],
         "sources": [{"tag": s.tag, "sha256": s.digest} for s in sorted(sources)],
     }
-    if grouped := [group.document() for group in groups]:
+    if grouped := [i.document() for i in taken if isinstance(i, GroupDigest)]:
         document["groups"] = sorted(grouped, key=digest.canonical)
     return document if salt is None else document | {"salt": salt}
 

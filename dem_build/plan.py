@@ -194,9 +194,9 @@ def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> di
         if not t.watched:
             digest = known[t.edge.action][t.edge.output].digest
             taken.setdefault(t.group, []).append(TakenDigest(t.of, digest, t.omega))
-    plain = taken.get(None, [])
     groups = [GroupDigest(n, params, tuple(taken.get(n, ()))) for n, params in action.groups.items()]
-    return kinds.preimage(action.kind, action.params, plain, action.sources, action.salt, groups)
+    inputs = [*taken.get(None, ()), *groups]
+    return kinds.preimage(action.kind, action.params, inputs, action.sources, action.salt)
 
 
 def _why_due(action: Action, key: Digest, document: JSON, records: Records, history: History) -> Reason:
