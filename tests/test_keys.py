@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dem_build import digest, kinds
-from dem_build.kinds import KINDS, SourceFile, TakenDigest
+from dem_build.kinds import KINDS, GroupDigest, SourceFile, TakenDigest
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -79,6 +79,31 @@ GIVEN = {
         [*BASE[:2], TakenDigest("data/train", hexes("5"))],
         [],
     ),
+    "tune": (
+        {
+            "search": "gradient",
+            "objective": "gain",
+            "granularity": "model",
+            "max_samples": 128,
+            "bounds": [0.0, 1.5],
+            "dtype": "bfloat16",
+        },
+        [
+            *BASE[:2],
+            GroupDigest(
+                "math",
+                {"importance": 2.0, "omega": None},
+                (
+                    TakenDigest("delta", hexes("7")),
+                    TakenDigest("data/train", hexes("5")),
+                    TakenDigest("data/validation", hexes("6")),
+                ),
+            ),
+            GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
+            GroupDigest("chat", {"limit": 0.01}, (TakenDigest("data/rows", hexes("9")),)),
+        ],
+        [],
+    ),
     "compose": (
         {"method": "dem", "dtype": "bfloat16"},
         [*BASE, TakenDigest("delta", hexes("8"), 0.5), TakenDigest("delta", hexes("7"), 1.0)],
@@ -113,6 +138,21 @@ def golden(kind: str) -> dict:
 def compose_key(terms: list[tuple[str, float]]) -> str:
     inputs = [*BASE, *(TakenDigest("delta", d, w) for d, w in terms)]
     return kinds.key_of(kinds.preimage("compose", {"method": "dem", "dtype": "bfloat16"}, inputs))
+
+
+def test_the_name_of_a_group_is_in_no_key():
+    params, inputs, sources = GIVEN["tune"]
+    renamed = [replace(i, name=f"other-{i.name}") if isinstance(i, GroupDigest) else i for i in inputs]
+    assert kinds.key_of(kinds.preimage("tune", params, renamed, sources)) == golden("tune")["key"]
+
+
+def test_what_is_said_of_a_group_is_said_of_it_alone():
+    """An importance that moves from one dataset to another is another search."""
+    one = [GroupDigest("a", {"importance": 2.0}, (TakenDigest("delta", hexes("7")),))]
+    one += [GroupDigest("b", {"importance": 1.0}, (TakenDigest("delta", hexes("8")),))]
+    other = [replace(one[0], params={"importance": 1.0}), replace(one[1], params={"importance": 2.0})]
+    params = GIVEN["tune"][0]
+    assert kinds.preimage("tune", params, one) != kinds.preimage("tune", params, other)
 
 
 def test_every_kind_has_a_golden_preimage_and_nothing_else_has():
