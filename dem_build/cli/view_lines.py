@@ -121,7 +121,14 @@ class PlainListener:
         share = "" if progress.share is None else quantities.percent(progress.share)
         left = progress.seconds_left(progress.now)
         more = "" if left is None else f"{quantities.duration(left)} left"
-        parts = [progress.counted, progress.loss, progress.speed, progress.memory, more]
+        parts = [
+            progress.counted,
+            progress.loss,
+            progress.validation,
+            progress.speed,
+            progress.memory,
+            more,
+        ]
         self._line("pending", name, f"{share:<7}", *(p for p in parts if p))
 
     def _said(self, action: Action, event: str, message: str) -> None:
@@ -144,7 +151,9 @@ def _became(result: Result, progress: Progress) -> list[str | Text]:
         return [_failure(result)]
     if status != "ran":
         return [*(note or [Text("recorded already" if status == "hit" else "skipped", "dim")])]
-    figures = [Text(p, "dim") for p in (progress.loss, progress.speed, progress.memory) if p]
+    figures = [
+        Text(p, "dim") for p in (progress.loss, progress.validation, progress.speed, progress.memory) if p
+    ]
     return [f"{quantities.duration(result.seconds):<7}", *figures, *note]
 
 

@@ -32,8 +32,8 @@ BAR = (8, 28)
 GAP = 2
 # Columns right of the bar with their usual widths, so that the bar does not jump; dropped in this order
 # where the terminal is narrow.
-WIDTHS = {"left": 11, "loss": 10, "speed": 9, "counted": 14, "memory": 7}
-DROPPED = ("memory", "counted", "speed", "loss")
+WIDTHS = {"left": 11, "loss": 10, "validation": 9, "speed": 9, "counted": 14, "memory": 7}
+DROPPED = ("memory", "counted", "speed", "validation", "loss")
 
 
 class LiveListener(PlainListener):
@@ -143,6 +143,7 @@ def _figures(progress: Progress) -> dict[str, str]:
     return {
         "left": shown,
         "loss": progress.loss,
+        "validation": progress.validation,
         "speed": progress.speed,
         "counted": progress.counted,
         "memory": progress.memory,

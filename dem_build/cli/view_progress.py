@@ -30,7 +30,8 @@ class Progress:
         done: Units done, None before the first `progress` event.
         total: Units in all; 0 where that is unknown.
         unit: What is counted.
-        figures: The event's other numbers: `loss`, `tokens_per_second`, `memory`.
+        figures: The other numbers of the events, the newest of each: `loss`, `validation_loss`, `tokens_per_second`,
+            `memory`.
     """
 
     started: float = field(default_factory=time.time)
@@ -90,6 +91,12 @@ class Progress:
     def loss(self) -> str:
         """The latest loss: `loss 1.234`."""
         return f"loss {quantities.decimals(self.figures['loss'])}" if "loss" in self.figures else ""
+
+    @property
+    def validation(self) -> str:
+        """The latest validation loss of a training: `val 1.234`."""
+        loss = self.figures.get("validation_loss")
+        return "" if loss is None else f"val {quantities.decimals(loss)}"
 
     @property
     def speed(self) -> str:

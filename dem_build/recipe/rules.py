@@ -27,6 +27,8 @@ __all__ = ["COLUMNS", "LOSSES", "NAME", "contradictions"]
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_KEYS = ("config", "revision", "split")
+CHOOSING = ("load_best_model_at_end", "early_stopping_patience")
+NO_CHOICE = "has no effect while `eval_steps` is 0"
 LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -123,12 +125,24 @@ def _lora_keys_need_lora(data: Raw) -> Iterator[Mistake]:
 
 
 def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
-    if any(table.get("eval_steps") not in (None, 0) for _, table in trains(data)):
-        return
-    for key, table in trains(data):
-        for name in ("load_best_model_at_end", "early_stopping_patience"):
-            if table.get(name):
-                yield Mistake((*key, name), "has no effect while `eval_steps` is 0", "set eval_steps")
+    shared, own = raw(data, "train"), {key[-1]: raw(t, "train") for key, t in tables(data, "datasets")}
+    for name in CHOOSING:
+        lost = [n for n, table in own.items() if _chooses_nothing(shared | table, name)]
+        for dataset in lost:
+            if name in own[dataset]:
+                yield Mistake(("datasets", dataset, "train", name), NO_CHOICE, "set eval_steps")
+        heirs = [dataset for dataset in lost if name not in own[dataset]]
+        if heirs and len(heirs) < len(own):
+            what = f"has no effect on {listed(heirs)}, where `eval_steps` is 0"
+            yield Mistake(
+                ("train", name), what, "set eval_steps in [train], or move it to the datasets it is for"
+            )
+        elif heirs or (not own and _chooses_nothing(shared, name)):
+            yield Mistake(("train", name), NO_CHOICE, "set eval_steps")
+
+
+def _chooses_nothing(train: Raw, name: str) -> bool:
+    return bool(train.get(name)) and train.get("eval_steps") in (None, 0)
 
 
 def _validating_needs_rows(data: Raw) -> Iterator[Mistake]:

@@ -119,7 +119,14 @@ class Context:
     resident: Resident = field(default_factory=Resident)
 
     def progress(self, done: float, total: float, unit: str, **more: JSON) -> None:
-        """Tell how far the step is, with what else is known: `loss`, `tokens_per_second`, `memory` (bytes)."""
+        """Tell how far the step is, with what else is known.
+
+        Args:
+            done: Units that are done.
+            total: Units in all.
+            unit: What is counted.
+            more: `loss`, `validation_loss`, `tokens_per_second`, `memory` (bytes).
+        """
         self._emit("progress", done=done, total=total, unit=unit, **more)
 
     def note(self, message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 from typing import TYPE_CHECKING, Any, cast
@@ -21,7 +22,7 @@ from dem_build.steps.likelihood import IGNORED
 from dem_build.steps.packing import Packs, refuse_mixing
 from dem_build.steps.progress import Progress, RunState, read_run_state
 from dem_build.steps.training import CHECKPOINTS, TokenTrainer, arguments
-from dem_build.steps.validation import Validation
+from dem_build.steps.validation import TrainingEnded, Validation
 from dem_build.steps.weights import named_weights
 
 if TYPE_CHECKING:
@@ -144,16 +145,21 @@ class _Run:
             if self.validation:
                 self.validation.take_up(checkpoint)
             try:
-                trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                with contextlib.suppress(TrainingEnded):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
                 raise TrainingError(f"training cannot run: {error}") from error
-        ended = self.validation is not None and self.validation.ended
-        if self.progress.stopped and not ended:
+        if self._is_stopped():
             raise InterruptedBuildError(f"stopped after step {trainer.state.global_step}, which is saved")
         model, history = cast("PreTrainedModel", trainer.model), trainer.state.log_history
         if self.validation:
             self.validation.choose(model, history)
         return model, history
+
+    def _is_stopped(self) -> bool:
+        if self.validation is None:
+            return self.progress.stopped
+        return self.validation.stopped or (self.progress.stopped and not self.validation.ended)
 
     def _trainer(self) -> TokenTrainer:
         model = models.load_model(
@@ -240,7 +246,7 @@ def _validation(inputs: Inputs, params: Mapping[str, JSON], context: Context) ->
             "there is no validation row to take a loss on",
             hint="raise the dataset's `validation`, or set eval_steps = 0",
         )
-    return Validation(rows, params, context.work / CHECKPOINTS)
+    return Validation(rows, params, context.work / CHECKPOINTS, context.stopping)
 
 
 def _thinned(entries: list[Any]) -> list[Any]:

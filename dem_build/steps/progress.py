@@ -85,7 +85,6 @@ class Progress(TrainerCallback):
         self._context = context
         self._order = order
         self._lengths = lengths
-        self._validation: dict[str, float] = {}
         self._before = seconds
         self._started = self._stepped = self._saved = time.monotonic()
 
@@ -131,12 +130,12 @@ class Progress(TrainerCallback):
             loss=entry["loss"],
             tokens_per_second=tokens / max(now - before, 1e-9),
             memory=peak_memory(args.device),
-            **self._validation,
         )
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Tell the validation loss with the steps to come, whose speed it does not count against."""
-        self._validation = {"validation_loss": kwargs["metrics"]["eval_loss"]}
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Tell the validation loss; the time that it took is not the next step's."""
+        loss = kwargs["metrics"]["eval_loss"]
+        self._context.progress(state.global_step, state.max_steps, "steps", validation_loss=loss)
         self._stepped = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:

@@ -14,10 +14,11 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
+from dem_build.errors import InterruptedBuildError
 from dem_build.steps.batches import collate
 from dem_build.steps.likelihood import token_nll
 from dem_build.steps.packing import Packs, collation_for
-from dem_build.steps.validation import Validation
+from dem_build.steps.validation import TrainingEnded, Validation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -125,15 +126,33 @@ class TokenTrainer(Trainer):
         return token_nll(model, **inputs).sum() / num_items_in_batch
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Take the validation loss, in the precision of training, and tell the callbacks."""
+        """Take the validation loss, in the precision of training, and tell the callbacks.
+
+        Raises:
+            TrainingEnded: It was owed by a training that a stop cut off, and nothing comes after it.
+            InterruptedBuildError: The user asked to stop again while it was taken.
+        """
         del args, kwargs  # Trainer's own data sets and metrics, of which there are none
         validation = next(c for c in self.callback_handler.callbacks if isinstance(c, Validation))
         model: Any = self.model
         with self.compute_loss_context_manager():
-            metrics = {"eval_loss": validation.loss(model, self.args.per_device_train_batch_size)}
+            loss = validation.loss(model, self.args.per_device_train_batch_size)
+        if loss is None:
+            return self._stop(validation)
+        metrics = {"eval_loss": loss}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if validation.owed and (validation.ended or self.state.global_step >= self.state.max_steps):
+            raise TrainingEnded
+        validation.owed = False
         return metrics
+
+    def _stop(self, validation: Validation) -> dict[str, float]:
+        """End without a loss, and save what it is to be taken of, unless that is where this run began."""
+        if validation.owed:
+            raise InterruptedBuildError(f"stopped at step {self.state.global_step}, which is saved")
+        self.control.should_training_stop = self.control.should_save = True
+        return {}
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Return 0: Trainer counts all parameters at each micro-batch to estimate what nobody reads."""

@@ -2,6 +2,9 @@
 
 All that is decided follows from the losses in Trainer's history, which a checkpoint holds. The weights of the lowest
 loss are a file beside the checkpoints, and linked into each: a checkpoint alone is enough to go on from.
+
+A stop that comes while a loss is taken leaves a checkpoint without it. A resumed training takes that loss first, and
+may find that it has ended.
 """
 
 # ruff: noqa: ARG002  # the signatures are Trainer's
@@ -22,7 +25,7 @@ from dem_build.errors import TrainingError
 from dem_build.steps.row_losses import row_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel, TrainerControl, TrainerState
@@ -30,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.data.arrays import TokenRows
     from dem_build.digest import JSON
 
-__all__ = ["Lowest", "Validation", "lowest_of"]
+__all__ = ["Lowest", "TrainingEnded", "Validation", "lowest_of"]
 
 LOSS = "eval_loss"
 BEST = "best.safetensors"
@@ -54,33 +57,56 @@ def lowest_of(history: Iterable[Mapping[str, Any]]) -> Lowest | None:
     return Lowest(*losses[first], since=len(losses) - 1 - first)
 
 
+class TrainingEnded(Exception):  # noqa: N818  no error: Trainer takes a step whatever its callbacks say
+    """The loss that a resumed training owed was its last."""
+
+
 class Validation(TrainerCallback):
     """Takes validation losses while a model is trained, and does what the recipe says about them.
 
     Attributes:
         ended: Whether training ended because the loss fell no further.
+        stopped: Whether the user asked to stop while a loss was taken.
+        owed: Whether a resumed training begins with the loss that a stop cut off.
     """
 
-    def __init__(self, rows: TokenRows, params: Mapping[str, JSON], checkpoints: Path) -> None:
-        self.ended = False
+    def __init__(
+        self, rows: TokenRows, params: Mapping[str, JSON], checkpoints: Path, stopping: Callable[[], bool]
+    ) -> None:
+        self.ended = self.stopped = self.owed = False
         self._rows = rows
+        self._stopping = stopping
         self._every: int = params["eval_steps"]
         self._keeps_best = bool(params.get("load_best_model_at_end"))
         self._patience: int | None = params.get("early_stopping_patience")
         self._best = checkpoints / BEST
 
     @torch.no_grad()
-    def loss(self, model: PreTrainedModel, batch_size: int) -> float:
-        """Return the mean loss per token that counts, in nats, without dropout."""
+    def loss(self, model: PreTrainedModel, batch_size: int) -> float | None:
+        """Return the mean loss per token that counts, in nats, without dropout; None where the user asked to stop."""
         training = model.training
         model.train(False)
-        found = [pair for batch in row_losses(model, self._rows, batch_size) for pair in batch.values()]
+        found: list[tuple[float, int]] = []
+        for batch in row_losses(model, self._rows, batch_size):
+            found += batch.values()
+            if len(found) < len(self._rows) and self._stopping():
+                self.stopped = True
+                break
         model.train(training)
-        return math.fsum(loss for loss, _ in found) / sum(count for _, count in found)
+        return None if self.stopped else math.fsum(x for x, _ in found) / sum(n for _, n in found)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Take the loss that a stop cut off, before the first step."""
+        taken = any(LOSS in entry and entry["step"] == state.global_step for entry in state.log_history)
+        args.eval_on_start = self.owed = self._is_due(state) and not taken
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a loss every so many steps, and after the last."""
-        control.should_evaluate = state.global_step % self._every == 0 or state.global_step >= state.max_steps
+        control.should_evaluate = self._is_due(state)
+
+    def _is_due(self, state: TrainerState) -> bool:
+        steps = state.global_step
+        return steps > 0 and (steps % self._every == 0 or steps >= state.max_steps)
 
     def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the weights of a new lowest loss; stop where there was none for long enough.

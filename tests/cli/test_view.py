@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from dem_build.cli import view
+from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_live import LiveListener
 from dem_build.cli.view_progress import Progress
 from dem_build.cli.view_text import shorten
@@ -138,6 +139,22 @@ def follow(console, graph, *calls, listener=view.PlainListener):
 
 def started(graph, name):
     return "action_started", decide(graph.actions[name], {}, Made(), History())
+
+
+@pytest.mark.parametrize("made", [LiveListener, PlainListener])
+def test_the_newest_validation_loss_stands_beside_that_of_the_steps(graph, made):
+    vector = graph.actions["vector:math"]
+    console = a_terminal(120)
+    with made(console) as following:
+        following.build_started(Made().plan(graph))
+        following.action_started(decide(vector, {}, Made(), History()))
+        for done, more in ((1, {"loss": 2.5}), (1, {"validation_loss": 1.75}), (2, {"loss": 2.25})):
+            following.action_event(vector, event(done, 4, 1000.0 + 10 * done, **more))
+        if made is LiveListener:
+            following._live.refresh()
+        assert "loss 2.250 val 1.750" in squeezed(shown(console))
+        following.action_ended(Result(vector, Done.RAN, 4.0))
+    assert "loss 2.250 val 1.750" in squeezed(shown(console))
 
 
 def test_a_log_shows_progress_at_each_tenth_and_no_control_characters(graph):

@@ -120,7 +120,7 @@ def events(work):
 
 
 def progress(work):
-    return [e for e in events(work) if e["event"] == "progress"]
+    return [e for e in events(work) if e["event"] == "progress" and "loss" in e]
 
 
 @pytest.fixture(scope="module")

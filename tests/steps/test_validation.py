@@ -15,6 +15,7 @@ from test_finetune import (
     base,
     context_of,
     dropout_base,
+    events,
     out_of_memory_at,
     progress,
     stop_after,
@@ -64,6 +65,16 @@ def restart(before, after):
     return after
 
 
+def stop_in_step(step, work, every=2):
+    """A stop request that comes while a step runs, and not while the loss before it is taken."""
+
+    def stopping():
+        losses = [e for e in events(work) if "validation_loss" in e]
+        return len(progress(work)) >= step - 1 and len(losses) >= (step - 1) // every
+
+    return stopping
+
+
 def test_the_lowest_loss_is_the_first_of_equals():
     losses = [3.0, 2.0, 2.5, 2.0, 2.1]
     history = [{"step": 5 * i, "eval_loss": loss} for i, loss in enumerate(losses)] + [
@@ -81,9 +92,8 @@ def test_looking_on_changes_no_bit(run, dropout_base, tmp_path):
     assert watched.read_bytes() == alone.read_bytes()
     assert [step for step, _ in provenance["validation"]["curve"]] == [3, 6, 8]
     assert provenance["validation"]["kept_step"] == 8
-    told = [event.get("validation_loss") for event in progress(tmp_path / "watched")]
-    assert told[:3] == [None] * 3
-    assert told[3:6] == [provenance["validation"]["curve"][0][1]] * 3
+    told = [e for e in events(tmp_path / "watched") if "validation_loss" in e]
+    assert [[e["done"], e["validation_loss"]] for e in told] == provenance["validation"]["curve"]
 
 
 def test_the_validation_loss_is_the_mean_over_the_tokens_that_count(run, dropout_base, rows, tmp_path):
@@ -119,7 +129,7 @@ def test_a_choosing_training_resumes_to_the_same_bytes(run, tmp_path, steps):
     straight, delta = run(tmp_path / "straight", **CHOOSES)
     before, after = tmp_path / "before", tmp_path / "after"
     with pytest.raises(InterruptedBuildError):
-        run(before, context_of(before, stopping=stop_after(steps, before)), **CHOOSES)
+        run(before, context_of(before, stopping=stop_in_step(steps, before)), **CHOOSES)
     resumed, again = run(after, context_of(restart(before, after)), **CHOOSES)
     assert resumed["resumed_from"] == steps
     assert resumed["validation"] == straight["validation"]
@@ -143,10 +153,10 @@ def test_a_checkpoint_that_a_kill_left_half_written_is_written_anew(run, tmp_pat
     work = tmp_path / "killed"
     for step in (7, 8):
         with pytest.raises(InterruptedBuildError):
-            run(work, context_of(work, stopping=stop_after(step, work)), **CHOOSES)
+            run(work, context_of(work, stopping=stop_in_step(step, work)), **CHOOSES)
     (work / "checkpoints" / "checkpoint-8" / "complete.json").unlink()
     with pytest.raises(InterruptedBuildError):
-        run(work, context_of(work, stopping=stop_after(8, work)), **CHOOSES)
+        run(work, context_of(work, stopping=stop_in_step(8, work)), **CHOOSES)
     resumed, again = run(work, context_of(work), **CHOOSES)
     assert resumed["resumed_from"] == 8
     assert again.read_bytes() == delta.read_bytes()
@@ -175,13 +185,45 @@ def test_early_stopping_resumes_to_the_same_bytes(run, tmp_path):
 
 
 def test_a_stop_that_comes_with_the_end_ends_the_training(run, tmp_path):
-    """Asked to stop at the step where the loss ends it: the vector is there, and no half checkpoint of an end."""
-    stops = CHOOSES | {"eval_steps": 1, "early_stopping_patience": 2}
-    straight, delta = run(tmp_path / "straight", **stops)
+    """Asked to stop at the step where the loss ends it, which one batch gives: no half checkpoint of an end."""
+    stops = CHOOSES | {"eval_steps": 1, "early_stopping_patience": 2, "global_batch_size": 8}
+    context = context_of(tmp_path / "straight", micro_batch=8)
+    straight, delta = run(tmp_path / "straight", context, **stops)
+    assert straight["validation"]["stopped_early"]
     work = tmp_path / "stopped"
-    provenance, again = run(work, context_of(work, stopping=stop_after(straight["steps"], work)), **stops)
+    context = context_of(work, micro_batch=8, stopping=stop_after(straight["steps"], work))
+    provenance, again = run(work, context, **stops)
     assert provenance["validation"] == straight["validation"]
     assert again.read_bytes() == delta.read_bytes()
+
+
+def stop_inside_validation(work, step):
+    """A stop request that comes while a validation loss of several batches is taken, after the given step."""
+    asked = iter(range(1, 100))
+    return lambda: len(progress(work)) == step and next(asked) > 1
+
+
+@pytest.mark.parametrize(
+    ("step", "more"),
+    [(4, {}), (4, {"early_stopping_patience": 1}), (8, {})],
+    ids=["on-the-way", "where-the-loss-ends-it", "last"],
+)
+def test_a_stop_inside_a_validation_pass_does_not_wait_for_its_end(run, tmp_path, step, more):
+    """The loss that was cut off is taken when the training goes on, and decides what it would have decided."""
+    stops = CHOOSES | {"num_train_epochs": None, "max_steps": 8} | more
+    straight, delta = run(tmp_path / "straight", **stops)
+    assert straight["steps"] == (4 if more else 8)
+    work, after = tmp_path / "stopped", tmp_path / "after"
+    with pytest.raises(InterruptedBuildError):
+        run(work, context_of(work, stopping=stop_inside_validation(work, step)), **stops)
+    taken = [e["done"] for e in events(work) if "validation_loss" in e]
+    assert taken == list(range(2, step, 2))
+    again = context_of(restart(work, after), stopping=lambda: True)
+    with pytest.raises(InterruptedBuildError, match="which is saved"):
+        run(after, again, **stops)
+    resumed, same = run(after, context_of(after), **stops)
+    assert resumed["validation"] == straight["validation"]
+    assert same.read_bytes() == delta.read_bytes()
 
 
 def test_out_of_memory_keeps_the_choice(run, tmp_path):
