@@ -125,7 +125,8 @@ def _lora_keys_need_lora(data: Raw) -> Iterator[Mistake]:
 
 
 def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
-    shared, own = raw(data, "train"), {key[-1]: raw(t, "train") for key, t in tables(data, "datasets")}
+    shared = raw(data, "train")
+    own = {str(key[-1]): raw(table, "train") for key, table in tables(data, "datasets")}
     for name in CHOOSING:
         lost = [n for n, table in own.items() if _chooses_nothing(shared | table, name)]
         for dataset in lost:
