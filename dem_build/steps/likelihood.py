@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dem_build.steps.head import change_of, nll_in_pieces
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -25,7 +27,8 @@ def token_nll(
 
     No attention mask is given: rows are padded on the right, where a causal model's real tokens cannot look, and
     without a mask the fastest attention kernels apply. Logits are made for the tokens that count and no others:
-    for a small model with a large vocabulary they are much of the work and most of the memory.
+    for a small model with a large vocabulary they are much of the work and most of the memory. Where they are very many
+    they are made in pieces, see `head`.
 
     Args:
         model: A causal language model.
@@ -38,24 +41,26 @@ def token_nll(
     """
     targets = labels[:, 1:]
     counts = targets != IGNORED
-    logits = _logits(model, input_ids, position_ids, counts)
-    return torch.nn.functional.cross_entropy(logits.float(), targets[counts], reduction="none")
-
-
-def _logits(
-    model: PreTrainedModel, input_ids: torch.Tensor, position_ids: torch.Tensor | None, counts: torch.Tensor
-) -> torch.Tensor:
-    """Return the logits that predict the tokens that count, [tokens, vocabulary]."""
-
-    def select(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (arguments[0][:, :-1][counts].unsqueeze(0), *arguments[1:])
+    wanted = targets[counts]
+    change = change_of(model, len(wanted))
+    found: list[torch.Tensor] = []
+    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
 
     # Ahead of the head and not in its place: what a model does to its logits afterwards (scaling, soft caps) stays.
-    head: torch.nn.Module = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    def select(_: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        hidden = arguments[0][:, :-1][counts]
+        if change is None:
+            return (hidden.unsqueeze(0), *arguments[1:])
+        # Here and not behind the model: this is inside of its autocast.
+        found.append(nll_in_pieces(head, change, hidden, wanted))
+        return (hidden[:1].detach().unsqueeze(0), *arguments[1:])
+
     hook = head.register_forward_pre_hook(select)
     positions = {} if position_ids is None else {"position_ids": position_ids}
     try:
         logits: torch.Tensor = model(input_ids=input_ids, use_cache=False, **positions).logits
     finally:
         hook.remove()
-    return logits.squeeze(0)
+    if found:
+        return found[0]
+    return torch.nn.functional.cross_entropy(logits.squeeze(0).float(), wanted, reduction="none")
