@@ -1,7 +1,13 @@
-"""How many tokens a model takes, as its config says; rows that are longer are refused before a model is loaded.
+"""How many tokens a model takes, as its config says, and whether it reads long rows in another way than short ones.
+
+Rows that are longer than what a model takes are refused before it is loaded.
 
 Where positions are looked up in a table, one token too many is an index out of range, which on a GPU takes the whole
 process down; where they are computed, the model says something that it was never trained to.
+
+A model with LongRoPE (Ding et al. 2024, arXiv 2402.13753) has two sets of rotary frequencies, for rows up to its
+original length and for longer ones. transformers takes one set for a whole batch, by its longest row: a row beside
+a longer one would have another loss than alone. So rows of both sorts are kept apart.
 """
 
 from __future__ import annotations
@@ -9,16 +15,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from dem_build.errors import DataError
+from transformers import AutoConfig
+
+from dem_build.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["refuse_longer"]
+__all__ = ["has_both_sorts", "longest_short", "refuse_longer", "refuse_mixed_packs"]
 
 NAMES = ("max_position_embeddings", "n_positions", "n_ctx")  # one thing, as different models call it
+ORIGINAL = "original_max_position_embeddings"
 
 
 def refuse_longer(rows: TokenRows, config: Path) -> None:
@@ -39,4 +52,50 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
         raise DataError(
             f"the model takes {most} tokens at most, and {count} of {len(rows)} rows have more, up to {longest}",
             hint=f"set max_length = {most} or less for this dataset",
+        )
+
+
+def longest_short(config: Any) -> int | None:
+    """Return the most tokens of a row that is read with the short rotary frequencies; None where there is one set.
+
+    Args:
+        config: A model's, as transformers reads it.
+    """
+    parameters = getattr(config, "rope_parameters", None) or {}
+    sets = [
+        parameters,
+        *(p for p in parameters.values() if isinstance(p, dict)),
+    ]  # or one for each type of layer
+    found = [s[ORIGINAL] for s in sets if s.get("rope_type") == "longrope"]
+    return min(found, default=None)
+
+
+def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
+    """Return whether some rows are read with a model's short rotary frequencies, and others with its long ones.
+
+    Args:
+        lengths: Tokens of each row.
+        config: The model's `config.json`.
+    """
+    if ORIGINAL.encode() not in config.read_bytes():
+        return False  # without one it is the longest that the model takes at all
+    most = longest_short(AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False))
+    return most is not None and bool((lengths > most).any() and (lengths <= most).any())
+
+
+def refuse_mixed_packs(lengths: NDArray[np.integer], config: Path) -> None:
+    """Refuse to pack documents that a model reads in two ways.
+
+    Args:
+        lengths: Tokens of each document.
+        config: The model's `config.json`.
+
+    Raises:
+        TrainingError: Some are longer than what the short rotary frequencies are for, and others are not.
+    """
+    if has_both_sorts(lengths, config):
+        raise TrainingError(
+            "some documents are so long that the model reads them, and what is packed with them, with its long "
+            "rotary frequencies (LongRoPE)",
+            hint=f"set packing = false, or max_length to {ORIGINAL} of the base's config.json",
         )

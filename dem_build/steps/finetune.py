@@ -16,7 +16,7 @@ from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.steps import models
 from dem_build.steps.batches import RowOrder, largest_divisor
 from dem_build.steps.checkpoints import newest_complete, step_of
-from dem_build.steps.context_length import refuse_longer
+from dem_build.steps.context_length import has_both_sorts, refuse_longer, refuse_mixed_packs
 from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
 from dem_build.steps.likelihood import IGNORED
 from dem_build.steps.packing import Packs, refuse_mixing
@@ -27,6 +27,7 @@ from dem_build.steps.weights import named_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
@@ -94,14 +95,25 @@ class _Run:
         if not len(rows):
             raise TrainingError("there is no row to train on")
         self.inputs, self.params, self.context, self.rows = inputs, params, context, rows
-        packing = params.get("packing")
-        self.sequences = Packs(rows, params["max_length"], params["seed"]) if packing else rows
+        self.sequences = _sequences(rows, params, inputs.paths["base/config"])
         self.order = RowOrder(self.sequences.lengths, params["global_batch_size"], params["seed"])
         self.warnings: list[str] = []
-        self.micro_batch = largest_divisor(params["global_batch_size"], context.machine.micro_batch)
+        self.micro_batch = largest_divisor(params["global_batch_size"], self._most_rows())
         self.resumed_from = self._take_up()
         self.validation = _validation(inputs, params, context)
         self.progress = Progress(context, self.order, self.sequences.lengths, self.seconds)
+
+    def _most_rows(self) -> int:
+        """Return the most sequences of a micro-batch: one, where the model would read a row by its neighbours."""
+        most = self.context.machine.micro_batch
+        if most == 1 or self.sequences is not self.rows:
+            return most
+        if not has_both_sorts(self.rows.lengths, self.inputs.paths["base/config"]):
+            return most
+        self.context.note(
+            "rows are trained on one at a time: the model reads long ones with other rotary frequencies"
+        )
+        return 1
 
     def _take_up(self) -> int | None:
         """Go on as the run that left a checkpoint did, where there is one; return its step."""
@@ -233,6 +245,13 @@ class _Run:
         for step in range(steps):
             np.add.at(times, self.order.rows(step), 1)
         return {"seen": int(times @ self.sequences.lengths), "trained": int(times @ counted)}
+
+
+def _sequences(rows: TokenRows, params: Mapping[str, JSON], config: Path) -> TokenRows | Packs:
+    if not params.get("packing"):
+        return rows
+    refuse_mixed_packs(rows.lengths, config)
+    return Packs(rows, params["max_length"], params["seed"])
 
 
 def _validation(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Validation | None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dem_build.steps.batches import collate
+from dem_build.steps.context_length import longest_short
 from dem_build.steps.likelihood import IGNORED, token_nll
 
 if TYPE_CHECKING:
@@ -26,12 +27,16 @@ Losses: TypeAlias = "dict[int, tuple[float, int]]"
 def row_losses(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Iterator[Losses]:
     """Yield row → summed loss in nats and number of tokens that count, a batch at a time.
 
-    Rows of like length are together, the longest first: what does not fit in memory fails at once.
+    Rows of like length are together, the longest first: what does not fit in memory fails at once. Rows that the
+    model reads in two ways, see `context_length`, are not.
     """
-    order = np.argsort(-rows.lengths, kind="stable").tolist()
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        yield dict(zip(batch, _batch_losses(model, [rows[i] for i in batch]), strict=True))
+    order = np.argsort(-rows.lengths, kind="stable")
+    most = longest_short(model.config)
+    long = 0 if most is None else int((rows.lengths > most).sum())
+    for sort in (order[:long].tolist(), order[long:].tolist()):
+        for start in range(0, len(sort), batch_size):
+            batch = sort[start : start + batch_size]
+            yield dict(zip(batch, _batch_losses(model, [rows[i] for i in batch]), strict=True))
 
 
 def _batch_losses(
