@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
 
 __all__ = [
+    "CHAT_TEMPLATE",
     "CONFIG",
     "GENERATION_CONFIG",
     "GGUF",
@@ -30,6 +31,8 @@ __all__ = [
     "weight_files",
 ]
 
+CHAT_TEMPLATE = "chat_template"
+"""Tag of the recipe's chat template; `chat_template.jinja` is a base's own."""
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 GGUF = "model.gguf"

@@ -172,7 +172,12 @@ def _base(recipe: Recipe, lock: Lock) -> Action:
     dtype = recipe.base.dtype
     if dtype is None and lock.base.source == "gguf":
         dtype = "bfloat16"  # blocks of integers become some float: it is chosen here, and part of the key
-    params = {"source": lock.base.source, "dtype": dtype}
+    params = {
+        "source": lock.base.source,
+        "dtype": dtype,
+        "pad_token": recipe.base.pad_token,
+        "added_tokens": list(recipe.base.added_tokens),
+    }
     return Action(BASE, "import", params, sources=lock.base.files, salt=recipe.base.salt)
 
 

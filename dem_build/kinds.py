@@ -65,6 +65,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             module="dem_build.steps.base",
             params=("source", "dtype"),
             outputs=("weights", "config", "tokenizer", "generation_config"),
+            # The recipe's chat template is a source.
+            added=MappingProxyType({"pad_token": None, "added_tokens": []}),
         ),
         "prepare": Kind(
             family="prepare",

@@ -2,7 +2,7 @@
 
 from dem_build.checkpoint.combine import Combination, Norms, combine, result_specs
 from dem_build.checkpoint.delta import DELTA_FORMAT, DeltaNorms, delta_shapes, open_delta, write_delta
-from dem_build.checkpoint.floats import CODES, FLOATS, NAMES, from_bfloat16, to_bfloat16
+from dem_build.checkpoint.floats import CODES, FLOATS, NAMES, from_bfloat16, narrow, to_bfloat16, widen
 from dem_build.checkpoint.layout import TensorInfo, TensorSpec
 from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
 from dem_build.checkpoint.writer import MAX_SHARD_BYTES, Writer, weights_writer
@@ -24,10 +24,12 @@ __all__ = [
     "combine",
     "delta_shapes",
     "from_bfloat16",
+    "narrow",
     "open_checkpoint",
     "open_delta",
     "result_specs",
     "to_bfloat16",
     "weights_writer",
+    "widen",
     "write_delta",
 ]

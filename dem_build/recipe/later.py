@@ -60,9 +60,6 @@ _TRAIN = (
 )
 
 LATER: tuple[Later, ...] = (
-    Later("base.chat_template", "another chat template"),
-    Later("base.pad_token", "another padding token"),
-    Later("base.added_tokens", "adding tokens", "remove it for now", bool),
     *_TRAIN,
     *(Later(f"datasets.*.{item.key}", item.feature, item.until, item.uses) for item in _TRAIN),
     Later("datasets.*.hub", "a dataset from the hub", "download it, and name its file in `path`"),

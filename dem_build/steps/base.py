@@ -7,20 +7,18 @@ on trust: the weights must be exactly those of the config's architecture.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import transformers
-from transformers import AutoTokenizer
 
 from dem_build.basemodel import (
+    CHAT_TEMPLATE,
     CONFIG,
     GENERATION_CONFIG,
     GGUF,
-    TOKENIZER_FILES,
     base_files,
     check_config,
 )
@@ -32,11 +30,13 @@ from dem_build.checkpoint import (
     result_specs,
     weights_writer,
 )
+from dem_build.data.template import read_template
 from dem_build.errors import CheckpointError
 from dem_build.steps.architecture import architecture
+from dem_build.steps.enlarge import enlarged, enlarged_specs, write_new_rows
 from dem_build.steps.gguf import expand_gguf
-from dem_build.steps.models import quiet
 from dem_build.steps.selection import open_files, select
+from dem_build.steps.vocabulary import Wishes, prepare_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.steps.api import Context, Inputs, Provenance
     from dem_build.steps.architecture import Architecture
+    from dem_build.steps.vocabulary import Vocabulary
 
 __all__ = ["run"]
 
@@ -64,8 +65,10 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     """Import a base model.
 
     Args:
-        inputs: The files of the base as `sources`, each tagged with its name (`model.gguf` for a GGUF file).
-        params: `source` (`directory` or `gguf`) and `dtype` of the stored weights, null for as they are.
+        inputs: The files of the base as `sources`, each tagged with its name (`model.gguf` for a GGUF file), and the
+            recipe's chat template where it has one.
+        params: `source` (`directory` or `gguf`), `dtype` of the stored weights, null for as they are, `pad_token` and
+            `added_tokens`.
         context: Where and how.
 
     Returns:
@@ -73,41 +76,62 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Raises:
         CheckpointError: Damaged files, or weights that are not those of the config's architecture.
-        UsageError: A kind of model that dem does not compose.
+        UsageError: A kind of model that dem does not compose, or a token or template that the tokenizer cannot take.
     """
     files = {source.tag: source.path for source in inputs.sources}
+    wishes = _wishes(files, params)
     if params["source"] != "gguf":
-        return _import(files, params["dtype"], str(files[CONFIG].parent), context)
+        return _import(files, params["dtype"], wishes, str(files[CONFIG].parent), context)
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=context.work) as folder:
         expanded = Path(folder) / "model"
         expand_gguf(files[GGUF], expanded)
-        return _import(dict(base_files(expanded)), params["dtype"], str(files[GGUF]), context)
+        return _import(dict(base_files(expanded)), params["dtype"], wishes, str(files[GGUF]), context)
 
 
-def _import(files: Mapping[str, Path], dtype: str | None, where: str, context: Context) -> Provenance:
+def _wishes(files: Mapping[str, Path], params: Mapping[str, JSON]) -> Wishes:
+    template = read_template(files[CHAT_TEMPLATE]) if CHAT_TEMPLATE in files else None
+    return Wishes(template, params.get("pad_token"), tuple(params.get("added_tokens") or ()))
+
+
+def _import(
+    files: Mapping[str, Path], dtype: str | None, wishes: Wishes, where: str, context: Context
+) -> Provenance:
     config = _read_json(files[CONFIG])
     check_config(config, where)
     weights = architecture(config, where)
     checkpoint = select(weights, open_files(files), where)
-    specs = _write_weights(checkpoint, dtype, context)
+    vocabulary = prepare_tokenizer(files, context.out / "tokenizer", wishes, where)
+    _check_vocabulary(vocabulary, weights, where)
+    before = weights.vocabulary
+    if vocabulary.tokens > before:
+        config, weights = enlarged(config, weights, vocabulary.tokens, where)
+    _tell(vocabulary, weights.vocabulary - before, context)
+    specs = _write_weights(checkpoint, weights, dtype, vocabulary.known, context)
     stored = dtype or _main_dtype(specs)
-    _write_json(context.out / "config", _config(config, stored, weights))
     generation = _read_json(files[GENERATION_CONFIG]) if GENERATION_CONFIG in files else {}
+    if vocabulary.pad_id is not None:
+        config = config | {"pad_token_id": vocabulary.pad_id}
+        # Where there is none, transformers makes one from the config, and so it stays absent.
+        generation = generation and generation | {"pad_token_id": vocabulary.pad_id}
+    _write_json(context.out / "config", _config(config, stored, weights))
     _write_json(context.out / "generation_config", _without_volatile(generation))
-    _copy_tokenizer(files, context.out / "tokenizer", weights.vocabulary, where)
     return {
         "architecture": weights.model,
         "parameters": sum(spec.size for spec in specs),
         "bytes": sum(spec.nbytes for spec in specs),
         "dtype": stored,
+        "added_tokens": list(vocabulary.added),
+        "added_rows": weights.vocabulary - before,
         "transformers": transformers.__version__,
     }
 
 
-def _write_weights(checkpoint: Checkpoint, dtype: str | None, context: Context) -> list[TensorSpec]:
+def _write_weights(
+    checkpoint: Checkpoint, weights: Architecture, dtype: str | None, known: int, context: Context
+) -> list[TensorSpec]:
     """Write the weights: a sum without vectors, which copies, converts and refuses what is not finite."""
     code = CODES[dtype] if dtype else None
-    specs = result_specs(checkpoint, code)
+    specs = enlarged_specs(result_specs(checkpoint, code), weights)
     total = sum(spec.nbytes for spec in specs)
 
     def progress(done: int) -> None:
@@ -117,6 +141,7 @@ def _write_weights(checkpoint: Checkpoint, dtype: str | None, context: Context) 
     with checkpoint, weights_writer(context.out / "weights", specs) as writer:
         sum_of_base = Combination(checkpoint, (), (), "dem", code)
         combine(sum_of_base, writer, threads=context.threads, on_progress=progress)
+        write_new_rows(checkpoint, specs, writer, known)
     return specs
 
 
@@ -138,22 +163,19 @@ def _without_volatile(document: dict[str, JSON]) -> dict[str, JSON]:
     return {key: value for key, value in document.items() if key not in VOLATILE}
 
 
-def _copy_tokenizer(files: Mapping[str, Path], folder: Path, vocabulary: int, where: str) -> None:
-    folder.mkdir()
-    for name in TOKENIZER_FILES:
-        if name in files:
-            shutil.copyfile(files[name], folder / name)
-    with quiet():
-        try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False
-            )
-        except (ValueError, KeyError, TypeError, ImportError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(f"the tokenizer cannot be loaded: {reason}", where=where) from error
-    if len(tokenizer) > vocabulary:
-        what = f"the tokenizer has {len(tokenizer)} tokens, and the embeddings {vocabulary} rows"
+def _check_vocabulary(vocabulary: Vocabulary, weights: Architecture, where: str) -> None:
+    if vocabulary.known > weights.vocabulary:
+        what = f"the tokenizer has {vocabulary.known} tokens, and the embeddings {weights.vocabulary} rows"
         raise CheckpointError(what, where=where, hint="tokenizer and weights must be of one model")
+
+
+def _tell(vocabulary: Vocabulary, rows: int, context: Context) -> None:
+    if vocabulary.added:
+        tokens = ", ".join(vocabulary.added)
+        place = f"{rows} rows added to the embeddings" if rows else "in spare rows of the embeddings"
+        context.note(f"{len(vocabulary.added)} tokens added ({tokens}): {place}")
+    if vocabulary.warning:
+        context.warn(vocabulary.warning)
 
 
 def _read_json(path: Path) -> dict[str, JSON]:

@@ -22,14 +22,13 @@ from dem_build.basemodel import CONFIG, GENERATION_CONFIG
 from dem_build.checkpoint import TensorSpec, weights_writer
 from dem_build.errors import CheckpointError
 from dem_build.steps.models import quiet, refuse_partial
+from dem_build.steps.vocabulary import MACHINE_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["expand_gguf"]
 
-# How transformers came by the tokenizer, which differs from machine to machine.
-MACHINE_KEYS = ("is_local", "local_files_only", "name_or_path")
 # What GGUF calls the pre-tokenizers that set each digit apart before GPT-2's pattern. transformers reads these files
 # by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from dem_build.basemodel import base_files
+from dem_build.basemodel import CHAT_TEMPLATE, base_files
 from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
 from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
@@ -22,12 +22,23 @@ DIGEST = "b" * 64
 PARTS = ("weights", "config", "tokenizer", "generation_config")
 
 
-def import_base(source: Path, folder: Path, dtype: str | None = None, threads: int = 2) -> Path:
+def import_base(
+    source: Path,
+    folder: Path,
+    dtype: str | None = None,
+    threads: int = 2,
+    *,
+    template: Path | None = None,
+    pad_token: str | None = None,
+    added: list[str] | None = None,
+) -> Path:
     """Import `source`; return the folder of its outputs."""
     context = make_context(folder, threads)
-    files = tuple(SourceFile(tag, "0" * 64, path) for tag, path in base_files(source))
+    found = [*base_files(source), *([(CHAT_TEMPLATE, template)] if template else [])]
+    files = tuple(SourceFile(tag, "0" * 64, path) for tag, path in found)
     kind = "gguf" if source.suffix == ".gguf" else "directory"
-    base.run(Inputs(sources=files), {"source": kind, "dtype": dtype}, context)
+    params = {"source": kind, "dtype": dtype, "pad_token": pad_token, "added_tokens": added or []}
+    base.run(Inputs(sources=files), params, context)
     return context.out
 
 
