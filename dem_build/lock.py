@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dem_build import hub
-from dem_build.basemodel import base_files
+from dem_build.bases import locate_base, locate_template
 from dem_build.data import sources
 from dem_build.data.rows import side_of
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LockedBase:
-    """The base model's files; `source` is how they are read: `directory` or `gguf`."""
+    """The base model's files and the recipe's chat template; `source` is how it is read: `directory` or `gguf`."""
 
     source: str
     files: tuple[SourceFile, ...]
@@ -101,12 +101,13 @@ def locate(recipe: Recipe) -> Located:
         RecipeError: All of what is missing or refused, at once.
     """
     problems: list[Problem] = []
-    source, base = _try(recipe, "base.model", lambda: _locate_base(recipe), problems) or ("", ())
+    source, base = _try(recipe, "base.model", lambda: locate_base(recipe), problems) or ("", ())
+    template = _try(recipe, "base.chat_template", lambda: locate_template(recipe), problems) or ()
     datasets = {name: _locate_data(recipe, name, problems) for name in (*recipe.datasets, *recipe.probes)}
     closures = _locate_tasks(recipe, problems)
     if problems:
         raise RecipeError(problems)
-    return Located(source, base, datasets, closures)
+    return Located(source, (*base, *template), datasets, closures)
 
 
 def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
@@ -235,11 +236,6 @@ def changes(old: JSON | None, lock: Lock, folder: Path) -> list[str]:
     """Return the names (`base`, `datasets.math`, `tasks.arc_easy`) whose digests are not those of the old lock."""
     now, then = _digests(document(lock, folder)), _digests(old) if old is not None else {}
     return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
-
-
-def _locate_base(recipe: Recipe) -> tuple[str, tuple[Tagged, ...]]:
-    path = recipe.resolve(recipe.base.model)
-    return ("gguf" if path.suffix == ".gguf" else "directory"), tuple(base_files(path))
 
 
 def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:

@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "tasks": 1,
     "tuning": 1,
     "hub": 1,
+    "bases": 2,
     "lock": 2,
     "steps": 2,
     "graph": 3,
@@ -44,6 +45,7 @@ NEIGHBOURS = {
     ("kinds", "dem_build.digest"),  # a key is a digest
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
     ("checkpoint", "dem_build.basemodel"),  # what the files of a checkpoint are called
+    ("lock", "dem_build.bases"),  # what the base's names stand for is a part of a lock
     ("report", "dem_build.execute.outcome"),  # what became of a build is plain data
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import lock
+from dem_build.bases import refuse_template
 from dem_build.cli import view
 from dem_build.cli.session import open_session
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
@@ -32,6 +33,7 @@ def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
     try:
         recipe = load_recipe(Path(named), overrides)
         lock.locate(recipe)
+        refuse_template(recipe)
     except RecipeError as error:
         if not as_json:
             raise

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import digest, lock
+from dem_build.bases import refuse_template, template_is_new
 from dem_build.errors import NotUpToDateError, StoreError, UsageError
 from dem_build.graph import build_graph
 from dem_build.plan import History, Status, make_plan
@@ -156,6 +157,8 @@ def open_session(named: str, call: Call) -> Session:
     locked = lock.read(lock.lock_path(recipe.path))
     resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
     lock.refuse_leaks(recipe, resolved)
+    if template_is_new(resolved.base.files, locked):
+        refuse_template(recipe)
     graph = build_graph(recipe, resolved)
     graph = graph.only(call.targets) if call.targets else graph
     graph.require(sorted(call.rebuild))

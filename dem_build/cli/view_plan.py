@@ -61,7 +61,9 @@ def _table(verdicts: list[Verdict], width: int) -> Table:
         style = STYLES[status]
         name = Text(shorten(joined(verdict.action.name), limit), "dim" if status == "hit" else "")
         table.add_row(
-            Text(f"{MARKS[status]} {status}", style), name, Text(_why(verdict.reason, limit), "dim")
+            Text(f"{MARKS[status]} {status}", style),
+            name,
+            Text(_why(verdict.reason, limit) + _stored(verdict), "dim"),
         )
     return table
 
@@ -75,11 +77,17 @@ def _why(reason: Reason, limit: int) -> str:
     return f"depends on {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
 
 
+def _stored(verdict: Verdict) -> str:
+    """Say what a GGUF file's blocks of integers become: the format is chosen, and not the file's own."""
+    params = verdict.action.params
+    return f" (GGUF, stored as {params['dtype']})" if params.get("source") == "gguf" else ""
+
+
 def _lines(verdicts: list[Verdict], console: Console) -> None:
     width = max((len(joined(v.action.name)) for v in verdicts), default=0)
     for verdict in verdicts:
         name = joined(verdict.action.name)
-        say(console, f"{verdict.status.value:<8} {name:<{width}}  {joined(verdict.reason)}")
+        say(console, f"{verdict.status.value:<8} {name:<{width}}  {joined(verdict.reason)}{_stored(verdict)}")
 
 
 def _counts(plan: Plan) -> str:

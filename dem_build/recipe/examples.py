@@ -16,6 +16,9 @@ EXAMPLES: dict[type[BaseModel], str] = {
 [base]
 model = "models/SmolLM2-135M-Instruct"
 dtype = "bfloat16"
+chat_template = "chat.jinja"
+pad_token = "<pad>"
+added_tokens = ["<pad>", "<tool>"]
 """,
     models.Train: """\
 [train]

@@ -66,12 +66,19 @@ class Base(Table):
         default="main", description="Branch, tag or commit of a hub model; the lock pins the commit."
     )
     chat_template: Text | None = Field(
-        default=None, description="A Jinja file that replaces the base's own chat template."
+        default=None,
+        description="A Jinja file that replaces the base's own chat template, in training, in evaluation and in "
+        "the model that is published.",
     )
     pad_token: Text | None = Field(
-        default=None, description="Padding token, where the tokenizer has none or another."
+        default=None,
+        description="Padding token, where the tokenizer has none or another: one of its tokens, or an added one.",
     )
-    added_tokens: tuple[Text, ...] = Field(default=(), description="Special tokens to add to the tokenizer.")
+    added_tokens: tuple[Text, ...] = Field(
+        default=(),
+        description="Special tokens that the tokenizer shall have. One without a row in the embeddings gets the mean "
+        "of the known tokens' rows.",
+    )
     dtype: Dtype | None = Field(
         default=None,
         description="Type that the base's weights are prepared in. Default: as they are stored; bfloat16 of GGUF.",

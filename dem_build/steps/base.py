@@ -85,6 +85,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=context.work) as folder:
         expanded = Path(folder) / "model"
         expand_gguf(files[GGUF], expanded)
+        context.note(f"GGUF: dequantised, and stored as {params['dtype']} ([base] dtype)")
         return _import(dict(base_files(expanded)), params["dtype"], wishes, str(files[GGUF]), context)
 
 

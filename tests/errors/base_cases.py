@@ -8,6 +8,8 @@ __all__ = ["BASES"]
 
 TASK = "task: sums\ndataset_path: json\ndataset_kwargs:\n  data_files: {test: rows.jsonl}\ntest_split: test\n"
 WITH_TASK = ("tasks = []", 'tasks = ["sums"]\ninclude_path = "tasks"')
+TEMPLATE = ('model = "base"', 'model = "base"\nchat_template = "chat.jinja"')
+WRITES = "a template writes `messages`, each with a `role` and a `content` that is text"
 GGUF = ('model = "base"', 'model = "base.gguf"')
 
 BASES = (
@@ -20,6 +22,49 @@ BASES = (
             "  hint:  a path starts from the recipe's folder"
         ),
         replaced=('"base"', '"bsae"'),
+    ),
+    Call(
+        "No chat template of that name",
+        "check recipe.toml",
+        (
+            "recipe.toml:3: error: base.chat_template: chat.jinja: no such file\n"
+            "  hint:  name a file of Jinja; a path starts from the recipe's folder"
+        ),
+        replaced=TEMPLATE,
+    ),
+    Call(
+        "The chat template is no Jinja",
+        "check recipe.toml",
+        (
+            "recipe.toml:3: error: base.chat_template: chat.jinja:2: is no Jinja template: unexpected '}', "
+            "expected ']'\n"
+            "  hint:  mend that line"
+        ),
+        replaced=TEMPLATE,
+        setup=write("chat.jinja", "{% for m in messages %}\n{{ m['content' }}{% endfor %}"),
+    ),
+    Call(
+        "The chat template refuses every conversation",
+        "lock recipe.toml",
+        (
+            "recipe.toml:3: error: base.chat_template: chat.jinja: refuses a question and its answer: no system\n"
+            f"  hint:  {WRITES}"
+        ),
+        replaced=TEMPLATE,
+        setup=write(
+            "chat.jinja",
+            "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system') }}{% endif %}",
+        ),
+    ),
+    Call(
+        "The chat template leaves out a turn",
+        "build recipe.toml",
+        (
+            "recipe.toml:3: error: base.chat_template: chat.jinja: leaves out what the assistant says\n"
+            f"  hint:  {WRITES}"
+        ),
+        replaced=TEMPLATE,
+        setup=write("chat.jinja", "{{ messages[0]['content'] }}"),
     ),
     Call(
         "The base is a pickle (`.bin`)",
