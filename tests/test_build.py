@@ -6,6 +6,7 @@ built project, and each test leaves it as it found it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -173,6 +174,38 @@ def test_a_published_file_that_was_changed_is_put_right(built: tuple[Project, di
     config.write_text("{}")
     assert ran(project.build()) == []
     assert config.read_bytes() == before
+
+
+def damage(project: Project, digest: str) -> None:
+    """Flip a bit of an object, and put its times back."""
+    path = project.home / "cache" / "cas" / "sha256" / digest[:2] / digest
+    stat, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def outputs_of(project: Project, name: str) -> dict[str, dict[str, object]]:
+    shown: dict[str, dict[str, dict[str, object]]] = json.loads(
+        project.call("show", "tiny.toml", name, "--json").stdout
+    )
+    return shown["outputs"]
+
+
+def test_damage_that_shows_at_the_end_of_a_build_is_made_again_by_the_same_build(
+    built: tuple[Project, dict[str, object]],
+) -> None:
+    """Nothing is due, so no action opens these: metrics are read for the table, weights are published."""
+    project, first = built
+    damage(project, str(outputs_of(project, "loss:base:add")["metrics"]["digest"]))
+    published = Path(str(first["model"])) / "model.safetensors"
+    damage(project, hashlib.sha256(published.read_bytes()).hexdigest())
+    shutil.rmtree(project.home / "out")
+    again = project.build()
+    assert ran(again) == ["loss:base:add", "model"]
+    assert again["results"] == first["results"]
+    assert published.exists()
 
 
 def test_a_trailing_blank_line_in_a_data_file_is_cut_off_early(

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dem_build import __version__
 from dem_build.cli import view
+from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared
 from dem_build.cli.session import open_session
 from dem_build.errors import DemError, GateError, InterruptedBuildError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
 from dem_build.execute.outcome import recorded
-from dem_build.execute.publish import destination, publish
-from dem_build.report.card import card
-from dem_build.report.documents import build_document, failure_document, results_document
-from dem_build.report.gates import check
-from dem_build.report.results import collect
-from dem_build.report.summary import summary
+from dem_build.report.documents import build_document, failure_document
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
-    from pathlib import Path
 
     from rich.console import Console
 
+    from dem_build.cli.ending import Ending
     from dem_build.cli.session import Call, Session
     from dem_build.execute.outcome import Listener, Outcome
     from dem_build.report.gates import GateResult
-    from dem_build.report.results import Results
 
 __all__ = ["Flags", "build_all", "run_plan"]
 
+MOST_RUNS = 4  # of one plan, each after damage that the one before it met at its end
 # Of several recipes the gravest status is the call's: interrupted, wrong, failed, not up to date, a gate.
 GRAVITY = (130, 2, 1, 4, 3, 0)
 
@@ -77,8 +72,8 @@ def _build_one(
     try:
         session = _prepared(named, call, flags)
         with view.make_listener(console) as listener:
-            outcome = run_plan(session, _options(session, call, flags), listener, interrupt)
-        return _finish(session, outcome, listener.shown, console)
+            outcome, ending = _run(session, _options(session, call, flags), listener, interrupt)
+        return _finish(session, outcome, ending, listener.shown, console)
     except KeyboardInterrupt:
         return _failed(named, InterruptedBuildError("stopped"))
     except DemError as error:
@@ -115,18 +110,38 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
     return outcome
 
 
+def _run(
+    session: Session, options: Options, listener: Listener, interrupt: Interrupt
+) -> tuple[Outcome, Ending]:
+    """Run a plan and read what the build ends with; where that is damaged, what made it runs again."""
+    outcome, runs = run_plan(session, options, listener, interrupt), 1
+    while damaged := (ending := conclude(session, outcome)).damaged:
+        again = session.planned_again()
+        stuck = outcome.failed or outcome.interrupted or again.plan.up_to_date or runs == MOST_RUNS
+        if stuck or interrupt.count:
+            outcome = outcome.without(damaged)
+            continue
+        for name, error in damaged.items():
+            event = {"event": "warning", "message": f"{error.what}; it is made again"}
+            listener.action_event(session.plan.graph.actions[name], event)
+        second = run_plan(again, replace(options, rebuild=frozenset()), listener, interrupt)
+        outcome, runs = second.after(outcome), runs + 1
+    return outcome, ending
+
+
 def _finish(
-    session: Session, outcome: Outcome, shown: AbstractSet[tuple[str, str]], console: Console
+    session: Session,
+    outcome: Outcome,
+    ending: Ending,
+    shown: AbstractSet[tuple[str, str]],
+    console: Console,
 ) -> tuple[int, dict[str, Any]]:
-    results = collect(session.plan.graph, outcome.records, session.store.read_bytes)
-    done = not outcome.failed and not outcome.interrupted
-    gates = check(session.recipe.gates, results) if done and session.whole else []
-    model = _publish(session, outcome, results, gates) if done and "model" in outcome.records else None
+    results, gates = ending.results, ending.gates
     view.remaining_warnings(results, console, shown)
     say_shared(session.store, outcome, console)
     view.result_table(results, gates, console)
-    view.closing_lines(outcome, results, model, console)
-    document = build_document(session.named, outcome, model, results, gates)
+    view.closing_lines(outcome, results, ending.model, console)
+    document = build_document(session.named, outcome, ending.model, results, gates)
     error = _error(outcome, gates)
     if error is None:
         return 0, document
@@ -141,21 +156,6 @@ def _options(session: Session, call: Call, flags: Flags) -> Options:
         no_train=flags.no_train,
         rebuild=frozenset(call.rebuild),
     )
-
-
-def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]) -> Path:
-    to = destination(session.out, session.recipe.name, session.recipe.path, session.id)
-    graph, records = session.plan.graph, outcome.records
-    lasting = results_document(results, gates)
-    texts = {
-        "model/README.md": card(session.recipe, graph, records, results, {"dem": __version__}),
-    }
-    if session.whole:  # some of the recipe's actions tell less than the last whole build did
-        texts["results.json"] = json.dumps(lasting, indent=2, ensure_ascii=False) + "\n"
-        texts["summary.md"] = summary(session.recipe.name, outcome, results, gates)
-    assert results.model_digest is not None
-    publish(to, records["model"], results.model_digest, session.store, texts)
-    return to.model
 
 
 def _error(outcome: Outcome, gates: Sequence[GateResult]) -> DemError | None:

@@ -13,6 +13,7 @@ from dem_build.cli import view
 from dem_build.cli.session import open_session
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import estimates
+from dem_build.execute.events import read_events
 from dem_build.plan import Status
 from dem_build.recipe import load_recipe
 from dem_build.report.documents import plan_document
@@ -140,27 +141,26 @@ def _events(session: Session, verdict: Verdict) -> Iterator[JSON]:
         return
     record = _recorded(session, verdict.action.name)
     if record.log is not None:
-        yield from (json.loads(line) for line in session.store.read_bytes(record.log).splitlines())
+        yield from read_events(session.store.read_bytes(record.log))
 
 
 def _read_work(work: Path) -> Iterator[JSON]:
     events, printed = work / "events.jsonl", work / "output.txt"
     if events.exists():
         # What follows the last line end was cut off by a full disk or a power cut, or is being written.
-        whole = events.read_text(encoding="utf-8", errors="replace").rpartition("\n")[0]
-        yield from (json.loads(line) for line in whole.splitlines())
+        yield from read_events(events.read_bytes().rpartition(b"\n")[0])
     if printed.exists():
         yield from ({"event": "output", "line": x} for x in printed.read_text(errors="replace").splitlines())
 
 
 def _line(event: JSON) -> str:
     kind = event["event"]
-    if kind == "progress":
+    if kind == "progress" and all(isinstance(event.get(n), int | float) for n in ("done", "total")):
         more = {k: v for k, v in event.items() if k not in ("event", "time", "done", "total", "unit")}
         shown = "".join(f"  {k} {v:g}" if isinstance(v, float) else f"  {k} {v}" for k, v in more.items())
-        return f"{event['done']:g}/{event['total']:g} {event['unit']}{shown}"
+        return f"{event['done']:g}/{event['total']:g} {event.get('unit', '')}{shown}"
     if kind == "output":
-        return str(event["line"])
+        return str(event.get("line", ""))
     return f"{kind}: {event.get('message', '')}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,6 +76,10 @@ class Session:
     def out(self) -> Path:
         """The folder of all published models: `out/` of the project, wherever the cache is."""
         return project_folder(self.recipe.path) / "out"
+
+    def planned_again(self) -> Session:
+        """Return this session with a plan of what the store holds now; what was to be rebuilt has been."""
+        return replace(self, plan=make_plan(self.plan.graph, self.store, self.plan.history))
 
     def require_locked(self) -> None:
         """Raise unless the lock file is what the recipe resolves to.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import queue
 import time
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ class _Build:
     held: dict[str, tuple[Verdict, float]] = field(default_factory=dict)
     running: dict[str, tuple[Verdict, EventTail]] = field(default_factory=dict)
     rebuilt: set[str] = field(default_factory=set)
-    repairs: int = 0
+    repairs: Counter[str] = field(default_factory=Counter)
     stopping: int = 0
 
     def run(self) -> Outcome:
@@ -117,8 +118,28 @@ class _Build:
 
     def _look_again(self, settled: Action) -> None:
         for action in self.plan.graph:
-            if settled.name in action.upstream and self._waiting(action):
+            if settled.name not in action.upstream:
+                continue
+            if self._outdated(action):
+                self._unsettle(action.name)
+            if self._waiting(action):
                 self._reconsider(action)
+
+    def _outdated(self, action: Action) -> bool:
+        """Return whether an action settled with inputs that came out different when they were made again."""
+        result = self.results.get(action.name)
+        if result is None or result.record is None:
+            return False
+        key = self._decide(action).key
+        return key is not None and key != result.key
+
+    def _unsettle(self, name: str) -> None:
+        """Forget a result that is made again; what was about to run with it waits for what comes out."""
+        self.results.pop(name, None)
+        for action in self.plan.graph:
+            if name in action.upstream:
+                self.due.pop(action.name, None)
+                self.held.pop(action.name, None)
 
     def _waiting(self, action: Action) -> bool:
         name = action.name
@@ -129,13 +150,15 @@ class _Build:
         if lost:
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
-        verdict = decide(
-            action, self._known(), self.store, self.plan.history, self.options.rebuild - self.rebuilt
-        )
+        verdict = self._decide(action)
         if verdict.status is Status.HIT:
             self._settle(hit(verdict))
         else:
             self._take(verdict)
+
+    def _decide(self, action: Action) -> Verdict:
+        rebuild = self.options.rebuild - self.rebuilt
+        return decide(action, self._known(), self.store, self.plan.history, rebuild)
 
     def _known(self) -> Mapping[str, Mapping[str, Output]]:
         return {name: r.record.outputs for name, r in self.results.items() if r.record is not None}
@@ -198,7 +221,10 @@ class _Build:
 
     def _finish(self, verdict: Verdict, message: Message) -> None:
         reply, action = message.reply, verdict.action
-        if reply.answer in (Answer.DONE, Answer.FOUND):
+        if not self.stopping and self._decide(action).key != verdict.key:
+            # An input was found damaged meanwhile and is made again: whatever this run says is of the old one.
+            self._reconsider(action)
+        elif reply.answer in (Answer.DONE, Answer.FOUND):
             self._finish_recorded(verdict, message)
         elif reply.answer is Answer.HELD:
             self.listener.action_waits(action, reply.what)
@@ -232,23 +258,17 @@ class _Build:
             self._settle(_found(verdict, record))
 
     def _may_repair(self, action: Action) -> bool:
-        """Count a repair, unless its inputs are being made again already, and return whether it may go on."""
-        self.repairs += all(name in self.results for name in action.upstream)
-        return self.repairs <= MOST_REPAIRS
+        """Count how often inputs of an action were damaged, and return whether it may go on."""
+        self.repairs[action.name] += 1
+        return self.repairs[action.name] <= MOST_REPAIRS
 
     def _repair(self, verdict: Verdict, what: str) -> None:
         """An input is damaged and now in quarantine: what made it is due again, and this action waits for it."""
         self.listener.action_event(
             verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
         )
-        upstream = set(verdict.action.upstream)
-        for name in upstream:
-            self.results.pop(name, None)  # another action may have found the damage first
-        for action in self.plan.graph:
-            if upstream & {*action.upstream}:
-                # It was about to run with these inputs, which may come out different.
-                self.due.pop(action.name, None)
-                self.held.pop(action.name, None)
+        for name in verdict.action.upstream:
+            self._unsettle(name)
         for action in self.plan.graph:
             if self._waiting(action):
                 self._reconsider(action)

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dem_build.digest import JSON
 
-__all__ = ["EventTail"]
+__all__ = ["EventTail", "read_events"]
+
+
+def read_events(lines: bytes) -> list[dict[str, JSON]]:
+    """Return the events of a log's lines; one that is damaged is left out: it costs a line, not a build."""
+    events = []
+    for line in lines.splitlines():
+        with suppress(ValueError):
+            event = json.loads(line)
+            if isinstance(event, dict) and isinstance(event.get("event"), str):
+                events.append(event)
+    return events
 
 
 class EventTail:
@@ -35,4 +47,4 @@ class EventTail:
             return []
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return read_events(whole)

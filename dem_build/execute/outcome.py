@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
@@ -61,6 +61,23 @@ class Outcome:
     def failed(self) -> list[Result]:
         """The actions that failed."""
         return [r for r in self.results.values() if r.status is Done.FAILED]
+
+    def without(self, errors: Mapping[str, DemError]) -> Outcome:
+        """Return this outcome where the actions of `errors` failed: what they made cannot be read."""
+        failed = {
+            name: replace(self.results[name], status=Done.FAILED, record=None, error=error)
+            for name, error in errors.items()
+        }
+        return replace(self, results={**self.results, **failed})
+
+    def after(self, earlier: Outcome) -> Outcome:
+        """Return this outcome of a build's second run, where what its first one ran counts as run."""
+        results = {
+            name: before if result.status is Done.HIT and before.key == result.key else result
+            for name, result in self.results.items()
+            for before in [earlier.results[name]]
+        }
+        return replace(self, results=results)
 
     @property
     def records(self) -> dict[str, Record]:

@@ -22,6 +22,7 @@ from dem_build.errors import (
     InterruptedBuildError,
     LeaseHeldError,
 )
+from dem_build.execute.events import read_events
 from dem_build.execute.request import Answer, Reply
 from dem_build.kinds import KINDS, GroupDigest, TakenDigest
 from dem_build.steps.api import Context, Group, Inputs, Resident, Term
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from dem_build.digest import JSON
     from dem_build.execute.request import Request, TakenOutput
     from dem_build.kinds import SourceFile
     from dem_build.steps.api import Provenance
@@ -281,7 +283,7 @@ def _log(work: Path) -> bytes:
 
 def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
     """Return what is recorded of every run, whatever its kind."""
-    said = [json.loads(line) for line in _log(work).splitlines()]
+    said = read_events(_log(work))
     return {
         "seconds": round(time.monotonic() - begun, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -290,9 +292,13 @@ def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
         "python": sys.version.split()[0],
         "threads": request.threads,
         "machine": request.machine.model_dump(exclude={"cache"}),
-        "warnings": [e["message"] for e in said if e["event"] == "warning"],
-        "notes": [e["message"] for e in said if e["event"] == "note"],
+        "warnings": _said(said, "warning"),
+        "notes": _said(said, "note"),
     }
+
+
+def _said(events: list[dict[str, JSON]], kind: str) -> list[str]:
+    return [str(e["message"]) for e in events if e.get("event") == kind and "message" in e]
 
 
 def _digests(record: Record) -> dict[str, str]:

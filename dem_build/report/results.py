@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dem_build.graph import Action, Graph
     from dem_build.store import Output, Record
 
-__all__ = ["Metrics", "Results", "collect"]
+__all__ = ["METRICS", "Metrics", "Results", "collect"]
 
 MODEL = "model"
 METRICS = "metrics"

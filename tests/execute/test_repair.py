@@ -10,7 +10,7 @@ from dem_build.digest import of_json
 from dem_build.execute.build import _Build
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
-from dem_build.execute.outcome import Done
+from dem_build.execute.outcome import Done, Outcome
 from dem_build.execute.pool import Message, Pool
 from dem_build.execute.request import Answer, Reply
 from dem_build.execute.slots import Slot
@@ -33,6 +33,9 @@ class Cluster:
         self.records: dict[str, Record] = {}
         self.ran: Counter[str] = Counter()
         self.damaged: str | None = None
+        self.rotting = False  # whether the base is damaged each time it is read
+        self.late: set[str] = set()  # these answer only after the base was made again
+        self.waiting: list[Message] = []
         self.pool: Any = Pool([Slot((), 1)] * slots, None)  # type: ignore[arg-type]
         for worker in self.pool.workers:
             worker.submit = lambda request, worker=worker: self.submit(worker, request)
@@ -49,13 +52,23 @@ class Cluster:
     def submit(self, worker: Any, request: Any) -> None:
         worker.request = request
         taken = {i.output.digest for i in request.inputs}
-        if self.damaged in taken:
+        if self.rotting and taken:
+            [self.damaged] = taken
+        if self.damaged in taken and request.name not in self.late:
             reply = Reply(Answer.CORRUPT, what="an object holds other bytes")
         else:
             assert {e["sha256"] for e in request.preimage["inputs"]} == taken
             self.make(request.name, request.key, request.kind, request.preimage)
             reply = Reply(Answer.DONE)
-        self.pool.inbox.put(Message(worker, reply, None))  # type: ignore[arg-type]
+        message = Message(worker, reply, None)  # type: ignore[arg-type]
+        if request.name in self.late:
+            self.waiting.append(message)
+            return
+        self.pool.inbox.put(message)
+        if request.name == "base":
+            for message in self.waiting:
+                self.pool.inbox.put(message)
+            self.late.clear()
 
     def make(self, name: str, key: str, kind: str, document: Any) -> Record:
         self.ran[name] += 1
@@ -71,18 +84,69 @@ def graph(names: tuple[str, ...]) -> Graph:
     return Graph({a.name: a for a in (base, *data)})
 
 
-def test_workers_that_find_one_damage_at_once_repair_it_once() -> None:
-    names = tuple("abcdefgh")
-    cluster, made = Cluster(slots=len(names)), graph(names)
-    document = preimage_of(made.actions["base"], {})
-    base = cluster.make("base", of_json(document), "import", document)
-    plan = make_plan(made, cluster, History())
-    cluster.damaged = base.outputs["tokenizer"].digest
+def build(cluster: Cluster, made: Graph) -> Outcome:
+    """Build where the base is recorded, and damaged."""
     silent: Any = SimpleNamespace(
         action_event=lambda *_: None, action_ended=lambda *_: None, action_started=lambda *_: None
     )
-    options = Options(Machine(), jobs=len(names))
-    outcome = _Build(plan, cluster, options, silent, Interrupt(), cluster.pool).run()  # type: ignore[arg-type]
+    plan = make_plan(made, cluster, History())
+    cluster.damaged = cluster.records[base_key(made)].outputs["tokenizer"].digest
+    options = Options(Machine(), jobs=len(cluster.pool.workers))
+    return _Build(plan, cluster, options, silent, Interrupt(), cluster.pool).run()  # type: ignore[arg-type]
+
+
+def base_key(made: Graph) -> str:
+    return of_json(preimage_of(made.actions["base"], {}))
+
+
+def record(cluster: Cluster, made: Graph, name: str) -> None:
+    known = {"base": cluster.records[base_key(made)].outputs} if name != "base" else {}
+    document = preimage_of(made.actions[name], known)
+    cluster.make(name, of_json(document), made.actions[name].kind, document)
+
+
+def tokenizers_taken(outcome: Outcome, names: tuple[str, ...]) -> set[str]:
+    """Return the digests of the tokenizers that the datasets of an outcome were prepared with."""
+    records = [outcome.results[f"data:{n}"].record for n in names]
+    return {e["sha256"] for r in records if r is not None for e in r.preimage["inputs"]}
+
+
+def test_workers_that_find_one_damage_at_once_repair_it_once() -> None:
+    names = tuple("abcdefgh")
+    cluster, made = Cluster(slots=len(names)), graph(names)
+    record(cluster, made, "base")
+    outcome = build(cluster, made)
     assert {r.status for r in outcome.results.values()} == {Done.RAN}
     assert cluster.ran["base"] == 2
     assert all(cluster.ran[f"data:{n}"] == 1 for n in names)
+
+
+def test_what_settled_with_bytes_that_came_out_different_is_made_again_by_the_same_build() -> None:
+    names = ("a", "b")
+    cluster, made = Cluster(slots=1), graph(names)
+    record(cluster, made, "base")
+    record(cluster, made, "data:a")
+    outcome = build(cluster, made)
+    assert cluster.ran == {"base": 2, "data:a": 2, "data:b": 1}
+    made_now = cluster.records[base_key(made)].outputs["tokenizer"].digest
+    assert tokenizers_taken(outcome, names) == {made_now}
+
+
+def test_a_run_with_bytes_that_came_out_different_meanwhile_is_not_the_result() -> None:
+    names = ("a", "b")
+    cluster, made = Cluster(slots=2), graph(names)
+    cluster.late = {"data:a"}
+    record(cluster, made, "base")
+    outcome = build(cluster, made)
+    assert {r.status for r in outcome.results.values()} == {Done.RAN}
+    made_now = cluster.records[base_key(made)].outputs["tokenizer"].digest
+    assert tokenizers_taken(outcome, names) == {made_now}
+
+
+def test_damage_that_comes_back_each_time_fails_the_action_that_reads_it() -> None:
+    cluster, made = Cluster(slots=1), graph(("a",))
+    cluster.rotting = True
+    record(cluster, made, "base")
+    outcome = build(cluster, made)
+    assert [r.action.name for r in outcome.failed] == ["data:a"]
+    assert cluster.ran["base"] < 10

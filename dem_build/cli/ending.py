@@ -1,0 +1,96 @@
+"""What a build ends with: results, gates and the published model, read from the store, where some may be damaged."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dem_build import __version__
+from dem_build.errors import CorruptObjectError
+from dem_build.execute.publish import destination, publish
+from dem_build.report.card import card
+from dem_build.report.documents import results_document
+from dem_build.report.gates import check
+from dem_build.report.results import METRICS, Results, collect
+from dem_build.report.summary import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from dem_build.cli.session import Session
+    from dem_build.digest import Digest
+    from dem_build.execute.outcome import Outcome
+    from dem_build.report.gates import GateResult
+
+__all__ = ["Ending", "conclude"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What a build ends with.
+
+    Attributes:
+        results: What the records say.
+        gates: The gates, judged where the build is whole.
+        model: The published model's folder, None where nothing was published.
+        damaged: Action → the error of reading what it made. Where there is one, nothing else here counts.
+    """
+
+    results: Results = field(default_factory=Results)
+    gates: Sequence[GateResult] = ()
+    model: Path | None = None
+    damaged: Mapping[str, CorruptObjectError] = field(default_factory=dict)
+
+
+def conclude(session: Session, outcome: Outcome) -> Ending:
+    """Read results, judge gates and publish the model.
+
+    Damaged objects are in quarantine afterwards, so that what made them is due.
+
+    Raises:
+        StoreError: The store cannot be read, or `out/` not be written.
+    """
+    metrics, damaged = _metrics(session, outcome)
+    if damaged:
+        return Ending(damaged=damaged)
+    results = collect(session.plan.graph, outcome.records, lambda output: metrics[output.digest])
+    done = not outcome.failed and not outcome.interrupted
+    gates = check(session.recipe.gates, results) if done and session.whole else []
+    if not done or "model" not in outcome.records:
+        return Ending(results, gates)
+    try:
+        return Ending(results, gates, _publish(session, outcome, results, gates))
+    except CorruptObjectError as error:
+        return Ending(damaged={"model": error})
+
+
+def _metrics(session: Session, outcome: Outcome) -> tuple[dict[Digest, bytes], dict[str, CorruptObjectError]]:
+    """Read the metrics of every evaluation; one that is damaged does not hide another."""
+    found: dict[Digest, bytes] = {}
+    damaged: dict[str, CorruptObjectError] = {}
+    for name, record in outcome.records.items():
+        output = record.outputs.get(METRICS)
+        if output is None:
+            continue
+        try:
+            found[output.digest] = session.store.read_bytes(output)
+        except CorruptObjectError as error:
+            damaged[name] = error
+    return found, damaged
+
+
+def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]) -> Path:
+    to = destination(session.out, session.recipe.name, session.recipe.path, session.id)
+    graph, records = session.plan.graph, outcome.records
+    lasting = results_document(results, gates)
+    texts = {
+        "model/README.md": card(session.recipe, graph, records, results, {"dem": __version__}),
+    }
+    if session.whole:  # some of the recipe's actions tell less than the last whole build did
+        texts["results.json"] = json.dumps(lasting, indent=2, ensure_ascii=False) + "\n"
+        texts["summary.md"] = summary(session.recipe.name, outcome, results, gates)
+    assert results.model_digest is not None
+    publish(to, records["model"], results.model_digest, session.store, texts)
+    return to.model
