@@ -1,6 +1,11 @@
-"""Composes a random 135M-parameter base with four random vectors, as a whole process; mergekit beside it if asked.
+"""Composes 135M parameters and four vectors through `dem build`, whole processes; mergekit and a plain loop beside it.
 
-python bench/compose.py [--mergekit PATH/TO/mergekit-yaml] [--threads N] [--repeat N]
+python bench/compose.py [--mergekit PATH/TO/mergekit-yaml] [--rounds N]
+
+A random base and four random vectors in bfloat16. In each round one ω is another one, so only `model` is due in
+`dem build`: it verifies what it reads, composes, hashes, flushes, records, and publishes `out/`. mergekit does the same
+sum as `task_arithmetic` of four fine-tuned models; the plain loop is torch and safetensors on threads, without any of
+what surrounds dem's. At the end, dem's result is compared with a composition in float64.
 """
 
 from __future__ import annotations
@@ -8,155 +13,112 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import torch
+from contest import contest, table, timed
+from safetensors.torch import load_file, save_file
+from weights import SMOL, project, record_vectors
 
-from dem_build.checkpoint import TensorSpec, from_bfloat16, to_bfloat16, weights_writer, write_delta
-from dem_build.machine import Machine
-from dem_build.steps import compose as step
-from dem_build.steps.api import Context, Inputs, Term
-
-BASE_DIGEST = "b" * 64
-OMEGAS = (0.25, 0.5, 0.3, 0.4)
-HIDDEN, INTERMEDIATE, LAYERS, VOCABULARY, KEY_VALUE = 576, 1536, 30, 49152, 192
-CONFIG = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "dtype": "bfloat16",
-    "hidden_size": HIDDEN,
-    "intermediate_size": INTERMEDIATE,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": VOCABULARY,
-    "tie_word_embeddings": True,
-}
+OMEGAS = [0.25, 0.5, 0.3, 0.4]
+DEM = [sys.executable, "-m", "dem_build", "build"]
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """The tensors of SmolLM2-135M."""
-    made: dict[str, tuple[int, ...]] = {
-        "model.embed_tokens.weight": (VOCABULARY, HIDDEN),
-        "model.norm.weight": (HIDDEN,),
-    }
-    for i in range(LAYERS):
-        layer = f"model.layers.{i}."
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            made[f"{layer}{name}.weight"] = (HIDDEN,)
-        for name, rows in (
-            ("q_proj", HIDDEN),
-            ("k_proj", KEY_VALUE),
-            ("v_proj", KEY_VALUE),
-            ("o_proj", HIDDEN),
-        ):
-            made[f"{layer}self_attn.{name}.weight"] = (rows, HIDDEN)
-        for name in ("gate_proj", "up_proj"):
-            made[f"{layer}mlp.{name}.weight"] = (INTERMEDIATE, HIDDEN)
-        made[f"{layer}mlp.down_proj.weight"] = (HIDDEN, INTERMEDIATE)
-    return made
-
-
-def write_model(folder: Path, tensors: dict[str, np.ndarray]) -> None:
-    """Write bfloat16 weights as a folder that mergekit and transformers load."""
-    with weights_writer(folder, [TensorSpec(n, "BF16", t.shape) for n, t in tensors.items()]) as writer:
-        for name, values in tensors.items():
-            writer.write(name, 0, to_bfloat16(values).reshape(-1))
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-
-
-def prepare(home: Path, fine_tuned: bool) -> None:
-    """Write the base, the vectors and, for mergekit, the fine-tuned models."""
-    rng = np.random.default_rng(0)
-    base = {n: rng.standard_normal(s, np.float32) * np.float32(0.05) for n, s in shapes().items()}
-    write_model(home / "base" / "weights", base)
-    (home / "base" / "tokenizer").mkdir()
-    (home / "base" / "config").write_text(json.dumps(CONFIG))
-    (home / "base" / "generation_config").write_text("{}")
-    for i in range(len(OMEGAS)):
-        delta = {n: rng.standard_normal(s, np.float32) * np.float32(0.001) for n, s in shapes().items()}
-        write_delta(home / f"delta-{i}", BASE_DIGEST, shapes(), iter(delta.items()), "bfloat16")
-        if fine_tuned:
-            rounded = {n: from_bfloat16(to_bfloat16(t)) for n, t in base.items()}
-            write_model(home / f"tuned-{i}", {n: t + delta[n] for n, t in rounded.items()})
-
-
-def compose(home: Path, threads: int) -> None:
-    """Run the compose step in this process; print what it reports and its memory."""
-    work = Path(tempfile.mkdtemp(dir=home))
-    (work / "out").mkdir()
-    context = Context(work=work, out=work / "out", machine=Machine(), threads=threads)
-    paths = {f"base/{n}": home / "base" / n for n in ("weights", "config", "tokenizer", "generation_config")}
-    terms = tuple(Term(home / f"delta-{i}", f"{i}" * 64, omega) for i, omega in enumerate(OMEGAS))
-    inputs = Inputs(paths, {"base/weights": BASE_DIGEST}, terms)
-    told = step.run(inputs, {"method": "dem", "dtype": "bfloat16"}, context)
-    # Not getrusage: a process that was forked inherits its parent's peak.
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) // 1024
-    print(
-        f"  step {told['seconds']} s, peak resident {peak} MiB, rounding {told['relative_rounding_error']:.1%}"
-    )
-
-
-def timed(command: list[str]) -> float:
-    """Run a process; return its wall time in seconds."""
-    started = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - started
+def write_tuned(base: Path, delta: Path, folder: Path) -> None:
+    """Write base plus vector as a fine-tuned model for mergekit."""
+    theta, difference = load_file(base / "model.safetensors"), load_file(delta)
+    folder.mkdir()
+    tuned = {name: (t.float() + difference[name].float()).bfloat16() for name, t in theta.items()}
+    save_file(tuned, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(SMOL))
 
 
 def mergekit_command(home: Path, executable: str) -> list[str]:
     """Return the command of the same sum in mergekit."""
     recipe = {
         "merge_method": "task_arithmetic",
-        "base_model": str(home / "base-model"),
+        "base_model": str(home / "base"),
         "models": [
             {"model": str(home / f"tuned-{i}"), "parameters": {"weight": w}} for i, w in enumerate(OMEGAS)
         ],
         "parameters": {"normalize": False},
         "dtype": "bfloat16",
     }
-    (home / "base-model").symlink_to(home / "base" / "weights")
     (home / "merge.yaml").write_text(json.dumps(recipe))  # JSON is YAML
     return [executable, "--no-copy-tokenizer", "--quiet", str(home / "merge.yaml"), str(home / "merged")]
 
 
+def ulp(values: np.ndarray) -> np.ndarray:
+    """Return the distance between neighbouring bfloat16 at each value."""
+    exponent = np.frexp(np.abs(values))[1] - 1
+    return np.ldexp(1.0, np.maximum(exponent, -126) - 7)
+
+
+def largest_error(base: Path, deltas: list[Path], omegas: list[float], composed: Path) -> float:
+    """Return the largest error against a sum in float64, in bfloat16 ulps of the element's largest term.
+
+    Where the sum is larger than each of its terms, of the sum: terms of one sign sum to several times the largest one,
+    and no bfloat16 is nearer to that than half an ulp of its own.
+    """
+    theta, found = load_file(base / "model.safetensors"), load_file(composed / "model.safetensors")
+    vectors = [load_file(path) for path in deltas]
+    worst = 0.0
+    for name, tensor in theta.items():
+        terms = [tensor.double().numpy()]
+        terms += [w * v[name].double().numpy() for w, v in zip(omegas, vectors, strict=True)]
+        exact = np.sum(terms, axis=0)
+        largest = np.max(np.abs([*terms, exact]), axis=0)
+        worst = max(worst, float((np.abs(found[name].double().numpy() - exact) / ulp(largest)).max()))
+    return worst
+
+
 def main() -> None:
-    """Prepare, run, print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Prepare, run, compare, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mergekit", help="the mergekit-yaml executable")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.child:
-        compose(args.child, args.threads)
-        return
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--keep", type=Path, help="prepare here and leave it there, for a profiler")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-compose-") as folder:
-        home = Path(folder)
-        prepare(home, bool(args.mergekit))
-        runs = {"dem": [sys.executable, __file__, "--child", folder, "--threads", str(args.threads)]}
-        if args.mergekit:
-            runs["mergekit"] = mergekit_command(home, args.mergekit)
-        report(runs, args.repeat)
+        run(options.keep or Path(folder), options)
 
 
-def report(runs: dict[str, list[str]], repeat: int) -> None:
-    """Run the commands in turn and print what they took."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeat):
-        for name, command in runs.items():
-            seconds[name].append(timed(command))
-    for name, values in seconds.items():
-        median = statistics.median(values)
-        ratio = median / statistics.median(seconds["dem"])
-        print(f"{name:<9} {median:6.2f} s  {ratio:5.2f} x  ({min(values):.2f} to {max(values):.2f})")
+def run(home: Path, options: argparse.Namespace) -> None:
+    """Do all of it in a folder."""
+    os.environ["DEM_HINTS"] = str(home / "hints")
+    recipe = project(home, SMOL, OMEGAS)
+    datasets = [f"data:d{i}" for i in range(len(OMEGAS))]
+    timed([*DEM, str(recipe), "--", "base", *datasets])
+    deltas = record_vectors(recipe, SMOL)
+    omegas = list(OMEGAS)
+
+    def dem(turn: int) -> float:
+        omegas[0] = OMEGAS[0] + (turn + 1) / 64
+        return timed([*DEM, str(recipe), "--set", f"datasets.d0.omega={omegas[0]}"])
+
+    runs = {"dem build": dem}
+    if options.mergekit:
+        for i, delta in enumerate(deltas):
+            write_tuned(home / "base", delta, home / f"tuned-{i}")
+        command = mergekit_command(home, options.mergekit)
+        runs["mergekit-yaml"] = lambda _: timed(command)
+    plain = [sys.executable, str(Path(__file__).with_name("compose_plain.py")), str(home / "base"), str(home)]
+    plain += [f"{delta}={omega}" for delta, omega in zip(deltas, OMEGAS, strict=True)]
+    runs["plain threaded loop"] = lambda _: timed(plain)
+    found = contest(runs, options.rounds)
+    print(table(found))
+    model = next((home / "out").glob("*/model"))
+    worst = largest_error(home / "base", deltas, omegas, model)
+    print(f"\nlargest error against float64: {worst:.4f} bfloat16 ulp of the largest term (aim: 1)")
+    if worst > 1:
+        sys.exit("the composed model is wrong")
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(os.cpu_count() or 1)
     main()

@@ -373,6 +373,33 @@ class TestCombine:
         with pytest.raises(CheckpointError, match=r"(weight|scalar) is not finite in float16"):
             summed(tmp_path / "sum", *parts, [1e9, 1.0], code="F16")
 
+    @pytest.mark.parametrize("bits", [0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001, 0x7F800000])
+    def test_what_is_not_finite_in_the_base_is_refused(self, tmp_path, bits):
+        values = torch.ones(7)
+        values.view(torch.int32)[5] = np.uint32(bits).astype(np.int32).item()
+        base = open_checkpoint(write(tmp_path / "base", {"w": values}))
+        with pytest.raises(CheckpointError, match="w is not finite in bfloat16"):
+            summed(tmp_path / "sum", base, [], [])
+
+    def test_an_error_whose_square_float32_cannot_hold_is_no_reason_to_refuse(self, tmp_path):
+        values = torch.tensor([1.003e38, 2.007e38, -1e38])
+        base = open_checkpoint(write(tmp_path / "base", {"w": values}))
+        summed(tmp_path / "sum", base, [], [])
+        made = load_file(tmp_path / "sum" / "model.safetensors")["w"]
+        assert torch.equal(made, values.bfloat16())
+
+    def test_no_element_is_further_than_one_ulp_from_a_float64_sum(self, tmp_path, parts):
+        """One bfloat16 ulp of the largest term, or of the sum where that is larger; correct rounding is a half."""
+        summed(tmp_path / "sum", *parts, [0.3, 0.9])
+        theta = load_file(tmp_path / "base" / "model.safetensors")
+        vectors = [load_file(tmp_path / "d1"), load_file(tmp_path / "d2")]
+        for name, made in load_file(tmp_path / "sum" / "model.safetensors").items():
+            terms = [theta[name].double(), 0.3 * vectors[0][name].double(), 0.9 * vectors[1][name].double()]
+            exact = sum(terms)
+            largest = torch.stack([*terms, exact]).abs().amax(0)
+            ulp = torch.exp2(torch.floor(torch.log2(largest)) - 7)
+            assert ((made.double() - exact).abs() <= 0.51 * ulp).all(), name
+
     def test_what_progress_raises_stops_the_work(self, tmp_path, parts):
         def stop(_):
             raise KeyboardInterrupt

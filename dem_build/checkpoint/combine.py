@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.checkpoint.floats import FLOATS, NAMES, is_finite, narrow, widen
+from dem_build.checkpoint.floats import FLOATS, NAMES, is_finite, narrow_planes, widen_planes
 from dem_build.checkpoint.layers import layer_of
 from dem_build.checkpoint.layout import ITEM_SIZES, TensorSpec
 from dem_build.errors import CheckpointError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["CHUNK", "Combination", "Norms", "combine", "result_specs"]
 
 CHUNK = (
-    1 << 16
+    1 << 17
 )  # elements: what is at work (a dozen bytes each, and the stored ones) stays in a core's L2 cache
 UNIT = 1 << 20  # elements that one thread does before it takes the next and tells what is done
 POLL_SECONDS = 0.2
@@ -210,9 +210,9 @@ class _Kernel:
         self._what = what
         self._writer = writer
         self._chunk = chunk
-        self._base, self._sum, self._term = (np.empty(chunk, np.float32) for _ in range(3))
-        self._scratch = np.empty(chunk, np.uint32)
-        self._stored = {code: np.empty(chunk, dtype) for code, dtype in FLOATS.items()}
+        even = chunk + chunk % 2
+        self._buffers = [np.empty(even, np.float32) for _ in range(3)]
+        self._stored = {code: np.empty(even, dtype) for code, dtype in FLOATS.items()}
 
     def copy_unit(self, unit: _Unit) -> NDArray[np.float64]:
         """Copy a unit that holds no floats."""
@@ -239,12 +239,13 @@ class _Kernel:
         squares: NDArray[np.float64],
     ) -> None:
         n = stop - start
-        base, total, term = self._base[:n], self._sum[:n], self._term[:n]
-        self._load(self._what.base, tensor, start, base)
+        # Two planes (see floats.py): of an odd number of elements, the last of the second is a zero that is not stored.
+        base, total, term = (buffer[: n + n % 2] for buffer in self._buffers)
+        self._load(self._what.base, tensor, start, n, base)
         interpolate = self._what.method == "interpolation"
         np.copyto(total, 0 if interpolate else base)
         for i, (delta, omega) in enumerate(zip(self._what.deltas, omegas, strict=True)):
-            self._load(delta, delta.tensors[tensor.name], start, term)
+            self._load(delta, delta.tensors[tensor.name], start, n, term)
             squares[2 + i] += _square(term)
             if omega == 0:  # of this layer alone: a vector that is 0 everywhere is no term
                 continue
@@ -252,29 +253,36 @@ class _Kernel:
                 np.add(base, term, out=term)
             np.multiply(term, omega, out=term)
             np.add(total, term, out=total)
-        stored = self._store(tensor, start, total)
-        widen(stored, self._what.code_of(tensor), term)
+        code = self._what.code_of(tensor)
+        stored = self._stored[code][: total.size]
+        narrow_planes(total, code, stored, term)
         np.subtract(term, total, out=term)
-        squares[1] += _square(term)
+        error = _square(term)
+        if not math.isfinite(error):  # so is it where a sum or what is stored of it is not
+            _refuse_infinite(tensor, total, stored, code)
+        self._writer.write(tensor.name, start, stored[:n])
+        squares[1] += error
         np.subtract(total, base, out=term)
         squares[0] += _square(term)
 
-    def _load(self, source: Checkpoint, tensor: TensorInfo, start: int, out: NDArray[np.float32]) -> None:
+    def _load(
+        self, source: Checkpoint, tensor: TensorInfo, start: int, n: int, out: NDArray[np.float32]
+    ) -> None:
         stored = self._stored[tensor.dtype][: out.size]
-        source.read_into(tensor, start, stored)
-        widen(stored, tensor.dtype, out)
+        stored[n:] = 0
+        source.read_into(tensor, start, stored[:n])
+        widen_planes(stored, tensor.dtype, out)
 
-    def _store(self, tensor: TensorInfo, start: int, values: NDArray[np.float32]) -> NDArray[np.generic]:
-        code = self._what.code_of(tensor)
-        stored = self._stored[code][: values.size]
-        narrow(values, code, stored, self._scratch[: values.size])
-        if not is_finite(stored, code):
-            raise CheckpointError(
-                f"{tensor.name} is not finite in {NAMES[code]}",
-                hint="the base or a vector is damaged, an ω is far too large, or the format too narrow",
-            )
-        self._writer.write(tensor.name, start, stored)
-        return stored
+
+def _refuse_infinite(
+    tensor: TensorInfo, total: NDArray[np.float32], stored: NDArray[np.generic], code: str
+) -> None:
+    if np.isfinite(total).all() and is_finite(stored, code):
+        return  # only the square of the error is beyond float32
+    raise CheckpointError(
+        f"{tensor.name} is not finite in {NAMES[code]}",
+        hint="the base or a vector is damaged, an ω is far too large, or the format too narrow",
+    )
 
 
 def _square(values: NDArray[np.float32]) -> float:

@@ -2,6 +2,10 @@
 
 bfloat16 is the upper half of a float32, so both directions are integer operations and give the same bits on
 every CPU. safetensors files are little-endian, and so is every machine that numpy's views here assume.
+
+For sums of many elements there is a faster layout than the file's: two planes, the elements of even index and
+then those of odd index. Two stored bfloat16 are one 32-bit integer, whose halves become the planes by a shift and a
+mask, and nothing moves from one SIMD lane to another.
 """
 
 from __future__ import annotations
@@ -16,7 +20,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CODES", "FLOATS", "NAMES", "from_bfloat16", "is_finite", "narrow", "to_bfloat16", "widen"]
+__all__ = [
+    "CODES",
+    "FLOATS",
+    "NAMES",
+    "from_bfloat16",
+    "is_finite",
+    "narrow",
+    "narrow_planes",
+    "to_bfloat16",
+    "widen",
+    "widen_planes",
+]
 
 CODES: Mapping[str, str] = MappingProxyType({"bfloat16": "BF16", "float16": "F16", "float32": "F32"})
 """dtype as a recipe names it → its code in a safetensors header."""
@@ -33,6 +48,7 @@ FLOATS: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
 """Code of a float format that weights may have → the numpy dtype that holds its bits."""
 
 QUIET_NAN = np.uint16(0x7FC0)
+UPPER = np.uint32(0xFFFF0000)
 INFINITY = MappingProxyType({"BF16": 0x7F80, "F16": 0x7C00, "F32": 0x7F800000})
 
 
@@ -87,13 +103,61 @@ def narrow(
         return
     bits = values.view(np.uint32)
     work = np.empty_like(bits) if scratch is None else scratch
-    np.right_shift(bits, 16, out=work)
-    np.bitwise_and(work, 1, out=work)
-    np.add(work, 0x7FFF, out=work)
-    np.add(work, bits, out=work)
+    _round(bits, work)
     out[...] = work.view(np.uint16)[1::2]
     if (nan := np.isnan(values)).any():  # the carry may have run over the exponent
         out[nan] = QUIET_NAN
+
+
+def widen_planes(stored: NDArray[np.generic], code: str, out: NDArray[np.float32]) -> None:
+    """Convert stored bits to float32, exactly, as two planes.
+
+    Args:
+        stored: One dimension of even length, contiguous, of the dtype that `FLOATS` gives for `code`.
+        code: Its format in safetensors' words.
+        out: Of the same length: the elements of even index, then those of odd index.
+    """
+    half = out.size // 2
+    if code == "BF16":
+        pairs = stored.view(np.uint32)
+        bits = out.view(np.uint32)
+        np.left_shift(pairs, 16, out=bits[:half])
+        np.bitwise_and(pairs, UPPER, out=bits[half:])
+    else:
+        np.copyto(out[:half], stored[0::2], casting="same_kind")
+        np.copyto(out[half:], stored[1::2], casting="same_kind")
+
+
+def narrow_planes(
+    values: NDArray[np.float32], code: str, out: NDArray[np.generic], rounded: NDArray[np.float32]
+) -> None:
+    """Round two planes of float32 values to a stored format, to nearest with ties to even; a NaN may become anything.
+
+    Args:
+        values: The elements of even index, then those of odd index.
+        code: The format to store, in safetensors' words.
+        out: What is stored, in the order of the file; of the dtype that `FLOATS` gives for `code`, contiguous.
+        rounded: The stored values as float32, as two planes.
+    """
+    half = values.size // 2
+    if code != "BF16":
+        np.copyto(out[0::2], values[:half], casting="same_kind")
+        np.copyto(out[1::2], values[half:], casting="same_kind")
+        widen_planes(out, code, rounded)
+        return
+    bits, work, pairs = values.view(np.uint32), rounded.view(np.uint32), out.view(np.uint32)
+    _round(bits, work)
+    np.bitwise_and(work, UPPER, out=work)
+    np.right_shift(work[:half], 16, out=pairs)
+    np.bitwise_or(pairs, work[half:], out=pairs)
+
+
+def _round(bits: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
+    """Add what carries into the upper half where the lower one is above its middle, or at it below an odd one."""
+    np.right_shift(bits, 16, out=out)
+    np.bitwise_and(out, 1, out=out)
+    np.add(out, 0x7FFF, out=out)
+    np.add(out, bits, out=out)
 
 
 def is_finite(stored: NDArray[np.generic], code: str) -> bool:

@@ -240,10 +240,15 @@ def _unreadable(error: OSError, path: Path) -> StoreError:
 
 
 def _settle(path: Path) -> Hashed:
-    """Make a file read-only, flush and hash it."""
+    """Make a file read-only, and flush it while it is hashed: the one waits for the disk, the other computes."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a build with nothing to do needs no threads
+
     path.chmod(0o444)
-    files.sync_file(path)
-    return hash_file(path)
+    with ThreadPoolExecutor(1) as pool:
+        flushed = pool.submit(files.sync_file, path)
+        hashed = hash_file(path)
+        flushed.result()
+    return hashed
 
 
 def _files_below(folder: Path) -> list[Path]:
