@@ -20,6 +20,7 @@ from dem_build.data import sources
 from dem_build.data.rows import side_of
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.kinds import SourceFile
+from dem_build.store.files import sync_file, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -215,7 +216,9 @@ def write(path: Path, lock: Lock) -> None:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             file.write(text)
         Path(file.name).chmod(0o644)
+        sync_file(Path(file.name))  # renamed first, it could be the empty lock that a power cut leaves
         Path(file.name).replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise DemError(f"the lock cannot be written: {error.strerror}", where=str(path)) from error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
-from dem_build.store.files import FULL
+from dem_build.store.files import FULL, sync_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,6 +29,7 @@ __all__ = ["Destination", "destination", "publish"]
 
 STAMP = ".dem.json"
 PARTIAL = ".model-"
+PARTIAL_TEXT = ".text-"
 GENERATION_CONFIG = "generation_config.json"
 
 
@@ -79,7 +80,7 @@ def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts
             if not _published(to, wanted):
                 _replace_model(to, record, store, wanted)
             for name, text in texts.items():
-                _write_text(to.folder / name, text)
+                _write_text(to, name, text)
     except OSError as error:
         raise _unwritten(to, error) from error
     except StoreError as error:
@@ -105,6 +106,8 @@ def _alone(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             for left in folder.glob(f"{PARTIAL}*"):
                 shutil.rmtree(left, ignore_errors=True)
+            for left in folder.glob(f"{PARTIAL_TEXT}*"):
+                left.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
@@ -124,7 +127,7 @@ def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest
         shutil.rmtree(new, ignore_errors=True)
     owner = os.path.relpath(to.recipe.resolve(), to.folder.resolve())
     stamp = {"recipe": owner, "model_digest": wanted, "files": _signatures(to.model)}
-    _write_text(to.folder / STAMP, json.dumps(stamp))
+    _write_text(to, STAMP, json.dumps(stamp))
 
 
 def _export(record: Record, store: Store, folder: Path) -> None:
@@ -158,10 +161,12 @@ def _stamp(folder: Path) -> dict[str, JSON]:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(to: Destination, name: str, text: str) -> None:
     """Replace a file in one step, unless it says the same already."""
+    path = to.folder / name
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = to.folder / f"{PARTIAL_TEXT}{os.getpid()}"
     partial.write_text(text, encoding="utf-8")
+    sync_file(partial)
     partial.replace(path)

@@ -26,7 +26,7 @@ from dem_build.execute.events import read_events
 from dem_build.execute.request import Answer, Reply
 from dem_build.kinds import KINDS, GroupDigest, TakenDigest
 from dem_build.steps.api import Context, Group, Inputs, Resident, Term
-from dem_build.steps.checkpoints import mark_complete, newest_complete, step_of
+from dem_build.steps.checkpoints import adopt, newest_complete, step_of
 from dem_build.store import Record
 from dem_build.store.files import FULL
 
@@ -214,9 +214,7 @@ def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
     if not found:
         return None
     newest = max(found, key=step_of)
-    copied = work / "checkpoints" / newest.name
-    shutil.copytree(newest, copied, dirs_exist_ok=True)
-    mark_complete(copied)
+    copied = adopt(newest, work / "checkpoints")
     for checkpoint in found:  # each may be many times the model; their logs stay
         shutil.rmtree(checkpoint.parent, ignore_errors=True)
     return step_of(copied)

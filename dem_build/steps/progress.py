@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 
 from dem_build.errors import TrainingError
-from dem_build.steps.checkpoints import complete_checkpoints, mark_complete
+from dem_build.steps.checkpoints import keep
 from dem_build.steps.environment import device_name, peak_memory, versions
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "RunState", "read_run_state"]
 
 RUN_STATE = "dem.json"
-KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
@@ -140,13 +138,10 @@ class Progress(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Complete the checkpoint that Trainer wrote; only then remove what it replaces."""
-        folder = Path(str(args.output_dir))
-        checkpoint = folder / f"checkpoint-{state.global_step}"
+        checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         run = RunState.here(self.micro_batch, self.seconds, args.device)
         (checkpoint / RUN_STATE).write_text(json.dumps(dataclasses.asdict(run)), encoding="utf-8")
-        mark_complete(checkpoint)
-        for old in complete_checkpoints(folder)[:-KEPT_CHECKPOINTS]:
-            shutil.rmtree(old)
+        keep(checkpoint)
         self._saved = time.monotonic()
 
 

@@ -38,6 +38,8 @@ class WorkFolders:
         with files.writing(folder):
             for name in ("out", "checkpoints"):
                 (folder / name).mkdir(parents=True)
+            for place in (folder, folder.parent, self._layout.work):
+                files.sync_folder(place)  # so that checkpoints in it can outlive a power cut
         return folder
 
     def previous(self, key: Digest) -> list[Path]:

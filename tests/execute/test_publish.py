@@ -56,5 +56,6 @@ def test_what_a_killed_publisher_left_goes(tmp_path: Path, model: tuple[Store, R
     to = Destination(tmp_path / "out", tmp_path / "r.toml")
     (to.folder / ".model-dead").mkdir(parents=True)
     (to.folder / ".model-dead" / "weights.x").write_text("half")
+    (to.folder / ".text-1234").write_text("half")
     publish(to, record, "d" * 64, store, {})
     assert {p.name for p in to.folder.iterdir()} == {".dem.json", "model"}

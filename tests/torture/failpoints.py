@@ -7,7 +7,8 @@ is a point, those that are written tomorrow as well, and what users run holds no
     install([home], Plan(at=17, journal=path))     in a process that is about to die at its 17th point
     environment([home], Plan(...))                 the variables by which `site/` installs it in `dem` and its workers
 
-The journal has a line for each point and each call that was done; `power.py` reads from it what a power cut takes.
+The journal has a line for each point, before it, and for each flush and each new name, after it; `power.py` reads
+from it what a power cut takes. A name that replaced another is not in it: the cut leaves one or the other.
 What libraries write below Python (safetensors, sqlite) is no point; kills at random times meet it.
 """
 
@@ -116,30 +117,36 @@ class Failpoints:
 
     def wrap(self) -> None:
         """Wrap the calls whose success the journal must know; fsync is a point as well."""
-        os.fsync = self._after("fsync", os.fsync, lambda d: (_name(d), *_state(d)))
-        for name in ("rename", "replace", "link"):
-            setattr(os, name, self._after("rename" if name != "link" else name, getattr(os, name), _pair))
-        os.mkdir = self._after("mkdir", os.mkdir, lambda p, *_, **__: (os.path.abspath(p),))  # noqa: PTH100
+        os.fsync = self._flushing(os.fsync)
+        for name in ("rename", "replace", "link", "mkdir"):
+            setattr(os, name, self._naming(name, getattr(os, name)))
 
-    def _after(self, name: str, real: Callable[..., Any], about: Callable[..., tuple[Any, ...]]) -> Any:
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            if name == "fsync":
-                self._quietly(lambda: self._point(name, [_name(arguments[0])]), _name(arguments[0]))
-            result = real(*arguments, **keywords)
-            told = about(*arguments, **keywords)
-            if any(str(p).startswith(self._roots) for p in told):
-                self._write("done", name, told)
-            return result
+    def _flushing(self, real: Callable[[int], None]) -> Callable[[int], None]:
+        def fsync(descriptor: int) -> None:
+            path = _name(descriptor)
+            ours = os.path.join(path, "").startswith(self._roots)  # noqa: PTH118
+            if ours:
+                self._here.busy = True
+                try:
+                    self._point("fsync", [path])
+                finally:
+                    self._here.busy = False
+            real(descriptor)
+            if ours:
+                stat = os.fstat(descriptor)
+                self._write("done", "fsync", (path, stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+        return fsync
+
+    def _naming(self, name: str, real: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: Any, **keywords: Any) -> None:
+            paths = [os.path.abspath(a) for a in arguments if not isinstance(a, int)]  # noqa: PTH100
+            replaced = os.path.lexists(paths[-1])
+            real(*arguments, **keywords)
+            if not replaced and paths[-1].startswith(self._roots):
+                self._write("done", "rename" if name == "replace" else name, tuple(paths))
 
         return call
-
-    def _quietly(self, point: Callable[[], None], path: str) -> None:
-        if os.path.join(path, "").startswith(self._roots):  # noqa: PTH118
-            self._here.busy = True
-            try:
-                point()
-            finally:
-                self._here.busy = False
 
     def _point(self, event: str, paths: list[str]) -> None:
         self.count += 1
@@ -190,12 +197,3 @@ def _name(descriptor: int) -> str:
         return os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115
     except OSError:
         return ""
-
-
-def _state(descriptor: int) -> tuple[int, int, int]:
-    stat = os.fstat(descriptor)
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _pair(source: Any, target: Any, **_: Any) -> tuple[str, str]:
-    return os.path.abspath(source), os.path.abspath(target)  # noqa: PTH100

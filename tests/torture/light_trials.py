@@ -1,0 +1,215 @@
+"""One light build killed, looked at, built again and compared: a trial. Used by `crashes.py`.
+
+A scene is what is there before the build that is killed: nothing, or a project whose recipe was edited since.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import power
+from failpoints import Plan
+from light import Builder
+from stand_ins import TRAINED
+from survey import Survey, contents, survey
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+RECIPE = """\
+name = "tiny"
+
+[base]
+model = "base"
+
+[train]
+max_steps = 5
+
+[datasets.add]
+path = "data/add.jsonl"
+omega = 0.5
+
+[datasets.copy]
+path = "data/copy.jsonl"
+omega = 0.25
+
+[compose]
+dtype = "bfloat16"
+"""
+EDITED = RECIPE.replace("omega = 0.5", "omega = 0.75").replace(
+    "[compose]", '[datasets.upper]\npath = "data/upper.jsonl"\nomega = 1.0\n\n[compose]'
+)
+BUILD = ("build", "tiny.toml", "--json")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a build dies: at a point of its own, and what a power cut takes then ("": it is a kill alone)."""
+
+    at: int
+    power: str = ""
+
+
+@dataclass
+class Scene:
+    """What is there before, and what must be there in the end.
+
+    Attributes:
+        start: The project before the build that is killed; copied for each trial.
+        points: How many points the build has when nobody kills it.
+        models: The published models that may be seen on the way, the right one last.
+        outputs: Action → digests of its outputs, in the end.
+        published: Names in `out/`, in the end.
+        damaged: Whether something in `start` is not as its name says, so that what is recorded may run again.
+    """
+
+    start: Path
+    points: int
+    models: list[Mapping[str, str]]
+    outputs: Mapping[str, Mapping[str, str]]
+    published: Sequence[str]
+    damaged: bool = False
+
+
+class Bench:
+    """A folder and a builder of its own; trials run in it one after another."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._home = folder / "home"
+        self._builder = Builder()
+        folder.mkdir(parents=True)
+
+    def close(self) -> None:
+        self._builder.close()
+
+    def stage(self, name: str, before: Scene | None, text: str, spoil: Any = None) -> Scene:
+        """Return the scene where a project, built already where `before` says so, is about to build `text`."""
+        start = self._folder / name
+        if before is None:
+            _lay_out(start)
+        else:
+            shutil.copytree(before.start, self._home)
+            assert self._call(BUILD) == 0, self._said()
+            shutil.move(self._home, start)
+        (start / "tiny.toml").write_text(text)
+        if spoil is not None:
+            spoil(start / "cache")
+        journal = self._journal()
+        journal.unlink(missing_ok=True)
+        shutil.copytree(start, self._home)
+        assert self._call(BUILD, Plan(journal=str(journal))) == 0, self._said()
+        points = sum(json.loads(line)[0] == "point" for line in journal.read_bytes().splitlines())
+        models = [contents(home / "out" / "tiny" / "model") for home in (start, self._home)]
+        scene = Scene(start, points, models, self._outputs(), self._published(), damaged=spoil is not None)
+        shutil.rmtree(self._home)
+        return scene
+
+    def trial(self, scene: Scene, cuts: Sequence[Cut]) -> list[str]:
+        """Let builds die, each where it is told, then build once more; return what is wrong."""
+        shutil.copytree(scene.start, self._home)
+        wrong: list[str] = []
+        for cut in cuts:
+            wrong += self._die(scene, cut)
+        wrong += self._recover(scene)
+        shutil.rmtree(self._home)
+        return wrong
+
+    def _die(self, scene: Scene, cut: Cut) -> list[str]:
+        journal, settled = self._journal(), power.identities(self._home)
+        journal.unlink(missing_ok=True)
+        status = self._call(BUILD, Plan(at=cut.at, journal=str(journal)))
+        if status not in (0, -9):  # 0: a second build may have fewer points than the first
+            return [f"status {status}: {self._said()}"]
+        if cut.power:
+            power.cut(self._home, journal, settled, cut.power)
+        seen = contents(self._home / "out" / "tiny" / "model")
+        wrong = [] if seen in (*scene.models, {}) else ["out/ holds half a model"]
+        return wrong if scene.damaged else wrong + survey(self._home / "cache").wrong
+
+    def _recover(self, scene: Scene) -> list[str]:
+        before, trained = survey(self._home / "cache"), self._folder / "trained"
+        trained.unlink(missing_ok=True)
+        if status := self._call(BUILD, variables={TRAINED: str(trained)}):
+            return [f"the next build ends with {status}: {self._said()}"]
+        document = json.loads(self._printed(".out"))
+        wrong = [] if scene.damaged else _done_twice(document, before)
+        wrong += _not_resumed(trained, before)
+        wrong += _differences(scene, contents(self._home / "out" / "tiny" / "model"), self._outputs())
+        if self._published() != scene.published:
+            wrong.append(f"out/ holds {self._published()}")
+        if self._call(("cache", "verify")):
+            wrong.append(f"dem cache verify: {self._printed('.out')}")
+        if self._call(("plan", "tiny.toml", "--check")):
+            wrong.append("something is due after a build")
+        return wrong
+
+    def _published(self) -> list[str]:
+        out = self._home / "out"
+        return sorted(str(p.relative_to(out)) for p in out.rglob("*"))
+
+    def _outputs(self) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        document = json.loads(self._printed(".out"))
+        for action in document["actions"]:
+            path = self._home / "cache" / "actions" / action["key"][:2] / f"{action['key']}.json"
+            record = json.loads(path.read_bytes())
+            found[action["name"]] = {name: o["sha256"] for name, o in record["outputs"].items()}
+        return found
+
+    def _call(
+        self, arguments: Sequence[str], plan: Plan | None = None, variables: Mapping[str, str] | None = None
+    ) -> int:
+        return self._builder.call(self._home, arguments, plan, variables)
+
+    def _journal(self) -> Path:
+        return self._folder / "journal"
+
+    def _printed(self, suffix: str) -> str:
+        return Path(f"{self._home}{suffix}").read_text()
+
+    def _said(self) -> str:
+        return " | ".join(self._printed(".err").splitlines()[-4:])
+
+
+def _lay_out(home: Path) -> None:
+    """Write a project of stand-ins: what the recipe names is there, and nothing reads more of it than its bytes."""
+    (home / "base").mkdir(parents=True)
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8}
+    (home / "base" / "config.json").write_text(json.dumps(config))
+    (home / "base" / "tokenizer.json").write_text("{}")
+    (home / "base" / "model.safetensors").write_bytes(b"weights of a stand-in")
+    (home / "data").mkdir()
+    for name in ("add", "copy", "upper"):
+        (home / "data" / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
+
+
+def _done_twice(document: Mapping[str, Any], before: Survey) -> list[str]:
+    ran = {a["name"]: a["key"] for a in document["actions"] if a["status"] != "hit"}
+    return [f"{name} ran again, and was recorded" for name, key in ran.items() if key in before.recorded]
+
+
+def _not_resumed(trained: Path, before: Survey) -> list[str]:
+    """Return the trainings of the last build that did not begin where they had come to."""
+    first: dict[str, int] = {}
+    for line in trained.read_text().splitlines() if trained.exists() else ():
+        key, step = line.split()
+        first.setdefault(key, int(step))
+    return [
+        f"{key[:12]} went on with step {step}, and step {before.saved.get(key, 0)} was saved"
+        for key, step in first.items()
+        if step != before.saved.get(key, 0) + 1
+    ]
+
+
+def _differences(
+    scene: Scene, model: Mapping[str, str], outputs: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    wrong = [
+        f"{name} has other outputs" for name in scene.outputs if outputs.get(name) != scene.outputs[name]
+    ]
+    return wrong if model == scene.models[-1] else [*wrong, "out/ holds another model"]
