@@ -108,7 +108,7 @@ class Graph:
     Attributes:
         actions: Name → action, in topological order.
         models: Name of a model in results (`composed`, `base`, `math`) → the action whose outputs it is.
-        omega: Dataset → ω, as the recipe says.
+        omega: Vector → ω, as the recipe says.
     """
 
     actions: Mapping[str, Action]
@@ -157,11 +157,13 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     actions += [_data(recipe, name, lock) for name in recipe.datasets]
     actions += [_probe(recipe, name, lock) for name in recipe.probes]
     actions += [_vector(recipe, name) for name in recipe.datasets]
-    omega = {name: float(d.omega) for name, d in recipe.datasets.items() if d.omega != "tune"}
+    actions += [_extracted(recipe, name, lock) for name in recipe.vectors]
+    said = [(n, v.omega) for table in (recipe.datasets, recipe.vectors) for n, v in table.items()]
+    omega = {name: float(value) for name, value in said if value != "tune"}
     actions.append(_compose(recipe, "model", omega))
     models = {COMPOSED: "model", BASE: BASE}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
-        singles = [_compose(recipe, f"model:{name}", {name: 1.0}) for name in recipe.datasets]
+        singles = [_compose(recipe, f"model:{name}", {name: 1.0}) for name, _ in said]
         actions += singles
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
     actions += _evaluations(recipe, lock, models)
@@ -230,6 +232,16 @@ def _vector(recipe: Recipe, name: str) -> Action:
         validation = Edge(f"data:{name}", "validation")
         takes = (*takes, Taken("data/validation", validation, watched=not chosen))
     return Action(f"vector:{name}", "finetune", params, takes, salt=train.salt, watching=watching)
+
+
+def _extracted(recipe: Recipe, name: str, lock: Lock) -> Action:
+    vector = recipe.vectors[name]
+    takes = (
+        Taken("base/weights", Edge(BASE, "weights")),
+        Taken("base/config", Edge(BASE, "config")),
+    )
+    params = {"source": vector.source, "vector_dtype": vector.vector_dtype or recipe.train.vector_dtype}
+    return Action(f"vector:{name}", "extract", params, takes, lock.vectors[name], salt=vector.salt)
 
 
 def _train_params(train: Train) -> dict[str, JSON]:

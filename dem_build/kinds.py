@@ -35,7 +35,7 @@ class Kind:
     """What one kind of action is.
 
     Attributes:
-        family: The kind's word in plans (`import`, `prepare`, `finetune`, `compose`, `evaluate` …).
+        family: The kind's word in plans (`import`, `prepare`, `finetune`, `extract`, `compose` …).
         version: Bumped when the same preimage would give other results than before.
         module: The step's module; its `run` does the work.
         params: Every parameter that enters the key.
@@ -123,6 +123,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             ),
             optional=frozenset({"num_train_epochs", "max_steps"}),
             device=True,
+        ),
+        "extract": Kind(
+            family="extract",
+            version=1,
+            module="dem_build.steps.extract",
+            params=("source", "vector_dtype"),
+            outputs=("delta",),
         ),
         "tune": Kind(
             family="tune",

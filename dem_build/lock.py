@@ -19,6 +19,7 @@ from dem_build.bases import locate_base, locate_template
 from dem_build.data import sources
 from dem_build.data.rows import side_of
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
+from dem_build.finetuned import adapter_files, checkpoint_files
 from dem_build.kinds import SourceFile
 from dem_build.store.files import sync_file, sync_folder
 
@@ -83,6 +84,7 @@ class Lock:
     base: LockedBase
     datasets: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
     tasks: Mapping[str, LockedTask] = field(default_factory=dict)
+    vectors: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Located:
     base: tuple[Tagged, ...]
     datasets: Mapping[str, tuple[Tagged, ...]]
     closures: Mapping[str, Closure]
+    vectors: Mapping[str, tuple[Tagged, ...]] = field(default_factory=dict)
 
 
 def locate(recipe: Recipe) -> Located:
@@ -105,10 +108,11 @@ def locate(recipe: Recipe) -> Located:
     source, base = _try(recipe, "base.model", lambda: locate_base(recipe), problems) or ("", ())
     template = _try(recipe, "base.chat_template", lambda: locate_template(recipe), problems) or ()
     datasets = {name: _locate_data(recipe, name, problems) for name in (*recipe.datasets, *recipe.probes)}
+    vectors = {name: _locate_vector(recipe, name, problems) for name in recipe.vectors}
     closures = _locate_tasks(recipe, problems)
     if problems:
         raise RecipeError(problems)
-    return Located(source, (*base, *template), datasets, closures)
+    return Located(source, (*base, *template), datasets, closures, vectors)
 
 
 def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
@@ -126,9 +130,10 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     base = LockedBase(located.base_source, _hashed(located.base, hints))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {name: tuple(sorted(_hashed(files, hints))) for name, files in located.datasets.items()}
+    vectors = {name: _hashed(files, hints) for name, files in located.vectors.items()}
     pinned = {} if old is None or upgrade else old["tasks"]
     locked = {n: _locked_task(c, hints, pinned.get(n, {})) for n, c in located.closures.items()}
-    return Lock(base, datasets, locked)
+    return Lock(base, datasets, locked, vectors)
 
 
 def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
@@ -225,12 +230,14 @@ def write(path: Path, lock: Lock) -> None:
 
 def document(lock: Lock, folder: Path) -> dict[str, JSON]:
     """Return the lock as it stands in its file, paths relative to `folder`."""
+    vectors = {name: {"files": _listed(files, folder)} for name, files in sorted(lock.vectors.items())}
     return {
         "dem_lock": LOCK_VERSION,
         "base": {"source": lock.base.source, "files": _listed(lock.base.files, folder)},
         "datasets": {
             name: {"files": _listed(files, folder)} for name, files in sorted(lock.datasets.items())
         },
+        **({"vectors": vectors} if vectors else {}),
         "tasks": {name: _task_document(task, folder) for name, task in sorted(lock.tasks.items())},
     }
 
@@ -239,6 +246,15 @@ def changes(old: JSON | None, lock: Lock, folder: Path) -> list[str]:
     """Return the names (`base`, `datasets.math`, `tasks.arc_easy`) whose digests are not those of the old lock."""
     now, then = _digests(document(lock, folder)), _digests(old) if old is not None else {}
     return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+
+
+def _locate_vector(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
+    vector = recipe.vectors[name]
+    files = checkpoint_files if vector.source == "checkpoint" else adapter_files
+    found = _try(
+        recipe, f"vectors.{name}.{vector.source}", lambda: files(recipe.resolve(vector.origin)), problems
+    )
+    return tuple(found or ())
 
 
 def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
@@ -329,6 +345,7 @@ def _digests(lock: JSON) -> dict[str, JSON]:
     """Return what a lock pins, without the paths: name → digests."""
     entries = {"base": lock["base"]}
     entries |= {f"datasets.{name}": entry for name, entry in lock["datasets"].items()}
+    entries |= {f"vectors.{name}": entry for name, entry in lock.get("vectors", {}).items()}
     entries |= {f"tasks.{name}": entry for name, entry in lock["tasks"].items()}
     return {
         name: {**entry, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]}

@@ -47,7 +47,7 @@ dtype = "bfloat16"
 [evaluate]
 models = ["composed", "base"]
 """
-HEAVY = ("torch", "transformers", "datasets", "lm_eval", "accelerate")
+HEAVY = ("torch", "transformers", "datasets", "lm_eval", "accelerate", "peft")
 
 
 class Project:

@@ -79,6 +79,14 @@ GIVEN = {
         [*BASE[:2], TakenDigest("data/train", hexes("5"))],
         [],
     ),
+    "extract": (
+        {"source": "checkpoint", "vector_dtype": "bfloat16"},
+        BASE[:2],
+        [
+            SourceFile("config.json", hexes("a"), Path("tuned/config.json")),
+            SourceFile("model.safetensors", hexes("b"), Path("tuned/model.safetensors")),
+        ],
+    ),
     "tune": (
         {
             "search": "gradient",

@@ -23,6 +23,7 @@ LAYERS: dict[str, int] = {
     "store": 1,
     "recipe": 1,
     "basemodel": 1,
+    "finetuned": 1,
     "checkpoint": 1,
     "data": 1,
     "tasks": 1,
@@ -44,12 +45,13 @@ LAYERS: dict[str, int] = {
 NEIGHBOURS = {
     ("kinds", "dem_build.digest"),  # a key is a digest
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
+    ("finetuned", "dem_build.basemodel"),  # a fine-tune is a model of the same kinds
     ("checkpoint", "dem_build.basemodel"),  # what the files of a checkpoint are called
     ("lock", "dem_build.bases"),  # what the base's names stand for is a part of a lock
     ("report", "dem_build.execute.outcome"),  # what became of a build is plain data
 }
 
-HEAVY = {"torch", "transformers", "datasets", "lm_eval", "accelerate"}
+HEAVY = {"torch", "transformers", "datasets", "lm_eval", "accelerate", "peft"}
 TERMINAL = {"rich", "typer", "click"}
 
 

@@ -1,7 +1,15 @@
 """safetensors, tensor by tensor: reading, canonical writing, vectors, weighted sums. Torch-free."""
 
 from dem_build.checkpoint.combine import Combination, Norms, combine, result_specs
-from dem_build.checkpoint.delta import DELTA_FORMAT, DeltaNorms, delta_shapes, open_delta, write_delta
+from dem_build.checkpoint.delta import (
+    DELTA_FORMAT,
+    DeltaNorms,
+    delta_shapes,
+    delta_writer,
+    open_delta,
+    write_delta,
+    write_difference,
+)
 from dem_build.checkpoint.floats import CODES, FLOATS, NAMES, from_bfloat16, narrow, to_bfloat16, widen
 from dem_build.checkpoint.layout import TensorInfo, TensorSpec
 from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
@@ -23,6 +31,7 @@ __all__ = [
     "check_index",
     "combine",
     "delta_shapes",
+    "delta_writer",
     "from_bfloat16",
     "narrow",
     "open_checkpoint",
@@ -32,4 +41,5 @@ __all__ = [
     "weights_writer",
     "widen",
     "write_delta",
+    "write_difference",
 ]

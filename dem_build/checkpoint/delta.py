@@ -19,15 +19,23 @@ from dem_build.checkpoint.writer import Writer
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from dem_build.checkpoint.reader import Checkpoint
-    from dem_build.digest import Digest
+    from dem_build.digest import JSON, Digest
 
-__all__ = ["DELTA_FORMAT", "DeltaNorms", "delta_shapes", "open_delta", "write_delta"]
+__all__ = [
+    "DELTA_FORMAT",
+    "DeltaNorms",
+    "delta_shapes",
+    "delta_writer",
+    "open_delta",
+    "write_delta",
+    "write_difference",
+]
 
 DELTA_FORMAT = "delta/1"
 CHUNK = 1 << 20  # elements
@@ -46,6 +54,16 @@ class DeltaNorms:
     norm: float
     rounding_error: float
     elements: int
+
+    def provenance(self, dtype: str) -> dict[str, JSON]:
+        """Return what is recorded of a vector that is stored in `dtype`."""
+        return {
+            "dtype": dtype,
+            "elements": self.elements,
+            "norm": self.norm,
+            "rounding_error": self.rounding_error,
+            "rounding_rms": self.rounding_error / max(self.elements, 1) ** 0.5,
+        }
 
 
 def delta_shapes(base: Checkpoint) -> dict[str, tuple[int, ...]]:
@@ -84,8 +102,7 @@ def write_delta(
             squares += _write_tensor(writer, name, values, code)
         if due:
             raise CheckpointError(f"the vector lacks {len(due)} of the base's tensors, first {min(due)}")
-    norm, error = (math.sqrt(math.fsum(column)) for column in zip(*squares, strict=True))
-    return DeltaNorms(norm, error, sum(spec.size for spec in specs))
+    return _norms(squares, sum(math.prod(shape) for shape in shapes.values()))
 
 
 def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> Checkpoint:
@@ -122,21 +139,90 @@ def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> 
     return delta
 
 
+def delta_writer(path: Path, base_digest: Digest, base: Checkpoint, dtype: str) -> Writer:
+    """Return a writer of a vector of `base`, stored in `bfloat16` or `float32`, to a file that must not exist."""
+    specs = [TensorSpec(name, CODES[dtype], shape) for name, shape in delta_shapes(base).items()]
+    return Writer({path: specs}, {"dem": DELTA_FORMAT, "base": base_digest})
+
+
+def write_difference(
+    writer: Writer,
+    base: Checkpoint,
+    tuned: Checkpoint,
+    dtype: str,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> tuple[DeltaNorms, dict[str, float]]:
+    """Write the vector of a fine-tuned model, tuned minus base in float32, in chunks: memory is a few of them.
+
+    Args:
+        writer: As `delta_writer` returns it for `base` and `dtype`, entered.
+        base: Θ, open.
+        tuned: Θᵢ, open: the base's names and shapes, in any float format and file order.
+        dtype: Stored format: `bfloat16` or `float32`.
+        on_progress: Called with the elements done; what it raises stops the work.
+
+    Returns:
+        The vector's norms, and ‖ΔΘ‖ / ‖Θ‖ of each tensor.
+
+    Raises:
+        CheckpointError: Weights that are not finite; the message names the tensor.
+    """
+    squares, moved, done = [(0.0, 0.0)], {}, 0
+    for name, shape in delta_shapes(base).items():
+        of_tensor, lengths = [(0.0, 0.0)], [0.0]
+        for start in range(0, math.prod(shape), CHUNK):
+            theta, difference = _chunk(base, name, start), _chunk(tuned, name, start)
+            lengths.append(float(np.vdot(theta, theta)))
+            with np.errstate(all="ignore"):  # what is not finite is found when it is stored, and named
+                difference -= theta
+            of_tensor.append(_write_chunk(writer, name, start, difference, CODES[dtype]))
+            done += theta.size
+            on_progress(done)
+        squares += of_tensor
+        moved[name] = _relative(math.fsum(square for square, _ in of_tensor), math.fsum(lengths))
+    return _norms(squares, done), moved
+
+
+def _chunk(weights: Checkpoint, name: str, start: int) -> NDArray[np.float32]:
+    """Read at most CHUNK elements of a tensor as float32."""
+    tensor = weights.tensors[name]
+    stored = np.empty(min(CHUNK, tensor.size - start), FLOATS[tensor.dtype])
+    weights.read_into(tensor, start, stored)
+    values = np.empty(stored.size, np.float32)
+    widen(stored, tensor.dtype, values)
+    return values
+
+
+def _relative(moved: float, length: float) -> float:
+    """Return the root of a ratio of squares; what was zero has no length to compare with."""
+    return math.sqrt(moved / length) if length > 0 else 0.0
+
+
+def _norms(squares: list[tuple[float, float]], elements: int) -> DeltaNorms:
+    norm, error = (math.sqrt(math.fsum(column)) for column in zip(*squares, strict=True))
+    return DeltaNorms(norm, error, elements)
+
+
 def _write_tensor(
     writer: Writer, name: str, values: NDArray[np.float32], code: str
 ) -> list[tuple[float, float]]:
     """Write one tensor in chunks; return each chunk's squared norm and squared rounding error."""
     flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-    squares = [(0.0, 0.0)]
-    for start in range(0, flat.size, CHUNK):
-        exact = flat[start : start + CHUNK]
-        stored = np.empty(exact.size, FLOATS[code])
-        narrow(exact, code, stored)
-        if not is_finite(stored, code):
-            raise CheckpointError(f"{name} holds values that are not finite")
-        writer.write(name, start, stored)
-        rounded = np.empty_like(exact)
-        widen(stored, code, rounded)
-        rounded -= exact
-        squares.append((float(np.vdot(exact, exact)), float(np.vdot(rounded, rounded))))
-    return squares
+    starts = range(0, flat.size, CHUNK)
+    return [(0.0, 0.0), *(_write_chunk(writer, name, s, flat[s : s + CHUNK], code) for s in starts)]
+
+
+def _write_chunk(
+    writer: Writer, name: str, start: int, exact: NDArray[np.float32], code: str
+) -> tuple[float, float]:
+    """Write some elements of a tensor; return their squared norm and squared rounding error."""
+    stored = np.empty(exact.size, FLOATS[code])
+    narrow(exact, code, stored)
+    if not is_finite(stored, code):
+        hint = "its training diverged, or a file is damaged: take another checkpoint"
+        raise CheckpointError(f"{name} holds values that are not finite", hint=hint)
+    writer.write(name, start, stored)
+    rounded = np.empty_like(exact)
+    widen(stored, code, rounded)
+    rounded -= exact
+    return float(np.vdot(exact, exact)), float(np.vdot(rounded, rounded))

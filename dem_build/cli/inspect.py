@@ -19,7 +19,7 @@ from dem_build.recipe import load_recipe
 from dem_build.report.documents import plan_document
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from dem_build.cli.session import Call, Session
     from dem_build.digest import JSON
@@ -43,8 +43,8 @@ def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
     if as_json:
         sys.stdout.write(json.dumps({"recipe": named, "problems": []}) + "\n")
     else:
-        datasets = ", ".join(recipe.datasets)
-        _say(f"{named}: no mistakes ({len(recipe.datasets)} datasets: {datasets})")
+        vectors = f"; {_counted('vector', recipe.vectors)}" if recipe.vectors else ""
+        _say(f"{named}: no mistakes ({_counted('dataset', recipe.datasets)}{vectors})")
     return 0
 
 
@@ -110,6 +110,11 @@ def logs(named: str, name: str, call: Call) -> int:
     for event in _events(session, verdict):
         _say(_line(event))
     return 0
+
+
+def _counted(word: str, names: Collection[str]) -> str:
+    plural = word if len(names) == 1 else f"{word}s"
+    return f"{len(names)} {plural}: {', '.join(names)}" if names else f"no {plural}"
 
 
 def _verdict(session: Session, name: str) -> Verdict:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.recipe.places import is_local
 from dem_build.recipe.problems import Mistake
-from dem_build.recipe.tables import raw
+from dem_build.recipe.tables import raw, tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,14 +66,16 @@ LATER: tuple[Later, ...] = (
     Later("probes.*.hub", "a probe from the hub", "download it, and name its file in `path`"),
     Later("datasets.*.validation", "a split of the hub", "give a share such as 0.05, or a path", _is_split),
     Later("datasets.*.test", "a split of the hub", "give a share such as 0.05, or a path", _is_split),
-    Later(
-        "datasets.*.omega",
-        'omega = "tune", the default,',
-        "give ω a number, such as omega = 0.5",
-        _is("tune"),
-        absent=True,
+    *(
+        Later(
+            f"{section}.*.omega",
+            'omega = "tune", the default,',
+            "give ω a number, such as omega = 0.5",
+            _is("tune"),
+            absent=True,
+        )
+        for section in ("datasets", "vectors")
     ),
-    Later("vectors", "[vectors]"),
     Later("tune", "[tune]", "remove it, and give each ω a number for now"),
     Later("analysis", "[analysis]"),
     Later("baselines", "[baselines]"),
@@ -93,7 +95,7 @@ def not_yet(data: Raw, folder: Path) -> list[Mistake]:
         for key, value in _at(data, tuple(later.key.split(".")), absent=later.absent)
         if value is None or later.uses(value)
     ]
-    return [*found, *_hub_base(data, folder)]
+    return [*found, *_hub_base(data, folder), *_hub_vectors(data, folder)]
 
 
 def _hub_base(data: Raw, folder: Path) -> list[Mistake]:
@@ -102,6 +104,15 @@ def _hub_base(data: Raw, folder: Path) -> list[Mistake]:
         return []
     what = f"there is no folder `{model}` here, and a base from the hub is not in this version of dem yet"
     return [Mistake(("base", "model"), what, "download it, and name its folder")]
+
+
+def _hub_vectors(data: Raw, folder: Path) -> Iterator[Mistake]:
+    for key, table in tables(data, "vectors"):
+        for source in ("checkpoint", "adapter"):
+            origin = table.get(source)
+            if isinstance(origin, str) and origin and not is_local(origin, folder):
+                what = f"there is no folder `{origin}` here, and one from the hub is not in this version of dem yet"
+                yield Mistake((*key, source), what, "download it, and name its folder")
 
 
 def _at(table: Any, pattern: tuple[str, ...], key: Key = (), *, absent: bool) -> Iterator[tuple[Key, Any]]:

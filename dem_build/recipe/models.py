@@ -250,7 +250,20 @@ class Vector(Table):
         default=None, description="Branch, tag or commit on the hub; the lock pins the commit."
     )
     omega: Omega = Field(default="tune", description="ω, the vector's weight: a number, or `tune`.")
+    vector_dtype: Dtype | None = Field(
+        default=None, description="Type that the vector is stored in; as `[train]` says where absent."
+    )
     salt: Salt = None
+
+    @property
+    def source(self) -> str:
+        """Which of the two keys says where it comes from: `checkpoint` or `adapter`."""
+        return "adapter" if self.checkpoint is None else "checkpoint"
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from: a folder or a hub id."""
+        return self.checkpoint or self.adapter or ""
 
 
 class Compose(Table):

@@ -99,6 +99,15 @@ def _local_base_has_no_revision(data: Raw) -> Iterator[Mistake]:
         )
 
 
+def _local_vectors_have_no_revision(data: Raw) -> Iterator[Mistake]:
+    for key, table in tables(data, "vectors"):
+        for source in ("checkpoint", "adapter"):
+            origin = table.get(source)
+            if "revision" in table and isinstance(origin, str) and not may_be_hub_id(origin):
+                what = "a local folder has no revision"
+                yield Mistake((*key, "revision"), what, f"remove it, or name a hub id in `{source}`")
+
+
 def _one_length(data: Raw) -> Iterator[Mistake]:
     for key, table in trains(data):
         if {"num_train_epochs", "max_steps"} <= table.keys():
@@ -275,6 +284,7 @@ _RULES: tuple[Rule, ...] = (
     _good_names,
     _one_name_space,
     _local_base_has_no_revision,
+    _local_vectors_have_no_revision,
     _one_length,
     _whole_warmup,
     _lora_keys_need_lora,

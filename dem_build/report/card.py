@@ -88,11 +88,11 @@ def _front_matter(base: str) -> str:
 
 
 def _vectors(recipe: Recipe, graph: Graph, records: Mapping[str, Record], results: Results) -> str:
-    header = ["vector", "dataset", "SHA-256", "trained tokens", "ω"]
+    header = ["vector", "of", "SHA-256", "trained tokens", "ω"]
     body = [
         [
             escape(name),
-            code(_dataset(recipe, name)),
+            code(_origin(recipe, name)),
             _digest(records, f"vector:{name}", "delta"),
             _tokens(results, f"vector:{name}"),
             f"{omega:g}",
@@ -102,10 +102,10 @@ def _vectors(recipe: Recipe, graph: Graph, records: Mapping[str, Record], result
     return table(header, body, numbers=2)
 
 
-def _dataset(recipe: Recipe, name: str) -> str:
-    """Return where a dataset's rows come from, without the folders of an absolute path."""
-    dataset = recipe.datasets.get(name)
-    source = (dataset.hub or dataset.path or "") if dataset else ""
+def _origin(recipe: Recipe, name: str) -> str:
+    """Return where a dataset's rows, or a vector, come from, without the folders of an absolute path."""
+    dataset, vector = recipe.datasets.get(name), recipe.vectors.get(name)
+    source = (dataset.hub or dataset.path or "") if dataset else vector.origin if vector else ""
     path = PurePath(source)
     return path.name if path.is_absolute() or source.startswith("~") else source
 

@@ -39,7 +39,7 @@ class Results:
 
     Attributes:
         table: Model → task → metric → value. A held-out loss is the task `loss:NAME`.
-        omega: Dataset → ω.
+        omega: Vector → ω.
         model_digest: Digest of the composed model, None while it is not there.
         warnings: (action, text), in the graph's order.
         costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),

@@ -79,7 +79,7 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
         run.warn(
             "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
         )
-    return run.provenance(history) | {"vector": _vector_provenance(norms, params["vector_dtype"])}
+    return run.provenance(history) | {"vector": norms.provenance(params["vector_dtype"])}
 
 
 def _free_memory() -> None:
@@ -304,13 +304,3 @@ def _differences(
         if not np.isfinite(difference).all():
             raise TrainingError(f"training made {name} NaN or infinite", hint="lower learning_rate")
         yield name, difference
-
-
-def _vector_provenance(norms: DeltaNorms, dtype: str) -> dict[str, JSON]:
-    return {
-        "dtype": dtype,
-        "elements": norms.elements,
-        "norm": norms.norm,
-        "rounding_error": norms.rounding_error,
-        "rounding_rms": norms.rounding_error / max(norms.elements, 1) ** 0.5,
-    }

@@ -1,0 +1,151 @@
+"""Somebody's fine-tune, a checkpoint or a LoRA adapter, judged by names and config alone: which files matter.
+
+Torch-free and cheap: no tensor is read. Whether it is a fine-tune of the recipe's base is seen when its vector is
+extracted.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from dem_build.basemodel import AGAIN, CONFIG, read_config, weight_files
+from dem_build.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dem_build.digest import JSON
+
+__all__ = ["ADAPTER_CONFIG", "ADAPTER_KEYS", "ADAPTER_WEIGHTS", "adapter_files", "checkpoint_files"]
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+ADAPTER_PICKLE = "adapter_model.bin"
+
+ADAPTER_KEYS = (
+    "r",
+    "lora_alpha",
+    "target_modules",
+    "exclude_modules",
+    "target_parameters",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    "fan_in_fan_out",
+    "bias",
+    "lora_bias",
+    "use_rslora",
+    "use_dora",
+    "modules_to_save",
+    "ensure_weight_tying",
+)
+"""Keys of an adapter's config that say what it adds to the weights."""
+
+# Keys that only matter while training, and those that peft writes into every config.
+_WITHOUT_EFFECT = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "eva_config",
+        "inference_mode",
+        "init_lora_weights",  # looked at by itself
+        "loftq_config",
+        "lora_dropout",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "runtime_config",
+        "task_type",
+    }
+)
+# How adapters begin that leave the base as it is; others (pissa, olora, loftq) train on another base than the recipe's.
+_PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
+_MERGE = "merge it with peft, save the model, and name that folder in `checkpoint`"
+
+
+def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the files of a fine-tuned model that matter, each with its name: config and weights.
+
+    Args:
+        folder: As `save_pretrained` writes it; a tokenizer is not looked for.
+
+    Raises:
+        UsageError: No folder, a file that is missing, or a kind of model that dem does not take.
+        CheckpointError: An index of shards that cannot be read.
+    """
+    _require_folder(folder)
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG).is_file():
+        raise UsageError(
+            "is an adapter, not a whole model",
+            where=str(folder),
+            hint="name it in `adapter`, not in `checkpoint`",
+        )
+    read_config(folder)
+    return [(name, folder / name) for name in sorted([*weight_files(folder), CONFIG])]
+
+
+def adapter_files(folder: Path) -> list[tuple[str, Path]]:
+    """Return the two files of a LoRA adapter, each with its name.
+
+    Args:
+        folder: As peft's `save_pretrained` writes it.
+
+    Raises:
+        UsageError: No folder, a file that is missing, or an adapter that dem does not merge.
+    """
+    _require_folder(folder)
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file():
+        whole = (folder / CONFIG).is_file()
+        hint = "name it in `checkpoint`" if whole else "name a folder that peft's save_pretrained wrote"
+        what = "is a whole model, not an adapter" if whole else f"holds no {ADAPTER_CONFIG}"
+        raise UsageError(what, where=str(folder), hint=hint)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"is no JSON: {error}", where=str(path), hint=AGAIN) from error
+    if (reason := _refusal(config)) is not None:
+        raise UsageError(reason, where=str(folder), hint=_MERGE)
+    return [(ADAPTER_CONFIG, path), (ADAPTER_WEIGHTS, _adapter_weights(folder))]
+
+
+def _adapter_weights(folder: Path) -> Path:
+    if (folder / ADAPTER_WEIGHTS).is_file():
+        return folder / ADAPTER_WEIGHTS
+    if (folder / ADAPTER_PICKLE).is_file():
+        what = f"has its weights in {ADAPTER_PICKLE}, a pickle, which dem does not open"
+        hint = "convert it: PeftModel.from_pretrained(BASE, FOLDER).save_pretrained(NEW_FOLDER)"
+        raise UsageError(what, where=str(folder), hint=hint)
+    raise UsageError(
+        f"holds no {ADAPTER_WEIGHTS}", where=str(folder), hint="download it again, all its files"
+    )
+
+
+def _refusal(config: JSON) -> str | None:
+    """Return why an adapter of this config cannot become a vector, if so."""
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        return "is no adapter of peft: its config has no peft_type"
+    if config["peft_type"] != "LORA":
+        return f"is an adapter of type {config['peft_type']}, and dem merges LORA alone"
+    if config.get("init_lora_weights") not in _PLAIN_STARTS:
+        return f"was started by {config['init_lora_weights']!r}, which changes the base it adds to"
+    known = {*ADAPTER_KEYS, *_WITHOUT_EFFECT}
+    if odd := sorted(key for key, value in config.items() if value and key not in known):
+        return f"is a LoRA with {', '.join(odd)}, which dem does not merge"
+    return None
+
+
+def _require_folder(folder: Path) -> None:
+    if folder.suffix == ".gguf":
+        hint = "name a folder of safetensors, as save_pretrained writes it"
+        raise UsageError("is a GGUF file: no vector is extracted from one", where=str(folder), hint=hint)
+    if folder.is_file():
+        raise UsageError("is a file", where=str(folder), hint="name the folder that it lies in")
+    if not folder.is_dir():
+        hint = "a path starts from the recipe's folder"
+        raise UsageError("no such folder", where=str(folder), hint=hint)

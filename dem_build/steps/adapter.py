@@ -1,0 +1,118 @@
+"""A LoRA adapter merged into the base by peft, with nothing taken on trust.
+
+The base is loaded in float32 on the CPU, whatever the machine has: 4 bytes a parameter. Of the adapter's config only
+keys that say what it adds are used, its weights must be exactly what the config asks for, and the merged model must
+compute what base and adapter do.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from peft import LoraConfig, get_peft_model
+from peft.utils import set_peft_model_state_dict
+from safetensors import SafetensorError
+
+from dem_build.errors import CheckpointError
+from dem_build.finetuned import ADAPTER_KEYS
+from dem_build.steps.models import load_model, quiet
+from dem_build.steps.weights import named_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.digest import JSON
+    from dem_build.steps.api import Inputs
+
+__all__ = ["merged_weights"]
+
+OF_THIS_BASE = "take an adapter that was trained on this base"
+TOKENS = 16  # of the row by which adapter and merged model are compared
+TOLERANCE = 1e-3  # share of the largest logit: float32 differs by less, another model by more
+
+
+def merged_weights(
+    inputs: Inputs, config: Mapping[str, JSON], adapter: Path, names: Sequence[str]
+) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
+    """Yield the base's weights with an adapter merged into them, in float32; None where the model uses none.
+
+    Args:
+        inputs: `base/weights` and `base/config`.
+        config: The adapter's config.
+        adapter: Its safetensors file.
+        names: The tensors of the base's files.
+
+    Raises:
+        CheckpointError: An adapter of another base, a damaged one, or one that cannot be merged.
+    """
+    where = str(adapter.parent)
+    base = load_model(
+        inputs.paths["base/weights"],
+        inputs.paths["base/config"],
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+    )
+    with quiet(), warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # what peft warns of, as of tied embeddings, is checked here
+        tied = _is_tied(base)
+        model = _merge(_with_adapter(base, config, adapter, where), where, tied=tied)
+    for name, tensor in named_weights(model, names).items():
+        yield name, None if tensor is None else tensor.detach().float().numpy()
+
+
+def _with_adapter(base: PreTrainedModel, config: Mapping[str, JSON], adapter: Path, where: str) -> Any:
+    used: dict[str, Any] = {key: config[key] for key in ADAPTER_KEYS if config.get(key) is not None}
+    try:
+        state = safetensors.torch.load_file(adapter)
+        model = get_peft_model(base, LoraConfig(**used))
+        loaded: Any = set_peft_model_state_dict(model, state)  # torch's _IncompatibleKeys
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError, OSError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[1] if len(lines) > 1 and "loading state_dict" in lines[0] else " ".join(lines[:1])
+        what = f"the adapter does not fit the base: {reason or type(error).__name__}"
+        raise CheckpointError(what, where=where, hint=OF_THIS_BASE) from error
+    missing = sorted(key for key in loaded.missing_keys if ".default" in key)
+    for keys, word in ((loaded.unexpected_keys, "has no place for"), (missing, "asks for, and it lacks,")):
+        if keys:
+            what = f"the adapter does not fit: its config {word} {len(keys)} of its weights, first {keys[0]}"
+            raise CheckpointError(what, where=where, hint=OF_THIS_BASE)
+    return model.eval()
+
+
+def _merge(model: Any, where: str, *, tied: bool) -> PreTrainedModel:
+    """Merge, and check on a few tokens that the result computes what base and adapter do."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    row = torch.arange(1, TOKENS + 1).mul(7919).remainder(vocabulary)[None]
+    told = model(input_ids=row).logits
+    try:
+        merged: PreTrainedModel = model.merge_and_unload()
+    except (ValueError, NotImplementedError, RuntimeError) as error:
+        what = f"the adapter cannot be merged: {str(error).partition(chr(10))[0]}"
+        raise CheckpointError(what, where=where) from error
+    found: torch.Tensor = merged(input_ids=row).logits
+    if not torch.isfinite(told).all():
+        hint = "its training diverged, or its file is damaged: take another"
+        raise CheckpointError("the adapter makes logits NaN or infinite", where=where, hint=hint)
+    same = float((told - found).abs().max()) <= TOLERANCE * float(told.abs().max())
+    if not same or tied != _is_tied(merged):
+        raise CheckpointError(
+            "merged into the base, the adapter computes something else: it changes embeddings or a head that the "
+            "base ties to each other",
+            where=where,
+            hint="train it without embed_tokens and lm_head",
+        )
+    return merged
+
+
+def _is_tied(model: Any) -> bool:
+    """Return whether embeddings and head are one tensor now, whatever the config says."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
