@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,11 @@ def _build_one(
     named: str, call: Call, flags: Flags, console: Console, interrupt: Interrupt
 ) -> tuple[int, dict[str, Any]]:
     try:
-        session = _prepared(named, call, flags)
-        with view.make_listener(console) as listener:
-            outcome, ending = _run(session, _options(session, call, flags), listener, interrupt)
-        return _finish(session, outcome, ending, listener.shown, console)
+        with ExitStack() as within:
+            session = _prepared(named, call, flags, within)
+            with view.make_listener(console) as listener:
+                outcome, ending = _run(session, _options(session, call, flags), listener, interrupt)
+            return _finish(session, outcome, ending, listener.shown, console)
     except KeyboardInterrupt:
         return _failed(named, InterruptedBuildError("stopped"))
     except DemError as error:
@@ -85,8 +87,8 @@ def _failed(named: str, error: DemError) -> tuple[int, dict[str, Any]]:
     return error.exit_status, failure_document(named, error)
 
 
-def _prepared(named: str, call: Call, flags: Flags) -> Session:
-    session = open_session(named, call)
+def _prepared(named: str, call: Call, flags: Flags, within: ExitStack) -> Session:
+    session = open_session(named, call, within)
     if flags.locked:
         session.require_locked()
     if not flags.trust_tasks:
@@ -101,11 +103,10 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
     """Run what is due of a session's plan, and record the keys that it used."""
     listener.build_started(session.plan)
     if session.plan.up_to_date:
-        outcome = recorded(session.plan)
-    else:
-        from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
+        return recorded(session.plan)
+    from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
-        outcome = build(session.plan, session.store, options, listener, interrupt)
+    outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from dem_build.graph import build_graph
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
 from dem_build.store import Hints, Store
+from dem_build.store.roots import DROPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from contextlib import ExitStack
 
     from dem_build.execute.outcome import Outcome
     from dem_build.lock import Lock
@@ -25,6 +28,13 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
 
 __all__ = ["Call", "Session", "open_session", "open_store"]
+
+
+REFRESH_SECONDS = 3600
+"""How old a root that needs no change may be before a build that has nothing to do writes it again: its time tells a
+collection when what it names was used."""
+
+MOST_DROPPED = 2000
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Session:
     Attributes:
         named: The recipe as the user named it.
         locked: The lock file's document, None when there is none.
+        root: What the recipe's last build wrote, every field of it; empty ones when there was none.
         whole: Whether all actions were asked for: gates judge nothing less.
     """
 
@@ -65,11 +76,12 @@ class Session:
     lock: Lock
     locked: digest.JSON | None
     plan: Plan
+    root: Mapping[str, digest.JSON]
     whole: bool = True
 
     @property
     def id(self) -> str:
-        """The name of the recipe's root in the store."""
+        """What tells the recipe from others of its name."""
         return recipe_id(self.recipe.path)
 
     @property
@@ -131,23 +143,72 @@ class Session:
         keys = {name: last[name] for name in names if name in last}
         keys |= {n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key}
         keys |= {name: r.key for name, r in outcome.records.items()} if outcome is not None else {}
-        if keys == dict(last):
+        wanted = self._wanted(outcome) - {*keys.values()}
+        if keys == dict(last) and wanted == {*self.root["wanted"]} and self._root_is_fresh():
             return  # a build with nothing to do writes nothing
-        root = {"recipe": str(self.recipe.path), "built": round(time.time(), 3), "actions": keys}
         try:
-            self.store.write_root(self.id, root)
+            self.store.write_root(root_id(self.recipe.path), self._root(keys, wanted))
         except StoreError:
             if not self.plan.up_to_date:
                 raise  # else a store that is only read serves what it has
 
+    def _wanted(self, outcome: Outcome | None) -> set[digest.Digest]:
+        """Return the keys that are known by now, recorded or not: unfinished work on them is worth keeping."""
+        known = [v.key for v in self.plan.verdicts.values()]
+        known += [r.key for r in outcome.results.values()] if outcome is not None else []
+        return {key for key in known if key}
+
+    def _root_is_fresh(self) -> bool:
+        """Return whether the root says well enough when it was used, and by which host."""
+        age = time.time() - self.root["built"]
+        return bool(0 <= age < REFRESH_SECONDS and self.root["host"] == os.uname().nodename)
+
+    def _root(self, keys: Mapping[str, digest.Digest], wanted: set[digest.Digest]) -> dict[str, digest.JSON]:
+        """Return the root: what the recipe needs, what it has yet to make, and when it used what it needs no more."""
+        used = self.root[DROPPED] | dict.fromkeys(self.root["actions"].values(), self.root["built"])
+        for key in {*keys.values(), *wanted}:
+            used.pop(key, None)
+        newest = sorted(used.items(), key=lambda item: item[1], reverse=True)[:MOST_DROPPED]
+        return {
+            "recipe": str(self.recipe.path),
+            "host": os.uname().nodename,
+            "built": round(time.time(), 3),
+            "actions": dict(keys),
+            "wanted": sorted(wanted),
+            DROPPED: dict(newest),
+        }
+
+
+_NO_ROOT: dict[str, digest.JSON] = {"host": "", "built": 0.0, "actions": {}, "wanted": [], DROPPED: {}}
+
+
+def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
+    """Return the root of a recipe's last build; fields that are missing or of a wrong type are empty."""
+    found = store.read_root(root_id(recipe)) or store.find_root(str(recipe))
+    document = found if isinstance(found, dict) else {}
+    return {
+        name: document[name] if isinstance(document.get(name), type(empty)) else empty
+        for name, empty in _NO_ROOT.items()
+    }
+
 
 def recipe_id(path: Path) -> str:
-    """Return the name of a recipe's root in the store: a hash of where the recipe lies."""
-    return digest.of_bytes(str(path).encode("utf-8", "surrogateescape"))[:32]
+    """Return what tells a recipe from others of its name: a hash of where it lies."""
+    return digest.of_bytes(os.fsencode(path))[:32]
 
 
-def open_session(named: str, call: Call) -> Session:
+def root_id(path: Path) -> str:
+    """Return the name of a recipe's root in the store; on two hosts one path may be two files."""
+    return digest.of_bytes(os.fsencode(os.uname().nodename) + b"\0" + os.fsencode(path))[:32]
+
+
+def open_session(named: str, call: Call, within: ExitStack | None = None) -> Session:
     """Load, resolve and plan a recipe.
+
+    Args:
+        named: The recipe, as the user named it.
+        call: The options.
+        within: Until it is closed, what the plan found and a build will use is kept from collection.
 
     Raises:
         RecipeError: Mistakes in the recipe, the machine file or the lock.
@@ -167,10 +228,12 @@ def open_session(named: str, call: Call) -> Session:
     graph = graph.only(call.targets) if call.targets else graph
     graph.require(sorted(call.rebuild))
     store = Store.open(cache_folder(call.cache, machine, machine_path, recipe.path), hints=hints)
-    root = store.read_root(recipe_id(recipe.path)) or {}
-    history = History(root.get("actions", {}))
+    if within is not None:
+        within.enter_context(store.in_use())
+    root = _last_root(store, recipe.path)
+    history = History(root["actions"])
     plan = make_plan(graph, store, history, frozenset(call.rebuild))
-    return Session(named, recipe, machine, store, resolved, locked, plan, whole=not call.targets)
+    return Session(named, recipe, machine, store, resolved, locked, plan, root, whole=not call.targets)
 
 
 def open_store(call: Call) -> Store:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from dem_build.cli.session import Call
     from dem_build.store import Store
-    from dem_build.store.verify import Damage, Usage
+    from dem_build.store.usage import Usage
+    from dem_build.store.verify import Damage
 
 __all__ = ["ls", "stats", "verify"]
 

@@ -66,17 +66,21 @@ class Runner:
         """Run an action, unless it is recorded or another process runs it. Never raises for a failed action."""
         begun = time.monotonic()
         try:
-            if not request.force and self.store.lookup(request.key) is not None:
-                return Reply(Answer.FOUND)
-            with self.store.lease(request.key):
-                # Another process may have published between our look and our lease.
-                if not request.force and self.store.lookup(request.key) is not None:
-                    return Reply(Answer.FOUND)
-                return self._run_leased(request, begun)
+            with self.store.in_use():
+                return self._run_unless_recorded(request, begun)
         except LeaseHeldError as error:
             return Reply(Answer.HELD, what=error.what)
         except DemError as error:
             return Reply(Answer.FAILED, time.monotonic() - begun, what=error.located, hint=error.hint)
+
+    def _run_unless_recorded(self, request: Request, begun: float) -> Reply:
+        if not request.force and self.store.lookup(request.key) is not None:
+            return Reply(Answer.FOUND)
+        with self.store.lease(request.key):
+            # Another process may have published between our look and our lease.
+            if not request.force and self.store.lookup(request.key) is not None:
+                return Reply(Answer.FOUND)
+            return self._run_leased(request, begun)
 
     def _run_leased(self, request: Request, begun: float) -> Reply:
         work = self.store.new_work(request.key)

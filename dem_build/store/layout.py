@@ -62,6 +62,21 @@ class Layout:
         return self.root / "tmp"
 
     @property
+    def running(self) -> Path:
+        """What each running process uses; made by the first that builds."""
+        return self.root / "running"
+
+    @property
+    def trash(self) -> Path:
+        """What a collection has taken and not yet deleted; made by the first."""
+        return self.root / "trash"
+
+    @property
+    def gc_lock(self) -> Path:
+        """Held by a collection while it decides and moves, and shared by those who look up or store."""
+        return self.root / "gc.lock"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Every folder that is there from the beginning."""
         return (

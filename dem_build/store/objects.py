@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
     from dem_build.store.layout import Layout
+    from dem_build.store.uses import Uses
 
 __all__ = ["Fault", "Objects", "Output"]
 
@@ -63,9 +64,10 @@ class Fault:
 class Objects:
     """The content-addressed files of one store."""
 
-    def __init__(self, layout: Layout, hints: Hints) -> None:
+    def __init__(self, layout: Layout, hints: Hints, uses: Uses) -> None:
         self._layout = layout
         self._hints = hints
+        self._uses = uses
 
     def path(self, name: Digest) -> Path:
         """Return where the object of a digest lies, or would."""
@@ -130,11 +132,12 @@ class Objects:
         """Rename a flushed file to its digest, unless sound bytes are there; return the folder."""
         target = self.path(hashed.blob.digest)
         files.make_folder(target.parent)
-        fault = self.examine(hashed.blob)
-        if fault is None:
-            return target.parent
-        self.set_aside(fault)
-        hashed.path.rename(target)
+        with self._uses.using(hashed.blob.digest):
+            fault = self.examine(hashed.blob)
+            if fault is None:
+                return target.parent
+            self.set_aside(fault)
+            hashed.path.rename(target)
         # Its bytes were read after the last change, so they count as verified however young they are.
         self._hints.remember([Hashed(target, hashed.blob, target.stat(), settled=True)])
         return target.parent
@@ -240,9 +243,13 @@ def _unreadable(error: OSError, path: Path) -> StoreError:
 
 
 def _settle(path: Path) -> Hashed:
-    """Make a file read-only, and flush it while it is hashed: the one waits for the disk, the other computes."""
+    """Make a file read-only, and flush it while it is hashed: the one waits for the disk, the other computes.
+
+    Its time says when it was stored.
+    """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a build with nothing to do needs no threads
 
+    os.utime(path)
     path.chmod(0o444)
     with ThreadPoolExecutor(1) as pool:
         flushed = pool.submit(files.sync_file, path)

@@ -10,11 +10,13 @@ from dem_build.store.leases import Leases
 from dem_build.store.objects import Objects, Output
 from dem_build.store.records import Records
 from dem_build.store.roots import Roots
+from dem_build.store.uses import Uses
 from dem_build.store.views import Views
 from dem_build.store.work import WorkFolders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from dem_build.digest import JSON, Blob, Digest
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from dem_build.store.layout import Layout
     from dem_build.store.leases import Lease
     from dem_build.store.records import Record
-    from dem_build.store.verify import Damage, Stats
+    from dem_build.store.usage import Stats
+    from dem_build.store.verify import Damage
 
 __all__ = ["Store"]
 
@@ -37,7 +40,8 @@ class Store:
     def __init__(self, layout: Layout, hints: Hints) -> None:
         self.root = layout.root
         self.hints = hints
-        self._objects = Objects(layout, hints)
+        self._uses = Uses(layout)
+        self._objects = Objects(layout, hints, self._uses)
         self._records = Records(layout, self._objects)
         self._views = Views(self._objects, hints)
         self._leases = Leases(layout)
@@ -57,6 +61,10 @@ class Store:
             StoreError: A newer dem wrote it, or it is not there and cannot be made.
         """
         return cls(open_layout(root), hints or Hints())
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Keep what this process looks up or stores in the block from collection until the block ends."""
+        return self._uses.noted()
 
     # Objects
 
@@ -123,7 +131,8 @@ class Store:
 
         Reads the record and no object.
         """
-        return self._records.lookup(key)
+        with self._uses.using(key):
+            return self._records.lookup(key)
 
     def peek(self, key: Digest) -> Record | None:
         """Return the record of `key` where it is valid, whatever became of its objects."""
@@ -131,7 +140,8 @@ class Store:
 
     def publish(self, record: Record) -> Record:
         """Record a result whose objects are stored; return the record that holds, which may be an earlier one."""
-        return self._records.publish(record)
+        with self._uses.using(record.key):
+            return self._records.publish(record)
 
     def records(self) -> Iterator[Record]:
         """Yield every valid record."""
@@ -169,17 +179,21 @@ class Store:
         """Return what the last build of a recipe wrote; None where there is none."""
         return self._roots.read(recipe_id)
 
+    def find_root(self, recipe: str) -> JSON | None:
+        """Return the newest root whose `recipe` is this file, whichever host wrote it."""
+        return self._roots.find(recipe)
+
     def write_root(self, recipe_id: str, root: JSON) -> None:
-        """Replace the root of a recipe. Every key anywhere in the document is kept from collection."""
+        """Replace the root of a recipe. Every key in the document, but for `dropped`, is kept from collection."""
         self._roots.write(recipe_id, root)
 
     # The whole
 
     def stats(self) -> Stats:
         """Count what the store holds."""
-        from dem_build.store.verify import stats  # noqa: PLC0415  a build never asks
+        from dem_build.store.usage import stats  # noqa: PLC0415  a build never asks
 
-        return stats(self._layout, self._records, self._roots)
+        return stats(self._layout)
 
     def verify(
         self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False

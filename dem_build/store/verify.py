@@ -1,8 +1,7 @@
-"""What the store holds, and whether it is sound: the only readers of everything."""
+"""Whether what the store holds is sound: the only reader of everything."""
 
 from __future__ import annotations
 
-import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,15 +14,14 @@ from dem_build.store.objects import Fault
 from dem_build.store.records import NewerRecordError, read_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from dem_build.store.layout import Layout
     from dem_build.store.objects import Objects
     from dem_build.store.records import Record, Records
-    from dem_build.store.roots import Roots
 
-__all__ = ["Damage", "Stats", "Usage", "stats", "verify"]
+__all__ = ["Damage", "verify"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _BATCH_BYTES = 1 << 30
@@ -50,84 +48,6 @@ class Damage:
 
     def __str__(self) -> str:
         return f"{self.path} {self.what}" + (f"; {self.repaired}" if self.repaired else "")
-
-
-@dataclass(frozen=True)
-class Usage:
-    """How many entries, and how many bytes on disk."""
-
-    count: int = 0
-    bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What the store holds.
-
-    Attributes:
-        objects: All objects.
-        kinds: Kind → its records and the bytes of their objects; an object of several kinds counts for the first
-            by name, so the sums and `unnamed` add up to `objects`.
-        unnamed: Objects that no record names.
-        recipes: Recipe id → the records that its last builds name, and the bytes of their objects.
-        work: Folders of unfinished runs.
-        quarantine: Damaged files that were set aside.
-    """
-
-    objects: Usage
-    kinds: Mapping[str, Usage]
-    unnamed: Usage
-    recipes: Mapping[str, Usage]
-    work: Usage
-    quarantine: Usage
-
-
-def stats(layout: Layout, records: Records, roots: Roots) -> Stats:
-    """Count what the store holds; nothing but records and roots is read.
-
-    Raises:
-        StoreError: The store cannot be read.
-    """
-    with files.writing(layout.root):
-        sizes = {path.name: path.stat().st_size for path in layout.objects.glob("*/*")}
-        known = {record.key: record for record in records.all()}
-        kinds, rest = _by_kind(known.values(), sizes)
-        return Stats(
-            objects=Usage(len(sizes), sum(sizes.values())),
-            kinds=kinds,
-            unnamed=Usage(len(rest), sum(rest.values())),
-            recipes={
-                name: _usage([known[k] for k in keys & known.keys()], sizes) for name, keys in roots.all()
-            },
-            work=Usage(sum(1 for _ in layout.work.glob("*/*")), _size(layout.work)),
-            quarantine=Usage(sum(1 for _ in layout.quarantine.iterdir()), _size(layout.quarantine)),
-        )
-
-
-def _by_kind(records: Iterable[Record], sizes: Mapping[str, int]) -> tuple[dict[str, Usage], dict[str, int]]:
-    """Return the usage of each kind, and the objects that are left."""
-    rest, kinds = dict(sizes), {}
-    grouped: dict[str, list[Record]] = {}
-    for record in records:
-        grouped.setdefault(record.kind, []).append(record)
-    for kind in sorted(grouped):
-        kinds[kind] = _usage(grouped[kind], rest)
-        for name in _names(grouped[kind]):
-            rest.pop(name, None)
-    return kinds, rest
-
-
-def _usage(records: list[Record], sizes: Mapping[str, int]) -> Usage:
-    return Usage(len(records), sum(sizes.get(name, 0) for name in _names(records)))
-
-
-def _names(records: Iterable[Record]) -> set[str]:
-    found = {blob.digest for record in records for blob in record.blobs()}
-    return found | {record.log.digest for record in records if record.log is not None}
-
-
-def _size(folder: Path) -> int:
-    return sum(os.lstat(os.path.join(p, n)).st_size for p, _, names in os.walk(folder) for n in names)  # noqa: PTH118
 
 
 def verify(

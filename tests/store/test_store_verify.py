@@ -19,7 +19,7 @@ from dem_build.errors import CorruptObjectError, StoreError
 from dem_build.store import Hints, Store
 from dem_build.store.hints import Hashed
 from dem_build.store.sealed import sealed
-from dem_build.store.verify import Usage
+from dem_build.store.usage import Usage
 
 
 def test_opening_makes_a_store_and_opening_it_again_changes_nothing(tmp_path):

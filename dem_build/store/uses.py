@@ -1,0 +1,160 @@
+"""Uses: what running processes have looked up or stored, kept from collection until they end.
+
+A process that builds has a file in `running/`: who it is, then a digest a line, of each key before it is looked up and
+of each object before it is stored. So a collection that moves something away and then reads these files knows whether
+somebody may have found it, and puts it back. Where the file system has locks nobody gets to see even that: a lookup
+and a collection exclude each other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from dem_build.store import files
+from dem_build.store.holders import (
+    HEARTBEAT_SECONDS,
+    SILENT_SECONDS,
+    Heartbeat,
+    Holder,
+    clock,
+    is_alive,
+    parse_holder,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dem_build.digest import Digest
+    from dem_build.store.layout import Layout
+
+__all__ = ["Uses", "read_uses"]
+
+_VERSION = "dem-uses"
+_HEX = re.compile(rb"[0-9a-f]{64}")
+
+
+class Uses:
+    """What this process uses of one store.
+
+    Args:
+        layout: The store.
+        heartbeat: Seconds between two signs of life.
+    """
+
+    def __init__(self, layout: Layout, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+        self._layout = layout
+        self._heartbeat = heartbeat
+        self._file: int | None = None
+        self._lock: int | None = None
+        self._depth = 0
+        self._threads = threading.RLock()
+        self._marked: set[Digest] = set()
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Write down what is used while the block runs. A store that cannot be written is used without."""
+        if self._file is not None:
+            yield
+            return
+        path = self._layout.running / files.nonce()
+        try:
+            heartbeat = Heartbeat(self._open(path), self._heartbeat)
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            heartbeat.stop()
+            self._close(path)
+
+    @contextmanager
+    def using(self, name: Digest) -> Iterator[None]:
+        """Note a key or an object, and run the block that looks for it or stores it while nothing is collected."""
+        if self._file is None:
+            yield
+            return
+        with self._threads:
+            self._enter()
+            try:
+                self._mark(name)
+                yield
+            finally:
+                self._leave()
+
+    def _open(self, path: Path) -> int:
+        files.make_folder(path.parent)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        self._lock = os.open(self._layout.gc_lock, flags, 0o666)
+        try:
+            self._file = os.open(path, flags | os.O_EXCL | os.O_APPEND, 0o666)
+            os.write(self._file, json.dumps(Holder.me().document(_VERSION)).encode() + b"\n")
+        except OSError:
+            self._close(path)
+            raise
+        return self._file
+
+    def _close(self, path: Path) -> None:
+        for descriptor in (self._file, self._lock):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._file = self._lock = None
+        self._marked.clear()
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+    def _mark(self, name: Digest) -> None:
+        if name not in self._marked and self._file is not None:
+            with suppress(OSError):  # a full disk; what is looked up now may be collected, which costs a miss
+                os.write(self._file, name.encode() + b"\n")
+                self._marked.add(name)
+
+    def _enter(self) -> None:
+        self._depth += 1
+        if self._depth == 1 and self._lock is not None:
+            # A collection that holds it for longer is stopped, and will look at our notes when it goes on.
+            files.acquire(self._lock, fcntl.LOCK_SH)
+
+    def _leave(self) -> None:
+        self._depth -= 1
+        if self._depth == 0 and self._lock is not None:
+            with suppress(OSError):
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+
+def read_uses(layout: Layout) -> tuple[frozenset[Digest], tuple[Path, ...]]:
+    """Return what living processes use, and the files of dead ones.
+
+    Raises:
+        OSError: The store cannot be read.
+    """
+    used: set[Digest] = set()
+    dead: list[Path] = []
+    for path in _files(layout):
+        with suppress(FileNotFoundError):  # it has ended just now
+            head, _, names = path.read_bytes().partition(b"\n")
+            holder = parse_holder(head, _VERSION)
+            if is_alive(holder, path, layout) if holder else _young(path, layout):
+                used |= {name.decode() for name in names.split(b"\n") if _HEX.fullmatch(name)}
+            else:
+                dead.append(path)
+    return frozenset(used), tuple(dead)
+
+
+def _young(path: Path, layout: Layout) -> bool:
+    """Return whether a file that names nobody may be one that is just being written."""
+    return clock(layout) - path.stat().st_mtime < SILENT_SECONDS
+
+
+def _files(layout: Layout) -> list[Path]:
+    try:
+        return sorted(layout.running.iterdir())
+    except FileNotFoundError:
+        return []
