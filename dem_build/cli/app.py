@@ -222,6 +222,42 @@ def verify_command(
     return stores.verify(Call(cache, machine), repair=repair, as_json=as_json)
 
 
+@cache_app.command("gc")
+def gc_command(
+    *,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size", metavar="SIZE", help="Stop when the store is as small: 50G.", show_default=False
+        ),
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", metavar="SPAN", help="Keep what was used within this: 30d.", show_default=False
+        ),
+    ] = None,
+    vectors: Annotated[
+        bool, typer.Option("--vectors", help="Take vectors and checkpoints too: GPU-hours.")
+    ] = False,
+    grace: Annotated[
+        str | None,
+        typer.Option(
+            "--grace", metavar="SPAN", help="Keep what is younger; 1d if not given.", show_default=False
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    cache: Cache = None,
+    machine: MachineFile = None,
+    as_json: AsJson = False,
+) -> int:
+    """Delete what no recipe and no running build needs."""
+    from dem_build.cli import garbage  # noqa: PLC0415
+
+    limits = garbage.Limits(max_size, older_than, grace, vectors, dry_run)
+    return garbage.collect(Call(cache, machine), limits, as_json=as_json)
+
+
 @app.callback(invoke_without_command=True)
 def version_option(
     *, version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False

@@ -236,8 +236,19 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     return Session(named, recipe, machine, store, resolved, locked, plan, root, whole=not call.targets)
 
 
-def open_store(call: Call) -> Store:
-    """Open the store that a recipe in the current folder would use."""
+def open_store(call: Call, *, make: bool = True) -> Store:
+    """Open the store that a recipe in the current folder would use.
+
+    Args:
+        call: The options.
+        make: Make one where there is none.
+
+    Raises:
+        StoreError: There is none and none is to be made, or it cannot be used.
+    """
     here = Path.cwd() / "recipe.toml"
     machine, machine_path = load_machine(call.machine, here)
-    return Store.open(cache_folder(call.cache, machine, machine_path, here))
+    folder = cache_folder(call.cache, machine, machine_path, here)
+    if not make and not (folder / "format.json").exists():
+        raise StoreError("there is no cache here", where=str(folder), hint="--cache says where it is")
+    return Store.open(folder)

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from dem_build.store.usage import Usage
     from dem_build.store.verify import Damage
 
+AGES_SAID = {
+    "day": "within a day",
+    "week": "within a week",
+    "month": "within thirty days",
+    "older": "longer ago",
+}
+
 __all__ = ["ls", "stats", "verify"]
 
 
@@ -58,8 +65,11 @@ def stats(call: Call, *, as_json: bool) -> int:
     _row(table, "  of no record", found.unnamed)
     _row(table, "unfinished work", found.work)
     _row(table, "quarantine", found.quarantine)
+    for name, usage in found.ages.items():
+        _row(table, f"used {AGES_SAID[name]}", usage)
     for name, usage in found.recipes.items():
         _row(table, f"recipe {_recipe(store, name)}", usage)
+        _row(table, "  not shared with others", found.exclusive[name])
     view.make_console().print(view.clean(store.root), table, sep="\n")
     return 0
 

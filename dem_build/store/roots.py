@@ -16,6 +16,7 @@ from dem_build import digest
 from dem_build.store import files
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
@@ -35,6 +36,7 @@ class Root:
 
     Attributes:
         path: Its file.
+        inode: Which file that was when it was read.
         recipe_id: Of which recipe.
         document: What was written; None where that cannot be read.
         names: Every digest that it needs.
@@ -43,6 +45,7 @@ class Root:
     """
 
     path: Path
+    inode: int
     recipe_id: str
     document: JSON | None
     names: frozenset[Digest]
@@ -102,7 +105,8 @@ class Roots:
         """
         for path in sorted(self._layout.roots.glob("*.json")):
             with files.writing(path), suppress(FileNotFoundError):
-                yield _root(path, path.read_bytes(), path.stat().st_mtime)
+                stat = path.stat()  # before the bytes: what replaces them later has another inode
+                yield _root(path, path.read_bytes(), stat)
 
     def _path(self, recipe_id: str) -> Path:
         """Return where a root lies: a recipe id may be any text, so its hash names the file."""
@@ -121,14 +125,14 @@ def _read(path: Path) -> dict[str, JSON] | None:
     return document
 
 
-def _root(path: Path, data: bytes, used: float) -> Root:
+def _root(path: Path, data: bytes, stat: os.stat_result) -> Root:
     """Return what a file says; of one that cannot be read, every digest in it counts as needed."""
     try:
         document = json.loads(data)
         recipe_id, root = document["recipe_id"], document["root"]
     except (ValueError, TypeError, KeyError):
         names = (name.decode() for name in _HEX_BYTES.findall(data))
-        return Root(path, path.stem, None, frozenset(names), used)
+        return Root(path, stat.st_ino, path.stem, None, frozenset(names), stat.st_mtime)
     dropped = root.get(DROPPED) if isinstance(root, dict) else None
     needed = {n: v for n, v in root.items() if n != DROPPED} if isinstance(root, dict) else root
     times = {
@@ -136,7 +140,7 @@ def _root(path: Path, data: bytes, used: float) -> Root:
         for key, when in (dropped.items() if isinstance(dropped, dict) else ())
         if isinstance(when, int | float)
     }
-    return Root(path, str(recipe_id), root, frozenset(_digests(needed)), used, times)
+    return Root(path, stat.st_ino, str(recipe_id), root, frozenset(_digests(needed)), stat.st_mtime, times)
 
 
 def _digests(value: JSON) -> Iterator[Digest]:

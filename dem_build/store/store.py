@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.digest import JSON, Blob, Digest
+    from dem_build.store.collect import Collection
+    from dem_build.store.garbage import Policy
     from dem_build.store.holders import Holder
     from dem_build.store.layout import Layout
     from dem_build.store.leases import Lease
@@ -207,3 +209,17 @@ class Store:
         from dem_build.store.verify import verify  # noqa: PLC0415  a build never asks
 
         return verify(self._layout, self._objects, self._records, repair=repair, progress=progress)
+
+    def collect(self, policy: Policy, *, dry_run: bool = False) -> Collection:
+        """Take away what nobody needs.
+
+        Args:
+            policy: How much.
+            dry_run: Only say what would go.
+
+        Raises:
+            LeaseHeldError: Another collection is at work, or a process that stores something does not end.
+        """
+        from dem_build.store.collect import collect  # noqa: PLC0415  a build never asks
+
+        return collect(self._layout, policy, dry_run=dry_run)
