@@ -26,7 +26,7 @@ from dem_build.execute.events import read_events
 from dem_build.execute.request import Answer, Reply
 from dem_build.kinds import KINDS, GroupDigest, TakenDigest
 from dem_build.steps.api import Context, Group, Inputs, Resident, Term
-from dem_build.steps.checkpoints import adopt, newest_complete, step_of
+from dem_build.steps.checkpoints import adopt, complete_checkpoints, step_of
 from dem_build.store import Record
 from dem_build.store.files import FULL
 
@@ -207,21 +207,18 @@ def _groups(request: Request, grouped: Mapping[str, list[tuple[TakenOutput, Path
 
 
 def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
-    """Copy the newest complete checkpoint of earlier runs into this run's folder; return its step.
+    """Copy the newest sound checkpoint of earlier runs into this run's folder; return its step.
 
     A copy, not a move: the earlier run's process may be stopped rather than dead, and write on when it wakes up. Once
     the copy is on the disk, the checkpoints that it replaces go.
     """
-    found = [
-        c for old in store.previous_work(key) if old != work and (c := newest_complete(old / "checkpoints"))
-    ]
-    if not found:
-        return None
-    newest = max(found, key=step_of)
-    copied = adopt(newest, work / "checkpoints")
-    for checkpoint in found:  # each may be many times the model; their logs stay
-        shutil.rmtree(checkpoint.parent, ignore_errors=True)
-    return step_of(copied)
+    folders = [old / "checkpoints" for old in store.previous_work(key) if old != work]
+    found = sorted((c for f in folders for c in complete_checkpoints(f)), key=step_of, reverse=True)
+    adopted = (adopt(checkpoint, work / "checkpoints") for checkpoint in found)
+    copied = next((copy for copy in adopted if copy is not None), None)
+    for folder in {c.parent for c in found}:  # each may be many times the model; their logs stay
+        shutil.rmtree(folder, ignore_errors=True)
+    return None if copied is None else step_of(copied)
 
 
 @contextlib.contextmanager

@@ -1,24 +1,30 @@
 """Checkpoints of an unfinished action: a folder counts only once its marker, written last, is there.
 
 Trainer writes checkpoints in place; a kill in the middle leaves half a one. `mark_complete` writes the list of
-files and sizes last, so a folder whose marker is missing or disagrees is never resumed from. What a checkpoint
-replaces goes only when the checkpoint would outlive a power cut.
+files, sizes and digests last, so a folder whose marker is missing or disagrees is never resumed from. What a checkpoint
+replaces goes only when the checkpoint would outlive a power cut. Digests are compared when another run takes a
+checkpoint up, which may be days later: a flipped bit in it would be in the vector for good.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 from typing import TYPE_CHECKING
 
+from dem_build import digest
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 __all__ = ["adopt", "complete_checkpoints", "keep", "mark_complete", "newest_complete", "step_of"]
 
 MARKER = "complete.json"
+UNREADABLE = frozenset({errno.EACCES, errno.EIO, errno.EPERM})
 KEPT = 2
 
 
@@ -29,25 +35,51 @@ def keep(checkpoint: Path) -> None:
         shutil.rmtree(old)
 
 
-def adopt(checkpoint: Path, folder: Path) -> Path:
-    """Return a complete copy of a checkpoint in the run's own `folder`."""
+def adopt(checkpoint: Path, folder: Path) -> Path | None:
+    """Return a complete copy of a checkpoint in the run's own `folder`; None where its bytes are not those saved."""
     copied = folder / checkpoint.name
     # Without the marker: copied before the files are flushed, it would vouch for bytes that a power cut takes.
-    shutil.copytree(checkpoint, copied, ignore=shutil.ignore_patterns(MARKER + "*"), dirs_exist_ok=True)
-    mark_complete(copied)
-    return copied
+    saved = _saved(checkpoint)
+    if _copy(checkpoint, copied, saved) and (files := _flushed(copied)) == saved:
+        _mark(copied, files)
+        return copied
+    shutil.rmtree(copied)
+    return None
+
+
+def _copy(checkpoint: Path, copied: Path, names: Iterable[str]) -> bool:
+    """Copy files; return whether all could be read."""
+    copied.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (copied / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(checkpoint / name, copied / name)
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            return False
+    return True
 
 
 def mark_complete(checkpoint: Path) -> None:
     """Flush a checkpoint to the disk, files and names, and mark it complete; the mark is flushed as well."""
-    sizes = {}
+    _mark(checkpoint, _flushed(checkpoint))
+
+
+def _flushed(checkpoint: Path) -> dict[str, tuple[int, str]]:
+    """Flush a checkpoint's files and folders; return the size and digest of each file."""
+    found = {}
     for path in _files(checkpoint):
         _flush(path)
-        sizes[path.relative_to(checkpoint).as_posix()] = path.stat().st_size
+        found[path.relative_to(checkpoint).as_posix()] = (path.stat().st_size, digest.of_file(path))
     for folder in (p for p in checkpoint.rglob("*") if p.is_dir()):
         _flush(folder)
+    return found
+
+
+def _mark(checkpoint: Path, files: dict[str, tuple[int, str]]) -> None:
     partial = checkpoint / (MARKER + ".partial")
-    partial.write_text(json.dumps(sizes), encoding="utf-8")
+    partial.write_text(json.dumps(files), encoding="utf-8")
     _flush(partial)
     _flush(checkpoint)  # the files' names come before the mark that counts on them
     partial.rename(checkpoint / MARKER)
@@ -86,9 +118,18 @@ def _files(checkpoint: Path) -> list[Path]:
     return sorted(p for p in checkpoint.rglob("*") if p.is_file() and not p.name.startswith(MARKER))
 
 
-def _complete(checkpoint: Path) -> bool:
+def _saved(checkpoint: Path) -> dict[str, tuple[int, str]]:
+    """Return what the marker says of each file; empty where it says nothing that can be read."""
     try:
-        sizes = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
-        return isinstance(sizes, dict) and all((checkpoint / n).stat().st_size == s for n, s in sizes.items())
+        said = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        return {str(name): (int(size), str(found)) for name, (size, found) in said.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _complete(checkpoint: Path) -> bool:
+    saved = _saved(checkpoint)
+    try:
+        return bool(saved) and all((checkpoint / n).stat().st_size == size for n, (size, _) in saved.items())
     except (OSError, ValueError):
         return False

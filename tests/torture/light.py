@@ -1,9 +1,10 @@
 """Builds without torch in a fraction of a second: a process that has `dem` loaded forks for each.
 
-    python light.py      reads calls as JSON lines from standard input, answers each with a line
+    python light.py [--real]      reads calls as JSON lines from standard input, answers each with a line
 
-Everything of `dem build` runs, from the recipe to `out/`, but for two things: steps that need torch have stand-ins,
-and the one worker is no process of its own, so that a kill is driver and worker at once.
+Everything of `dem build` runs, from the recipe to `out/`, but for two things: steps that need torch have stand-ins
+(with `--real` they are the real ones, imported once), and the one worker is no process of its own, so that a kill is
+driver and worker at once.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from __future__ import annotations
 import json
 import os
 import queue
+import resource
+import signal
 import subprocess
 import sys
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import failpoints
-import stand_ins
 from failpoints import Plan
 
 if TYPE_CHECKING:
@@ -28,13 +30,30 @@ if TYPE_CHECKING:
 PARTS = Path(__file__).parent
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """What a call may do.
+
+    Attributes:
+        user: Who calls, where it is not whoever runs this; only root may become another.
+        largest: Bytes that a file may have; 0 for no limit.
+        seconds: After so many it is killed.
+        until: A pattern in its folder: it is killed once a file matches.
+    """
+
+    user: int = 0
+    largest: int = 0
+    seconds: int = 240
+    until: str = ""
+
+
 class Builder:
     """The other end: starts the process and asks it for builds."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, real: bool = False) -> None:
         root = str(PARTS.parents[1])
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve())],
+            [sys.executable, str(Path(__file__).resolve()), *(["--real"] if real else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -47,6 +66,7 @@ class Builder:
         arguments: Sequence[str],
         plan: Plan | None = None,
         variables: Mapping[str, str] | None = None,
+        bounds: Bounds | None = None,
     ) -> int:
         """Call `dem` in a folder; return its status, or minus the signal that ended it.
 
@@ -55,6 +75,7 @@ class Builder:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         call = {"home": str(home), "arguments": [*arguments], "plan": asdict(plan or Plan())}
+        call["bounds"] = asdict(bounds or Bounds())
         self._process.stdin.write(json.dumps(call | {"variables": dict(variables or {})}) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
@@ -73,12 +94,33 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
-        child = os.fork()
+        call, child = json.loads(line), os.fork()
         if child == 0:
-            _run(json.loads(line))
+            _run(call)
+        if pattern := call["bounds"]["until"]:
+            _kill(child, Path(call["home"]), pattern)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         answers.write(f"{status}\n")
         answers.flush()
+
+
+def _kill(child: int, home: Path, pattern: str) -> None:
+    """Kill a call once a file is there; return as well where it ends before."""
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if any(home.glob(pattern)):
+            os.kill(child, signal.SIGKILL)
+            return
+
+
+def _bind(bounds: Bounds) -> None:
+    """Keep this process within bounds."""
+    signal.alarm(bounds.seconds)
+    if bounds.largest:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bounds.largest, bounds.largest))
+    if bounds.user:
+        os.setgroups([])
+        os.setgid(bounds.user)
+        os.setuid(bounds.user)
 
 
 def _run(call: Mapping[str, Any]) -> None:
@@ -94,6 +136,7 @@ def _run(call: Mapping[str, Any]) -> None:
         from dem_build.cli.app import run
 
         failpoints.install([home], Plan(**call["plan"]))
+        _bind(Bounds(**call["bounds"]))
         status = run(call["arguments"])
     except BaseException:  # noqa: BLE001  nothing may reach the loop that forked this
         traceback.print_exc()
@@ -104,14 +147,19 @@ def _run(call: Mapping[str, Any]) -> None:
 
 
 def _load() -> None:
-    """Import now what every build would import, and put the stand-ins in their places."""
+    """Import now what every build would import, and put the stand-ins in their places unless steps are to be real."""
     from dem_build.cli import app, build, stores, view_lines  # noqa: F401
     from dem_build.execute import build as loop
     from dem_build.execute import run
     from dem_build.steps import compose  # noqa: F401
 
     assert run.Runner
-    stand_ins.stand_in()
+    if "--real" in sys.argv:
+        from dem_build.steps import base, finetune, loss, prepare  # noqa: F401
+    else:
+        import stand_ins
+
+        stand_ins.stand_in()
     loop.Pool = OneWorker  # type: ignore[misc, assignment]
 
 
