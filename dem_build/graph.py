@@ -187,8 +187,8 @@ def _data(recipe: Recipe, name: str, lock: Lock) -> Action:
     dataset, train = recipe.datasets[name], recipe.train_of(name)
     params = _source_params(dataset, train) | {
         # Files held out whole are sources with a tag of their own: their names enter no key.
-        "validation": 0.0 if isinstance(dataset.validation, str) else dataset.validation,
-        "test": 0.0 if isinstance(dataset.test, str) else dataset.test,
+        "validation": dataset.validation if isinstance(dataset.validation, int | float) else 0.0,
+        "test": dataset.test if isinstance(dataset.test, int | float) else 0.0,
         "group_by": dataset.group_by,
     }
     return _prepare(name, params, lock, dataset.salt)

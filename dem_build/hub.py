@@ -88,10 +88,11 @@ def require_access(file: HubFile) -> None:
     Raises:
         UsageError: As `download`.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url  # noqa: PLC0415  as in _asking
+    from huggingface_hub import hf_hub_url  # noqa: PLC0415  as in _asking
 
-    with _asking(file.kind, file.repo, file.commit):
-        get_hf_file_metadata(hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit))
+    with _asking(file.kind, file.repo, file.commit) as api:
+        url = hf_hub_url(file.repo, file.name, repo_type=file.kind, revision=file.commit)
+        api.get_hf_file_metadata(url=url)
 
 
 def download(file: HubFile) -> Path:

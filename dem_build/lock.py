@@ -17,16 +17,17 @@ from typing import TYPE_CHECKING, TypeVar
 from dem_build import hub
 from dem_build.bases import locate_base, locate_template
 from dem_build.data import sources
-from dem_build.data.rows import side_of
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.finetuned import adapter_files, checkpoint_files
 from dem_build.kinds import SourceFile
+from dem_build.pins import Pin, Pins, asked_of
 from dem_build.store.files import sync_file, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from dem_build.digest import JSON
+    from dem_build.pins import Asked
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
     from dem_build.tasks import Closure
@@ -40,8 +41,8 @@ __all__ = [
     "locate",
     "lock_path",
     "read",
-    "refuse_leaks",
     "resolve",
+    "unpinned",
     "write",
 ]
 
@@ -79,23 +80,42 @@ class LockedTask:
 
 @dataclass(frozen=True)
 class Lock:
-    """What a recipe's outside names stand for, now and on this machine; `datasets` holds probes as well."""
+    """What a recipe's outside names stand for, now and on this machine.
+
+    Attributes:
+        base: The base model's files.
+        datasets: The files of each dataset and probe, those on a hub among them.
+        tasks: The evaluation tasks.
+        pins: What of datasets and probes is on a hub.
+    """
 
     base: LockedBase
     datasets: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
     tasks: Mapping[str, LockedTask] = field(default_factory=dict)
     vectors: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
+    pins: Mapping[str, Pin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Located:
-    """The files that a recipe names, found and not yet read; `datasets` holds probes as well."""
+    """What a recipe names: files that were found and not yet read, and names that a hub may be asked for.
+
+    Attributes:
+        base_source: How the base is read.
+        base: Its files.
+        datasets: The files of each dataset and probe that are on this machine.
+        closures: The evaluation tasks.
+        asked: What datasets and probes ask of a hub.
+        problem: Makes a mistake at a key of the recipe.
+    """
 
     base_source: str
     base: tuple[Tagged, ...]
     datasets: Mapping[str, tuple[Tagged, ...]]
     closures: Mapping[str, Closure]
     vectors: Mapping[str, tuple[Tagged, ...]] = field(default_factory=dict)
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    problem: Callable[[str, str, str], Problem] = lambda key, what, hint: Problem("", 0, key, what, hint)
 
 
 def locate(recipe: Recipe) -> Located:
@@ -107,12 +127,14 @@ def locate(recipe: Recipe) -> Located:
     problems: list[Problem] = []
     source, base = _try(recipe, "base.model", lambda: locate_base(recipe), problems) or ("", ())
     template = _try(recipe, "base.chat_template", lambda: locate_template(recipe), problems) or ()
-    datasets = {name: _locate_data(recipe, name, problems) for name in (*recipe.datasets, *recipe.probes)}
+    names = (*recipe.datasets, *recipe.probes)
+    datasets = {name: _locate_data(recipe, name, problems) for name in names}
     vectors = {name: _locate_vector(recipe, name, problems) for name in recipe.vectors}
     closures = _locate_tasks(recipe, problems)
     if problems:
         raise RecipeError(problems)
-    return Located(source, (*base, *template), datasets, closures, vectors)
+    asked = {name: found for name in names if (found := asked_of(recipe, name)) is not None}
+    return Located(source, (*base, *template), datasets, closures, vectors, asked, recipe.problem)
 
 
 def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
@@ -125,53 +147,55 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
         upgrade: Ask the hub anew for every name.
 
     Raises:
-        UsageError: A name that no lock pins, and that the hub cannot be asked for.
+        RecipeError: What datasets ask of a hub and it does not have, all of it at once.
+        UsageError: Another name that no lock pins, and that the hub cannot be asked for.
     """
+    known = None if upgrade else old
     base = LockedBase(located.base_source, _hashed(located.base, hints))
+    pins = _resolve_pins(located, Pins(_pins(known), hints))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
-    datasets = {name: tuple(sorted(_hashed(files, hints))) for name, files in located.datasets.items()}
+    datasets = {
+        name: tuple(sorted([*_hashed(files, hints), *(pins[name].files if name in pins else ())]))
+        for name, files in located.datasets.items()
+    }
     vectors = {name: _hashed(files, hints) for name, files in located.vectors.items()}
-    pinned = {} if old is None or upgrade else old["tasks"]
+    pinned = known["tasks"] if known is not None else {}
     locked = {n: _locked_task(c, hints, pinned.get(n, {})) for n, c in located.closures.items()}
-    return Lock(base, datasets, locked, vectors)
+    return Lock(base, datasets, locked, vectors, pins)
 
 
-def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
-    """Refuse files that are both judged by and learned from, by their content: a copy is the same file.
-
-    Raises:
-        RecipeError: A file that is held out is also trained on, or one that judges is also one to choose by.
-    """
-    files = [(name, side_of(f) or "train", f) for name, found in lock.datasets.items() for f in found]
-    users: dict[tuple[str, str], str] = {}
-    for name, side, file in files:
-        users.setdefault((side, file.digest), name)
-    problems = [
-        recipe.problem(
-            _data_key(recipe, name, side), f"{file.path.name} is {word} {users[use, file.digest]}", hint
-        )
-        for name, side, file in files
-        for use, word, hint in _MUST_NOT[side]
-        if (use, file.digest) in users
+def unpinned(located: Located, old: JSON | None) -> list[str]:
+    """Return the names (`datasets.math`, `tasks.arc_easy`) that a hub would have to be asked for."""
+    known = {pin.asked for pin in _pins(old)}
+    tasks = old["tasks"] if old is not None else {}
+    return [
+        *(f"datasets.{name}" for name, asked in located.asked.items() if asked not in known),
+        *(
+            f"tasks.{n}"
+            for n, c in located.closures.items()
+            if c.dataset and not _revision(c, tasks.get(n, {}))
+        ),
     ]
+
+
+def _resolve_pins(located: Located, pins: Pins) -> dict[str, Pin]:
+    found: dict[str, Pin] = {}
+    problems: list[Problem] = []
+    for name, asked in located.asked.items():
+        try:
+            found[name] = pins.resolve(asked)
+        except UsageError as error:
+            key = f"{'datasets' if 'train' in dict(asked.splits) else 'probes'}.{name}.hub"
+            problems.append(located.problem(key, error.what, error.hint or ""))
     if problems:
         raise RecipeError(problems)
+    return found
 
 
-_SEPARATE = "give it rows of its own, or hold out a share such as 0.05"
-_TRAINED = ("train", "also what is trained on for", _SEPARATE)
-_CHOSEN = ("validation", "also the validation set of", _SEPARATE)
-# Side of a file → uses that it must not have too.
-_MUST_NOT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
-    "train": (),
-    "validation": (_TRAINED,),
-    "test": (_TRAINED, _CHOSEN),
-}
-
-
-def _data_key(recipe: Recipe, name: str, side: str) -> str:
-    """Return the key that names a file held out whole."""
-    return f"probes.{name}.path" if name in recipe.probes else f"datasets.{name}.{side}"
+def _pins(old: JSON | None) -> list[Pin]:
+    """Return what a lock pins of datasets on a hub."""
+    entries = old["datasets"].values() if old is not None else ()
+    return [Pin.parse(entry["hub"]) for entry in entries if "hub" in entry]
 
 
 def lock_path(recipe: Path) -> Path:
@@ -201,6 +225,7 @@ def read(path: Path) -> JSON | None:
         raise RecipeError([Problem(str(path), 0, "", what, hint)])
     try:
         _digests(document)
+        _pins(document)
     except (KeyError, TypeError, AttributeError) as error:
         hint = "restore it, or delete it and run `dem lock`"
         raise RecipeError(
@@ -235,7 +260,8 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
         "dem_lock": LOCK_VERSION,
         "base": {"source": lock.base.source, "files": _listed(lock.base.files, folder)},
         "datasets": {
-            name: {"files": _listed(files, folder)} for name, files in sorted(lock.datasets.items())
+            name: _data_document(files, lock.pins.get(name), folder)
+            for name, files in sorted(lock.datasets.items())
         },
         **({"vectors": vectors} if vectors else {}),
         "tasks": {name: _task_document(task, folder) for name, task in sorted(lock.tasks.items())},
@@ -267,13 +293,14 @@ def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Ta
 
 
 def _patterns(recipe: Recipe, name: str) -> list[tuple[str, str, str]]:
-    """Return each key that names files of a dataset or a probe, what it holds them out for, and its pattern."""
+    """Return each key that names local files of a dataset or a probe, what it holds them out for, and its pattern."""
     if name in recipe.probes:
-        return [(f"probes.{name}.path", "test", recipe.probes[name].path or "")]
+        path = recipe.probes[name].path
+        return [(f"probes.{name}.path", "test", path)] if path else []
     dataset = recipe.datasets[name]
     held = [("validation", dataset.validation), ("test", dataset.test)]
     patterns = [(f"datasets.{name}.{side}", side, value) for side, value in held if isinstance(value, str)]
-    return [(f"datasets.{name}.path", "", dataset.path or ""), *patterns]
+    return [*([(f"datasets.{name}.path", "", dataset.path)] if dataset.path else []), *patterns]
 
 
 def _typed(pattern: str, folder: Path) -> tuple[Tagged, ...]:
@@ -313,10 +340,14 @@ def _locked_task(closure: Closure, hints: Hints, pinned: JSON) -> LockedTask:
 
     revision = None
     if closure.dataset is not None:
-        known = pinned.get("dataset_revision") if pinned.get("dataset") == closure.dataset else None
-        revision = known or hub.dataset_commit(closure.dataset)
+        revision = _revision(closure, pinned) or hub.dataset_commit(closure.dataset)
     files = _hashed(closure.files, hints)
     return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, revision)
+
+
+def _revision(closure: Closure, pinned: JSON) -> str | None:
+    """Return the commit that the lock has of a task's dataset."""
+    return pinned.get("dataset_revision") if pinned.get("dataset") == closure.dataset else None
 
 
 def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
@@ -336,6 +367,11 @@ def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:
     ]
 
 
+def _data_document(files: Iterable[SourceFile], pin: Pin | None, folder: Path) -> dict[str, JSON]:
+    local = {"files": _listed((f for f in files if f.hub is None), folder)}
+    return local if pin is None else local | {"hub": pin.document()}
+
+
 def _task_document(task: LockedTask, folder: Path) -> dict[str, JSON]:
     pinned = {"dataset": task.dataset, "dataset_revision": task.dataset_revision} if task.dataset else {}
     return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": _listed(task.files, folder)}
@@ -347,7 +383,9 @@ def _digests(lock: JSON) -> dict[str, JSON]:
     entries |= {f"datasets.{name}": entry for name, entry in lock["datasets"].items()}
     entries |= {f"vectors.{name}": entry for name, entry in lock.get("vectors", {}).items()}
     entries |= {f"tasks.{name}": entry for name, entry in lock["tasks"].items()}
-    return {
-        name: {**entry, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]}
-        for name, entry in entries.items()
-    }
+    return {name: _pathless(entry) for name, entry in entries.items()}
+
+
+def _pathless(entry: JSON) -> dict[str, JSON]:
+    more = {"hub": _pathless(entry["hub"])} if "hub" in entry else {}
+    return {**entry, **more, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]}

@@ -12,6 +12,7 @@ from test_build import Project, fresh, ran
 from dem_build import lock
 from dem_build.errors import RecipeError
 from dem_build.graph import build_graph
+from dem_build.leaks import refuse_leaks
 from dem_build.recipe import load_recipe
 from dem_build.store import Hints
 
@@ -124,7 +125,7 @@ def resolved(project: Path, text: str) -> lock.Lock:
     (project / "tiny.toml").write_text(text)
     recipe = load_recipe(project / "tiny.toml")
     found = lock.resolve(lock.locate(recipe), Hints(project / "hints"))
-    lock.refuse_leaks(recipe, found)
+    refuse_leaks(recipe, found)
     return found
 
 

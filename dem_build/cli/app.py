@@ -88,7 +88,9 @@ def build_command(
 
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    call = Call(cache, machine, tuple(overrides or ()), _targets(context), tuple(rebuild or ()))
+    call = Call(
+        cache, machine, tuple(overrides or ()), _targets(context), tuple(rebuild or ()), locked=locked
+    )
     flags = build.Flags(
         locked=locked,
         no_train=no_train,

@@ -12,6 +12,7 @@ from dem_build import digest, lock
 from dem_build.bases import refuse_template, template_is_new
 from dem_build.errors import NotUpToDateError, StoreError, UsageError
 from dem_build.graph import build_graph
+from dem_build.leaks import refuse_leaks
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
 from dem_build.store import Hints, Store
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from dem_build.execute.outcome import Outcome
-    from dem_build.lock import Lock
+    from dem_build.lock import Located, Lock
     from dem_build.machine import Machine
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe
@@ -48,6 +49,7 @@ class Call:
         targets: Actions named after `--`; none means all of them.
         rebuild: `--rebuild`.
         upgrade: `dem lock --upgrade`.
+        locked: `--locked`: what no lock pins is an error, and no hub is asked for it.
     """
 
     cache: str | None = None
@@ -56,6 +58,7 @@ class Call:
     targets: Sequence[str] = ()
     rebuild: Sequence[str] = ()
     upgrade: bool = False
+    locked: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,10 @@ class Session:
         """Raise unless the lock file is what the recipe resolves to.
 
         Raises:
-            NotUpToDateError: It is missing, or something has changed since.
+            NotUpToDateError: Something has changed since.
         """
-        path = lock.lock_path(self.recipe.path)
-        if self.locked is None:
-            raise NotUpToDateError(
-                "there is no lock", where=str(path), hint=f"`dem lock {self.named}` writes it"
-            )
         if changed := lock.changes(self.locked, self.lock, self.recipe.folder):
-            hint = f"`dem lock {self.named}` accepts what is there now; or put back what was locked"
-            raise NotUpToDateError(f"not what is locked: {', '.join(changed)}", where=str(path), hint=hint)
+            raise _not_locked(self.named, lock.lock_path(self.recipe.path), changed)
 
     def require_trust(self) -> None:
         """Raise where a local task file would run without the user's word.
@@ -214,14 +211,17 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         RecipeError: Mistakes in the recipe, the machine file or the lock.
         UsageError: A target or `--rebuild` that is no action of the recipe.
         StoreError: The cache cannot be used.
+        NotUpToDateError: The call asks for a lock, and there is none, or it does not pin a name on a hub.
     """
     recipe = load_recipe(Path(named), call.overrides)
     machine, machine_path = load_machine(call.machine, recipe.path)
     located = lock.locate(recipe)
     hints = Hints()
     locked = lock.read(lock.lock_path(recipe.path))
+    if call.locked:
+        _require_pinned(named, recipe, located, locked)
     resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
-    lock.refuse_leaks(recipe, resolved)
+    refuse_leaks(recipe, resolved)
     if template_is_new(resolved.base.files, locked):
         refuse_template(recipe)
     graph = build_graph(recipe, resolved)
@@ -234,6 +234,19 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     history = History(root["actions"])
     plan = make_plan(graph, store, history, frozenset(call.rebuild))
     return Session(named, recipe, machine, store, resolved, locked, plan, root, whole=not call.targets)
+
+
+def _require_pinned(named: str, recipe: Recipe, located: Located, locked: digest.JSON | None) -> None:
+    path = lock.lock_path(recipe.path)
+    if locked is None:
+        raise NotUpToDateError("there is no lock", where=str(path), hint=f"`dem lock {named}` writes it")
+    if missing := lock.unpinned(located, locked):
+        raise _not_locked(named, path, missing)
+
+
+def _not_locked(named: str, path: Path, names: Sequence[str]) -> NotUpToDateError:
+    hint = f"`dem lock {named}` accepts what is there now; or put back what was locked"
+    return NotUpToDateError(f"not what is locked: {', '.join(names)}", where=str(path), hint=hint)
 
 
 def open_store(call: Call, *, make: bool = True) -> Store:

@@ -45,10 +45,6 @@ def _is(*values: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in values
 
 
-def _is_split(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
 _TRAIN = (
     Later("train.method", 'method = "lora"', 'use method = "full" for now', _is("lora")),
     Later(
@@ -62,10 +58,6 @@ _TRAIN = (
 LATER: tuple[Later, ...] = (
     *_TRAIN,
     *(Later(f"datasets.*.{item.key}", item.feature, item.until, item.uses) for item in _TRAIN),
-    Later("datasets.*.hub", "a dataset from the hub", "download it, and name its file in `path`"),
-    Later("probes.*.hub", "a probe from the hub", "download it, and name its file in `path`"),
-    Later("datasets.*.validation", "a split of the hub", "give a share such as 0.05, or a path", _is_split),
-    Later("datasets.*.test", "a split of the hub", "give a share such as 0.05, or a path", _is_split),
     *(
         Later(
             f"{section}.*.omega",

@@ -65,6 +65,16 @@ STORES = (
         4,
     ),
     Call(
+        "A dataset on a hub that no lock pins, under `--locked`",
+        "build recipe.toml --locked",
+        (
+            "error: recipe.lock: not what is locked: datasets.add\n"
+            "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked"
+        ),
+        status=4,
+        setup=lock_then(edit("recipe.toml", 'path = "data/add.jsonl"', 'hub = "org/add"')),
+    ),
+    Call(
         "Data changed since the lock",
         "build recipe.toml --locked",
         (

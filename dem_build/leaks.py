@@ -1,0 +1,81 @@
+"""Refuses a build whose judgement would be worth nothing: a file that is both judged by and learned from.
+
+Files are compared by their content, so a copy is the same file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.data.rows import side_of
+from dem_build.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from dem_build.lock import Lock
+    from dem_build.recipe import Recipe
+
+__all__ = ["refuse_leaks"]
+
+_SEPARATE = "give it rows of its own, or hold out a share such as 0.05"
+_TRAINED = ("train", "also what is trained on for")
+_CHOSEN = ("validation", "also the validation set of")
+# Side of a file → uses that it must not have too, and how to say so.
+_MUST_NOT: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "train": (),
+    "validation": (_TRAINED,),
+    "test": (_TRAINED, _CHOSEN),
+}
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """A file that is held out: the recipe's key that names it, for what, and how to mend its being learned from."""
+
+    key: str
+    side: str
+    file: str
+    digest: str
+    hint: str
+
+
+def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
+    """Refuse files that are held out and also trained on, or that judge and are also chosen by.
+
+    Raises:
+        RecipeError: There are some; all of them, with the names of both uses.
+    """
+    users = _users(lock)
+    problems = [
+        recipe.problem(judge.key, f"{judge.file} is {word} {users[use, judge.digest]}", judge.hint)
+        for judge in _held_out(recipe, lock)
+        for use, word in _MUST_NOT[judge.side]
+        if (use, judge.digest) in users
+    ]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _users(lock: Lock) -> dict[tuple[str, str], str]:
+    """Return what a file is for and its digest → the first dataset that uses it so."""
+    users: dict[tuple[str, str], str] = {}
+    for name, files in lock.datasets.items():
+        for file in files:
+            users.setdefault((side_of(file) or "train", file.digest), name)
+    return users
+
+
+def _held_out(recipe: Recipe, lock: Lock) -> Iterator[_Judge]:
+    for name, files in lock.datasets.items():
+        for file in files:
+            side = side_of(file) or "train"
+            yield _Judge(_key(recipe, name, side), side, file.path.name, file.digest, _SEPARATE)
+
+
+def _key(recipe: Recipe, name: str, side: str) -> str:
+    """Return the key that names a file held out whole."""
+    if name in recipe.probes:
+        return f"probes.{name}.{'hub' if recipe.probes[name].hub else 'path'}"
+    return f"datasets.{name}.{side}"
