@@ -86,6 +86,7 @@ class Lock:
         base: The base model's files.
         datasets: The files of each dataset and probe, those on a hub among them.
         tasks: The evaluation tasks.
+        vectors: The files of each vector from elsewhere.
         pins: What of datasets and probes is on a hub.
     """
 
@@ -105,6 +106,7 @@ class Located:
         base: Its files.
         datasets: The files of each dataset and probe that are on this machine.
         closures: The evaluation tasks.
+        vectors: The files of each vector from elsewhere.
         asked: What datasets and probes ask of a hub.
         problem: Makes a mistake at a key of the recipe.
     """
