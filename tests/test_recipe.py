@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -359,7 +360,7 @@ def test_what_is_not_built_yet_still_is_in_the_language(tmp_path):
         assert f"`{later.key.rpartition('.')[2]}`" in fields
     text = (ROOT / "tests" / "recipes" / "not-in-this-version" / "recipe.toml").read_text(encoding="utf-8")
     told = {dotted(m.key) for m in not_yet(frozen(tomllib.loads(text)), tmp_path)}
-    assert {key.replace(".math", ".*") for key in told} == {later.key for later in LATER}
+    assert [later.key for later in LATER if not any(fnmatch(key, later.key) for key in told)] == []
     assert mistakes_in(frozen(tomllib.loads('name = "a"\n' + text))) == []
 
 
