@@ -1,4 +1,4 @@
-"""A base model's folder or GGUF file, judged by names and config alone: which files matter, and what dem refuses.
+"""A base model's folder, repository or GGUF file, judged by names and config: what matters, and what dem refuses.
 
 Torch-free and cheap: it reads `config.json` and the index of the shards, and no tensor. Weights are checked when
 the base is imported.
@@ -7,11 +7,13 @@ the base is imported.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from dem_build.digest import JSON
@@ -24,8 +26,10 @@ __all__ = [
     "INDEX",
     "SINGLE",
     "TOKENIZER_FILES",
+    "Listing",
     "base_files",
     "check_config",
+    "model_files",
     "read_config",
     "shards_of",
     "weight_files",
@@ -49,11 +53,34 @@ TOKENIZER_FILES = (
 )
 """Every file of a base folder that reaches its tokenizer."""
 
-OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-TO_SAFETENSORS = "convert it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+TO_SAFETENSORS = "convert it: AutoModelForCausalLM.from_pretrained({}).save_pretrained(NEW_FOLDER)"
 AGAIN = "download the model again, all of its files"
 SUPPORTED = "dem composes decoder-only text models with float weights"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of a model, wherever they lie.
+
+    Attributes:
+        names: The names of its files.
+        text: Returns the text of one of them; a ValueError where it is no UTF-8.
+        place: Returns what messages call one of them.
+        where: What messages call the model.
+        given: How it is named to `from_pretrained`.
+        again: What to do where a file is missing or damaged.
+        other: What to do where it is no model.
+    """
+
+    names: frozenset[str]
+    text: Callable[[str], str]
+    place: Callable[[str], str]
+    where: str
+    given: str = "FOLDER"
+    again: str = AGAIN
+    other: str = "name a folder that save_pretrained wrote"
 
 
 def base_files(path: Path) -> list[tuple[str, Path]]:
@@ -71,11 +98,18 @@ def base_files(path: Path) -> list[tuple[str, Path]]:
     if not path.is_dir():
         hint = "a path starts from the recipe's folder"
         raise UsageError("no such folder or file", where=str(path), hint=hint)
-    read_config(path)
-    names = [*weight_files(path), *_tokenizer(path), CONFIG]
-    if (path / GENERATION_CONFIG).is_file():
-        names.append(GENERATION_CONFIG)
-    return [(name, path / name) for name in sorted(names)]
+    return [(name, path / name) for name in model_files(_listed(path))]
+
+
+def model_files(files: Listing) -> list[str]:
+    """Return the names of a model's files that matter, in order; a README is not among them.
+
+    Raises:
+        UsageError: A file that is missing, or a kind of model that dem does not take.
+        CheckpointError: An index of shards that cannot be read.
+    """
+    read_config(files)
+    return sorted([*weight_files(files), *_tokenizer(files), CONFIG, *({GENERATION_CONFIG} & files.names)])
 
 
 def shards_of(index: Path) -> dict[str, str]:
@@ -84,17 +118,18 @@ def shards_of(index: Path) -> dict[str, str]:
     Raises:
         CheckpointError: No such index.
     """
+    return _shards(lambda: index.read_text(encoding="utf-8"), str(index), AGAIN)
+
+
+def _shards(read: Callable[[], str], where: str, again: str) -> dict[str, str]:
     try:
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = json.loads(read())["weight_map"]
         if all(isinstance(file, str) and "/" not in file for file in shards.values()):
             return dict(shards)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise CheckpointError(
-        "is no index of safetensors shards: it has no weight_map of file names",
-        where=str(index),
-        hint=AGAIN,
-    )
+    what = "is no index of safetensors shards: it has no weight_map of file names"
+    raise CheckpointError(what, where=where, hint=again)
 
 
 def check_config(config: JSON, where: str) -> None:
@@ -138,58 +173,69 @@ def _gguf(path: Path) -> Path:
     return path
 
 
-def read_config(folder: Path) -> dict[str, JSON]:
-    """Return the `config.json` of a model's folder, of a kind that dem composes.
+def read_config(model: Path | Listing) -> dict[str, JSON]:
+    """Return the `config.json` of a model's folder or repository, of a kind that dem composes.
 
     Raises:
         UsageError: No such file, no config, or a kind of model that dem does not take.
     """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise _no_config(folder)
+    files = _listed(model)
+    if CONFIG not in files.names:
+        raise _no_config(files)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(files.text(CONFIG))
     except ValueError as error:
-        raise UsageError(f"is no JSON: {error}", where=str(path), hint=AGAIN) from error
-    check_config(config, str(folder))
+        raise UsageError(f"is no JSON: {error}", where=files.place(CONFIG), hint=files.again) from error
+    check_config(config, files.where)
     return dict(config)
 
 
-def weight_files(folder: Path) -> list[str]:
+def weight_files(model: Path | Listing) -> list[str]:
     """Return the names of the files that hold a model's weights, an index of shards among them.
 
     Raises:
         UsageError: There are none, a shard is missing, or they are of a format that dem does not open.
         CheckpointError: An index of shards that cannot be read.
     """
-    if (folder / INDEX).is_file():
-        shards = sorted(set(shards_of(folder / INDEX).values()))
-        if missing := [name for name in shards if not (folder / name).is_file()]:
+    files = _listed(model)
+    if INDEX in files.names:
+        shards = sorted(set(_shards(lambda: files.text(INDEX), files.place(INDEX), files.again).values()))
+        if missing := [name for name in shards if name not in files.names]:
             what = f"lacks {len(missing)} of {len(shards)} shards, first {missing[0]}"
-            raise UsageError(what, where=str(folder), hint=AGAIN)
+            raise UsageError(what, where=files.where, hint=files.again)
         return [INDEX, *shards]
-    if (folder / SINGLE).is_file():
+    if SINGLE in files.names:
         return [SINGLE]
-    if other := sorted(p.name for pattern in OTHER_WEIGHTS for p in folder.glob(pattern)):
-        raise UsageError(
-            f"has its weights in {other[0]}, which dem does not open", where=str(folder), hint=TO_SAFETENSORS
-        )
-    raise UsageError(f"holds neither {SINGLE} nor {INDEX}", where=str(folder), hint=AGAIN)
+    if other := sorted(name for name in files.names if name.endswith(OTHER_WEIGHTS)):
+        what = f"has its weights in {other[0]}, which dem does not open"
+        raise UsageError(what, where=files.where, hint=TO_SAFETENSORS.format(files.given))
+    raise UsageError(f"holds neither {SINGLE} nor {INDEX}", where=files.where, hint=files.again)
 
 
-def _no_config(folder: Path) -> UsageError:
-    if (folder / "adapter_config.json").is_file():
+def _listed(model: Path | Listing) -> Listing:
+    if isinstance(model, Listing):
+        return model
+    return Listing(
+        names=frozenset(p.name for p in model.iterdir() if p.is_file()),
+        text=lambda name: (model / name).read_text(encoding="utf-8"),
+        place=lambda name: str(model / name),
+        where=str(model),
+    )
+
+
+def _no_config(files: Listing) -> UsageError:
+    if "adapter_config.json" in files.names:
         hint = "name the model it was trained on"
-        return UsageError("is an adapter, not a model", where=str(folder), hint=hint)
-    if found := sorted(folder.glob("*.gguf")):
-        return UsageError("holds a GGUF file and no config.json", where=str(folder), hint=f"name {found[0]}")
-    hint = "name a folder that save_pretrained wrote"
-    return UsageError("holds no config.json", where=str(folder), hint=hint)
+        return UsageError("is an adapter, not a model", where=files.where, hint=hint)
+    if found := sorted(name for name in files.names if name.endswith(".gguf")):
+        hint = f"name {files.place(found[0])}"
+        return UsageError("holds a GGUF file and no config.json", where=files.where, hint=hint)
+    return UsageError("holds no config.json", where=files.where, hint=files.other)
 
 
-def _tokenizer(folder: Path) -> list[str]:
-    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+def _tokenizer(files: Listing) -> list[str]:
+    names = [name for name in TOKENIZER_FILES if name in files.names]
     if not set(names) & set(VOCABULARIES):
         hint = "save it there: AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
-        raise UsageError("holds no tokenizer", where=str(folder), hint=hint)
+        raise UsageError("holds no tokenizer", where=files.where, hint=hint)
     return names

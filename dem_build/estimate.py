@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from dem_build import hub
 from dem_build.errors import DemError
 from dem_build.plan import Status
 
@@ -197,8 +198,9 @@ def _shape(base: Verdict, store: Store) -> Shape | None:
         if base.record is not None:
             config = json.loads(store.read_bytes(base.record.outputs["config"]))
             return Shape.of(config, base.record.provenance.get("parameters"))
-        paths = [source.path for source in base.action.sources if source.tag == "config.json"]
-        return Shape.of(json.loads(paths[0].read_text(encoding="utf-8"))) if paths else None
+        sources = [source for source in base.action.sources if source.tag == "config.json"]
+        paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in sources]
+        return Shape.of(json.loads(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
     except (OSError, ValueError, DemError):
         return None  # a build tells what is wrong with it; a plan goes on
 

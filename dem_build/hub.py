@@ -9,17 +9,17 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import UsageError
 from dem_build.kinds import HubFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from huggingface_hub import HfApi
 
-__all__ = ["Listed", "commit_of", "dataset_commit", "download", "files_of", "require_access"]
+__all__ = ["Listed", "cached", "commit_of", "dataset_commit", "download", "files_of", "require_access"]
 
 _PIN = "`dem lock` with a network pins it; with the lock, builds work offline"
 
@@ -95,16 +95,54 @@ def require_access(file: HubFile) -> None:
         api.get_hf_file_metadata(url=url)
 
 
-def download(file: HubFile) -> Path:
+def download(file: HubFile, tell: Callable[[int, int], None] = lambda *_: None) -> Path:
     """Return where a file lies on this machine; it is downloaded to the client's cache where it is not there yet.
 
+    Args:
+        file: The file, at a commit.
+        tell: Called with the bytes that are here and those of the whole file; what it raises stops the download, which
+            the next one goes on with.
+
     Raises:
-        UsageError: The user may not read it, the hub cannot be reached, or the cache cannot be written.
+        UsageError: The user may not read it, its commit is gone, the hub cannot be reached, or the cache cannot be
+            written.
     """
     from huggingface_hub import hf_hub_download  # noqa: PLC0415  as in _asking
 
     with _asking(file.kind, file.repo, file.commit, file.name):
-        return Path(hf_hub_download(file.repo, file.name, repo_type=file.kind, revision=file.commit))
+        return Path(
+            hf_hub_download(
+                file.repo, file.name, repo_type=file.kind, revision=file.commit, tqdm_class=_silent_bar(tell)
+            )
+        )
+
+
+def cached(file: HubFile) -> Path | None:
+    """Return where a file lies in the client's cache, None where it is not there; no network is asked."""
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  as in _asking
+
+    found = try_to_load_from_cache(file.repo, file.name, revision=file.commit, repo_type=file.kind)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _silent_bar(tell: Callable[[int, int], None]) -> type[Any]:
+    """Return what the client takes for a progress bar: it shows nothing, and tells what is done."""
+    # Not declared as exported.
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # noqa: PLC0415  as in _asking
+
+    bar: Any = tqdm  # its methods carry no types
+
+    class Silent(bar):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            super().__init__(*arguments, **more | {"disable": True})
+            self._here = int(more.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._here += int(n or 0)
+            tell(self._here, int(self.total or self._here))
+            return None
+
+    return Silent
 
 
 @contextmanager
@@ -134,7 +172,8 @@ def _asking(kind: str, name: str, revision: str, file: str | None = None) -> Ite
         hint = f"check the name; a private or gated {kind} needs HF_TOKEN"
         raise UsageError(f"the hub has no {kind} {name!r} that you may read", hint=hint) from error
     except RevisionNotFoundError as error:
-        hint = "name a branch, a tag or a commit of it"
+        pinned = "the lock pins a commit that is gone: `dem lock --upgrade` pins what is there now"
+        hint = "name a branch, a tag or a commit of it" if file is None else pinned
         raise UsageError(f"the {kind} {name!r} has no revision {revision!r}", hint=hint) from error
     except DisabledRepoError as error:
         raise UsageError(f"the hub has disabled the {kind} {name!r}", hint="use another") from error

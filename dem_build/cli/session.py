@@ -227,7 +227,8 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     graph = build_graph(recipe, resolved)
     graph = graph.only(call.targets) if call.targets else graph
     graph.require(sorted(call.rebuild))
-    store = Store.open(cache_folder(call.cache, machine, machine_path, recipe.path), hints=hints)
+    folder = cache_folder(call.cache, machine, machine_path, recipe.path)
+    store = Store.open(folder, hints=hints, make=within is not None)  # who only looks makes no folder
     if within is not None:
         within.enter_context(store.in_use())
     root = _last_root(store, recipe.path)
@@ -264,4 +265,4 @@ def open_store(call: Call, *, make: bool = True) -> Store:
     folder = cache_folder(call.cache, machine, machine_path, here)
     if not make and not (folder / "format.json").exists():
         raise StoreError("there is no cache here", where=str(folder), hint="--cache says where it is")
-    return Store.open(folder)
+    return Store.open(folder, make=False)

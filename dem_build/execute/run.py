@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from dem_build import __version__, hub
@@ -173,14 +174,18 @@ class Runner:
 
 def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:
     """Yield the sources as files of this machine: those of a hub are downloaded where they are not here yet."""
-    remote = [s for s in request.sources if s.hub is not None]
     for source in request.sources:
         if source.hub is None:
             yield source
             continue
         context.check_stop()
-        context.progress(remote.index(source), len(remote), "files downloaded")
-        yield replace(source, path=hub.download(source.hub))
+        unit = f"bytes of {PurePosixPath(source.hub.name).name}"
+
+        def tell(done: int, total: int, unit: str = unit) -> None:
+            context.check_stop()
+            context.progress(done, total, unit)
+
+        yield replace(source, path=hub.download(source.hub, tell))
 
 
 def _groups(request: Request, grouped: Mapping[str, list[tuple[TakenOutput, Path]]]) -> tuple[Group, ...]:

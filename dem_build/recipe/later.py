@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.recipe.places import is_local
 from dem_build.recipe.problems import Mistake
-from dem_build.recipe.tables import raw, tables
+from dem_build.recipe.tables import tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from dem_build.recipe.locate import Key
     from dem_build.recipe.tables import Raw
@@ -87,15 +86,7 @@ def not_yet(data: Raw, folder: Path) -> list[Mistake]:
         for key, value in _at(data, tuple(later.key.split(".")), absent=later.absent)
         if value is None or later.uses(value)
     ]
-    return [*found, *_hub_base(data, folder), *_hub_vectors(data, folder)]
-
-
-def _hub_base(data: Raw, folder: Path) -> list[Mistake]:
-    model = raw(data, "base").get("model")
-    if not isinstance(model, str) or not model or is_local(model, folder):
-        return []
-    what = f"there is no folder `{model}` here, and a base from the hub is not in this version of dem yet"
-    return [Mistake(("base", "model"), what, "download it, and name its folder")]
+    return [*found, *_hub_vectors(data, folder)]
 
 
 def _hub_vectors(data: Raw, folder: Path) -> Iterator[Mistake]:

@@ -28,7 +28,6 @@ library_name: transformers
 pipeline_tag: text-generation
 tags: [dem, distribution-edited-model, merge]
 """
-LOCAL = ("directory", "gguf")
 EXPLAINED = (
     "Values are given with their standard error. A change is composed minus base, in bold where it is an "
     "improvement beyond both standard errors.\n"
@@ -68,7 +67,7 @@ def card(
 
 def _base_name(recipe: Recipe, graph: Graph) -> str:
     """Return the base's hub id, or a local base's file name: where it lay is nobody else's business."""
-    if graph.actions["base"].params.get("source") not in LOCAL:
+    if any(source.hub is not None for source in graph.actions["base"].sources):
         return recipe.base.model
     return PurePath(recipe.resolve(recipe.base.model)).name
 

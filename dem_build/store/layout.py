@@ -116,14 +116,14 @@ class Layout:
         return target
 
 
-def open_layout(root: Path) -> Layout:
-    """Return the layout of the store at `root`; make it where there is none.
+def open_layout(root: Path, *, make: bool = True) -> Layout:
+    """Return the layout of the store at `root`; make it where there is none, if it is to be made.
 
     Raises:
         StoreError: A newer dem wrote it, its format file is damaged, or it cannot be made.
     """
     layout = Layout(Path(os.path.abspath(root)))  # noqa: PTH100 - resolve() would follow a link that a user may move
-    if not _checked(layout):
+    if not _checked(layout) and make:
         with files.writing(layout.root):
             _make(layout)
         _checked(layout)

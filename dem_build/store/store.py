@@ -52,17 +52,22 @@ class Store:
         self._layout = layout
 
     @classmethod
-    def open(cls, root: Path, *, hints: Hints | None = None) -> Store:
+    def open(cls, root: Path, *, hints: Hints | None = None, make: bool = True) -> Store:
         """Open the store at `root`, and make it where there is none.
 
         Args:
             root: Its folder.
+            make: False leaves it unmade, for those who only look: a store that is not there is empty.
             hints: What this host has hashed already. Default: the file of this user on this host.
 
         Raises:
             StoreError: A newer dem wrote it, or it is not there and cannot be made.
         """
-        return cls(open_layout(root), hints or Hints())
+        return cls(open_layout(root, make=make), hints or Hints())
+
+    def make(self) -> None:
+        """Make the folder where there is none."""
+        open_layout(self.root)
 
     def in_use(self) -> AbstractContextManager[None]:
         """Keep what this process looks up or stores in the block from collection until the block ends."""
