@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from dem_build import hub
-from dem_build.bases import locate_base, locate_template
+from dem_build.bases import BasePin, asked_base, locate_base, locate_template, resolve_base
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.finetuned import adapter_files, checkpoint_files
@@ -26,6 +26,7 @@ from dem_build.store.files import sync_file, sync_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from dem_build.bases import AskedBase
     from dem_build.digest import JSON
     from dem_build.pins import Asked
     from dem_build.recipe import Recipe
@@ -53,10 +54,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LockedBase:
-    """The base model's files and the recipe's chat template; `source` is how it is read: `directory` or `gguf`."""
+    """The base model.
+
+    Attributes:
+        source: How it is read: `directory` or `gguf`.
+        files: Its files, those on a hub among them, and the recipe's chat template.
+        pin: What of it is on a hub.
+    """
 
     source: str
     files: tuple[SourceFile, ...]
+    pin: BasePin | None = None
 
 
 @dataclass(frozen=True)
@@ -103,12 +111,13 @@ class Located:
 
     Attributes:
         base_source: How the base is read.
-        base: Its files.
+        base: Its files that are on this machine.
         datasets: The files of each dataset and probe that are on this machine.
         closures: The evaluation tasks.
         vectors: The files of each vector from elsewhere.
         asked: What datasets and probes ask of a hub.
         problem: Makes a mistake at a key of the recipe.
+        asked_base: What the base asks of a hub.
     """
 
     base_source: str
@@ -118,6 +127,7 @@ class Located:
     vectors: Mapping[str, tuple[Tagged, ...]] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
     problem: Callable[[str, str, str], Problem] = lambda key, what, hint: Problem("", 0, key, what, hint)
+    asked_base: AskedBase | None = None
 
 
 def locate(recipe: Recipe) -> Located:
@@ -136,7 +146,8 @@ def locate(recipe: Recipe) -> Located:
     if problems:
         raise RecipeError(problems)
     asked = {name: found for name in names if (found := asked_of(recipe, name)) is not None}
-    return Located(source, (*base, *template), datasets, closures, vectors, asked, recipe.problem)
+    files, base_on_hub = (*base, *template), asked_base(recipe)
+    return Located(source, files, datasets, closures, vectors, asked, recipe.problem, base_on_hub)
 
 
 def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
@@ -149,12 +160,17 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
         upgrade: Ask the hub anew for every name.
 
     Raises:
-        RecipeError: What datasets ask of a hub and it does not have, all of it at once.
+        RecipeError: What base and datasets ask of a hub and it does not have, all of it at once.
         UsageError: Another name that no lock pins, and that the hub cannot be asked for.
     """
     known = None if upgrade else old
-    base = LockedBase(located.base_source, _hashed(located.base, hints))
-    pins = _resolve_pins(located, Pins(_pins(known), hints))
+    problems: list[Problem] = []
+    pin = _resolve_base(located, BasePin.parse(known["base"]) if known is not None else None, hints, problems)
+    pins = _resolve_pins(located, Pins(_pins(known), hints), problems)
+    if problems:
+        raise RecipeError(problems)
+    local = _hashed(located.base, hints)
+    base = LockedBase(located.base_source, (*(pin.files if pin else ()), *local), pin)
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {
         name: tuple(sorted([*_hashed(files, hints), *(pins[name].files if name in pins else ())]))
@@ -167,10 +183,12 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
 
 
 def unpinned(located: Located, old: JSON | None) -> list[str]:
-    """Return the names (`datasets.math`, `tasks.arc_easy`) that a hub would have to be asked for."""
+    """Return the names (`base`, `datasets.math`, `tasks.arc_easy`) that a hub would have to be asked for."""
     known = {pin.asked for pin in _pins(old)}
     tasks = old["tasks"] if old is not None else {}
+    base = BasePin.parse(old["base"]) if old is not None else None
     return [
+        *(["base"] if located.asked_base not in (None, base and base.asked) else []),
         *(f"datasets.{name}" for name, asked in located.asked.items() if asked not in known),
         *(
             f"tasks.{n}"
@@ -180,17 +198,26 @@ def unpinned(located: Located, old: JSON | None) -> list[str]:
     ]
 
 
-def _resolve_pins(located: Located, pins: Pins) -> dict[str, Pin]:
+def _resolve_base(
+    located: Located, known: BasePin | None, hints: Hints, problems: list[Problem]
+) -> BasePin | None:
+    if located.asked_base is None:
+        return None
+    try:
+        return resolve_base(located.asked_base, known, hints)
+    except DemError as error:
+        problems.append(located.problem("base.model", error.located, error.hint or ""))
+        return None
+
+
+def _resolve_pins(located: Located, pins: Pins, problems: list[Problem]) -> dict[str, Pin]:
     found: dict[str, Pin] = {}
-    problems: list[Problem] = []
     for name, asked in located.asked.items():
         try:
             found[name] = pins.resolve(asked)
         except UsageError as error:
             key = f"{'datasets' if 'train' in dict(asked.splits) else 'probes'}.{name}.hub"
             problems.append(located.problem(key, error.what, error.hint or ""))
-    if problems:
-        raise RecipeError(problems)
     return found
 
 
@@ -228,6 +255,7 @@ def read(path: Path) -> JSON | None:
     try:
         _digests(document)
         _pins(document)
+        BasePin.parse(document["base"])
     except (KeyError, TypeError, AttributeError) as error:
         hint = "restore it, or delete it and run `dem lock`"
         raise RecipeError(
@@ -260,9 +288,9 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
     vectors = {name: {"files": _listed(files, folder)} for name, files in sorted(lock.vectors.items())}
     return {
         "dem_lock": LOCK_VERSION,
-        "base": {"source": lock.base.source, "files": _listed(lock.base.files, folder)},
+        "base": {"source": lock.base.source} | _hub_document(lock.base.files, lock.base.pin, folder),
         "datasets": {
-            name: _data_document(files, lock.pins.get(name), folder)
+            name: _hub_document(files, lock.pins.get(name), folder)
             for name, files in sorted(lock.datasets.items())
         },
         **({"vectors": vectors} if vectors else {}),
@@ -369,7 +397,7 @@ def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:
     ]
 
 
-def _data_document(files: Iterable[SourceFile], pin: Pin | None, folder: Path) -> dict[str, JSON]:
+def _hub_document(files: Iterable[SourceFile], pin: Pin | BasePin | None, folder: Path) -> dict[str, JSON]:
     local = {"files": _listed((f for f in files if f.hub is None), folder)}
     return local if pin is None else local | {"hub": pin.document()}
 

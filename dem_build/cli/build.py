@@ -106,6 +106,7 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
         return recorded(session.plan)
     from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
+    session.store.make()  # `dem data` has only looked at it so far
     outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome

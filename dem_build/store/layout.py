@@ -123,10 +123,11 @@ def open_layout(root: Path, *, make: bool = True) -> Layout:
         StoreError: A newer dem wrote it, its format file is damaged, or it cannot be made.
     """
     layout = Layout(Path(os.path.abspath(root)))  # noqa: PTH100 - resolve() would follow a link that a user may move
-    if not _checked(layout) and make:
-        with files.writing(layout.root):
-            _make(layout)
-        _checked(layout)
+    if not _checked(layout):
+        if make:
+            with files.writing(layout.root):
+                _make(layout)
+            _checked(layout)
     elif not all(folder.is_dir() for folder in layout.folders):
         # Somebody tidied up. A store that is only read does without; one that is written says where it cannot be.
         with suppress(OSError):
