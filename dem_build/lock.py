@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dem_build import hub
 from dem_build.bases import BasePin, asked_base, locate_base, locate_template, resolve_base
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
@@ -22,6 +21,7 @@ from dem_build.finetuned import adapter_files, checkpoint_files
 from dem_build.kinds import SourceFile
 from dem_build.pins import Pin, Pins, asked_of
 from dem_build.store.files import sync_file, sync_folder
+from dem_build.tasklock import LockedTask, lock_task, pinned_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -65,25 +65,6 @@ class LockedBase:
     source: str
     files: tuple[SourceFile, ...]
     pin: BasePin | None = None
-
-
-@dataclass(frozen=True)
-class LockedTask:
-    """An evaluation task's closure.
-
-    Attributes:
-        lm_eval: Version of lm-eval that gives the task its meaning.
-        local: Whether the task comes from files of the user, which are code.
-        files: The task's YAML and all that it refers to.
-        dataset: The hub dataset that it reads, None where its data are local files.
-        dataset_revision: The commit of that dataset.
-    """
-
-    lm_eval: str
-    local: bool
-    files: tuple[SourceFile, ...]
-    dataset: str | None = None
-    dataset_revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -178,7 +159,9 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     }
     vectors = {name: _hashed(files, hints) for name, files in located.vectors.items()}
     pinned = known["tasks"] if known is not None else {}
-    locked = {n: _locked_task(c, hints, pinned.get(n, {})) for n, c in located.closures.items()}
+    locked = {
+        n: lock_task(c, _hashed(c.files, hints), pinned.get(n, {})) for n, c in located.closures.items()
+    }
     return Lock(base, datasets, locked, vectors, pins)
 
 
@@ -193,7 +176,7 @@ def unpinned(located: Located, old: JSON | None) -> list[str]:
         *(
             f"tasks.{n}"
             for n, c in located.closures.items()
-            if c.dataset and not _revision(c, tasks.get(n, {}))
+            if c.dataset and not pinned_commit(c, tasks.get(n, {}))
         ),
     ]
 
@@ -363,21 +346,6 @@ def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Probl
     except DemError as error:
         problems.append(recipe.problem(key, error.located, error.hint or ""))
         return None
-
-
-def _locked_task(closure: Closure, hints: Hints, pinned: JSON) -> LockedTask:
-    from dem_build.tasks import lm_eval_version  # noqa: PLC0415  as above
-
-    revision = None
-    if closure.dataset is not None:
-        revision = _revision(closure, pinned) or hub.dataset_commit(closure.dataset)
-    files = _hashed(closure.files, hints)
-    return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, revision)
-
-
-def _revision(closure: Closure, pinned: JSON) -> str | None:
-    """Return the commit that the lock has of a task's dataset."""
-    return pinned.get("dataset_revision") if pinned.get("dataset") == closure.dataset else None
 
 
 def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:

@@ -31,6 +31,7 @@ LAYERS: dict[str, int] = {
     "hub": 1,
     "bases": 2,
     "pins": 2,
+    "tasklock": 2,
     "lock": 2,
     "steps": 2,
     "leaks": 3,
@@ -50,6 +51,7 @@ NEIGHBOURS = {
     ("finetuned", "dem_build.basemodel"),  # a fine-tune is a model of the same kinds
     ("checkpoint", "dem_build.basemodel"),  # what the files of a checkpoint are called
     ("lock", "dem_build.bases"),  # what the base's names stand for is a part of a lock
+    ("lock", "dem_build.tasklock"),  # as of bases
     ("lock", "dem_build.pins"),  # what a hub's names stand for is a part of a lock
     ("report", "dem_build.execute.outcome"),  # what became of a build is plain data
 }

@@ -14,6 +14,7 @@ from dem_build.recipe.tables import tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from dem_build.recipe.locate import Key
     from dem_build.recipe.tables import Raw
