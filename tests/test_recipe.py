@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from dem_build.bases import AskedBase, asked_base
 from dem_build.errors import RecipeError
 from dem_build.machine import Machine
 from dem_build.recipe import Recipe, load_recipe
@@ -375,10 +376,9 @@ def test_every_key_is_described():
 
 def test_a_local_folder_comes_before_a_hub_id(write):
     path = write(MINIMAL.replace('"base"', '"org/name"'))
-    [problem] = problems_of(load_recipe, path)
-    assert (problem.line, problem.key) == (2, "base.model")
+    assert asked_base(load_recipe(path)) == AskedBase("org/name", "main")
     (path.parent / "org" / "name").mkdir(parents=True)
-    assert load_recipe(path).base.model == "org/name"
+    assert asked_base(load_recipe(path)) is None
 
 
 def test_reading_a_recipe_imports_nothing_heavy(write):
