@@ -21,7 +21,7 @@ import os
 import signal
 import sys
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Plan:
         journal: Where each point is written down; "" for nowhere.
         fault: `kill` (this process), `family` (its parent and children too), `parent` (that alone), `full` (the call
             and all that need room after it fail with ENOSPC), `stop` (SIGSTOP).
-        process: In which process, by a word of its command line; "" in any.
+        process: In which process it is done, by a word of its command line; "" in any.
     """
 
     at: int = 0
@@ -70,14 +70,15 @@ def environment(roots: Sequence[Path], plan: Plan) -> dict[str, str]:
 
 
 def install_from_environment() -> None:
-    """Install what `environment` asked for, if this is the process that is meant."""
+    """Install what `environment` asked for; a process that is not meant only writes its journal."""
     asked = json.loads(os.environ.get(VARIABLE, "null"))
     if asked is None:
         return
     roots = asked.pop("roots")
     plan = Plan(**asked)
-    if any(plan.process in word for word in sys.orig_argv):
-        install(roots, plan)
+    if not any(plan.process in word for word in sys.orig_argv):
+        plan = replace(plan, at=0)
+    install(roots, plan)
 
 
 def install(roots: Sequence[str | Path], plan: Plan) -> Failpoints:

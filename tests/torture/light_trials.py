@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,9 @@ import power
 from failpoints import Plan
 from light import Builder
 from stand_ins import TRAINED
-from survey import Survey, contents, survey
+from survey import Survey, contents, done_twice, lost, outputs_of, survey
+
+from dem_build.steps.checkpoints import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +64,7 @@ class Scene:
     Attributes:
         start: The project before the build that is killed; copied for each trial.
         points: How many points the build has when nobody kills it.
+        saved: The point after which its last checkpoint is there.
         models: The published models that may be seen on the way, the right one last.
         outputs: Action → digests of its outputs, in the end.
         published: Names in `out/`, in the end.
@@ -69,6 +73,7 @@ class Scene:
 
     start: Path
     points: int
+    saved: int
     models: list[Mapping[str, str]]
     outputs: Mapping[str, Mapping[str, str]]
     published: Sequence[str]
@@ -87,49 +92,78 @@ class Bench:
     def close(self) -> None:
         self._builder.close()
 
-    def stage(self, name: str, before: Scene | None, text: str, spoil: Any = None) -> Scene:
-        """Return the scene where a project, built already where `before` says so, is about to build `text`."""
+    def stage(self, name: str, before: Scene | None, text: str, spoil: Any = None, at: int = 0) -> Scene:
+        """Return the scene where a project is about to build `text`.
+
+        Args:
+            name: Of its folder.
+            before: A scene whose build was done before; None for none.
+            text: The recipe.
+            spoil: Called with the cache, to damage it.
+            at: At which point the build of `before` died; 0 where it did not.
+        """
         start = self._folder / name
         if before is None:
             _lay_out(start)
         else:
-            shutil.copytree(before.start, self._home)
-            assert self._call(BUILD) == 0, self._said()
+            shutil.copytree(before.start, self._home, symlinks=True)
+            assert self._call(BUILD, Plan(at=at)) == (-signal.SIGKILL if at else 0), self._said()
             shutil.move(self._home, start)
         (start / "tiny.toml").write_text(text)
         if spoil is not None:
             spoil(start / "cache")
+        return self._scene(start, damaged=spoil is not None)
+
+    def _scene(self, start: Path, *, damaged: bool) -> Scene:
+        """Build once without a kill, to know what must come out."""
         journal = self._journal()
         journal.unlink(missing_ok=True)
-        shutil.copytree(start, self._home)
+        shutil.copytree(start, self._home, symlinks=True)
         assert self._call(BUILD, Plan(journal=str(journal))) == 0, self._said()
-        points = sum(json.loads(line)[0] == "point" for line in journal.read_bytes().splitlines())
-        models = [contents(home / "out" / "tiny" / "model") for home in (start, self._home)]
-        scene = Scene(start, points, models, self._outputs(), self._published(), damaged=spoil is not None)
+        points = [e for line in journal.read_bytes().splitlines() if (e := json.loads(line))[0] == "point"]
+        scene = Scene(
+            start,
+            points=len(points),
+            saved=max((e[1] + 1 for e in points if e[2] == "os.rename" and MARKER in e[4]), default=0),
+            models=[contents(home / "out" / "tiny" / "model") for home in (start, self._home)],
+            outputs=outputs_of(json.loads(self._printed(".out")), self._home / "cache"),
+            published=self._published(),
+            damaged=damaged,
+        )
         shutil.rmtree(self._home)
         return scene
 
-    def trial(self, scene: Scene, cuts: Sequence[Cut]) -> list[str]:
-        """Let builds die, each where it is told, then build once more; return what is wrong."""
-        shutil.copytree(scene.start, self._home)
-        wrong: list[str] = []
+    def trial(self, scene: Scene, cuts: Sequence[Cut]) -> tuple[int, list[str]]:
+        """Let builds die, each where it is told, then build once more.
+
+        Returns:
+            How many died (one that goes on from another may have fewer points), and what is wrong.
+        """
+        shutil.copytree(scene.start, self._home, symlinks=True)
+        died, wrong = 0, []
         for cut in cuts:
-            wrong += self._die(scene, cut)
+            status, found = self._die(scene, cut)
+            died += status == -signal.SIGKILL
+            wrong += found
         wrong += self._recover(scene)
         shutil.rmtree(self._home)
-        return wrong
+        return died, wrong
 
-    def _die(self, scene: Scene, cut: Cut) -> list[str]:
+    def _die(self, scene: Scene, cut: Cut) -> tuple[int, list[str]]:
         journal, settled = self._journal(), power.identities(self._home)
         journal.unlink(missing_ok=True)
+        before = survey(self._home / "cache")
         status = self._call(BUILD, Plan(at=cut.at, journal=str(journal)))
-        if status not in (0, -9):  # 0: a second build may have fewer points than the first
-            return [f"status {status}: {self._said()}"]
+        if status not in (0, -signal.SIGKILL):
+            return status, [f"status {status}: {self._said()}"]
         if cut.power:
             power.cut(self._home, journal, settled, cut.power)
         seen = contents(self._home / "out" / "tiny" / "model")
         wrong = [] if seen in (*scene.models, {}) else ["out/ holds half a model"]
-        return wrong if scene.damaged else wrong + survey(self._home / "cache").wrong
+        if not scene.damaged:
+            after = survey(self._home / "cache")
+            wrong += after.wrong + lost(before, after)
+        return status, wrong
 
     def _recover(self, scene: Scene) -> list[str]:
         before, trained = survey(self._home / "cache"), self._folder / "trained"
@@ -137,9 +171,11 @@ class Bench:
         if status := self._call(BUILD, variables={TRAINED: str(trained)}):
             return [f"the next build ends with {status}: {self._said()}"]
         document = json.loads(self._printed(".out"))
-        wrong = [] if scene.damaged else _done_twice(document, before)
+        wrong = [] if scene.damaged else done_twice(document, before)
         wrong += _not_resumed(trained, before)
-        wrong += _differences(scene, contents(self._home / "out" / "tiny" / "model"), self._outputs())
+        wrong += _differences(
+            scene, contents(self._home / "out" / "tiny" / "model"), outputs_of(document, self._home / "cache")
+        )
         if self._published() != scene.published:
             wrong.append(f"out/ holds {self._published()}")
         if self._call(("cache", "verify")):
@@ -151,15 +187,6 @@ class Bench:
     def _published(self) -> list[str]:
         out = self._home / "out"
         return sorted(str(p.relative_to(out)) for p in out.rglob("*"))
-
-    def _outputs(self) -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {}
-        document = json.loads(self._printed(".out"))
-        for action in document["actions"]:
-            path = self._home / "cache" / "actions" / action["key"][:2] / f"{action['key']}.json"
-            record = json.loads(path.read_bytes())
-            found[action["name"]] = {name: o["sha256"] for name, o in record["outputs"].items()}
-        return found
 
     def _call(
         self, arguments: Sequence[str], plan: Plan | None = None, variables: Mapping[str, str] | None = None
@@ -186,11 +213,6 @@ def _lay_out(home: Path) -> None:
     (home / "data").mkdir()
     for name in ("add", "copy", "upper"):
         (home / "data" / f"{name}.jsonl").write_text(json.dumps({"text": name}) + "\n")
-
-
-def _done_twice(document: Mapping[str, Any], before: Survey) -> list[str]:
-    ran = {a["name"]: a["key"] for a in document["actions"] if a["status"] != "hit"}
-    return [f"{name} ran again, and was recorded" for name, key in ran.items() if key in before.recorded]
 
 
 def _not_resumed(trained: Path, before: Survey) -> list[str]:

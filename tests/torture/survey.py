@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dem_build.steps.checkpoints import newest_complete, step_of
 from dem_build.store.records import read_record
@@ -58,6 +58,32 @@ def survey(cache: Path) -> Survey:
 def contents(model: Path) -> Mapping[str, str]:
     """Return the digest of each file of a published model, but for the card."""
     return {p.name: _sha256(p) for p in sorted(model.glob("*")) if p.name != "README.md"}
+
+
+def outputs_of(document: Mapping[str, Any], cache: Path) -> dict[str, dict[str, str]]:
+    """Return action → output → digest, as recorded for the actions of a build's JSON document."""
+    found: dict[str, dict[str, str]] = {}
+    for action in document["actions"]:
+        record = read_record(cache / "actions" / action["key"][:2] / f"{action['key']}.json")
+        assert record is not None
+        found[action["name"]] = {name: output.digest for name, output in record.outputs.items()}
+    return found
+
+
+def done_twice(document: Mapping[str, Any], before: Survey) -> list[str]:
+    """Return the actions that a build ran although they were recorded before."""
+    ran = {a["name"]: a["key"] for a in document["actions"] if a["status"] != "hit"}
+    return [f"{name} ran again, and was recorded" for name, key in ran.items() if key in before.recorded]
+
+
+def lost(before: Survey, after: Survey) -> list[str]:
+    """Return what one build lost of what those before it had: a record, or steps of a training."""
+    wrong = [f"the record of {key[:12]} is gone" for key in before.recorded - after.recorded]
+    return wrong + [
+        f"{key[:12]} was at step {step}, and is at {after.saved.get(key, 0)} now"
+        for key, step in before.saved.items()
+        if key not in after.recorded and after.saved.get(key, 0) < step
+    ]
 
 
 def _wrong_objects(cache: Path, record: Record) -> Iterator[str]:
