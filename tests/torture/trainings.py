@@ -83,7 +83,9 @@ class Trainings:
         self._start = folder / "start"
         self._start.mkdir(parents=True)
         tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-        subprocess.run([sys.executable, "-c", MAKE], cwd=self._start, env=tests, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-c", MAKE], cwd=self._start, env=tests, check=True, capture_output=True
+        )
         (self._start / "tiny.toml").write_text(RECIPE)
         (self._start / "machine.toml").write_text("checkpoint_seconds = 0\n")
         self._finish(self._start, "--", "data:add")
