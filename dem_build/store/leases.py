@@ -28,13 +28,20 @@ _ATTEMPTS = 8
 
 
 class Lease:
-    """A lease that this process holds; a thread keeps it alive until `release`."""
+    """A lease that this process holds; a thread keeps it alive until `release`.
 
-    def __init__(self, path: Path, holder: Holder, heartbeat: float) -> None:
+    Args:
+        path: Where it lies.
+        holder: This process.
+        file: The open file, our own even if a successor's lies at its name by now.
+        heartbeat: Seconds between two signs of life.
+    """
+
+    def __init__(self, path: Path, holder: Holder, file: int, heartbeat: float) -> None:
         self.holder = holder
         self._path = path
-        self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._heartbeat: Heartbeat | None = Heartbeat(self._file, heartbeat)
+        self._file = file
+        self._heartbeat: Heartbeat | None = Heartbeat(file, heartbeat)
 
     def release(self) -> None:
         """Give the lease back. A second call does nothing."""
@@ -78,11 +85,16 @@ class Leases:
         temporary = self._layout.temporary()
         with files.writing(path):
             files.write_new(temporary, json.dumps(me.document(_VERSION), indent=1).encode() + b"\n")
+            # Opened before it has its name: there, another process may take it for a dead one's at once.
+            file = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 self._place(temporary, path, key)
+            except BaseException:
+                os.close(file)
+                raise
             finally:
                 temporary.unlink(missing_ok=True)
-            return Lease(path, me, self._heartbeat)
+            return Lease(path, me, file, self._heartbeat)
 
     def _place(self, temporary: Path, path: Path, key: Digest) -> None:
         for _ in range(_ATTEMPTS):

@@ -54,6 +54,7 @@ class Uses:
         self._file: int | None = None
         self._lock: int | None = None
         self._depth = 0
+        self._patience = files.LOCK_SECONDS
         self._threads = threading.RLock()
         self._marked: set[Digest] = set()
 
@@ -118,9 +119,12 @@ class Uses:
 
     def _enter(self) -> None:
         self._depth += 1
-        if self._depth == 1 and self._lock is not None:
-            # A collection that holds it for longer is stopped, and will look at our notes when it goes on.
-            files.acquire(self._lock, fcntl.LOCK_SH)
+        if self._depth > 1 or self._lock is None:
+            return
+        # A collection that holds it for longer is stopped, and will look at our notes when it goes on. One wait is
+        # enough.
+        if not files.acquire(self._lock, fcntl.LOCK_SH, self._patience):
+            self._patience = 0.0
 
     def _leave(self) -> None:
         self._depth -= 1

@@ -123,6 +123,19 @@ def test_a_late_holder_does_not_release_its_successors_lease(store):
     assert store.lease_holder(KEY).nonce == "successor"
 
 
+def test_a_lease_that_is_removed_as_soon_as_it_is_taken_is_still_a_lease(store, monkeypatch):
+    """Where locks do nothing, a process that saw the dead holder may remove its successor's lease."""
+    link = os.link
+
+    def removed(source, target):
+        link(source, target)
+        target.unlink()
+
+    monkeypatch.setattr(os, "link", removed)
+    with store.lease(KEY) as lease:
+        assert lease.holder.pid == os.getpid()
+
+
 def test_a_lease_shows_signs_of_life(tmp_path):
     leases = Leases(open_layout(tmp_path / "cache"), heartbeat=0.01)
     path = tmp_path / "cache" / "leases" / KEY

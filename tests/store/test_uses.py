@@ -9,7 +9,8 @@ import sys
 
 from store_samples import make_record
 
-from dem_build.store import Hints, Store
+from dem_build.store import Hints, Store, uses
+from dem_build.store.files import LOCK_SECONDS, exclusively
 from dem_build.store.layout import open_layout
 from dem_build.store.uses import read_uses
 
@@ -74,3 +75,17 @@ def test_a_store_that_cannot_be_written_is_used_without_notes(store, tmp_path):
     other = Store.open(store.root, hints=Hints(tmp_path / "hints"))
     with other.in_use():
         assert other.lookup(record.key) == record
+
+
+def test_a_collection_that_is_stopped_is_waited_for_once(store, monkeypatch):
+    record, waited, acquire = store.publish(make_record(store)), [], uses.files.acquire
+
+    def shortened(descriptor, operation, seconds):
+        waited.append(seconds)
+        return acquire(descriptor, operation, min(seconds, 0.05))
+
+    monkeypatch.setattr(uses.files, "acquire", shortened)
+    with store.in_use(), exclusively(store.root / "gc.lock", 1.0):
+        assert store.lookup(record.key) == record
+        assert store.lookup(record.key) == record
+    assert waited[-2:] == [LOCK_SECONDS, 0.0]
