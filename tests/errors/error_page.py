@@ -10,6 +10,7 @@ from base_cases import BASES
 from build_cases import AFTER_A_BUILD, BROKEN_DATA, BUILDS
 from call_cases import CALLS
 from store_cases import STORES
+from vector_cases import STRANGERS, VECTORS
 
 __all__ = ["page"]
 
@@ -38,8 +39,8 @@ TABLE = "\n| what happened | status | message |\n|---|---|---|\n"
 
 def page() -> str:
     """Return the text of `docs/errors.md`."""
-    calls = [(c.what, c.status, c.says, c.call) for c in (*CALLS, *BASES, *STORES)]
-    data = [(c.what, 1, c.says, "build recipe.toml") for c in BROKEN_DATA]
+    calls = [(c.what, c.status, c.says, c.call) for c in (*CALLS, *BASES, *VECTORS, *STORES)]
+    data = [(c.what, 1, c.says, "build recipe.toml") for c in (*BROKEN_DATA, *STRANGERS)]
     builds = [(c.what, c.status, c.says, c.call) for c in (*BUILDS, *AFTER_A_BUILD)]
     builds.append(("Ctrl-C while the plan is made", 130, "error: stopped", "build recipe.toml"))
     recipes = [
@@ -49,7 +50,7 @@ def page() -> str:
     return (
         f"{HEAD}\n{count} cases.\n"
         f"\n## Found before anything runs\n{TABLE}{_rows(calls)}"
-        f"\n## Data and training\n\nWhat follows the name of the action that failed.\n{TABLE}{_rows(data)}"
+        f"\n## Data and vectors\n\nWhat follows the name of the action that failed.\n{TABLE}{_rows(data)}"
         f"\n## Builds and the cache\n{TABLE}{_rows(builds)}"
         f"\n## Mistakes in a recipe\n\nThe hint stands in parentheses.\n{TABLE}{_rows(recipes)}"
     )

@@ -23,6 +23,7 @@ from build_cases import AFTER_A_BUILD, BROKEN_DATA, BUILDS
 from call_cases import CALLS
 from error_cases import RECIPE, sketch
 from store_cases import STORES
+from vector_cases import STRANGERS, VECTORS
 
 from dem_build.cli.app import run
 
@@ -54,7 +55,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("case", [*CALLS, *BASES, *STORES], ids=lambda c: c.what)
+@pytest.mark.parametrize("case", [*CALLS, *BASES, *VECTORS, *STORES], ids=lambda c: c.what)
 def test_a_call_that_cannot_run_says_why(case, home, capsys):
     sketch(home)
     case.setup(home)
@@ -113,6 +114,20 @@ def broken(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, 
     return call(home, "build broken.toml --keep-going")
 
 
+@pytest.fixture(scope="module")
+def estranged(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, int]:
+    """What one build of vectors of other bases says, which goes on after each failure."""
+    home = tmp_path_factory.mktemp("estranged") / "home"
+    shutil.copytree(built, home)
+    (home / "theirs").mkdir()
+    text = RECIPE.partition("[train]")[0]
+    for case in STRANGERS:
+        case.make(home / "base", home / "theirs" / case.name)
+        text += f'[vectors.{case.name}]\n{case.source} = "./theirs/{case.name}"\nomega = 0.1\n'
+    (home / "strangers.toml").write_text(text)
+    return call(home, "build strangers.toml --keep-going")
+
+
 def start(home: Path, arguments: str, file_limit: int | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, "DEM_HINTS": str(home / "hints"), "NO_COLOR": "1", "COLUMNS": "200"}
     environment.pop("DEM_CACHE", None)
@@ -144,6 +159,14 @@ def test_data_that_cannot_be_used_say_where_and_how_to_mend_it(case, broken):
     assert status == 1
     assert "Traceback" not in out
     assert failure_of(out, f"{case.action}:{case.file.partition('.')[0]}") == case.says
+
+
+@pytest.mark.parametrize("case", STRANGERS, ids=lambda c: c.what)
+def test_a_vector_of_another_base_says_why_it_is_none(case, estranged):
+    out, status = estranged
+    assert status == 1
+    assert "Traceback" not in out
+    assert failure_of(out, f"vector:{case.name}") == case.says
 
 
 @pytest.mark.parametrize("case", AFTER_A_BUILD, ids=lambda c: c.what)
