@@ -244,7 +244,9 @@ class Vector(Table):
         default=None, description="A full fine-tune of the same base: folder or hub id."
     )
     adapter: Text | None = Field(
-        default=None, description="A LoRA adapter of the same base: folder or hub id."
+        default=None,
+        description="A LoRA adapter of the same base: folder or hub id. It is merged on the CPU, in 4 bytes a "
+        "parameter of the base.",
     )
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; the lock pins the commit."

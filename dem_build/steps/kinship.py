@@ -78,7 +78,7 @@ def _same_vocabulary(base: Architecture, tuned: Architecture, where: str) -> Non
     if not more:
         return
     what = f"has {tuned.vocabulary} rows of embeddings, and the base {base.vocabulary}"
-    hint = OF_THE_BASE
+    hint = f"{OF_THE_BASE}; a base to which the recipe adds tokens is another base"
     if more > 0:
         what += f": {more} were added, for new tokens or as padding"
         hint = (
