@@ -1,11 +1,13 @@
 """Times fine-tuning steps in dem, in a bare PyTorch loop and, if asked, in TRL: the same rows, step by step.
 
-python bench/train.py [--trl PATH/TO/python] [--completion SHARE] [--steps N] [--rounds N]
+python bench/train.py [--trl PATH/TO/python] [--completion SHARE...] [--layers N] [--steps N] [--rounds N]
 
-Each contestant is a process of its own that loads a random Llama of 64M parameters, or 135M with --layers 30, in
-float32 and trains it under bfloat16 autocast. A step's time is from the end of the step before; the first step of a
-process does not count, nor does the very first process, which finds the machine's memory cold. A token is one of the
-rows: padding is none.
+Each contestant is a process of its own that loads a random Llama of SmolLM2-135M's width, with four of its thirty
+layers unless told otherwise, in float32 and trains it under bfloat16 autocast: once on all tokens of the rows
+(`--completion 1`), once on the last 30 %. A step's time is from the end of the step before; the first step of a process
+does not count, nor does the very first process, which finds the machine's memory cold. A token is one of the rows:
+padding is none. Each ratio is of the same step of the same round. CPU seconds, of all threads, say what a step costs on
+a machine that is busy with other work, where tokens/s say little.
 """
 
 from __future__ import annotations
@@ -13,16 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from contest import peak_rss, spread
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -34,7 +37,7 @@ from dem_build.steps.api import Context, Inputs
 from dem_build.steps.batches import RowOrder
 
 VOCABULARY = 49152
-SHORTEST, LONGEST = 32, 192
+SHORTEST, LONGEST = 32, 160
 SETTINGS = {"batch": 8, "micro_batch": 4, "learning_rate": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0}
 PARAMS = {
     "method": "full",
@@ -60,14 +63,30 @@ class Measured:
     """What the runs of one contestant took.
 
     Attributes:
-        speeds: Tokens/s of each counted step, over all rounds.
+        seconds: Wall time of each counted step, over all rounds.
+        cpu: CPU time of each, of all threads.
         loss: Of the last step, which shows that all did the same work.
         peak: Resident memory, MiB.
     """
 
-    speeds: list[float]
+    seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     loss: float = 0.0
     peak: int = 0
+
+
+@dataclass
+class Clock(Context):
+    """Notes when each optimizer step ended, and what it had cost."""
+
+    ends: list[tuple[float, float]] = field(default_factory=list)
+    loss: float = 0.0
+
+    def progress(self, done: float, total: float, unit: str, **more: Any) -> None:
+        """Note the time."""
+        super().progress(done, total, unit, **more)
+        self.ends.append((time.time(), time.process_time()))
+        self.loss = more["loss"]
 
 
 def write_base(home: Path, layers: int) -> None:
@@ -121,35 +140,35 @@ def train(home: Path, threads: int) -> None:
     work = Path(tempfile.mkdtemp(dir=home))
     (work / "out").mkdir()
     machine = Machine(micro_batch=SETTINGS["micro_batch"])
-    context = Context(work=work, out=work / "out", machine=machine, threads=threads)
+    clock = Clock(work=work, out=work / "out", machine=machine, threads=threads)
     paths = {
         "base/weights": home / "weights",
         "base/config": home / "model" / "config.json",
         "data/train": home / "rows",
     }
-    finetune.run(Inputs(paths=paths, digests={"base/weights": "b" * 64}), PARAMS, context)
-    events = [json.loads(line) for line in (work / "events.jsonl").read_text().splitlines()]
-    steps = [event for event in events if event["event"] == "progress"]
-    # Not getrusage: a process that was forked inherits its parent's peak.
-    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
-    print(json.dumps({"ends": [e["time"] for e in steps], "loss": steps[-1]["loss"], "peak": peak}))
+    finetune.run(Inputs(paths=paths, digests={"base/weights": "b" * 64}), PARAMS, clock)
+    print(json.dumps({"ends": clock.ends, "loss": clock.loss, "peak": peak_rss() >> 20}))
 
 
-def measure(
-    commands: dict[str, list[str]], tokens: list[int], rounds: int, threads: int
-) -> dict[str, Measured]:
-    """Run the contestants in turn, each round begun by another; `tokens` are those of each step."""
-    measured = {name: Measured([]) for name in commands}
+def measure(commands: dict[str, list[str]], rounds: int, threads: int) -> dict[str, Measured]:
+    """Run the contestants in turn, each round begun by another."""
+    measured = {name: Measured() for name in commands}
     names = list(commands)
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    # dem's workers have the second: threads that spin while they wait make a shared machine many times slower.
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+    }
     run(names[-1], commands[names[-1]], environment)
     for turn in range(rounds):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
             told, of = run(name, commands[name], environment), measured[name]
-            speeds = np.array(tokens[1:]) / np.diff(told["ends"])
-            print(name, *speeds.round(), file=sys.stderr)
-            of.speeds.extend(speeds)
+            wall, cpu = np.diff(np.array(told["ends"]), axis=0).T
+            print(f"  {name}: {wall.round(2)} s, {cpu.round(2)} s of CPU", file=sys.stderr, flush=True)
+            of.seconds.extend(wall)
+            of.cpu.extend(cpu)
             of.loss, of.peak = told["loss"], max(of.peak, told["peak"])
     return measured
 
@@ -163,16 +182,20 @@ def run(name: str, command: list[str], environment: dict[str, str]) -> dict[str,
     return told
 
 
-def report(measured: dict[str, Measured]) -> None:
-    """Print the tokens/s of the median step, and dem's as a multiple of it."""
-    ours = statistics.median(measured["dem"].speeds)
+def report(measured: dict[str, Measured], tokens: list[int], rounds: int) -> None:
+    """Print tokens/s, CPU time, and both as multiples of dem's; `tokens` are those of each step."""
+    ours = measured["dem"]
+    print("| | tokens/s | time, of dem's | CPU ms a token | CPU, of dem's | peak memory | last loss |")
+    print("|---|---|---|---|---|---|---|")
+    counted = np.array(tokens[1:] * rounds)
     for name, of in measured.items():
-        speed = statistics.median(of.speeds)
+        seconds, cpu = np.array(of.seconds), np.array(of.cpu)
         print(
-            f"{name:<10} {speed:5.0f} tokens/s  dem is {ours / speed:4.2f} times as fast"
-            f"  ({min(of.speeds):.0f} to {max(of.speeds):.0f}, {len(of.speeds)} steps)"
-            f"  loss {of.loss:.4f}  peak {of.peak} MiB"
+            f"| {name} | {spread(list(counted / seconds), 0)} | {spread(list(seconds / ours.seconds))} "
+            f"| {spread(list(1000 * cpu / counted), 1)} | {spread(list(cpu / ours.cpu))} "
+            f"| {of.peak} MiB | {of.loss:.4f} |"
         )
+    print(f"\nload average now: {os.getloadavg()[0]:.1f}\n")
 
 
 def arguments() -> argparse.Namespace:
@@ -181,9 +204,11 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trl", help="the python of an environment that has TRL")
-    parser.add_argument("--completion", type=float, default=0.3, help="share of a row that is trained on")
-    parser.add_argument("--layers", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument(
+        "--completion", type=float, nargs="+", default=[1.0, 0.3], help="shares of a row that are trained on"
+    )
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
@@ -196,19 +221,25 @@ def main() -> None:
     if told.child:
         train(told.child, told.threads)
         return
+    for completion in told.completion:
+        print(f"trained on {completion:.0%} of each row:\n", flush=True)
+        with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
+            compete(Path(folder), completion, told)
+
+
+def compete(home: Path, completion: float, told: argparse.Namespace) -> None:
+    """Prepare, run and report one share of trained tokens."""
     here = Path(__file__).parent
-    with tempfile.TemporaryDirectory(prefix="bench-train-") as folder:
-        home = Path(folder)
-        write_base(home, told.layers)
-        tokens = write_rows(home, told.steps, told.completion)
-        (home / "settings.json").write_text(json.dumps(SETTINGS))
-        commands = {
-            "dem": [sys.executable, __file__, "--child", folder, "--threads", str(told.threads)],
-            "bare loop": [sys.executable, str(here / "train_bare.py"), folder],
-        }
-        if told.trl:
-            commands["TRL"] = [told.trl, str(here / "train_trl.py"), folder]
-        report(measure(commands, tokens, told.rounds, told.threads))
+    write_base(home, told.layers)
+    tokens = write_rows(home, told.steps, completion)
+    (home / "settings.json").write_text(json.dumps(SETTINGS))
+    commands = {
+        "dem": [sys.executable, __file__, "--child", str(home), "--threads", str(told.threads)],
+        "bare loop": [sys.executable, str(here / "train_bare.py"), str(home)],
+    }
+    if told.trl:
+        commands["TRL"] = [told.trl, str(here / "train_trl.py"), str(home)]
+    report(measure(commands, told.rounds, told.threads), tokens, told.rounds)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), told["max_grad_norm"])
         adam.step()
         adam.zero_grad()
-        ends.append(time.time())
+        ends.append((time.time(), time.process_time()))
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024
     print(json.dumps({"ends": ends, "loss": loss, "peak": peak}))
 

@@ -18,11 +18,11 @@ class Clock(TrainerCallback):
     """Notes when each optimizer step ended."""
 
     def __init__(self) -> None:
-        self.ends: list[float] = []
+        self.ends: list[tuple[float, float]] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """Note the time."""
-        self.ends.append(time.time())
+        self.ends.append((time.time(), time.process_time()))
 
 
 def config(home: Path, told: dict[str, Any]) -> SFTConfig:
