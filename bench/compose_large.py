@@ -21,11 +21,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
-from contest import spread, table, timed
+from contest import Memory, spread, table, timed
 from weights import SMOL, count, project, record_vectors
 
 from dem_build.store.files import sync_file
@@ -40,49 +39,6 @@ OMEGAS = [0.5, 0.4]
 SHARD = 1_000_000_000
 BLOCK = 8 << 20
 DEM = [sys.executable, "-m", "dem_build", "build"]
-
-
-class Memory:
-    """Samples the memory of a process and of those that it started, until it ends.
-
-    Attributes:
-        peak: Bytes of the largest sample.
-    """
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.peak = 0
-        self._process = process
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-
-    def join(self) -> None:
-        """Wait for the end."""
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while self._process.poll() is None:
-            self.peak = max(self.peak, sum(_resident(pid) for pid in _family(self._process.pid)))
-            time.sleep(0.02)
-
-
-def _family(pid: int) -> list[int]:
-    """Return a process and its children: dem's workers have none."""
-    children: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children += map(int, task.read_text().split())
-        except OSError:  # the thread has ended
-            continue
-    return [pid, *children]
-
-
-def _resident(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    parts = (status.partition(f"{name}:")[2].split() for name in ("RssAnon", "RssShmem"))
-    return sum(int(part[0]) << 10 for part in parts if part)
 
 
 def build(recipe: Path, omega: float) -> tuple[float, float, int]:

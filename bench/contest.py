@@ -9,14 +9,15 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
-__all__ = ["contest", "peak_rss", "spread", "table", "timed"]
+__all__ = ["Memory", "contest", "peak_rss", "spread", "table", "timed"]
 
 
 def timed(command: Sequence[str], folder: Path | None = None, **environment: str) -> float:
@@ -71,5 +72,53 @@ def table(found: Mapping[str, Sequence[float]], digits: int = 2) -> str:
 
 def peak_rss() -> int:
     """Return this process's peak resident memory, bytes; not of getrusage, where a fork inherits its parent's."""
-    with open("/proc/self/status", encoding="ascii") as file:  # noqa: PTH123
-        return int(file.read().split("VmHWM:")[1].split()[0]) << 10
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) << 10
+
+
+class Memory:
+    """Samples the memory of a process and of those that it started, until it ends.
+
+    Attributes:
+        peak: Bytes of the largest sample without what is mapped from files: RssAnon and RssShmem.
+        resident: Bytes of the largest sample with it.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.peak = self.resident = 0
+        self._process = process
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end."""
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while self._process.poll() is None:
+            found = [_memory(pid) for pid in _family(self._process.pid)]
+            self.peak = max(self.peak, sum(own for own, _ in found))
+            self.resident = max(self.resident, sum(all_ for _, all_ in found))
+            time.sleep(0.02)
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and its children: dem's workers have none."""
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children += map(int, task.read_text().split())
+        except OSError:  # the thread has ended
+            continue
+    return [pid, *children]
+
+
+def _memory(pid: int) -> tuple[int, int]:
+    """Return a process's memory without and with mapped files, bytes; 0 of one that has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    except OSError:
+        return 0, 0
+    lines = (line.split() for line in status.splitlines() if line.startswith("Rss"))
+    found = {line[0]: int(line[1]) << 10 for line in lines}
+    return found.get("RssAnon:", 0) + found.get("RssShmem:", 0), sum(found.values())
