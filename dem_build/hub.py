@@ -142,6 +142,13 @@ def _silent_bar(tell: Callable[[int, int], None]) -> type[Any]:
             tell(self._here, int(self.total or self._here))
             return None
 
+        # Where chunks are fetched out of order, the client counts what came over the network as well: not told.
+        def update_transfer(self, n: float | None = 1) -> None:
+            pass
+
+        def set_transfer_postfix_str(self, *arguments: Any, **more: Any) -> None:
+            pass
+
     return Silent
 
 

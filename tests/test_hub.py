@@ -8,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub_server import HubServer, serving
 from test_build import fresh, ran
+
+from dem_build import hub as hub_module
 
 RECIPE = """\
 [base]
@@ -91,3 +94,26 @@ def test_a_pinned_recipe_plans_offline(tmp_path: Path, tiny_base: Path, endpoint
     plan = json.loads(project.call("plan", "tiny.toml", "--json").stdout)
     assert "eval:base:arc_easy" in [a["name"] for a in plan["actions"]]
     assert ran(plan) == []
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_download_by_chunks_tells_the_bytes_of_the_file_alone(first: int) -> None:
+    """The client's own reporter of such a download counts two things: what is written, and what came over the net."""
+    from huggingface_hub.utils._xet_progress_reporting import XetDownloadProgressReporter
+
+    told: list[tuple[int, int]] = []
+    bar = hub_module._silent_bar(lambda *numbers: told.append(numbers))
+    with XetDownloadProgressReporter(
+        reconstruction_desc="x", total=10, log_level=20, tqdm_class=bar
+    ) as reporter:
+        for written in (first, 4, 10):
+            reporter.update_progress(
+                SimpleNamespace(
+                    total_bytes_completed=written,
+                    total_transfer_bytes_completed=2 * written + 1,
+                    total_bytes_completion_rate=None,
+                    total_transfer_bytes_completion_rate=None,
+                    total_bytes=10,
+                )
+            )
+    assert told == [(n, 10) for n in (first, 4, 10) if n]

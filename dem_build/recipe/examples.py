@@ -14,7 +14,8 @@ __all__ = ["EXAMPLES", "MACHINE_EXAMPLE"]
 EXAMPLES: dict[type[BaseModel], str] = {
     models.Base: """\
 [base]
-model = "models/SmolLM2-135M-Instruct"
+model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+revision = "main"
 dtype = "bfloat16"
 chat_template = "chat.jinja"
 pad_token = "<pad>"

@@ -143,6 +143,7 @@ def _write_weights(
         sum_of_base = Combination(checkpoint, (), (), "dem", code)
         combine(sum_of_base, writer, threads=context.threads, on_progress=progress)
         write_new_rows(checkpoint, specs, writer, known)
+        progress(total)
     return specs
 
 

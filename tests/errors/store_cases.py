@@ -65,6 +65,17 @@ STORES = (
         4,
     ),
     Call(
+        "A base on a hub that no lock pins, under `--locked`",
+        "build recipe.toml --locked",
+        (
+            "error: recipe.lock: not what is locked: base\n"
+            "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked"
+        ),
+        status=4,
+        replaced=('model = "base"', 'model = "org/base"'),
+        setup=lock_then(),
+    ),
+    Call(
         "A dataset on a hub that no lock pins, under `--locked`",
         "build recipe.toml --locked",
         (
@@ -72,7 +83,8 @@ STORES = (
             "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked"
         ),
         status=4,
-        setup=lock_then(edit("recipe.toml", 'path = "data/add.jsonl"', 'hub = "org/add"')),
+        replaced=('path = "data/add.jsonl"', 'hub = "org/add"'),
+        setup=lock_then(),
     ),
     Call(
         "Data changed since the lock",
