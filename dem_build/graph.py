@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dem_build.errors import UsageError
 from dem_build.kinds import KINDS
+from dem_build.recipe import Tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Action", "Edge", "Evaluation", "Graph", "Taken", "build_graph"]
 
 BASE = "base"
+TUNE = "tune"
 COMPOSED = "composed"
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")
 
@@ -158,12 +160,15 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     actions += [_probe(recipe, name, lock) for name in recipe.probes]
     actions += [_vector(recipe, name) for name in recipe.datasets]
     actions += [_extracted(recipe, name, lock) for name in recipe.vectors]
-    said = [(n, v.omega) for table in (recipe.datasets, recipe.vectors) for n, v in table.items()]
-    omega = {name: float(value) for name, value in said if value != "tune"}
-    actions.append(_compose(recipe, "model", omega))
+    said = {n: v.omega for table in (recipe.datasets, recipe.vectors) for n, v in table.items()}
+    omega = {name: float(value) for name, value in said.items() if value != "tune"}
+    if len(omega) < len(said):
+        actions += [_tune(recipe, omega), _compose_tuned(recipe, said)]
+    else:
+        actions.append(_compose(recipe, "model", omega))
     models = {COMPOSED: "model", BASE: BASE}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
-        singles = [_compose(recipe, f"model:{name}", {name: 1.0}) for name, _ in said]
+        singles = [_compose(recipe, f"model:{name}", {name: 1.0}) for name in said]
         actions += singles
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
     actions += _evaluations(recipe, lock, models)
@@ -258,6 +263,42 @@ def _compose(recipe: Recipe, name: str, omega: Mapping[str, float]) -> Action:
     takes = [Taken(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
     takes += [Taken("delta", Edge(f"vector:{n}", "delta"), w) for n, w in omega.items()]
     return Action(name, "compose", params, tuple(takes))
+
+
+def _compose_tuned(recipe: Recipe, vectors: Iterable[str]) -> Action:
+    """Compose all vectors, with the ω that `tune` found."""
+    composed = _compose(recipe, "model", {})
+    takes = [Taken("delta", Edge(f"vector:{name}", "delta")) for name in vectors]
+    return replace(composed, takes=(*composed.takes, *takes, Taken("omega", Edge(TUNE, "omega"))))
+
+
+def _tune(recipe: Recipe, given: Mapping[str, float]) -> Action:
+    """A dataset is judged on its validation rows; prompts that any vector was trained on are left out."""
+    tune = recipe.tune or Tune()
+    takes = [Taken(f"base/{part}", Edge(BASE, part)) for part in ("weights", "config")]
+    groups: dict[str, dict[str, JSON]] = {}
+    for name in recipe.vectors:
+        groups[name] = {"omega": given.get(name)}
+        takes.append(Taken("delta", Edge(f"vector:{name}", "delta"), group=name))
+    for name in recipe.datasets:
+        groups[name] = {"importance": tune.importance.get(name, 1.0), "omega": given.get(name)}
+        takes += [
+            Taken("delta", Edge(f"vector:{name}", "delta"), group=name),
+            Taken("data/validation", Edge(f"data:{name}", "validation"), group=name),
+            Taken("data/train", Edge(f"data:{name}", "train"), group=name),
+        ]
+    for name, probe in recipe.probes.items():
+        groups[name] = {"limit": probe.max_loss_increase}
+        takes.append(Taken("data/rows", Edge(f"data:{name}", "test"), group=name))
+    params = {
+        "search": tune.search,
+        "objective": tune.objective,
+        "granularity": tune.granularity,
+        "max_samples": tune.max_samples,
+        "bounds": list(tune.bounds),
+        "dtype": recipe.compose.dtype,
+    }
+    return Action(TUNE, "tune", params, tuple(takes), groups=groups)
 
 
 def _evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:

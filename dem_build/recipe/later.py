@@ -58,17 +58,6 @@ _TRAIN = (
 LATER: tuple[Later, ...] = (
     *_TRAIN,
     *(Later(f"datasets.*.{item.key}", item.feature, item.until, item.uses) for item in _TRAIN),
-    *(
-        Later(
-            f"{section}.*.omega",
-            'omega = "tune", the default,',
-            "give ω a number, such as omega = 0.5",
-            _is("tune"),
-            absent=True,
-        )
-        for section in ("datasets", "vectors")
-    ),
-    Later("tune", "[tune]", "remove it, and give each ω a number for now"),
     Later("analysis", "[analysis]"),
     Later("baselines", "[baselines]"),
 )

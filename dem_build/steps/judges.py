@@ -1,0 +1,116 @@
+"""What tuning judges candidates on: validation rows that no vector was trained on, in blocks, and their losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dem_build.data.arrays import TokenRows
+from dem_build.errors import EvaluationError
+from dem_build.steps.batches import collate
+from dem_build.steps.likelihood import IGNORED, token_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.steps.api import Group
+
+__all__ = ["BLOCKS", "Judge", "batches", "judges", "row_nll", "trained_prompts"]
+
+BLOCKS = 16
+"""Parts that a judge's rows are dealt into: derivatives are kept for each, and resampling draws them."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Rows that judge candidates.
+
+    Attributes:
+        group: The dataset's group, or the probe's.
+        rows: The split.
+        blocks: Indices of the rows that are used, dealt into blocks.
+        left_out: Rows left out because a vector was trained on their prompt.
+        tokens: Tokens that count, of each block, [BLOCKS]; 0 where there are fewer rows.
+    """
+
+    group: Group
+    rows: TokenRows
+    blocks: tuple[tuple[int, ...], ...]
+    left_out: int
+    tokens: NDArray[np.float64]
+
+    @property
+    def used(self) -> int:
+        """Number of rows that are used."""
+        return sum(len(block) for block in self.blocks)
+
+
+def trained_prompts(trains: Sequence[Path]) -> NDArray[np.uint64]:
+    """Return the different prompts of all train splits: the first 8 bytes of their digests, sorted."""
+    found = [_hashes(TokenRows.open(path)) for path in trains]
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
+
+
+def judges(
+    groups: Mapping[str, Group], tag: Mapping[str, str], trained: NDArray[np.uint64], most: int
+) -> list[Judge]:
+    """Return a judge for each group, in order.
+
+    Args:
+        groups: By name.
+        tag: Name → the input that holds its rows.
+        trained: As `trained_prompts` returns.
+        most: Most rows to use: those of the smallest prompt hashes, the same ones every time.
+
+    Raises:
+        EvaluationError: A group has no row that counts and that no vector was trained on.
+    """
+    return [_judge(group, group.paths[tag[name]], trained, most) for name, group in groups.items()]
+
+
+def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> Judge:
+    rows = TokenRows.open(path)
+    hashes = _hashes(rows)
+    known = np.isin(hashes, trained)
+    fresh = np.flatnonzero(~known)
+    chosen = fresh[np.argsort(hashes[fresh], kind="stable")][:most].tolist()
+    blocks = tuple(tuple(chosen[i::BLOCKS]) for i in range(BLOCKS))
+    tokens = np.array([sum(_counted(rows, i) for i in block) for block in blocks], np.float64)
+    if not tokens.sum():
+        raise EvaluationError(
+            f"there is nothing to tune on: of {len(rows)} validation rows {int(known.sum())} are trained on too, "
+            "and no token of the others counts",
+            where=group.name,
+            hint="raise its `validation` share, or give every ω a number",
+        )
+    return Judge(group, rows, blocks, int(known.sum()), tokens)
+
+
+def batches(judge: Judge, block: int | None, batch_size: int) -> list[list[int]]:
+    """Return the rows of one block, or of all, in batches of like length, the longest first."""
+    rows = [i for part in judge.blocks for i in part] if block is None else judge.blocks[block]
+    order = sorted(rows, key=lambda i: -int(judge.rows.lengths[i]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def row_nll(model: PreTrainedModel, judge: Judge, rows: Sequence[int]) -> torch.Tensor:
+    """Return the summed loss of each row, with its graph, [rows]."""
+    batch = {name: t.to(model.device) for name, t in collate([judge.rows[i] for i in rows]).items()}
+    counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
+    return torch.stack([part.sum() for part in torch.split(token_nll(model, **batch), counts)])
+
+
+def _counted(rows: TokenRows, index: int) -> int:
+    _, labels = rows[index]
+    return int(np.count_nonzero(labels[1:] != IGNORED))
+
+
+def _hashes(rows: TokenRows) -> NDArray[np.uint64]:
+    return np.ascontiguousarray(rows.prompts[:, :8]).view(np.uint64)[:, 0]

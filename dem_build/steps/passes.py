@@ -1,0 +1,212 @@
+"""Passes over the judges' rows: each taken once, kept through an interruption, and counted."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from dem_build.errors import EvaluationError
+from dem_build.steps.checkpoints import mark_complete, newest_complete
+from dem_build.steps.judges import BLOCKS, batches, row_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from dem_build.steps.api import Context
+    from dem_build.steps.candidates import Candidates
+    from dem_build.steps.judges import Judge
+
+__all__ = ["Pass", "Passes", "read_passes", "write_passes"]
+
+FILE = "passes.safetensors"
+FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What was measured of one candidate.
+
+    Attributes:
+        omega: The candidate, [vectors, layers].
+        judged: Which judges were asked, [judges].
+        nll: Summed losses, [judges, blocks]; 0 where a judge was not asked.
+        slopes: Their derivatives to ω, [judges, blocks, vectors, layers]; None where none were taken.
+        rounded: Whether the candidate was rounded to the composed model's dtype.
+    """
+
+    omega: NDArray[np.float64]
+    judged: NDArray[np.bool_]
+    nll: NDArray[np.float64]
+    slopes: NDArray[np.float64] | None = None
+    rounded: bool = False
+
+    def answers(self, other: Pass) -> bool:
+        """Return whether this pass is one that `other`, not yet taken, asks for."""
+        return (
+            self.rounded == other.rounded
+            and (other.slopes is None or self.slopes is not None)
+            and bool((self.judged | ~other.judged).all())
+            and np.array_equal(self.omega, other.omega)
+        )
+
+
+class Passes:
+    """Takes passes over the judges' rows with one resident model.
+
+    Attributes:
+        judges: Whose rows they are taken over.
+        taken: All passes, in order; those of an interrupted run first.
+        cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
+        changing: Seconds spent on turning the model into candidates.
+        measuring: Seconds spent on their losses and derivatives.
+    """
+
+    def __init__(
+        self, candidates: Candidates, judges: Sequence[Judge], dtype: torch.dtype, context: Context
+    ) -> None:
+        self._candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, context
+        self._folder = context.work / "checkpoints"
+        checkpoint = newest_complete(self._folder)
+        self.taken: list[Pass] = [] if checkpoint is None else read_passes(checkpoint / FILE)
+        self.cost = sum(self._cost(p) for p in self.taken)
+        self.changing = self.measuring = 0.0
+
+    def take(
+        self,
+        omega: NDArray[np.float64],
+        *,
+        slopes: bool = False,
+        judged: Iterable[int] | None = None,
+        rounded: bool = False,
+    ) -> Pass:
+        """Return a pass, from memory where it was taken before.
+
+        Args:
+            omega: The candidate, [vectors, layers].
+            slopes: Whether derivatives are asked for.
+            judged: Indices of the judges that are asked; all of them where absent.
+            rounded: Round the candidate to the composed model's dtype.
+
+        Raises:
+            EvaluationError: A loss is not finite, or memory ran out.
+            InterruptedBuildError: The user asked to stop; the passes so far are kept.
+        """
+        asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
+        known = next((p for p in self.taken if p.answers(asked)), None)
+        if known is not None:
+            return known
+        try:
+            taken = self._measure(asked)
+        except torch.OutOfMemoryError as error:
+            hint = "lower micro_batch and eval_batch_size in the machine file"
+            raise EvaluationError("out of memory while tuning ω", hint=hint) from error
+        self.taken.append(taken)
+        self.cost += self._cost(taken)
+        self._keep()
+        return taken
+
+    def _asked(
+        self, omega: NDArray[np.float64], judged: Iterable[int] | None, *, slopes: bool, rounded: bool
+    ) -> Pass:
+        count = len(self.judges)
+        mask = np.zeros(count, np.bool_)
+        mask[list(range(count) if judged is None else judged)] = True
+        empty = np.zeros((count, BLOCKS, *omega.shape)) if slopes else None
+        return Pass(np.array(omega, np.float64), mask, np.zeros((count, BLOCKS)), empty, rounded)
+
+    def _measure(self, asked: Pass) -> Pass:
+        started = time.monotonic()
+        self._candidates.become(asked.omega, self._dtype if asked.rounded else None)
+        changed = time.monotonic()
+        for j in np.flatnonzero(asked.judged):
+            if asked.slopes is None:
+                self._losses(asked, int(j))
+            else:
+                self._slopes(asked, asked.slopes, int(j))
+            self._check(asked, int(j))
+            done = len(self.taken) + float(asked.judged[: j + 1].sum() / asked.judged.sum())
+            self._context.progress(round(done, 2), len(self.taken) + 1, "passes")
+        self.changing += changed - started
+        self.measuring += time.monotonic() - changed
+        return asked
+
+    @torch.no_grad()
+    def _losses(self, asked: Pass, j: int) -> None:
+        judge = self.judges[j]
+        block_of = {row: block for block, rows in enumerate(judge.blocks) for row in rows}
+        for batch in batches(judge, None, self._context.machine.eval_batch_size):
+            self._context.check_stop()
+            for row, nll in zip(batch, row_nll(self._candidates.model, judge, batch).tolist(), strict=True):
+                asked.nll[j, block_of[row]] += nll
+
+    def _slopes(self, asked: Pass, slopes: NDArray[np.float64], j: int) -> None:
+        judge, size = self.judges[j], self._context.machine.micro_batch
+        for block in range(BLOCKS):
+            for batch in batches(judge, block, size):
+                self._context.check_stop()
+                nll = row_nll(self._candidates.model, judge, batch).sum()
+                nll.backward()  # type: ignore[no-untyped-call]
+                asked.nll[j, block] += nll.item()
+            if judge.blocks[block]:
+                slopes[j, block] = self._candidates.take_slopes()
+
+    def _check(self, asked: Pass, j: int) -> None:
+        finite = np.isfinite(asked.nll[j]).all() and (
+            asked.slopes is None or np.isfinite(asked.slopes[j]).all()
+        )
+        if not finite:
+            raise EvaluationError(
+                "the loss of a candidate, or its derivative, is not finite",
+                where=self.judges[j].group.name,
+                hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
+            )
+
+    def _cost(self, taken: Pass) -> float:
+        rows = np.array([judge.used for judge in self.judges], np.float64)
+        share = float(rows[taken.judged].sum() / rows.sum())
+        return share * (FORWARD + (BACKWARD if taken.slopes is not None else 0))
+
+    def _keep(self) -> None:
+        """Keep all passes so far as a checkpoint: each costs much and holds little."""
+        old = newest_complete(self._folder)
+        checkpoint = self._folder / f"checkpoint-{len(self.taken)}"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        write_passes(checkpoint / FILE, self.taken)
+        mark_complete(checkpoint)
+        if old is not None and old != checkpoint:
+            for file in old.iterdir():
+                file.unlink()
+            old.rmdir()
+
+
+def write_passes(path: Path, passes: Sequence[Pass]) -> None:
+    """Write passes as safetensors, stacked; `slopes` holds those of the passes that `sloped` names."""
+    sloped = [p.slopes for p in passes if p.slopes is not None]
+    arrays = {
+        "omega": np.array([p.omega for p in passes]),
+        "judged": np.array([p.judged for p in passes]),
+        "nll": np.array([p.nll for p in passes]),
+        "rounded": np.array([p.rounded for p in passes]),
+        "sloped": np.array([p.slopes is not None for p in passes]),
+    }
+    save_file(arrays | ({"slopes": np.array(sloped)} if sloped else {}), path)
+
+
+def read_passes(path: Path) -> list[Pass]:
+    """Return the passes of a file that `write_passes` wrote."""
+    arrays = load_file(path)
+    slopes = iter(arrays.get("slopes", ()))
+    return [
+        Pass(omega, judged, nll, next(slopes) if sloped else None, bool(rounded))
+        for omega, judged, nll, sloped, rounded in zip(
+            *(arrays[name] for name in ("omega", "judged", "nll", "sloped", "rounded")), strict=True
+        )
+    ]

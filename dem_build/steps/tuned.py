@@ -1,0 +1,278 @@
+"""The space in which ω is searched: which vectors are free, what judges them, and what is known before a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.steps.judges import BLOCKS
+from dem_build.tuning import Objective, Problem, Sample, gain_scale, search, softmax_start
+from dem_build.tuning.problem import ratio_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.steps.api import Group
+    from dem_build.steps.judges import Judge
+    from dem_build.steps.omega import Omega
+    from dem_build.steps.passes import Pass, Passes
+    from dem_build.tuning import Found
+
+__all__ = ["Chosen", "Refined", "Space", "layerwise"]
+
+MOST_SINGLES = (
+    8  # vectors of which each is judged on every dataset before the search; of more, on its own alone
+)
+HELD_BACK = 4  # where layers are tuned: one block in so many judges whether that was worth it
+LAYER_RADIUS = 0.5  # how far a layer's ω may go from its vector's
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The candidate that tuning ends with.
+
+    Attributes:
+        omega: [vectors, layers].
+        score: Over all rows.
+        rounded_score: The same of the candidate rounded to the composed model's dtype.
+    """
+
+    omega: NDArray[np.float64]
+    score: float
+    rounded_score: float
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What tuning layer by layer came to.
+
+    Attributes:
+        omega: The candidate, [vectors, layers].
+        accepted: Whether it won on rows that its search did not see.
+        score: Its score on those rows.
+        global_score: The score there of one ω a vector.
+        found: The search.
+    """
+
+    omega: NDArray[np.float64]
+    accepted: bool
+    score: float
+    global_score: float
+    found: Found
+
+
+class Space:
+    """The free ω of a recipe and what they are judged by.
+
+    A vector that several groups have is one: its ω is the sum of theirs, and free where any of them is.
+
+    Args:
+        groups: The inputs' groups.
+        judged: The datasets' judges, then the probes'.
+        params: Of the kind `tune`.
+
+    Attributes:
+        deltas: Digest → file of each vector, in the order of digests.
+        free: Indices of the vectors whose ω is searched.
+        judges: As given.
+        problem: What is searched; there once `begin` was called.
+        uniform: The sample of equal ω.
+        base, singles: Losses of the base and of each dataset's own vector alone, [judges].
+    """
+
+    def __init__(self, groups: Sequence[Group], judged: Sequence[Judge], params: Mapping[str, JSON]) -> None:
+        with_delta = [g for g in groups if "delta" in g.digests]
+        self.deltas: dict[Digest, Path] = {
+            g.digests["delta"]: g.paths["delta"] for g in sorted(with_delta, key=lambda g: g.digests["delta"])
+        }
+        names = list(self.deltas)
+        self.vector_of = {g.name: names.index(g.digests["delta"]) for g in with_delta}
+        self.fixed = np.zeros(len(names))
+        for group in with_delta:
+            self.fixed[self.vector_of[group.name]] += group.params.get("omega") or 0.0
+        self.free = sorted({self.vector_of[g.name] for g in with_delta if g.params.get("omega") is None})
+        self.judges = judged
+        self.params = params
+        self._seen = np.ones(BLOCKS, np.bool_)
+        if params["granularity"] == "layer":
+            self._seen[HELD_BACK - 1 :: HELD_BACK] = False
+        self.tokens = np.array([judge.tokens for judge in judged])
+
+    def begin(self, passes: Passes, layers: Sequence[str]) -> list[Sample]:
+        """Take the passes that every search starts from; return them as samples: base, singles, equal ω, softmax."""
+        self._passes, self.layers = passes, list(layers)
+        nothing = np.zeros((len(self.deltas), len(layers)))
+        base = passes.take(nothing)
+        singles = self._singles(passes, nothing)
+        self.base = self._losses(base)
+        self.singles = self._single_losses(singles)
+        self.problem = self._problem(base, singles)
+        starts = self._starts(singles)
+        points = [self.problem.clip(start) for start in starts]
+        found = [self._sample(p) for p in (base, *singles.values()) if p.judged.all()]
+        known = [s for s in found if s is not None and self._within(s.omega)]
+        taken = [self._measure(point, slopes=False) for point in points]
+        self.uniform = taken[0]
+        return _distinct([*known, *taken])
+
+    def expand(self, omega: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the candidate of some free ω: [vectors, layers] from [free] or [free · layers]."""
+        full = np.repeat(self.fixed[:, None], len(self.layers), axis=1)
+        full[self.free] = omega.reshape(len(self.free), -1)
+        return full
+
+    def by_digest(self, omega: NDArray[np.float64]) -> dict[Digest, Omega]:
+        """Return ω as it is written: a number a vector, or one for each layer where they differ."""
+        found: dict[Digest, Omega] = {}
+        for digest, row in zip(self.deltas, omega, strict=True):
+            alike = bool((row == row[0]).all())
+            found[digest] = float(row[0]) if alike else dict(zip(self.layers, row.tolist(), strict=True))
+        return found
+
+    def choose(self, omega: NDArray[np.float64]) -> Chosen:
+        """Return the chosen candidate with its scores."""
+        scores = [
+            self.problem.objective.score(self._losses(self._passes.take(omega, rounded=rounded)))
+            for rounded in (False, True)
+        ]
+        return Chosen(omega, *scores)
+
+    def unseen(self) -> Problem:
+        """Return the problem on the rows that the layers' search does not see."""
+        return replace(self.problem, tokens=self.tokens[:, ~self._seen], measure=self._measure)
+
+    def layer_problem(self, center: NDArray[np.float64], pull: float) -> Problem:
+        """Return the search for one ω a layer, drawn towards one a vector."""
+        around = np.repeat(center, len(self.layers))
+        low, high = self.params["bounds"]
+        return replace(
+            self.problem,
+            lower=np.maximum(low, around - LAYER_RADIUS),
+            upper=np.minimum(high, around + LAYER_RADIUS),
+            measure=self._measure,
+            center=around,
+            pull=pull,
+        )
+
+    def pass_of(self, sample: Sample) -> Pass:
+        """Return the pass that a sample was made of."""
+        return self._passes.take(self.expand(sample.omega), slopes=sample.slopes is not None)
+
+    def in_layers(self, sample: Sample) -> Sample:
+        """Return a sample of one ω a vector as one of one ω a layer."""
+        taken = self.pass_of(sample)
+        repeated = np.repeat(sample.omega, len(self.layers))
+        return self._cut(taken, repeated, self._seen)
+
+    def on_unseen(self, sample: Sample) -> Sample:
+        """Return a sample as it is on the rows that the layers' search does not see."""
+        return self._cut(self.pass_of(sample), sample.omega, ~self._seen)
+
+    def _singles(self, passes: Passes, nothing: NDArray[np.float64]) -> dict[int, Pass]:
+        """Take each dataset's own vector alone, at ω = 1: on all judges, or on its own where there are many."""
+        found: dict[int, Pass] = {}
+        own: dict[int, list[int]] = {}
+        for j, judge in enumerate(self.judges):
+            if judge.group.name in self.vector_of:
+                own.setdefault(self.vector_of[judge.group.name], []).append(j)
+        everywhere = len(self.deltas) <= MOST_SINGLES
+        for vector in range(len(self.deltas)) if everywhere else own:
+            alone = nothing.copy()
+            alone[vector] = 1.0
+            found[vector] = passes.take(alone, judged=None if everywhere else own[vector])
+        return found
+
+    def _single_losses(self, singles: Mapping[int, Pass]) -> NDArray[np.float64]:
+        losses = self.base.copy()
+        for j, judge in enumerate(self.judges):
+            vector = self.vector_of.get(judge.group.name)
+            if vector is not None:
+                losses[j] = self._losses(singles[vector])[j]
+        return losses
+
+    def _problem(self, base: Pass, singles: Mapping[int, Pass]) -> Problem:
+        stderr = np.zeros(len(self.judges))
+        for j, judge in enumerate(self.judges):
+            vector = self.vector_of.get(judge.group.name)
+            if vector is not None:
+                errors = ratio_stderr(base.nll - singles[vector].nll, self.tokens)
+                stderr[j] = errors[j] if np.isfinite(errors[j]) else 0.0
+        importance = np.array([float(judge.group.params.get("importance") or 0.0) for judge in self.judges])
+        limits = [judge.group.params.get("limit") for judge in self.judges]
+        objective = Objective(
+            kind=self.params["objective"],
+            importance=importance / importance.sum(),
+            base=self.base,
+            scale=np.where(importance > 0, gain_scale(self.base, self.singles, stderr), 1.0),
+            limit=np.array([np.inf if limit is None else float(limit) for limit in limits]),
+        )
+        low, high = (np.full(len(self.free), float(bound)) for bound in self.params["bounds"])
+        return Problem(objective, self.tokens[:, self._seen], low, high, self._measure)
+
+    def _starts(self, singles: Mapping[int, Pass]) -> list[NDArray[np.float64]]:
+        equal = np.full(len(self.free), 1 / len(self.deltas))
+        starts = [equal, np.zeros(len(self.free))]
+        if len(singles) == len(self.deltas) and all(p.judged.all() for p in singles.values()):
+            weight = self.problem.objective.importance
+            losses = np.array([weight @ self._losses(singles[v]) for v in range(len(self.deltas))])
+            starts.append(softmax_start(losses)[self.free])
+        return starts
+
+    def _measure(self, omega: NDArray[np.float64], *, slopes: bool) -> Sample:
+        return self._cut(self._passes.take(self.expand(omega), slopes=slopes), omega, self._seen)
+
+    def _cut(self, taken: Pass, omega: NDArray[np.float64], blocks: NDArray[np.bool_]) -> Sample:
+        """Return a pass as a sample of some blocks, its derivatives to the ω that are searched."""
+        nll = taken.nll[:, blocks]
+        if taken.slopes is None:
+            return Sample(omega, nll)
+        slopes = taken.slopes[:, blocks][:, :, self.free]
+        if omega.size == len(self.free):
+            return Sample(omega, nll, slopes.sum(axis=3))
+        return Sample(omega, nll, slopes.reshape(*nll.shape, -1))
+
+    def _sample(self, taken: Pass) -> Sample | None:
+        """Return a pass as a sample, where it lies in the space: the fixed ω are what they are fixed at."""
+        omega = taken.omega[self.free, 0]
+        if not np.array_equal(self.expand(omega), taken.omega):
+            return None
+        return self._cut(taken, omega, self._seen)
+
+    def _within(self, omega: NDArray[np.float64]) -> bool:
+        return bool(((omega >= self.problem.lower) & (omega <= self.problem.upper)).all())
+
+    def _losses(self, taken: Pass) -> NDArray[np.float64]:
+        return np.asarray(taken.nll.sum(axis=1) / self.tokens.sum(axis=1))
+
+
+def layerwise(space: Space, found: Found) -> Refined | None:
+    """Search one ω for each vector and layer around what was found; None where there are too few rows to judge it.
+
+    Moving all ω by half costs as much as the standard error of the score's lead over equal ω, so that noise alone
+    moves little. It is accepted where it wins on rows that the search did not see.
+    """
+    unseen = space.unseen()
+    if not (unseen.tokens.sum(axis=1) > 0).all() or space.uniform is None:
+        return None
+    _, stderr = space.problem.difference(found.best, space.uniform)
+    problem = space.layer_problem(found.best.omega, 4 * stderr)
+    known = [space.in_layers(s) for s in found.samples if s.slopes is not None or s is found.best]
+    refined = search("gradient", problem, known)
+    omega = space.expand(refined.best.omega)
+    score = unseen.objective.score(unseen.losses(space.on_unseen(refined.best)))
+    before = unseen.objective.score(unseen.losses(space.on_unseen(found.best)))
+    return Refined(omega, score < before, score, before, refined)
+
+
+def _distinct(samples: Sequence[Sample]) -> list[Sample]:
+    found: list[Sample] = []
+    for sample in samples:
+        if not any(np.array_equal(sample.omega, other.omega) for other in found):
+            found.append(sample)
+    return found

@@ -1,0 +1,209 @@
+"""What a search is recorded as: its trace, and what a user should be told, by digests and never by names.
+
+A finding is `{"what": WORD, "vector" or "judge": DIGEST, …}`; `report.tuning` has a sentence for each word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.tuning.inner import promised, promised_best
+from dem_build.tuning.problem import ratio_stderr
+from dem_build.tuning.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dem_build.digest import JSON
+    from dem_build.steps.judges import Judge
+    from dem_build.steps.tuned import Chosen, Refined, Space
+    from dem_build.tuning import Found, Intervals, Sample
+
+__all__ = ["FORMAT", "Outcome", "trace"]
+
+FORMAT = "trace/1"
+DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
+SIGNIFICANT = 2.0  # standard errors
+NOTABLE = 0.02  # of the score: what rounding may cost without a word
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All that a search came to."""
+
+    space: Space
+    found: Found
+    bounds: Intervals
+    refined: Refined | None
+    chosen: Chosen
+
+
+def trace(outcome: Outcome) -> dict[str, JSON]:
+    """Return the search as a document: judges, vectors, every pass, what it came to. Less is better in scores."""
+    space, found, bounds, refined = outcome.space, outcome.found, outcome.bounds, outcome.refined
+    problem = space.problem
+    return {
+        "format": FORMAT,
+        "search": space.params["search"],
+        "objective": space.params["objective"],
+        "reason": found.reason,
+        "judges": [_judge(space, found, j) for j in range(len(space.judges))],
+        "vectors": _vectors(space, found, bounds),
+        "layers": list(space.layers),
+        "score": problem.score(found.best),
+        "uniform": None
+        if space.uniform is None
+        else {
+            "omega": space.uniform.omega.tolist(),
+            "score": problem.score(space.uniform),
+            "lead": bounds.over_uniform,
+        },
+        "chosen_score": outcome.chosen.score,
+        "rounded_score": outcome.chosen.rounded_score,
+        "passes": [_pass(space, sample) for sample in found.samples],
+        "slopes": None if found.best.slopes is None else problem.loss_slopes(found.best).tolist(),
+        "layerwise": None if refined is None else _refined(refined),
+        "findings": [
+            *_of_vectors(space, found),
+            *_of_judges(space, found),
+            *_of_search(space, found, bounds),
+            *_of_rounding(space, outcome.chosen),
+            *_of_layers(space, refined),
+        ],
+    }
+
+
+def _judge(space: Space, found: Found, j: int) -> dict[str, JSON]:
+    judge, objective = space.judges[j], space.problem.objective
+    chosen = space.problem.losses(found.best)
+    vector = space.vector_of.get(judge.group.name)
+    return {
+        "rows": _rows_digest(judge),
+        "vector": None if vector is None else list(space.deltas)[vector],
+        "importance": float(objective.importance[j]),
+        "limit": float(objective.limit[j]) if np.isfinite(objective.limit[j]) else None,
+        "used": judge.used,
+        "left_out": judge.left_out,
+        "tokens": int(judge.tokens.sum()),
+        "base": float(objective.base[j]),
+        "single": None if vector is None else float(space.singles[j]),
+        "chosen": float(chosen[j]),
+        "gain": float(objective.gains(chosen)[j]) if objective.counted[j] else None,
+    }
+
+
+def _vectors(space: Space, found: Found, bounds: Intervals) -> list[dict[str, JSON]]:
+    described = []
+    for v, digest in enumerate(space.deltas):
+        one: dict[str, JSON] = {"vector": digest, "tuned": v in space.free, "omega": float(space.fixed[v])}
+        if v in space.free:
+            place = space.free.index(v)
+            one |= {
+                "omega": float(found.best.omega[place]),
+                "low": float(bounds.low[place]),
+                "high": float(bounds.high[place]),
+            }
+        described.append(one)
+    return described
+
+
+def _pass(space: Space, sample: Sample) -> dict[str, JSON]:
+    return {
+        "omega": sample.omega.tolist(),
+        "losses": space.problem.losses(sample).tolist(),
+        "score": space.problem.score(sample),
+        "slopes": sample.slopes is not None,
+    }
+
+
+def _refined(refined: Refined) -> dict[str, JSON]:
+    return {
+        "accepted": refined.accepted,
+        "unseen_score": refined.score,
+        "unseen_global_score": refined.global_score,
+        "passes": len(refined.found.samples),
+        "reason": refined.found.reason,
+    }
+
+
+def _rows_digest(judge: Judge) -> str:
+    tag = "data/rows" if "data/rows" in judge.group.digests else "data/validation"
+    return judge.group.digests[tag]
+
+
+def _of_vectors(space: Space, found: Found) -> Iterator[dict[str, JSON]]:
+    names = list(space.deltas)
+    for place, v in enumerate(space.free):
+        omega = float(found.best.omega[place])
+        if omega >= space.problem.upper[place]:
+            yield {"what": "on_upper_bound", "vector": names[v], "omega": omega}
+        elif omega <= space.problem.lower[place] and omega != 0:
+            yield {"what": "on_lower_bound", "vector": names[v], "omega": omega}
+        elif omega <= 0:
+            yield {"what": "does_not_help", "vector": names[v], "omega": omega}
+
+
+def _of_judges(space: Space, found: Found) -> Iterator[dict[str, JSON]]:
+    problem = space.problem
+    losses, base = problem.losses(found.best), problem.objective.base
+    excess = problem.objective.excess(losses)
+    origin = next((s for s in found.samples if not s.omega.any()), None)
+    errors = (
+        np.zeros_like(base) if origin is None else ratio_stderr(found.best.nll - origin.nll, problem.tokens)
+    )
+    for j, judge in enumerate(space.judges):
+        about = {"judge": _rows_digest(judge), "loss": float(losses[j]), "base": float(base[j])}
+        if excess[j] > 0:
+            yield {"what": "limit_not_held", **about, "limit": float(problem.objective.limit[j])}
+        elif losses[j] - base[j] > SIGNIFICANT * errors[j] and losses[j] > base[j]:
+            yield {"what": "worse_than_base", **about}
+        if judge.group.name in space.vector_of and space.singles[j] >= base[j]:
+            yield {"what": "own_vector_does_not_help", **about, "single": float(space.singles[j])}
+        if judge.left_out:
+            yield {"what": "rows_left_out", **about, "count": judge.left_out, "used": judge.used}
+
+
+def _of_search(space: Space, found: Found, bounds: Intervals) -> Iterator[dict[str, JSON]]:
+    if bounds.over_uniform is not None and len(space.free) > 1 and bounds.over_uniform[0] <= 0:
+        yield {"what": "like_uniform", "lead": list(bounds.over_uniform)}
+    if found.reason == "passes" and space.params["search"] != "grid":
+        yield {"what": "not_converged", "passes": len(found.samples)}
+    spread = _spread(space, found)
+    if spread is not None:
+        yield {"what": "starts_disagree", "spread": spread}
+
+
+def _spread(space: Space, found: Found) -> float | None:
+    """Return how far apart the searches' models end from other starts, where the ends are as good but far apart."""
+    if found.best.slopes is None:
+        return None
+    problem, surrogate = space.problem, Surrogate.fit(space.problem, found.samples)
+    box = problem.lower, problem.upper
+    ends = [promised_best(problem, surrogate, box, [s.omega]) for s in found.samples]
+    best = promised(problem, surrogate, found.best.omega)
+    equal = [
+        end
+        for end in ends
+        if promised(problem, surrogate, end)
+        <= best + 0.5 * problem.step_stderr(found.best, end - found.best.omega)
+    ]
+    spread = max((float(np.abs(end - found.best.omega).max()) for end in equal), default=0.0)
+    return round(spread, 3) if spread > DISAGREE else None
+
+
+def _of_rounding(space: Space, chosen: Chosen) -> Iterator[dict[str, JSON]]:
+    lost = chosen.rounded_score - chosen.score
+    if abs(lost) > NOTABLE * max(abs(chosen.score), 1e-3):
+        yield {"what": "rounding", "dtype": space.params["dtype"], "score": chosen.score, "lost": lost}
+
+
+def _of_layers(space: Space, refined: Refined | None) -> Iterator[dict[str, JSON]]:
+    if space.params["granularity"] != "layer":
+        return
+    if refined is None:
+        yield {"what": "layers_not_judged"}
+    elif not refined.accepted:
+        yield {"what": "layers_not_better", "score": refined.score, "global_score": refined.global_score}
