@@ -280,13 +280,12 @@ def _tune(recipe: Recipe, given: Mapping[str, float]) -> Action:
     for name in recipe.vectors:
         groups[name] = {"omega": given.get(name)}
         takes.append(Taken("delta", Edge(f"vector:{name}", "delta"), group=name))
-    for name in recipe.datasets:
+    for name, dataset in recipe.datasets.items():
         groups[name] = {"importance": tune.importance.get(name, 1.0), "omega": given.get(name)}
-        takes += [
-            Taken("delta", Edge(f"vector:{name}", "delta"), group=name),
-            Taken("data/validation", Edge(f"data:{name}", "validation"), group=name),
-            Taken("data/train", Edge(f"data:{name}", "train"), group=name),
-        ]
+        takes.append(Taken("delta", Edge(f"vector:{name}", "delta"), group=name))
+        takes.append(Taken("data/train", Edge(f"data:{name}", "train"), group=name))
+        if dataset.validation != 0:
+            takes.append(Taken("data/validation", Edge(f"data:{name}", "validation"), group=name))
     for name, probe in recipe.probes.items():
         groups[name] = {"limit": probe.max_loss_increase}
         takes.append(Taken("data/rows", Edge(f"data:{name}", "test"), group=name))

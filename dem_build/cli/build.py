@@ -141,6 +141,8 @@ def _finish(
     results, gates = ending.results, ending.gates
     view.remaining_warnings(results, console, shown)
     say_shared(session.store, outcome, console)
+    if results.tuning is not None:
+        view.omega_lines(results.tuning, console)
     view.result_table(results, gates, console)
     view.closing_lines(outcome, results, ending.model, console)
     document = build_document(session.named, outcome, ending.model, results, gates)

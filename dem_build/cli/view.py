@@ -8,7 +8,7 @@ from dem_build.cli.view_error import render_error
 from dem_build.cli.view_estimate import estimate_lines
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import plan_table
-from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table
+from dem_build.cli.view_results import closing_lines, omega_lines, remaining_warnings, result_table
 from dem_build.cli.view_text import clean, make_console
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ __all__ = [
     "estimate_lines",
     "make_console",
     "make_listener",
+    "omega_lines",
     "plan_table",
     "remaining_warnings",
     "render_error",

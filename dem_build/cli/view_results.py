@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from dem_build.report.comparison import Measure, Row
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
+    from dem_build.report.tuning import Tuning
 
-__all__ = ["closing_lines", "remaining_warnings", "result_table"]
+__all__ = ["closing_lines", "omega_lines", "remaining_warnings", "result_table"]
 
 TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim"}
 GAP = 3
@@ -48,6 +49,25 @@ def result_table(results: Results, gates: Iterable[GateResult], console: Console
         console.print()
     for gate in judged:
         _gate(gate, console)
+
+
+def omega_lines(tuning: Tuning, console: Console) -> None:
+    """Print the ω that tuning found, each with its 95 % interval, and what it has to say."""
+    console.print()
+    names = max(len(joined(name)) for name in tuning.vectors)
+    for name, vector in tuning.vectors.items():
+        between = "given" if vector.low is None else f"{vector.low:.2f} to {vector.high:.2f}"
+        gain = tuning.judges[name].gain if name in tuning.judges else None
+        recovered = "" if gain is None else f"  gain recovered {gain:.2f}"
+        layers = "  (mean of its layers)" if vector.layers else ""
+        value = (f"{vector.omega:.3f}", "bold")
+        say(console, f"ω {joined(name):<{names}}  ", value, (f"  {between}{recovered}{layers}", "dim"))
+    counted = (
+        f"{tuning.search} search, {tuning.passes} candidates; gain and intervals (95 %) on validation rows"
+    )
+    say(console, (counted, "dim"))
+    for sentence in tuning.told:
+        say(console, ("note: ", "yellow"), joined(sentence))
 
 
 def closing_lines(

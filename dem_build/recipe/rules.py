@@ -14,6 +14,7 @@ from dem_build.recipe.judging import JUDGING, MODELS
 from dem_build.recipe.places import may_be_hub_id
 from dem_build.recipe.problems import Mistake, any_of, listed, nearest
 from dem_build.recipe.tables import names, raw, sources, tables, trains
+from dem_build.recipe.weighing import WEIGHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
 
 def contradictions(data: Raw) -> list[Mistake]:
     """Return every contradiction in a recipe's tables, lists given as tuples."""
-    return [mistake for rule in (*_RULES, *JUDGING) for mistake in rule(data)]
+    return [mistake for rule in (*_RULES, *JUDGING, *WEIGHING) for mistake in rule(data)]
 
 
 def _exact_numbers(data: Raw) -> Iterator[Mistake]:
@@ -249,26 +250,6 @@ def _one_origin(data: Raw) -> Iterator[Mistake]:
             yield Mistake(key, f"`checkpoint` and `adapter` are one choice, and {which} given")
 
 
-def _bounds_are_ordered(data: Raw) -> Iterator[Mistake]:
-    bounds = raw(data, "tune").get("bounds")
-    if (
-        isinstance(bounds, tuple)
-        and len(bounds) == 2
-        and all(map(_is_number, bounds))
-        and not bounds[0] < bounds[1]
-    ):
-        yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
-
-
-def _shares_name_datasets(data: Raw) -> Iterator[Mistake]:
-    places: list[tuple[Key, Raw]] = [(("tune", "importance"), raw(data, "tune", "importance"))]
-    places += [((*key, "proportions"), raw(table, "proportions")) for key, table in tables(data, "baselines")]
-    for key, table in places:
-        for name in table:
-            if name not in raw(data, "datasets"):
-                yield Mistake((*key, name), "there is no such dataset", nearest(name, raw(data, "datasets")))
-
-
 def _proportions_are_a_mixtures(data: Raw) -> Iterator[Mistake]:
     for key, table in tables(data, "baselines"):
         if "proportions" in table and table.get("method") == "interpolation":
@@ -297,7 +278,5 @@ _RULES: tuple[Rule, ...] = (
     _shares_leave_rows,
     _splits_are_the_hubs,
     _one_origin,
-    _bounds_are_ordered,
-    _shares_name_datasets,
     _proportions_are_a_mixtures,
 )

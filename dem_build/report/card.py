@@ -54,9 +54,9 @@ def card(
     sections = [
         _front_matter(base),
         f"# {escape(recipe.name)}\n",
-        _opening(recipe, base, len(graph.omega)),
+        _opening(recipe, base, len(results.omega)),
         "## Vectors\n",
-        _vectors(recipe, graph, records, results),
+        _vectors(recipe, records, results),
         *(["## Results\n", results_table(results), EXPLAINED] if results.table else []),
         "## Provenance\n",
         _provenance(records, results),
@@ -86,7 +86,7 @@ def _front_matter(base: str) -> str:
     return f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n"
 
 
-def _vectors(recipe: Recipe, graph: Graph, records: Mapping[str, Record], results: Results) -> str:
+def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) -> str:
     header = ["vector", "of", "SHA-256", "trained tokens", "ω"]
     body = [
         [
@@ -94,9 +94,9 @@ def _vectors(recipe: Recipe, graph: Graph, records: Mapping[str, Record], result
             code(_origin(recipe, name)),
             _digest(records, f"vector:{name}", "delta"),
             _tokens(results, f"vector:{name}"),
-            f"{omega:g}",
+            f"{omega:.4g}",
         ]
-        for name, omega in graph.omega.items()
+        for name, omega in results.omega.items()
     ]
     return table(header, body, numbers=2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
+    from dem_build.report.tuning import Tuning
 
 __all__ = ["build_document", "failure_document", "plan_document", "results_document"]
 
@@ -56,6 +58,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
     return {
         "model_digest": results.model_digest if results else None,
         "omega": dict(results.omega) if results else {},
+        **({"tuning": _tuning(results.tuning)} if results and results.tuning else {}),
         "results": _table(results) if results else {},
         "gates": [_gate(g) for g in gates],
     }
@@ -68,6 +71,19 @@ def failure_document(recipe: Path | str, error: DemError) -> dict[str, JSON]:
         fields = ("file", "line", "key", "what", "hint")
         document["problems"] = [{name: getattr(p, name) for name in fields} for p in error.problems]
     return {"recipe": str(recipe), "actions": [], "error": document}
+
+
+def _tuning(tuning: Tuning) -> dict[str, JSON]:
+    return {
+        "search": tuning.search,
+        "objective": tuning.objective,
+        "candidates": tuning.passes,
+        "forward_equivalents": tuning.cost,
+        "vectors": {name: asdict(vector) for name, vector in tuning.vectors.items()},
+        "judges": {name: asdict(judged) for name, judged in tuning.judges.items()},
+        "slopes": {name: dict(row) for name, row in tuning.slopes.items()},
+        "notes": list(tuning.told),
+    }
 
 
 def _planned(verdict: Verdict) -> dict[str, JSON]:

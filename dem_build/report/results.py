@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.errors import StoreError
+from dem_build.report.tuning import read_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dem_build.digest import JSON, Digest
     from dem_build.graph import Action, Graph
+    from dem_build.report.tuning import Tuning
     from dem_build.store import Output, Record
 
 __all__ = ["METRICS", "Metrics", "Results", "collect"]
@@ -39,7 +41,8 @@ class Results:
 
     Attributes:
         table: Model → task → metric → value. A held-out loss is the task `loss:NAME`.
-        omega: Vector → ω.
+        omega: Vector → ω: as given, or as tuning found it.
+        tuning: The search for ω, where there was one.
         model_digest: Digest of the composed model, None while it is not there.
         warnings: (action, text), in the graph's order.
         costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),
@@ -49,6 +52,7 @@ class Results:
 
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
     omega: Mapping[str, float] = field(default_factory=dict)
+    tuning: Tuning | None = None
     model_digest: Digest | None = None
     warnings: tuple[tuple[str, str], ...] = ()
     costs: Mapping[str, Metrics] = field(default_factory=dict)
@@ -70,10 +74,13 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
     Raises:
         StoreError: An evaluation's metrics are not what they should be.
     """
+    tuning = read_tuning(graph, records, read)
+    tuned = {name: vector.omega for name, vector in tuning.vectors.items()} if tuning else {}
     present = [(action, records[action.name]) for action in graph if action.name in records]
     return Results(
         table=_table(present, read),
-        omega=dict(graph.omega),
+        omega={**graph.omega, **tuned},
+        tuning=tuning,
         model_digest=_model_digest(records.get(MODEL)),
         warnings=tuple((a.name, str(w)) for a, r in present for w in r.provenance.get("warnings", ())),
         costs={action.name: costs for action, record in present if (costs := _costs(record))},

@@ -28,7 +28,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
         gates: The gates, judged.
     """
     model = f" · model `{results.model_digest[:12]}`" if results.model_digest else ""
-    omega = ", ".join(f"{escape(n)} {w:g}" for n, w in results.omega.items())
+    omega = ", ".join(f"{escape(n)} {w:.4g}" for n, w in results.omega.items())
     judged = list(gates)
     parts = [
         f"### {escape(name)}{model}\n",

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from dem_build.errors import EvaluationError
+from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import BLOCKS, batches, row_nll
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Pass", "Passes", "read_passes", "write_passes"]
 
 FILE = "passes.safetensors"
+KEEP_SECONDS = 20.0  # between two checkpoints: passes cost much and hold little
 FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
 
 
@@ -78,6 +79,7 @@ class Passes:
         self.taken: list[Pass] = [] if checkpoint is None else read_passes(checkpoint / FILE)
         self.cost = sum(self._cost(p) for p in self.taken)
         self.changing = self.measuring = 0.0
+        self._kept = time.monotonic()
 
     def take(
         self,
@@ -108,9 +110,13 @@ class Passes:
         except torch.OutOfMemoryError as error:
             hint = "lower micro_batch and eval_batch_size in the machine file"
             raise EvaluationError("out of memory while tuning ω", hint=hint) from error
+        except InterruptedBuildError:
+            self._keep()
+            raise
         self.taken.append(taken)
         self.cost += self._cost(taken)
-        self._keep()
+        if time.monotonic() - self._kept > KEEP_SECONDS:
+            self._keep()
         return taken
 
     def _asked(
@@ -175,7 +181,10 @@ class Passes:
         return share * (FORWARD + (BACKWARD if taken.slopes is not None else 0))
 
     def _keep(self) -> None:
-        """Keep all passes so far as a checkpoint: each costs much and holds little."""
+        """Keep all passes so far as a checkpoint."""
+        self._kept = time.monotonic()
+        if not self.taken:
+            return
         old = newest_complete(self._folder)
         checkpoint = self._folder / f"checkpoint-{len(self.taken)}"
         checkpoint.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def _values_with(at: Vector, design: Design) -> Vector:
     difference = at[:, None, :] - design.sloped[None, :, :]  # cov(f(x), ∂f(y)/∂y) = k (x - y) / ℓ²
     kernel = _kernel(at, design.sloped, design.length)
     with_slopes = kernel[:, :, None] * difference / design.length**2
-    return np.hstack([with_values, with_slopes.reshape(len(at), -1)])
+    return np.hstack([with_values, with_slopes.reshape(len(at), design.sloped.size)])
 
 
 def _slopes_with(at: Vector, design: Design) -> Vector:
@@ -135,8 +135,8 @@ def _slopes_with(at: Vector, design: Design) -> Vector:
     with_slopes = kernel[:, :, None, None] * outer  # [m, sloped, ω of at, ω of design]
     return np.hstack(
         [
-            with_values.transpose(0, 2, 1).reshape(len(at) * size, -1),
-            with_slopes.transpose(0, 2, 1, 3).reshape(len(at) * size, -1),
+            with_values.transpose(0, 2, 1).reshape(len(at) * size, len(design.points)),
+            with_slopes.transpose(0, 2, 1, 3).reshape(len(at) * size, len(design.sloped) * size),
         ]
     )
 

@@ -1,0 +1,89 @@
+"""Rules of ω, `[tune]` and shares: what may be searched, and what judges it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dem_build.recipe.problems import Mistake, nearest
+from dem_build.recipe.tables import names, raw, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dem_build.recipe.locate import Key
+    from dem_build.recipe.tables import Raw
+
+__all__ = ["WEIGHING"]
+
+NUMBER = "give ω a number, such as omega = 0.5"
+
+
+def _bounds_are_ordered(data: Raw) -> Iterator[Mistake]:
+    bounds = raw(data, "tune").get("bounds")
+    if (
+        isinstance(bounds, tuple)
+        and len(bounds) == 2
+        and all(map(_is_number, bounds))
+        and not bounds[0] < bounds[1]
+    ):
+        yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
+
+
+def _shares_name_datasets(data: Raw) -> Iterator[Mistake]:
+    places: list[tuple[Key, Raw]] = [(("tune", "importance"), raw(data, "tune", "importance"))]
+    places += [((*key, "proportions"), raw(table, "proportions")) for key, table in tables(data, "baselines")]
+    for key, table in places:
+        for name in table:
+            if name not in raw(data, "datasets"):
+                yield Mistake((*key, name), "there is no such dataset", nearest(name, raw(data, "datasets")))
+
+
+def _tuned_datasets_have_judges(data: Raw) -> Iterator[Mistake]:
+    for key, table in tables(data, "datasets"):
+        share = table.get("validation")
+        if _is_tuned(table) and _is_number(share) and share == 0:
+            what = 'is 0, and omega = "tune", the default, is judged on validation rows'
+            yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {NUMBER}")
+
+
+def _something_judges(data: Raw) -> Iterator[Mistake]:
+    if any(table.get("validation") != 0 for _, table in tables(data, "datasets")):
+        return
+    for key, table in tables(data, "vectors"):
+        if _is_tuned(table):
+            what = 'omega = "tune", the default, needs a dataset with validation rows to judge it'
+            yield Mistake((*key, "omega"), what, NUMBER)
+
+
+def _someone_counts(data: Raw) -> Iterator[Mistake]:
+    importance = raw(data, "tune", "importance")
+    counted = [importance.get(name, 1.0) for name in names(data, "datasets")]
+    if counted and all(_is_number(value) and value == 0 for value in counted):
+        yield Mistake(("tune", "importance"), "is 0 for every dataset, so nothing is tuned for")
+
+
+def _interpolation_takes_numbers(data: Raw) -> Iterator[Mistake]:
+    if raw(data, "compose").get("method") != "interpolation":
+        return
+    for key, table in tables(data, "datasets", "vectors"):
+        if _is_tuned(table):
+            what = 'omega = "tune", the default, is for method = "dem": an interpolation\'s ω sum to 1'
+            yield Mistake((*key, "omega"), what, NUMBER)
+
+
+def _is_tuned(table: Raw) -> bool:
+    return table.get("omega", "tune") == "tune"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
+    _bounds_are_ordered,
+    _shares_name_datasets,
+    _tuned_datasets_have_judges,
+    _something_judges,
+    _someone_counts,
+    _interpolation_takes_numbers,
+)

@@ -1,0 +1,220 @@
+"""What tuning found, with names: ω and their intervals, what each dataset gained, and what a user should be told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dem_build.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.graph import Graph
+    from dem_build.store import Output, Record
+
+__all__ = ["TUNE", "Judged", "Tuned", "Tuning", "read_tuning"]
+
+TUNE = "tune"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """ω of one vector.
+
+    Attributes:
+        omega: ω; where each layer has its own, their mean.
+        low, high: 95 % interval of ω; None where ω was given.
+        layers: Layer → ω, where each has its own.
+    """
+
+    omega: float
+    low: float | None = None
+    high: float | None = None
+    layers: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a dataset or probe lost or gained on the rows that tuning used, in nats per token.
+
+    Attributes:
+        base, chosen: Loss of the base and of the chosen candidate.
+        single: Loss of the dataset's own vector alone; None for a probe.
+        gain: Gain recovered; None for what does not count.
+        rows: Rows that were used.
+    """
+
+    base: float
+    chosen: float
+    single: float | None
+    gain: float | None
+    rows: int
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A search for ω.
+
+    Attributes:
+        search, objective: As in the recipe.
+        vectors: Name of a dataset or vector → its ω.
+        judges: Name of a dataset or probe → what came of it.
+        told: Sentences for the user.
+        passes: Candidates that were measured.
+        cost: Their cost in forward passes over all rows.
+        slopes: Judge → vector → derivative of the judge's loss to the vector's ω, where the search ended.
+        trace: The whole document, for machines.
+    """
+
+    search: str
+    objective: str
+    vectors: Mapping[str, Tuned]
+    judges: Mapping[str, Judged]
+    told: tuple[str, ...]
+    passes: int
+    cost: float
+    slopes: Mapping[str, Mapping[str, float]]
+    trace: Mapping[str, JSON]
+
+
+def read_tuning(
+    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
+) -> Tuning | None:
+    """Return what the tuning of a build found; None where there was none, or not yet.
+
+    Args:
+        graph: The recipe's graph.
+        records: Name of an action → its record.
+        read: Returns the bytes of an output that is one file.
+
+    Raises:
+        StoreError: The record of tuning is not what it should be.
+    """
+    record = records.get(TUNE)
+    if TUNE not in graph.actions or record is None:
+        return None
+    try:
+        trace = json.loads(read(record.outputs["trace"]))
+        omega = json.loads(read(record.outputs["omega"]))["omega"]
+        return _tuning(graph, records, trace, omega)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        hint = f"`--rebuild {TUNE}` searches again"
+        raise StoreError("the recorded search for ω cannot be read", where=TUNE, hint=hint) from error
+
+
+def _tuning(graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Mapping[str, JSON]) -> Tuning:
+    vectors, judges = _names(graph, records, "delta"), _names(graph, records, "data/validation", "data/rows")
+    said = {entry["vector"]: entry for entry in trace["vectors"]}
+    tuned = {n: _tuned(said[d], omega[d], _shares(vectors, d)) for n, d in vectors.items() if d in said}
+    entries = {name: entry for entry in trace["judges"] for name in judges if judges[name] == entry["rows"]}
+    return Tuning(
+        search=trace["search"],
+        objective=trace["objective"],
+        vectors=tuned,
+        judges={name: _judged(entries[name]) for name in judges if name in entries},
+        told=tuple(_sentence(f, vectors, judges) for f in trace["findings"]),
+        passes=len(trace["passes"]),
+        cost=float(records[TUNE].provenance.get("forward_equivalents", 0.0)),
+        slopes=_slopes(trace, vectors, judges),
+        trace=trace,
+    )
+
+
+def _names(graph: Graph, records: Mapping[str, Record], *tags: str) -> dict[str, Digest]:
+    """Return group → digest of what it gave to tuning under one of some tags."""
+    return {
+        taken.group: records[taken.edge.action].outputs[taken.edge.output].digest
+        for taken in graph.actions[TUNE].takes
+        if taken.group is not None and taken.of in tags and taken.edge.action in records
+    }
+
+
+def _shares(vectors: Mapping[str, Digest], digest: Digest) -> int:
+    """Return how many names one vector has: they share its ω."""
+    return sum(other == digest for other in vectors.values())
+
+
+def _tuned(entry: Mapping[str, JSON], omega: JSON, shares: int) -> Tuned:
+    layers = {str(k): float(v) for k, v in omega.items()} if isinstance(omega, dict) else {}
+    mean = sum(layers.values()) / len(layers) if layers else float(omega)
+    bounds = (float(entry["low"]), float(entry["high"])) if entry["tuned"] else (None, None)
+    low, high = (None if bound is None else bound / shares for bound in bounds)
+    return Tuned(mean / shares, low, high, layers)
+
+
+def _judged(entry: Mapping[str, JSON]) -> Judged:
+    return Judged(
+        float(entry["base"]), float(entry["chosen"]), entry["single"], entry["gain"], int(entry["used"])
+    )
+
+
+def _slopes(
+    trace: JSON, vectors: Mapping[str, Digest], judges: Mapping[str, Digest]
+) -> dict[str, dict[str, float]]:
+    if trace["slopes"] is None:
+        return {}
+    free = [entry["vector"] for entry in trace["vectors"] if entry["tuned"]]
+    rows = {e["rows"]: row for e, row in zip(trace["judges"], trace["slopes"], strict=True)}
+    return {
+        judge: {v: float(rows[digest][free.index(d)]) for v, d in vectors.items() if d in free}
+        for judge, digest in judges.items()
+        if digest in rows
+    }
+
+
+def _sentence(
+    finding: Mapping[str, JSON], vectors: Mapping[str, Digest], judges: Mapping[str, Digest]
+) -> str:
+    """Return a finding as a sentence with today's names."""
+    names = vectors if "vector" in finding else judges
+    digest = finding.get("vector", finding.get("judge"))
+    who = ", ".join(name for name, d in names.items() if d == digest) or str(digest)[:12]
+    return SENTENCES[finding["what"]](who, finding)
+
+
+def _range(finding: Mapping[str, JSON]) -> str:
+    low, high = finding["lead"]
+    return f"{low:.3f} to {high:.3f}"
+
+
+SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
+    "on_upper_bound": lambda who, f: (
+        f"ω of {who} ended on the upper bound, {f['omega']:g}: raise `bounds` in [tune], or train it for longer"
+    ),
+    "on_lower_bound": lambda who, f: f"ω of {who} ended on the lower bound, {f['omega']:g}",
+    "does_not_help": lambda who, _: f"{who} got ω = 0: at these importances its vector helps nobody enough",
+    "worse_than_base": lambda who, f: (
+        f"{who} ends worse than the base: loss {f['loss']:.3f}, base {f['base']:.3f} "
+        "(raise its importance, or protect it with max_loss_increase)"
+    ),
+    "limit_not_held": lambda who, f: (
+        f"no ω keeps the limit of {who}: loss {f['loss']:.3f}, allowed {f['base'] + f['limit']:.3f}"
+    ),
+    "own_vector_does_not_help": lambda who, f: (
+        f"the vector of {who} does not lower its own validation loss: {f['single']:.3f}, base {f['base']:.3f}"
+    ),
+    "rows_left_out": lambda who, f: (
+        f"{f['count']} validation rows of {who} were left out, as a vector was trained on their prompts; "
+        f"{f['used']} were used"
+    ),
+    "like_uniform": lambda _, f: (
+        f"the tuned ω cannot be told from equal ω: their lead is {_range(f)} (95 %); more validation rows would tell"
+    ),
+    "not_converged": lambda _, f: f"the search stopped after {f['passes']} candidates, before it settled",
+    "starts_disagree": lambda _, f: (
+        f"ω that differ by up to {f['spread']:g} do as well: these validation rows do not settle them"
+    ),
+    "rounding": lambda _, f: (
+        f"rounding the model to {f['dtype']} changes the score from {-f['score']:.3f} by {-f['lost']:+.3f}: "
+        'set dtype = "float32" in [compose] to keep it'
+    ),
+    "layers_not_judged": lambda _, __: (
+        "there are too few validation rows to judge one ω a layer: one ω a vector was kept"
+    ),
+    "layers_not_better": lambda _, __: (
+        "one ω a layer did not win on rows that its search did not see: one ω a vector was kept"
+    ),
+}

@@ -1,0 +1,185 @@
+"""Tuning on a real model: derivatives, what good and useless vectors get, limits, resumption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tune_samples import DIGEST, base, dataset, model, noise, probe, run_tune, skill, vector
+from weight_samples import make_context, run_compose
+
+from dem_build.checkpoint import open_checkpoint
+from dem_build.errors import EvaluationError, InterruptedBuildError
+from dem_build.steps.candidates import Candidates
+from dem_build.steps.judges import judges, row_nll, trained_prompts
+
+
+def candidates(*names: str) -> Candidates:
+    return Candidates(model(), base() / "weights", DIGEST, {n: skill(n).delta for n in names})
+
+
+def words(tuned) -> set[str]:
+    return {finding["what"] for finding in tuned.trace["findings"]}
+
+
+def test_derivatives_are_those_of_finite_differences():
+    resident = candidates("up", "down")
+    [judge] = judges({"up": dataset("up")}, {"up": "data/validation"}, trained_prompts([]), 64)
+    rows = [i for block in judge.blocks for i in block][:8]
+    at, step = np.full((2, len(resident.layers)), 0.4), 1e-2
+
+    def loss(omega: np.ndarray) -> float:
+        resident.become(omega)
+        with torch.no_grad():
+            return row_nll(resident.model, judge, rows).double().sum().item()
+
+    resident.become(at)
+    row_nll(resident.model, judge, rows).sum().backward()
+    slopes = resident.take_slopes()
+    for i, layer in np.ndindex(*at.shape):
+        moved = np.zeros_like(at)
+        moved[i, layer] = step
+        difference = (loss(at + moved) - loss(at - moved)) / (2 * step)
+        assert slopes[i, layer] == pytest.approx(difference, rel=2e-2, abs=2e-2)
+
+
+def test_a_candidate_is_the_model_that_compose_makes(tmp_path):
+    resident = candidates("up", "down")
+    omega = np.repeat([[0.3], [0.9]], len(resident.layers), axis=1)
+    resident.become(omega)
+    terms = [(skill("up").delta, 0.3), (skill("down").delta, 0.9)]
+    made = open_checkpoint(run_compose(base(), tmp_path, terms, dtype="float32").out / "weights")
+    state = resident.model.state_dict()
+    with made:
+        for name in made.tensors:
+            np.testing.assert_allclose(state[name].numpy(), made.read(name), atol=1e-7)
+
+
+def test_a_candidate_leaves_nothing_of_the_one_before():
+    resident = candidates("up")
+    resident.become(np.zeros((1, len(resident.layers))))
+    before = {n: t.clone() for n, t in resident.model.state_dict().items()}
+    resident.become(np.full((1, len(resident.layers)), 1.3))
+    resident.become(np.zeros((1, len(resident.layers))))
+    assert all(torch.equal(t, before[n]) for n, t in resident.model.state_dict().items())
+
+
+def test_tuned_omega_beat_equal_ones_and_every_single_vector(tmp_path):
+    tuned = run_tune(tmp_path, [dataset("up"), dataset("down"), dataset("leap", importance=3.0)])
+    scores = [p["score"] for p in tuned.trace["passes"]]
+    assert tuned.trace["score"] == min(scores)
+    assert tuned.trace["score"] < tuned.trace["uniform"]["score"] - 0.01
+
+
+def test_names_and_order_of_datasets_reach_no_byte(tmp_path):
+    one = run_tune(tmp_path / "one", [dataset("up"), dataset("down")])
+    groups = [replace(dataset("down"), name="a"), replace(dataset("up"), name="b")]
+    # The runner hands groups over in the order of the key; the judges' order follows it.
+    other = run_tune(tmp_path / "other", groups[::-1])
+    for name in ("omega", "trace", "passes"):
+        assert (one.out / name).read_bytes() == (other.out / name).read_bytes()
+
+
+def test_twice_gives_the_same_bytes(tmp_path):
+    groups = [dataset("up"), dataset("leap")]
+    one, other = run_tune(tmp_path / "one", groups), run_tune(tmp_path / "other", groups)
+    assert (one.out / "omega").read_bytes() == (other.out / "omega").read_bytes()
+    assert (one.out / "trace").read_bytes() == (other.out / "trace").read_bytes()
+
+
+@pytest.mark.parametrize("search", ["gradient", "coordinate"])
+def test_a_vector_of_noise_gets_no_weight(tmp_path, search):
+    tuned = run_tune(tmp_path, [dataset("up"), vector("noise", noise())], search=search)
+    assert abs(tuned.omega["noise"]) < 0.15
+    assert tuned.omega["up"] > 0.6
+
+
+def test_a_vector_given_twice_shares_its_weight_and_changes_nothing(tmp_path):
+    once = run_tune(tmp_path / "once", [dataset("up", importance=2.0), dataset("down")])
+    twice = run_tune(tmp_path / "twice", [dataset("up"), dataset("up", "again"), dataset("down")])
+    assert twice.trace["score"] == pytest.approx(once.trace["score"], rel=0.02)
+    assert len(twice.trace["vectors"]) == 2
+
+
+def test_a_fixed_omega_stays_as_it_is(tmp_path):
+    tuned = run_tune(tmp_path, [dataset("up", omega=0.25), dataset("down")])
+    assert tuned.omega["up"] == 0.25
+    assert tuned.omega["down"] != 0.25
+
+
+def test_a_probe_keeps_its_limit(tmp_path):
+    """Without the limit the probe's loss rises further than that: the limit is what holds it."""
+    groups = [dataset("up"), dataset("down")]
+    free = run_tune(tmp_path / "free", [*groups, probe(None)])
+    held = run_tune(tmp_path / "held", [*groups, probe(0.02)])
+    rise = {id(t): t.trace["judges"][-1]["chosen"] - t.trace["judges"][-1]["base"] for t in (free, held)}
+    assert rise[id(free)] > 0.02
+    assert rise[id(held)] <= 0.02
+    assert held.trace["score"] > free.trace["score"]
+
+
+def test_a_limit_that_no_omega_keeps_is_said(tmp_path):
+    tuned = run_tune(tmp_path, [dataset("up", omega=3.0), dataset("down"), probe(0.0)])
+    assert "limit_not_held" in words(tuned)
+
+
+def test_a_bound_that_holds_omega_back_is_said(tmp_path):
+    tuned = run_tune(tmp_path, [dataset("up")], bounds=[0.0, 0.5])
+    assert tuned.omega == {"up": 0.5}
+    assert "on_upper_bound" in words(tuned)
+
+
+def test_the_worst_dataset_is_better_off_when_it_is_the_objective(tmp_path):
+    groups = [dataset("up", importance=3.0), dataset("down"), dataset("leap")]
+    least = [
+        min(j["gain"] for j in run_tune(tmp_path / kind, groups, objective=kind).trace["judges"])
+        for kind in ("gain", "worst")
+    ]
+    assert least[1] > least[0]
+
+
+def test_layers_are_tuned_from_the_best_of_vectors_and_judged_on_unseen_rows(tmp_path):
+    tuned = run_tune(tmp_path, [dataset("up"), dataset("down")], granularity="layer")
+    layerwise = tuned.trace["layerwise"]
+    assert layerwise["accepted"] == (layerwise["unseen_score"] < layerwise["unseen_global_score"])
+    assert isinstance(tuned.omega["up"], dict) == layerwise["accepted"]
+
+
+def test_a_grid_measures_all_its_points(tmp_path):
+    tuned = run_tune(tmp_path, [dataset("up"), dataset("down")], search="grid", bounds=[0.0, 1.5])
+    assert {(0.0, 0.0), (1.5, 1.5), (0.75, 0.25)} <= {tuple(p["omega"]) for p in tuned.trace["passes"]}
+
+
+def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(tmp_path):
+    groups = [dataset("up"), dataset("down")]
+    whole = run_tune(tmp_path / "whole", groups)
+    asked = 0
+
+    def stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 40
+
+    context = make_context(tmp_path / "cut", stopping=stopping)
+    with pytest.raises(InterruptedBuildError):
+        run_tune(tmp_path / "cut", groups, context)
+    resumed = run_tune(tmp_path / "cut", groups, replace(context, stopping=lambda: False))
+    assert (resumed.out / "omega").read_bytes() == (whole.out / "omega").read_bytes()
+    assert resumed.told["passes"] == whole.told["passes"]
+    assert resumed.told["measuring_seconds"] > 0
+
+
+def test_rows_that_a_vector_was_trained_on_judge_nothing(tmp_path):
+    leaked = replace(dataset("up"), paths=dataset("up").paths | {"data/validation": skill("up").train})
+    with pytest.raises(EvaluationError, match="nothing to tune on: of 48 validation rows 48 are trained on"):
+        run_tune(tmp_path, [leaked, dataset("down")])
+
+
+def test_a_grid_of_too_many_omega_is_refused(tmp_path):
+    groups = [dataset("up"), *(vector(f"v{i}", noise(), None) for i in range(2))]
+    many = [replace(g, digests=g.digests | {"delta": f"{i:064d}"}) for i, g in enumerate(groups * 4)]
+    named = [replace(g, name=f"{g.name}{i}") for i, g in enumerate(many)]
+    with pytest.raises(EvaluationError, match="grid of 12 ω has too many candidates"):
+        run_tune(tmp_path, named, search="grid")
