@@ -312,7 +312,7 @@ def test_the_examples_use_the_language_without_mistakes():
         'path = "a.jsonl"\nformat = "alpaca"\ncolumns = { instruction = "q", output = "a" }\nloss = "completion"',
         'path = "a.jsonl"\nformat = "sharegpt"\nloss = "assistant"\nvalidation = "dev.jsonl"',
         'path = "a.jsonl"\nformat = "messages"\ncolumns = { messages = "turns" }\ngroup_by = "user"\nchat = true',
-        'path = "a.jsonl"\ncolumns = { text = "body" }\nloss = "all"\nvalidation = 0\ntest = 0',
+        'path = "a.jsonl"\ncolumns = { text = "body" }\nloss = "all"\nvalidation = 0\ntest = 0\nomega = 1',
         'path = "a.jsonl"\nomega = -0.5\ntrain = { method = "lora", r = 4, target_modules = ["q_proj"] }',
     ],
 )

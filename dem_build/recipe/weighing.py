@@ -72,7 +72,7 @@ def _interpolation_takes_numbers(data: Raw) -> Iterator[Mistake]:
 
 
 def _is_tuned(table: Raw) -> bool:
-    return table.get("omega", "tune") == "tune"
+    return bool(table.get("omega", "tune") == "tune")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,0 +1,202 @@
+"""The search for ω on losses that are known: derivatives, convergence, limits, intervals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dem_build.tuning import (
+    SEARCHES,
+    Objective,
+    Problem,
+    Sample,
+    gain_scale,
+    intervals,
+    search,
+    softmax_start,
+)
+from dem_build.tuning.problem import ratio_stderr
+from dem_build.tuning.searches import grid_levels
+from dem_build.tuning.surrogate import Surrogate
+
+BLOCKS = 8
+
+
+class Losses:
+    """As many datasets as ω; dataset j's loss falls along its own ω and rises along the others."""
+
+    def __init__(self, size: int, seed: int = 0, noise: float = 0.02) -> None:
+        rng = np.random.default_rng(seed)
+        self.size, self.asked = size, []
+        self.tokens = rng.integers(100, 300, (size, BLOCKS)).astype(float)
+        self._peak = np.eye(size) * rng.uniform(0.7, 1.1, size)
+        self._curve = np.array([0.2 * a @ a.T + np.diag(0.2 + row) for a, row in self._parts(rng)])
+        self._shift = noise * rng.standard_normal((size, BLOCKS, size))
+
+    def _parts(self, rng):
+        for j in range(self.size):
+            yield rng.standard_normal((self.size, self.size)), np.eye(self.size)[j]
+
+    def __call__(self, omega, *, slopes):
+        self.asked.append(omega)
+        away = omega - self._peak[:, None, :] - self._shift
+        bent = np.einsum("jbk,jkl->jbl", away, self._curve)
+        height = 0.5 * (away * bent).sum(axis=2)
+        nll = (1.5 + np.log1p(height)) * self.tokens
+        found = bent / (1 + height)[:, :, None] * self.tokens[:, :, None]
+        return Sample(np.array(omega, float), nll, found if slopes else None)
+
+    def mean(self, omega):
+        return self(omega, slopes=False).nll.sum(axis=1) / self.tokens.sum(axis=1)
+
+
+def problem_of(losses: Losses, kind: str = "gain", limit: float = np.inf) -> Problem:
+    size = losses.size
+    base, single = (
+        losses.mean(np.zeros(size)),
+        np.array([losses.mean(row)[i] for i, row in enumerate(np.eye(size))]),
+    )
+    scale = gain_scale(base, single, np.zeros(size))
+    objective = Objective(kind, np.full(size, 1 / size), base, scale, np.full(size, limit))
+    return Problem(objective, losses.tokens, np.zeros(size), np.full(size, 1.5), losses)
+
+
+def begin(problem: Problem) -> list[Sample]:
+    starts = [np.zeros(problem.size), np.full(problem.size, 1 / problem.size)]
+    return [problem.measure(start, slopes=False) for start in starts]
+
+
+def finest(problem: Problem) -> float:
+    """The lowest score of many starts of a dense local search."""
+    rng, best = np.random.default_rng(9), np.inf
+    for _ in range(3):
+        at, step = rng.uniform(0, 1.5, problem.size), 0.3
+        here = problem.score(problem.measure(at, slopes=False))
+        while step > 1e-4:
+            there = np.clip(at + step * rng.standard_normal(problem.size), 0, 1.5)
+            score = problem.score(problem.measure(there, slopes=False))
+            at, here, step = (there, score, step) if score < here else (at, here, step * 0.98)
+        best = min(best, here)
+    return best
+
+
+@pytest.mark.parametrize("kind", ["gain", "mean", "worst"])
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_the_gradient_search_finds_the_lowest_score(kind, size):
+    losses = Losses(size)
+    problem = problem_of(losses, kind)
+    known = begin(problem)
+    losses.asked.clear()
+    found = search("gradient", problem, known)
+    assert len(losses.asked) <= 10
+    best = finest(problem)
+    assert problem.score(found.best) <= best + 0.005 * max(abs(best), 0.5)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_search_never_ends_worse_than_it_began_and_within_the_bounds(name):
+    problem = problem_of(Losses(3))
+    known = begin(problem)
+    found = search(name, problem, known)
+    assert problem.score(found.best) <= min(problem.score(s) for s in known)
+    assert all(((s.omega >= problem.lower) & (s.omega <= problem.upper)).all() for s in found.samples)
+    assert found.best.omega.tolist() == np.round(found.best.omega, 4).tolist()
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_a_limit_holds_where_it_was_measured(name):
+    problem = problem_of(Losses(3, seed=4), limit=0.0)
+    found = search(name, problem, begin(problem))
+    assert problem.objective.keeps_limits(problem.losses(found.best))
+    assert problem.score(found.best) < 0
+
+
+def test_the_surrogate_has_the_losses_and_slopes_it_was_given():
+    problem = problem_of(Losses(3))
+    points = np.random.default_rng(1).uniform(0, 1.5, (5, 3))
+    samples = [problem.measure(p, slopes=i > 1) for i, p in enumerate(points)]
+    surrogate = Surrogate.fit(problem, samples)
+    for sample in samples:
+        np.testing.assert_allclose(surrogate.losses(sample.omega), problem.losses(sample), atol=2e-3)
+        if sample.slopes is not None:
+            np.testing.assert_allclose(surrogate.slopes(sample.omega), problem.loss_slopes(sample), atol=2e-2)
+
+
+def test_the_surrogates_slopes_are_the_derivatives_of_its_losses():
+    problem = problem_of(Losses(2))
+    samples = [problem.measure(np.array(p), slopes=True) for p in ([0.1, 0.9], [0.5, 0.2], [1.0, 1.2])]
+    surrogate, at, step = Surrogate.fit(problem, samples), np.array([0.6, 0.7]), 1e-5
+    for i, move in enumerate(step * np.eye(2)):
+        change = (surrogate.losses(at + move) - surrogate.losses(at - move)) / (2 * step)
+        np.testing.assert_allclose(surrogate.slopes(at)[:, i], change, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["gain", "mean", "worst"])
+def test_the_scores_slope_is_its_derivative(kind):
+    objective = problem_of(Losses(3), kind).objective
+    losses, step = objective.base - [0.3, 0.1, 0.2], 1e-6
+    for j, move in enumerate(step * np.eye(3)):
+        change = (objective.score(losses + move) - objective.score(losses - move)) / (2 * step)
+        assert objective.slope(losses)[j] == pytest.approx(change, abs=1e-6)
+
+
+def test_gain_is_0_for_the_base_and_1_for_the_single_vector():
+    losses = Losses(2)
+    problem = problem_of(losses)
+    assert problem.objective.gains(problem.objective.base) == pytest.approx([0, 0])
+    assert problem.objective.gains(losses.mean(np.array([1.0, 0.0])))[0] == pytest.approx(1)
+
+
+def test_the_gains_denominator_is_at_least_two_standard_errors():
+    scale = gain_scale(np.array([2.0, 2.0]), np.array([1.99, 1.0]), np.array([0.1, 0.1]))
+    assert scale.tolist() == [0.2, 1.0]
+
+
+def test_intervals_hold_the_omega_that_was_found_and_narrow_with_less_noise():
+    width = {}
+    for noise in (0.02, 0.2):
+        problem = problem_of(Losses(2, noise=noise))
+        known = begin(problem)
+        found = search("gradient", problem, known)
+        bounds = intervals(problem, found, known[1])
+        assert ((bounds.low <= found.best.omega + 0.02) & (found.best.omega - 0.02 <= bounds.high)).all()
+        width[noise] = float((bounds.high - bounds.low).mean())
+    assert width[0.02] < width[0.2]
+
+
+def test_a_lead_over_equal_omega_that_is_real_is_told_from_none():
+    problem = problem_of(Losses(2, seed=3))
+    known = begin(problem)
+    found = search("gradient", problem, known)
+    assert intervals(problem, found, known[1]).over_uniform[0] > 0
+    assert intervals(problem, found, found.best).over_uniform == (0, 0)
+
+
+def test_a_pull_keeps_omega_near_its_center():
+    free = problem_of(Losses(2))
+    center = np.array([0.2, 0.2])
+    held = replace(free, center=center, pull=50.0)
+    loose, tight = (search("gradient", p, begin(p)).best.omega for p in (free, held))
+    assert np.abs(tight - center).max() < 0.1 < np.abs(loose - center).max()
+
+
+def test_the_standard_error_of_a_ratio_is_that_of_resampling():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(50, 150, (1, 400)).astype(float)
+    sums = tokens * (1 + 0.3 * rng.standard_normal((1, 400)))
+    drawn = rng.integers(0, 400, (400, 2000))
+    resampled = np.std(sums[0, drawn].sum(axis=0) / tokens[0, drawn].sum(axis=0))
+    assert ratio_stderr(sums, tokens)[0] == pytest.approx(resampled, rel=0.1)
+
+
+def test_softmax_weights_sum_to_one_and_favour_the_lowest_loss():
+    weights = softmax_start(np.array([2.0, 3.0, 2.5]))
+    assert weights.sum() == pytest.approx(1)
+    assert weights.argmax() == 0
+
+
+@pytest.mark.parametrize(("size", "levels"), [(1, 7), (2, 7), (3, 6), (5, 3), (8, 2), (9, 1)])
+def test_a_grid_has_as_many_levels_as_fit(size, levels):
+    assert grid_levels(size) == levels
