@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from error_cases import ROWS, Call, edit, lock_then, write
 
 __all__ = ["STORES"]
+
+
+def linked_work(home: Path) -> None:
+    """Make a cache whose `work/` leads out of it."""
+    write("cache/format.json", '{"dem-store": 1}')(home)
+    (home / "cache" / "work").symlink_to(home / "data")
+
 
 STORES = (
     # machine file, cache and lock
@@ -138,5 +147,35 @@ STORES = (
             "  hint:  restore it, or delete it and run `dem lock`"
         ),
         setup=lock_then(edit("recipe.lock", '"files"', '"file"')),
+    ),
+    # collection
+    Call(
+        "Nothing to collect from",
+        "cache gc --cache elsewhere",
+        ("error: elsewhere: there is no cache here\n  hint:  --cache says where it is"),
+        1,
+    ),
+    Call(
+        "A grace period that is no span of time",
+        "cache gc --grace soon",
+        ("error: --grace: 'soon' is no span of time\n  hint:  a number and s, m, h, d or w: 12h, 30d"),
+    ),
+    Call(
+        "A size that is none",
+        "cache gc --max-size lots",
+        (
+            "error: --max-size: 'lots' is no size\n"
+            "  hint:  a number of bytes, or one with k, M, G or T (Gi for powers of 1024): 50G, 1.5T"
+        ),
+    ),
+    Call(
+        "A cache with a part elsewhere",
+        "cache gc",
+        (
+            "error: cache/work: is a link, and what it leads to may be others'\n"
+            "  hint:  move the whole cache, and say where it is with --cache"
+        ),
+        1,
+        setup=linked_work,
     ),
 )

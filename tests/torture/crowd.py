@@ -7,17 +7,14 @@ outside, so that nothing is trained twice unseen.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +32,6 @@ HEAD = '[base]\nmodel = "base"\n[train]\nmax_steps = {steps}\n[compose]\ndtype =
 DATASET = '[datasets.{name}]\npath = "data/{name}.jsonl"\nomega = {omega}\n'
 GC = ("cache", "gc", "--grace", "0s", "--vectors", "--cache")
 LONGEST = 90.0
-PARTS = Path(__file__).parent
 
 
 def recipe(omegas: Mapping[str, float], steps: int = 5) -> str:
@@ -61,13 +57,7 @@ class Member:
     def __init__(self, home: Path, *, locks: bool = True) -> None:
         self.home = home
         self.trained = home.with_name(home.name + ".trained")
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), "locks" if locks else "no locks"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(PARTS.parents[1])},
-        )
+        self._builder = light.Builder(script=("crowd.py", "locks" if locks else "no locks"))
         self._thread = ThreadPoolExecutor(1)
 
     def lay_out(self) -> None:
@@ -86,24 +76,12 @@ class Member:
         return self._thread.submit(self._call, arguments, plan or Plan())
 
     def _call(self, arguments: Sequence[str], plan: Plan) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        call = {"home": str(self.home), "arguments": [*arguments], "plan": asdict(plan)}
-        variables = {TRAINED: str(self.trained)}
-        self._process.stdin.write(json.dumps(call | {"variables": variables}) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def child(self) -> int | None:
-        """Return the process that does the call, where there is one."""
-        pid = self._process.pid
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return int(found[0]) if found else None
+        return self._builder.call(self.home, arguments, plan, {TRAINED: str(self.trained)})
 
     def await_stop(self, running: Future[int]) -> int | None:
         """Wait until the call has stopped itself; return its process, or None where it ended before."""
         while not running.done():
-            child = self.child()
+            child = self._builder.child()
             if child is not None and _state(child) == "T":
                 return child
             time.sleep(0.005)
@@ -111,7 +89,7 @@ class Member:
 
     def kill_child(self) -> None:
         """End a call that does not end."""
-        if (child := self.child()) is not None:
+        if (child := self._builder.child()) is not None:
             os.kill(child, signal.SIGKILL)
 
     def said(self) -> str:
@@ -127,12 +105,8 @@ class Member:
         return contents(self.home / "out" / "tiny" / "model")
 
     def close(self) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._thread.shutdown()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        self._process.wait()
+        self._builder.close()
 
 
 class Crowd:

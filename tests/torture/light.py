@@ -27,7 +27,7 @@ from failpoints import Plan
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-PARTS = Path(__file__).parent
+PARTS = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,17 @@ class Bounds:
 
 
 class Builder:
-    """The other end: starts the process and asks it for builds."""
+    """The other end: starts the process and asks it for builds.
 
-    def __init__(self, *, real: bool = False) -> None:
+    Args:
+        real: Whether steps are real, with torch.
+        script: Which program of this folder serves, and its arguments.
+    """
+
+    def __init__(self, *, real: bool = False, script: Sequence[str] = ("light.py",)) -> None:
         root = str(PARTS.parents[1])
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve()), *(["--real"] if real else [])],
+            [sys.executable, str(PARTS / script[0]), *script[1:], *(["--real"] if real else [])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -79,6 +84,12 @@ class Builder:
         self._process.stdin.write(json.dumps(call | {"variables": dict(variables or {})}) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
+
+    def child(self) -> int | None:
+        """Return the process that does the call, where there is one."""
+        pid = self._process.pid
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return int(found[0]) if found else None
 
     def close(self) -> None:
         assert self._process.stdin is not None
