@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING
 
-from light_trials import EDITED, RECIPE, Bench, Cut, Scene
+from light_trials import COLLECT, EDITED, RECIPE, REWEIGHTED, Bench, Cut, Scene
 from tally import Tally
 from trainings import Death, Trainings
 
@@ -29,7 +29,8 @@ from its newest complete checkpoint, `dem cache verify` finds nothing, and nothi
 the same build, what no fsync had covered: the bytes of files (they are empty, or zeros) or the names in folders. The
 first lines are whole builds whose steps need no torch; the real trainings are calls of `dem` as a user's.
 """
-FIRST, RESUMED, EDIT, DAMAGED = "a first build", "a resumed training", "an edited recipe", "a damaged cache"
+FIRST, RESUMED, EDIT = "a first build", "a resumed training", "an edited recipe"
+DAMAGED, GARBAGE = "a damaged cache", "a collection"
 POWER_CUTS = {"names": "names lost", "empty": "files emptied", "zeros": "files zeroed"}
 BENCHES = 2
 DEEPEST = 3
@@ -63,7 +64,7 @@ def _light(scale: Scale, folder: Path) -> Iterator[Tally]:
             yield _tally(f"SIGKILL: {name}", name, cuts, scenes)
         yield _tally("SIGKILL, and again while it recovers", FIRST, _chains(scenes, scale, drawn), scenes)
         for turn, (form, what) in enumerate(POWER_CUTS.items()):
-            for name in (FIRST, RESUMED, EDIT):
+            for name in (FIRST, RESUMED, EDIT, GARBAGE):
                 points = _points(scenes, name, scale, short=2)
                 cuts = [[Cut(at, form)] for at in (points if scale.short else points[turn::3])]
                 yield _tally(f"power cut, {what}: {name}", name, cuts, scenes)
@@ -81,13 +82,15 @@ Scenes = dict[str, Queue[tuple[Bench, Scene]]]
 
 def _scenes(benches: Sequence[Bench]) -> Scenes:
     """Return name → the scene as each bench has it."""
-    found: Scenes = {name: Queue() for name in (FIRST, RESUMED, EDIT, DAMAGED)}
+    found: Scenes = {name: Queue() for name in (FIRST, RESUMED, EDIT, DAMAGED, GARBAGE)}
     for bench in benches:
         first = bench.stage("empty", None, RECIPE)
         found[FIRST].put((bench, first))
         found[RESUMED].put((bench, bench.stage("stopped", first, RECIPE, at=first.saved)))
-        found[EDIT].put((bench, bench.stage("built", first, EDITED)))
-        found[DAMAGED].put((bench, bench.stage("damaged", first, EDITED, _spoil)))
+        edited = bench.stage("built", first, EDITED)
+        found[EDIT].put((bench, edited))
+        found[GARBAGE].put((bench, bench.stage("old", edited, EDITED, command=COLLECT)))
+        found[DAMAGED].put((bench, bench.stage("damaged", first, REWEIGHTED, _spoil)))
     return found
 
 

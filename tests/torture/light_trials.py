@@ -43,10 +43,10 @@ omega = 0.25
 [compose]
 dtype = "bfloat16"
 """
-EDITED = RECIPE.replace("omega = 0.5", "omega = 0.75").replace(
-    "[compose]", '[datasets.upper]\npath = "data/upper.jsonl"\nomega = 1.0\n\n[compose]'
-)
+REWEIGHTED = RECIPE.replace("omega = 0.5", "omega = 0.75")
+EDITED = REWEIGHTED.replace("copy", "upper")
 BUILD = ("build", "tiny.toml", "--json")
+COLLECT = ("cache", "gc", "--vectors", "--grace", "0s")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Scene:
         models: The published models that may be seen on the way, the right one last.
         outputs: Action → digests of its outputs, in the end.
         published: Names in `out/`, in the end.
+        command: What is killed.
         damaged: Whether something in `start` is not as its name says, so that what is recorded may run again.
     """
 
@@ -77,6 +78,7 @@ class Scene:
     models: list[Mapping[str, str]]
     outputs: Mapping[str, Mapping[str, str]]
     published: Sequence[str]
+    command: tuple[str, ...] = BUILD
     damaged: bool = False
 
 
@@ -92,8 +94,16 @@ class Bench:
     def close(self) -> None:
         self._builder.close()
 
-    def stage(self, name: str, before: Scene | None, text: str, spoil: Any = None, at: int = 0) -> Scene:
-        """Return the scene where a project is about to build `text`.
+    def stage(
+        self,
+        name: str,
+        before: Scene | None,
+        text: str,
+        spoil: Any = None,
+        at: int = 0,
+        command: tuple[str, ...] = BUILD,
+    ) -> Scene:
+        """Return the scene where a project is about to build `text`, or to do something else with what is built.
 
         Args:
             name: Of its folder.
@@ -101,6 +111,7 @@ class Bench:
             text: The recipe.
             spoil: Called with the cache, to damage it.
             at: At which point the build of `before` died; 0 where it did not.
+            command: What is about to be done.
         """
         start = self._folder / name
         if before is None:
@@ -112,14 +123,16 @@ class Bench:
         (start / "tiny.toml").write_text(text)
         if spoil is not None:
             spoil(start / "cache")
-        return self._scene(start, damaged=spoil is not None)
+        return self._scene(start, command, damaged=spoil is not None)
 
-    def _scene(self, start: Path, *, damaged: bool) -> Scene:
-        """Build once without a kill, to know what must come out."""
+    def _scene(self, start: Path, command: tuple[str, ...], *, damaged: bool) -> Scene:
+        """Do it once without a kill, to know what must come out."""
         journal = self._journal()
         journal.unlink(missing_ok=True)
         shutil.copytree(start, self._home, symlinks=True)
-        assert self._call(BUILD, Plan(journal=str(journal))) == 0, self._said()
+        assert self._call(command, Plan(journal=str(journal))) == 0, self._said()
+        if command != BUILD:
+            assert self._call(BUILD) == 0, self._said()
         points = [e for line in journal.read_bytes().splitlines() if (e := json.loads(line))[0] == "point"]
         scene = Scene(
             start,
@@ -128,6 +141,7 @@ class Bench:
             models=[contents(home / "out" / "tiny" / "model") for home in (start, self._home)],
             outputs=outputs_of(json.loads(self._printed(".out")), self._home / "cache"),
             published=self._published(),
+            command=command,
             damaged=damaged,
         )
         shutil.rmtree(self._home)
@@ -153,7 +167,7 @@ class Bench:
         journal, settled = self._journal(), power.identities(self._home)
         journal.unlink(missing_ok=True)
         before = survey(self._home / "cache")
-        status = self._call(BUILD, Plan(at=cut.at, journal=str(journal)))
+        status = self._call(scene.command, Plan(at=cut.at, journal=str(journal)))
         if status not in (0, -signal.SIGKILL):
             return status, [f"status {status}: {self._said()}"]
         if cut.power:
@@ -162,16 +176,20 @@ class Bench:
         wrong = [] if seen in (*scene.models, {}) else ["out/ holds half a model"]
         if not scene.damaged:
             after = survey(self._home / "cache")
-            wrong += after.wrong + lost(before, after)
+            wrong += after.wrong + (lost(before, after) if scene.command == BUILD else [])
         return status, wrong
 
     def _recover(self, scene: Scene) -> list[str]:
+        if scene.command != BUILD and self._call(scene.command):
+            return [f"another {' '.join(scene.command)} fails: {self._said()}"]
         before, trained = survey(self._home / "cache"), self._folder / "trained"
         trained.unlink(missing_ok=True)
         if status := self._call(BUILD, variables={TRAINED: str(trained)}):
             return [f"the next build ends with {status}: {self._said()}"]
         document = json.loads(self._printed(".out"))
         wrong = [] if scene.damaged else done_twice(document, before)
+        if scene.command != BUILD and any(a["status"] != "hit" for a in document["actions"]):
+            wrong.append("what the recipe needs was collected")
         wrong += _not_resumed(trained, before)
         wrong += _differences(
             scene, contents(self._home / "out" / "tiny" / "model"), outputs_of(document, self._home / "cache")
