@@ -6,14 +6,19 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from collections import Counter
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crowd import Crowd, in_memory, recipe
+from crowd import GC, Crowd, in_memory, recipe
 from failpoints import Plan
+from survey import survey
 from tally import Tally
+from tiny import make_base, make_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +36,28 @@ differ. Trials are builds; a stopped process is given for dead by the others bef
 """
 NAMES = ("add", "copy", "upper")
 ELSEWHERE = {"host": "elsewhere", "boot_id": "another"}
+ROOT = Path(__file__).resolve().parents[2]
+REAL = """\
+[base]
+model = "base"
+[train]
+learning_rate = 1e-3
+max_steps = 4
+global_batch_size = 4
+max_length = 64
+[datasets.add]
+path = "data/add.jsonl"
+omega = 0.5
+"""
+REAL_DATA = {n: f'[datasets.{n}]\npath = "data/{n}.jsonl"\nomega = 0.25\n' for n in ("copy", "upper")}
 SAME = recipe({"add": 0.5, "copy": 0.25})
 
 
 def run(scale: Scale, folder: Path) -> Iterator[Tally]:
     """Try each."""
     drawn = random.Random(scale.seed)
+    if not scale.short:  # the tests of builds have two real ones at once
+        yield _real(folder / "real", rounds=2)
     with ExitStack() as stack:
         place = in_memory(stack) or folder
         crowd = stack.enter_context(closing(Crowd(place / "locks", 4)))
@@ -52,6 +73,48 @@ def run(scale: Scale, folder: Path) -> Iterator[Tally]:
             what + "overlapping recipes at once", crowd, rounds, lambda: _overlapping(drawn), twice=True
         )
         yield _with_collections(what + "with a collection in a loop", crowd, rounds, drawn, twice=True)
+
+
+def _real(folder: Path, rounds: int) -> Tally:
+    """Real trainings by the real command: two of one recipe, one of another that shares a vector, and collections."""
+    tally = Tally("real trainings at once, with a collection in a loop")
+    make_data(folder / "data", 32)
+    make_base(folder / "base")
+    for name, text in (("one", REAL + REAL_DATA["copy"]), ("two", REAL + REAL_DATA["upper"])):
+        (folder / f"{name}.toml").write_text(text)
+    for number in range(rounds):
+        cache = folder / f"cache-{number}"
+        builds = [
+            _dem(folder, "build", f"{name}.toml", "--json", cache=cache) for name in ("one", "one", "two")
+        ]
+        wrong: list[str] = []
+        while any(build.poll() is None for build in builds):
+            collection = _dem(folder, *GC[:-1], cache=cache)
+            _, said = collection.communicate()
+            if collection.returncode and "there is no cache here" not in said:
+                wrong.append(f"gc: {said}")
+        documents = []
+        for build in builds:
+            out, said = build.communicate()
+            documents.append(json.loads(out))
+            wrong += [f"status {build.returncode}: {said}"] if build.returncode else []
+        ran = Counter(a["key"] for d in documents for a in d["actions"] if a["status"] == "ran")
+        wrong += [f"{key[:12]} ran {count} times" for key, count in ran.items() if count > 1]
+        if documents[0].get("model_digest") != documents[1].get("model_digest"):
+            wrong.append("two models of one recipe")
+        _count(tally, len(builds), [f"round {number}: {what}" for what in wrong + survey(cache).wrong])
+    return tally
+
+
+def _dem(folder: Path, *arguments: str, cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dem_build", *arguments, "--cache", str(cache)],
+        cwd=folder,
+        env={**os.environ, "DEM_HINTS": str(folder / "hints"), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _overlapping(drawn: random.Random) -> list[str]:
