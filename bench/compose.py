@@ -97,7 +97,7 @@ def run(home: Path, options: argparse.Namespace) -> None:
     deltas = record_vectors(recipe, SMOL)
     omegas = list(OMEGAS)
 
-    def dem(turn: int) -> float:
+    def dem(turn: int) -> tuple[float, float]:
         omegas[0] = OMEGAS[0] + (turn + 1) / 64
         return timed([*DEM, str(recipe), "--set", f"datasets.d0.omega={omegas[0]}"])
 

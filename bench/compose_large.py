@@ -24,7 +24,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from contest import Memory, spread, table, timed
+from contest import Memory, spread, timed
 from weights import SMOL, count, project, record_vectors
 
 from dem_build.store.files import sync_file
@@ -108,7 +108,7 @@ def run(home: Path, config: dict[str, object], rounds: int) -> None:
     """Do all of it in a folder."""
     os.environ["DEM_HINTS"] = str(home / "hints")
     recipe = project(home, config, OMEGAS, SHARD)
-    seconds = timed([*DEM, str(recipe), "--", "base", *(f"data:d{i}" for i in range(len(OMEGAS)))])
+    seconds, _ = timed([*DEM, str(recipe), "--", "base", *(f"data:d{i}" for i in range(len(OMEGAS)))])
     print(f"{count(config) / 1e9:.2f}B parameters; import of the base and two datasets: {seconds:.1f} s")
     vectors = record_vectors(recipe, config)
     base = sorted((home / "base").glob("*.safetensors"))
@@ -123,10 +123,12 @@ def run(home: Path, config: dict[str, object], rounds: int) -> None:
             peaks.append(peak / 2**20)
             for name, value in zip(found, (moved, model, copied, whole), strict=True):
                 found[name].append(value)
-    print("The action `model` and reading, hashing, writing the same bytes:\n")
-    print(table({name: found[name] for name in ("moving", "model")}, 1))
-    print("\n`dem build` and the same with one more copy:\n")
-    print(table({name: found[name] for name in ("moving and copying", "build")}, 1))
+    print(f"| {rounds} rounds | seconds | times the line above |\n|---|---|---|")
+    for ours, yardstick in (("model", "moving"), ("build", "moving and copying")):
+        ratios = [a / b for a, b in zip(found[ours], found[yardstick], strict=True)]
+        print(f"| {yardstick} | {spread(found[yardstick], 1)} | |")
+        print(f"| `{ours}` | {spread(found[ours], 1)} | {spread(ratios)} |")
+    print(f"\nload average now: {os.getloadavg()[0]:.1f}")
     print(f"\npeak memory of dem without mapped files: {spread(peaks, 0)} MiB (aim: 1500 MB)")
 
 

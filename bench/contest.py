@@ -1,11 +1,13 @@
 """Contestants in turn: each round runs every one of them once, and ratios are taken within a round.
 
-A machine that is busy for a minute then slows all of a round alike, and the ratio suffers less than the seconds do.
+A machine that is busy for a minute then slows all of a round alike, and the ratio suffers less than the seconds do. CPU
+seconds suffer least: they are what a contestant's processes cost, however long they waited for a core.
 """
 
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,38 +22,42 @@ if TYPE_CHECKING:
 __all__ = ["Memory", "contest", "peak_rss", "spread", "table", "timed"]
 
 
-def timed(command: Sequence[str], folder: Path | None = None, **environment: str) -> float:
-    """Run a process, silent unless it fails; return its wall seconds."""
-    begun = time.perf_counter()
-    done = subprocess.run(
-        command, cwd=folder, env=os.environ | environment, check=False, capture_output=True, text=True
-    )
-    seconds = time.perf_counter() - begun
+def timed(command: Sequence[str], folder: Path | None = None) -> tuple[float, float]:
+    """Run a process, silent unless it fails; return its wall seconds, and the CPU seconds of it and its children."""
+    before, begun = _cpu(), time.perf_counter()
+    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    seconds, cpu = time.perf_counter() - begun, _cpu() - before
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stdout}\n{done.stderr}")
-    return seconds
+    return seconds, cpu
+
+
+def _cpu() -> float:
+    """Return the CPU seconds of all children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def contest(
-    runs: Mapping[str, Callable[[int], float]], rounds: int, uncounted: int = 1
-) -> dict[str, list[float]]:
-    """Run everything in turn, each round begun by another; return the measures of the counted rounds.
+    runs: Mapping[str, Callable[[int], tuple[float, float]]], rounds: int, uncounted: int = 1
+) -> dict[str, list[tuple[float, float]]]:
+    """Run everything in turn, each round begun by another; return wall and CPU seconds of the counted rounds.
 
     Args:
-        runs: Name → what runs it once, given the round's number, and returns its measure.
+        runs: Name → what runs it once, given the round's number, and returns its wall and CPU seconds.
         rounds: Rounds that count.
         uncounted: Rounds before them, which find caches cold.
     """
     names = list(runs)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for turn in range(uncounted + rounds):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
-            value = runs[name](turn)
-            counts = turn >= uncounted
-            print(f"  {name}: {value:.3f}{'' if counts else ' (not counted)'}", file=sys.stderr, flush=True)
-            if counts:
-                found[name].append(value)
+            wall, cpu = runs[name](turn)
+            said = "" if turn >= uncounted else " (not counted)"
+            print(f"  {name}: {wall:.3f} s, {cpu:.3f} s of CPU{said}", file=sys.stderr, flush=True)
+            if turn >= uncounted:
+                found[name].append((wall, cpu))
     return found
 
 
@@ -60,13 +66,19 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def table(found: Mapping[str, Sequence[float]], digits: int = 2) -> str:
-    """Return a Markdown table of seconds, and of each round's ratio to the first contestant."""
+def table(found: Mapping[str, Sequence[tuple[float, float]]], digits: int = 2) -> str:
+    """Return a Markdown table of wall and CPU seconds, each with its round's ratio to the first contestant."""
     first = next(iter(found.values()))
-    rows = [f"| | seconds, of {len(first)} rounds | times the first |", "|---|---|---|"]
-    for name, values in found.items():
-        ratios = [mine / theirs for mine, theirs in zip(values, first, strict=True)]
-        rows.append(f"| {name} | {spread(values, digits)} | {spread(ratios)} |")
+    rows = [
+        f"| {len(first)} rounds | seconds | times the first | CPU seconds | times the first |",
+        "|---|---|---|---|---|",
+    ]
+    for name, costs in found.items():
+        cells = [name]
+        for mine, theirs in zip(zip(*costs, strict=True), zip(*first, strict=True), strict=True):
+            ratios = [a / b for a, b in zip(mine, theirs, strict=True)]
+            cells += [spread(mine, digits), spread(ratios)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, f"\nload average now: {os.getloadavg()[0]:.1f}"])
 
 

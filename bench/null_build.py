@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from contest import contest, table, timed
 
 from dem_build.cli.session import Call, open_session
 from dem_build.execute.outcome import Outcome
@@ -53,6 +54,7 @@ def project(folder: Path, datasets: int) -> Path:
 def pretend(recipe: Path) -> int:
     """Record made-up results for every action of a recipe; return how many there are."""
     session = open_session(str(recipe), Call())
+    session.store.make()
     known = {}
     records = {}
     for action in session.plan.graph:
@@ -86,13 +88,6 @@ def dvc_project(folder: Path, dvc: str) -> None:
         subprocess.run(command, cwd=folder, check=True)
 
 
-def timed(command: list[str], folder: Path) -> float:
-    """Return the wall seconds of a command."""
-    begun = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - begun
-
-
 def main() -> None:
     """Print the medians and their ratios to `dem build` of five datasets."""
     parser = argparse.ArgumentParser(
@@ -110,27 +105,14 @@ def main() -> None:
         actions = pretend(many)
         time.sleep(2.5)  # younger files than two seconds are hashed again, on purpose
         runs = {
-            "dem build, 5 datasets": ([*dem, "build", str(five)], home),
-            "import torch": ([sys.executable, "-c", "import torch"], home),
-            f"dem plan, {actions} actions": ([*dem, "plan", str(many), "--check"], home),
+            "`dem build`, 5 datasets": lambda _: timed([*dem, "build", str(five)]),
+            '`python -c "import torch"`': lambda _: timed([sys.executable, "-c", "import torch"]),
+            f"`dem plan --check`, {actions} actions": lambda _: timed([*dem, "plan", str(many), "--check"]),
         }
-        if options.dvc:
-            dvc_project(home / "dvc", options.dvc)
-            runs[f"dvc repro, {STAGES} stages"] = ([options.dvc, "repro"], home / "dvc")
-        report(runs, options.repeat)
-
-
-def report(runs: dict[str, tuple[list[str], Path]], repeat: int) -> None:
-    """Run the commands in turn, one round uncounted, and print what they took."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeat + 1):
-        for name, (command, folder) in runs.items():
-            seconds[name].append(timed(command, folder))
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    first = next(iter(medians.values()))
-    for name, median in medians.items():
-        spread = f"{min(seconds[name][1:]):.3f} to {max(seconds[name][1:]):.3f}"
-        print(f"{name:<28} {median:7.3f} s   {median / first:6.2f} x   ({spread})")
+        if dvc := options.dvc:
+            dvc_project(home / "dvc", dvc)
+            runs[f"`dvc repro`, {STAGES} stages"] = lambda _: timed([dvc, "repro"], home / "dvc")
+        print(table(contest(runs, options.repeat), 3))
 
 
 if __name__ == "__main__":
