@@ -25,7 +25,17 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
 
-__all__ = ["KINDS", "GroupDigest", "HubFile", "Kind", "SourceFile", "TakenDigest", "key_of", "preimage"]
+__all__ = [
+    "KINDS",
+    "GroupDigest",
+    "HubFile",
+    "Kind",
+    "SourceFile",
+    "TakenDigest",
+    "key_of",
+    "measured",
+    "preimage",
+]
 
 PREIMAGE_VERSION = 1
 
@@ -44,6 +54,8 @@ class Kind:
         optional: Parameters left out where they do not apply.
         weighted: The tag of inputs that carry an ω: taken in the order of their digests, ω of equal ones summed.
         device: Whether it runs a model, and so wants a GPU where there is one.
+        measures: An output that holds what was measured, and the parameters that it follows from: an earlier one is of
+            use to another action of the kind that measures the same and wants something else of it.
     """
 
     family: str
@@ -55,6 +67,7 @@ class Kind:
     optional: frozenset[str] = frozenset()
     weighted: str | None = None
     device: bool = False
+    measures: tuple[str, frozenset[str]] | None = None
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -138,6 +151,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
             outputs=("omega", "trace", "passes"),
             device=True,
+            measures=("passes", frozenset({"max_samples"})),
         ),
         "compose": Kind(
             family="compose",
@@ -258,6 +272,16 @@ def preimage(
     if grouped := [i.document() for i in taken if isinstance(i, GroupDigest)]:
         document["groups"] = sorted(grouped, key=digest.canonical)
     return document if salt is None else document | {"salt": salt}
+
+
+def measured(document: Mapping[str, JSON]) -> Digest | None:
+    """Return a hash of what an action measures, whatever it wants of that; None where its kind measures nothing."""
+    spec = KINDS.get(document["kind"])
+    if spec is None or spec.measures is None or spec.version != document["version"]:
+        return None
+    params = {name: value for name, value in document["params"].items() if name in spec.measures[1]}
+    groups = [group["inputs"] for group in document.get("groups", ())]
+    return digest.of_json({**document, "params": params, "groups": groups})
 
 
 def key_of(document: Mapping[str, JSON]) -> Digest:

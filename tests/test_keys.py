@@ -163,6 +163,19 @@ def test_what_is_said_of_a_group_is_said_of_it_alone():
     assert kinds.preimage("tune", params, one) != kinds.preimage("tune", params, other)
 
 
+def test_what_a_search_measures_does_not_depend_on_what_it_wants():
+    params, inputs, sources = GIVEN["tune"]
+    golden_one = kinds.measured(kinds.preimage("tune", params, inputs, sources))
+    important = [
+        replace(i, params=dict.fromkeys(i.params, 0.7)) if isinstance(i, GroupDigest) else i for i in inputs
+    ]
+    other = kinds.preimage("tune", params | {"objective": "worst", "bounds": [0.0, 1.0]}, important, sources)
+    assert kinds.measured(other) == golden_one
+    assert kinds.measured(kinds.preimage("tune", params | {"max_samples": 9}, inputs)) != golden_one
+    assert kinds.measured(kinds.preimage("tune", params, inputs[:-1])) != golden_one
+    assert kinds.measured(golden("compose")["preimage"]) is None
+
+
 def test_every_kind_has_a_golden_preimage_and_nothing_else_has():
     assert {p.stem for p in GOLDEN.glob("*.json")} == set(KINDS)
 

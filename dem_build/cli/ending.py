@@ -12,7 +12,7 @@ from dem_build.execute.publish import destination, publish
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
 from dem_build.report.gates import check
-from dem_build.report.results import METRICS, Results, collect
+from dem_build.report.results import READ, Results, collect
 from dem_build.report.summary import summary
 
 if TYPE_CHECKING:
@@ -67,13 +67,11 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
 
 
 def _metrics(session: Session, outcome: Outcome) -> tuple[dict[Digest, bytes], dict[str, CorruptObjectError]]:
-    """Read the metrics of every evaluation; one that is damaged does not hide another."""
+    """Read what the results are made of; one object that is damaged does not hide another."""
     found: dict[Digest, bytes] = {}
     damaged: dict[str, CorruptObjectError] = {}
-    for name, record in outcome.records.items():
-        output = record.outputs.get(METRICS)
-        if output is None:
-            continue
+    outputs = [(n, r.outputs[o]) for n, r in outcome.records.items() for o in READ if o in r.outputs]
+    for name, output in outputs:
         try:
             found[output.digest] = session.store.read_bytes(output)
         except CorruptObjectError as error:

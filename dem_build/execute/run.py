@@ -25,7 +25,7 @@ from dem_build.errors import (
 )
 from dem_build.execute.events import read_events
 from dem_build.execute.request import Answer, Reply
-from dem_build.kinds import KINDS, GroupDigest, TakenDigest
+from dem_build.kinds import KINDS, GroupDigest, TakenDigest, measured
 from dem_build.steps.api import Context, Group, Inputs, Resident, Term
 from dem_build.steps.checkpoints import adopt, complete_checkpoints, step_of
 from dem_build.store import Record
@@ -113,6 +113,7 @@ class Runner:
             threads=request.threads,
             stopping=self.stopping,
             resident=self.resident,
+            earlier=() if request.force else tuple(self._earlier(request)),
         )
         request = replace(request, sources=tuple(_fetched(request, context)))
         self._check_sources(request)
@@ -122,6 +123,19 @@ class Runner:
         self._check_sources(request)
         outputs = {name: self._put(request, work / "out" / name) for name in KINDS[request.kind].outputs}
         return self._record(request, work, outputs, provenance | _surroundings(request, work, begun))
+
+    def _earlier(self, request: Request) -> Iterator[Path]:
+        """Yield what earlier actions measured of the same inputs, for other ends; what is damaged is passed over."""
+        wanted, measures = measured(request.preimage), KINDS[request.kind].measures
+        if wanted is None or measures is None:
+            return
+        for record in self.store.records():
+            if record.kind != request.kind or measured(record.preimage) != wanted:
+                continue
+            with contextlib.suppress(CorruptObjectError):
+                output = record.outputs[measures[0]]
+                self.store.check(output)
+                yield self.store.object_path(output.digest)
 
     def _record(
         self, request: Request, work: Path, outputs: dict[str, Output], provenance: Provenance

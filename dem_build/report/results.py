@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.errors import StoreError
-from dem_build.report.tuning import read_tuning
+from dem_build.report.tuning import SEARCH, read_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from dem_build.report.tuning import Tuning
     from dem_build.store import Output, Record
 
-__all__ = ["METRICS", "Metrics", "Results", "collect"]
+__all__ = ["READ", "Metrics", "Results", "collect"]
 
 MODEL = "model"
 METRICS = "metrics"
+READ = (METRICS, *SEARCH)
+"""Outputs whose bytes the results are read from."""
 DIRECTIONS = "higher_is_better"
 # Cost → where a record's provenance has it.
 COSTS = {

@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.store import Output, Record
 
-__all__ = ["TUNE", "Judged", "Tuned", "Tuning", "read_tuning"]
+__all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "read_tuning"]
 
 TUNE = "tune"
+SEARCH = ("trace", "omega")
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class Context:
         threads: CPU threads that this step may use.
         stopping: Whether the user asked to stop; a long step asks at every unit of work.
         resident: The model that the worker keeps loaded between actions.
+        earlier: Files in which earlier actions kept what they measured of the same inputs.
     """
 
     work: Path
@@ -117,6 +118,7 @@ class Context:
     threads: int = 1
     stopping: Callable[[], bool] = lambda: False
     resident: Resident = field(default_factory=Resident)
+    earlier: tuple[Path, ...] = ()
 
     def progress(self, done: float, total: float, unit: str, **more: JSON) -> None:
         """Tell how far the step is, with what else is known.

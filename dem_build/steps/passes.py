@@ -65,6 +65,7 @@ class Passes:
     Attributes:
         judges: Whose rows they are taken over.
         taken: All passes, in order; those of an interrupted run first.
+        earlier: Passes that earlier searches took over the same rows.
         cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
         changing: Seconds spent on turning the model into candidates.
         measuring: Seconds spent on their losses and derivatives.
@@ -77,6 +78,8 @@ class Passes:
         self._folder = context.work / "checkpoints"
         checkpoint = newest_complete(self._folder)
         self.taken: list[Pass] = [] if checkpoint is None else read_passes(checkpoint / FILE)
+        read = (p for path in context.earlier for p in read_passes(path))
+        self.earlier = [p for p in read if not p.rounded]  # what they were rounded to may be another dtype
         self.cost = sum(self._cost(p) for p in self.taken)
         self.changing = self.measuring = 0.0
         self._kept = time.monotonic()
@@ -89,7 +92,7 @@ class Passes:
         judged: Iterable[int] | None = None,
         rounded: bool = False,
     ) -> Pass:
-        """Return a pass, from memory where it was taken before.
+        """Return a pass; one that was taken before, here or by an earlier search, is not taken again.
 
         Args:
             omega: The candidate, [vectors, layers].
@@ -102,7 +105,7 @@ class Passes:
             InterruptedBuildError: The user asked to stop; the passes so far are kept.
         """
         asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
-        known = next((p for p in self.taken if p.answers(asked)), None)
+        known = next((p for p in (*self.taken, *self.earlier) if p.answers(asked)), None)
         if known is not None:
             return known
         try:

@@ -109,6 +109,7 @@ def _provenance(passes: Passes, context: Context) -> Provenance:
     return {
         "forward_equivalents": round(passes.cost, 3),
         "passes": len(passes.taken),
+        "earlier_passes": len(passes.earlier),
         "candidate_seconds": round(passes.changing, 3),
         "measuring_seconds": round(passes.measuring, 3),
         "device_seconds": round(passes.changing + passes.measuring, 3),

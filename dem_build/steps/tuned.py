@@ -105,7 +105,15 @@ class Space:
         self.tokens = np.array([judge.tokens for judge in judged])
 
     def begin(self, passes: Passes, layers: Sequence[str]) -> list[Sample]:
-        """Take the passes that every search starts from; return them as samples: base, singles, equal ω, softmax."""
+        """Take the passes that every search starts from: base, singles, equal ω, softmax, and what is known already.
+
+        Args:
+            passes: Takes them.
+            layers: Names of the layers.
+
+        Returns:
+            Samples, none twice.
+        """
         self._passes, self.layers = passes, list(layers)
         nothing = np.zeros((len(self.deltas), len(layers)))
         base = passes.take(nothing)
@@ -115,7 +123,10 @@ class Space:
         self.problem = self._problem(base, singles)
         starts = self._starts(singles)
         points = [self.problem.clip(start) for start in starts]
-        found = [self._sample(p) for p in (base, *singles.values()) if p.judged.all()]
+        earlier = sorted(
+            passes.earlier, key=lambda p: p.slopes is None
+        )  # of two at one ω, the one with slopes
+        found = [self._sample(p) for p in (*earlier, base, *singles.values()) if p.judged.all()]
         known = [s for s in found if s is not None and self._within(s.omega)]
         taken = [self._measure(point, slopes=False) for point in points]
         self.uniform = taken[0]

@@ -171,6 +171,17 @@ def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(tmp_path):
     assert resumed.told["measuring_seconds"] > 0
 
 
+def test_another_importance_starts_from_the_passes_of_an_earlier_search(tmp_path):
+    first = run_tune(tmp_path / "first", [dataset("up"), dataset("down")])
+    other = [dataset("up", importance=4.0), dataset("down")]
+    anew = run_tune(tmp_path / "anew", other)
+    context = replace(make_context(tmp_path / "warm", threads=1), earlier=(first.out / "passes",))
+    warm = run_tune(tmp_path / "warm", other, context)
+    assert warm.told["forward_equivalents"] < anew.told["forward_equivalents"] / 2
+    assert warm.trace["score"] <= anew.trace["score"] + 0.01
+    assert warm.omega["up"] > first.omega["up"]
+
+
 def test_rows_that_a_vector_was_trained_on_judge_nothing(tmp_path):
     leaked = replace(dataset("up"), paths=dataset("up").paths | {"data/validation": skill("up").train})
     with pytest.raises(EvaluationError, match="nothing to tune on: of 48 validation rows 48 are trained on"):

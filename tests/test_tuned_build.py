@@ -1,0 +1,95 @@
+"""`dem build` where ω is left to it: what runs after each edit, and that an edit costs what it must."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_build import Project, fresh, ran
+
+RECIPE = """\
+name = "tuned"
+
+[base]
+model = "base"
+
+[train]
+learning_rate = 3e-3
+max_steps = 6
+global_batch_size = 4
+max_length = 64
+
+[datasets.add]
+path = "data/add.jsonl"
+validation = 0.2
+test = 0.1
+
+[datasets.copy]
+path = "data/copy.jsonl"
+validation = 0.2
+test = 0.1
+
+[compose]
+dtype = "float32"
+
+[evaluate]
+models = ["composed", "base"]
+"""
+UPPER = '[datasets.upper]\npath = "data/upper.jsonl"\nvalidation = 0.2\ntest = 0.1\n\n[compose]'
+AFTER = {"model", "loss:composed:add", "loss:composed:copy"}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Project:
+    project = fresh(tmp_path_factory.mktemp("tuned"), tiny_base)
+    project.build(RECIPE)
+    return project
+
+
+def cost(project: Project) -> float:
+    return json.loads((project.home / "out" / "tuned" / "results.json").read_text())["tuning"][
+        "forward_equivalents"
+    ]
+
+
+def test_the_build_finds_omega_and_says_how_sure_it_is(tuned):
+    document = tuned.build(RECIPE)
+    assert ran(document) == []
+    assert set(document["omega"]) == {"add", "copy"}
+    vectors = document["tuning"]["vectors"]
+    assert all(v["low"] <= v["omega"] + 0.05 and v["omega"] - 0.05 <= v["high"] for v in vectors.values())
+    text = tuned.call("build", "tiny.toml").stdout
+    assert "ω add" in text
+    assert "gain recovered" in text
+
+
+def test_renamed_and_swapped_datasets_tune_nothing(tuned):
+    head, add, copy, rest = RECIPE.replace("[compose]", "[datasets.compose]").split("[datasets.")
+    swapped = f"{head}[datasets.{copy}[datasets.{add}[{rest}".replace("[datasets.add]", "[datasets.sum]")
+    document = tuned.build(swapped)
+    assert ran(document) == []
+    assert set(document["omega"]) == {"sum", "copy"}
+
+
+def test_another_importance_tunes_again_from_what_is_known(tuned):
+    whole = cost(tuned)
+    document = tuned.build(RECIPE + "\n[tune]\nimportance = { add = 5.0 }\n")
+    assert {"tune"} <= set(ran(document)) <= {"tune", *AFTER}
+    assert cost(tuned) < whole
+
+
+def test_a_dataset_more_trains_one_vector_tunes_composes_and_evaluates(tuned):
+    document = tuned.build(RECIPE.replace("[compose]", UPPER))
+    new = {"data:upper", "vector:upper", "loss:composed:upper", "loss:base:upper"}
+    assert set(ran(document)) == {"tune", *AFTER, *new}
+
+
+def test_freezing_the_omega_that_were_found_evaluates_nothing_again(tuned):
+    omega = tuned.build(RECIPE)["omega"]
+    frozen = RECIPE.replace('add.jsonl"', f'add.jsonl"\nomega = {omega["add"]}').replace(
+        'copy.jsonl"', f'copy.jsonl"\nomega = {omega["copy"]}'
+    )
+    document = tuned.build(frozen)
+    assert ran(document) == ["model"]
+    assert "tune" not in {action["name"] for action in document["actions"]}
