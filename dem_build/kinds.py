@@ -134,7 +134,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     "early_stopping_patience": None,
                 }
             ),
-            optional=frozenset({"num_train_epochs", "max_steps"}),
+            optional=frozenset({"num_train_epochs", "max_steps", "adam_beta1", "adam_beta2", "adam_epsilon"}),
             device=True,
         ),
         "extract": Kind(

@@ -60,6 +60,13 @@ def test_the_longest_sequence_counts_where_rows_are_packed(vector_of):
     assert len({*packed, document(vector_of())}) == 3
 
 
+def test_adams_numbers_count_where_adam_trains(vector_of):
+    assert document(vector_of('optim = "adamw_8bit"')) != document(
+        vector_of('optim = "adamw_8bit"', "adam_beta1 = 0.8")
+    )
+    assert "adam_" not in document(vector_of('optim = "adafactor"'))
+
+
 def test_looking_on_changes_no_document(vector_of):
     """The validation loss is told, and nothing follows from it."""
     often, seldom = vector_of("eval_steps = 1"), vector_of("eval_steps = 100")

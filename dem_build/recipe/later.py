@@ -45,15 +45,7 @@ def _is(*values: Any) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and value in values
 
 
-_TRAIN = (
-    Later("train.method", 'method = "lora"', 'use method = "full" for now', _is("lora")),
-    Later(
-        "train.optim",
-        "this optimizer",
-        'use optim = "adamw_torch_fused" for now',
-        _is("adamw_8bit", "adafactor"),
-    ),
-)
+_TRAIN = (Later("train.method", 'method = "lora"', 'use method = "full" for now', _is("lora")),)
 
 LATER: tuple[Later, ...] = (
     *_TRAIN,

@@ -30,6 +30,8 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_KEYS = ("config", "revision", "split")
 CHOOSING = ("load_best_model_at_end", "early_stopping_patience")
 NO_CHOICE = "has no effect while `eval_steps` is 0"
+ADAM = "adamw_torch_fused"
+ADAM_KEYS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -134,11 +136,31 @@ def _lora_keys_need_lora(data: Raw) -> Iterator[Mistake]:
                 )
 
 
+def _adam_keys_need_adam(data: Raw) -> Iterator[Mistake]:
+    if any(table.get("optim", ADAM) != "adafactor" for table in _resolved(data)):
+        return
+    for key, table in trains(data):
+        for name in ADAM_KEYS:
+            if name in table:
+                yield Mistake((*key, name), 'has no effect with optim = "adafactor"', "remove it")
+
+
+def _resolved(data: Raw) -> list[Raw]:
+    """Return each dataset's `train` over the shared one; the shared one alone where there is no dataset."""
+    shared = raw(data, "train")
+    return [shared | raw(table, "train") for _, table in tables(data, "datasets")] or [shared]
+
+
 def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
     shared = raw(data, "train")
     own = {str(key[-1]): raw(table, "train") for key, table in tables(data, "datasets")}
     for name in CHOOSING:
-        lost = [n for n, table in own.items() if _chooses_nothing(shared | table, name)]
+        # A dataset that says itself that it takes no losses wants none.
+        lost = [
+            n
+            for n, t in own.items()
+            if _chooses_nothing(shared | t, name) and (name in t or "eval_steps" not in t)
+        ]
         for dataset in lost:
             if name in own[dataset]:
                 yield Mistake(("datasets", dataset, "train", name), NO_CHOICE, "set eval_steps")
@@ -269,6 +291,7 @@ _RULES: tuple[Rule, ...] = (
     _one_length,
     _whole_warmup,
     _lora_keys_need_lora,
+    _adam_keys_need_adam,
     _choosing_needs_validation,
     _validating_needs_rows,
     _one_source,

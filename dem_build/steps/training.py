@@ -63,9 +63,8 @@ def arguments(
     recompute = (
         "activation_checkpointing" if "activation_checkpointing" in fields else "gradient_checkpointing"
     )
-    told: dict[str, Any] = {name: params[name] for name in AS_GIVEN} | {
-        recompute: machine.gradient_checkpointing
-    }
+    told: dict[str, Any] = {name: params[name] for name in AS_GIVEN if params.get(name) is not None}
+    told[recompute] = machine.gradient_checkpointing
     made = TrainingArguments(
         output_dir=str(work / CHECKPOINTS),
         num_train_epochs=params.get("num_train_epochs") or 1.0,

@@ -157,6 +157,33 @@ def resume(base, before, after, **machine):
     return train(base, after, context_of(after, **machine))
 
 
+@pytest.mark.parametrize("optim", ["adafactor", "adamw_8bit"])
+def test_every_optimizer_resumes_to_the_same_bytes(dropout_base, tmp_path, optim):
+    """Its state is plain tensors: a checkpoint that could run code would not load."""
+    if optim == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    adam = dict.fromkeys(("adam_beta1", "adam_beta2", "adam_epsilon")) if optim == "adafactor" else {}
+    params = {"optim": optim, "num_train_epochs": 1} | adam
+    provenance, delta = train(dropout_base, tmp_path / "straight", **params)
+    assert provenance["curve"][-1][1] < provenance["curve"][0][1]
+    before, after = tmp_path / "before", tmp_path / "after"
+    with pytest.raises(InterruptedBuildError):
+        train(dropout_base, before, context_of(before, stopping=stop_after(2, before)), **params)
+    state = torch.load(before / "checkpoints" / "checkpoint-2" / "optimizer.pt", weights_only=True)["state"]
+    octets = sum(t.nbytes for t in tensors_of(state))
+    elements = sum(t.numel() for t in load_file(dropout_base / "weights" / "model.safetensors").values())
+    assert octets < {"adafactor": 0.2, "adamw_8bit": 6}[optim] * elements
+    shutil.copytree(before / "checkpoints", after / "checkpoints")
+    resumed, again = train(dropout_base, after, context_of(after), **params)
+    assert resumed["resumed_from"] == 2
+    assert again.read_bytes() == delta.read_bytes()
+
+
+def tensors_of(state):
+    values = state.values() if isinstance(state, dict) else [state]
+    return [t for v in values for t in (tensors_of(v) if isinstance(v, dict) else [v]) if torch.is_tensor(t)]
+
+
 @pytest.mark.parametrize("steps", [3, 4, 6])
 def test_a_stopped_training_resumes_to_the_same_bytes(straight, dropout_base, tmp_path, steps):
     """Inside an epoch, and at the end of one."""
@@ -375,7 +402,8 @@ def test_a_loss_that_is_no_number_names_its_step(base, tmp_path):
     assert not (tmp_path / "out" / "delta").exists()
 
 
-def test_an_optimizer_that_is_not_installed_is_said(base, tmp_path):
+def test_an_optimizer_that_is_not_installed_is_said(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.trainer_optimizer.is_bitsandbytes_available", lambda: False)
     with pytest.raises(TrainingError, match="bitsandbytes"):
         train(base, tmp_path, optim="adamw_8bit")
 
