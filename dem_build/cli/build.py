@@ -104,8 +104,12 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
     listener.build_started(session.plan)
     if session.plan.up_to_date:
         return recorded(session.plan)
-    from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
+    from dem_build.estimate import refuse_unfit  # noqa: PLC0415  where nothing is due, nothing that runs it loads
+    from dem_build.execute.build import build  # noqa: PLC0415
+    from dem_build.execute.needs import refuse_missing  # noqa: PLC0415
 
+    refuse_missing(session.plan, session.machine)
+    refuse_unfit(session.plan)
     session.store.make()  # `dem data` has only looked at it so far
     outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)

@@ -12,7 +12,7 @@ from dem_build.bases import refuse_template
 from dem_build.cli import view
 from dem_build.cli.session import open_session
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
-from dem_build.estimate import estimates
+from dem_build.estimate import crowded, estimates, unfit
 from dem_build.execute.events import read_events
 from dem_build.plan import Status
 from dem_build.recipe import load_recipe
@@ -62,12 +62,16 @@ def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
     """Show the plan; with `check` its status tells whether something is due."""
     session = open_session(named, call)
     found = estimates(session.plan, session.store, session.machine)
+    errors = unfit(session.plan)
+    warnings = [] if errors else crowded(session.plan, session.store, session.machine)
     if as_json:
-        document = plan_document(named, session.plan) | {"estimates": [e.document() for e in found]}
+        more = {"estimates": [e.document() for e in found], "problems": [*map(str, errors), *warnings]}
+        document = plan_document(named, session.plan) | more
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     else:
         view.plan_table(session.plan, view.make_console())
         view.estimate_lines(found, view.make_console())
+        view.memory_lines(errors, warnings, view.make_console())
     return 0 if session.plan.up_to_date or not check else NotUpToDateError.exit_status
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.cli.view_error import render_error
-from dem_build.cli.view_estimate import estimate_lines
+from dem_build.cli.view_estimate import estimate_lines, memory_lines
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import plan_table
 from dem_build.cli.view_results import closing_lines, omega_lines, remaining_warnings, result_table
@@ -21,6 +21,7 @@ __all__ = [
     "estimate_lines",
     "make_console",
     "make_listener",
+    "memory_lines",
     "omega_lines",
     "plan_table",
     "remaining_warnings",

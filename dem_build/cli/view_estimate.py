@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from dem_build.errors import DemError
     from dem_build.estimate import Estimate
 
-__all__ = ["estimate_lines"]
+__all__ = ["estimate_lines", "memory_lines"]
 
 
 def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
@@ -26,6 +27,14 @@ def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
         say(console, (f"all trainings: about {', '.join(_total(estimates))}", "dim"))
     elif estimates and not told:
         say(console, ("what the trainings take is not known before base and data are there", "dim"))
+
+
+def memory_lines(errors: Sequence[DemError], warnings: Sequence[str], console: Console) -> None:
+    """Print what cannot fit into memory, and what is not expected to."""
+    for error in errors:
+        say(console, ("error: ", "red"), joined(error.located), (f" ({joined(error.hint or '')})", "dim"))
+    for warning in warnings:
+        say(console, ("warning: ", "yellow"), joined(warning))
 
 
 def _memory(estimate: Estimate) -> Iterator[str]:

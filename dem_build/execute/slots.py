@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.errors import UsageError
+from dem_build.room import gpus
 
 if TYPE_CHECKING:
     from dem_build.machine import Machine
@@ -46,7 +46,7 @@ def slots(machine: Machine, jobs: int | None) -> list[Slot]:
     Raises:
         UsageError: The machine has fewer GPUs than one action is to use.
     """
-    sets = _gpu_sets(_gpus(), machine.gpus_per_action)
+    sets = _gpu_sets(gpus(), machine.gpus_per_action)
     count = jobs or machine.jobs or max(1, len(sets))
     count = min(count, len(sets)) if sets else count
     threads = max(1, _cpus() // count)
@@ -57,15 +57,6 @@ def _cpus() -> int:
     """Return how many CPUs this process may use."""
     # Not every system that has workers has affinities.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus() -> list[str]:
-    """Return the GPUs that this process may use, found without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
-    devices = Path("/proc/driver/nvidia/gpus")
-    return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
 
 
 def _gpu_sets(gpus: list[str], size: int) -> list[tuple[str, ...]]:

@@ -190,6 +190,15 @@ def unpublish(home: Path) -> None:
     shutil.rmtree(home / "out")
 
 
+def grow(home: Path) -> None:
+    """Give the base a tensor of 200 million parameters, of which no byte is written."""
+    entry = {"dtype": "BF16", "shape": [200_000, 1000], "data_offsets": [0, 400_000_000]}
+    header = json.dumps({"model.embed_tokens.weight": entry}).encode()
+    with (home / "base" / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + 400_000_000)
+
+
 def occupy(home: Path) -> None:
     """Put a file in the place of the published models."""
     unpublish(home)
@@ -273,6 +282,16 @@ AFTER_A_BUILD = (
             "has to run again"
         ),
         setup=occupy,
+    ),
+    Build(
+        "A training cannot fit into memory",
+        (
+            "error: vector:add: cannot fit: weights, gradients and optimizer states of 200,000,000 "
+            "parameters take 3.2 GB, and this machine has 2.5 GB of memory\n"
+            '  hint:  optim = "adamw_8bit" needs 2.0 GB and may fit'
+        ),
+        setup=grow,
+        memory_limit=2_500_000_000,
     ),
     Build(
         "A file of the cache is damaged",

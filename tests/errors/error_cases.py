@@ -115,6 +115,7 @@ class Build:
         replaced: Text of `RECIPE` → what stands there instead.
         mishap: What the test does while the build runs: `interrupt` or `kill`.
         file_limit: Bytes that a file may grow to in place of a full disk, None for no limit.
+        memory_limit: Bytes of address space in place of a small machine, None for no limit.
     """
 
     what: str
@@ -125,6 +126,7 @@ class Build:
     replaced: tuple[str, str] = ("", "")
     mishap: str = ""
     file_limit: int | None = None
+    memory_limit: int | None = None
 
 
 def sketch(home: Path) -> None:

@@ -128,13 +128,17 @@ def estranged(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
     return call(home, "build strangers.toml --keep-going")
 
 
-def start(home: Path, arguments: str, file_limit: int | None = None) -> subprocess.Popen[str]:
+def start(
+    home: Path, arguments: str, file_limit: int | None = None, memory_limit: int | None = None
+) -> subprocess.Popen[str]:
     environment = {**os.environ, "DEM_HINTS": str(home / "hints"), "NO_COLOR": "1", "COLUMNS": "200"}
     environment.pop("DEM_CACHE", None)
 
     def limited() -> None:
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+        if memory_limit is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
 
     return subprocess.Popen(
         [sys.executable, "-m", "dem_build", *arguments.split()],
@@ -147,8 +151,10 @@ def start(home: Path, arguments: str, file_limit: int | None = None) -> subproce
     )
 
 
-def call(home: Path, arguments: str, file_limit: int | None = None) -> tuple[str, int]:
-    process = start(home, arguments, file_limit)
+def call(
+    home: Path, arguments: str, file_limit: int | None = None, memory_limit: int | None = None
+) -> tuple[str, int]:
+    process = start(home, arguments, file_limit, memory_limit)
     out, _ = process.communicate(timeout=240)
     return normal(out, home), process.returncode
 
@@ -175,7 +181,7 @@ def test_what_is_built_and_not_good_enough_says_so(case, built, tmp_path):
     shutil.copytree(built, home)
     case.setup(home)
     (home / "recipe.toml").write_text(RECIPE.replace(*case.replaced) if case.replaced[0] else RECIPE)
-    out, status = call(home, case.call, case.file_limit)
+    out, status = call(home, case.call, case.file_limit, case.memory_limit)
     assert (reason_in(out), status) == (case.says, case.status)
 
 

@@ -1,0 +1,25 @@
+"""What trainings that are due will take, before they run: memory from shapes, time from earlier runs, disk.
+
+Rough by nature: allocators, kernels and libraries are not counted. What cannot be known yet is None. Torch-free.
+"""
+
+from __future__ import annotations
+
+from dem_build.estimate.due import Estimate, estimates
+from dem_build.estimate.fits import crowded, refuse_unfit, unfit
+from dem_build.estimate.shape import Shape
+from dem_build.estimate.training import Rows, least_memory, seen_tokens, training_disk, training_memory
+
+__all__ = [
+    "Estimate",
+    "Rows",
+    "Shape",
+    "crowded",
+    "estimates",
+    "least_memory",
+    "refuse_unfit",
+    "seen_tokens",
+    "training_disk",
+    "training_memory",
+    "unfit",
+]

@@ -1,0 +1,158 @@
+"""Whether what is due fits into the memory of this machine.
+
+Refused is only what cannot: where the weights alone, with gradients and optimizer states, are more than all memory
+there is. What an estimate says is too much is warned of, as estimates err.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build import hub
+from dem_build.errors import CheckpointError, EvaluationError, TrainingError
+from dem_build.estimate.due import shape_of, trainings
+from dem_build.estimate.training import BYTES, STATES, least_memory
+from dem_build.plan import Status
+from dem_build.room import room
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import TypeAlias
+
+    from dem_build.digest import JSON
+    from dem_build.errors import ActionError
+    from dem_build.estimate.due import Training
+    from dem_build.estimate.shape import Shape
+    from dem_build.machine import Machine
+    from dem_build.plan import Plan, Verdict
+    from dem_build.room import Room
+    from dem_build.store import Store
+
+    Settings: TypeAlias = tuple[Mapping[str, JSON], Machine, int]
+
+__all__ = ["crowded", "refuse_unfit", "unfit"]
+
+SMALLER = ("adamw_8bit", "adafactor")
+SHORTEST = 64
+
+
+def refuse_unfit(plan: Plan) -> None:
+    """Refuse a build of which an action can never fit.
+
+    Raises:
+        ActionError: The first action that does not.
+    """
+    for error in unfit(plan):
+        raise error
+
+
+def unfit(plan: Plan) -> list[ActionError]:
+    """Return what is due and can never fit, each with the numbers and what would help."""
+    due = [v for v in plan.verdicts.values() if v.status is not Status.HIT and v.action.kind in LOADING]
+    parameters = _parameters(plan.verdicts.get("base")) if due else None
+    space = room() if parameters else None
+    if parameters is None or space is None:
+        return []
+    found = (LOADING[v.action.kind](v, parameters, space) for v in due)
+    return [error for error in found if error]
+
+
+def crowded(plan: Plan, store: Store, machine: Machine) -> list[str]:
+    """Return a warning for each training that is expected to need more memory than is free."""
+    due = trainings(plan)
+    base = plan.verdicts.get("base")
+    shape = shape_of(base, store) if due and base else None
+    space = room() if shape else None
+    if shape is None or space is None or space.free is None:
+        return []
+    return [text for training in due if (text := _crowded(training, shape, machine, space, space.free))]
+
+
+def _crowded(training: Training, shape: Shape, machine: Machine, space: Room, free: int) -> str | None:
+    def memory(params: Mapping[str, JSON], on: Machine, length: int) -> int:
+        return training.memory(shape, params, on, length, gpu=space.is_gpu)
+
+    needs = memory(training.params, machine, training.length)
+    if needs <= free:
+        return None
+    ways = ((words, memory(*settings)) for words, settings in _ways(training, machine))
+    advice = next(
+        (f"{words} would need {_size(n)}" for words, n in ways if n <= free), "nothing smaller fits"
+    )
+    return f"{training.name} needs about {_size(needs)}, and {space.place} has {_size(free)} free; {advice}"
+
+
+def _ways(training: Training, machine: Machine) -> Iterator[tuple[str, Settings]]:
+    """Yield what can be changed, the cheapest first: the machine's ways cost time, the recipe's another vector."""
+    params, length = training.params, training.length
+    rows = min(machine.micro_batch, params["global_batch_size"]) // 2
+    while rows >= 1:
+        yield f"micro_batch = {rows}", (params, machine.model_copy(update={"micro_batch": rows}), length)
+        rows //= 2
+    least = machine.model_copy(update={"micro_batch": 1, "gradient_checkpointing": True})
+    words = "micro_batch = 1 and gradient_checkpointing = true"
+    yield words, (params, least, length)
+    for optim in SMALLER:
+        if STATES[optim] < STATES[params["optim"]]:
+            yield f'{words} with optim = "{optim}"', ({**params, "optim": optim}, least, length)
+    while length > SHORTEST:
+        length //= 2
+        shorter = f'{words} with optim = "adafactor" and max_length = {length}'
+        yield shorter, ({**params, "optim": "adafactor"}, least, length)
+
+
+def _untrainable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
+    params = verdict.action.params
+    least = least_memory(parameters, params)
+    if least <= space.total:
+        return None
+    smaller = [(o, least_memory(parameters, {**params, "optim": o})) for o in SMALLER]
+    fitting = next((f'optim = "{o}" needs {_size(n)}' for o, n in smaller if n <= space.total), None)
+    return TrainingError(
+        f"cannot fit: weights, gradients and optimizer states of {parameters:,} parameters take {_size(least)}, and "
+        f"{space.place} has {_size(space.total)} of memory",
+        where=verdict.action.name,
+        hint=f"{fitting} and may fit" if fitting else "take a smaller base, or a machine with more memory",
+    )
+
+
+def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
+    dtype = verdict.action.params["dtype"]
+    least = parameters * BYTES[dtype]
+    if least <= space.total:
+        return None
+    half = dtype == "float32" and least // 2 <= space.total
+    return EvaluationError(
+        f"cannot fit: a model of {parameters:,} parameters in {dtype} takes {_size(least)}, and {space.place} has "
+        f"{_size(space.total)} of memory",
+        where=verdict.action.name,
+        hint='set dtype = "bfloat16" in [compose]' if half else "evaluate on a machine with more memory",
+    )
+
+
+LOADING = {"finetune": _untrainable, "loss": _unevaluable, "task": _unevaluable}
+"""The kinds that hold a whole model in memory. Composing does not: it takes a few megabytes of each tensor."""
+
+
+def _parameters(base: Verdict | None) -> int | None:
+    """Return how many parameters the base has: of its record, else of the headers of its files; None if unknown."""
+    if base is None:
+        return None
+    if base.record is not None:
+        counted: int | None = base.record.provenance.get("parameters")
+        return counted
+    from dem_build.checkpoint import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
+
+    wanted = [s for s in base.action.sources if s.tag.endswith(".safetensors")]
+    paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in wanted]
+    files = [path for path in paths if path is not None]
+    if len(files) < len(wanted):
+        return None  # not downloaded yet
+    try:
+        return sum(t.size for t in open_checkpoint(files).tensors.values()) or None
+    except CheckpointError:
+        return None  # the import says what is wrong with them
+
+
+def _size(octets: int) -> str:
+    return f"{octets / 1e9:,.1f} GB"

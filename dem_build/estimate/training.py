@@ -1,0 +1,123 @@
+"""What one training takes: memory and disk from the shape of its model, tokens from its data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.estimate.shape import Shape
+    from dem_build.machine import Machine
+
+__all__ = [
+    "BYTES",
+    "MOST_LOGITS",
+    "PROCESS",
+    "Rows",
+    "least_memory",
+    "seen_tokens",
+    "training_disk",
+    "training_memory",
+]
+
+BYTES = {"bfloat16": 2, "float32": 4}
+MASTER = 4
+GRADIENT = 4
+STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
+"""Bytes a parameter of an optimizer's state; adafactor's rows and columns are next to nothing."""
+CHECKPOINTS = 3
+"""Two are kept, and one more is being written."""
+MOST_LOGITS = 1 << 28
+"""Logits that `steps.head` makes at once."""
+PROCESS = 600_000_000
+"""Python and the libraries of a worker; on a GPU they are the host's."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a dataset's train split holds."""
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+
+
+def least_memory(parameters: int, params: Mapping[str, JSON]) -> int:
+    """Return the bytes without which a training cannot run, whatever its batches: weights, gradients, states."""
+    return parameters * (MASTER + GRADIENT + STATES[params["optim"]])
+
+
+def training_memory(
+    shape: Shape,
+    params: Mapping[str, JSON],
+    machine: Machine,
+    length: int,
+    trained: float = 1.0,
+) -> int:
+    """Return the bytes that a training needs: weights, gradients, optimizer, activations and logits.
+
+    Gradients are there from one micro-batch of a step to the next. Where a step has only one, they come while its
+    activations go.
+
+    Args:
+        shape: Of the base.
+        params: Of the kind `finetune`.
+        machine: Its micro-batch, and whether activations are computed again.
+        length: Tokens of a sequence.
+        trained: Share of the tokens that count; only they get logits.
+    """
+    cast = 2 if params["bf16"] else 0
+    held = shape.parameters * (MASTER + STATES[params["optim"]] + cast)
+    if params["optim"] == "adamw_8bit":
+        held += shape.vocabulary * shape.hidden * 6  # transformers keeps an embedding's states in 32 bits
+    gradients = shape.parameters * GRADIENT
+    rows = min(machine.micro_batch, params["global_batch_size"])
+    batch = rows * length * _kept(shape, bf16=bool(params["bf16"]), recomputed=machine.gradient_checkpointing)
+    batch += _logits(shape, rows * length * trained, bf16=bool(params["bf16"]))
+    return int(held + (gradients + batch if rows < params["global_batch_size"] else max(gradients, batch)))
+
+
+def _kept(shape: Shape, *, bf16: bool, recomputed: bool) -> int:
+    """Return the bytes that one token leaves for the backward pass.
+
+    Under bfloat16 autocast the residual stream and the norms stay in float32, and each matrix has an input of its
+    own: two norms keep 16 bytes a channel, their casts for five matrices 10, query and output 8; keys and values, with
+    those that are repeated for each query head, 8 a channel of theirs and 4 of the stream; the MLP's four tensors 8 a
+    channel. In float32 inputs are shared, and the rest is twice as wide.
+    """
+    hidden, keys, inner = shape.hidden, shape.keys, shape.inner
+    repeated = hidden if keys < hidden else 0
+    layer = (
+        34 * hidden + 8 * keys + 4 * repeated + 8 * inner
+        if bf16
+        else 40 * hidden + 16 * keys + 8 * repeated + 16 * inner
+    )
+    return shape.layers * MASTER * hidden + layer if recomputed else shape.layers * layer
+
+
+def _logits(shape: Shape, tokens: float, *, bf16: bool) -> float:
+    """Return the bytes of logits, their softmax and gradient, and of the hidden states where they come in pieces."""
+    most = min(tokens * shape.vocabulary, MOST_LOGITS)
+    return most * (3 * 4 + (2 if bf16 else 0)) + tokens * shape.hidden * 4
+
+
+def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
+    """Return the bytes of a vector, and of the checkpoints while it is trained."""
+    checkpoint = MASTER + STATES[params["optim"]]
+    best = MASTER if params.get("load_best_model_at_end") else 0
+    return shape.parameters * BYTES[params["vector_dtype"]], shape.parameters * (
+        CHECKPOINTS * checkpoint + best
+    )
+
+
+def seen_tokens(rows: Rows, params: Mapping[str, JSON]) -> int:
+    """Return the tokens that a training reads: of its epochs, or of its steps."""
+    if not params.get("max_steps"):
+        return round(rows.tokens * (params.get("num_train_epochs") or 1))
+    sequences = math.ceil(rows.tokens / params["max_length"]) if params.get("packing") else rows.rows
+    steps: int = params["max_steps"] * params["global_batch_size"]
+    return round(steps * rows.tokens / max(sequences, 1))

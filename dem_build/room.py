@@ -1,0 +1,127 @@
+"""How much memory this machine has for a training: of a GPU where there is one, else of the process. Torch-free."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Room", "gpus", "room"]
+
+QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
+QUERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory that one training can have.
+
+    Attributes:
+        place: Whose it is, for a message.
+        total: Bytes in all: what needs more can never run here.
+        free: Bytes that nobody uses now; None where that is not known.
+        is_gpu: Whether it is a GPU's.
+    """
+
+    place: str
+    total: int
+    free: int | None
+    is_gpu: bool
+
+
+def room(devices: list[str] | None = None) -> Room | None:
+    """Return the memory of the largest GPU, or of this machine where there is none; None where it cannot be told.
+
+    Args:
+        devices: The GPUs that may be used; None finds them.
+    """
+    visible = gpus() if devices is None else devices
+    return _gpu_room(visible) if visible else _process_room()
+
+
+def gpus() -> list[str]:
+    """Return the GPUs that this process may use, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
+    devices = Path("/proc/driver/nvidia/gpus")
+    return [str(i) for i in range(len(list(devices.iterdir())))] if devices.is_dir() else []
+
+
+def _gpu_room(devices: list[str]) -> Room | None:
+    try:
+        said = subprocess.run(  # noqa: S603  fixed words, and names of devices
+            [*QUERY, "-i", ",".join(devices)],
+            capture_output=True,
+            text=True,
+            timeout=QUERY_SECONDS,
+            check=True,
+        ).stdout
+        found = [tuple(int(number) << 20 for number in line.split(",")) for line in said.splitlines()]
+        total, free = max(found)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return Room("the GPU", total, free, is_gpu=True)
+
+
+def _process_room() -> Room | None:
+    known = _meminfo()
+    physical = known.get("MemTotal") or _sysconf()
+    if physical is None:
+        return None
+    swap = known.get("SwapTotal", 0)
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limits = _cgroup_limits()
+    total = min([physical, *limits]) + swap
+    free = (
+        min([known["MemAvailable"], *limits]) + known.get("SwapFree", 0) if "MemAvailable" in known else None
+    )
+    if space != resource.RLIM_INFINITY:
+        total, free = min(total, space), None if free is None else min(free, space)
+    return Room("this machine", total, free, is_gpu=False)
+
+
+def _meminfo() -> dict[str, int]:
+    """Return Linux' counters, in bytes; empty elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split()[:2] for line in lines)
+    return {name.rstrip(":"): int(number) * 1024 for name, number in pairs}
+
+
+def _sysconf() -> int | None:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None
+
+
+def _cgroup_limits() -> list[int]:
+    """Return the limits of this process's control groups and of those above them."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found: list[int] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = Path("/sys/fs/cgroup") / ("memory" if controllers else "")
+        here = top / path.lstrip("/")
+        found += [n for folder in (here, *here.parents) for n in _limits(folder)]
+    return found
+
+
+def _limits(folder: Path) -> list[int]:
+    found = []
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            found.append(int((folder / name).read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue  # another version's name, or "max": no limit
+    return found
