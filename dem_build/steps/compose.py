@@ -61,7 +61,13 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     started = time.monotonic()
     terms = _terms(inputs)
     _check_omegas(terms, params["method"], context)
-    norms = _weights(inputs, terms, params, context)
+    try:
+        norms = _weights(inputs, terms, params, context)
+    except MemoryError as error:
+        raise CheckpointError(
+            "out of memory while composing, which takes a few megabytes a thread beside mapped files",
+            hint="end what else takes memory, or lower `jobs` in the machine file, and build again",
+        ) from error
     _config(inputs, params["dtype"], context)
     shutil.copytree(inputs.paths["base/tokenizer"], context.out / "tokenizer", copy_function=shutil.copyfile)
     shutil.copyfile(inputs.paths["base/generation_config"], context.out / "generation_config")

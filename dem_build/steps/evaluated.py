@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["OUT_OF_MEMORY_HINT", "evaluated_model", "surroundings"]
 
-OUT_OF_MEMORY_HINT = "lower eval_batch_size in the machine file"
+OUT_OF_MEMORY_HINT = (
+    "lower eval_batch_size in the machine file; where that is 1, dtype in [compose] or max_length"
+)
 
 
 def evaluated_model(inputs: Inputs, dtype: str, context: Context) -> PreTrainedModel:

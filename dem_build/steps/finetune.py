@@ -19,6 +19,7 @@ from dem_build.steps.checkpoints import newest_complete, step_of
 from dem_build.steps.context_length import has_both_sorts, refuse_longer, refuse_mixed_packs
 from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
 from dem_build.steps.likelihood import IGNORED
+from dem_build.steps.memory import memory_told, numbers
 from dem_build.steps.packing import Packs, refuse_mixing
 from dem_build.steps.progress import Progress, RunState, read_run_state
 from dem_build.steps.training import CHECKPOINTS, TokenTrainer, arguments
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 MOST_CURVE_POINTS = 500
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -72,7 +72,10 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
     refuse_longer(rows, inputs.paths["base/config"])
     run = _Run(inputs, params, context, rows)
     model, history = run.train()
-    norms = _write_delta(model, inputs, params, context)
+    with memory_told(
+        TrainingError, "while writing the vector", "end what else takes memory, and build again"
+    ):
+        norms = _write_delta(model, inputs, params, context)
     if not math.isfinite(norms.norm):
         raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
     if norms.norm == 0:
@@ -146,7 +149,7 @@ class _Run:
         try:
             return self._train()
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not models.is_out_of_memory(error):
                 raise
         return None
 
@@ -190,15 +193,16 @@ class _Run:
         try:
             return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:
-            if _is_out_of_memory(error):
+            if models.is_out_of_memory(error):
                 raise
             raise TrainingError(f"training cannot start: {error}") from error
 
     def _halve(self) -> None:
         if self.micro_batch == 1:
             raise TrainingError(
-                "one row does not fit in memory",
-                hint="lower max_length, or set gradient_checkpointing = true in the machine file",
+                f"one row of {self.sequences.lengths.max()} tokens does not fit in memory: {numbers()}",
+                hint="set gradient_checkpointing = true in the machine file, lower max_length, or train with "
+                'optim = "adafactor"',
             )
         before, self.micro_batch = self.micro_batch, largest_divisor(self.micro_batch, self.micro_batch // 2)
         self.warn(f"out of memory with a micro-batch of {before}; going on with {self.micro_batch}")
@@ -272,12 +276,6 @@ def _thinned(entries: list[Any]) -> list[Any]:
     """Return evenly spread entries, the last one among them: a record is read by every plan and must stay small."""
     every = -(-len(entries) // MOST_CURVE_POINTS) or 1
     return entries[::-every][::-1]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        s in str(error) for s in OUT_OF_MEMORY
-    )
 
 
 def _write_delta(

@@ -23,6 +23,7 @@ from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
+from dem_build.steps.memory import memory_told
 from dem_build.steps.row_losses import row_losses
 
 if TYPE_CHECKING:
@@ -56,11 +57,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             hint="raise the dataset's `test` share, or give it more rows",
         )
     refuse_longer(rows, inputs.paths["model/config"])
-    model = evaluated_model(inputs, params["dtype"], context)
-    try:
+    with memory_told(EvaluationError, "while computing a loss", OUT_OF_MEMORY_HINT):
+        model = evaluated_model(inputs, params["dtype"], context)
         nll, tokens = _losses(model, rows, context)
-    except torch.OutOfMemoryError as error:
-        raise EvaluationError("out of memory while computing a loss", hint=OUT_OF_MEMORY_HINT) from error
     metrics = summary(nll, tokens)
     context.out.mkdir(parents=True, exist_ok=True)
     (context.out / "metrics").write_bytes(canonical(metrics))

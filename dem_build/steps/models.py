@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-__all__ = ["device", "load_model", "quiet", "refuse_partial"]
+__all__ = ["device", "is_out_of_memory", "load_model", "quiet", "refuse_partial"]
+
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
 
 
 def device() -> torch.device:
@@ -66,9 +68,9 @@ def load_model(
                 ignore_mismatched_sizes=True,  # they are in the report, where the error below names them
                 output_loading_info=True,
             )
-        except torch.OutOfMemoryError:
-            raise
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = str(error).partition("\n")[0]
             raise CheckpointError(f"the model cannot be loaded: {reason}", where=str(weights)) from error
     model, report = loaded
@@ -87,6 +89,13 @@ def quiet() -> Iterator[None]:
     finally:
         transformers_logging.set_verbosity(verbosity)
         _progress_bars(shown=bars)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, a GPU's or the machine's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def _progress_bars(*, shown: bool) -> None:

@@ -35,6 +35,7 @@ from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.steps.harness import ReportingLM
+from dem_build.steps.memory import memory_told
 from dem_build.steps.models import quiet
 from dem_build.tasks import FILE_FORMATS, TASK_MARK, map_data_files, within
 
@@ -96,9 +97,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         # Quiet also around the imports of a task's Python.
         with quiet(), _no_bars(), _task_file(inputs.sources, context.work / "task") as file:
             task = _load_task(file, params, context.work / "datasets")
-            results = _evaluate(task, tokenizer, inputs, params, context)
-    except torch.OutOfMemoryError as error:
-        raise EvaluationError("out of memory", where=name, hint=OUT_OF_MEMORY_HINT) from error
+            with memory_told(EvaluationError, f"in {name}", OUT_OF_MEMORY_HINT):
+                results = _evaluate(task, tokenizer, inputs, params, context)
     except TASK_ERRORS as error:
         raise EvaluationError(
             f"lm-eval cannot run it: {_said(error)}", where=name, hint=_hint(error)

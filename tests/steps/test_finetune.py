@@ -429,7 +429,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_checkpoi
 
 
 def test_a_row_that_does_not_fit_in_memory_fails_with_a_hint(base, tmp_path):
-    with pytest.raises(TrainingError, match="one row does not fit") as caught:
+    with pytest.raises(TrainingError, match="one row of 23 tokens does not fit") as caught:
         train(base, tmp_path, context_of(tmp_path, stopping=out_of_memory_at(1, 2)))
     assert "max_length" in caught.value.hint
 
