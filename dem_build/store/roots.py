@@ -89,6 +89,8 @@ class Roots:
         data = json.dumps({"dem-root": 1, "recipe_id": recipe_id, "root": root}, indent=1)
         with files.writing(path):
             files.write_new(temporary, data.encode())
+            if path.is_dir():
+                self._layout.set_aside(path, "root")
             temporary.rename(path)
             files.sync_folder(path.parent)
 
@@ -104,7 +106,7 @@ class Roots:
             StoreError: The folder cannot be read.
         """
         for path in sorted(self._layout.roots.glob("*.json")):
-            with files.writing(path), suppress(FileNotFoundError):
+            with files.writing(path), suppress(FileNotFoundError, IsADirectoryError):
                 stat = path.stat()  # before the bytes: what replaces them later has another inode
                 yield _root(path, path.read_bytes(), stat)
 
@@ -116,7 +118,7 @@ class Roots:
 def _read(path: Path) -> dict[str, JSON] | None:
     try:
         document = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
     except OSError as error:
         raise files.explained(error, path) from error

@@ -125,6 +125,16 @@ def test_a_damaged_root_is_none(store):
     assert store.stats().recipes == {}
 
 
+def test_a_folder_in_place_of_a_root_is_none_and_is_replaced(store):
+    store.write_root("recipe", {})
+    [path] = (store.root / "roots").iterdir()
+    path.unlink()
+    path.mkdir()
+    assert store.read_root("recipe") is None
+    store.write_root("recipe", {"a": 1})
+    assert store.read_root("recipe") == {"a": 1}
+
+
 def test_statistics_count_what_is_shared_once(store):
     one, two = make_record(store, data=b"1234", params=1), make_record(store, data=b"1234", params=2)
     store.publish(one)

@@ -115,7 +115,7 @@ class Bench:
         """
         start = self._folder / name
         if before is None:
-            _lay_out(start)
+            lay_out(start)
         else:
             shutil.copytree(before.start, self._home, symlinks=True)
             assert self._call(BUILD, Plan(at=at)) == (-signal.SIGKILL if at else 0), self._said()
@@ -221,7 +221,7 @@ class Bench:
         return " | ".join(self._printed(".err").splitlines()[-4:])
 
 
-def _lay_out(home: Path) -> None:
+def lay_out(home: Path) -> None:
     """Write a project of stand-ins: what the recipe names is there, and nothing reads more of it than its bytes."""
     (home / "base").mkdir(parents=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8}
