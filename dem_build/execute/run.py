@@ -268,12 +268,12 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
         return Reply(Answer.CORRUPT, seconds, str(work), error.what, error.hint)
     if isinstance(error, DemError):
         return Reply(Answer.FAILED, seconds, str(work), error.located, error.hint)
-    if isinstance(error, OSError) and error.errno in FULL:
+    if _is_full(error):
         return Reply(
             Answer.FAILED,
             seconds,
             str(work),
-            f"the disk is full: {error.filename or work}",
+            f"the disk is full: {getattr(error, 'filename', None) or work}",
             "free some space; `dem build` goes on from here",
         )
     if isinstance(error, MemoryError):
@@ -287,6 +287,12 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
     last = str(error).strip().splitlines()[:1]
     what = f"{type(error).__name__}: {last[0] if last else 'no message'}"
     return Reply(Answer.FAILED, seconds, str(work), what, "`dem logs` shows the traceback")
+
+
+def _is_full(error: BaseException) -> bool:
+    """Return whether a disk takes no more; libraries in other languages say it in words alone."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in FULL or any(os.strerror(full) in str(error) for full in FULL)
 
 
 def _log(work: Path) -> bytes:

@@ -80,7 +80,7 @@ def explained(error: OSError, path: Path) -> StoreError:
         )
     if error.errno in _FORBIDDEN:
         hint = "mend the permissions, or choose another folder: --cache chooses the cache's"
-        return StoreError("not allowed to write here", where=place, hint=hint)
+        return StoreError("not allowed to read or write here", where=place, hint=hint)
     if error.errno in _NO_LINKS:
         hint = "put the cache on a file system that has hard links, with --cache"
         return StoreError("the record cannot be written without hard links", where=place, hint=hint)

@@ -155,10 +155,9 @@ class Hints:
                     if not self._usable:
                         return otherwise
                     return work(self._connection())
-                except sqlite3.OperationalError:  # locked, read-only, no folder: go on without
-                    self._usable = False
-                except sqlite3.DatabaseError:  # damaged: make a new one, once
-                    self._usable = self._discard()
+                except (sqlite3.Error, ValueError) as error:
+                    # Damaged: make a new one, once. Locked, read-only, full, no folder: go on without.
+                    self._usable = _is_damage(error) and self._discard()
         return otherwise
 
     def _connection(self) -> sqlite3.Connection:
@@ -181,6 +180,14 @@ class Hints:
         except OSError:
             return False
         return True
+
+
+def _is_damage(error: Exception) -> bool:
+    """Return whether the file is to blame: its pages, its schema, or text in it that is none (a `ValueError`)."""
+    if isinstance(error, sqlite3.OperationalError):
+        # Without a code it is Python's own, of text that is none.
+        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR
+    return True
 
 
 def _default_folder() -> Path | None:

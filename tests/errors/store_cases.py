@@ -62,7 +62,7 @@ STORES = (
         "A cache on a read-only disk",
         "build recipe.toml --cache /sys/dem",
         (
-            "error: /sys/dem: not allowed to write here\n"
+            "error: /sys/dem: not allowed to read or write here\n"
             "  hint:  mend the permissions, or choose another folder: --cache chooses the cache's"
         ),
         1,

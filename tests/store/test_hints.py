@@ -139,3 +139,16 @@ def test_what_is_forgotten_is_read_again(settled, tmp_path, reads):
     hints.forget(settled)
     hints.digest_of(settled)
     assert reads == [settled, settled]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b"WITHOUT ROWID", b"W\xe9THOUT ROWID"), (b"mtime_ns", b"mtjme_ns")]
+)
+def test_a_hint_file_with_a_damaged_schema_is_replaced(settled, tmp_path, reads, old, new):
+    Hints(tmp_path / "hints").digest_of(settled)
+    [file] = (tmp_path / "hints").iterdir()
+    file.write_bytes(file.read_bytes().replace(old, new))
+    assert Hints(tmp_path / "hints").digest_of(settled) == ROWS
+    reads.clear()
+    assert Hints(tmp_path / "hints").digest_of(settled) == ROWS
+    assert reads == []

@@ -109,9 +109,10 @@ def test_a_foreign_holder_counts_until_it_was_silent_for_five_minutes(store, fie
         assert store.lease_holder(KEY) == lease.holder
 
 
+@pytest.mark.usefixtures("other")
 def test_a_lease_that_was_touched_in_the_future_is_not_waited_for_until_then(store):
     """The clock was set back since; a living holder would have touched it by the clock that is now."""
-    rewrite(store, host="elsewhere", boot_id="another")
+    rewrite(store, **FOREIGN[0])
     age(store, -365 * 86400)
     with store.lease(KEY) as lease:
         assert store.lease_holder(KEY) == lease.holder

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import random
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faults import FAULTS, flip
 from light import Bounds
+from room import NOBODY, quick_folder
 from small_store import SmallStore
 from tally import Tally
 from workshop import BUILD, Workshop
@@ -36,7 +35,8 @@ may get other bytes, and after `--repair` the store is sound and takes the same 
 projects, one with stand-ins for the steps that need torch and one with real trainings: file after file is damaged, and
 `dem` is called: verify (1), build (the same model; only what was damaged runs), repair, build, verify (0). Noticed: by
 verify. A record that was deleted is a miss and nothing to notice. Last, what may only cost time: the
-file of hints, roots, leases, checkpoints, strays. A file that its user may not read is an error that says so.
+file of hints, roots, leases, checkpoints, strays. And objects and records that their user may not read: verify names
+them, a build says so, and once they can be read again it goes on.
 """
 FOREIGN = {
     "dem-lease": 1, "host": "elsewhere", "boot_id": "another", "pid_namespace": "pid:[1]", "pid": 7,
@@ -50,18 +50,19 @@ def run(scale: Scale, folder: Path) -> Iterator[Tally]:
     yield from _small(scale, folder / "small", rng)
     yield _formats(folder / "formats")
     yield _hints(scale, folder / "hints", rng)
-    shop = Workshop(_quick(folder) / "light")
+    shop = Workshop(quick_folder(folder) / "light")
     try:
         yield from _built(shop, "stand-ins", rng, scale.pick(6, 10**6))
         yield _roots(shop, scale, rng)
         yield from _beside(shop)
         yield _strays(shop)
+        yield _unreadable(shop, rng, scale.pick(2, 30))
         yield _light_checkpoints(shop, scale, rng)
     finally:
         shop.close()
     if scale.short:
         return  # the imports of torch alone take as long as a chapter's short form may
-    real = Workshop(_quick(folder) / "real", real=True)
+    real = Workshop(quick_folder(folder) / "real", real=True)
     try:
         yield from _built(real, "real", rng, 40)
         yield _real_checkpoints(real, rng)
@@ -73,7 +74,7 @@ def run(scale: Scale, folder: Path) -> Iterator[Tally]:
 
 
 def _small(scale: Scale, folder: Path, rng: random.Random) -> Iterator[Tally]:
-    small = SmallStore(_quick(folder))
+    small = SmallStore(quick_folder(folder))
     flips = Tally("small store: a bit flipped")
     flips.detected = 0
     places = [(path, at) for path in small.files() for at in range(path.stat().st_size)]
@@ -88,16 +89,6 @@ def _small(scale: Scale, folder: Path, rng: random.Random) -> Iterator[Tally]:
             for path in small.files():
                 _count(tally, small.trial(path, lambda p, f=fault: f(p, 0)), path.name[:12])
             yield tally
-
-
-def _quick(folder: Path) -> Path:
-    """Return a folder in memory where there is one: thousands of flushes wait for a disk, and no power is cut here."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        return folder
-    made = Path(tempfile.mkdtemp(prefix="dem-torture-", dir=memory))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    return made
 
 
 def _count(tally: Tally, found: tuple[bool, list[str]], what: str) -> None:
@@ -330,6 +321,32 @@ def _strays(shop: Workshop) -> Tally:
     _only_time(shop, tally, litter, set())
     for name in ("tmp", "quarantine", "leases", "work", "roots"):
         _only_time(shop, tally, lambda home, name=name: shutil.rmtree(home / "cache" / name), set())
+    return tally
+
+
+def _unreadable(shop: Workshop, rng: random.Random, count: int) -> Tally:
+    """Take the right to read from a file; whose right that is, is an ordinary user."""
+    tally = Tally("built cache (stand-ins): not readable", detected=0)
+    user = NOBODY if os.geteuid() == 0 else 0
+    for number in range(count):
+        home = shop.copy()
+        home.parents[1].chmod(0o755)
+        files = [p for p in home.glob(f"cache/{('cas/sha256', 'actions')[number % 2]}/*/*") if p.is_file()]
+        path = rng.choice(sorted(files))
+        for each in (home, *home.rglob("*")) if user else ():
+            os.chown(each, user, user)
+        mode = path.stat().st_mode
+        path.chmod(0)
+        looked = shop.call(home, "cache", "verify", bounds=Bounds(user=user))
+        noticed = looked.status == 1 and looked.calm and path.stem in looked.out
+        wrong = [] if noticed else [f"verify: {looked.brief}"]
+        shutil.rmtree(home / "out")
+        built = shop.call(home, *BUILD, bounds=Bounds(user=user))
+        told = built.status == 1 and built.calm and "not allowed" in built.err + built.out
+        wrong += [] if told or not shop.wrong(home, built, set()) else [built.brief]
+        path.chmod(mode)
+        wrong += shop.wrong(home, shop.call(home, *BUILD, bounds=Bounds(user=user)), set())
+        _count(tally, (noticed, wrong), str(path.relative_to(home)))
     return tally
 
 

@@ -9,8 +9,10 @@ driver and worker at once.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pkgutil
 import queue
 import resource
 import signal
@@ -23,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import failpoints
 from failpoints import Plan
+
+import dem_build
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -159,12 +163,15 @@ def _run(call: Mapping[str, Any]) -> None:
 
 def _load() -> None:
     """Import now what every build would import, and put the stand-ins in their places unless steps are to be real."""
-    from dem_build.cli import app, build, stores, view_lines  # noqa: F401
+    # All of it: another user may not be able to read where Python lies.
+    for found in pkgutil.walk_packages(dem_build.__path__, "dem_build."):
+        if not found.name.startswith("dem_build.steps.") and not found.name.endswith("__main__"):
+            importlib.import_module(found.name)
+    encodings = [f"encodings.{name}" for name in ("ascii", "latin_1", "utf_16_be", "utf_8_sig")]
+    for name in ("dem_build.steps.compose", "importlib.metadata", "rich.table", *encodings):
+        importlib.import_module(name)
     from dem_build.execute import build as loop
-    from dem_build.execute import run
-    from dem_build.steps import compose  # noqa: F401
 
-    assert run.Runner
     if "--real" in sys.argv:
         from dem_build.steps import base, finetune, loss, prepare  # noqa: F401
     else:

@@ -135,3 +135,4 @@ def _lay_out_real(home: Path) -> None:
     make_data(home / "data", rows=24)
     text = RECIPE.replace("[train]\n", f"[train]\n{TRAINED}").replace("omega", "test = 0.2\nomega")
     (home / "tiny.toml").write_text(text + EVALUATED)
+    (home / "machine.toml").write_text("checkpoint_seconds = 1\n")  # of a training of about as long
