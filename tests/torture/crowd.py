@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import light
 from failpoints import Plan
-from light_trials import _lay_out
+from light_trials import lay_out
 from stand_ins import TRAINED
 from survey import contents, survey
 
@@ -64,7 +64,7 @@ class Member:
         """Make the project anew."""
         shutil.rmtree(self.home, ignore_errors=True)
         self.trained.unlink(missing_ok=True)
-        _lay_out(self.home)
+        lay_out(self.home)
 
     def build(self, text: str, cache: Path, plan: Plan | None = None) -> Future[int]:
         """Begin to build a recipe."""
