@@ -1,0 +1,66 @@
+"""Evaluations: held-out losses and tasks, of every model that is asked about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.graph.nodes import BASE, COMPOSED, MODEL_PARTS, Action, Edge, Evaluation, Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.lock import Lock, LockedTask
+    from dem_build.recipe import Recipe, Task
+
+__all__ = ["evaluations"]
+
+
+def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
+    """Return all evaluations, given each model of the results and the action that makes it."""
+    evaluate = recipe.evaluate
+    if evaluate is None:
+        return []
+    wanted = [m for m in models if m in evaluate.models or m not in (COMPOSED, BASE)]
+    # A test share of 0 says that nothing is held out.
+    tested = [*(n for n, d in recipe.datasets.items() if d.test != 0), *recipe.probes]
+    datasets = tested if evaluate.loss else []
+    losses = [_loss(recipe, model, models[model], name) for name in datasets for model in wanted]
+    tasks = [
+        _task(recipe, lock.tasks[task.name], model, models[model], task)
+        for task in evaluate.tasks
+        for model in wanted
+    ]
+    return losses + tasks
+
+
+def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
+    takes = (
+        Taken("model/weights", Edge(source, "weights")),
+        Taken("model/config", Edge(source, "config")),
+        Taken("data/rows", Edge(f"data:{dataset}", "test")),
+    )
+    params = {"dtype": recipe.compose.dtype}
+    evaluation = Evaluation(model, f"loss:{dataset}")
+    return Action(f"loss:{model}:{dataset}", "loss", params, takes, evaluation=evaluation)
+
+
+def _task(recipe: Recipe, locked: LockedTask, model: str, source: str, task: Task) -> Action:
+    params = {
+        "task": task.name,
+        "num_fewshot": task.num_fewshot,
+        "limit": task.limit,
+        "apply_chat_template": task.apply_chat_template,
+        "dtype": recipe.compose.dtype,
+        "lm_eval": locked.lm_eval,
+        "dataset_revision": locked.dataset_revision,
+    }
+    takes = tuple(Taken(f"model/{part}", Edge(source, part)) for part in MODEL_PARTS)
+    return Action(
+        f"eval:{model}:{task.name}",
+        "task",
+        params,
+        takes,
+        locked.files,
+        evaluation=Evaluation(model, task.name),
+        runs_code=locked.local,
+    )
