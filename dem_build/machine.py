@@ -30,7 +30,9 @@ class Machine(BaseModel):
         default=None, description="Attention kernel, as transformers names it."
     )
     report_to: tuple[Literal["wandb", "tensorboard"], ...] = Field(
-        default=(), description="Trackers, as transformers names them."
+        default=(),
+        description="Trackers, as transformers names them. They write to `runs/` of the cache; wandb is offline unless "
+        "WANDB_MODE says otherwise.",
     )
     checkpoint_seconds: float = Field(
         default=300.0,

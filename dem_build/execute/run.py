@@ -45,6 +45,8 @@ __all__ = ["Runner"]
 
 EVENTS = "events.jsonl"
 CAPTURED = "output.txt"
+RUNS = "runs"
+"""The store's folder for trackers: `tensorboard --logdir cache/runs`, `wandb sync cache/runs/*/wandb/*`."""
 
 
 @dataclass
@@ -114,6 +116,7 @@ class Runner:
             stopping=self.stopping,
             resident=self.resident,
             earlier=() if request.force else tuple(self._earlier(request)),
+            runs=self.store.root / RUNS / f"{request.name.replace(':', '-')}-{request.key[:8]}",
         )
         request = replace(request, sources=tuple(_fetched(request, context)))
         self._check_sources(request)

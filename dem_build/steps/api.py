@@ -110,6 +110,7 @@ class Context:
         stopping: Whether the user asked to stop; a long step asks at every unit of work.
         resident: The model that the worker keeps loaded between actions.
         earlier: Files in which earlier actions kept what they measured of the same inputs.
+        runs: Where trackers write what they are told of this action; None for nowhere.
     """
 
     work: Path
@@ -119,6 +120,7 @@ class Context:
     stopping: Callable[[], bool] = lambda: False
     resident: Resident = field(default_factory=Resident)
     earlier: tuple[Path, ...] = ()
+    runs: Path | None = None
 
     def progress(self, done: float, total: float, unit: str, **more: JSON) -> None:
         """Tell how far the step is, with what else is known.

@@ -22,6 +22,7 @@ from dem_build.steps.likelihood import IGNORED
 from dem_build.steps.memory import memory_told, numbers
 from dem_build.steps.packing import Packs, refuse_mixing
 from dem_build.steps.progress import Progress, RunState, read_run_state
+from dem_build.steps.trackers import Trackers
 from dem_build.steps.training import CHECKPOINTS, TokenTrainer, arguments
 from dem_build.steps.validation import TrainingEnded, Validation
 from dem_build.steps.weights import named_weights
@@ -105,6 +106,7 @@ class _Run:
         self.resumed_from = self._take_up()
         self.validation = _validation(inputs, params, context)
         self.progress = Progress(context, self.order, self.sequences.lengths, self.seconds)
+        self.trackers = Trackers(context, params, self.progress)
 
     def _most_rows(self) -> int:
         """Return the most sequences of a micro-batch: one, where the model would read a row by its neighbours."""
@@ -139,9 +141,12 @@ class _Run:
 
     def train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
         """Return the trained model and Trainer's history, halving the micro-batch while memory runs out."""
-        while (trained := self._attempt()) is None:
-            _free_memory()  # here and not where it was caught: the exception holds the frames that hold the memory
-            self._halve()
+        try:
+            while (trained := self._attempt()) is None:
+                _free_memory()  # here and not where it was caught: the exception holds the frames that hold the memory
+                self._halve()
+        finally:
+            self.trackers.close()
         return trained
 
     def _attempt(self) -> tuple[PreTrainedModel, list[dict[str, Any]]] | None:
@@ -189,7 +194,7 @@ class _Run:
         if isinstance(self.sequences, Packs):
             refuse_mixing(model)
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
-        callbacks = [self.validation, self.progress] if self.validation else [self.progress]
+        callbacks = [c for c in (self.validation, self.progress, self.trackers) if c is not None]
         try:
             return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:

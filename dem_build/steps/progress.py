@@ -75,10 +75,12 @@ class Progress(TrainerCallback):
 
     Attributes:
         stopped: Whether training ended because the user asked to stop.
+        speed: Tokens a second of the last step.
     """
 
     def __init__(self, context: Context, order: RowOrder, lengths: NDArray[np.int64], seconds: float) -> None:
         self.stopped = False
+        self.speed = 0.0
         self.micro_batch = 0
         self._context = context
         self._order = order
@@ -121,12 +123,13 @@ class Progress(TrainerCallback):
         now, before = time.monotonic(), self._stepped
         self._stepped = now
         tokens = int(self._lengths[self._order.rows(state.global_step - 1)].sum())
+        self.speed = tokens / max(now - before, 1e-9)
         self._context.progress(
             state.global_step,
             state.max_steps,
             "steps",
             loss=entry["loss"],
-            tokens_per_second=tokens / max(now - before, 1e-9),
+            tokens_per_second=self.speed,
             memory=peak_memory(args.device),
         )
 

@@ -73,7 +73,7 @@ def arguments(
         gradient_accumulation_steps=params["global_batch_size"] // micro_batch,
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
-        report_to=list(machine.report_to),
+        report_to="none",  # in Trackers, which a failure does not stop
         save_strategy="no",  # by the clock, in Progress
         eval_strategy="no",
         logging_steps=1,

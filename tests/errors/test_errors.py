@@ -6,6 +6,7 @@ is at fault.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -237,6 +238,43 @@ def reason_in(out: str) -> str:
         line for n, line in enumerate(lines) if n in told or (told and n > told[0] and line.startswith("  "))
     ]
     return "\n".join(kept)
+
+
+# Ctrl-C where no training is stopped
+
+
+def forget(home, action):
+    """Take an action's record away, so that it is due again."""
+    plan = json.loads(start(home, "plan recipe.toml --json").communicate(timeout=60)[0])
+    key = next(a["key"] for a in plan["actions"] if a["name"] == action)
+    [record] = (home / "cache" / "actions").rglob(f"{key}.json")
+    record.unlink()
+
+
+@pytest.mark.parametrize(
+    "action", ["base", "data:add", "loss:base:add"], ids=["import", "prepare", "evaluate"]
+)
+def test_ctrl_c_publishes_nothing_half_and_the_next_build_goes_on(built, tmp_path, action):
+    """The cache holds whole results or none."""
+    home = tmp_path / "home"
+    shutil.copytree(built, home)
+    (home / "recipe.toml").write_text(RECIPE)
+    forget(home, action)
+    process = start(home, "build recipe.toml")
+    said = []
+    while not (said and action in said[-1] and "started" in said[-1]):
+        said.append(process.stdout.readline())
+        assert process.poll() is None, said
+    os.kill(process.pid, signal.SIGINT)
+    rest, _ = process.communicate(timeout=120)
+    out = "".join(said) + rest
+    assert process.returncode == 130, out
+    assert "interrupted: the next build goes on from here" in out
+    assert "Traceback" not in out
+    assert call(home, "cache verify")[1] == 0
+    again, status = call(home, "build recipe.toml")
+    assert status == 0, again
+    assert call(home, "plan recipe.toml --check")[1] == 0
 
 
 def test_the_page_of_errors_is_current():

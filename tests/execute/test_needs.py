@@ -1,0 +1,40 @@
+"""Packages that a recipe or a machine file asks for are looked for before anything runs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import pytest
+from build_samples import Made, make_graph
+
+from dem_build.errors import UsageError
+from dem_build.execute.needs import refuse_missing
+from dem_build.machine import Machine
+
+
+@pytest.mark.parametrize(
+    ("package", "params", "machine"),
+    [
+        ("bitsandbytes", {"optim": "adamw_8bit"}, {}),
+        ("tensorboard", {}, {"report_to": ("tensorboard",)}),
+        ("wandb", {}, {"report_to": ("wandb",)}),
+    ],
+)
+def test_a_package_that_is_missing_is_refused_with_what_to_install(monkeypatch, package, params, machine):
+    monkeypatch.setitem(sys.modules, package, None)
+    made = Made()
+    graph = make_graph()
+    vector = graph.actions["vector:math"]
+    changed = replace(vector, params={**vector.params, **params})
+    plan = made.plan(replace(graph, actions={**graph.actions, vector.name: changed}))
+    with pytest.raises(UsageError, match=f"needs the package {package}, which is not installed") as caught:
+        refuse_missing(plan, Machine(**machine))
+    assert caught.value.hint == f"pip install {package}"
+
+
+def test_a_build_that_trains_nothing_needs_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    made = Made()
+    made.build(make_graph())
+    refuse_missing(made.plan(make_graph(omega=0.9)), Machine(report_to=("tensorboard",)))
