@@ -1,6 +1,6 @@
 """Sends the figures of a training to the trackers of the machine file: TensorBoard, Weights & Biases.
 
-Both write into a folder of the action, where a resumed training goes on. Nothing leaves the machine unless the user
+Both write into a folder of the action, where a resumed training goes on. A run is uploaded only where the user
 sets WANDB_MODE. A tracker that fails is dropped and said once: a training does not fail for who watches it.
 """
 
