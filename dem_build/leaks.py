@@ -1,6 +1,7 @@
 """Refuses a build whose judgement would be worth nothing: a file that is both judged by and learned from.
 
-Files are compared by their content, so a copy is the same file.
+Files are compared by their content, so a copy is the same file. A held-out test set that is an evaluation task's data
+too is fine: both judge.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
     users = _users(lock)
     problems = [
         recipe.problem(judge.key, f"{judge.file} is {word} {users[use, judge.digest]}", judge.hint)
-        for judge in _held_out(recipe, lock)
+        for judge in (*_held_out(recipe, lock), *_task_files(lock))
         for use, word in _MUST_NOT[judge.side]
         if (use, judge.digest) in users
     ]
@@ -72,6 +73,14 @@ def _held_out(recipe: Recipe, lock: Lock) -> Iterator[_Judge]:
         for file in files:
             side = side_of(file) or "train"
             yield _Judge(_key(recipe, name, side), side, file.path.name, file.digest, _SEPARATE)
+
+
+def _task_files(lock: Lock) -> Iterator[_Judge]:
+    for name, task in lock.tasks.items():
+        for file in task.judges:
+            what = f"{file.path.name}, which the task {name} judges by,"
+            hint = "give the task rows of its own, or the dataset's test file"
+            yield _Judge("evaluate.tasks", "test", what, file.digest, hint)
 
 
 def _key(recipe: Recipe, name: str, side: str) -> str:

@@ -25,6 +25,7 @@ class LockedTask:
         files: The task's YAML and all that it refers to.
         dataset: The hub dataset that it reads, None where its data are local files.
         dataset_revision: The commit of that dataset.
+        judges: Those of its files that hold what a model is scored on.
     """
 
     lm_eval: str
@@ -32,6 +33,7 @@ class LockedTask:
     files: tuple[SourceFile, ...]
     dataset: str | None = None
     dataset_revision: str | None = None
+    judges: tuple[SourceFile, ...] = ()
 
 
 def lock_task(closure: Closure, files: tuple[SourceFile, ...], pinned: JSON) -> LockedTask:
@@ -50,7 +52,8 @@ def lock_task(closure: Closure, files: tuple[SourceFile, ...], pinned: JSON) -> 
     revision = None
     if closure.dataset is not None:
         revision = pinned_commit(closure, pinned) or hub.dataset_commit(closure.dataset)
-    return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, revision)
+    judges = tuple(f for f in files if f.path in closure.judges)
+    return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, revision, judges)
 
 
 def pinned_commit(closure: Closure, pinned: JSON) -> str | None:

@@ -24,25 +24,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import UsageError
+from dem_build.task_data import FILE_FORMATS, expanded, judged_files, map_data_files, within
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from dem_build.digest import JSON
 
 __all__ = [
-    "FILE_FORMATS",
     "TASK_MARK",
     "Closure",
     "closure_of",
     "find_task",
     "lm_eval_version",
-    "map_data_files",
-    "within",
 ]
-
-FILE_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
-"""Values of `dataset_path` for which the data are the files of `dataset_kwargs`."""
 
 TASK_MARK = "task:"
 """Stands before the tag of the task's own file."""
@@ -64,6 +58,7 @@ class Closure:
         dataset: The hub dataset that it needs; None when its data are local files.
         runs_code: Whether running it executes code that is not lm-eval's own. Always so for a local task:
             lm-eval renders its templates with Jinja outside of a sandbox.
+        judges: Those of its files that hold what a model is scored on.
     """
 
     task: str
@@ -71,6 +66,7 @@ class Closure:
     local: bool
     dataset: str | None
     runs_code: bool
+    judges: tuple[Path, ...] = ()
 
 
 def lm_eval_version() -> str:
@@ -114,35 +110,8 @@ def closure_of(path: Path, task: str) -> Closure:
     dataset = walk.data(config, path)
     tags = [(_tag(file, path, local, absolute), file) for file, absolute in walk.found.items()]
     files = [(TASK_MARK + tag if file == path else tag, file) for tag, file in tags]
-    return Closure(task, tuple(sorted(files)), local, dataset, runs_code=local)
-
-
-def map_data_files(data_files: JSON, change: Callable[[str], str]) -> JSON:
-    """Return `data_files` as `datasets.load_dataset` takes it, each pattern in it changed.
-
-    Raises:
-        ValueError: Something other than patterns, lists of them, or splits of them.
-    """
-    match data_files:
-        case str():
-            return change(data_files)
-        case list() | tuple():
-            return [map_data_files(each, change) for each in data_files]
-        case {"split": split, "path": pattern}:
-            return {"split": split, "path": map_data_files(pattern, change)}
-        case dict():
-            return {split: map_data_files(each, change) for split, each in data_files.items()}
-        case _:
-            raise ValueError(f"{data_files!r} is no pattern of files")
-
-
-def within(folder: Path, name: str) -> Path:
-    """Return the absolute path of `name` as seen from `folder`, symbolic links kept as they are."""
-    return Path(os.path.normpath(folder / _expanded(name)))
-
-
-def _expanded(name: str) -> Path:
-    return Path(os.path.expanduser(name))  # noqa: PTH111  Path's raises for a `~name` that is no user
+    judges = judged_files(config, path, walk.found)
+    return Closure(task, tuple(sorted(files)), local, dataset, runs_code=local, judges=judges)
 
 
 class _Function(str):
@@ -176,7 +145,7 @@ class _Walk:
                     else f"includes {name}, which does not exist"
                 )
                 raise UsageError(why, where=str(path), hint="`include` is relative to the file that says it")
-            far = absolute or _expanded(str(name)).is_absolute()
+            far = absolute or expanded(str(name)).is_absolute()
             merged |= self.include(included, absolute=far, above=(*above, path))
         return merged | config
 
@@ -230,7 +199,7 @@ class _Walk:
             hint = "data paths are relative to the folder of the task file"
             raise UsageError(f"names the data {name}, where there is no file", where=str(path), hint=hint)
         for file in files:
-            self.found.setdefault(file, _expanded(name).is_absolute())
+            self.found.setdefault(file, expanded(name).is_absolute())
 
     def _function(self, function: _Function, path: Path, absolute: bool) -> None:
         """Add the Python file of a `!function`, sought as by lm-eval: beside the YAML, then as a module."""

@@ -195,3 +195,78 @@ def test_a_held_out_file_that_is_not_there_is_told_at_its_key(project: Path, key
     with pytest.raises(RecipeError) as caught:
         resolved(project, RECIPE.replace(f"{name}.jsonl", "nowhere.jsonl"))
     assert [p.key for p in caught.value.problems] == [f"datasets.add.{key}"]
+
+
+TASK = """\
+task: words
+dataset_path: json
+dataset_kwargs:
+  data_files: {train: [../data/add.jsonl], validation: [../data/dev.jsonl], test: [../data/judge.jsonl]}
+output_type: generate_until
+training_split: train
+fewshot_split: train
+doc_to_text: "{{prompt}}"
+doc_to_target: "{{completion}}"
+"""
+JUDGED = RECIPE.replace("[evaluate]", '[evaluate]\ninclude_path = "tasks"\ntasks = ["words"]')
+
+
+def write_task(project: Path, split: str, text: str = TASK) -> None:
+    (project / "tasks").mkdir()
+    (project / "tasks" / "words.yaml").write_text(f"{text}{split}\n")
+    (project / "data" / "judge.jsonl").write_text(rows(5000, 4))
+
+
+@pytest.mark.parametrize(
+    ("copied", "split", "told"),
+    [
+        (
+            "add",
+            "test_split: test",
+            "judge.jsonl, which the task words judges by, is also what is trained on for add",
+        ),
+        (
+            "dev",
+            "test_split: test",
+            "judge.jsonl, which the task words judges by, is also the validation set of add",
+        ),
+        (
+            "judge",
+            "validation_split: validation",
+            "dev.jsonl, which the task words judges by, is also the validation set of add",
+        ),
+    ],
+)
+def test_what_a_task_is_scored_on_is_not_learned_from(
+    project: Path, copied: str, split: str, told: str
+) -> None:
+    write_task(project, split)
+    (project / "data" / "judge.jsonl").write_bytes((project / "data" / f"{copied}.jsonl").read_bytes())
+    with pytest.raises(RecipeError) as caught:
+        resolved(project, JUDGED)
+    assert [f"{p.key}: {p.what}" for p in caught.value.problems] == [f"evaluate.tasks: {told}"]
+
+
+def test_a_task_may_take_its_examples_from_what_is_trained_on(project: Path) -> None:
+    write_task(project, "test_split: test")
+    assert resolved(project, JUDGED).tasks["words"].judges
+
+
+def test_a_task_may_judge_by_a_datasets_test_file(project: Path) -> None:
+    write_task(project, "test_split: test", TASK.replace("judge.jsonl", "test.jsonl"))
+    assert resolved(project, JUDGED).tasks["words"].judges
+
+
+@pytest.mark.parametrize(("split", "refused"), [("test", False), ("train", True)])
+def test_a_task_on_a_folder_judges_by_the_files_of_its_split(
+    project: Path, split: str, refused: bool
+) -> None:
+    (project / "data" / "own").mkdir()
+    shutil.copy(project / "data" / "add.jsonl", project / "data" / "own" / "train.jsonl")
+    (project / "data" / "own" / "test.jsonl").write_text(rows(6000, 4))
+    write_task(project, f"test_split: {split}", "task: words\ndataset_path: ../data/own\n")
+    if not refused:
+        assert resolved(project, JUDGED).tasks["words"].judges
+        return
+    with pytest.raises(RecipeError, match=r"train\.jsonl, which the task words judges by, is also what"):
+        resolved(project, JUDGED)

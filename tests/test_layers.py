@@ -28,6 +28,7 @@ LAYERS: dict[str, int] = {
     "checkpoint": 1,
     "data": 1,
     "tasks": 1,
+    "task_data": 1,
     "tuning": 1,
     "hub": 1,
     "bases": 2,
@@ -51,6 +52,8 @@ NEIGHBOURS = {
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
     ("finetuned", "dem_build.basemodel"),  # a fine-tune is a model of the same kinds
     ("checkpoint", "dem_build.basemodel"),  # what the files of a checkpoint are called
+    ("tasks", "dem_build.task_data"),  # the data are a part of the task
+    ("task_data", "dem_build.data.splits_on_hub"),  # a task's folder of data is read as a dataset's
     ("lock", "dem_build.bases"),  # what the base's names stand for is a part of a lock
     ("lock", "dem_build.tasklock"),  # as of bases
     ("lock", "dem_build.pins"),  # what a hub's names stand for is a part of a lock

@@ -37,7 +37,8 @@ from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surro
 from dem_build.steps.harness import ReportingLM
 from dem_build.steps.memory import memory_told
 from dem_build.steps.models import quiet
-from dem_build.tasks import FILE_FORMATS, TASK_MARK, map_data_files, within
+from dem_build.task_data import FILE_FORMATS, map_data_files, within
+from dem_build.tasks import TASK_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
