@@ -110,9 +110,20 @@ def test_a_prompt_that_is_judged_and_trained_on_elsewhere_is_said(
     project.write(RECIPE)
     said = "warning: data:chat: 2 test rows have prompts that add is trained on"
     assert said in " ".join(project.call("build", "tiny.toml").stdout.split())
-    assert said not in project.call("build", "tiny.toml").stdout
+    root = next((project.home / "cache" / "roots").glob("*.json"))
+    written = root.stat().st_mtime_ns
+    for again in (("build",), ("plan",), ("data", "chat"), ("data", "add")):
+        command, *name = again
+        assert said in " ".join(project.call(command, "tiny.toml", *name).stdout.split())
+    assert root.stat().st_mtime_ns == written
+    shown = json.loads(project.call("show", "tiny.toml", "data:chat", "--json").stdout)
+    assert shown["shared_prompts"] == [{"name": "chat", "split": "test", "other": "add", "count": 2}]
+    assert (
+        json.loads(project.call("plan", "tiny.toml", "--json").stdout)["overlap"] == shown["shared_prompts"]
+    )
     probe.write_text(before)
-    project.build(RECIPE)
+    assert said not in " ".join(project.call("plan", "tiny.toml").stdout.split())
+    assert project.build(RECIPE)["overlap"] == []
 
 
 def test_data_shows_the_rows_of_a_probe(built: tuple[Project, dict[str, object]]) -> None:

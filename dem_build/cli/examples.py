@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from dem_build.cli import view
 from dem_build.cli.build import run_plan
+from dem_build.cli.overlap import recorded_shared, say_shared
 from dem_build.cli.session import open_session
 from dem_build.errors import UsageError
 from dem_build.execute.interrupt import Interrupt
@@ -49,6 +51,7 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
     for index, example in enumerate(shown):
         _print(console, split, index, example)
     _counts(console, records[f"data:{name}"].provenance)
+    say_shared(recorded_shared(open_session(named, replace(call, targets=())), name), console)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dem_build import lock
 from dem_build.bases import refuse_template
 from dem_build.cli import view
+from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
 from dem_build.cli.session import open_session
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import crowded, estimates, unfit
@@ -65,13 +66,17 @@ def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
     errors = unfit(session.plan)
     warnings = [] if errors else crowded(session.plan, session.store, session.machine)
     if as_json:
-        more = {"estimates": [e.document() for e in found], "problems": [*map(str, errors), *warnings]}
-        document = plan_document(named, session.plan) | more
+        document = plan_document(named, session.plan) | {
+            "estimates": [e.document() for e in found],
+            "problems": [*map(str, errors), *warnings],
+            "overlap": shared_documents(recorded_shared(session)),
+        }
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
     else:
         view.plan_table(session.plan, view.make_console())
         view.estimate_lines(found, view.make_console())
         view.memory_lines(errors, warnings, view.make_console())
+        say_shared(recorded_shared(session), view.make_console())
     return 0 if session.plan.up_to_date or not check else NotUpToDateError.exit_status
 
 
@@ -99,6 +104,9 @@ def show(named: str, name: str, call: Call, *, as_json: bool) -> int:
         "outputs": {n: {"digest": o.digest, "size": o.size} for n, o in record.outputs.items()},
         "provenance": record.provenance,
     }
+    if record.kind == "prepare":
+        shared = recorded_shared(session, name.removeprefix("data:"))
+        document["shared_prompts"] = shared_documents(shared)
     if as_json:
         sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
         return 0

@@ -1,10 +1,16 @@
-"""What datasets share with each other, said whenever one of them was prepared."""
+"""What datasets share: counted when they are new, recorded in the recipe's root, shown whenever they are used.
+
+A count holds for two datasets as they were: the root names the digests of both, shortened, so that what it says of a
+dataset that has changed since is not believed, and nothing is kept from collection for it.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build import digest
 from dem_build.cli.view_text import joined, say
+from dem_build.data.shared import Shared
 from dem_build.errors import CorruptObjectError
 
 if TYPE_CHECKING:
@@ -12,23 +18,91 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from dem_build.data.overlap import Shared
+    from dem_build.cli.session import Session
+    from dem_build.digest import JSON
     from dem_build.execute.outcome import Outcome
     from dem_build.store import Record, Store
 
-__all__ = ["say_shared", "shared_by"]
+__all__ = ["recorded_shared", "say_shared", "shared_documents", "shared_of"]
+
+MARK = 16
 
 
-def say_shared(store: Store, outcome: Outcome, console: Console) -> None:
-    """Print which prompts datasets share, if this build prepared one of them."""
-    prepared = [r for r in outcome.results.values() if r.action.kind == "prepare"]
-    if not any(r.status.value == "ran" for r in prepared) or any(r.record is None for r in prepared):
-        return
-    _print(shared_by(store, outcome.records), console)
+def recorded_shared(session: Session, name: str | None = None) -> list[Shared]:
+    """Return what is recorded of the datasets as they are planned; reads nothing.
+
+    Args:
+        session: The session.
+        name: The dataset or probe that is asked about; None for all of them.
+    """
+    verdicts = session.plan.verdicts.values()
+    found = _recorded(
+        session.root["overlap"], _marks({v.action.name: v.record for v in verdicts if v.record})
+    )
+    return [s for s in found if name in (None, s.name, s.other)]
 
 
-def shared_by(store: Store, records: Mapping[str, Record]) -> list[Shared]:
-    """Return what the prepared datasets among the records share; a damaged one is left out."""
+def shared_of(session: Session, outcome: Outcome) -> list[Shared]:
+    """Return what the datasets of a build share; counts it, and records it, where some of them are new."""
+    marks = _marks(outcome.records)
+    known = session.root["overlap"]
+    if marks.items() <= _of(known).items():
+        return _recorded(known, marks)
+    if len(marks) < sum(r.action.kind == "prepare" for r in outcome.results.values()):
+        return []  # one of them failed, or is not there yet
+    found = _counted(session.store, outcome.records)
+    if session.whole:
+        session.save_overlap({"of": marks, "shared": [list(vars(s).values()) for s in found]})
+    return found
+
+
+def shared_documents(found: Iterable[Shared]) -> list[JSON]:
+    """Return it for `--json`."""
+    return [vars(shared) for shared in found]
+
+
+def say_shared(found: Iterable[Shared], console: Console) -> None:
+    """Print which prompts datasets share."""
+    for shared in found:
+        name, other = joined(shared.name), joined(shared.other)
+        if shared.split == "train":
+            prompts = "prompt is" if shared.count == 1 else "prompts are"
+            text = f"{shared.count} {prompts} in the train split of both {name} and {other}"
+            say(console, ("note: ", "dim"), text)
+        else:
+            rows = "row has a prompt" if shared.count == 1 else "rows have prompts"
+            text = f"{shared.count} {shared.split} {rows} that {other} is trained on"
+            say(console, ("warning: ", "yellow"), (f"data:{name}: ", "dim"), text)
+
+
+def _marks(records: Mapping[str, Record]) -> dict[str, str]:
+    """Return name → what tells a prepared dataset from any other."""
+    return {
+        name.removeprefix("data:"): digest.of_json({n: o.digest for n, o in r.outputs.items()})[:MARK]
+        for name, r in records.items()
+        if r.kind == "prepare"
+    }
+
+
+def _of(known: JSON) -> dict[str, JSON]:
+    of = known.get("of")
+    return of if isinstance(of, dict) else {}
+
+
+def _recorded(known: JSON, marks: Mapping[str, str]) -> list[Shared]:
+    """Return what is recorded of datasets that are still what they were; a root that is not whole says nothing."""
+    of, found = _of(known), []
+    for entry in known.get("shared", ()) if isinstance(known.get("shared"), list) else ():
+        match entry:
+            case [str(name), str(split), str(other), int(count)] if all(
+                n in marks and of.get(n) == marks[n] for n in (name, other)
+            ):
+                found.append(Shared(name, split, other, count))
+    return found
+
+
+def _counted(store: Store, records: Mapping[str, Record]) -> list[Shared]:
+    """Count what the prepared datasets among the records share; a damaged one is left out."""
     # The planning path needs no numpy.
     from dem_build.data.arrays import TokenRows  # noqa: PLC0415
     from dem_build.data.overlap import shared_prompts  # noqa: PLC0415
@@ -45,16 +119,3 @@ def shared_by(store: Store, records: Mapping[str, Record]) -> list[Shared]:
         splits = {s: TokenRows.open(store.object_path(o.digest)) for s, o in record.outputs.items()}
         datasets[name.removeprefix("data:")] = splits
     return shared_prompts(datasets)
-
-
-def _print(found: Iterable[Shared], console: Console) -> None:
-    for shared in found:
-        name, other = joined(shared.name), joined(shared.other)
-        if shared.split == "train":
-            prompts = "prompt is" if shared.count == 1 else "prompts are"
-            text = f"{shared.count} {prompts} in the train split of both {name} and {other}"
-            say(console, ("note: ", "dim"), text)
-        else:
-            rows = "row has a prompt" if shared.count == 1 else "rows have prompts"
-            text = f"{shared.count} {shared.split} {rows} that {other} is trained on"
-            say(console, ("warning: ", "yellow"), (f"data:{name}: ", "dim"), text)

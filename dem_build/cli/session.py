@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,6 +150,14 @@ class Session:
             if not self.plan.up_to_date:
                 raise  # else a store that is only read serves what it has
 
+    def save_overlap(self, overlap: dict[str, digest.JSON]) -> None:
+        """Record what datasets share beside the keys of the build that counted it."""
+        root = _last_root(self.store, self.recipe.path)
+        # A store that is only read is no place for it: it is counted again.
+        with suppress(StoreError):
+            document = {"recipe": str(self.recipe.path), **root, "overlap": overlap}
+            self.store.write_root(root_id(self.recipe.path), document)
+
     def _wanted(self, outcome: Outcome | None) -> set[digest.Digest]:
         """Return the keys that are known by now, recorded or not: unfinished work on them is worth keeping."""
         known = [v.key for v in self.plan.verdicts.values()]
@@ -172,11 +181,19 @@ class Session:
             "built": round(time.time(), 3),
             "actions": dict(keys),
             "wanted": sorted(wanted),
+            "overlap": self.root["overlap"],
             DROPPED: dict(newest),
         }
 
 
-_NO_ROOT: dict[str, digest.JSON] = {"host": "", "built": 0.0, "actions": {}, "wanted": [], DROPPED: {}}
+_NO_ROOT: dict[str, digest.JSON] = {
+    "host": "",
+    "built": 0.0,
+    "actions": {},
+    "wanted": [],
+    "overlap": {},
+    DROPPED: {},
+}
 
 
 def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:

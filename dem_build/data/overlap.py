@@ -7,11 +7,12 @@ are one. Memory: ten bytes for each different prompt of a train split, and the p
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from dem_build.data.shared import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,26 +21,9 @@ if TYPE_CHECKING:
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["Shared", "shared_prompts"]
+__all__ = ["shared_prompts"]
 
 HELD_OUT = ("validation", "test")
-
-
-@dataclass(frozen=True, order=True)
-class Shared:
-    """What two datasets have in common.
-
-    Attributes:
-        name: The dataset that is held against the other.
-        split: Its split.
-        other: The dataset whose train split has the same prompts.
-        count: Rows of a held-out split; of two train splits, different prompts.
-    """
-
-    name: str
-    split: str
-    other: str
-    count: int
 
 
 def shared_prompts(datasets: Mapping[str, Mapping[str, TokenRows]]) -> list[Shared]:

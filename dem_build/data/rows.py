@@ -96,7 +96,11 @@ def _jsonl(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
                 yield _object(source, number, _parse(text, _place(source, number)), consumed)
 
 
-def _json(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
+def _json(source: SourceFile, columns: Collection[str]) -> Iterator[Row]:
+    # On a hub, `.json` is the name of files of one object a line as well, and not the user's to change.
+    if source.hub is not None and _begins_with_object(source):
+        yield from _jsonl(source, columns)
+        return
     data = source.path.read_bytes().removeprefix(UTF8_BOM)
     if not data.strip():
         return
@@ -106,6 +110,11 @@ def _json(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
         raise DataError(f"holds a JSON {_kind(rows)}, not a list of rows", where=str(source.path), hint=hint)
     for number, value in enumerate(rows, 1):
         yield _object(source, number, value, len(data) * number // len(rows))
+
+
+def _begins_with_object(source: SourceFile) -> bool:
+    with source.path.open("rb") as file:
+        return file.read(1024).removeprefix(UTF8_BOM).lstrip().startswith(b"{")
 
 
 def _csv(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:

@@ -61,9 +61,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     tokenizer = BaseTokenizer(inputs.paths["base/tokenizer"])
     style = _style(params, layout, tokenizer)
     splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
-    dataset = _Dataset(sources, layout, splitter, params.get("group_by")).ordered()
-    control = _control(tokenizer, style)
+    most = params.get("max_samples")
     size = sum(s.path.stat().st_size for s in sources)
+    progress = _Progress(context, size, passes=1 + (len(sources) > 1) + (most is not None))
+    dataset = _Dataset(sources, layout, splitter, params.get("group_by")).ordered(progress)
+    control = _control(tokenizer, style)
     cutter = Cutter(
         tokenizer,
         style,
@@ -74,9 +76,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
         counts: Counter[str] = Counter()
-        items = _kept(dataset, params.get("max_samples"), counts)
+        items = _kept(dataset, dataset.smallest(most, progress), counts)
         cut_up = stack.enter_context(closing(cutter.cut(_batches(items), _example)))
-        for batch, cuts in _told(cut_up, dataset.sources, context):
+        for batch, cuts in _told(cut_up, dataset.sources, progress):
             if cuts is None:
                 _refuse_row(batch, tokenizer, style)
             control.look((item.row, item.example) for item in batch)
@@ -104,6 +106,42 @@ class _Item:
     side: str
 
 
+class _Progress:
+    """Tells how much of the files is read, over all the times that they are.
+
+    Args:
+        context: Whom it tells, and who may ask to stop.
+        size: Bytes of all files.
+        passes: How often all of them are read.
+    """
+
+    def __init__(self, context: Context, size: int, passes: int) -> None:
+        self._context, self._size, self._passes = context, size, passes
+        self._ended = 0
+
+    def tell(self, row: Row, sources: Sequence[SourceFile]) -> None:
+        """Say that a row was read of files that come in the order of `sources`."""
+        before = sum(s.path.stat().st_size for s in sources[: sources.index(row.source)])
+        done = self._ended * self._size + before + row.consumed
+        self._context.progress(done, self._passes * self._size, "bytes")
+
+    def follow(self, items: Iterable[_Item], sources: Sequence[SourceFile]) -> Iterator[_Item]:
+        """Pass items on, telling now and then, and stopping where the user asked to."""
+        for number, item in enumerate(items, 1):
+            if number % BATCH_ROWS == 0:
+                self.check_stop()
+                self.tell(item.row, sources)
+            yield item
+
+    def check_stop(self) -> None:
+        """Raise where the user asked to stop."""
+        self._context.check_stop()
+
+    def end_pass(self) -> None:
+        """Say that all files were read once more."""
+        self._ended += 1
+
+
 @dataclass(frozen=True)
 class _Dataset:
     """The rows of a dataset: which files, in which order, and which side each row is on.
@@ -125,11 +163,13 @@ class _Dataset:
         for source in self.sources:
             yield from self._items_of(source)
 
-    def ordered(self) -> _Dataset:
+    def ordered(self, progress: _Progress) -> _Dataset:
         """Return the dataset with its files in the order of what their rows say; reads several files once."""
         if len(self.sources) < 2:
             return self
-        return replace(self, sources=sorted(self.sources, key=self._content))
+        ordered = sorted(self.sources, key=lambda source: self._content(source, progress))
+        progress.end_pass()
+        return replace(self, sources=ordered)
 
     @property
     def limited(self) -> str:
@@ -141,16 +181,18 @@ class _Dataset:
         """Whether any row can be outside of train."""
         return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
 
-    def smallest(self, most: int | None) -> splits.Smallest | None:
+    def smallest(self, most: int | None, progress: _Progress) -> splits.Smallest | None:
         """Return which rows of the limited split are the `most` first; reads all files once."""
         if most is None:
             return None
-        limited = self.limited
-        return splits.Smallest((_place(item) for item in self.items() if item.side == limited), most)
+        limited, items = self.limited, progress.follow(self.items(), self.sources)
+        found = splits.Smallest((_place(item) for item in items if item.side == limited), most)
+        progress.end_pass()
+        return found
 
-    def _content(self, source: SourceFile) -> bytes:
+    def _content(self, source: SourceFile, progress: _Progress) -> bytes:
         content = hashlib.sha256((side_of(source) or "").encode())
-        for item in self._items_of(source):
+        for item in progress.follow(self._items_of(source), self.sources):
             content.update(_place(item))
         return content.digest()
 
@@ -248,9 +290,9 @@ def _place(item: _Item) -> bytes:
     return splits.row_order(item.digest, item.example.content)
 
 
-def _kept(dataset: _Dataset, max_samples: int | None, counts: Counter[str]) -> Iterator[_Item]:
-    """Yield the rows that say something and are among the `max_samples` first of train; count them and the others."""
-    smallest, limited = dataset.smallest(max_samples), dataset.limited
+def _kept(dataset: _Dataset, smallest: splits.Smallest | None, counts: Counter[str]) -> Iterator[_Item]:
+    """Yield the rows that say something and are among the smallest of train; count them and the others."""
+    limited = dataset.limited
     for item in dataset.items():
         counts["read"] += 1
         if item.side == limited and smallest and not smallest.keeps(_place(item)):
@@ -263,16 +305,15 @@ def _kept(dataset: _Dataset, max_samples: int | None, counts: Counter[str]) -> I
 
 
 def _told(
-    batches: Iterator[tuple[list[_Item], list[Cut] | None]], sources: Sequence[SourceFile], context: Context
+    batches: Iterator[tuple[list[_Item], list[Cut] | None]],
+    sources: Sequence[SourceFile],
+    progress: _Progress,
 ) -> Iterator[tuple[list[_Item], list[Cut] | None]]:
     """Pass batches on, telling after each how much of the files is done, and stopping where the user asked to."""
-    sizes = [s.path.stat().st_size for s in sources]
     for batch, cuts in batches:
-        context.check_stop()
+        progress.check_stop()
         yield batch, cuts
-        last = batch[-1].row
-        before = sum(sizes[: sources.index(last.source)])
-        context.progress(before + last.consumed, sum(sizes), "bytes")
+        progress.tell(batch[-1].row, sources)
 
 
 def _example(item: _Item) -> AnyExample:

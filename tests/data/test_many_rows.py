@@ -53,6 +53,19 @@ def test_two_processes_make_the_bytes_that_one_makes(prepare, tmp_path, request)
     assert multiprocessing.active_children() == []
 
 
+def test_progress_covers_every_time_that_the_files_are_read(prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "BATCH_ROWS", 8)
+    paths = [write_rows(tmp_path / f"{n}.jsonl", ROWS[n::2]) for n in range(2)]
+    done = prepare(*paths, max_samples=50, validation=0.1)
+    told = [event for event in done.events if event["event"] == "progress"]
+    size = sum(path.stat().st_size for path in paths)
+    assert {event["total"] for event in told} == {3 * size}
+    fractions = [event["done"] / event["total"] for event in told]
+    assert fractions == sorted(fractions)
+    assert fractions[0] < 1 / 3
+    assert fractions[-1] > 0.95  # the last rows may be beyond max_samples
+
+
 @pytest.mark.usefixtures("in_processes")
 def test_a_row_that_a_process_refuses_is_named_by_its_line(prepare, tmp_path):
     strict = "{% if 'bad' in messages[0].content %}{{ raise_exception('no') }}{% endif %}" + CHATML

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dem_build.data.arrays import RowsWriter, TokenRows
-from dem_build.data.overlap import Shared, shared_prompts
+from dem_build.data.overlap import shared_prompts
+from dem_build.data.shared import Shared
 from dem_build.data.splits import prompt_digest
 
 

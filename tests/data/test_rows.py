@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from data_samples import source, write_rows
 
 from dem_build.data.rows import columns_of, read_rows, side_of
 from dem_build.errors import DataError
+from dem_build.kinds import HubFile
 
 ROWS = [
     {"prompt": "plain", "completion": "text"},
@@ -96,6 +99,15 @@ def test_json_lines_in_a_json_file_are_refused_with_the_name_to_give(tmp_path):
     with pytest.raises(DataError, match=r"called \.jsonl") as caught:
         read(path)
     assert caught.value.where == str(path)
+
+
+def test_a_json_file_of_a_hub_may_hold_one_object_a_line(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('\ufeff\n{"text": "a"}\n\n{"text": "b"}\n')
+    remote = replace(source(path), hub=HubFile("dataset", "org/name", "0" * 40, "a.json"))
+    assert [row.values for row in read_rows(remote)] == [{"text": "a"}, {"text": "b"}]
+    path.write_text('[{"text": "a"}]')
+    assert [row.values for row in read_rows(remote)] == [{"text": "a"}]
 
 
 def test_a_json_file_of_one_object_is_refused(tmp_path):
