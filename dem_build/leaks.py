@@ -23,11 +23,13 @@ __all__ = ["refuse_leaks"]
 _SEPARATE = "give it rows of its own, or hold out a share such as 0.05"
 _TRAINED = ("train", "also what is trained on for")
 _CHOSEN = ("validation", "also the validation set of")
-# Side of a file → uses that it must not have too, and how to say so.
+_LIMIT = ("limit", "also what limits the search for ω, the probe")
+# What a file is held out for → uses that it must not have too, and how to say so.
 _MUST_NOT: Mapping[str, tuple[tuple[str, str], ...]] = {
     "train": (),
     "validation": (_TRAINED,),
-    "test": (_TRAINED, _CHOSEN),
+    "probe": (_TRAINED, _CHOSEN),
+    "test": (_TRAINED, _CHOSEN, _LIMIT),
 }
 
 
@@ -36,7 +38,7 @@ class _Judge:
     """A file that is held out: the recipe's key that names it, for what, and how to mend its being learned from."""
 
     key: str
-    side: str
+    use: str
     file: str
     digest: str
     hint: str
@@ -48,23 +50,27 @@ def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
     Raises:
         RecipeError: There are some; all of them, with the names of both uses.
     """
-    users = _users(lock)
+    users = _users(recipe, lock)
     problems = [
         recipe.problem(judge.key, f"{judge.file} is {word} {users[use, judge.digest]}", judge.hint)
         for judge in (*_held_out(recipe, lock), *_task_files(lock))
-        for use, word in _MUST_NOT[judge.side]
+        for use, word in _MUST_NOT[judge.use]
         if (use, judge.digest) in users
     ]
     if problems:
         raise RecipeError(problems)
 
 
-def _users(lock: Lock) -> dict[tuple[str, str], str]:
-    """Return what a file is for and its digest → the first dataset that uses it so."""
+def _users(recipe: Recipe, lock: Lock) -> dict[tuple[str, str], str]:
+    """Return what a file is for and its digest → the first dataset or probe that uses it so."""
+    omegas = [*(d.omega for d in recipe.datasets.values()), *(v.omega for v in recipe.vectors.values())]
+    tuned = "tune" in omegas
+    limits = {n for n, probe in recipe.probes.items() if tuned and probe.max_loss_increase is not None}
     users: dict[tuple[str, str], str] = {}
     for name, files in lock.datasets.items():
         for file in files:
-            users.setdefault((side_of(file) or "train", file.digest), name)
+            side = "limit" if name in limits else side_of(file) or "train"
+            users.setdefault((side, file.digest), name)
     return users
 
 
@@ -72,7 +78,8 @@ def _held_out(recipe: Recipe, lock: Lock) -> Iterator[_Judge]:
     for name, files in lock.datasets.items():
         for file in files:
             side = side_of(file) or "train"
-            yield _Judge(_key(recipe, name, side), side, file.path.name, file.digest, _SEPARATE)
+            use = "probe" if name in recipe.probes else side
+            yield _Judge(_key(recipe, name, side), use, file.path.name, file.digest, _SEPARATE)
 
 
 def _task_files(lock: Lock) -> Iterator[_Judge]:

@@ -258,6 +258,19 @@ def test_what_a_task_is_scored_on_is_not_learned_from(
     assert [f"{p.key}: {p.what}" for p in caught.value.problems] == [f"evaluate.tasks: {told}"]
 
 
+@pytest.mark.parametrize(("omega", "refused"), [("omega = 0.5", False), ('omega = "tune"', True)])
+def test_a_probe_that_limits_the_search_for_omega_judges_nothing_else(
+    project: Path, omega: str, refused: bool
+) -> None:
+    write_task(project, "test_split: test", TASK.replace("judge.jsonl", "chat.jsonl"))
+    text = JUDGED.replace("omega = 0.5", omega)
+    if not refused:
+        assert resolved(project, text).tasks["words"].judges
+        return
+    with pytest.raises(RecipeError, match=r"chat\.jsonl, which .* limits the search for ω, the probe chat"):
+        resolved(project, text)
+
+
 def test_a_task_may_take_its_examples_from_what_is_trained_on(project: Path) -> None:
     write_task(project, "test_split: test")
     assert resolved(project, JUDGED).tasks["words"].judges
