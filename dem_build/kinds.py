@@ -161,6 +161,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             outputs=("weights", "config", "tokenizer", "generation_config"),
             weighted="delta",
         ),
+        "analysis": Kind(
+            family="analyze",
+            version=1,
+            module="dem_build.steps.analysis",
+            params=(),
+            outputs=("tables",),
+            weighted="delta",
+        ),
         "loss": Kind(
             family="evaluate",
             version=1,

@@ -117,6 +117,11 @@ GIVEN = {
         [*BASE, TakenDigest("delta", hexes("8"), 0.5), TakenDigest("delta", hexes("7"), 1.0)],
         [],
     ),
+    "analysis": (
+        {},
+        [BASE[0], TakenDigest("delta", hexes("8")), TakenDigest("delta", hexes("7"))],
+        [],
+    ),
     "loss": (
         {"dtype": "bfloat16"},
         [*COMPOSED[:2], TakenDigest("data/rows", hexes("6"))],

@@ -12,6 +12,7 @@ from dem_build.checkpoint.delta import (
 )
 from dem_build.checkpoint.floats import CODES, FLOATS, NAMES, from_bfloat16, narrow, to_bfloat16, widen
 from dem_build.checkpoint.layout import TensorInfo, TensorSpec
+from dem_build.checkpoint.products import Sums, sum_products
 from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
 from dem_build.checkpoint.writer import MAX_SHARD_BYTES, Writer, weights_writer
 
@@ -25,6 +26,7 @@ __all__ = [
     "Combination",
     "DeltaNorms",
     "Norms",
+    "Sums",
     "TensorInfo",
     "TensorSpec",
     "Writer",
@@ -37,6 +39,7 @@ __all__ = [
     "open_checkpoint",
     "open_delta",
     "result_specs",
+    "sum_products",
     "to_bfloat16",
     "weights_writer",
     "widen",

@@ -1,20 +1,27 @@
-"""Which layer of a model a tensor belongs to, by its name: what one ω is given to where each layer has its own."""
+"""Which layer of a model a tensor belongs to, and what kind of module it is of, by its name.
+
+A layer is what one ω is given to where each layer has its own.
+"""
 
 from __future__ import annotations
 
 import re
 
-__all__ = ["EMBEDDINGS", "FINAL", "layer_of", "layers_of"]
+__all__ = ["EMBEDDINGS", "FINAL", "NORMS", "kind_of", "layer_of", "layers_of"]
 
 EMBEDDINGS = "embeddings"
 """The token embeddings, tied or not to the output head, and the head."""
 FINAL = "final"
 """What is in no numbered layer and no embedding: the last norm."""
+NORMS = "norms"
+"""Norms of all kinds: of a layer's input, of queries and keys, the last one."""
 
 _NUMBERED = re.compile(r"\.(?:layers|h|blocks|block|decoder_layers)\.(\d+)\.")
 _EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|wpe|embed_in|word_embeddings|lm_head|embed_out|embed_positions)\."
 )
+_NORM = re.compile(r"norm|^ln_")
+_LAST = re.compile(r"\.(?:weight|bias)$")
 
 
 def layer_of(tensor: str) -> str:
@@ -29,3 +36,11 @@ def layers_of(tensors: list[str]) -> list[str]:
     found = {layer_of(name) for name in tensors}
     numbered = sorted((layer for layer in found if layer.isdigit()), key=int)
     return [EMBEDDINGS] * (EMBEDDINGS in found) + numbered + [FINAL] * (FINAL in found)
+
+
+def kind_of(tensor: str) -> str:
+    """Return the kind of module that a tensor is of: `embeddings`, `norms`, or the module's name (`q_proj`)."""
+    if layer_of(tensor) == EMBEDDINGS:
+        return EMBEDDINGS
+    module = _LAST.sub("", tensor).rpartition(".")[2]
+    return NORMS if _NORM.search(module) else module

@@ -149,6 +149,8 @@ def _finish(
     if results.tuning is not None:
         view.omega_lines(results.tuning, console)
     view.result_table(results, gates, console)
+    if results.analysis is not None:
+        view.analysis_lines(results.analysis, console)
     view.closing_lines(outcome, results, ending.model, console)
     document = build_document(session.named, outcome, ending.model, results, gates)
     document["overlap"] = shared_documents(shared)

@@ -8,7 +8,13 @@ from dem_build.cli.view_error import render_error
 from dem_build.cli.view_estimate import estimate_lines, memory_lines
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import plan_table
-from dem_build.cli.view_results import closing_lines, omega_lines, remaining_warnings, result_table
+from dem_build.cli.view_results import (
+    analysis_lines,
+    closing_lines,
+    omega_lines,
+    remaining_warnings,
+    result_table,
+)
 from dem_build.cli.view_text import clean, make_console
 
 if TYPE_CHECKING:
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PlainListener",
+    "analysis_lines",
     "clean",
     "closing_lines",
     "estimate_lines",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dem_build.execute.outcome import Outcome
+    from dem_build.report.analysis import Analysis
     from dem_build.report.comparison import Measure, Row
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
     from dem_build.report.tuning import Tuning
 
-__all__ = ["closing_lines", "omega_lines", "remaining_warnings", "result_table"]
+__all__ = ["analysis_lines", "closing_lines", "omega_lines", "remaining_warnings", "result_table"]
 
 TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim"}
 GAP = 3
@@ -68,6 +70,21 @@ def omega_lines(tuning: Tuning, console: Console) -> None:
     say(console, (counted, "dim"))
     for sentence in tuning.told:
         say(console, ("note: ", "yellow"), joined(sentence))
+
+
+def analysis_lines(analysis: Analysis, console: Console) -> None:
+    """Print how far apart the vectors lie, in a line; the report has the rest."""
+    whole, count = analysis.whole, len(analysis.whole.norms)
+    pairs = [whole.cosines[a][b] for a, b in combinations(whole.norms, 2)]
+    angles = [cosine for cosine in pairs if cosine is not None]
+    if count < 2 or not angles or whole.shared is None or whole.sign_conflict is None:
+        return
+    console.print()
+    cosines = (
+        f"cosines {min(angles):.2f} to {max(angles):.2f}" if len(angles) > 1 else f"cosine {angles[0]:.2f}"
+    )
+    shared = f"shared part {whole.shared:.0%} (at right angles {1 / count:.0%})"
+    say(console, f"vectors: {cosines}; {shared}; signs conflict on {whole.sign_conflict:.0%}")
 
 
 def closing_lines(

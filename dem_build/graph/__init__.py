@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.graph.analyses import analyses
 from dem_build.graph.data import base_action, data_action, probe_action
 from dem_build.graph.evaluations import evaluations
 from dem_build.graph.models import composed_model, tune_action, tuned_model
 from dem_build.graph.nodes import (
+    ANALYSIS,
     BASE,
     COMPOSED,
     MODEL,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
 
 __all__ = [
+    "ANALYSIS",
     "BASE",
     "COMPOSED",
     "MODEL",
@@ -53,6 +56,7 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         actions += [tune_action(recipe, omega), tuned_model(recipe, said)]
     else:
         actions.append(composed_model(recipe, MODEL, omega))
+    actions += analyses(recipe, said)
     models = {COMPOSED: MODEL, BASE: BASE}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
         singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]

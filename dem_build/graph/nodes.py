@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dem_build.kinds import SourceFile
 
 __all__ = [
+    "ANALYSIS",
     "BASE",
     "COMPOSED",
     "MODEL",
@@ -30,6 +31,7 @@ __all__ = [
 
 BASE = "base"
 TUNE = "tune"
+ANALYSIS = "analysis"
 MODEL = "model"
 COMPOSED = "composed"
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")

@@ -50,7 +50,6 @@ _TRAIN = (Later("train.method", 'method = "lora"', 'use method = "full" for now'
 LATER: tuple[Later, ...] = (
     *_TRAIN,
     *(Later(f"datasets.*.{item.key}", item.feature, item.until, item.uses) for item in _TRAIN),
-    Later("analysis", "[analysis]"),
     Later("baselines", "[baselines]"),
 )
 

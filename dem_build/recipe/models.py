@@ -300,7 +300,10 @@ class Tune(Table):
 
 
 class Analysis(Table):
-    """Present: the vectors are analysed. Absent: no such action exists. It has no keys."""
+    """Present: the vectors are analysed. Absent: no such action exists.
+
+    How they lie to each other and to the base: angles, signs, lengths, layer by layer.
+    """
 
 
 class Task(Table):

@@ -59,6 +59,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         "model_digest": results.model_digest if results else None,
         "omega": dict(results.omega) if results else {},
         **({"tuning": _tuning(results.tuning)} if results and results.tuning else {}),
+        **({"analysis": asdict(results.analysis)} if results and results.analysis else {}),
         "results": _table(results) if results else {},
         "gates": [_gate(g) for g in gates],
     }

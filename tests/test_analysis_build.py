@@ -1,0 +1,58 @@
+"""`dem build` with `[analysis]`: what runs after which edit, and what is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_build import RECIPE, Project, fresh, ran
+
+ANALYSED = RECIPE.replace("max_steps = 4", "max_steps = 2") + "\n[analysis]\n"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Project:
+    made = fresh(tmp_path_factory.mktemp("analysed"), tiny_base)
+    made.build(ANALYSED)
+    return made
+
+
+def results(project: Project, name: str = "tiny") -> dict:
+    return json.loads((project.home / "out" / name / "results.json").read_text())
+
+
+def test_an_analysis_names_the_vectors(project):
+    document = project.build(ANALYSED)
+    assert ran(document) == []
+    found = results(project)["analysis"]
+    assert found == document["analysis"]
+    whole = found["whole"]
+    assert set(whole["norms"]) == {"add", "copy"}
+    assert whole["cosines"]["add"]["add"] == pytest.approx(1.0)
+    assert -1 <= whole["cosines"]["add"]["copy"] == whole["cosines"]["copy"]["add"] < 1
+    assert set(found["layers"]) == set(found["distances"]["add"]) == {"embeddings", "0", "1", "final"}
+    assert found["distances"]["copy"]["1"]["q_proj"] > 0
+    assert "vectors: cosine " in project.call("build", "tiny.toml").stdout
+
+
+def test_names_order_and_omega_analyse_nothing_again(project):
+    head, add, copy = ANALYSED.partition("\n[compose]")[0].split("[datasets.")
+    rest = ANALYSED.partition("\n[compose]")[2]
+    swapped = f"{head}[datasets.{copy}\n[datasets.{add}\n[compose]{rest}"
+    edited = swapped.replace("[datasets.add]", "[datasets.sum]").replace("omega = 0.5", "omega = 0.25", 1)
+    document = project.build(edited)
+    assert set(ran(document)) == {"model", "loss:composed:sum", "loss:composed:copy"}
+    before = document["analysis"]["whole"]["norms"]
+    assert before["copy"] == project.build(ANALYSED)["analysis"]["whole"]["norms"]["copy"]
+
+
+def test_without_the_table_there_is_no_such_action(project):
+    document = project.build(ANALYSED.replace("[analysis]", ""))
+    assert "analysis" not in {action["name"] for action in document["actions"]}
+    assert "analysis" not in document
+
+
+def test_another_vector_is_another_analysis(project):
+    document = project.build(ANALYSED.replace("omega = 0.5", "omega = 0.5\ntrain = { seed = 7 }", 1))
+    assert "analysis" in ran(document)
