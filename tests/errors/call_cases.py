@@ -7,6 +7,27 @@ from error_cases import ROWS, Call, write
 __all__ = ["CALLS"]
 
 CALLS = (
+    # packages
+    Call(
+        "An optimizer whose package is not installed",
+        "build recipe.toml",
+        (
+            'error: optim = "adamw_8bit" of vector:add needs the package bitsandbytes, which is not installed\n'
+            "  hint:  pip install bitsandbytes"
+        ),
+        replaced=("max_steps = 2", 'max_steps = 2\noptim = "adamw_8bit"'),
+        absent="bitsandbytes",
+    ),
+    Call(
+        "A tracker whose package is not installed",
+        "build recipe.toml",
+        (
+            'error: report_to = ["tensorboard"] needs the package tensorboard, which is not installed\n'
+            "  hint:  pip install tensorboard"
+        ),
+        setup=write("machine.toml", 'report_to = ["tensorboard"]\n'),
+        absent="tensorboard",
+    ),
     # the call
     Call(
         "No recipe of that name",

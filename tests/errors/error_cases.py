@@ -66,6 +66,7 @@ class Call:
         status: The exit status.
         replaced: Text of `RECIPE` → what stands there instead.
         setup: Breaks something in the recipe's folder.
+        absent: A package that is not installed.
     """
 
     what: str
@@ -74,6 +75,7 @@ class Call:
     status: int = 2
     replaced: tuple[str, str] = ("", "")
     setup: Callable[[Path], None] = nothing
+    absent: str = ""
 
     @property
     def recipe(self) -> str:

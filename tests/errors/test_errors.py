@@ -57,7 +57,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("case", [*CALLS, *BASES, *VECTORS, *STORES], ids=lambda c: c.what)
-def test_a_call_that_cannot_run_says_why(case, home, capsys):
+def test_a_call_that_cannot_run_says_why(case, home, capsys, monkeypatch):
+    if case.absent:
+        monkeypatch.setitem(sys.modules, case.absent, None)
     sketch(home)
     case.setup(home)
     (home / "recipe.toml").write_text(case.recipe)
