@@ -47,6 +47,8 @@ EVENTS = "events.jsonl"
 CAPTURED = "output.txt"
 RUNS = "runs"
 """The store's folder for trackers: `tensorboard --logdir cache/runs`, `wandb sync cache/runs/*/wandb/*`."""
+# How torch's writer of archives and numpy end where a write fails: less was written than they counted.
+LESS_WRITTEN = ("PytorchStreamWriter failed writing", "unexpected pos ", "iostream error", " requested and ")
 
 
 @dataclass
@@ -295,7 +297,8 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
 def _is_full(error: BaseException) -> bool:
     """Return whether a disk takes no more; libraries in other languages say it in words alone."""
     number = error.errno if isinstance(error, OSError) else None
-    return number in FULL or any(os.strerror(full) in str(error) for full in FULL)
+    words = (*(os.strerror(full) for full in FULL), *LESS_WRITTEN)
+    return number in FULL or any(word in str(error) for word in words)
 
 
 def _log(work: Path) -> bytes:
