@@ -80,7 +80,7 @@ class Passes:
         self.taken: list[Pass] = [] if checkpoint is None else read_passes(checkpoint / FILE)
         read = (p for path in context.earlier for p in read_passes(path))
         self.earlier = [p for p in read if not p.rounded]  # what they were rounded to may be another dtype
-        self.cost = sum(self._cost(p) for p in self.taken)
+        self.cost = sum(self.cost_of(p) for p in self.taken)
         self.changing = self.measuring = 0.0
         self._kept = time.monotonic()
 
@@ -117,7 +117,7 @@ class Passes:
             self._keep()
             raise
         self.taken.append(taken)
-        self.cost += self._cost(taken)
+        self.cost += self.cost_of(taken)
         if time.monotonic() - self._kept > KEEP_SECONDS:
             self._keep()
         return taken
@@ -178,7 +178,8 @@ class Passes:
                 hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
             )
 
-    def _cost(self, taken: Pass) -> float:
+    def cost_of(self, taken: Pass) -> float:
+        """Return a pass's forward-equivalents."""
         rows = np.array([judge.used for judge in self.judges], np.float64)
         share = float(rows[taken.judged].sum() / rows.sum())
         return share * (FORWARD + (BACKWARD if taken.slopes is not None else 0))

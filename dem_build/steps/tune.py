@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.steps.api import Context, Group, Inputs, Provenance
     from dem_build.steps.judges import Judge
 
-__all__ = ["run"]
+__all__ = ["resident_candidates", "run", "tuning_judges"]
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -55,10 +55,10 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     context.resident.clear()  # what another action left would take the room that tuning needs
     reset_peak_memory(device())
     started = time.monotonic()
-    judged = _judges(inputs, params["max_samples"])
+    judged = tuning_judges(inputs, params["max_samples"])
     space = Space(inputs.groups, judged, params)
     _check_grid(params["search"], space)
-    candidates = _candidates(inputs, space, context)
+    candidates = resident_candidates(inputs, space, context)
     passes = Passes(candidates, judged, getattr(torch, params["dtype"]), context)
     known = space.begin(passes, candidates.layers)
     found = search(params["search"], space.problem, known)
@@ -74,7 +74,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     return _provenance(passes, context) | {"search_seconds": round(time.monotonic() - started, 3)}
 
 
-def _judges(inputs: Inputs, most: int) -> list[Judge]:
+def tuning_judges(inputs: Inputs, most: int) -> list[Judge]:
     """Return the datasets' judges, then the probes'."""
     rows = {g.name: tag for g in inputs.groups for tag in ("data/validation", "data/rows") if tag in g.paths}
     groups: dict[str, Group] = {g.name: g for g in inputs.groups if g.name in rows}
@@ -93,7 +93,8 @@ def _check_grid(name: str, space: Space) -> None:
         )
 
 
-def _candidates(inputs: Inputs, space: Space, context: Context) -> Candidates:
+def resident_candidates(inputs: Inputs, space: Space, context: Context) -> Candidates:
+    """Load the base in float32, to become candidates."""
     weights = inputs.paths["base/weights"]
     model = load_model(
         weights,

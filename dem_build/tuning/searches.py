@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SEARCHES", "coordinate_search", "gradient_search", "grid_search", "search", "softmax_start"]
 
 MOST_STEPS = 16
-RADIUS = 0.5  # of the first region, as a share of the bounds' width
+RADIUS = 0.25  # of the first region, as a share of the bounds' width
 LEAST_RADIUS = 0.01
 TRUSTED, DOUBTED = 0.75, 0.25  # share of what was promised that came true
 NEGLIGIBLE = 1e-4  # of the score's size: no step promises less

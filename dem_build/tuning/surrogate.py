@@ -3,6 +3,9 @@
 Gaussian-process regression with derivative observations and the kernel k(x, y) = exp(-|x - y|² / 2ℓ²)
 (C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2 and 9.4). All judges
 are sampled at the same ω, so one factorisation serves them all, resampled losses included. ℓ maximises the likelihood.
+
+Losses are modelled by their logarithms: they fall steeply near the base and hardly where a skill is learned, and the
+logarithm falls more evenly.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Design", "Surrogate", "observations"]
 
 LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)  # of ℓ, for one ω; in k dimensions √k times that
+LEAST = 1e-6  # nats: what a loss of nothing counts as
 NOISE = 1e-6  # of a loss or slope against the signal's variance: losses are computed in float32
 
 
@@ -47,12 +51,11 @@ class Design:
 
 
 class Surrogate:
-    """The posterior mean of each judge's loss.
+    """The posterior mean of the logarithm of each judge's loss.
 
     Args:
         design: Where is known what.
         targets: The observations in the design's order, [observations, judges].
-        center: Prior mean of each judge's loss, [judges].
         factor: Cholesky factor of the design's covariance.
     """
 
@@ -88,18 +91,20 @@ class Surrogate:
 
     def losses(self, omega: Vector) -> Vector:
         """Return the expected losses, [judges]."""
-        return np.asarray(self._center + (_values_with(omega[None], self._design) @ self._weights)[0])
+        return np.asarray(np.exp(self._center + (_values_with(omega[None], self._design) @ self._weights)[0]))
 
     def slopes(self, omega: Vector) -> Vector:
         """Return their derivatives, [judges, ω]."""
-        return np.asarray((_slopes_with(omega[None], self._design) @ self._weights).T)
+        logarithms = (_slopes_with(omega[None], self._design) @ self._weights).T
+        return np.asarray(self.losses(omega)[:, None] * logarithms)
 
 
 def observations(problem: Problem, samples: Sequence[Sample]) -> Vector:
-    """Return losses, then slopes, in a design's order: [observations, judges]."""
-    losses = np.array([problem.losses(s) for s in samples])
-    slopes = [problem.loss_slopes(s).T for s in samples if s.slopes is not None]
-    return np.vstack([losses, *slopes])
+    """Return logarithms of losses, then their slopes, in a design's order: [observations, judges]."""
+    losses = np.array([np.maximum(problem.losses(s), LEAST) for s in samples])
+    sloped = [(s, loss) for s, loss in zip(samples, losses, strict=True) if s.slopes is not None]
+    slopes = [(problem.loss_slopes(s) / loss[:, None]).T for s, loss in sloped]
+    return np.vstack([np.log(losses), *slopes])
 
 
 def _factored(design: Design) -> tuple[Vector, bool]:

@@ -1,0 +1,215 @@
+"""Counts what each search for ω costs until it has the best objective: gradient, coordinate, grid and random.
+
+python bench/tune.py [--recipe RECIPE] [--rows N] [--threads N]
+
+Five vectors: those of a recipe whose ω are tuned and whose vectors are recorded, or of five small text skills that a
+tiny model is trained on here. Each begins with the same passes (the base, each vector alone, equal ω, the softmax
+of LM-Cocktail), counted in all of them. The best objective is that of all searches and of a fine coordinate search from
+the best of them. Cost is in forward-equivalents: one is the loss of all validation rows, a backward pass counts two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dem_build.cli.session import Call, open_session
+from dem_build.machine import Machine
+from dem_build.steps.api import Context, Group, Inputs
+from dem_build.steps.passes import Passes
+from dem_build.steps.tune import resident_candidates, tuning_judges
+from dem_build.steps.tuned import Space
+from dem_build.tuning import Found, Problem, Sample, search
+from dem_build.tuning.searches import coordinate_search
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from tiny import make_base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+CLOSE = 0.005  # of the best objective
+RANDOM = 150
+RECIPE = """\
+name = "skills"
+
+[base]
+model = "base"
+
+[train]
+learning_rate = 3e-3
+max_steps = 120
+global_batch_size = 16
+max_length = 64
+vector_dtype = "float32"
+"""
+WORDS = ["oak", "pine", "elm", "birch", "maple", "cedar", "willow", "aspen", "hazel", "rowan"]
+SKILLS: dict[str, Callable[[list[str]], str]] = {
+    "upper": lambda words: " ".join(words).upper(),
+    "reverse": lambda words: " ".join(reversed(words)),
+    "first": lambda words: words[0],
+    "sorted": lambda words: " ".join(sorted(words)),
+    "letters": lambda words: " ".join(str(len(word)) for word in words),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one search came to, and after how many forward-equivalents it was as good as the best."""
+
+    name: str
+    score: float
+    cost: float
+    reached: float | None
+    seconds: float
+    changing: float
+
+
+def main() -> int:
+    """Run every search and print the table."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory(prefix="dem-bench-tune-") as folder:
+        recipe = options.recipe or _skills(Path(folder))
+        inputs, params = _tune_inputs(recipe, Path(folder))
+        runs = {
+            "gradient": lambda problem, known: search("gradient", problem, known),
+            "coordinate": lambda problem, known: search("coordinate", problem, known),
+            "grid": lambda problem, known: search("grid", problem, known),
+            f"random ({RANDOM})": _random,
+        }
+        found = {
+            n: _run(run, inputs, params | {"max_samples": options.rows}, folder) for n, run in runs.items()
+        }
+        best = _finest(found)
+        print(f"best objective {-best:.4f}; within {CLOSE:.1%} of it counts as reached\n")
+        print(_table([_result(name, *run, best) for name, run in found.items()]))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What each search for ω costs.")
+    parser.add_argument("--recipe", type=Path, help="a recipe with tuned ω whose vectors are recorded")
+    parser.add_argument("--rows", type=int, default=48, help="validation rows a dataset")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def _skills(home: Path) -> Path:
+    """Make and train the five skills; return the recipe."""
+    make_base(home / "base", layers=4, dtype="float32")
+    draw = random.Random(0)
+    text = RECIPE
+    for name, answer in SKILLS.items():
+        rows = [draw.sample(WORDS, 4) for _ in range(500)]
+        lines = [f'{{"prompt": "{name} {" ".join(row)}:", "completion": " {answer(row)}"}}\n' for row in rows]
+        (home / f"{name}.jsonl").write_text("".join(lines))
+        text += f'\n[datasets.{name}]\npath = "{name}.jsonl"\nvalidation = 0.15\n'
+    recipe = home / "skills.toml"
+    recipe.write_text(text)
+    vectors = [f"vector:{name}" for name in SKILLS]
+    subprocess.run([sys.executable, "-m", "dem_build", "build", str(recipe), "--", *vectors], check=True)
+    return recipe
+
+
+def _tune_inputs(recipe: Path, folder: Path) -> tuple[Inputs, dict[str, object]]:
+    """Return what the recipe's action `tune` takes, from the store."""
+    session = open_session(str(recipe), Call(targets=("tune",)))
+    action = session.plan.graph.actions["tune"]
+    place = Path(folder) / "in"
+    place.mkdir()
+    plain: dict[str, tuple[Path, str]] = {}
+    grouped: dict[str, dict[str, tuple[Path, str]]] = {name: {} for name in action.groups}
+    for i, taken in enumerate(action.takes):
+        record = session.plan.verdicts[taken.edge.action].record
+        assert record is not None, f"{taken.edge.action} is not recorded: build it first"
+        output = record.outputs[taken.edge.output]
+        there = session.store.view(output, place, f"{i}-{taken.of.replace('/', '-')}"), output.digest
+        (plain if taken.group is None else grouped[taken.group])[taken.of] = there
+    groups = tuple(
+        Group(n, action.groups[n], {t: p for t, (p, _) in g.items()}, {t: d for t, (_, d) in g.items()})
+        for n, g in grouped.items()
+    )
+    paths, digests = {t: p for t, (p, _) in plain.items()}, {t: d for t, (_, d) in plain.items()}
+    return Inputs(paths, digests, groups=groups), dict(action.params)
+
+
+def _run(
+    run: Callable[[Problem, Sequence[Sample]], Found], inputs: Inputs, params: dict, folder: str
+) -> tuple[Problem, Found, Passes]:
+    """Search with passes of its own."""
+    home = Path(tempfile.mkdtemp(dir=folder))
+    context = Context(work=home, out=home / "out", machine=Machine(), threads=torch.get_num_threads())
+    judged = tuning_judges(inputs, params["max_samples"])
+    space = Space(inputs.groups, judged, params)
+    candidates = resident_candidates(inputs, space, context)
+    passes = Passes(candidates, judged, torch.float32, context)
+    known = space.begin(passes, candidates.layers)
+    return space.problem, run(space.problem, known), passes
+
+
+def _random(problem: Problem, known: Sequence[Sample]) -> Found:
+    draw = np.random.default_rng(0)
+    points = [problem.clip(draw.uniform(problem.lower, problem.upper)) for _ in range(RANDOM)]
+    samples = [*known, *(problem.measure(point, slopes=False) for point in points)]
+    return Found(problem.best(samples), tuple(samples), "passes")
+
+
+def _finest(found: dict[str, tuple[Problem, Found, Passes]]) -> float:
+    """Return the best score of all, after a fine coordinate search around the best of them."""
+    problem, best, _ = min(found.values(), key=lambda run: run[0].score(run[1].best))
+    width = 0.05 * (problem.upper - problem.lower)
+    near = replace(
+        problem,
+        lower=np.maximum(problem.lower, best.best.omega - width),
+        upper=np.minimum(problem.upper, best.best.omega + width),
+    )
+    finest = coordinate_search(near, [best.best])
+    return problem.score(finest.best)
+
+
+def _result(name: str, problem: Problem, found: Found, passes: Passes, best: float) -> Result:
+    cost, reached = 0.0, None
+    for taken in list(passes.taken):
+        cost += passes.cost_of(taken)
+        sample = next((s for s in found.samples if np.array_equal(s.nll.sum(), taken.nll.sum())), None)
+        if reached is None and sample is not None and problem.score(sample) <= best + CLOSE * abs(best):
+            reached = cost
+    return Result(
+        name,
+        problem.score(found.best),
+        cost,
+        reached,
+        passes.changing + passes.measuring,
+        passes.changing / passes.measuring,
+    )
+
+
+def _table(results: Sequence[Result]) -> str:
+    rows = [
+        "| search | objective | cost | cost to reach the best | seconds | changing / measuring |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for r in results:
+        reached = "not reached" if r.reached is None else f"{r.reached:.1f}"
+        rows.append(
+            f"| {r.name} | {-r.score:.4f} | {r.cost:.1f} | {reached} | {r.seconds:.1f} | {r.changing:.1%} |"
+        )
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    begun = time.monotonic()
+    status = main()
+    print(f"\n{time.monotonic() - begun:.0f} s", file=sys.stderr)
+    sys.exit(status)
