@@ -20,6 +20,7 @@ __all__ = ["Row", "columns_of", "read_rows", "side_of"]
 
 UTF8_BOM = b"\xef\xbb\xbf"
 PARQUET_BATCH = 1024
+PARQUET_BUFFER = 2**20  # bytes a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,8 @@ def _parquet(source: SourceFile, columns: Collection[str]) -> Iterator[Row]:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]  # noqa: PLC0415
 
     try:
-        with pq.ParquetFile(source.path) as file:
+        # Buffered: else a group of rows, which may be the whole file, is read at once.
+        with pq.ParquetFile(source.path, buffer_size=PARQUET_BUFFER, pre_buffer=False) as file:
             yield from _parquet_rows(source, file, columns)
     except pa.ArrowInvalid as error:
         what, hint = f"not a parquet file: {error}", "it is damaged, or not what its name says"

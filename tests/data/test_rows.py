@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from data_samples import source, write_rows
 
@@ -99,6 +102,15 @@ def test_json_lines_in_a_json_file_are_refused_with_the_name_to_give(tmp_path):
     with pytest.raises(DataError, match=r"called \.jsonl") as caught:
         read(path)
     assert caught.value.where == str(path)
+
+
+def test_a_parquet_file_of_one_group_of_rows_is_not_held_in_memory(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [os.urandom(1000).hex() for _ in range(15000)]}), path)
+    assert pq.read_metadata(path).num_row_groups == 1
+    before = pa.total_allocated_bytes()
+    held = max(pa.total_allocated_bytes() - before for _ in read_rows(source(path)))
+    assert held < path.stat().st_size / 2
 
 
 def test_a_json_file_of_a_hub_may_hold_one_object_a_line(tmp_path):
