@@ -26,8 +26,8 @@ import torch
 from dem_build.cli.session import Call, open_session
 from dem_build.machine import Machine
 from dem_build.steps.api import Context, Group, Inputs
+from dem_build.steps.measuring import resident, validation_judges
 from dem_build.steps.passes import Passes
-from dem_build.steps.tune import resident_candidates, tuning_judges
 from dem_build.steps.tuned import Space
 from dem_build.tuning import Found, Problem, Sample, search
 from dem_build.tuning.searches import coordinate_search
@@ -150,9 +150,9 @@ def _run(
     """Search with passes of its own."""
     home = Path(tempfile.mkdtemp(dir=folder))
     context = Context(work=home, out=home / "out", machine=Machine(), threads=torch.get_num_threads())
-    judged = tuning_judges(inputs, params["max_samples"])
+    judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
     space = Space(inputs.groups, judged, params)
-    candidates = resident_candidates(inputs, space, context)
+    candidates = resident(inputs, space.deltas, context)
     passes = Passes(candidates, judged, torch.float32, context)
     known = space.begin(passes, candidates.layers)
     return space.problem, run(space.problem, known), passes

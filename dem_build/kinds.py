@@ -169,6 +169,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             outputs=("tables",),
             weighted="delta",
         ),
+        "response": Kind(
+            family="analyze",
+            version=1,
+            module="dem_build.steps.response",
+            params=("omegas", "max_samples"),
+            outputs=("curves",),
+            device=True,
+        ),
         "loss": Kind(
             family="evaluate",
             version=1,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_build import RECIPE, Project, fresh, ran
 
-ANALYSED = RECIPE.replace("max_steps = 4", "max_steps = 2") + "\n[analysis]\n"
+ANALYSED = RECIPE.replace("max_steps = 4", "max_steps = 2") + "\n[analysis]\nresponse = [0.5, 1.0]\n"
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +36,32 @@ def test_an_analysis_names_the_vectors(project):
     assert "vectors: cosine " in project.call("build", "tiny.toml").stdout
 
 
+def test_response_curves_name_datasets_and_vectors(project):
+    found = project.build(ANALYSED)["response"]
+    assert found["omega"] == {"add": 0.5, "copy": 0.5}
+    assert set(found["model"]) == set(found["curves"]) == set(found["slopes"]) == {"add", "copy"}
+    points = found["curves"]["add"]
+    assert [p["omega"] for p in points] == [0.0, 0.5, 1.0]
+    assert points[0]["losses"] == found["without"]["add"]
+    assert points[1]["losses"]["copy"]["change"] == 0
+    assert found["without"]["add"]["add"]["change"] > 0
+
+
 def test_names_order_and_omega_analyse_nothing_again(project):
     head, add, copy = ANALYSED.partition("\n[compose]")[0].split("[datasets.")
     rest = ANALYSED.partition("\n[compose]")[2]
     swapped = f"{head}[datasets.{copy}\n[datasets.{add}\n[compose]{rest}"
     edited = swapped.replace("[datasets.add]", "[datasets.sum]").replace("omega = 0.5", "omega = 0.25", 1)
     document = project.build(edited)
-    assert set(ran(document)) == {"model", "loss:composed:sum", "loss:composed:copy"}
+    assert set(ran(document)) == {"model", "response", "loss:composed:sum", "loss:composed:copy"}
     before = document["analysis"]["whole"]["norms"]
     assert before["copy"] == project.build(ANALYSED)["analysis"]["whole"]["norms"]["copy"]
 
 
 def test_without_the_table_there_is_no_such_action(project):
-    document = project.build(ANALYSED.replace("[analysis]", ""))
-    assert "analysis" not in {action["name"] for action in document["actions"]}
-    assert "analysis" not in document
+    document = project.build(ANALYSED.partition("[analysis]")[0])
+    assert not {"analysis", "response"} & {action["name"] for action in document["actions"]}
+    assert not {"analysis", "response"} & set(document)
 
 
 def test_another_vector_is_another_analysis(project):

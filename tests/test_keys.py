@@ -122,6 +122,24 @@ GIVEN = {
         [BASE[0], TakenDigest("delta", hexes("8")), TakenDigest("delta", hexes("7"))],
         [],
     ),
+    "response": (
+        {"omegas": [0.0, 0.5, 1.0], "max_samples": 128},
+        [
+            *BASE[:2],
+            TakenDigest("omega", hexes("e")),
+            GroupDigest(
+                "math",
+                {},
+                (
+                    TakenDigest("delta", hexes("7")),
+                    TakenDigest("data/train", hexes("5")),
+                    TakenDigest("data/validation", hexes("6")),
+                ),
+            ),
+            GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
+        ],
+        [],
+    ),
     "loss": (
         {"dtype": "bfloat16"},
         [*COMPOSED[:2], TakenDigest("data/rows", hexes("6"))],

@@ -14,6 +14,7 @@ from dem_build.graph.nodes import (
     COMPOSED,
     MODEL,
     MODEL_PARTS,
+    RESPONSE,
     TUNE,
     Action,
     Edge,
@@ -33,6 +34,7 @@ __all__ = [
     "COMPOSED",
     "MODEL",
     "MODEL_PARTS",
+    "RESPONSE",
     "TUNE",
     "Action",
     "Edge",
@@ -56,7 +58,7 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         actions += [tune_action(recipe, omega), tuned_model(recipe, said)]
     else:
         actions.append(composed_model(recipe, MODEL, omega))
-    actions += analyses(recipe, said)
+    actions += analyses(recipe, said, omega)
     models = {COMPOSED: MODEL, BASE: BASE}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
         singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]

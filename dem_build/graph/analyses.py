@@ -1,23 +1,62 @@
-"""What `[analysis]` asks for: how the vectors lie to each other and to the base."""
+"""What `[analysis]` asks for: how the vectors lie to each other, and what the model owes to each of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.graph.nodes import ANALYSIS, BASE, Action, Edge, Taken
+from dem_build.graph.nodes import ANALYSIS, BASE, RESPONSE, TUNE, Action, Edge, Taken
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
+    from dem_build.digest import JSON
     from dem_build.recipe import Recipe
 
 __all__ = ["analyses"]
 
 
-def analyses(recipe: Recipe, vectors: Collection[str]) -> list[Action]:
-    """Return the actions of `[analysis]`; none where the recipe has no such table, or no vectors."""
+def analyses(recipe: Recipe, vectors: Collection[str], given: Mapping[str, float]) -> list[Action]:
+    """Return the actions of `[analysis]`; none where the recipe has no such table, or no vectors.
+
+    Args:
+        recipe: The recipe.
+        vectors: Names of the vectors.
+        given: Vector → ω, of those whose ω is a number.
+    """
     if recipe.analysis is None or not vectors:
         return []
     takes = [Taken("base/weights", Edge(BASE, "weights"))]
     takes += [Taken("delta", Edge(f"vector:{name}", "delta")) for name in vectors]
-    return [Action(ANALYSIS, "analysis", {}, tuple(takes))]
+    found = [Action(ANALYSIS, "analysis", {}, tuple(takes))]
+    # An interpolation with other ω scales the base too: its losses say nothing of a vector.
+    if recipe.analysis.response and recipe.compose.method == "dem" and _judges(recipe):
+        found.append(_response(recipe, recipe.analysis.response, vectors, given))
+    return found
+
+
+def _judges(recipe: Recipe) -> bool:
+    """Return whether any rows judge: of a dataset's validation split, or of a probe."""
+    return bool(recipe.probes) or any(d.validation != 0 for d in recipe.datasets.values())
+
+
+def _response(
+    recipe: Recipe, values: Collection[float], vectors: Collection[str], given: Mapping[str, float]
+) -> Action:
+    """The ω of the model enter by what `tune` found, or each with its vector."""
+    assert recipe.analysis is not None
+    tuned = len(given) < len(vectors)
+    takes = [Taken(f"base/{part}", Edge(BASE, part)) for part in ("weights", "config")]
+    takes += [Taken("omega", Edge(TUNE, "omega"))] if tuned else []
+    groups: dict[str, Mapping[str, JSON]] = {}
+    for name in vectors:
+        groups[name] = {} if tuned else {"omega": given[name]}
+        takes.append(Taken("delta", Edge(f"vector:{name}", "delta"), group=name))
+    for name, dataset in recipe.datasets.items():
+        takes.append(Taken("data/train", Edge(f"data:{name}", "train"), group=name))
+        if dataset.validation != 0:
+            takes.append(Taken("data/validation", Edge(f"data:{name}", "validation"), group=name))
+    for name in recipe.probes:
+        groups[name] = {}
+        takes.append(Taken("data/rows", Edge(f"data:{name}", "test"), group=name))
+    params = {"omegas": sorted({0.0, *values}), "max_samples": recipe.analysis.max_samples}
+    return Action(RESPONSE, "response", params, tuple(takes), groups=groups)

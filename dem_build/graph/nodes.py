@@ -21,6 +21,7 @@ __all__ = [
     "COMPOSED",
     "MODEL",
     "MODEL_PARTS",
+    "RESPONSE",
     "TUNE",
     "Action",
     "Edge",
@@ -32,6 +33,7 @@ __all__ = [
 BASE = "base"
 TUNE = "tune"
 ANALYSIS = "analysis"
+RESPONSE = "response"
 MODEL = "model"
 COMPOSED = "composed"
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")

@@ -67,6 +67,7 @@ importance = { math = 2.0 }
 """,
     models.Analysis: """\
 [analysis]
+response = [0.0, 0.25, 0.5, 1.0, 1.5]
 """,
     models.Evaluate: """\
 [evaluate]

@@ -302,8 +302,16 @@ class Tune(Table):
 class Analysis(Table):
     """Present: the vectors are analysed. Absent: no such action exists.
 
-    How they lie to each other and to the base: angles, signs, lengths, layer by layer.
+    How they lie to each other and to the base (angles, signs, lengths, layer by layer) is always told. What takes
+    passes over held-out rows can be left out. It needs rows to judge by, and `method = "dem"`.
     """
+
+    response: tuple[float, ...] = Field(
+        default=(0.0, 0.5, 1.0, 1.5),
+        description="Values that the ω of each vector takes in turn, the others as in the model, to see what that does "
+        "to the loss of every dataset's validation rows; without the vector (0) always. `[]`: not done.",
+    )
+    max_samples: int = Field(default=128, ge=1, description="Most rows of a dataset that are looked at.")
 
 
 class Task(Table):

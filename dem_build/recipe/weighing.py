@@ -71,6 +71,12 @@ def _interpolation_takes_numbers(data: Raw) -> Iterator[Mistake]:
             yield Mistake((*key, "omega"), what, NUMBER)
 
 
+def _response_is_of_dem(data: Raw) -> Iterator[Mistake]:
+    if raw(data, "compose").get("method") == "interpolation" and raw(data, "analysis").get("response"):
+        what = 'has no effect with method = "interpolation": another ω scales its base too'
+        yield Mistake(("analysis", "response"), what, "remove it")
+
+
 def _is_tuned(table: Raw) -> bool:
     return bool(table.get("omega", "tune") == "tune")
 
@@ -86,4 +92,5 @@ WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _something_judges,
     _someone_counts,
     _interpolation_takes_numbers,
+    _response_is_of_dem,
 )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dem_build.execute.outcome import Outcome, Result
     from dem_build.plan import Plan, Verdict
     from dem_build.report.gates import GateResult
+    from dem_build.report.response import Response
     from dem_build.report.results import Results
     from dem_build.report.tuning import Tuning
 
@@ -60,6 +61,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         "omega": dict(results.omega) if results else {},
         **({"tuning": _tuning(results.tuning)} if results and results.tuning else {}),
         **({"analysis": asdict(results.analysis)} if results and results.analysis else {}),
+        **({"response": _response(results.response)} if results and results.response else {}),
         "results": _table(results) if results else {},
         "gates": [_gate(g) for g in gates],
     }
@@ -84,6 +86,15 @@ def _tuning(tuning: Tuning) -> dict[str, JSON]:
         "judges": {name: asdict(judged) for name, judged in tuning.judges.items()},
         "slopes": {name: dict(row) for name, row in tuning.slopes.items()},
         "notes": list(tuning.told),
+    }
+
+
+def _response(response: Response) -> dict[str, JSON]:
+    return asdict(response) | {
+        "without": {
+            name: {judge: asdict(loss) for judge, loss in losses.items()}
+            for name, losses in response.without.items()
+        }
     }
 
 

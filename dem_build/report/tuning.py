@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
+from dem_build.report.named import grouped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -107,7 +108,9 @@ def read_tuning(
 
 
 def _tuning(graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Mapping[str, JSON]) -> Tuning:
-    vectors, judges = _names(graph, records, "delta"), _names(graph, records, "data/validation", "data/rows")
+    action = graph.actions[TUNE]
+    vectors = grouped(action, records, "delta")
+    judges = grouped(action, records, "data/validation", "data/rows")
     said = {entry["vector"]: entry for entry in trace["vectors"]}
     tuned = {n: _tuned(said[d], omega[d], _shares(vectors, d)) for n, d in vectors.items() if d in said}
     entries = {name: entry for entry in trace["judges"] for name in judges if judges[name] == entry["rows"]}
@@ -122,15 +125,6 @@ def _tuning(graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Map
         slopes=_slopes(trace, vectors, judges),
         trace=trace,
     )
-
-
-def _names(graph: Graph, records: Mapping[str, Record], *tags: str) -> dict[str, Digest]:
-    """Return group → digest of what it gave to tuning under one of some tags."""
-    return {
-        taken.group: records[taken.edge.action].outputs[taken.edge.output].digest
-        for taken in graph.actions[TUNE].takes
-        if taken.group is not None and taken.of in tags and taken.edge.action in records
-    }
 
 
 def _shares(vectors: Mapping[str, Digest], digest: Digest) -> int:

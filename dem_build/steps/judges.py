@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from dem_build.digest import Digest
     from dem_build.steps.api import Group
 
-__all__ = ["BLOCKS", "Judge", "batches", "judges", "row_nll", "trained_prompts"]
+__all__ = ["BLOCKS", "ROWS", "Judge", "batches", "judges", "row_nll", "trained_prompts"]
 
+ROWS = ("data/rows", "data/validation")
+"""Tags under which a group has rows that judge."""
 BLOCKS = 16
 """Parts that a judge's rows are dealt into: derivatives are kept for each, and resampling draws them."""
 
@@ -47,6 +50,11 @@ class Judge:
     tokens: NDArray[np.float64]
 
     @property
+    def digest(self) -> Digest:
+        """Digest of the split: what names it in outputs."""
+        return next(self.group.digests[tag] for tag in ROWS if tag in self.group.digests)
+
+    @property
     def used(self) -> int:
         """Number of rows that are used."""
         return sum(len(block) for block in self.blocks)
@@ -59,7 +67,12 @@ def trained_prompts(trains: Sequence[Path]) -> NDArray[np.uint64]:
 
 
 def judges(
-    groups: Mapping[str, Group], tag: Mapping[str, str], trained: NDArray[np.uint64], most: int
+    groups: Mapping[str, Group],
+    tag: Mapping[str, str],
+    trained: NDArray[np.uint64],
+    most: int,
+    *,
+    all_can: bool = True,
 ) -> list[Judge]:
     """Return a judge for each group, in order.
 
@@ -68,11 +81,15 @@ def judges(
         tag: Name → the input that holds its rows.
         trained: As `trained_prompts` returns.
         most: Most rows to use: those of the smallest prompt hashes, the same ones every time.
+        all_can: Whether a group without such rows is an error; else it is left out.
 
     Raises:
         EvaluationError: A group has no row that counts and that no vector was trained on.
     """
-    return [_judge(group, group.paths[tag[name]], trained, most) for name, group in groups.items()]
+    found = [_judge(group, group.paths[tag[name]], trained, most) for name, group in groups.items()]
+    for judge in found if all_can else ():
+        _refuse_empty(judge)
+    return [judge for judge in found if judge.tokens.sum()]
 
 
 def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> Judge:
@@ -83,14 +100,17 @@ def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> 
     chosen = fresh[np.argsort(hashes[fresh], kind="stable")][:most].tolist()
     blocks = tuple(tuple(chosen[i::BLOCKS]) for i in range(BLOCKS))
     tokens = np.array([sum(_counted(rows, i) for i in block) for block in blocks], np.float64)
-    if not tokens.sum():
+    return Judge(group, rows, blocks, int(known.sum()), tokens)
+
+
+def _refuse_empty(judge: Judge) -> None:
+    if not judge.tokens.sum():
         raise EvaluationError(
-            f"there is nothing to tune on: of {len(rows)} validation rows {int(known.sum())} are trained on too, "
+            f"there is nothing to tune on: of {len(judge.rows)} validation rows {judge.left_out} are trained on too, "
             "and no token of the others counts",
-            where=group.name,
+            where=judge.group.name,
             hint="raise its `validation` share, or give every ω a number",
         )
-    return Judge(group, rows, blocks, int(known.sum()), tokens)
 
 
 def batches(judge: Judge, block: int | None, batch_size: int) -> list[list[int]]:

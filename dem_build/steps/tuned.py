@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.steps.judges import BLOCKS
+from dem_build.steps.measuring import vectors_of
 from dem_build.tuning import Objective, Problem, Sample, gain_scale, search, softmax_start
 from dem_build.tuning.problem import ratio_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -88,9 +88,7 @@ class Space:
 
     def __init__(self, groups: Sequence[Group], judged: Sequence[Judge], params: Mapping[str, JSON]) -> None:
         with_delta = [g for g in groups if "delta" in g.digests]
-        self.deltas: dict[Digest, Path] = {
-            g.digests["delta"]: g.paths["delta"] for g in sorted(with_delta, key=lambda g: g.digests["delta"])
-        }
+        self.deltas = vectors_of(groups)
         names = list(self.deltas)
         self.vector_of = {g.name: names.index(g.digests["delta"]) for g in with_delta}
         self.fixed = np.zeros(len(names))

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dem_build.digest import JSON
-    from dem_build.steps.judges import Judge
     from dem_build.steps.tuned import Chosen, Refined, Space
     from dem_build.tuning import Found, Intervals, Sample
 
@@ -81,7 +80,7 @@ def _judge(space: Space, found: Found, j: int) -> dict[str, JSON]:
     chosen = space.problem.losses(found.best)
     vector = space.vector_of.get(judge.group.name)
     return {
-        "rows": _rows_digest(judge),
+        "rows": judge.digest,
         "vector": None if vector is None else list(space.deltas)[vector],
         "importance": float(objective.importance[j]),
         "limit": float(objective.limit[j]) if np.isfinite(objective.limit[j]) else None,
@@ -129,11 +128,6 @@ def _refined(refined: Refined) -> dict[str, JSON]:
     }
 
 
-def _rows_digest(judge: Judge) -> str:
-    tag = "data/rows" if "data/rows" in judge.group.digests else "data/validation"
-    return judge.group.digests[tag]
-
-
 def _of_vectors(space: Space, found: Found) -> Iterator[dict[str, JSON]]:
     names = list(space.deltas)
     for place, v in enumerate(space.free):
@@ -155,7 +149,7 @@ def _of_judges(space: Space, found: Found) -> Iterator[dict[str, JSON]]:
         np.zeros_like(base) if origin is None else ratio_stderr(found.best.nll - origin.nll, problem.tokens)
     )
     for j, judge in enumerate(space.judges):
-        about = {"judge": _rows_digest(judge), "loss": float(losses[j]), "base": float(base[j])}
+        about = {"judge": judge.digest, "loss": float(losses[j]), "base": float(base[j])}
         if excess[j] > 0:
             yield {"what": "limit_not_held", **about, "limit": float(problem.objective.limit[j])}
         elif losses[j] - base[j] > SIGNIFICANT * errors[j] and losses[j] > base[j]:

@@ -1,0 +1,92 @@
+"""What tuning ω and looking at it share: who judges, the resident model, and what is recorded of the cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dem_build.steps.candidates import Candidates
+from dem_build.steps.context_length import refuse_longer
+from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
+from dem_build.steps.judges import ROWS, judges, trained_prompts
+from dem_build.steps.models import device, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from dem_build.digest import Digest
+    from dem_build.steps.api import Context, Group, Inputs, Provenance
+    from dem_build.steps.judges import Judge
+    from dem_build.steps.passes import Passes
+
+__all__ = ["begin", "recorded", "resident", "validation_judges", "vectors_of"]
+
+
+def begin(context: Context) -> None:
+    """Make room: what another action left would take the memory that the candidates need."""
+    torch.set_num_threads(context.threads)
+    context.resident.clear()
+    reset_peak_memory(device())
+
+
+def vectors_of(groups: Iterable[Group]) -> dict[Digest, Path]:
+    """Return the file of each vector, in the order of their digests."""
+    return dict(sorted((g.digests["delta"], g.paths["delta"]) for g in groups if "delta" in g.digests))
+
+
+def validation_judges(
+    groups: Sequence[Group], config: Path, most: int, *, all_can: bool = True
+) -> list[Judge]:
+    """Return the datasets' judges, then the probes'.
+
+    Args:
+        groups: Of a dataset (`data/validation`, `data/train`), of a probe (`data/rows`), or of neither.
+        config: The base's config.
+        most: Most rows of each.
+        all_can: Whether a group without rows to judge by is an error; else it is left out.
+
+    Raises:
+        EvaluationError: A group has no row that counts and that no vector was trained on.
+        DataError: A row has more tokens than the model takes.
+    """
+    rows = {g.name: tag for g in groups for tag in ROWS if tag in g.paths}
+    judging: dict[str, Group] = {g.name: g for g in groups if g.name in rows}
+    trained = trained_prompts([g.paths["data/train"] for g in groups if "data/train" in g.paths])
+    found = judges(judging, rows, trained, most, all_can=all_can)
+    for judge in found:
+        refuse_longer(judge.rows, config)
+    return sorted(found, key=lambda judge: "data/rows" in judge.group.paths)
+
+
+def resident(inputs: Inputs, deltas: Mapping[Digest, Path], context: Context) -> Candidates:
+    """Load the base in float32, to become one candidate after another."""
+    weights = inputs.paths["base/weights"]
+    model = load_model(
+        weights,
+        inputs.paths["base/config"],
+        dtype=torch.float32,
+        device=device(),
+        attn_implementation=context.machine.attn_implementation,
+    )
+    return Candidates(model, weights, inputs.digests["base/weights"], deltas)
+
+
+def recorded(passes: Passes, context: Context) -> Provenance:
+    """Return what is recorded of the passes: their cost, and where they were taken."""
+    return {
+        "forward_equivalents": round(passes.cost, 3),
+        "passes": len(passes.taken),
+        "earlier_passes": len(passes.earlier),
+        "candidate_seconds": round(passes.changing, 3),
+        "measuring_seconds": round(passes.measuring, 3),
+        "device_seconds": round(passes.changing + passes.measuring, 3),
+        "peak_memory": peak_memory(device()),
+        "micro_batch": context.machine.micro_batch,
+        "batch_size": context.machine.eval_batch_size,
+        "device": device_name(device()),
+        "versions": versions(),
+        "rows": int(np.sum([judge.used for judge in passes.judges])),
+    }

@@ -1,0 +1,124 @@
+"""Kind `response`: how the losses of all datasets change as the ω of one vector does, the others as in the model.
+
+Each vector's ω goes through a few values, 0 among them, which leaves the vector out; one more pass takes the
+derivatives of all losses to all ω at the model itself. In float32, as tuning: the model is not rounded. Each change
+has its standard error, paired by blocks of rows. Vectors and rows are named by their digests.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dem_build.digest import canonical
+from dem_build.errors import EvaluationError
+from dem_build.steps.around import model_omega, with_omega
+from dem_build.steps.measuring import begin, recorded, resident, validation_judges, vectors_of
+from dem_build.steps.passes import Passes
+from dem_build.tuning.problem import ratio_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.steps.api import Context, Inputs, Provenance
+    from dem_build.steps.judges import Judge
+    from dem_build.steps.passes import Pass
+
+__all__ = ["FORMAT", "run"]
+
+FORMAT = "response/1"
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Write `curves`.
+
+    Args:
+        inputs: `base/weights` and `base/config`; `omega`, where it was tuned; a group for each dataset (`delta`,
+            `data/train`, `data/validation`; its `omega` where none was tuned), vector (`delta`; `omega`) and probe
+            (`data/rows`).
+        params: `omegas`, the values that each ω takes, 0 among them, and `max_samples`, most rows of a dataset.
+        context: Uses `machine.micro_batch` and `machine.eval_batch_size`; resumes from the passes in its work folder.
+
+    Raises:
+        EvaluationError: No rows to judge by, or a loss that is not finite.
+        CheckpointError: A vector of another base.
+        InterruptedBuildError: The user asked to stop; the passes so far are kept.
+    """
+    begin(context)
+    started = time.monotonic()
+    judged = _judges(inputs, params["max_samples"])
+    deltas = vectors_of(inputs.groups)
+    candidates = resident(inputs, deltas, context)
+    passes = Passes(candidates, judged, torch.float32, context)
+    omega = model_omega(inputs, list(deltas), candidates.layers)
+    document = _document(passes, list(deltas), omega, params["omegas"])
+    context.out.mkdir(parents=True, exist_ok=True)
+    (context.out / "curves").write_bytes(canonical(document))
+    return recorded(passes, context) | {"response_seconds": round(time.monotonic() - started, 3)}
+
+
+def _judges(inputs: Inputs, most: int) -> list[Judge]:
+    """Return the judges in the order of their rows' digests; who has nothing to judge by is left out."""
+    found = validation_judges(inputs.groups, inputs.paths["base/config"], most, all_can=False)
+    if not found:
+        raise EvaluationError(
+            "no dataset has validation rows to judge by",
+            hint="raise a `validation` share, or set response = [] in [analysis]",
+        )
+    return sorted(found, key=lambda judge: judge.digest)
+
+
+def _document(
+    passes: Passes, vectors: list[Digest], omega: NDArray[np.float64], values: list[float]
+) -> dict[str, JSON]:
+    model = passes.take(omega, slopes=True)
+    assert model.slopes is not None
+    tokens = np.array([judge.tokens for judge in passes.judges])
+    slopes = model.slopes.sum(axis=(1, 3)) / tokens.sum(axis=1)[:, None]
+    return {
+        "format": FORMAT,
+        "vectors": vectors,
+        "omega": omega.mean(axis=1).tolist(),
+        "judges": [_judge(judge) for judge in passes.judges],
+        "model": _losses(model, model, tokens),
+        "slopes": slopes.tolist(),
+        "points": list(_points(passes, model, values, tokens)),
+    }
+
+
+def _judge(judge: Judge) -> dict[str, JSON]:
+    return {
+        "rows": judge.digest,
+        "used": judge.used,
+        "left_out": judge.left_out,
+        "tokens": int(judge.tokens.sum()),
+    }
+
+
+def _points(
+    passes: Passes, model: Pass, values: list[float], tokens: NDArray[np.float64]
+) -> Iterator[dict[str, JSON]]:
+    for vector in range(len(model.omega)):
+        for value in values:
+            taken = passes.take(with_omega(model.omega, vector, value))
+            yield {"vector": vector, "omega": value, **_losses(taken, model, tokens)}
+
+
+def _losses(taken: Pass, model: Pass, tokens: NDArray[np.float64]) -> dict[str, JSON]:
+    """Return mean losses, their standard errors and those of the change from the model, [judges] each."""
+    return {
+        "losses": (taken.nll.sum(axis=1) / tokens.sum(axis=1)).tolist(),
+        "stderr": _known(ratio_stderr(taken.nll, tokens)),
+        "change_stderr": _known(ratio_stderr(taken.nll - model.nll, tokens)),
+    }
+
+
+def _known(errors: NDArray[np.float64]) -> list[float | None]:
+    """Return standard errors; of one block there is none."""
+    return [float(error) if np.isfinite(error) else None for error in errors]
