@@ -227,7 +227,7 @@ def _places(document: JSON) -> dict[str, JSON]:
     for entry in document["inputs"]:
         _add(places, entry["of"], _described(entry))
     for group in document.get("groups", ()):
-        _add(places, "groups", _described_group(group))
+        places |= _group_places(group)
     for entry in document["sources"]:
         _add(places, f"sources.{entry['tag']}", entry["sha256"])
     return places
@@ -247,9 +247,13 @@ def _described(entry: JSON) -> str:
     return digest if "omega" not in entry else f"{entry['omega']:g} × {digest}"
 
 
-def _described_group(group: JSON) -> str:
-    params = [f"{name} {value:g}" for name, value in group["params"].items()]
-    return ", ".join([*params, *(f"{entry['of']} {entry['sha256'][:12]}" for entry in group["inputs"])])
+def _group_places(group: JSON) -> dict[str, JSON]:
+    """Name a group by its vector, or by its rows where it has none: a dataset's name is in no preimage."""
+    inputs = {entry["of"]: str(entry["sha256"]) for entry in group["inputs"]}
+    first = "delta" if "delta" in inputs else min(inputs)
+    name = f"{first} {inputs.pop(first)[:12]}"
+    params = {f"{name}, {param}": value for param, value in group["params"].items()}
+    return {name: "taken", **params, **{f"{name}, {of}": sha for of, sha in inputs.items()}}
 
 
 def _edge_names(action: Action) -> dict[str, str]:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from dem_build import kinds
 from dem_build.digest import of_json
 from dem_build.errors import UsageError
 from dem_build.graph import Action, Edge, Graph, Taken
-from dem_build.kinds import KINDS, SourceFile
-from dem_build.plan import History, Plan, Status, Why, decide, make_plan
+from dem_build.kinds import KINDS, GroupDigest, SourceFile, TakenDigest
+from dem_build.plan import History, Plan, Status, Why, decide, differences, make_plan
 from dem_build.store import Output, Record
 
 TRAIN = {
@@ -202,3 +203,21 @@ def test_a_salt_makes_an_action_due() -> None:
     salted["vector:math"] = dataclasses.replace(salted["vector:math"], salt="again")
     plan = make_plan(Graph(salted), made, history)
     assert str(plan.verdicts["vector:math"].reason) == "changed: salt: nothing → again"
+
+
+def test_an_importance_that_changed_is_told_of_its_vector_alone():
+    """Groups have no names in keys: a vector, or rows, stand for them."""
+
+    def preimage(importance: float, limit: float) -> dict:
+        groups = [
+            GroupDigest("math", {"importance": importance}, (TakenDigest("delta", "7" * 64),)),
+            GroupDigest("chat", {"limit": limit}, (TakenDigest("data/rows", "9" * 64),)),
+        ]
+        params = dict.fromkeys(KINDS["tune"].params, 1)
+        return kinds.preimage("tune", params, groups)
+
+    action = Action("tune", "tune", {})
+    changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(2.0, 0.1), action)]
+    assert changed == ["delta 777777777777, importance: 1.0 → 2.0"]
+    changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(1.0, 0.2), action)]
+    assert changed == ["data/rows 999999999999, limit: 0.1 → 0.2"]
