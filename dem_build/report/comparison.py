@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 __all__ = [
     "BASE",
     "COMPOSED",
+    "LOSS_TASK",
+    "STDERR",
     "Change",
     "Measure",
     "Row",
     "Trend",
+    "errors",
     "lower_is_better",
     "model_names",
     "rows",
     "subject",
+    "trend_of",
 ]
 
 BASE = "base"
@@ -54,10 +58,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Change:
-    """Composed minus base, and what that is worth."""
+    """Composed minus base, what that is worth, and both standard errors taken together, None where one is unknown."""
 
     delta: float
     trend: Trend
+    stderr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -91,11 +96,22 @@ class Row:
         old, new = self.measures.get(BASE), self.measures.get(COMPOSED)
         if old is None or new is None or not math.isfinite(new.value - old.value):
             return None
-        delta = new.value - old.value
-        if abs(delta) <= math.hypot(old.stderr or 0.0, new.stderr or 0.0):
-            return Change(delta, Trend.NOISE)
-        better = (delta < 0) == self.lower_is_better
-        return Change(delta, Trend.BETTER if better else Trend.WORSE)
+        trend = trend_of(old, new, lower_is_better=self.lower_is_better)
+        known = old.stderr is not None and new.stderr is not None
+        return Change(new.value - old.value, trend, errors(old, new) if known else None)
+
+
+def errors(one: Measure, other: Measure) -> float:
+    """Return two standard errors taken together, as if independent; one that is unknown counts as none."""
+    return math.hypot(one.stderr or 0.0, other.stderr or 0.0)
+
+
+def trend_of(old: Measure, new: Measure, *, lower_is_better: bool) -> Trend:
+    """Return what a change is worth: within both standard errors taken together it is noise."""
+    delta = new.value - old.value
+    if abs(delta) <= errors(old, new):
+        return Trend.NOISE
+    return Trend.BETTER if (delta < 0) == lower_is_better else Trend.WORSE
 
 
 def subject(task: str) -> str:

@@ -56,6 +56,9 @@ class Results:
         costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),
             where its record has them; of the run that made it.
         higher_is_better: Task → metric → whether more of it is better, for the metrics whose task says so.
+        datasets: The datasets that have a vector of their own.
+        probes: The datasets that judge and are never trained on.
+        vectors: All vectors, of datasets and from elsewhere.
     """
 
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
@@ -67,6 +70,9 @@ class Results:
     warnings: tuple[tuple[str, str], ...] = ()
     costs: Mapping[str, Metrics] = field(default_factory=dict)
     higher_is_better: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
 
     def value(self, model: str, task: str, metric: str) -> float | None:
         """Return one value, or None where nothing was measured."""
@@ -87,6 +93,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
     tuning = read_tuning(graph, records, read)
     tuned = {name: vector.omega for name, vector in tuning.vectors.items()} if tuning else {}
     present = [(action, records[action.name]) for action in graph if action.name in records]
+    prepared, vectors = _names(graph, "data:"), _names(graph, "vector:")
     return Results(
         table=_table(present, read),
         omega={**graph.omega, **tuned},
@@ -97,7 +104,14 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         warnings=tuple((a.name, str(w)) for a, r in present for w in r.provenance.get("warnings", ())),
         costs={action.name: costs for action, record in present if (costs := _costs(record))},
         higher_is_better=_directions(present),
+        datasets=tuple(name for name in prepared if name in vectors),
+        probes=tuple(name for name in prepared if name not in vectors),
+        vectors=vectors,
     )
+
+
+def _names(graph: Graph, prefix: str) -> tuple[str, ...]:
+    return tuple(n.removeprefix(prefix) for n in graph.actions if n.startswith(prefix))
 
 
 def _table(

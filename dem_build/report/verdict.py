@@ -1,0 +1,274 @@
+"""The verdict in words: was composing right for these data? Written from recorded numbers by the rules below.
+
+Against the base: a dataset's test loss fell or rose where it changed by more than both standard errors taken together
+(`comparison.Row.change`), else it did not clearly change.
+
+Against another model (a baseline, or one vector alone): the mean over the datasets that both were evaluated on, of the
+gain recovered where all of these have one, else of the test loss. One is better where the means differ by more than
+both standard errors taken together; else they cannot be told apart. Where another model is better, that is the verdict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from dem_build.report.comparison import BASE, COMPOSED, LOSS_TASK, Measure, Trend, model_names, rows, trend_of
+from dem_build.report.gains import gains, loss_of, mean
+from dem_build.report.quantities import decimals, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dem_build.report.comparison import Row
+    from dem_build.report.gates import GateResult
+    from dem_build.report.results import Results
+
+__all__ = ["Finding", "Rival", "Verdict", "judge", "measured", "rivals"]
+
+GAIN = "mean gain recovered"
+LOSS = "mean test loss"
+MOST_NAMED = 4
+
+
+class Finding(StrEnum):
+    """What a build came to."""
+
+    HELPED = "composing helped"
+    MIXED = "composing helped some and harmed some"
+    UNCHANGED = "no clear change"
+    HARMED = "composing did harm"
+    BEATEN = "another model won"
+    UNKNOWN = "not judged"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict.
+
+    Attributes:
+        finding: What the build came to, for machines.
+        headline: The same in one sentence.
+        sentences: What it rests on, with numbers.
+    """
+
+    finding: Finding
+    headline: str
+    sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Another model beside the composed one.
+
+    Attributes:
+        model: Its name in results.
+        name: Its name in a sentence.
+        measure: `mean gain recovered` or `mean test loss`.
+        theirs, ours: The means over the shared datasets.
+        datasets: How many these are.
+        trend: Better where the composed model is the better one.
+    """
+
+    model: str
+    name: str
+    measure: str
+    theirs: Measure
+    ours: Measure
+    datasets: int
+    trend: Trend
+
+
+def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
+    """Return the verdict on a build.
+
+    Args:
+        results: What the records say.
+        gates: The gates, judged.
+    """
+    changed = [row for row in rows(results) if row.change is not None]
+    losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
+    tasks = [row for row in changed if not row.task.startswith(LOSS_TASK)]
+    others = rivals(results)
+    finding, headline = _headline(losses, tasks, others)
+    sentences = [
+        _against_base(losses),
+        _recovered(results),
+        *_against_rivals(others),
+        _listed("Tasks against the base", tasks),
+        _probes(results, changed),
+        _gates(list(gates)),
+    ]
+    return Verdict(finding, headline, tuple(s for s in sentences if s))
+
+
+def rivals(results: Results) -> list[Rival]:
+    """Return every model but the base beside the composed one, the best first."""
+    found = [_rival(results, m) for m in model_names(results) if m not in (BASE, COMPOSED)]
+    return sorted((r for r in found if r is not None), key=_lead, reverse=True)
+
+
+def _lead(rival: Rival) -> float:
+    lead = rival.theirs.value - rival.ours.value
+    return lead if rival.measure == GAIN else -lead
+
+
+def _rival(results: Results, model: str) -> Rival | None:
+    theirs, ours = (
+        {n: m for n in results.datasets if (m := loss_of(results, one, n)) is not None}
+        for one in (model, COMPOSED)
+    )
+    shared = [name for name in theirs if name in ours]
+    measure, gained = LOSS, (gains(results, model), gains(results, COMPOSED))
+    if all(name in gained[0] and name in gained[1] for name in shared):
+        measure, (theirs, ours) = GAIN, gained
+    if not shared:
+        return None
+    name = f"{model}'s vector alone" if model in results.vectors else model
+    mine, other = mean(ours, shared), mean(theirs, shared)
+    trend = trend_of(other, mine, lower_is_better=measure == LOSS)
+    return Rival(model, name, measure, other, mine, len(shared), trend)
+
+
+def _headline(losses: list[Row], tasks: list[Row], others: list[Rival]) -> tuple[Finding, str]:
+    judged, what = (losses, "dataset") if losses else (tasks, "task")
+    if not judged:
+        return Finding.UNKNOWN, "Not judged: base and composed have no measurement in common."
+    if others and others[0].trend is Trend.WORSE:
+        return Finding.BEATEN, f"{_capital(others[0].name)} won."
+    better, worse = _of(judged, Trend.BETTER), _of(judged, Trend.WORSE)
+    if better and worse:
+        harmed = f"harmed {_named([row.subject for row in worse])}"
+        return Finding.MIXED, f"Composing helped {_share(better, judged, what)} and {harmed}."
+    if better:
+        return Finding.HELPED, f"Composing helped {_share(better, judged, what)}{_also_won(others)}."
+    if worse:
+        return Finding.HARMED, f"Composing did not help: it harmed {_share(worse, judged, what)}."
+    return Finding.UNCHANGED, "Composing did not help: nothing changed by more than the errors."
+
+
+def _also_won(others: list[Rival]) -> str:
+    """Return that composing beat the rest, where there is something that was trained to be compared with."""
+    beaten = [rival for rival in others if rival.trend is Trend.BETTER]
+    return f" and beat {_named([r.name for r in beaten])}" if beaten and len(beaten) == len(others) else ""
+
+
+def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:
+    of = len({row.task for row in judged})
+    count = len({row.task for row in some})
+    if of == 1:
+        return f"the one {what}"
+    return f"all {of} {what}s" if count == of else f"{count} of {of} {what}s"
+
+
+def _against_base(losses: list[Row]) -> str:
+    """Return how many test losses fell, rose and did neither, and by how much."""
+    words = {Trend.BETTER: "fell on", Trend.WORSE: "rose on", Trend.NOISE: "did not clearly change on"}
+    parts = [
+        f"{verb} {len(some)} ({_changes(some)})"
+        for trend, verb in words.items()
+        if (some := _of(losses, trend))
+    ]
+    return f"Against the base, test loss {_and(parts)}." if parts else ""
+
+
+def _recovered(results: Results) -> str:
+    """Return the gain recovered on test rows, else on the rows that ω was chosen on."""
+    found = gains(results, COMPOSED)
+    if found:
+        whole = mean(found, found)
+        return (
+            f"It recovers {measured(whole)} of what each dataset's own vector gains alone"
+            f"{_extremes({n: m.value for n, m in found.items()})}."
+        )
+    judged = results.tuning.judges if results.tuning else {}
+    chosen = {name: j.gain for name, j in judged.items() if j.gain is not None}
+    if not chosen:
+        return ""
+    return (
+        f"On the validation rows that ω was chosen on, it recovers {sum(chosen.values()) / len(chosen):.2f} of what "
+        f"each dataset's own vector gains alone{_extremes(chosen)}."
+    )
+
+
+def _extremes(values: dict[str, float]) -> str:
+    if len(values) < 2:
+        return ""
+    least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    return f" (mean of {len(values)}; from {values[least]:.2f} on {least} to {values[most]:.2f} on {most})"
+
+
+def _against_rivals(others: list[Rival]) -> list[str]:
+    words = {
+        Trend.WORSE: "better than composing",
+        Trend.NOISE: "not to be told from composing",
+        Trend.BETTER: "worse than composing",
+    }
+    return [
+        f"{_capital(_and([_beside(r) for r in some[:MOST_NAMED]]))}{_more(some)}: {verb}."
+        for trend, verb in words.items()
+        if (some := [r for r in others if r.trend is trend])
+    ]
+
+
+def _beside(rival: Rival) -> str:
+    return f"{rival.name} ({rival.measure} {measured(rival.theirs)}, composed {measured(rival.ours)})"
+
+
+def _listed(what: str, changed: list[Row]) -> str:
+    return f"{what}: {_changes(changed, metric=True)}." if changed else ""
+
+
+def _probes(results: Results, changed: list[Row]) -> str:
+    probes = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.probes]
+    return _listed("Probes, test loss against the base", probes)
+
+
+def _gates(gates: list[GateResult]) -> str:
+    if not gates:
+        return ""
+    lost = [f"{g.metric} on {g.task.removeprefix(LOSS_TASK)}" for g in gates if not g.passed]
+    passed = f"{len(gates) - len(lost)} of {len(gates)} gates passed"
+    return f"{passed}; failed: {_named(lost)}." if lost else f"{passed}."
+
+
+def _of(changed: Iterable[Row], trend: Trend) -> list[Row]:
+    return [row for row in changed if row.change is not None and row.change.trend is trend]
+
+
+def _changes(changed: Sequence[Row], *, metric: bool = False) -> str:
+    """Return the largest changes with their errors."""
+    largest = sorted(changed, key=lambda row: -abs(row.change.delta) if row.change else 0.0)
+    shown = [_change(row, metric=metric) for row in largest[:MOST_NAMED]]
+    return ", ".join(shown) + _more(changed)
+
+
+def _change(row: Row, *, metric: bool) -> str:
+    assert row.change is not None
+    error = row.change.stderr
+    of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
+    told = " within the errors" if metric and row.change.trend is Trend.NOISE else ""
+    return f"{row.subject}{of} {signed(row.change.delta)}" + (f" ±{decimals(error)}" if error else "") + told
+
+
+def _more(items: Sequence[object]) -> str:
+    return f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = list(names[:MOST_NAMED])
+    return _and(shown) if len(names) <= MOST_NAMED else ", ".join(shown) + _more(names)
+
+
+def _and(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def measured(measure: Measure) -> str:
+    """Return a value with its standard error: `0.89 ±0.02`."""
+    return f"{measure.value:.2f}" + ("" if measure.stderr is None else f" ±{measure.stderr:.2f}")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
