@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
+from dem_build.report.gains import gains
+from dem_build.report.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,6 +58,7 @@ def build_document(
 
 def results_document(results: Results | None, gates: Iterable[GateResult] = ()) -> dict[str, JSON]:
     """Return what a build measured: `results.json`, and the second half of the build's document."""
+    gates = list(gates)
     return {
         "model_digest": results.model_digest if results else None,
         "omega": dict(results.omega) if results else {},
@@ -64,6 +67,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         **({"response": _response(results.response)} if results and results.response else {}),
         "results": _table(results) if results else {},
         "gates": [_gate(g) for g in gates],
+        **({"verdict": _verdict(results, gates)} if results and results.table else {}),
     }
 
 
@@ -74,6 +78,17 @@ def failure_document(recipe: Path | str, error: DemError) -> dict[str, JSON]:
         fields = ("file", "line", "key", "what", "hint")
         document["problems"] = [{name: getattr(p, name) for name in fields} for p in error.problems]
     return {"recipe": str(recipe), "actions": [], "error": document}
+
+
+def _verdict(results: Results, gates: Iterable[GateResult]) -> dict[str, JSON]:
+    verdict = judge(results, gates)
+    recovered = {model: {n: asdict(m) for n, m in gains(results, model).items()} for model in results.table}
+    return {
+        "finding": verdict.finding.value,
+        "headline": verdict.headline,
+        "sentences": list(verdict.sentences),
+        "gain_recovered": {model: found for model, found in recovered.items() if found},
+    }
 
 
 def _tuning(tuning: Tuning) -> dict[str, JSON]:

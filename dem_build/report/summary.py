@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dem_build.report.comparison import subject
 from dem_build.report.markdown import code, escape, results_table, table
 from dem_build.report.quantities import decimals, duration
+from dem_build.report.verdict import Finding, judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +33,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
     judged = list(gates)
     parts = [
         f"### {escape(name)}{model}\n",
+        _verdict(results, judged),
         _counts(outcome) + (f" · ω: {omega}" if omega else "") + "\n",
         _ran(outcome),
         _failures(outcome.failed),
@@ -39,6 +41,15 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
         _gates(judged) if judged else "",
     ]
     return "\n".join(part for part in parts if part)
+
+
+def _verdict(results: Results, gates: list[GateResult]) -> str:
+    verdict = judge(results, gates)
+    if verdict.finding is Finding.UNKNOWN and not verdict.sentences:
+        return ""
+    return "\n".join(
+        [f"**{escape(verdict.headline)}**\n", *(f"- {escape(s)}" for s in verdict.sentences), ""]
+    )
 
 
 def _counts(outcome: Outcome) -> str:

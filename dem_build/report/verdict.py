@@ -69,10 +69,12 @@ class Rival:
         theirs, ours: The means over the shared datasets.
         datasets: How many these are.
         trend: Better where the composed model is the better one.
+        single: Whether it is one vector alone.
     """
 
     model: str
     name: str
+    single: bool
     measure: str
     theirs: Measure
     ours: Measure
@@ -125,10 +127,11 @@ def _rival(results: Results, model: str) -> Rival | None:
         measure, (theirs, ours) = GAIN, gained
     if not shared:
         return None
-    name = f"{model}'s vector alone" if model in results.vectors else model
+    single = model in results.vectors
+    name = f"{model}'s vector alone" if single else model
     mine, other = mean(ours, shared), mean(theirs, shared)
     trend = trend_of(other, mine, lower_is_better=measure == LOSS)
-    return Rival(model, name, measure, other, mine, len(shared), trend)
+    return Rival(model, name, single, measure, other, mine, len(shared), trend)
 
 
 def _headline(losses: list[Row], tasks: list[Row], others: list[Rival]) -> tuple[Finding, str]:
@@ -149,9 +152,12 @@ def _headline(losses: list[Row], tasks: list[Row], others: list[Rival]) -> tuple
 
 
 def _also_won(others: list[Rival]) -> str:
-    """Return that composing beat the rest, where there is something that was trained to be compared with."""
-    beaten = [rival for rival in others if rival.trend is Trend.BETTER]
-    return f" and beat {_named([r.name for r in beaten])}" if beaten and len(beaten) == len(others) else ""
+    """Return what composing beat, where it beat all that it was compared with."""
+    if not others or any(rival.trend is not Trend.BETTER for rival in others):
+        return ""
+    names = [rival.name for rival in others if not rival.single]
+    alone = ["every vector alone"] if len(names) < len(others) else []
+    return f" and beat {_and([*names[:MOST_NAMED], *alone])}"
 
 
 def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:
@@ -200,20 +206,24 @@ def _extremes(values: dict[str, float]) -> str:
 
 
 def _against_rivals(others: list[Rival]) -> list[str]:
+    """Return how the baselines compare, and the best of the vectors alone."""
     words = {
         Trend.WORSE: "better than composing",
         Trend.NOISE: "not to be told from composing",
         Trend.BETTER: "worse than composing",
     }
+    best = next((rival for rival in others if rival.single), None)
+    said = [rival for rival in others if not rival.single or rival is best]
     return [
-        f"{_capital(_and([_beside(r) for r in some[:MOST_NAMED]]))}{_more(some)}: {verb}."
+        f"{_capital(verb)}: {', '.join(_beside(r) for r in some[:MOST_NAMED])}{_more(some)}."
         for trend, verb in words.items()
-        if (some := [r for r in others if r.trend is trend])
+        if (some := [r for r in said if r.trend is trend])
     ]
 
 
 def _beside(rival: Rival) -> str:
-    return f"{rival.name} ({rival.measure} {measured(rival.theirs)}, composed {measured(rival.ours)})"
+    best = "the best of its kind, " if rival.single else ""
+    return f"{rival.name} ({best}{rival.measure} {measured(rival.theirs)}, composed {measured(rival.ours)})"
 
 
 def _listed(what: str, changed: list[Row]) -> str:
@@ -248,7 +258,7 @@ def _change(row: Row, *, metric: bool) -> str:
     assert row.change is not None
     error = row.change.stderr
     of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
-    told = " within the errors" if metric and row.change.trend is Trend.NOISE else ""
+    told = " (within the errors)" if metric and row.change.trend is Trend.NOISE else ""
     return f"{row.subject}{of} {signed(row.change.delta)}" + (f" ±{decimals(error)}" if error else "") + told
 
 
@@ -266,8 +276,8 @@ def _and(parts: Sequence[str]) -> str:
 
 
 def measured(measure: Measure) -> str:
-    """Return a value with its standard error: `0.89 ±0.02`."""
-    return f"{measure.value:.2f}" + ("" if measure.stderr is None else f" ±{measure.stderr:.2f}")
+    """Return a value with its standard error: `0.893 ±0.021`."""
+    return decimals(measure.value) + ("" if measure.stderr is None else f" ±{decimals(measure.stderr)}")
 
 
 def _capital(text: str) -> str:

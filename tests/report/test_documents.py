@@ -47,7 +47,16 @@ def test_a_build_has_what_became_of_actions_the_model_its_results_and_gates():
     gates = check([Gate(task="arc_easy", metric="acc", min=0.2)], results)
     outcome = outcome_of(graph, records, {"vector:math": Done.RAN})
     document = strict(build_document("tiny.toml", outcome, "out/tiny/model", results, gates))
-    assert list(document) == ["recipe", "actions", "model", "model_digest", "omega", "results", "gates"]
+    assert list(document) == [
+        "recipe",
+        "actions",
+        "model",
+        "model_digest",
+        "omega",
+        "results",
+        "gates",
+        "verdict",
+    ]
     vector = next(a for a in document["actions"] if a["name"] == "vector:math")
     assert vector == {
         "name": "vector:math",

@@ -1,0 +1,141 @@
+"""The verdict is written from the numbers, and says also what a user would rather not hear."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from dem_build.execute.outcome import Outcome
+from dem_build.report.documents import results_document
+from dem_build.report.gains import gains, mean, scales
+from dem_build.report.gates import GateResult
+from dem_build.report.results import Results
+from dem_build.report.summary import summary
+from dem_build.report.verdict import Finding, judge
+
+NAMES = ("math", "chat")
+
+
+def results(stderr=0.01, probes=(), vectors=NAMES, **models):
+    """Test losses of models on math, chat and then probes; more tasks as a dictionary at the end."""
+    table = {}
+    for model, losses in models.items():
+        named = zip((*NAMES, *probes), losses, strict=False)
+        table[model] = {f"loss:{n}": {"loss": v, "loss_stderr": stderr} for n, v in named if v is not None}
+    return Results(table, datasets=NAMES, probes=tuple(probes), vectors=vectors)
+
+
+BASE = (3.0, 4.0)
+ALONE = {"math": (2.0, 4.5), "chat": (3.5, 2.0)}  # gains 1 and 2 on their own
+
+
+@pytest.mark.parametrize(
+    ("composed", "finding", "headline"),
+    [
+        ((2.5, 3.0), Finding.HELPED, "Composing helped all 2 datasets."),
+        ((2.5, 4.001), Finding.HELPED, "Composing helped 1 of 2 datasets."),
+        ((2.5, 4.5), Finding.MIXED, "Composing helped 1 of 2 datasets and harmed chat."),
+        (
+            (3.001, 4.001),
+            Finding.UNCHANGED,
+            "Composing did not help: nothing changed by more than the errors.",
+        ),
+        ((3.001, 4.5), Finding.HARMED, "Composing did not help: it harmed 1 of 2 datasets."),
+    ],
+)
+def test_the_headline_follows_from_the_changes_against_the_base(composed, finding, headline):
+    verdict = judge(results(base=BASE, composed=composed))
+    assert (verdict.finding, verdict.headline) == (finding, headline)
+
+
+def test_a_baseline_that_is_better_beyond_the_errors_won():
+    verdict = judge(results(base=BASE, composed=(2.5, 3.0), mixing=(2.0, 2.2), uniform=(2.9, 3.9), **ALONE))
+    assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Mixing won.")
+    assert "Better than composing: mixing (mean gain recovered 0.950" in " ".join(verdict.sentences)
+    assert "uniform (mean gain recovered 0.075" in " ".join(verdict.sentences)
+
+
+def test_a_baseline_within_the_errors_has_not_won():
+    verdict = judge(results(base=BASE, composed=(2.5, 3.0), mixing=(2.5, 2.995)))
+    assert verdict.headline == "Composing helped all 2 datasets."
+    assert any(
+        s.startswith("Not to be told from composing: mixing (mean test loss") for s in verdict.sentences
+    )
+
+
+def test_what_composing_beat_is_said_where_it_beat_all_of_it():
+    verdict = judge(results(base=BASE, composed=(2.1, 2.1), mixing=(2.5, 3.0), **ALONE))
+    assert verdict.headline == "Composing helped all 2 datasets and beat mixing and every vector alone."
+    alone = [s for s in verdict.sentences if "vector alone (the best" in s]
+    assert alone[0].count("vector alone") == 1, "only the best of them is compared in words"
+
+
+def test_gain_recovered_is_0_for_the_base_and_1_for_the_vector_alone():
+    found = results(base=BASE, composed=(2.5, 3.0), **ALONE)
+    assert {n: m.value for n, m in gains(found, "base").items()} == {"math": 0.0, "chat": 0.0}
+    assert gains(found, "math")["math"].value == 1.0
+    assert gains(found, "composed")["math"].value == 0.5
+    assert gains(found, "composed")["chat"].stderr == pytest.approx(0.01 / 2.0)
+
+
+def test_the_mean_gain_has_the_errors_of_its_parts():
+    found = gains(results(base=BASE, composed=(2.5, 3.0), **ALONE), "composed")
+    whole = mean(found, found)
+    assert whole.value == 0.5
+    assert whole.stderr == pytest.approx(math.hypot(0.01, 0.005) / 2)
+
+
+def test_the_denominator_of_a_gain_has_a_floor_of_two_standard_errors():
+    found = results(stderr=0.1, base=(3.0, 4.0), composed=(2.9, 3.0), math=(2.99, 4.0), chat=(3.0, 2.0))
+    scale = scales(found)["math"]
+    assert scale.floored
+    assert scale.gained == pytest.approx(2 * math.hypot(0.1, 0.1))
+    assert not scales(found)["chat"].floored
+
+
+def test_a_gain_takes_the_dataset_own_vector_and_finite_losses():
+    assert gains(results(base=BASE, composed=(2.5, 3.0)), "composed") == {}
+    assert list(gains(results(base=(math.nan, 4.0), composed=(2.5, 3.0), **ALONE), "composed")) == ["chat"]
+
+
+def test_probes_and_gates_are_said_and_judge_no_headline():
+    found = results(probes=("talk",), base=(3.0, 4.0, 2.0), composed=(2.5, 3.0, 2.4))
+    gates = [GateResult("loss:talk", "loss", 2.4, passed=False, why="at most 2.1")]
+    verdict = judge(found, gates)
+    assert verdict.headline == "Composing helped all 2 datasets."
+    assert "Probes, test loss against the base: talk +0.400 ±0.014." in verdict.sentences
+    assert "0 of 1 gates passed; failed: loss on talk." in verdict.sentences
+
+
+def test_tasks_judge_where_no_loss_was_measured():
+    table = {m: {"arc_easy": {"acc": v, "acc_stderr": 0.01}} for m, v in (("base", 0.3), ("composed", 0.5))}
+    verdict = judge(Results(table))
+    assert verdict.headline == "Composing helped the one task."
+    assert "Tasks against the base: arc_easy acc +0.200 ±0.014." in verdict.sentences
+
+
+@pytest.mark.parametrize("table", [{}, {"base": {"loss:math": {"loss": 2.0}}}])
+def test_without_a_measurement_in_common_nothing_is_judged(table):
+    verdict = judge(Results(table, datasets=("math",)))
+    assert verdict.finding is Finding.UNKNOWN
+    assert verdict.sentences == ()
+
+
+def test_of_many_datasets_the_largest_changes_are_named():
+    names = tuple(f"d{i}" for i in range(20))
+    table = {
+        m: {f"loss:{n}": {"loss": 3.0 - s * i / 10, "loss_stderr": 0.01} for i, n in enumerate(names)}
+        for m, s in (("base", 0), ("composed", 1))
+    }
+    (first, *_) = judge(Results(table, datasets=names)).sentences
+    assert "(d19 -1.900 ±0.014, d18 -1.800 ±0.014, d17 -1.700 ±0.014, d16 -1.600 ±0.014 and 15 more)" in first
+
+
+def test_the_summary_and_the_results_say_the_verdict_first():
+    found = results(base=BASE, composed=(2.5, 3.0), mixing=(2.0, 2.2), **ALONE)
+    assert summary("tiny", Outcome({}), found).splitlines()[2] == "**Mixing won.**"
+    said = json.loads(json.dumps(results_document(found), allow_nan=False))["verdict"]
+    assert (said["finding"], said["headline"]) == ("another model won", "Mixing won.")
+    assert said["gain_recovered"]["composed"]["math"] == {"value": 0.5, "stderr": pytest.approx(0.01)}
