@@ -29,6 +29,7 @@ __all__ = [
     "Listing",
     "base_files",
     "check_config",
+    "listed",
     "model_files",
     "read_config",
     "shards_of",
@@ -98,7 +99,7 @@ def base_files(path: Path) -> list[tuple[str, Path]]:
     if not path.is_dir():
         hint = "a path starts from the recipe's folder"
         raise UsageError("no such folder or file", where=str(path), hint=hint)
-    return [(name, path / name) for name in model_files(_listed(path))]
+    return [(name, path / name) for name in model_files(listed(path))]
 
 
 def model_files(files: Listing) -> list[str]:
@@ -179,7 +180,7 @@ def read_config(model: Path | Listing) -> dict[str, JSON]:
     Raises:
         UsageError: No such file, no config, or a kind of model that dem does not take.
     """
-    files = _listed(model)
+    files = model if isinstance(model, Listing) else listed(model)
     if CONFIG not in files.names:
         raise _no_config(files)
     try:
@@ -197,7 +198,7 @@ def weight_files(model: Path | Listing) -> list[str]:
         UsageError: There are none, a shard is missing, or they are of a format that dem does not open.
         CheckpointError: An index of shards that cannot be read.
     """
-    files = _listed(model)
+    files = model if isinstance(model, Listing) else listed(model)
     if INDEX in files.names:
         shards = sorted(set(_shards(lambda: files.text(INDEX), files.place(INDEX), files.again).values()))
         if missing := [name for name in shards if name not in files.names]:
@@ -212,14 +213,13 @@ def weight_files(model: Path | Listing) -> list[str]:
     raise UsageError(f"holds neither {SINGLE} nor {INDEX}", where=files.where, hint=files.again)
 
 
-def _listed(model: Path | Listing) -> Listing:
-    if isinstance(model, Listing):
-        return model
+def listed(folder: Path) -> Listing:
+    """Return the files of a folder."""
     return Listing(
-        names=frozenset(p.name for p in model.iterdir() if p.is_file()),
-        text=lambda name: (model / name).read_text(encoding="utf-8"),
-        place=lambda name: str(model / name),
-        where=str(model),
+        names=frozenset(p.name for p in folder.iterdir() if p.is_file()),
+        text=lambda name: (folder / name).read_text(encoding="utf-8"),
+        place=lambda name: str(folder / name),
+        where=str(folder),
     )
 
 

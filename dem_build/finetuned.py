@@ -1,4 +1,4 @@
-"""Somebody's fine-tune, a checkpoint or a LoRA adapter, judged by names and config alone: which files matter.
+"""Somebody's fine-tune, a checkpoint or a LoRA adapter, here or on a hub, judged by names and config: its files.
 
 Torch-free and cheap: no tensor is read. Whether it is a fine-tune of the recipe's base is seen when its vector is
 extracted.
@@ -9,15 +9,23 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from dem_build.basemodel import AGAIN, CONFIG, read_config, weight_files
+from dem_build.basemodel import CONFIG, listed, read_config, weight_files
 from dem_build.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dem_build.basemodel import Listing
     from dem_build.digest import JSON
 
-__all__ = ["ADAPTER_CONFIG", "ADAPTER_KEYS", "ADAPTER_WEIGHTS", "adapter_files", "checkpoint_files"]
+__all__ = [
+    "ADAPTER_CONFIG",
+    "ADAPTER_KEYS",
+    "ADAPTER_WEIGHTS",
+    "adapter_files",
+    "checkpoint_files",
+    "local_files",
+]
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -68,62 +76,66 @@ _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 _MERGE = "merge it with peft, save the model, and name that folder in `checkpoint`"
 
 
-def checkpoint_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return the files of a fine-tuned model that matter, each with its name: config and weights.
+def local_files(source: str, folder: Path) -> list[tuple[str, Path]]:
+    """Return the files of a fine-tune on this machine that matter, each with its name.
 
     Args:
-        folder: As `save_pretrained` writes it; a tokenizer is not looked for.
+        source: `checkpoint` or `adapter`.
+        folder: As `save_pretrained` writes it.
 
     Raises:
-        UsageError: No folder, a file that is missing, or a kind of model that dem does not take.
+        UsageError: No folder, a file that is missing, or a kind of model or adapter that dem does not take.
         CheckpointError: An index of shards that cannot be read.
     """
     _require_folder(folder)
-    if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG).is_file():
-        raise UsageError(
-            "is an adapter, not a whole model",
-            where=str(folder),
-            hint="name it in `adapter`, not in `checkpoint`",
-        )
-    read_config(folder)
-    return [(name, folder / name) for name in sorted([*weight_files(folder), CONFIG])]
+    choose = adapter_files if source == "adapter" else checkpoint_files
+    return [(name, folder / name) for name in choose(listed(folder))]
 
 
-def adapter_files(folder: Path) -> list[tuple[str, Path]]:
-    """Return the two files of a LoRA adapter, each with its name.
-
-    Args:
-        folder: As peft's `save_pretrained` writes it.
+def checkpoint_files(files: Listing) -> list[str]:
+    """Return the names of a fine-tuned model's files that matter: config and weights; a tokenizer is not looked for.
 
     Raises:
-        UsageError: No folder, a file that is missing, or an adapter that dem does not merge.
+        UsageError: A file that is missing, or a kind of model that dem does not take.
+        CheckpointError: An index of shards that cannot be read.
     """
-    _require_folder(folder)
-    path = folder / ADAPTER_CONFIG
-    if not path.is_file():
-        whole = (folder / CONFIG).is_file()
-        hint = "name it in `checkpoint`" if whole else "name a folder that peft's save_pretrained wrote"
+    if ADAPTER_CONFIG in files.names and CONFIG not in files.names:
+        hint = "name it in `adapter`, not in `checkpoint`"
+        raise UsageError("is an adapter, not a whole model", where=files.where, hint=hint)
+    read_config(files)
+    return sorted([*weight_files(files), CONFIG])
+
+
+def adapter_files(files: Listing) -> list[str]:
+    """Return the names of the two files of a LoRA adapter, as peft's `save_pretrained` writes it.
+
+    Raises:
+        UsageError: A file that is missing, or an adapter that dem does not merge.
+    """
+    if ADAPTER_CONFIG not in files.names:
+        whole = CONFIG in files.names
+        hint = "name it in `checkpoint`" if whole else "name an adapter that peft's save_pretrained wrote"
         what = "is a whole model, not an adapter" if whole else f"holds no {ADAPTER_CONFIG}"
-        raise UsageError(what, where=str(folder), hint=hint)
+        raise UsageError(what, where=files.where, hint=hint)
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(files.text(ADAPTER_CONFIG))
     except ValueError as error:
-        raise UsageError(f"is no JSON: {error}", where=str(path), hint=AGAIN) from error
+        what = f"is no JSON: {error}"
+        raise UsageError(what, where=files.place(ADAPTER_CONFIG), hint=files.again) from error
     if (reason := _refusal(config)) is not None:
-        raise UsageError(reason, where=str(folder), hint=_MERGE)
-    return [(ADAPTER_CONFIG, path), (ADAPTER_WEIGHTS, _adapter_weights(folder))]
+        raise UsageError(reason, where=files.where, hint=_MERGE)
+    _require_weights(files)
+    return [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
 
 
-def _adapter_weights(folder: Path) -> Path:
-    if (folder / ADAPTER_WEIGHTS).is_file():
-        return folder / ADAPTER_WEIGHTS
-    if (folder / ADAPTER_PICKLE).is_file():
+def _require_weights(files: Listing) -> None:
+    if ADAPTER_WEIGHTS in files.names:
+        return
+    if ADAPTER_PICKLE in files.names:
         what = f"has its weights in {ADAPTER_PICKLE}, a pickle, which dem does not open"
-        hint = "convert it: PeftModel.from_pretrained(BASE, FOLDER).save_pretrained(NEW_FOLDER)"
-        raise UsageError(what, where=str(folder), hint=hint)
-    raise UsageError(
-        f"holds no {ADAPTER_WEIGHTS}", where=str(folder), hint="download it again, all its files"
-    )
+        hint = f"convert it: PeftModel.from_pretrained(BASE, {files.given}).save_pretrained(NEW_FOLDER)"
+        raise UsageError(what, where=files.where, hint=hint)
+    raise UsageError(f"holds no {ADAPTER_WEIGHTS}", where=files.where, hint=files.again)
 
 
 def _refusal(config: JSON) -> str | None:

@@ -245,6 +245,11 @@ class HubFile:
     commit: str
     name: str
 
+    @property
+    def origin(self) -> str:
+        """What messages call its repository."""
+        return f"{self.repo} at {self.commit[:8]}"
+
 
 @dataclass(frozen=True, order=True)
 class SourceFile:
@@ -261,6 +266,11 @@ class SourceFile:
     digest: Digest
     path: Path = field(compare=False)
     hub: HubFile | None = field(default=None, compare=False)
+
+    @property
+    def origin(self) -> str:
+        """What messages call that which the file is a part of: its folder, or its repository at a commit."""
+        return str(self.path.parent) if self.hub is None else self.hub.origin
 
 
 def preimage(

@@ -14,20 +14,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dem_build.bases import BasePin, asked_base, locate_base, locate_template, resolve_base
+from dem_build.bases import locate_base, locate_template
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
-from dem_build.finetuned import adapter_files, checkpoint_files
+from dem_build.finetuned import local_files
 from dem_build.kinds import SourceFile
+from dem_build.modelpins import ModelPin, asked_models, resolve_model
 from dem_build.pins import Pin, Pins, asked_of
+from dem_build.recipe import is_local
 from dem_build.store.files import sync_file, sync_folder
 from dem_build.tasklock import LockedTask, lock_task, pinned_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dem_build.bases import AskedBase
     from dem_build.digest import JSON
+    from dem_build.modelpins import AskedModel
     from dem_build.pins import Asked
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
@@ -59,12 +61,10 @@ class LockedBase:
     Attributes:
         source: How it is read: `directory` or `gguf`.
         files: Its files, those on a hub among them, and the recipe's chat template.
-        pin: What of it is on a hub.
     """
 
     source: str
     files: tuple[SourceFile, ...]
-    pin: BasePin | None = None
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class Lock:
         base: The base model's files.
         datasets: The files of each dataset and probe, those on a hub among them.
         tasks: The evaluation tasks.
-        vectors: The files of each vector from elsewhere.
+        vectors: The files of each vector from elsewhere, those on a hub among them.
         pins: What of datasets and probes is on a hub.
+        models: What of base and vectors is on a hub, by their names in the lock: `base`, `vectors.code`.
     """
 
     base: LockedBase
@@ -84,6 +85,7 @@ class Lock:
     tasks: Mapping[str, LockedTask] = field(default_factory=dict)
     vectors: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
+    models: Mapping[str, ModelPin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ class Located:
         base: Its files that are on this machine.
         datasets: The files of each dataset and probe that are on this machine.
         closures: The evaluation tasks.
-        vectors: The files of each vector from elsewhere.
+        vectors: The files of each vector from elsewhere that are on this machine.
         asked: What datasets and probes ask of a hub.
         problem: Makes a mistake at a key of the recipe.
-        asked_base: What the base asks of a hub.
+        models: What base and vectors ask of a hub, by their names in the lock.
     """
 
     base_source: str
@@ -108,7 +110,7 @@ class Located:
     vectors: Mapping[str, tuple[Tagged, ...]] = field(default_factory=dict)
     asked: Mapping[str, Asked] = field(default_factory=dict)
     problem: Callable[[str, str, str], Problem] = lambda key, what, hint: Problem("", 0, key, what, hint)
-    asked_base: AskedBase | None = None
+    models: Mapping[str, AskedModel] = field(default_factory=dict)
 
 
 def locate(recipe: Recipe) -> Located:
@@ -127,8 +129,8 @@ def locate(recipe: Recipe) -> Located:
     if problems:
         raise RecipeError(problems)
     asked = {name: found for name in names if (found := asked_of(recipe, name)) is not None}
-    files, base_on_hub = (*base, *template), asked_base(recipe)
-    return Located(source, files, datasets, closures, vectors, asked, recipe.problem, base_on_hub)
+    files, models = (*base, *template), asked_models(recipe)
+    return Located(source, files, datasets, closures, vectors, asked, recipe.problem, models)
 
 
 def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
@@ -141,37 +143,37 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
         upgrade: Ask the hub anew for every name.
 
     Raises:
-        RecipeError: What base and datasets ask of a hub and it does not have, all of it at once.
+        RecipeError: What base, vectors and datasets ask of a hub and it does not have, all of it at once.
         UsageError: Another name that no lock pins, and that the hub cannot be asked for.
     """
     known = None if upgrade else old
     problems: list[Problem] = []
-    pin = _resolve_base(located, BasePin.parse(known["base"]) if known is not None else None, hints, problems)
+    models = _resolve_models(located, _model_pins(known), hints, problems)
     pins = _resolve_pins(located, Pins(_pins(known), hints), problems)
     if problems:
         raise RecipeError(problems)
-    local = _hashed(located.base, hints)
-    base = LockedBase(located.base_source, (*(pin.files if pin else ()), *local), pin)
+    on_hub = {name: pin.files for name, pin in models.items()}
+    base = LockedBase(located.base_source, (*on_hub.get("base", ()), *_hashed(located.base, hints)))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {
         name: tuple(sorted([*_hashed(files, hints), *(pins[name].files if name in pins else ())]))
         for name, files in located.datasets.items()
     }
-    vectors = {name: _hashed(files, hints) for name, files in located.vectors.items()}
+    vectors = {n: on_hub.get(f"vectors.{n}") or _hashed(f, hints) for n, f in located.vectors.items()}
     pinned = known["tasks"] if known is not None else {}
     locked = {
         n: lock_task(c, _hashed(c.files, hints), pinned.get(n, {})) for n, c in located.closures.items()
     }
-    return Lock(base, datasets, locked, vectors, pins)
+    return Lock(base, datasets, locked, vectors, pins, models)
 
 
 def unpinned(located: Located, old: JSON | None) -> list[str]:
-    """Return the names (`base`, `datasets.math`, `tasks.arc_easy`) that a hub would have to be asked for."""
+    """Return the names (`base`, `vectors.code`, `tasks.arc_easy`) that no lock pins, and that a hub must tell."""
     known = {pin.asked for pin in _pins(old)}
+    models = {pin.asked for pin in _model_pins(old)}
     tasks = old["tasks"] if old is not None else {}
-    base = BasePin.parse(old["base"]) if old is not None else None
     return [
-        *(["base"] if located.asked_base not in (None, base and base.asked) else []),
+        *(name for name, asked in located.models.items() if asked not in models),
         *(f"datasets.{name}" for name, asked in located.asked.items() if asked not in known),
         *(
             f"tasks.{n}"
@@ -181,16 +183,16 @@ def unpinned(located: Located, old: JSON | None) -> list[str]:
     ]
 
 
-def _resolve_base(
-    located: Located, known: BasePin | None, hints: Hints, problems: list[Problem]
-) -> BasePin | None:
-    if located.asked_base is None:
-        return None
-    try:
-        return resolve_base(located.asked_base, known, hints)
-    except DemError as error:
-        problems.append(located.problem("base.model", error.located, error.hint or ""))
-        return None
+def _resolve_models(
+    located: Located, known: list[ModelPin], hints: Hints, problems: list[Problem]
+) -> dict[str, ModelPin]:
+    found: dict[str, ModelPin] = {}
+    for name, asked in located.models.items():
+        try:
+            found[name] = resolve_model(asked, known, hints)
+        except DemError as error:
+            problems.append(located.problem(f"{name}.{asked.key}", error.located, error.hint or ""))
+    return found
 
 
 def _resolve_pins(located: Located, pins: Pins, problems: list[Problem]) -> dict[str, Pin]:
@@ -208,6 +210,12 @@ def _pins(old: JSON | None) -> list[Pin]:
     """Return what a lock pins of datasets on a hub."""
     entries = old["datasets"].values() if old is not None else ()
     return [Pin.parse(entry["hub"]) for entry in entries if "hub" in entry]
+
+
+def _model_pins(old: JSON | None) -> list[ModelPin]:
+    """Return what a lock pins of models on a hub."""
+    entries = [old["base"], *old.get("vectors", {}).values()] if old is not None else []
+    return [ModelPin.parse(entry["hub"]) for entry in entries if "hub" in entry]
 
 
 def lock_path(recipe: Path) -> Path:
@@ -238,7 +246,7 @@ def read(path: Path) -> JSON | None:
     try:
         _digests(document)
         _pins(document)
-        BasePin.parse(document["base"])
+        _model_pins(document)
     except (KeyError, TypeError, AttributeError) as error:
         hint = "restore it, or delete it and run `dem lock`"
         raise RecipeError(
@@ -268,10 +276,14 @@ def write(path: Path, lock: Lock) -> None:
 
 def document(lock: Lock, folder: Path) -> dict[str, JSON]:
     """Return the lock as it stands in its file, paths relative to `folder`."""
-    vectors = {name: {"files": _listed(files, folder)} for name, files in sorted(lock.vectors.items())}
+    vectors = {
+        name: _hub_document(files, lock.models.get(f"vectors.{name}"), folder)
+        for name, files in sorted(lock.vectors.items())
+    }
     return {
         "dem_lock": LOCK_VERSION,
-        "base": {"source": lock.base.source} | _hub_document(lock.base.files, lock.base.pin, folder),
+        "base": {"source": lock.base.source}
+        | _hub_document(lock.base.files, lock.models.get("base"), folder),
         "datasets": {
             name: _hub_document(files, lock.pins.get(name), folder)
             for name, files in sorted(lock.datasets.items())
@@ -282,16 +294,18 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
 
 
 def changes(old: JSON | None, lock: Lock, folder: Path) -> list[str]:
-    """Return the names (`base`, `datasets.math`, `tasks.arc_easy`) whose digests are not those of the old lock."""
+    """Return the names (`base`, `datasets.math`, `vectors.code`) whose digests are not those of the old lock."""
     now, then = _digests(document(lock, folder)), _digests(old) if old is not None else {}
     return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
 def _locate_vector(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
     vector = recipe.vectors[name]
-    files = checkpoint_files if vector.source == "checkpoint" else adapter_files
+    if not is_local(vector.origin, recipe.folder):
+        return ()
+    folder = recipe.resolve(vector.origin)
     found = _try(
-        recipe, f"vectors.{name}.{vector.source}", lambda: files(recipe.resolve(vector.origin)), problems
+        recipe, f"vectors.{name}.{vector.source}", lambda: local_files(vector.source, folder), problems
     )
     return tuple(found or ())
 
@@ -365,7 +379,7 @@ def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:
     ]
 
 
-def _hub_document(files: Iterable[SourceFile], pin: Pin | BasePin | None, folder: Path) -> dict[str, JSON]:
+def _hub_document(files: Iterable[SourceFile], pin: Pin | ModelPin | None, folder: Path) -> dict[str, JSON]:
     local = {"files": _listed((f for f in files if f.hub is None), folder)}
     return local if pin is None else local | {"hub": pin.document()}
 

@@ -191,6 +191,10 @@ class TestImported:
         assert ran(json.loads(project.call("build", "tiny.toml", "--json", "--", "base").stdout)) == []
         assert hub.asked == []
 
+    def test_what_it_was_fetched_as_is_shown(self, again):
+        record = json.loads(again.call("show", "tiny.toml", "base", "--json").stdout)
+        assert record["provenance"]["fetched"] == [{"model": NAME, "commit": commit_in(again)}]
+
     def test_a_folder_with_the_same_files_is_the_same_base(self, again, tiny_base):
         again.write(f'[base]\nmodel = "{tiny_base}"\n')
         assert "base" not in due(again)

@@ -32,6 +32,7 @@ LAYERS: dict[str, int] = {
     "tuning": 1,
     "hub": 1,
     "bases": 2,
+    "modelpins": 2,
     "pins": 2,
     "tasklock": 2,
     "lock": 2,
@@ -55,6 +56,7 @@ NEIGHBOURS = {
     ("tasks", "dem_build.task_data"),  # the data are a part of the task
     ("task_data", "dem_build.data.splits_on_hub"),  # a task's folder of data is read as a dataset's
     ("lock", "dem_build.bases"),  # what the base's names stand for is a part of a lock
+    ("lock", "dem_build.modelpins"),  # what a hub's names stand for is a part of a lock
     ("lock", "dem_build.tasklock"),  # as of bases
     ("lock", "dem_build.pins"),  # what a hub's names stand for is a part of a lock
     ("report", "dem_build.execute.outcome"),  # what became of a build is plain data

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from dem_build.bases import AskedBase, asked_base
 from dem_build.errors import RecipeError
 from dem_build.machine import Machine
+from dem_build.modelpins import AskedModel, asked_models
 from dem_build.recipe import Recipe, load_recipe
 from dem_build.recipe.docs import markdown
 from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
@@ -333,7 +333,7 @@ ODD = (3, -0.5, math.nan, "x", "", True, [], [[1]], {}, {"a": {"b": 1}}, dt.date
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
-def test_no_value_anywhere_breaks_the_checker(odd, tmp_path):
+def test_no_value_anywhere_breaks_the_checker(odd):
     """Where a value has any other shape, there are mistakes or a recipe, and never another exception."""
     text = 'name = "assistant"\n' + "".join(EXAMPLES.values())
     for place in places_of(tomllib.loads(text)):
@@ -342,7 +342,7 @@ def test_no_value_anywhere_breaks_the_checker(odd, tmp_path):
         for part in place[:-1]:
             table = table[part]
         table[place[-1]] = odd
-        found = [*mistakes_in(frozen(data)), *not_yet(frozen(data), tmp_path)]
+        found = [*mistakes_in(frozen(data)), *not_yet(frozen(data))]
         assert all(m.what and dotted(m.key) for m in found)
 
 
@@ -354,13 +354,13 @@ def test_a_gate_may_compare_with_a_single_vector_that_is_measured(load):
     assert problem.key == "gates[0].against"
 
 
-def test_what_is_not_built_yet_still_is_in_the_language(tmp_path):
+def test_what_is_not_built_yet_still_is_in_the_language():
     """Every line of the list names a key that the models have; a line that outlived its feature would not."""
     fields = markdown().split("## Not in this version yet")[0]
     for later in LATER:
         assert f"`{later.key.rpartition('.')[2]}`" in fields
     text = (ROOT / "tests" / "recipes" / "not-in-this-version" / "recipe.toml").read_text(encoding="utf-8")
-    told = {dotted(m.key) for m in not_yet(frozen(tomllib.loads(text)), tmp_path)}
+    told = {dotted(m.key) for m in not_yet(frozen(tomllib.loads(text)))}
     assert [later.key for later in LATER if not any(fnmatch(key, later.key) for key in told)] == []
     assert mistakes_in(frozen(tomllib.loads('name = "a"\n' + text))) == []
 
@@ -376,9 +376,9 @@ def test_every_key_is_described():
 
 def test_a_local_folder_comes_before_a_hub_id(write):
     path = write(MINIMAL.replace('"base"', '"org/name"'))
-    assert asked_base(load_recipe(path)) == AskedBase("org/name", "main")
+    assert asked_models(load_recipe(path)) == {"base": AskedModel("model", "org/name", "main")}
     (path.parent / "org" / "name").mkdir(parents=True)
-    assert asked_base(load_recipe(path)) is None
+    assert asked_models(load_recipe(path)) == {}
 
 
 def test_reading_a_recipe_imports_nothing_heavy(write):

@@ -322,9 +322,17 @@ def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
         "python": sys.version.split()[0],
         "threads": request.threads,
         "machine": request.machine.model_dump(exclude={"cache"}),
+        **_fetched_as(request),
         "warnings": _said(said, "warning"),
         "notes": _said(said, "note"),
     }
+
+
+def _fetched_as(request: Request) -> Provenance:
+    """Return which repositories of a hub the sources were fetched from, at which commits: keys know digests alone."""
+    found = {(s.hub.kind, s.hub.repo, s.hub.commit) for s in request.sources if s.hub is not None}
+    fetched: list[JSON] = [{kind: repo, "commit": commit} for kind, repo, commit in sorted(found)]
+    return {"fetched": fetched} if fetched else {}
 
 
 def _said(events: list[dict[str, JSON]], kind: str) -> list[str]:

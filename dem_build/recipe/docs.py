@@ -69,8 +69,8 @@ or `pyproject.toml`, else beside the recipe.
 LATER_INTRODUCTION = """\
 ## Not in this version yet
 
-The language has these, and dem refuses them until they are built. So is a vector from the hub. What is said of `train`
-is said of a dataset's own `train` as well.
+The language has these, and dem refuses them until they are built. What is said of `train` is said of a dataset's own
+`train` as well.
 
 | key | what | until then |
 |---|---|---|

@@ -8,13 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dem_build.recipe.places import is_local
 from dem_build.recipe.problems import Mistake
-from dem_build.recipe.tables import tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from dem_build.recipe.locate import Key
     from dem_build.recipe.tables import Raw
@@ -54,29 +51,18 @@ LATER: tuple[Later, ...] = (
 )
 
 
-def not_yet(data: Raw, folder: Path) -> list[Mistake]:
+def not_yet(data: Raw) -> list[Mistake]:
     """Return every use of what this version has not.
 
     Args:
         data: The recipe's tables, lists given as tuples.
-        folder: The recipe's folder.
     """
-    found = [
+    return [
         Mistake(key, f"{later.feature} is not in this version of dem yet", later.until)
         for later in LATER
         for key, value in _at(data, tuple(later.key.split(".")), absent=later.absent)
         if value is None or later.uses(value)
     ]
-    return [*found, *_hub_vectors(data, folder)]
-
-
-def _hub_vectors(data: Raw, folder: Path) -> Iterator[Mistake]:
-    for key, table in tables(data, "vectors"):
-        for source in ("checkpoint", "adapter"):
-            origin = table.get(source)
-            if isinstance(origin, str) and origin and not is_local(origin, folder):
-                what = f"there is no folder `{origin}` here, and one from the hub is not in this version of dem yet"
-                yield Mistake((*key, source), what, "download it, and name its folder")
 
 
 def _at(table: Any, pattern: tuple[str, ...], key: Key = (), *, absent: bool) -> Iterator[tuple[Key, Any]]:

@@ -37,7 +37,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     data = source.frozen(data)
     if "name" not in data:
         problems += _name_by_file(data, path)
-    mistakes = [*mistakes_in(data), *not_yet(data, path.absolute().parent)]
+    mistakes = [*mistakes_in(data), *not_yet(data)]
     problems += source.place(mistakes, path, text, keys)
     if problems:
         raise RecipeError(problems)

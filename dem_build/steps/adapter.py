@@ -17,7 +17,7 @@ from peft.utils import set_peft_model_state_dict
 from safetensors import SafetensorError
 
 from dem_build.errors import CheckpointError
-from dem_build.finetuned import ADAPTER_KEYS
+from dem_build.finetuned import ADAPTER_KEYS, ADAPTER_WEIGHTS
 from dem_build.steps.models import load_model, quiet
 from dem_build.steps.weights import named_weights
 
@@ -40,20 +40,20 @@ TOLERANCE = 1e-3  # share of the largest logit: float32 differs by less, another
 
 
 def merged_weights(
-    inputs: Inputs, config: Mapping[str, JSON], adapter: Path, names: Sequence[str]
+    inputs: Inputs, config: Mapping[str, JSON], names: Sequence[str]
 ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
     """Yield the base's weights with an adapter merged into them, in float32; None where the model uses none.
 
     Args:
-        inputs: `base/weights` and `base/config`.
+        inputs: `base/weights` and `base/config`, and the adapter's files as sources.
         config: The adapter's config.
-        adapter: Its safetensors file.
         names: The tensors of the base's files.
 
     Raises:
         CheckpointError: An adapter of another base, a damaged one, or one that cannot be merged.
     """
-    where = str(adapter.parent)
+    [adapter] = [s.path for s in inputs.sources if s.tag == ADAPTER_WEIGHTS]
+    where = inputs.sources[0].origin
     base = load_model(
         inputs.paths["base/weights"],
         inputs.paths["base/config"],

@@ -81,12 +81,16 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     files = {source.tag: source.path for source in inputs.sources}
     wishes = _wishes(files, params)
     if params["source"] != "gguf":
-        return _import(files, params["dtype"], wishes, str(files[CONFIG].parent), context)
+        return _import(files, params["dtype"], wishes, _origin(inputs), context)
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=context.work) as folder:
         expanded = Path(folder) / "model"
         expand_gguf(files[GGUF], expanded)
         context.note(f"GGUF: dequantised, and stored as {params['dtype']} ([base] dtype)")
         return _import(dict(base_files(expanded)), params["dtype"], wishes, str(files[GGUF]), context)
+
+
+def _origin(inputs: Inputs) -> str:
+    return next(source.origin for source in inputs.sources if source.tag == CONFIG)
 
 
 def _wishes(files: Mapping[str, Path], params: Mapping[str, JSON]) -> Wishes:

@@ -20,7 +20,7 @@ from dem_build.checkpoint import (
     write_difference,
 )
 from dem_build.errors import CheckpointError
-from dem_build.finetuned import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from dem_build.finetuned import ADAPTER_CONFIG
 from dem_build.steps.kinship import OF_THE_BASE, refuse_strangers
 from dem_build.steps.selection import open_files, select
 
@@ -66,7 +66,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     norms, moved = extract(inputs, params["vector_dtype"], context)
     shapes = delta_shapes(open_checkpoint(inputs.paths["base/weights"]))
     matrices = {name: share for name, share in moved.items() if len(shapes[name]) > 1}
-    where = str(inputs.sources[0].path.parent)
+    where = inputs.sources[0].origin
     return {
         "vector": norms.provenance(params["vector_dtype"]),
         "moved": _judge(params["source"], matrices, norms.norm == 0, where, context),
@@ -75,7 +75,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 def _checkpoint(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, dict[str, float]]:
     files = {source.tag: source.path for source in inputs.sources}
-    where = str(files[CONFIG].parent)
+    where = inputs.sources[0].origin
     config = json.loads(files[CONFIG].read_text(encoding="utf-8"))
     base_config = json.loads(inputs.paths["base/config"].read_text(encoding="utf-8"))
     weights = refuse_strangers(base_config, config, where, context)
@@ -103,7 +103,7 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
         shapes = delta_shapes(base)
 
         def differences() -> Iterator[tuple[str, NDArray[np.float32]]]:
-            merged = merged_weights(inputs, config, files[ADAPTER_WEIGHTS], list(shapes))
+            merged = merged_weights(inputs, config, list(shapes))
             for done, (name, values) in enumerate(merged):
                 context.check_stop()
                 context.progress(done, len(shapes), "tensors")

@@ -126,7 +126,7 @@ VECTORS = (
         "build recipe.toml",
         (
             "recipe.toml:15: error: vectors.code.adapter: theirs: holds no adapter_model.safetensors\n"
-            "  hint:  download it again, all its files"
+            "  hint:  download the model again, all of its files"
         ),
         replaced=ADAPTER,
         setup=_adapter(),

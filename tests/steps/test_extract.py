@@ -17,7 +17,7 @@ from weight_samples import DIGEST, import_base, load, make_context, run_compose
 
 from dem_build.checkpoint import delta, open_checkpoint, open_delta
 from dem_build.errors import CheckpointError, InterruptedBuildError
-from dem_build.finetuned import adapter_files, checkpoint_files
+from dem_build.finetuned import local_files
 from dem_build.kinds import SourceFile
 from dem_build.steps import extract
 from dem_build.steps.api import Inputs
@@ -56,7 +56,7 @@ def adapt(base: Path, folder: Path, scale: float = 0.01, **config) -> Path:
 
 def run(imported, folder, tuned, *, source="checkpoint", dtype="float32", stopping=lambda: False):
     """Extract as a worker does; return the vector's file, the provenance and what was said."""
-    files = (checkpoint_files if source == "checkpoint" else adapter_files)(tuned)
+    files = local_files(source, tuned)
     context = make_context(folder, stopping=stopping)
     paths = {"base/weights": imported / "weights", "base/config": imported / "config"}
     sources = tuple(SourceFile(tag, "0" * 64, path) for tag, path in files)
