@@ -177,6 +177,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             outputs=("curves",),
             device=True,
         ),
+        "ladder": Kind(
+            family="analyze",
+            version=1,
+            module="dem_build.steps.ladder",
+            params=("objective", "max_samples", "bounds", "test_samples"),
+            outputs=("rungs",),
+            device=True,
+        ),
         "loss": Kind(
             family="evaluate",
             version=1,

@@ -47,21 +47,31 @@ def test_response_curves_name_datasets_and_vectors(project):
     assert found["without"]["add"]["add"]["change"] > 0
 
 
+def test_a_ladder_names_what_each_rung_adds(project):
+    found = project.build(ANALYSED)["ladder"]
+    first, last = found["rungs"]
+    assert {*first["added"], *last["added"]} == {"add", "copy"}
+    assert first["retuned"] is last["retuned"] is None
+    assert last["frozen"]["omega"] == {"add": 0.5, "copy": 0.5}
+    assert set(last["frozen"]["losses"]) == set(found["singles"]) == {"add", "copy"}
+    assert last["frozen"]["mean_gain"] > found["base"]["mean_gain"] == 0
+
+
 def test_names_order_and_omega_analyse_nothing_again(project):
     head, add, copy = ANALYSED.partition("\n[compose]")[0].split("[datasets.")
     rest = ANALYSED.partition("\n[compose]")[2]
     swapped = f"{head}[datasets.{copy}\n[datasets.{add}\n[compose]{rest}"
     edited = swapped.replace("[datasets.add]", "[datasets.sum]").replace("omega = 0.5", "omega = 0.25", 1)
     document = project.build(edited)
-    assert set(ran(document)) == {"model", "response", "loss:composed:sum", "loss:composed:copy"}
+    assert set(ran(document)) == {"model", "response", "ladder", "loss:composed:sum", "loss:composed:copy"}
     before = document["analysis"]["whole"]["norms"]
     assert before["copy"] == project.build(ANALYSED)["analysis"]["whole"]["norms"]["copy"]
 
 
 def test_without_the_table_there_is_no_such_action(project):
     document = project.build(ANALYSED.partition("[analysis]")[0])
-    assert not {"analysis", "response"} & {action["name"] for action in document["actions"]}
-    assert not {"analysis", "response"} & set(document)
+    assert not {"analysis", "response", "ladder"} & {action["name"] for action in document["actions"]}
+    assert not {"analysis", "response", "ladder"} & set(document)
 
 
 def test_another_vector_is_another_analysis(project):

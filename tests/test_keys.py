@@ -140,6 +140,28 @@ GIVEN = {
         ],
         [],
     ),
+    "ladder": (
+        {"objective": "gain", "max_samples": 128, "bounds": [0.0, 1.5], "test_samples": 256},
+        [
+            *BASE[:2],
+            TakenDigest("omega", hexes("e")),
+            TakenDigest("passes", hexes("f")),
+            GroupDigest(
+                "math",
+                {"importance": 2.0, "omega": None},
+                (
+                    TakenDigest("delta", hexes("7")),
+                    TakenDigest("data/train", hexes("5")),
+                    TakenDigest("data/validation", hexes("6")),
+                ),
+            ),
+            GroupDigest(
+                "math/test", {}, (TakenDigest("delta", hexes("7")), TakenDigest("data/test", hexes("9")))
+            ),
+            GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
+        ],
+        [],
+    ),
     "loss": (
         {"dtype": "bfloat16"},
         [*COMPOSED[:2], TakenDigest("data/rows", hexes("6"))],

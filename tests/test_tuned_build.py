@@ -93,3 +93,13 @@ def test_freezing_the_omega_that_were_found_evaluates_nothing_again(tuned):
     document = tuned.build(frozen)
     assert ran(document) == ["model"]
     assert "tune" not in {action["name"] for action in document["actions"]}
+
+
+def test_an_analysis_of_a_tuned_model_climbs_from_what_the_search_measured(tuned):
+    document = tuned.build(RECIPE + "\n[analysis]\nresponse = []\n")
+    assert set(ran(document)) == {"analysis", "ladder"}
+    first, last = document["ladder"]["rungs"]
+    assert last["retuned"]["omega"] == last["frozen"]["omega"] == pytest.approx(document["omega"])
+    assert first["retuned"]["omega"][last["added"][0]] == 0
+    shown = json.loads(tuned.call("show", "tiny.toml", "ladder", "--json").stdout)["provenance"]
+    assert shown["earlier_passes"] > 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.graph.nodes import ANALYSIS, BASE, RESPONSE, TUNE, Action, Edge, Taken
+from dem_build.graph.models import tune_action
+from dem_build.graph.nodes import ANALYSIS, BASE, LADDER, RESPONSE, TUNE, Action, Edge, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -28,15 +29,15 @@ def analyses(recipe: Recipe, vectors: Collection[str], given: Mapping[str, float
     takes = [Taken("base/weights", Edge(BASE, "weights"))]
     takes += [Taken("delta", Edge(f"vector:{name}", "delta")) for name in vectors]
     found = [Action(ANALYSIS, "analysis", {}, tuple(takes))]
-    # An interpolation with other ω scales the base too: its losses say nothing of a vector.
-    if recipe.analysis.response and recipe.compose.method == "dem" and _judges(recipe):
+    if recipe.compose.method != "dem":
+        return found  # an interpolation with other ω scales the base too: its losses say nothing of a vector
+    validated = any(dataset.validation != 0 for dataset in recipe.datasets.values())
+    tested = any(dataset.test != 0 for dataset in recipe.datasets.values())
+    if recipe.analysis.response and (validated or recipe.probes):
         found.append(_response(recipe, recipe.analysis.response, vectors, given))
+    if recipe.analysis.ladder and validated and tested:
+        found.append(_ladder(recipe, vectors, given))
     return found
-
-
-def _judges(recipe: Recipe) -> bool:
-    """Return whether any rows judge: of a dataset's validation split, or of a probe."""
-    return bool(recipe.probes) or any(d.validation != 0 for d in recipe.datasets.values())
 
 
 def _response(
@@ -60,3 +61,21 @@ def _response(
         takes.append(Taken("data/rows", Edge(f"data:{name}", "test"), group=name))
     params = {"omegas": sorted({0.0, *values}), "max_samples": recipe.analysis.max_samples}
     return Action(RESPONSE, "response", params, tuple(takes), groups=groups)
+
+
+def _ladder(recipe: Recipe, vectors: Collection[str], given: Mapping[str, float]) -> Action:
+    """All that tuning takes, what it found and measured, and the test rows in groups of their own."""
+    assert recipe.analysis is not None
+    tune = tune_action(recipe, given)
+    takes, groups = list(tune.takes), dict(tune.groups)
+    if len(given) < len(vectors):
+        takes += [Taken(output, Edge(TUNE, output)) for output in ("omega", "passes")]
+    for name, dataset in recipe.datasets.items():
+        if dataset.test != 0:
+            group = f"{name}/test"
+            groups[group] = {}
+            takes.append(Taken("delta", Edge(f"vector:{name}", "delta"), group=group))
+            takes.append(Taken("data/test", Edge(f"data:{name}", "test"), group=group))
+    params = {name: tune.params[name] for name in ("objective", "max_samples", "bounds")}
+    params["test_samples"] = recipe.analysis.max_samples
+    return Action(LADDER, "ladder", params, tuple(takes), groups=groups)

@@ -19,6 +19,7 @@ __all__ = [
     "ANALYSIS",
     "BASE",
     "COMPOSED",
+    "LADDER",
     "MODEL",
     "MODEL_PARTS",
     "RESPONSE",
@@ -34,6 +35,7 @@ BASE = "base"
 TUNE = "tune"
 ANALYSIS = "analysis"
 RESPONSE = "response"
+LADDER = "ladder"
 MODEL = "model"
 COMPOSED = "composed"
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")

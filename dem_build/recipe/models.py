@@ -311,7 +311,16 @@ class Analysis(Table):
         description="Values that the ω of each vector takes in turn, the others as in the model, to see what that does "
         "to the loss of every dataset's validation rows; without the vector (0) always. `[]`: not done.",
     )
-    max_samples: int = Field(default=128, ge=1, description="Most rows of a dataset that are looked at.")
+    ladder: bool = Field(
+        default=True,
+        description="Add one vector after another to the base, the one with the best score alone first, and judge each "
+        "model on test rows: with the ω of the whole model, and with ω that are searched anew.",
+    )
+    max_samples: int = Field(
+        default=128,
+        ge=1,
+        description="Most rows of a dataset: of validation in `response`, of test in `ladder`.",
+    )
 
 
 class Task(Table):

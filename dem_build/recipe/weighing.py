@@ -71,10 +71,13 @@ def _interpolation_takes_numbers(data: Raw) -> Iterator[Mistake]:
             yield Mistake((*key, "omega"), what, NUMBER)
 
 
-def _response_is_of_dem(data: Raw) -> Iterator[Mistake]:
-    if raw(data, "compose").get("method") == "interpolation" and raw(data, "analysis").get("response"):
-        what = 'has no effect with method = "interpolation": another ω scales its base too'
-        yield Mistake(("analysis", "response"), what, "remove it")
+def _losses_are_of_dem(data: Raw) -> Iterator[Mistake]:
+    if raw(data, "compose").get("method") != "interpolation":
+        return
+    for name in ("response", "ladder"):
+        if raw(data, "analysis").get(name):
+            what = 'has no effect with method = "interpolation": another ω scales its base too'
+            yield Mistake(("analysis", name), what, "remove it")
 
 
 def _is_tuned(table: Raw) -> bool:
@@ -92,5 +95,5 @@ WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _something_judges,
     _someone_counts,
     _interpolation_takes_numbers,
-    _response_is_of_dem,
+    _losses_are_of_dem,
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BLOCKS", "ROWS", "Judge", "batches", "judges", "row_nll", "trained_prompts"]
 
-ROWS = ("data/rows", "data/validation")
+ROWS = ("data/rows", "data/validation", "data/test")
 """Tags under which a group has rows that judge."""
 BLOCKS = 16
 """Parts that a judge's rows are dealt into: derivatives are kept for each, and resampling draws them."""

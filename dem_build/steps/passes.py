@@ -72,11 +72,18 @@ class Passes:
     """
 
     def __init__(
-        self, candidates: Candidates, judges: Sequence[Judge], dtype: torch.dtype, context: Context
+        self,
+        candidates: Candidates,
+        judges: Sequence[Judge],
+        dtype: torch.dtype,
+        context: Context,
+        *,
+        keeps: bool = True,
     ) -> None:
         self._candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, context
         self._folder = context.work / "checkpoints"
-        checkpoint = newest_complete(self._folder)
+        self._keeps = keeps
+        checkpoint = newest_complete(self._folder) if keeps else None
         self.taken: list[Pass] = [] if checkpoint is None else read_passes(checkpoint / FILE)
         read = (p for path in context.earlier for p in read_passes(path))
         self.earlier = [p for p in read if not p.rounded]  # what they were rounded to may be another dtype
@@ -187,7 +194,7 @@ class Passes:
     def _keep(self) -> None:
         """Keep all passes so far as a checkpoint."""
         self._kept = time.monotonic()
-        if not self.taken:
+        if not self.taken or not self._keeps:
             return
         old = newest_complete(self._folder)
         checkpoint = self._folder / f"checkpoint-{len(self.taken)}"

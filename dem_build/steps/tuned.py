@@ -82,7 +82,7 @@ class Space:
         free: Indices of the vectors whose ω is searched.
         judges: As given.
         problem: What is searched; there once `begin` was called.
-        uniform: The sample of equal ω.
+        uniform: The sample of equal ω; None where it was not asked for.
         base, singles: Losses of the base and of each dataset's own vector alone, [judges].
     """
 
@@ -102,12 +102,15 @@ class Space:
             self._seen[HELD_BACK - 1 :: HELD_BACK] = False
         self.tokens = np.array([judge.tokens for judge in judged])
 
-    def begin(self, passes: Passes, layers: Sequence[str]) -> list[Sample]:
+    def begin(
+        self, passes: Passes, layers: Sequence[str], known: Sequence[Pass] | None = None
+    ) -> list[Sample]:
         """Take the passes that every search starts from: base, singles, equal ω, softmax, and what is known already.
 
         Args:
             passes: Takes them.
             layers: Names of the layers.
+            known: Passes to begin with, in place of equal ω, softmax and what `passes` has of earlier searches.
 
         Returns:
             Samples, none twice.
@@ -119,16 +122,16 @@ class Space:
         self.base = self._losses(base)
         self.singles = self._single_losses(singles)
         self.problem = self._problem(base, singles)
-        starts = self._starts(singles)
+        starts = self._starts(singles) if known is None else []
         points = [self.problem.clip(start) for start in starts]
         earlier = sorted(
-            passes.earlier, key=lambda p: p.slopes is None
+            passes.earlier if known is None else known, key=lambda p: p.slopes is None
         )  # of two at one ω, the one with slopes
         found = [self._sample(p) for p in (*earlier, base, *singles.values()) if p.judged.all()]
-        known = [s for s in found if s is not None and self._within(s.omega)]
+        within = [s for s in found if s is not None and self._within(s.omega)]
         taken = [self._measure(point, slopes=False) for point in points]
-        self.uniform = taken[0]
-        return _distinct([*known, *taken])
+        self.uniform = taken[0] if taken else None
+        return _distinct([*within, *taken])
 
     def expand(self, omega: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the candidate of some free ω: [vectors, layers] from [free] or [free · layers]."""
@@ -144,12 +147,13 @@ class Space:
             found[digest] = float(row[0]) if alike else dict(zip(self.layers, row.tolist(), strict=True))
         return found
 
+    def score(self, taken: Pass) -> float:
+        """Return the score of a pass over all judges."""
+        return self.problem.objective.score(self._losses(taken))
+
     def choose(self, omega: NDArray[np.float64]) -> Chosen:
         """Return the chosen candidate with its scores."""
-        scores = [
-            self.problem.objective.score(self._losses(self._passes.take(omega, rounded=rounded)))
-            for rounded in (False, True)
-        ]
+        scores = [self.score(self._passes.take(omega, rounded=rounded)) for rounded in (False, True)]
         return Chosen(omega, *scores)
 
     def unseen(self) -> Problem:

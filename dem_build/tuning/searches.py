@@ -44,7 +44,7 @@ def search(name: str, problem: Problem, known: Sequence[Sample]) -> Found:
     return SEARCHES[name](problem, known)
 
 
-def gradient_search(problem: Problem, known: Sequence[Sample]) -> Found:
+def gradient_search(problem: Problem, known: Sequence[Sample], most: int = MOST_STEPS) -> Found:
     """Step to where the models of all losses promise the lowest score, in a region that grows and shrinks.
 
     Ends where a step promises less than half its own standard error over the data (paired: both ends judge the same
@@ -52,7 +52,7 @@ def gradient_search(problem: Problem, known: Sequence[Sample]) -> Found:
     """
     samples, width = list(known), problem.upper - problem.lower
     radius = RADIUS
-    for _ in range(MOST_STEPS):
+    for _ in range(most):
         best = _with_slopes(problem, samples)
         surrogate = Surrogate.fit(problem, samples)
         box = (

@@ -1,0 +1,133 @@
+"""What each vector more brings on test rows, with today's names; the terms are those of `steps/ladder.py`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.errors import StoreError
+from dem_build.graph import LADDER
+from dem_build.report.named import grouped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.graph import Graph
+    from dem_build.store import Output, Record
+
+__all__ = ["RUNGS", "Ladder", "Rung", "Tested", "read_ladder"]
+
+RUNGS = "rungs"
+"""The output that is read."""
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A model on test rows, in float32.
+
+    Attributes:
+        omega: Vector → ω; where each layer has its own, their mean. Names of one vector share it.
+        losses: Dataset → mean loss per token.
+        stderr: Dataset → its standard error over rows; None where there are too few to tell.
+        gains: Dataset → gain recovered.
+        mean_gain: Mean gain recovered of all datasets.
+    """
+
+    omega: Mapping[str, float]
+    losses: Mapping[str, float]
+    stderr: Mapping[str, float | None]
+    gains: Mapping[str, float]
+    mean_gain: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """The model once one vector more is added.
+
+    Attributes:
+        added: Names of the vector that is added: several where they have the same one.
+        frozen: With the ω of the whole model.
+        retuned: With ω searched anew; None where all ω were given.
+    """
+
+    added: tuple[str, ...]
+    frozen: Tested
+    retuned: Tested | None
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A ladder.
+
+    Attributes:
+        base: The base, before the first vector.
+        singles: Dataset → loss of its own vector alone, at ω = 1.
+        rungs: In the order in which vectors are added.
+        rows: Dataset → test rows that were used.
+    """
+
+    base: Tested
+    singles: Mapping[str, float]
+    rungs: tuple[Rung, ...]
+    rows: Mapping[str, int]
+
+
+def read_ladder(
+    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
+) -> Ladder | None:
+    """Return the ladder of a build; None where there was none, or not yet.
+
+    Args:
+        graph: The recipe's graph.
+        records: Name of an action → its record.
+        read: Returns the bytes of an output that is one file.
+
+    Raises:
+        StoreError: The record is not what it should be.
+    """
+    record = records.get(LADDER)
+    if LADDER not in graph.actions or record is None:
+        return None
+    try:
+        return _ladder(graph, records, json.loads(read(record.outputs[RUNGS])))
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        hint = f"`--rebuild {LADDER}` climbs it again"
+        raise StoreError("the recorded ladder cannot be read", where=LADDER, hint=hint) from error
+
+
+def _ladder(graph: Graph, records: Mapping[str, Record], document: Mapping[str, JSON]) -> Ladder:
+    action = graph.actions[LADDER]
+    held_out = {name.removesuffix("/test"): d for name, d in grouped(action, records, "data/test").items()}
+    deltas = {n: d for n, d in grouped(action, records, "delta").items() if not n.endswith("/test")}
+    vectors = {name: document["vectors"].index(digest) for name, digest in deltas.items()}
+    rows = [(test["rows"], test["vector"]) for test in document["tests"]]
+    tests = {
+        name: rows.index((digest, vectors[name]))
+        for name, digest in held_out.items()
+        if (digest, vectors[name]) in rows
+    }
+
+    def tested(one: Mapping[str, JSON]) -> Tested:
+        return Tested(
+            omega={name: one["omega"][v] for name, v in vectors.items()},
+            losses={name: one["losses"][j] for name, j in tests.items()},
+            stderr={name: one["stderr"][j] for name, j in tests.items()},
+            gains={name: one["gains"][j] for name, j in tests.items()},
+            mean_gain=one["mean_gain"],
+        )
+
+    return Ladder(
+        base=tested(document["base"]),
+        singles={name: document["singles"][j] for name, j in tests.items()},
+        rungs=tuple(
+            Rung(
+                tuple(name for name, v in vectors.items() if v == rung["added"]),
+                tested(rung["frozen"]),
+                None if rung["retuned"] is None else tested(rung["retuned"]),
+            )
+            for rung in document["rungs"]
+        ),
+        rows={name: document["tests"][j]["used"] for name, j in tests.items()},
+    )

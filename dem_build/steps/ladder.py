@@ -1,0 +1,241 @@
+"""Kind `ladder`: the vectors added to the base one at a time, each rung judged on test rows.
+
+The order follows from what was measured and from no name: the vector that alone, at ω = 1, has the best score on
+validation rows comes first; of equal ones, that of the smaller digest. A rung has two models: `frozen` takes the whole
+model's ω for the vectors so far, `retuned` searches their ω anew, on validation rows, by gradients. A pass of an
+earlier rung, or of the search for the whole model, with ω = 0 for what is not added yet is a pass of this rung too, so
+that a rung takes few of its own. The last rung is the model itself. In float32, as tuning. Nothing is chosen on test
+rows.
+
+The gain recovered on test rows is (B - L) / max(B - S, 2 stderr), with the test losses B of the base and S of the
+dataset's own vector alone.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dem_build.digest import canonical
+from dem_build.errors import EvaluationError
+from dem_build.steps.around import model_omega
+from dem_build.steps.context_length import refuse_longer
+from dem_build.steps.judges import judges, trained_prompts
+from dem_build.steps.measuring import begin, recorded, resident, validation_judges, vectors_of
+from dem_build.steps.passes import Passes, read_passes
+from dem_build.steps.tuned import Space
+from dem_build.tuning import gain_scale
+from dem_build.tuning.problem import ratio_stderr
+from dem_build.tuning.searches import gradient_search
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from dem_build.digest import JSON, Digest
+    from dem_build.steps.api import Context, Group, Inputs, Provenance
+    from dem_build.steps.judges import Judge
+    from dem_build.steps.passes import Pass
+
+__all__ = ["FORMAT", "run"]
+
+FORMAT = "ladder/1"
+TEST = "data/test"
+MOST_STEPS = 3  # of the search at a rung, which begins with what is known
+
+
+@dataclass(frozen=True)
+class _Rung:
+    """The vectors so far: the one that is added, and their ω, [vectors, layers]; None where none is searched."""
+
+    added: int
+    frozen: NDArray[np.float64]
+    retuned: NDArray[np.float64] | None
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Write `rungs`.
+
+    Args:
+        inputs: `base/weights` and `base/config`; `omega` and `passes` of the search, where there was one; the groups
+            of `tune`; and a group (`delta`, `data/test`) for each dataset that has test rows.
+        params: `objective`, `max_samples` and `bounds` as of `tune`, and `test_samples`, most test rows of a dataset.
+        context: Uses `machine.micro_batch` and `machine.eval_batch_size`; resumes from the passes in its work folder.
+
+    Raises:
+        EvaluationError: No rows to tune or to judge by, or a loss that is not finite.
+        CheckpointError: A vector of another base.
+        InterruptedBuildError: The user asked to stop; the passes so far are kept.
+    """
+    begin(context)
+    started = time.monotonic()
+    tuning = replace(inputs, groups=tuple(g for g in inputs.groups if TEST not in g.paths))
+    tests = _tests(inputs, params["test_samples"])
+    judged = _judges(tuning, params["max_samples"])
+    candidates = resident(inputs, vectors_of(tuning.groups), context)
+    passes = Passes(candidates, judged, torch.float32, context)
+    if "passes" in inputs.paths:
+        passes.earlier += [p for p in read_passes(inputs.paths["passes"]) if not p.rounded]
+    climb = _Climb(tuning, params, passes, candidates.layers)
+    rungs = climb.rungs()
+    tested = Passes(candidates, tests, torch.float32, context, keeps=False)
+    document = {
+        "format": FORMAT,
+        "vectors": climb.vectors,
+        "tests": [_test(test, climb.vectors) for test in tests],
+        **_Judgement(tested, climb.vectors).of(rungs),
+    }
+    context.out.mkdir(parents=True, exist_ok=True)
+    (context.out / "rungs").write_bytes(canonical(document))
+    return recorded(passes, context) | {
+        "test_forward_equivalents": round(tested.cost, 3),
+        "device_seconds": round(sum(p.changing + p.measuring for p in (passes, tested)), 3),
+        "ladder_seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _judges(inputs: Inputs, most: int) -> list[Judge]:
+    """Return the judges of the search; where there was none, those that can judge."""
+    searched = "omega" in inputs.paths
+    found = validation_judges(inputs.groups, inputs.paths["base/config"], most, all_can=searched)
+    if not any(judge.group.params.get("importance") for judge in found):
+        hint = "raise a `validation` share, or set ladder = false in [analysis]"
+        raise EvaluationError("no dataset has validation rows to order a ladder by", hint=hint)
+    return found
+
+
+def _tests(inputs: Inputs, most: int) -> list[Judge]:
+    """Return judges on test rows, in the order of their digests; a dataset without such rows is left out."""
+    groups = {g.name: g for g in inputs.groups if TEST in g.paths}
+    found = judges(groups, dict.fromkeys(groups, TEST), trained_prompts([]), most, all_can=False)
+    if not found:
+        hint = "raise a `test` share, or set ladder = false in [analysis]"
+        raise EvaluationError("no dataset has test rows to judge a ladder by", hint=hint)
+    for judge in found:
+        refuse_longer(judge.rows, inputs.paths["base/config"])
+    return sorted(found, key=lambda judge: (judge.digest, judge.group.digests["delta"]))
+
+
+def _test(test: Judge, vectors: Sequence[Digest]) -> dict[str, JSON]:
+    return {
+        "rows": test.digest,
+        "vector": vectors.index(test.group.digests["delta"]),
+        "used": test.used,
+        "tokens": int(test.tokens.sum()),
+    }
+
+
+class _Climb:
+    """Finds the order of the vectors, and ω at each rung, on validation rows."""
+
+    def __init__(
+        self, inputs: Inputs, params: Mapping[str, JSON], passes: Passes, layers: Sequence[str]
+    ) -> None:
+        self._inputs, self._passes, self._layers = inputs, passes, layers
+        self._params = {name: params[name] for name in ("objective", "bounds")} | {"granularity": "model"}
+        self.vectors = list(vectors_of(inputs.groups))
+        self._model = model_omega(inputs, self.vectors, layers)
+        # Not all that `passes` has: after an interruption it begins with passes of rungs that are still to come.
+        self._known = list(passes.earlier)
+
+    def rungs(self) -> list[_Rung]:
+        """Return the rungs, in order."""
+        order, found = self._order(), []
+        for count in range(1, len(order) + 1):
+            frozen = np.zeros_like(self._model)
+            frozen[order[:count]] = self._model[order[:count]]
+            whole = count == len(order)
+            retuned = None
+            if "omega" in self._inputs.paths:
+                retuned = frozen if whole else self._retuned(order[:count], frozen)
+            found.append(_Rung(order[count - 1], frozen, retuned))
+        return found
+
+    def _order(self) -> list[int]:
+        space = Space(
+            [_with(group, None) for group in self._inputs.groups], self._passes.judges, self._params
+        )
+        space.begin(self._passes, self._layers, known=())
+        scores = []
+        for vector in range(len(self.vectors)):
+            alone = np.zeros_like(self._model)
+            alone[vector] = 1.0
+            scores.append(space.score(self._passes.take(alone)))
+        return sorted(range(len(self.vectors)), key=lambda vector: scores[vector])
+
+    def _retuned(self, added: Sequence[int], frozen: NDArray[np.float64]) -> NDArray[np.float64]:
+        space = self._space(added)
+        if not space.free:
+            return frozen
+        self._known.append(self._passes.take(frozen))
+        known = space.begin(self._passes, self._layers, known=self._known)
+        found = gradient_search(space.problem, known, MOST_STEPS)
+        self._known += [space.pass_of(sample) for sample in found.samples]
+        return space.expand(found.best.omega)
+
+    def _space(self, added: Sequence[int]) -> Space:
+        """Return the space of the ω of some vectors; those of the others are 0."""
+        there = {self.vectors[v] for v in added}
+        groups = [g if g.digests.get("delta") in there else _with(g, 0.0) for g in self._inputs.groups]
+        return Space(groups, self._passes.judges, self._params)
+
+
+def _with(group: Group, omega: float | None) -> Group:
+    """Return a group whose vector has another ω; None where it is searched."""
+    return replace(group, params={**group.params, "omega": omega}) if "delta" in group.digests else group
+
+
+class _Judgement:
+    """Judges models on test rows."""
+
+    def __init__(self, tested: Passes, vectors: Sequence[str]) -> None:
+        self._tested = tested
+        self._tokens = np.array([judge.tokens for judge in tested.judges])
+        self._own = [vectors.index(judge.group.digests["delta"]) for judge in tested.judges]
+        self._vectors = len(vectors)
+
+    def of(self, rungs: Sequence[_Rung]) -> dict[str, JSON]:
+        """Return what became of the base, of each dataset's own vector alone, and of every rung."""
+        nothing = np.zeros_like(rungs[0].frozen)
+        base = self._tested.take(nothing)
+        singles = np.array([self._single(j, nothing).nll[j] for j in range(len(self._own))])
+        floor = np.nan_to_num(ratio_stderr(base.nll - singles, self._tokens), posinf=0.0)
+        single = singles.sum(axis=1) / self._tokens.sum(axis=1)
+        self._base, self._scale = self._losses(base), gain_scale(self._losses(base), single, floor)
+        return {
+            "base": self._judged(nothing),
+            "singles": single.tolist(),
+            "rungs": [
+                {
+                    "added": rung.added,
+                    "frozen": self._judged(rung.frozen),
+                    "retuned": None if rung.retuned is None else self._judged(rung.retuned),
+                }
+                for rung in rungs
+            ],
+        }
+
+    def _single(self, j: int, nothing: NDArray[np.float64]) -> Pass:
+        alone = nothing.copy()
+        alone[self._own[j]] = 1.0
+        return self._tested.take(alone, judged=[j])
+
+    def _judged(self, omega: NDArray[np.float64]) -> dict[str, JSON]:
+        taken = self._tested.take(omega)
+        gains = (self._base - self._losses(taken)) / self._scale
+        errors = ratio_stderr(taken.nll, self._tokens)
+        return {
+            "omega": omega.mean(axis=1).tolist(),
+            "losses": self._losses(taken).tolist(),
+            "stderr": [float(error) if np.isfinite(error) else None for error in errors],
+            "gains": gains.tolist(),
+            "mean_gain": float(gains.mean()),
+        }
+
+    def _losses(self, taken: Pass) -> NDArray[np.float64]:
+        return np.asarray(taken.nll.sum(axis=1) / self._tokens.sum(axis=1))
