@@ -198,6 +198,16 @@ def logs_command(recipe: Recipe, action: ActionName, cache: Cache = None, machin
     return inspect.logs(recipe, action, Call(cache, machine))
 
 
+@app.command("report")
+def report_command(
+    recipe: Recipe, overrides: Overrides = None, cache: Cache = None, machine: MachineFile = None
+) -> int:
+    """Draw out/NAME/report.html from what is recorded, and run nothing."""
+    from dem_build.cli import inspect  # noqa: PLC0415
+
+    return inspect.report(recipe, Call(cache, machine, tuple(overrides or ())))
+
+
 @app.command("ls")
 def ls_command(cache: Cache = None, machine: MachineFile = None, *, as_json: AsJson = False) -> int:
     """List what the store holds."""

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from dem_build import __version__
 from dem_build.errors import CorruptObjectError
-from dem_build.execute.publish import destination, publish
+from dem_build.execute.publish import destination, publish, publish_text
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
 from dem_build.report.gates import check
+from dem_build.report.material import Material, is_drawn, mark_of
 from dem_build.report.results import READ, Results, collect
 from dem_build.report.summary import summary
 
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.execute.outcome import Outcome
     from dem_build.report.gates import GateResult
+    from dem_build.store import Record
 
-__all__ = ["Ending", "conclude"]
+__all__ = ["REPORT", "Ending", "conclude", "report"]
+
+REPORT = "report.html"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
     Raises:
         StoreError: The store cannot be read, or `out/` not be written.
     """
-    metrics, damaged = _metrics(session, outcome)
+    metrics, damaged = _metrics(session, outcome.records)
     if damaged:
         return Ending(damaged=damaged)
     results = collect(session.plan.graph, outcome.records, lambda output: metrics[output.digest])
@@ -66,11 +70,13 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
         return Ending(damaged={"model": error})
 
 
-def _metrics(session: Session, outcome: Outcome) -> tuple[dict[Digest, bytes], dict[str, CorruptObjectError]]:
+def _metrics(
+    session: Session, records: Mapping[str, Record]
+) -> tuple[dict[Digest, bytes], dict[str, CorruptObjectError]]:
     """Read what the results are made of; one object that is damaged does not hide another."""
     found: dict[Digest, bytes] = {}
     damaged: dict[str, CorruptObjectError] = {}
-    outputs = [(n, r.outputs[o]) for n, r in outcome.records.items() for o in READ if o in r.outputs]
+    outputs = [(n, r.outputs[o]) for n, r in records.items() for o in READ if o in r.outputs]
     for name, output in outputs:
         try:
             found[output.digest] = session.store.read_bytes(output)
@@ -89,6 +95,38 @@ def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequen
     if session.whole:  # some of the recipe's actions tell less than the last whole build did
         texts["results.json"] = json.dumps(lasting, indent=2, ensure_ascii=False) + "\n"
         texts["summary.md"] = summary(session.recipe.name, outcome, results, gates)
+        texts |= _report(
+            to.folder / REPORT, Material(session.recipe, graph, records, results, gates, __version__)
+        )
     assert results.model_digest is not None
     publish(to, records["model"], results.model_digest, session.store, texts)
     return to.model
+
+
+def _report(path: Path, material: Material) -> dict[str, str]:
+    """Return the report under its name, and nothing where it is there: drawing takes longer than all else here."""
+    if is_drawn(path, mark_of(material)):
+        return {}
+    from dem_build.report.html import render  # noqa: PLC0415  a build with nothing to do draws nothing
+
+    return {path.name: render(material)}
+
+
+def report(session: Session) -> Path:
+    """Draw the report of what is recorded of a recipe, and return where it is.
+
+    Raises:
+        StoreError: What is recorded cannot be read, or `out/` not be written.
+    """
+    from dem_build.report.html import render  # noqa: PLC0415
+
+    records = {name: v.record for name, v in session.plan.verdicts.items() if v.record is not None}
+    metrics, damaged = _metrics(session, records)
+    if damaged:
+        raise next(iter(damaged.values()))
+    graph = session.plan.graph
+    results = collect(graph, records, lambda output: metrics[output.digest])
+    gates = check(session.recipe.gates, results) if len(records) == len(graph.actions) else []
+    material = Material(session.recipe, graph, records, results, gates, __version__)
+    to = destination(session.out, session.recipe.name, session.recipe.path, session.id)
+    return publish_text(to, REPORT, render(material))

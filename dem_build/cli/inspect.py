@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Verdict
     from dem_build.store import Record
 
-__all__ = ["check", "logs", "plan", "show", "why", "write_lock"]
+__all__ = ["check", "logs", "plan", "report", "show", "why", "write_lock"]
 
 
 def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
@@ -112,6 +112,20 @@ def show(named: str, name: str, call: Call, *, as_json: bool) -> int:
         return 0
     for line in _flat("", document):
         _say(line)
+    return 0
+
+
+def report(named: str, call: Call) -> int:
+    """Draw the report, and say where it is and what it lacks."""
+    from dem_build.cli import ending  # noqa: PLC0415  other commands read no results
+
+    session = open_session(named, call)
+    path = ending.report(session)
+    due = [name for name, verdict in session.plan.verdicts.items() if verdict.record is None]
+    lacks = (
+        f" ({len(due)} of {len(session.plan.verdicts)} actions are due: `dem build` runs them)" if due else ""
+    )
+    _say(f"{path}{lacks}")
     return 0
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.store import Record, Store
 
-__all__ = ["Destination", "destination", "publish"]
+__all__ = ["Destination", "destination", "publish", "publish_text"]
 
 STAMP = ".dem.json"
 PARTIAL = ".model-"
@@ -87,6 +87,21 @@ def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts
         if isinstance(reason := error.__cause__, OSError) and reason.errno in FULL:
             raise _unwritten(to, reason) from error  # what is full is this folder's disk, not the store's
         raise
+
+
+def publish_text(to: Destination, name: str, text: str) -> Path:
+    """Write one text beside what is published, and return where it is.
+
+    Raises:
+        StoreError: The folder cannot be written.
+    """
+    try:
+        to.folder.mkdir(parents=True, exist_ok=True)
+        with _alone(to.folder):
+            _write_text(to, name, text)
+    except OSError as error:
+        raise _unwritten(to, error) from error
+    return to.folder / name
 
 
 def _unwritten(to: Destination, error: OSError) -> StoreError:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from dem_build.report.markdown import code, escape, printable, results_table, table
+from dem_build.report.material import base_name
 from dem_build.report.quantities import count
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def card(
         results: What the records say.
         versions: Library → version, of the machine that publishes.
     """
-    base = _base_name(recipe, graph)
+    base = base_name(recipe, graph)
     sections = [
         _front_matter(base),
         f"# {escape(recipe.name)}\n",
@@ -63,13 +64,6 @@ def card(
         "Made with " + ", ".join(f"{escape(n)} {escape(v)}" for n, v in sorted(versions.items())) + ".\n",
     ]
     return "\n".join(sections)
-
-
-def _base_name(recipe: Recipe, graph: Graph) -> str:
-    """Return the base's hub id, or a local base's file name: where it lay is nobody else's business."""
-    if any(source.hub is not None for source in graph.actions["base"].sources):
-        return recipe.base.model
-    return PurePath(recipe.resolve(recipe.base.model)).name
 
 
 def _opening(recipe: Recipe, base: str, vectors: int) -> str:

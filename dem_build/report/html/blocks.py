@@ -1,0 +1,245 @@
+"""What sections are made of: text, tables, rows of marks on a shared axis, and small line charts.
+
+A block says what is shown and where, in per cent of its axis; a macro of its name in `templates/blocks.html` draws it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = [
+    "NONE",
+    "Axis",
+    "Block",
+    "Cell",
+    "Fold",
+    "Lines",
+    "Mark",
+    "Notes",
+    "Panel",
+    "Section",
+    "Series",
+    "Span",
+    "Strip",
+    "Strips",
+    "Table",
+    "level",
+]
+
+LEVELS = 5
+DIGITS = 2
+TICKS = 5
+
+
+@dataclass(frozen=True)
+class Block:
+    """Something that is drawn."""
+
+    @property
+    def draws(self) -> str:
+        """The macro that draws it."""
+        return type(self).__name__.lower()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        anchor: Its id in the page.
+        title: Its heading.
+        lead: What one sees here, in a sentence or two.
+        blocks: What is drawn.
+    """
+
+    anchor: str
+    title: str
+    lead: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table.
+
+    Attributes:
+        text: What it says.
+        more: What follows it, smaller: an error, a word.
+        level: Colour, from -5 (worse) over 0 (none) to 5 (better).
+        strong: Whether it stands out.
+        code: Whether it is a digest or a name of a program.
+    """
+
+    text: str
+    more: str = ""
+    level: int = 0
+    strong: bool = False
+    code: bool = False
+
+
+NONE = Cell("\N{EN DASH}")
+"""The cell of what is not there."""
+
+
+@dataclass(frozen=True)
+class Table(Block):
+    """A table; the last `numbers` columns are set to the right. `heat`: cells are a map, coloured by their level."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numbers: int = 0
+    heat: bool = False
+    caption: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Notes(Block):
+    """A list of sentences."""
+
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Fold(Block):
+    """Blocks that are shown when asked for, and always in print."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point on an axis; `kind` is a class of the style sheet."""
+
+    kind: str
+    at: float
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A line from one point of an axis to another."""
+
+    kind: str
+    start: float
+    end: float
+    title: str = ""
+
+    @property
+    def low(self) -> float:
+        """Its left end."""
+        return min(self.start, self.end)
+
+    @property
+    def width(self) -> float:
+        """Its length."""
+        return round(abs(self.end - self.start), DIGITS)
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of marks: its name, its marks, its value in words. `trend` is a class of the style sheet."""
+
+    name: str
+    marks: Sequence[Mark] = ()
+    spans: Sequence[Span] = ()
+    value: str = ""
+    more: str = ""
+    trend: str = ""
+
+
+@dataclass(frozen=True)
+class Strips(Block):
+    """Rows of marks on one axis."""
+
+    rows: Sequence[Strip]
+    axis: Axis
+    legend: Sequence[tuple[str, str]] = ()
+    caption: str = ""
+    note: str = ""
+    reference: float | None = None
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Place and label of each tick."""
+        return [(self.axis.at(v), f"{v:g}") for v in self.axis.ticks()]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a chart: `x,y` pairs in a box of 100 × 100; `dots` marks each point."""
+
+    kind: str
+    points: Sequence[tuple[float, float]]
+    dots: bool = False
+
+    @property
+    def path(self) -> str:
+        """The points as SVG has them."""
+        return " ".join(f"{x:g},{y:g}" for x, y in self.points)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A small chart with its title, its value in words, and the ends of its axes."""
+
+    title: str
+    value: str
+    series: Sequence[Series]
+    top: str
+    bottom: str
+    left: str
+    right: str
+    reference: tuple[float, str] | None = None
+
+
+@dataclass(frozen=True)
+class Lines(Block):
+    """Small charts side by side; `wide`: one over the whole width."""
+
+    panels: Sequence[Panel]
+    legend: Sequence[tuple[str, str]] = ()
+    wide: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear axis from `low` to `high`."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, values: Iterable[float], *, pad: float = 0.04) -> Axis:
+        """Return the axis that holds all finite values."""
+        finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
+        low, high = min(finite), max(finite)
+        spread = (high - low) or abs(high) or 1.0
+        return cls(low - pad * spread, high + pad * spread)
+
+    def at(self, value: float) -> float:
+        """Return the place of a value in per cent; what lies outside is at the end."""
+        share = (value - self.low) / ((self.high - self.low) or 1.0)
+        return round(100 * min(max(share, 0.0), 1.0), DIGITS)
+
+    def ticks(self) -> list[float]:
+        """Return at most `TICKS` round values on the axis."""
+        raw = (self.high - self.low) / (TICKS - 1)
+        power = 10 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
+        step = next((m * power for m in (1, 2, 2.5, 5) if m * power >= raw), 10 * power)
+        first = math.ceil(self.low / step - 1e-9)
+        return [round(i * step, 10) + 0.0 for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def level(value: float, most: float) -> int:
+    """Return the colour of a value whose size is at most `most`; none for what is next to nothing or no number."""
+    if not math.isfinite(value) or most <= 0:
+        return 0
+    return round(max(-1.0, min(1.0, value / most)) * LEVELS)

@@ -1,0 +1,88 @@
+"""Sections → one HTML file: style and drawings inside it, nothing to load, no script."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from dem_build.report.html import evaluations, provenance, training, tuned, vectors
+from dem_build.report.markdown import printable
+from dem_build.report.material import Material, base_name, mark_of
+from dem_build.report.verdict import judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dem_build.report.html.blocks import Section
+
+__all__ = ["SECTIONS", "render"]
+
+SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+    evaluations.losses,
+    evaluations.gain,
+    evaluations.tasks,
+    evaluations.gates,
+    tuned.omega,
+    tuned.search,
+    tuned.slopes,
+    vectors.cosines,
+    vectors.distances,
+    training.curves,
+    training.cost,
+    provenance.warnings,
+    provenance.records,
+)
+"""The page's sections in order; one that has nothing to show is left out."""
+
+MINUS = re.compile(r"(?<![\w-])-(?=\d)")
+FORMULAS = {"dem": "Θ + Σ ωᵢ ΔΘᵢ", "interpolation": "Σ ωᵢ Θᵢ"}
+PLURAL = "vector", "vectors"
+
+
+def render(material: Material) -> str:
+    """Return the report as an HTML document; the same material gives the same text."""
+    results = material.results
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(
+        name=material.recipe.name,
+        verdict=judge(results, material.gates),
+        facts=_facts(material),
+        missing=material.missing,
+        total=len(material.graph.actions),
+        sections=[s for make in SECTIONS if (s := make(material)) is not None],
+        style=Markup((Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")),  # noqa: S704
+        version=material.version,
+    )
+    return page.rstrip("\n") + "\n" + mark_of(material)
+
+
+def _shown(value: Any) -> Any:
+    """Return what an expression prints: text without control characters, and with a minus for a number's hyphen."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return MINUS.sub("\N{MINUS SIGN}", printable(value))
+
+
+def _facts(material: Material) -> list[tuple[str, str]]:
+    recipe, results = material.recipe, material.results
+    times = [str(r.provenance["finished"]) for r in material.records.values() if "finished" in r.provenance]
+    facts = [
+        ("base", base_name(recipe, material.graph)),
+        (PLURAL[len(results.vectors) != 1], str(len(results.vectors))),
+        ("composed as", FORMULAS[recipe.compose.method]),
+        ("weights", recipe.compose.dtype),
+        ("model", results.model_digest[:12] if results.model_digest else "not built yet"),
+        ("recorded", max(times).replace("T", " ").removesuffix("Z") + " UTC" if times else ""),
+    ]
+    return [(name, value) for name, value in facts if value]

@@ -1,0 +1,208 @@
+"""ω, and what tuning found: intervals, layers, notes, the search's trace, who hurts whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.report.html.blocks import (
+    NONE,
+    Axis,
+    Block,
+    Cell,
+    Lines,
+    Mark,
+    Notes,
+    Panel,
+    Section,
+    Series,
+    Span,
+    Strip,
+    Strips,
+    Table,
+    level,
+)
+from dem_build.report.quantities import decimals, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dem_build.report.material import Material
+    from dem_build.report.tuning import Judged, Tuned, Tuning
+
+__all__ = ["omega", "search", "slopes"]
+
+PERCENT = 100.0
+
+
+def omega(material: Material) -> Section | None:
+    """ω of every vector, with intervals where it was tuned."""
+    results = material.results
+    if not results.omega:
+        return None
+    tuned = dict(results.tuning.vectors) if results.tuning else {}
+    # A bound of the search may lie far from all that was found: the axis shows what was found, 0 and 1.
+    values = [0.0, 1.0, *results.omega.values()]
+    values += [v for t in tuned.values() for v in (t.low, t.high, *t.layers.values()) if v is not None]
+    axis = Axis.over(values)
+    strips = [_strip(name, value, tuned.get(name), axis) for name, value in results.omega.items()]
+    used = {mark.kind for strip in strips for mark in strip.marks} | {
+        s.kind for strip in strips for s in strip.spans
+    }
+    words = {
+        "found": "found by tuning",
+        "given": "given in the recipe",
+        "interval": "95 % interval",
+        "layer": "ω of one layer",
+    }
+    legend = [(kind, text) for kind, text in words.items() if kind in used]
+    layered = any(t.layers for t in tuned.values())
+    note = (
+        "Each layer has its own ω: the point is their mean, the interval that of one ω for all."
+        if layered
+        else ""
+    )
+    blocks: list[Block] = [Strips(strips, axis, legend, note=note, reference=axis.at(0.0))]
+    if layered:
+        blocks.append(_layers(tuned))
+    lead = "The weight of each vector in the composed model."
+    return Section("omega", "Weights ω", lead, blocks)
+
+
+def _strip(name: str, value: float, tuned: Tuned | None, axis: Axis) -> Strip:
+    if tuned is None or tuned.low is None or tuned.high is None:
+        return Strip(
+            name, [Mark("given", axis.at(value), f"ω {value:.4g}")], value=f"{value:.3f}", more="given"
+        )
+    marks = [
+        *(Mark("layer", axis.at(w), f"layer {layer}: {w:.3f}") for layer, w in tuned.layers.items()),
+        Mark("found", axis.at(value), f"ω {value:.4f}"),
+    ]
+    between = f"{tuned.low:.3f} to {tuned.high:.3f}"
+    return Strip(
+        name,
+        marks,
+        [Span("interval", axis.at(tuned.low), axis.at(tuned.high), between)],
+        f"{value:.3f}",
+        between,
+    )
+
+
+def _layers(tuned: dict[str, Tuned]) -> Table:
+    names = list(dict.fromkeys(layer for t in tuned.values() for layer in t.layers))
+    names.sort(key=_place)
+    most = max((abs(w) for t in tuned.values() for w in t.layers.values()), default=0.0)
+    body = [
+        [
+            Cell(name, strong=True),
+            *(
+                Cell(f"{t.layers[x]:.2f}", level=level(t.layers[x], most)) if x in t.layers else NONE
+                for x in names
+            ),
+        ]
+        for name, t in tuned.items()
+    ]
+    return Table(["vector", *names], body, len(names), heat=True, caption="ω of every layer")
+
+
+def _place(layer: str) -> tuple[int, int]:
+    """Return where a layer stands: embeddings first, then by number, the rest last."""
+    if layer.isdigit():
+        return (1, int(layer))
+    return (0 if layer == "embeddings" else 2, 0)
+
+
+def search(material: Material) -> Section | None:
+    """What the search found on the rows it used, and how it went."""
+    tuning = material.results.tuning
+    if tuning is None:
+        return None
+    lead = (
+        f"{tuning.search.capitalize()} search for the best {_objective(tuning)} on validation rows: {tuning.passes} "
+        f"candidates, at the cost of {tuning.cost:g} forward passes over them. No test row was read."
+    )
+    blocks: list[Block] = [Notes(tuning.told)] if tuning.told else []
+    blocks.append(_judges(tuning))
+    scores = _scores(tuning)
+    if len(scores) > 1:
+        blocks.append(Lines([_trace(tuning, scores)], TRACE_LEGEND, wide=True))
+    return Section("search", "Search for ω", lead, blocks)
+
+
+TRACE_LEGEND = (("faint", "each candidate"), ("strong", "the best so far"))
+OBJECTIVES = {"gain": "mean gain recovered", "mean": "mean loss", "worst": "gain of the worst dataset"}
+
+
+def _objective(tuning: Tuning) -> str:
+    return OBJECTIVES.get(tuning.objective, tuning.objective)
+
+
+def _judges(tuning: Tuning) -> Table:
+    header = ["on", "rows", "base", "own vector", "chosen ω", "gain recovered"]
+    body = [[Cell(name, strong=True), *_judged(one)] for name, one in tuning.judges.items()]
+    return Table(header, body, 5, heat=True, caption="Validation loss, on the rows that ω was chosen on")
+
+
+def _judged(one: Judged) -> list[Cell]:
+    return [
+        Cell(f"{one.rows}"),
+        Cell(decimals(one.base)),
+        Cell("" if one.single is None else decimals(one.single)),
+        Cell(decimals(one.chosen)),
+        NONE if one.gain is None else Cell(f"{one.gain:.2f}", level=level(one.gain, 1.0)),
+    ]
+
+
+def _scores(tuning: Tuning) -> list[float]:
+    """Return the score of each candidate, as people read it: a gain grows, a loss shrinks."""
+    sign = 1.0 if tuning.objective == "mean" else -1.0
+    return [sign * float(one["score"]) for one in tuning.trace.get("passes", ())]
+
+
+def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
+    better = min if tuning.objective == "mean" else max
+    best = [better(scores[: i + 1]) for i in range(len(scores))]
+    axis = Axis.over(scores, pad=0.06)
+    reference = None
+    uniform = tuning.trace.get("uniform")
+    if uniform is not None:
+        equal = float(uniform["score"]) * (1.0 if tuning.objective == "mean" else -1.0)
+        reference = (PERCENT - axis.at(equal), f"equal ω {decimals(equal)}")
+    lines = [Series("faint", points_of(scores, axis), dots=True), Series("strong", points_of(best, axis))]
+    return Panel(
+        _objective(tuning),
+        f"best {decimals(best[-1])}",
+        lines,
+        top=decimals(axis.high),
+        bottom=decimals(axis.low),
+        left="candidate 1",
+        right=f"{len(scores)}",
+        reference=reference,
+    )
+
+
+def points_of(values: Sequence[float], axis: Axis) -> list[tuple[float, float]]:
+    """Return values at even steps as points in a box of 100 × 100, upside down as SVG is."""
+    steps = max(len(values) - 1, 1)
+    return [(round(PERCENT * i / steps, 2), round(PERCENT - axis.at(v), 2)) for i, v in enumerate(values)]
+
+
+def slopes(material: Material) -> Section | None:
+    """Who hurts whom: the derivative of each judge's loss to each ω, where the search ended."""
+    tuning = material.results.tuning
+    if tuning is None or not tuning.slopes:
+        return None
+    names = list(dict.fromkeys(v for row in tuning.slopes.values() for v in row))
+    most = max((abs(v) for row in tuning.slopes.values() for v in row.values()), default=0.0)
+    body = [
+        [
+            Cell(judge, strong=True),
+            *(Cell(signed(row[n]), level=level(-row[n], most)) if n in row else NONE for n in names),
+        ]
+        for judge, row in tuning.slopes.items()
+    ]
+    lead = (
+        "What a little more of a vector would do to each dataset at the chosen ω: the derivative of its validation "
+        "loss to that ω. Negative (blue) helps, positive (orange) hurts. Where tuning balances, a column's signs differ."
+    )
+    table = Table(["loss on", *(f"more {n}" for n in names)], body, len(names), heat=True)
+    return Section("slopes", "Who hurts whom", lead, [table])
