@@ -48,6 +48,7 @@ dtype = "bfloat16"
 models = ["composed", "base"]
 """
 HEAVY = ("torch", "transformers", "datasets", "lm_eval", "accelerate", "peft")
+LATE = (*HEAVY, "jinja2")  # a build with nothing to do draws no report either
 
 
 class Project:
@@ -145,7 +146,7 @@ def test_a_null_build_imports_no_heavy_library(built: tuple[Project, dict[str, o
     project.write(RECIPE)
     code = (
         "import sys; from dem_build.cli.app import run; status = run(['build', 'tiny.toml', '--json']);"
-        f"assert status == 0; assert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
+        f"assert status == 0; assert not set({LATE!r}) & set(sys.modules), set({LATE!r}) & set(sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -157,6 +158,34 @@ def test_a_null_build_imports_no_heavy_library(built: tuple[Project, dict[str, o
     )
     assert done.returncode == 0, done.stderr
     assert ran(json.loads(done.stdout)) == []
+
+
+def test_the_report_is_drawn_once_and_again_where_it_is_missing_or_cut_off(
+    built: tuple[Project, dict[str, object]],
+) -> None:
+    project, _ = built
+    report = project.home / "out" / "tiny" / "report.html"
+    drawn, before = report.read_text(), report.stat()
+    assert drawn.startswith("<!doctype html>")
+    assert "Composing" in drawn
+    project.build()
+    assert (report.stat().st_ino, report.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    report.write_text(drawn[: len(drawn) // 2])
+    project.build()
+    assert report.read_text() == drawn
+    report.unlink()
+    assert str(report) in "".join(project.call("report", "tiny.toml").stdout.split())
+    assert report.read_text() == drawn
+
+
+def test_a_report_before_its_build_says_what_is_due(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE.replace("max_steps = 4", "max_steps = 5").replace('"tiny"', '"later"'), "later.toml")
+    said = " ".join(project.call("report", "later.toml").stdout.split())
+    assert "are due: `dem build` runs them" in said
+    assert "actions are not recorded" in (project.home / "out" / "later" / "report.html").read_text()
+    shutil.rmtree(project.home / "out" / "later")
+    (project.home / "later.toml").unlink()
 
 
 def test_a_deleted_out_is_published_again_and_runs_nothing(built: tuple[Project, dict[str, object]]) -> None:

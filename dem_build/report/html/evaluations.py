@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, COMPOSED, LOSS_TASK, Trend, model_names, rows, subject
@@ -79,7 +80,8 @@ def _strips(results: Results, found: Sequence[Row], axis: Axis, caption: str) ->
 
 
 def _strip(results: Results, row: Row, axis: Axis) -> Strip:
-    measures = {m: v for m, v in row.measures.items() if _kind(results, m, row.subject)}
+    shown = {m: v for m, v in row.measures.items() if _kind(results, m, row.subject)}
+    measures = {m: v for m, v in shown.items() if math.isfinite(v.value)}
     old, new = measures.get(BASE), measures.get(COMPOSED)
     spans = [
         Span(f"whisker {_kind(results, m, row.subject)}", *_whisker(v, axis)) for m, v in measures.items()
@@ -152,7 +154,7 @@ def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
         for m, v in row.measures.items()
         if base is not None
     }
-    most = max((abs(g) for g in gained.values() if g == g), default=0.0)  # noqa: PLR0124  NaN is not itself
+    most = max((abs(g) for g in gained.values() if math.isfinite(g)), default=0.0)
     return [_cell(row.measures.get(n), level(gained.get(n, 0.0), most), strong=n == COMPOSED) for n in names]
 
 

@@ -202,7 +202,7 @@ def slopes(material: Material) -> Section | None:
     ]
     lead = (
         "What a little more of a vector would do to each dataset at the chosen ω: the derivative of its validation "
-        "loss to that ω. Negative (blue) helps, positive (orange) hurts. Where tuning balances, a column's signs differ."
+        "loss to that ω. Negative (blue) helps, positive (orange) hurts. Where it balances, a column has both."
     )
     table = Table(["loss on", *(f"more {n}" for n in names)], body, len(names), heat=True)
     return Section("slopes", "Who hurts whom", lead, [table])

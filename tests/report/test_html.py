@@ -1,0 +1,309 @@
+"""The report: one file that loads nothing, whole with much, little or nothing in it, and safe with any text."""
+
+from __future__ import annotations
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from build_samples import Made, make_graph
+
+from dem_build.recipe import Recipe
+from dem_build.report.analysis import Analysis, Compared
+from dem_build.report.gates import GateResult
+from dem_build.report.html import render
+from dem_build.report.html.blocks import Axis, level
+from dem_build.report.html.page import SECTIONS
+from dem_build.report.html.training import added_by
+from dem_build.report.material import Material, is_drawn, mark_of
+from dem_build.report.results import Results, collect
+from dem_build.report.tuning import Judged, Tuned, Tuning
+
+HOSTILE = "\"><script>alert('1')</script><img src=x onerror=alert(1)>{{ 7*7 }}\x1b[31m\u202e</style>"
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+# In HTML these may stand without an end; the page writes all of them with a slash.
+DRAWN = {"line", "circle", "path", "polyline", "rect"}
+
+
+class Page(HTMLParser):
+    """What a strict reader makes of a page: its tags nested, its ids, what it would load, its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links, self.loads, self.said = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == [], "every tag is closed"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self._note(tag, attrs)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self._note(tag, attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.said.append(data)
+
+    def _note(self, tag, attrs):
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} {name}"
+            if name == "id":
+                self.ids.append(value)
+            if name == "href" and tag == "a":
+                self.links.append(value)
+            elif name in ("src", "href", "srcset", "data", "action", "xlink:href"):
+                self.loads.append(value)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.said).split())
+
+
+def make_recipe(names=("math",), name="tiny", model="./base"):
+    datasets = {n: {"path": f"{n}.jsonl", "omega": 0.5} for n in names}
+    return Recipe.model_validate({"name": name, "base": {"model": model}, "datasets": datasets}).model_copy(
+        update={"folder": Path("/project")}
+    )
+
+
+def curve(steps=30):
+    return [[s + 1, 5 / (s + 1), 1e-4, 0.5] for s in range(steps)]
+
+
+def make(names=("math",), *, made=None, graph=None, gates=(), recipe=None, **changed):
+    """Material of a build of `names`, whose results are as recorded but for what is `changed`."""
+    graph, made = graph or make_graph(names), made or Made()
+    records = made.build(graph)
+    results = collect(graph, records, made.read)
+    values = {f: getattr(results, f) for f in results.__dataclass_fields__} | changed
+    return Material(recipe or make_recipe(names), graph, records, Results(**values), gates, "0.1.0")
+
+
+def make_tuning(names, told=("ω of math ended on the upper bound, 1.5",), **changed):
+    passes = [{"omega": [0.1 * i], "losses": [3.0 - i], "score": -0.1 * i, "slopes": i > 1} for i in range(4)]
+    trace = {"passes": passes, "uniform": {"omega": [0.5], "score": -0.2, "lead": [0.1, 0.2]}}
+    said = {
+        "search": "gradient",
+        "objective": "gain",
+        "vectors": {n: Tuned(0.5, 0.4, 0.6, {"embeddings": 0.2, "0": 0.8, "final": 0.5}) for n in names},
+        "judges": {n: Judged(3.0, 2.0, 1.5, 0.66, 32) for n in names}
+        | {"talk": Judged(2.0, 2.1, None, None, 9)},
+        "told": told,
+        "passes": 4,
+        "cost": 12.5,
+        "slopes": {j: {v: 1.0 if j == v else -0.5 for v in names} for j in names},
+        "trace": trace,
+    }
+    return Tuning(**(said | changed))
+
+
+def make_analysis(names):
+    square = {a: {b: 1.0 if a == b else 0.1 for b in names} for a in names}
+    some = Compared(
+        10, 5.0, dict.fromkeys(names, 1.0), dict.fromkeys(names, 0.2), square, square, 0.4, square, 0.5
+    )
+    parts = {n: {"0": {"q_proj": 0.5, "norms": 0.0}, "final": {"norms": 0.1}} for n in names}
+    return Analysis(some, {"0": some}, parts)
+
+
+def with_singles(names):
+    """Test losses of base, composed, a baseline and every vector alone."""
+    loss = {m: {f"loss:{n}": {"loss": v, "loss_stderr": 0.01} for n in names} for m, v in MODELS.items()}
+    loss |= {
+        s: {f"loss:{n}": {"loss": 1.5 if s == n else 3.2, "loss_stderr": 0.01} for n in names} for s in names
+    }
+    for model, value in (("base", 0.25), ("composed", 0.5)):
+        loss[model]["arc_easy"] = {"acc": value, "acc_stderr": 0.02}
+    return loss
+
+
+MODELS = {"base": 3.0, "composed": 2.0, "mixing": 1.9}
+
+
+def everything(names=("math",)):
+    provenance = {
+        f"vector:{n}": {
+            "curve": curve(), "validation": {"curve": [[10, 2.0], [20, 1.0]]}, "seconds": 60.0,
+            "device_seconds": 50.0, "tokens": {"seen": 12000, "trained": 9000}, "warnings": ["slow"],
+            "device": "cpu", "finished": "2026-01-02T03:04:05Z", "versions": {"torch": "2.13"},
+        }
+        for n in names
+    }  # fmt: skip
+    gates = (GateResult("loss:math", "loss", 2.0, passed=False, why="at most 1"),)
+    return make(
+        names,
+        made=Made(provenance=provenance | {f"data:{n}": {"seconds": 1.0} for n in names}),
+        gates=gates,
+        table=with_singles(names),
+        tuning=make_tuning(names),
+        analysis=make_analysis(names),
+    )
+
+
+def anchors(material):
+    return [s.anchor for make_section in SECTIONS if (s := make_section(material)) is not None]
+
+
+def test_a_build_with_everything_shows_every_section():
+    page = Page(render(everything(("math", "chat"))))
+    assert len(page.ids) == len(set(page.ids)) == len(SECTIONS)
+    assert page.links == [f"#{i}" for i in page.ids]
+
+
+def test_sections_appear_only_where_there_is_data():
+    assert anchors(make()) == ["loss", "tasks", "omega", "provenance"]
+    assert anchors(make(table={}, omega={})) == ["provenance"]
+
+
+def test_the_page_loads_nothing_and_runs_nothing():
+    text = render(everything())
+    page = Page(text)
+    assert page.loads == []
+    assert "script" not in page.tags
+    assert not re.search(r"https?:|url\(|@import|@font-face|javascript:", text)
+
+
+def test_before_a_build_the_page_says_what_is_missing():
+    graph = make_graph()
+    text = Page(render(Material(make_recipe(), graph, {}, Results(), (), "0.1.0"))).text
+    assert "Not judged" in text
+    assert f"{len(graph.actions)} of {len(graph.actions)} actions are not recorded" in text
+
+
+def test_what_failed_is_named_and_the_rest_is_shown():
+    graph, made = make_graph(("math", "chat")), Made()
+    records = {
+        n: r
+        for n, r in made.build(graph).items()
+        if n not in ("vector:chat", "model") and "composed" not in n
+    }
+    material = Material(make_recipe(), graph, records, collect(graph, records, made.read), (), "0.1.0")
+    text = Page(render(material)).text
+    assert "(vector:chat, model, " in text
+    assert "not built yet" in text
+    assert "2.500 ±0.020" in text
+
+
+def test_text_from_outside_is_shown_and_never_markup():
+    names = ("math",)
+    table = {
+        m: {HOSTILE: {HOSTILE: 0.5}, "loss:math": {"loss": 2.0, "loss_stderr": 0.1}}
+        for m in ("base", "composed")
+    }
+    told = {"vector:math": {"warnings": [HOSTILE], "device": HOSTILE, "versions": {HOSTILE: HOSTILE}}}
+    material = make(
+        names,
+        made=Made(provenance=told),
+        recipe=make_recipe(model="./" + HOSTILE.replace("/", "")),
+        gates=(GateResult(HOSTILE, HOSTILE, math.nan, passed=False, why=HOSTILE),),
+        table=table,
+        tuning=make_tuning(names, told=(HOSTILE,)),
+    )
+    text = render(material)
+    page = Page(text)
+    assert not {"script", "img"} & set(page.tags)
+    assert "{{ 7*7 }}" in page.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+
+
+def test_twenty_vectors_and_as_many_models_are_all_there():
+    names = tuple(f"skill{i:02}" for i in range(20))
+    page = Page(render(everything(names)))
+    assert all(f"{n} alone" in page.text for n in names)
+    assert page.tags.count("polyline") == 2 + 2 * len(names)
+
+
+def test_values_that_are_no_numbers_are_shown_as_such():
+    table = {
+        m: {"loss:math": {"loss": v, "loss_stderr": math.nan}}
+        for m, v in (("base", 3.0), ("composed", math.nan))
+    }
+    text = render(make(table=table))
+    assert "nan" in Page(text).text
+    assert "nan%" not in text
+
+
+def test_the_verdict_and_its_numbers_come_first():
+    text = Page(render(everything(("math", "chat")))).text
+    assert "Mixing won." in text
+    assert text.index("Mixing won.") < text.index("Against the base") < text.index("Every model")
+    assert "math \N{MINUS SIGN}1.000 ±0.014" in text, "numbers have a minus, not a hyphen"
+
+
+def test_costs_are_those_of_the_run_that_made_the_results():
+    text = Page(render(everything(("math", "chat")))).text
+    assert "All of this took 1m 42s, in which 24k tokens were trained on" in text
+
+
+def test_what_a_dataset_adds_is_what_follows_from_it():
+    graph = make_graph(("math", "chat"))
+    added = added_by(graph, "chat")
+    assert {"data:chat", "vector:chat", "model", "loss:composed:math", "loss:base:chat"} <= set(added)
+    assert not {"base", "data:math", "vector:math", "loss:base:math"} & set(added)
+
+
+def test_keys_and_digests_are_whole():
+    material = everything()
+    text = Page(render(material)).text
+    for record in material.records.values():
+        assert record.key in text
+        assert all(output.digest in text for output in record.outputs.values())
+
+
+def test_where_files_and_hosts_are_is_nobody_elses_business():
+    material = make(
+        made=Made(provenance={"base": {"host": "my-host"}}), recipe=make_recipe(model="/home/me/base")
+    )
+    text = render(material)
+    assert "my-host" not in text
+    assert "/home/me" not in text
+
+
+def test_the_same_material_gives_the_same_page_which_is_known_by_its_end(tmp_path):
+    text, path = render(everything()), tmp_path / "report.html"
+    assert render(everything()) == text
+    assert not is_drawn(path, mark_of(everything()))
+    path.write_text(text)
+    assert is_drawn(path, mark_of(everything()))
+    path.write_text(text[:-9])
+    assert not is_drawn(path, mark_of(everything()))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda: make(("math", "chat")),
+        lambda: make(recipe=make_recipe(name="other")),
+        lambda: make(gates=(GateResult("loss:math", "loss", 2.0, passed=True, why="at most 3"),)),
+        lambda: make(made=Made(provenance={"model": {"finished": "2026-01-02T03:04:05Z"}})),
+        lambda: make(graph=make_graph(rate=1e-3)),
+    ],
+)
+def test_another_material_has_another_mark(changed):
+    assert mark_of(changed()) != mark_of(make())
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0, 1, [0, 0.25, 0.5, 0.75, 1]), (1.2, 6.1, [2, 4, 6]), (-0.3, 0.2, [-0.2, 0, 0.2]), (2, 2, [])],
+)
+def test_ticks_are_round_and_on_the_axis(low, high, ticks):
+    found = Axis(low, high).ticks()
+    assert found == (ticks or found)
+    assert len(found) <= 5
+
+
+def test_an_axis_holds_finite_values_and_a_level_their_sign():
+    axis = Axis.over([1.0, math.nan, 3.0, math.inf], pad=0.0)
+    assert (axis.at(1.0), axis.at(2.0), axis.at(9.0)) == (0.0, 50.0, 100.0)
+    assert [level(v, 2.0) for v in (2.0, -2.0, 9.0, 0.0, math.nan)] == [5, -5, 5, 0, 0]
