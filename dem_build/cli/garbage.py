@@ -71,7 +71,7 @@ def _bytes(option: str, text: str) -> int:
 def collect(call: Call, limits: Limits, *, as_json: bool) -> int:
     """Collect, or say what would go."""
     policy = limits.policy()
-    store = open_store(call, needed=True)
+    store = open_store(call)
     found = store.collect(policy, dry_run=limits.dry_run)
     if as_json:
         document = asdict(found) | {"bytes": found.bytes, "dry_run": limits.dry_run}

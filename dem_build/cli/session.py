@@ -267,19 +267,16 @@ def _not_locked(named: str, path: Path, names: Sequence[str]) -> NotUpToDateErro
     return NotUpToDateError(f"not what is locked: {', '.join(names)}", where=str(path), hint=hint)
 
 
-def open_store(call: Call, *, needed: bool = False) -> Store:
+def open_store(call: Call) -> Store:
     """Open the store that a recipe in the current folder would use.
 
-    Args:
-        call: The options.
-        needed: Refuse a folder that holds none; else it is an empty one, and is not made.
-
     Raises:
-        StoreError: There is none and one is needed, or it cannot be used.
+        StoreError: There is none, or it cannot be used.
     """
     here = Path.cwd() / "recipe.toml"
     machine, machine_path = load_machine(call.machine, here)
     folder = cache_folder(call.cache, machine, machine_path, here)
-    if needed and not (folder / "format.json").exists():
-        raise StoreError("there is no cache here", where=str(folder), hint="--cache says where it is")
+    if not (folder / "format.json").exists():
+        hint = "--cache says where it is; the first `dem build` makes it"
+        raise StoreError("there is no cache here", where=str(folder), hint=hint)
     return Store.open(folder, make=False)

@@ -37,6 +37,16 @@ def test_ls_names_what_is_recorded(store: Store, capsys: pytest.CaptureFixture[s
     assert "13 B" in shown
 
 
+@pytest.mark.parametrize("command", [["ls"], ["cache", "stats"], ["cache", "verify"], ["cache", "gc"]])
+def test_a_mistyped_cache_is_named_and_not_made(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typo = tmp_path / "cahce"
+    assert run([*command, "--cache", str(typo)]) == 1
+    assert f"{typo}: there is no cache here" in "".join(capsys.readouterr().err.split("\n"))
+    assert not typo.exists()
+
+
 def test_stats_count_by_kind_and_by_recipe_and_escape_paths(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,11 +148,23 @@ STORES = (
         ),
         setup=lock_then(edit("recipe.lock", '"files"', '"file"')),
     ),
+    Call(
+        "Nothing to list",
+        "ls --cache elsewhere",
+        (
+            "error: elsewhere: there is no cache here\n"
+            "  hint:  --cache says where it is; the first `dem build` makes it"
+        ),
+        1,
+    ),
     # collection
     Call(
         "Nothing to collect from",
         "cache gc --cache elsewhere",
-        ("error: elsewhere: there is no cache here\n  hint:  --cache says where it is"),
+        (
+            "error: elsewhere: there is no cache here\n"
+            "  hint:  --cache says where it is; the first `dem build` makes it"
+        ),
         1,
     ),
     Call(
