@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +21,7 @@ from dem_build.kinds import SourceFile
 from dem_build.modelpins import ModelPin, asked_models, resolve_model
 from dem_build.pins import Pin, Pins, asked_of
 from dem_build.recipe import is_local
-from dem_build.store.files import sync_file, sync_folder
+from dem_build.store.files import replace_file
 from dem_build.tasklock import LockedTask, lock_task, pinned_commit
 
 if TYPE_CHECKING:
@@ -264,12 +263,7 @@ def write(path: Path, lock: Lock) -> None:
     # ASCII: a file's name may hold bytes that are no UTF-8.
     text = json.dumps(document(lock, path.parent), indent=2) + "\n"
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            file.write(text)
-        Path(file.name).chmod(0o644)
-        sync_file(Path(file.name))  # renamed first, it could be the empty lock that a power cut leaves
-        Path(file.name).replace(path)
-        sync_folder(path.parent)
+        replace_file(path, text.encode())
     except OSError as error:
         raise DemError(f"the lock cannot be written: {error.strerror}", where=str(path)) from error
 

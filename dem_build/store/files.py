@@ -30,6 +30,7 @@ __all__ = [
     "in_parallel",
     "make_folder",
     "nonce",
+    "replace_file",
     "sync_file",
     "sync_folder",
     "take",
@@ -131,6 +132,26 @@ def write_new(path: Path, data: bytes) -> None:
     except OSError:
         path.unlink()
         raise
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Replace a file of the user's in one step; what a killed process left beside it, half-written, goes.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    # The folder itself is locked, which leaves no file behind.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        acquire(folder, fcntl.LOCK_EX)
+        partial.unlink(missing_ok=True)  # never written into: its writer may be stopped rather than dead
+        write_new(partial, data)
+        partial.chmod(0o644)
+        partial.replace(path)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def take(path: Path, target: Path) -> None:
