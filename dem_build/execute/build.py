@@ -226,6 +226,9 @@ class _Build:
             self._reconsider(action)
         elif reply.answer in (Answer.DONE, Answer.FOUND):
             self._finish_recorded(verdict, message)
+        elif reply.answer is Answer.DIED and (record := self._left_by(verdict)) is not None:
+            seconds, note = record.provenance.get("seconds", 0.0), "its worker died when this was recorded"
+            self._settle(Result(action, Done.RAN, seconds, verdict.key, record, note=note))
         elif reply.answer is Answer.HELD:
             self.listener.action_waits(action, reply.what)
             self.held[action.name] = (verdict, time.monotonic())
@@ -256,6 +259,14 @@ class _Build:
             )
         else:
             self._settle(_found(verdict, record))
+
+    def _left_by(self, verdict: Verdict) -> Record | None:
+        """Return what a worker recorded before it died; of a forced run nobody can tell, as a record was there."""
+        assert verdict.key is not None
+        record = self.store.lookup(verdict.key) if verdict.record is None else None
+        if record is not None:
+            self.store.drop_work(verdict.key)  # which it did not come to
+        return record
 
     def _may_repair(self, action: Action) -> bool:
         """Count how often inputs of an action were damaged, and return whether it may go on."""

@@ -95,7 +95,7 @@ class Worker:
                 if (reply := _reply(line)) is not None:
                     self._inbox.put(Message(self, reply, process))
         status = process.wait()
-        death = Reply(Answer.FAILED, what=_death(status), hint=_DEATH_HINT)
+        death = Reply(Answer.DIED, what=_death(status), hint=_DEATH_HINT)
         self._inbox.put(Message(self, death, process))
 
     def _write(self, message: object) -> None:

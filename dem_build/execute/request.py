@@ -22,7 +22,7 @@ __all__ = ["Answer", "Reply", "Request", "TakenOutput", "request_for"]
 
 
 class Answer(StrEnum):
-    """How a worker's run of one action ended, or that it began."""
+    """How a worker's run of one action ended, or that it began. That it died the driver says for it."""
 
     STARTED = "started"
     DONE = "done"
@@ -31,6 +31,7 @@ class Answer(StrEnum):
     CORRUPT = "corrupt"
     FAILED = "failed"
     INTERRUPTED = "interrupted"
+    DIED = "died"
 
 
 @dataclass(frozen=True)
