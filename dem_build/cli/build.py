@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.cli import view
 from dem_build.cli.ending import conclude
-from dem_build.cli.overlap import say_shared, shared_documents, shared_of
+from dem_build.cli.overlap import say_shared, shared_documents
 from dem_build.cli.session import open_session
 from dem_build.errors import DemError, GateError, InterruptedBuildError
 from dem_build.execute.interrupt import Interrupt
@@ -144,8 +144,7 @@ def _finish(
 ) -> tuple[int, dict[str, Any]]:
     results, gates = ending.results, ending.gates
     view.remaining_warnings(results, console, shown)
-    shared = shared_of(session, outcome)
-    say_shared(shared, console)
+    say_shared(ending.shared, console)
     if results.tuning is not None:
         view.omega_lines(results.tuning, console)
     view.result_table(results, gates, console)
@@ -153,7 +152,7 @@ def _finish(
         view.analysis_lines(results.analysis, console)
     view.closing_lines(outcome, results, ending.model, console)
     document = build_document(session.named, outcome, ending.model, results, gates)
-    document["overlap"] = shared_documents(shared)
+    document["overlap"] = shared_documents(ending.shared)
     error = _error(outcome, gates)
     if error is None:
         return 0, document

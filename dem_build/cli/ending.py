@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import __version__
+from dem_build.cli.overlap import shared_of
 from dem_build.errors import CorruptObjectError
 from dem_build.execute.publish import destination, publish, publish_text
 from dem_build.report.card import card
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.cli.session import Session
+    from dem_build.data.shared import Shared
     from dem_build.digest import Digest
     from dem_build.execute.outcome import Outcome
     from dem_build.report.gates import GateResult
@@ -39,12 +41,14 @@ class Ending:
         results: What the records say.
         gates: The gates, judged where the build is whole.
         model: The published model's folder, None where nothing was published.
+        shared: Which prompts the datasets share.
         damaged: Action → the error of reading what it made. Where there is one, nothing else here counts.
     """
 
     results: Results = field(default_factory=Results)
     gates: Sequence[GateResult] = ()
     model: Path | None = None
+    shared: Sequence[Shared] = ()
     damaged: Mapping[str, CorruptObjectError] = field(default_factory=dict)
 
 
@@ -57,15 +61,16 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
         StoreError: The store cannot be read, or `out/` not be written.
     """
     metrics, damaged = _metrics(session, outcome.records)
-    if damaged:
-        return Ending(damaged=damaged)
+    shared, spoiled = shared_of(session, outcome)
+    if damaged or spoiled:
+        return Ending(damaged=damaged | spoiled)
     results = collect(session.plan.graph, outcome.records, lambda output: metrics[output.digest])
     done = not outcome.failed and not outcome.interrupted
     gates = check(session.recipe.gates, results) if done and session.whole else []
     if not done or "model" not in outcome.records:
-        return Ending(results, gates)
+        return Ending(results, gates, shared=shared)
     try:
-        return Ending(results, gates, _publish(session, outcome, results, gates))
+        return Ending(results, gates, _publish(session, outcome, results, gates), shared)
     except CorruptObjectError as error:
         return Ending(damaged={"model": error})
 

@@ -42,18 +42,25 @@ def recorded_shared(session: Session, name: str | None = None) -> list[Shared]:
     return [s for s in found if name in (None, s.name, s.other)]
 
 
-def shared_of(session: Session, outcome: Outcome) -> list[Shared]:
-    """Return what the datasets of a build share; counts it, and records it, where some of them are new."""
+def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[str, CorruptObjectError]]:
+    """Return what the datasets of a build share; counts it, and records it, where some of them are new.
+
+    Returns:
+        What they share; and action → error of those that are damaged, in quarantine now. Where there is one, nothing
+        is counted: once it is made again, all of it can be.
+    """
     marks = _marks(outcome.records)
     known = session.root["overlap"]
     if marks.items() <= _of(known).items():
-        return _recorded(known, marks)
+        return _recorded(known, marks), {}
     if len(marks) < sum(r.action.kind == "prepare" for r in outcome.results.values()):
-        return []  # one of them failed, or is not there yet
+        return [], {}  # one of them failed, or is not there yet
+    if damaged := _damaged(session.store, outcome.records):
+        return [], damaged
     found = _counted(session.store, outcome.records)
     if session.whole:
         session.save_overlap({"of": marks, "shared": [list(vars(s).values()) for s in found]})
-    return found
+    return found, {}
 
 
 def shared_documents(found: Iterable[Shared]) -> list[JSON]:
@@ -101,21 +108,29 @@ def _recorded(known: JSON, marks: Mapping[str, str]) -> list[Shared]:
     return found
 
 
+def _damaged(store: Store, records: Mapping[str, Record]) -> dict[str, CorruptObjectError]:
+    found: dict[str, CorruptObjectError] = {}
+    for name, record in records.items():
+        for output in record.outputs.values() if record.kind == "prepare" else ():
+            try:
+                store.check(output)
+            except CorruptObjectError as error:
+                found[name] = error
+    return found
+
+
 def _counted(store: Store, records: Mapping[str, Record]) -> list[Shared]:
-    """Count what the prepared datasets among the records share; a damaged one is left out."""
+    """Count what the prepared datasets among the records share."""
     # The planning path needs no numpy.
     from dem_build.data.arrays import TokenRows  # noqa: PLC0415
     from dem_build.data.overlap import shared_prompts  # noqa: PLC0415
 
-    datasets = {}
-    for name, record in records.items():
-        if record.kind != "prepare":
-            continue
-        try:
-            for output in record.outputs.values():
-                store.check(output)
-        except CorruptObjectError:
-            continue  # it is prepared anew when it is needed next
-        splits = {s: TokenRows.open(store.object_path(o.digest)) for s, o in record.outputs.items()}
-        datasets[name.removeprefix("data:")] = splits
+    datasets = {
+        name.removeprefix("data:"): {
+            split: TokenRows.open(store.object_path(output.digest))
+            for split, output in record.outputs.items()
+        }
+        for name, record in records.items()
+        if record.kind == "prepare"
+    }
     return shared_prompts(datasets)
