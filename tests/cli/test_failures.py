@@ -44,8 +44,8 @@ def test_a_cache_of_a_user_who_is_not_there_is_a_folder_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(["ls", "--json", "--cache", "~no-such-user/x"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert run(["ls", "--json", "--cache", "~no-such-user/x"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["where"] == str(tmp_path / "~no-such-user" / "x")
 
 
 def test_ctrl_c_stops_at_once_where_no_action_runs() -> None:
