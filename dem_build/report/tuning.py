@@ -113,7 +113,13 @@ def _tuning(graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Map
     judges = grouped(action, records, "data/validation", "data/rows")
     said = {entry["vector"]: entry for entry in trace["vectors"]}
     tuned = {n: _tuned(said[d], omega[d], _shares(vectors, d)) for n, d in vectors.items() if d in said}
-    entries = {name: entry for entry in trace["judges"] for name in judges if judges[name] == entry["rows"]}
+    # Two datasets may have the same rows, and vectors of their own.
+    entries = {
+        name: entry
+        for entry in trace["judges"]
+        for name in judges
+        if (judges[name], vectors.get(name)) == (entry["rows"], entry["vector"])
+    }
     return Tuning(
         search=trace["search"],
         objective=trace["objective"],
@@ -186,7 +192,7 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         "(raise its importance, or protect it with max_loss_increase)"
     ),
     "limit_not_held": lambda who, f: (
-        f"no ω keeps the limit of {who}: loss {f['loss']:.3f}, allowed {f['base'] + f['limit']:.3f}"
+        f"the limit of {who} is not kept: loss {f['loss']:.3f}, allowed {f['base'] + f['limit']:.3f}"
     ),
     "own_vector_does_not_help": lambda who, f: (
         f"the vector of {who} does not lower its own validation loss: {f['single']:.3f}, base {f['base']:.3f}"
@@ -201,6 +207,9 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     "not_converged": lambda _, f: f"the search stopped after {f['passes']} candidates, before it settled",
     "starts_disagree": lambda _, f: (
         f"ω that differ by up to {f['spread']:g} do as well: these validation rows do not settle them"
+    ),
+    "few_rows": lambda who, f: (
+        f"only {f['used']} validation rows of {who} judge ω: what they tell of it, intervals included, is little"
     ),
     "rounding": lambda _, f: (
         f"rounding the model to {f['dtype']} changes the score from {-f['score']:.3f} by {-f['lost']:+.3f}: "

@@ -110,15 +110,20 @@ def _live(model: PreTrainedModel, names: Sequence[str]) -> dict[str, torch.Tenso
     for name, tensor in named_weights(model, names).items():
         if tensor is None:
             continue
-        parameter = by_address.pop(tensor.data_ptr(), None)
-        if parameter is not None and parameter.is_contiguous():
-            found[name] = parameter
+        parameter = by_address.get(tensor.data_ptr())
+        # A part of a parameter, or its transpose, begins where the parameter does.
+        if parameter is not None and parameter.is_contiguous() and _same_layout(parameter, tensor):
+            found[name] = by_address.pop(tensor.data_ptr())
     if by_address:
         raise CheckpointError(
             "this model's weights are regrouped while loading (a mixture of experts): tuning cannot do that yet",
             hint="give each ω a number",
         )
     return found
+
+
+def _same_layout(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and one.stride() == other.stride()
 
 
 def _place(device: torch.device, files: Sequence[Path]) -> torch.device:

@@ -39,11 +39,13 @@ class Chosen:
 
     Attributes:
         omega: [vectors, layers].
+        nll: Its summed losses over all rows, [judges, blocks].
         score: Over all rows.
         rounded_score: The same of the candidate rounded to the composed model's dtype.
     """
 
     omega: NDArray[np.float64]
+    nll: NDArray[np.float64]
     score: float
     rounded_score: float
 
@@ -54,7 +56,7 @@ class Refined:
 
     Attributes:
         omega: The candidate, [vectors, layers].
-        accepted: Whether it won on rows that its search did not see.
+        accepted: Whether it won on rows that its search did not see, and keeps the limits on all rows.
         score: Its score on those rows.
         global_score: The score there of one ω a vector.
         found: The search.
@@ -82,8 +84,10 @@ class Space:
         free: Indices of the vectors whose ω is searched.
         judges: As given.
         problem: What is searched; there once `begin` was called.
+        objective: What counts, over all rows; there once `begin` was called, like `problem`.
         uniform: The sample of equal ω; None where it was not asked for.
-        base, singles: Losses of the base and of each dataset's own vector alone, [judges].
+        base, singles: Losses of the base and of each dataset's own vector alone, over all rows, [judges].
+        base_nll: The base's summed losses, [judges, blocks].
     """
 
     def __init__(self, groups: Sequence[Group], judged: Sequence[Judge], params: Mapping[str, JSON]) -> None:
@@ -119,9 +123,10 @@ class Space:
         nothing = np.zeros((len(self.deltas), len(layers)))
         base = passes.take(nothing)
         singles = self._singles(passes, nothing)
-        self.base = self._losses(base)
+        self.base_nll, self.base = base.nll, self._losses(base)
         self.singles = self._single_losses(singles)
-        self.problem = self._problem(base, singles)
+        self.objective = self._objective(singles)
+        self.problem = self._problem()
         starts = self._starts(singles) if known is None else []
         points = [self.problem.clip(start) for start in starts]
         earlier = sorted(
@@ -149,16 +154,22 @@ class Space:
 
     def score(self, taken: Pass) -> float:
         """Return the score of a pass over all judges."""
-        return self.problem.objective.score(self._losses(taken))
+        return self.objective.score(self._losses(taken))
 
     def choose(self, omega: NDArray[np.float64]) -> Chosen:
         """Return the chosen candidate with its scores."""
-        scores = [self.score(self._passes.take(omega, rounded=rounded)) for rounded in (False, True)]
-        return Chosen(omega, *scores)
+        exact, rounded = (self._passes.take(omega, rounded=rounded) for rounded in (False, True))
+        return Chosen(omega, exact.nll, self.score(exact), self.score(rounded))
 
-    def unseen(self) -> Problem:
-        """Return the problem on the rows that the layers' search does not see."""
-        return replace(self.problem, tokens=self.tokens[:, ~self._seen], measure=self._measure)
+    def keeps_limits(self, omega: NDArray[np.float64]) -> bool:
+        """Return whether a candidate keeps all limits, over all rows."""
+        return self.objective.keeps_limits(self._losses(self._passes.take(omega)))
+
+    def unseen(self) -> Problem | None:
+        """Return the problem on the rows that the layers' search does not see; None where a judge has none."""
+        if not self.tokens[:, ~self._seen].sum(axis=1).all():
+            return None
+        return self._on_blocks(self.problem, ~self._seen)
 
     def layer_problem(self, center: NDArray[np.float64], pull: float) -> Problem:
         """Return the search for one ω a layer, drawn towards one a vector."""
@@ -209,24 +220,33 @@ class Space:
                 losses[j] = self._losses(singles[vector])[j]
         return losses
 
-    def _problem(self, base: Pass, singles: Mapping[int, Pass]) -> Problem:
+    def _objective(self, singles: Mapping[int, Pass]) -> Objective:
+        """Return the objective over all rows."""
         stderr = np.zeros(len(self.judges))
         for j, judge in enumerate(self.judges):
             vector = self.vector_of.get(judge.group.name)
             if vector is not None:
-                errors = ratio_stderr(base.nll - singles[vector].nll, self.tokens)
-                stderr[j] = errors[j] if np.isfinite(errors[j]) else 0.0
+                stderr[j] = ratio_stderr(self.base_nll - singles[vector].nll, self.tokens)[j]
         importance = np.array([float(judge.group.params.get("importance") or 0.0) for judge in self.judges])
         limits = [judge.group.params.get("limit") for judge in self.judges]
-        objective = Objective(
+        return Objective(
             kind=self.params["objective"],
             importance=importance / importance.sum(),
             base=self.base,
             scale=np.where(importance > 0, gain_scale(self.base, self.singles, stderr), 1.0),
             limit=np.array([np.inf if limit is None else float(limit) for limit in limits]),
         )
+
+    def _problem(self) -> Problem:
         low, high = (np.full(len(self.free), float(bound)) for bound in self.params["bounds"])
-        return Problem(objective, self.tokens[:, self._seen], low, high, self._measure)
+        whole = Problem(self.objective, self.tokens, low, high, self._measure)
+        return self._on_blocks(whole, self._seen)
+
+    def _on_blocks(self, problem: Problem, blocks: NDArray[np.bool_]) -> Problem:
+        """Return a problem on some blocks: gains and limits are counted from the base's loss on these."""
+        nll, tokens = self.base_nll[:, blocks], self.tokens[:, blocks]
+        objective = replace(self.objective, base=nll.sum(axis=1) / tokens.sum(axis=1))
+        return replace(problem, objective=objective, tokens=tokens, base_nll=nll)
 
     def _starts(self, singles: Mapping[int, Pass]) -> list[NDArray[np.float64]]:
         equal = np.full(len(self.free), 1 / len(self.deltas))
@@ -268,19 +288,22 @@ def layerwise(space: Space, found: Found) -> Refined | None:
     """Search one ω for each vector and layer around what was found; None where there are too few rows to judge it.
 
     Moving all ω by half costs as much as the standard error of the score's lead over equal ω, so that noise alone
-    moves little. It is accepted where it wins on rows that the search did not see.
+    moves little. It is accepted where it wins on rows that the search did not see, and breaks no limit anew.
     """
     unseen = space.unseen()
-    if not (unseen.tokens.sum(axis=1) > 0).all() or space.uniform is None:
+    if unseen is None or space.uniform is None:
         return None
     _, stderr = space.problem.difference(found.best, space.uniform)
+    if not np.isfinite(stderr):
+        return None
     problem = space.layer_problem(found.best.omega, 4 * stderr)
     known = [space.in_layers(s) for s in found.samples if s.slopes is not None or s is found.best]
     refined = search("gradient", problem, known)
     omega = space.expand(refined.best.omega)
     score = unseen.objective.score(unseen.losses(space.on_unseen(refined.best)))
     before = unseen.objective.score(unseen.losses(space.on_unseen(found.best)))
-    return Refined(omega, score < before, score, before, refined)
+    held = space.keeps_limits(omega) or not space.keeps_limits(space.expand(found.best.omega))
+    return Refined(omega, score < before and held, score, before, refined)
 
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:

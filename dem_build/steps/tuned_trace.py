@@ -17,6 +17,8 @@ from dem_build.tuning.surrogate import Surrogate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from dem_build.digest import JSON
     from dem_build.steps.tuned import Chosen, Refined, Space
     from dem_build.tuning import Found, Intervals, Sample
@@ -26,6 +28,7 @@ __all__ = ["FORMAT", "Outcome", "trace"]
 FORMAT = "trace/1"
 DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
 SIGNIFICANT = 2.0  # standard errors
+FEW_ROWS = 8  # of a judge: fewer say next to nothing of how sure ω are
 NOTABLE = 0.02  # of the score: what rounding may cost without a word
 
 
@@ -43,13 +46,14 @@ class Outcome:
 def trace(outcome: Outcome) -> dict[str, JSON]:
     """Return the search as a document: judges, vectors, every pass, what it came to. Less is better in scores."""
     space, found, bounds, refined = outcome.space, outcome.found, outcome.bounds, outcome.refined
+    chosen = outcome.chosen
     problem = space.problem
     return {
         "format": FORMAT,
         "search": space.params["search"],
         "objective": space.params["objective"],
         "reason": found.reason,
-        "judges": [_judge(space, found, j) for j in range(len(space.judges))],
+        "judges": [_judge(space, chosen, j) for j in range(len(space.judges))],
         "vectors": _vectors(space, found, bounds),
         "layers": list(space.layers),
         "score": problem.score(found.best),
@@ -60,24 +64,23 @@ def trace(outcome: Outcome) -> dict[str, JSON]:
             "score": problem.score(space.uniform),
             "lead": bounds.over_uniform,
         },
-        "chosen_score": outcome.chosen.score,
-        "rounded_score": outcome.chosen.rounded_score,
+        "chosen_score": chosen.score,
+        "rounded_score": chosen.rounded_score,
         "passes": [_pass(space, sample) for sample in found.samples],
         "slopes": None if found.best.slopes is None else problem.loss_slopes(found.best).tolist(),
         "layerwise": None if refined is None else _refined(refined),
         "findings": [
-            *_of_vectors(space, found),
-            *_of_judges(space, found),
+            *_of_vectors(space, chosen),
+            *_of_judges(space, chosen),
             *_of_search(space, found, bounds),
-            *_of_rounding(space, outcome.chosen),
+            *_of_rounding(space, chosen),
             *_of_layers(space, refined),
         ],
     }
 
 
-def _judge(space: Space, found: Found, j: int) -> dict[str, JSON]:
-    judge, objective = space.judges[j], space.problem.objective
-    chosen = space.problem.losses(found.best)
+def _judge(space: Space, chosen: Chosen, j: int) -> dict[str, JSON]:
+    judge, objective, losses = space.judges[j], space.objective, _losses(space, chosen)
     vector = space.vector_of.get(judge.group.name)
     return {
         "rows": judge.digest,
@@ -89,8 +92,8 @@ def _judge(space: Space, found: Found, j: int) -> dict[str, JSON]:
         "tokens": int(judge.tokens.sum()),
         "base": float(objective.base[j]),
         "single": None if vector is None else float(space.singles[j]),
-        "chosen": float(chosen[j]),
-        "gain": float(objective.gains(chosen)[j]) if objective.counted[j] else None,
+        "chosen": float(losses[j]),
+        "gain": float(objective.gains(losses)[j]) if objective.counted[j] else None,
     }
 
 
@@ -128,36 +131,39 @@ def _refined(refined: Refined) -> dict[str, JSON]:
     }
 
 
-def _of_vectors(space: Space, found: Found) -> Iterator[dict[str, JSON]]:
+def _of_vectors(space: Space, chosen: Chosen) -> Iterator[dict[str, JSON]]:
     names = list(space.deltas)
     for place, v in enumerate(space.free):
-        omega = float(found.best.omega[place])
-        if omega >= space.problem.upper[place]:
-            yield {"what": "on_upper_bound", "vector": names[v], "omega": omega}
-        elif omega <= space.problem.lower[place] and omega != 0:
-            yield {"what": "on_lower_bound", "vector": names[v], "omega": omega}
-        elif omega <= 0:
-            yield {"what": "does_not_help", "vector": names[v], "omega": omega}
+        layers = chosen.omega[v]
+        about = {"vector": names[v], "omega": float(layers[0])}
+        if not layers.any():
+            yield {"what": "does_not_help", **about}
+        elif (layers >= space.problem.upper[place]).all():
+            yield {"what": "on_upper_bound", **about}
+        elif (layers <= space.problem.lower[place]).all():
+            yield {"what": "on_lower_bound", **about}
 
 
-def _of_judges(space: Space, found: Found) -> Iterator[dict[str, JSON]]:
-    problem = space.problem
-    losses, base = problem.losses(found.best), problem.objective.base
-    excess = problem.objective.excess(losses)
-    origin = next((s for s in found.samples if not s.omega.any()), None)
-    errors = (
-        np.zeros_like(base) if origin is None else ratio_stderr(found.best.nll - origin.nll, problem.tokens)
-    )
+def _of_judges(space: Space, chosen: Chosen) -> Iterator[dict[str, JSON]]:
+    losses, base = _losses(space, chosen), space.base
+    excess = space.objective.excess(losses)
+    errors = ratio_stderr(chosen.nll - space.base_nll, space.tokens)
     for j, judge in enumerate(space.judges):
         about = {"judge": judge.digest, "loss": float(losses[j]), "base": float(base[j])}
         if excess[j] > 0:
-            yield {"what": "limit_not_held", **about, "limit": float(problem.objective.limit[j])}
-        elif losses[j] - base[j] > SIGNIFICANT * errors[j] and losses[j] > base[j]:
+            yield {"what": "limit_not_held", **about, "limit": float(space.objective.limit[j])}
+        elif losses[j] - base[j] > SIGNIFICANT * errors[j]:
             yield {"what": "worse_than_base", **about}
         if judge.group.name in space.vector_of and space.singles[j] >= base[j]:
             yield {"what": "own_vector_does_not_help", **about, "single": float(space.singles[j])}
         if judge.left_out:
             yield {"what": "rows_left_out", **about, "count": judge.left_out, "used": judge.used}
+        if judge.used < FEW_ROWS:
+            yield {"what": "few_rows", **about, "used": judge.used}
+
+
+def _losses(space: Space, chosen: Chosen) -> NDArray[np.float64]:
+    return np.asarray(chosen.nll.sum(axis=1) / space.tokens.sum(axis=1))
 
 
 def _of_search(space: Space, found: Found, bounds: Intervals) -> Iterator[dict[str, JSON]]:

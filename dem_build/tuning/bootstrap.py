@@ -84,4 +84,8 @@ def _resampled(problem: Problem, draws: np.random.Generator) -> tuple[Problem, _
     empty = np.arange(problem.tokens.shape[1])[None, :] >= filled[:, None]
     index = np.where(empty, np.arange(problem.tokens.shape[1])[None, :], index).astype(np.intp)
     tokens = np.take_along_axis(problem.tokens, index, axis=1)
-    return replace(problem, tokens=tokens), _Pick(index)
+    drawn = replace(problem, tokens=tokens)
+    if problem.base_nll is not None:
+        base = np.take_along_axis(problem.base_nll, index, axis=1).sum(axis=1) / tokens.sum(axis=1)
+        drawn = replace(drawn, objective=replace(problem.objective, base=base))
+    return drawn, _Pick(index)

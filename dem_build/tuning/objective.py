@@ -5,7 +5,9 @@ with loss L_j is
 
     g_j = (B_j - L_j) / max(B_j - S_j, 2 stderr_j)
 
-so that 0 is the base and 1 what the single vector reaches. Scores are written so that less is better.
+so that 0 is the base and 1 what the single vector reaches. A single vector that changes next to nothing, or is judged
+on so few rows that they have no standard error, must not make its own dataset count for everything: see `gain_scale`.
+Scores are written so that less is better.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Objective", "gain_scale"]
 
 FLOOR = 2.0  # standard errors
+LEAST_SHARE = 1e-3  # of the base's loss: no denominator is less
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ def gain_scale(base: Vector, single: Vector, stderr: Vector) -> Vector:
     Args:
         base: Losses of the base.
         single: Loss of each dataset's own vector alone, at ω = 1; the base's loss where there is none.
-        stderr: Standard error of `base - single`, paired by rows.
+        stderr: Standard error of `base - single`, paired by rows; infinite where there are too few rows to tell. The
+            difference itself, whatever its sign, then is what is known of its size.
     """
-    return np.maximum(np.maximum(base - single, FLOOR * stderr), np.finfo(np.float32).tiny)
+    unsure = np.where(np.isfinite(stderr), FLOOR * stderr, np.abs(base - single))
+    least = np.maximum(LEAST_SHARE * base, np.finfo(np.float32).tiny)
+    return np.maximum(np.maximum(base - single, unsure), least)

@@ -57,6 +57,8 @@ class Problem:
         measure: Takes a sample.
         center: What ω is drawn towards; with `pull`.
         pull: Weight of the mean squared distance to `center`, in the score's units.
+        base_nll: Summed loss of the base, [judges, blocks]: resampled with the rest, since gains and limits are
+            counted from the base on the same rows. None where the objective's base has no such blocks.
     """
 
     objective: Objective
@@ -66,6 +68,7 @@ class Problem:
     measure: Measure
     center: Vector | None = None
     pull: float = 0.0
+    base_nll: Vector | None = None
 
     @property
     def size(self) -> int:
@@ -107,14 +110,14 @@ class Problem:
         """
         assert sample.slopes is not None
         errors = ratio_stderr(sample.slopes @ step, self.tokens)
-        return float(np.sqrt(((self.objective.slope(self.losses(sample)) * errors) ** 2).sum()))
+        return _weighted_stderr(self.objective.slope(self.losses(sample)), errors)
 
     def difference(self, one: Sample, other: Sample) -> tuple[float, float]:
         """Return the difference of two samples' scores and its standard error, paired by blocks."""
         errors = ratio_stderr(one.nll - other.nll, self.tokens)
         weight = self.objective.slope(self.losses(other))
         change = self.objective.score(self.losses(one)) - self.objective.score(self.losses(other))
-        return change, float(np.sqrt(((weight * errors) ** 2).sum()))
+        return change, _weighted_stderr(weight, errors)
 
 
 @dataclass(frozen=True)
@@ -144,5 +147,10 @@ def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:
     blocks = np.count_nonzero(tokens, axis=1)  # a judge with few rows has empty blocks at its end
     total = tokens.sum(axis=1)
     residuals = sums - (sums.sum(axis=1) / total)[:, None] * tokens
-    with np.errstate(divide="ignore"):
-        return np.asarray(np.sqrt(blocks / np.maximum(blocks - 1, 0) * (residuals**2).sum(axis=1)) / total)
+    found = np.sqrt(blocks / np.maximum(blocks - 1, 1) * (residuals**2).sum(axis=1)) / total
+    return np.where(blocks > 1, found, np.inf)
+
+
+def _weighted_stderr(weight: Vector, errors: Vector) -> float:
+    counted = weight != 0  # what does not count may be known as badly as it likes
+    return float(np.sqrt(((weight[counted] * errors[counted]) ** 2).sum()))

@@ -7,11 +7,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tune_samples import DIGEST, base, dataset, model, noise, probe, run_tune, skill, vector
-from weight_samples import make_context, run_compose
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+from tune_samples import (
+    DIGEST,
+    base,
+    dataset,
+    model,
+    noise,
+    probe,
+    run_tune,
+    skill,
+    trained,
+    vector,
+    write_rows,
+)
+from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.checkpoint import open_checkpoint
-from dem_build.errors import EvaluationError, InterruptedBuildError
+from dem_build.errors import CheckpointError, EvaluationError, InterruptedBuildError
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.judges import judges, row_nll, trained_prompts
 
@@ -145,6 +158,42 @@ def test_layers_are_tuned_from_the_best_of_vectors_and_judged_on_unseen_rows(tmp
     layerwise = tuned.trace["layerwise"]
     assert layerwise["accepted"] == (layerwise["unseen_score"] < layerwise["unseen_global_score"])
     assert isinstance(tuned.omega["up"], dict) == layerwise["accepted"]
+
+
+def test_layers_are_judged_against_the_base_on_the_same_rows_and_reported_as_chosen(tmp_path):
+    """Some rows are left to the judgement of layers: the base gains nothing on the others too."""
+    tuned = run_tune(tmp_path, [dataset("up"), dataset("down")], granularity="layer")
+    [base] = [p for p in tuned.trace["passes"] if not any(p["omega"])]
+    assert base["score"] == pytest.approx(0, abs=1e-12)
+    assert tuned.trace["layerwise"]["accepted"]
+    assert -np.mean([j["gain"] for j in tuned.trace["judges"]]) == pytest.approx(tuned.trace["chosen_score"])
+
+
+def test_a_dataset_with_one_row_tunes_and_it_is_said(tmp_path):
+    rows = write_rows(tmp_path / "rows", "up", seed=3, count=1)
+    lone = replace(dataset("up"), paths=dataset("up").paths | {"data/validation": rows})
+    tuned = run_tune(tmp_path, [lone, dataset("down")])
+    assert [f["used"] for f in tuned.trace["findings"] if f["what"] == "few_rows"] == [1]
+
+
+def test_a_negative_omega_is_not_taken_for_none(tmp_path):
+    backwards = {n: -t for n, t in trained(skill("up").train).items()}
+    back = vector("back", store_vector(tmp_path / "delta", backwards, "float32"))
+    tuned = run_tune(tmp_path, [dataset("up", omega=0.0), back], bounds=[-3.0, 1.5])
+    assert -3.0 < tuned.omega["back"] < 0
+    assert [f["vector"] for f in tuned.trace["findings"] if f["what"] == "does_not_help"] == []
+
+
+def test_weights_that_are_a_part_of_a_parameter_are_refused(tmp_path):
+    """The part begins where the whole does; of one expert it even is all that begins there."""
+    config = Qwen3MoeConfig(
+        vocab_size=260, hidden_size=32, intermediate_size=32, moe_intermediate_size=16, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, num_experts=1, num_experts_per_tok=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
+    resident = Qwen3MoeForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="regrouped while loading"):
+        Candidates(resident, tmp_path, DIGEST, {})
 
 
 def test_a_grid_measures_all_its_points(tmp_path):

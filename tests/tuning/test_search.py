@@ -154,6 +154,33 @@ def test_the_gains_denominator_is_at_least_two_standard_errors():
     assert scale.tolist() == [0.2, 1.0]
 
 
+def test_a_vector_that_changes_nothing_does_not_make_its_dataset_all_that_counts():
+    scale = gain_scale(np.array([2.0, 2.0]), np.array([2.0, 1.0]), np.zeros(2))
+    assert scale.tolist() == [0.002, 1.0]
+
+
+def test_of_a_single_block_the_standard_error_is_infinite_and_the_gains_denominator_finite():
+    errors = ratio_stderr(np.array([[3.0, 0.0], [3.0, 5.0]]), np.array([[2.0, 0.0], [2.0, 2.0]]))
+    assert np.isinf(errors).tolist() == [True, False]
+    scale = gain_scale(np.array([2.0]), np.array([2.5]), errors[:1])
+    assert scale.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("gain", 0.01), ("worst", np.inf)])
+def test_intervals_do_not_widen_with_what_blocks_lose_under_base_and_candidate_alike(kind, limit):
+    """Some rows are harder than others: gains and limits are counted from the base on the rows that were drawn."""
+    losses = Losses(2, noise=0.0)
+    uneven = np.linspace(-1.2, 1.2, BLOCKS) * losses.tokens * np.array([[1.0], [-1.0]])
+    uneven -= losses.tokens * (uneven.sum(axis=1) / losses.tokens.sum(axis=1))[:, None]
+    measure = lambda omega, *, slopes: replace(s := losses(omega, slopes=slopes), nll=s.nll + uneven)  # noqa: E731
+    problem = replace(problem_of(losses, kind, limit), measure=measure)
+    problem = replace(problem, base_nll=measure(np.zeros(2), slopes=False).nll)
+    known = begin(problem)
+    found = search("gradient", problem, known)
+    bounds = intervals(problem, found, known[1])
+    assert (bounds.high - bounds.low).max() < 0.3
+
+
 def test_intervals_hold_the_omega_that_was_found_and_narrow_with_less_noise():
     width = {}
     for noise in (0.02, 0.2):
