@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dem_build.recipe.problems import Mistake, nearest
-from dem_build.recipe.tables import names, raw, tables
+from dem_build.recipe.tables import raw, tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,9 +57,11 @@ def _something_judges(data: Raw) -> Iterator[Mistake]:
 
 def _someone_counts(data: Raw) -> Iterator[Mistake]:
     importance = raw(data, "tune", "importance")
-    counted = [importance.get(name, 1.0) for name in names(data, "datasets")]
+    judging = [(key, table) for key, table in tables(data, "datasets") if table.get("validation") != 0]
+    counted = [importance.get(key[-1], 1.0) for key, _ in judging]
     if counted and all(_is_number(value) and value == 0 for value in counted):
-        yield Mistake(("tune", "importance"), "is 0 for every dataset, so nothing is tuned for")
+        what = "is 0 for every dataset that has validation rows, so nothing is tuned for"
+        yield Mistake(("tune", "importance"), what)
 
 
 def _interpolation_takes_numbers(data: Raw) -> Iterator[Mistake]:
