@@ -134,8 +134,11 @@ class Runner:
         wanted, measures = measured(request.preimage), KINDS[request.kind].measures
         if wanted is None or measures is None:
             return
-        for record in self.store.records():
-            if record.kind != request.kind or measured(record.preimage) != wanted:
+        alike = [
+            r.key for r in self.store.records() if r.kind == request.kind and measured(r.preimage) == wanted
+        ]
+        for record in map(self.store.lookup, alike):  # a look-up keeps it from collection while we read
+            if record is None:
                 continue
             with contextlib.suppress(CorruptObjectError):
                 output = record.outputs[measures[0]]
