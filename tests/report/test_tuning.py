@@ -1,0 +1,51 @@
+"""What tuning found, by the names of today's recipe."""
+
+from __future__ import annotations
+
+import json
+
+from dem_build.graph import TUNE, Action, Edge, Graph, Taken
+from dem_build.report.tuning import read_tuning
+from dem_build.store import Output, Record
+
+ROWS, ONE, OTHER = "a" * 64, "b" * 64, "c" * 64
+
+
+def record(name: str, **outputs: str) -> Record:
+    return Record(name, name, {}, {n: Output(digest, 1) for n, digest in outputs.items()}, {})
+
+
+def judge(vector: str, single: float) -> dict:
+    return {
+        "rows": ROWS,
+        "vector": vector,
+        "base": 3.0,
+        "chosen": 2.0,
+        "single": single,
+        "gain": 1.0,
+        "used": 9,
+    }
+
+
+def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
+    """Two trainings on one file, say at two learning rates."""
+    takes = [Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in ("slow", "fast")]
+    takes += [Taken("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in ("slow", "fast")]
+    graph = Graph({TUNE: Action(TUNE, "tune", {}, tuple(takes), groups={"slow": {}, "fast": {}})})
+    documents = {
+        "trace": {
+            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": [],
+            "judges": [judge(ONE, 1.5), judge(OTHER, 1.0)],
+            "vectors": [{"vector": v, "tuned": True, "omega": 0.5, "low": 0.4, "high": 0.6} for v in (ONE, OTHER)],
+        },
+        "omega": {"omega": {ONE: 0.5, OTHER: 0.5}},
+    }  # fmt: skip
+    records = {
+        "vector:slow": record("finetune", delta=ONE),
+        "vector:fast": record("finetune", delta=OTHER),
+        "data:slow": record("prepare", validation=ROWS),
+        "data:fast": record("prepare", validation=ROWS),
+        TUNE: record("tune", trace="trace", omega="omega"),
+    }
+    tuning = read_tuning(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+    assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
