@@ -58,7 +58,7 @@ def _something_judges(data: Raw) -> Iterator[Mistake]:
 def _someone_counts(data: Raw) -> Iterator[Mistake]:
     importance = raw(data, "tune", "importance")
     judging = [(key, table) for key, table in tables(data, "datasets") if table.get("validation") != 0]
-    counted = [importance.get(key[-1], 1.0) for key, _ in judging]
+    counted = [importance.get(str(key[-1]), 1.0) for key, _ in judging]
     if counted and all(_is_number(value) and value == 0 for value in counted):
         what = "is 0 for every dataset that has validation rows, so nothing is tuned for"
         yield Mistake(("tune", "importance"), what)
