@@ -17,7 +17,10 @@ from dem_build.report.html import render
 from dem_build.report.html.blocks import Axis, level
 from dem_build.report.html.page import SECTIONS
 from dem_build.report.html.training import added_by
+from dem_build.report.ladder import Ladder, Rung
+from dem_build.report.ladder import Tested as OnTest  # pytest takes what is called Test… for a test
 from dem_build.report.material import Material, is_drawn, mark_of
+from dem_build.report.response import Loss, Point, Response
 from dem_build.report.results import Results, collect
 from dem_build.report.tuning import Judged, Tuned, Tuning
 
@@ -116,6 +119,24 @@ def make_analysis(names):
     return Analysis(some, {"0": some}, parts)
 
 
+def make_response(names):
+    losses = [{n: Loss(2.0 + w, 0.1, w, 0.05) for n in names} for w in (0.0, 0.25, 0.5)]
+    points = tuple(Point(w, one) for w, one in zip((0.0, 0.5, 1.0), losses, strict=True))
+    slopes = {j: dict.fromkeys(names, -0.5) for j in names}
+    return Response(
+        dict.fromkeys(names, 0.5), losses[0], dict.fromkeys(names, points), slopes, dict.fromkeys(names, 9)
+    )
+
+
+def make_ladder(names):
+    tested = [
+        OnTest({n: 0.5}, dict.fromkeys(names, 2.0), dict.fromkeys(names, 0.1), dict.fromkeys(names, g), g)
+        for n, g in zip(names, [0.4 + i / 100 for i in range(len(names))], strict=True)
+    ]
+    rungs = tuple(Rung((n,), one, one) for n, one in zip(names, tested, strict=True))
+    return Ladder(tested[0], dict.fromkeys(names, 1.5), rungs, dict.fromkeys(names, 9))
+
+
 def with_singles(names):
     """Test losses of base, composed, a baseline and every vector alone."""
     loss = {m: {f"loss:{n}": {"loss": v, "loss_stderr": 0.01} for n in names} for m, v in MODELS.items()}
@@ -147,6 +168,8 @@ def everything(names=("math",)):
         table=with_singles(names),
         tuning=make_tuning(names),
         analysis=make_analysis(names),
+        response=make_response(names),
+        ladder=make_ladder(names),
     )
 
 
@@ -220,7 +243,8 @@ def test_twenty_vectors_and_as_many_models_are_all_there():
     names = tuple(f"skill{i:02}" for i in range(20))
     page = Page(render(everything(names)))
     assert all(f"{n} alone" in page.text for n in names)
-    assert page.tags.count("polyline") == 2 + 2 * len(names)
+    searched, trained, answered, grown = 2, 2 * len(names), len(names) ** 2, 2
+    assert page.tags.count("polyline") == searched + trained + answered + grown
 
 
 def test_values_that_are_no_numbers_are_shown_as_such():
@@ -250,6 +274,10 @@ def test_what_a_dataset_adds_is_what_follows_from_it():
     added = added_by(graph, "chat")
     assert {"data:chat", "vector:chat", "model", "loss:composed:math", "loss:base:chat"} <= set(added)
     assert not {"base", "data:math", "vector:math", "loss:base:math"} & set(added)
+
+
+def test_who_hurts_whom_needs_no_tuning():
+    assert "slopes" in anchors(make(response=make_response(("math",))))
 
 
 def test_keys_and_digests_are_whole():

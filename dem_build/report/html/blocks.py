@@ -178,6 +178,7 @@ class Series:
     kind: str
     points: Sequence[tuple[float, float]]
     dots: bool = False
+    title: str = ""
 
     @property
     def path(self) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dem_build.report.html import evaluations, provenance, training, tuned, vectors
+from dem_build.report.html import analyses, evaluations, provenance, training, tuned, vectors
 from dem_build.report.markdown import printable
 from dem_build.report.material import Material, base_name, mark_of
 from dem_build.report.verdict import judge
@@ -29,6 +29,9 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     tuned.omega,
     tuned.search,
     tuned.slopes,
+    analyses.leave_one_out,
+    analyses.response,
+    analyses.ladder,
     vectors.cosines,
     vectors.distances,
     training.curves,

@@ -188,21 +188,22 @@ def points_of(values: Sequence[float], axis: Axis) -> list[tuple[float, float]]:
 
 def slopes(material: Material) -> Section | None:
     """Who hurts whom: the derivative of each judge's loss to each ω, where the search ended."""
-    tuning = material.results.tuning
-    if tuning is None or not tuning.slopes:
+    tuning, response = material.results.tuning, material.results.response
+    found = (tuning.slopes if tuning else {}) or (response.slopes if response else {})
+    if not found:
         return None
-    names = list(dict.fromkeys(v for row in tuning.slopes.values() for v in row))
-    most = max((abs(v) for row in tuning.slopes.values() for v in row.values()), default=0.0)
+    names = list(dict.fromkeys(v for row in found.values() for v in row))
+    most = max((abs(v) for row in found.values() for v in row.values()), default=0.0)
     body = [
         [
             Cell(judge, strong=True),
             *(Cell(signed(row[n]), level=level(-row[n], most)) if n in row else NONE for n in names),
         ]
-        for judge, row in tuning.slopes.items()
+        for judge, row in found.items()
     ]
     lead = (
         "What a little more of a vector would do to each dataset at the chosen ω: the derivative of its validation "
-        "loss to that ω. Negative (blue) helps, positive (orange) hurts. Where it balances, a column has both."
+        "loss to that ω. Negative (blue) helps, positive (orange) hurts. Where ω is balanced, a column has both."
     )
     table = Table(["loss on", *(f"more {n}" for n in names)], body, len(names), heat=True)
     return Section("slopes", "Who hurts whom", lead, [table])

@@ -1,0 +1,177 @@
+"""What each vector does in the model: left out, with more or less of it, and added one at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.report.html.blocks import (
+    NONE,
+    Axis,
+    Block,
+    Cell,
+    Fold,
+    Lines,
+    Panel,
+    Section,
+    Series,
+    Table,
+    level,
+)
+from dem_build.report.quantities import decimals, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dem_build.report.ladder import Ladder, Rung, Tested
+    from dem_build.report.material import Material
+    from dem_build.report.response import Loss, Point, Response
+
+__all__ = ["ladder", "leave_one_out", "response"]
+
+FULL = 100.0
+
+
+def leave_one_out(material: Material) -> Section | None:
+    """What becomes of each loss when one vector is left out."""
+    found = material.results.response
+    if found is None or not found.curves:
+        return None
+    without = found.without
+    losses = {judge: {v: row[judge] for v, row in without.items() if judge in row} for judge in found.model}
+    header = ["loss on", "the model", *(f"without {v}" for v in without)]
+    body = [
+        [Cell(judge, strong=True), Cell(decimals(found.model[judge].loss)), *_changes(row, list(without))]
+        for judge, row in losses.items()
+    ]
+    lead = (
+        "The change in validation loss when one vector is left out and the others stay as they are, with the standard "
+        "error of the paired difference. Where the loss rises (blue), the vector helps; where it falls, it hurts."
+    )
+    return Section("without", "Leaving one out", lead, [Table(header, body, len(header) - 1, heat=True)])
+
+
+def _changes(losses: Mapping[str, Loss], names: Sequence[str]) -> list[Cell]:
+    most = max((abs(loss.change) for loss in losses.values()), default=0.0)
+    return [_changed(losses[n], most) if n in losses else NONE for n in names]
+
+
+def _changed(loss: Loss, most: float) -> Cell:
+    error = "" if loss.change_stderr is None else f"±{decimals(loss.change_stderr)}"
+    return Cell(signed(loss.change), error, level(loss.change, most))
+
+
+def response(material: Material) -> Section | None:
+    """How the losses answer to more and less of each vector."""
+    found = material.results.response
+    if found is None or not found.curves:
+        return None
+    panels = [_panel(found, name, points) for name, points in found.curves.items() if len(points) > 1]
+    legend = [("strong", "the vector's own dataset"), ("faint", "every other dataset and probe")]
+    numbers = [_numbers(name, points) for name, points in found.curves.items()]
+    lead = (
+        "The change in validation loss as one ω goes from least to most, the others staying as they are. "
+        "Below the dashed line is better than the model as it is."
+    )
+    blocks: list[Block] = [Lines(panels, legend), Fold("The same in numbers", numbers)]
+    return Section("response", "More or less of each vector", lead, blocks)
+
+
+def _panel(found: Response, name: str, points: Sequence[Point]) -> Panel:
+    axis = Axis.over([0.0, *(loss.change for p in points for loss in p.losses.values())], pad=0.06)
+    along = Axis(points[0].omega, points[-1].omega)
+    judges = sorted(found.model, key=lambda judge: judge == name)  # its own is drawn last, on top
+    series = [
+        Series(
+            "strong" if judge == name else "faint",
+            [(along.at(p.omega), _down(axis, p.losses[judge].change)) for p in points if judge in p.losses],
+            dots=judge == name,
+            title=judge,
+        )
+        for judge in judges
+    ]
+    ends = f"ω {points[0].omega:.2g}", f"{points[-1].omega:.2g}"
+    value = f"ω {found.omega[name]:.3f} in the model" if name in found.omega else ""
+    reference = _down(axis, 0.0), ""
+    return Panel(name, value, series, signed(axis.high), signed(axis.low), *ends, reference=reference)
+
+
+def _down(axis: Axis, value: float) -> float:
+    return round(FULL - axis.at(value), 2)
+
+
+def _numbers(name: str, points: Sequence[Point]) -> Table:
+    judges = list(dict.fromkeys(judge for p in points for judge in p.losses))
+    header = ["loss on", *(f"ω {p.omega:.3g}" for p in points)]
+    body = [
+        [
+            Cell(judge, strong=True),
+            *(Cell(signed(p.losses[judge].change), _plus(p.losses[judge])) for p in points),
+        ]
+        for judge in judges
+    ]
+    return Table(header, body, len(points), caption=f"More or less of {name}")
+
+
+def _plus(loss: Loss) -> str:
+    return "" if loss.change_stderr is None else f"±{decimals(loss.change_stderr)}"
+
+
+def ladder(material: Material) -> Section | None:
+    """What each vector more brings on test rows."""
+    found = material.results.ladder
+    if found is None or not found.rungs:
+        return None
+    retuned = any(rung.retuned is not None for rung in found.rungs)
+    again = "ω searched anew at each step, on validation rows; " if retuned else ""
+    lead = (
+        f"The model grows by one vector at a time ({again}the control keeps the ω of the whole model). "
+        "Gain recovered on test rows: 0 is the base, 1 each dataset's own vector alone."
+    )
+    lines = _growth(found)
+    blocks: list[Block] = [Lines([lines], LADDER_LEGEND if retuned else LADDER_LEGEND[1:], wide=True)]
+    if retuned:
+        blocks.append(_rungs("ω searched anew", found, retuned=True))
+    blocks.append(_rungs("ω of the whole model", found, retuned=False))
+    return Section("ladder", "One vector more", lead, blocks)
+
+
+LADDER_LEGEND = (("strong", "ω searched anew"), ("faint", "ω of the whole model"))
+
+
+def _growth(found: Ladder) -> Panel:
+    frozen = [0.0, *(rung.frozen.mean_gain for rung in found.rungs)]
+    retuned = [0.0, *(rung.retuned.mean_gain for rung in found.rungs if rung.retuned is not None)]
+    axis = Axis.over([*frozen, *retuned], pad=0.06)
+    along = Axis(0.0, float(len(found.rungs)))
+    series = [Series("faint", [(along.at(i), _down(axis, v)) for i, v in enumerate(frozen)], dots=True)]
+    if len(retuned) == len(frozen):
+        series.append(
+            Series("strong", [(along.at(i), _down(axis, v)) for i, v in enumerate(retuned)], dots=True)
+        )
+    last = retuned[-1] if len(retuned) == len(frozen) else frozen[-1]
+    return Panel(
+        "mean gain recovered",
+        f"{decimals(last)} with all",
+        series,
+        decimals(axis.high),
+        decimals(axis.low),
+        "base",
+        f"{len(found.rungs)} vectors",
+    )
+
+
+def _rungs(caption: str, found: Ladder, *, retuned: bool) -> Table:
+    names = list(found.rows)
+    header = ["added", *names, "mean"]
+    tested = [(rung, rung.retuned if retuned else rung.frozen) for rung in found.rungs]
+    body = [_rung(rung, one, names) for rung, one in tested if one is not None]
+    return Table(header, body, len(names) + 1, heat=True, caption=caption)
+
+
+def _rung(rung: Rung, tested: Tested, names: Sequence[str]) -> list[Cell]:
+    cells = [_gain(tested.gains[n]) if n in tested.gains else NONE for n in names]
+    return [Cell(f"+ {', '.join(rung.added)}", strong=True), *cells, _gain(tested.mean_gain)]
+
+
+def _gain(value: float) -> Cell:
+    return Cell(decimals(value), level=level(value, 1.0))
