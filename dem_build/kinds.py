@@ -185,6 +185,14 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             outputs=("rungs",),
             device=True,
         ),
+        "tsne": Kind(
+            family="analyze",
+            version=1,
+            module="dem_build.steps.tsne",
+            params=("max_samples", "dtype"),
+            outputs=("map",),
+            device=True,
+        ),
         "loss": Kind(
             family="evaluate",
             version=1,

@@ -57,6 +57,14 @@ def test_a_ladder_names_what_each_rung_adds(project):
     assert last["frozen"]["mean_gain"] > found["base"]["mean_gain"] == 0
 
 
+def test_a_map_has_a_place_for_each_validation_row(project):
+    document = project.build(ANALYSED)
+    found = document["tsne"]
+    assert set(found) == {"add", "copy"}
+    assert all(found.values())
+    assert found == results(project)["tsne"]
+
+
 def test_names_order_and_omega_analyse_nothing_again(project):
     head, add, copy = ANALYSED.partition("\n[compose]")[0].split("[datasets.")
     rest = ANALYSED.partition("\n[compose]")[2]
@@ -70,8 +78,8 @@ def test_names_order_and_omega_analyse_nothing_again(project):
 
 def test_without_the_table_there_is_no_such_action(project):
     document = project.build(ANALYSED.partition("[analysis]")[0])
-    assert not {"analysis", "response", "ladder"} & {action["name"] for action in document["actions"]}
-    assert not {"analysis", "response", "ladder"} & set(document)
+    assert not {"analysis", "response", "ladder", "tsne"} & {action["name"] for action in document["actions"]}
+    assert not {"analysis", "response", "ladder", "tsne"} & set(document)
 
 
 def test_another_vector_is_another_analysis(project):

@@ -162,6 +162,11 @@ GIVEN = {
         ],
         [],
     ),
+    "tsne": (
+        {"max_samples": 128, "dtype": "bfloat16"},
+        [*COMPOSED[:2], GroupDigest("math", {}, (TakenDigest("data/validation", hexes("6")),))],
+        [],
+    ),
     "loss": (
         {"dtype": "bfloat16"},
         [*COMPOSED[:2], TakenDigest("data/rows", hexes("6"))],

@@ -97,7 +97,7 @@ def test_freezing_the_omega_that_were_found_evaluates_nothing_again(tuned):
 
 def test_an_analysis_of_a_tuned_model_climbs_from_what_the_search_measured(tuned):
     document = tuned.build(RECIPE + "\n[analysis]\nresponse = []\n")
-    assert set(ran(document)) == {"analysis", "ladder"}
+    assert set(ran(document)) == {"analysis", "ladder", "tsne"}
     first, last = document["ladder"]["rungs"]
     assert last["retuned"]["omega"] == last["frozen"]["omega"] == pytest.approx(document["omega"])
     assert first["retuned"]["omega"][last["added"][0]] == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.graph.models import tune_action
-from dem_build.graph.nodes import ANALYSIS, BASE, LADDER, RESPONSE, TUNE, Action, Edge, Taken
+from dem_build.graph.nodes import ANALYSIS, BASE, LADDER, RESPONSE, TSNE, TUNE, Action, Edge, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -29,15 +29,26 @@ def analyses(recipe: Recipe, vectors: Collection[str], given: Mapping[str, float
     takes = [Taken("base/weights", Edge(BASE, "weights"))]
     takes += [Taken("delta", Edge(f"vector:{name}", "delta")) for name in vectors]
     found = [Action(ANALYSIS, "analysis", {}, tuple(takes))]
+    validated = [name for name, dataset in recipe.datasets.items() if dataset.validation != 0]
+    if recipe.analysis.tsne and validated:
+        found.append(_tsne(recipe, validated))
     if recipe.compose.method != "dem":
         return found  # an interpolation with other ω scales the base too: its losses say nothing of a vector
-    validated = any(dataset.validation != 0 for dataset in recipe.datasets.values())
     tested = any(dataset.test != 0 for dataset in recipe.datasets.values())
     if recipe.analysis.response and (validated or recipe.probes):
         found.append(_response(recipe, recipe.analysis.response, vectors, given))
     if recipe.analysis.ladder and validated and tested:
         found.append(_ladder(recipe, vectors, given))
     return found
+
+
+def _tsne(recipe: Recipe, datasets: Collection[str]) -> Action:
+    """The base is loaded as for its evaluation, so that a worker loads it once for both."""
+    assert recipe.analysis is not None
+    takes = [Taken(f"model/{part}", Edge(BASE, part)) for part in ("weights", "config")]
+    takes += [Taken("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in datasets]
+    params = {"max_samples": recipe.analysis.max_samples, "dtype": recipe.compose.dtype}
+    return Action(TSNE, "tsne", params, tuple(takes), groups={name: {} for name in datasets})
 
 
 def _response(

@@ -23,6 +23,7 @@ __all__ = [
     "MODEL",
     "MODEL_PARTS",
     "RESPONSE",
+    "TSNE",
     "TUNE",
     "Action",
     "Edge",
@@ -36,6 +37,7 @@ TUNE = "tune"
 ANALYSIS = "analysis"
 RESPONSE = "response"
 LADDER = "ladder"
+TSNE = "tsne"
 MODEL = "model"
 COMPOSED = "composed"
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")

@@ -316,10 +316,14 @@ class Analysis(Table):
         description="Add one vector after another to the base, the one with the best score alone first, and judge each "
         "model on test rows: with the ω of the whole model, and with ω that are searched anew.",
     )
+    tsne: bool = Field(
+        default=True,
+        description="Map the datasets' validation rows, as the base reads them, into two dimensions by t-SNE.",
+    )
     max_samples: int = Field(
         default=128,
         ge=1,
-        description="Most rows of a dataset: of validation in `response`, of test in `ladder`.",
+        description="Most rows of a dataset: of validation in `response` and `tsne`, of test in `ladder`.",
     )
 
 

@@ -66,6 +66,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         **({"analysis": asdict(results.analysis)} if results and results.analysis else {}),
         **({"response": _response(results.response)} if results and results.response else {}),
         **({"ladder": asdict(results.ladder)} if results and results.ladder else {}),
+        **({"tsne": dict(results.tsne)} if results and results.tsne else {}),
         "results": _table(results) if results else {},
         "gates": [_gate(g) for g in gates],
         **({"verdict": _verdict(results, gates)} if results and results.table else {}),

@@ -12,6 +12,7 @@ from dem_build.errors import StoreError
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.ladder import RUNGS, read_ladder
 from dem_build.report.response import CURVES, read_response
+from dem_build.report.tsne import MAP, read_tsne
 from dem_build.report.tuning import SEARCH, read_tuning
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dem_build.report.analysis import Analysis
     from dem_build.report.ladder import Ladder
     from dem_build.report.response import Response
+    from dem_build.report.tsne import Map
     from dem_build.report.tuning import Tuning
     from dem_build.store import Output, Record
 
@@ -29,7 +31,7 @@ __all__ = ["READ", "Metrics", "Results", "collect"]
 
 MODEL = "model"
 METRICS = "metrics"
-READ = (METRICS, *SEARCH, TABLES, CURVES, RUNGS)
+READ = (METRICS, *SEARCH, TABLES, CURVES, RUNGS, MAP)
 """Outputs whose bytes the results are read from."""
 DIRECTIONS = "higher_is_better"
 # Cost → where a record's provenance has it.
@@ -54,6 +56,7 @@ class Results:
         analysis: How the vectors lie to each other, where the recipe asks for it.
         response: What each vector does to the losses around the model, where the recipe asks for it.
         ladder: What each vector more brings on test rows, where the recipe asks for it.
+        tsne: A map of the datasets as the base reads them, where the recipe asks for it.
         model_digest: Digest of the composed model, None while it is not there.
         warnings: (action, text), in the graph's order.
         costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),
@@ -70,6 +73,7 @@ class Results:
     analysis: Analysis | None = None
     response: Response | None = None
     ladder: Ladder | None = None
+    tsne: Map | None = None
     model_digest: Digest | None = None
     warnings: tuple[tuple[str, str], ...] = ()
     costs: Mapping[str, Metrics] = field(default_factory=dict)
@@ -105,6 +109,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         analysis=read_analysis(graph, records, read),
         response=read_response(graph, records, read),
         ladder=read_ladder(graph, records, read),
+        tsne=read_tsne(graph, records, read),
         model_digest=_model_digest(records.get(MODEL)),
         warnings=tuple((a.name, str(w)) for a, r in present for w in r.provenance.get("warnings", ())),
         costs={action.name: costs for action, record in present if (costs := _costs(record))},
