@@ -171,7 +171,7 @@ def gain(material: Material) -> Section | None:
     if not known:
         return None
     found = {model: gains(results, model) for model in model_names(results) if model != BASE}
-    header = ["model", *known, "mean"]
+    header = ["model", "mean", *known]
     body = [
         [Cell(_title(results, model), strong=model == COMPOSED), *_gains(measures, list(known))]
         for model, measures in found.items()
@@ -194,7 +194,7 @@ def gain(material: Material) -> Section | None:
 def _gains(measures: Mapping[str, Measure], names: Sequence[str]) -> list[Cell]:
     cells = [_gain(measures.get(name)) for name in names]
     whole = [_gain(mean(measures, names))] if all(name in measures for name in names) else [NONE]
-    return [*cells, *whole]
+    return [*whole, *cells]
 
 
 def _gain(measure: Measure | None) -> Cell:
