@@ -64,7 +64,8 @@ def gradient_search(problem: Problem, known: Sequence[Sample], most: int = MOST_
         if not _worth_it(problem, best, there, promise) or _seen(samples, there):
             return Found(problem.best(samples), tuple(samples), "settled" if promise > 0 else "converged")
         samples.append(problem.measure(there, slopes=True))
-        kept = (problem.score(best) - problem.score(samples[-1])) / promise
+        # A step back within a limit may promise nothing else.
+        kept = (problem.score(best) - problem.score(samples[-1])) / promise if promise else 1.0
         if problem.best(samples) is not samples[-1] or kept < DOUBTED:
             radius = radius / 2
         elif kept > TRUSTED:

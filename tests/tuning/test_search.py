@@ -201,6 +201,19 @@ def test_a_lead_over_equal_omega_that_is_real_is_told_from_none():
     assert intervals(problem, found, found.best).over_uniform == (0, 0)
 
 
+def test_a_limit_is_sought_where_the_score_does_not_change():
+    objective = Objective("gain", np.array([1.0, 0.0]), np.ones(2), np.ones(2), np.array([np.inf, -0.05]))
+
+    def measure(omega, *, slopes):
+        nll = np.stack([np.ones(BLOCKS), np.full(BLOCKS, 1 - 0.1 * omega[0])])
+        found = np.repeat([[[0.0]], [[-0.1]]], BLOCKS, axis=1)
+        return Sample(omega, nll, found if slopes else None)
+
+    problem = Problem(objective, np.ones((2, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
+    found = search("gradient", problem, [measure(np.zeros(1), slopes=False)])
+    assert found.best.omega[0] >= 0.5
+
+
 def test_a_pull_keeps_omega_near_its_center():
     free = problem_of(Losses(2))
     center = np.array([0.2, 0.2])
