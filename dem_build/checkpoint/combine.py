@@ -51,7 +51,8 @@ class Combination:
     Attributes:
         base: Θ, open.
         deltas: The vectors ΔΘ, open, each checked against the base, in the order of their digests.
-        omegas: ω of each: a number, or one for each layer (`layers.layer_of`).
+        omegas: ω of each: a number, or one for each layer (`layers.layer_of`); 0 in a layer that is not named, as the
+            model leaves it unused.
         method: `dem` or `interpolation`.
         code: Format of the result's floats in safetensors' words; None for each as the base has it.
     """
@@ -65,7 +66,7 @@ class Combination:
     def omegas_of(self, tensor: str) -> list[np.float32]:
         """Return ω of each vector for a tensor, rounded to float32."""
         layer = layer_of(tensor)
-        return [np.float32(w[layer] if isinstance(w, Mapping) else w) for w in self.omegas]
+        return [np.float32(w.get(layer, 0.0) if isinstance(w, Mapping) else w) for w in self.omegas]
 
     def code_of(self, tensor: TensorSpec) -> str:
         """Return the format of the result of one of the base's float tensors."""

@@ -83,7 +83,9 @@ def _terms(inputs: Inputs) -> list[_Weighted]:
     if "omega" not in inputs.paths:
         return [_Weighted(term, term.omega) for term in inputs.terms if term.omega is not None]
     found = read_omega(inputs.paths["omega"])
-    weighted = [_Weighted(term, found.get(term.digest, 0.0)) for term in inputs.terms]
+    if lost := [term.digest for term in inputs.terms if term.digest not in found]:
+        raise CheckpointError(f"the tuned ω name no vector {lost[0]}", hint="`--rebuild tune` searches again")
+    weighted = [_Weighted(term, found[term.digest]) for term in inputs.terms]
     return [w for w in weighted if (any(w.omega.values()) if isinstance(w.omega, dict) else w.omega)]
 
 

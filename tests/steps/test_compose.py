@@ -12,10 +12,23 @@ import torch
 from safetensors.torch import load_file
 from tiny import make_base
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
+from weight_samples import (
+    DIGEST,
+    PARTS,
+    bytes_of,
+    import_base,
+    load,
+    make_context,
+    random_vector,
+    run_compose,
+    store_vector,
+)
 
 from dem_build.checkpoint import from_bfloat16, open_checkpoint, to_bfloat16
 from dem_build.errors import CheckpointError, InterruptedBuildError
+from dem_build.steps import compose
+from dem_build.steps.api import Inputs, Term
+from dem_build.steps.omega import write_omega
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 
@@ -216,3 +229,33 @@ def test_memory_does_not_grow_with_the_model_and_torch_is_not_imported(tmp_path)
         [sys.executable, "-c", COMPOSE + check, str(tmp_path)], check=True, capture_output=True, text=True
     )
     assert int(done.stdout) < 32 * 1024, f"grew by {done.stdout.strip()} KiB"
+
+
+def test_omega_that_name_no_vector_of_the_model_are_refused(imported, tmp_path):
+    delta = store_vector(tmp_path / "delta", random_vector(imported, 1))
+    write_omega(tmp_path / "omega", {"f" * 64: 0.5})
+    context = make_context(tmp_path / "out")
+    inputs = Inputs(
+        paths={f"base/{part}": imported / part for part in PARTS} | {"omega": tmp_path / "omega"},
+        digests={"base/weights": DIGEST},
+        terms=(Term(delta, "0" * 64, None),),
+    )
+    with pytest.raises(CheckpointError, match="name no vector 0000"):
+        compose.run(inputs, {"method": "dem", "dtype": "float32"}, context)
+
+
+def test_a_layers_omega_reaches_that_layer_alone(imported, tmp_path):
+    vector = random_vector(imported, 1)
+    delta = store_vector(tmp_path / "delta", vector, "float32")
+    write_omega(tmp_path / "omega", {"0" * 64: {"embeddings": 0.0, "0": 0.5, "1": 0.0, "final": 0.0}})
+    context = make_context(tmp_path / "out")
+    inputs = Inputs(
+        paths={f"base/{part}": imported / part for part in PARTS} | {"omega": tmp_path / "omega"},
+        digests={"base/weights": DIGEST},
+        terms=(Term(delta, "0" * 64, None),),
+    )
+    compose.run(inputs, {"method": "dem", "dtype": "float32"}, context)
+    with open_checkpoint(imported / "weights") as base, open_checkpoint(context.out / "weights") as made:
+        for name, change in vector.items():
+            wanted = base.read(name) + (np.float32(0.5) * change if ".layers.0." in name else 0)
+            np.testing.assert_array_equal(made.read(name), wanted)
