@@ -157,7 +157,8 @@ def write_difference(
     Args:
         writer: As `delta_writer` returns it for `base` and `dtype`, entered.
         base: Θ, open.
-        tuned: Θᵢ, open: the base's names and shapes, in any float format and file order.
+        tuned: Θᵢ, open: the base's names and shapes, in any float format and file order. A tensor may have fewer rows
+            than the base's: ΔΘ is zero in those that are missing at its end.
         dtype: Stored format: `bfloat16` or `float32`.
         on_progress: Called with the elements done; what it raises stops the work.
 
@@ -174,7 +175,10 @@ def write_difference(
             theta, difference = _chunk(base, name, start), _chunk(tuned, name, start)
             lengths.append(float(np.vdot(theta, theta)))
             with np.errstate(all="ignore"):  # what is not finite is found when it is stored, and named
-                difference -= theta
+                difference -= theta[: difference.size]
+            # Rows at the end that the base alone has are as they were.
+            if missing := theta.size - difference.size:
+                difference = np.pad(difference, (0, missing))
             of_tensor.append(_write_chunk(writer, name, start, difference, CODES[dtype]))
             done += theta.size
             on_progress(done)
@@ -184,9 +188,9 @@ def write_difference(
 
 
 def _chunk(weights: Checkpoint, name: str, start: int) -> NDArray[np.float32]:
-    """Read at most CHUNK elements of a tensor as float32."""
+    """Read at most CHUNK elements of a tensor as float32; none beyond its end."""
     tensor = weights.tensors[name]
-    stored = np.empty(min(CHUNK, tensor.size - start), FLOATS[tensor.dtype])
+    stored = np.empty(min(CHUNK, max(tensor.size - start, 0)), FLOATS[tensor.dtype])
     weights.read_into(tensor, start, stored)
     values = np.empty(stored.size, np.float32)
     widen(stored, tensor.dtype, values)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 from peft import LoraConfig, get_peft_model
-from peft.utils import set_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 
 from dem_build.errors import CheckpointError
@@ -22,7 +22,7 @@ from dem_build.steps.models import load_model, quiet
 from dem_build.steps.weights import named_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -40,7 +40,7 @@ TOLERANCE = 1e-3  # share of the largest logit: float32 differs by less, another
 
 
 def merged_weights(
-    inputs: Inputs, config: Mapping[str, JSON], names: Sequence[str]
+    inputs: Inputs, config: Mapping[str, JSON], names: Sequence[str], note: Callable[[str], None]
 ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
     """Yield the base's weights with an adapter merged into them, in float32; None where the model uses none.
 
@@ -48,6 +48,7 @@ def merged_weights(
         inputs: `base/weights` and `base/config`, and the adapter's files as sources.
         config: The adapter's config.
         names: The tensors of the base's files.
+        note: Called with what the user should know.
 
     Raises:
         CheckpointError: An adapter of another base, a damaged one, or one that cannot be merged.
@@ -63,17 +64,25 @@ def merged_weights(
     with quiet(), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # what peft warns of, as of tied embeddings, is checked here
         tied = _is_tied(base)
-        model = _merge(_with_adapter(base, config, adapter, where), where, tied=tied)
+        model = _merge(_with_adapter(base, config, adapter, where, note), where, tied=tied)
     for name, tensor in named_weights(model, names).items():
         yield name, None if tensor is None else tensor.detach().float().numpy()
 
 
-def _with_adapter(base: PreTrainedModel, config: Mapping[str, JSON], adapter: Path, where: str) -> Any:
+def _with_adapter(
+    base: PreTrainedModel,
+    config: Mapping[str, JSON],
+    adapter: Path,
+    where: str,
+    note: Callable[[str], None],
+) -> Any:
     used: dict[str, Any] = {key: config[key] for key in ADAPTER_KEYS if config.get(key) is not None}
     try:
         state = safetensors.torch.load_file(adapter)
         model = get_peft_model(base, LoraConfig(**used))
-        loaded: Any = set_peft_model_state_dict(model, state)  # torch's _IncompatibleKeys
+        loaded: Any = set_peft_model_state_dict(
+            model, _with_rows(model, state, note)
+        )  # torch's _IncompatibleKeys
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[1] if len(lines) > 1 and "loading state_dict" in lines[0] else " ".join(lines[:1])
@@ -85,6 +94,26 @@ def _with_adapter(base: PreTrainedModel, config: Mapping[str, JSON], adapter: Pa
             what = f"the adapter does not fit: its config {word} {len(keys)} of its weights, first {keys[0]}"
             raise CheckpointError(what, where=where, hint=OF_THIS_BASE)
     return model.eval()
+
+
+def _with_rows(
+    model: Any, state: Mapping[str, torch.Tensor], note: Callable[[str], None]
+) -> dict[str, torch.Tensor]:
+    """Return an adapter's weights with rows for tokens that the base alone has: as they start, they add nothing."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    start = get_peft_model_state_dict(model, save_embedding_layers=True)
+    grown = dict(state)
+    for name, values in state.items():
+        if name not in start or start[name].dim() != values.dim():
+            continue
+        pairs = zip(start[name].shape, values.shape, strict=True)
+        differing = [at for at, (ours, theirs) in enumerate(pairs) if ours != theirs]
+        if len(differing) == 1 and start[name].shape[differing[0]] == rows > values.shape[differing[0]]:
+            had = values.shape[differing[0]]
+            kept = start[name].detach().narrow(differing[0], had, rows - had)
+            grown[name] = torch.cat([values, kept.to(values.dtype)], differing[0])
+            note(f"{name} has no rows for the last {rows - had} tokens of the base, which stay as they are")
+    return grown
 
 
 def _merge(model: Any, where: str, *, tied: bool) -> PreTrainedModel:

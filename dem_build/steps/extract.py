@@ -88,7 +88,29 @@ def _checkpoint(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorm
             context.progress(done, total, "parameters")
 
         with delta_writer(context.out / "delta", inputs.digests["base/weights"], base, dtype) as writer:
-            return write_difference(writer, base, tuned, dtype, progress)
+            norms, moved = write_difference(writer, base, tuned, dtype, progress)
+    _judge_rows(base, tuned, moved, where, context)
+    return norms, moved
+
+
+def _judge_rows(
+    base: Checkpoint, tuned: Checkpoint, moved: Mapping[str, float], where: str, context: Context
+) -> None:
+    """Say that a fine-tune lacks rows of the base, which its vector leaves as they are; refuse it where others differ.
+
+    Raises:
+        CheckpointError: The rows that both have are of other tokens: cut off in the middle, or sorted anew.
+    """
+    short = [n for n, tensor in tuned.tensors.items() if tensor.shape != base.tensors[n].shape]
+    if not short:
+        return
+    had, has = tuned.tensors[short[0]].shape[0], base.tensors[short[0]].shape[0]
+    if strange := [name for name in short if moved[name] >= UNRELATED]:
+        what = f"has {had} rows in {strange[0]}, and the base {has}, of which the first {had} are others"
+        raise CheckpointError(what, where=where, hint=OF_THE_BASE)
+    context.note(
+        f"it has no rows for the last {has - had} tokens of the base: the vector leaves them as they are"
+    )
 
 
 def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, dict[str, float]]:
@@ -103,7 +125,7 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
         shapes = delta_shapes(base)
 
         def differences() -> Iterator[tuple[str, NDArray[np.float32]]]:
-            merged = merged_weights(inputs, config, list(shapes))
+            merged = merged_weights(inputs, config, list(shapes), context.note)
             for done, (name, values) in enumerate(merged):
                 context.check_stop()
                 context.progress(done, len(shapes), "tensors")

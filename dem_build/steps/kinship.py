@@ -53,18 +53,19 @@ def refuse_strangers(base: JSON, tuned: JSON, where: str, context: Context) -> A
         context: Takes the warnings.
 
     Returns:
-        The architecture of both.
+        The architecture of the other model: the base's, but that it may have fewer rows of embeddings. Tokens are added
+        to a base at the end, so the rows that it lacks are the base's last ones.
 
     Raises:
-        CheckpointError: Another architecture, vocabulary, tie or shape.
+        CheckpointError: Another architecture, tie or shape, or rows of embeddings that the base has not.
     """
     of_base, of_tuned = architecture(base, "base"), architecture(tuned, where)
     _same_model(of_base, of_tuned, where)
-    _same_vocabulary(of_base, of_tuned, where)
+    _no_more_rows(of_base, of_tuned, where)
     _same_tie(of_base, of_tuned, where)
     _same_shapes(of_base, of_tuned, where)
     _same_settings(parse_config(base, "base"), parse_config(tuned, where), where, context)
-    return of_base
+    return of_tuned
 
 
 def _same_model(base: Architecture, tuned: Architecture, where: str) -> None:
@@ -73,19 +74,16 @@ def _same_model(base: Architecture, tuned: Architecture, where: str) -> None:
         raise CheckpointError(what, where=where, hint=OF_THE_BASE)
 
 
-def _same_vocabulary(base: Architecture, tuned: Architecture, where: str) -> None:
+def _no_more_rows(base: Architecture, tuned: Architecture, where: str) -> None:
     more = tuned.vocabulary - base.vocabulary
-    if not more:
+    if more <= 0:
         return
-    what = f"has {tuned.vocabulary} rows of embeddings, and the base {base.vocabulary}"
-    hint = f"{OF_THE_BASE}; a base to which the recipe adds tokens is another base"
-    if more > 0:
-        what += f": {more} were added, for new tokens or as padding"
-        hint = (
-            f"where it can do without the added rows, cut them off: model.resize_token_embeddings({base.vocabulary})"
-            ", then model.save_pretrained(NEW_FOLDER)"
-        )
-    raise CheckpointError(what, where=where, hint=hint)
+    what = f"has {tuned.vocabulary} rows of embeddings, and the base {base.vocabulary}: {more} were added, for new "
+    hint = (
+        f"where it can do without the added rows, cut them off: model.resize_token_embeddings({base.vocabulary})"
+        ", then model.save_pretrained(NEW_FOLDER)"
+    )
+    raise CheckpointError(what + "tokens or as padding", where=where, hint=hint)
 
 
 def _same_tie(base: Architecture, tuned: Architecture, where: str) -> None:
@@ -102,11 +100,18 @@ def _same_tie(base: Architecture, tuned: Architecture, where: str) -> None:
 
 def _same_shapes(base: Architecture, tuned: Architecture, where: str) -> None:
     names = sorted({*base.shapes, *tuned.shapes})
-    odd = [name for name in names if base.shapes.get(name) != tuned.shapes.get(name)]
+    odd = [name for name in names if not _fits(base, tuned, name)]
     if odd:
         there, here = (_shape(a, odd[0]) for a in (tuned, base))
         what = f"{len(odd)} of its tensors are not those of the base, first {odd[0]}: {there}, and the base {here}"
         raise CheckpointError(what, where=where, hint=OF_THE_BASE)
+
+
+def _fits(base: Architecture, tuned: Architecture, name: str) -> bool:
+    ours, theirs = base.shapes.get(name), tuned.shapes.get(name)
+    if ours == theirs or ours is None or theirs is None:
+        return ours == theirs
+    return (ours[:1], theirs[:1]) == ((base.vocabulary,), (tuned.vocabulary,)) and ours[1:] == theirs[1:]
 
 
 def _shape(weights: Architecture, name: str) -> str:

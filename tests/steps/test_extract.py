@@ -178,6 +178,34 @@ class TestCheckpoint:
         with pytest.raises(CheckpointError, match=r"model\.norm\.weight holds values that are not finite"):
             run(imported, tmp_path / "run", tuned)
 
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_tokens_that_the_recipe_adds_to_the_base_do_not_move(self, tmp_path, tied, monkeypatch):
+        monkeypatch.setattr(delta, "CHUNK", 1000)
+        base = make_base(tmp_path / "base", tied=tied)
+        larger = import_base(base, tmp_path / "larger", added=["<tool>", "</tool>"])
+        tuned = fine_tune(base, tmp_path / "tuned")
+        made, _, warnings = run(larger, tmp_path / "run", tuned)
+        found, expected = load_file(made), load_file(tuned / "model.safetensors")
+        before = load_file(base / "model.safetensors")
+        assert found["model.embed_tokens.weight"].shape[0] == before["model.embed_tokens.weight"].shape[0] + 2
+        for name, values in found.items():
+            rows = before[name].shape[0]
+            assert torch.equal(values[:rows], expected[name].float() - before[name].float())
+            assert not values[rows:].any()
+        assert warnings == []
+        assert "no rows for the last 2 tokens of the base" in (tmp_path / "run/work/events.jsonl").read_text()
+
+    def test_rows_of_other_tokens_are_refused_where_the_base_has_more(self, tmp_path):
+        base = make_base(tmp_path / "base")
+        larger = import_base(base, tmp_path / "larger", added=["<tool>"])
+        tuned = fine_tune(base, tmp_path / "tuned")
+        tensors = load_file(tuned / "model.safetensors")
+        name = "model.embed_tokens.weight"
+        tensors[name] = tensors[name].flip(0).contiguous()
+        save_file(tensors, tuned / "model.safetensors")
+        with pytest.raises(CheckpointError, match="of which the first 259 are others"):
+            run(larger, tmp_path / "run", tuned)
+
     def test_it_stops_on_request(self, tmp_path, tiny_base, imported):
         with pytest.raises(InterruptedBuildError):
             run(imported, tmp_path / "run", tiny_base, stopping=lambda: True)
@@ -214,6 +242,29 @@ class TestAdapter:
         assert (found - plain).abs().max() > 1e-4
         assert provenance["vector"]["norm"] > 0
         assert warnings == []
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"target_modules": ["embed_tokens", "lm_head"]},
+            {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+            {"target_modules": ["lm_head"], "use_dora": True},
+        ],
+        ids=["adapted", "saved", "dora"],
+    )
+    def test_tokens_that_the_recipe_adds_to_the_base_do_not_move(self, tmp_path, config):
+        base = make_base(tmp_path / "base", tied=False)
+        plain = import_base(base, tmp_path / "plain")
+        larger = import_base(base, tmp_path / "larger", added=["<tool>"])
+        adapter = adapt(base, tmp_path / "adapter", **config)
+        expected = load_file(run(plain, tmp_path / "1", adapter, source="adapter")[0])
+        found = load_file(run(larger, tmp_path / "2", adapter, source="adapter")[0])
+        assert (tmp_path / "2/work/events.jsonl").read_text().count("for the last 1 tokens") > 0
+        for name, values in expected.items():
+            rows = len(values)
+            assert (found[name][:rows] - values).abs().max() < 1e-7
+            assert not found[name][rows:].any()
+        assert found["lm_head.weight"].any()
 
     def test_weights_that_it_does_not_adapt_do_not_move(self, tmp_path, tiny_base, imported):
         adapter = adapt(tiny_base, tmp_path / "adapter", target_modules=["q_proj"])
