@@ -63,7 +63,9 @@ def _chapter(name: str, scale: Scale) -> tuple[str, list[str]]:
     with tempfile.TemporaryDirectory(prefix=f"dem-torture-{name}-", ignore_cleanup_errors=True) as folder:
         tallies = []
         for tally in chapter.run(scale, Path(folder)):
-            print(f"{name}: {_row(tally)}", flush=True)
+            print(
+                f"{name}: {_row(tally)}", *(f"  lost: {loss}" for loss in tally.losses), sep="\n", flush=True
+            )
             tallies.append(tally)
     seconds = clock() - started
     return _text(chapter.TITLE, chapter.INTRODUCTION, tallies, seconds), [
