@@ -6,11 +6,11 @@ the base is imported.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import CheckpointError, UsageError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,7 +124,7 @@ def shards_of(index: Path) -> dict[str, str]:
 
 def _shards(read: Callable[[], str], where: str, again: str) -> dict[str, str]:
     try:
-        shards = json.loads(read())["weight_map"]
+        shards = parse_json(read())["weight_map"]
         if all(isinstance(file, str) and "/" not in file for file in shards.values()):
             return dict(shards)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -184,7 +184,7 @@ def read_config(model: Path | Listing) -> dict[str, JSON]:
     if CONFIG not in files.names:
         raise _no_config(files)
     try:
-        config = json.loads(files.text(CONFIG))
+        config = parse_json(files.text(CONFIG))
     except ValueError as error:
         raise UsageError(f"is no JSON: {error}", where=files.place(CONFIG), hint=files.again) from error
     check_config(config, files.where)

@@ -34,9 +34,12 @@ def canonical(value: JSON) -> bytes:
     """Return the canonical JSON of `value` (RFC 8785: sorted keys, no spaces, one way to write a number).
 
     Raises:
-        ValueError: A value that JSON cannot hold exactly (NaN, an integer beyond 2**53).
+        ValueError: A value that JSON cannot hold exactly (NaN, an integer beyond 2**53), or nested too deeply.
     """
-    return rfc8785.dumps(value)
+    try:
+        return rfc8785.dumps(value)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def of_bytes(data: bytes) -> Digest:

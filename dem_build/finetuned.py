@@ -6,11 +6,11 @@ extracted.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from dem_build.basemodel import CONFIG, listed, read_config, weight_files
 from dem_build.errors import UsageError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def adapter_files(files: Listing) -> list[str]:
         what = "is a whole model, not an adapter" if whole else f"holds no {ADAPTER_CONFIG}"
         raise UsageError(what, where=files.where, hint=hint)
     try:
-        config = json.loads(files.text(ADAPTER_CONFIG))
+        config = parse_json(files.text(ADAPTER_CONFIG))
     except ValueError as error:
         what = f"is no JSON: {error}"
         raise UsageError(what, where=files.place(ADAPTER_CONFIG), hint=files.again) from error

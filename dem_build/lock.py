@@ -17,6 +17,7 @@ from dem_build.bases import locate_base, locate_template
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.finetuned import local_files
+from dem_build.json_text import parse_json
 from dem_build.kinds import SourceFile
 from dem_build.modelpins import ModelPin, asked_models, resolve_model
 from dem_build.pins import Pin, Pins, asked_of
@@ -229,7 +230,7 @@ def read(path: Path) -> JSON | None:
         RecipeError: The file is no lock, or one of a newer dem.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

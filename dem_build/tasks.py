@@ -18,8 +18,10 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,15 @@ __all__ = [
 
 TASK_MARK = "task:"
 """Stands before the tag of the task's own file."""
+
+MOST_BYTES = 1_000_000
+MOST_LEVELS = 50
+MOST_ALIASES = 30
+MOST_FILES = 10_000
+"""Of a task: more than any has, and few enough to be read in seconds."""
+
+# What building YAML's own types raises of texts that are none of them: `!!timestamp x`, `2001-99-99`.
+_YAML_FAULTS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 _NAME_LINE = re.compile(
     rb"""^["']?(task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#\[{][^"'#\r\n]*)""", re.MULTILINE
@@ -104,10 +115,14 @@ def closure_of(path: Path, task: str) -> Closure:
     path = within(Path.cwd(), str(path))
     local = not path.is_relative_to(_builtin_folder())
     walk = _Walk(path.parent, local)
-    config = walk.include(path)
-    if "group" in config or not isinstance(config.get("task"), str):
-        raise _group(task, path)
-    dataset = walk.data(config, path)
+    try:
+        config = walk.include(path)
+        if "group" in config or not isinstance(config.get("task"), str):
+            raise _group(task, path)
+        dataset = walk.data(config, path)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        what = f"names {str(error.filename)[:200]}, which cannot be read: {error.strerror}"
+        raise UsageError(what, where=str(path)) from error
     tags = [(_tag(file, path, local, absolute), file) for file, absolute in walk.found.items()]
     files = [(TASK_MARK + tag if file == path else tag, file) for tag, file in tags]
     judges = judged_files(config, path, walk.found)
@@ -186,7 +201,7 @@ class _Walk:
                 )
             return hub[1] if hub else None
         # glob.glob and not Path.glob: the pattern may be absolute.
-        matches = glob.glob(str(within(path.parent, pattern)), recursive=True)  # noqa: PTH207
+        matches = glob.iglob(str(within(path.parent, pattern)), recursive=True)  # noqa: PTH207
         self._add(map(Path, matches), pattern, path)
         return None
 
@@ -194,7 +209,10 @@ class _Walk:
         self._add((f for f in folder.rglob("*") if not f.name.startswith(".")), name or str(folder), path)
 
     def _add(self, files: Iterable[Path], name: str, path: Path) -> None:
-        files = sorted(file for file in files if file.is_file())
+        files = sorted(islice((file for file in files if file.is_file()), MOST_FILES + 1))
+        if len(files) > MOST_FILES:
+            what = f"names the data {name}: more than {MOST_FILES} files"
+            raise UsageError(what, where=str(path), hint="name the files that it reads")
         if not files:
             hint = "data paths are relative to the folder of the task file"
             raise UsageError(f"names the data {name}, where there is no file", where=str(path), hint=hint)
@@ -219,12 +237,15 @@ class _Walk:
             return
         self.found[path] = absolute
         try:
-            tree = ast.parse(path.read_bytes())
-        except (OSError, SyntaxError, ValueError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of an escape that is none: whoever runs it is told
+                tree = ast.parse(_read_small(path))
+        except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise UsageError(f"cannot be read as Python: {error}", where=str(path)) from error
         for level, module in _imports(tree):
             if level:
-                self._modules(path.parents[level - 1], module, absolute)
+                above = path.parents[min(level, len(path.parents)) - 1]
+                self._modules(above, module, absolute)
             else:
                 self._imported(module, path.parent, absolute)
 
@@ -257,11 +278,15 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def _functions(value: Any) -> Iterator[_Function]:
-    if isinstance(value, _Function):
-        yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _functions(each)
+    seen: set[int] = set()  # an alias may lead back to what it stands in
+    todo = [value]
+    while todo:
+        one = todo.pop(0)
+        if isinstance(one, _Function):
+            yield one
+        elif isinstance(one, dict | list) and id(one) not in seen:
+            seen.add(id(one))
+            todo += one.values() if isinstance(one, dict) else one
 
 
 def _tag(file: Path, task_file: Path, local: bool, absolute: bool) -> str:
@@ -277,13 +302,48 @@ def _parse(path: Path) -> dict[str, Any]:
     import yaml  # noqa: PLC0415 -- the planning path pays for it only where there are tasks
 
     try:
+        text = _read_small(path)
+        _refuse_bombs(text)
         # A safe loader, with a constructor that keeps the text of !function.
-        config = yaml.load(path.read_bytes(), Loader=_loader())  # noqa: S506
-    except (OSError, yaml.YAMLError) as error:
+        config = yaml.load(text, Loader=_loader())  # noqa: S506
+    except (OSError, yaml.YAMLError, *_YAML_FAULTS) as error:
         raise UsageError(f"cannot be read as a task: {error}", where=str(path)) from error
     if not isinstance(config, dict):
         raise UsageError("is no table of keys, so no task", where=str(path))
     return config
+
+
+def _read_small(path: Path) -> bytes:
+    """Return what a file of code or settings holds.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is far larger than any such file.
+    """
+    with path.open("rb") as file:
+        text = file.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    return text
+
+
+def _refuse_bombs(text: bytes) -> None:
+    """Refuse YAML that is small as text and not as a document, before anything is made of it.
+
+    To compose a document takes stack for each level, in C, where too many end the process; and a few aliases of
+    aliases make billions of entries.
+
+    Raises:
+        ValueError: More levels or aliases than any task has.
+    """
+    import yaml  # noqa: PLC0415 -- as above
+
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=_loader()):
+        aliases += isinstance(event, yaml.AliasEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MOST_LEVELS or aliases > MOST_ALIASES:
+            raise ValueError("it is nested too deeply" if depth > MOST_LEVELS else "it has too many aliases")
 
 
 @cache

@@ -71,6 +71,9 @@ def summed(folder, base, deltas, omegas, *, method="dem", code="BF16", **options
     return (folder / "model.safetensors").read_bytes(), norms
 
 
+DEEP = (100_000).to_bytes(8, "little") + b"[" * 100_000
+
+
 class TestBfloat16:
     def test_rounds_as_torch_does_for_every_kind_of_value(self):
         bits = np.random.default_rng(0).integers(0, 2**32, 1_000_000, dtype=np.uint32)
@@ -126,7 +129,9 @@ class TestReading:
             open_checkpoint(tmp_path)
         assert refused.value.where == str(tmp_path / "model.safetensors")
 
-    @pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 64, (8).to_bytes(8, "little") + b"not json"])
+    @pytest.mark.parametrize(
+        "content", [b"", b"abc", b"\xff" * 64, (8).to_bytes(8, "little") + b"not json", DEEP]
+    )
     def test_what_is_no_safetensors_file_is_refused(self, tmp_path, content):
         (tmp_path / "model.safetensors").write_bytes(content)
         with pytest.raises(CheckpointError):
@@ -141,8 +146,11 @@ class TestReading:
             {"dtype": "BF16", "shape": [4], "data_offsets": [8, 16]},
             {"dtype": "BF16", "shape": [True], "data_offsets": [0, 2]},
             {"dtype": "BF16"},
+            {"dtype": "BF16", "shape": [0] * 17, "data_offsets": [0, 0]},
+            {"dtype": "BF16", "shape": [10**3000] * 3000, "data_offsets": [0, 0]},
             None,
         ],
+        ids=lambda entry: str(entry)[:60],
     )
     def test_an_impossible_header_is_refused(self, tmp_path, entry):
         header = json.dumps({"w": entry}).encode()

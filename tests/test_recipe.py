@@ -409,3 +409,31 @@ def test_whole_numbers_of_a_recipe_stay_what_they_are_worth(load):
     assert isinstance(recipe.datasets["math"].omega, float)
     assert isinstance(recipe.datasets["math"].validation, float)
     assert math.isfinite(recipe.datasets["math"].omega)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("x = 1\n" + ".".join(["a"] * 50_000) + " = 1", "nested too deeply"),
+        ("a = " + "[" * 100 + "]" * 100, "nested too deeply"),
+        ("a = " + "[" * 50_000, "nested too deeply"),
+        ("a = " + "9" * 5000, "digits"),
+        ("#" * 2_000_000, "2000000 bytes"),
+    ],
+    ids=["a long key", "levels", "many levels", "digits", "size"],
+)
+def test_a_text_that_costs_more_than_any_recipe_is_refused(tmp_path, text, what):
+    (tmp_path / "r.toml").write_text(text)
+    with pytest.raises(RecipeError, match=what):
+        load_recipe(tmp_path / "r.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [".".join(["a"] * 5000) + "=1", "train.seed=" + "9" * 5000, "x=" + "[" * 5000, '"\\ud800"=1'],
+    ids=["a long key", "digits", "levels", "half a pair"],
+)
+def test_an_override_that_costs_more_than_any_is_refused(tmp_path, text):
+    (tmp_path / "r.toml").write_text("[base]\nmodel = 'base'\n")
+    with pytest.raises(RecipeError):
+        load_recipe(tmp_path / "r.toml", [text])

@@ -192,3 +192,51 @@ def test_the_version_is_that_of_the_installed_package():
     import lm_eval
 
     assert lm_eval_version() == lm_eval.__version__
+
+
+LAUGHS = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 20))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a0: &a0 [x]\n" + LAUGHS,
+        "x: " + "[" * 50_000,
+        "x: 2001-99-99\n",
+        "x: !!timestamp x\n",
+        "x: !!bool x\n",
+        "x: !!python/object/apply:os.system ['touch canary']\n",
+        "x: " + "9" * 5000 + "\n",
+        "#" * 2_000_000,
+    ],
+    ids=["aliases of aliases", "levels", "no day", "no time", "no truth", "code", "digits", "size"],
+)
+def test_yaml_that_no_task_needs_is_refused(tmp_path, text):
+    write(tmp_path / "t.yaml", "task: t\n" + text)
+    with pytest.raises(UsageError, match="cannot be read as a task"):
+        find_task("t", tmp_path)
+
+
+def test_an_alias_that_leads_back_to_itself_is_followed_once(tmp_path):
+    write(tmp_path / "t.yaml", "task: t\nloop: &l [*l, {again: *l}]\n")
+    assert contents(find_task("t", tmp_path)).keys() == {"task:local/t.yaml"}
+
+
+@pytest.mark.parametrize("code", ["x = " + "-" * 100_000 + "1", "a" + ".a" * 20_000, "\0"])
+def test_python_that_cannot_be_parsed_is_refused(tmp_path, code):
+    write(tmp_path / "helpers.py", code)
+    write(tmp_path / "t.yaml", "task: t\nprocess_docs: !function helpers.f\n")
+    with pytest.raises(UsageError, match="cannot be read as Python"):
+        find_task("t", tmp_path)
+
+
+def test_an_import_from_above_the_root_names_no_file(tmp_path):
+    write(tmp_path / "helpers.py", "from " + "." * 200 + " import x\n")
+    write(tmp_path / "t.yaml", "task: t\nprocess_docs: !function helpers.f\n")
+    assert contents(find_task("t", tmp_path)).keys() == {"local/helpers.py", "task:local/t.yaml"}
+
+
+def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
+    write(tmp_path / "t.yaml", f"task: t\ninclude: {'a' * 5000}\n")
+    with pytest.raises(UsageError, match="cannot be read"):
+        find_task("t", tmp_path)

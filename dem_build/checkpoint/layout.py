@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,6 +39,8 @@ ITEM_SIZES = {
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
 MAX_HEADER = 100_000_000
+MAX_DIMENSIONS = 16
+MAX_NUMBER = 2**63 - 1
 DOWNLOAD_AGAIN = "the file is damaged or incomplete: fetch it again"
 
 
@@ -125,7 +128,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         return document
 
     try:
-        document = json.loads(text, object_pairs_hook=unique)
+        document = parse_json(text, unique)
     except ValueError as error:
         raise _damaged(path, f"has a header that is no JSON: {error}") from error
     if not isinstance(document, dict):
@@ -138,8 +141,10 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> TensorInfo:
         dtype, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         info = TensorInfo(name, dtype, shape, path, data + begin)
         numbers = (*shape, begin, end)
+        # Bounded before they are multiplied: a header has room for numbers whose product takes hours.
         valid = (
-            all(type(n) is int and n >= 0 for n in numbers)
+            len(shape) <= MAX_DIMENSIONS
+            and all(type(n) is int and 0 <= n <= MAX_NUMBER for n in numbers)
             and dtype in ITEM_SIZES
             and end - begin == info.nbytes
         )

@@ -333,7 +333,7 @@ def _report(error: DemError, recipe: str, *, as_json: bool) -> int:
 def _write_failure(error: DemError, recipe: str) -> None:
     from dem_build.report.documents import failure_document  # noqa: PLC0415
 
-    sys.stdout.write(json.dumps(failure_document(recipe, error), ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(failure_document(recipe, error)) + "\n")
 
 
 def _recipe(command: Sequence[str]) -> str:

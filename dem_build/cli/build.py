@@ -61,9 +61,7 @@ def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
             statuses.append(status)
             documents.append(document)
     if flags.as_json:
-        sys.stdout.write(
-            json.dumps(documents[0] if len(recipes) == 1 else documents, ensure_ascii=False) + "\n"
-        )
+        sys.stdout.write(json.dumps(documents[0] if len(recipes) == 1 else documents) + "\n")
     return min(statuses, key=GRAVITY.index, default=InterruptedBuildError.exit_status)
 
 

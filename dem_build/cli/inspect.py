@@ -71,7 +71,7 @@ def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
             "problems": [*map(str, errors), *warnings],
             "overlap": shared_documents(recorded_shared(session)),
         }
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(document) + "\n")
     else:
         view.plan_table(session.plan, view.make_console())
         view.estimate_lines(found, view.make_console())
@@ -108,7 +108,7 @@ def show(named: str, name: str, call: Call, *, as_json: bool) -> int:
         shared = recorded_shared(session, name.removeprefix("data:"))
         document["shared_prompts"] = shared_documents(shared)
     if as_json:
-        sys.stdout.write(json.dumps(document, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(document) + "\n")
         return 0
     for line in _flat("", document):
         _say(line)

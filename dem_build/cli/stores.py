@@ -45,7 +45,8 @@ def ls(call: Call, *, as_json: bool) -> int:
     for record in records:
         total = sum(output.size for output in record.outputs.values())
         seconds, finished = record.provenance.get("seconds", ""), record.provenance.get("finished", "")
-        table.add_row(record.kind, record.key[:12], size(total), str(seconds), str(finished))
+        cells = (record.kind, record.key[:12], size(total), seconds, finished)
+        table.add_row(*(view.joined(cell) for cell in cells))
     view.make_console().print(table)
     return 0
 

@@ -15,7 +15,7 @@ from dem_build.cli.view_results import (
     remaining_warnings,
     result_table,
 )
-from dem_build.cli.view_text import clean, make_console
+from dem_build.cli.view_text import clean, joined, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,6 +26,7 @@ __all__ = [
     "clean",
     "closing_lines",
     "estimate_lines",
+    "joined",
     "make_console",
     "make_listener",
     "memory_lines",

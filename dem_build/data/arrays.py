@@ -12,8 +12,10 @@ from array import array
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+
+from dem_build.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["PROMPT_BYTES", "RowsWriter", "TokenRows"]
 
 PROMPT_BYTES = 16
+_PREPARE_AGAIN = "`--rebuild data:NAME` prepares them again"
 
 
 class RowsWriter:
@@ -104,16 +107,43 @@ class TokenRows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        file: Any = safe_open(path, framework="np")
-        self.offsets: npt.NDArray[np.int64] = file.get_tensor("offsets")
-        self.prompts: npt.NDArray[np.uint8] = file.get_tensor("prompts")
-        self._input_ids = file.get_slice("input_ids")
-        self._labels = file.get_slice("labels")
+        try:
+            file: Any = safe_open(path, framework="np")
+            self.offsets: npt.NDArray[np.int64] = file.get_tensor("offsets")
+            self.prompts: npt.NDArray[np.uint8] = file.get_tensor("prompts")
+            self._input_ids = file.get_slice("input_ids")
+            self._labels = file.get_slice("labels")
+        except SafetensorError as error:
+            raise DataError(f"are no token rows: {error}", where=str(path), hint=_PREPARE_AGAIN) from error
+        if (what := self._contradiction()) is not None:
+            raise DataError(f"are no token rows: {what}", where=str(path), hint=_PREPARE_AGAIN)
 
     @classmethod
     def open(cls, path: Path) -> TokenRows:
-        """Open the file at `path`."""
+        """Open the file at `path`.
+
+        Raises:
+            DataError: It holds no rows, or its parts contradict each other.
+        """
         return cls(path)
+
+    def _contradiction(self) -> str | None:
+        """Say how the parts contradict each other; the tokens themselves are not read."""
+        ids, labels = self._input_ids, self._labels
+        if (ids.get_dtype(), labels.get_dtype(), self.offsets.dtype) != ("I32", "I32", np.dtype(np.int64)):
+            return "ids, labels or offsets are of another type"
+        shape = ids.get_shape()
+        if len(shape) != 1 or labels.get_shape() != shape:
+            return "there are not as many labels as ids"
+        if self.offsets.ndim != 1 or self.prompts.shape != (len(self.offsets) - 1, PROMPT_BYTES):
+            return "there are not as many prompts as rows"
+        if (
+            self.offsets[0] != 0
+            or self.offsets[-1] != shape[0]
+            or (self.offsets[1:] < self.offsets[:-1]).any()
+        ):
+            return "the rows are not one after another"
+        return None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1

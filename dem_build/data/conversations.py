@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import DataError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,7 +141,7 @@ def _conversation(turns: Sequence[Turn], tools: tuple[dict[str, Any], ...], wher
     except UnicodeEncodeError as error:
         hint = "write the character itself, or both halves of its escape"
         raise DataError("the conversation holds half of a surrogate pair", where=where, hint=hint) from error
-    except TypeError as error:  # parquet has more types than JSON
+    except (TypeError, RecursionError) as error:  # parquet has more types than JSON
         hint = "a turn and a tool hold text, numbers, lists and objects"
         raise DataError(f"the conversation is no JSON: {error}", where=where, hint=hint) from error
     return conversation
@@ -258,8 +259,8 @@ def _is_schema(tool: Any) -> bool:
 
 def _json(text: str, name: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise DataError(f"{name} is no JSON: {error}", where=where, hint="write it as JSON") from error
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import DataError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -170,7 +170,8 @@ def _parquet(source: SourceFile, columns: Collection[str]) -> Iterator[Row]:
         # Buffered: else a group of rows, which may be the whole file, is read at once.
         with pq.ParquetFile(source.path, buffer_size=PARQUET_BUFFER, pre_buffer=False) as file:
             yield from _parquet_rows(source, file, columns)
-    except pa.ArrowInvalid as error:
+    # Arrow's own errors, and those of values that Python has not: text that is no UTF-8, a date after the year 9999.
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         what, hint = f"not a parquet file: {error}", "it is damaged, or not what its name says"
         raise DataError(what, where=str(source.path), hint=hint) from error
 
@@ -198,8 +199,8 @@ _READERS: dict[str, Callable[[SourceFile, Collection[str]], Iterator[Row]]] = {
 def _parse(data: bytes, where: str, hint: str | None = None) -> Any:
     text = _decode(data, where)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise DataError(
             f"not JSON: {error}", where=where, hint=hint or "each line is one JSON object"
         ) from error

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import subprocess
+import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import UsageError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,14 +22,19 @@ if TYPE_CHECKING:
     from jinja2.nodes import Node
     from jinja2.parser import Parser
 
-__all__ = ["ASKED", "FAULTS", "check_template", "leaves_out", "read_template"]
+__all__ = ["ASKED", "ENDLESS", "FAULTS", "Fault", "check_template", "judge", "leaves_out", "read_template"]
 
 ASKED: tuple[dict[str, str], ...] = ({"role": "user", "content": "What is two plus two?"},)
 ANSWERED: tuple[dict[str, str], ...] = (*ASKED, {"role": "assistant", "content": "It is four."})
 TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 # What code in a template can raise, besides jinja2's own errors, which are not imported unless there is a template.
-FAULTS = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError)
+FAULTS = (
+    TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError, RecursionError, SyntaxError,
+)  # fmt: skip
+ENDLESS = "takes too long, or too much memory, to write a question and its answer"
+PATIENCE = 120.0
+"""Seconds of a busy machine; the trial itself bounds the processor's time."""
 MEND = "a template writes `messages`, each with a `role` and a `content` that is text"
 
 
@@ -44,6 +53,14 @@ def read_template(path: Path) -> str:
         raise UsageError("is not UTF-8", where=str(path), hint="save it as UTF-8") from error
 
 
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a template, and in which line where that is known."""
+
+    what: str
+    line: int | None = None
+
+
 def check_template(text: str, where: str) -> None:
     """Refuse a chat template that cannot write a question and its answer.
 
@@ -52,7 +69,42 @@ def check_template(text: str, where: str) -> None:
         where: What to call it in messages.
 
     Raises:
-        UsageError: It is no Jinja, raises, or leaves out what a turn says.
+        UsageError: It is no Jinja, raises, leaves out what a turn says, or takes too long or too much memory.
+    """
+    fault = _tried(text)
+    if fault is None:
+        return
+    if fault.line is not None:
+        raise UsageError(fault.what, where=f"{where}:{fault.line}", hint="mend that line")
+    raise UsageError(fault.what, where=where, hint=MEND)
+
+
+def _tried(text: str) -> Fault | None:
+    """Return what a process of its own finds, which may be killed."""
+    call = [sys.executable, "-P", "-m", "dem_build.data.template_trial"]
+    try:
+        done = subprocess.run(  # noqa: S603  our own interpreter and module
+            call,
+            input=text.encode("utf-8", "surrogatepass"),
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Fault(ENDLESS)
+    if done.returncode < 0:  # killed at its bounds
+        return Fault(ENDLESS)
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return Fault(f"refuses a question and its answer: {last}")
+    found = parse_json(done.stdout)
+    return None if found is None else Fault(found["what"], found["line"])
+
+
+def judge(text: str) -> Fault | None:
+    """Return what is wrong with a chat template, None where it writes a question and its answer.
+
+    It runs as long and takes as much memory as the template makes it.
     """
     from jinja2 import TemplateError, TemplateSyntaxError  # noqa: PLC0415  few recipes have a template of their own
 
@@ -62,13 +114,13 @@ def check_template(text: str, where: str) -> None:
         for turns, asks in ((ASKED, True), (ANSWERED, False)):
             written = template.render(messages=[*turns], add_generation_prompt=asks, **names)
             if what := leaves_out(written, turns):
-                raise UsageError(what, where=where, hint=MEND)
+                return Fault(what)
     except TemplateSyntaxError as error:
-        what = f"is no Jinja template: {error.message}"
-        raise UsageError(what, where=f"{where}:{error.lineno}", hint="mend that line") from error
+        return Fault(f"is no Jinja template: {error.message}", error.lineno)
     except (TemplateError, *FAULTS) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UsageError(f"refuses a question and its answer: {reason}", where=where, hint=MEND) from error
+        return Fault(f"refuses a question and its answer: {reason}")
+    return None
 
 
 def leaves_out(written: str, turns: tuple[dict[str, str], ...] = ASKED) -> str | None:

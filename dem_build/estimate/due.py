@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from dem_build import hub
 from dem_build.errors import DemError
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import PROCESS, Rows, seen_tokens, training_disk, training_memory
+from dem_build.json_text import parse_json
 from dem_build.plan import Status
 from dem_build.room import gpus
 
@@ -119,11 +119,11 @@ def shape_of(base: Verdict, store: Store) -> Shape | None:
     """Return the base's shape: of its record, else of the config that it is imported from."""
     try:
         if base.record is not None:
-            config = json.loads(store.read_bytes(base.record.outputs["config"]))
+            config = parse_json(store.read_bytes(base.record.outputs["config"]))
             return Shape.of(config, base.record.provenance.get("parameters"))
         sources = [source for source in base.action.sources if source.tag == "config.json"]
         paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in sources]
-        return Shape.of(json.loads(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
+        return Shape.of(parse_json(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
     except (OSError, ValueError, DemError):
         return None  # a build tells what is wrong with it; a plan goes on
 

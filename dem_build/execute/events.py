@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from dem_build.digest import JSON
@@ -18,7 +19,7 @@ def read_events(lines: bytes) -> list[dict[str, JSON]]:
     events = []
     for line in lines.splitlines():
         with suppress(ValueError):
-            event = json.loads(line)
+            event = parse_json(line)
             if isinstance(event, dict) and isinstance(event.get("event"), str):
                 events.append(event)
     return events

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.execute.request import Answer, Reply
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -151,7 +152,7 @@ _DEATH_HINT = (
 def _reply(line: str) -> Reply | None:
     """Read an answer; None for what a library or a site's start-up printed before the worker had the stream."""
     try:
-        document = json.loads(line)
+        document = parse_json(line)
         return Reply(**document | {"answer": Answer(document["answer"])})
     except (ValueError, KeyError, TypeError):
         return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
+from dem_build.json_text import parse_json
 from dem_build.store.files import FULL, sync_file
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _signatures(model: Path) -> dict[str, list[int]]:
 
 def _stamp(folder: Path) -> dict[str, JSON]:
     try:
-        stamp = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+        stamp = parse_json((folder / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}

@@ -34,6 +34,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     text = source.read(path, "recipe")
     data = source.decode(text, path)
     keys, problems = _override(data, overrides)
+    if source.too_deep(data):
+        raise RecipeError([*problems, Problem(str(path), 0, "", source.TOO_DEEP)])
     data = source.frozen(data)
     if "name" not in data:
         problems += _name_by_file(data, path)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Key", "dotted", "key_parts", "line_of", "locate", "parsed"]
+__all__ = ["PART", "Key", "dotted", "key_parts", "line_of", "locate", "parsed"]
 
 Key: TypeAlias = tuple[str | int, ...]
 
-_PART = r'(?:"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|[^\s"\'.=\[\]#{},]+)'
-_KEY = re.compile(rf"{_PART}(?:[ \t]*\.[ \t]*{_PART})*")
+PART = r'(?:"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|[^\s"\'.=\[\]#{},]+)'
+_KEY = re.compile(rf"{PART}(?:[ \t]*\.[ \t]*{PART})*")
 _STRING = re.compile(
     # A multi-line string ends at the first three quotes, and up to two more before them are its own.
     r'"""(?:\\[\s\S]|[^\\])*?"""(?:"{0,2})'
@@ -87,7 +87,7 @@ def key_parts(text: str, start: int = 0) -> tuple[tuple[str, ...], int]:
     found = _KEY.match(text, start)
     if found is None:
         return (), start
-    return tuple(_unquoted(part) for part in re.findall(_PART, found.group())), found.end()
+    return tuple(_unquoted(part) for part in re.findall(PART, found.group())), found.end()
 
 
 def _unquoted(part: str) -> str:

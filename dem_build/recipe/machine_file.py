@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from dem_build.errors import RecipeError
+from dem_build.errors import Problem, RecipeError
 from dem_build.machine import Machine
 from dem_build.recipe import source
 from dem_build.recipe.places import expanded
@@ -34,7 +34,10 @@ def load_machine(explicit: Path | None, recipe: Path) -> tuple[Machine, Path | N
     if path is None:
         return Machine(), None
     text = source.read(path, "machine file")
-    data = source.frozen(source.decode(text, path))
+    tables = source.decode(text, path)
+    if source.too_deep(tables):
+        raise RecipeError([Problem(str(path), 0, "", source.TOO_DEEP)])
+    data = source.frozen(tables)
     if mistakes := mistakes_of(Machine, data):
         raise RecipeError(source.place(mistakes, path, text, {}))
     return Machine.model_validate(data, strict=True), path

@@ -41,7 +41,10 @@ def parse(text: str) -> Override:
     Raises:
         OverrideError: It has no key or no `=`, or a quoted text, list or table that does not end.
     """
-    parts, end = key_parts(text.strip())
+    try:
+        parts, end = key_parts(text.strip())
+    except ValueError as error:  # an escape that is none
+        raise OverrideError(f"its key is no TOML: {error}") from error
     rest = text.strip()[end:].lstrip()
     if not parts or not rest.startswith("="):
         raise OverrideError("must be KEY=VALUE, such as train.learning_rate=1e-5")
@@ -99,8 +102,10 @@ def _index(items: list[Any], key: Key, part: str) -> int:
 def _value(text: str) -> Any:
     try:
         read = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
-        if text.startswith(('"', "'", "[", "{")):
+    except RecursionError as error:
+        raise OverrideError("its value is nested too deeply") from error
+    except ValueError as error:  # no TOML, or a number with more digits than Python reads
+        if text.startswith(('"', "'", "[", "{")) or not isinstance(error, tomllib.TOMLDecodeError):
             raise OverrideError(f"its value is no TOML: {error}") from error
         return text
     return read["value"] if len(read) == 1 else text

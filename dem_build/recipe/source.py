@@ -8,7 +8,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import Problem, RecipeError
-from dem_build.recipe.locate import dotted, line_of, locate
+from dem_build.recipe.locate import PART, dotted, key_parts, line_of, locate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from dem_build.recipe.locate import Key
     from dem_build.recipe.problems import Mistake
 
-__all__ = ["decode", "frozen", "place", "read"]
+__all__ = ["TOO_DEEP", "decode", "frozen", "place", "read", "too_deep"]
+
+MOST_BYTES = 1_000_000
+MOST_LEVELS = 32
+TOO_DEEP = "nested too deeply"
+# Every run of text is stepped over once: strings of many lines and comments, which may hold anything, then keys.
+_RUNS = re.compile(
+    r'"""(?:\\[\s\S]|[^\\])*?"""|' + r"'''[\s\S]*?'''|#[^\n]*"
+    rf"|(?P<key>{PART}(?:[ \t]*\.[ \t]*{PART})*+)"
+)
 
 
 def read(path: Path, word: str) -> str:
@@ -28,10 +37,14 @@ def read(path: Path, word: str) -> str:
         word: What it should be, such as `recipe`.
 
     Raises:
-        RecipeError: It cannot be read, or is not UTF-8.
+        RecipeError: It cannot be read, is far too large, or is not UTF-8.
     """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        data = path.read_bytes()
+        if len(data) > MOST_BYTES:
+            what = f"is {len(data)} bytes: a {word} has at most {MOST_BYTES}"
+            raise RecipeError([Problem(str(path), 0, "", what, "is it another file?")])
+        return data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise RecipeError([Problem(str(path), 0, "", f"there is no such {word}", _nearest(path))]) from error
     except IsADirectoryError as error:
@@ -62,13 +75,35 @@ def decode(text: str, path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: It is no TOML; with the line.
     """
+    if (line := _line_of_long_key(text)) is not None:
+        raise RecipeError([Problem(str(path), line, "", f"is not TOML: {TOO_DEEP}")])
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         what, line = _syntax(str(error), text)
         raise RecipeError([Problem(str(path), line, "", f"is not TOML: {what}")]) from error
     except RecursionError as error:
-        raise RecipeError([Problem(str(path), 0, "", "is not TOML: nested too deeply")]) from error
+        raise RecipeError([Problem(str(path), 0, "", f"is not TOML: {TOO_DEEP}")]) from error
+    except ValueError as error:  # a number with more digits than Python reads
+        raise RecipeError([Problem(str(path), 0, "", f"is not TOML: {error}")]) from error
+
+
+def too_deep(value: Any) -> bool:
+    """Return whether tables and lists are nested deeper than any recipe's, and than code that descends can follow."""
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        inner = (v.values() if isinstance(v, dict) else v for v in level)
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _line_of_long_key(text: str) -> int | None:
+    """Return the line of a key of more parts than any table is deep, which costs its reader time and memory squared."""
+    keys = (m for m in _RUNS.finditer(text) if m["key"] and m["key"].count(".") >= MOST_LEVELS)
+    found = next((m for m in keys if len(key_parts(m["key"])[0]) > MOST_LEVELS), None)
+    return None if found is None else text.count("\n", 0, found.start()) + 1
 
 
 def frozen(value: Any) -> Any:

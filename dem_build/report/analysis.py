@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from dem_build.errors import StoreError
 from dem_build.graph import ANALYSIS
+from dem_build.json_text import MALFORMED, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,9 +85,9 @@ def read_analysis(
     if ANALYSIS not in graph.actions or record is None:
         return None
     try:
-        document = json.loads(read(record.outputs[TABLES]))
+        document = parse_json(read(record.outputs[TABLES]))
         return _analysis(document, _rows(graph, records, document["vectors"]))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except MALFORMED as error:
         hint = f"`--rebuild {ANALYSIS}` analyses again"
         raise StoreError("the recorded analysis cannot be read", where=ANALYSIS, hint=hint) from error
 

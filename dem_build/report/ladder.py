@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.graph import LADDER
+from dem_build.json_text import MALFORMED, parse_json
 from dem_build.report.named import grouped
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def read_ladder(
     if LADDER not in graph.actions or record is None:
         return None
     try:
-        return _ladder(graph, records, json.loads(read(record.outputs[RUNGS])))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        return _ladder(graph, records, parse_json(read(record.outputs[RUNGS])))
+    except MALFORMED as error:
         hint = f"`--rebuild {LADDER}` climbs it again"
         raise StoreError("the recorded ladder cannot be read", where=LADDER, hint=hint) from error
 

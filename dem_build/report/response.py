@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.graph import RESPONSE
+from dem_build.json_text import MALFORMED, parse_json
 from dem_build.report.named import grouped
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def read_response(
     if RESPONSE not in graph.actions or record is None:
         return None
     try:
-        document = json.loads(read(record.outputs[CURVES]))
+        document = parse_json(read(record.outputs[CURVES]))
         return _response(graph, records, document)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except MALFORMED as error:
         hint = f"`--rebuild {RESPONSE}` takes them again"
         raise StoreError("the recorded response curves cannot be read", where=RESPONSE, hint=hint) from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.errors import StoreError
+from dem_build.json_text import parse_json
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.ladder import RUNGS, read_ladder
 from dem_build.report.response import CURVES, read_response
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from dem_build.report.tsne import Map
     from dem_build.report.tuning import Tuning
     from dem_build.store import Output, Record
+
+_LARGEST = 2**1023
 
 __all__ = ["READ", "Metrics", "Results", "collect"]
 
@@ -111,7 +113,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         ladder=read_ladder(graph, records, read),
         tsne=read_tsne(graph, records, read),
         model_digest=_model_digest(records.get(MODEL)),
-        warnings=tuple((a.name, str(w)) for a, r in present for w in r.provenance.get("warnings", ())),
+        warnings=tuple((a.name, str(w)) for a, r in present for w in _list(r.provenance.get("warnings"))),
         costs={action.name: costs for action, record in present if (costs := _costs(record))},
         higher_is_better=_directions(present),
         datasets=tuple(name for name in prepared if name in vectors),
@@ -146,7 +148,7 @@ def _directions(present: list[tuple[Action, Record]]) -> dict[str, dict[str, boo
 def _metrics(action: str, data: bytes) -> Metrics:
     """Return metric → value; `null` is how JSON writes a value that is no finite number."""
     try:
-        document = json.loads(data)
+        document = parse_json(data)
     except ValueError as error:
         raise _unreadable(action, str(error)) from error
     if not isinstance(document, dict) or not all(_is_number(v) for v in document.values()):
@@ -154,8 +156,16 @@ def _metrics(action: str, data: bytes) -> Metrics:
     return {name: math.nan if value is None else float(value) for name, value in document.items()}
 
 
+def _list(value: JSON) -> list[JSON]:
+    """Return a list of provenance; nothing where it is none: no key vouches for provenance."""
+    return value if isinstance(value, list) else []
+
+
 def _is_number(value: JSON) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    """Return whether a value is null, or a number that a float can hold."""
+    if value is None or isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _unreadable(action: str, why: str) -> StoreError:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, TypeAlias
 
 from dem_build.errors import StoreError
 from dem_build.graph import TSNE
+from dem_build.json_text import MALFORMED, parse_json
 from dem_build.report.named import grouped
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ def read_tsne(graph: Graph, records: Mapping[str, Record], read: Callable[[Outpu
     if TSNE not in graph.actions or record is None:
         return None
     try:
-        rows = json.loads(read(record.outputs[MAP]))["rows"]
+        rows = parse_json(read(record.outputs[MAP]))["rows"]
         named = grouped(graph.actions[TSNE], records, "data/validation")
         return {name: tuple((float(x), float(y)) for x, y in rows[digest]) for name, digest in named.items()}
-    except (ValueError, KeyError, TypeError) as error:
+    except MALFORMED as error:
         hint = f"`--rebuild {TSNE}` draws it again"
         raise StoreError("the recorded map of the datasets cannot be read", where=TSNE, hint=hint) from error

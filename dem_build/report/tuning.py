@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
+from dem_build.json_text import MALFORMED, parse_json
 from dem_build.report.named import grouped
 
 if TYPE_CHECKING:
@@ -99,10 +99,10 @@ def read_tuning(
     if TUNE not in graph.actions or record is None:
         return None
     try:
-        trace = json.loads(read(record.outputs["trace"]))
-        omega = json.loads(read(record.outputs["omega"]))["omega"]
+        trace = parse_json(read(record.outputs["trace"]))
+        omega = parse_json(read(record.outputs["omega"]))["omega"]
         return _tuning(graph, records, trace, omega)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except MALFORMED as error:
         hint = f"`--rebuild {TUNE}` searches again"
         raise StoreError("the recorded search for ω cannot be read", where=TUNE, hint=hint) from error
 
@@ -147,9 +147,8 @@ def _tuned(entry: Mapping[str, JSON], omega: JSON, shares: int) -> Tuned:
 
 
 def _judged(entry: Mapping[str, JSON]) -> Judged:
-    return Judged(
-        float(entry["base"]), float(entry["chosen"]), entry["single"], entry["gain"], int(entry["used"])
-    )
+    single, gain = (None if entry[name] is None else float(entry[name]) for name in ("single", "gain"))
+    return Judged(float(entry["base"]), float(entry["chosen"]), single, gain, int(entry["used"]))
 
 
 def _slopes(

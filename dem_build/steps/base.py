@@ -32,6 +32,7 @@ from dem_build.checkpoint import (
 )
 from dem_build.data.template import read_template
 from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
 from dem_build.steps.architecture import architecture
 from dem_build.steps.enlarge import enlarged, enlarged_specs, write_new_rows
 from dem_build.steps.gguf import expand_gguf
@@ -186,7 +187,7 @@ def _tell(vocabulary: Vocabulary, rows: int, context: Context) -> None:
 
 def _read_json(path: Path) -> dict[str, JSON]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"is no JSON: {error}", where=str(path)) from error
     if not isinstance(document, dict):

@@ -16,6 +16,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 from dem_build import digest
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -121,7 +122,7 @@ def _files(checkpoint: Path) -> list[Path]:
 def _saved(checkpoint: Path) -> dict[str, tuple[int, str]]:
     """Return what the marker says of each file; empty where it says nothing that can be read."""
     try:
-        said = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
+        said = parse_json((checkpoint / MARKER).read_text(encoding="utf-8"))
         return {str(name): (int(size), str(found)) for name, (size, found) in said.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

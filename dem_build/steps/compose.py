@@ -19,6 +19,7 @@ from dem_build.checkpoint import (
     weights_writer,
 )
 from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
 from dem_build.steps.omega import read_omega
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _weights(
 
 
 def _config(inputs: Inputs, dtype: str, context: Context) -> None:
-    config = json.loads(inputs.paths["base/config"].read_text(encoding="utf-8"))
+    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
     text = json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True, ensure_ascii=False)
     (context.out / "config").write_text(text + "\n", encoding="utf-8")
 

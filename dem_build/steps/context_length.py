@@ -12,12 +12,12 @@ a longer one would have another loss than alone. So rows of both sorts are kept 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from transformers import AutoConfig
 
 from dem_build.errors import DataError, TrainingError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
     Raises:
         DataError: A row has more tokens than the model takes.
     """
-    document = json.loads(config.read_text(encoding="utf-8"))
+    document = parse_json(config.read_text(encoding="utf-8"))
     most = next((document[name] for name in NAMES if isinstance(document.get(name), int)), None)
     longest = int(rows.lengths.max(initial=0))
     if most is not None and longest > most:

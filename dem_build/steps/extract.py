@@ -7,7 +7,6 @@ Two models of one shape can still be strangers: that is seen by how far the weig
 
 from __future__ import annotations
 
-import json
 import statistics
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from dem_build.checkpoint import (
 )
 from dem_build.errors import CheckpointError
 from dem_build.finetuned import ADAPTER_CONFIG
+from dem_build.json_text import parse_json
 from dem_build.steps.kinship import OF_THE_BASE, refuse_strangers
 from dem_build.steps.selection import open_files, select
 
@@ -76,8 +76,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _checkpoint(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, dict[str, float]]:
     files = {source.tag: source.path for source in inputs.sources}
     where = inputs.sources[0].origin
-    config = json.loads(files[CONFIG].read_text(encoding="utf-8"))
-    base_config = json.loads(inputs.paths["base/config"].read_text(encoding="utf-8"))
+    config = parse_json(files[CONFIG].read_text(encoding="utf-8"))
+    base_config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
     weights = refuse_strangers(base_config, config, where, context)
     base = open_checkpoint(inputs.paths["base/weights"])
     with base, select(weights, open_files(files), where) as tuned:
@@ -117,7 +117,7 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
     from dem_build.steps.adapter import merged_weights  # noqa: PLC0415  peft takes seconds that a checkpoint spares
 
     files = {source.tag: source.path for source in inputs.sources}
-    config = json.loads(files[ADAPTER_CONFIG].read_text(encoding="utf-8"))
+    config = parse_json(files[ADAPTER_CONFIG].read_text(encoding="utf-8"))
     if named := config.get("base_model_name_or_path"):
         context.note(f"the adapter says that it was trained on {named}")
     moved: dict[str, float] = {}

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dem_build.basemodel import CONFIG, GENERATION_CONFIG
 from dem_build.checkpoint import TensorSpec, weights_writer
 from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
 from dem_build.steps.models import quiet, refuse_partial
 from dem_build.steps.vocabulary import MACHINE_KEYS
 
@@ -146,7 +147,7 @@ def _mend_tokenizer_files(folder: Path, rows: int) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    document: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     return document
 
 

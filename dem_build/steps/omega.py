@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from dem_build.digest import canonical
 from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ def read_omega(path: Path) -> dict[Digest, Omega]:
         CheckpointError: The file is not what `write_omega` writes.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
         if document["format"] != FORMAT:
             raise CheckpointError(f"its format is {document['format']!r}, not {FORMAT!r}", where=str(path))
         return {str(name): _checked(omega) for name, omega in document["omega"].items()}

@@ -15,6 +15,7 @@ import torch
 from transformers import TrainerCallback
 
 from dem_build.errors import TrainingError
+from dem_build.json_text import parse_json
 from dem_build.steps.checkpoints import keep
 from dem_build.steps.environment import device_name, peak_memory, versions
 
@@ -67,7 +68,7 @@ class RunState:
 
 def read_run_state(checkpoint: Path) -> RunState:
     """Read what `Progress` wrote into a checkpoint."""
-    return RunState(**json.loads((checkpoint / RUN_STATE).read_text(encoding="utf-8")))
+    return RunState(**parse_json((checkpoint / RUN_STATE).read_text(encoding="utf-8")))
 
 
 class Progress(TrainerCallback):

@@ -33,6 +33,7 @@ from transformers import AutoTokenizer, GenerationConfig
 from dem_build.data.chat import pin_date
 from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
+from dem_build.json_text import parse_json
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.steps.harness import ReportingLM
 from dem_build.steps.memory import memory_told
@@ -108,7 +109,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 
 def _tokenizer(folder: Path, *, chat: bool) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     if chat and not tokenizer.chat_template:
         hint = "set apply_chat_template = false for the task, or chat_template in [base]"
         raise EvaluationError("the base has no chat template to apply", hint=hint)
@@ -247,7 +250,7 @@ def _seed() -> None:
 def _generating_as(model: PreTrainedModel, file: Path) -> Iterator[None]:
     """Let a model generate as its generation config says, but for the length, which is the task's to limit."""
     before = model.generation_config
-    settings = GenerationConfig.from_model_config(model.config).to_diff_dict() | json.loads(file.read_bytes())
+    settings = GenerationConfig.from_model_config(model.config).to_diff_dict() | parse_json(file.read_bytes())
     for length in ("max_length", "max_new_tokens", "transformers_version"):
         settings.pop(length, None)
     model.generation_config = GenerationConfig.from_dict(settings)

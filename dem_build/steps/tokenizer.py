@@ -8,6 +8,7 @@ import jinja2
 from transformers import AutoTokenizer
 
 from dem_build.data.chat import pin_date
+from dem_build.data.template import FAULTS
 from dem_build.errors import DataError
 from dem_build.steps.models import quiet
 
@@ -88,7 +89,7 @@ class BaseTokenizer:
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, *FAULTS) as error:
             roles = " → ".join(turn["role"] for turn in conversations[0])
             raise DataError(
                 f"the base's chat template refuses the turns {roles}: {error}",

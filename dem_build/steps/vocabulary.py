@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from dem_build.basemodel import TOKENIZER_FILES
 from dem_build.data.template import ASKED, FAULTS, leaves_out
 from dem_build.errors import CheckpointError, UsageError
+from dem_build.json_text import parse_json
 from dem_build.steps.models import quiet
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _check_saved(tokenizer: Any, saved: Any, where: str) -> None:
 def _save(tokenizer: Any, folder: Path) -> None:
     shutil.rmtree(folder)
     tokenizer.save_pretrained(folder)
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
     kept = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
     text = json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")

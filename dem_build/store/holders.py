@@ -5,7 +5,6 @@ A holder on this host is dead when its process is; one on another host when its 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build.json_text import parse_json
 from dem_build.store import files
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def parse_holder(data: bytes, version: str) -> Holder | None:
         version: The field that says what the file is.
     """
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         del document[version]
         holder = Holder(**document | {"pid": int(document["pid"]), "start_time": int(document["start_time"])})
         str(holder)  # a time that is none shows here

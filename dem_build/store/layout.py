@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
+from dem_build.json_text import parse_json
 from dem_build.store import files
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _checked(layout: Layout) -> bool:
     """Return whether there is a store, and refuse one that this version does not understand."""
     path = layout.root / "format.json"
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
         version = _version(document["dem-store"])
     except FileNotFoundError:
         return False

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from dem_build import digest
 from dem_build.digest import Blob
 from dem_build.errors import StoreError
+from dem_build.kinds import KINDS
 from dem_build.store import files
 from dem_build.store.objects import Output
 from dem_build.store.sealed import read_sealed, sealed
@@ -98,9 +99,29 @@ class Record:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a record: {error}") from error
+        _refuse_strange(record)
         if digest.of_json(record.preimage) != record.key:
             raise ValueError("the key is not the hash of the preimage")
         return record
+
+
+def _refuse_strange(record: Record) -> None:
+    """Refuse what no dem records: a cache may come from anybody, and what reads a record relies on its shape.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(record.preimage, dict) or not isinstance(record.provenance, dict):
+        raise ValueError("not a record: its preimage or provenance is no table")  # noqa: TRY004  as all of a damaged record
+    # The preimage says what was asked for, and its hash is the key; the rest anybody may have changed. What another
+    # version of the kind made is not ours to judge.
+    spec = KINDS.get(str(record.preimage.get("kind")))
+    if spec is None or record.preimage.get("version") != spec.version:
+        return
+    if record.kind != record.preimage["kind"] or not record.outputs.keys() >= {*spec.outputs}:
+        raise ValueError(
+            f"not a record of {record.preimage['kind']}: it is of another kind, or lacks an output"
+        )
 
 
 def _refuse_version(version: JSON) -> None:

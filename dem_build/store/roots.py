@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import digest
+from dem_build.json_text import parse_json
 from dem_build.store import files
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class Roots:
 
 def _read(path: Path) -> dict[str, JSON] | None:
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
     except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
     except OSError as error:
@@ -130,7 +131,7 @@ def _read(path: Path) -> dict[str, JSON] | None:
 def _root(path: Path, data: bytes, stat: os.stat_result) -> Root:
     """Return what a file says; of one that cannot be read, every digest in it counts as needed."""
     try:
-        document = json.loads(data)
+        document = parse_json(data)
         recipe_id, root = document["recipe_id"], document["root"]
     except (ValueError, TypeError, KeyError):
         names = (name.decode() for name in _HEX_BYTES.findall(data))

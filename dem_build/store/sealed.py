@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from dem_build import digest
+from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,7 +54,7 @@ def read_sealed(data: bytes, version: str, *, unsealed: int) -> JSON:
     Raises:
         ValueError: It is no JSON, or was changed since it was sealed.
     """
-    document = json.loads(data)
+    document = parse_json(data)
     if isinstance(document, dict) and FIELD not in document and document.get(version) == unsealed:
         return document
     if not is_sealed(data):

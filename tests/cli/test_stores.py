@@ -89,3 +89,14 @@ def test_repair_says_what_it_did_and_the_store_is_sound_after_it(
     said = json.loads(capsys.readouterr().out)
     assert [d["repaired"] for d in said] == ["now in quarantine"] * 2
     assert run(["cache", "verify", "--cache", str(store.root)]) == 0
+
+
+def test_ls_escapes_what_a_record_says(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"kind": "odd", "n": 2}
+    said = {"seconds": "\x1b[31mred", "finished": "\u202etxt"}
+    store.publish(Record(digest.of_json(document), "odd", document, {}, said))
+    assert run(["ls", "--cache", str(store.root)]) == 0
+    shown = capsys.readouterr().out
+    assert "\\x1b[31mred" in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown

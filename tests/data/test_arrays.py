@@ -7,8 +7,10 @@ import pickle
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 from dem_build.data.arrays import RowsWriter, TokenRows
+from dem_build.errors import DataError
 
 ROWS = [[5, 6, 7], [8], [9, 10, 11, 12]]
 
@@ -91,3 +93,39 @@ def test_a_writer_that_is_abandoned_leaves_no_spool(tmp_path):
     with RowsWriter(tmp_path / "spool") as writer:
         writer.append(np.ones(3, np.int32), np.ones(3, np.int32), bytes(32))
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+def spoiled(folder, **parts):
+    """The file of `ROWS` with some of its tensors replaced, or left out where None is given."""
+    write(folder, ROWS)
+    tensors = load_file(folder / "rows") | parts
+    save_file({name: value for name, value in tensors.items() if value is not None}, folder / "odd")
+    return folder / "odd"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"offsets": None},
+        {"prompts": None},
+        {"labels": None},
+        {"labels": np.zeros(3, np.int32)},
+        {"input_ids": np.zeros(8, np.float32)},
+        {"offsets": np.zeros(0, np.int64)},
+        {"offsets": np.array([0, 3, 2, 8])},
+        {"offsets": np.array([0, 3, 4, 9])},
+        {"offsets": np.array([-1, 3, 4, 8])},
+        {"prompts": np.zeros((2, 16), np.uint8)},
+    ],
+    ids=str,
+)
+def test_rows_whose_parts_contradict_each_other_are_refused(tmp_path, parts):
+    with pytest.raises(DataError, match="are no token rows"):
+        TokenRows.open(spoiled(tmp_path, **parts))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff" * 100])
+def test_a_file_that_is_no_safetensors_holds_no_rows(tmp_path, data):
+    (tmp_path / "rows").write_bytes(data)
+    with pytest.raises(DataError, match="are no token rows"):
+        TokenRows.open(tmp_path / "rows")

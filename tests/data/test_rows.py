@@ -176,3 +176,14 @@ def test_a_tag_can_hold_a_whole_file_out(tmp_path):
     assert side_of(source(path)) is None
     assert side_of(source(path, "validation:jsonl")) == "validation"
     assert [row.values for row in read_rows(source(path, "test:jsonl"))] == ROWS
+
+
+def test_parquet_values_that_python_has_not_are_refused_with_the_file(tmp_path):
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"\xff"]).buffers())
+    late = pa.array([2**62, 0]).cast(pa.timestamp("us"))
+    for name, column in (("text", broken), ("dates", late)):
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"text": column}), path)
+        with pytest.raises(DataError) as refused:
+            read(path)
+        assert refused.value.where == str(path)

@@ -12,6 +12,8 @@ from dem_build.errors import StoreError
 from dem_build.report.comparison import Trend, rows
 from dem_build.report.results import Results, collect
 
+HUGE = b'{"acc": 1' + b"0" * 400 + b"}"
+
 
 def collected(graph=None, made=None):
     graph, made = graph or make_graph(), made or Made()
@@ -66,13 +68,21 @@ def test_warnings_and_costs_come_from_provenance_in_the_graphs_order():
     assert results.costs == {"vector:math": {"seconds": 130.5, "tokens": 25000.0, "trained_tokens": 900.0}}
 
 
+@pytest.mark.parametrize("warnings", [None, 3, "text", {}])
+def test_warnings_that_are_no_list_are_none(warnings):
+    results, _ = collected(made=Made(provenance={"data:math": {"warnings": warnings}}))
+    assert results.warnings == ()
+
+
 def test_null_is_a_value_that_is_no_number():
     made = Made(metrics={("base", "arc_easy"): b'{"acc": null, "acc_stderr": 0.1}'})
     results, _ = collected(made=made)
     assert math.isnan(results.table["base"]["arc_easy"]["acc"])
 
 
-@pytest.mark.parametrize("damaged", [b"not json", b"[1]", b'{"acc": "N/A"}', b'{"acc": true}', b"\xff"])
+@pytest.mark.parametrize(
+    "damaged", [b"not json", b"[1]", b'{"acc": "N/A"}', b'{"acc": true}', b"\xff", b"[" * 99_999, HUGE]
+)
 def test_metrics_that_are_none_are_refused_with_the_action(damaged):
     with pytest.raises(StoreError) as caught:
         collected(made=Made(metrics={("base", "arc_easy"): damaged}))

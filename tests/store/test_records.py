@@ -17,6 +17,7 @@ from store_samples import make_record, record_file, rewrite
 
 from dem_build import digest
 from dem_build.errors import StoreError
+from dem_build.kinds import KINDS
 from dem_build.store import Hints, Store
 from dem_build.store.files import exclusively
 from dem_build.store.layout import Layout
@@ -322,3 +323,46 @@ def test_a_kill_at_any_call_leaves_a_store_without_damage_that_the_next_run_comp
         assert store.publish(record) == record
         point += 4  # each is a process, so not all of them
     assert point > 10
+
+
+def _rewritten(store, record, **changes):
+    rewrite(record_file(store, record.key), sealed(record.to_json() | changes))
+
+
+@pytest.mark.parametrize("provenance", [None, [], "text", 1])
+def test_a_record_whose_provenance_is_no_table_is_none(store, provenance):
+    record = store.publish(make_record(store))
+    _rewritten(store, record, provenance=provenance)
+    assert store.peek(record.key) is None
+
+
+def _vector(store):
+    preimage = {"kind": "finetune", "version": KINDS["finetune"].version}
+    return store.publish(replace(make_record(store), key=digest.of_json(preimage), preimage=preimage))
+
+
+def test_a_record_that_lacks_an_output_of_the_kind_that_was_asked_for_is_none(store):
+    record = _vector(store)
+    assert store.peek(record.key) == record
+    _rewritten(store, record, outputs={"weights": record.to_json()["outputs"]["weights"]})
+    assert store.peek(record.key) is None
+
+
+def test_a_record_under_another_kind_than_was_asked_for_is_none(store):
+    record = _vector(store)
+    _rewritten(store, record, kind="compose")
+    assert store.peek(record.key) is None
+
+
+def test_the_outputs_of_another_version_of_a_kind_are_not_judged(store):
+    preimage = {"kind": "finetune", "version": KINDS["finetune"].version + 1}
+    made = make_record(store)
+    outputs = {"weights": made.outputs["weights"]}
+    record = store.publish(replace(made, key=digest.of_json(preimage), preimage=preimage, outputs=outputs))
+    assert store.peek(record.key) == record
+
+
+def test_a_record_that_is_nested_too_deeply_is_none(store):
+    record = store.publish(make_record(store))
+    rewrite(record_file(store, record.key), b'{"dem-record": 2, "x": ' + b"[" * 100_000)
+    assert store.peek(record.key) is None

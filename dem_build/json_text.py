@@ -1,0 +1,32 @@
+"""Reads JSON that anybody may have written: what cannot be read is a ValueError, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["MALFORMED", "parse_json"]
+
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+"""What is raised where a document is taken apart that has another shape than it should."""
+
+
+def parse_json(
+    text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+) -> Any:
+    """Return the document that a text holds.
+
+    Args:
+        text: JSON; of bytes, in UTF-8, UTF-16 or UTF-32.
+        pairs: Makes an object of its members, where that is not just a dictionary.
+
+    Raises:
+        ValueError: It is no JSON, or nested so deeply that to read it takes more stack than there is.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=pairs)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
