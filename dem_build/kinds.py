@@ -101,6 +101,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             added=MappingProxyType({"group_by": None}),
             optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
         ),
+        "mix": Kind(
+            family="mix",
+            version=1,
+            module="dem_build.steps.mix",
+            # How long its training is; without any of them, as long as all of its groups' together.
+            params=("epochs", "sequences", "pack"),
+            outputs=("train", "validation"),
+            optional=frozenset({"epochs", "sequences", "pack"}),
+        ),
         "finetune": Kind(
             family="finetune",
             version=1,

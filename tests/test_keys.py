@@ -57,6 +57,14 @@ GIVEN = {
             SourceFile("jsonl", hexes("a"), Path("data/2.jsonl")),
         ],
     ),
+    "mix": (
+        {"epochs": 2.0, "sequences": 640, "pack": 1024},
+        [
+            GroupDigest("math", {"share": 0.5}, (TakenDigest("data/train", hexes("5")),)),
+            GroupDigest("chat", {"share": 0.25}, (TakenDigest("data/train", hexes("6")),)),
+        ],
+        [],
+    ),
     "finetune": (
         {
             "method": "full",

@@ -162,7 +162,10 @@ def lock_command(
 @app.command("data")
 def data_command(
     recipe: Recipe,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset of the recipe.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A dataset, probe or mixture of the recipe.", show_default=False),
+    ],
     *,
     rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Examples to show.")] = 3,
     split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "train",

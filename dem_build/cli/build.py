@@ -145,6 +145,7 @@ def _finish(
     say_shared(ending.shared, console)
     if results.tuning is not None:
         view.omega_lines(results.tuning, console)
+    view.baseline_lines(results.baselines, console)
     view.result_table(results, gates, console)
     if results.analysis is not None:
         view.analysis_lines(results.analysis, console)

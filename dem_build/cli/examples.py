@@ -31,10 +31,10 @@ SPLITS = ("train", "validation", "test")
 
 
 def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
-    """Prepare a dataset or a probe where that is due, and show some of its rows.
+    """Prepare a dataset, a probe or a mixture where that is due, and show some of its rows.
 
     Raises:
-        UsageError: The recipe has no such dataset or probe, or there is no such split.
+        UsageError: The recipe has none of this name, or there is no such split.
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
@@ -47,6 +47,10 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
     if outcome.interrupted or outcome.failed:
         return 130 if outcome.interrupted else 1
     records, console = outcome.records, view.make_console()
+    if split not in records[f"data:{name}"].outputs:
+        raise UsageError(
+            f"{name} has no split {split!r}", hint="a mixture is judged by its datasets' test rows"
+        )
     shown = _examples(session.store, records["base"], records[f"data:{name}"], split, rows)
     for index, example in enumerate(shown):
         _print(console, split, index, example)
@@ -74,8 +78,9 @@ def _print(console: Console, split: str, index: int, example: Shown) -> None:
 
 
 def _counts(console: Console, provenance: JSON) -> None:
-    rows = ", ".join(f"{n.replace('_', ' ')} {c}" for n, c in provenance["rows"].items() if c)
-    console.print(f"rows: {rows}")
+    if "rows" in provenance:  # of a dataset: a mixture reads no file
+        rows = ", ".join(f"{n.replace('_', ' ')} {c}" for n, c in provenance["rows"].items() if c)
+        console.print(f"rows: {rows}")
     for name, counts in provenance["splits"].items():
         console.print(f"{name}: " + ", ".join(f"{c} {n.replace('_', ' ')}" for n, c in counts.items()))
     console.print("⟦ ⟧ what is trained")

@@ -13,7 +13,7 @@ from dem_build.cli import view
 from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
 from dem_build.cli.session import open_session
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
-from dem_build.estimate import crowded, estimates, unfit
+from dem_build.estimate import budgets, crowded, estimates, unfit
 from dem_build.execute.events import read_events
 from dem_build.plan import Status
 from dem_build.recipe import load_recipe
@@ -46,6 +46,7 @@ def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
     else:
         vectors = f"; {_counted('vector', recipe.vectors)}" if recipe.vectors else ""
         _say(f"{named}: no mistakes ({_counted('dataset', recipe.datasets)}{vectors})")
+        view.unevaluated_line(recipe.unevaluated, view.make_console())
     return 0
 
 
@@ -63,17 +64,21 @@ def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
     """Show the plan; with `check` its status tells whether something is due."""
     session = open_session(named, call)
     found = estimates(session.plan, session.store, session.machine)
+    mixtures = budgets(session.plan)
     errors = unfit(session.plan)
     warnings = [] if errors else crowded(session.plan, session.store, session.machine)
     if as_json:
         document = plan_document(named, session.plan) | {
             "estimates": [e.document() for e in found],
+            **({"mixtures": [m.document() for m in mixtures]} if mixtures else {}),
             "problems": [*map(str, errors), *warnings],
             "overlap": shared_documents(recorded_shared(session)),
         }
         sys.stdout.write(json.dumps(document) + "\n")
     else:
         view.plan_table(session.plan, view.make_console())
+        view.budget_lines(mixtures, view.make_console())
+        view.unevaluated_line(session.recipe.unevaluated, view.make_console())
         view.estimate_lines(found, view.make_console())
         view.memory_lines(errors, warnings, view.make_console())
         say_shared(recorded_shared(session), view.make_console())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.cli.view_baselines import baseline_lines, budget_lines, unevaluated_line
 from dem_build.cli.view_error import render_error
 from dem_build.cli.view_estimate import estimate_lines, memory_lines
 from dem_build.cli.view_lines import PlainListener
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PlainListener",
     "analysis_lines",
+    "baseline_lines",
+    "budget_lines",
     "clean",
     "closing_lines",
     "estimate_lines",
@@ -35,6 +38,7 @@ __all__ = [
     "remaining_warnings",
     "render_error",
     "result_table",
+    "unevaluated_line",
 ]
 
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from dem_build.estimate.due import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
+from dem_build.estimate.mixtures import Budget, budgets
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import Rows, least_memory, seen_tokens, training_disk, training_memory
 
 __all__ = [
+    "Budget",
     "Estimate",
     "Rows",
     "Shape",
+    "budgets",
     "crowded",
     "estimates",
     "least_memory",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import hub
 from dem_build.errors import DemError
+from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import PROCESS, Rows, seen_tokens, training_disk, training_memory
 from dem_build.json_text import parse_json
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
 
-__all__ = ["Estimate", "Training", "estimates", "rows_of", "shape_of", "trainings"]
+__all__ = ["Estimate", "Training", "estimates", "shape_of", "trainings"]
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,13 @@ def trainings(plan: Plan) -> list[Training]:
 
 def _training(verdict: Verdict, plan: Plan) -> Training:
     data = next(plan.verdicts[t.edge.action] for t in verdict.action.takes if t.of == "data/train")
-    rows = rows_of(data.record) if data.record else None
-    return Training(verdict.action.name, verdict.action.params, data.action.params["max_length"], rows)
+    mixture = data.action.kind == "mix"
+    rows = rows_of(data.record) if data.record is not None else None
+    if mixture and data.record is None:
+        rows = mixed_rows(data, plan)
+    sources = [plan.verdicts[name] for name in data.action.upstream] if mixture else [data]
+    length = max(source.action.params["max_length"] for source in sources)
+    return Training(verdict.action.name, verdict.action.params, length, rows)
 
 
 def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
@@ -126,12 +132,6 @@ def shape_of(base: Verdict, store: Store) -> Shape | None:
         return Shape.of(parse_json(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
     except (OSError, ValueError, DemError):
         return None  # a build tells what is wrong with it; a plan goes on
-
-
-def rows_of(record: Record) -> Rows | None:
-    """Return what a dataset's record says of its train split."""
-    train = record.provenance.get("splits", {}).get("train")
-    return Rows(train["rows"], train["tokens"], train["trained_tokens"]) if train else None
 
 
 def _speed(records: Iterable[Record], weights: Digest | None) -> float | None:

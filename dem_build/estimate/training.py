@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from dem_build.data.budget import Length, Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,8 +117,4 @@ def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
 
 def seen_tokens(rows: Rows, params: Mapping[str, JSON]) -> int:
     """Return the tokens that a training reads: of its epochs, or of its steps."""
-    if not params.get("max_steps"):
-        return round(rows.tokens * (params.get("num_train_epochs") or 1))
-    sequences = math.ceil(rows.tokens / params["max_length"]) if params.get("packing") else rows.rows
-    steps: int = params["max_steps"] * params["global_batch_size"]
-    return round(steps * rows.tokens / max(sequences, 1))
+    return round(Length.of(params).tokens(Size(rows.rows, rows.tokens)))

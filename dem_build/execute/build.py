@@ -38,7 +38,7 @@ TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
 MOST_REPAIRS = 3
 # A training is dear: every dataset is known to be sound before the first one starts.
-BEFORE_TRAINING = frozenset({"import", "prepare"})
+BEFORE_TRAINING = frozenset({"import", "prepare", "mix"})
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:

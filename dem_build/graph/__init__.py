@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.graph.analyses import analyses
+from dem_build.graph.baselines import baseline_actions
 from dem_build.graph.data import base_action, data_action, probe_action
 from dem_build.graph.evaluations import evaluations
-from dem_build.graph.models import composed_model, tune_action, tuned_model
+from dem_build.graph.models import composed_model, tuned_model
 from dem_build.graph.nodes import (
     ANALYSIS,
     BASE,
@@ -24,6 +25,7 @@ from dem_build.graph.nodes import (
     Graph,
     Taken,
 )
+from dem_build.graph.tuning import tune_action
 from dem_build.graph.vectors import extracted_vector, trained_vector
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     said = {n: v.omega for table in (recipe.datasets, recipe.vectors) for n, v in table.items()}
     omega = {name: float(value) for name, value in said.items() if value != "tune"}
     if len(omega) < len(said):
-        actions += [tune_action(recipe, omega), tuned_model(recipe, said)]
+        actions += [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
     else:
         actions.append(composed_model(recipe, MODEL, omega))
     actions += analyses(recipe, said, omega)
@@ -68,5 +70,9 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
         actions += singles
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
+    for name in recipe.baselines:
+        actions += baseline_actions(recipe, name)
+        models[name] = actions[-1].name
     actions += evaluations(recipe, lock, models)
-    return Graph({a.name: a for a in actions}, models, omega)
+    methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
+    return Graph({a.name: a for a in actions}, models, omega, methods)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.graph.models import tune_action
 from dem_build.graph.nodes import ANALYSIS, BASE, LADDER, RESPONSE, TSNE, TUNE, Action, Edge, Taken
+from dem_build.graph.tuning import tune_action
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

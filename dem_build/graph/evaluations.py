@@ -20,7 +20,8 @@ def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[A
     evaluate = recipe.evaluate
     if evaluate is None:
         return []
-    wanted = [m for m in models if m in evaluate.models or m not in (COMPOSED, BASE)]
+    named = (COMPOSED, BASE, *recipe.baselines)  # single vectors are there only where they are asked for
+    wanted = [m for m in models if m in evaluate.models or m not in named]
     # A test share of 0 says that nothing is held out.
     tested = [*(n for n, d in recipe.datasets.items() if d.test != 0), *recipe.probes]
     datasets = tested if evaluate.loss else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dem_build.errors import UsageError
@@ -128,11 +128,13 @@ class Graph:
         actions: Name → action, in topological order.
         models: Name of a model in results (`composed`, `base`, `math`) → the action whose outputs it is.
         omega: Vector → ω, as the recipe says.
+        baselines: Baseline → its method.
     """
 
     actions: Mapping[str, Action]
     models: Mapping[str, str] = field(default_factory=dict)
     omega: Mapping[str, float] = field(default_factory=dict)
+    baselines: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Action]:
         return iter(self.actions.values())
@@ -151,7 +153,7 @@ class Graph:
             if name not in wanted:
                 wanted.add(name)
                 stack.extend(self.actions[name].upstream)
-        return Graph({n: a for n, a in self.actions.items() if n in wanted}, self.models, self.omega)
+        return replace(self, actions={n: a for n, a in self.actions.items() if n in wanted})
 
     def require(self, names: Iterable[str]) -> None:
         """Refuse a name that is no action of this graph, and say which was meant.

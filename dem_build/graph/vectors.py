@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from dem_build.lock import Lock
     from dem_build.recipe import Recipe, Train
 
-__all__ = ["extracted_vector", "train_params", "trained_vector"]
+__all__ = ["extracted_vector", "finetune_action", "train_params", "trained_vector"]
 
 
 def trained_vector(recipe: Recipe, name: str) -> Action:
     """Return the action that trains a dataset's vector."""
-    train = recipe.train_of(name)
+    return finetune_action(name, recipe.train_of(name))
+
+
+def finetune_action(name: str, train: Train) -> Action:
+    """Return the action that trains a vector on the rows of `data:NAME`."""
     takes: tuple[Taken, ...] = (
         Taken("base/weights", Edge(BASE, "weights")),
         Taken("base/config", Edge(BASE, "config")),

@@ -90,6 +90,10 @@ max = 3.5
 [baselines.mix]
 method = "mixing"
 proportions = { math = 0.5, poems = 0.5 }
+alpha = "tune"
+
+[baselines.mean]
+method = "interpolation"
 """,
 }
 

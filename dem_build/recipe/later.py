@@ -46,8 +46,11 @@ _TRAIN = (Later("train.method", 'method = "lora"', 'use method = "full" for now'
 
 LATER: tuple[Later, ...] = (
     *_TRAIN,
-    *(Later(f"datasets.*.{item.key}", item.feature, item.until, item.uses) for item in _TRAIN),
-    Later("baselines", "[baselines]"),
+    *(
+        Later(f"{section}.*.{item.key}", item.feature, item.until, item.uses)
+        for section in ("datasets", "baselines")
+        for item in _TRAIN
+    ),
 )
 
 

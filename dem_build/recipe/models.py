@@ -11,11 +11,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PrivateAttr, Tag, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PrivateAttr, Tag, model_validator
 
 from dem_build.errors import Problem
 from dem_build.recipe.locate import line_of, locate, parsed
+from dem_build.recipe.measured import Analysis, Evaluate, Gate, Task, Tune
 from dem_build.recipe.places import expanded
 from dem_build.recipe.shapes import Omega, Salt, Share, Table, Text, shapes
 
@@ -279,119 +279,43 @@ class Compose(Table):
     dtype: Dtype = Field(default="bfloat16", description="Type of the composed model's weights.")
 
 
-class Tune(Table):
-    """How ω = `tune` is searched, on validation data alone."""
-
-    search: Literal["grid", "coordinate", "gradient"] = Field(
-        default="gradient", description="Search method."
-    )
-    objective: Literal["gain", "mean", "worst"] = Field(
-        default="gain",
-        description="What is maximised: mean gain recovered, mean loss, or the worst dataset's.",
-    )
-    granularity: Literal["model", "layer"] = Field(
-        default="model", description="One ω a vector, or one for each vector and layer."
-    )
-    max_samples: int = Field(default=128, ge=1, description="Validation examples per dataset.")
-    bounds: tuple[float, float] = Field(default=(0.0, 1.5), description="Lowest and highest ω.")
-    importance: dict[Text, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="Dataset = its weight in the objective; 1 where it is not named."
-    )
-
-
-class Analysis(Table):
-    """Present: the vectors are analysed. Absent: no such action exists.
-
-    How they lie to each other and to the base (angles, signs, lengths, layer by layer) is always told. What takes
-    passes over held-out rows can be left out. It needs rows to judge by, and `method = "dem"`.
-    """
-
-    response: tuple[float, ...] = Field(
-        default=(0.0, 0.5, 1.0, 1.5),
-        description="Values that the ω of each vector takes in turn, the others as in the model, to see what that does "
-        "to the loss of every dataset's validation rows; without the vector (0) always. `[]`: not done.",
-    )
-    ladder: bool = Field(
-        default=True,
-        description="Add one vector after another to the base, the one with the best score alone first, and judge each "
-        "model on test rows: with the ω of the whole model, and with ω that are searched anew.",
-    )
-    tsne: bool = Field(
-        default=True,
-        description="Map the datasets' validation rows, as the base reads them, into two dimensions by t-SNE.",
-    )
-    max_samples: int = Field(
-        default=128,
-        ge=1,
-        description="Most rows of a dataset: of validation in `response` and `tsne`, of test in `ladder`.",
-    )
-
-
-class Task(Table):
-    """An lm-eval task."""
-
-    name: Text = Field(description="The task's name in lm-eval or in `include_path`.")
-    num_fewshot: int | None = Field(
-        default=None, ge=0, description="Examples in the prompt; the task's own number where absent."
-    )
-    limit: int | None = Field(
-        default=None, ge=1, description="Most documents to evaluate; all of them where absent."
-    )
-    apply_chat_template: bool = Field(default=False, description="Put prompts in the base's chat template.")
-
-
-def _named_task(value: Any) -> Any:
-    if isinstance(value, str):
-        return {"name": value}
-    if isinstance(value, dict | Task):
-        return value
-    raise PydanticCustomError(
-        "shape", 'must be a task\'s name or a table such as { name = "…", limit = 200 }'
-    )
-
-
-class Evaluate(Table):
-    """What is measured, of which models. Absent: no such action exists."""
-
-    loss: bool = Field(
-        default=True, description="Held-out loss of every model on every test split and probe."
-    )
-    tasks: tuple[Annotated[Task, BeforeValidator(_named_task)], ...] = Field(
-        default=(), description="lm-eval tasks: names, or tables with the keys of a task."
-    )
-    include_path: Text | None = Field(default=None, description="Folder of local lm-eval task files.")
-    models: tuple[Text, ...] = Field(
-        default=("composed", "base"),
-        description="`composed`, `base`, `vectors` (each alone, with ω = 1), and baselines by name.",
-    )
-
-
-class Gate(Table):
-    """A condition on a result of the composed model, which decides the exit status of a build."""
-
-    task: Text = Field(
-        description="An evaluated task, or `loss:NAME` for the held-out loss on a dataset or probe."
-    )
-    metric: Text = Field(description="The metric's name, such as `acc` or `loss`.")
-    min: float | None = Field(default=None, description="Lowest value that passes.")
-    max: float | None = Field(default=None, description="Highest value that passes.")
-    max_drop: float | None = Field(
-        default=None, ge=0, description="Most that the value may lie below that of `against`."
-    )
-    against: Text | None = Field(
-        default=None, description="The model that `max_drop` compares with, such as `base`."
-    )
-
-
 class Baseline(Table):
     """A model that the composed one is compared with."""
 
-    method: Literal["mixing", "interpolation"] = Field(
-        description="`mixing`: one model fine-tuned on the mixture. `interpolation`: Σ ω Θᵢ."
+    method: Literal["mixing", "interpolation", "uniform", "single"] = Field(
+        description="`mixing`: one model fine-tuned on the datasets together. `interpolation`: Σ ω Θᵢ of the "
+        "fine-tuned models. `uniform`: Θ + Σ ΔΘ / n. `single`: Θ + α ΔΘ of the vector and α that do best alone on the "
+        "validation rows of all datasets, as `[tune]` judges."
     )
-    proportions: dict[Text, Annotated[float, Field(ge=0)]] | None = Field(
-        default=None, description="mixing: dataset = its share of the mixture; by their sizes where absent."
+    proportions: Annotated[
+        Annotated[Literal["natural", "uniform"], Tag("<text>")]
+        | Annotated[dict[Text, Annotated[float, Field(ge=0)]], Tag("<table>")],
+        shapes('must be "natural", "uniform", or a table such as { math = 0.5 }'),
+    ] = Field(
+        default="natural",
+        description="mixing: shares of the mixture's tokens. `natural`: as the train splits are large; `uniform`: all "
+        "alike; or dataset = share, 0 where it is not named.",
     )
+    alpha: Omega = Field(
+        default=1.0,
+        description="mixing: scale of the mixture's vector, a number, or `tune`: found as ω is, on the same rows.",
+    )
+    omega: dict[Text, float] | None = Field(
+        default=None,
+        description="interpolation: vector = its ω, 0 where it is not named; 1/n of each if absent.",
+    )
+    # Only its `model_fields_set` count: `Recipe.train_of` lays them over [train].
+    train: Train = Field(
+        default_factory=Train,
+        description="mixing: keys of `[train]` that differ. Without `num_train_epochs` or `max_steps` here, the "
+        "mixture is trained on as many tokens as all vectors together.",
+    )
+
+    @property
+    def length(self) -> str | None:
+        """The key of its own that says how long the mixture is trained; None: as long as all vectors together."""
+        own = self.train.model_fields_set & {"num_train_epochs", "max_steps"}
+        return next(iter(own), None)
 
 
 class Recipe(Table):
@@ -435,14 +359,20 @@ class Recipe(Table):
         """Return a path of the recipe as a path of this machine: absolute, with `~` expanded."""
         return self.folder / expanded(text)
 
-    def train_of(self, dataset: str) -> Train:
-        """Return `[train]` with the dataset's own `train` table laid over it, key by key.
+    def train_of(self, name: str) -> Train:
+        """Return `[train]` with a dataset's or baseline's own `train` table laid over it, key by key.
 
         Raises:
-            KeyError: The recipe has no such dataset.
+            KeyError: The recipe has no such dataset or baseline.
         """
-        own = self.datasets[dataset].train
+        own = (self.datasets[name] if name in self.datasets else self.baselines[name]).train
         return self.train.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
+    @property
+    def unevaluated(self) -> list[str]:
+        """Names of the baselines of which nothing is measured."""
+        measured = self.evaluate.models if self.evaluate else ()
+        return [name for name in self.baselines if name not in measured]
 
     def problem(self, key: str, what: str, hint: str = "") -> Problem:
         """Return a mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line."""

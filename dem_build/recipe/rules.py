@@ -10,10 +10,11 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
+from dem_build.recipe.contending import CONTENDING
 from dem_build.recipe.judging import JUDGING, MODELS
 from dem_build.recipe.places import may_be_hub_id
 from dem_build.recipe.problems import Mistake, any_of, listed, nearest
-from dem_build.recipe.tables import names, raw, sources, tables, trains
+from dem_build.recipe.tables import learners, names, raw, sources, tables, trains
 from dem_build.recipe.weighing import WEIGHING
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ LOSSES: dict[str, tuple[str, ...]] = {
 
 def contradictions(data: Raw) -> list[Mistake]:
     """Return every contradiction in a recipe's tables, lists given as tuples."""
-    return [mistake for rule in (*_RULES, *JUDGING, *WEIGHING) for mistake in rule(data)]
+    return [mistake for rule in (*_RULES, *JUDGING, *WEIGHING, *CONTENDING) for mistake in rule(data)]
 
 
 def _exact_numbers(data: Raw) -> Iterator[Mistake]:
@@ -146,9 +147,9 @@ def _adam_keys_need_adam(data: Raw) -> Iterator[Mistake]:
 
 
 def _resolved(data: Raw) -> list[Raw]:
-    """Return each dataset's `train` over the shared one; the shared one alone where there is no dataset."""
+    """Return the `train` of all that is trained over the shared one; the shared one alone where there is nothing."""
     shared = raw(data, "train")
-    return [shared | raw(table, "train") for _, table in tables(data, "datasets")] or [shared]
+    return [shared | raw(table, "train") for _, table in learners(data)] or [shared]
 
 
 def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
@@ -172,6 +173,15 @@ def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
             )
         elif heirs or (not own and _chooses_nothing(shared, name)):
             yield Mistake(("train", name), NO_CHOICE, "set eval_steps")
+
+
+def _mixtures_choice_needs_validation(data: Raw) -> Iterator[Mistake]:
+    shared = raw(data, "train")
+    for key, table in learners(data):
+        own = raw(table, "train") if key[0] == "baselines" else {}
+        for name in CHOOSING:
+            if name in own and _chooses_nothing(shared | own, name):
+                yield Mistake((*key, "train", name), NO_CHOICE, "set eval_steps")
 
 
 def _chooses_nothing(train: Raw, name: str) -> bool:
@@ -272,12 +282,6 @@ def _one_origin(data: Raw) -> Iterator[Mistake]:
             yield Mistake(key, f"`checkpoint` and `adapter` are one choice, and {which} given")
 
 
-def _proportions_are_a_mixtures(data: Raw) -> Iterator[Mistake]:
-    for key, table in tables(data, "baselines"):
-        if "proportions" in table and table.get("method") == "interpolation":
-            yield Mistake((*key, "proportions"), 'has no effect with method = "interpolation"', "remove it")
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -293,6 +297,7 @@ _RULES: tuple[Rule, ...] = (
     _lora_keys_need_lora,
     _adam_keys_need_adam,
     _choosing_needs_validation,
+    _mixtures_choice_needs_validation,
     _validating_needs_rows,
     _one_source,
     _columns_fit,
@@ -301,5 +306,4 @@ _RULES: tuple[Rule, ...] = (
     _shares_leave_rows,
     _splits_are_the_hubs,
     _one_origin,
-    _proportions_are_a_mixtures,
 )

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.locate import Key
 
-__all__ = ["Raw", "items", "names", "raw", "sources", "tables", "trains"]
+__all__ = ["Raw", "items", "learners", "names", "raw", "sources", "tables", "trains"]
 
 Raw = dict[str, Any]
 
@@ -45,7 +45,13 @@ def sources(data: Raw) -> Iterator[tuple[Key, Raw]]:
 
 
 def trains(data: Raw) -> Iterator[tuple[Key, Raw]]:
-    """Yield `[train]` and each dataset's own `train` table."""
+    """Yield `[train]`, and the own `train` table of all that is trained."""
     yield ("train",), raw(data, "train")
-    for key, table in tables(data, "datasets"):
+    for key, table in learners(data):
         yield (*key, "train"), raw(table, "train")
+
+
+def learners(data: Raw) -> Iterator[tuple[Key, Raw]]:
+    """Yield each table of what is trained: datasets, and mixtures of them."""
+    yield from tables(data, "datasets")
+    yield from ((key, table) for key, table in tables(data, "baselines") if table.get("method") == "mixing")

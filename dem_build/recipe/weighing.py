@@ -1,4 +1,4 @@
-"""Rules of ω, `[tune]` and shares: what may be searched, and what judges it."""
+"""Rules of ω and `[tune]`: what may be searched, and what judges it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dem_build.recipe.tables import raw, tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from dem_build.recipe.locate import Key
     from dem_build.recipe.tables import Raw
 
 __all__ = ["WEIGHING"]
@@ -29,13 +28,11 @@ def _bounds_are_ordered(data: Raw) -> Iterator[Mistake]:
         yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
 
 
-def _shares_name_datasets(data: Raw) -> Iterator[Mistake]:
-    places: list[tuple[Key, Raw]] = [(("tune", "importance"), raw(data, "tune", "importance"))]
-    places += [((*key, "proportions"), raw(table, "proportions")) for key, table in tables(data, "baselines")]
-    for key, table in places:
-        for name in table:
-            if name not in raw(data, "datasets"):
-                yield Mistake((*key, name), "there is no such dataset", nearest(name, raw(data, "datasets")))
+def _importance_names_datasets(data: Raw) -> Iterator[Mistake]:
+    for name in raw(data, "tune", "importance"):
+        if name not in raw(data, "datasets"):
+            key = ("tune", "importance", name)
+            yield Mistake(key, "there is no such dataset", nearest(name, raw(data, "datasets")))
 
 
 def _tuned_datasets_have_judges(data: Raw) -> Iterator[Mistake]:
@@ -92,7 +89,7 @@ def _is_number(value: Any) -> bool:
 
 WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _bounds_are_ordered,
-    _shares_name_datasets,
+    _importance_names_datasets,
     _tuned_datasets_have_judges,
     _something_judges,
     _someone_counts,

@@ -6,7 +6,7 @@ import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from dem_build.report.markdown import code, escape, printable, results_table, table
+from dem_build.report.markdown import baselines_list, code, escape, printable, results_table, table
 from dem_build.report.material import base_name
 from dem_build.report.quantities import count
 
@@ -59,6 +59,7 @@ def card(
         "## Vectors\n",
         _vectors(recipe, records, results),
         *(["## Results\n", results_table(results), EXPLAINED] if results.table else []),
+        *(["## Baselines\n", baselines_list(results)] if results.baselines else []),
         "## Provenance\n",
         _provenance(records, results),
         "Made with " + ", ".join(f"{escape(n)} {escape(v)}" for n, v in sorted(versions.items())) + ".\n",

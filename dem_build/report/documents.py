@@ -67,6 +67,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         **({"response": _response(results.response)} if results and results.response else {}),
         **({"ladder": asdict(results.ladder)} if results and results.ladder else {}),
         **({"tsne": dict(results.tsne)} if results and results.tsne else {}),
+        **({"baselines": _baselines(results)} if results and results.baselines else {}),
         "results": _table(results) if results else {},
         "gates": [_gate(g) for g in gates],
         **({"verdict": _verdict(results, gates)} if results and results.table else {}),
@@ -80,6 +81,10 @@ def failure_document(recipe: Path | str, error: DemError) -> dict[str, JSON]:
         fields = ("file", "line", "key", "what", "hint")
         document["problems"] = [{name: getattr(p, name) for name in fields} for p in error.problems]
     return {"recipe": str(recipe), "actions": [], "error": document}
+
+
+def _baselines(results: Results) -> dict[str, JSON]:
+    return {name: contender.document() for name, contender in results.baselines.items()}
 
 
 def _verdict(results: Results, gates: Iterable[GateResult]) -> dict[str, JSON]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.report.comparison import Change, Measure
     from dem_build.report.results import Results
 
-__all__ = ["code", "escape", "printable", "results_table", "table"]
+__all__ = ["baselines_list", "code", "escape", "printable", "results_table", "table"]
 
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$!])")
 
@@ -60,6 +60,15 @@ def results_table(results: Results) -> str:
         for row in rows(results)
     ]
     return table(header, body, numbers=len(names) + 1)
+
+
+def baselines_list(results: Results) -> str:
+    """Return what the baselines are, a line each."""
+    lines = [
+        f"- {code(name)}: {escape('; '.join([contender.method, *contender.sentences()]))}"
+        for name, contender in results.baselines.items()
+    ]
+    return "\n".join([*lines, ""])
 
 
 def _measure(measure: Measure | None) -> str:

@@ -10,6 +10,7 @@ from dem_build import digest
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
 from dem_build.report.analysis import TABLES, read_analysis
+from dem_build.report.baselines import read_baselines
 from dem_build.report.ladder import RUNGS, read_ladder
 from dem_build.report.response import CURVES, read_response
 from dem_build.report.tsne import MAP, read_tsne
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.graph import Action, Graph
     from dem_build.report.analysis import Analysis
+    from dem_build.report.baselines import Contender
     from dem_build.report.ladder import Ladder
     from dem_build.report.response import Response
     from dem_build.report.tsne import Map
@@ -60,6 +62,7 @@ class Results:
         ladder: What each vector more brings on test rows, where the recipe asks for it.
         tsne: A map of the datasets as the base reads them, where the recipe asks for it.
         model_digest: Digest of the composed model, None while it is not there.
+        baselines: Baseline → what it is.
         warnings: (action, text), in the graph's order.
         costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),
             where its record has them; of the run that made it.
@@ -77,6 +80,7 @@ class Results:
     ladder: Ladder | None = None
     tsne: Map | None = None
     model_digest: Digest | None = None
+    baselines: Mapping[str, Contender] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
     costs: Mapping[str, Metrics] = field(default_factory=dict)
     higher_is_better: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
@@ -113,6 +117,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         ladder=read_ladder(graph, records, read),
         tsne=read_tsne(graph, records, read),
         model_digest=_model_digest(records.get(MODEL)),
+        baselines=read_baselines(graph, records, read),
         warnings=tuple((a.name, str(w)) for a, r in present for w in _list(r.provenance.get("warnings"))),
         costs={action.name: costs for action, record in present if (costs := _costs(record))},
         higher_is_better=_directions(present),
@@ -123,7 +128,9 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
 
 
 def _names(graph: Graph, prefix: str) -> tuple[str, ...]:
-    return tuple(n.removeprefix(prefix) for n in graph.actions if n.startswith(prefix))
+    """Return what actions of a prefix are about, in the graph's order; the rows and vectors of baselines are theirs."""
+    found = (name.removeprefix(prefix) for name in graph.actions if name.startswith(prefix))
+    return tuple(name for name in found if name not in graph.baselines)
 
 
 def _table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import subject
-from dem_build.report.markdown import code, escape, results_table, table
+from dem_build.report.markdown import baselines_list, code, escape, results_table, table
 from dem_build.report.quantities import decimals, duration
 from dem_build.report.verdict import Finding, judge
 
@@ -38,6 +38,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
         _ran(outcome),
         _failures(outcome.failed),
         results_table(results) if results.table else "",
+        baselines_list(results) if results.baselines else "",
         _gates(judged) if judged else "",
     ]
     return "\n".join(part for part in parts if part)

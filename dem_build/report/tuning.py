@@ -83,32 +83,35 @@ class Tuning:
 
 
 def read_tuning(
-    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
+    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes], action: str = TUNE
 ) -> Tuning | None:
-    """Return what the tuning of a build found; None where there was none, or not yet.
+    """Return what a search for ω found; None where there was none, or not yet.
 
     Args:
         graph: The recipe's graph.
         records: Name of an action → its record.
         read: Returns the bytes of an output that is one file.
+        action: The search: the recipe's own, or a baseline's.
 
     Raises:
         StoreError: The record of tuning is not what it should be.
     """
-    record = records.get(TUNE)
-    if TUNE not in graph.actions or record is None:
+    record = records.get(action)
+    if action not in graph.actions or record is None:
         return None
     try:
         trace = parse_json(read(record.outputs["trace"]))
         omega = parse_json(read(record.outputs["omega"]))["omega"]
-        return _tuning(graph, records, trace, omega)
+        return _tuning(graph, records, trace, omega, action)
     except MALFORMED as error:
-        hint = f"`--rebuild {TUNE}` searches again"
-        raise StoreError("the recorded search for ω cannot be read", where=TUNE, hint=hint) from error
+        hint = f"`--rebuild {action}` searches again"
+        raise StoreError("the recorded search for ω cannot be read", where=action, hint=hint) from error
 
 
-def _tuning(graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Mapping[str, JSON]) -> Tuning:
-    action = graph.actions[TUNE]
+def _tuning(
+    graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Mapping[str, JSON], name: str
+) -> Tuning:
+    action = graph.actions[name]
     vectors = grouped(action, records, "delta")
     judges = grouped(action, records, "data/validation", "data/rows")
     said = {entry["vector"]: entry for entry in trace["vectors"]}
@@ -127,7 +130,7 @@ def _tuning(graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Map
         judges={name: _judged(entries[name]) for name in judges if name in entries},
         told=tuple(_sentence(f, vectors, judges) for f in trace["findings"]),
         passes=len(trace["passes"]),
-        cost=float(records[TUNE].provenance.get("forward_equivalents", 0.0)),
+        cost=float(records[name].provenance.get("forward_equivalents", 0.0)),
         slopes=_slopes(trace, vectors, judges),
         trace=trace,
     )

@@ -35,8 +35,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Args:
         inputs: `base/weights` and `base/config`; a group for each dataset (`delta`, `data/validation`, `data/train`;
-            its `importance`, and its `omega` where that is fixed), each vector from elsewhere (`delta`; `omega`) and
-            each probe (`data/rows`; its `limit`).
+            its `importance`, and its `omega` where that is fixed), each other vector (`delta`; `omega`) and each probe
+            (`data/rows`; its `limit`). A `reference` vector is no part of a candidate.
         params: `search`, `objective`, `granularity`, `max_samples`, `bounds`, and `dtype` of the composed model.
         context: Uses `machine.micro_batch` and `machine.eval_batch_size`; resumes from the passes in its work folder.
 

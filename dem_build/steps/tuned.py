@@ -72,7 +72,8 @@ class Refined:
 class Space:
     """The free ω of a recipe and what they are judged by.
 
-    A vector that several groups have is one: its ω is the sum of theirs, and free where any of them is.
+    A vector that several groups have is one: its ω is the sum of theirs, and free where any of them is. One that is a
+    reference in all its groups is no part of any candidate: it is the measure of its dataset's gain.
 
     Args:
         groups: The inputs' groups.
@@ -81,6 +82,7 @@ class Space:
 
     Attributes:
         deltas: Digest → file of each vector, in the order of digests.
+        references: Indices of the vectors that are references.
         free: Indices of the vectors whose ω is searched.
         judges: As given.
         problem: What is searched; there once `begin` was called.
@@ -99,6 +101,8 @@ class Space:
         for group in with_delta:
             self.fixed[self.vector_of[group.name]] += group.params.get("omega") or 0.0
         self.free = sorted({self.vector_of[g.name] for g in with_delta if g.params.get("omega") is None})
+        taking_part = {self.vector_of[g.name] for g in with_delta if not g.params.get("reference")}
+        self.references = {*range(len(names))} - taking_part
         self.judges = judged
         self.params = params
         self._seen = np.ones(BLOCKS, np.bool_)
@@ -205,11 +209,12 @@ class Space:
         for j, judge in enumerate(self.judges):
             if judge.group.name in self.vector_of:
                 own.setdefault(self.vector_of[judge.group.name], []).append(j)
-        everywhere = len(self.deltas) <= MOST_SINGLES
-        for vector in range(len(self.deltas)) if everywhere else own:
+        taking_part = {*range(len(self.deltas))} - self.references
+        everywhere = taking_part if len(taking_part) <= MOST_SINGLES else set()
+        for vector in sorted({*own, *everywhere}):
             alone = nothing.copy()
             alone[vector] = 1.0
-            found[vector] = passes.take(alone, judged=None if everywhere else own[vector])
+            found[vector] = passes.take(alone, judged=None if vector in everywhere else own[vector])
         return found
 
     def _single_losses(self, singles: Mapping[int, Pass]) -> NDArray[np.float64]:
@@ -249,7 +254,7 @@ class Space:
         return replace(problem, objective=objective, tokens=tokens, base_nll=nll)
 
     def _starts(self, singles: Mapping[int, Pass]) -> list[NDArray[np.float64]]:
-        equal = np.full(len(self.free), 1 / len(self.deltas))
+        equal = np.full(len(self.free), 1 / (len(self.deltas) - len(self.references)))
         starts = [equal, np.zeros(len(self.free))]
         if len(singles) == len(self.deltas) and all(p.judged.all() for p in singles.values()):
             weight = self.problem.objective.importance

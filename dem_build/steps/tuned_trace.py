@@ -70,7 +70,7 @@ def trace(outcome: Outcome) -> dict[str, JSON]:
         "slopes": None if found.best.slopes is None else problem.loss_slopes(found.best).tolist(),
         "layerwise": None if refined is None else _refined(refined),
         "findings": [
-            *_of_vectors(space, chosen),
+            *_of_vectors(space, found, chosen),
             *_of_judges(space, chosen),
             *_of_search(space, found, bounds),
             *_of_rounding(space, chosen),
@@ -131,9 +131,11 @@ def _refined(refined: Refined) -> dict[str, JSON]:
     }
 
 
-def _of_vectors(space: Space, chosen: Chosen) -> Iterator[dict[str, JSON]]:
+def _of_vectors(space: Space, found: Found, chosen: Chosen) -> Iterator[dict[str, JSON]]:
     names = list(space.deltas)
     for place, v in enumerate(space.free):
+        if found.box is not None and not (found.box[0][place] or found.box[1][place]):
+            continue  # it was not searched
         layers = chosen.omega[v]
         about = {"vector": names[v], "omega": float(layers[0])}
         if not layers.any():
@@ -167,11 +169,16 @@ def _losses(space: Space, chosen: Chosen) -> NDArray[np.float64]:
 
 
 def _of_search(space: Space, found: Found, bounds: Intervals) -> Iterator[dict[str, JSON]]:
-    if bounds.over_uniform is not None and len(space.free) > 1 and bounds.over_uniform[0] <= 0:
+    if (
+        found.box is None
+        and bounds.over_uniform is not None
+        and len(space.free) > 1
+        and bounds.over_uniform[0] <= 0
+    ):
         yield {"what": "like_uniform", "lead": list(bounds.over_uniform)}
     if found.reason == "passes" and space.params["search"] != "grid":
         yield {"what": "not_converged", "passes": len(found.samples)}
-    spread = _spread(space, found)
+    spread = _spread(space, found) if found.box is None else None
     if spread is not None:
         yield {"what": "starts_disagree", "spread": spread}
 

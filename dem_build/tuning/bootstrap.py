@@ -47,7 +47,7 @@ def intervals(problem: Problem, found: Found, uniform: Sample | None, seed: int 
     """
     draws = np.random.default_rng(seed)
     surrogate = Surrogate.fit(problem, found.samples)
-    box = problem.lower, problem.upper
+    box = found.box or (problem.lower, problem.upper)
     ends, leads = [], []
     for _ in range(DRAWS):
         drawn, pick = _resampled(problem, draws)

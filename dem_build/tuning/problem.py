@@ -128,11 +128,13 @@ class Found:
         best: The sample that was chosen.
         samples: All that were taken, in order.
         reason: Why it ended, as a word: `converged`, `settled` or `passes`.
+        box: Lowest and highest ω, [ω] each, among which `best` is the best; None where these are the problem's bounds.
     """
 
     best: Sample
     samples: tuple[Sample, ...] = field(default=())
     reason: str = "converged"
+    box: tuple[Vector, Vector] | None = None
 
 
 def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:

@@ -1,4 +1,4 @@
-"""Three ways to look for ω: a grid, one coordinate after another, and along the gradients of all losses.
+"""Ways to look for ω: a grid, one coordinate after another, along the gradients of all losses, one vector alone.
 
 The gradient search takes, in one forward and backward pass over a dataset, the derivative of its loss to all ω at
 once. It keeps the losses of each dataset apart, models them (`surrogate`), and goes where the models promise the
@@ -8,6 +8,7 @@ lowest score, within a region in which they were right so far.
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 
     from dem_build.tuning.problem import Problem, Sample, Vector
 
-__all__ = ["SEARCHES", "coordinate_search", "gradient_search", "grid_search", "search", "softmax_start"]
+__all__ = [
+    "SEARCHES",
+    "coordinate_search",
+    "gradient_search",
+    "grid_search",
+    "search",
+    "single_search",
+    "softmax_start",
+]
 
 MOST_STEPS = 16
 RADIUS = 0.25  # of the first region, as a share of the bounds' width
@@ -37,7 +46,7 @@ def search(name: str, problem: Problem, known: Sequence[Sample]) -> Found:
     """Search, from what is known already: at least one sample.
 
     Args:
-        name: `gradient`, `coordinate` or `grid`.
+        name: `gradient`, `coordinate`, `grid` or `single`.
         problem: What to search.
         known: Samples that count like those which the search takes itself.
     """
@@ -140,6 +149,29 @@ def grid_levels(size: int) -> int:
     return next((n for n in range(7, 1, -1) if n**size <= MOST_GRID), 1)
 
 
+def single_search(problem: Problem, known: Sequence[Sample]) -> Found:
+    """Look for the one ω that does best while all others are 0: along each axis by gradients, then the best of them."""
+    found = [_along(problem, axis, known) for axis in range(problem.size)]
+    best = problem.best([one.best for one in found])
+    winner = next(one for one in found if one.best is best)
+    taken = sorted(
+        (s for one in found for s in one.samples), key=lambda s: s is not best and s.slopes is None
+    )
+    samples = {sample.omega.tobytes(): sample for sample in reversed(taken)}
+    return replace(winner, samples=tuple(reversed(samples.values())))
+
+
+def _along(problem: Problem, axis: int, known: Sequence[Sample]) -> Found:
+    others = np.arange(problem.size) != axis
+    line = replace(
+        problem, lower=np.where(others, 0.0, problem.lower), upper=np.where(others, 0.0, problem.upper)
+    )
+    on_it = [s for s in known if np.array_equal(line.clip(s.omega), s.omega)]
+    alone = line.clip((~others).astype(np.float64))
+    found = gradient_search(line, on_it or [problem.measure(alone, slopes=True)])
+    return replace(found, box=(line.lower, line.upper))
+
+
 def softmax_start(losses: Vector) -> Vector:
     """Return the ω of LM-Cocktail (arXiv 2311.13534): softmax of minus the loss over the temperature, 1 nat.
 
@@ -154,4 +186,5 @@ SEARCHES: dict[str, Callable[[Problem, Sequence[Sample]], Found]] = {
     "grid": grid_search,
     "coordinate": coordinate_search,
     "gradient": gradient_search,
+    "single": single_search,
 }

@@ -25,6 +25,7 @@ from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.checkpoint import open_checkpoint
 from dem_build.errors import CheckpointError, EvaluationError, InterruptedBuildError
+from dem_build.steps.api import Group
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.judges import judges, row_nll, trained_prompts
 
@@ -243,3 +244,33 @@ def test_a_grid_of_too_many_omega_is_refused(tmp_path):
     named = [replace(g, name=f"{g.name}{i}") for i, g in enumerate(many)]
     with pytest.raises(EvaluationError, match="grid of 12 ω has too many candidates"):
         run_tune(tmp_path, named, search="grid")
+
+
+def reference(name: str) -> Group:
+    group = dataset(name, omega=0.0)
+    return replace(group, params={**group.params, "reference": True})
+
+
+def test_a_mixtures_scale_is_tuned_against_the_datasets_own_vectors(tmp_path):
+    """The references measure the gain, and are no part of a candidate."""
+    tuned = run_tune(tmp_path, [reference("up"), reference("down"), vector("mix", skill("up").delta)])
+    alone = run_tune(tmp_path / "both", [reference("up"), reference("down"), vector("mix", noise())])
+    assert tuned.omega["up"] == tuned.omega["mix"] > 0.2
+    assert (alone.omega["up"], alone.omega["down"]) == (0.0, 0.0)
+    assert abs(alone.omega["mix"]) < 0.1
+    singles = {judge["rows"]: judge["single"] for judge in tuned.trace["judges"]}
+    assert singles == {judge["rows"]: judge["single"] for judge in alone.trace["judges"]}
+    assert all(judge["single"] < judge["base"] for judge in tuned.trace["judges"])
+
+
+def test_equal_weights_of_one_vector_and_references_are_the_vector_itself(tmp_path):
+    tuned = run_tune(tmp_path, [reference("up"), reference("down"), vector("mix", noise())])
+    assert tuned.trace["uniform"]["omega"] == [1.0]
+
+
+def test_the_best_single_vector_is_one_vector_and_its_scale(tmp_path):
+    groups = [dataset("up", importance=5.0), dataset("down"), vector("noise", noise())]
+    tuned = run_tune(tmp_path, groups, search="single")
+    assert tuned.omega["up"] > 0.5
+    assert (tuned.omega["down"], tuned.omega["noise"]) == (0.0, 0.0)
+    assert not words(tuned) & {"does_not_help", "like_uniform", "starts_disagree"}

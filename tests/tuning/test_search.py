@@ -95,7 +95,7 @@ def test_the_gradient_search_finds_the_lowest_score(kind, size):
     assert problem.score(found.best) <= best + 0.005 * max(abs(best), 0.5)
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("name", [name for name in SEARCHES if name != "single"])
 def test_a_search_never_ends_worse_than_it_began_and_within_the_bounds(name):
     problem = problem_of(Losses(3))
     known = begin(problem)
@@ -111,6 +111,24 @@ def test_a_limit_holds_where_it_was_measured(name):
     found = search(name, problem, begin(problem))
     assert problem.objective.keeps_limits(problem.losses(found.best))
     assert problem.score(found.best) < 0
+
+
+def test_the_best_single_is_the_best_point_on_any_axis():
+    problem = problem_of(Losses(3))
+    found = search("single", problem, begin(problem))
+    assert np.count_nonzero(found.best.omega) == 1
+    axes = [a * row for row in np.eye(3) for a in np.linspace(0, 1.5, 61)]
+    best = min(problem.score(problem.measure(point, slopes=False)) for point in axes)
+    assert problem.score(found.best) <= best + 0.005
+    between = intervals(problem, found, None)
+    assert (between.high[found.best.omega == 0] == 0).all()
+    assert (between.low <= found.best.omega + 1e-6).all()
+
+
+def test_the_best_single_is_found_where_nothing_is_known_of_single_vectors():
+    problem = problem_of(Losses(2))
+    found = search("single", problem, [problem.measure(np.array([0.4, 0.4]), slopes=False)])
+    assert np.count_nonzero(found.best.omega) == 1
 
 
 def test_the_surrogate_has_the_losses_and_slopes_it_was_given():

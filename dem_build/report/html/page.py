@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dem_build.report.html import analyses, evaluations, provenance, training, tuned, vectors
+from dem_build.report.html import analyses, baselines, evaluations, provenance, training, tuned, vectors
 from dem_build.report.markdown import printable
 from dem_build.report.material import Material, base_name, mark_of
 from dem_build.report.verdict import judge
@@ -25,6 +25,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     evaluations.losses,
     evaluations.gain,
     evaluations.tasks,
+    baselines.baselines,
     evaluations.gates,
     tuned.omega,
     tuned.search,

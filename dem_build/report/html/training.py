@@ -133,9 +133,10 @@ def _families(material: Material, total: float) -> Strips:
 
 def _datasets(material: Material, datasets: Sequence[str], total: float) -> Table:
     costs = material.results.costs
+    compared = _of_baselines(material.graph)
     body = []
     for name in datasets:
-        follows = [n for n in added_by(material.graph, name) if n in costs]
+        follows = [n for n in added_by(material.graph, name) if n in costs and n not in compared]
         own = [n for n in (PREFIX + name, f"vector:{name}") if n in follows]
         mine, rest = (sum(device_seconds(costs[n]) for n in some) for some in (own, set(follows) - set(own)))
         tokens = costs.get(f"vector:{name}", {}).get("tokens")
@@ -151,7 +152,18 @@ def _datasets(material: Material, datasets: Sequence[str], total: float) -> Tabl
         )
     header = ["dataset", "tokens", "its data and vector", "what follows", "in all, of the build"]
     note = "What follows: tuning, composing, and the evaluations that the dataset takes part in. All else is cached."
+    note += " Baselines, which are made again too, are not counted." if compared else ""
     return Table(header, body, 4, caption="What it cost to add one dataset to the others", note=note)
+
+
+def _of_baselines(graph: Graph) -> set[str]:
+    """Return the actions that make and judge baselines."""
+    return {
+        action.name
+        for action in graph
+        if (action.evaluation.model if action.evaluation else action.name.partition(":")[2])
+        in graph.baselines
+    }
 
 
 def _actions(material: Material) -> Table:

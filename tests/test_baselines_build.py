@@ -1,0 +1,149 @@
+"""`dem build` with baselines: what they are, what an edit costs them, and that results and gates know them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_build import Project, fresh, ran, vector_of
+
+RECIPE = """\
+name = "compared"
+
+[base]
+model = "base"
+
+[train]
+learning_rate = 3e-3
+max_steps = 6
+global_batch_size = 4
+max_length = 64
+
+[datasets.add]
+path = "data/add.jsonl"
+omega = 0.6
+validation = 0.2
+test = 0.1
+
+[datasets.copy]
+path = "data/copy.jsonl"
+omega = 0.6
+validation = 0.2
+test = 0.1
+train = { max_steps = 12 }
+
+[compose]
+dtype = "float32"
+
+[baselines.mix]
+method = "mixing"
+proportions = "uniform"
+alpha = "tune"
+
+[baselines.even]
+method = "uniform"
+
+[baselines.mean]
+method = "interpolation"
+
+[baselines.best]
+method = "single"
+
+[evaluate]
+models = ["composed", "base", "mix", "even", "mean"]
+
+[[gates]]
+task = "loss:add"
+metric = "loss"
+max_drop = 9.0
+against = "mix"
+"""
+UPPER = '[datasets.upper]\npath = "data/upper.jsonl"\nomega = 0.6\ntest = 0.1\n\n[compose]'
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Project:
+    project = fresh(tmp_path_factory.mktemp("compared"), tiny_base)
+    project.build(RECIPE)
+    return project
+
+
+def test_baselines_stand_beside_the_composed_model_in_results_and_gates(compared):
+    document = compared.build(RECIPE)
+    assert ran(document) == []
+    assert set(document["results"]) == {"composed", "base", "mix", "even", "mean"}
+    assert [gate["passed"] for gate in document["gates"]] == [True]
+    loss = {model: tasks["loss:add"]["loss"] for model, tasks in document["results"].items()}
+    assert loss["mix"] < loss["base"]
+    # Eq. 2 and Eq. 3 are one model where the ω sum to 1.
+    assert loss["even"] == pytest.approx(loss["mean"], rel=1e-5)
+
+
+def test_the_mixture_is_trained_on_as_many_tokens_as_the_vectors_together(compared):
+    document = compared.build(RECIPE)
+    mixture = document["baselines"]["mix"]["mixture"]
+    assert mixture["planned"] == mixture["compared"] == pytest.approx(mixture["vectors"], rel=0.05)
+    assert mixture["tokens"] == pytest.approx(mixture["planned"], rel=0.02)
+    assert mixture["shares"] == {"add": 0.5, "copy": 0.5}
+    low, high = document["baselines"]["mix"]["intervals"]["mix"]
+    assert low <= document["baselines"]["mix"]["omega"]["mix"] + 0.05
+    assert document["baselines"]["mix"]["omega"]["mix"] <= high + 0.05
+    text = compared.call("build", "tiny.toml").stdout
+    assert "baseline mix  mixing" in text
+    folder = compared.home / "out" / "compared"
+    assert all("`mix`: mixing" in (folder / n).read_text() for n in ("summary.md", "model/README.md"))
+    planned = json.loads(compared.call("plan", "tiny.toml", "--json").stdout)["mixtures"]
+    assert planned == [
+        {"baseline": "mix", "equal": True, "datasets": ["add", "copy"], "tokens": mixture["planned"]}
+    ]
+
+
+def test_rows_of_a_mixture_can_be_looked_at(compared):
+    compared.write(RECIPE)
+    assert "train 0:" in compared.call("data", "tiny.toml", "mix", "-n", "1").stdout
+    assert (
+        "mix has no split 'test'"
+        in compared.call("data", "tiny.toml", "mix", "--split", "test", status=2).stderr
+    )
+
+
+def test_another_omega_makes_no_baseline_again(compared):
+    compared.build(RECIPE)
+    document = compared.build(RECIPE.replace("omega = 0.6", "omega = 0.7"))
+    assert ran(document) == ["loss:composed:add", "loss:composed:copy", "model"]
+
+
+def test_another_gate_runs_nothing(compared):
+    compared.build(RECIPE)
+    assert ran(compared.build(RECIPE.replace("max_drop = 9.0", "max_drop = 8.0"))) == []
+
+
+def test_a_dataset_more_makes_the_mixture_again_and_no_vector(compared):
+    compared.build(RECIPE)
+    before = {name: vector_of(compared, name) for name in ("add", "copy", "mix")}
+    document = compared.build(RECIPE.replace("[compose]", UPPER))
+    new = {
+        "data:upper",
+        "vector:upper",
+        *(f"loss:{m}:upper" for m in ("base", "composed", "mix", "even", "mean")),
+    }
+    mixture = {"data:mix", "vector:mix", "tune:mix", "model:mix", "loss:mix:add", "loss:mix:copy"}
+    others = {f"{a}" for m in ("even", "mean") for a in (f"model:{m}", f"loss:{m}:add", f"loss:{m}:copy")}
+    composed = {"model", "loss:composed:add", "loss:composed:copy"}
+    single = {"tune:best", "model:best"}
+    assert set(ran(document)) == new | mixture | others | composed | single
+    after = {name: vector_of(compared, name) for name in before}
+    assert {n for n in before if before[n] != after[n]} == {"mix"}
+
+
+def test_a_baseline_that_nobody_asks_about_is_said(compared):
+    compared.write(RECIPE.replace('"mix", "even", "mean"]', '"mix", "mean"]'))
+    for command in ("check", "plan"):
+        assert "does not name it: baseline even" in compared.call(command, "tiny.toml").stdout
+
+
+def test_the_best_single_vector_is_one_vector_and_its_scale(compared):
+    best = compared.build(RECIPE)["baselines"]["best"]
+    assert sum(omega != 0 for omega in best["omega"].values()) == 1
+    assert set(best["intervals"]) == {name for name, omega in best["omega"].items() if omega}
