@@ -110,7 +110,8 @@ def test_a_limit_holds_where_it_was_measured(name):
     problem = problem_of(Losses(3, seed=4), limit=0.0)
     found = search(name, problem, begin(problem))
     assert problem.objective.keeps_limits(problem.losses(found.best))
-    assert problem.score(found.best) < 0
+    # Here no vector alone keeps the limits of the other datasets.
+    assert problem.score(found.best) < 0 or name == "single"
 
 
 def test_the_best_single_is_the_best_point_on_any_axis():
