@@ -12,6 +12,7 @@ from build_samples import Made, make_graph
 
 from dem_build.recipe import Recipe
 from dem_build.report.analysis import Analysis, Compared
+from dem_build.report.baselines import Contender, Mixture
 from dem_build.report.gates import GateResult
 from dem_build.report.html import render
 from dem_build.report.html.blocks import Axis, level
@@ -170,7 +171,15 @@ def everything(names=("math",)):
         analysis=make_analysis(names),
         response=make_response(names),
         ladder=make_ladder(names),
+        baselines=make_baselines(names),
     )
+
+
+def make_baselines(names):
+    parts = dict.fromkeys(names, 1 / len(names))
+    mixture = Mixture(12100, 12100, 12034, 12000, parts, dict.fromkeys(names, 1.5))
+    mixing = Contender("mixing", {"mixing": 0.8}, {"mixing": (0.7, 0.9)}, mixture, ("its <b>scale</b>",))
+    return {"mixing": mixing, "even": Contender("uniform", parts)}
 
 
 def anchors(material):
@@ -181,6 +190,15 @@ def test_a_build_with_everything_shows_every_section():
     page = Page(render(everything(("math", "chat"))))
     assert len(page.ids) == len(set(page.ids)) == len(SECTIONS)
     assert page.links == [f"#{i}" for i in page.ids]
+
+
+def test_baselines_stand_with_their_tokens_and_the_interval_of_their_scale():
+    text = Page(render(everything(("math", "chat")))).text
+    assert (
+        "mixing mixing math 50% (1.5 epochs), chat 50% (1.5 epochs) mixing 0.8 (0.70 to 0.90) 12k 12k" in text
+    )
+    assert "even uniform vectors math 0.5, chat 0.5" in text
+    assert "mixing: its <b>scale</b>" in text
 
 
 def test_sections_appear_only_where_there_is_data():
