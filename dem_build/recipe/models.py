@@ -314,8 +314,8 @@ class Baseline(Table):
     @property
     def length(self) -> str | None:
         """The key of its own that says how long the mixture is trained; None: as long as all vectors together."""
-        own = self.train.model_fields_set & {"num_train_epochs", "max_steps"}
-        return next(iter(own), None)
+        own = [name for name in ("num_train_epochs", "max_steps") if name in self.train.model_fields_set]
+        return next((name for name in own if getattr(self.train, name) is not None), None)
 
 
 class Recipe(Table):
