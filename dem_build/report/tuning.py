@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,8 @@ class Tuning:
         passes: Candidates that were measured.
         cost: Their cost in forward passes over all rows.
         slopes: Judge → vector → derivative of the judge's loss to the vector's ω, where the search ended.
-        trace: The whole document, for machines.
+        scores: Score of each candidate, which the search lowers.
+        uniform: That of equal ω; None where the search is not compared with them.
     """
 
     search: str
@@ -79,7 +81,8 @@ class Tuning:
     passes: int
     cost: float
     slopes: Mapping[str, Mapping[str, float]]
-    trace: Mapping[str, JSON]
+    scores: tuple[float, ...] = ()
+    uniform: float | None = None
 
 
 def read_tuning(
@@ -132,8 +135,15 @@ def _tuning(
         passes=len(trace["passes"]),
         cost=float(records[name].provenance.get("forward_equivalents", 0.0)),
         slopes=_slopes(trace, vectors, judges),
-        trace=trace,
+        scores=tuple(_finite(one["score"]) for one in trace["passes"]),
+        uniform=_finite(trace["uniform"]["score"]) if trace.get("uniform") else None,
     )
+
+
+def _finite(score: JSON) -> float:
+    if not math.isfinite(score):
+        raise ValueError(f"a score of {score}")
+    return float(score)
 
 
 def _shares(vectors: Mapping[str, Digest], digest: Digest) -> int:

@@ -94,8 +94,6 @@ def make(names=("math",), *, made=None, graph=None, gates=(), recipe=None, **cha
 
 
 def make_tuning(names, told=("ω of math ended on the upper bound, 1.5",), **changed):
-    passes = [{"omega": [0.1 * i], "losses": [3.0 - i], "score": -0.1 * i, "slopes": i > 1} for i in range(4)]
-    trace = {"passes": passes, "uniform": {"omega": [0.5], "score": -0.2, "lead": [0.1, 0.2]}}
     said = {
         "search": "gradient",
         "objective": "gain",
@@ -106,7 +104,8 @@ def make_tuning(names, told=("ω of math ended on the upper bound, 1.5",), **cha
         "passes": 4,
         "cost": 12.5,
         "slopes": {j: {v: 1.0 if j == v else -0.5 for v in names} for j in names},
-        "trace": trace,
+        "scores": tuple(-0.1 * i for i in range(4)),
+        "uniform": -0.2,
     }
     return Tuning(**(said | changed))
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from dem_build.errors import StoreError
 from dem_build.graph import TUNE, Action, Edge, Graph, Taken
 from dem_build.report.tuning import read_tuning
 from dem_build.store import Output, Record
@@ -49,3 +52,19 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
     }
     tuning = read_tuning(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
     assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
+
+
+SCORES = [{}, {"score": None}, {"score": float("nan")}, {"score": "x"}, {"score": 10**400}]
+
+
+@pytest.mark.parametrize("score", SCORES, ids=lambda score: str(score)[:20])
+def test_a_candidate_without_a_finite_score_is_refused(score):
+    graph = Graph({TUNE: Action(TUNE, "tune", {})})
+    trace = {
+        "search": "grid", "objective": "gain", "passes": [score], "slopes": None, "findings": [], "judges": [],
+        "vectors": [],
+    }  # fmt: skip
+    read = {"trace": trace, "omega": {"omega": {}}}
+    records = {TUNE: record("tune", trace="trace", omega="omega")}
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_tuning(graph, records, lambda output: json.dumps(read[output.digest]).encode())

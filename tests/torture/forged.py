@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from dem_build import kinds, lock
 from dem_build.digest import Blob, tree_bytes
@@ -63,13 +63,25 @@ CONFIG = {
     "vocab_size": 64,
 }
 CANARY = "import pathlib\npathlib.Path({!r}).write_text('code of a stranger ran')\n"
-DELTA, ROWS = (hashlib.sha256(b).hexdigest() for b in (b"delta of vector:add", b"validation of data:add"))
+
+
+def _rows(of: str) -> bytes:
+    """Return a file of one row, made of a text."""
+    ids = np.frombuffer(of.encode(), np.uint8).astype(np.int32)
+    prompts = np.frombuffer(hashlib.sha256(of.encode()).digest()[:16], np.uint8).reshape(1, 16)
+    offsets = np.array([0, len(ids)], np.int64)
+    return save({"input_ids": ids, "labels": ids, "offsets": offsets, "prompts": prompts})
+
+
+DELTA = hashlib.sha256(b"delta of vector:add").hexdigest()
+ROWS = hashlib.sha256(_rows("validation of data:add")).hexdigest()
 _ABOUT = {"judge": ROWS, "loss": 1.0, "base": 2.0}
 TRACE: dict[str, Any] = {
     "search": "grid",
     "objective": "gain",
     "slopes": [[0.5]],
-    "passes": [{"omega": [0.5]}],
+    "passes": [{"omega": [0.5], "score": -0.5}],
+    "uniform": {"score": -0.4},
     "vectors": [{"vector": DELTA, "tuned": True, "omega": 0.5, "low": 0.1, "high": 0.9}],
     "judges": [
         {"rows": ROWS, "vector": DELTA, "base": 2.0, "single": 1.0, "chosen": 1.0, "gain": 1.0, "used": 4}
@@ -152,7 +164,9 @@ class Forger:
             "omega": json.dumps({"omega": {DELTA: 0.5}}).encode(),
             "trace": json.dumps(TRACE).encode(),
         }
-        return self._put(change.get(name) or honest.get(name) or f"{name} of {action}".encode())
+        plain = f"{name} of {action}"
+        made = _rows(plain) if action.startswith("data:") else plain.encode()
+        return self._put(change.get(name) or honest.get(name) or made)
 
     def _put(self, data: bytes) -> Output:
         name = hashlib.sha256(data).hexdigest()

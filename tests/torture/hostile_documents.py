@@ -134,6 +134,24 @@ EVENT = {
 }
 
 
+@st.composite
+def rows_files(draw: st.DrawFn) -> bytes:
+    import numpy as np
+    from safetensors.numpy import save
+
+    numbers = st.sampled_from([0, 1, 2, 3, -1, 2**31 - 1, 2**40, -(2**62), 2**63 - 1])
+    parts = {
+        "input_ids": np.array(draw(st.lists(st.integers(-3, 99), max_size=4)), np.int32),
+        "labels": np.array(draw(st.lists(st.integers(-100, 99), max_size=4)), np.int32),
+        "offsets": np.array(draw(st.lists(numbers, max_size=4)), np.int64),
+        "prompts": np.zeros((draw(st.integers(0, 3)), 16), np.uint8),
+    }
+    kept = draw(st.sets(st.sampled_from(sorted(parts)), min_size=2))
+    odd = draw(st.sampled_from(["", "", "offsets", "input_ids", "labels"]))
+    made = {n: (v.astype(np.float32) if n == odd else v) for n, v in parts.items() if n in kept}
+    return draw(given.spoiled(st.just(save(made))))
+
+
 contents = st.one_of(
     st.builds(lambda d: {"metrics": d}, spoiled_json(METRICS)),
     st.builds(
@@ -217,24 +235,6 @@ SAFETENSORS = (
     _with_length(b'{"a": {"dtype": "F32", "shape": [6], "data_offsets": [0, 24]}, "a": {}}'),
     _with_length(_dumped({"\ud800\x1b[2J": {"dtype": "F32", "shape": "x", "data_offsets": [0, 24]}})),
 )
-
-
-@st.composite
-def rows_files(draw: st.DrawFn) -> bytes:
-    import numpy as np
-    from safetensors.numpy import save
-
-    numbers = st.sampled_from([0, 1, 2, 3, -1, 2**31 - 1, 2**40, -(2**62), 2**63 - 1])
-    parts = {
-        "input_ids": np.array(draw(st.lists(st.integers(-3, 99), max_size=4)), np.int32),
-        "labels": np.array(draw(st.lists(st.integers(-100, 99), max_size=4)), np.int32),
-        "offsets": np.array(draw(st.lists(numbers, max_size=4)), np.int64),
-        "prompts": np.zeros((draw(st.integers(0, 3)), 16), np.uint8),
-    }
-    kept = draw(st.sets(st.sampled_from(sorted(parts)), min_size=2))
-    odd = draw(st.sampled_from(["", "", "offsets", "input_ids", "labels"]))
-    made = {n: (v.astype(np.float32) if n == odd else v) for n, v in parts.items() if n in kept}
-    return draw(given.spoiled(st.just(save(made))))
 
 
 PAIR = {"prompt": "a", "completion": "b"}

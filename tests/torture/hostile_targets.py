@@ -251,7 +251,7 @@ def _index(data: bytes, home: Path) -> None:
 
 def _model_folder(chosen: tuple[str, bytes], home: Path) -> None:
     from dem_build.basemodel import base_files
-    from dem_build.finetuned import adapter_files, checkpoint_files
+    from dem_build.finetuned import local_files
 
     name, data = chosen
     folder = home / "adapter" if name == "adapter_config.json" else home / "base"
@@ -259,9 +259,9 @@ def _model_folder(chosen: tuple[str, bytes], home: Path) -> None:
     (folder / name).write_bytes(data)
     (folder / "adapter_model.safetensors").touch()
     if name == "adapter_config.json":
-        adapter_files(folder)
+        local_files("adapter", folder)
         return
-    checkpoint_files(folder)
+    local_files("checkpoint", folder)
     base_files(folder)
     call("plan", "tiny.toml")
 

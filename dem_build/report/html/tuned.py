@@ -155,7 +155,7 @@ def _judged(one: Judged) -> list[Cell]:
 def _scores(tuning: Tuning) -> list[float]:
     """Return the score of each candidate, as people read it: a gain grows, a loss shrinks."""
     sign = 1.0 if tuning.objective == "mean" else -1.0
-    return [sign * float(one["score"]) for one in tuning.trace.get("passes", ())]
+    return [sign * score for score in tuning.scores]
 
 
 def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
@@ -163,9 +163,8 @@ def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
     best = [better(scores[: i + 1]) for i in range(len(scores))]
     axis = Axis.over(scores, pad=0.06)
     reference = None
-    uniform = tuning.trace.get("uniform")
-    if uniform is not None:
-        equal = float(uniform["score"]) * (1.0 if tuning.objective == "mean" else -1.0)
+    if tuning.uniform is not None:
+        equal = tuning.uniform * (1.0 if tuning.objective == "mean" else -1.0)
         reference = (PERCENT - axis.at(equal), f"equal ω {decimals(equal)}")
     lines = [Series("faint", points_of(scores, axis), dots=True), Series("strong", points_of(best, axis))]
     return Panel(
