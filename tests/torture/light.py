@@ -168,7 +168,13 @@ def _load() -> None:
         if not found.name.startswith("dem_build.steps.") and not found.name.endswith("__main__"):
             importlib.import_module(found.name)
     encodings = [f"encodings.{name}" for name in ("ascii", "latin_1", "utf_16_be", "utf_8_sig")]
-    for name in ("dem_build.steps.compose", "importlib.metadata", "rich.table", *encodings):
+    page = (
+        "jinja2.ext",
+        "jinja2.debug",
+        "encodings.unicode_escape",
+        "dem_build.report.html",
+    )  # what a report needs
+    for name in ("dem_build.steps.compose", "importlib.metadata", "rich.table", *page, *encodings):
         importlib.import_module(name)
     from dem_build.execute import build as loop
 
