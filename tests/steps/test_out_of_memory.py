@@ -1,4 +1,4 @@
-"""Memory that runs out, in a process of its own: what others left of theirs would be room that the limit does not see."""
+"""Memory that runs out, in a process of its own: what others left of theirs is room that no limit sees."""
 
 from __future__ import annotations
 
