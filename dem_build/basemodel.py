@@ -148,10 +148,12 @@ def check_config(config: JSON, where: str) -> None:
 
 def _refusal(config: dict[str, JSON]) -> str | None:
     kind = config["model_type"]
-    architectures = [str(a) for a in config.get("architectures") or []]
+    named = config.get("architectures") or []
+    architectures = [str(a) for a in named] if isinstance(named, list) else [str(named)]
     if "quantization_config" in config or "compression_config" in config:
-        settings = config.get("quantization_config") or config.get("compression_config") or {}
-        return f"is a quantised model ({settings.get('quant_method', 'unknown method')}): take its float original"
+        settings = config.get("quantization_config") or config.get("compression_config")
+        method = settings.get("quant_method") if isinstance(settings, dict) else None
+        return f"is a quantised model ({method or 'unknown method'}): take its float original"
     if other := sorted({"vision_config", "audio_config", "speech_config"} & config.keys()):
         sense = other[0].removesuffix("_config")
         return f"is {'an' if sense == 'audio' else 'a'} {sense} model ({kind})"

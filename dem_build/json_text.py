@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MALFORMED", "parse_json"]
+__all__ = ["MALFORMED", "parse_json", "text_at"]
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What is raised where a document is taken apart that has another shape than it should."""
@@ -30,3 +30,15 @@ def parse_json(
         return json.loads(text, object_pairs_hook=pairs)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def text_at(document: Any, name: str) -> str:
+    """Return a field that is text.
+
+    Raises:
+        KeyError, TypeError: There is no such field, or it holds something else.
+    """
+    value = document[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value

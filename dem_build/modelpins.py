@@ -15,6 +15,7 @@ from dem_build import hub
 from dem_build.basemodel import Listing, model_files
 from dem_build.errors import UsageError
 from dem_build.finetuned import adapter_files, checkpoint_files
+from dem_build.json_text import text_at
 from dem_build.kinds import HubFile, SourceFile
 from dem_build.recipe import is_local
 
@@ -71,9 +72,12 @@ class ModelPin:
             KeyError, TypeError, AttributeError: It is not whole.
         """
         key = next((key for key in FILES if key in document), "model")
-        asked = AskedModel(key, document[key], document["revision"])
-        files = [_source(f["tag"], f["sha256"], asked.name, document["commit"]) for f in document["files"]]
-        return cls(asked, document["commit"], tuple(files))
+        asked = AskedModel(key, text_at(document, key), text_at(document, "revision"))
+        commit = text_at(document, "commit")
+        files = [
+            _source(text_at(f, "tag"), text_at(f, "sha256"), asked.name, commit) for f in document["files"]
+        ]
+        return cls(asked, commit, tuple(files))
 
 
 def asked_models(recipe: Recipe) -> dict[str, AskedModel]:

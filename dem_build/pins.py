@@ -14,6 +14,7 @@ from dem_build import hub
 from dem_build.data.sources import file_type
 from dem_build.data.splits_on_hub import CONVERTED, HubData, split_files
 from dem_build.errors import UsageError
+from dem_build.json_text import text_at
 from dem_build.kinds import HubFile, SourceFile
 from dem_build.recipe import SplitName
 
@@ -77,10 +78,14 @@ class Pin:
         Raises:
             KeyError, TypeError, AttributeError: It is not whole.
         """
-        splits = tuple(document["splits"].items())
-        asked = Asked(document["dataset"], document["revision"], document["config"], splits)
+        splits = tuple((side, text_at(document["splits"], side)) for side in document["splits"])
+        config = None if document["config"] is None else text_at(document, "config")
+        asked = Asked(text_at(document, "dataset"), text_at(document, "revision"), config, splits)
+        commit = text_at(document, "commit")
         files = [
-            _source(f["tag"], f["sha256"], HubFile("dataset", asked.dataset, document["commit"], f["path"]))
+            _source(
+                text_at(f, "tag"), text_at(f, "sha256"), HubFile("dataset", asked.dataset, commit, _inside(f))
+            )
             for f in document["files"]
         ]
         return cls(asked, document["commit"], tuple(files))
@@ -162,6 +167,14 @@ class Pins:
     def _digest(self, listed: Listed) -> str:
         """Return a file's SHA-256: the hub knows it of large files; small ones are read."""
         return listed.sha256 or self.hints.digest_of(hub.download(listed.file)).digest
+
+
+def _inside(entry: JSON) -> str:
+    """Return the path of a file in its repository, which leads nowhere else."""
+    path = text_at(entry, "path")
+    if path.startswith("/") or ".." in path.split("/"):
+        raise TypeError(f"{path} is no path in a repository")
+    return path
 
 
 def _source(tag: str, digest: str, file: HubFile) -> SourceFile:

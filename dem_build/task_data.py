@@ -63,7 +63,7 @@ def judged_files(config: Mapping[str, Any], path: Path, found: Collection[Path])
     split = str(config.get("test_split") or config.get("validation_split") or "").partition("[")[0]
     kwargs, dataset = config.get("dataset_kwargs"), config.get("dataset_path")
     kwargs = kwargs if isinstance(kwargs, dict) else {}
-    in_files = dataset in FILE_FORMATS
+    in_files = isinstance(dataset, str) and dataset in FILE_FORMATS
     folder = within(path.parent, str((kwargs.get("data_dir") if in_files else dataset) or ""))
     if in_files and "data_files" in kwargs:
         wanted = _named(kwargs["data_files"], split, folder)

@@ -21,6 +21,21 @@ WHOLE = {
 }
 
 
+HUB = {
+    "dataset": "org/name", "revision": "main", "config": None, "splits": {"train": "train"}, "commit": "0" * 40,
+    "files": [],
+}  # fmt: skip
+ODD = (
+    {"revision": []},
+    {"commit": {}},
+    {"config": 3},
+    {"splits": {"train": None}},
+    {"files": [{"tag": "jsonl", "sha256": "0" * 64, "path": "../../x.jsonl"}]},
+    {"files": [{"tag": "jsonl", "sha256": "0" * 64, "path": "/etc/passwd"}]},
+    {"files": [{"tag": "jsonl", "sha256": 3, "path": "x.jsonl"}]},
+)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -30,6 +45,7 @@ WHOLE = {
         {"datasets": []},
         {"datasets": {"math": 3}},
         {"tasks": {"arc_easy": "x"}},
+        *({"datasets": {"math": {"files": [], "hub": HUB | odd}}} for odd in ODD),
     ],
 )
 def test_a_lock_that_lacks_parts_is_a_mistake_of_its_file(tmp_path: Path, change: dict[str, object]) -> None:

@@ -240,3 +240,9 @@ def test_a_name_that_no_file_system_takes_is_refused(tmp_path):
     write(tmp_path / "t.yaml", f"task: t\ninclude: {'a' * 5000}\n")
     with pytest.raises(UsageError, match="cannot be read"):
         find_task("t", tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["{a: b}", "[x]", "3"])
+def test_a_dataset_that_is_no_name_needs_no_hub(tmp_path, dataset):
+    write(tmp_path / "t.yaml", f"task: t\ndataset_path: {dataset}\n")
+    assert find_task("t", tmp_path).dataset is None

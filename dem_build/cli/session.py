@@ -186,13 +186,14 @@ class Session:
         }
 
 
-_NO_ROOT: dict[str, digest.JSON] = {
-    "host": "",
-    "built": 0.0,
-    "actions": {},
-    "wanted": [],
-    "overlap": {},
-    DROPPED: {},
+# Field of a root → what it is where there is none, and what its items are.
+_FIELDS: dict[str, tuple[digest.JSON, tuple[type, ...]]] = {
+    "host": ("", ()),
+    "built": (0.0, ()),
+    "actions": ({}, (str,)),
+    "wanted": ([], (str,)),
+    "overlap": ({}, (object,)),
+    DROPPED: ({}, (int, float)),
 }
 
 
@@ -201,9 +202,15 @@ def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
     found = store.read_root(root_id(recipe)) or store.find_root(str(recipe))
     document = found if isinstance(found, dict) else {}
     return {
-        name: document[name] if isinstance(document.get(name), type(empty)) else empty
-        for name, empty in _NO_ROOT.items()
+        name: value if _alike(value := document.get(name), empty, items) else empty
+        for name, (empty, items) in _FIELDS.items()
     }
+
+
+def _alike(value: digest.JSON, empty: digest.JSON, items: tuple[type, ...]) -> bool:
+    """Return whether a field of a root, which anybody may have written, is of its type, and its items are."""
+    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return isinstance(value, type(empty)) and all(isinstance(item, items) for item in held)
 
 
 def recipe_id(path: Path) -> str:

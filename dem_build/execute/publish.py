@@ -57,9 +57,17 @@ def destination(out: Path, name: str, recipe: Path, recipe_id: str) -> Destinati
     plain = out / name
     # Relative, so that a project that is moved or copied with its `out/` still owns it.
     owner = _stamp(plain).get("recipe")
-    held = (plain / str(owner)).resolve() if owner is not None else recipe
-    taken = held != recipe.resolve() and held != recipe and held.exists()
+    taken = isinstance(owner, str) and _is_of_another(plain / owner, recipe)
     return Destination(out / f"{name}-{recipe_id[:6]}" if taken else plain, recipe)
+
+
+def _is_of_another(owner: Path, recipe: Path) -> bool:
+    """Return whether a folder belongs to another recipe that is still there; a path that cannot be is of nobody."""
+    try:
+        held = owner.resolve()
+        return held not in (recipe.resolve(), recipe) and held.exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts: Mapping[str, str]) -> None:
