@@ -1,14 +1,15 @@
-"""How much memory this machine has for a training: of a GPU where there is one, else of the process. Torch-free."""
+"""What this machine runs on, and how much memory that has: a GPU where there is one, else the CPU. Torch-free."""
 
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Room", "gpus", "room"]
+__all__ = ["Room", "cpu_name", "gpus", "room"]
 
 QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
 QUERY_SECONDS = 10.0
@@ -39,6 +40,11 @@ def room(devices: list[str] | None = None) -> Room | None:
     """
     visible = gpus() if devices is None else devices
     return _gpu_room(visible) if visible else _process_room()
+
+
+def cpu_name() -> str:
+    """Return what records call a CPU as a device."""
+    return f"cpu ({platform.machine()})"
 
 
 def gpus() -> list[str]:

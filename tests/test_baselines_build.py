@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,16 @@ def test_the_mixture_is_trained_on_as_many_tokens_as_the_vectors_together(compar
     assert planned == [
         {"baseline": "mix", "equal": True, "datasets": ["add", "copy"], "tokens": mixture["planned"]}
     ]
+
+
+def test_every_record_says_how_long_it_had_which_device(compared):
+    compared.build(RECIPE)
+    records = [json.loads(path.read_text()) for path in (compared.home / "cache" / "actions").rglob("*.json")]
+    told = [record["provenance"] for record in records]
+    assert all(0 <= p["device_seconds"] <= p["seconds"] + 0.01 for p in told)
+    assert {p["device"] for p in told} == {f"cpu ({platform.machine()})"}
+    reading = {record["kind"] for record in records if "tokens" in record["provenance"]}
+    assert reading == {"finetune", "tune", "loss"}
 
 
 def test_rows_of_a_mixture_can_be_looked_at(compared):

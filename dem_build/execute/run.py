@@ -26,6 +26,7 @@ from dem_build.errors import (
 from dem_build.execute.events import read_events
 from dem_build.execute.request import Answer, Reply
 from dem_build.kinds import KINDS, GroupDigest, TakenDigest, measured
+from dem_build.room import cpu_name
 from dem_build.steps.api import Context, Group, Inputs, Resident, Term
 from dem_build.steps.checkpoints import adopt, complete_checkpoints, step_of
 from dem_build.store import Record
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.execute.request import Request, TakenOutput
     from dem_build.kinds import SourceFile
-    from dem_build.steps.api import Provenance
+    from dem_build.steps.api import Provenance, Step
     from dem_build.store import Output, Store
 
 __all__ = ["Runner"]
@@ -124,7 +125,7 @@ class Runner:
         self._check_sources(request)
         inputs = self._inputs(request, work)
         step = importlib.import_module(KINDS[request.kind].module)
-        provenance = step.run(inputs, request.params, context)
+        provenance = _timed(step, inputs, request, context)
         self._check_sources(request)
         outputs = {name: self._put(request, work / "out" / name) for name in KINDS[request.kind].outputs}
         return self._record(request, work, outputs, provenance | _surroundings(request, work, begun))
@@ -192,6 +193,13 @@ class Runner:
                 f"the step made no output {path.name!r}", where=request.name, hint="a bug in dem"
             )
         return self.store.put(path)
+
+
+def _timed(step: Step, inputs: Inputs, request: Request, context: Context) -> Provenance:
+    """Run a step. One that counts no time on a device itself had the CPU, or the device it names, all the while."""
+    begun = time.monotonic()
+    told = step.run(inputs, request.params, context)
+    return {"device": cpu_name(), "device_seconds": round(time.monotonic() - begun, 3)} | told
 
 
 def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:

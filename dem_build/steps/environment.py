@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 import torch
 
+from dem_build.room import cpu_name
+
 __all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
 
 
@@ -20,7 +22,7 @@ def versions() -> dict[str, str]:
 
 def device_name(device: torch.device) -> str:
     """Return the GPU's name, or the CPU's architecture."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -64,7 +64,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     context.out.mkdir(parents=True, exist_ok=True)
     (context.out / "metrics").write_bytes(canonical(metrics))
     save_file({"nll": nll, "tokens": tokens}, context.out / "rows")
-    return surroundings(context)
+    return surroundings(context) | {"tokens": {"seen": rows.tokens}}
 
 
 def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JSON]:

@@ -89,4 +89,5 @@ def recorded(passes: Passes, context: Context) -> Provenance:
         "device": device_name(device()),
         "versions": versions(),
         "rows": int(np.sum([judge.used for judge in passes.judges])),
+        "tokens": {"seen": passes.tokens},
     }

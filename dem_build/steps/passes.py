@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from dem_build.errors import EvaluationError, InterruptedBuildError
+from dem_build.json_text import parse_json
 from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import BLOCKS, batches, row_nll
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Pass", "Passes", "read_passes", "write_passes"]
 
 FILE = "passes.safetensors"
+TIMES = "times.json"
 KEEP_SECONDS = 20.0  # between two checkpoints: passes cost much and hold little
 FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
 
@@ -67,8 +70,8 @@ class Passes:
         taken: All passes, in order; those of an interrupted run first.
         earlier: Passes that earlier searches took over the same rows.
         cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
-        changing: Seconds spent on turning the model into candidates.
-        measuring: Seconds spent on their losses and derivatives.
+        changing: Seconds spent on turning the model into candidates, over all interruptions.
+        measuring: Seconds spent on their losses and derivatives, likewise.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class Passes:
         read = (p for path in context.earlier for p in read_passes(path))
         self.earlier = [p for p in read if not p.rounded]  # what they were rounded to may be another dtype
         self.cost = sum(self.cost_of(p) for p in self.taken)
-        self.changing = self.measuring = 0.0
+        self.changing, self.measuring = (0.0, 0.0) if checkpoint is None else _times(checkpoint)
         self._kept = time.monotonic()
 
     def take(
@@ -142,6 +145,14 @@ class Passes:
         started = time.monotonic()
         self._candidates.become(asked.omega, self._dtype if asked.rounded else None)
         changed = time.monotonic()
+        self.changing += changed - started
+        try:
+            self._judge(asked)
+        finally:
+            self.measuring += time.monotonic() - changed
+        return asked
+
+    def _judge(self, asked: Pass) -> None:
         for j in np.flatnonzero(asked.judged):
             if asked.slopes is None:
                 self._losses(asked, int(j))
@@ -150,9 +161,6 @@ class Passes:
             self._check(asked, int(j))
             done = len(self.taken) + float(asked.judged[: j + 1].sum() / asked.judged.sum())
             self._context.progress(round(done, 2), len(self.taken) + 1, "passes")
-        self.changing += changed - started
-        self.measuring += time.monotonic() - changed
-        return asked
 
     @torch.no_grad()
     def _losses(self, asked: Pass, j: int) -> None:
@@ -191,6 +199,12 @@ class Passes:
         share = float(rows[taken.judged].sum() / rows.sum())
         return share * (FORWARD + (BACKWARD if taken.slopes is not None else 0))
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that all passes read, prompts included; a backward pass reads none anew."""
+        read = np.array([sum(int(j.rows.lengths[i]) for b in j.blocks for i in b) for j in self.judges])
+        return int(sum(read[p.judged].sum() for p in self.taken))
+
     def _keep(self) -> None:
         """Keep all passes so far as a checkpoint."""
         self._kept = time.monotonic()
@@ -200,11 +214,21 @@ class Passes:
         checkpoint = self._folder / f"checkpoint-{len(self.taken)}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         write_passes(checkpoint / FILE, self.taken)
+        times = {"changing": self.changing, "measuring": self.measuring}
+        (checkpoint / TIMES).write_text(json.dumps(times), encoding="utf-8")
         mark_complete(checkpoint)
         if old is not None and old != checkpoint:
             for file in old.iterdir():
                 file.unlink()
             old.rmdir()
+
+
+def _times(checkpoint: Path) -> tuple[float, float]:
+    """Return the seconds until a checkpoint; one of an earlier dem says nothing of them."""
+    if not (checkpoint / TIMES).exists():
+        return 0.0, 0.0
+    told = parse_json((checkpoint / TIMES).read_text(encoding="utf-8"))
+    return float(told["changing"]), float(told["measuring"])
 
 
 def write_passes(path: Path, passes: Sequence[Pass]) -> None:

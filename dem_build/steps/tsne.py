@@ -66,7 +66,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     document = {"format": FORMAT, "rows": {digest: part.tolist() for digest, part in parts}}
     context.out.mkdir(parents=True, exist_ok=True)
     (context.out / "map").write_bytes(canonical(document))
-    return surroundings(context) | {"rows": len(states)}
+    tokens = sum(len(ids) for ids, _ in wanted)
+    return surroundings(context) | {"rows": len(states), "tokens": {"seen": tokens}}
 
 
 def _chosen(rows: TokenRows, most: int) -> list[int]:

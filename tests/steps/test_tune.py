@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +25,11 @@ from tune_samples import (
 from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.checkpoint import open_checkpoint
+from dem_build.data.arrays import TokenRows
 from dem_build.errors import CheckpointError, EvaluationError, InterruptedBuildError
 from dem_build.steps.api import Group
 from dem_build.steps.candidates import Candidates
+from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import judges, row_nll, trained_prompts
 
 
@@ -219,6 +222,29 @@ def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(tmp_path):
     assert (resumed.out / "omega").read_bytes() == (whole.out / "omega").read_bytes()
     assert resumed.told["passes"] == whole.told["passes"]
     assert resumed.told["measuring_seconds"] > 0
+
+
+def test_an_interrupted_search_keeps_the_seconds_that_it_took(tmp_path):
+    groups = [dataset("up"), dataset("down")]
+    asked = iter([False] * 40 + [True])
+    context = make_context(tmp_path, stopping=lambda: next(asked))
+    with pytest.raises(InterruptedBuildError):
+        run_tune(tmp_path, groups, context)
+    checkpoint = newest_complete(context.work / "checkpoints")
+    times = json.loads((checkpoint / "times.json").read_text())
+    assert times["changing"] > 0 < times["measuring"]
+    (checkpoint / "times.json").write_text('{"changing": 1000, "measuring": 5000}')
+    mark_complete(checkpoint)
+    resumed = run_tune(tmp_path, groups, replace(context, stopping=lambda: False))
+    assert 6000 < resumed.told["device_seconds"] < 7000
+
+
+def test_the_tokens_of_a_search_are_those_of_its_passes(tmp_path):
+    tuned = run_tune(tmp_path, [dataset("up")], search="grid", bounds=[0.0, 1.5])
+    rows = TokenRows.open(skill("up").validation)
+    used = tuned.told["rows"]
+    assert tuned.told["passes"] * used * min(rows.lengths) <= tuned.told["tokens"]["seen"]
+    assert tuned.told["tokens"]["seen"] <= tuned.told["passes"] * used * max(rows.lengths)
 
 
 def test_another_importance_starts_from_the_passes_of_an_earlier_search(tmp_path):
