@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,7 +139,7 @@ def digests_named_by(path: Path) -> set[Digest]:
 def entries(
     folder: Path, pattern: re.Pattern[str], stem: Callable[[str], str] | None = None
 ) -> Iterator[Entry]:
-    """Yield what lies in a folder under names that match; links are passed over.
+    """Yield what lies in a folder under names that match; links, and what goes meanwhile, are passed over.
 
     Args:
         folder: The folder; nothing where there is none.
@@ -148,12 +149,12 @@ def entries(
     for found in _scan(folder):
         if stem is None:
             if pattern.fullmatch(found.name) and not found.is_symlink():
-                yield _entry(found)
+                yield from _entry(found)
         elif len(found.name) == 2 and found.is_dir(follow_symlinks=False):
             for file in _scan(Path(found.path)):
                 right = pattern.fullmatch(file.name) and stem(file.name)[:2] == found.name
                 if right and file.is_file(follow_symlinks=False):
-                    yield _entry(file)
+                    yield from _entry(file)
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
@@ -164,16 +165,22 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _entry(found: os.DirEntry[str]) -> Entry:
-    stat = found.stat(follow_symlinks=False)
-    return Entry(
-        Path(found.path), stat.st_size, stat.st_mtime, max(stat.st_mtime, stat.st_ctime), stat.st_ino
-    )
+def _entry(found: os.DirEntry[str]) -> Iterator[Entry]:
+    with suppress(FileNotFoundError):  # a lease was given back, a file in `tmp/` got its name
+        stat = found.stat(follow_symlinks=False)
+        changed = max(stat.st_mtime, stat.st_ctime)
+        yield Entry(Path(found.path), stat.st_size, stat.st_mtime, changed, stat.st_ino)
 
 
 def size_of(path: Path) -> tuple[int, float]:
-    """Return the bytes of a file or of all files in a folder, and when the newest was changed; links count as files."""
-    stat = path.lstat()
+    """Return the bytes of a file or of all files in a folder, and when the newest was changed; links count as files.
+
+    What is gone has no bytes and was changed never (0).
+    """
+    try:
+        stat = path.lstat()
+    except FileNotFoundError:
+        return 0, 0.0
     total, newest = (0 if path.is_dir() and not path.is_symlink() else stat.st_size), stat.st_mtime
     for parent, folders, names in os.walk(path):
         for name in (*folders, *names):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from store_samples import record_file
 from dem_build import digest
 from dem_build.errors import LeaseHeldError, StoreError
 from dem_build.store import Hints, Output, Record, Store, collect
+from dem_build.store.census import entries, size_of
 from dem_build.store.garbage import DAY, Policy
 from dem_build.store.layout import open_layout
 
@@ -388,3 +390,16 @@ def test_any_sequence_of_builds_and_collections_keeps_what_is_needed(tmp_path_fa
     for name, first, second in [*steps, ("gc", None, False), ("end", None, None), ("gc", 0, True)]:
         getattr(model, name)(first, second)
     model.end()
+
+
+def test_what_is_given_back_while_a_collection_lists_it_is_passed_over(tmp_path):
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    listing = entries(tmp_path, re.compile("."))
+    first = next(listing).path
+    (tmp_path / "b").unlink()
+    assert [first, *(entry.path for entry in listing)] == [tmp_path / "a", tmp_path / "c"]
+
+
+def test_what_is_gone_has_no_bytes_and_is_as_old_as_can_be(tmp_path):
+    assert size_of(tmp_path / "gone") == (0, 0.0)
