@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from dem_build.errors import StoreError
 from dem_build.graph import ANALYSIS
-from dem_build.json_text import MALFORMED, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from dem_build.digest import JSON
-    from dem_build.graph import Graph
-    from dem_build.store import Output, Record
+    from dem_build.graph import Action
+    from dem_build.report.recorded import Recorded
 
 __all__ = ["TABLES", "Analysis", "Compared", "Matrix", "read_analysis"]
 
@@ -68,42 +66,29 @@ class Analysis:
     distances: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def read_analysis(
-    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
-) -> Analysis | None:
+def read_analysis(build: Recorded) -> Analysis | None:
     """Return what the analysis of a build found; None where there was none, or not yet.
-
-    Args:
-        graph: The recipe's graph.
-        records: Name of an action → its record.
-        read: Returns the bytes of an output that is one file.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    record = records.get(ANALYSIS)
-    if ANALYSIS not in graph.actions or record is None:
-        return None
-    try:
-        document = parse_json(read(record.outputs[TABLES]))
-        return _analysis(document, _rows(graph, records, document["vectors"]))
-    except MALFORMED as error:
-        hint = f"`--rebuild {ANALYSIS}` analyses again"
-        raise StoreError("the recorded analysis cannot be read", where=ANALYSIS, hint=hint) from error
+    return build.of(ANALYSIS, lambda action: _analysis(build, action), "analysis", "analyses again")
 
 
-def _rows(graph: Graph, records: Mapping[str, Record], vectors: list[str]) -> dict[str, int]:
+def _rows(build: Recorded, action: Action, vectors: list[str]) -> dict[str, int]:
     """Return the name of each vector → its row; of equal vectors, the same."""
-    deltas = [taken.edge for taken in graph.actions[ANALYSIS].takes if taken.of == "delta"]
+    deltas = [taken.edge for taken in action.takes if taken.of == "delta"]
     digests = {
-        edge.action.removeprefix("vector:"): records[edge.action].outputs[edge.output].digest
+        edge.action.removeprefix("vector:"): build.records[edge.action].outputs[edge.output].digest
         for edge in deltas
-        if edge.action in records
+        if edge.action in build.records
     }
     return {name: vectors.index(digest) for name, digest in digests.items()}
 
 
-def _analysis(document: Mapping[str, JSON], rows: Mapping[str, int]) -> Analysis:
+def _analysis(build: Recorded, action: Action) -> Analysis:
+    document = build.document(action, TABLES)
+    rows = _rows(build, action, document["vectors"])
     layers, kinds = document["layers"], document["kinds"]
     return Analysis(
         whole=_compared(document["whole"], rows),

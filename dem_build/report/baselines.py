@@ -9,12 +9,13 @@ from dem_build.report.quantities import count
 from dem_build.report.tuning import TUNE, read_tuning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from dem_build.digest import JSON
-    from dem_build.graph import Action, Graph
+    from dem_build.graph import Action
+    from dem_build.report.recorded import Recorded
     from dem_build.report.tuning import Tuned, Tuning
-    from dem_build.store import Output, Record
+    from dem_build.store import Record
 
 __all__ = ["Contender", "Mixture", "read_baselines"]
 
@@ -88,32 +89,23 @@ class Contender:
             yield f"ω: {self.weights}"
 
 
-def read_baselines(
-    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
-) -> dict[str, Contender]:
+def read_baselines(build: Recorded) -> dict[str, Contender]:
     """Return the baselines of a build, those that are not made yet as far as they are known.
-
-    Args:
-        graph: The recipe's graph.
-        records: Name of an action → its record.
-        read: Returns the bytes of an output that is one file.
 
     Raises:
         StoreError: The record of a search is not what it should be.
     """
-    return {name: _contender(name, method, graph, records, read) for name, method in graph.baselines.items()}
+    return {name: _contender(name, method, build) for name, method in build.graph.baselines.items()}
 
 
-def _contender(
-    name: str, method: str, graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
-) -> Contender:
-    model = graph.actions.get(f"model:{name}")
+def _contender(name: str, method: str, build: Recorded) -> Contender:
+    model = build.graph.actions.get(f"model:{name}")
     if model is None:  # a part of the graph was asked for
         return Contender(method)
-    mixture = _mixture(name, graph, records) if method == "mixing" else None
-    if f"{TUNE}:{name}" not in graph.actions:
+    mixture = _mixture(name, build) if method == "mixing" else None
+    if f"{TUNE}:{name}" not in build.graph.actions:
         return Contender(method, _given(model), mixture=mixture)
-    tuning = read_tuning(graph, records, read, f"{TUNE}:{name}")
+    tuning = read_tuning(build, f"{TUNE}:{name}")
     searched = _searched(tuning, model) if tuning else {}
     return Contender(
         method,
@@ -142,7 +134,8 @@ def _vector(action: str) -> str:
     return action.removeprefix("vector:")
 
 
-def _mixture(name: str, graph: Graph, records: Mapping[str, Record]) -> Mixture | None:
+def _mixture(name: str, build: Recorded) -> Mixture | None:
+    graph, records = build.graph, build.records
     record = records.get(f"data:{name}")
     if record is None:
         return None

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.errors import StoreError
 from dem_build.graph import LADDER
-from dem_build.json_text import MALFORMED, parse_json
-from dem_build.report.named import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from dem_build.digest import JSON
-    from dem_build.graph import Graph
-    from dem_build.store import Output, Record
+    from dem_build.graph import Action
+    from dem_build.report.recorded import Recorded
 
 __all__ = ["RUNGS", "Ladder", "Rung", "Tested", "read_ladder"]
 
@@ -74,33 +71,19 @@ class Ladder:
     rows: Mapping[str, int]
 
 
-def read_ladder(
-    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
-) -> Ladder | None:
+def read_ladder(build: Recorded) -> Ladder | None:
     """Return the ladder of a build; None where there was none, or not yet.
-
-    Args:
-        graph: The recipe's graph.
-        records: Name of an action → its record.
-        read: Returns the bytes of an output that is one file.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    record = records.get(LADDER)
-    if LADDER not in graph.actions or record is None:
-        return None
-    try:
-        return _ladder(graph, records, parse_json(read(record.outputs[RUNGS])))
-    except MALFORMED as error:
-        hint = f"`--rebuild {LADDER}` climbs it again"
-        raise StoreError("the recorded ladder cannot be read", where=LADDER, hint=hint) from error
+    return build.of(LADDER, lambda action: _ladder(build, action), "ladder", "climbs it again")
 
 
-def _ladder(graph: Graph, records: Mapping[str, Record], document: Mapping[str, JSON]) -> Ladder:
-    action = graph.actions[LADDER]
-    held_out = {name.removesuffix("/test"): d for name, d in grouped(action, records, "data/test").items()}
-    deltas = {n: d for n, d in grouped(action, records, "delta").items() if not n.endswith("/test")}
+def _ladder(build: Recorded, action: Action) -> Ladder:
+    document = build.document(action, RUNGS)
+    held_out = {name.removesuffix("/test"): d for name, d in build.grouped(action, "data/test").items()}
+    deltas = {n: d for n, d in build.grouped(action, "delta").items() if not n.endswith("/test")}
     vectors = {name: document["vectors"].index(digest) for name, digest in deltas.items()}
     rows = [(test["rows"], test["vector"]) for test in document["tests"]]
     tests = {

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.errors import StoreError
 from dem_build.graph import RESPONSE
-from dem_build.json_text import MALFORMED, parse_json
-from dem_build.report.named import grouped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from dem_build.digest import JSON
-    from dem_build.graph import Graph
-    from dem_build.store import Output, Record
+    from dem_build.graph import Action
+    from dem_build.report.recorded import Recorded
 
 __all__ = ["CURVES", "Loss", "Point", "Response", "read_response"]
 
@@ -72,35 +69,20 @@ class Response:
         return {name: next(p.losses for p in points if p.omega == 0) for name, points in self.curves.items()}
 
 
-def read_response(
-    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]
-) -> Response | None:
+def read_response(build: Recorded) -> Response | None:
     """Return the response curves of a build; None where there were none, or not yet.
-
-    Args:
-        graph: The recipe's graph.
-        records: Name of an action → its record.
-        read: Returns the bytes of an output that is one file.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    record = records.get(RESPONSE)
-    if RESPONSE not in graph.actions or record is None:
-        return None
-    try:
-        document = parse_json(read(record.outputs[CURVES]))
-        return _response(graph, records, document)
-    except MALFORMED as error:
-        hint = f"`--rebuild {RESPONSE}` takes them again"
-        raise StoreError("the recorded response curves cannot be read", where=RESPONSE, hint=hint) from error
+    return build.of(RESPONSE, lambda action: _response(build, action), "response curves", "takes them again")
 
 
-def _response(graph: Graph, records: Mapping[str, Record], document: Mapping[str, JSON]) -> Response:
-    action = graph.actions[RESPONSE]
-    vectors = {n: document["vectors"].index(d) for n, d in grouped(action, records, "delta").items()}
+def _response(build: Recorded, action: Action) -> Response:
+    document = build.document(action, CURVES)
+    vectors = {n: document["vectors"].index(d) for n, d in build.grouped(action, "delta").items()}
     rows = [judge["rows"] for judge in document["judges"]]
-    held_out = grouped(action, records, "data/validation", "data/rows")
+    held_out = build.grouped(action, "data/validation", "data/rows")
     judges = {name: rows.index(digest) for name, digest in held_out.items() if digest in rows}
     model = document["model"]["losses"]
 

@@ -12,6 +12,7 @@ from dem_build.json_text import parse_json
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
 from dem_build.report.ladder import RUNGS, read_ladder
+from dem_build.report.recorded import Recorded
 from dem_build.report.response import CURVES, read_response
 from dem_build.report.tsne import MAP, read_tsne
 from dem_build.report.tuning import SEARCH, read_tuning
@@ -104,7 +105,8 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
     Raises:
         StoreError: An evaluation's metrics are not what they should be.
     """
-    tuning = read_tuning(graph, records, read)
+    build = Recorded(graph, records, read)
+    tuning = read_tuning(build)
     tuned = {name: vector.omega for name, vector in tuning.vectors.items()} if tuning else {}
     present = [(action, records[action.name]) for action in graph if action.name in records]
     prepared, vectors = _names(graph, "data:"), _names(graph, "vector:")
@@ -112,12 +114,12 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         table=_table(present, read),
         omega={**graph.omega, **tuned},
         tuning=tuning,
-        analysis=read_analysis(graph, records, read),
-        response=read_response(graph, records, read),
-        ladder=read_ladder(graph, records, read),
-        tsne=read_tsne(graph, records, read),
+        analysis=read_analysis(build),
+        response=read_response(build),
+        ladder=read_ladder(build),
+        tsne=read_tsne(build),
         model_digest=_model_digest(records.get(MODEL)),
-        baselines=read_baselines(graph, records, read),
+        baselines=read_baselines(build),
         warnings=tuple((a.name, str(w)) for a, r in present for w in _list(r.provenance.get("warnings"))),
         costs={action.name: costs for action, record in present if (costs := _costs(record))},
         higher_is_better=_directions(present),

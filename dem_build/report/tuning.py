@@ -6,16 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dem_build.errors import StoreError
-from dem_build.json_text import MALFORMED, parse_json
-from dem_build.report.named import grouped
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from dem_build.digest import JSON, Digest
-    from dem_build.graph import Graph
-    from dem_build.store import Output, Record
+    from dem_build.graph import Action
+    from dem_build.report.recorded import Recorded
 
 __all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "read_tuning"]
 
@@ -85,40 +81,27 @@ class Tuning:
     uniform: float | None = None
 
 
-def read_tuning(
-    graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes], action: str = TUNE
-) -> Tuning | None:
+def read_tuning(build: Recorded, search: str = TUNE) -> Tuning | None:
     """Return what a search for ω found; None where there was none, or not yet.
 
     Args:
-        graph: The recipe's graph.
-        records: Name of an action → its record.
-        read: Returns the bytes of an output that is one file.
-        action: The search: the recipe's own, or a baseline's.
+        build: What is recorded.
+        search: The action: the recipe's own search, or a baseline's.
 
     Raises:
         StoreError: The record of tuning is not what it should be.
     """
-    record = records.get(action)
-    if action not in graph.actions or record is None:
-        return None
-    try:
-        trace = parse_json(read(record.outputs["trace"]))
-        omega = parse_json(read(record.outputs["omega"]))["omega"]
-        return _tuning(graph, records, trace, omega, action)
-    except MALFORMED as error:
-        hint = f"`--rebuild {action}` searches again"
-        raise StoreError("the recorded search for ω cannot be read", where=action, hint=hint) from error
+    return build.of(search, lambda action: _tuning(build, action), "search for ω", "searches again")
 
 
-def _tuning(
-    graph: Graph, records: Mapping[str, Record], trace: JSON, omega: Mapping[str, JSON], name: str
-) -> Tuning:
-    action = graph.actions[name]
-    vectors = grouped(action, records, "delta")
-    judges = grouped(action, records, "data/validation", "data/rows")
+def _tuning(build: Recorded, action: Action) -> Tuning:
+    trace, omega = (build.document(action, output) for output in SEARCH)
+    vectors = build.grouped(action, "delta")
+    judges = build.grouped(action, "data/validation", "data/rows")
     said = {entry["vector"]: entry for entry in trace["vectors"]}
-    tuned = {n: _tuned(said[d], omega[d], _shares(vectors, d)) for n, d in vectors.items() if d in said}
+    tuned = {
+        n: _tuned(said[d], omega["omega"][d], _shares(vectors, d)) for n, d in vectors.items() if d in said
+    }
     # Two datasets may have the same rows, and vectors of their own.
     entries = {
         name: entry
@@ -133,7 +116,7 @@ def _tuning(
         judges={name: _judged(entries[name]) for name in judges if name in entries},
         told=tuple(_sentence(f, vectors, judges) for f in trace["findings"]),
         passes=len(trace["passes"]),
-        cost=float(records[name].provenance.get("forward_equivalents", 0.0)),
+        cost=float(build.records[action.name].provenance.get("forward_equivalents", 0.0)),
         slopes=_slopes(trace, vectors, judges),
         scores=tuple(_finite(one["score"]) for one in trace["passes"]),
         uniform=_finite(trace["uniform"]["score"]) if trace.get("uniform") else None,

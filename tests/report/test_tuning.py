@@ -8,6 +8,7 @@ import pytest
 
 from dem_build.errors import StoreError
 from dem_build.graph import TUNE, Action, Edge, Graph, Taken
+from dem_build.report.recorded import Recorded
 from dem_build.report.tuning import read_tuning
 from dem_build.store import Output, Record
 
@@ -50,7 +51,9 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
         "data:fast": record("prepare", validation=ROWS),
         TUNE: record("tune", trace="trace", omega="omega"),
     }
-    tuning = read_tuning(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+    tuning = read_tuning(
+        Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+    )
     assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
 
 
@@ -67,4 +70,4 @@ def test_a_candidate_without_a_finite_score_is_refused(score):
     read = {"trace": trace, "omega": {"omega": {}}}
     records = {TUNE: record("tune", trace="trace", omega="omega")}
     with pytest.raises(StoreError, match="cannot be read"):
-        read_tuning(graph, records, lambda output: json.dumps(read[output.digest]).encode())
+        read_tuning(Recorded(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
