@@ -91,6 +91,7 @@ def _prepared(named: str, call: Call, flags: Flags, within: ExitStack) -> Sessio
         session.require_locked()
     if not flags.trust_tasks:
         session.require_trust()
+    session.destination()  # where nothing can be published, nothing is trained first
     if not flags.locked:
         session.save_lock()
     session.save_root()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dem_build import __version__
 from dem_build.cli.overlap import shared_of
 from dem_build.errors import CorruptObjectError
-from dem_build.execute.publish import destination, publish, publish_text
+from dem_build.execute.publish import publish, publish_text
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
 from dem_build.report.gates import check
@@ -91,7 +91,7 @@ def _metrics(
 
 
 def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]) -> Path:
-    to = destination(session.out, session.recipe.name, session.recipe.path, session.id)
+    to = session.destination()
     graph, records = session.plan.graph, outcome.records
     lasting = results_document(results, gates)
     texts = {
@@ -133,5 +133,5 @@ def report(session: Session) -> Path:
     results = collect(graph, records, lambda output: metrics[output.digest])
     gates = check(session.recipe.gates, results) if len(records) == len(graph.actions) else []
     material = Material(session.recipe, graph, records, results, gates, __version__)
-    to = destination(session.out, session.recipe.name, session.recipe.path, session.id)
+    to = session.destination()
     return publish_text(to, REPORT, render(material))

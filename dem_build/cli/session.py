@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dem_build import digest, lock
 from dem_build.bases import refuse_template, template_is_new
 from dem_build.errors import NotUpToDateError, StoreError, UsageError
+from dem_build.execute.publish import destination
 from dem_build.graph import build_graph
 from dem_build.leaks import refuse_leaks
 from dem_build.plan import History, Status, make_plan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from dem_build.execute.outcome import Outcome
+    from dem_build.execute.publish import Destination
     from dem_build.lock import Located, Lock
     from dem_build.machine import Machine
     from dem_build.plan import Plan
@@ -88,10 +90,14 @@ class Session:
         """What tells the recipe from others of its name."""
         return recipe_id(self.recipe.path)
 
-    @property
-    def out(self) -> Path:
-        """The folder of all published models: `out/` of the project, wherever the cache is."""
-        return project_folder(self.recipe.path) / "out"
+    def destination(self) -> Destination:
+        """Return where the recipe publishes: in `out/` of the project, wherever the cache is.
+
+        Raises:
+            StoreError: A link lies there.
+        """
+        out = project_folder(self.recipe.path) / "out"
+        return destination(out, self.recipe.name, self.recipe.path, self.id)
 
     def planned_again(self) -> Session:
         """Return this session with a plan of what the store holds now; what was to be rebuilt has been."""

@@ -2,6 +2,8 @@
 
 The folder is a copy of what the store holds: deleting it loses nothing, and the next build publishes it again
 without running anything. A new model is written beside the old one and swapped in, so a reader never sees a mixture.
+
+No link is followed: a project may come from anybody, with a link in it that would lead what is written anywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
-from dem_build.store.files import FULL, sync_file
+from dem_build.store.files import FULL, swap_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -53,12 +55,26 @@ class Destination:
 
 
 def destination(out: Path, name: str, recipe: Path, recipe_id: str) -> Destination:
-    """Return where a recipe publishes: two recipes may have one name, and neither overwrites the other."""
+    """Return where a recipe publishes: two recipes may have one name, and neither overwrites the other.
+
+    Raises:
+        StoreError: A link lies there.
+    """
     plain = out / name
+    _refuse_links(out, plain)
     # Relative, so that a project that is moved or copied with its `out/` still owns it.
     owner = _stamp(plain).get("recipe")
     taken = isinstance(owner, str) and _is_of_another(plain / owner, recipe)
-    return Destination(out / f"{name}-{recipe_id[:6]}" if taken else plain, recipe)
+    folder = out / f"{name}-{recipe_id[:6]}" if taken else plain
+    _refuse_links(folder)
+    return Destination(folder, recipe)
+
+
+def _refuse_links(*folders: Path) -> None:
+    for folder in folders:
+        if folder.is_symlink():
+            what = "is a link, and models are published into folders of the project only"
+            raise StoreError(what, where=str(folder), hint="remove the link; the next build makes the folder")
 
 
 def _is_of_another(owner: Path, recipe: Path) -> bool:
@@ -143,7 +159,9 @@ def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest
         _export(record, store, new)
         new.chmod(0o755)
         old = new.with_name(new.name + ".old")
-        if to.model.exists():
+        if to.model.is_symlink():
+            to.model.unlink()
+        elif to.model.exists():
             to.model.rename(old)
         new.rename(to.model)
         shutil.rmtree(old, ignore_errors=True)
@@ -166,7 +184,8 @@ def _export(record: Record, store: Store, folder: Path) -> None:
 
 def _published(to: Destination, wanted: Digest) -> bool:
     stamp = _stamp(to.folder)
-    return bool(stamp.get("model_digest") == wanted and stamp.get("files") == _signatures(to.model))
+    alike = stamp.get("model_digest") == wanted and stamp.get("files") == _signatures(to.model)
+    return alike and to.model.is_dir() and not to.model.is_symlink()
 
 
 def _signatures(model: Path) -> dict[str, list[int]]:
@@ -190,7 +209,4 @@ def _write_text(to: Destination, name: str, text: str) -> None:
     path = to.folder / name
     if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
-    partial = to.folder / f"{PARTIAL_TEXT}{os.getpid()}"
-    partial.write_text(text, encoding="utf-8")
-    sync_file(partial)
-    partial.replace(path)
+    swap_in(path, text.encode(), to.folder / f"{PARTIAL_TEXT}{os.getpid()}")

@@ -31,6 +31,7 @@ __all__ = [
     "make_folder",
     "nonce",
     "replace_file",
+    "swap_in",
     "sync_file",
     "sync_folder",
     "take",
@@ -140,18 +141,28 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     # The folder itself is locked, which leaves no file behind.
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         acquire(folder, fcntl.LOCK_EX)
-        partial.unlink(missing_ok=True)  # never written into: its writer may be stopped rather than dead
-        write_new(partial, data)
-        partial.chmod(0o644)
-        partial.replace(path)
+        swap_in(path, data, path.with_name(f".{path.name}.partial"))
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def swap_in(path: Path, data: bytes, partial: Path) -> None:
+    """Write a file of the user's under the name `partial` beside `path`, and rename it to `path`.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    partial.unlink(
+        missing_ok=True
+    )  # never written into: it may be a link, or its writer be stopped rather than dead
+    write_new(partial, data)
+    partial.chmod(0o644)
+    partial.replace(path)
 
 
 def take(path: Path, target: Path) -> None:

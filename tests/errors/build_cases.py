@@ -205,6 +205,13 @@ def occupy(home: Path) -> None:
     (home / "out").write_text("")
 
 
+def link_out(home: Path) -> None:
+    """Put a link in the place of the published models."""
+    unpublish(home)
+    (home / "elsewhere").mkdir()
+    (home / "out").symlink_to(home / "elsewhere")
+
+
 LONGER = ("max_steps = 2", "max_steps = 4000")
 GATE = ("tasks = []", 'tasks = []\n\n[[gates]]\ntask = "loss:add"\nmetric = "loss"\nmax = 0.001')
 
@@ -282,6 +289,14 @@ AFTER_A_BUILD = (
             "has to run again"
         ),
         setup=occupy,
+    ),
+    Build(
+        "A link where `out/` should be",
+        (
+            "error: out: is a link, and models are published into folders of the project only\n"
+            "  hint:  remove the link; the next build makes the folder"
+        ),
+        setup=link_out,
     ),
     Build(
         "A training cannot fit into memory",

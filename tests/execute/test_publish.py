@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
 from dem_build import kinds
-from dem_build.execute.publish import Destination, publish
+from dem_build.errors import StoreError
+from dem_build.execute.publish import Destination, destination, publish
 from dem_build.store import Record, Store
 
 
@@ -59,3 +62,35 @@ def test_what_a_killed_publisher_left_goes(tmp_path: Path, model: tuple[Store, R
     (to.folder / ".text-1234").write_text("half")
     publish(to, record, "d" * 64, store, {})
     assert {p.name for p in to.folder.iterdir()} == {".dem.json", "model"}
+
+
+@pytest.mark.parametrize("link", ["out", "out/r", "out/r-012345"])
+def test_a_link_in_the_place_of_a_folder_to_publish_into_is_refused(tmp_path: Path, link: str) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    if link == "out/r-012345":  # another recipe of the name has the plain folder
+        (tmp_path / "out" / "r").mkdir(parents=True)
+        (tmp_path / "other.toml").write_text("")
+        (tmp_path / "out" / "r" / ".dem.json").write_text('{"recipe": "../../other.toml"}')
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(outside)
+    with pytest.raises(StoreError, match="is a link") as caught:
+        destination(tmp_path / "out", "r", tmp_path / "r.toml", "0123456789")
+    assert caught.value.where == str(tmp_path / link)
+
+
+def test_links_inside_a_published_folder_are_replaced_and_not_followed(
+    tmp_path: Path, model: tuple[Store, Record]
+) -> None:
+    store, record = model
+    to = Destination(tmp_path / "out", tmp_path / "r.toml")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    to.folder.mkdir()
+    for name in ("model", f".text-{os.getpid()}", "results.json"):
+        (to.folder / name).symlink_to(outside if name == "model" else outside / name)
+    (to.folder / ".dem.json").write_text(json.dumps({"model_digest": "d" * 64, "files": {}}))
+    publish(to, record, "d" * 64, store, {"model/README.md": "card", "results.json": "{}"})
+    assert list(outside.iterdir()) == []
+    assert not to.model.is_symlink()
+    assert (to.model / "weights.x").read_text() == "weights"
