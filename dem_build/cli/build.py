@@ -150,7 +150,7 @@ def _finish(
     view.result_table(results, gates, console)
     if results.analysis is not None:
         view.analysis_lines(results.analysis, console)
-    view.closing_lines(outcome, results, ending.model, console)
+    view.closing_lines(outcome, results, ending.model, console, ending.report)
     document = build_document(session.named, outcome, ending.model, results, gates)
     document["overlap"] = shared_documents(ending.shared)
     error = _error(outcome, gates)

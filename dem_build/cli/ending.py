@@ -41,6 +41,7 @@ class Ending:
         results: What the records say.
         gates: The gates, judged where the build is whole.
         model: The published model's folder, None where nothing was published.
+        report: The file of the report that is drawn of all this; None where there is none.
         shared: Which prompts the datasets share.
         damaged: Action → the error of reading what it made. Where there is one, nothing else here counts.
     """
@@ -48,6 +49,7 @@ class Ending:
     results: Results = field(default_factory=Results)
     gates: Sequence[GateResult] = ()
     model: Path | None = None
+    report: Path | None = None
     shared: Sequence[Shared] = ()
     damaged: Mapping[str, CorruptObjectError] = field(default_factory=dict)
 
@@ -70,7 +72,9 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
     if not done or "model" not in outcome.records:
         return Ending(results, gates, shared=shared)
     try:
-        return Ending(results, gates, _publish(session, outcome, results, gates), shared)
+        model = _publish(session, outcome, results, gates)
+        drawn = model.with_name(REPORT) if session.whole else None
+        return Ending(results, gates, model, drawn, shared)
     except CorruptObjectError as error:
         return Ending(damaged={"model": error})
 

@@ -88,9 +88,13 @@ def analysis_lines(analysis: Analysis, console: Console) -> None:
 
 
 def closing_lines(
-    outcome: Outcome, results: Results | None, model: Path | str | None, console: Console
+    outcome: Outcome,
+    results: Results | None,
+    model: Path | str | None,
+    console: Console,
+    report: Path | str | None = None,
 ) -> None:
-    """Print what was cached, what ran, what failed, and where the model is."""
+    """Print what was cached, what ran, what failed, and where the model and its report are."""
     console.print()
     names: dict[str, list[str]] = {}
     for result in outcome.results.values():
@@ -106,6 +110,8 @@ def closing_lines(
         digest = f"  sha256 {results.model_digest[:12]}" if results and results.model_digest else ""
         # Not wrapped: a path is to be copied.
         console.print(Text.assemble("model    ", (_here(model), "bold"), (digest, "dim")), soft_wrap=True)
+    if report is not None:
+        console.print(Text.assemble("report   ", (_here(report), "bold")), soft_wrap=True)
 
 
 def remaining_warnings(

@@ -428,11 +428,15 @@ def test_the_last_lines_say_what_was_cached_what_ran_and_where_the_model_is():
     ]
 
 
-def test_a_model_below_the_users_folder_is_named_from_there(tmp_path, monkeypatch):
+def test_a_model_and_its_report_below_the_users_folder_are_named_from_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     console = a_log()
-    view.closing_lines(Outcome({}), None, tmp_path / "out" / "tiny" / "model", console)
-    assert console.file.getvalue().splitlines()[-1] == "model    out/tiny/model"
+    folder = tmp_path / "out" / "tiny"
+    view.closing_lines(Outcome({}), None, folder / "model", console, folder / "report.html")
+    assert console.file.getvalue().splitlines()[-2:] == [
+        "model    out/tiny/model",
+        "report   out/tiny/report.html",
+    ]
 
 
 def test_an_interrupted_build_says_that_the_next_one_goes_on():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from dem_build.report.analysis import Analysis, Compared
 from dem_build.report.baselines import Contender, Mixture
 from dem_build.report.gates import GateResult
 from dem_build.report.html import render
-from dem_build.report.html.blocks import Axis, level
+from dem_build.report.html.blocks import Axis, Scatter, level
 from dem_build.report.html.page import SECTIONS
 from dem_build.report.html.training import added_by
 from dem_build.report.ladder import Ladder, Rung
@@ -28,7 +29,7 @@ from dem_build.report.tuning import Judged, Tuned, Tuning
 HOSTILE = "\"><script>alert('1')</script><img src=x onerror=alert(1)>{{ 7*7 }}\x1b[31m\u202e</style>"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 # In HTML these may stand without an end; the page writes all of them with a slash.
-DRAWN = {"line", "circle", "path", "polyline", "rect"}
+DRAWN = {"line", "circle", "path", "polyline", "polygon", "rect"}
 
 
 class Page(HTMLParser):
@@ -170,6 +171,7 @@ def everything(names=("math",)):
         analysis=make_analysis(names),
         response=make_response(names),
         ladder=make_ladder(names),
+        tsne={n: ((0.0, i), (1.0, -2.0)) for i, n in enumerate(names)},
         baselines=make_baselines(names),
     )
 
@@ -336,6 +338,48 @@ def test_the_same_material_gives_the_same_page_which_is_known_by_its_end(tmp_pat
 )
 def test_another_material_has_another_mark(changed):
     assert mark_of(changed()) != mark_of(make())
+
+
+def test_a_response_has_a_band_that_closes_where_the_model_is():
+    text = render(make(response=make_response(("math", "chat"))))
+    bands = re.findall('<polygon class="(\\w+)" points="([^"]+)"', text)
+    assert [kind for kind, _ in bands] == ["faint", "strong"] * 2
+    places = [tuple(map(float, pair.split(","))) for pair in bands[0][1].split()]
+    upper, lower = places[: len(places) // 2], places[len(places) // 2 :][::-1]
+    assert [x for x, _ in upper] == [x for x, _ in lower] == [0.0, 50.0, 100.0]
+    assert [round(low - high, 1) > 0 for (_, high), (_, low) in zip(upper, lower, strict=True)] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_response_without_errors_has_no_band():
+    found = make_response(("math",))
+    bare = {
+        n: tuple(
+            Point(p.omega, {j: Loss(v.loss, None, v.change, None) for j, v in p.losses.items()})
+            for p in points
+        )
+        for n, points in found.curves.items()
+    }
+    text = render(make(response=replace(found, curves=bare)))
+    assert "polygon" not in Page(text).tags
+    assert "95 % interval of the change" not in text
+
+
+def test_a_map_keeps_the_shape_of_what_it_shows():
+    drawn = Scatter.of({"a": [(0.0, 0.0), (10.0, 5.0)], "b": [(5.0, -5.0)]}, "a map")
+    (left, right), (middle,) = (cloud.points for cloud in drawn.clouds)
+    assert right[0] - left[0] == pytest.approx(left[1] - right[1] + (middle[1] - left[1]))
+    assert middle[0] == pytest.approx((left[0] + right[0]) / 2)
+    assert all(0 < x < 100 and 0 < y < drawn.height for x, y in (left, right, middle))
+
+
+def test_no_two_of_many_datasets_look_the_same_on_a_map():
+    names = [f"skill{i}" for i in range(28)]
+    drawn = Scatter.of({n: [(0.0, 0.0)] for n in names}, "a map")
+    assert len({cloud.kind for cloud in drawn.clouds}) == len(names)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.report.html.blocks import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["ladder", "leave_one_out", "response"]
 
 FULL = 100.0
+Z95 = 1.959963984540054
+"""Half of a 95 % interval, in standard errors of a normal distribution."""
 
 
 def leave_one_out(material: Material) -> Section | None:
@@ -66,7 +69,13 @@ def response(material: Material) -> Section | None:
     if found is None or not found.curves:
         return None
     panels = [_panel(found, name, points) for name, points in found.curves.items() if len(points) > 1]
-    legend = [("strong", "the vector's own dataset"), ("faint", "every other dataset and probe")]
+    banded = any(panel.bands for panel in panels)
+    legend = [
+        ("strong", "the vector's own dataset"),
+        *([("band", "95 % interval of the change")] if banded else []),
+        ("faint", "every other dataset and probe"),
+        ("reference", "ω in the model"),
+    ]
     numbers = [_numbers(name, points) for name, points in found.curves.items()]
     lead = (
         "The change in validation loss as one ω goes from least to most, the others staying as they are. "
@@ -76,23 +85,65 @@ def response(material: Material) -> Section | None:
     return Section("response", "More or less of each vector", lead, blocks)
 
 
+@dataclass(frozen=True)
+class _Curve:
+    """The loss of one judge along an ω: (ω, change, half of its 95 % interval), ω rising."""
+
+    judge: str
+    points: Sequence[tuple[float, float, float]]
+
+    @property
+    def ends(self) -> list[float]:
+        """The changes with their intervals."""
+        return [change + side * half for _, change, half in self.points for side in (-1, 0, 1)]
+
+    def line(self, kind: str, along: Axis, axis: Axis, *, dots: bool) -> Series:
+        """Return the changes as a line."""
+        points = [(along.at(omega), _down(axis, change)) for omega, change, _ in self.points]
+        return Series(kind, points, dots=dots, title=self.judge)
+
+    def band(self, kind: str, along: Axis, axis: Axis) -> Series | None:
+        """Return the outline of the intervals; None where no error is known."""
+        if not any(half for _, _, half in self.points):
+            return None
+        upper = [(along.at(omega), _down(axis, change + half)) for omega, change, half in self.points]
+        lower = [(along.at(omega), _down(axis, change - half)) for omega, change, half in self.points]
+        return Series(kind, [*upper, *reversed(lower)])
+
+
+def _curve(found: Response, name: str, points: Sequence[Point], judge: str) -> _Curve:
+    """Return a judge's curve; the model itself, from which the changes are counted, is a point of it."""
+    known = {p.omega: p.losses[judge] for p in points if judge in p.losses}
+    told = {w: (loss.change, Z95 * (loss.change_stderr or 0.0)) for w, loss in known.items()}
+    if name in found.omega and known and min(known) < found.omega[name] < max(known):
+        told[found.omega[name]] = (0.0, 0.0)
+    return _Curve(judge, [(w, *told[w]) for w in sorted(told)])
+
+
 def _panel(found: Response, name: str, points: Sequence[Point]) -> Panel:
-    axis = Axis.over([0.0, *(loss.change for p in points for loss in p.losses.values())], pad=0.06)
-    along = Axis(points[0].omega, points[-1].omega)
     judges = sorted(found.model, key=lambda judge: judge == name)  # its own is drawn last, on top
+    curves = [_curve(found, name, points, judge) for judge in judges]
+    axis = Axis.over([0.0, *(end for curve in curves for end in curve.ends)], pad=0.06)
+    along = Axis(points[0].omega, points[-1].omega)
+    kinds = ["strong" if judge == name else "faint" for judge in judges]
     series = [
-        Series(
-            "strong" if judge == name else "faint",
-            [(along.at(p.omega), _down(axis, p.losses[judge].change)) for p in points if judge in p.losses],
-            dots=judge == name,
-            title=judge,
-        )
-        for judge in judges
+        curve.line(kind, along, axis, dots=kind == "strong")
+        for kind, curve in zip(kinds, curves, strict=True)
     ]
+    bands = [curve.band(kind, along, axis) for kind, curve in zip(kinds, curves, strict=True)]
     ends = f"ω {points[0].omega:.2g}", f"{points[-1].omega:.2g}"
-    value = f"ω {found.omega[name]:.3f} in the model" if name in found.omega else ""
-    reference = _down(axis, 0.0), ""
-    return Panel(name, value, series, signed(axis.high), signed(axis.low), *ends, reference=reference)
+    omega = found.omega.get(name)
+    return Panel(
+        name,
+        "" if omega is None else f"ω {omega:.3f} in the model",
+        series,
+        signed(axis.high),
+        signed(axis.low),
+        *ends,
+        reference=(_down(axis, 0.0), ""),
+        bands=[band for band in bands if band is not None],
+        here=along.at(omega) if omega is not None and along.low <= omega <= along.high else None,
+    )
 
 
 def _down(axis: Axis, value: float) -> float:

@@ -10,18 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = [
     "NONE",
     "Axis",
     "Block",
     "Cell",
+    "Cloud",
     "Fold",
     "Lines",
     "Mark",
     "Notes",
     "Panel",
+    "Scatter",
     "Section",
     "Series",
     "Span",
@@ -34,6 +36,16 @@ __all__ = [
 LEVELS = 5
 DIGITS = 2
 TICKS = 5
+COLOURS = 7
+SHAPES = ("dot", "square", "triangle", "cross")
+OUTLINES = {
+    "dot": "h0",
+    "square": "h0",
+    "triangle": "m0-.5l.48.82h-.96z",
+    "cross": "m-.42-.42l.84.84m0-.84l-.84.84",
+}
+MARGIN = 2.0
+TALLEST = 0.58  # of a picture's width
 
 
 @dataclass(frozen=True)
@@ -188,7 +200,17 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """A small chart with its title, its value in words, and the ends of its axes."""
+    """A small chart with its title, its value in words, and the ends of its axes.
+
+    Attributes:
+        title: What it is about.
+        value: Its value in words.
+        series: Its lines, the last on top.
+        top, bottom, left, right: The ends of its axes.
+        reference: Height and words of a dashed line across.
+        bands: Areas under the lines, each as the outline of it.
+        here: Place of a dashed line from top to bottom.
+    """
 
     title: str
     value: str
@@ -198,6 +220,8 @@ class Panel:
     left: str
     right: str
     reference: tuple[float, str] | None = None
+    bands: Sequence[Series] = ()
+    here: float | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +232,71 @@ class Lines(Block):
     legend: Sequence[tuple[str, str]] = ()
     wide: bool = False
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of one name in a picture of 100 in width, `x` to the right and `y` down."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    number: int
+
+    @property
+    def kind(self) -> str:
+        """Its colour and shape, as classes of the style sheet; no two of the first 28 numbers share both."""
+        return f"hue{self.number % COLOURS} {self.shape}"
+
+    @property
+    def shape(self) -> str:
+        """Its shape, which tells it from others without colour."""
+        return SHAPES[self.number % len(SHAPES)]
+
+    @property
+    def path(self) -> str:
+        """All its points as one path."""
+        return "".join(_drawn(self.shape, x, y) for x, y in self.points)
+
+    @property
+    def sample(self) -> str:
+        """One point in the middle, for a legend."""
+        return _drawn(self.shape, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Scatter(Block):
+    """Clouds of points on axes without meaning, `height` per cent as high as wide."""
+
+    clouds: Sequence[Cloud]
+    height: float
+    label: str
+    note: str = ""
+
+    @classmethod
+    def of(cls, named: Mapping[str, Sequence[tuple[float, float]]], label: str, note: str = "") -> Scatter:
+        """Return points by name, laid out over the whole width, as far from each other along as across."""
+        places = [place for points in named.values() for place in points] or [(0.0, 0.0)]
+        left, right = min(x for x, _ in places), max(x for x, _ in places)
+        top, bottom = max(y for _, y in places), min(y for _, y in places)
+        unit = (100 - 2 * MARGIN) / max(right - left, (top - bottom) / TALLEST, 1e-9)
+        aside = (100 - unit * (right - left)) / 2
+        clouds = [
+            Cloud(
+                name,
+                [
+                    (round(aside + unit * (x - left), 2), round(MARGIN + unit * (top - y), 2))
+                    for x, y in points
+                ],
+                number,
+            )
+            for number, (name, points) in enumerate(named.items())
+        ]
+        return cls(clouds, round(2 * MARGIN + unit * (top - bottom), 2), label, note)
+
+
+def _drawn(shape: str, x: float, y: float) -> str:
+    """Return a point as a part of a path: a line without length has round or square ends, as the style sheet says."""
+    return f"M{x:g} {y:g}" + OUTLINES[shape]
 
 
 @dataclass(frozen=True)

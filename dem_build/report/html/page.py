@@ -35,6 +35,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     analyses.ladder,
     vectors.cosines,
     vectors.distances,
+    vectors.datasets,
     training.curves,
     training.cost,
     provenance.warnings,

@@ -1,10 +1,10 @@
-"""How the vectors lie to each other, and where in the model they are."""
+"""How the vectors and their data lie to each other, and where in the model the vectors are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.report.html.blocks import NONE, Cell, Fold, Section, Table, level
+from dem_build.report.html.blocks import NONE, Cell, Fold, Scatter, Section, Table, level
 from dem_build.report.quantities import decimals
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dem_build.report.analysis import Matrix
     from dem_build.report.material import Material
 
-__all__ = ["cosines", "distances"]
+__all__ = ["cosines", "datasets", "distances"]
 
 
 def cosines(material: Material) -> Section | None:
@@ -75,3 +75,18 @@ def _layers(name: str, layers: Mapping[str, Mapping[str, float]]) -> Table:
         for layer, row in layers.items()
     ]
     return Table(["layer", *modules], body, len(modules), heat=True, caption=name)
+
+
+def datasets(material: Material) -> Section | None:
+    """Where the validation rows of each dataset lie to the base."""
+    found = {name: places for name, places in (material.results.tsne or {}).items() if places}
+    if not found:
+        return None
+    rows = sum(map(len, found.values()))
+    lead = (
+        "Validation rows before any training: the mean of a row's last hidden states, laid out by t-SNE. Rows that lie "
+        "together are alike to the base."
+    )
+    note = "Axes have no unit, and how far groups lie from each other, or how wide they are, says nothing."
+    label = f"{rows} validation rows of {', '.join(found)}"
+    return Section("datasets", "The datasets as the base reads them", lead, [Scatter.of(found, label, note)])
