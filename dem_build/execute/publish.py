@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
-from dem_build.store.files import FULL, swap_in
+from dem_build.store.files import FULL, read_bytes, swap_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -198,7 +198,7 @@ def _signatures(model: Path) -> dict[str, list[int]]:
 
 def _stamp(folder: Path) -> dict[str, JSON]:
     try:
-        stamp = parse_json((folder / STAMP).read_text(encoding="utf-8"))
+        stamp = parse_json(read_bytes(folder / STAMP))
     except (OSError, ValueError):
         return {}
     return stamp if isinstance(stamp, dict) else {}
@@ -207,6 +207,6 @@ def _stamp(folder: Path) -> dict[str, JSON]:
 def _write_text(to: Destination, name: str, text: str) -> None:
     """Replace a file in one step, unless it says the same already."""
     path = to.folder / name
-    if path.exists() and path.read_text(encoding="utf-8", errors="replace") == text:
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
         return
     swap_in(path, text.encode(), to.folder / f"{PARTIAL_TEXT}{os.getpid()}")

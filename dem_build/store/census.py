@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build.store import files
 from dem_build.store.holders import clock
 from dem_build.store.records import read_record
 from dem_build.store.roots import Roots
@@ -131,8 +132,8 @@ def _shard(name: str) -> str:
 def digests_named_by(path: Path) -> set[Digest]:
     """Return whatever looks like a digest in a file that cannot be understood; none where it is gone."""
     try:
-        return {name.decode() for name in _DIGEST_BYTES.findall(path.read_bytes())}
-    except (FileNotFoundError, IsADirectoryError):
+        return {name.decode() for name in _DIGEST_BYTES.findall(files.read_bytes(path))}
+    except (FileNotFoundError, files.NotAFileError):
         return set()
 
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -24,12 +25,14 @@ if TYPE_CHECKING:
 __all__ = [
     "FULL",
     "LOCK_SECONDS",
+    "NotAFileError",
     "acquire",
     "exclusively",
     "explained",
     "in_parallel",
     "make_folder",
     "nonce",
+    "read_bytes",
     "replace_file",
     "swap_in",
     "sync_file",
@@ -50,6 +53,10 @@ LOCK_SECONDS = 10.0
 
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+class NotAFileError(OSError):
+    """A folder, a pipe or the like lies where a file should."""
 
 
 def nonce() -> str:
@@ -91,6 +98,23 @@ def explained(error: OSError, path: Path) -> StoreError:
         return StoreError(what, where=place, hint="move the file away, or choose another cache with --cache")
     reason = error.strerror or type(error).__name__
     return StoreError(f"cannot be read or written: {reason}", where=place)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds; a named pipe, which others wait for to be written, is none.
+
+    Raises:
+        NotAFileError: It is no file.
+        OSError: It cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise NotAFileError(errno.EISDIR, "it is not a file", str(path))
+        with open(descriptor, "rb", buffering=0, closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:

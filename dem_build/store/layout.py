@@ -140,7 +140,7 @@ def _checked(layout: Layout) -> bool:
     """Return whether there is a store, and refuse one that this version does not understand."""
     path = layout.root / "format.json"
     try:
-        document = parse_json(path.read_bytes())
+        document = parse_json(files.read_bytes(path))
         version = _version(document["dem-store"])
     except FileNotFoundError:
         return False

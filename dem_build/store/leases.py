@@ -129,6 +129,6 @@ class Leases:
 def _read(path: Path) -> Holder | None:
     """Return the holder that a lease names; None where there is no lease or it names nobody."""
     try:
-        return parse_holder(path.read_bytes(), _VERSION)
+        return parse_holder(files.read_bytes(path), _VERSION)
     except OSError:
         return None

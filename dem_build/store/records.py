@@ -6,7 +6,6 @@ keyed by what was recorded; a later result for the same key is thrown away.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import time
@@ -329,12 +328,12 @@ def read_record(path: Path) -> Record | None:
 def _read(path: Path, key: Digest) -> Record | None:
     """Return the record of `key` in a file, whatever that is called."""
     try:
-        data = path.read_bytes()
+        data = files.read_bytes(path)
     except FileNotFoundError:
         return None
+    except files.NotAFileError as error:
+        raise ValueError("it is not a file") from error
     except OSError as error:
-        if error.errno == errno.EISDIR:
-            raise ValueError("it is a folder") from error
         raise files.explained(error, path) from error
     record = _parse(data)
     if record.key != key:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Uses", "read_uses"]
 
 _VERSION = "dem-uses"
+_NONCE = re.compile(r"[0-9a-f]{16}")
 _HEX = re.compile(rb"[0-9a-f]{64}")
 
 
@@ -142,8 +143,8 @@ def read_uses(layout: Layout) -> tuple[frozenset[Digest], tuple[Path, ...]]:
     used: set[Digest] = set()
     dead: list[Path] = []
     for path in _files(layout):
-        with suppress(FileNotFoundError):  # it has ended just now
-            head, _, names = path.read_bytes().partition(b"\n")
+        with suppress(FileNotFoundError, files.NotAFileError):  # it has ended just now; it was no note
+            head, _, names = files.read_bytes(path).partition(b"\n")
             holder = parse_holder(head, _VERSION)
             if is_alive(holder, path, layout) if holder else _young(path, layout):
                 used |= {name.decode() for name in names.split(b"\n") if _HEX.fullmatch(name)}
@@ -159,6 +160,6 @@ def _young(path: Path, layout: Layout) -> bool:
 
 def _files(layout: Layout) -> list[Path]:
     try:
-        return sorted(layout.running.iterdir())
+        return sorted(path for path in layout.running.iterdir() if _NONCE.fullmatch(path.name))
     except FileNotFoundError:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -152,3 +153,13 @@ def test_a_hint_file_with_a_damaged_schema_is_replaced(settled, tmp_path, reads,
     reads.clear()
     assert Hints(tmp_path / "hints").digest_of(settled) == ROWS
     assert reads == []
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_the_hints_is_done_without(settled, tmp_path, put):
+    (tmp_path / "hints").mkdir()
+    Hints(tmp_path / "hints").digest_of(settled)
+    [file] = (tmp_path / "hints").iterdir()
+    file.unlink()
+    put(file)
+    assert Hints(tmp_path / "hints").digest_of(settled) == ROWS

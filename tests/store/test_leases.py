@@ -125,6 +125,13 @@ def test_a_lease_that_names_nobody_is_taken(store, text):
         assert store.lease_holder(KEY) == lease.holder
 
 
+def test_a_pipe_in_the_place_of_a_lease_is_replaced(store):
+    os.mkfifo(store.root / "leases" / KEY)
+    assert store.lease_holder(KEY) is None
+    with store.lease(KEY):
+        assert store.lease_holder(KEY) is not None
+
+
 def test_a_late_holder_does_not_release_its_successors_lease(store):
     late = store.lease(KEY)
     rewrite(store, nonce="successor")

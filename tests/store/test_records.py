@@ -366,3 +366,14 @@ def test_a_record_that_is_nested_too_deeply_is_none(store):
     record = store.publish(make_record(store))
     rewrite(record_file(store, record.key), b'{"dem-record": 2, "x": ' + b"[" * 100_000)
     assert store.peek(record.key) is None
+
+
+def test_a_pipe_in_the_place_of_a_record_is_damage_that_gives_way(store):
+    record = make_record(store)
+    path = record_file(store, record.key)
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    assert store.lookup(record.key) is None
+    assert [d.what for d in store.verify()] == ["is not a valid record: it is not a file"]
+    assert store.publish(record) == record
+    assert store.lookup(record.key) == record

@@ -200,7 +200,7 @@ def _leftovers(chosen: tuple[str, bytes], home: Path) -> None:
     targets = {
         "root": next(iter(cache.glob("roots/*.json")), cache / "roots" / ("0" * 64 + ".json")),
         "lease": cache / "leases" / ("1" * 64),
-        "running": cache / "running" / "somebody",
+        "running": cache / "running" / ("ab" * 8),
         "format": cache / "format.json",
         "hints": home / "hints" / "hints-2.sqlite",
         "stamp": home / "out" / "tiny" / ".dem.json",
