@@ -160,8 +160,18 @@ def _refuse_links(layout: Layout) -> None:
             raise StoreError("is a link, and what it leads to may be others'", where=str(folder), hint=hint)
 
 
+def _refuse_damaged(census: Census) -> None:
+    """Refuse to decide where a root is damaged: what its recipe needs may have any name."""
+    for root in census.roots:
+        if root.document is None and not is_gone(root, census.now):
+            what = "this root is damaged, so what its recipe needs is not known, and nothing was taken"
+            hint = f"build {root.seems or 'the recipe'} again, which writes it anew; or delete it if that is gone"
+            raise StoreError(what, where=str(root.path), hint=hint)
+
+
 def _decide(layout: Layout, leases: Leases, policy: Policy, now: float | None) -> _Decided:
     census = take_census(layout, now)
+    _refuse_damaged(census)
     keep = needed(census.used, census.roots, census.now)
     rubbish = find_rubbish(layout, census, keep, leases, policy)
     return _Decided(census, garbage(census, policy, rubbish.bytes), rubbish)

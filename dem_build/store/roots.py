@@ -1,20 +1,21 @@
 """Roots: the last build of each recipe. `why` compares with them, and they keep what they name from collection.
 
 A root is a JSON document of the caller's. Every key that occurs anywhere in it counts as needed, but for those under
-`dropped`, which say when earlier builds used what this one does not.
+`dropped`, which say when earlier builds used what this one does not. A root is sealed: where a bit of it has changed
+nobody knows what its recipe needs, and a collection must not guess.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import digest
-from dem_build.json_text import parse_json
+from dem_build.json_text import MALFORMED
 from dem_build.store import files
+from dem_build.store.sealed import read_sealed, sealed
 
 if TYPE_CHECKING:
     import os
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["DROPPED", "Root", "Roots"]
 
 DROPPED = "dropped"
+ROOT_VERSION = 2
+UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such roots count as long as they parse
+_FILE = re.compile(r"[0-9a-f]{64}\.json")
+_RECIPE = re.compile(rb'^ *"recipe": "([^\n]+)",$', re.MULTILINE)
 _HEX = re.compile(r"[0-9a-f]{64}")
 _HEX_BYTES = re.compile(rb"[0-9a-f]{64}")
 
@@ -39,10 +44,11 @@ class Root:
         path: Its file.
         inode: Which file that was when it was read.
         recipe_id: Of which recipe.
-        document: What was written; None where that cannot be read.
+        document: What was written; None where the root is damaged.
         names: Every digest that it needs.
         used: When it was written, which each build does that comes an hour later, in seconds since 1970.
         dropped: Keys that earlier builds needed → when they were used last.
+        seems: The recipe's file as a damaged root has it, to be shown to people alone.
     """
 
     path: Path
@@ -52,6 +58,7 @@ class Root:
     names: frozenset[Digest]
     used: float
     dropped: Mapping[Digest, float] = field(default_factory=dict)
+    seems: str | None = None
 
     @property
     def recipe(self) -> str | None:
@@ -76,8 +83,11 @@ class Roots:
 
     def read(self, recipe_id: str) -> JSON | None:
         """Return what the last build of a recipe wrote; None where there is none, or it is damaged."""
-        document = _read(self._path(recipe_id))
-        return None if document is None else document["root"]
+        path = self._path(recipe_id)
+        with files.writing(path), suppress(FileNotFoundError):
+            document = _document(_bytes(path))
+            return None if document is None else document["root"]
+        return None
 
     def write(self, recipe_id: str, root: JSON) -> None:
         """Replace the root of a recipe.
@@ -86,10 +96,9 @@ class Roots:
             StoreError: It cannot be written.
         """
         path, temporary = self._path(recipe_id), self._layout.temporary()
-        # Escaped: a path need not be text.
-        data = json.dumps({"dem-root": 1, "recipe_id": recipe_id, "root": root}, indent=1)
+        document = {"dem-root": ROOT_VERSION, "recipe_id": recipe_id, "root": root}
         with files.writing(path):
-            files.write_new(temporary, data.encode())
+            files.write_new(temporary, sealed(document, escaped=True))
             if path.is_dir():
                 self._layout.set_aside(path, "root")
             temporary.rename(path)
@@ -101,41 +110,47 @@ class Roots:
         return max(found, key=lambda root: root.used).document if found else None
 
     def all(self) -> Iterator[Root]:
-        """Yield every root, those that cannot be read as well.
+        """Yield every root, damaged ones as well.
 
         Raises:
             StoreError: The folder cannot be read.
         """
-        for path in sorted(self._layout.roots.glob("*.json")):
-            with files.writing(path), suppress(FileNotFoundError, IsADirectoryError):
+        for path in sorted(p for p in self._layout.roots.glob("*.json") if _FILE.fullmatch(p.name)):
+            with files.writing(path), suppress(FileNotFoundError):
                 stat = path.stat()  # before the bytes: what replaces them later has another inode
-                yield _root(path, path.read_bytes(), stat)
+                yield _root(path, _bytes(path), stat)
 
     def _path(self, recipe_id: str) -> Path:
         """Return where a root lies: a recipe id may be any text, so its hash names the file."""
         return self._layout.roots / f"{digest.of_bytes(recipe_id.encode())}.json"
 
 
-def _read(path: Path) -> dict[str, JSON] | None:
+def _bytes(path: Path) -> bytes:
+    """Return what a root's file holds; what is no file is damaged, and holds nothing."""
     try:
-        document = parse_json(path.read_bytes())
-    except (FileNotFoundError, IsADirectoryError, ValueError):
+        return files.read_bytes(path)
+    except files.NotAFileError:
+        return b""
+
+
+def _document(data: bytes) -> dict[str, JSON] | None:
+    """Return the document of a root, None where it was changed since it was written."""
+    try:
+        document: dict[str, JSON] = read_sealed(data, "dem-root", unsealed=UNSEALED_VERSION)
+        return document if document.keys() >= {"recipe_id", "root"} else None
+    except MALFORMED:
         return None
-    except OSError as error:
-        raise files.explained(error, path) from error
-    if not isinstance(document, dict) or not document.keys() >= {"recipe_id", "root"}:
-        return None
-    return document
 
 
 def _root(path: Path, data: bytes, stat: os.stat_result) -> Root:
-    """Return what a file says; of one that cannot be read, every digest in it counts as needed."""
-    try:
-        document = parse_json(data)
-        recipe_id, root = document["recipe_id"], document["root"]
-    except (ValueError, TypeError, KeyError):
-        names = (name.decode() for name in _HEX_BYTES.findall(data))
-        return Root(path, stat.st_ino, path.stem, None, frozenset(names), stat.st_mtime)
+    """Return what a file says; of a damaged one, every digest in it counts as needed."""
+    document = _document(data)
+    if document is None:
+        names = frozenset(name.decode() for name in _HEX_BYTES.findall(data))
+        said = _RECIPE.search(data)
+        seems = said[1].decode("utf-8", "replace") if said else None
+        return Root(path, stat.st_ino, path.stem, None, names, stat.st_mtime, seems=seems)
+    recipe_id, root = document["recipe_id"], document["root"]
     dropped = root.get(DROPPED) if isinstance(root, dict) else None
     needed = {n: v for n, v in root.items() if n != DROPPED} if isinstance(root, dict) else root
     times = {

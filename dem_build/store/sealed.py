@@ -24,8 +24,12 @@ _END = b'"\n}'
 _SIZE = len(f',\n "{FIELD}": "') + 64 + len(_END)
 
 
-def sealed(document: Mapping[str, JSON]) -> bytes:
+def sealed(document: Mapping[str, JSON], *, escaped: bool = False) -> bytes:
     """Return a document as JSON, its seal last.
+
+    Args:
+        document: What to write.
+        escaped: In ASCII alone: a path need not be text.
 
     Raises:
         ValueError: It is empty, or holds a number that JSON has not.
@@ -33,7 +37,7 @@ def sealed(document: Mapping[str, JSON]) -> bytes:
     """
     if not document:
         raise ValueError("an empty document has no seal")
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
+    text = json.dumps(document, ensure_ascii=escaped, allow_nan=False, indent=1)
     head = text.removesuffix("\n}").encode()
     return head + _tail(head)
 

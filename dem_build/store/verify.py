@@ -12,6 +12,7 @@ from dem_build.errors import StoreError
 from dem_build.store import files
 from dem_build.store.objects import Fault
 from dem_build.store.records import NewerRecordError, read_record
+from dem_build.store.roots import Roots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 _BATCH_BYTES = 1 << 30
 _QUARANTINED = "now in quarantine"
 _LEFT = "it could not be moved to quarantine"
+_ROOT = "is a damaged root: a build of its recipe writes it anew"
 _NO_LOG = "it names no log now"
 
 
@@ -58,7 +60,7 @@ def verify(
     repair: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Damage]:
-    """Read every object and every record, and tell what is wrong.
+    """Read every object, record and root, and tell what is wrong.
 
     Args:
         layout: The store.
@@ -74,7 +76,10 @@ def verify(
     with files.writing(layout.root):
         check = _Check(layout, objects, records, repair=repair)
         found = list(check.objects(progress or (lambda _done, _total: None)))
-        return found + [d for path in sorted(layout.actions.glob("*/*")) for d in check.record(path)]
+        found += [d for path in sorted(layout.actions.glob("*/*")) for d in check.record(path)]
+        # Left where it is: without it a collection would take what the recipe needs.
+        damaged = [root.path for root in Roots(layout).all() if root.document is None]
+        return found + [Damage(path, _ROOT) for path in damaged]
 
 
 class _Check:

@@ -15,6 +15,12 @@ def linked_work(home: Path) -> None:
     (home / "cache" / "work").symlink_to(home / "data")
 
 
+def damaged_root(home: Path) -> None:
+    """Make a cache whose only root is half gone."""
+    write("cache/format.json", '{"dem-store": 1}')(home)
+    write(f"cache/roots/{'ab' * 32}.json", '{\n "root": {\n  "recipe": "/home/ada/a.toml",\n')(home)
+
+
 STORES = (
     # machine file, cache and lock
     Call(
@@ -66,6 +72,17 @@ STORES = (
             "  hint:  mend the permissions, or choose another folder: --cache chooses the cache's"
         ),
         1,
+    ),
+    Call(
+        "A collection where the root of a recipe is damaged",
+        "cache gc",
+        (
+            "error: cache/roots/DIGEST.json: this root is damaged, so what its recipe needs is not known, "
+            "and nothing was taken\n"
+            "  hint:  build /home/ada/a.toml again, which writes it anew; or delete it if that is gone"
+        ),
+        1,
+        setup=damaged_root,
     ),
     Call(
         "No lock under `--locked`",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_samples import record_file
+from store_samples import record_file, rewrite
 
 from dem_build import digest
 from dem_build.errors import LeaseHeldError, StoreError
@@ -92,6 +92,60 @@ def test_a_recipe_of_another_host_counts_until_nobody_built_it_for_thirty_days(s
     assert kinds(store) == {}
     age(store, 31)
     assert kinds(store)["compose"] == 1
+
+
+def root_file(store: Store) -> Path:
+    [path] = (store.root / "roots").iterdir()
+    return path
+
+
+def test_nothing_goes_while_any_bit_of_a_root_is_another(store, recipe):
+    record = publish(store, "a")
+    root(store, recipe, record)
+    path = root_file(store)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        rewrite(path, whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
+        with pytest.raises(StoreError, match="this root is damaged"):
+            store.collect(Policy(grace=0, vectors=True))
+    assert store.lookup(record.key) == record
+
+
+def test_a_damaged_root_names_the_recipe_that_it_seems_to_be_of(store, recipe):
+    root(store, recipe)
+    rewrite(root_file(store), root_file(store).read_bytes().replace(HOST.encode(), b"elsewhere"))
+    with pytest.raises(StoreError) as caught:
+        store.collect(NOW, dry_run=True)
+    assert caught.value.hint == f"build {recipe} again, which writes it anew; or delete it if that is gone"
+    root(store, recipe)
+    assert kinds(store) == {}
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_a_root_is_a_damaged_one(store, recipe, put):
+    record = publish(store, "a")
+    root(store, recipe, record)
+    path = root_file(store)
+    path.unlink()
+    put(path)
+    with pytest.raises(StoreError, match="this root is damaged"):
+        store.collect(NOW)
+    assert store.read_root(recipe.name) is None
+
+
+def test_a_damaged_root_counts_until_nobody_built_its_recipe_for_thirty_days(store, recipe):
+    root(store, recipe, publish(store, "a"))
+    rewrite(root_file(store), b"{")
+    age(store, 31)
+    assert kinds(store) == {"compose": 1, collect.GONE: 1}
+
+
+def test_a_root_of_a_dem_before_the_seal_counts(store, recipe):
+    record = publish(store, "a")
+    root(store, recipe)
+    said = {"recipe": str(recipe), "host": HOST, "actions": {"model": record.key}}
+    rewrite(root_file(store), json.dumps({"dem-root": 1, "recipe_id": "r", "root": said}).encode())
+    assert kinds(store) == {}
 
 
 def test_nothing_younger_than_the_grace_period_goes(store):
@@ -255,6 +309,17 @@ def test_what_the_store_has_not_named_is_never_touched(store):
     age(store, 100)
     assert kinds(store, Policy(grace=0, vectors=True)) == {}
     assert all(path.exists() for path in mine)
+
+
+def test_a_pipe_in_the_place_of_a_note_is_neither_read_nor_removed(store):
+    with store.in_use():
+        pipe = store.root / "running" / ("ab" * 8)
+        os.mkfifo(pipe)
+        (store.root / "running" / "notes.txt").write_text("somebody's")
+        age(store, 31)
+        store.collect(NOW)
+        assert pipe.is_fifo()
+        assert (store.root / "running" / "notes.txt").exists()
 
 
 def test_no_link_is_followed(store, tmp_path):

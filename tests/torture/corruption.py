@@ -228,8 +228,8 @@ def _flipped(data: bytes, bit: int) -> bytes:
 
 
 def _roots(shop: Workshop, scale: Scale, rng: random.Random) -> Tally:
-    """What the last build wrote about itself: the next one runs nothing, whatever is left of it."""
-    tally = Tally("root: a bit flipped, truncated, another document, a folder")
+    """What the last build wrote about itself: the next one runs nothing, whatever is left of it, even after a `gc`."""
+    tally = Tally("root: a bit flipped, truncated, another document, a folder; with and without `cache gc`")
     [root] = (shop.start / "cache" / "roots").iterdir()
     whole = root.read_bytes()
     others = [b"", whole[: len(whole) // 2], b"[1]", b'{"recipe_id": "a", "root": [1]}']
@@ -237,6 +237,7 @@ def _roots(shop: Workshop, scale: Scale, rng: random.Random) -> Tally:
     others += [_flipped(whole, rng.randrange(8 * len(whole))) for _ in range(scale.pick(4, 150))]
     for data in others:
         _only_time(shop, tally, lambda home, data=data: _rewrite(_moved(root, shop, home), data), set())
+        _only_time(shop, tally, lambda home, data=data: _collected(root, data, shop, home), set())
     _only_time(shop, tally, lambda home: FAULTS["a folder in its place"](_moved(root, shop, home), 0), set())
     return tally
 
@@ -246,6 +247,13 @@ def _moved(root: Path, shop: Workshop, home: Path) -> Path:
     assert shop.call(home, *BUILD).status == 0
     [path] = [p for p in (home / "cache" / "roots").iterdir() if p.name != root.name] or [home / root]
     return path
+
+
+def _collected(root: Path, data: bytes, shop: Workshop, home: Path) -> None:
+    """Damage the only root of a project, and collect all that nobody needs."""
+    _rewrite(_moved(root, shop, home), data)
+    (home / "cache" / "roots" / root.name).unlink()
+    shop.call(home, "cache", "gc", "--vectors", "--grace", "0s")
 
 
 def _rewrite(path: Path, data: bytes) -> None:
