@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
-__all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "read_tuning"]
+__all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "read_tuning", "shown_score"]
 
 TUNE = "tune"
 SEARCH = ("trace", "omega")
@@ -81,6 +81,11 @@ class Tuning:
     uniform: float | None = None
 
 
+def shown_score(objective: str, score: float) -> float:
+    """Return a score as people read it: a loss as it is, a gain, which the search lowers the negative of, turned."""
+    return score if objective == "mean" else -score
+
+
 def read_tuning(build: Recorded, search: str = TUNE) -> Tuning | None:
     """Return what a search for ω found; None where there was none, or not yet.
 
@@ -102,6 +107,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
     tuned = {
         n: _tuned(said[d], omega["omega"][d], _shares(vectors, d)) for n, d in vectors.items() if d in said
     }
+    about = {"objective": trace["objective"]}
     # Two datasets may have the same rows, and vectors of their own.
     entries = {
         name: entry
@@ -114,7 +120,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         objective=trace["objective"],
         vectors=tuned,
         judges={name: _judged(entries[name]) for name in judges if name in entries},
-        told=tuple(_sentence(f, vectors, judges) for f in trace["findings"]),
+        told=tuple(_sentence(f | about, vectors, judges) for f in trace["findings"]),
         passes=len(trace["passes"]),
         cost=float(build.records[action.name].provenance.get("forward_equivalents", 0.0)),
         slopes=_slopes(trace, vectors, judges),
@@ -176,6 +182,10 @@ def _range(finding: Mapping[str, JSON]) -> str:
     return f"{low:.3f} to {high:.3f}"
 
 
+def _shown(finding: Mapping[str, JSON], name: str) -> float:
+    return shown_score(finding["objective"], finding[name])
+
+
 SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     "on_upper_bound": lambda who, f: (
         f"ω of {who} ended on the upper bound, {f['omega']:g}: raise `bounds` in [tune], or train it for longer"
@@ -207,7 +217,8 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         f"only {f['used']} validation rows of {who} judge ω: what they tell of it, intervals included, is little"
     ),
     "rounding": lambda _, f: (
-        f"rounding the model to {f['dtype']} changes the score from {-f['score']:.3f} by {-f['lost']:+.3f}: "
+        f"rounding the model to {f['dtype']} changes the score from {_shown(f, 'score'):.3f} "
+        f"by {_shown(f, 'lost'):+.3f}: "
         'set dtype = "float32" in [compose] to keep it'
     ),
     "layers_not_judged": lambda _, __: (

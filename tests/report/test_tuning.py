@@ -57,6 +57,23 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
     assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("objective", "score", "said"),
+    [("gain", -0.9, "from 0.900 by -0.050"), ("mean", 1.8, "from 1.800 by +0.050")],
+)
+def test_what_rounding_costs_has_the_sign_of_the_objective(objective, score, said):
+    graph = Graph({TUNE: Action(TUNE, "tune", {})})
+    rounding = {"what": "rounding", "dtype": "bfloat16", "score": score, "lost": 0.05}
+    trace = {
+        "search": "grid", "objective": objective, "passes": [], "slopes": None, "findings": [rounding], "judges": [],
+        "vectors": [],
+    }  # fmt: skip
+    read = {"trace": trace, "omega": {"omega": {}}}
+    records = {TUNE: record("tune", trace="trace", omega="omega")}
+    tuning = read_tuning(Recorded(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
+    assert said in tuning.told[0]
+
+
 SCORES = [{}, {"score": None}, {"score": float("nan")}, {"score": "x"}, {"score": 10**400}]
 
 

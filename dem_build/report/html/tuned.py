@@ -22,6 +22,7 @@ from dem_build.report.html.blocks import (
     level,
 )
 from dem_build.report.quantities import decimals, signed
+from dem_build.report.tuning import shown_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +123,7 @@ def search(material: Material) -> Section | None:
     )
     blocks: list[Block] = [Notes(tuning.told)] if tuning.told else []
     blocks.append(_judges(tuning))
-    scores = _scores(tuning)
+    scores = [shown_score(tuning.objective, score) for score in tuning.scores]
     if len(scores) > 1:
         blocks.append(Lines([_trace(tuning, scores)], TRACE_LEGEND, wide=True))
     return Section("search", "Search for ω", lead, blocks)
@@ -152,19 +153,13 @@ def _judged(one: Judged) -> list[Cell]:
     ]
 
 
-def _scores(tuning: Tuning) -> list[float]:
-    """Return the score of each candidate, as people read it: a gain grows, a loss shrinks."""
-    sign = 1.0 if tuning.objective == "mean" else -1.0
-    return [sign * score for score in tuning.scores]
-
-
 def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
     better = min if tuning.objective == "mean" else max
     best = [better(scores[: i + 1]) for i in range(len(scores))]
     axis = Axis.over(scores, pad=0.06)
     reference = None
     if tuning.uniform is not None:
-        equal = tuning.uniform * (1.0 if tuning.objective == "mean" else -1.0)
+        equal = shown_score(tuning.objective, tuning.uniform)
         reference = (PERCENT - axis.at(equal), f"equal ω {decimals(equal)}")
     lines = [Series("faint", points_of(scores, axis), dots=True), Series("strong", points_of(best, axis))]
     return Panel(
