@@ -138,8 +138,9 @@ def _headline(losses: list[Row], tasks: list[Row], others: list[Rival]) -> tuple
     judged, what = (losses, "dataset") if losses else (tasks, "task")
     if not judged:
         return Finding.UNKNOWN, "Not judged: base and composed have no measurement in common."
-    if others and others[0].trend is Trend.WORSE:
-        return Finding.BEATEN, f"{_capital(others[0].name)} won."
+    # The best of all may lead within large errors, and one behind it beyond its own.
+    if winner := next((rival for rival in others if rival.trend is Trend.WORSE), None):
+        return Finding.BEATEN, f"{_capital(winner.name)} won."
     better, worse = _of(judged, Trend.BETTER), _of(judged, Trend.WORSE)
     if better and worse:
         harmed = f"harmed {_named([row.subject for row in worse])}"

@@ -65,6 +65,14 @@ def test_a_baseline_within_the_errors_has_not_won():
     )
 
 
+def test_a_baseline_that_is_better_beyond_the_errors_won_though_one_leads_it_within_the_errors():
+    found = results(base=BASE, composed=(2.5, 3.0), steady=(2.3, 2.8), wild=(2.0, 2.5))
+    for metrics in found.table["wild"].values():
+        metrics["loss_stderr"] = 2.0
+    verdict = judge(found)
+    assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Steady won.")
+
+
 def test_what_composing_beat_is_said_where_it_beat_all_of_it():
     verdict = judge(results(base=BASE, composed=(2.1, 2.1), mixing=(2.5, 3.0), **ALONE))
     assert verdict.headline == "Composing helped all 2 datasets and beat mixing and every vector alone."
