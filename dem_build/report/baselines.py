@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from dem_build.json_text import MALFORMED
 from dem_build.report.quantities import count
+from dem_build.report.recorded import quantity
 from dem_build.report.tuning import TUNE, read_tuning
 
 if TYPE_CHECKING:
@@ -135,11 +137,18 @@ def _vector(action: str) -> str:
 
 
 def _mixture(name: str, build: Recorded) -> Mixture | None:
-    graph, records = build.graph, build.records
-    record = records.get(f"data:{name}")
-    if record is None:
+    """Return what a mixture was made of; None where it is not made, or its record does not say."""
+    if f"data:{name}" not in build.records:
         return None
-    made = record.provenance
+    try:
+        return _mixed(name, build)
+    except MALFORMED:  # only provenance tells
+        return None
+
+
+def _mixed(name: str, build: Recorded) -> Mixture:
+    graph, records = build.graph, build.records
+    made = records[f"data:{name}"].provenance
     parts = {part["train"]: part for part in made["parts"]}
     named = {
         t.group: parts[records[t.edge.action].outputs["train"].digest]
@@ -149,18 +158,25 @@ def _mixture(name: str, build: Recorded) -> Mixture | None:
     datasets = [a.name for a in graph if a.name.startswith("vector:") and a.kind == "finetune"]
     singles = [_seen(records, vector) for vector in datasets if _vector(vector) not in graph.baselines]
     return Mixture(
-        planned=made["planned_tokens"],
-        compared=made["compared_tokens"],
+        planned=_count(made["planned_tokens"]),
+        compared=None if made["compared_tokens"] is None else _count(made["compared_tokens"]),
         tokens=_seen(records, f"vector:{name}"),
         vectors=None if None in singles else sum(n for n in singles if n is not None),
-        shares={dataset: part["share"] for dataset, part in named.items()},
-        epochs={dataset: part["epochs"] for dataset, part in named.items()},
+        shares={dataset: float(part["share"]) for dataset, part in named.items()},
+        epochs={dataset: float(part["epochs"]) for dataset, part in named.items()},
     )
 
 
 def _seen(records: Mapping[str, Record], vector: str) -> int | None:
     record = records.get(vector)
-    return None if record is None else int(record.provenance["tokens"]["seen"])
+    return None if record is None else _count(record.provenance["tokens"]["seen"])
+
+
+def _count(value: JSON) -> int:
+    found = quantity(value)
+    if found is None:
+        raise ValueError(f"{value!r} is no number")
+    return int(found)
 
 
 def _tokens(mixture: Mixture) -> str:

@@ -12,7 +12,7 @@ from dem_build.json_text import parse_json
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
 from dem_build.report.ladder import RUNGS, read_ladder
-from dem_build.report.recorded import Recorded
+from dem_build.report.recorded import Recorded, is_number, noted, quantity
 from dem_build.report.response import CURVES, read_response
 from dem_build.report.tsne import MAP, read_tsne
 from dem_build.report.tuning import SEARCH, read_tuning
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.report.tsne import Map
     from dem_build.report.tuning import Tuning
     from dem_build.store import Output, Record
-
-_LARGEST = 2**1023
 
 __all__ = ["READ", "Metrics", "Results", "collect"]
 
@@ -160,21 +158,14 @@ def _metrics(action: str, data: bytes) -> Metrics:
         document = parse_json(data)
     except ValueError as error:
         raise _unreadable(action, str(error)) from error
-    if not isinstance(document, dict) or not all(_is_number(v) for v in document.values()):
+    if not isinstance(document, dict) or not all(is_number(v) for v in document.values()):
         raise _unreadable(action, "not an object of numbers")
     return {name: math.nan if value is None else float(value) for name, value in document.items()}
 
 
 def _list(value: JSON) -> list[JSON]:
-    """Return a list of provenance; nothing where it is none: no key vouches for provenance."""
+    """Return a list of provenance; nothing where it is none."""
     return value if isinstance(value, list) else []
-
-
-def _is_number(value: JSON) -> bool:
-    """Return whether a value is null, or a number that a float can hold."""
-    if value is None or isinstance(value, float):
-        return True
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
 
 
 def _unreadable(action: str, why: str) -> StoreError:
@@ -189,11 +180,5 @@ def _model_digest(record: Record | None) -> Digest | None:
 
 
 def _costs(record: Record) -> Metrics:
-    found = {name: _at(record.provenance, place) for name, place in COSTS.items()}
-    return {name: float(value) for name, value in found.items() if value is not None and _is_number(value)}
-
-
-def _at(document: JSON, place: tuple[str, ...]) -> JSON:
-    for name in place:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
+    found = {name: quantity(noted(record, *place)) for name, place in COSTS.items()}
+    return {name: value for name, value in found.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
 )
 """The page's sections in order; one that has nothing to show is left out."""
 
+TEMPLATES = Path(__file__).parent / "templates"
 MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 FORMULAS = {"dem": "Θ + Σ ωᵢ ΔΘᵢ", "interpolation": "Σ ωᵢ Θᵢ"}
 PLURAL = "vector", "vectors"
@@ -51,25 +53,34 @@ PLURAL = "vector", "vectors"
 def render(material: Material) -> str:
     """Return the report as an HTML document; the same material gives the same text."""
     results = material.results
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            name=material.recipe.name,
+            verdict=judge(results, material.gates),
+            facts=_facts(material),
+            missing=material.missing,
+            total=len(material.graph.actions),
+            sections=[s for make in SECTIONS if (s := make(material)) is not None],
+            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704
+            version=material.version,
+        )
+    )
+    return page.rstrip("\n") + "\n" + mark_of(material)
+
+
+@cache
+def _environment() -> Environment:
+    """Return where templates are compiled, each once."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("page.html").render(
-        name=material.recipe.name,
-        verdict=judge(results, material.gates),
-        facts=_facts(material),
-        missing=material.missing,
-        total=len(material.graph.actions),
-        sections=[s for make in SECTIONS if (s := make(material)) is not None],
-        style=Markup((Path(__file__).parent / "templates" / "style.css").read_text(encoding="utf-8")),  # noqa: S704
-        version=material.version,
-    )
-    return page.rstrip("\n") + "\n" + mark_of(material)
 
 
 def _shown(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.report.html.blocks import Cell, Fold, Notes, Section, Table
+from dem_build.report.recorded import noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,14 +75,13 @@ def _sources(name: str, record: Record) -> Iterator[tuple[str, str]]:
 def _machines(material: Material) -> Table:
     body = []
     for name, record in material.records.items():
-        said = record.provenance
-        versions = said.get("versions") or {}
-        told = ", ".join(f"{library} {version}" for library, version in versions.items())
+        versions = noted(record, "versions")
+        libraries = versions.items() if isinstance(versions, dict) else ()
+        told = ", ".join(f"{library} {version}" for library, version in libraries)
         body.append(
             [
                 Cell(name, code=True),
-                Cell(str(said.get("finished", ""))),
-                Cell(str(said.get("device", ""))),
+                *(Cell(str(noted(record, what) or "")) for what in ("finished", "device")),
                 Cell(told),
             ]
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from dem_build.report.html.blocks import (
@@ -20,6 +19,7 @@ from dem_build.report.html.blocks import (
     Table,
 )
 from dem_build.report.quantities import count, decimals, duration
+from dem_build.report.recorded import noted, quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,10 +53,10 @@ def curves(material: Material) -> Section | None:
 
 
 def _panel(name: str, record: Record) -> Panel | None:
-    trained = _points(record.provenance.get("curve"))
+    trained = _points(noted(record, "curve"))
     if not trained:
         return None
-    validated = _points((record.provenance.get("validation") or {}).get("curve"))
+    validated = _points(noted(record, "validation", "curve"))
     axis = Axis.over([y for _, y in (*trained, *validated)], pad=0.06)
     steps = max(x for x, _ in (*trained, *validated))
     series = [Series("faint", _placed(trained, steps, axis))]
@@ -69,8 +69,8 @@ def _panel(name: str, record: Record) -> Panel | None:
 def _points(curve: JSON) -> list[Point]:
     """Return (step, loss) of a recorded curve, whose entries may say more."""
     entries = curve if isinstance(curve, list) else []
-    numbers = [(e[0], e[1]) for e in entries if isinstance(e, list) and len(e) > 1]
-    return [(float(x), float(y)) for x, y in numbers if x is not None and y is not None and math.isfinite(y)]
+    numbers = [(quantity(e[0]), quantity(e[1])) for e in entries if isinstance(e, list) and len(e) > 1]
+    return [(x, y) for x, y in numbers if x is not None and y is not None]
 
 
 def _placed(points: Sequence[Point], steps: float, axis: Axis) -> list[Point]:

@@ -1,0 +1,102 @@
+"""No key vouches for provenance: whatever shape it has, results and report are made, and say what they can."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from build_samples import TRAIN, Made, make_graph, outcome_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dem_build.graph import Action, Edge, Taken
+from dem_build.recipe import Recipe
+from dem_build.report.card import card
+from dem_build.report.documents import results_document
+from dem_build.report.html import render
+from dem_build.report.material import Material
+from dem_build.report.results import collect
+from dem_build.report.summary import summary
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just(10**400), st.just(-1)
+)
+NAMES = st.sampled_from(["curve", "seen", "trained", "torch", "math", "share", "train", "epochs"])
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = (
+    "curve", "validation", "tokens", "seconds", "device_seconds", "warnings", "higher_is_better", "versions",
+    "device", "finished", "parts", "planned_tokens", "compared_tokens",
+)  # fmt: skip
+
+
+def graph_with_a_mixture():
+    graph = make_graph()
+    weights = Taken("base/weights", Edge("base", "weights"))
+    more = [
+        Action(
+            "data:mix",
+            "mix",
+            {},
+            (Taken("data/train", Edge("data:math", "train"), group="math"),),
+            groups={"math": {}},
+        ),
+        Action("vector:mix", "finetune", TRAIN, (weights, Taken("data/train", Edge("data:mix", "train")))),
+        Action(
+            "model:mix",
+            "compose",
+            {"method": "dem", "dtype": "bfloat16"},
+            (weights, Taken("delta", Edge("vector:mix", "delta"), 1.0)),
+        ),
+    ]
+    return replace(
+        graph, actions=dict(graph.actions) | {a.name: a for a in more}, baselines={"mix": "mixing"}
+    )
+
+
+def make(provenance):
+    graph = graph_with_a_mixture()
+    made = Made(provenance=dict.fromkeys(graph.actions, provenance))
+    records = made.build(graph)
+    if "parts" not in provenance:
+        part = {"train": records["data:math"].outputs["train"].digest, "share": 1.0, "epochs": 2.0}
+        about = {"planned_tokens": 100, "compared_tokens": None, "parts": [part]}
+        records["data:mix"] = replace(records["data:mix"], provenance=about | provenance)
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "base": {"model": "./base"},
+            "datasets": {"math": {"path": "math.jsonl", "omega": 0.5}},
+        }
+    ).model_copy(update={"folder": Path("/project")})
+    return Material(recipe, graph, records, collect(graph, records, made.read), (), "0.1.0")
+
+
+@given(provenance=st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=4))
+@settings(deadline=None, max_examples=200)
+def test_results_and_report_are_made_of_provenance_of_any_shape(provenance):
+    material = make(provenance)
+    results = material.results
+    json.dumps(results_document(results), allow_nan=False)
+    card(material.recipe, material.graph, material.records, results, {})
+    summary("tiny", outcome_of(material.graph, material.records), results)
+    assert render(material)
+
+
+def test_a_mixture_says_what_its_record_does():
+    mixture = make({"tokens": {"seen": 90}}).results.baselines["mix"].mixture
+    assert (mixture.planned, mixture.tokens, mixture.vectors) == (100, 90, 90)
+    assert mixture.shares == {"math": 1.0}
+
+
+@pytest.mark.parametrize(
+    "provenance", [{"tokens": []}, {"tokens": {"seen": "many"}}, {"parts": 3}, {"planned_tokens": math.inf}]
+)
+def test_a_mixture_of_which_nothing_can_be_said_is_a_baseline_all_the_same(provenance):
+    assert make(provenance).results.baselines["mix"].mixture is None
