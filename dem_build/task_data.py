@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dem_build.data.sources import matching
 from dem_build.data.splits_on_hub import HubData, split_files
 from dem_build.errors import UsageError
 
@@ -78,8 +78,7 @@ def _named(data_files: Any, split: str, folder: Path) -> set[Path]:
         data_files = data_files[split]
     patterns: list[str] = []
     map_data_files(data_files, lambda p: patterns.append(p) or p)  # type: ignore[func-returns-value]
-    # glob.glob and not Path.glob: the pattern may be absolute.
-    return {Path(f) for p in patterns for f in glob.glob(str(within(folder, p)), recursive=True)}  # noqa: PTH207
+    return {file for p in patterns for file in matching(str(within(folder, p)), folder)}
 
 
 def _inside(folder: Path, split: str, found: Collection[Path]) -> set[Path]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ast
 import difflib
-import glob
 import importlib.metadata
 import importlib.util
 import os
@@ -25,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dem_build.data.sources import matching
 from dem_build.errors import UsageError
 from dem_build.task_data import FILE_FORMATS, expanded, judged_files, map_data_files, within
 
@@ -200,9 +200,7 @@ class _Walk:
                     f"data_files names {pattern}, which nothing pins", where=str(path), hint=hint
                 )
             return hub[1] if hub else None
-        # glob.glob and not Path.glob: the pattern may be absolute.
-        matches = glob.iglob(str(within(path.parent, pattern)), recursive=True)  # noqa: PTH207
-        self._add(map(Path, matches), pattern, path)
+        self._add(matching(str(within(path.parent, pattern)), path.parent), pattern, path)
         return None
 
     def _add_folder(self, folder: Path, name: str, path: Path) -> None:

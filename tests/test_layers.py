@@ -55,6 +55,8 @@ NEIGHBOURS = {
     ("finetuned", "dem_build.basemodel"),  # a fine-tune is a model of the same kinds
     ("checkpoint", "dem_build.basemodel"),  # what the files of a checkpoint are called
     ("tasks", "dem_build.task_data"),  # the data are a part of the task
+    ("tasks", "dem_build.data.sources"),  # a task's patterns mean the files that a dataset's do
+    ("task_data", "dem_build.data.sources"),  # as of tasks
     ("task_data", "dem_build.data.splits_on_hub"),  # a task's folder of data is read as a dataset's
     ("lock", "dem_build.bases"),  # what the base's names stand for is a part of a lock
     ("lock", "dem_build.modelpins"),  # what a hub's names stand for is a part of a lock

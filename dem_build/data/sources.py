@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from dem_build.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["FILE_TYPES", "expand", "file_type"]
+__all__ = ["FILE_TYPES", "expand", "file_type", "matching"]
 
 FILE_TYPES = {
     ".jsonl": "jsonl",
@@ -21,6 +22,8 @@ FILE_TYPES = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
+
+MOST_FOLDERS = 100_000  # that a `**` goes through: links to links may stand for any number of them
 
 
 def expand(pattern: str, folder: Path) -> list[Path]:
@@ -31,7 +34,7 @@ def expand(pattern: str, folder: Path) -> list[Path]:
         folder: What a relative pattern is relative to.
 
     Raises:
-        UsageError: Nothing matches, or the pattern names a folder.
+        UsageError: Nothing matches, the pattern names a folder, or it leads through too many of them.
     """
     pattern = os.path.expanduser(pattern)  # noqa: PTH111  Path's raises for a `~name` that is no user
     path = folder / pattern
@@ -39,12 +42,61 @@ def expand(pattern: str, folder: Path) -> list[Path]:
         return [path]
     if path.is_dir():
         raise UsageError(f"`{pattern}` is a folder", hint=f"name its files: {pattern.rstrip('/')}/*.jsonl")
-    # root_dir, so that a folder whose own name holds [ or * is no pattern; Path.glob takes no absolute ones.
-    matches = glob.glob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
-    found = sorted(p for p in (folder / match for match in matches) if p.is_file())
+    found = sorted({match for match in matching(pattern, folder) if match.is_file()})
     if not found:
         raise UsageError(f"no file matches `{pattern}`", hint=_nearest(path))
     return found
+
+
+def matching(pattern: str, folder: Path) -> Iterator[Path]:
+    """Yield what a pattern of shells names, as `glob.glob` does: `**` crosses folders, and links to folders.
+
+    A link that leads back to a folder above it is passed over: what lies there is found under its own name.
+
+    Args:
+        pattern: The pattern.
+        folder: What a relative one is relative to.
+
+    Raises:
+        UsageError: A `**` goes through too many folders.
+    """
+    parts = pattern.split("/")
+    if "**" not in parts:
+        # root_dir, so that a folder whose own name holds [ or * is no pattern; Path.glob takes no absolute ones.
+        yield from (folder / match for match in glob.iglob(pattern, root_dir=folder))  # noqa: PTH207
+        return
+    place = parts.index("**")
+    head = "/".join(parts[:place])
+    rest = "/".join(part for part in parts[place + 1 :] if part) or ("" if pattern.endswith("/") else "*")
+    above = matching(head, folder) if head else [folder / "/" if place else folder]
+    for top in above:
+        for below in _folders(top, pattern):
+            yield from matching(rest, below)
+
+
+def _folders(top: Path, pattern: str) -> Iterator[Path]:
+    """Yield a folder and those below it that are not hidden, but for links to one that they lie in."""
+    todo: list[tuple[Path, frozenset[tuple[int, int]]]] = [(top, frozenset())]
+    for _ in range(MOST_FOLDERS):
+        if not todo:
+            return
+        folder, above = todo.pop()
+        try:
+            stat = folder.stat()
+            identity = (stat.st_dev, stat.st_ino)
+            with os.scandir(folder) as entries:
+                names = [e.name for e in entries if not e.name.startswith(".") and _is_folder(e)]
+        except OSError:  # no folder, or one that nobody may read: nothing in it matches
+            continue
+        if identity not in above:
+            yield folder
+            todo += [(folder / name, above | {identity}) for name in names]
+    hint = "name the folders that hold the files; a link among them may lead to others again and again"
+    raise UsageError(f"`{pattern}` goes through more than {MOST_FOLDERS:,} folders", hint=hint)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))  # noqa: PTH112
 
 
 def file_type(path: Path) -> str:
