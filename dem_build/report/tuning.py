@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from dem_build.digest import JSON, Digest
     from dem_build.graph import Action
@@ -104,8 +104,11 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
     vectors = build.grouped(action, "delta")
     judges = build.grouped(action, "data/validation", "data/rows")
     said = {entry["vector"]: entry for entry in trace["vectors"]}
+    given = {name: action.groups[name].get("omega") for name in vectors}
     tuned = {
-        n: _tuned(said[d], omega["omega"][d], _shares(vectors, d)) for n, d in vectors.items() if d in said
+        n: _tuned(said[d], omega["omega"][d], given[n], [given[m] for m in vectors if vectors[m] == d])
+        for n, d in vectors.items()
+        if d in said
     }
     about = {"objective": trace["objective"]}
     # Two datasets may have the same rows, and vectors of their own.
@@ -135,17 +138,29 @@ def _finite(score: JSON) -> float:
     return float(score)
 
 
-def _shares(vectors: Mapping[str, Digest], digest: Digest) -> int:
-    """Return how many names one vector has: they share its ω."""
-    return sum(other == digest for other in vectors.values())
+def _tuned(
+    entry: Mapping[str, JSON], omega: JSON, given: float | None, alike: Sequence[float | None]
+) -> Tuned:
+    """Return the ω of one name of a vector: what the recipe gives it, or its part of what the given ones leave.
 
+    Args:
+        entry: What the search says of the vector.
+        omega: The vector's ω, of all of its names together.
+        given: The name's ω in the recipe; None where it was searched.
+        alike: Those of all names of the vector.
+    """
+    if given is not None:
+        return Tuned(float(given))
+    fixed = math.fsum(value for value in alike if value is not None)
+    shares = alike.count(None)
 
-def _tuned(entry: Mapping[str, JSON], omega: JSON, shares: int) -> Tuned:
-    layers = {str(k): float(v) for k, v in omega.items()} if isinstance(omega, dict) else {}
-    mean = sum(layers.values()) / len(layers) if layers else float(omega)
-    bounds = (float(entry["low"]), float(entry["high"])) if entry["tuned"] else (None, None)
-    low, high = (None if bound is None else bound / shares for bound in bounds)
-    return Tuned(mean / shares, low, high, layers)
+    def part(whole: JSON) -> float:
+        return (float(whole) - fixed) / shares
+
+    layers = {str(k): part(v) for k, v in omega.items()} if isinstance(omega, dict) else {}
+    mean = sum(layers.values()) / len(layers) if layers else part(omega)
+    low, high = (part(entry[bound]) if entry["tuned"] else None for bound in ("low", "high"))
+    return Tuned(mean, low, high, layers)
 
 
 def _judged(entry: Mapping[str, JSON]) -> Judged:

@@ -74,6 +74,40 @@ def test_what_rounding_costs_has_the_sign_of_the_objective(objective, score, sai
     assert said in tuning.told[0]
 
 
+def omegas(groups: dict[str, dict], omega: object) -> dict:
+    """Return the ω of names that all stand for one vector."""
+    takes = tuple(Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in groups)
+    graph = Graph({TUNE: Action(TUNE, "tune", {}, takes, groups=groups)})
+    documents = {
+        "trace": {
+            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": [], "judges": [],
+            "vectors": [{"vector": ONE, "tuned": True, "low": 0.3, "high": 0.7}],
+        },
+        "omega": {"omega": {ONE: omega}},
+    }  # fmt: skip
+    records = {f"vector:{name}": record("finetune", delta=ONE) for name in groups}
+    records[TUNE] = record("tune", trace="trace", omega="omega")
+    read = read_tuning(Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode()))
+    return read.vectors
+
+
+def test_of_one_vector_a_given_omega_is_what_is_given_and_the_rest_is_shared():
+    found = omegas({"fixed": {"omega": 0.25}, "one": {"omega": None}, "other": {}}, 0.5)
+    assert {name: (t.omega, t.low, t.high) for name, t in found.items()} == {
+        "fixed": (0.25, None, None),
+        "one": (0.125, pytest.approx(0.025), pytest.approx(0.225)),
+        "other": (0.125, pytest.approx(0.025), pytest.approx(0.225)),
+    }
+
+
+def test_the_scale_of_a_mixture_that_came_out_as_a_datasets_own_vector_is_all_of_its_omega():
+    found = omegas(
+        {"mixed": {"omega": None}, "math": {"omega": 0.0, "reference": True}}, {"0": 0.5, "1": 1.0}
+    )
+    assert (found["mixed"].omega, found["mixed"].layers) == (0.75, {"0": 0.5, "1": 1.0})
+    assert found["math"].omega == 0
+
+
 SCORES = [{}, {"score": None}, {"score": float("nan")}, {"score": "x"}, {"score": 10**400}]
 
 
