@@ -90,16 +90,14 @@ def write_delta(
     Raises:
         CheckpointError: A tensor that is missing, unknown, twice, of another shape or not finite.
     """
-    code = CODES[dtype]
-    specs = [TensorSpec(name, code, tuple(shape)) for name, shape in shapes.items()]
     due = dict(shapes)
     squares: list[tuple[float, float]] = []
-    with Writer({path: specs}, {"dem": DELTA_FORMAT, "base": base_digest}) as writer:
+    with delta_writer(path, base_digest, shapes, dtype) as writer:
         for name, values in tensors:
             if due.pop(name, None) != values.shape:
                 expected = f"{shapes[name]}, once" if name in shapes else "no such tensor"
                 raise CheckpointError(f"{name} of shape {values.shape} does not fit: the base has {expected}")
-            squares += _write_tensor(writer, name, values, code)
+            squares += _write_tensor(writer, name, values, CODES[dtype])
         if due:
             raise CheckpointError(f"the vector lacks {len(due)} of the base's tensors, first {min(due)}")
     return _norms(squares, sum(math.prod(shape) for shape in shapes.values()))
@@ -139,9 +137,11 @@ def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> 
     return delta
 
 
-def delta_writer(path: Path, base_digest: Digest, base: Checkpoint, dtype: str) -> Writer:
-    """Return a writer of a vector of `base`, stored in `bfloat16` or `float32`, to a file that must not exist."""
-    specs = [TensorSpec(name, CODES[dtype], shape) for name, shape in delta_shapes(base).items()]
+def delta_writer(
+    path: Path, base_digest: Digest, shapes: Mapping[str, tuple[int, ...]], dtype: str
+) -> Writer:
+    """Return a writer of a vector; what it takes is what `write_delta` takes."""
+    specs = [TensorSpec(name, CODES[dtype], tuple(shape)) for name, shape in shapes.items()]
     return Writer({path: specs}, {"dem": DELTA_FORMAT, "base": base_digest})
 
 
@@ -155,7 +155,7 @@ def write_difference(
     """Write the vector of a fine-tuned model, tuned minus base in float32, in chunks: memory is a few of them.
 
     Args:
-        writer: As `delta_writer` returns it for `base` and `dtype`, entered.
+        writer: As `delta_writer` returns it for the shapes of `base` and `dtype`, entered.
         base: Θ, open.
         tuned: Θᵢ, open: the base's names and shapes, in any float format and file order. A tensor may have fewer rows
             than the base's: ΔΘ is zero in those that are missing at its end.
@@ -190,11 +190,7 @@ def write_difference(
 def _chunk(weights: Checkpoint, name: str, start: int) -> NDArray[np.float32]:
     """Read at most CHUNK elements of a tensor as float32; none beyond its end."""
     tensor = weights.tensors[name]
-    stored = np.empty(min(CHUNK, max(tensor.size - start, 0)), FLOATS[tensor.dtype])
-    weights.read_into(tensor, start, stored)
-    values = np.empty(stored.size, np.float32)
-    widen(stored, tensor.dtype, values)
-    return values
+    return weights.floats(tensor, start, min(CHUNK, max(tensor.size - start, 0)))
 
 
 def _relative(moved: float, length: float) -> float:

@@ -83,26 +83,20 @@ def widen(stored: NDArray[np.generic], code: str, out: NDArray[np.float32]) -> N
         np.copyto(out, stored, casting="same_kind")
 
 
-def narrow(
-    values: NDArray[np.float32],
-    code: str,
-    out: NDArray[np.generic],
-    scratch: NDArray[np.uint32] | None = None,
-) -> None:
+def narrow(values: NDArray[np.float32], code: str, out: NDArray[np.generic]) -> None:
     """Round float32 values to a stored format, to nearest with ties to even; a NaN stays a NaN.
 
     Args:
         values: One dimension, contiguous.
         code: The format to store, in safetensors' words.
         out: Of the dtype that `FLOATS` gives for `code` and of the same length.
-        scratch: Of the same length; spares an allocation.
     """
     if code != "BF16":
         with np.errstate(over="ignore"):  # beyond float16 is infinity, which callers look for and name
             np.copyto(out, values, casting="same_kind")
         return
     bits = values.view(np.uint32)
-    work = np.empty_like(bits) if scratch is None else scratch
+    work = np.empty_like(bits)
     _round(bits, work)
     out[...] = work.view(np.uint16)[1::2]
     if (nan := np.isnan(values)).any():  # the carry may have run over the exponent

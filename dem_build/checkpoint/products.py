@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.checkpoint.floats import FLOATS, widen
+from dem_build.checkpoint.floats import FLOATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -120,19 +120,12 @@ def _sum_unit(base: Checkpoint, vectors: Sequence[Checkpoint], tensor: TensorInf
     total = Sums.none(len(vectors))
     for begin in range(start, min(start + UNIT, tensor.size), CHUNK):
         size = min(CHUNK, min(start + UNIT, tensor.size) - begin)
-        theta = _read(base, tensor, begin, size)
+        theta = base.floats(tensor, begin, size)
         rows = np.empty((len(vectors), size))
         for row, vector in zip(rows, vectors, strict=True):
-            row[:] = _read(vector, vector.tensors[tensor.name], begin, size)
+            row[:] = vector.floats(vector.tensors[tensor.name], begin, size)
         total += _sum_chunk(theta.astype(np.float64), rows)
     return total
-
-
-def _read(source: Checkpoint, tensor: TensorInfo, start: int, size: int) -> NDArray[np.float32]:
-    stored, values = np.empty(size, FLOATS[tensor.dtype]), np.empty(size, np.float32)
-    source.read_into(tensor, start, stored)
-    widen(stored, tensor.dtype, values)
-    return values
 
 
 def _sum_chunk(theta: NDArray[np.float64], rows: NDArray[np.float64]) -> Sums:

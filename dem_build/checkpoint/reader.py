@@ -70,13 +70,21 @@ class Checkpoint:
         tensor = self.tensors.get(name)
         if tensor is None or tensor.dtype not in FLOATS:
             raise CheckpointError(f"there are no float weights named {name}")
-        stored = np.empty(tensor.size, FLOATS[tensor.dtype])
-        self.read_into(tensor, 0, stored)
+        return self.floats(tensor, 0, tensor.size).reshape(tensor.shape)
+
+    def floats(self, tensor: TensorInfo, start: int, size: int) -> NDArray[np.float32]:
+        """Return `size` elements of a float tensor as float32, from the `start`-th on; threads may share it.
+
+        Raises:
+            CheckpointError: As of `read_into`.
+        """
+        stored = np.empty(size, FLOATS[tensor.dtype])
+        self.read_into(tensor, start, stored)
         if tensor.dtype == "F32":
-            return stored.view(np.float32).reshape(tensor.shape)
-        values = np.empty(tensor.size, np.float32)
+            return stored.view(np.float32)
+        values = np.empty(size, np.float32)
         widen(stored, tensor.dtype, values)
-        return values.reshape(tensor.shape)
+        return values
 
 
 def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:

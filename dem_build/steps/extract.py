@@ -87,7 +87,8 @@ def _checkpoint(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorm
             context.check_stop()
             context.progress(done, total, "parameters")
 
-        with delta_writer(context.out / "delta", inputs.digests["base/weights"], base, dtype) as writer:
+        digest, shapes = inputs.digests["base/weights"], delta_shapes(base)
+        with delta_writer(context.out / "delta", digest, shapes, dtype) as writer:
             norms, moved = write_difference(writer, base, tuned, dtype, progress)
     _judge_rows(base, tuned, moved, where, context)
     return norms, moved
