@@ -56,7 +56,7 @@ def result_table(results: Results, gates: Iterable[GateResult], console: Console
 def omega_lines(tuning: Tuning, console: Console) -> None:
     """Print the ω that tuning found, each with its 95 % interval, and what it has to say."""
     console.print()
-    names = max(len(joined(name)) for name in tuning.vectors)
+    names = max((len(joined(name)) for name in tuning.vectors), default=0)
     for name, vector in tuning.vectors.items():
         between = "given" if vector.low is None else f"{vector.low:.2f} to {vector.high:.2f}"
         gain = tuning.judges[name].gain if name in tuning.judges else None
@@ -64,10 +64,8 @@ def omega_lines(tuning: Tuning, console: Console) -> None:
         layers = "  (mean of its layers)" if vector.layers else ""
         value = (f"{vector.omega:.3f}", "bold")
         say(console, f"ω {joined(name):<{names}}  ", value, (f"  {between}{recovered}{layers}", "dim"))
-    counted = (
-        f"{tuning.search} search, {tuning.passes} candidates; gain and intervals (95 %) on validation rows"
-    )
-    say(console, (counted, "dim"))
+    counted = f"{joined(tuning.search)} search, {tuning.passes} candidates"
+    say(console, (f"{counted}; gain and intervals (95 %) on validation rows", "dim"))
     for sentence in tuning.told:
         say(console, ("note: ", "yellow"), joined(sentence))
 

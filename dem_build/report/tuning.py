@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dem_build.json_text import text_at
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -119,8 +121,8 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         if (judges[name], vectors.get(name)) == (entry["rows"], entry["vector"])
     }
     return Tuning(
-        search=trace["search"],
-        objective=trace["objective"],
+        search=text_at(trace, "search"),
+        objective=text_at(trace, "objective"),
         vectors=tuned,
         judges={name: _judged(entries[name]) for name in judges if name in entries},
         told=tuple(_sentence(f | about, vectors, judges) for f in trace["findings"]),
