@@ -110,6 +110,39 @@ def test_every_record_says_how_long_it_had_which_device(compared):
     assert reading == {"finetune", "tune", "loss"}
 
 
+def test_a_cached_build_costs_nothing_and_says_what_all_of_it_cost_when_it_ran(compared):
+    folder = compared.home / "out" / "compared"
+    document = compared.build(RECIPE)
+    assert document["spent"] == {"devices": {}, "unfinished": 0.0}
+    cost = document["cost"]
+    assert cost == json.loads((folder / "results.json").read_text())["cost"]
+    [(device, total)] = cost["devices"].items()
+    assert device.startswith(f"cpu ({platform.machine()}), ")
+    assert 0 < cost["actions"]["vector:copy"]["device_seconds"] < total
+    trained = ["vector:add", "vector:copy"]
+    dem, mixture = cost["mixing"]["dem"], cost["mixing"]["mixture"]
+    assert dem["tokens"] == sum(cost["actions"][name]["tokens"] for name in trained)
+    taken = [cost["actions"][name]["device_seconds"] for name in trained]
+    assert dem["training"] == pytest.approx(sum(taken), abs=0.002)
+    assert (cost["mixing"]["basis"], cost["mixing"]["of"]) == ("measured", ["mix"])
+    assert mixture["training"] == pytest.approx(cost["actions"]["vector:mix"]["device_seconds"], abs=0.002)
+    assert set(cost["mixing"]["datasets"]) == {"add", "copy"}
+    assert "this build: nothing" in (folder / "summary.md").read_text()
+    assert "the best of 2 mixtures would cost" in (folder / "report.html").read_text()
+    assert "\ncost     " in compared.call("build", "tiny.toml").stdout
+
+
+def test_what_this_call_spent_is_what_it_ran(compared):
+    edited = RECIPE.replace("omega = 0.6", "omega = 0.59", 1)
+    document = compared.build(edited)
+    [spent] = document["spent"]["devices"].values()
+    took = [a["seconds"] for a in document["actions"] if a["status"] == "ran"]
+    assert spent == pytest.approx(sum(took), abs=0.01)
+    assert ran(document) == ["loss:composed:add", "loss:composed:copy", "model"]
+    cached = document["cost"]["actions"]["vector:add"]
+    assert cached == compared.build(RECIPE)["cost"]["actions"]["vector:add"]
+
+
 def test_rows_of_a_mixture_can_be_looked_at(compared):
     compared.write(RECIPE)
     assert "train 0:" in compared.call("data", "tiny.toml", "mix", "-n", "1").stdout

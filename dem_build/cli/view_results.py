@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dem_build.cli.view_cost import cost_line
 from dem_build.cli.view_text import MARKS, STYLES, hang, joined, say, shorten
 from dem_build.report import comparison, quantities
 from dem_build.report.comparison import BASE, COMPOSED, Trend
@@ -92,7 +93,7 @@ def closing_lines(
     console: Console,
     report: Path | str | None = None,
 ) -> None:
-    """Print what was cached, what ran, what failed, and where the model and its report are."""
+    """Print what was cached, what ran, what failed, what it cost, and where the model and its report are."""
     console.print()
     names: dict[str, list[str]] = {}
     for result in outcome.results.values():
@@ -102,6 +103,8 @@ def closing_lines(
     _group("ran", "ran", names.get("ran", []), f" in {quantities.duration(seconds)}", console)
     _group("failed", "failed", names.get("failed", []), "", console)
     _group("skipped", "skipped", names.get("skipped", []), "", console)
+    if results is not None:
+        cost_line(results.cost, console)
     if outcome.interrupted:
         say(console, ("interrupted: the next build goes on from here", "yellow"))
     if model is not None:

@@ -105,8 +105,8 @@ def _origin(recipe: Recipe, name: str) -> str:
 
 
 def _tokens(results: Results, action: str) -> str:
-    tokens = results.costs.get(action, {}).get("trained_tokens")
-    return "" if tokens is None else count(tokens)
+    cost = results.cost.costs.get(action)
+    return "" if cost is None or cost.trained_tokens is None else count(cost.trained_tokens)
 
 
 def _digest(records: Mapping[str, Record], action: str, output: str) -> str:

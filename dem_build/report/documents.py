@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
+from dem_build.report.cost import spent
 from dem_build.report.gains import gains
 from dem_build.report.verdict import judge
 
@@ -52,6 +53,7 @@ def build_document(
         "recipe": str(recipe),
         "actions": actions,
         "model": None if model is None else str(model),
+        "spent": spent(outcome).document(),
         **results_document(results, gates),
     }
 
@@ -68,6 +70,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         **({"ladder": asdict(results.ladder)} if results and results.ladder else {}),
         **({"tsne": dict(results.tsne)} if results and results.tsne else {}),
         **({"baselines": _baselines(results)} if results and results.baselines else {}),
+        **({"cost": results.cost.document()} if results and results.cost.costs else {}),
         "results": _table(results) if results else {},
         "gates": [_gate(g) for g in gates],
         **({"verdict": _verdict(results, gates)} if results and results.table else {}),

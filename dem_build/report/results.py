@@ -11,8 +11,10 @@ from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
+from dem_build.report.cost import read_costs
 from dem_build.report.ladder import RUNGS, read_ladder
-from dem_build.report.recorded import Recorded, is_number, noted, quantity
+from dem_build.report.reckoning import Reckoning, reckon
+from dem_build.report.recorded import Recorded, is_number, noted
 from dem_build.report.response import CURVES, read_response
 from dem_build.report.tsne import MAP, read_tsne
 from dem_build.report.tuning import SEARCH, read_tuning
@@ -37,13 +39,6 @@ METRICS = "metrics"
 READ = (METRICS, *SEARCH, TABLES, CURVES, RUNGS, MAP)
 """Outputs whose bytes the results are read from."""
 DIRECTIONS = "higher_is_better"
-# Cost → where a record's provenance has it.
-COSTS = {
-    "seconds": ("seconds",),
-    "device_seconds": ("device_seconds",),
-    "tokens": ("tokens", "seen"),
-    "trained_tokens": ("tokens", "trained"),
-}
 
 Metrics = dict[str, float]
 
@@ -63,8 +58,7 @@ class Results:
         model_digest: Digest of the composed model, None while it is not there.
         baselines: Baseline → what it is.
         warnings: (action, text), in the graph's order.
-        costs: Action → `seconds`, `device_seconds`, `tokens` and `trained_tokens` (those that count in the loss),
-            where its record has them; of the run that made it.
+        cost: What every action cost when it ran, and DEM against mixing.
         higher_is_better: Task → metric → whether more of it is better, for the metrics whose task says so.
         datasets: The datasets that have a vector of their own.
         probes: The datasets that judge and are never trained on.
@@ -81,7 +75,7 @@ class Results:
     model_digest: Digest | None = None
     baselines: Mapping[str, Contender] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
-    costs: Mapping[str, Metrics] = field(default_factory=dict)
+    cost: Reckoning = field(default_factory=Reckoning)
     higher_is_better: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
@@ -119,7 +113,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         model_digest=_model_digest(records.get(MODEL)),
         baselines=read_baselines(build),
         warnings=tuple((a.name, str(w)) for a, r in present for w in _list(r.provenance.get("warnings"))),
-        costs={action.name: costs for action, record in present if (costs := _costs(record))},
+        cost=reckon(graph, read_costs(build)),
         higher_is_better=_directions(present),
         datasets=tuple(name for name in prepared if name in vectors),
         probes=tuple(name for name in prepared if name not in vectors),
@@ -177,8 +171,3 @@ def _model_digest(record: Record | None) -> Digest | None:
     if record is None:
         return None
     return digest.of_json({name: output.digest for name, output in record.outputs.items()})
-
-
-def _costs(record: Record) -> Metrics:
-    found = {name: quantity(noted(record, *place)) for name, place in COSTS.items()}
-    return {name: value for name, value in found.items() if value is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import subject
+from dem_build.report.cost import by_device, on_devices, spent
 from dem_build.report.markdown import baselines_list, code, escape, results_table, table
 from dem_build.report.quantities import decimals, duration
 from dem_build.report.verdict import Finding, judge
@@ -40,6 +41,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
         results_table(results) if results.table else "",
         baselines_list(results) if results.baselines else "",
         _gates(judged) if judged else "",
+        _cost(outcome, results),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -75,6 +77,19 @@ def _ran(outcome: Outcome) -> str:
 def _failures(failed: list[Result]) -> str:
     lines = [f"- **failed** {code(r.action.name)}: {escape(str(r.error))}" for r in failed]
     return "\n".join([*lines, ""]) if lines else ""
+
+
+def _cost(outcome: Outcome, results: Results) -> str:
+    """Return what this build spent, what all of it cost, and mixing's cost beside it."""
+    total = by_device(results.cost.costs)
+    if not total:
+        return ""
+    now = spent(outcome)
+    this = on_devices(now.devices) if now.devices else "nothing"
+    lines = [f"Cost: {on_devices(total)}, each result once, as it ran; this build: {this}"]
+    lines[0] += f", and {duration(now.unfinished)} on what did not finish" if now.unfinished else ""
+    told = results.cost.mixing.sentences() if results.cost.mixing else ()
+    return "\n".join(f"- {escape(line)}" for line in [*lines, *told, *results.cost.notes]) + "\n"
 
 
 def _gates(gates: list[GateResult]) -> str:

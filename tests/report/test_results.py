@@ -65,7 +65,8 @@ def test_warnings_and_costs_come_from_provenance_in_the_graphs_order():
     }
     results, _ = collected(made=Made(provenance=said))
     assert results.warnings == (("data:math", "a"), ("vector:math", "slow"))
-    assert results.costs == {"vector:math": {"seconds": 130.5, "tokens": 25000.0, "trained_tokens": 900.0}}
+    cost = results.cost.costs["vector:math"]
+    assert (cost.seconds, cost.tokens, cost.trained_tokens) == (130.5, 25000.0, 900.0)
 
 
 @pytest.mark.parametrize("warnings", [None, 3, "text", {}])

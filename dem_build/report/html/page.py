@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from dem_build.report.html import analyses, baselines, evaluations, provenance, training, tuned, vectors
+from dem_build.report.html import analyses, baselines, cost, evaluations, provenance, training, tuned, vectors
 from dem_build.report.markdown import printable
 from dem_build.report.material import Material, base_name, mark_of
 from dem_build.report.verdict import judge
@@ -38,7 +38,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     vectors.distances,
     vectors.datasets,
     training.curves,
-    training.cost,
+    cost.cost,
     provenance.warnings,
     provenance.records,
 )

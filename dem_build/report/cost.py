@@ -1,0 +1,211 @@
+"""What actions cost when they ran: time on a device, and tokens. A result that is cached cost what it cost then.
+
+A device-second is one second in which an action has one device: a GPU, or the CPU with so many threads. Seconds on
+different devices are never added up: an hour of a GPU is no hour of a CPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from dem_build.graph.nodes import BASE, COMPOSED, MODEL, TUNE
+from dem_build.kinds import KINDS
+from dem_build.report.quantities import duration
+from dem_build.report.recorded import noted, quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.execute.outcome import Outcome
+    from dem_build.graph import Action, Graph
+    from dem_build.report.recorded import Recorded
+    from dem_build.store import Record
+
+__all__ = [
+    "DEM",
+    "Cost",
+    "Part",
+    "Seconds",
+    "Spent",
+    "by_device",
+    "on_devices",
+    "part_of",
+    "read_costs",
+    "rounded",
+    "spent",
+]
+
+CPU = "cpu"
+UNKNOWN = "a device that was not recorded"
+Seconds = dict[str, float]
+"""Device → seconds."""
+
+
+class Part(StrEnum):
+    """What an action is for."""
+
+    SHARED = "shared"
+    MODEL = "model"
+    EVALUATION = "evaluation"
+    REFERENCES = "references"
+    BASELINES = "baselines"
+    ANALYSIS = "analysis"
+
+
+DEM = (Part.MODEL, Part.EVALUATION)
+"""What the composed model cost, and its judgement. Base and data any way to a model needs; all else compares."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one action cost when it ran.
+
+    Attributes:
+        part: What it is for.
+        device: A GPU's name, or the CPU's with its threads.
+        seconds: Time that it had the device, over all interruptions; None where its record says nothing.
+        wall: Whether that is the wall time of its last run instead, as an older record has no other.
+        tokens: Tokens that a model read, each as often as it was read; None where nothing counts them.
+        trained_tokens: Those that counted in a training's loss.
+        same_as: An action before it whose result is its own too: it ran once, and this one cost nothing.
+    """
+
+    part: Part
+    device: str
+    seconds: float | None
+    wall: bool = False
+    tokens: float | None = None
+    trained_tokens: float | None = None
+    same_as: str | None = None
+
+    def document(self) -> dict[str, JSON]:
+        """Return it as JSON, without what is not known."""
+        found: dict[str, JSON] = {
+            "part": self.part.value,
+            "device": self.device,
+            "device_seconds": None if self.seconds is None else round(self.seconds, 3),
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "same_as": self.same_as,
+        }
+        return {n: v for n, v in found.items() if v is not None} | ({"wall": True} if self.wall else {})
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one call of a build spent itself.
+
+    Attributes:
+        devices: Wall time of the actions that it ran, by the device that they ran on.
+        unfinished: Wall time of the actions that failed or were stopped.
+    """
+
+    devices: Mapping[str, float]
+    unfinished: float = 0.0
+
+    def document(self) -> dict[str, JSON]:
+        """Return it as JSON."""
+        return {"devices": rounded(self.devices), "unfinished": round(self.unfinished, 3)}
+
+
+def read_costs(build: Recorded) -> dict[str, Cost]:
+    """Return the cost of every action that is recorded, in the graph's order."""
+    present = [(action, build.records[action.name]) for action in build.graph if action.name in build.records]
+    cpus = dict(_cpus(record for _, record in present))
+    first: dict[str, str] = {}
+    return {
+        action.name: _cost(action, record, build.graph, cpus, first.setdefault(record.key, action.name))
+        for action, record in present
+    }
+
+
+def part_of(action: Action, graph: Graph) -> Part:
+    """Return what an action is for."""
+    if action.evaluation is not None:
+        model = action.evaluation.model
+        if model in graph.baselines:
+            return Part.BASELINES
+        return Part.EVALUATION if model == COMPOSED else Part.REFERENCES
+    prefix, _, name = action.name.partition(":")
+    if name and name in graph.baselines:
+        return Part.BASELINES
+    if action.name == BASE or prefix == "data":
+        return Part.SHARED
+    if action.name in (MODEL, TUNE) or prefix == "vector":
+        return Part.MODEL
+    return Part.REFERENCES if prefix == MODEL else Part.ANALYSIS
+
+
+def by_device(costs: Mapping[str, Cost], parts: Collection[Part] = tuple(Part)) -> Seconds:
+    """Return the seconds of all actions of some parts, each result once, by device."""
+    found: Seconds = {}
+    for cost in costs.values():
+        if cost.part in parts and cost.same_as is None and cost.seconds is not None:
+            found[cost.device] = found.get(cost.device, 0.0) + cost.seconds
+    return found
+
+
+def on_devices(seconds: Mapping[str, float]) -> str:
+    """Return seconds by device for people: `2h 10m on NVIDIA H100 and 45s on cpu (x86_64), 8 threads`."""
+    return " and ".join(f"{duration(s)} on {device}" for device, s in seconds.items())
+
+
+def rounded(seconds: Mapping[str, float]) -> dict[str, JSON]:
+    """Return seconds by device to a thousandth, for documents."""
+    return {device: round(s, 3) for device, s in seconds.items()}
+
+
+def spent(outcome: Outcome) -> Spent:
+    """Return what a build spent itself: nothing on what was cached."""
+    devices: Seconds = {}
+    unfinished = 0.0
+    cpus = dict(_cpus(outcome.records.values()))
+    for result in outcome.results.values():
+        if result.record is None:
+            unfinished += result.seconds
+        elif result.seconds:
+            device = _device(result.action, result.record, cpus)
+            devices[device] = devices.get(device, 0.0) + result.seconds
+    return Spent(devices, unfinished)
+
+
+def _cost(action: Action, record: Record, graph: Graph, cpus: Mapping[str, str], first: str) -> Cost:
+    counted, wall = _amount(record, "device_seconds"), _amount(record, "seconds")
+    return Cost(
+        part_of(action, graph),
+        _device(action, record, cpus),
+        wall if counted is None else counted,
+        counted is None and wall is not None,
+        _amount(record, "tokens", "seen"),
+        _amount(record, "tokens", "trained"),
+        None if first == action.name else first,
+    )
+
+
+def _device(action: Action, record: Record, cpus: Mapping[str, str]) -> str:
+    """Return what a record says it ran on; an older one of a kind that runs no model says only where: on a CPU."""
+    device, threads = noted(record, "device"), _amount(record, "threads")
+    if not isinstance(device, str):
+        if KINDS[action.kind].device:
+            return UNKNOWN
+        device = cpus.get(str(noted(record, "host")), CPU)
+    if not device.startswith(CPU) or not threads:
+        return device
+    return f"{device}, {threads:.0f} {'thread' if threads == 1 else 'threads'}"
+
+
+def _cpus(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
+    """Yield host → name of its CPU, as some record has it."""
+    for record in records:
+        device = noted(record, "device")
+        if isinstance(device, str) and device.startswith(CPU):
+            yield str(noted(record, "host")), device
+
+
+def _amount(record: Record, *place: str) -> float | None:
+    """Return a count or a time of provenance; None where there is none."""
+    found = quantity(noted(record, *place))
+    return found if found is not None and found >= 0 else None
