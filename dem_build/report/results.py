@@ -14,7 +14,7 @@ from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import read_costs
 from dem_build.report.ladder import RUNGS, read_ladder
 from dem_build.report.reckoning import Reckoning, reckon
-from dem_build.report.recorded import Recorded, is_number, noted
+from dem_build.report.recorded import Recorded, is_number
 from dem_build.report.response import CURVES, read_response
 from dem_build.report.tsne import MAP, read_tsne
 from dem_build.report.tuning import SEARCH, read_tuning
