@@ -7,19 +7,22 @@ somebody's, and nobody here touches it.
 from __future__ import annotations
 
 import os
-import re
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.store import files
 from dem_build.store.holders import clock
+from dem_build.store.layout import DIGEST, DIGESTS, DOCUMENT
 from dem_build.store.records import read_record
 from dem_build.store.roots import Roots
 from dem_build.store.uses import read_uses
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable, Iterator, Mapping
 
     from dem_build.digest import Digest
@@ -27,11 +30,16 @@ if TYPE_CHECKING:
     from dem_build.store.records import Record
     from dem_build.store.roots import Root
 
-__all__ = ["Census", "Entry", "Recorded", "digests_named_by", "entries", "size_of", "take_census"]
-
-_DIGEST = re.compile(r"[0-9a-f]{64}")
-_RECORD = re.compile(r"[0-9a-f]{64}\.json")
-_DIGEST_BYTES = re.compile(rb"[0-9a-f]{64}")
+__all__ = [
+    "Census",
+    "Entry",
+    "Recorded",
+    "digests_named_by",
+    "entries",
+    "record_entries",
+    "size_of",
+    "take_census",
+]
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ def take_census(layout: Layout, now: float | None = None) -> Census:
     roots = tuple(Roots(layout).all())
     records: dict[Digest, Recorded] = {}
     opaque: set[Digest] = set()
-    for entry in entries(layout.actions, _RECORD, _shard):
+    for entry in record_entries(layout):
         try:
             record = read_record(entry.path)
         except ValueError:
@@ -120,19 +128,20 @@ def take_census(layout: Layout, now: float | None = None) -> Census:
         else:
             if record is not None:
                 records[record.key] = Recorded(record, entry)
-    objects = {e.path.name: e for e in entries(layout.objects, _DIGEST, str)}
+    objects = {e.path.name: e for e in entries(layout.objects, DIGEST, str)}
     moment = clock(layout) if now is None else now
     return Census(moment, used, dead, roots, records, frozenset(opaque), objects)
 
 
-def _shard(name: str) -> str:
-    return name.removesuffix(".json")
+def record_entries(layout: Layout) -> Iterator[Entry]:
+    """Yield the files of records."""
+    return entries(layout.actions, DOCUMENT, lambda name: name.removesuffix(".json"))
 
 
 def digests_named_by(path: Path) -> set[Digest]:
     """Return whatever looks like a digest in a file that cannot be understood; none where it is gone."""
     try:
-        return {name.decode() for name in _DIGEST_BYTES.findall(files.read_bytes(path))}
+        return {name.decode() for name in DIGESTS.findall(files.read_bytes(path))}
     except (FileNotFoundError, files.NotAFileError):
         return set()
 
@@ -168,9 +177,9 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 
 def _entry(found: os.DirEntry[str]) -> Iterator[Entry]:
     with suppress(FileNotFoundError):  # a lease was given back, a file in `tmp/` got its name
-        stat = found.stat(follow_symlinks=False)
-        changed = max(stat.st_mtime, stat.st_ctime)
-        yield Entry(Path(found.path), stat.st_size, stat.st_mtime, changed, stat.st_ino)
+        seen = found.stat(follow_symlinks=False)
+        changed = max(seen.st_mtime, seen.st_ctime)
+        yield Entry(Path(found.path), seen.st_size, seen.st_mtime, changed, seen.st_ino)
 
 
 def size_of(path: Path) -> tuple[int, float]:
@@ -178,17 +187,11 @@ def size_of(path: Path) -> tuple[int, float]:
 
     What is gone has no bytes and was changed never (0).
     """
-    try:
-        stat = path.lstat()
-    except FileNotFoundError:
-        return 0, 0.0
-    total, newest = (0 if path.is_dir() and not path.is_symlink() else stat.st_size), stat.st_mtime
-    for parent, folders, names in os.walk(path):
-        for name in (*folders, *names):
-            try:
-                below = os.lstat(os.path.join(parent, name))  # noqa: PTH118  one call a file
-            except FileNotFoundError:
-                continue  # it is being written
-            newest = max(newest, below.st_mtime)
-            total += below.st_size if name in names else 0
+    total, newest = 0, 0.0
+    below = (os.path.join(p, name) for p, folders, names in os.walk(path) for name in (*folders, *names))  # noqa: PTH118
+    for found in chain([str(path)], below):
+        with suppress(FileNotFoundError):  # it is being written
+            seen = os.lstat(found)
+            newest = max(newest, seen.st_mtime)
+            total += 0 if stat.S_ISDIR(seen.st_mode) else seen.st_size
     return total, newest

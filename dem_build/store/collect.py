@@ -11,14 +11,13 @@ hour later, the second look is what protects: a process says what it uses before
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import LeaseHeldError, StoreError
 from dem_build.store import files
-from dem_build.store.census import digests_named_by, entries, take_census
+from dem_build.store.census import digests_named_by, record_entries, take_census
 from dem_build.store.garbage import garbage, is_gone, needed
 from dem_build.store.leases import Leases
 from dem_build.store.roots import Roots
@@ -41,7 +40,6 @@ __all__ = ["Collection", "collect"]
 WAIT_SECONDS = 60.0
 UNNAMED = "objects of no record"
 GONE = "roots of recipes that are gone"
-_RECORD = re.compile(r"[0-9a-f]{64}\.json")
 
 
 @dataclass(frozen=True)
@@ -204,7 +202,7 @@ def _needed_now(layout: Layout, census: Census) -> frozenset[Digest]:
 def _named_since(layout: Layout, census: Census) -> frozenset[Digest]:
     """Return what is named by records that were published or replaced since the census."""
     found: set[Digest] = set()
-    for entry in entries(layout.actions, _RECORD, lambda name: name.removesuffix(".json")):
+    for entry in record_entries(layout):
         known = census.records.get(entry.path.stem)
         if known is None or known.entry.inode != entry.inode:
             found |= digests_named_by(entry.path)

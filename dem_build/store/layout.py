@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,19 @@ from dem_build.store import files
 if TYPE_CHECKING:
     from dem_build.digest import JSON
 
-__all__ = ["FORMAT", "Layout", "open_layout"]
+__all__ = ["DIGEST", "DIGESTS", "DOCUMENT", "FORMAT", "NONCE", "Layout", "open_layout"]
 
 FORMAT = 1
+
+# The names that a store gives; what else lies in its folders is somebody's.
+DIGEST = re.compile(r"[0-9a-f]{64}")
+"""An object, a lease, a folder of work."""
+DOCUMENT = re.compile(r"[0-9a-f]{64}\.json")
+"""A record, a root."""
+NONCE = re.compile(r"[0-9a-f]{16}")
+"""A file in the making, a note of a process, the trash of one collection."""
+DIGESTS = re.compile(rb"[0-9a-f]{64}")
+"""What looks like a digest in a document that cannot be read."""
 
 
 @dataclass(frozen=True)

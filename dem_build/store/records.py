@@ -7,7 +7,6 @@ keyed by what was recorded; a later result for the same key is thrown away.
 from __future__ import annotations
 
 import os
-import re
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from dem_build.digest import Blob
 from dem_build.errors import StoreError
 from dem_build.kinds import KINDS
 from dem_build.store import files
+from dem_build.store.layout import DIGEST
 from dem_build.store.objects import Output
 from dem_build.store.sealed import read_sealed, sealed
 
@@ -36,7 +36,6 @@ RECORD_VERSION = 2
 UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such records count as long as they parse
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.1
-_HEX = re.compile(r"[0-9a-f]{64}")
 
 
 class NewerRecordError(ValueError):
@@ -144,7 +143,7 @@ def _output_json(output: Output) -> dict[str, JSON]:
 
 def _blob(document: JSON) -> Blob:
     name, size = document["sha256"], document["size"]
-    if not isinstance(size, int) or size < 0 or not _HEX.fullmatch(name):
+    if not isinstance(size, int) or size < 0 or not DIGEST.fullmatch(name):
         raise ValueError(f"not a digest and a size: {document}")
     return Blob(name, size)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from dem_build import digest
 from dem_build.json_text import MALFORMED
 from dem_build.store import files
+from dem_build.store.layout import DIGEST, DIGESTS, DOCUMENT
 from dem_build.store.sealed import read_sealed, sealed
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ __all__ = ["DROPPED", "Root", "Roots"]
 DROPPED = "dropped"
 ROOT_VERSION = 2
 UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such roots count as long as they parse
-_FILE = re.compile(r"[0-9a-f]{64}\.json")
 _RECIPE = re.compile(rb'^ *"recipe": "([^\n]+)",$', re.MULTILINE)
-_HEX = re.compile(r"[0-9a-f]{64}")
-_HEX_BYTES = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ class Roots:
         Raises:
             StoreError: The folder cannot be read.
         """
-        for path in sorted(p for p in self._layout.roots.glob("*.json") if _FILE.fullmatch(p.name)):
+        for path in sorted(p for p in self._layout.roots.glob("*.json") if DOCUMENT.fullmatch(p.name)):
             with files.writing(path), suppress(FileNotFoundError):
                 stat = path.stat()  # before the bytes: what replaces them later has another inode
                 yield _root(path, _bytes(path), stat)
@@ -146,7 +144,7 @@ def _root(path: Path, data: bytes, stat: os.stat_result) -> Root:
     """Return what a file says; of a damaged one, every digest in it counts as needed."""
     document = _document(data)
     if document is None:
-        names = frozenset(name.decode() for name in _HEX_BYTES.findall(data))
+        names = frozenset(name.decode() for name in DIGESTS.findall(data))
         said = _RECIPE.search(data)
         seems = said[1].decode("utf-8", "replace") if said else None
         return Root(path, stat.st_ino, path.stem, None, names, stat.st_mtime, seems=seems)
@@ -162,7 +160,7 @@ def _root(path: Path, data: bytes, stat: os.stat_result) -> Root:
 
 
 def _digests(value: JSON) -> Iterator[Digest]:
-    if isinstance(value, str) and _HEX.fullmatch(value):
+    if isinstance(value, str) and DIGEST.fullmatch(value):
         yield value
     elif isinstance(value, dict):
         for key, entry in value.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dem_build.errors import LeaseHeldError
 from dem_build.store import files
 from dem_build.store.census import Entry, entries, size_of
+from dem_build.store.layout import DIGEST, NONCE
 from dem_build.store.trash import Item
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Rubbish", "delete_files", "find_rubbish", "take_work"]
 
-_NONCE = re.compile(r"[0-9a-f]{16}")
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _RUN = re.compile(r"\d{19}-[0-9a-f]{16}")
 _SET_ASIDE = re.compile(r"(object|record)-.+-[0-9a-f]{16}")
 WRITING_SECONDS = 3600.0
@@ -74,17 +73,17 @@ class _Search:
 
     def run(self, layout: Layout) -> Rubbish:
         now = self.census.now
-        for entry in entries(layout.tmp, _NONCE):
+        for entry in entries(layout.tmp, NONCE):
             old = now - entry.time >= max(self.policy.grace, WRITING_SECONDS)
             self._file(entry, "temporary files", old=old)
         for entry in entries(layout.quarantine, _SET_ASIDE):
             self._file(entry, "quarantine", old=now - entry.time >= self.policy.stale)
         for path in self.census.dead:
             self.found.files.append(Item(path, "notes of dead processes", "file", bytes=size_of(path)[0]))
-        for entry in entries(layout.leases, _DIGEST):
+        for entry in entries(layout.leases, DIGEST):
             if self.leases.holder(entry.path.name) is None:
                 self.found.leases.append(Item(entry.path, "leases of the dead", "file", bytes=entry.size))
-        for folder in entries(layout.work, _DIGEST):
+        for folder in entries(layout.work, DIGEST):
             self._work(folder.path)
         return self.found
 

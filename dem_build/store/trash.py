@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.store import files
+from dem_build.store.layout import NONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Item", "Trash", "put_back_all"]
 
-_NONCE = re.compile(r"[0-9a-f]{16}")
 _OBJECT = re.compile(r"object-([0-9a-f]{64})")
 _RECORD = re.compile(r"record-([0-9a-f]{64})\.json")
 
@@ -103,7 +103,7 @@ def put_back_all(layout: Layout) -> None:
     """
     if not layout.trash.is_dir():
         return
-    left = [p for p in layout.trash.iterdir() if _NONCE.fullmatch(p.name) and not p.is_symlink()]
+    left = [p for p in layout.trash.iterdir() if NONCE.fullmatch(p.name) and not p.is_symlink()]
     found = [path for folder in left for path in sorted(folder.iterdir())]
     for path in found:
         if name := _OBJECT.fullmatch(path.name):

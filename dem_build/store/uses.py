@@ -11,7 +11,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import re
 import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -26,6 +25,7 @@ from dem_build.store.holders import (
     is_alive,
     parse_holder,
 )
+from dem_build.store.layout import DIGESTS, NONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 __all__ = ["Uses", "read_uses"]
 
 _VERSION = "dem-uses"
-_NONCE = re.compile(r"[0-9a-f]{16}")
-_HEX = re.compile(rb"[0-9a-f]{64}")
 
 
 class Uses:
@@ -147,7 +145,7 @@ def read_uses(layout: Layout) -> tuple[frozenset[Digest], tuple[Path, ...]]:
             head, _, names = files.read_bytes(path).partition(b"\n")
             holder = parse_holder(head, _VERSION)
             if is_alive(holder, path, layout) if holder else _young(path, layout):
-                used |= {name.decode() for name in names.split(b"\n") if _HEX.fullmatch(name)}
+                used |= {name.decode() for name in names.split(b"\n") if DIGESTS.fullmatch(name)}
             else:
                 dead.append(path)
     return frozenset(used), tuple(dead)
@@ -160,6 +158,6 @@ def _young(path: Path, layout: Layout) -> bool:
 
 def _files(layout: Layout) -> list[Path]:
     try:
-        return sorted(path for path in layout.running.iterdir() if _NONCE.fullmatch(path.name))
+        return sorted(path for path in layout.running.iterdir() if NONCE.fullmatch(path.name))
     except FileNotFoundError:
         return []

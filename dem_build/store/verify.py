@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from dem_build.digest import Blob
 from dem_build.errors import StoreError
 from dem_build.store import files
+from dem_build.store.layout import DIGEST
 from dem_build.store.objects import Fault
 from dem_build.store.records import NewerRecordError, read_record
 from dem_build.store.roots import Roots
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Damage", "verify"]
 
-_HEX = re.compile(r"[0-9a-f]{64}")
 _BATCH_BYTES = 1 << 30
 _QUARANTINED = "now in quarantine"
 _LEFT = "it could not be moved to quarantine"
@@ -159,7 +158,7 @@ def _named(folder: Path) -> tuple[list[Path], list[Blob]]:
     """Return what is not named as an object, and the objects by their names and sizes."""
     strays, blobs = [], []
     for path in sorted(folder.glob("*/*")):
-        if not _HEX.fullmatch(path.name) or path.parent.name != path.name[:2]:
+        if not DIGEST.fullmatch(path.name) or path.parent.name != path.name[:2]:
             strays.append(path)
             continue
         with suppress(FileNotFoundError):  # a build set it aside meanwhile
@@ -169,10 +168,12 @@ def _named(folder: Path) -> tuple[list[Path], list[Blob]]:
 
 def _batches(blobs: list[Blob]) -> Iterator[list[Blob]]:
     batch: list[Blob] = []
+    size = 0
     for blob in blobs:
         batch.append(blob)
-        if sum(b.size for b in batch) >= _BATCH_BYTES:
+        size += blob.size
+        if size >= _BATCH_BYTES:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
