@@ -241,7 +241,8 @@ def test_text_from_outside_is_shown_and_never_markup():
         m: {HOSTILE: {HOSTILE: 0.5}, "loss:math": {"loss": 2.0, "loss_stderr": 0.1}}
         for m in ("base", "composed")
     }
-    told = {"vector:math": {"warnings": [HOSTILE], "device": HOSTILE, "versions": {HOSTILE: HOSTILE}}}
+    said = {"device": HOSTILE, "device_seconds": 5.0, "versions": {HOSTILE: HOSTILE}}
+    told = {"vector:math": {"warnings": [HOSTILE], **said}}
     material = make(
         names,
         made=Made(provenance=told),
