@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["promised", "promised_best"]
 
 ITERATIONS = 60
+SPARE = 0.02  # of a limit: what is left of it, as models err and ω are rounded before they are measured
+LEAST_SPARE = 1e-4  # of the base's loss, where a limit is about 0
 
 
 def promised(problem: Problem, surrogate: Surrogate, omega: Vector) -> float:
@@ -77,15 +79,19 @@ def _pull(problem: Problem, omega: Vector) -> Vector:
 
 
 def _constraints(problem: Problem, surrogate: Surrogate, *, worst: bool) -> list[dict[str, Any]]:
-    """Return what SLSQP keeps at or above 0: room under each limit, and t above each dataset's score."""
+    """Return what SLSQP keeps at or above 0: room under each limit, and t above each dataset's score.
+
+    A step that aims at the limit itself as often as not ends beyond it, and its pass is spent for nothing.
+    """
     objective, size = problem.objective, problem.size
     limited = np.isfinite(objective.limit)
     constraints: list[dict[str, Any]] = []
     if limited.any():
+        spare = np.maximum(SPARE * np.abs(objective.limit), LEAST_SPARE * objective.base)[limited]
         constraints.append(
             {
                 "type": "ineq",
-                "fun": lambda x: -objective.excess(surrogate.losses(x[:size]))[limited],
+                "fun": lambda x: -objective.excess(surrogate.losses(x[:size]))[limited] - spare,
                 "jac": lambda x: _padded(-surrogate.slopes(x[:size])[limited], len(x)),
             }
         )

@@ -114,6 +114,13 @@ def test_a_limit_holds_where_it_was_measured(name):
     assert problem.score(found.best) < 0 or name == "single"
 
 
+def test_a_search_along_a_limit_does_not_end_because_its_steps_fall_just_beyond_it():
+    """Steps that aim at the limit itself miss it by 1e-5 again and again, and the region shrinks to nothing."""
+    problem = problem_of(Losses(5, seed=7), limit=0.0)
+    found = search("gradient", problem, begin(problem))
+    assert problem.score(found.best) < -0.2
+
+
 def test_the_best_single_is_the_best_point_on_any_axis():
     problem = problem_of(Losses(3))
     found = search("single", problem, begin(problem))
