@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.tuning.inner import promised, promised_best
+from dem_build.tuning import spread
 from dem_build.tuning.problem import ratio_stderr
-from dem_build.tuning.surrogate import Surrogate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -178,27 +177,9 @@ def _of_search(space: Space, found: Found, bounds: Intervals) -> Iterator[dict[s
         yield {"what": "like_uniform", "lead": list(bounds.over_uniform)}
     if found.reason == "passes" and space.params["search"] != "grid":
         yield {"what": "not_converged", "passes": len(found.samples)}
-    spread = _spread(space, found) if found.box is None else None
-    if spread is not None:
-        yield {"what": "starts_disagree", "spread": spread}
-
-
-def _spread(space: Space, found: Found) -> float | None:
-    """Return how far apart the searches' models end from other starts, where the ends are as good but far apart."""
-    if found.best.slopes is None:
-        return None
-    problem, surrogate = space.problem, Surrogate.fit(space.problem, found.samples)
-    box = problem.lower, problem.upper
-    ends = [promised_best(problem, surrogate, box, [s.omega]) for s in found.samples]
-    best = promised(problem, surrogate, found.best.omega)
-    equal = [
-        end
-        for end in ends
-        if promised(problem, surrogate, end)
-        <= best + 0.5 * problem.step_stderr(found.best, end - found.best.omega)
-    ]
-    spread = max((float(np.abs(end - found.best.omega).max()) for end in equal), default=0.0)
-    return round(spread, 3) if spread > DISAGREE else None
+    apart = spread(space.problem, found) if found.box is None else 0.0
+    if apart > DISAGREE:
+        yield {"what": "starts_disagree", "spread": round(apart, 3)}
 
 
 def _of_rounding(space: Space, chosen: Chosen) -> Iterator[dict[str, JSON]]:

@@ -1,6 +1,6 @@
 """The search for ω, as numerics alone: what is measured comes from a function, and no model is known here."""
 
-from dem_build.tuning.bootstrap import Intervals, intervals
+from dem_build.tuning.bootstrap import Intervals, intervals, spread
 from dem_build.tuning.objective import Objective, gain_scale
 from dem_build.tuning.problem import Found, Measure, Problem, Sample
 from dem_build.tuning.searches import SEARCHES, search, softmax_start
@@ -17,4 +17,5 @@ __all__ = [
     "intervals",
     "search",
     "softmax_start",
+    "spread",
 ]

@@ -1,4 +1,4 @@
-"""How sure the tuned ω are: the search's models, refitted to resampled blocks of rows, and where each is lowest."""
+"""How sure the tuned ω are: where the search's models are lowest, refitted to resampled rows or from other starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.tuning.inner import promised_best
+from dem_build.tuning.inner import promised, promised_best
 from dem_build.tuning.surrogate import Surrogate, observations
 
 if TYPE_CHECKING:
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
     from dem_build.tuning.problem import Found, Problem, Sample, Vector
 
-__all__ = ["Intervals", "intervals"]
+__all__ = ["Intervals", "intervals", "spread"]
 
 DRAWS = 100
 COVERED = (2.5, 97.5)  # per cent
+REACH = 0.25  # of the bounds' width: what is expected further than that from every sample is a guess
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,30 @@ def intervals(problem: Problem, found: Found, uniform: Sample | None, seed: int 
     low, high = np.percentile(np.array(ends), COVERED, axis=0)
     lead = tuple(float(x) for x in np.percentile(leads, COVERED)) if leads else None
     return Intervals(low, high, None if lead is None else (lead[0], lead[1]))
+
+
+def spread(problem: Problem, found: Found) -> float:
+    """Return how far from what was found, in one ω, another place is expected to be as good: within half its noise.
+
+    A descent begins at each sample and stays near it, so that no two places are compared of which one was only guessed
+    at. Without slopes nothing is known of the noise, and none is named.
+
+    Args:
+        problem: What was searched.
+        found: What came of it.
+    """
+    best = found.best
+    if best.slopes is None:
+        return 0.0
+    surrogate = Surrogate.fit(problem, found.samples)
+    ends = [promised_best(problem, surrogate, problem.near(s.omega, REACH), [s.omega]) for s in found.samples]
+    score = promised(problem, surrogate, best.omega)
+    equal = [
+        end
+        for end in ends
+        if promised(problem, surrogate, end) <= score + 0.5 * problem.step_stderr(best, end - best.omega)
+    ]
+    return max((float(np.abs(end - best.omega).max()) for end in equal), default=0.0)
 
 
 class _Pick:

@@ -79,6 +79,11 @@ class Problem:
         """Return an ω within the bounds, rounded as it will be written."""
         return np.clip(np.round(omega, DECIMALS), self.lower, self.upper)
 
+    def near(self, omega: Vector, share: float) -> tuple[Vector, Vector]:
+        """Return the lowest and highest ω within a share of the bounds' width of `omega`, [ω] each."""
+        reach = share * (self.upper - self.lower)
+        return np.maximum(self.lower, omega - reach), np.minimum(self.upper, omega + reach)
+
     def losses(self, sample: Sample) -> Vector:
         """Return mean losses per token, [judges]."""
         return np.asarray(sample.nll.sum(axis=1) / self.tokens.sum(axis=1))

@@ -59,15 +59,11 @@ def gradient_search(problem: Problem, known: Sequence[Sample], most: int = MOST_
     Ends where a step promises less than half its own standard error over the data (paired: both ends judge the same
     rows), or nothing worth a pass.
     """
-    samples, width = list(known), problem.upper - problem.lower
-    radius = RADIUS
+    samples, radius = list(known), RADIUS
     for _ in range(most):
         best = _with_slopes(problem, samples)
         surrogate = Surrogate.fit(problem, samples)
-        box = (
-            np.maximum(problem.lower, best.omega - radius * width),
-            np.minimum(problem.upper, best.omega + radius * width),
-        )
+        box = problem.near(best.omega, radius)
         there = problem.clip(promised_best(problem, surrogate, box, _beginnings(samples, best)))
         promise = problem.score(best) - promised(problem, surrogate, there)
         if not _worth_it(problem, best, there, promise) or _seen(samples, there):

@@ -9,6 +9,7 @@ import pytest
 
 from dem_build.tuning import (
     SEARCHES,
+    Found,
     Objective,
     Problem,
     Sample,
@@ -16,6 +17,7 @@ from dem_build.tuning import (
     intervals,
     search,
     softmax_start,
+    spread,
 )
 from dem_build.tuning.problem import ratio_stderr
 from dem_build.tuning.searches import grid_levels
@@ -225,6 +227,29 @@ def test_a_lead_over_equal_omega_that_is_real_is_told_from_none():
     found = search("gradient", problem, known)
     assert intervals(problem, found, known[1]).over_uniform[0] > 0
     assert intervals(problem, found, found.best).over_uniform == (0, 0)
+
+
+def flat(noise: float) -> Problem:
+    """One dataset whose loss hardly falls along ω, while rows differ in it by `noise`."""
+    tilt = noise * np.linspace(-1, 1, BLOCKS)[None, :] - 1e-3
+
+    def measure(omega, *, slopes):
+        return Sample(omega, 2 + tilt * omega[0], tilt[:, :, None] if slopes else None)
+
+    objective = Objective("mean", np.ones(1), np.full(1, 2.0), np.ones(1), np.full(1, np.inf))
+    return Problem(objective, np.ones((1, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
+
+
+def test_another_omega_is_as_good_within_the_noise_only_where_something_was_measured():
+    problem = flat(noise=0.5)
+    samples = [problem.measure(np.array([at]), slopes=True) for at in (0.0, 0.1, 0.2)]
+    found = Found(problem.best(samples), tuple(samples), "settled")
+    assert 0.1 < spread(problem, found) < 0.5
+
+
+def test_no_other_omega_is_as_good_where_rows_agree():
+    problem = problem_of(Losses(2, noise=0.0))
+    assert spread(problem, search("gradient", problem, begin(problem))) < 0.1
 
 
 def test_a_limit_is_sought_where_the_score_does_not_change():
