@@ -11,9 +11,9 @@ from dem_build.report.recorded import quantity
 from dem_build.report.tuning import TUNE, read_tuning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from dem_build.digest import JSON
+    from dem_build.digest import JSON, Digest
     from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
     from dem_build.report.tuning import Tuned, Tuning
@@ -148,13 +148,9 @@ def _mixture(name: str, build: Recorded) -> Mixture | None:
 
 def _mixed(name: str, build: Recorded) -> Mixture:
     graph, records = build.graph, build.records
-    made = records[f"data:{name}"].provenance
-    parts = {part["train"]: part for part in made["parts"]}
-    named = {
-        t.group: parts[records[t.edge.action].outputs["train"].digest]
-        for t in graph.actions[f"data:{name}"].takes
-        if t.of == "data/train" and t.group is not None and t.edge.action in records
-    }
+    made, action = records[f"data:{name}"].provenance, graph.actions[f"data:{name}"]
+    trained = build.grouped(action, "data/train")
+    named = {n: _part(made["parts"], digest, action.groups[n]) for n, digest in trained.items()}
     datasets = [a.name for a in graph if a.name.startswith("vector:") and a.kind == "finetune"]
     singles = [_seen(records, vector) for vector in datasets if _vector(vector) not in graph.baselines]
     return Mixture(
@@ -165,6 +161,13 @@ def _mixed(name: str, build: Recorded) -> Mixture:
         shares={dataset: float(part["share"]) for dataset, part in named.items()},
         epochs={dataset: float(part["epochs"]) for dataset, part in named.items()},
     )
+
+
+def _part(parts: Sequence[Mapping[str, JSON]], train: Digest, said: Mapping[str, JSON]) -> Mapping[str, JSON]:
+    """Return what a dataset gave to a mixture; of two that have the same rows, each has the share that it asked for."""
+    of_it = [part for part in parts if part["train"] == train]
+    share = said.get("share")
+    return min(of_it, key=lambda part: 0.0 if share is None else abs(part["share"] - share))
 
 
 def _seen(records: Mapping[str, Record], vector: str) -> int | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from dem_build.errors import StoreError
 from dem_build.graph import TUNE, Action, Edge, Graph, Taken
+from dem_build.report.baselines import read_baselines
 from dem_build.report.recorded import Recorded
 from dem_build.report.tuning import read_tuning
 from dem_build.store import Output, Record
@@ -106,6 +108,22 @@ def test_the_scale_of_a_mixture_that_came_out_as_a_datasets_own_vector_is_all_of
     )
     assert (found["mixed"].omega, found["mixed"].layers) == (0.75, {"0": 0.5, "1": 1.0})
     assert found["math"].omega == 0
+
+
+def test_datasets_of_the_same_rows_keep_the_share_of_a_mixture_that_each_asked_for():
+    names = {"little": 0.2, "much": 0.8}
+    takes = tuple(Taken("data/train", Edge(f"data:{n}", "train"), group=n) for n in names)
+    mixing = Action("data:mix", "mix", {}, takes, groups={n: {"share": share} for n, share in names.items()})
+    graph = Graph(
+        {a.name: a for a in (mixing, Action("model:mix", "compose", {}))}, baselines={"mix": "mixing"}
+    )
+    parts = [{"train": ROWS, "share": share, "epochs": 10 * share} for share in names.values()]
+    made = {"planned_tokens": 100, "compared_tokens": None, "parts": parts}
+    records = {f"data:{n}": record("prepare", train=ROWS) for n in names}
+    records["data:mix"] = replace(record("mix"), provenance=made)
+    mixture = read_baselines(Recorded(graph, records, lambda _: b""))["mix"].mixture
+    assert mixture.shares == names
+    assert mixture.epochs == {"little": 2.0, "much": 8.0}
 
 
 SCORES = [{}, {"score": None}, {"score": float("nan")}, {"score": "x"}, {"score": 10**400}]
