@@ -35,6 +35,14 @@ def _importance_names_datasets(data: Raw) -> Iterator[Mistake]:
             yield Mistake(key, "there is no such dataset", nearest(name, raw(data, "datasets")))
 
 
+def _importance_is_of_judges(data: Raw) -> Iterator[Mistake]:
+    for name in raw(data, "tune", "importance"):
+        share = raw(data, "datasets", name).get("validation")
+        if _is_number(share) and share == 0:
+            what = f"has no effect: `validation` of {name} is 0, and importance weighs validation rows"
+            yield Mistake(("tune", "importance", name), what, "remove it, or hold out a share such as 0.05")
+
+
 def _tuned_datasets_have_judges(data: Raw) -> Iterator[Mistake]:
     for key, table in tables(data, "datasets"):
         share = table.get("validation")
@@ -90,6 +98,7 @@ def _is_number(value: Any) -> bool:
 WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _bounds_are_ordered,
     _importance_names_datasets,
+    _importance_is_of_judges,
     _tuned_datasets_have_judges,
     _something_judges,
     _someone_counts,
