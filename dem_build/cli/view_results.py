@@ -62,9 +62,10 @@ def omega_lines(tuning: Tuning, console: Console) -> None:
         between = "given" if vector.low is None else f"{vector.low:.2f} to {vector.high:.2f}"
         gain = tuning.judges[name].gain if name in tuning.judges else None
         recovered = "" if gain is None else f"  gain recovered {gain:.2f}"
-        layers = "  (mean of its layers)" if vector.layers else ""
+        if vector.layers:  # the interval is of another number
+            between = f"mean of its layers; one ω for all of them: {between}"
         value = (f"{vector.omega:.3f}", "bold")
-        say(console, f"ω {joined(name):<{names}}  ", value, (f"  {between}{recovered}{layers}", "dim"))
+        say(console, f"ω {joined(name):<{names}}  ", value, (f"  {between}{recovered}", "dim"))
     counted = f"{joined(tuning.search)} search, {tuning.passes} candidates"
     say(console, (f"{counted}; gain and intervals (95 %) on validation rows", "dim"))
     for sentence in tuning.told:

@@ -27,7 +27,7 @@ class Tuned:
 
     Attributes:
         omega: ω; where each layer has its own, their mean.
-        low, high: 95 % interval of ω; None where ω was given.
+        low, high: 95 % interval of ω, of one for all layers also where each has its own; None where ω was given.
         layers: Layer → ω, where each has its own.
     """
 

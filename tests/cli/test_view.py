@@ -25,6 +25,7 @@ from dem_build.plan import History, decide
 from dem_build.recipe.models import Gate
 from dem_build.report.gates import check
 from dem_build.report.results import Results, collect
+from dem_build.report.tuning import Tuned, Tuning
 
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 HOSTILE = "a\x1b[2Jb\x07[bold]c[/bold]\u202ed\re"
@@ -496,3 +497,12 @@ def test_the_views_import_nothing_that_a_build_with_nothing_to_do_does_not_need(
     status, printed, _ = run_python(code)
     assert status == 0
     assert not unwanted & set(printed.decode().split())
+
+
+def test_an_interval_of_one_omega_is_not_said_to_be_that_of_the_layers_mean():
+    console, layers = a_log(), {"0": 0.9, "1": 0.7}
+    tuned = {"math": Tuned(0.8, 0.4, 0.6, layers), "code": Tuned(0.5, 0.4, 0.6)}
+    view.omega_lines(Tuning("gradient", "gain", tuned, {}, (), 9, 20.0, {}), console)
+    lines = [squeezed(line) for line in shown(console).splitlines()]
+    assert "ω math 0.800 mean of its layers; one ω for all of them: 0.40 to 0.60" in lines
+    assert "ω code 0.500 0.40 to 0.60" in lines
