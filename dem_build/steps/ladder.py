@@ -7,8 +7,8 @@ earlier rung, or of the search for the whole model, with ω = 0 for what is not 
 that a rung takes few of its own. The last rung is the model itself. In float32, as tuning. Nothing is chosen on test
 rows.
 
-The gain recovered on test rows is (B - L) / max(B - S, 2 stderr), with the test losses B of the base and S of the
-dataset's own vector alone.
+The gain recovered on test rows is, as in `tuning`, (B - L) / max(B - S, 2 stderr), with the test losses B of the base
+and S of the dataset's own vector alone.
 """
 
 from __future__ import annotations
@@ -205,9 +205,9 @@ class _Judgement:
         nothing = np.zeros_like(rungs[0].frozen)
         base = self._tested.take(nothing)
         singles = np.array([self._single(j, nothing).nll[j] for j in range(len(self._own))])
-        floor = np.nan_to_num(ratio_stderr(base.nll - singles, self._tokens), posinf=0.0)
+        stderr = ratio_stderr(base.nll - singles, self._tokens)
         single = singles.sum(axis=1) / self._tokens.sum(axis=1)
-        self._base, self._scale = self._losses(base), gain_scale(self._losses(base), single, floor)
+        self._base, self._scale = self._losses(base), gain_scale(self._losses(base), single, stderr)
         return {
             "base": self._judged(nothing),
             "singles": single.tolist(),

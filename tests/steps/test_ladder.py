@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tune_samples import DIGEST, base, dataset, model, run_tune, vector, write_rows
-from weight_samples import make_context
+from tune_samples import DIGEST, base, dataset, model, run_tune, skill, trained, vector, write_rows
+from weight_samples import make_context, store_vector
 
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError
@@ -142,6 +142,20 @@ def test_an_interrupted_ladder_goes_on_and_ends_in_the_same_bytes(climbed, tmp_p
     shutil.copytree(first.work / "checkpoints", second.work / "checkpoints")
     found = climb(tmp_path, context=second)
     assert (found.out / "rungs").read_bytes() == (climbed.out / "rungs").read_bytes()
+
+
+def test_one_test_row_has_no_standard_error_and_its_gain_is_measured_by_what_the_vector_changes(tmp_path):
+    """Its own vector, far too long, does harm: the gain that it reaches alone is no measure."""
+    far = {n: 30 * t for n, t in trained(skill("up").train).items()}
+    long = vector("long", store_vector(tmp_path / "delta", far, "float32"), 0.02)
+    paths = {"delta": long.paths["delta"], "data/test": rows_of("up").paths["data/test"]}
+    digests = {tag: of_bytes(path.read_bytes()) for tag, path in paths.items()}
+    groups = [dataset("down", omega=0.4), long, Group("long/test", {}, paths, digests)]
+    found = climb(tmp_path / "one", groups, searched=False, test_samples=1)
+    [base], [single] = found.base["losses"], found.singles
+    assert single > base
+    last = found.rungs[-1]["frozen"]
+    assert last["gains"] == pytest.approx([(base - last["losses"][0]) / (single - base)])
 
 
 def test_without_test_rows_that_is_said(tmp_path):
