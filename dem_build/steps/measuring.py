@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dem_build.errors import EvaluationError
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
 from dem_build.steps.judges import ROWS, judges, trained_prompts
+from dem_build.steps.memory import memory_told
 from dem_build.steps.models import device, load_model
 
 if TYPE_CHECKING:
@@ -62,16 +64,22 @@ def validation_judges(
 
 
 def resident(inputs: Inputs, deltas: Mapping[Digest, Path], context: Context) -> Candidates:
-    """Load the base in float32, to become one candidate after another."""
+    """Load the base in float32, to become one candidate after another.
+
+    Raises:
+        EvaluationError: Memory ran out.
+        CheckpointError: A vector of another base, or weights that are not those of the config's model.
+    """
     weights = inputs.paths["base/weights"]
-    model = load_model(
-        weights,
-        inputs.paths["base/config"],
-        dtype=torch.float32,
-        device=device(),
-        attn_implementation=context.machine.attn_implementation,
-    )
-    return Candidates(model, weights, inputs.digests["base/weights"], deltas)
+    with memory_told(EvaluationError, "while loading the base in float32", "end what else takes memory"):
+        model = load_model(
+            weights,
+            inputs.paths["base/config"],
+            dtype=torch.float32,
+            device=device(),
+            attn_implementation=context.machine.attn_implementation,
+        )
+        return Candidates(model, weights, inputs.digests["base/weights"], deltas)
 
 
 def recorded(passes: Passes, context: Context) -> Provenance:

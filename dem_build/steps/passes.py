@@ -15,6 +15,7 @@ from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.json_text import parse_json
 from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import BLOCKS, batches, row_nll
+from dem_build.steps.memory import memory_told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,6 +31,7 @@ __all__ = ["Pass", "Passes", "read_passes", "write_passes"]
 
 FILE = "passes.safetensors"
 TIMES = "times.json"
+MEMORY_HINT = "lower micro_batch and eval_batch_size in the machine file"
 KEEP_SECONDS = 20.0  # between two checkpoints: passes cost much and hold little
 FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
 
@@ -119,10 +121,8 @@ class Passes:
         if known is not None:
             return known
         try:
-            taken = self._measure(asked)
-        except torch.OutOfMemoryError as error:
-            hint = "lower micro_batch and eval_batch_size in the machine file"
-            raise EvaluationError("out of memory while tuning ω", hint=hint) from error
+            with memory_told(EvaluationError, "while judging a candidate", MEMORY_HINT):
+                taken = self._measure(asked)
         except InterruptedBuildError:
             self._keep()
             raise

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from test_finetune import PLAIN, context_of, events, inputs_of, prepare, train, write_rows
 from tiny import make_base
+from weight_samples import DIGEST
 
 from dem_build.errors import EvaluationError, TrainingError
-from dem_build.steps import loss
-from dem_build.steps.api import Inputs
+from dem_build.steps import loss, response
+from dem_build.steps.api import Group, Inputs
 
 MB = 1 << 20
 NUMBERS = r"[0-9.]+ GB in use at most, and this machine has [0-9.]+ GB"
@@ -70,3 +71,20 @@ def test_an_evaluation_that_runs_out_of_memory_says_what_to_change(base, tmp_pat
     ):
         loss.run(inputs, {"dtype": "float32"}, context_of(tmp_path, eval_batch_size=8))
     assert "eval_batch_size" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("room", "what"),
+    [(10 * MB, "while loading the base in float32"), (100 * MB, "while judging a candidate")],
+    ids=["for-no-model", "for-no-batch"],
+)
+def test_a_search_that_runs_out_of_memory_says_what_to_change(base, tmp_path, room, what):
+    given = inputs_of(base)
+    paths = {name: given.paths[name] for name in ("base/weights", "base/config")}
+    probe = Group("chat", {}, {"data/rows": base / "train"}, {"data/rows": "d" * 64})
+    with only(room), pytest.raises(EvaluationError, match=f"out of memory {what}: {NUMBERS}"):
+        response.run(
+            Inputs(paths, {"base/weights": DIGEST}, groups=(probe,)),
+            {"omegas": [0.0], "max_samples": 8},
+            context_of(tmp_path, eval_batch_size=8, micro_batch=8),
+        )
