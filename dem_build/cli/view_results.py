@@ -197,7 +197,7 @@ def _subject(row: Row) -> str:
 
 
 def _error(measure: Measure | None) -> str:
-    return "" if measure is None or measure.stderr is None else f" ±{quantities.decimals(measure.stderr)}"
+    return "" if measure is None else quantities.with_error("", measure.stderr)
 
 
 def _error_width(found: Sequence[Row], model: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["count", "decimals", "duration", "percent", "signed", "size"]
+__all__ = ["count", "decimals", "duration", "percent", "plus_minus", "signed", "size", "with_error"]
 
 DECIMALS = 3
 KILO = 1000.0
@@ -22,6 +22,16 @@ def signed(value: float) -> str:
     """Return a change with its sign: `+0.045`, `-0.321`; no change has none."""
     shown = decimals(value)
     return shown if value <= 0 or not math.isfinite(value) or float(shown) == 0 else f"+{shown}"
+
+
+def plus_minus(stderr: float | None) -> str:
+    """Return a standard error, `±0.021`; nothing where it is unknown."""
+    return "" if stderr is None else f"±{decimals(stderr)}"
+
+
+def with_error(shown: str, stderr: float | None) -> str:
+    """Return a number as it is shown, with its standard error where that is known: `0.893 ±0.021`."""
+    return shown if stderr is None else f"{shown} {plus_minus(stderr)}"
 
 
 def percent(share: float) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, COMPOSED, LOSS_TASK, Measure, Trend, model_names, rows, trend_of
 from dem_build.report.gains import gains, loss_of, mean
-from dem_build.report.quantities import decimals, signed
+from dem_build.report.quantities import decimals, signed, with_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -257,10 +257,9 @@ def _changes(changed: Sequence[Row], *, metric: bool = False) -> str:
 
 def _change(row: Row, *, metric: bool) -> str:
     assert row.change is not None
-    error = row.change.stderr
     of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
     told = " (within the errors)" if metric and row.change.trend is Trend.NOISE else ""
-    return f"{row.subject}{of} {signed(row.change.delta)}" + (f" ±{decimals(error)}" if error else "") + told
+    return f"{row.subject}{of} {with_error(signed(row.change.delta), row.change.stderr or None)}{told}"
 
 
 def _more(items: Sequence[object]) -> str:
@@ -278,7 +277,7 @@ def _and(parts: Sequence[str]) -> str:
 
 def measured(measure: Measure) -> str:
     """Return a value with its standard error: `0.893 ±0.021`."""
-    return decimals(measure.value) + ("" if measure.stderr is None else f" ±{decimals(measure.stderr)}")
+    return with_error(decimals(measure.value), measure.stderr)
 
 
 def _capital(text: str) -> str:

@@ -18,7 +18,7 @@ from dem_build.report.html.blocks import (
     Table,
     level,
 )
-from dem_build.report.quantities import decimals, signed
+from dem_build.report.quantities import decimals, plus_minus, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ladder", "leave_one_out", "response"]
 
-FULL = 100.0
 Z95 = 1.959963984540054
 """Half of a 95 % interval, in standard errors of a normal distribution."""
 
@@ -59,8 +58,7 @@ def _changes(losses: Mapping[str, Loss], names: Sequence[str]) -> list[Cell]:
 
 
 def _changed(loss: Loss, most: float) -> Cell:
-    error = "" if loss.change_stderr is None else f"±{decimals(loss.change_stderr)}"
-    return Cell(signed(loss.change), error, level(loss.change, most))
+    return Cell(signed(loss.change), plus_minus(loss.change_stderr), level(loss.change, most))
 
 
 def response(material: Material) -> Section | None:
@@ -99,15 +97,15 @@ class _Curve:
 
     def line(self, kind: str, along: Axis, axis: Axis, *, dots: bool) -> Series:
         """Return the changes as a line."""
-        points = [(along.at(omega), _down(axis, change)) for omega, change, _ in self.points]
+        points = [(along.at(omega), axis.down(change)) for omega, change, _ in self.points]
         return Series(kind, points, dots=dots, title=self.judge)
 
     def band(self, kind: str, along: Axis, axis: Axis) -> Series | None:
         """Return the outline of the intervals; None where no error is known."""
         if not any(half for _, _, half in self.points):
             return None
-        upper = [(along.at(omega), _down(axis, change + half)) for omega, change, half in self.points]
-        lower = [(along.at(omega), _down(axis, change - half)) for omega, change, half in self.points]
+        upper = [(along.at(omega), axis.down(change + half)) for omega, change, half in self.points]
+        lower = [(along.at(omega), axis.down(change - half)) for omega, change, half in self.points]
         return Series(kind, [*upper, *reversed(lower)])
 
 
@@ -140,14 +138,10 @@ def _panel(found: Response, name: str, points: Sequence[Point]) -> Panel:
         signed(axis.high),
         signed(axis.low),
         *ends,
-        reference=(_down(axis, 0.0), ""),
+        reference=(axis.down(0.0), ""),
         bands=[band for band in bands if band is not None],
         here=along.at(omega) if omega is not None and along.low <= omega <= along.high else None,
     )
-
-
-def _down(axis: Axis, value: float) -> float:
-    return round(FULL - axis.at(value), 2)
 
 
 def _numbers(name: str, points: Sequence[Point]) -> Table:
@@ -156,15 +150,14 @@ def _numbers(name: str, points: Sequence[Point]) -> Table:
     body = [
         [
             Cell(judge, strong=True),
-            *(Cell(signed(p.losses[judge].change), _plus(p.losses[judge])) for p in points),
+            *(
+                Cell(signed(loss.change), plus_minus(loss.change_stderr))
+                for loss in (p.losses[judge] for p in points)
+            ),
         ]
         for judge in judges
     ]
     return Table(header, body, len(points), caption=f"More or less of {name}")
-
-
-def _plus(loss: Loss) -> str:
-    return "" if loss.change_stderr is None else f"±{decimals(loss.change_stderr)}"
 
 
 def ladder(material: Material) -> Section | None:
@@ -194,10 +187,10 @@ def _growth(found: Ladder) -> Panel:
     retuned = [0.0, *(rung.retuned.mean_gain for rung in found.rungs if rung.retuned is not None)]
     axis = Axis.over([*frozen, *retuned], pad=0.06)
     along = Axis(0.0, float(len(found.rungs)))
-    series = [Series("faint", [(along.at(i), _down(axis, v)) for i, v in enumerate(frozen)], dots=True)]
+    series = [Series("faint", [(along.at(i), axis.down(v)) for i, v in enumerate(frozen)], dots=True)]
     if len(retuned) == len(frozen):
         series.append(
-            Series("strong", [(along.at(i), _down(axis, v)) for i, v in enumerate(retuned)], dots=True)
+            Series("strong", [(along.at(i), axis.down(v)) for i, v in enumerate(retuned)], dots=True)
         )
     last = retuned[-1] if len(retuned) == len(frozen) else frozen[-1]
     return Panel(

@@ -319,6 +319,10 @@ class Axis:
         share = (value - self.low) / ((self.high - self.low) or 1.0)
         return round(100 * min(max(share, 0.0), 1.0), DIGITS)
 
+    def down(self, value: float) -> float:
+        """Return the place of a value in per cent from the top, as SVG counts."""
+        return round(100 - self.at(value), DIGITS)
+
     def ticks(self) -> list[float]:
         """Return at most `TICKS` round values on the axis."""
         raw = (self.high - self.low) / (TICKS - 1)

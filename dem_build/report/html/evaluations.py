@@ -20,7 +20,8 @@ from dem_build.report.html.blocks import (
     Table,
     level,
 )
-from dem_build.report.quantities import decimals, signed
+from dem_build.report.quantities import decimals, plus_minus, signed, with_error
+from dem_build.report.verdict import measured
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +90,7 @@ def _strip(results: Results, row: Row, axis: Axis) -> Strip:
     if old and new:
         spans.insert(0, Span("path", axis.at(old.value), axis.at(new.value)))
     marks = [
-        Mark(_kind(results, model, row.subject), axis.at(m.value), f"{model}: {_measured(m)}")
+        Mark(_kind(results, model, row.subject), axis.at(m.value), f"{model}: {measured(m)}")
         for model, m in sorted(measures.items(), key=lambda item: item[0] in MARKS)
     ]
     value, more, trend = _change(row)
@@ -110,20 +111,12 @@ def _whisker(measure: Measure, axis: Axis) -> tuple[float, float]:
     return axis.at(measure.value - error), axis.at(measure.value + error)
 
 
-def _measured(measure: Measure) -> str:
-    return decimals(measure.value) + _error(measure.stderr)
-
-
-def _error(stderr: float | None) -> str:
-    return "" if stderr is None else f" ±{decimals(stderr)}"
-
-
 def _change(row: Row) -> tuple[str, str, str]:
     """Return a change, what it is worth in a word, and as a class."""
     change = row.change
     if change is None:
         return "", "", ""
-    return signed(change.delta) + _error(change.stderr), WORDS[change.trend], change.trend.value
+    return with_error(signed(change.delta), change.stderr), WORDS[change.trend], change.trend.value
 
 
 def _table(caption: str, results: Results, found: Sequence[Row]) -> Table:
@@ -161,7 +154,7 @@ def _cells(row: Row, names: Sequence[str]) -> list[Cell]:
 def _cell(measure: Measure | None, colour: int = 0, *, strong: bool = False) -> Cell:
     if measure is None:
         return NONE
-    return Cell(decimals(measure.value), _error(measure.stderr).strip(), colour, strong)
+    return Cell(decimals(measure.value), plus_minus(measure.stderr), colour, strong)
 
 
 def gain(material: Material) -> Section | None:
@@ -212,11 +205,7 @@ def tasks(material: Material) -> Section | None:
     lead = "Tasks of lm-eval, with standard errors. A change is composed minus base."
     changes = Table(
         ["task", "metric", "change", ""],
-        [
-            [Cell(r.subject, strong=True), Cell(r.metric), Cell(c[0]), Cell(c[1])]
-            for r in found
-            if (c := _change(r))
-        ],
+        [[Cell(row.subject, strong=True), Cell(row.metric), *map(Cell, _change(row)[:2])] for row in found],
         numbers=2,
     )
     table = _table("Every model", material.results, found)

@@ -34,7 +34,7 @@ def records(material: Material) -> Section | None:
         return None
     lead = (
         "A key is the SHA-256 of everything that a result follows from; a digest is that of the result. "
-        "`dem show` tells the rest."
+        "dem show tells the rest."
     )
     digest = material.results.model_digest
     whole = (
@@ -52,7 +52,7 @@ def records(material: Material) -> Section | None:
         ),
         Fold("Machines and versions", [_machines(material)]),
     ]
-    return Section("provenance", "Provenance", lead.replace("`", ""), [*whole, *blocks])
+    return Section("provenance", "Provenance", lead, [*whole, *blocks])
 
 
 def _table(pairs: list[tuple[str, str]], what: str) -> Table:

@@ -59,4 +59,4 @@ def _points(curve: JSON) -> list[Point]:
 
 def _placed(points: Sequence[Point], steps: float, axis: Axis) -> list[Point]:
     along = Axis(1.0, steps) if steps > 1 else Axis(0.0, 1.0)
-    return [(along.at(x), round(100 - axis.at(y), 2)) for x, y in points]
+    return [(along.at(x), axis.down(y)) for x, y in points]

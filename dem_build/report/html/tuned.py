@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["omega", "search", "slopes"]
 
-PERCENT = 100.0
-
 
 def omega(material: Material) -> Section | None:
     """ω of every vector, with intervals where it was tuned."""
@@ -160,8 +158,8 @@ def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
     reference = None
     if tuning.uniform is not None:
         equal = shown_score(tuning.objective, tuning.uniform)
-        reference = (PERCENT - axis.at(equal), f"equal ω {decimals(equal)}")
-    lines = [Series("faint", points_of(scores, axis), dots=True), Series("strong", points_of(best, axis))]
+        reference = (axis.down(equal), f"equal ω {decimals(equal)}")
+    lines = [Series("faint", _placed(scores, axis), dots=True), Series("strong", _placed(best, axis))]
     return Panel(
         _objective(tuning),
         f"best {decimals(best[-1])}",
@@ -174,10 +172,10 @@ def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
     )
 
 
-def points_of(values: Sequence[float], axis: Axis) -> list[tuple[float, float]]:
-    """Return values at even steps as points in a box of 100 × 100, upside down as SVG is."""
-    steps = max(len(values) - 1, 1)
-    return [(round(PERCENT * i / steps, 2), round(PERCENT - axis.at(v), 2)) for i, v in enumerate(values)]
+def _placed(values: Sequence[float], axis: Axis) -> list[tuple[float, float]]:
+    """Return values at even steps as points in a box of 100 × 100."""
+    along = Axis(0.0, float(len(values) - 1))
+    return [(along.at(i), axis.down(v)) for i, v in enumerate(values)]
 
 
 def slopes(material: Material) -> Section | None:

@@ -60,7 +60,7 @@ def distances(material: Material) -> Section | None:
         return None
     tables = [_layers(name, layers) for name, layers in analysis.distances.items()]
     lead = "Euclidean distance to the base that each vector is long in each part of the model; deeper is further."
-    shown = tables[:1] if len(tables) == 1 else [Fold(f"{t.caption}", [t]) for t in tables]
+    shown = tables[:1] if len(tables) == 1 else [Fold(t.caption, [t]) for t in tables]
     return Section("distances", "Where the vectors are", lead, shown)
 
 
