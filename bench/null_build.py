@@ -18,7 +18,8 @@ from pathlib import Path
 
 from contest import contest, table, timed
 
-from dem_build.cli.session import Call, open_session
+from dem_build.cli.call import Call
+from dem_build.cli.session import open_session
 from dem_build.execute.outcome import Outcome
 from dem_build.kinds import KINDS
 from dem_build.plan import Status, decide

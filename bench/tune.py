@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dem_build.cli.session import Call, open_session
+from dem_build.cli.call import Call
+from dem_build.cli.session import open_session
 from dem_build.machine import Machine
 from dem_build.steps.api import Context, Group, Inputs
 from dem_build.steps.measuring import resident, validation_judges

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dem_build.checkpoint import TensorSpec, to_bfloat16, weights_writer, write_delta
-from dem_build.cli.session import Call, open_session
+from dem_build.cli.call import Call
+from dem_build.cli.session import open_session
 from dem_build.plan import decide
 from dem_build.store import Record
 

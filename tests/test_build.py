@@ -48,7 +48,7 @@ dtype = "bfloat16"
 models = ["composed", "base"]
 """
 HEAVY = ("torch", "transformers", "datasets", "lm_eval", "accelerate", "peft")
-LATE = (*HEAVY, "jinja2")  # a build with nothing to do draws no report either
+LATE = (*HEAVY, "jinja2", "typer")  # a build with nothing to do draws no report either
 
 
 class Project:

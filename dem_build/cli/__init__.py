@@ -15,6 +15,9 @@ def main() -> None:
     gc.disable()
     # pydantic would read the entry points of every installed package to look for plugins, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from dem_build.cli.app import run  # noqa: PLC0415  `import dem_build.cli` stays free of typer
+    from dem_build.cli.app import run  # noqa: PLC0415  `import dem_build.cli` stays free of click
 
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    # Python looks once more for cycles in all that is there when it ends, which takes as long as planning ten actions.
+    gc.freeze()
+    sys.exit(status)

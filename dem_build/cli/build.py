@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from dem_build.cli.call import Call
     from dem_build.cli.ending import Ending
-    from dem_build.cli.session import Call, Session
+    from dem_build.cli.session import Session
     from dem_build.execute.outcome import Listener, Outcome
     from dem_build.report.gates import GateResult
 

@@ -20,7 +20,7 @@ from dem_build.execute.options import Options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dem_build.cli.session import Call
+    from dem_build.cli.call import Call
     from dem_build.digest import JSON
     from dem_build.steps.examples import Shown
     from dem_build.store import Record, Store

@@ -17,7 +17,7 @@ from dem_build.report.quantities import size
 from dem_build.store.garbage import GRACE_SECONDS, Policy
 
 if TYPE_CHECKING:
-    from dem_build.cli.session import Call
+    from dem_build.cli.call import Call
     from dem_build.store.collect import Collection
 
 __all__ = ["Limits", "collect"]

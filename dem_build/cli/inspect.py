@@ -22,7 +22,8 @@ from dem_build.report.documents import plan_document
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from dem_build.cli.session import Call, Session
+    from dem_build.cli.call import Call
+    from dem_build.cli.session import Session
     from dem_build.digest import JSON
     from dem_build.plan import Verdict
     from dem_build.store import Record

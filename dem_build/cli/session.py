@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from contextlib import ExitStack
 
+    from dem_build.cli.call import Call
     from dem_build.execute.outcome import Outcome
     from dem_build.execute.publish import Destination
     from dem_build.lock import Located, Lock
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe
 
-__all__ = ["Call", "Session", "open_session", "open_store"]
+__all__ = ["Session", "open_session", "open_store"]
 
 
 REFRESH_SECONDS = 3600
@@ -39,29 +40,6 @@ REFRESH_SECONDS = 3600
 collection when what it names was used."""
 
 MOST_DROPPED = 2000
-
-
-@dataclass(frozen=True)
-class Call:
-    """Options that the commands share.
-
-    Attributes:
-        cache: `--cache`.
-        machine: `--machine`.
-        overrides: `--set KEY=VALUE`, in order.
-        targets: Actions named after `--`; none means all of them.
-        rebuild: `--rebuild`.
-        upgrade: `dem lock --upgrade`.
-        locked: `--locked`: what no lock pins is an error, and no hub is asked for it.
-    """
-
-    cache: str | None = None
-    machine: Path | None = None
-    overrides: Sequence[str] = ()
-    targets: Sequence[str] = ()
-    rebuild: Sequence[str] = ()
-    upgrade: bool = False
-    locked: bool = False
 
 
 @dataclass(frozen=True)

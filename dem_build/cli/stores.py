@@ -17,7 +17,7 @@ from dem_build.report.quantities import size
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dem_build.cli.session import Call
+    from dem_build.cli.call import Call
     from dem_build.store import Store
     from dem_build.store.usage import Usage
     from dem_build.store.verify import Damage

@@ -1,4 +1,4 @@
-"""What the commands show. Rendering only: no command, no decision; typer is not imported here."""
+"""What the commands show. Rendering only: no command, no decision."""
 
 from __future__ import annotations
 

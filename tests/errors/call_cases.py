@@ -43,18 +43,18 @@ CALLS = (
         "An unknown option",
         "build recipe.toml --lokced",
         (
-            "Usage: dem build [OPTIONS] {RECIPE... [-- ACTION...]}...\n"
-            "Try 'dem build -h' for help.\n"
+            "Usage: dem build [OPTIONS] RECIPE... [-- ACTION...]\n"
+            "Try 'dem build --help' for help.\n"
             "\n"
-            "Error: No such option: --lokced (Possible options: --locked)"
+            "Error: No such option '--lokced'. Did you mean '--locked'?"
         ),
     ),
     Call(
         "No recipe is named",
         "build",
         (
-            "Usage: dem build [OPTIONS] {RECIPE... [-- ACTION...]}...\n"
-            "Try 'dem build -h' for help.\n"
+            "Usage: dem build [OPTIONS] RECIPE... [-- ACTION...]\n"
+            "Try 'dem build --help' for help.\n"
             "\n"
             "Error: Missing argument 'RECIPE... [-- ACTION...]'."
         ),
@@ -64,7 +64,7 @@ CALLS = (
         "biuld recipe.toml",
         (
             "Usage: dem [OPTIONS] COMMAND [ARGS]...\n"
-            "Try 'dem -h' for help.\n"
+            "Try 'dem --help' for help.\n"
             "\n"
             "Error: No such command 'biuld'. Did you mean 'build'?"
         ),
@@ -73,10 +73,10 @@ CALLS = (
         "Zero jobs",
         "build recipe.toml --jobs 0",
         (
-            "Usage: dem build [OPTIONS] {RECIPE... [-- ACTION...]}...\n"
-            "Try 'dem build -h' for help.\n"
+            "Usage: dem build [OPTIONS] RECIPE... [-- ACTION...]\n"
+            "Try 'dem build --help' for help.\n"
             "\n"
-            "Error: Invalid value for '--jobs': Input should be greater than or equal to 1"
+            "Error: Invalid value for '--jobs': 0 is not in the range x>=1."
         ),
     ),
     Call(
