@@ -109,6 +109,23 @@ def built(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> tuple[Pr
     return project, project.build()
 
 
+def test_a_damaged_root_keeps_collection_away_until_a_whole_build_writes_it_anew(
+    built: tuple[Project, dict[str, object]],
+) -> None:
+    project, _ = built
+    [root] = (project.home / "cache" / "roots").glob("*.json")
+    data = root.read_bytes()
+    root.unlink()
+    root.write_bytes(data.replace(b'"actions"', b'"bctions"'))
+    project.call("build", "tiny.toml", "--", "data:add")
+    assert (
+        "this root is damaged" in project.call("cache", "gc", "--grace", "0s", "--vectors", status=1).stderr
+    )
+    assert ran(project.build()) == []
+    project.call("cache", "gc", "--grace", "0s", "--vectors")
+    assert ran(project.build()) == []
+
+
 def test_the_first_build_runs_every_action_and_publishes_a_model(
     built: tuple[Project, dict[str, object]],
 ) -> None:

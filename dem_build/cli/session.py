@@ -120,6 +120,8 @@ class Session:
         Raises:
             StoreError: The store cannot be written, and there is something to build.
         """
+        if not self.whole and self.store.root_is_damaged(root_id(self.recipe.path)):
+            return  # it keeps collection away, and only a whole build knows all that it named
         last = self.plan.history.keys
         names = self.plan.graph.actions if self.whole else last
         keys = {name: last[name] for name in names if name in last}

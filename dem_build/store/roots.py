@@ -81,11 +81,12 @@ class Roots:
 
     def read(self, recipe_id: str) -> JSON | None:
         """Return what the last build of a recipe wrote; None where there is none, or it is damaged."""
-        path = self._path(recipe_id)
-        with files.writing(path), suppress(FileNotFoundError):
-            document = _document(_bytes(path))
-            return None if document is None else document["root"]
-        return None
+        document = self._document(recipe_id)
+        return None if document is None else document["root"]
+
+    def damaged(self, recipe_id: str) -> bool:
+        """Return whether there is a root of a recipe that is damaged, so that it cannot be told what it named."""
+        return self._document(recipe_id) is None and self._path(recipe_id).exists()
 
     def write(self, recipe_id: str, root: JSON) -> None:
         """Replace the root of a recipe.
@@ -117,6 +118,12 @@ class Roots:
             with files.writing(path), suppress(FileNotFoundError):
                 stat = path.stat()  # before the bytes: what replaces them later has another inode
                 yield _root(path, _bytes(path), stat)
+
+    def _document(self, recipe_id: str) -> dict[str, JSON] | None:
+        path = self._path(recipe_id)
+        with files.writing(path), suppress(FileNotFoundError):
+            return _document(_bytes(path))
+        return None
 
     def _path(self, recipe_id: str) -> Path:
         """Return where a root lies: a recipe id may be any text, so its hash names the file."""

@@ -186,6 +186,10 @@ class Store:
         """Return what the last build of a recipe wrote; None where there is none."""
         return self._roots.read(recipe_id)
 
+    def root_is_damaged(self, recipe_id: str) -> bool:
+        """Return whether there is a root of a recipe that is damaged: collection takes nothing until it is replaced."""
+        return self._roots.damaged(recipe_id)
+
     def find_root(self, recipe: str) -> JSON | None:
         """Return the newest root whose `recipe` is this file, whichever host wrote it."""
         return self._roots.find(recipe)
