@@ -116,6 +116,8 @@ class Leases:
                 raise LeaseHeldError(what, where=key, hint="wait for it, or stop it")
             if not path.exists():
                 return False
+            if path.is_dir():
+                self._layout.set_aside(path, "lease")
             temporary.rename(path)
             return True
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -125,8 +126,9 @@ def test_a_lease_that_names_nobody_is_taken(store, text):
         assert store.lease_holder(KEY) == lease.holder
 
 
-def test_a_pipe_in_the_place_of_a_lease_is_replaced(store):
-    os.mkfifo(store.root / "leases" / KEY)
+@pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_place_of_a_lease_is_replaced(store, put):
+    put(store.root / "leases" / KEY)
     assert store.lease_holder(KEY) is None
     with store.lease(KEY):
         assert store.lease_holder(KEY) is not None
