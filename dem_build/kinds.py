@@ -248,8 +248,13 @@ class GroupDigest:
     params: Mapping[str, JSON]
     inputs: tuple[TakenDigest, ...]
 
+    @property
+    def order(self) -> bytes:
+        """What the groups of a preimage are sorted by: their documents' canonical bytes."""
+        return digest.canonical(self.document())
+
     def document(self) -> dict[str, JSON]:
-        """Return the group as a preimage has it; groups are in the order of these documents' canonical bytes."""
+        """Return the group as a preimage has it."""
         params = {name: value for name, value in self.params.items() if value is not None}
         return {"params": params, "inputs": [_input(i) for i in sorted(self.inputs)]}
 
@@ -320,8 +325,8 @@ def preimage(
         "inputs": [_input(i) for i in _ordered(spec, [i for i in taken if isinstance(i, TakenDigest)])],
         "sources": [{"tag": s.tag, "sha256": s.digest} for s in sorted(sources)],
     }
-    if grouped := [i.document() for i in taken if isinstance(i, GroupDigest)]:
-        document["groups"] = sorted(grouped, key=digest.canonical)
+    if grouped := sorted((i for i in taken if isinstance(i, GroupDigest)), key=lambda group: group.order):
+        document["groups"] = [group.document() for group in grouped]
     return document if salt is None else document | {"salt": salt}
 
 

@@ -15,7 +15,6 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from dem_build import __version__, hub
-from dem_build.digest import canonical
 from dem_build.errors import (
     ActionError,
     CorruptObjectError,
@@ -220,24 +219,18 @@ def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:
 
 def _groups(request: Request, grouped: Mapping[str, list[tuple[TakenOutput, Path]]]) -> tuple[Group, ...]:
     """Return the groups in the order of the preimage, which knows no names."""
-    ordered = sorted(
-        grouped,
-        key=lambda name: canonical(
-            GroupDigest(
-                name,
-                request.groups[name],
-                tuple(TakenDigest(t.of, t.output.digest, t.omega) for t, _ in grouped[name]),
-            ).document()
-        ),
-    )
+    keyed = [
+        GroupDigest(n, params, tuple(TakenDigest(t.of, t.output.digest, t.omega) for t, _ in grouped[n]))
+        for n, params in request.groups.items()
+    ]
     return tuple(
         Group(
-            name,
-            request.groups[name],
-            {taken.of: path for taken, path in grouped[name]},
-            {taken.of: taken.output.digest for taken, _ in grouped[name]},
+            group.name,
+            group.params,
+            {taken.of: path for taken, path in grouped[group.name]},
+            {taken.of: taken.output.digest for taken, _ in grouped[group.name]},
         )
-        for name in ordered
+        for group in sorted(keyed, key=lambda group: group.order)
     )
 
 
