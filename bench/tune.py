@@ -29,7 +29,8 @@ from dem_build.machine import Machine
 from dem_build.steps.api import Context, Group, Inputs
 from dem_build.steps.measuring import resident, validation_judges
 from dem_build.steps.passes import Passes
-from dem_build.steps.tuned import Space
+from dem_build.steps.space import Space
+from dem_build.steps.tuned import Landscape
 from dem_build.tuning import Found, Problem, Sample, search
 from dem_build.tuning.searches import coordinate_search
 
@@ -152,11 +153,12 @@ def _run(
     home = Path(tempfile.mkdtemp(dir=folder))
     context = Context(work=home, out=home / "out", machine=Machine(), threads=torch.get_num_threads())
     judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
-    space = Space(inputs.groups, judged, params)
+    space = Space(inputs.groups)
     candidates = resident(inputs, space.deltas, context)
     passes = Passes(candidates, judged, torch.float32, context)
-    known = space.begin(passes, candidates.layers)
-    return space.problem, run(space.problem, known), passes
+    landscape = Landscape(space, passes, params)
+    known = landscape.samples(passes.earlier, landscape.starts())
+    return landscape.problem, run(landscape.problem, known), passes
 
 
 def _random(problem: Problem, known: Sequence[Sample]) -> Found:

@@ -25,11 +25,19 @@ from dem_build.errors import EvaluationError
 from dem_build.steps.around import model_omega
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.judges import judges, trained_prompts
-from dem_build.steps.measuring import begin, recorded, resident, validation_judges, vectors_of
+from dem_build.steps.measuring import (
+    begin,
+    known_stderr,
+    recorded,
+    resident,
+    validation_judges,
+    vectors_of,
+)
 from dem_build.steps.passes import Passes, read_passes
-from dem_build.steps.tuned import Space
+from dem_build.steps.space import Space
+from dem_build.steps.tuned import Landscape
 from dem_build.tuning import gain_scale
-from dem_build.tuning.problem import ratio_stderr
+from dem_build.tuning.problem import mean_losses, ratio_stderr
 from dem_build.tuning.searches import gradient_search
 
 if TYPE_CHECKING:
@@ -81,7 +89,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     passes = Passes(candidates, judged, torch.float32, context)
     if "passes" in inputs.paths:
         passes.earlier += [p for p in read_passes(inputs.paths["passes"]) if not p.rounded]
-    climb = _Climb(tuning, params, passes, candidates.layers)
+    climb = _Climb(tuning, params, passes)
     rungs = climb.rungs()
     tested = Passes(candidates, tests, torch.float32, context, keeps=False)
     document = {
@@ -95,7 +103,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     return recorded(passes, context) | {
         "test_forward_equivalents": round(tested.cost, 3),
         "device_seconds": round(sum(p.changing + p.measuring for p in (passes, tested)), 3),
-        "tokens": {"seen": passes.tokens + tested.tokens},
+        "tokens": {"seen": passes.counted + tested.tokens},
         "ladder_seconds": round(time.monotonic() - started, 3),
     }
 
@@ -134,13 +142,11 @@ def _test(test: Judge, vectors: Sequence[Digest]) -> dict[str, JSON]:
 class _Climb:
     """Finds the order of the vectors, and ω at each rung, on validation rows."""
 
-    def __init__(
-        self, inputs: Inputs, params: Mapping[str, JSON], passes: Passes, layers: Sequence[str]
-    ) -> None:
-        self._inputs, self._passes, self._layers = inputs, passes, layers
+    def __init__(self, inputs: Inputs, params: Mapping[str, JSON], passes: Passes) -> None:
+        self._inputs, self._passes = inputs, passes
         self._params = {name: params[name] for name in ("objective", "bounds")} | {"granularity": "model"}
         self.vectors = list(vectors_of(inputs.groups))
-        self._model = model_omega(inputs, self.vectors, layers)
+        self._model = model_omega(inputs, self.vectors, passes.layers)
         # Not all that `passes` has: after an interruption it begins with passes of rungs that are still to come.
         self._known = list(passes.earlier)
 
@@ -158,15 +164,12 @@ class _Climb:
         return found
 
     def _order(self) -> list[int]:
-        space = Space(
-            [_with(group, None) for group in self._inputs.groups], self._passes.judges, self._params
-        )
-        space.begin(self._passes, self._layers, known=())
-        scores = []
+        whole = Space([_with(group, None) for group in self._inputs.groups])
+        landscape, scores = Landscape(whole, self._passes, self._params), []
         for vector in range(len(self.vectors)):
             alone = np.zeros_like(self._model)
             alone[vector] = 1.0
-            scores.append(space.score(self._passes.take(alone)))
+            scores.append(landscape.score(self._passes.take(alone)))
         return sorted(range(len(self.vectors)), key=lambda vector: scores[vector])
 
     def _retuned(self, added: Sequence[int], frozen: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,16 +177,16 @@ class _Climb:
         if not space.free:
             return frozen
         self._known.append(self._passes.take(frozen))
-        known = space.begin(self._passes, self._layers, known=self._known)
-        found = gradient_search(space.problem, known, MOST_STEPS)
-        self._known += [space.pass_of(sample) for sample in found.samples]
-        return space.expand(found.best.omega)
+        landscape = Landscape(space, self._passes, self._params)
+        found = gradient_search(landscape.problem, landscape.samples(self._known), MOST_STEPS)
+        self._known += [landscape.pass_of(sample) for sample in found.samples]
+        return landscape.expand(found.best)
 
     def _space(self, added: Sequence[int]) -> Space:
         """Return the space of the ω of some vectors; those of the others are 0."""
         there = {self.vectors[v] for v in added}
         groups = [g if g.digests.get("delta") in there else _with(g, 0.0) for g in self._inputs.groups]
-        return Space(groups, self._passes.judges, self._params)
+        return Space(groups)
 
 
 def _with(group: Group, omega: float | None) -> Group:
@@ -196,7 +199,6 @@ class _Judgement:
 
     def __init__(self, tested: Passes, vectors: Sequence[str]) -> None:
         self._tested = tested
-        self._tokens = np.array([judge.tokens for judge in tested.judges])
         self._own = [vectors.index(judge.group.digests["delta"]) for judge in tested.judges]
         self._vectors = len(vectors)
 
@@ -205,9 +207,10 @@ class _Judgement:
         nothing = np.zeros_like(rungs[0].frozen)
         base = self._tested.take(nothing)
         singles = np.array([self._single(j, nothing).nll[j] for j in range(len(self._own))])
-        stderr = ratio_stderr(base.nll - singles, self._tokens)
-        single = singles.sum(axis=1) / self._tokens.sum(axis=1)
-        self._base, self._scale = self._losses(base), gain_scale(self._losses(base), single, stderr)
+        stderr = ratio_stderr(base.nll - singles, self._tested.counted)
+        single = mean_losses(singles, self._tested.counted)
+        self._base = self._tested.losses(base)
+        self._scale = gain_scale(self._base, single, stderr)
         return {
             "base": self._judged(nothing),
             "singles": single.tolist(),
@@ -228,15 +231,12 @@ class _Judgement:
 
     def _judged(self, omega: NDArray[np.float64]) -> dict[str, JSON]:
         taken = self._tested.take(omega)
-        gains = (self._base - self._losses(taken)) / self._scale
-        errors = ratio_stderr(taken.nll, self._tokens)
+        losses = self._tested.losses(taken)
+        gains = (self._base - losses) / self._scale
         return {
             "omega": omega.mean(axis=1).tolist(),
-            "losses": self._losses(taken).tolist(),
-            "stderr": [float(error) if np.isfinite(error) else None for error in errors],
+            "losses": losses.tolist(),
+            "stderr": known_stderr(taken.nll, self._tested.counted),
             "gains": gains.tolist(),
             "mean_gain": float(gains.mean()),
         }
-
-    def _losses(self, taken: Pass) -> NDArray[np.float64]:
-        return np.asarray(taken.nll.sum(axis=1) / self._tokens.sum(axis=1))

@@ -14,17 +14,20 @@ from dem_build.steps.environment import device_name, peak_memory, reset_peak_mem
 from dem_build.steps.judges import ROWS, judges, trained_prompts
 from dem_build.steps.memory import memory_told
 from dem_build.steps.models import device, load_model
+from dem_build.tuning.problem import ratio_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from dem_build.digest import Digest
     from dem_build.steps.api import Context, Group, Inputs, Provenance
     from dem_build.steps.judges import Judge
     from dem_build.steps.passes import Passes
 
-__all__ = ["begin", "recorded", "resident", "validation_judges", "vectors_of"]
+__all__ = ["begin", "known_stderr", "recorded", "resident", "validation_judges", "vectors_of"]
 
 
 def begin(context: Context) -> None:
@@ -80,6 +83,11 @@ def resident(inputs: Inputs, deltas: Mapping[Digest, Path], context: Context) ->
             attn_implementation=context.machine.attn_implementation,
         )
         return Candidates(model, weights, inputs.digests["base/weights"], deltas)
+
+
+def known_stderr(sums: NDArray[np.float64], tokens: NDArray[np.float64]) -> list[float | None]:
+    """Return the standard errors of Σ sums / Σ tokens over blocks, [judges]; of one block there is none."""
+    return [float(error) if np.isfinite(error) else None for error in ratio_stderr(sums, tokens)]
 
 
 def recorded(passes: Passes, context: Context) -> Provenance:

@@ -14,15 +14,29 @@ from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from dem_build.digest import JSON, Digest
 
-__all__ = ["FORMAT", "Omega", "read_omega", "write_omega"]
+__all__ = ["FORMAT", "Omega", "by_vector", "read_omega", "write_omega"]
 
 FORMAT = "omega/1"
 Omega: TypeAlias = "float | dict[str, float]"
+
+
+def by_vector(
+    omega: NDArray[np.float64], vectors: Iterable[Digest], layers: Sequence[str]
+) -> dict[Digest, Omega]:
+    """Return a candidate, [vectors, layers], as it is written: a number a vector, or one a layer where they differ."""
+    found: dict[Digest, Omega] = {}
+    for digest, row in zip(vectors, omega, strict=True):
+        alike = bool((row == row[0]).all())
+        found[digest] = float(row[0]) if alike else dict(zip(layers, row.tolist(), strict=True))
+    return found
 
 
 def write_omega(path: Path, omega: Mapping[Digest, Omega]) -> None:

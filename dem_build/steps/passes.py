@@ -16,6 +16,7 @@ from dem_build.json_text import parse_json
 from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import BLOCKS, batches, row_nll
 from dem_build.steps.memory import memory_told
+from dem_build.tuning.problem import mean_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,6 +70,8 @@ class Passes:
 
     Attributes:
         judges: Whose rows they are taken over.
+        counted: Tokens of the judges that count, [judges, blocks].
+        layers: Names of the layers, in the order of ω's columns.
         taken: All passes, in order; those of an interrupted run first.
         earlier: Passes that earlier searches took over the same rows.
         cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
@@ -86,6 +89,8 @@ class Passes:
         keeps: bool = True,
     ) -> None:
         self._candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, context
+        self.counted = np.array([judge.tokens for judge in judges])
+        self.layers = candidates.layers
         self._folder = context.work / "checkpoints"
         self._keeps = keeps
         checkpoint = newest_complete(self._folder) if keeps else None
@@ -132,6 +137,10 @@ class Passes:
             self._keep()
         return taken
 
+    def losses(self, taken: Pass) -> NDArray[np.float64]:
+        """Return a pass's mean losses per token, [judges]; 0 where a judge was not asked."""
+        return mean_losses(taken.nll, self.counted)
+
     def _asked(
         self, omega: NDArray[np.float64], judged: Iterable[int] | None, *, slopes: bool, rounded: bool
     ) -> Pass:
@@ -155,15 +164,15 @@ class Passes:
     def _judge(self, asked: Pass) -> None:
         for j in np.flatnonzero(asked.judged):
             if asked.slopes is None:
-                self._losses(asked, int(j))
+                self._take_losses(asked, int(j))
             else:
-                self._slopes(asked, asked.slopes, int(j))
+                self._take_slopes(asked, asked.slopes, int(j))
             self._check(asked, int(j))
             done = len(self.taken) + float(asked.judged[: j + 1].sum() / asked.judged.sum())
             self._context.progress(round(done, 2), len(self.taken) + 1, "passes")
 
     @torch.no_grad()
-    def _losses(self, asked: Pass, j: int) -> None:
+    def _take_losses(self, asked: Pass, j: int) -> None:
         judge = self.judges[j]
         block_of = {row: block for block, rows in enumerate(judge.blocks) for row in rows}
         for batch in batches(judge, None, self._context.machine.eval_batch_size):
@@ -171,7 +180,7 @@ class Passes:
             for row, nll in zip(batch, row_nll(self._candidates.model, judge, batch).tolist(), strict=True):
                 asked.nll[j, block_of[row]] += nll
 
-    def _slopes(self, asked: Pass, slopes: NDArray[np.float64], j: int) -> None:
+    def _take_slopes(self, asked: Pass, slopes: NDArray[np.float64], j: int) -> None:
         judge, size = self.judges[j], self._context.machine.micro_batch
         for block in range(BLOCKS):
             for batch in batches(judge, block, size):

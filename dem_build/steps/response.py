@@ -10,19 +10,25 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.around import model_omega, with_omega
-from dem_build.steps.measuring import begin, recorded, resident, validation_judges, vectors_of
+from dem_build.steps.measuring import (
+    begin,
+    known_stderr,
+    recorded,
+    resident,
+    validation_judges,
+    vectors_of,
+)
 from dem_build.steps.passes import Passes
-from dem_build.tuning.problem import ratio_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from dem_build.digest import JSON, Digest
@@ -56,7 +62,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     deltas = vectors_of(inputs.groups)
     candidates = resident(inputs, deltas, context)
     passes = Passes(candidates, judged, torch.float32, context)
-    omega = model_omega(inputs, list(deltas), candidates.layers)
+    omega = model_omega(inputs, list(deltas), passes.layers)
     document = _document(passes, list(deltas), omega, params["omegas"])
     context.out.mkdir(parents=True, exist_ok=True)
     (context.out / "curves").write_bytes(canonical(document))
@@ -79,16 +85,15 @@ def _document(
 ) -> dict[str, JSON]:
     model = passes.take(omega, slopes=True)
     assert model.slopes is not None
-    tokens = np.array([judge.tokens for judge in passes.judges])
-    slopes = model.slopes.sum(axis=(1, 3)) / tokens.sum(axis=1)[:, None]
+    slopes = model.slopes.sum(axis=(1, 3)) / passes.counted.sum(axis=1)[:, None]
     return {
         "format": FORMAT,
         "vectors": vectors,
         "omega": omega.mean(axis=1).tolist(),
         "judges": [_judge(judge) for judge in passes.judges],
-        "model": _losses(model, model, tokens),
+        "model": _losses(passes, model, model),
         "slopes": slopes.tolist(),
-        "points": list(_points(passes, model, values, tokens)),
+        "points": list(_points(passes, model, values)),
     }
 
 
@@ -101,24 +106,17 @@ def _judge(judge: Judge) -> dict[str, JSON]:
     }
 
 
-def _points(
-    passes: Passes, model: Pass, values: list[float], tokens: NDArray[np.float64]
-) -> Iterator[dict[str, JSON]]:
+def _points(passes: Passes, model: Pass, values: list[float]) -> Iterator[dict[str, JSON]]:
     for vector in range(len(model.omega)):
         for value in values:
             taken = passes.take(with_omega(model.omega, vector, value))
-            yield {"vector": vector, "omega": value, **_losses(taken, model, tokens)}
+            yield {"vector": vector, "omega": value, **_losses(passes, taken, model)}
 
 
-def _losses(taken: Pass, model: Pass, tokens: NDArray[np.float64]) -> dict[str, JSON]:
+def _losses(passes: Passes, taken: Pass, model: Pass) -> dict[str, JSON]:
     """Return mean losses, their standard errors and those of the change from the model, [judges] each."""
     return {
-        "losses": (taken.nll.sum(axis=1) / tokens.sum(axis=1)).tolist(),
-        "stderr": _known(ratio_stderr(taken.nll, tokens)),
-        "change_stderr": _known(ratio_stderr(taken.nll - model.nll, tokens)),
+        "losses": passes.losses(taken).tolist(),
+        "stderr": known_stderr(taken.nll, passes.counted),
+        "change_stderr": known_stderr(taken.nll - model.nll, passes.counted),
     }
-
-
-def _known(errors: NDArray[np.float64]) -> list[float | None]:
-    """Return standard errors; of one block there is none."""
-    return [float(error) if np.isfinite(error) else None for error in errors]

@@ -14,9 +14,10 @@ import torch
 from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.measuring import begin, recorded, resident, validation_judges
-from dem_build.steps.omega import write_omega
+from dem_build.steps.omega import by_vector, write_omega
 from dem_build.steps.passes import Passes, write_passes
-from dem_build.steps.tuned import Space, layerwise
+from dem_build.steps.space import Space
+from dem_build.steps.tuned import Landscape, layerwise
 from dem_build.steps.tuned_trace import Outcome, trace
 from dem_build.tuning import SEARCHES, intervals, search
 from dem_build.tuning.searches import grid_levels
@@ -48,19 +49,19 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     begin(context)
     started = time.monotonic()
     judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
-    space = Space(inputs.groups, judged, params)
+    space = Space(inputs.groups)
     _check_grid(params["search"], space)
     candidates = resident(inputs, space.deltas, context)
     passes = Passes(candidates, judged, getattr(torch, params["dtype"]), context)
-    known = space.begin(passes, candidates.layers)
-    found = search(params["search"], space.problem, known)
-    bounds = intervals(space.problem, found, space.uniform)
-    refined = layerwise(space, found) if params["granularity"] == "layer" else None
-    accepted = refined is not None and refined.accepted
-    chosen = space.choose(refined.omega if refined and accepted else space.expand(found.best.omega))
-    outcome = Outcome(space, found, bounds, refined, chosen)
+    landscape = Landscape(space, passes, params)
+    starts = landscape.starts()
+    found = search(params["search"], landscape.problem, landscape.samples(passes.earlier, starts))
+    bounds = intervals(landscape.problem, found, starts[0])
+    refined = layerwise(landscape, found, starts[0]) if params["granularity"] == "layer" else None
+    chosen = landscape.choose(refined.omega if refined and refined.accepted else landscape.expand(found.best))
+    outcome = Outcome(landscape, found, starts[0], bounds, refined, chosen)
     context.out.mkdir(parents=True, exist_ok=True)
-    write_omega(context.out / "omega", space.by_digest(chosen.omega))
+    write_omega(context.out / "omega", by_vector(chosen.taken.omega, space.deltas, passes.layers))
     (context.out / "trace").write_bytes(canonical(trace(outcome)))
     write_passes(context.out / "passes", passes.taken)
     return recorded(passes, context) | {"search_seconds": round(time.monotonic() - started, 3)}

@@ -16,11 +16,10 @@ from dem_build.tuning.problem import ratio_stderr
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import NDArray
-
     from dem_build.digest import JSON
-    from dem_build.steps.tuned import Chosen, Refined, Space
-    from dem_build.tuning import Found, Intervals, Sample
+    from dem_build.steps.space import Space
+    from dem_build.steps.tuned import Chosen, Landscape, Refined
+    from dem_build.tuning import Found, Intervals, Problem, Sample
 
 __all__ = ["FORMAT", "Outcome", "trace"]
 
@@ -35,8 +34,9 @@ NOTABLE = 0.02  # of the score: what rounding may cost without a word
 class Outcome:
     """All that a search came to."""
 
-    space: Space
+    landscape: Landscape
     found: Found
+    uniform: Sample
     bounds: Intervals
     refined: Refined | None
     chosen: Chosen
@@ -44,53 +44,51 @@ class Outcome:
 
 def trace(outcome: Outcome) -> dict[str, JSON]:
     """Return the search as a document: judges, vectors, every pass, what it came to. Less is better in scores."""
-    space, found, bounds, refined = outcome.space, outcome.found, outcome.bounds, outcome.refined
-    chosen = outcome.chosen
-    problem = space.problem
+    landscape, found, bounds, refined = outcome.landscape, outcome.found, outcome.bounds, outcome.refined
+    uniform, chosen, problem = outcome.uniform, outcome.chosen, landscape.problem
     return {
         "format": FORMAT,
-        "search": space.params["search"],
-        "objective": space.params["objective"],
+        "search": landscape.params["search"],
+        "objective": landscape.params["objective"],
         "reason": found.reason,
-        "judges": [_judge(space, chosen, j) for j in range(len(space.judges))],
-        "vectors": _vectors(space, found, bounds),
-        "layers": list(space.layers),
+        "judges": [_judge(landscape, chosen, j) for j in range(len(landscape.passes.judges))],
+        "vectors": _vectors(landscape.space, found, bounds),
+        "layers": list(landscape.passes.layers),
         "score": problem.score(found.best),
-        "uniform": None
-        if space.uniform is None
-        else {
-            "omega": space.uniform.omega.tolist(),
-            "score": problem.score(space.uniform),
+        "uniform": {
+            "omega": uniform.omega.tolist(),
+            "score": problem.score(uniform),
             "lead": bounds.over_uniform,
         },
         "chosen_score": chosen.score,
         "rounded_score": chosen.rounded_score,
-        "passes": [_pass(space, sample) for sample in found.samples],
+        "passes": [_pass(problem, sample) for sample in found.samples],
         "slopes": None if found.best.slopes is None else problem.loss_slopes(found.best).tolist(),
         "layerwise": None if refined is None else _refined(refined),
         "findings": [
-            *_of_vectors(space, found, chosen),
-            *_of_judges(space, chosen),
-            *_of_search(space, found, bounds),
-            *_of_rounding(space, chosen),
-            *_of_layers(space, refined),
+            *_of_vectors(landscape, found, chosen),
+            *_of_judges(landscape, chosen),
+            *_of_search(landscape, found, bounds),
+            *_of_rounding(landscape, chosen),
+            *_of_layers(landscape, refined),
         ],
     }
 
 
-def _judge(space: Space, chosen: Chosen, j: int) -> dict[str, JSON]:
-    judge, objective, losses = space.judges[j], space.objective, _losses(space, chosen)
-    vector = space.vector_of.get(judge.group.name)
+def _judge(landscape: Landscape, chosen: Chosen, j: int) -> dict[str, JSON]:
+    judge, objective = landscape.passes.judges[j], landscape.objective
+    losses = landscape.passes.losses(chosen.taken)
+    vector = landscape.space.vector_of.get(judge.group.name)
     return {
         "rows": judge.digest,
-        "vector": None if vector is None else list(space.deltas)[vector],
+        "vector": None if vector is None else list(landscape.space.deltas)[vector],
         "importance": float(objective.importance[j]),
         "limit": float(objective.limit[j]) if np.isfinite(objective.limit[j]) else None,
         "used": judge.used,
         "left_out": judge.left_out,
         "tokens": int(judge.tokens.sum()),
         "base": float(objective.base[j]),
-        "single": None if vector is None else float(space.singles[j]),
+        "single": None if vector is None else float(landscape.singles[j]),
         "chosen": float(losses[j]),
         "gain": float(objective.gains(losses)[j]) if objective.counted[j] else None,
     }
@@ -111,11 +109,11 @@ def _vectors(space: Space, found: Found, bounds: Intervals) -> list[dict[str, JS
     return described
 
 
-def _pass(space: Space, sample: Sample) -> dict[str, JSON]:
+def _pass(problem: Problem, sample: Sample) -> dict[str, JSON]:
     return {
         "omega": sample.omega.tolist(),
-        "losses": space.problem.losses(sample).tolist(),
-        "score": space.problem.score(sample),
+        "losses": problem.losses(sample).tolist(),
+        "score": problem.score(sample),
         "slopes": sample.slopes is not None,
     }
 
@@ -130,66 +128,64 @@ def _refined(refined: Refined) -> dict[str, JSON]:
     }
 
 
-def _of_vectors(space: Space, found: Found, chosen: Chosen) -> Iterator[dict[str, JSON]]:
+def _of_vectors(landscape: Landscape, found: Found, chosen: Chosen) -> Iterator[dict[str, JSON]]:
+    space, problem = landscape.space, landscape.problem
     names = list(space.deltas)
     for place, v in enumerate(space.free):
         if found.box is not None and not (found.box[0][place] or found.box[1][place]):
             continue  # it was not searched
-        layers = chosen.omega[v]
+        layers = chosen.taken.omega[v]
         about = {"vector": names[v], "omega": float(layers[0])}
         if not layers.any():
             yield {"what": "does_not_help", **about}
-        elif (layers >= space.problem.upper[place]).all():
+        elif (layers >= problem.upper[place]).all():
             yield {"what": "on_upper_bound", **about}
-        elif (layers <= space.problem.lower[place]).all():
+        elif (layers <= problem.lower[place]).all():
             yield {"what": "on_lower_bound", **about}
 
 
-def _of_judges(space: Space, chosen: Chosen) -> Iterator[dict[str, JSON]]:
-    losses, base = _losses(space, chosen), space.base
-    excess = space.objective.excess(losses)
-    errors = ratio_stderr(chosen.nll - space.base_nll, space.tokens)
-    for j, judge in enumerate(space.judges):
+def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]]:
+    passes, objective = landscape.passes, landscape.objective
+    losses, base = passes.losses(chosen.taken), objective.base
+    excess = objective.excess(losses)
+    errors = ratio_stderr(chosen.taken.nll - landscape.base.nll, passes.counted)
+    for j, judge in enumerate(passes.judges):
         about = {"judge": judge.digest, "loss": float(losses[j]), "base": float(base[j])}
         if excess[j] > 0:
-            yield {"what": "limit_not_held", **about, "limit": float(space.objective.limit[j])}
+            yield {"what": "limit_not_held", **about, "limit": float(objective.limit[j])}
         elif losses[j] - base[j] > SIGNIFICANT * errors[j]:
             yield {"what": "worse_than_base", **about}
-        if judge.group.name in space.vector_of and space.singles[j] >= base[j]:
-            yield {"what": "own_vector_does_not_help", **about, "single": float(space.singles[j])}
+        if judge.group.name in landscape.space.vector_of and landscape.singles[j] >= base[j]:
+            yield {"what": "own_vector_does_not_help", **about, "single": float(landscape.singles[j])}
         if judge.left_out:
             yield {"what": "rows_left_out", **about, "count": judge.left_out, "used": judge.used}
         if judge.used < FEW_ROWS:
             yield {"what": "few_rows", **about, "used": judge.used}
 
 
-def _losses(space: Space, chosen: Chosen) -> NDArray[np.float64]:
-    return np.asarray(chosen.nll.sum(axis=1) / space.tokens.sum(axis=1))
-
-
-def _of_search(space: Space, found: Found, bounds: Intervals) -> Iterator[dict[str, JSON]]:
+def _of_search(landscape: Landscape, found: Found, bounds: Intervals) -> Iterator[dict[str, JSON]]:
     if (
         found.box is None
         and bounds.over_uniform is not None
-        and len(space.free) > 1
+        and len(landscape.space.free) > 1
         and bounds.over_uniform[0] <= 0
     ):
         yield {"what": "like_uniform", "lead": list(bounds.over_uniform)}
-    if found.reason == "passes" and space.params["search"] != "grid":
+    if found.reason == "passes" and landscape.params["search"] != "grid":
         yield {"what": "not_converged", "passes": len(found.samples)}
-    apart = spread(space.problem, found) if found.box is None else 0.0
+    apart = spread(landscape.problem, found) if found.box is None else 0.0
     if apart > DISAGREE:
         yield {"what": "starts_disagree", "spread": round(apart, 3)}
 
 
-def _of_rounding(space: Space, chosen: Chosen) -> Iterator[dict[str, JSON]]:
+def _of_rounding(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]]:
     lost = chosen.rounded_score - chosen.score
     if abs(lost) > NOTABLE * max(abs(chosen.score), 1e-3):
-        yield {"what": "rounding", "dtype": space.params["dtype"], "score": chosen.score, "lost": lost}
+        yield {"what": "rounding", "dtype": landscape.params["dtype"], "score": chosen.score, "lost": lost}
 
 
-def _of_layers(space: Space, refined: Refined | None) -> Iterator[dict[str, JSON]]:
-    if space.params["granularity"] != "layer":
+def _of_layers(landscape: Landscape, refined: Refined | None) -> Iterator[dict[str, JSON]]:
+    if landscape.params["granularity"] != "layer":
         return
     if refined is None:
         yield {"what": "layers_not_judged"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.tuning.inner import promised, promised_best
+from dem_build.tuning.problem import mean_losses
 from dem_build.tuning.surrogate import Surrogate, observations
 
 if TYPE_CHECKING:
@@ -111,6 +112,6 @@ def _resampled(problem: Problem, draws: np.random.Generator) -> tuple[Problem, _
     tokens = np.take_along_axis(problem.tokens, index, axis=1)
     drawn = replace(problem, tokens=tokens)
     if problem.base_nll is not None:
-        base = np.take_along_axis(problem.base_nll, index, axis=1).sum(axis=1) / tokens.sum(axis=1)
+        base = mean_losses(np.take_along_axis(problem.base_nll, index, axis=1), tokens)
         drawn = replace(drawn, objective=replace(problem.objective, base=base))
     return drawn, _Pick(index)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dem_build.tuning.objective import Objective
 
-__all__ = ["DECIMALS", "Found", "Measure", "Problem", "Sample", "Vector", "ratio_stderr"]
+__all__ = ["DECIMALS", "Found", "Measure", "Problem", "Sample", "Vector", "mean_losses", "ratio_stderr"]
 
 Vector: TypeAlias = "NDArray[np.float64]"
 
@@ -86,7 +86,7 @@ class Problem:
 
     def losses(self, sample: Sample) -> Vector:
         """Return mean losses per token, [judges]."""
-        return np.asarray(sample.nll.sum(axis=1) / self.tokens.sum(axis=1))
+        return mean_losses(sample.nll, self.tokens)
 
     def loss_slopes(self, sample: Sample) -> Vector:
         """Return derivatives of the mean losses, [judges, ω]."""
@@ -140,6 +140,11 @@ class Found:
     samples: tuple[Sample, ...] = field(default=())
     reason: str = "converged"
     box: tuple[Vector, Vector] | None = None
+
+
+def mean_losses(nll: Vector, tokens: Vector) -> Vector:
+    """Return mean losses per token, [judges], from their sums and from the tokens that count, [judges, blocks]."""
+    return np.asarray(nll.sum(axis=1) / tokens.sum(axis=1))
 
 
 def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:
