@@ -31,6 +31,7 @@ __all__ = [
     "Verdict",
     "Why",
     "decide",
+    "key_of",
     "make_plan",
 ]
 
@@ -185,6 +186,13 @@ def decide(
     if record is not None:
         return Verdict(action, Status.HIT, Reason(Why.RECORDED), key, document, record)
     return Verdict(action, Status.RUN, _why_due(action, key, document, records, history), key, document)
+
+
+def key_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> Digest | None:
+    """Return the key of an action, given the outputs that are known so far; None while an input is unknown."""
+    if any(name not in known for name in action.upstream):
+        return None
+    return kinds.key_of(preimage_of(action, known))
 
 
 def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[str, JSON]:

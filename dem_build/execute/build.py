@@ -19,7 +19,7 @@ from dem_build.execute.outcome import Done, Outcome, Result, hit
 from dem_build.execute.pool import Pool
 from dem_build.execute.request import Answer, request_for
 from dem_build.execute.slots import slots
-from dem_build.plan import Status, decide
+from dem_build.plan import Status, decide, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,7 +130,7 @@ class _Build:
         result = self.results.get(action.name)
         if result is None or result.record is None:
             return False
-        key = self._decide(action).key
+        key = key_of(action, self._known())
         return key is not None and key != result.key
 
     def _unsettle(self, name: str) -> None:
@@ -150,15 +150,12 @@ class _Build:
         if lost:
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
-        verdict = self._decide(action)
+        rebuild = self.options.rebuild - self.rebuilt
+        verdict = decide(action, self._known(), self.store, self.plan.history, rebuild)
         if verdict.status is Status.HIT:
             self._settle(hit(verdict))
         else:
             self._take(verdict)
-
-    def _decide(self, action: Action) -> Verdict:
-        rebuild = self.options.rebuild - self.rebuilt
-        return decide(action, self._known(), self.store, self.plan.history, rebuild)
 
     def _known(self) -> Mapping[str, Mapping[str, Output]]:
         return {name: r.record.outputs for name, r in self.results.items() if r.record is not None}
@@ -221,7 +218,7 @@ class _Build:
 
     def _finish(self, verdict: Verdict, message: Message) -> None:
         reply, action = message.reply, verdict.action
-        if not self.stopping and self._decide(action).key != verdict.key:
+        if not self.stopping and key_of(action, self._known()) != verdict.key:
             # An input was found damaged meanwhile and is made again: whatever this run says is of the old one.
             self._reconsider(action)
         elif reply.answer in (Answer.DONE, Answer.FOUND):
