@@ -35,6 +35,7 @@ model = "base"
 max_steps = 1
 global_batch_size = 4
 [evaluate]
+prompts = 0
 """
 DATASET = '[datasets.d{0}]\npath = "data/d{0}.jsonl"\ntest = 0.3\nomega = 0.1\n'
 STAGES = 8

@@ -210,6 +210,15 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             outputs=("metrics", "rows"),
             device=True,
         ),
+        "sample": Kind(
+            family="evaluate",
+            version=1,
+            module="dem_build.steps.sample",
+            # Texts, or how many held-out rows; an answer is always the likeliest one.
+            params=("prompts", "max_new_tokens", "dtype"),
+            outputs=("answers",),
+            device=True,
+        ),
         "task": Kind(
             family="evaluate",
             version=1,

@@ -53,6 +53,7 @@ method = "single"
 
 [evaluate]
 models = ["composed", "base", "mix", "even", "mean"]
+prompts = 0
 
 [[gates]]
 task = "loss:add"

@@ -46,6 +46,7 @@ dtype = "bfloat16"
 
 [evaluate]
 models = ["composed", "base"]
+prompts = 0
 """
 HEAVY = ("torch", "transformers", "datasets", "lm_eval", "accelerate", "peft")
 LATE = (*HEAVY, "jinja2", "typer")  # a build with nothing to do draws no report either

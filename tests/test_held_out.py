@@ -43,6 +43,7 @@ max_loss_increase = 0.01
 
 [evaluate]
 models = ["composed", "base"]
+prompts = 0
 
 [[gates]]
 task = "loss:chat"

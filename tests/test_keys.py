@@ -180,6 +180,11 @@ GIVEN = {
         [*COMPOSED[:2], TakenDigest("data/rows", hexes("6"))],
         [],
     ),
+    "sample": (
+        {"prompts": 5, "max_new_tokens": 64, "dtype": "bfloat16"},
+        [*COMPOSED, TakenDigest("data/rows", hexes("6"))],
+        [],
+    ),
     "task": (
         {
             "task": "arc_easy",

@@ -21,6 +21,7 @@ dtype = "float32"
 
 [evaluate]
 models = ["composed", "base", "vectors"]
+prompts = 0
 """
 CODE = """
 [vectors.code]

@@ -130,7 +130,7 @@ def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
     )
 
 
-LOADING = {"finetune": _untrainable, "loss": _unevaluable, "task": _unevaluable}
+LOADING = {"finetune": _untrainable, "loss": _unevaluable, "task": _unevaluable, "sample": _unevaluable}
 """The kinds that hold a whole model in memory. Composing does not: it takes a few megabytes of each tensor."""
 
 

@@ -1,16 +1,16 @@
-"""Evaluations: held-out losses and tasks, of every model that is asked about."""
+"""Evaluations: held-out losses, tasks and answers to prompts, of every model that is asked about."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.graph.nodes import BASE, COMPOSED, MODEL_PARTS, Action, Edge, Evaluation, Taken
+from dem_build.graph.nodes import BASE, COMPOSED, MODEL_PARTS, SAMPLE, Action, Edge, Evaluation, Taken
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.lock import Lock, LockedTask
-    from dem_build.recipe import Recipe, Task
+    from dem_build.recipe import Evaluate, Recipe, Task
 
 __all__ = ["evaluations"]
 
@@ -31,7 +31,7 @@ def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[A
         for task in evaluate.tasks
         for model in wanted
     ]
-    return losses + tasks
+    return losses + tasks + _samples(recipe, evaluate, models)
 
 
 def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
@@ -65,3 +65,31 @@ def _task(recipe: Recipe, locked: LockedTask, model: str, source: str, task: Tas
         evaluation=Evaluation(model, task.name),
         runs_code=locked.local,
     )
+
+
+def _samples(recipe: Recipe, evaluate: Evaluate, models: Mapping[str, str]) -> list[Action]:
+    """Return what base and composed model answer: an action a dataset, so that another dataset asks no model again."""
+    wanted = [m for m in (BASE, COMPOSED) if m in evaluate.models]
+    if not evaluate.prompts:
+        return []
+    if not isinstance(evaluate.prompts, int):
+        return [_sample(recipe, evaluate, model, models[model]) for model in wanted]
+    datasets = [name for name, dataset in recipe.datasets.items() if dataset.test != 0]
+    # A model's one after another: it is loaded once.
+    return [_sample(recipe, evaluate, model, models[model], name) for model in wanted for name in datasets]
+
+
+def _sample(
+    recipe: Recipe, evaluate: Evaluate, model: str, source: str, dataset: str | None = None
+) -> Action:
+    takes = tuple(Taken(f"model/{part}", Edge(source, part)) for part in MODEL_PARTS)
+    if dataset is not None:
+        takes += (Taken("data/rows", Edge(f"data:{dataset}", "test")),)
+    params = {
+        "prompts": evaluate.prompts if isinstance(evaluate.prompts, int) else list(evaluate.prompts),
+        "max_new_tokens": evaluate.max_new_tokens,
+        "dtype": recipe.compose.dtype,
+    }
+    about = [SAMPLE, *([] if dataset is None else [dataset])]
+    evaluation = Evaluation(model, ":".join(about))
+    return Action(":".join([about[0], model, *about[1:]]), SAMPLE, params, takes, evaluation=evaluation)

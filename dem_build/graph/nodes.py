@@ -23,6 +23,7 @@ __all__ = [
     "MODEL",
     "MODEL_PARTS",
     "RESPONSE",
+    "SAMPLE",
     "TSNE",
     "TUNE",
     "Action",
@@ -38,6 +39,7 @@ ANALYSIS = "analysis"
 RESPONSE = "response"
 LADDER = "ladder"
 TSNE = "tsne"
+SAMPLE = "sample"
 MODEL = "model"
 COMPOSED = "composed"
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")

@@ -39,6 +39,20 @@ def _each_task_once(data: Raw) -> Iterator[Mistake]:
         seen |= {name} if name else set()
 
 
+def _prompts_are_answered(data: Raw) -> Iterator[Mistake]:
+    evaluate = raw(data, "evaluate")
+    prompts = evaluate.get("prompts")
+    if "max_new_tokens" in evaluate and prompts in (0, ()):
+        what = "has no effect where there are no `prompts`"
+        yield Mistake(("evaluate", "max_new_tokens"), what, "remove it, or ask something")
+    if prompts and not {"composed", "base"} & {m for m in _models(data) if isinstance(m, str)}:
+        what = "nobody answers: composed model and base do, and `models` names neither"
+        yield Mistake(("evaluate", "prompts"), what, 'add "composed" or "base" to `models`')
+    for index, prompt in enumerate(items(prompts)):
+        if prompt in items(prompts)[:index]:
+            yield Mistake(("evaluate", "prompts", index), "this prompt is given twice", "give it once")
+
+
 def _gates_have_bounds(data: Raw) -> Iterator[Mistake]:
     for index, gate in _gates(data):
         key = ("gates", index)
@@ -118,6 +132,7 @@ def _losses(data: Raw) -> list[str]:
 JUDGING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _known_models,
     _each_task_once,
+    _prompts_are_answered,
     _gates_have_bounds,
     _gates_are_measured,
     _gates_name_metrics,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from dem_build.recipe.shapes import Table, Text
+from dem_build.recipe.shapes import Table, Text, shapes
 
 __all__ = ["Analysis", "Evaluate", "Gate", "Task", "Tune"]
 
@@ -97,6 +97,15 @@ class Evaluate(Table):
         default=("composed", "base"),
         description="`composed`, `base`, `vectors` (each alone, with ω = 1), and baselines by name.",
     )
+    prompts: Annotated[
+        Annotated[int, Field(ge=0), Tag("<number>")] | Annotated[tuple[Text, ...], Tag("<list>")],
+        shapes("must be a number of test rows, or a list of prompts"),
+    ] = Field(
+        default=5,
+        description="What base and composed model answer side by side in the report: so many test rows of each "
+        "dataset, the same ones every time, or these prompts, in the base's chat template if it has one. 0: nothing.",
+    )
+    max_new_tokens: int = Field(default=64, ge=1, description="Most tokens of an answer to `prompts`.")
 
 
 class Gate(Table):

@@ -71,7 +71,6 @@ class Cost:
         tokens: Tokens that a model read, each as often as it was read; None where nothing counts them.
         trained_tokens: Those that counted in a training's loss.
         same_as: An action before it whose result is its own too: it ran once, and this one cost nothing.
-        taken_over: Passes that it took over from earlier searches, whose cost they are.
     """
 
     part: Part
@@ -81,7 +80,6 @@ class Cost:
     tokens: float | None = None
     trained_tokens: float | None = None
     same_as: str | None = None
-    taken_over: float | None = None
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON, without what is not known."""
@@ -92,7 +90,6 @@ class Cost:
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "same_as": self.same_as,
-            "passes_taken_over": self.taken_over or None,
         }
         return {n: v for n, v in found.items() if v is not None} | ({"wall": True} if self.wall else {})
 
@@ -185,7 +182,6 @@ def _cost(action: Action, record: Record, graph: Graph, cpus: Mapping[str, str],
         _amount(record, "tokens", "seen"),
         _amount(record, "tokens", "trained"),
         None if first == action.name else first,
-        _amount(record, "earlier_passes"),
     )
 
 

@@ -69,6 +69,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         **({"response": _response(results.response)} if results and results.response else {}),
         **({"ladder": asdict(results.ladder)} if results and results.ladder else {}),
         **({"tsne": dict(results.tsne)} if results and results.tsne else {}),
+        **({"samples": [asdict(e) for e in results.samples]} if results and results.samples else {}),
         **({"baselines": _baselines(results)} if results and results.baselines else {}),
         **({"cost": results.cost.document()} if results and results.cost.costs else {}),
         "results": _table(results) if results else {},

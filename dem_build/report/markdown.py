@@ -8,15 +8,29 @@ from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import Trend, model_names, rows
 from dem_build.report.quantities import decimals, signed
+from dem_build.report.samples import shortened, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from dem_build.report.comparison import Change, Measure
     from dem_build.report.results import Results
+    from dem_build.report.samples import Exchange
 
-__all__ = ["baselines_list", "code", "escape", "printable", "results_table", "table"]
+__all__ = [
+    "baselines_list",
+    "code",
+    "escape",
+    "printable",
+    "printable_lines",
+    "results_table",
+    "samples_table",
+    "table",
+]
 
+CELL = 160  # characters of an answer in a table
+UNSHOWN = ("Cc", "Cf", "Cs", "Cn")
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$!])")
 
 
@@ -35,7 +49,13 @@ def code(text: str) -> str:
 def printable(text: str) -> str:
     """Return text on one line, without what is not shown: escape sequences, direction overrides, no characters."""
     spaced = " ".join(text.split())
-    return "".join(c for c in spaced if unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Cn")).strip()
+    return "".join(c for c in spaced if unicodedata.category(c) not in UNSHOWN).strip()
+
+
+def printable_lines(text: str) -> str:
+    """Return text with its lines and spaces, without what is not shown; joiners stay, which some scripts need."""
+    spaced = text.replace("\r\n", "\n").expandtabs(4)
+    return "".join(c for c in spaced if c == "\n" or c in JOINERS or unicodedata.category(c) not in UNSHOWN)
 
 
 def table(header: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0) -> str:
@@ -69,6 +89,28 @@ def baselines_list(results: Results) -> str:
         for name, contender in results.baselines.items()
     ]
     return "\n".join([*lines, ""])
+
+
+def samples_table(exchanges: Sequence[Exchange]) -> str:
+    """Return prompts and answers side by side, each cut to a line, folded as GitHub does it."""
+    shown = spread(exchanges)
+    models = list(dict.fromkeys(model for e in shown for model in e.answers))
+    referred = any(e.reference is not None for e in shown)
+    header = ["asked", *(escape(m) for m in models), *(["in the data"] if referred else [])]
+    body = [
+        [
+            _said(e.asked),
+            *(_said(e.answers[m].text, cut=not e.answers[m].ended) if m in e.answers else "" for m in models),
+            *([_said(e.reference or "")] if referred else []),
+        ]
+        for e in shown
+    ]
+    count = f"{len(shown)} prompts" if len(shown) > 1 else "1 prompt"
+    return f"<details><summary>{count}, side by side</summary>\n\n{table(header, body)}\n</details>\n"
+
+
+def _said(text: str, *, cut: bool = False) -> str:
+    return escape(shortened(" ".join(text.split()), CELL)) + (" …" if cut else "")
 
 
 def _measure(measure: Measure | None) -> str:

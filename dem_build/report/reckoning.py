@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dem_build.graph.nodes import COMPOSED, MODEL, TUNE
@@ -112,11 +113,6 @@ class _Against:
                 yield f"Composing took {duration(seconds)} on {device}, which is not in the comparison."
         if self._evaluations(COMPOSED) and not self._evaluating(COMPOSED):
             yield f"Evaluations did not all run on {self.device}: the comparison is without them."
-        for name in self.searches:
-            if passes := self.costs[name].taken_over:
-                yield (
-                    f"The search of ω took {passes:.0f} passes over from earlier searches, whose time is not counted."
-                )
         others = [name for name in self._trained() if self.costs[f"vector:{name}"].device != self.device]
         for name in others:
             device = self.costs[f"vector:{name}"].device
@@ -135,26 +131,26 @@ class _Against:
         """Return what one mixture takes on as many tokens, and where that is from."""
         evaluating = self._evaluating(COMPOSED) or 0.0
         if measured := self._measured():
-            return Basis.MEASURED, measured, self._of(measured)
+            return Basis.MEASURED, measured, self._mean(measured)
         tokens = self._tokens() or 0.0
         if known := [name for name in self._here() if self.costs[f"vector:{name}"].tokens]:
-            mean = self._of(known)
-            training = tokens * _mean(self._pace([f"vector:{name}"]) for name in known)
+            mean = self._mean(known)
+            training = tokens * fmean(self._pace([f"vector:{name}"]) for name in known)
             way = Way(tokens, training, 0.0, mean.making, mean.evaluating)
             return Basis.OF_MIXTURES, known, way
         training = tokens * self._pace(self.vectors)
         return Basis.OF_VECTORS, [], Way(tokens, training, evaluating=evaluating)
 
-    def _of(self, mixtures: list[str]) -> Way:
+    def _mean(self, mixtures: list[str]) -> Way:
         """Return the mean of some mixtures that ran; α is no part of plain mixing, and its search is not in it."""
         tokens = [self.costs[f"vector:{name}"].tokens for name in mixtures]
         counted = [t for t in tokens if t is not None]
         return Way(
-            _mean(counted) if len(counted) == len(tokens) else None,
-            _mean(self._seconds([f"vector:{name}"]) for name in mixtures),
+            fmean(counted) if len(counted) == len(tokens) else None,
+            fmean(self._seconds([f"vector:{name}"]) for name in mixtures),
             0.0,
-            _mean(self._seconds([f"data:{name}", f"{MODEL}:{name}"]) for name in mixtures),
-            _mean(self._evaluating_of(name) for name in mixtures),
+            fmean(self._seconds([f"data:{name}", f"{MODEL}:{name}"]) for name in mixtures),
+            fmean(self._evaluating_of(name) for name in mixtures),
         )
 
     def _edit(self, name: str, dem: Way, mixture: Way) -> Edit:
@@ -215,12 +211,6 @@ class _Against:
 
     def _is_here(self, cost: Cost) -> bool:
         return cost.device == self.device and cost.seconds is not None
-
-
-def _mean(values: Iterable[float]) -> float:
-    # `statistics` takes longer to import than a build that runs nothing may take for this.
-    found = list(values)
-    return sum(found) / len(found)
 
 
 def _untimed(costs: Mapping[str, Cost]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from dem_build.report.ladder import RUNGS, read_ladder
 from dem_build.report.reckoning import Reckoning, reckon
 from dem_build.report.recorded import Recorded, is_number
 from dem_build.report.response import CURVES, read_response
+from dem_build.report.samples import ANSWERS, read_samples
 from dem_build.report.tsne import MAP, read_tsne
 from dem_build.report.tuning import SEARCH, read_tuning
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dem_build.report.baselines import Contender
     from dem_build.report.ladder import Ladder
     from dem_build.report.response import Response
+    from dem_build.report.samples import Exchange
     from dem_build.report.tsne import Map
     from dem_build.report.tuning import Tuning
     from dem_build.store import Output, Record
@@ -36,7 +38,7 @@ __all__ = ["READ", "Metrics", "Results", "collect"]
 
 MODEL = "model"
 METRICS = "metrics"
-READ = (METRICS, *SEARCH, TABLES, CURVES, RUNGS, MAP)
+READ = (METRICS, *SEARCH, TABLES, CURVES, RUNGS, MAP, ANSWERS)
 """Outputs whose bytes the results are read from."""
 DIRECTIONS = "higher_is_better"
 
@@ -55,6 +57,7 @@ class Results:
         response: What each vector does to the losses around the model, where the recipe asks for it.
         ladder: What each vector more brings on test rows, where the recipe asks for it.
         tsne: A map of the datasets as the base reads them, where the recipe asks for it.
+        samples: What base and composed model answer to the same prompts, where the recipe asks.
         model_digest: Digest of the composed model, None while it is not there.
         baselines: Baseline → what it is.
         warnings: (action, text), in the graph's order.
@@ -72,6 +75,7 @@ class Results:
     response: Response | None = None
     ladder: Ladder | None = None
     tsne: Map | None = None
+    samples: tuple[Exchange, ...] = ()
     model_digest: Digest | None = None
     baselines: Mapping[str, Contender] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
@@ -110,6 +114,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         response=read_response(build),
         ladder=read_ladder(build),
         tsne=read_tsne(build),
+        samples=read_samples(build),
         model_digest=_model_digest(records.get(MODEL)),
         baselines=read_baselines(build),
         warnings=tuple((a.name, str(w)) for a, r in present for w in _list(r.provenance.get("warnings"))),

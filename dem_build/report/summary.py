@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import subject
 from dem_build.report.cost import by_device, on_devices, spent
-from dem_build.report.markdown import baselines_list, code, escape, results_table, table
+from dem_build.report.markdown import baselines_list, code, escape, results_table, samples_table, table
 from dem_build.report.quantities import decimals, duration
 from dem_build.report.verdict import Finding, judge
 
@@ -42,6 +42,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
         baselines_list(results) if results.baselines else "",
         _gates(judged) if judged else "",
         _cost(outcome, results),
+        samples_table(results.samples) if results.samples else "",
     ]
     return "\n".join(part for part in parts if part)
 

@@ -28,10 +28,16 @@ if TYPE_CHECKING:
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["has_both_sorts", "longest_short", "refuse_longer", "refuse_mixed_packs"]
+__all__ = ["has_both_sorts", "longest_short", "most_tokens", "refuse_longer", "refuse_mixed_packs"]
 
 NAMES = ("max_position_embeddings", "n_positions", "n_ctx")  # one thing, as different models call it
 ORIGINAL = "original_max_position_embeddings"
+
+
+def most_tokens(config: Path) -> int | None:
+    """Return how many tokens a model takes, as its `config.json` says; None where it names no such length."""
+    document = parse_json(config.read_text(encoding="utf-8"))
+    return next((document[name] for name in NAMES if isinstance(document.get(name), int)), None)
 
 
 def refuse_longer(rows: TokenRows, config: Path) -> None:
@@ -44,8 +50,7 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
     Raises:
         DataError: A row has more tokens than the model takes.
     """
-    document = parse_json(config.read_text(encoding="utf-8"))
-    most = next((document[name] for name in NAMES if isinstance(document.get(name), int)), None)
+    most = most_tokens(config)
     longest = int(rows.lengths.max(initial=0))
     if most is not None and longest > most:
         count = int((rows.lengths > most).sum())

@@ -213,7 +213,7 @@ def link_out(home: Path) -> None:
 
 
 LONGER = ("max_steps = 2", "max_steps = 4000")
-GATE = ("tasks = []", 'tasks = []\n\n[[gates]]\ntask = "loss:add"\nmetric = "loss"\nmax = 0.001')
+GATE = ("prompts = 0", 'prompts = 0\n\n[[gates]]\ntask = "loss:add"\nmetric = "loss"\nmax = 0.001')
 
 BUILDS = (
     Build(

@@ -46,6 +46,7 @@ test = 0.2
 
 [evaluate]
 tasks = []
+prompts = 0
 """
 ROWS = "".join(f'{{"prompt": "{n} plus {n} =", "completion": " {n + n}"}}\n' for n in range(40))
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}

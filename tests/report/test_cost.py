@@ -232,13 +232,6 @@ def test_composing_on_another_device_is_said_and_not_added():
     assert by_device(reckoning.costs)[CPU] == 14
 
 
-def test_passes_of_earlier_searches_are_said():
-    costs = read({"base": {"earlier_passes": 7}})
-    assert costs["base"].taken_over == 7
-    assert any("took 7 passes over" in note for note in reckoned(tune={"taken_over": 7.0}).notes)
-    assert not any("passes" in note for note in reckoned(tune={"taken_over": 0.0}).notes)
-
-
 def test_evaluations_on_another_device_leave_both_sides():
     reckoning = reckoned(loss_composed_add={"device": CPU})
     assert reckoning.mixing.dem.evaluating == reckoning.mixing.mixture.evaluating == 0

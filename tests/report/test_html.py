@@ -23,6 +23,7 @@ from dem_build.report.ladder import Tested as OnTest  # pytest takes what is cal
 from dem_build.report.material import Material, is_drawn, mark_of
 from dem_build.report.response import Loss, Point, Response
 from dem_build.report.results import Results, collect
+from dem_build.report.samples import Answer, Exchange, spread
 from dem_build.report.tuning import Judged, Tuned, Tuning
 
 HOSTILE = "\"><script>alert('1')</script><img src=x onerror=alert(1)>{{ 7*7 }}\x1b[31m\u202e</style>"
@@ -172,7 +173,14 @@ def everything(names=("math",)):
         ladder=make_ladder(names),
         tsne={n: ((0.0, i), (1.0, -2.0)) for i, n in enumerate(names)},
         baselines=make_baselines(names),
+        samples=make_samples(names),
     )
+
+
+def make_samples(names, count=1, **changed):
+    said = {"asked": "2 + 2?", "reference": "4"} | changed
+    answers = {"base": Answer("dunno", ended=False), "composed": Answer(" 4\n", ended=True)}
+    return tuple(Exchange(n, said["asked"], said["reference"], answers) for n in names for _ in range(count))
 
 
 def make_baselines(names):
@@ -241,8 +249,7 @@ def test_text_from_outside_is_shown_and_never_markup():
         m: {HOSTILE: {HOSTILE: 0.5}, "loss:math": {"loss": 2.0, "loss_stderr": 0.1}}
         for m in ("base", "composed")
     }
-    said = {"device": HOSTILE, "device_seconds": 5.0, "versions": {HOSTILE: HOSTILE}}
-    told = {"vector:math": {"warnings": [HOSTILE], **said}}
+    told = {"vector:math": {"warnings": [HOSTILE], "device": HOSTILE, "versions": {HOSTILE: HOSTILE}}}
     material = make(
         names,
         made=Made(provenance=told),
@@ -250,12 +257,39 @@ def test_text_from_outside_is_shown_and_never_markup():
         gates=(GateResult(HOSTILE, HOSTILE, math.nan, passed=False, why=HOSTILE),),
         table=table,
         tuning=make_tuning(names, told=(HOSTILE,)),
+        tsne={HOSTILE: ((0.0, 1.0),)},
+        samples=(
+            Exchange(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: Answer(HOSTILE, ended=False)}),
+            Exchange("", HOSTILE, None, {"composed": Answer(HOSTILE, ended=True)}),
+        ),
     )
     text = render(material)
     page = Page(text)
     assert not {"script", "img"} & set(page.tags)
     assert "{{ 7*7 }}" in page.text
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", text)
+
+
+def test_words_of_data_and_models_keep_their_lines_and_hyphens():
+    asked = "a -1\r\n\tb\n\n  c"
+    text = render(make(samples=make_samples(("math",), asked=asked)))
+    assert '<p class="question" dir="auto">a -1\n    b\n\n  c</p>' in text
+
+
+def test_an_answer_that_was_cut_off_and_one_as_in_the_data_are_marked():
+    text = render(make(samples=make_samples(("math",))))
+    base, composed = re.findall(r'<div class="reply (?:base|composed)">.*?</div>', text, re.DOTALL)
+    assert ("dunno<span" in base, "✓" in base) == (True, False)
+    assert ('<span class="cut"' in composed, "✓" in composed) == (False, True)
+
+
+def test_ten_prompts_are_shown_at_once_and_all_others_when_asked_for():
+    found = make_samples(("math", "chat", "code"), 5)
+    shown = [e.dataset for e in spread(found)]
+    assert [shown.count(n) for n in ("math", "chat", "code")] == [4, 3, 3]
+    text = render(make(samples=found))
+    assert text.count('<p class="question"') == 15
+    assert "5 more" in Page(text).text
 
 
 def test_twenty_vectors_and_as_many_models_are_all_there():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 from build_samples import Made, make_graph, outcome_of
@@ -11,8 +13,9 @@ from dem_build.execute.outcome import Done, Result
 from dem_build.recipe.models import Base, Compose, Dataset, Gate, Recipe
 from dem_build.report.card import card
 from dem_build.report.gates import check
-from dem_build.report.markdown import code, escape
+from dem_build.report.markdown import code, escape, samples_table
 from dem_build.report.results import collect
+from dem_build.report.samples import Answer, Exchange
 from dem_build.report.summary import summary
 
 ODD = "ma|th_<b>"
@@ -118,3 +121,16 @@ def test_the_summary_says_why_an_action_failed():
     action = make_graph().actions["vector:math"]
     failed = Result(action, Done.FAILED, 3.0, error=TrainingError("NaN at <step> 3"))
     assert "- **failed** `vector:math`: NaN at &lt;step&gt; 3" in make_summary(vector=failed)
+
+
+def test_prompts_and_answers_are_one_line_each_and_no_markup():
+    odd = "| <b>x</b>\n\n# `y` -1\x1b[31m" + "z" * 400
+    told = (
+        Exchange("math", odd, odd, {"base": Answer(odd, ended=False), "composed": Answer("", ended=True)}),
+    )
+    lines = samples_table(told).splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert len(rows) == 3
+    assert rows[2].count(" | ") == 3
+    assert not {"<b>", "`", "\x1b"} & set(re.findall(r"<b>|(?<!\\)`|\x1b", rows[2]))
+    assert len(rows[2]) < 900

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 
 import pytest
 from build_samples import DEFAULTS, LOSS, Made, make_graph
 
 from dem_build import digest
 from dem_build.errors import StoreError
+from dem_build.graph import Action, Edge, Evaluation, Taken
 from dem_build.report.comparison import Trend, rows
 from dem_build.report.results import Results, collect
 
@@ -138,3 +141,41 @@ def test_any_change_counts_where_no_error_is_known():
 
 def test_no_change_is_said_against_a_value_that_is_no_number():
     assert row({"loss": math.nan}, {"loss": 2.0}).change is None
+
+
+ANSWERED = {"prompt": "p", "asked": "2 + 2?", "reference": "4", "answer": "5", "tokens": 1, "ended": True}
+
+
+def answered(*documents: object):
+    """Collect a build in which base, and then the composed model, answered as a document says."""
+    graph, made = make_graph(), Made()
+    params = {"prompts": 1, "max_new_tokens": 8, "dtype": "float32"}
+    for model, source in (("base", "base"), ("composed", "model"))[: len(documents)]:
+        takes = (Taken("model/weights", Edge(source, "weights")),)
+        about = Evaluation(model, "sample:math")
+        action = Action(f"sample:{model}:math", "sample", params, takes, evaluation=about)
+        graph = replace(graph, actions={**graph.actions, action.name: action})
+    records = made.build(graph)
+    for model, document in zip(("base", "composed"), documents, strict=False):
+        record = records[f"sample:{model}:math"]
+        output = made.put(json.dumps({"answers": document}).encode())
+        records[f"sample:{model}:math"] = replace(record, outputs={"answers": output})
+    return collect(graph, records, made.read)
+
+
+def test_answers_of_two_models_stand_side_by_side():
+    [found] = answered([ANSWERED], [ANSWERED | {"answer": " 4\n"}]).samples
+    assert (found.dataset, found.asked, found.reference) == ("math", "2 + 2?", "4")
+    assert [(m, a.text) for m, a in found.answers.items()] == [("base", "5"), ("composed", " 4\n")]
+    assert [found.agrees(m) for m in found.answers] == [False, True]
+
+
+def test_answers_of_one_model_are_shown_before_the_other_has_any():
+    [found] = answered([ANSWERED]).samples
+    assert list(found.answers) == ["base"]
+
+
+@pytest.mark.parametrize("answers", [[{}], [ANSWERED | {"answer": 4}], [ANSWERED | {"asked": None}], 7, None])
+def test_answers_of_another_shape_are_an_error_that_says_how_to_mend_it(answers):
+    with pytest.raises(StoreError, match=r"answers to prompts cannot be read.*--rebuild sample:base:math"):
+        answered(answers)

@@ -25,6 +25,7 @@ BUILD = ("build", "tiny.toml", "--json")
 EVALUATED = """
 [evaluate]
 models = ["composed", "base"]
+prompts = 0
 """
 TRAINED = "learning_rate = 1e-3\nglobal_batch_size = 4\nmax_length = 64\n"
 

@@ -18,11 +18,14 @@ __all__ = [
     "Block",
     "Cell",
     "Cloud",
+    "Exchanges",
     "Fold",
     "Lines",
     "Mark",
     "Notes",
     "Panel",
+    "Question",
+    "Reply",
     "Scatter",
     "Section",
     "Series",
@@ -123,6 +126,41 @@ class Fold(Block):
 
     title: str
     blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer, word for word.
+
+    Attributes:
+        kind: A class of the style sheet.
+        name: Who answers.
+        text: The answer, with its line breaks.
+        cut: Whether it went on.
+        agrees: Whether it is just what the data answer.
+    """
+
+    kind: str
+    name: str
+    text: str
+    cut: bool = False
+    agrees: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, word for word, with its answers; `source` is whose it is."""
+
+    source: str
+    text: str
+    replies: Sequence[Reply]
+
+
+@dataclass(frozen=True)
+class Exchanges(Block):
+    """Questions, each with its answers side by side."""
+
+    questions: Sequence[Question]
 
 
 @dataclass(frozen=True)

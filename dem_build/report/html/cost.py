@@ -140,11 +140,10 @@ def _edits(mixing: Mixing) -> Table:
         ]
         for name, edit in mixing.edits.items()
     ]
-    header = ["dataset", "its data and vector", "what follows", "in all", "one new mixture"]
+    header = ["dataset", "its data and vector", "search, composing, evaluation", "in all", "one new mixture"]
     note = (
-        "The same actions run either way: what follows is the search of ω, composing and evaluation; all other vectors "
-        "are cached. A mixture is trained again whole: once, with the shares it has. To search these again costs a "
-        "mixture for each trial. Baselines and analysis are not in it."
+        "The same actions run either way; all other vectors are cached. A mixture is trained again whole: once, with "
+        "the shares it has. To search these again costs a mixture for each trial. Baselines and analysis are not in it."
     )
     return Table(header, body, 4, caption="One dataset added to the others, or replaced", note=note)
 

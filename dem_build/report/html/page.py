@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from dem_build.report.html import analyses, baselines, cost, evaluations, provenance, training, tuned, vectors
-from dem_build.report.markdown import printable
+from dem_build.report.html import (
+    analyses,
+    baselines,
+    cost,
+    evaluations,
+    provenance,
+    samples,
+    training,
+    tuned,
+    vectors,
+)
+from dem_build.report.markdown import printable, printable_lines
 from dem_build.report.material import Material, base_name, mark_of
 from dem_build.report.verdict import judge
 
@@ -28,6 +38,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     evaluations.tasks,
     baselines.baselines,
     evaluations.gates,
+    samples.samples,
     tuned.omega,
     tuned.search,
     tuned.slopes,
@@ -73,7 +84,7 @@ def render(material: Material) -> str:
 @cache
 def _environment() -> Environment:
     """Return where templates are compiled, each once."""
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -81,6 +92,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["verbatim"] = _verbatim
+    return environment
 
 
 def _shown(value: Any) -> Any:
@@ -88,6 +101,11 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Markup) or not isinstance(value, str):
         return value
     return MINUS.sub("\N{MINUS SIGN}", printable(value))
+
+
+def _verbatim(text: str) -> Markup:
+    """Return text as somebody wrote it, a model or a person: its lines and hyphens stay."""
+    return escape(printable_lines(text))
 
 
 def _facts(material: Material) -> list[tuple[str, str]]:
