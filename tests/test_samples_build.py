@@ -67,7 +67,8 @@ def test_prompts_of_the_recipe_are_asked_instead(project):
 
 
 def test_a_dataset_without_test_rows_is_not_asked_about(project):
-    document = json.loads(project.call("plan", "tiny.toml", "--json", "--set", "datasets.add.test=0").stdout)
+    project.write(ASKED.replace("test = 0.2", "test = 0", 1))
+    document = json.loads(project.call("plan", "tiny.toml", "--json").stdout)
     asked = [a["name"] for a in document["actions"] if a["name"].startswith("sample:")]
     assert asked == ["sample:base:copy", "sample:composed:copy"]
 
