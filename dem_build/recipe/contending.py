@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dem_build.recipe.problems import Mistake, nearest
-from dem_build.recipe.tables import names, raw, tables
+from dem_build.recipe.tables import is_number, names, raw, tables, validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,7 +59,7 @@ def _others_have_vectors(data: Raw) -> Iterator[Mistake]:
 
 
 def _tuned_baselines_have_judges(data: Raw) -> Iterator[Mistake]:
-    if any(_judges(table) for _, table in tables(data, "datasets")):
+    if validated(data):
         return
     what = "needs a dataset with validation rows to judge it"
     hint = "hold out a share such as 0.05"
@@ -90,13 +90,7 @@ def _unknown(key: Key, table: Raw, known: list[str], what: str) -> Iterator[Mist
 
 
 def _is_nothing(shares: Raw) -> bool:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in shares.values())
-    return bool(shares) and numbers and not any(shares.values())
-
-
-def _judges(table: Raw) -> bool:
-    share: Any = table.get("validation", 0.05)
-    return isinstance(share, bool) or share != 0
+    return bool(shares) and all(map(is_number, shares.values())) and not any(shares.values())
 
 
 CONTENDING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (

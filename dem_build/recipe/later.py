@@ -28,14 +28,12 @@ class Later:
         feature: What it is called in a message.
         until: What to do for now.
         uses: Which values use it, of those that the language has.
-        absent: Whether leaving the key out uses it too, as its default does.
     """
 
     key: str
     feature: str
     until: str = "remove it for now"
     uses: Callable[[Any], bool] = lambda _: True
-    absent: bool = False
 
 
 def _is(*values: Any) -> Callable[[Any], bool]:
@@ -63,19 +61,17 @@ def not_yet(data: Raw) -> list[Mistake]:
     return [
         Mistake(key, f"{later.feature} is not in this version of dem yet", later.until)
         for later in LATER
-        for key, value in _at(data, tuple(later.key.split(".")), absent=later.absent)
-        if value is None or later.uses(value)
+        for key, value in _at(data, tuple(later.key.split(".")))
+        if later.uses(value)
     ]
 
 
-def _at(table: Any, pattern: tuple[str, ...], key: Key = (), *, absent: bool) -> Iterator[tuple[Key, Any]]:
-    """Yield what a pattern leads to; None for a last key that is absent, where that is asked for."""
+def _at(table: Any, pattern: tuple[str, ...], key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Yield what a pattern leads to."""
     if not pattern:
         yield key, table
     elif isinstance(table, dict) and pattern[0] == "*":
         for name, value in table.items():
-            yield from _at(value, pattern[1:], (*key, name), absent=absent)
+            yield from _at(value, pattern[1:], (*key, name))
     elif isinstance(table, dict) and pattern[0] in table:
-        yield from _at(table[pattern[0]], pattern[1:], (*key, pattern[0]), absent=absent)
-    elif isinstance(table, dict) and absent and len(pattern) == 1:
-        yield (*key, pattern[0]), None
+        yield from _at(table[pattern[0]], pattern[1:], (*key, pattern[0]))

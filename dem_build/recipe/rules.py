@@ -14,7 +14,7 @@ from dem_build.recipe.contending import CONTENDING
 from dem_build.recipe.judging import JUDGING, MODELS
 from dem_build.recipe.places import may_be_hub_id
 from dem_build.recipe.problems import Mistake, any_of, listed, nearest
-from dem_build.recipe.tables import learners, names, raw, sources, tables, trains
+from dem_build.recipe.tables import is_number, learners, names, raw, sources, tables, trains
 from dem_build.recipe.weighing import WEIGHING
 
 if TYPE_CHECKING:
@@ -178,8 +178,8 @@ def _choosing_needs_validation(data: Raw) -> Iterator[Mistake]:
 def _mixtures_choice_needs_validation(data: Raw) -> Iterator[Mistake]:
     shared = raw(data, "train")
     for key, table in learners(data):
-        own = raw(table, "train") if key[0] == "baselines" else {}
-        for name in CHOOSING:
+        own = raw(table, "train")
+        for name in CHOOSING if key[0] == "baselines" else ():
             if name in own and _chooses_nothing(shared | own, name):
                 yield Mistake((*key, "train", name), NO_CHOICE, "set eval_steps")
 
@@ -192,7 +192,7 @@ def _validating_needs_rows(data: Raw) -> Iterator[Mistake]:
     everywhere = raw(data, "train").get("eval_steps", 0)
     for key, table in tables(data, "datasets"):
         steps, share = raw(table, "train").get("eval_steps", everywhere), table.get("validation")
-        if share == 0 and _is_number(share) and steps not in (None, 0):
+        if is_number(share) and share == 0 and steps not in (None, 0):
             what = "is 0, and `eval_steps` takes losses on it"
             yield Mistake((*key, "validation"), what, "hold out a share such as 0.05, or set eval_steps = 0")
 
@@ -258,7 +258,7 @@ def _chat_fits(data: Raw) -> Iterator[Mistake]:
 def _shares_leave_rows(data: Raw) -> Iterator[Mistake]:
     for key, table in tables(data, "datasets"):
         shares = [table.get(part, 0.05) for part in ("validation", "test")]
-        sizes = [s for s in shares if _is_number(s) and 0 <= s < 1]
+        sizes = [s for s in shares if is_number(s) and 0 <= s < 1]
         if len(sizes) == 2 and sum(sizes) >= 1:
             part = "test" if "test" in table else "validation"
             yield Mistake(
@@ -280,10 +280,6 @@ def _one_origin(data: Raw) -> Iterator[Mistake]:
         if ("checkpoint" in table) == ("adapter" in table):
             which = "both are" if "adapter" in table else "neither is"
             yield Mistake(key, f"`checkpoint` and `adapter` are one choice, and {which} given")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _RULES: tuple[Rule, ...] = (

@@ -9,7 +9,18 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.locate import Key
 
-__all__ = ["Raw", "items", "learners", "names", "raw", "sources", "tables", "trains"]
+__all__ = [
+    "Raw",
+    "is_number",
+    "items",
+    "learners",
+    "names",
+    "raw",
+    "sources",
+    "tables",
+    "trains",
+    "validated",
+]
 
 Raw = dict[str, Any]
 
@@ -19,6 +30,11 @@ def raw(value: Any, *keys: str) -> Raw:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number: in TOML, true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def items(value: Any) -> tuple[Any, ...]:
@@ -49,6 +65,12 @@ def trains(data: Raw) -> Iterator[tuple[Key, Raw]]:
     yield ("train",), raw(data, "train")
     for key, table in learners(data):
         yield (*key, "train"), raw(table, "train")
+
+
+def validated(data: Raw) -> list[tuple[Key, Raw]]:
+    """Return the datasets that hold out validation rows, which they do unless they say 0."""
+    found = ((key, table, table.get("validation")) for key, table in tables(data, "datasets"))
+    return [(key, table) for key, table, share in found if not (is_number(share) and share == 0)]
 
 
 def learners(data: Raw) -> Iterator[tuple[Key, Raw]]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dem_build.recipe.problems import Mistake, nearest
-from dem_build.recipe.tables import raw, tables
+from dem_build.recipe.tables import is_number, raw, tables, validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def _bounds_are_ordered(data: Raw) -> Iterator[Mistake]:
     if (
         isinstance(bounds, tuple)
         and len(bounds) == 2
-        and all(map(_is_number, bounds))
+        and all(map(is_number, bounds))
         and not bounds[0] < bounds[1]
     ):
         yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
@@ -38,7 +38,7 @@ def _importance_names_datasets(data: Raw) -> Iterator[Mistake]:
 def _importance_is_of_judges(data: Raw) -> Iterator[Mistake]:
     for name in raw(data, "tune", "importance"):
         share = raw(data, "datasets", name).get("validation")
-        if _is_number(share) and share == 0:
+        if is_number(share) and share == 0:
             what = f"has no effect: `validation` of {name} is 0, and importance weighs validation rows"
             yield Mistake(("tune", "importance", name), what, "remove it, or hold out a share such as 0.05")
 
@@ -46,13 +46,13 @@ def _importance_is_of_judges(data: Raw) -> Iterator[Mistake]:
 def _tuned_datasets_have_judges(data: Raw) -> Iterator[Mistake]:
     for key, table in tables(data, "datasets"):
         share = table.get("validation")
-        if _is_tuned(table) and _is_number(share) and share == 0:
+        if _is_tuned(table) and is_number(share) and share == 0:
             what = 'is 0, and omega = "tune", the default, is judged on validation rows'
             yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {NUMBER}")
 
 
 def _something_judges(data: Raw) -> Iterator[Mistake]:
-    if any(table.get("validation") != 0 for _, table in tables(data, "datasets")):
+    if validated(data):
         return
     for key, table in tables(data, "vectors"):
         if _is_tuned(table):
@@ -62,9 +62,8 @@ def _something_judges(data: Raw) -> Iterator[Mistake]:
 
 def _someone_counts(data: Raw) -> Iterator[Mistake]:
     importance = raw(data, "tune", "importance")
-    judging = [(key, table) for key, table in tables(data, "datasets") if table.get("validation") != 0]
-    counted = [importance.get(str(key[-1]), 1.0) for key, _ in judging]
-    if counted and all(_is_number(value) and value == 0 for value in counted):
+    counted = [importance.get(str(key[-1]), 1.0) for key, _ in validated(data)]
+    if counted and all(is_number(value) and value == 0 for value in counted):
         what = "is 0 for every dataset that has validation rows, so nothing is tuned for"
         yield Mistake(("tune", "importance"), what)
 
@@ -89,10 +88,6 @@ def _losses_are_of_dem(data: Raw) -> Iterator[Mistake]:
 
 def _is_tuned(table: Raw) -> bool:
     return bool(table.get("omega", "tune") == "tune")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
