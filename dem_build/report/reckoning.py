@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dem_build.graph.nodes import COMPOSED, MODEL, TUNE
 from dem_build.report.cost import DEM, Part, by_device, rounded
 from dem_build.report.mixing import Basis, Edit, Mixing, Way
-from dem_build.report.quantities import duration
+from dem_build.report.quantities import count, duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -60,7 +60,8 @@ def reckon(graph: Graph, costs: Mapping[str, Cost]) -> Reckoning:
     against = _Against(graph, costs, datasets)
     refusal = against.refusal()
     if refusal:
-        return Reckoning(costs, None, (*notes, f"There is no comparison with mixing: {refusal}."))
+        told = f"There is no comparison with mixing: {refusal}.{against.tokens_told()}"
+        return Reckoning(costs, None, (*notes, told))
     return Reckoning(costs, against.mixing(), (*notes, *against.notes()))
 
 
@@ -100,10 +101,20 @@ class _Against:
     def mixing(self) -> Mixing:
         """Return the comparison; `refusal` has found nothing against it."""
         dem, (basis, of, mixture) = self._dem(), self._mixture()
-        mixtures = [name for name, method in self.graph.baselines.items() if method == "mixing"]
         edits = {name: self._edit(name, dem, mixture) for name in self.datasets}
-        tried = max(len(self.datasets), len(mixtures))
-        return Mixing(self.device, dem, mixture, basis, tuple(of), tried, edits)
+        return Mixing(self.device, dem, mixture, basis, tuple(of), self._tried(), edits)
+
+    def tokens_told(self) -> str:
+        """Return what can be said without seconds: the tokens of the trainings; nothing where these are unknown."""
+        tokens, tried = self._tokens(), self._tried()
+        if not tokens:
+            return ""
+        return (
+            f" The vectors read {count(tokens)} tokens, the best of {tried} mixtures {count(tried * tokens)}."
+        )
+
+    def _tried(self) -> int:
+        return max(len(self.datasets), list(self.graph.baselines.values()).count("mixing"))
 
     def notes(self) -> Iterator[str]:
         """Yield what is not in the numbers, though it is a part of one side or of both."""
@@ -172,7 +183,7 @@ class _Against:
 
     def _tokens(self) -> float | None:
         """Return the tokens that the vectors' trainings read; None where one's are not recorded."""
-        tokens = [self.costs[name].tokens for name in self.vectors]
+        tokens = [c.tokens if (c := self.costs.get(name)) else None for name in self.vectors]
         known = [t for t in tokens if t is not None]
         return sum(known) if len(known) == len(tokens) else None
 
