@@ -103,7 +103,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     return recorded(passes, context) | {
         "test_forward_equivalents": round(tested.cost, 3),
         "device_seconds": round(sum(p.changing + p.measuring for p in (passes, tested)), 3),
-        "tokens": {"seen": passes.counted + tested.tokens},
+        "tokens": {"seen": passes.tokens + tested.tokens},
         "ladder_seconds": round(time.monotonic() - started, 3),
     }
 

@@ -110,6 +110,10 @@ def test_a_rung_takes_few_passes_of_its_own(climbed):
     assert climbed.told["forward_equivalents"] <= 2 * 13
 
 
+def test_the_tokens_that_it_read_are_counted_and_its_record_can_be_written(climbed):
+    assert json.loads(json.dumps(climbed.told))["tokens"]["seen"] > sum(t["tokens"] for t in climbed.tests)
+
+
 def test_order_of_datasets_reaches_no_byte(climbed, tmp_path):
     groups = [rows_of(n) for n in NAMES] + [dataset(n) for n in NAMES]
     assert (climb(tmp_path / "two", groups).out / "rungs").read_bytes() == (
