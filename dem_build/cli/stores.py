@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -105,8 +105,9 @@ def _row(table: Table, name: str, usage: Usage) -> None:
 
 def _recipe(store: Store, name: str) -> str:
     """Return the file of a recipe that built here, and that it is gone where it is."""
-    path = str((store.read_root(name) or {}).get("recipe", name))
-    return path if Path(path).exists() else f"{path} (gone)"
+    root = store.read_root(name)
+    path = str(root.get("recipe", name)) if isinstance(root, dict) else name
+    return path if os.path.exists(path) else f"{path} (gone)"  # noqa: PTH110  Path's raises for a name that cannot be
 
 
 def _brief(provenance: dict[str, object]) -> dict[str, object]:

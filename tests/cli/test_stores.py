@@ -57,6 +57,15 @@ def test_stats_count_by_kind_and_by_recipe_and_escape_paths(
     assert "\x1b[31m" not in shown
 
 
+@pytest.mark.parametrize("root", [[1], {"recipe": "x" * 300}, {"recipe": "\0"}, {"recipe": None}])
+def test_stats_name_a_recipe_whose_root_holds_anything(
+    root: object, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write_root("a" * 32, root)
+    assert run(["cache", "stats", "--cache", str(store.root)]) == 0
+    assert "(gone)" in capsys.readouterr().out
+
+
 def test_stats_as_json_are_one_document(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["cache", "stats", "--cache", str(store.root), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kinds"] == {"loss": {"count": 1, "bytes": 13}}
