@@ -231,7 +231,7 @@ def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(tmp_path):
         asked += 1
         return asked > 40
 
-    context = make_context(tmp_path / "cut", stopping=stopping)
+    context = make_context(tmp_path / "cut", threads=1, stopping=stopping)
     with pytest.raises(InterruptedBuildError):
         run_tune(tmp_path / "cut", groups, context)
     resumed = run_tune(tmp_path / "cut", groups, replace(context, stopping=lambda: False))
@@ -243,7 +243,7 @@ def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(tmp_path):
 def test_an_interrupted_search_keeps_the_seconds_that_it_took(tmp_path):
     groups = [dataset("up"), dataset("down")]
     asked = iter([False] * 40 + [True])
-    context = make_context(tmp_path, stopping=lambda: next(asked))
+    context = make_context(tmp_path, threads=1, stopping=lambda: next(asked))
     with pytest.raises(InterruptedBuildError):
         run_tune(tmp_path, groups, context)
     checkpoint = newest_complete(context.work / "checkpoints")
