@@ -28,7 +28,6 @@ import numpy as np
 
 from dem_build.checkpoint import FLOATS, Sums, open_checkpoint, open_delta, sum_products
 from dem_build.checkpoint.layers import kind_of, layer_of, layers_of
-from dem_build.digest import canonical
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -63,9 +62,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     broken = [name for name, s in sums.items() if not np.isfinite([s.base, *s.gram.flat]).all()]
     if broken:
         raise CheckpointError(f"{broken[0]} is not finite, in the base or in a vector")
-    context.out.mkdir(parents=True, exist_ok=True)
     document = tables([term.digest for term in inputs.terms], sums)
-    (context.out / "tables").write_bytes(canonical(document))
+    context.write("tables", document)
     whole = document["whole"]
     return {
         "seconds": round(time.monotonic() - started, 3),

@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
+from dem_build.digest import canonical
 from dem_build.errors import InterruptedBuildError
 
 if TYPE_CHECKING:
@@ -140,6 +141,11 @@ class Context:
     def warn(self, message: str) -> None:
         """Say something that the user should look at; it is shown again whenever the result is used."""
         self._emit("warning", message=message)
+
+    def write(self, name: str, document: JSON) -> None:
+        """Write an output that is one JSON document."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / name).write_bytes(canonical(document))
 
     def check_stop(self) -> None:
         """Raise where the user asked to stop.

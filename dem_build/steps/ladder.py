@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.around import model_omega
 from dem_build.steps.context_length import refuse_longer
@@ -98,8 +97,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         "tests": [_test(test, climb.vectors) for test in tests],
         **_Judgement(tested, climb.vectors).of(rungs),
     }
-    context.out.mkdir(parents=True, exist_ok=True)
-    (context.out / "rungs").write_bytes(canonical(document))
+    context.write("rungs", document)
     return recorded(passes, context) | {
         "test_forward_equivalents": round(tested.cost, 3),
         "device_seconds": round(sum(p.changing + p.measuring for p in (passes, tested)), 3),

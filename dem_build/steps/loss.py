@@ -19,7 +19,6 @@ import torch
 from safetensors.numpy import save_file
 
 from dem_build.data.arrays import TokenRows
-from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
@@ -61,8 +60,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         model = evaluated_model(inputs, params["dtype"], context)
         nll, tokens = _losses(model, rows, context)
     metrics = summary(nll, tokens)
-    context.out.mkdir(parents=True, exist_ok=True)
-    (context.out / "metrics").write_bytes(canonical(metrics))
+    context.write("metrics", metrics)
     save_file({"nll": nll, "tokens": tokens}, context.out / "rows")
     return surroundings(context) | {"tokens": {"seen": rows.tokens}}
 

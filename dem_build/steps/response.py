@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.around import model_omega, with_omega
 from dem_build.steps.measuring import (
@@ -64,8 +63,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     passes = Passes(candidates, judged, torch.float32, context)
     omega = model_omega(inputs, list(deltas), passes.layers)
     document = _document(passes, list(deltas), omega, params["omegas"])
-    context.out.mkdir(parents=True, exist_ok=True)
-    (context.out / "curves").write_bytes(canonical(document))
+    context.write("curves", document)
     return recorded(passes, context) | {"response_seconds": round(time.monotonic() - started, 3)}
 
 

@@ -31,7 +31,6 @@ from lm_eval.tasks._yaml_loader import load_yaml  # type: ignore[import-untyped]
 from transformers import AutoTokenizer, GenerationConfig
 
 from dem_build.data.chat import pin_date
-from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.json_text import parse_json
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
@@ -303,10 +302,9 @@ def _hint(error: BaseException) -> str:
 
 
 def _write(results: Mapping[str, Any], name: str, context: Context) -> Provenance:
-    context.out.mkdir(parents=True, exist_ok=True)
     metrics = _metrics(results["results"][name], name)
     samples = results["n-samples"][name]["effective"]
-    (context.out / "metrics").write_bytes(canonical(metrics | {"samples": samples}))
+    context.write("metrics", metrics | {"samples": samples})
     with (context.out / "samples").open("w", encoding="utf-8") as file:
         for sample in results["samples"][name]:
             file.write(json.dumps(_sample(sample), ensure_ascii=False, sort_keys=True, default=_plain) + "\n")

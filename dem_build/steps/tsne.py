@@ -15,7 +15,6 @@ import torch
 from sklearn.manifold import TSNE
 
 from dem_build.data.arrays import TokenRows
-from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.batches import collate
 from dem_build.steps.context_length import refuse_longer
@@ -64,8 +63,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     ends = np.cumsum([len(rows) for rows in chosen.values()])[:-1]
     parts = zip(chosen, np.split(places, ends), strict=True)
     document = {"format": FORMAT, "rows": {digest: part.tolist() for digest, part in parts}}
-    context.out.mkdir(parents=True, exist_ok=True)
-    (context.out / "map").write_bytes(canonical(document))
+    context.write("map", document)
     tokens = sum(len(ids) for ids, _ in wanted)
     return surroundings(context) | {"rows": len(states), "tokens": {"seen": tokens}}
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dem_build.digest import canonical
 from dem_build.errors import EvaluationError
 from dem_build.steps.measuring import begin, recorded, resident, validation_judges
 from dem_build.steps.omega import by_vector, write_omega
@@ -60,9 +59,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     refined = layerwise(landscape, found, starts[0]) if params["granularity"] == "layer" else None
     chosen = landscape.choose(refined.omega if refined and refined.accepted else landscape.expand(found.best))
     outcome = Outcome(landscape, found, starts[0], bounds, refined, chosen)
-    context.out.mkdir(parents=True, exist_ok=True)
+    context.write("trace", trace(outcome))
     write_omega(context.out / "omega", by_vector(chosen.taken.omega, space.deltas, passes.layers))
-    (context.out / "trace").write_bytes(canonical(trace(outcome)))
     write_passes(context.out / "passes", passes.taken)
     return recorded(passes, context) | {"search_seconds": round(time.monotonic() - started, 3)}
 
