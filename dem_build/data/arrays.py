@@ -160,6 +160,11 @@ class TokenRows:
         return type(self), (self.path,)
 
     @property
+    def prompt_numbers(self) -> npt.NDArray[np.uint64]:
+        """The first 8 bytes of each row's prompt digest as one number, uint64 [rows]: to sort and compare by."""
+        return np.ascontiguousarray(self.prompts[:, :8]).view(np.uint64)[:, 0]
+
+    @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """Tokens of each row, int64 [rows]."""
         return np.diff(self.offsets)

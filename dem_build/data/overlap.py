@@ -38,13 +38,9 @@ def shared_prompts(datasets: Mapping[str, Mapping[str, TokenRows]]) -> list[Shar
         for name in trained.names
         for split in HELD_OUT
         if split in datasets[name]
-        for found in trained.held_against(name, split, _hashes(datasets[name][split]))
+        for found in trained.held_against(name, split, datasets[name][split].prompt_numbers)
     ]
     return [*trained.between(), *held]
-
-
-def _hashes(rows: TokenRows) -> npt.NDArray[np.uint64]:
-    return np.ascontiguousarray(rows.prompts[:, :8]).view(np.uint64)[:, 0]
 
 
 class _Trained:
@@ -53,7 +49,7 @@ class _Trained:
     def __init__(self, trains: Mapping[str, TokenRows | None]) -> None:
         self.names = list(trains)
         none = np.zeros(0, np.uint64)
-        parts = [none if rows is None else np.unique(_hashes(rows)) for rows in trains.values()]
+        parts = [none if rows is None else np.unique(rows.prompt_numbers) for rows in trains.values()]
         prompts = np.concatenate([none, *parts])
         owners = np.repeat(np.arange(len(parts), dtype=np.uint16), [len(part) for part in parts])
         order = np.argsort(prompts, kind="stable")

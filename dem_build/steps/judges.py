@@ -62,7 +62,7 @@ class Judge:
 
 def trained_prompts(trains: Sequence[Path]) -> NDArray[np.uint64]:
     """Return the different prompts of all train splits: the first 8 bytes of their digests, sorted."""
-    found = [_hashes(TokenRows.open(path)) for path in trains]
+    found = [TokenRows.open(path).prompt_numbers for path in trains]
     return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
 
@@ -94,10 +94,10 @@ def judges(
 
 def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> Judge:
     rows = TokenRows.open(path)
-    hashes = _hashes(rows)
-    known = np.isin(hashes, trained)
+    prompts = rows.prompt_numbers
+    known = np.isin(prompts, trained)
     fresh = np.flatnonzero(~known)
-    chosen = fresh[np.argsort(hashes[fresh], kind="stable")][:most].tolist()
+    chosen = fresh[np.argsort(prompts[fresh], kind="stable")][:most].tolist()
     blocks = tuple(tuple(chosen[i::BLOCKS]) for i in range(BLOCKS))
     tokens = np.array([sum(_counted(rows, i) for i in block) for block in blocks], np.float64)
     return Judge(group, rows, blocks, int(known.sum()), tokens)
@@ -130,7 +130,3 @@ def row_nll(model: PreTrainedModel, judge: Judge, rows: Sequence[int]) -> torch.
 def _counted(rows: TokenRows, index: int) -> int:
     _, labels = rows[index]
     return int(np.count_nonzero(labels[1:] != IGNORED))
-
-
-def _hashes(rows: TokenRows) -> NDArray[np.uint64]:
-    return np.ascontiguousarray(rows.prompts[:, :8]).view(np.uint64)[:, 0]
