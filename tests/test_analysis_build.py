@@ -85,3 +85,13 @@ def test_without_the_table_there_is_no_such_action(project):
 def test_another_vector_is_another_analysis(project):
     document = project.build(ANALYSED.replace("omega = 0.5", "omega = 0.5\ntrain = { seed = 7 }", 1))
     assert "analysis" in ran(document)
+
+
+def test_splits_that_came_out_empty_leave_curves_and_ladder_out_and_it_is_said(project):
+    head = ANALYSED.partition("\n[evaluate]")[0].replace("test = 0.2", "validation = 1e-6\ntest = 1e-6")
+    document = project.build(head + "\n[analysis]\n")
+    assert {"response", "ladder"} <= set(ran(document))
+    assert not {"response", "ladder"} & set(document)
+    said = project.call("build", "tiny.toml").stdout
+    assert "no dataset has validation rows to judge by" in said
+    assert "no dataset has validation rows to order a ladder by" in said

@@ -72,7 +72,7 @@ class Ladder:
 
 
 def read_ladder(build: Recorded) -> Ladder | None:
-    """Return the ladder of a build; None where there was none, or not yet.
+    """Return the ladder of a build; None where there is none, or not yet, or nothing judged it.
 
     Raises:
         StoreError: The record is not what it should be.
@@ -80,8 +80,10 @@ def read_ladder(build: Recorded) -> Ladder | None:
     return build.of(LADDER, lambda action: _ladder(build, action), "ladder", "climbs it again")
 
 
-def _ladder(build: Recorded, action: Action) -> Ladder:
+def _ladder(build: Recorded, action: Action) -> Ladder | None:
     document = build.document(action, RUNGS)
+    if not document["rungs"]:
+        return None
     held_out = {name.removesuffix("/test"): d for name, d in build.grouped(action, "data/test").items()}
     deltas = {n: d for n, d in build.grouped(action, "delta").items() if not n.endswith("/test")}
     vectors = {name: document["vectors"].index(digest) for name, digest in deltas.items()}

@@ -70,7 +70,7 @@ class Response:
 
 
 def read_response(build: Recorded) -> Response | None:
-    """Return the response curves of a build; None where there were none, or not yet.
+    """Return the response curves of a build; None where there are none, or not yet, or nothing judged them.
 
     Raises:
         StoreError: The record is not what it should be.
@@ -78,8 +78,10 @@ def read_response(build: Recorded) -> Response | None:
     return build.of(RESPONSE, lambda action: _response(build, action), "response curves", "takes them again")
 
 
-def _response(build: Recorded, action: Action) -> Response:
+def _response(build: Recorded, action: Action) -> Response | None:
     document = build.document(action, CURVES)
+    if not document["judges"]:
+        return None
     vectors = {n: document["vectors"].index(d) for n, d in build.grouped(action, "delta").items()}
     rows = [judge["rows"] for judge in document["judges"]]
     held_out = build.grouped(action, "data/validation", "data/rows")

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dem_build.errors import EvaluationError
 from dem_build.steps.around import model_omega
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.judges import judges, trained_prompts
@@ -66,7 +65,7 @@ class _Rung:
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
-    """Write `rungs`.
+    """Write `rungs`; where there are no rows to order or to judge them by, that there are none, which is said.
 
     Args:
         inputs: `base/weights` and `base/config`; `omega` and `passes` of the search, where there was one; the groups
@@ -75,7 +74,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         context: Uses `machine.micro_batch` and `machine.eval_batch_size`; resumes from the passes in its work folder.
 
     Raises:
-        EvaluationError: No rows to tune or to judge by, or a loss that is not finite.
+        EvaluationError: A loss that is not finite, or memory ran out.
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
@@ -84,6 +83,10 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     tuning = replace(inputs, groups=tuple(g for g in inputs.groups if TEST not in g.paths))
     tests = _tests(inputs, params["test_samples"])
     judged = _judges(tuning, params["max_samples"])
+    if lacking := _lacking(judged, tests):
+        context.warn(f"no dataset has {lacking} share, or set ladder = false in [analysis]")
+        context.write("rungs", {"format": FORMAT, "rungs": []})
+        return {}
     candidates = resident(inputs, vectors_of(tuning.groups), context)
     passes = Passes(candidates, judged, torch.float32, context)
     if "passes" in inputs.paths:
@@ -109,23 +112,23 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _judges(inputs: Inputs, most: int) -> list[Judge]:
     """Return the judges of the search; where there was none, those that can judge."""
     searched = "omega" in inputs.paths
-    found = validation_judges(inputs.groups, inputs.paths["base/config"], most, all_can=searched)
-    if not any(judge.group.params.get("importance") for judge in found):
-        hint = "raise a `validation` share, or set ladder = false in [analysis]"
-        raise EvaluationError("no dataset has validation rows to order a ladder by", hint=hint)
-    return found
+    return validation_judges(inputs.groups, inputs.paths["base/config"], most, all_can=searched)
 
 
 def _tests(inputs: Inputs, most: int) -> list[Judge]:
     """Return judges on test rows, in the order of their digests; a dataset without such rows is left out."""
     groups = {g.name: g for g in inputs.groups if TEST in g.paths}
     found = judges(groups, dict.fromkeys(groups, TEST), trained_prompts([]), most, all_can=False)
-    if not found:
-        hint = "raise a `test` share, or set ladder = false in [analysis]"
-        raise EvaluationError("no dataset has test rows to judge a ladder by", hint=hint)
     for judge in found:
         refuse_longer(judge.rows, inputs.paths["base/config"])
     return sorted(found, key=lambda judge: (judge.digest, judge.group.digests["delta"]))
+
+
+def _lacking(judged: Sequence[Judge], tests: Sequence[Judge]) -> str | None:
+    """Say which rows there are none of, and what makes some."""
+    if not any(judge.group.params.get("importance") for judge in judged):
+        return "validation rows to order a ladder by, so there is none: raise a `validation`"
+    return None if tests else "test rows to judge a ladder by, so there is none: raise a `test`"
 
 
 def _test(test: Judge, vectors: Sequence[Digest]) -> dict[str, JSON]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dem_build.errors import EvaluationError
 from dem_build.steps.around import model_omega, with_omega
 from dem_build.steps.measuring import (
     begin,
@@ -41,7 +40,7 @@ FORMAT = "response/1"
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
-    """Write `curves`.
+    """Write `curves`; where nothing judges, that there are none, which is said.
 
     Args:
         inputs: `base/weights` and `base/config`; `omega`, where it was tuned; a group for each dataset (`delta`,
@@ -51,13 +50,20 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         context: Uses `machine.micro_batch` and `machine.eval_batch_size`; resumes from the passes in its work folder.
 
     Raises:
-        EvaluationError: No rows to judge by, or a loss that is not finite.
+        EvaluationError: A loss that is not finite, or memory ran out.
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
     begin(context)
     started = time.monotonic()
     judged = _judges(inputs, params["max_samples"])
+    if not judged:
+        context.warn(
+            "no dataset has validation rows to judge by, so there are no curves: raise a `validation` share, or set "
+            "response = [] in [analysis]"
+        )
+        context.write("curves", {"format": FORMAT, "judges": []})
+        return {}
     deltas = vectors_of(inputs.groups)
     candidates = resident(inputs, deltas, context)
     passes = Passes(candidates, judged, torch.float32, context)
@@ -70,11 +76,6 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _judges(inputs: Inputs, most: int) -> list[Judge]:
     """Return the judges in the order of their rows' digests; who has nothing to judge by is left out."""
     found = validation_judges(inputs.groups, inputs.paths["base/config"], most, all_can=False)
-    if not found:
-        raise EvaluationError(
-            "no dataset has validation rows to judge by",
-            hint="raise a `validation` share, or set response = [] in [analysis]",
-        )
     return sorted(found, key=lambda judge: judge.digest)
 
 

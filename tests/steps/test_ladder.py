@@ -16,7 +16,7 @@ from tune_samples import DIGEST, base, dataset, model, run_tune, skill, trained,
 from weight_samples import make_context, store_vector
 
 from dem_build.digest import of_bytes
-from dem_build.errors import EvaluationError, InterruptedBuildError
+from dem_build.errors import InterruptedBuildError
 from dem_build.steps import ladder
 from dem_build.steps.api import Group, Inputs
 from dem_build.steps.candidates import Candidates
@@ -162,6 +162,13 @@ def test_one_test_row_has_no_standard_error_and_its_gain_is_measured_by_what_the
     assert last["gains"] == pytest.approx([(base - last["losses"][0]) / (single - base)])
 
 
-def test_without_test_rows_that_is_said(tmp_path):
-    with pytest.raises(EvaluationError, match="no dataset has test rows"):
-        climb(tmp_path / "none", [dataset(n) for n in NAMES])
+@pytest.mark.parametrize(
+    ("groups", "rows"),
+    [([dataset("up", omega=0.5)], "test"), ([vector("up", dataset("up").paths["delta"], 0.5)], "validation")],
+    ids=["test", "validation"],
+)
+def test_without_rows_that_is_said_and_there_is_no_ladder(tmp_path, groups, rows):
+    context = make_context(tmp_path, threads=1)
+    tested = [rows_of("up")] if rows == "validation" else []
+    assert climb(tmp_path, [*groups, *tested], searched=False, context=context).rungs == []
+    assert f"no dataset has {rows} rows" in (context.work / "events.jsonl").read_text()

@@ -10,7 +10,6 @@ import torch
 from tune_samples import DIGEST, base, dataset, model, probe, skill, vector
 from weight_samples import make_context
 
-from dem_build.errors import EvaluationError
 from dem_build.steps import response
 from dem_build.steps.api import Inputs
 from dem_build.steps.candidates import Candidates
@@ -113,9 +112,10 @@ def test_a_vector_from_elsewhere_is_looked_at_too(tmp_path):
     assert len(found["points"]) == 2 * len(VALUES)
 
 
-def test_where_nothing_judges_that_is_said(tmp_path):
-    with pytest.raises(EvaluationError, match="no dataset has validation rows"):
-        respond(tmp_path, [vector("code", skill("leap").delta, 0.3)])
+def test_where_nothing_judges_that_is_said_and_there_are_no_curves(tmp_path):
+    assert respond(tmp_path, [vector("code", skill("leap").delta, 0.3)])["judges"] == []
+    said = (tmp_path / "work" / "events.jsonl").read_text()
+    assert "no dataset has validation rows to judge by" in said
 
 
 def test_rows_that_a_vector_was_trained_on_do_not_judge(tmp_path):
