@@ -127,6 +127,28 @@ def test_a_damaged_root_keeps_collection_away_until_a_whole_build_writes_it_anew
     assert ran(project.build()) == []
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '"built": NaN, "dropped": {"a": NaN, "b": Infinity}',
+        '"dropped": {"a": 1' + "0" * 400 + '}, "built": 1' + "0" * 400,
+        '"overlap": {"of": {"add": NaN}, "shared": [[NaN]]}',
+        '"overlap": {"of": {}, "shared": ' + "[" * 400 + "]" * 400 + "}",
+        '"actions": {"model": 3}, "wanted": [NaN], "host": 4',
+    ],
+)
+def test_a_root_that_somebody_made_up_costs_a_build_nothing_but_what_it_said(
+    fields: str, built: tuple[Project, dict[str, object]]
+) -> None:
+    project, _ = built
+    [root] = (project.home / "cache" / "roots").glob("*.json")
+    root.unlink()
+    root.write_text(f'{{"dem-root": 1, "recipe_id": "r", "root": {{{fields}}}}}')
+    assert ran(project.build()) == []
+    assert json.loads(root.read_text())["root"]["actions"]["model"]
+    project.call("cache", "gc", "--dry-run")
+
+
 def test_the_first_build_runs_every_action_and_publishes_a_model(
     built: tuple[Project, dict[str, object]],
 ) -> None:

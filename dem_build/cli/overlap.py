@@ -23,9 +23,24 @@ if TYPE_CHECKING:
     from dem_build.execute.outcome import Outcome
     from dem_build.store import Record, Store
 
-__all__ = ["recorded_shared", "say_shared", "shared_documents", "shared_of"]
+__all__ = ["is_overlap", "recorded_shared", "say_shared", "shared_documents", "shared_of"]
 
 MARK = 16
+
+
+def is_overlap(value: JSON) -> bool:
+    """Return whether a root's field `overlap` is what `shared_of` records: names and marks, and what they share."""
+    match value:
+        case {"of": dict(of), "shared": list(shared), **rest} if not rest:
+            return all(isinstance(mark, str) for mark in of.values()) and all(map(_is_entry, shared))
+    return False
+
+
+def _is_entry(entry: JSON) -> bool:
+    match entry:
+        case [str(), str(), str(), int()]:
+            return True
+    return False
 
 
 def recorded_shared(session: Session, name: str | None = None) -> list[Shared]:
@@ -51,7 +66,7 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
     """
     marks = _marks(outcome.records)
     known = session.root["overlap"]
-    if marks.items() <= _of(known).items():
+    if marks.items() <= known.get("of", {}).items():
         return _recorded(known, marks), {}
     if len(marks) < sum(r.action.kind == "prepare" for r in outcome.results.values()):
         return [], {}  # one of them failed, or is not there yet
@@ -91,21 +106,11 @@ def _marks(records: Mapping[str, Record]) -> dict[str, str]:
     }
 
 
-def _of(known: JSON) -> dict[str, JSON]:
-    of = known.get("of")
-    return of if isinstance(of, dict) else {}
-
-
 def _recorded(known: JSON, marks: Mapping[str, str]) -> list[Shared]:
-    """Return what is recorded of datasets that are still what they were; a root that is not whole says nothing."""
-    of, found = _of(known), []
-    for entry in known.get("shared", ()) if isinstance(known.get("shared"), list) else ():
-        match entry:
-            case [str(name), str(split), str(other), int(count)] if all(
-                n in marks and of.get(n) == marks[n] for n in (name, other)
-            ):
-                found.append(Shared(name, split, other, count))
-    return found
+    """Return what is recorded of datasets that are still what they were."""
+    of = known.get("of", {})
+    found = [Shared(*entry) for entry in known.get("shared", ())]
+    return [s for s in found if all(n in marks and of.get(n) == marks[n] for n in (s.name, s.other))]
 
 
 def _damaged(store: Store, records: Mapping[str, Record]) -> dict[str, CorruptObjectError]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest, lock
 from dem_build.bases import refuse_template, template_is_new
+from dem_build.cli.overlap import is_overlap
 from dem_build.errors import NotUpToDateError, StoreError, UsageError
 from dem_build.execute.publish import destination
 from dem_build.graph import build_graph
@@ -21,7 +22,7 @@ from dem_build.store import Hints, Store
 from dem_build.store.roots import DROPPED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
     from dem_build.cli.call import Call
@@ -40,6 +41,7 @@ REFRESH_SECONDS = 3600
 collection when what it names was used."""
 
 MOST_DROPPED = 2000
+END_OF_TIME = 1e12
 
 
 @dataclass(frozen=True)
@@ -172,14 +174,22 @@ class Session:
         }
 
 
-# Field of a root → what it is where there is none, and what its items are.
-_FIELDS: dict[str, tuple[digest.JSON, tuple[type, ...]]] = {
-    "host": ("", ()),
-    "built": (0.0, ()),
-    "actions": ({}, (str,)),
-    "wanted": ([], (str,)),
-    "overlap": ({}, (object,)),
-    DROPPED: ({}, (int, float)),
+def _is_text(value: digest.JSON) -> bool:
+    return isinstance(value, str)
+
+
+def _is_time(value: digest.JSON) -> bool:
+    return isinstance(value, int | float) and 0 <= value < END_OF_TIME
+
+
+# Field of a root → what it is where there is none, and whether a value, which anybody may have written, is one.
+_FIELDS: dict[str, tuple[digest.JSON, Callable[[digest.JSON], bool]]] = {
+    "host": ("", _is_text),
+    "built": (0.0, _is_time),
+    "actions": ({}, lambda value: isinstance(value, dict) and all(map(_is_text, value.values()))),
+    "wanted": ([], lambda value: isinstance(value, list) and all(map(_is_text, value))),
+    "overlap": ({}, is_overlap),
+    DROPPED: ({}, lambda value: isinstance(value, dict) and all(map(_is_time, value.values()))),
 }
 
 
@@ -188,15 +198,9 @@ def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
     found = store.read_root(root_id(recipe)) or store.find_root(str(recipe))
     document = found if isinstance(found, dict) else {}
     return {
-        name: value if _alike(value := document.get(name), empty, items) else empty
-        for name, (empty, items) in _FIELDS.items()
+        name: value if is_one(value := document.get(name)) else empty
+        for name, (empty, is_one) in _FIELDS.items()
     }
-
-
-def _alike(value: digest.JSON, empty: digest.JSON, items: tuple[type, ...]) -> bool:
-    """Return whether a field of a root, which anybody may have written, is of its type, and its items are."""
-    held = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return isinstance(value, type(empty)) and all(isinstance(item, items) for item in held)
 
 
 def recipe_id(path: Path) -> str:
