@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.basemodel import CHAT_TEMPLATE, base_files
-from dem_build.data.template import check_template, read_template
 from dem_build.errors import RecipeError, UsageError
 from dem_build.recipe import is_local
 
@@ -62,6 +61,8 @@ def refuse_template(recipe: Recipe) -> None:
     named = recipe.base.chat_template
     if named is None:
         return
+    from dem_build.data.template import check_template, read_template  # noqa: PLC0415  few recipes have one
+
     try:
         check_template(read_template(recipe.resolve(named)), named)
     except UsageError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.data.rows import side_of
+from dem_build.data.sources import side_of
 from dem_build.errors import RecipeError
 
 if TYPE_CHECKING:

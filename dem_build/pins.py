@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build import hub
 from dem_build.data.sources import file_type
-from dem_build.data.splits_on_hub import CONVERTED, HubData, split_files
 from dem_build.errors import UsageError
 from dem_build.json_text import text_at
 from dem_build.kinds import HubFile, SourceFile
@@ -21,6 +20,7 @@ from dem_build.recipe import SplitName
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from dem_build.data.splits_on_hub import HubData
     from dem_build.digest import JSON
     from dem_build.hub import Listed
     from dem_build.recipe import Recipe
@@ -136,6 +136,8 @@ class Pins:
         return self.recall(asked) or self._ask(asked)
 
     def _ask(self, asked: Asked) -> Pin:
+        from dem_build.data.splits_on_hub import split_files  # noqa: PLC0415  only for what no lock pins
+
         commit = self._commit(asked.dataset, asked.revision)
         data, listed = self._content(asked, commit)
         chosen = split_files(data, asked.config, dict.fromkeys(split for _, split in asked.splits))
@@ -156,6 +158,8 @@ class Pins:
 
     def _content(self, asked: Asked, commit: str) -> tuple[HubData, Mapping[str, Listed]]:
         """Return all files of a dataset and what its card says; asked once, however many splits are wanted."""
+        from dem_build.data.splits_on_hub import CONVERTED, HubData  # noqa: PLC0415  as above
+
         known = self._contents.get((asked.dataset, commit))
         if known is None:
             listed = {f.file.name: f for f in hub.files_of("dataset", asked.dataset, commit)}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dem_build.kinds import SourceFile
 
-__all__ = ["Row", "columns_of", "read_rows", "side_of"]
+__all__ = ["Row", "columns_of", "read_rows"]
 
 UTF8_BOM = b"\xef\xbb\xbf"
 PARQUET_BATCH = 1024
@@ -69,11 +69,6 @@ def columns_of(source: SourceFile) -> tuple[str, ...]:
     """
     first = next(read_rows(source), None)
     return tuple(first.values) if first else ()
-
-
-def side_of(source: SourceFile) -> str | None:
-    """Return the split that a whole file is held out for (tag `validation:jsonl`), or None: its rows are split."""
-    return source.tag.rpartition(":")[0] or None
 
 
 def _type_of(source: SourceFile) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import os
 from typing import TYPE_CHECKING
@@ -13,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["FILE_TYPES", "expand", "file_type", "matching"]
+    from dem_build.kinds import SourceFile
+
+__all__ = ["FILE_TYPES", "expand", "file_type", "matching", "side_of"]
 
 FILE_TYPES = {
     ".jsonl": "jsonl",
@@ -112,12 +113,19 @@ def file_type(path: Path) -> str:
     return tag
 
 
+def side_of(source: SourceFile) -> str | None:
+    """Return the split that a whole file is held out for (tag `validation:jsonl`), or None: its rows are split."""
+    return source.tag.rpartition(":")[0] or None
+
+
 def _nearest(path: Path) -> str:
     """Say which files the user may have meant, and where was looked."""
     parent = path.parent
     while not parent.is_dir():
         parent = parent.parent
     names = sorted(p.name for p in parent.iterdir() if p.is_file() and p.suffix.lower() in FILE_TYPES)
+    import difflib  # noqa: PLC0415  only for a mistake
+
     close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5) or names[:5]
     if not close:
         return f"{parent} holds no data file"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.graph.analyses import analyses
-from dem_build.graph.baselines import baseline_actions
 from dem_build.graph.data import base_action, data_action, probe_action
 from dem_build.graph.evaluations import evaluations
 from dem_build.graph.models import composed_model, tuned_model
@@ -72,6 +71,8 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
         actions += singles
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
+    if recipe.baselines:
+        from dem_build.graph.baselines import baseline_actions  # noqa: PLC0415  few recipes have one
     for name in recipe.baselines:
         actions += baseline_actions(recipe, name)
         models[name] = actions[-1].name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -165,6 +164,8 @@ class Graph:
         """
         for name in names:
             if name not in self.actions:
+                import difflib  # noqa: PLC0415  only for a mistake
+
                 close = difflib.get_close_matches(name, list(self.actions), n=1)
                 hint = (
                     f"did you mean {close[0]}? `dem plan` lists them all"

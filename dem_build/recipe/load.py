@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import Problem, RecipeError
-from dem_build.recipe import overrides as sets
 from dem_build.recipe import source
 from dem_build.recipe.later import not_yet
 from dem_build.recipe.models import Recipe
@@ -59,6 +58,8 @@ def _override(data: dict[str, Any], texts: Sequence[str]) -> tuple[dict[Key, str
     """Apply each `--set`; return the keys that were set, and what could not be."""
     keys: dict[Key, str] = {}
     problems: list[Problem] = []
+    if texts:
+        from dem_build.recipe import overrides as sets  # noqa: PLC0415  few calls have one
     for text in texts:
         try:
             keys[sets.apply(data, sets.parse(text))] = f"--set {text}"

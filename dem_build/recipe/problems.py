@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -83,6 +82,8 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def _similar(word: str, words: Iterable[str], cutoff: float = 0.6) -> str | None:
+    from difflib import get_close_matches  # noqa: PLC0415  only for a mistake
+
     return next(iter(get_close_matches(word, list(words), n=1, cutoff=cutoff)), None)
 
 

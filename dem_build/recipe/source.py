@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
@@ -65,6 +64,8 @@ def _nearest(path: Path) -> str:
     if not folder.is_dir():
         return f"there is no folder {folder} either"
     found = sorted(p.name for p in folder.glob("*.toml"))
+    import difflib  # noqa: PLC0415  only for a mistake
+
     close = difflib.get_close_matches(path.name, found, n=3) or found[:5]
     return f"the TOML files there are {', '.join(close)}" if close else "there is no TOML file in its folder"
 

@@ -17,7 +17,8 @@ from dem_build.data.arrays import RowsWriter
 from dem_build.data.control import ControlTokens
 from dem_build.data.duplicates import NearDuplicates
 from dem_build.data.formats import resolve
-from dem_build.data.rows import columns_of, read_rows, side_of
+from dem_build.data.rows import columns_of, read_rows
+from dem_build.data.sources import side_of
 from dem_build.data.tokenise import Style, tokenise
 from dem_build.errors import DataError
 from dem_build.steps.prepared import provenance_of, refuse_nothing, tell, tell_control

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dem_build.data import splits
-from dem_build.data.rows import side_of
+from dem_build.data.sources import side_of
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
