@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dem_build.values import dataclass
 
 __all__ = ["Shared"]
 
