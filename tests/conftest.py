@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from tiny import make_base, make_data
 
 # Read when torch is loaded. Models this small only wait for a second thread, which spins unless it is told to sleep.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def spared() -> None:
+    """Spare what is loaded from collections: a training asks for two, which took longer than its steps."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
