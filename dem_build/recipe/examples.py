@@ -74,6 +74,7 @@ response = [0.0, 0.25, 0.5, 1.0, 1.5]
 tasks = ["arc_easy", { name = "math_words", num_fewshot = 4, limit = 200, apply_chat_template = true }]
 include_path = "tasks"
 models = ["composed", "base", "mix"]
+prompts = ["What is 12 times 12?", "Write a haiku about rain."]
 """,
     models.Gate: """\
 [[gates]]

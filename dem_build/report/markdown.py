@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dem_build.report.samples import Exchange
 
 __all__ = [
+    "JOINERS",
     "baselines_list",
     "code",
     "escape",
@@ -54,8 +55,8 @@ def printable(text: str) -> str:
 
 def printable_lines(text: str) -> str:
     """Return text with its lines and spaces, without what is not shown; joiners stay, which some scripts need."""
-    spaced = text.replace("\r\n", "\n").expandtabs(4)
-    return "".join(c for c in spaced if c == "\n" or c in JOINERS or unicodedata.category(c) not in UNSHOWN)
+    spaced = "\n".join(text.expandtabs(4).splitlines())
+    return "".join(c for c in spaced if c in ("\n", *JOINERS) or unicodedata.category(c) not in UNSHOWN)
 
 
 def table(header: Sequence[str], body: Iterable[Sequence[str]], numbers: int = 0) -> str:

@@ -22,7 +22,8 @@ from dem_build.execute.outcome import Done, Result
 from dem_build.report.card import card
 from dem_build.report.gates import GateResult
 from dem_build.report.html import render
-from dem_build.report.markdown import printable
+from dem_build.report.markdown import JOINERS, printable
+from dem_build.report.samples import Answer, Exchange
 from dem_build.report.summary import summary
 
 OFTEN = "<>&\"'`|*_[]()#!~$\\{}-+=:;/.0a \n\t\r\x00\x07\x1b\x9b\u2028\u202e"
@@ -46,8 +47,15 @@ def material_of(text):
     }
     tuning = replace(results.tuning, told=(text,), search=text, objective=text)
     baselines = {text: replace(results.baselines["mixing"], method=text, told=(text,))}
+    answers = {"base": Answer(text, ended=False), "composed": Answer(text, ended=True)}
     changed = replace(
-        results, table=table, tuning=tuning, baselines=baselines, warnings=((f"data:{text}", text),)
+        results,
+        table=table,
+        tuning=tuning,
+        baselines=baselines,
+        tsne={text: ((0.0, 1.0),)},
+        samples=(Exchange(text, text, text, answers), Exchange("", text, None, answers)),
+        warnings=((f"data:{text}", text),),
     )
     gates = (GateResult(text, text, 0.5, passed=False, why=text),)
     return replace(found, records=records, results=changed, gates=gates)
@@ -88,11 +96,12 @@ def plain_elements():
 @hostile
 @example("\"><script>alert('1')</script>" + END)
 @example("{{ 7*7 }}{% raw %}</style></title>" + END)
+@example("<p>\u2028\u200d\x1b[31m" * 200 + END)
 @enough
 def test_in_a_report_any_text_is_text(text):
     page, found = elements(render(material_of(text)))
     assert found == plain_elements()
-    assert not [c for c in page.text if unicodedata.category(c) in OBEYED]
+    assert not [c for c in page.text if unicodedata.category(c) in OBEYED and c not in JOINERS]
     dashes = {"\N{MINUS SIGN}": "-"}  # a number's
     assert printable(text).translate(str.maketrans(dashes)) in page.text.translate(str.maketrans(dashes))
 
