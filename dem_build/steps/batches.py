@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["RowOrder", "collate", "largest_divisor"]
+__all__ = ["RowOrder", "by_length", "collate", "largest_divisor"]
 
 
 class RowOrder(Sampler[int]):
@@ -58,6 +58,21 @@ class RowOrder(Sampler[int]):
         if self._shuffled is None or self._shuffled[0] != epoch:
             self._shuffled = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self))
         return self._shuffled[1]
+
+
+def by_length(lengths: NDArray[np.integer], size: int, boundary: int | None = None) -> Iterator[list[int]]:
+    """Yield rows in batches of like length, the longest first: what does not fit in memory fails at once.
+
+    Args:
+        lengths: Tokens of each row.
+        size: Most rows of a batch.
+        boundary: Rows that are longer are never beside rows that are not, see `context_length.longest_short`.
+    """
+    order = np.argsort(-np.asarray(lengths), kind="stable")
+    long = 0 if boundary is None else int((np.asarray(lengths) > boundary).sum())
+    for sort in (order[:long].tolist(), order[long:].tolist()):
+        for start in range(0, len(sort), size):
+            yield sort[start : start + size]
 
 
 def collate(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> dict[str, torch.Tensor]:

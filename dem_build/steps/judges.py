@@ -6,24 +6,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import EvaluationError
-from dem_build.steps.batches import collate
-from dem_build.steps.likelihood import IGNORED, token_nll
+from dem_build.steps.batches import by_length
+from dem_build.steps.context_length import longest_short
+from dem_build.steps.likelihood import IGNORED
+from dem_build.steps.row_losses import row_nll
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    import torch
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from dem_build.digest import Digest
     from dem_build.steps.api import Group
 
-__all__ = ["BLOCKS", "ROWS", "Judge", "batches", "judges", "row_nll", "trained_prompts"]
+__all__ = ["BLOCKS", "ROWS", "Judge", "batches", "judged_nll", "judges", "trained_prompts"]
 
 ROWS = ("data/rows", "data/validation", "data/test")
 """Tags under which a group has rows that judge."""
@@ -113,18 +115,17 @@ def _refuse_empty(judge: Judge) -> None:
         )
 
 
-def batches(judge: Judge, block: int | None, batch_size: int) -> list[list[int]]:
-    """Return the rows of one block, or of all, in batches of like length, the longest first."""
+def batches(model: PreTrainedModel, judge: Judge, block: int | None, size: int) -> Iterator[list[int]]:
+    """Yield the rows of one block, or of all, in batches as `row_losses` makes them."""
     rows = [i for part in judge.blocks for i in part] if block is None else judge.blocks[block]
-    order = sorted(rows, key=lambda i: -int(judge.rows.lengths[i]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    lengths = judge.rows.lengths[list(rows)]
+    for batch in by_length(lengths, size, longest_short(model.config)):
+        yield [rows[i] for i in batch]
 
 
-def row_nll(model: PreTrainedModel, judge: Judge, rows: Sequence[int]) -> torch.Tensor:
-    """Return the summed loss of each row, with its graph, [rows]."""
-    batch = {name: t.to(model.device) for name, t in collate([judge.rows[i] for i in rows]).items()}
-    counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
-    return torch.stack([part.sum() for part in torch.split(token_nll(model, **batch), counts)])
+def judged_nll(model: PreTrainedModel, judge: Judge, rows: Sequence[int]) -> torch.Tensor:
+    """Return the summed loss of each of a judge's rows, with its graph, [rows]."""
+    return row_nll(model, [judge.rows[i] for i in rows])[0]
 
 
 def _counted(rows: TokenRows, index: int) -> int:

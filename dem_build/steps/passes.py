@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.json_text import parse_json
 from dem_build.steps.checkpoints import mark_complete, newest_complete
-from dem_build.steps.judges import BLOCKS, batches, row_nll
+from dem_build.steps.judges import BLOCKS, batches, judged_nll
 from dem_build.steps.memory import memory_told
 from dem_build.tuning.problem import mean_losses
 
@@ -173,19 +173,19 @@ class Passes:
 
     @torch.no_grad()
     def _take_losses(self, asked: Pass, j: int) -> None:
-        judge = self.judges[j]
+        judge, model = self.judges[j], self._candidates.model
         block_of = {row: block for block, rows in enumerate(judge.blocks) for row in rows}
-        for batch in batches(judge, None, self._context.machine.eval_batch_size):
+        for batch in batches(model, judge, None, self._context.machine.eval_batch_size):
             self._context.check_stop()
-            for row, nll in zip(batch, row_nll(self._candidates.model, judge, batch).tolist(), strict=True):
+            for row, nll in zip(batch, judged_nll(model, judge, batch).tolist(), strict=True):
                 asked.nll[j, block_of[row]] += nll
 
     def _take_slopes(self, asked: Pass, slopes: NDArray[np.float64], j: int) -> None:
-        judge, size = self.judges[j], self._context.machine.micro_batch
+        judge, model, size = self.judges[j], self._candidates.model, self._context.machine.micro_batch
         for block in range(BLOCKS):
-            for batch in batches(judge, block, size):
+            for batch in batches(model, judge, block, size):
                 self._context.check_stop()
-                nll = row_nll(self._candidates.model, judge, batch).sum()
+                nll = judged_nll(model, judge, batch).sum()
                 nll.backward()  # type: ignore[no-untyped-call]
                 asked.nll[j, block] += nll.item()
             if judge.blocks[block]:

@@ -4,46 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
 import torch
 
-from dem_build.steps.batches import collate
+from dem_build.steps.batches import by_length, collate
 from dem_build.steps.context_length import longest_short
 from dem_build.steps.likelihood import IGNORED, token_nll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["row_losses"]
+__all__ = ["row_losses", "row_nll"]
 
 Losses: TypeAlias = "dict[int, tuple[float, int]]"
 
 
 def row_losses(model: PreTrainedModel, rows: TokenRows, batch_size: int) -> Iterator[Losses]:
-    """Yield row → summed loss in nats and number of tokens that count, a batch at a time.
+    """Yield row → summed loss in nats and number of tokens that count, a batch of rows of like length at a time.
 
-    Rows of like length are together, the longest first: what does not fit in memory fails at once. Rows that the
-    model reads in two ways, see `context_length`, are not.
+    Rows that the model reads in two ways, see `context_length`, are in different batches.
     """
-    order = np.argsort(-rows.lengths, kind="stable")
-    most = longest_short(model.config)
-    long = 0 if most is None else int((rows.lengths > most).sum())
-    for sort in (order[:long].tolist(), order[long:].tolist()):
-        for start in range(0, len(sort), batch_size):
-            batch = sort[start : start + batch_size]
-            yield dict(zip(batch, _batch_losses(model, [rows[i] for i in batch]), strict=True))
+    for batch in by_length(rows.lengths, batch_size, longest_short(model.config)):
+        nll, counts = row_nll(model, [rows[i] for i in batch])
+        yield dict(zip(batch, zip(nll.tolist(), counts, strict=True), strict=True))
 
 
-def _batch_losses(
+def row_nll(
     model: PreTrainedModel, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]
-) -> list[tuple[float, int]]:
-    """Return summed loss and count of each row of a batch."""
+) -> tuple[torch.Tensor, list[int]]:
+    """Return the summed loss of each row of a batch, with its graph, [rows], and how many of its tokens count."""
     batch = {name: tensor.to(model.device) for name, tensor in collate(rows).items()}
     counts = (batch["labels"][:, 1:] != IGNORED).sum(dim=1).tolist()
-    nll = token_nll(model, **batch)
-    return [(row.sum().item(), count) for row, count in zip(torch.split(nll, counts), counts, strict=True)]
+    return torch.stack([row.sum() for row in torch.split(token_nll(model, **batch), counts)]), counts

@@ -16,8 +16,8 @@ from sklearn.manifold import TSNE
 
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import EvaluationError
-from dem_build.steps.batches import collate
-from dem_build.steps.context_length import refuse_longer
+from dem_build.steps.batches import by_length, collate
+from dem_build.steps.context_length import longest_short, refuse_longer
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.steps.memory import memory_told
 
@@ -80,12 +80,10 @@ def _states(
     context: Context,
 ) -> NDArray[np.float32]:
     """Return mean last hidden states, [rows, hidden]; rows of like length are read together."""
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i][0]))
+    lengths = np.array([len(ids) for ids, _ in rows], np.int64)
     found: dict[int, NDArray[np.float32]] = {}
-    size = context.machine.eval_batch_size
-    for start in range(0, len(order), size):
+    for batch in by_length(lengths, context.machine.eval_batch_size, longest_short(model.config)):
         context.check_stop()
-        batch = order[start : start + size]
         ids = collate([rows[i] for i in batch])["input_ids"].to(model.device)
         # Padded on the right, where a causal model's real tokens cannot look.
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state.float()

@@ -20,7 +20,7 @@ from dem_build.errors import InterruptedBuildError
 from dem_build.steps import ladder
 from dem_build.steps.api import Group, Inputs
 from dem_build.steps.candidates import Candidates
-from dem_build.steps.judges import judges, row_nll, trained_prompts
+from dem_build.steps.judges import judged_nll, judges, trained_prompts
 
 NAMES = ("up", "down", "leap")
 PARAMS = {"objective": "gain", "max_samples": 64, "bounds": [0.0, 1.5], "test_samples": 64}
@@ -67,7 +67,7 @@ def direct(vectors: list[str], omega: list[float], name: str) -> float:
     resident.become(np.repeat(np.array(omega)[:, None], len(resident.layers), axis=1))
     [judge] = judges({name: rows_of(name)}, {name: "data/test"}, trained_prompts([]), 64)
     with torch.no_grad():
-        nll = row_nll(resident.model, judge, [i for block in judge.blocks for i in block]).double().sum()
+        nll = judged_nll(resident.model, judge, [i for block in judge.blocks for i in block]).double().sum()
     return float(nll) / judge.tokens.sum()
 
 

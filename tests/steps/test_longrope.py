@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,10 +13,14 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import TrainingError
+from dem_build.steps.api import Group
 from dem_build.steps.batches import RowOrder, collate
+from dem_build.steps.candidates import Candidates
 from dem_build.steps.context_length import has_both_sorts
+from dem_build.steps.judges import judges, trained_prompts
 from dem_build.steps.likelihood import token_nll
 from dem_build.steps.models import load_model
+from dem_build.steps.passes import Passes
 from dem_build.steps.row_losses import row_losses
 
 SHORT = 12
@@ -61,6 +66,17 @@ def test_the_loss_of_a_row_is_that_of_it_alone(base):
     with torch.no_grad():
         found = {i: x for batch in row_losses(model, rows, 5) for i, (x, _) in batch.items()}
     assert found == {i: pytest.approx(alone(model, rows, i), rel=1e-5) for i in range(len(rows))}
+
+
+def test_the_loss_of_a_row_that_judges_a_candidate_is_that_of_it_alone(base, tmp_path):
+    model, rows = opened(base)
+    group = Group("chat", {}, {"data/rows": base / "train"}, {"data/rows": "d" * 64})
+    judged = judges({"chat": group}, {"chat": "data/rows"}, trained_prompts([]), most=64)
+    expected = [sum(alone(model, rows, i) for i in block) for block in judged[0].blocks]
+    candidates = Candidates(model, base / "weights", "b" * 64, {})
+    passes = Passes(candidates, judged, torch.float32, context_of(tmp_path, eval_batch_size=32))
+    taken = passes.take(np.zeros((0, len(passes.layers))))
+    assert taken.nll[0].tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_rows_of_both_sorts_are_trained_on_one_at_a_time(base, tmp_path):

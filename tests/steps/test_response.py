@@ -13,7 +13,7 @@ from weight_samples import make_context
 from dem_build.steps import response
 from dem_build.steps.api import Inputs
 from dem_build.steps.candidates import Candidates
-from dem_build.steps.judges import judges, row_nll, trained_prompts
+from dem_build.steps.judges import judged_nll, judges, trained_prompts
 from dem_build.steps.omega import write_omega
 
 VALUES = [0.0, 0.5, 0.55, 1.0]
@@ -36,7 +36,7 @@ def direct(omegas: dict[str, float], name: str) -> float:
     resident.become(np.repeat(np.array([[w] for w in omegas.values()]), len(resident.layers), axis=1))
     [judge] = judges({name: dataset(name)}, {name: "data/validation"}, trained_prompts([]), 64)
     with torch.no_grad():
-        nll = row_nll(resident.model, judge, [i for block in judge.blocks for i in block]).double().sum()
+        nll = judged_nll(resident.model, judge, [i for block in judge.blocks for i in block]).double().sum()
     return float(nll) / judge.tokens.sum()
 
 

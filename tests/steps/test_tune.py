@@ -30,7 +30,7 @@ from dem_build.errors import CheckpointError, EvaluationError, InterruptedBuildE
 from dem_build.steps.api import Group
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.checkpoints import mark_complete, newest_complete
-from dem_build.steps.judges import judges, row_nll, trained_prompts
+from dem_build.steps.judges import judged_nll, judges, trained_prompts
 
 
 def candidates(*names: str) -> Candidates:
@@ -50,10 +50,10 @@ def test_derivatives_are_those_of_finite_differences():
     def loss(omega: np.ndarray) -> float:
         resident.become(omega)
         with torch.no_grad():
-            return row_nll(resident.model, judge, rows).double().sum().item()
+            return judged_nll(resident.model, judge, rows).double().sum().item()
 
     resident.become(at)
-    row_nll(resident.model, judge, rows).sum().backward()
+    judged_nll(resident.model, judge, rows).sum().backward()
     slopes = resident.take_slopes()
     for i, layer in np.ndindex(*at.shape):
         moved = np.zeros_like(at)
