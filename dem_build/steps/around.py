@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.steps.api import Inputs
 
-__all__ = ["model_omega", "with_omega"]
+__all__ = ["direction", "model_omega", "with_omega"]
 
 
 def model_omega(inputs: Inputs, vectors: Sequence[Digest], layers: Sequence[str]) -> NDArray[np.float64]:
@@ -39,9 +39,14 @@ def model_omega(inputs: Inputs, vectors: Sequence[Digest], layers: Sequence[str]
     return found
 
 
+def direction(omega: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how each layer's ω changes with the mean ω of its vector, [vectors, layers]; their ratios stay."""
+    mean = omega.mean(axis=1, keepdims=True)
+    return np.asarray(np.divide(omega, mean, out=np.ones_like(omega), where=mean != 0))
+
+
 def with_omega(omega: NDArray[np.float64], vector: int, value: float) -> NDArray[np.float64]:
-    """Return a candidate in which the mean ω of one vector's layers has another value; their ratios stay."""
+    """Return a candidate in which the mean ω of one vector's layers has another value."""
     changed = omega.copy()
-    mean = float(omega[vector].mean())
-    changed[vector] = value if mean == 0 else omega[vector] * (value / mean)
+    changed[vector] = value * direction(omega)[vector]
     return changed

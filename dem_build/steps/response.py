@@ -1,8 +1,9 @@
 """Kind `response`: how the losses of all datasets change as the ω of one vector does, the others as in the model.
 
 Each vector's ω goes through a few values, 0 among them, which leaves the vector out; one more pass takes the
-derivatives of all losses to all ω at the model itself. In float32, as tuning: the model is not rounded. Each change
-has its standard error, paired by blocks of rows. Vectors and rows are named by their digests.
+derivatives of all losses to all ω at the model itself. Where layers have ω of their own, it is their mean that changes,
+and their ratios stay. In float32, as tuning: the model is not rounded. Each change has its standard error, paired by
+blocks of rows. Vectors and rows are named by their digests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dem_build.steps.around import model_omega, with_omega
+from dem_build.steps.around import direction, model_omega, with_omega
 from dem_build.steps.measuring import (
     begin,
     known_stderr,
@@ -84,7 +85,7 @@ def _document(
 ) -> dict[str, JSON]:
     model = passes.take(omega, slopes=True)
     assert model.slopes is not None
-    slopes = model.slopes.sum(axis=(1, 3)) / passes.counted.sum(axis=1)[:, None]
+    slopes = (model.slopes.sum(axis=1) * direction(omega)).sum(axis=2) / passes.counted.sum(axis=1)[:, None]
     return {
         "format": FORMAT,
         "vectors": vectors,

@@ -98,6 +98,14 @@ def test_omega_of_each_layer_keep_their_ratios(tmp_path):
     assert of(found, "up", 1.0)["losses"] == pytest.approx(doubled["model"]["losses"], rel=1e-6)
 
 
+def test_slopes_are_those_of_the_curves_where_layers_have_omega_of_their_own(tmp_path):
+    up = GIVEN[0].digests["delta"]
+    layers = {"embeddings": 0.0, "0": 1.4, "1": 0.2, "final": 0.4}
+    found = respond(tmp_path, [dataset("up")], {up: layers}, omegas=[0.0, 0.499, 0.501])
+    low, high = (of(found, "up", value)["losses"][0] for value in (0.499, 0.501))
+    assert found["slopes"][0][0] == pytest.approx((high - low) / 0.002, rel=0.02)
+
+
 def test_order_of_datasets_reaches_no_byte(tmp_path):
     groups = [*GIVEN, probe(None)]
     respond(tmp_path / "one", groups)
