@@ -151,13 +151,11 @@ def make_plan(
 ) -> Plan:
     """Return what would run, and why, without changing anything."""
     verdicts: dict[str, Verdict] = {}
+    known: dict[str, Mapping[str, Output]] = {}
     for action in graph:
-        known = {
-            n: v.record.outputs
-            for n, v in verdicts.items()
-            if v.record is not None and v.status is Status.HIT
-        }
-        verdicts[action.name] = decide(action, known, records, history, rebuild)
+        verdict = verdicts[action.name] = decide(action, known, records, history, rebuild)
+        if verdict.record is not None and verdict.status is Status.HIT:
+            known[action.name] = verdict.record.outputs
     return Plan(graph, verdicts, history)
 
 
