@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from dem_build.graph import TSNE
@@ -9,6 +10,7 @@ from dem_build.graph import TSNE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.digest import JSON
     from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
@@ -33,4 +35,10 @@ def read_tsne(build: Recorded) -> Map | None:
 def _map(build: Recorded, action: Action) -> Map:
     rows = build.document(action, MAP)["rows"]
     named = build.grouped(action, "data/validation")
-    return {name: tuple((float(x), float(y)) for x, y in rows[digest]) for name, digest in named.items()}
+    return {name: tuple(_place(*row) for row in rows[digest]) for name, digest in named.items()}
+
+
+def _place(x: JSON, y: JSON) -> tuple[float, float]:
+    if not (math.isfinite(x) and math.isfinite(y)):
+        raise ValueError("a place that is nowhere")
+    return float(x), float(y)

@@ -413,12 +413,25 @@ def test_a_response_without_errors_has_no_band():
     assert "95 % interval of the change" not in text
 
 
-def test_a_map_keeps_the_shape_of_what_it_shows():
-    drawn = Scatter.of({"a": [(0.0, 0.0), (10.0, 5.0)], "b": [(5.0, -5.0)]}, "a map")
-    (left, right), (middle,) = (cloud.points for cloud in drawn.clouds)
-    assert right[0] - left[0] == pytest.approx(left[1] - right[1] + (middle[1] - left[1]))
-    assert middle[0] == pytest.approx((left[0] + right[0]) / 2)
-    assert all(0 < x < 100 and 0 < y < drawn.height for x, y in (left, right, middle))
+def test_a_map_keeps_the_shape_of_what_it_shows_and_lies_on_its_side():
+    places = {"a": [(0.0, 0.0), (10.0, 5.0)], "b": [(5.0, -15.0)]}
+    drawn = Scatter.of(places, "a map")
+    found, given = (
+        [p for points in some for p in points] for some in ([c.points for c in drawn.clouds], places.values())
+    )
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    scales = [math.dist(found[i], found[j]) / math.dist(given[i], given[j]) for i, j in pairs]
+    assert scales == pytest.approx([scales[0]] * 3, rel=1e-3)
+    assert all(0 < x < 100 and 0 < y < drawn.height for x, y in found)
+    assert drawn.height < 62
+    assert max(x for x, _ in found) - min(x for x, _ in found) > max(y for _, y in found) - min(
+        y for _, y in found
+    )
+
+
+def test_a_map_of_one_place_is_a_point_in_the_middle():
+    [cloud] = Scatter.of({"a": [(3.0, 4.0)] * 3}, "a map").clouds
+    assert set(cloud.points) == {(50.0, 18.0)}
 
 
 def test_no_two_of_many_datasets_look_the_same_on_a_map():

@@ -77,7 +77,7 @@ def response(material: Material) -> Section | None:
     numbers = [_numbers(name, points) for name, points in found.curves.items()]
     lead = (
         "The change in validation loss as one ω goes from least to most, the others staying as they are. "
-        "Below the dashed line is better than the model as it is."
+        "Below the level dashed line is better than the model as it is."
     )
     blocks: list[Block] = [Lines(panels, legend), Fold("The same in numbers", numbers)]
     return Section("response", "More or less of each vector", lead, blocks)

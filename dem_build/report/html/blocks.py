@@ -47,8 +47,9 @@ OUTLINES = {
     "triangle": "m0-.5l.48.82h-.96z",
     "cross": "m-.42-.42l.84.84m0-.84l-.84.84",
 }
-MARGIN = 2.0
-TALLEST = 0.58  # of a picture's width
+MARGIN = 2.0  # of a scatter, in per cent of its width
+SHORTEST = 36.0  # in per cent of its width
+TALLEST = 0.58  # of its width, margins apart
 
 
 @dataclass(frozen=True)
@@ -312,24 +313,22 @@ class Scatter(Block):
 
     @classmethod
     def of(cls, named: Mapping[str, Sequence[tuple[float, float]]], label: str, note: str = "") -> Scatter:
-        """Return points by name, laid out over the whole width, as far from each other along as across."""
-        places = [place for points in named.values() for place in points] or [(0.0, 0.0)]
-        left, right = min(x for x, _ in places), max(x for x, _ in places)
-        top, bottom = max(y for _, y in places), min(y for _, y in places)
-        unit = (100 - 2 * MARGIN) / max(right - left, (top - bottom) / TALLEST, 1e-9)
-        aside = (100 - unit * (right - left)) / 2
+        """Return points by name, spread over the picture: its width is their longer side, a unit as long down as across."""
+        xs, ys = zip(*(p for points in named.values() for p in points), strict=True)
+        ends = [(min(xs), max(xs)), (min(ys), max(ys))]
+        across, down = sorted((0, 1), key=lambda axis: ends[axis][0] - ends[axis][1])
+        (left, right), (top, bottom) = ends[across], ends[down]
+        unit = (100 - 2 * MARGIN) / max(right - left, (bottom - top) / TALLEST, 1e-9)
+        height = max(2 * MARGIN + unit * (bottom - top), SHORTEST)
+
+        def place(point: tuple[float, float]) -> tuple[float, float]:
+            x, y = point[across] - (left + right) / 2, point[down] - (top + bottom) / 2
+            return round(50 + unit * x, 2), round(height / 2 + unit * y, 2)
+
         clouds = [
-            Cloud(
-                name,
-                [
-                    (round(aside + unit * (x - left), 2), round(MARGIN + unit * (top - y), 2))
-                    for x, y in points
-                ],
-                number,
-            )
-            for number, (name, points) in enumerate(named.items())
+            Cloud(name, [place(p) for p in points], i) for i, (name, points) in enumerate(named.items())
         ]
-        return cls(clouds, round(2 * MARGIN + unit * (top - bottom), 2), label, note)
+        return cls(clouds, round(height, 2), label, note)
 
 
 def _drawn(shape: str, x: float, y: float) -> str:

@@ -84,8 +84,8 @@ def datasets(material: Material) -> Section | None:
         return None
     rows = sum(map(len, found.values()))
     lead = (
-        "Validation rows before any training: the mean of a row's last hidden states, laid out by t-SNE. Rows that lie "
-        "together are alike to the base."
+        "Validation rows before any training: the mean of a row's last hidden states, laid out by "
+        "t\N{NON-BREAKING HYPHEN}SNE. Rows that lie together are alike to the base."
     )
     note = "Axes have no unit, and how far groups lie from each other, or how wide they are, says nothing."
     label = f"{rows} validation rows of {', '.join(found)}"
