@@ -313,7 +313,7 @@ class Scatter(Block):
 
     @classmethod
     def of(cls, named: Mapping[str, Sequence[tuple[float, float]]], label: str, note: str = "") -> Scatter:
-        """Return points by name, spread over the picture: its width is their longer side, a unit as long down as across."""
+        """Return points by name: the longer side of all of them lies across, and a unit is as long down."""
         xs, ys = zip(*(p for points in named.values() for p in points), strict=True)
         ends = [(min(xs), max(xs)), (min(ys), max(ys))]
         across, down = sorted((0, 1), key=lambda axis: ends[axis][0] - ends[axis][1])
