@@ -46,7 +46,8 @@ class Prompt:
 def of_rows(tokenizer: BaseTokenizer, rows: TokenRows, most: int) -> list[Prompt]:
     """Return the prompts of the rows with the smallest prompt hashes, no prompt twice: the same ones every time.
 
-    Of a conversation, that is all up to its first answer that counts; of a text without a prompt, its beginning.
+    Of a conversation, that is all up to its first answer that counts; of a text all of which counts, its first
+    question, or where it has none, its beginning.
     """
     first: dict[bytes, int] = {}
     for row, digest in enumerate(rows.prompts):
@@ -109,14 +110,25 @@ def _of_row(
     counts = labels != MASKED
     if not counts[1:].any():
         return None
-    start, end = int(counts.argmax()), len(ids)
+    tokens: list[int] = ids.tolist()
+    start = int(counts.argmax())
     if start <= max(1, len(tokenizer.prefix_ids)):
-        start = max(start, min(OPENING, end // 2))
-    elif not counts[start:].all():
-        end = start + int(counts[start:].argmin())
-    given = tuple(ids[:start].tolist())
-    answer = [token for token in ids[start:end].tolist() if token != tokenizer.eos_id]
-    return Prompt(given, _question(tokenizer, given, frame), continued(tokenizer, given, answer))
+        start = _beginning(tokenizer, tokens, frame)
+        counts[start:] = True
+    answer = takewhile(lambda i: counts[i] and tokens[i] != tokenizer.eos_id, range(start, len(tokens)))
+    given = tuple(tokens[:start])
+    reference = continued(tokenizer, given, [tokens[i] for i in answer])
+    return Prompt(given, _question(tokenizer, given, frame), reference)
+
+
+def _beginning(tokenizer: BaseTokenizer, tokens: list[int], frame: _Frame | None) -> int:
+    """Return how many tokens a row begins with, all of which counts: up to its first question's end, if it has one."""
+    if frame is not None and frame.closing:
+        closing = tokenizer.encode([frame.closing])[0]
+        for end in range(len(closing), len(tokens)):
+            if tokens[end - len(closing) : end] == closing:
+                return end
+    return max(1, min(OPENING, len(tokens) // 2))
 
 
 def _question(tokenizer: BaseTokenizer, ids: tuple[int, ...], frame: _Frame | None) -> str:

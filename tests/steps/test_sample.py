@@ -183,6 +183,14 @@ def test_a_text_is_begun_with_its_beginning(tmp_path, plain):
     assert prompt.asked + str(prompt.reference) == text
 
 
+def test_of_a_chat_all_of_which_is_trained_the_first_question_is_asked(tmp_path, tokenizer):
+    turns = [("user", "hi " * 20), ("assistant", "hello"), ("user", "bye"), ("assistant", "so long")]
+    talk = Conversation(tuple({"role": r, "content": c} for r, c in turns), (1, 3))
+    style = Style(chat=True, system=None, train_prompt=True, max_length=200, truncate=False)
+    [prompt] = asked(tmp_path, tokenizer, [talk], style)
+    assert (prompt.asked, prompt.reference) == ("hi " * 20, "hello")
+
+
 def test_no_prompt_is_asked_twice_and_the_same_ones_are_asked_every_time(tmp_path, plain):
     examples = [Example(f"{i % 5} + 1 =", f" {i}") for i in range(20)]
     every = [p.asked for p in asked(tmp_path, plain, examples, BARE)]
