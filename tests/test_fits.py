@@ -11,6 +11,8 @@ from test_estimate import known
 from dem_build import room as rooms
 from dem_build.errors import TrainingError
 from dem_build.estimate import crowded, fits, refuse_unfit, training, unfit
+from dem_build.graph import Action, Edge, Graph, Taken
+from dem_build.kinds import KINDS
 from dem_build.machine import Machine
 from dem_build.room import Room, room
 
@@ -58,6 +60,41 @@ def test_an_evaluation_needs_room_for_its_model(having):
     having(1.5 * GB)
     found = {e.where: e.hint for e in unfit(due(10**9))}
     assert found["loss:composed:math"] == "evaluate on a machine with more memory"
+
+
+LOOKING = {
+    "tune": {"search": "gradient"},
+    "tune:best": {"search": "grid"},
+    "response": {"omegas": [0.0]},
+    "ladder": {"test_samples": 8},
+}
+
+
+def test_what_looks_at_candidates_needs_them_in_float32_and_gradients_where_derivatives_are_taken(having):
+    """The vectors of others need no training, and a model in bfloat16 may still be evaluated."""
+    about = {
+        "max_samples": 8,
+        "objective": "gain",
+        "granularity": "model",
+        "bounds": [0.0, 1.5],
+        "dtype": "bfloat16",
+    }
+    weights = (Taken("base/weights", Edge("base", "weights")),)
+    made = Made(provenance={"base": {"parameters": 10**9}})
+    made.build(graph := make_graph())
+    for name, params in LOOKING.items():
+        kind = name.partition(":")[0]
+        asked = {n: v for n, v in (about | params).items() if n in KINDS[kind].params}
+        graph = Graph({**graph.actions, name: Action(name, kind, asked, weights)})
+    plan = made.plan(graph)
+    having(8 * GB)
+    assert unfit(plan) == []
+    having(8 * GB - 1)
+    assert [e.where for e in unfit(plan)] == ["tune", "response"]
+    having(4 * GB - 1)
+    hints = {e.where: e.hint for e in unfit(plan)}
+    assert hints.keys() == LOOKING.keys()
+    assert hints["ladder"] == "set ladder = false in [analysis]"
 
 
 def test_nothing_is_refused_where_the_memory_or_the_base_is_unknown(monkeypatch, having):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dem_build import hub
 from dem_build.errors import CheckpointError, EvaluationError, TrainingError
 from dem_build.estimate.due import shape_of, trainings
-from dem_build.estimate.training import BYTES, STATES, least_memory
+from dem_build.estimate.training import BYTES, GRADIENT, MASTER, STATES, least_memory
 from dem_build.plan import Status
 from dem_build.room import room
 
@@ -130,7 +130,36 @@ def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
     )
 
 
-LOADING = {"finetune": _untrainable, "loss": _unevaluable, "task": _unevaluable, "sample": _unevaluable}
+def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
+    """Judge what looks at candidates: one model in float32, and its gradients where derivatives are taken."""
+    kind, params = verdict.action.kind, verdict.action.params
+    slopes = kind == "response" or params.get("search") in ("gradient", "single")
+    least = parameters * (MASTER + (GRADIENT if slopes else 0))
+    if least <= space.total:
+        return None
+    return EvaluationError(
+        f"cannot fit: a model of {parameters:,} parameters in float32{' with its gradients' if slopes else ''} takes "
+        f"{_size(least)}, and {space.place} has {_size(space.total)} of memory",
+        where=verdict.action.name,
+        hint=WITHOUT[kind],
+    )
+
+
+WITHOUT = {
+    "tune": "give every ω a number, or tune on a machine with more memory",
+    "response": "set response = [] in [analysis]",
+    "ladder": "set ladder = false in [analysis]",
+}
+LOADING = {
+    "finetune": _untrainable,
+    "tune": _untunable,
+    "response": _untunable,
+    "ladder": _untunable,
+    "tsne": _unevaluable,
+    "loss": _unevaluable,
+    "task": _unevaluable,
+    "sample": _unevaluable,
+}
 """The kinds that hold a whole model in memory. Composing does not: it takes a few megabytes of each tensor."""
 
 

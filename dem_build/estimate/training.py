@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BYTES",
+    "GRADIENT",
+    "MASTER",
     "MOST_LOGITS",
     "PROCESS",
     "Rows",
