@@ -1,7 +1,5 @@
 """The machine file: how and where to build. Recorded with every action, never part of a key."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field

@@ -1,7 +1,5 @@
 """The tables of what is measured and chosen by it: `[tune]`, `[analysis]`, `[evaluate]` and `[[gates]]`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag

@@ -4,9 +4,10 @@ The models know the shape of each value alone. What keys say about each other is
 version of dem cannot do yet is in `later.py`. `docs/recipe.md` is generated from here.
 
 Values keep their TOML types: no text is read as a number. Lists are given as tuples (`load.py` turns them).
-"""
 
-from __future__ import annotations
+Here and where else models are, annotations are no strings (`from __future__ import annotations`): pydantic would
+compile each of them at every start of dem.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -378,7 +379,7 @@ class Recipe(Table):
         """Return a mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line."""
         return Problem(self._file, line_of(locate(self._text), parsed(key)), key, what, hint)
 
-    def placed(self, path: Path, file: str, text: str) -> Recipe:
+    def placed(self, path: Path, file: str, text: str) -> "Recipe":
         """Say where the recipe was read from; it enters nothing that is built.
 
         Args:

@@ -1,7 +1,5 @@
 """What the values of recipes are made of: strict tables, texts, and unions that are told apart by TOML shape."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
