@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["DROPPED", "Root", "Roots"]
 
 DROPPED = "dropped"
+END_OF_TIME = 1e12
+"""Seconds since 1970 that no root was used at: what is not below is no time."""
 ROOT_VERSION = 2
 UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such roots count as long as they parse
 _RECIPE = re.compile(rb'^ *"recipe": "([^\n]+)",$', re.MULTILINE)
@@ -162,7 +164,7 @@ def _root(path: Path, data: bytes, stat: os.stat_result) -> Root:
     times = {
         key: float(when)
         for key, when in (dropped.items() if isinstance(dropped, dict) else ())
-        if isinstance(when, int | float)
+        if isinstance(when, int | float) and 0 <= when < END_OF_TIME
     }
     return Root(path, stat.st_ino, str(recipe_id), root, frozenset(_digests(needed)), stat.st_mtime, times)
 

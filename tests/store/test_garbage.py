@@ -148,6 +148,16 @@ def test_a_root_of_a_dem_before_the_seal_counts(store, recipe):
     assert kinds(store) == {}
 
 
+@pytest.mark.parametrize("when", ["NaN", "1" + "0" * 400, "-1", '"x"'])
+def test_a_time_in_a_root_that_is_none_protects_nothing(store, recipe, when):
+    record = publish(store, "a")
+    root(store, recipe)
+    said = f'{{"recipe": {json.dumps(str(recipe))}, "host": "{HOST}", "dropped": {{"{record.key}": {when}}}}}'
+    rewrite(root_file(store), f'{{"dem-root": 1, "recipe_id": "r", "root": {said}}}'.encode())
+    age(store, 2)
+    assert kinds(store) == {"compose": 1}
+
+
 def test_nothing_younger_than_the_grace_period_goes(store):
     publish(store, "a")
     store.put_bytes(b"of no record")
