@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
-from dem_build.store.files import FULL, read_bytes, swap_in
+from dem_build.store.files import FULL, read_bytes, swap_in, sync_folder
 from dem_build.values import dataclass
 
 if TYPE_CHECKING:
@@ -144,10 +144,12 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            for left in folder.glob(f"{PARTIAL}*"):
-                shutil.rmtree(left, ignore_errors=True)
-            for left in folder.glob(f"{PARTIAL_TEXT}*"):
-                left.unlink(missing_ok=True)
+            if left := [*folder.glob(f"{PARTIAL}*")]:
+                os.fsync(descriptor)  # before an old model goes, the new one's name is on the disk
+            for path in left:
+                shutil.rmtree(path, ignore_errors=True)
+            for text in folder.glob(f"{PARTIAL_TEXT}*"):
+                text.unlink(missing_ok=True)
         yield
     finally:
         os.close(descriptor)
@@ -164,6 +166,8 @@ def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest
         elif to.model.exists():
             to.model.rename(old)
         new.rename(to.model)
+        # First: a power cut that undid the renames would leave what is left of the old model under the model's name.
+        sync_folder(to.folder)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(new, ignore_errors=True)

@@ -24,8 +24,9 @@ SCRIPT = """
 import os, sys
 from pathlib import Path
 from dem_build import digest, lock
+from dem_build.execute.publish import Destination, publish
 from dem_build.steps.checkpoints import adopt, keep
-from dem_build.store import Hints, Record, Store
+from dem_build.store import Hints, Output, Record, Store
 
 home = Path(sys.argv[1])
 store = Store.open(home / "cache", hints=Hints(home / "hints"))
@@ -47,6 +48,17 @@ with store.lease(key):
     store.publish(Record(key, "finetune", {"kind": "finetune"}, {"delta": delta}, {}, log))
 store.write_root("recipe", {"actions": {"vector:a": key}})
 lock.write(home / "tiny.lock", lock.Lock(lock.LockedBase("gguf", ())))
+
+models = Store.open(home / "models", hints=Hints(home / "hints"))
+to = Destination(home / "out", home / "tiny.toml")
+for turn in ("1", "2"):
+    blobs = {n: models.put_bytes(t.encode()) for n, t in (("config", turn), ("generation_config", "{}"))}
+    outputs = {name: Output(blob.digest, blob.size) for name, blob in blobs.items()}
+    for name in ("weights", "tokenizer"):
+        (home / name).mkdir(exist_ok=True)
+        (home / name / f"{name}.json").write_text(turn)
+        outputs[name] = models.put(home / name)
+    publish(to, Record(digest.of_json(turn), "compose", {"kind": "compose"}, outputs, {}), turn, models, {})
 """
 
 Call = tuple[str, ...]
@@ -192,6 +204,15 @@ def test_a_run_and_its_folders_are_on_the_disk_before_its_checkpoints(trace: Tra
     for at, _, mark in trace.named("cache/work"):
         run_folder = mark.parents[2]
         assert all(trace.flushed(p) < at for p in (run_folder, run_folder.parent, run_folder.parents[1]))
+
+
+def test_a_new_model_has_its_name_on_the_disk_before_the_old_one_is_taken_apart(trace: Trace) -> None:
+    """A power cut that undid the renames would leave what is left of the old model under the model's name."""
+    model = trace.home / "out" / "model"
+    _, (named, _, _) = [(at, old, new) for at, old, new in trace.named("out") if new == model]
+    removals = [at for at, call in enumerate(trace.calls) if call[0] == "remove" and at > named]
+    assert removals
+    assert trace.flushed(model.parent, after=named) < removals[0]
 
 
 def test_a_copied_checkpoint_is_not_complete_before_it_is_flushed(tmp_path, monkeypatch) -> None:
