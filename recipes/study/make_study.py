@@ -4,9 +4,9 @@
 
 FOLDER holds gsm8k/, cot/ and aqua/, each with train.jsonl, validation.jsonl and test.jsonl of {"prompt", "completion"}
 rows, near-duplicates on one side: grade-school word problems with worked answers (openai/grade-school-math, MIT),
-chain-of-thought answers and algebra with rationales (FLAN v2's cot_data, Apache-2.0). They are not part of this project.
+chain-of-thought answers and algebra with rationales (FLAN v2's cot_data, Apache-2.0). None of it is in this project.
 
-data/NAME/SPLIT.jsonl       for each, rows of at most 600 characters, drawn by a fixed seed: 256, 48 and 128 of them
+data/NAME/SPLIT.jsonl       of each, rows of at most 600 characters, drawn by a fixed seed: 256, 48 and 128 of them
 data/family, data/reverse   as many, made by reasoning-gym as the demo makes them, each split from a seed of its own
 """
 
