@@ -29,6 +29,7 @@ from contest import peak_rss, spread
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from weights import SMOL
 
 from dem_build.data.arrays import RowsWriter
 from dem_build.machine import Machine
@@ -36,7 +37,7 @@ from dem_build.steps import finetune
 from dem_build.steps.api import Context, Inputs
 from dem_build.steps.batches import RowOrder
 
-VOCABULARY = 49152
+VOCABULARY = SMOL["vocab_size"]
 SHORTEST, LONGEST = 32, 160
 SETTINGS = {"batch": 8, "micro_batch": 4, "learning_rate": 1e-4, "weight_decay": 0.01, "max_grad_norm": 1.0}
 PARAMS = {
@@ -92,19 +93,7 @@ class Clock(Context):
 def write_base(home: Path, layers: int) -> None:
     """Write a random model in the shape of SmolLM2-135M, as dem and as transformers have it."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=layers,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    config = LlamaConfig(**(SMOL | {"num_hidden_layers": layers, "dtype": "float32"}))
     LlamaForCausalLM(config).save_pretrained(home / "model")
     words = Tokenizer(WordLevel({"<pad>": 0, "<s>": 1, "</s>": 2}, unk_token="<pad>"))
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>").save_pretrained(
