@@ -72,9 +72,6 @@ class Candidates:
         Args:
             omega: [vectors, layers].
             rounded_to: Round the sum to this type, as a composed model would be.
-
-        Raises:
-            CheckpointError: A sum that is too large for `rounded_to`; its loss may be finite all the same.
         """
         for name, parameter in self._parameters.items():
             weights = omega[:, self._column[name]].astype(np.float32).tolist()
@@ -85,7 +82,7 @@ class Candidates:
                 total = self._base[name][part].to(flat.device, torch.float32)
                 for delta, weight in terms:
                     total = total + delta[part].to(flat.device, torch.float32) * weight
-                flat[part] = total if rounded_to is None else _rounded(total, rounded_to, name)
+                flat[part] = total if rounded_to is None else total.to(rounded_to).float()
 
     @torch.no_grad()
     def take_slopes(self) -> NDArray[np.float64]:
@@ -104,17 +101,6 @@ class Candidates:
             for i, delta in enumerate(self._deltas):
                 sums[i] += torch.dot(gradient[part], delta[name][part].to(gradient.device, torch.float32))
         return np.asarray(sums.cpu().numpy())
-
-
-def _rounded(values: torch.Tensor, to: torch.dtype, name: str) -> torch.Tensor:
-    found = values.to(to).float()
-    if not torch.isfinite(found).all():
-        dtype = str(to).removeprefix("torch.")
-        raise CheckpointError(
-            f"{name} of the model that was found is too large for {dtype}",
-            hint="set another dtype in [compose], or narrow [tune] bounds",
-        )
-    return found
 
 
 def _live(model: PreTrainedModel, names: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -74,22 +74,6 @@ def test_a_candidate_is_the_model_that_compose_makes(tmp_path):
             np.testing.assert_allclose(state[name].numpy(), made.read(name), atol=1e-7)
 
 
-def test_a_candidate_whose_weights_are_too_large_for_the_composed_models_format_is_refused(tmp_path):
-    """A row of embeddings that no judge reads: every loss is finite."""
-    huge = {n: t * 0 for n, t in trained(skill("up").train).items()}
-    huge["model.embed_tokens.weight"][-1] = 1e5
-    groups = [
-        dataset("up", omega=0.5),
-        vector("huge", store_vector(tmp_path / "delta", huge, "float32"), 1.0),
-    ]
-    assert np.isfinite(
-        run_tune(tmp_path / "wide", [*groups, dataset("down")], dtype="bfloat16").trace["score"]
-    )
-    with pytest.raises(CheckpointError, match=r"embed_tokens\.weight .* too large for float16") as caught:
-        run_tune(tmp_path / "narrow", [*groups, dataset("down")], dtype="float16")
-    assert "[compose]" in caught.value.hint
-
-
 def test_a_candidate_leaves_nothing_of_the_one_before():
     resident = candidates("up")
     resident.become(np.zeros((1, len(resident.layers))))
