@@ -61,21 +61,31 @@ def build_document(
 def results_document(results: Results | None, gates: Iterable[GateResult] = ()) -> dict[str, JSON]:
     """Return what a build measured: `results.json`, and the second half of the build's document."""
     gates = list(gates)
+    if results is None:
+        return {"model_digest": None, "omega": {}, "results": {}, "gates": [_gate(g) for g in gates]}
     return {
-        "model_digest": results.model_digest if results else None,
-        "omega": dict(results.omega) if results else {},
-        **({"tuning": _tuning(results.tuning)} if results and results.tuning else {}),
-        **({"analysis": asdict(results.analysis)} if results and results.analysis else {}),
-        **({"response": _response(results.response)} if results and results.response else {}),
-        **({"ladder": asdict(results.ladder)} if results and results.ladder else {}),
-        **({"tsne": dict(results.tsne)} if results and results.tsne else {}),
-        **({"samples": [asdict(e) for e in results.samples]} if results and results.samples else {}),
-        **({"baselines": _baselines(results)} if results and results.baselines else {}),
-        **({"cost": results.cost.document()} if results and results.cost.costs else {}),
-        "results": _table(results) if results else {},
+        "model_digest": results.model_digest,
+        "omega": dict(results.omega),
+        **_sections(results),
+        "results": _table(results),
         "gates": [_gate(g) for g in gates],
-        **({"verdict": _verdict(results, gates)} if results and results.table else {}),
+        **({"verdict": _verdict(results, gates)} if results.table else {}),
     }
+
+
+def _sections(results: Results) -> dict[str, JSON]:
+    """Return what not every build has; what this one has not is left out."""
+    found = {
+        "tuning": results.tuning and _tuning(results.tuning),
+        "analysis": results.analysis and asdict(results.analysis),
+        "response": results.response and _response(results.response),
+        "ladder": results.ladder and asdict(results.ladder),
+        "tsne": results.tsne and dict(results.tsne),
+        "samples": [asdict(e) for e in results.samples],
+        "baselines": _baselines(results),
+        "cost": results.cost.document() if results.cost.costs else None,
+    }
+    return {name: section for name, section in found.items() if section}
 
 
 def failure_document(recipe: Path | str, error: DemError) -> dict[str, JSON]:
