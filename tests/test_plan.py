@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from build_samples import TRAIN
 
 from dem_build import kinds
 from dem_build.digest import of_json
@@ -15,24 +16,6 @@ from dem_build.kinds import KINDS, GroupDigest, SourceFile, TakenDigest
 from dem_build.plan import History, Plan, Status, Why, decide, differences, make_plan
 from dem_build.store import Output, Record
 
-TRAIN = {
-    "method": "full",
-    "optim": "adamw_torch_fused",
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.999,
-    "adam_epsilon": 1e-8,
-    "learning_rate": 2e-5,
-    "num_train_epochs": 1.0,
-    "max_steps": None,
-    "global_batch_size": 32,
-    "bf16": True,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.03,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-    "vector_dtype": "bfloat16",
-    "seed": 42,
-}
 PREPARE = {
     "format": None,
     "columns": None,

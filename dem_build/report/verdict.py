@@ -93,7 +93,7 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
     losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
     tasks = [row for row in changed if not row.task.startswith(LOSS_TASK)]
     others = rivals(results)
-    finding, headline = _headline(losses, tasks, others)
+    finding, headline = _headline(results, losses, tasks, others)
     sentences = [
         _against_base(losses),
         _recovered(results),
@@ -134,7 +134,9 @@ def _rival(results: Results, model: str) -> Rival | None:
     return Rival(model, name, single, measure, other, mine, len(shared), trend)
 
 
-def _headline(losses: list[Row], tasks: list[Row], others: list[Rival]) -> tuple[Finding, str]:
+def _headline(
+    results: Results, losses: list[Row], tasks: list[Row], others: list[Rival]
+) -> tuple[Finding, str]:
     judged, what = (losses, "dataset") if losses else (tasks, "task")
     if not judged:
         return Finding.UNKNOWN, "Not judged: base and composed have no measurement in common."
@@ -146,19 +148,21 @@ def _headline(losses: list[Row], tasks: list[Row], others: list[Rival]) -> tuple
         harmed = f"harmed {_named([row.subject for row in worse])}"
         return Finding.MIXED, f"Composing helped {_share(better, judged, what)} and {harmed}."
     if better:
-        return Finding.HELPED, f"Composing helped {_share(better, judged, what)}{_also_won(others)}."
+        return Finding.HELPED, f"Composing helped {_share(better, judged, what)}{_also_won(results, others)}."
     if worse:
         return Finding.HARMED, f"Composing did not help: it harmed {_share(worse, judged, what)}."
     return Finding.UNCHANGED, "Composing did not help: nothing changed by more than the errors."
 
 
-def _also_won(others: list[Rival]) -> str:
+def _also_won(results: Results, others: list[Rival]) -> str:
     """Return what composing beat, where it beat all that it was compared with."""
     if not others or any(rival.trend is not Trend.BETTER for rival in others):
         return ""
     names = [rival.name for rival in others if not rival.single]
-    alone = ["every vector alone"] if len(names) < len(others) else []
-    return f" and beat {_and([*names[:MOST_NAMED], *alone])}"
+    alone = [rival.name for rival in others if rival.single]
+    if len(alone) == len(results.vectors) > 0:
+        alone = ["every vector alone"]
+    return f" and beat {_and([*names[:MOST_NAMED], *alone[:MOST_NAMED]])}"
 
 
 def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:

@@ -344,6 +344,12 @@ def test_who_hurts_whom_needs_no_tuning():
     assert "slopes" in anchors(make(response=make_response(("math",))))
 
 
+def test_who_hurts_whom_is_told_of_the_model_itself():
+    names = ("math",)
+    text = Page(render(make(names, tuning=make_tuning(names), response=make_response(names)))).text
+    assert "more math math \N{MINUS SIGN}0.500" in text
+
+
 def test_keys_and_digests_are_whole():
     material = everything()
     text = Page(render(material)).text

@@ -80,6 +80,11 @@ def test_what_composing_beat_is_said_where_it_beat_all_of_it():
     assert alone[0].count("vector alone") == 1, "only the best of them is compared in words"
 
 
+def test_a_vector_that_was_not_evaluated_alone_was_not_beaten():
+    found = results(base=BASE, composed=(2.1, 2.1), math=ALONE["math"])
+    assert judge(found).headline == "Composing helped all 2 datasets and beat math's vector alone."
+
+
 def test_gain_recovered_is_0_for_the_base_and_1_for_the_vector_alone():
     found = results(base=BASE, composed=(2.5, 3.0), **ALONE)
     assert {n: m.value for n, m in gains(found, "base").items()} == {"math": 0.0, "chat": 0.0}

@@ -179,9 +179,10 @@ def _placed(values: Sequence[float], axis: Axis) -> list[tuple[float, float]]:
 
 
 def slopes(material: Material) -> Section | None:
-    """Who hurts whom: the derivative of each judge's loss to each ω, where the search ended."""
+    """Who hurts whom: the derivative of each judge's loss to each ω, at the model where that was looked around."""
     tuning, response = material.results.tuning, material.results.response
-    found = (tuning.slopes if tuning else {}) or (response.slopes if response else {})
+    # A search takes them of the ω that it searched, where its search of one ω a vector ended.
+    found = (response.slopes if response else {}) or (tuning.slopes if tuning else {})
     if not found:
         return None
     names = list(dict.fromkeys(v for row in found.values() for v in row))
