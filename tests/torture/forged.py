@@ -94,6 +94,7 @@ TRACE: dict[str, Any] = {
         {"what": "rounding", "dtype": "bfloat16", "score": 0.5, "lost": 0.1},
     ],
 }
+ANSWERS = {"answers": [{"asked": "1+1", "reference": None, "answer": "2", "ended": True}]}
 TREES = {"weights": "model.safetensors", "tokenizer": "tokenizer.json"}
 
 
@@ -163,6 +164,7 @@ class Forger:
             "metrics": b'{"loss": 1.5, "loss_stderr": 0.1, "tokens": 10, "rows": 2, "exact_match": 0.5}',
             "omega": json.dumps({"omega": {DELTA: 0.5}}).encode(),
             "trace": json.dumps(TRACE).encode(),
+            "answers": json.dumps(ANSWERS).encode(),
         }
         plain = f"{name} of {action}"
         made = _rows(plain) if action.startswith("data:") else plain.encode()

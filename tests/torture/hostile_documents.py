@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import hostile_examples as given
-from forged import CONFIG, DELTA, PROVENANCE, RECIPE, TEMPLATE, TRACE
+from forged import ANSWERS, CONFIG, DELTA, PROVENANCE, RECIPE, TEMPLATE, TRACE
 from hostile_texts import HOSTILE_JSON, PYTHON, TEMPLATES
 from hypothesis import strategies as st
 
@@ -160,6 +160,13 @@ contents = st.one_of(
         st.sampled_from(given.NUMBERS),
     ),
     st.builds(lambda d: {"trace": d}, spoiled_json(TRACE)),
+    st.builds(lambda d: {"answers": d}, spoiled_json(ANSWERS)),
+    st.builds(
+        lambda t: {
+            "answers": _dumped({"answers": [{"asked": t, "reference": t, "answer": t, "ended": False}]})
+        },
+        st.sampled_from(given.ODD_TEXTS),
+    ),
     st.builds(lambda d: {"omega": d}, spoiled_json({"omega": {DELTA: 0.5}})),
     st.builds(lambda d: {"log": d}, spoiled_json(EVENT)),
     st.builds(
@@ -168,7 +175,7 @@ contents = st.one_of(
     ),
     st.builds(
         lambda k, d: {k: d},
-        st.sampled_from(["metrics", "trace", "omega", "log", "config", "generation_config"]),
+        st.sampled_from(["metrics", "trace", "omega", "answers", "log", "config", "generation_config"]),
         json_junk,
     ),
 )
