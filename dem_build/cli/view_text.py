@@ -53,7 +53,7 @@ def shorten(name: str, width: int) -> str:
 
 def say(console: Console, *parts: str | tuple[str, str] | Text) -> None:
     """Print (text, style) parts: wrapped at words on a terminal, one line elsewhere."""
-    console.print(Text.assemble(*parts), soft_wrap=not console.is_terminal)
+    _put(console, Text.assemble(*parts))
 
 
 def hang(console: Console, head: Text, body: Text) -> None:
@@ -61,7 +61,7 @@ def hang(console: Console, head: Text, body: Text) -> None:
     if not console.is_terminal:
         line = head + Text("  ") + Text("\n    ").join(body.split("\n"))
         line.rstrip()
-        console.print(line, soft_wrap=True)
+        _put(console, line)
         return
     from rich.table import Table  # noqa: PLC0415  # a log has no tables
 
@@ -70,6 +70,18 @@ def hang(console: Console, head: Text, body: Text) -> None:
     grid.add_column(overflow="fold")
     grid.add_row(head, body)
     console.print(grid)
+
+
+def _put(console: Console, line: Text) -> None:
+    """Print a line; where nothing is wrapped or coloured, without rich's work for that: a third of a large plan."""
+    if console.is_terminal:
+        console.print(line)
+        return
+    try:
+        console.file.write(f"{line.plain}\n")
+        console.file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()
 
 
 def _harmless(character: str) -> bool:

@@ -13,12 +13,13 @@ import pytest
 from build_samples import ACC, LOSS, Made, make_graph, outcome_of
 from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from dem_build.cli import view
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_live import LiveListener
 from dem_build.cli.view_progress import Progress
-from dem_build.cli.view_text import shorten
+from dem_build.cli.view_text import say, shorten
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
 from dem_build.execute.outcome import Done, Outcome, Result
 from dem_build.plan import History, decide
@@ -506,3 +507,21 @@ def test_an_interval_of_one_omega_is_not_said_to_be_that_of_the_layers_mean():
     lines = [squeezed(line) for line in shown(console).splitlines()]
     assert "ω math 0.800 mean of its layers; one ω for all of them: 0.40 to 0.60" in lines
     assert "ω code 0.500 0.40 to 0.60" in lines
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("plain",),
+        (("error: ", "bold red"), "what went wrong ", ("dim", "dim")),
+        ("a very long line " * 40,),
+        ("two\nlines", "  and blanks  "),
+        ("[bold]no markup[/] :smile: 12 'x'", ("\x07bell", "")),
+        ("",),
+    ],
+)
+def test_a_log_gets_what_rich_would_write_without_colours(parts):
+    ours, theirs = a_log(), a_log()
+    say(ours, *parts)
+    theirs.print(Text.assemble(*parts), soft_wrap=True)
+    assert ours.file.getvalue() == theirs.file.getvalue()
