@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.json_text import parse_json
-from dem_build.steps.checkpoints import mark_complete, newest_complete
+from dem_build.steps.checkpoints import keep, newest_complete
 from dem_build.steps.judges import BLOCKS, batches, judged_nll
 from dem_build.steps.memory import memory_told
 from dem_build.tuning.problem import mean_losses
@@ -219,17 +219,12 @@ class Passes:
         self._kept = time.monotonic()
         if not self.taken or not self._keeps:
             return
-        old = newest_complete(self._folder)
         checkpoint = self._folder / f"checkpoint-{len(self.taken)}"
         checkpoint.mkdir(parents=True, exist_ok=True)
         write_passes(checkpoint / FILE, self.taken)
         times = {"changing": self.changing, "measuring": self.measuring}
         (checkpoint / TIMES).write_text(json.dumps(times), encoding="utf-8")
-        mark_complete(checkpoint)
-        if old is not None and old != checkpoint:
-            for file in old.iterdir():
-                file.unlink()
-            old.rmdir()
+        keep(checkpoint)
 
 
 def _times(checkpoint: Path) -> tuple[float, float]:
