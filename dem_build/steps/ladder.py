@@ -196,25 +196,23 @@ def _with(group: Group, omega: float | None) -> Group:
 
 
 class _Judgement:
-    """Judges models on test rows."""
+    """Judges models on test rows, by the losses of the base and of each dataset's own vector alone."""
 
     def __init__(self, tested: Passes, vectors: Sequence[str]) -> None:
         self._tested = tested
-        self._own = [vectors.index(judge.group.digests["delta"]) for judge in tested.judges]
-        self._vectors = len(vectors)
+        self._nothing = np.zeros((len(vectors), len(tested.layers)))
+        own = [vectors.index(judge.group.digests["delta"]) for judge in tested.judges]
+        base = tested.take(self._nothing)
+        singles = np.array([self._single(vector, j).nll[j] for j, vector in enumerate(own)])
+        self._base, self._singles = tested.losses(base), mean_losses(singles, tested.counted)
+        stderr = ratio_stderr(base.nll - singles, tested.counted)
+        self._scale = gain_scale(self._base, self._singles, stderr)
 
     def of(self, rungs: Sequence[_Rung]) -> dict[str, JSON]:
         """Return what became of the base, of each dataset's own vector alone, and of every rung."""
-        nothing = np.zeros_like(rungs[0].frozen)
-        base = self._tested.take(nothing)
-        singles = np.array([self._single(j, nothing).nll[j] for j in range(len(self._own))])
-        stderr = ratio_stderr(base.nll - singles, self._tested.counted)
-        single = mean_losses(singles, self._tested.counted)
-        self._base = self._tested.losses(base)
-        self._scale = gain_scale(self._base, single, stderr)
         return {
-            "base": self._judged(nothing),
-            "singles": single.tolist(),
+            "base": self._judged(self._nothing),
+            "singles": self._singles.tolist(),
             "rungs": [
                 {
                     "added": rung.added,
@@ -225,9 +223,9 @@ class _Judgement:
             ],
         }
 
-    def _single(self, j: int, nothing: NDArray[np.float64]) -> Pass:
-        alone = nothing.copy()
-        alone[self._own[j]] = 1.0
+    def _single(self, vector: int, j: int) -> Pass:
+        alone = self._nothing.copy()
+        alone[vector] = 1.0
         return self._tested.take(alone, judged=[j])
 
     def _judged(self, omega: NDArray[np.float64]) -> dict[str, JSON]:

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Chosen", "Landscape", "Refined", "layerwise"]
 
-MOST_SINGLES = (
-    8  # vectors of which each is judged on every dataset before the search; of more, on its own alone
-)
+MOST_SINGLES = 8
+"""Vectors of which each is judged on every dataset before the search; of more, on its own alone."""
 HELD_BACK = 4  # where layers are tuned: one block in so many judges whether that was worth it
 LAYER_RADIUS = 0.5  # how far a layer's ω may go from its vector's
 
