@@ -83,6 +83,19 @@ def test_a_candidate_leaves_nothing_of_the_one_before():
     assert all(torch.equal(t, before[n]) for n, t in resident.model.state_dict().items())
 
 
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A search over two skills."""
+    return run_tune(tmp_path_factory.mktemp("both") / "tune", [dataset("up"), dataset("down")])
+
+
+@pytest.fixture(scope="module")
+def layered(tmp_path_factory):
+    """The same, of one ω for each vector and layer."""
+    groups = [dataset("up"), dataset("down")]
+    return run_tune(tmp_path_factory.mktemp("layered") / "tune", groups, granularity="layer")
+
+
 def test_tuned_omega_beat_equal_ones_and_every_single_vector(tmp_path):
     tuned = run_tune(tmp_path, [dataset("up"), dataset("down"), dataset("leap", importance=3.0)])
     scores = [p["score"] for p in tuned.trace["passes"]]
@@ -90,13 +103,12 @@ def test_tuned_omega_beat_equal_ones_and_every_single_vector(tmp_path):
     assert tuned.trace["score"] < tuned.trace["uniform"]["score"] - 0.01
 
 
-def test_names_and_order_of_datasets_reach_no_byte(tmp_path):
-    one = run_tune(tmp_path / "one", [dataset("up"), dataset("down")])
+def test_names_and_order_of_datasets_reach_no_byte(both, tmp_path):
     groups = [replace(dataset("down"), name="a"), replace(dataset("up"), name="b")]
     # The runner hands groups over in the order of the key; the judges' order follows it.
     other = run_tune(tmp_path / "other", groups[::-1])
     for name in ("omega", "trace", "passes"):
-        assert (one.out / name).read_bytes() == (other.out / name).read_bytes()
+        assert (both.out / name).read_bytes() == (other.out / name).read_bytes()
 
 
 def test_twice_gives_the_same_bytes(tmp_path):
@@ -157,20 +169,19 @@ def test_the_worst_dataset_is_better_off_when_it_is_the_objective(tmp_path):
     assert least[1] > least[0]
 
 
-def test_layers_are_tuned_from_the_best_of_vectors_and_judged_on_unseen_rows(tmp_path):
-    tuned = run_tune(tmp_path, [dataset("up"), dataset("down")], granularity="layer")
-    layerwise = tuned.trace["layerwise"]
+def test_layers_are_tuned_from_the_best_of_vectors_and_judged_on_unseen_rows(layered):
+    layerwise = layered.trace["layerwise"]
     assert layerwise["accepted"] == (layerwise["unseen_score"] < layerwise["unseen_global_score"])
-    assert isinstance(tuned.omega["up"], dict) == layerwise["accepted"]
+    assert isinstance(layered.omega["up"], dict) == layerwise["accepted"]
 
 
-def test_layers_are_judged_against_the_base_on_the_same_rows_and_reported_as_chosen(tmp_path):
+def test_layers_are_judged_against_the_base_on_the_same_rows_and_reported_as_chosen(layered):
     """Some rows are left to the judgement of layers: the base gains nothing on the others too."""
-    tuned = run_tune(tmp_path, [dataset("up"), dataset("down")], granularity="layer")
-    [base] = [p for p in tuned.trace["passes"] if not any(p["omega"])]
+    [base] = [p for p in layered.trace["passes"] if not any(p["omega"])]
     assert base["score"] == pytest.approx(0, abs=1e-12)
-    assert tuned.trace["layerwise"]["accepted"]
-    assert -np.mean([j["gain"] for j in tuned.trace["judges"]]) == pytest.approx(tuned.trace["chosen_score"])
+    assert layered.trace["layerwise"]["accepted"]
+    gains = [j["gain"] for j in layered.trace["judges"]]
+    assert -np.mean(gains) == pytest.approx(layered.trace["chosen_score"])
 
 
 def test_a_dataset_with_one_row_tunes_and_it_is_said(tmp_path):
@@ -205,9 +216,8 @@ def test_a_grid_measures_all_its_points(tmp_path):
     assert {(0.0, 0.0), (1.5, 1.5), (0.75, 0.25)} <= {tuple(p["omega"]) for p in tuned.trace["passes"]}
 
 
-def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(tmp_path):
+def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(both, tmp_path):
     groups = [dataset("up"), dataset("down")]
-    whole = run_tune(tmp_path / "whole", groups)
     asked = 0
 
     def stopping() -> bool:
@@ -219,8 +229,8 @@ def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(tmp_path):
     with pytest.raises(InterruptedBuildError):
         run_tune(tmp_path / "cut", groups, context)
     resumed = run_tune(tmp_path / "cut", groups, replace(context, stopping=lambda: False))
-    assert (resumed.out / "omega").read_bytes() == (whole.out / "omega").read_bytes()
-    assert resumed.told["passes"] == whole.told["passes"]
+    assert (resumed.out / "omega").read_bytes() == (both.out / "omega").read_bytes()
+    assert resumed.told["passes"] == both.told["passes"]
     assert resumed.told["measuring_seconds"] > 0
 
 
@@ -247,15 +257,14 @@ def test_the_tokens_of_a_search_are_those_of_its_passes(tmp_path):
     assert tuned.told["tokens"]["seen"] <= tuned.told["passes"] * used * max(rows.lengths)
 
 
-def test_another_importance_starts_from_the_passes_of_an_earlier_search(tmp_path):
-    first = run_tune(tmp_path / "first", [dataset("up"), dataset("down")])
+def test_another_importance_starts_from_the_passes_of_an_earlier_search(both, tmp_path):
     other = [dataset("up", importance=4.0), dataset("down")]
     anew = run_tune(tmp_path / "anew", other)
-    context = replace(make_context(tmp_path / "warm", threads=1), earlier=(first.out / "passes",))
+    context = replace(make_context(tmp_path / "warm", threads=1), earlier=(both.out / "passes",))
     warm = run_tune(tmp_path / "warm", other, context)
     assert warm.told["forward_equivalents"] < anew.told["forward_equivalents"] / 2
     assert warm.trace["score"] <= anew.trace["score"] + 0.01
-    assert warm.omega["up"] > first.omega["up"]
+    assert warm.omega["up"] > both.omega["up"]
 
 
 def test_rows_that_a_vector_was_trained_on_judge_nothing(tmp_path):
