@@ -69,6 +69,7 @@ class Tuning:
         cost: Their cost in forward passes over all rows.
         slopes: Judge → vector → derivative of the judge's loss to the vector's ω, where the search ended.
         scores: Score of each candidate, which the search lowers.
+        score: That of the best candidate that keeps the probes' limits; None where the trace does not say.
         uniform: That of equal ω; None where the search is not compared with them.
     """
 
@@ -81,6 +82,7 @@ class Tuning:
     cost: float
     slopes: Mapping[str, Mapping[str, float]]
     scores: tuple[float, ...] = ()
+    score: float | None = None
     uniform: float | None = None
 
 
@@ -131,6 +133,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         cost=float(build.records[action.name].provenance.get("forward_equivalents", 0.0)),
         slopes=_slopes(trace, vectors, judges),
         scores=tuple(_finite(one["score"]) for one in trace["passes"]),
+        score=None if trace.get("score") is None else _finite(trace["score"]),
         uniform=_finite(trace["uniform"]["score"]) if trace.get("uniform") else None,
     )
 

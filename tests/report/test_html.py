@@ -350,6 +350,11 @@ def test_who_hurts_whom_is_told_of_the_model_itself():
     assert "more math math \N{MINUS SIGN}0.500" in text
 
 
+def test_a_candidate_that_broke_a_limit_is_not_the_best_of_a_search():
+    found = make_tuning(("math",), scores=(-0.1, -0.9, -0.5, -0.4), score=-0.5)
+    assert "mean gain recovered best 0.500" in Page(render(make(tuning=found))).text
+
+
 def test_keys_and_digests_are_whole():
     material = everything()
     text = Page(render(material)).text

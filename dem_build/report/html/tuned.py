@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from dem_build.report.html.blocks import (
@@ -121,9 +123,8 @@ def search(material: Material) -> Section | None:
     )
     blocks: list[Block] = [Notes(tuning.told)] if tuning.told else []
     blocks.append(_judges(tuning))
-    scores = [shown_score(tuning.objective, score) for score in tuning.scores]
-    if len(scores) > 1:
-        blocks.append(Lines([_trace(tuning, scores)], TRACE_LEGEND, wide=True))
+    if len(tuning.scores) > 1:
+        blocks.append(Lines([_trace(tuning)], TRACE_LEGEND, wide=True))
     return Section("search", "Search for ω", lead, blocks)
 
 
@@ -151,9 +152,9 @@ def _judged(one: Judged) -> list[Cell]:
     ]
 
 
-def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
-    better = min if tuning.objective == "mean" else max
-    best = [better(scores[: i + 1]) for i in range(len(scores))]
+def _trace(tuning: Tuning) -> Panel:
+    scores = [shown_score(tuning.objective, score) for score in tuning.scores]
+    best = [shown_score(tuning.objective, score) for score in _best_so_far(tuning)]
     axis = Axis.over(scores, pad=0.06)
     reference = None
     if tuning.uniform is not None:
@@ -172,10 +173,17 @@ def _trace(tuning: Tuning, scores: Sequence[float]) -> Panel:
     )
 
 
+def _best_so_far(tuning: Tuning) -> list[float]:
+    """Return the best score up to each candidate: one beyond what was chosen of all broke a limit of a probe."""
+    allowed = -math.inf if tuning.score is None else tuning.score
+    kept = [score if score >= allowed else math.inf for score in tuning.scores]
+    return list(accumulate(kept, min))
+
+
 def _placed(values: Sequence[float], axis: Axis) -> list[tuple[float, float]]:
-    """Return values at even steps as points in a box of 100 × 100."""
+    """Return values at even steps as points in a box of 100 × 100; one that is not finite has none."""
     along = Axis(0.0, float(len(values) - 1))
-    return [(along.at(i), axis.down(v)) for i, v in enumerate(values)]
+    return [(along.at(i), axis.down(v)) for i, v in enumerate(values) if math.isfinite(v)]
 
 
 def slopes(material: Material) -> Section | None:
