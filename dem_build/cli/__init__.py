@@ -18,6 +18,6 @@ def main() -> None:
     from dem_build.cli.app import run  # noqa: PLC0415  `import dem_build.cli` stays free of click
 
     status = run(sys.argv[1:])
-    # Python looks once more for cycles in all that is there when it ends, which takes as long as planning ten actions.
+    # Python looks once more for cycles in all that is there when it ends: a tenth of a build with nothing to do.
     gc.freeze()
     sys.exit(status)
