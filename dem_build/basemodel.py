@@ -6,11 +6,11 @@ the base is imported.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import CheckpointError, UsageError
 from dem_build.json_text import parse_json
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable

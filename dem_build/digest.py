@@ -7,11 +7,10 @@ cache. A folder's digest is that of its tree: canonical JSON that names each fil
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import rfc8785
-
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -21,7 +21,7 @@ command line renders them, without a traceback.
 
 from __future__ import annotations
 
-from dem_build.values import dataclass
+from dataclasses import dataclass
 
 __all__ = [
     "ActionError",

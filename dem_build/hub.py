@@ -7,12 +7,12 @@ what no lock pins. Files are downloaded to the client's cache, which other progr
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import UsageError
 from dem_build.kinds import HubFile
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

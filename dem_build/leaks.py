@@ -6,11 +6,11 @@ too is fine: both judge.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.data.sources import side_of
 from dem_build.errors import RecipeError
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

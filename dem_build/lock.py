@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -24,7 +24,6 @@ from dem_build.pins import Pin, Pins, asked_of
 from dem_build.recipe import is_local
 from dem_build.store.files import replace_file
 from dem_build.tasklock import LockedTask, lock_task, pinned_commit
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -6,6 +6,7 @@ for names and digests; of the files only what judges a model is read, and no wei
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -17,7 +18,6 @@ from dem_build.finetuned import adapter_files, checkpoint_files
 from dem_build.json_text import text_at
 from dem_build.kinds import HubFile, SourceFile
 from dem_build.recipe import is_local
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

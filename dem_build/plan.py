@@ -6,13 +6,12 @@ known, and that is all there is to early cutoff.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 from dem_build import kinds
 from dem_build.kinds import GroupDigest, TakenDigest
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

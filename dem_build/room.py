@@ -6,9 +6,8 @@ import os
 import platform
 import resource
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-
-from dem_build.values import dataclass
 
 __all__ = ["Room", "cpu_name", "gpus", "room"]
 

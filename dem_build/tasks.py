@@ -18,6 +18,7 @@ import importlib.util
 import os
 import re
 import warnings
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -26,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 from dem_build.data.sources import matching
 from dem_build.errors import UsageError
 from dem_build.task_data import FILE_FORMATS, expanded, judged_files, map_data_files, within
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -16,7 +16,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: dict[str, int] = {
-    "values": 0,
     "errors": 0,
     "digest": 0,
     "json_text": 0,
@@ -51,9 +50,6 @@ LAYERS: dict[str, int] = {
 }
 # Neighbours within a layer that may be imported, each for a reason.
 NEIGHBOURS = {
-    ("errors", "dem_build.values"),  # what a dataclass is
-    ("digest", "dem_build.values"),  # as of errors
-    ("kinds", "dem_build.values"),  # as of errors
     ("kinds", "dem_build.digest"),  # a key is a digest
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
     ("finetuned", "dem_build.basemodel"),  # a fine-tune is a model of the same kinds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from dem_build.cli import view
@@ -17,7 +17,6 @@ from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
 from dem_build.execute.outcome import recorded
 from dem_build.report.documents import build_document, failure_document
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import __version__
@@ -16,7 +16,6 @@ from dem_build.report.gates import check
 from dem_build.report.material import Material, is_drawn, mark_of
 from dem_build.report.results import READ, Results, collect
 from dem_build.report.summary import summary
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -15,7 +15,6 @@ from dem_build.cli.session import open_store
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
 from dem_build.store.garbage import GRACE_SECONDS, Policy
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from dem_build.cli.call import Call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dem_build.values import dataclass
+from dataclasses import dataclass
 
 __all__ = ["Shared"]
 

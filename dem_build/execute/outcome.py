@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
-
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,11 +9,11 @@ import queue
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.execute.request import Answer, Reply
 from dem_build.json_text import parse_json
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

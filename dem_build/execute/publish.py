@@ -14,13 +14,13 @@ import json
 import os
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
 from dem_build.store.files import FULL, read_bytes, swap_in, sync_folder
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from dem_build.digest import Blob
 from dem_build.kinds import KINDS, HubFile, SourceFile
 from dem_build.machine import Machine
 from dem_build.store import Output
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import UsageError
 from dem_build.room import gpus
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from dem_build.machine import Machine

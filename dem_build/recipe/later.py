@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dem_build.recipe.problems import Mistake
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dem_build.recipe.locate import dotted, key_parts
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from dem_build.recipe.locate import Key

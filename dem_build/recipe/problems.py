@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -10,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 from dem_build.machine import Machine
 from dem_build.recipe.models import Dataset, Evaluate, Train
 from dem_build.recipe.shapes import is_tag
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

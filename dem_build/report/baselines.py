@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.json_text import MALFORMED
 from dem_build.report.quantities import count
 from dem_build.report.recorded import quantity
 from dem_build.report.tuning import TUNE, read_tuning
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
-
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

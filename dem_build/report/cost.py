@@ -6,6 +6,7 @@ different devices are never added up: an hour of a GPU is no hour of a CPU.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ from dem_build.graph.nodes import BASE, COMPOSED, MODEL, TUNE
 from dem_build.kinds import KINDS
 from dem_build.report.quantities import duration
 from dem_build.report.recorded import noted, quantity
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping

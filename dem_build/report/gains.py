@@ -8,10 +8,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, LOSS_TASK, STDERR, Measure
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

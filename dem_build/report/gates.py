@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, COMPOSED, lower_is_better, subject
 from dem_build.report.quantities import decimals
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from dem_build import digest
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -23,12 +23,11 @@ scale α; a mixture that was not evaluated takes as long as the composed model.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from dem_build.report.quantities import count, duration
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,6 @@ from dem_build.graph.nodes import COMPOSED, MODEL, TUNE
 from dem_build.report.cost import DEM, Part, by_device, rounded
 from dem_build.report.mixing import Basis, Edit, Mixing, Way
 from dem_build.report.quantities import count, duration
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -7,11 +7,11 @@ for provenance: what of it has another shape than it should is not there.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from dem_build.errors import StoreError
 from dem_build.json_text import MALFORMED, parse_json
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import digest
@@ -19,7 +19,6 @@ from dem_build.report.response import CURVES, read_response
 from dem_build.report.samples import ANSWERS, read_samples
 from dem_build.report.tsne import MAP, read_tsne
 from dem_build.report.tuning import SEARCH, read_tuning
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

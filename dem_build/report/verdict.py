@@ -10,13 +10,13 @@ both standard errors taken together; else they cannot be told apart. Where anoth
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, COMPOSED, LOSS_TASK, Measure, Trend, model_names, rows, trend_of
 from dem_build.report.gains import gains, loss_of, mean
 from dem_build.report.quantities import decimals, signed, with_error
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,6 @@ from dem_build.store.layout import DIGEST, DIGESTS, DOCUMENT
 from dem_build.store.records import read_record
 from dem_build.store.roots import Roots
 from dem_build.store.uses import read_uses
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     import re

@@ -12,6 +12,7 @@ hour later, the second look is what protects: a process says what it uses before
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import LeaseHeldError, StoreError
@@ -24,7 +25,6 @@ from dem_build.store.rubbish import delete_files, find_rubbish, take_work
 from dem_build.store.trash import Item, Trash, put_back_all
 from dem_build.store.usage import Usage
 from dem_build.store.uses import read_uses
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

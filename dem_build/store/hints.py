@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -22,7 +23,6 @@ from dem_build import digest
 from dem_build.digest import Blob
 from dem_build.errors import StoreError
 from dem_build.store.files import in_parallel
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

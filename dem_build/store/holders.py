@@ -9,13 +9,12 @@ import os
 import threading
 import time
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.json_text import parse_json
 from dem_build.store import files
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from dem_build.digest import JSON

@@ -6,13 +6,13 @@ import json
 import os
 import re
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
 from dem_build.store import files
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from dem_build.digest import JSON

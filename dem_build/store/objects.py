@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ from dem_build.digest import Blob
 from dem_build.errors import CorruptObjectError, StoreError
 from dem_build.store import files
 from dem_build.store.hints import Hashed, Hints, hash_file
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

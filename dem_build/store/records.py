@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,6 @@ from dem_build.store import files
 from dem_build.store.layout import DIGEST
 from dem_build.store.objects import Output
 from dem_build.store.sealed import read_sealed, sealed
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

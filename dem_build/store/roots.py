@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import digest
@@ -17,7 +17,6 @@ from dem_build.json_text import MALFORMED
 from dem_build.store import files
 from dem_build.store.layout import DIGEST, DIGESTS, DOCUMENT
 from dem_build.store.sealed import read_sealed, sealed
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     import os

@@ -10,11 +10,11 @@ import os
 import re
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.store import files
 from dem_build.store.layout import NONCE
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.digest import Blob
@@ -12,7 +13,6 @@ from dem_build.store.layout import DIGEST
 from dem_build.store.objects import Fault
 from dem_build.store.records import NewerRecordError, read_record
 from dem_build.store.roots import Roots
-from dem_build.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
