@@ -1,18 +1,22 @@
 """Runs every chapter in full and writes `docs/reliability.md`: `make torture`, within an hour.
 
-    python tests/torture/torture.py [--short] [--write FILE] [CHAPTER ...]
+    python tests/torture/torture.py [--short] [--jobs N] [--write FILE] [CHAPTER ...]
 
 A chapter is a module of this folder with `TITLE`, `INTRODUCTION` (a paragraph for the report) and
-`run(scale, folder)`, which yields a `Tally` for each kind of fault. Exit status 1 where anything was lost.
+`run(scale, folder)`, which yields a `Tally` for each kind of fault. Each runs in a process of its own, some at once.
+Exit status 1 where anything was lost.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
+import os
 import platform
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +40,10 @@ lost, wrong or done twice.
 
 def main(arguments: Sequence[str]) -> int:
     options = _options(arguments)
-    chapters = [_chapter(name, Scale(short=options.short)) for name in options.chapters or present()]
+    names = options.chapters or present()
+    own = multiprocessing.get_context("spawn")  # a chapter sees nothing of what another has loaded
+    with ProcessPoolExecutor(options.jobs, mp_context=own, max_tasks_per_child=1) as pool:
+        chapters = [*pool.map(_chapter, names, [Scale(short=options.short)] * len(names))]
     text = "\n".join([HEAD, _machine(short=options.short), *(text for text, _ in chapters)])
     if options.write:
         options.write.write_text(text, encoding="utf-8")
@@ -54,6 +61,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fault after fault, and what came of each.")
     parser.add_argument("chapters", nargs="*", choices=[*present(), []], metavar="CHAPTER")
     parser.add_argument("--short", action="store_true", help="the sample that the tests run")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), metavar="N", help="chapters at once")
     parser.add_argument("--write", type=Path, metavar="FILE", help="where the report goes")
     return parser.parse_args(arguments)
 
