@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from dem_build import __version__, hub
@@ -32,8 +32,7 @@ from dem_build.store import Record
 from dem_build.store.files import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
     from dem_build.execute.request import Request, TakenOutput
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from dem_build.steps.api import Provenance, Step
     from dem_build.store import Output, Store
 
-__all__ = ["Runner"]
+__all__ = ["Runner", "is_lost"]
 
 EVENTS = "events.jsonl"
 CAPTURED = "output.txt"
@@ -102,11 +101,18 @@ class Runner:
                 return Reply(
                     Answer.FOUND
                 )  # another process had it too, was first, and removed all work on it
+            if is_lost(error, self._places(request, work)):
+                error = CorruptObjectError("an input was taken away while it was read")
             return _failed(error, work, time.monotonic() - begun)
         self.store.drop_work(request.key)
         notes = [f"resumed from step {resumed}"] if resumed is not None else []
         notes += [] if same is None else [_compared(same)]
         return Reply(Answer.DONE, time.monotonic() - begun, note=", ".join(notes))
+
+    def _places(self, request: Request, work: Path) -> set[Path]:
+        """Return where the action's inputs lie: objects, and folders of links to them."""
+        blobs = {blob.digest for taken in request.inputs for blob in taken.output.blobs()}
+        return {work / "in", *map(self.store.object_path, blobs)}
 
     def _publish(self, request: Request, work: Path, begun: float) -> bool | None:
         """Run the step and publish; return whether a forced run came out as recorded, None when nothing was."""
@@ -266,6 +272,21 @@ def _captured(path: Path) -> Iterator[None]:
             for original, target in zip(saved, (1, 2), strict=True):
                 os.dup2(original, target)
                 os.close(original)
+
+
+def is_lost(error: BaseException | None, places: Iterable[Path]) -> bool:
+    """Return whether an error comes of a file that is not there, at or below one of some paths.
+
+    Inputs are verified before a step begins. Where locks do nothing, a collection that began before they were in use
+    may take one after that, and puts it back when it looks again.
+    """
+    lost = False
+    while error is not None and not lost:
+        if isinstance(error, FileNotFoundError):
+            path = Path(os.fsdecode(error.filename or ""))
+            lost = any(path.is_relative_to(place) for place in places)
+        error = error.__cause__ or error.__context__
+    return lost
 
 
 def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
