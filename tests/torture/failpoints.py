@@ -18,6 +18,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -54,12 +55,14 @@ class Plan:
         fault: `kill` (this process), `family` (its parent and children too), `parent` (that alone), `full` (the call
             and all that need room after it fail with ENOSPC), `stop` (SIGSTOP).
         process: In which process it is done, by a word of its command line; "" in any.
+        named: Which points `at` counts: those whose event and paths, a blank between, match this pattern.
     """
 
     at: int = 0
     journal: str = ""
     fault: str = "kill"
     process: str = ""
+    named: str = ""
 
 
 def environment(roots: Sequence[Path], plan: Plan) -> dict[str, str]:
@@ -94,6 +97,7 @@ class Failpoints:
 
     def __init__(self, roots: Sequence[str], plan: Plan) -> None:
         self.count = 0
+        self._named = 0
         self._roots = tuple(roots)
         self._plan = plan
         self._here = threading.local()  # looking up a path must not be heard itself
@@ -151,10 +155,12 @@ class Failpoints:
 
     def _point(self, event: str, paths: list[str]) -> None:
         self.count += 1
+        named = re.search(self._plan.named, " ".join((event, *paths))) is not None
+        self._named += named
         self._write("point", event, tuple(paths))
         if self._full and event in ("open", "fsync", "os.mkdir"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), paths[0])
-        if self.count == self._plan.at:
+        if named and self._named == self._plan.at:
             self._strike(paths)
 
     def _strike(self, paths: list[str]) -> None:
