@@ -130,7 +130,7 @@ class _Build:
         result = self.results.get(action.name)
         if result is None or result.record is None:
             return False
-        key = key_of(action, self._known())
+        key = key_of(action, self._known(action))
         return key is not None and key != result.key
 
     def _unsettle(self, name: str) -> None:
@@ -151,14 +151,16 @@ class _Build:
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
         rebuild = self.options.rebuild - self.rebuilt
-        verdict = decide(action, self._known(), self.store, self.plan.history, rebuild)
+        verdict = decide(action, self._known(action), self.store, self.plan.history, rebuild)
         if verdict.status is Status.HIT:
             self._settle(hit(verdict))
         else:
             self._take(verdict)
 
-    def _known(self) -> Mapping[str, Mapping[str, Output]]:
-        return {name: r.record.outputs for name, r in self.results.items() if r.record is not None}
+    def _known(self, action: Action) -> Mapping[str, Mapping[str, Output]]:
+        """Return the outputs of what an action takes from, as far as they are known."""
+        found = {name: self.results[name].record for name in action.upstream if name in self.results}
+        return {name: record.outputs for name, record in found.items() if record is not None}
 
     # Workers.
 
@@ -190,7 +192,8 @@ class _Build:
 
     def _start(self, worker: Worker, verdict: Verdict) -> None:
         self.running[verdict.action.name] = (verdict, EventTail())
-        worker.submit(request_for(verdict, self._known(), self.options.machine, worker.slot.threads))
+        known = self._known(verdict.action)
+        worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
 
     def _receive(self) -> None:
         if not self.running:
@@ -218,7 +221,7 @@ class _Build:
 
     def _finish(self, verdict: Verdict, message: Message) -> None:
         reply, action = message.reply, verdict.action
-        if not self.stopping and key_of(action, self._known()) != verdict.key:
+        if not self.stopping and key_of(action, self._known(action)) != verdict.key:
             # An input was found damaged meanwhile and is made again: whatever this run says is of the old one.
             self._reconsider(action)
         elif reply.answer in (Answer.DONE, Answer.FOUND):

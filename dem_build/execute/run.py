@@ -102,7 +102,9 @@ class Runner:
                     Answer.FOUND
                 )  # another process had it too, was first, and removed all work on it
             if is_lost(error, self._places(request, work)):
-                error = CorruptObjectError("an input was taken away while it was read")
+                lost = CorruptObjectError("an input was taken away while it was read")
+                lost.__cause__ = error  # for the log
+                error = lost
             return _failed(error, work, time.monotonic() - begun)
         self.store.drop_work(request.key)
         notes = [f"resumed from step {resumed}"] if resumed is not None else []

@@ -181,9 +181,8 @@ def swap_in(path: Path, data: bytes, partial: Path) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    partial.unlink(
-        missing_ok=True
-    )  # never written into: it may be a link, or its writer be stopped rather than dead
+    # Never written into: it may be a link, or its writer be stopped rather than dead.
+    partial.unlink(missing_ok=True)
     write_new(partial, data)
     partial.chmod(0o644)
     partial.replace(path)
