@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["analysis_lines", "closing_lines", "omega_lines", "remaining_warnings", "result_table"]
 
-TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim"}
+TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}
 GAP = 3
 SUBJECT_WIDTH = 28
 NAMES_SHOWN = 6
@@ -46,7 +46,7 @@ def result_table(results: Results, gates: Iterable[GateResult], console: Console
             console.print()
             console.print(_table(found, models))
         if any(m.stderr is not None for row in found for m in row.measures.values()):
-            say(console, ("± standard error; a coloured change is larger than both errors together", "dim"))
+            say(console, ("± standard error; a coloured change has zero outside its 95 % interval", "dim"))
     judged = list(gates)
     if judged:
         console.print()

@@ -31,7 +31,7 @@ tags: [dem, distribution-edited-model, merge]
 """
 EXPLAINED = (
     "Values are given with their standard error. A change is composed minus base, in bold where it is an "
-    "improvement beyond both standard errors.\n"
+    "improvement with zero outside its 95 % interval.\n"
 )
 
 

@@ -1,4 +1,9 @@
-"""Results → rows that put models side by side, with the change against the base."""
+"""Results → rows that put models side by side, with the change against the base.
+
+A difference is clear where zero lies outside its 95 % interval. Its standard error is paired by rows where these are
+recorded (held-out losses), else both errors are taken together as if independent: on the same samples that calls some
+true differences noise, and seldom the reverse.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +20,16 @@ if TYPE_CHECKING:
 __all__ = [
     "BASE",
     "COMPOSED",
+    "LOSS",
     "LOSS_TASK",
     "STDERR",
     "Change",
     "Measure",
     "Row",
     "Trend",
-    "errors",
+    "difference",
     "lower_is_better",
+    "measure_of",
     "model_names",
     "rows",
     "subject",
@@ -32,7 +39,9 @@ __all__ = [
 BASE = "base"
 COMPOSED = "composed"
 LOSS_TASK = "loss:"
+LOSS = "loss"
 STDERR = "_stderr"
+Z95 = 1.96
 COUNTS = frozenset({"tokens", "rows", "samples"})
 # Where a task does not say: the metrics that lm-eval registers with higher_is_better=False, and the held-out loss.
 LOWER_IS_BETTER = frozenset(
@@ -46,6 +55,7 @@ class Trend(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     NOISE = "noise"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Change:
-    """Composed minus base, what that is worth, and both standard errors taken together, None where one is unknown."""
+    """Composed minus base, what that is worth, and its standard error, None where that is unknown."""
 
     delta: float
     trend: Trend
@@ -74,44 +84,44 @@ class Row:
         metric: The metric's name.
         measures: Model → what was measured.
         lower_is_better: Whether less of it is better.
+        change: Composed against base, None where either is missing.
     """
 
     task: str
     metric: str
     measures: Mapping[str, Measure]
     lower_is_better: bool
+    change: Change | None
 
     @property
     def subject(self) -> str:
         """The task for people: a held-out loss is named by its dataset."""
         return subject(self.task)
 
-    @property
-    def change(self) -> Change | None:
-        """Composed against base, None where either is missing.
 
-        A change within the two standard errors taken together (as if independent) is noise. Both models saw
-        the same rows, so this calls some true changes noise, and seldom the reverse.
-        """
-        old, new = self.measures.get(BASE), self.measures.get(COMPOSED)
-        if old is None or new is None or not math.isfinite(new.value - old.value):
-            return None
-        trend = trend_of(old, new, lower_is_better=self.lower_is_better)
-        known = old.stderr is not None and new.stderr is not None
-        return Change(new.value - old.value, trend, errors(old, new) if known else None)
+def measure_of(results: Results, model: str, task: str, metric: str) -> Measure | None:
+    """Return what was measured, None where nothing was."""
+    return _measure(results.table.get(model, {}).get(task, {}), metric)
 
 
-def errors(one: Measure, other: Measure) -> float:
-    """Return two standard errors taken together, as if independent; one that is unknown counts as none."""
-    return math.hypot(one.stderr or 0.0, other.stderr or 0.0)
+def difference(results: Results, task: str, metric: str, model: str, against: str) -> Measure | None:
+    """Return a model minus another one, None where either has no finite value."""
+    new, old = (measure_of(results, one, task, metric) for one in (model, against))
+    if new is None or old is None or not math.isfinite(new.value - old.value):
+        return None
+    stderr = results.rows.stderr(task, model, against) if metric == LOSS else None
+    if stderr is None and old.stderr is not None and new.stderr is not None:
+        stderr = math.hypot(old.stderr, new.stderr)
+    return Measure(new.value - old.value, stderr)
 
 
-def trend_of(old: Measure, new: Measure, *, lower_is_better: bool) -> Trend:
-    """Return what a change is worth: within both standard errors taken together it is noise."""
-    delta = new.value - old.value
-    if abs(delta) <= errors(old, new):
+def trend_of(delta: Measure, *, lower_is_better: bool) -> Trend:
+    """Return what a difference is worth."""
+    if delta.stderr is None:
+        return Trend.UNKNOWN
+    if abs(delta.value) <= Z95 * delta.stderr:
         return Trend.NOISE
-    return Trend.BETTER if (delta < 0) == lower_is_better else Trend.WORSE
+    return Trend.BETTER if (delta.value < 0) == lower_is_better else Trend.WORSE
 
 
 def subject(task: str) -> str:
@@ -142,15 +152,15 @@ def rows(results: Results) -> list[Row]:
 def _rows_of(results: Results, task: str) -> list[Row]:
     measured = {m: results.table[m][task] for m in model_names(results) if task in results.table[m]}
     names = dict.fromkeys(name for metrics in measured.values() for name in _values(metrics))
-    return [
-        Row(
-            task,
-            name,
-            {model: _measure(m, name) for model, m in measured.items() if name in m},
-            lower_is_better(results, task, name),
-        )
-        for name in names
-    ]
+    return [_row(results, task, name, measured) for name in names]
+
+
+def _row(results: Results, task: str, name: str, measured: Mapping[str, Metrics]) -> Row:
+    lower = lower_is_better(results, task, name)
+    delta = difference(results, task, name, COMPOSED, BASE)
+    change = Change(delta.value, trend_of(delta, lower_is_better=lower), delta.stderr) if delta else None
+    found = {model: measure for model, m in measured.items() if (measure := _measure(m, name))}
+    return Row(task, name, found, lower, change)
 
 
 def _values(metrics: Iterable[str]) -> list[str]:
@@ -158,6 +168,8 @@ def _values(metrics: Iterable[str]) -> list[str]:
     return [name for name in metrics if not name.endswith(STDERR) and name not in COUNTS]
 
 
-def _measure(metrics: Metrics, name: str) -> Measure:
+def _measure(metrics: Metrics, name: str) -> Measure | None:
+    if name not in metrics:
+        return None
     stderr = metrics.get(name + STDERR)
     return Measure(metrics[name], stderr if stderr is not None and math.isfinite(stderr) else None)

@@ -2,7 +2,8 @@
 
     g = (L_base - L) / max(L_base - L_single, 2 stderr)
 
-0 is the base, 1 what the dataset's own vector reaches alone. It takes the test losses of base, model and single vector.
+0 is the base, 1 what the dataset's own vector reaches alone. It takes the test losses of base, model and single vector;
+errors are those of differences (`comparison.difference`), with the denominator held fixed.
 """
 
 from __future__ import annotations
@@ -11,16 +12,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.report.comparison import BASE, LOSS_TASK, STDERR, Measure
+from dem_build.report.comparison import BASE, LOSS, LOSS_TASK, Measure, difference, measure_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dem_build.report.results import Results
 
-__all__ = ["Scale", "gains", "loss_of", "mean", "scales"]
+__all__ = ["Scale", "above", "gains", "losses_of", "mean", "scales"]
 
-LOSS = "loss"
 FLOOR = 2.0  # standard errors
 
 
@@ -29,48 +29,48 @@ class Scale:
     """The constants of a dataset's gain recovered.
 
     Attributes:
-        base: Loss of the base.
         gained: What the single vector gains, or two standard errors of that where it gains less; positive.
         floored: Whether it gains less: a gain recovered says little there.
     """
 
-    base: float
     gained: float
     floored: bool
 
 
-def loss_of(results: Results, model: str, dataset: str) -> Measure | None:
-    """Return a model's test loss; None where it was not measured or is no finite number."""
-    metrics = results.table.get(model, {}).get(LOSS_TASK + dataset, {})
-    value, stderr = metrics.get(LOSS, math.nan), metrics.get(LOSS + STDERR, math.nan)
-    return Measure(value, stderr if math.isfinite(stderr) else None) if math.isfinite(value) else None
+def losses_of(results: Results, model: str) -> dict[str, Measure]:
+    """Return a model's test loss on each dataset that it was evaluated on, where that is a finite number."""
+    found = {n: measure_of(results, model, LOSS_TASK + n, LOSS) for n in results.datasets}
+    return {name: m for name, m in found.items() if m is not None and math.isfinite(m.value)}
+
+
+def above(results: Results, model: str, against: str) -> dict[str, Measure]:
+    """Return by how much a model's test loss lies above that of another one, on each dataset of both."""
+    found = {n: difference(results, LOSS_TASK + n, LOSS, model, against) for n in results.datasets}
+    return {name: m for name, m in found.items() if m is not None}
 
 
 def scales(results: Results) -> dict[str, Scale]:
     """Return the constants of each dataset whose own vector was evaluated alone."""
-    found = {name: _scale(results, name) for name in results.datasets}
+    found = {name: _scale(above(results, BASE, name).get(name)) for name in results.datasets}
     return {name: scale for name, scale in found.items() if scale is not None}
 
 
-def _scale(results: Results, name: str) -> Scale | None:
-    base, single = loss_of(results, BASE, name), loss_of(results, name, name)
-    if base is None or single is None:
+def _scale(gain: Measure | None) -> Scale | None:
+    if gain is None:
         return None
-    # As if independent: both saw the same rows, so the floor is rather too high than too low.
-    floor = FLOOR * math.hypot(base.stderr or 0.0, single.stderr or 0.0)
-    gained = max(base.value - single.value, floor)
-    return Scale(base.value, gained, base.value - single.value <= floor) if gained > 0 else None
+    floor = FLOOR * (gain.stderr or 0.0)
+    gained = max(gain.value, floor)
+    return Scale(gained, gain.value <= floor) if gained > 0 else None
 
 
-def gains(results: Results, model: str) -> dict[str, Measure]:
-    """Return a model's gain recovered on each dataset that has one; errors hold the constants fixed."""
-    found: dict[str, Measure] = {}
-    for name, scale in scales(results).items():
-        loss = loss_of(results, model, name)
-        if loss is not None:
-            stderr = None if loss.stderr is None else loss.stderr / scale.gained
-            found[name] = Measure((scale.base - loss.value) / scale.gained, stderr)
-    return found
+def gains(results: Results, model: str, against: str = BASE) -> dict[str, Measure]:
+    """Return a model's gain recovered on each dataset that has one, less that of another model."""
+    below = above(results, against, model)
+    return {
+        name: Measure(m.value / scale.gained, None if m.stderr is None else m.stderr / scale.gained)
+        for name, scale in scales(results).items()
+        if (m := below.get(name)) is not None
+    }
 
 
 def mean(measures: Mapping[str, Measure], names: Iterable[str]) -> Measure:

@@ -13,6 +13,7 @@ from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import read_costs
 from dem_build.report.ladder import RUNGS, read_ladder
+from dem_build.report.paired import PairedRows, read_rows
 from dem_build.report.reckoning import Reckoning, reckon
 from dem_build.report.recorded import Recorded, is_number
 from dem_build.report.response import CURVES, read_response
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dem_build.report.analysis import Analysis
     from dem_build.report.baselines import Contender
     from dem_build.report.ladder import Ladder
+    from dem_build.report.paired import RowLosses
     from dem_build.report.response import Response
     from dem_build.report.samples import Exchange
     from dem_build.report.tsne import Map
@@ -38,7 +40,8 @@ __all__ = ["READ", "Metrics", "Results", "collect"]
 
 MODEL = "model"
 METRICS = "metrics"
-READ = (METRICS, *SEARCH, TABLES, CURVES, RUNGS, MAP, ANSWERS)
+ROWS = "rows"
+READ = (METRICS, ROWS, *SEARCH, TABLES, CURVES, RUNGS, MAP, ANSWERS)
 """Outputs whose bytes the results are read from."""
 DIRECTIONS = "higher_is_better"
 
@@ -51,6 +54,7 @@ class Results:
 
     Attributes:
         table: Model → task → metric → value. A held-out loss is the task `loss:NAME`.
+        rows: Held-out losses row by row, for the errors of differences.
         omega: Vector → ω: as given, or as tuning found it.
         tuning: The search for ω, where there was one.
         analysis: How the vectors lie to each other, where the recipe asks for it.
@@ -69,6 +73,7 @@ class Results:
     """
 
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
+    rows: PairedRows = field(default_factory=PairedRows)
     omega: Mapping[str, float] = field(default_factory=dict)
     tuning: Tuning | None = None
     analysis: Analysis | None = None
@@ -108,6 +113,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
     prepared, vectors = _names(graph, "data:"), _names(graph, "vector:")
     return Results(
         table=_table(present, read),
+        rows=_rows(present, read),
         omega={**graph.omega, **tuned},
         tuning=tuning,
         analysis=read_analysis(build),
@@ -141,6 +147,18 @@ def _table(
             tasks = table.setdefault(action.evaluation.model, {})
             tasks[action.evaluation.task] = _metrics(action.name, read(record.outputs[METRICS]))
     return table
+
+
+def _rows(present: list[tuple[Action, Record]], read: Callable[[Output], bytes]) -> PairedRows:
+    losses: dict[str, dict[str, RowLosses]] = {}
+    for action, record in present:
+        if action.evaluation is not None and ROWS in record.outputs:
+            try:
+                rows = read_rows(read(record.outputs[ROWS]))
+            except ValueError as error:
+                raise _unreadable(action.name, str(error)) from error
+            losses.setdefault(action.evaluation.model, {})[action.evaluation.task] = rows
+    return PairedRows(losses)
 
 
 def _directions(present: list[tuple[Action, Record]]) -> dict[str, dict[str, bool]]:

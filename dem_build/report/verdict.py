@@ -1,11 +1,11 @@
 """The verdict in words: was composing right for these data? Written from recorded numbers by the rules below.
 
-Against the base: a dataset's test loss fell or rose where it changed by more than both standard errors taken together
-(`comparison.Row.change`), else it did not clearly change.
+Against the base: a dataset's test loss fell or rose where zero lies outside the 95 % interval of its change
+(`comparison.trend_of`), else it did not clearly change.
 
 Against another model (a baseline, or one vector alone): the mean over the datasets that both were evaluated on, of the
-gain recovered where all of these have one, else of the test loss. One is better where the means differ by more than
-both standard errors taken together; else they cannot be told apart. Where another model is better, that is the verdict.
+gain recovered where all of these have one, else of the test loss. One is better where zero lies outside the 95 %
+interval of the mean difference; else they cannot be told apart. Where another model is better, that is the verdict.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dem_build.report.comparison import BASE, COMPOSED, LOSS_TASK, Measure, Trend, model_names, rows, trend_of
-from dem_build.report.gains import gains, loss_of, mean
+from dem_build.report.comparison import (
+    BASE,
+    COMPOSED,
+    LOSS_TASK,
+    Measure,
+    Trend,
+    model_names,
+    rows,
+    trend_of,
+)
+from dem_build.report.gains import above, gains, losses_of, mean
 from dem_build.report.quantities import decimals, signed, with_error
 
 if TYPE_CHECKING:
@@ -28,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Finding", "Rival", "Verdict", "judge", "measured", "rivals"]
 
 GAIN = "mean gain recovered"
-LOSS = "mean test loss"
+MEAN_LOSS = "mean test loss"
 MOST_NAMED = 4
 
 
@@ -67,6 +76,7 @@ class Rival:
         name: Its name in a sentence.
         measure: `mean gain recovered` or `mean test loss`.
         theirs, ours: The means over the shared datasets.
+        lead: By how much the composed model is the better one.
         datasets: How many these are.
         trend: Better where the composed model is the better one.
         single: Whether it is one vector alone.
@@ -78,6 +88,7 @@ class Rival:
     measure: str
     theirs: Measure
     ours: Measure
+    lead: Measure
     datasets: int
     trend: Trend
 
@@ -108,38 +119,32 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
 def rivals(results: Results) -> list[Rival]:
     """Return every model but the base beside the composed one, the best first."""
     found = [_rival(results, m) for m in model_names(results) if m not in (BASE, COMPOSED)]
-    return sorted((r for r in found if r is not None), key=_lead, reverse=True)
-
-
-def _lead(rival: Rival) -> float:
-    lead = rival.theirs.value - rival.ours.value
-    return lead if rival.measure == GAIN else -lead
+    return sorted((r for r in found if r is not None), key=lambda r: r.lead.value)
 
 
 def _rival(results: Results, model: str) -> Rival | None:
-    theirs, ours = (
-        {n: m for n in results.datasets if (m := loss_of(results, one, n)) is not None}
-        for one in (model, COMPOSED)
-    )
-    shared = [name for name in theirs if name in ours]
-    measure, gained = LOSS, (gains(results, model), gains(results, COMPOSED))
-    if all(name in gained[0] and name in gained[1] for name in shared):
-        measure, (theirs, ours) = GAIN, gained
-    if not shared:
+    measure, theirs, ours = MEAN_LOSS, losses_of(results, model), losses_of(results, COMPOSED)
+    lead = {n: Measure(-m.value, m.stderr) for n, m in above(results, COMPOSED, model).items()}
+    gained = gains(results, COMPOSED, model)
+    if lead.keys() <= gained.keys():
+        measure, theirs, ours, lead = GAIN, gains(results, model), gains(results, COMPOSED), gained
+    if not lead:
         return None
     single = model in results.vectors
     name = f"{model}'s vector alone" if single else model
-    mine, other = mean(ours, shared), mean(theirs, shared)
-    trend = trend_of(other, mine, lower_is_better=measure == LOSS)
-    return Rival(model, name, single, measure, other, mine, len(shared), trend)
+    mine, other, ahead = (mean(one, lead) for one in (ours, theirs, lead))
+    trend = trend_of(ahead, lower_is_better=False)
+    return Rival(model, name, single, measure, other, mine, ahead, len(lead), trend)
 
 
 def _headline(
     results: Results, losses: list[Row], tasks: list[Row], others: list[Rival]
 ) -> tuple[Finding, str]:
     judged, what = (losses, "dataset") if losses else (tasks, "task")
-    if not judged:
-        return Finding.UNKNOWN, "Not judged: base and composed have no measurement in common."
+    known = [row for row in judged if row.change is not None and row.change.trend is not Trend.UNKNOWN]
+    if not known:
+        lacking = "the errors are unknown" if judged else "base and composed have no measurement in common"
+        return Finding.UNKNOWN, f"Not judged: {lacking}."
     # The best of all may lead within large errors, and one behind it beyond its own.
     if winner := next((rival for rival in others if rival.trend is Trend.WORSE), None):
         return Finding.BEATEN, f"{_capital(winner.name)} won."
@@ -176,6 +181,7 @@ def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:
 def _against_base(losses: list[Row]) -> str:
     """Return how many test losses fell, rose and did neither, and by how much."""
     words = {Trend.BETTER: "fell on", Trend.WORSE: "rose on", Trend.NOISE: "did not clearly change on"}
+    words[Trend.UNKNOWN] = "changed with an unknown error on"
     parts = [
         f"{verb} {len(some)} ({_changes(some)})"
         for trend, verb in words.items()
@@ -216,6 +222,7 @@ def _against_rivals(others: list[Rival]) -> list[str]:
         Trend.WORSE: "better than composing",
         Trend.NOISE: "not to be told from composing",
         Trend.BETTER: "worse than composing",
+        Trend.UNKNOWN: "beside composing, with an unknown error",
     }
     best = next((rival for rival in others if rival.single), None)
     said = [rival for rival in others if not rival.single or rival is best]
@@ -263,7 +270,7 @@ def _change(row: Row, *, metric: bool) -> str:
     assert row.change is not None
     of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
     told = " (within the errors)" if metric and row.change.trend is Trend.NOISE else ""
-    return f"{row.subject}{of} {with_error(signed(row.change.delta), row.change.stderr or None)}{told}"
+    return f"{row.subject}{of} {with_error(signed(row.change.delta), row.change.stderr)}{told}"
 
 
 def _more(items: Sequence[object]) -> str:

@@ -6,8 +6,10 @@ FOLDER holds gsm8k/, cot/ and aqua/, each with train.jsonl, validation.jsonl and
 rows, near-duplicates on one side: grade-school word problems with worked answers (openai/grade-school-math, MIT),
 chain-of-thought answers and algebra with rationales (FLAN v2's cot_data, Apache-2.0). None of it is in this project.
 
-data/NAME/SPLIT.jsonl       of each, rows of at most 600 characters, drawn by a fixed seed: 256, 48 and 128 of them
-data/family, data/reverse   as many, made by reasoning-gym as the demo makes them, each split from a seed of its own
+data/NAME/SPLIT.jsonl       of each, rows of at most 600 characters, drawn by a fixed seed; 48 validation, 128 test rows
+data/family, data/reverse   made by reasoning-gym as the demo makes them, one series of puzzles for the three splits
+
+The training sets differ in size, so that a mixture in natural proportions is not the uniform one.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "demo"))
 from make_data import FAMILY, REVERSE, puzzles, write  # noqa: E402
 
-ROWS = {"train": 256, "validation": 48, "test": 128}
+ROWS = {"gsm8k": 256, "cot": 384, "aqua": 256, "family": 128, "reverse": 128}
+HELD_OUT = {"validation": 48, "test": 128}
 PUBLISHED = ("gsm8k", "cot", "aqua")
 MADE = {"family": ("family_relationships", FAMILY), "reverse": ("word_sequence_reversal", REVERSE)}
 LONGEST = 600  # characters: about 190 tokens
@@ -31,14 +34,19 @@ def main(source: Path) -> None:
     """Write every file."""
     (HERE / "data").mkdir(exist_ok=True)
     for name in PUBLISHED:
-        for split, rows in ROWS.items():
+        for split, rows in splits(name).items():
             write(HERE / f"data/{name}/{split}.jsonl", drawn(source / name / f"{split}.jsonl", rows))
     for number, (name, (puzzle, config)) in enumerate(MADE.items(), start=5):
         # One series of puzzles for the three splits, and so no prompt in two of them.
-        made = list(puzzles(puzzle, number * 1_000_000, sum(ROWS.values()), **config))
-        for split, rows in ROWS.items():
+        made = list(puzzles(puzzle, number * 1_000_000, sum(splits(name).values()), **config))
+        for split, rows in splits(name).items():
             write(HERE / f"data/{name}/{split}.jsonl", made[:rows])
             del made[:rows]
+
+
+def splits(name: str) -> dict[str, int]:
+    """Return how many rows each split of a dataset has."""
+    return {"train": ROWS[name], **HELD_OUT}
 
 
 def drawn(path: Path, rows: int) -> list[dict[str, str]]:

@@ -6,14 +6,17 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from build_samples import DEFAULTS, LOSS, Made, make_graph
+from build_samples import DEFAULTS, LOSS, Made, make_graph, row_losses
+from safetensors.numpy import save
 
 from dem_build import digest
 from dem_build.errors import StoreError
 from dem_build.graph import Action, Edge, Evaluation, Taken
 from dem_build.report.comparison import Trend, rows
 from dem_build.report.results import Results, collect
+from dem_build.tuning.problem import ratio_stderr
 
 HUGE = b'{"acc": 1' + b"0" * 400 + b"}"
 
@@ -125,7 +128,9 @@ def test_a_change_is_judged_by_its_metrics_direction_and_the_errors(metric, old,
 
 @pytest.mark.parametrize("metric", ["mistakes", "mistakes@strict"])
 def test_a_task_says_which_direction_of_its_metrics_is_better(metric):
-    metrics = {(m, "arc_easy"): {metric: v} for m, v in (("base", 5.0), ("composed", 3.0))}
+    metrics = {
+        (m, "arc_easy"): {metric: v, f"{metric}_stderr": 0.1} for m, v in (("base", 5.0), ("composed", 3.0))
+    }
     said = {"eval:base:arc_easy": {"higher_is_better": {"mistakes": False, "acc": True, "mixed": None}}}
     results, _ = collected(made=Made(metrics=DEFAULTS | metrics, provenance=said))
     change = next(r for r in rows(results) if r.metric == metric).change
@@ -133,10 +138,42 @@ def test_a_task_says_which_direction_of_its_metrics_is_better(metric):
     assert change.trend is Trend.BETTER
 
 
-def test_any_change_counts_where_no_error_is_known():
-    change = row({"loss": 2.0}, {"loss": 1.999}).change
+def test_a_change_whose_error_is_not_known_is_worth_nothing_that_is_known():
+    change = row({"loss": 2.0}, {"loss": 1.5}).change
     assert change is not None
-    assert change.trend is Trend.BETTER
+    assert (change.trend, change.stderr) == (Trend.UNKNOWN, None)
+
+
+def test_the_error_of_a_change_is_paired_by_rows():
+    old, new, tokens = [3.0, 8.0, 2.0, 9.0], [2.5, 7.0, 1.5, 7.9], [2, 4, 2, 5]
+    rows_of = {
+        ("base", "loss:math"): row_losses(old, tokens),
+        ("composed", "loss:math"): row_losses(new, tokens),
+    }
+    results, _ = collected(made=Made(rows=rows_of))
+    apart, counted = np.subtract(new, old), np.array(tokens)
+    expected = ratio_stderr(apart[None].astype(float), counted[None].astype(float))[0]
+    change = rows(results)[0].change
+    assert change is not None
+    assert change.stderr == pytest.approx(expected, rel=1e-6)
+    assert change.stderr < LOSS["loss_stderr"] * math.sqrt(2)
+
+
+def test_rows_that_are_not_the_same_are_not_paired():
+    rows_of = {("base", "loss:math"): row_losses([3.0, 2.0], [2, 2])}
+    results, _ = collected(made=Made(rows=rows_of))
+    change = rows(results)[0].change
+    assert change is not None
+    assert change.stderr == pytest.approx(LOSS["loss_stderr"] * math.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"not a tensor", save({"nll": np.zeros(2, np.float32)}), row_losses([1.0, 2.0], [1])]
+)
+def test_rows_of_another_shape_are_refused_with_the_action(damaged):
+    with pytest.raises(StoreError) as caught:
+        collected(made=Made(rows={("base", "loss:math"): damaged}))
+    assert caught.value.where == "loss:base:math"
 
 
 def test_no_change_is_said_against_a_value_that_is_no_number():

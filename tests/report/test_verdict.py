@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dem_build.execute.outcome import Outcome
 from dem_build.report.documents import results_document
 from dem_build.report.gains import gains, mean, scales
 from dem_build.report.gates import GateResult
+from dem_build.report.paired import PairedRows, RowLosses
 from dem_build.report.results import Results
 from dem_build.report.summary import summary
 from dem_build.report.verdict import Finding, judge
@@ -73,6 +76,20 @@ def test_a_baseline_that_is_better_beyond_the_errors_won_though_one_leads_it_wit
     assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Steady won.")
 
 
+def test_a_small_difference_on_the_same_rows_is_clear_though_the_losses_have_large_errors():
+    hard = np.linspace(1.0, 9.0, 40)
+    apart = np.tile([0.05, 0.15], 20)
+    rows = {
+        m: RowLosses(list(hard - times * apart), [1] * 40)
+        for m, times in (("base", 0), ("composed", 1), ("mix", 2))
+    }
+    found = results(stderr=0.4, base=(5.0,), composed=(4.9,), mix=(4.8,))
+    found = replace(found, rows=PairedRows({m: {"loss:math": one} for m, one in rows.items()}))
+    verdict = judge(found)
+    assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Mix won.")
+    assert "fell on 1 (math -0.100 ±0.008)" in verdict.sentences[0]
+
+
 def test_what_composing_beat_is_said_where_it_beat_all_of_it():
     verdict = judge(results(base=BASE, composed=(2.1, 2.1), mixing=(2.5, 3.0), **ALONE))
     assert verdict.headline == "Composing helped all 2 datasets and beat mixing and every vector alone."
@@ -90,14 +107,14 @@ def test_gain_recovered_is_0_for_the_base_and_1_for_the_vector_alone():
     assert {n: m.value for n, m in gains(found, "base").items()} == {"math": 0.0, "chat": 0.0}
     assert gains(found, "math")["math"].value == 1.0
     assert gains(found, "composed")["math"].value == 0.5
-    assert gains(found, "composed")["chat"].stderr == pytest.approx(0.01 / 2.0)
+    assert gains(found, "composed")["chat"].stderr == pytest.approx(math.hypot(0.01, 0.01) / 2.0)
 
 
 def test_the_mean_gain_has_the_errors_of_its_parts():
     found = gains(results(base=BASE, composed=(2.5, 3.0), **ALONE), "composed")
     whole = mean(found, found)
     assert whole.value == 0.5
-    assert whole.stderr == pytest.approx(math.hypot(0.01, 0.005) / 2)
+    assert whole.stderr == pytest.approx(math.sqrt(2) * math.hypot(0.01, 0.005) / 2)
 
 
 def test_the_denominator_of_a_gain_has_a_floor_of_two_standard_errors():
@@ -129,6 +146,15 @@ def test_tasks_judge_where_no_loss_was_measured():
     assert "Tasks against the base: arc_easy acc +0.200 ±0.014." in verdict.sentences
 
 
+def test_changes_whose_errors_are_unknown_judge_nothing():
+    verdict = judge(results(stderr=math.nan, base=BASE, composed=(2.5, 3.0), mixing=(2.0, 2.0)))
+    assert (verdict.finding, verdict.headline) == (Finding.UNKNOWN, "Not judged: the errors are unknown.")
+    assert "test loss changed with an unknown error on 2" in verdict.sentences[0]
+    assert verdict.sentences[1].startswith(
+        "Beside composing, with an unknown error: mixing (mean test loss 2.0"
+    )
+
+
 @pytest.mark.parametrize("table", [{}, {"base": {"loss:math": {"loss": 2.0}}}])
 def test_without_a_measurement_in_common_nothing_is_judged(table):
     verdict = judge(Results(table, datasets=("math",)))
@@ -151,4 +177,7 @@ def test_the_summary_and_the_results_say_the_verdict_first():
     assert summary("tiny", Outcome({}), found).splitlines()[2] == "**Mixing won.**"
     said = json.loads(json.dumps(results_document(found), allow_nan=False))["verdict"]
     assert (said["finding"], said["headline"]) == ("another model won", "Mixing won.")
-    assert said["gain_recovered"]["composed"]["math"] == {"value": 0.5, "stderr": pytest.approx(0.01)}
+    assert said["gain_recovered"]["composed"]["math"] == {
+        "value": 0.5,
+        "stderr": pytest.approx(0.01 * math.sqrt(2)),
+    }

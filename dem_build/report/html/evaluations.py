@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["gain", "gates", "losses", "tasks"]
 
 WORDS = {Trend.BETTER: "better", Trend.WORSE: "worse", Trend.NOISE: "no clear change"}
+WORDS[Trend.UNKNOWN] = "error unknown"
 ALONE = "alone"
 OTHER = "other"
 MARKS = {BASE: "base", COMPOSED: "composed"}
@@ -62,7 +63,8 @@ def losses(material: Material) -> Section | None:
     blocks.append(_table("Every model", results, found))
     lead = (
         "Loss on held-out test rows, in nats per token; less is better. Whiskers are one standard error. A change is "
-        "composed minus base, and counts where it is larger than both errors together."
+        "composed minus base with its standard error, paired by rows, and is clear where zero lies outside its 95 % "
+        "interval: the whiskers of two models may overlap and their difference be clear."
     )
     return Section("loss", "Test loss", lead, blocks)
 
@@ -178,7 +180,7 @@ def gain(material: Material) -> Section | None:
     )
     lead = (
         "How much of what a dataset's own vector gains alone a model keeps: 0 is the base, 1 is that vector. "
-        "Errors are standard errors of the model's loss; the denominator is held fixed."
+        "Errors are standard errors of the difference to the base, paired by rows; the denominator is held fixed."
     )
     table = Table(header, body, len(known) + 1, heat=True, note=note)
     return Section("gain", "Gain recovered", lead, [table])
@@ -202,7 +204,10 @@ def tasks(material: Material) -> Section | None:
     pictures: list[Block] = []
     if len({row.metric for row in found}) == 1:
         pictures = [_strips(material.results, found, _axis(material.results, found), found[0].metric)]
-    lead = "Tasks of lm-eval, with standard errors. A change is composed minus base."
+    lead = (
+        "Tasks of lm-eval, with standard errors. A change is composed minus base; its error is both errors together, "
+        "as if independent."
+    )
     changes = Table(
         ["task", "metric", "change", ""],
         [[Cell(row.subject, strong=True), Cell(row.metric), *map(Cell, _change(row)[:2])] for row in found],

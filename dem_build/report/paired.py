@@ -1,0 +1,79 @@
+"""How sure a difference between two models is that were evaluated on the same rows.
+
+Two models find the same rows hard, so their losses rise and fall together, and the error of the difference is mostly
+far below both errors taken together. With n rows, row i of t_i tokens that count and d_i = l_i - l'_i between the two
+models' summed losses, the difference of the losses is R = Σ d_i / Σ t_i, and as for any ratio (`steps/loss.py`)
+
+    stderr(R) = sqrt(n / (n - 1) · Σ (d_i - R t_i)²) / Σ t_i
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError, deserialize
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["PairedRows", "RowLosses", "read_rows"]
+
+
+@dataclass(frozen=True)
+class RowLosses:
+    """What a model lost on each row of a split.
+
+    Attributes:
+        nll: Summed loss in nats, [rows].
+        tokens: How many tokens count, [rows].
+    """
+
+    nll: Sequence[float]
+    tokens: Sequence[int]
+
+
+class PairedRows:
+    """Model → task → its losses row by row, and from them the errors of differences."""
+
+    def __init__(self, losses: Mapping[str, Mapping[str, RowLosses]] | None = None) -> None:
+        """Take what was recorded."""
+        self._losses = losses or {}
+        self._known: dict[tuple[str, str, str], float | None] = {}
+
+    def stderr(self, task: str, one: str, other: str) -> float | None:
+        """Return the standard error of the difference between two models, None where rows do not tell it."""
+        pair = (task, min(one, other), max(one, other))
+        if pair not in self._known:
+            rows = [self._losses.get(model, {}).get(task) for model in (one, other)]
+            self._known[pair] = None if rows[0] is None or rows[1] is None else _stderr(rows[0], rows[1])
+        return self._known[pair]
+
+
+def _stderr(one: RowLosses, other: RowLosses) -> float | None:
+    count, total = len(one.tokens), sum(one.tokens)
+    if count < 2 or total == 0 or one.tokens != other.tokens:
+        return None
+    apart = [mine - theirs for mine, theirs in zip(one.nll, other.nll, strict=True)]
+    mean = math.fsum(apart) / total
+    squares = math.fsum((d - mean * t) ** 2 for d, t in zip(apart, one.tokens, strict=True))
+    return math.sqrt(count / (count - 1) * squares) / total
+
+
+def read_rows(data: bytes) -> RowLosses:
+    """Return what the output `rows` of a held-out loss holds.
+
+    Raises:
+        ValueError: It is of another shape.
+    """
+    try:
+        stored = {name: (tensor["dtype"], tensor["data"]) for name, tensor in deserialize(data)}  # type: ignore[no-untyped-call]
+        (floats, nll), (integers, tokens) = stored["nll"], stored["tokens"]
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    rows = RowLosses(array("f", bytes(nll)), array("i", bytes(tokens)))
+    if (floats, integers) != ("F32", "I32") or len(rows.nll) != len(rows.tokens):
+        raise ValueError("not a loss and a number of tokens for each row")
+    return rows
