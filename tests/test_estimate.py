@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from test_build import RECIPE, fresh
 from dem_build.cli.view import estimate_lines
 from dem_build.digest import of_bytes
 from dem_build.estimate import Estimate, Rows, Shape, estimates, seen_tokens, training_disk, training_memory
+from dem_build.graph import Edge, Taken
 from dem_build.machine import Machine
 from dem_build.store import Output
 
@@ -166,6 +168,18 @@ def test_the_time_is_that_of_an_earlier_training_of_the_same_base_on_this_host(v
 def test_nothing_is_known_before_base_and_data_are_there():
     [estimate] = estimates(Made().plan(make_graph()), Reading(Made()), Machine())
     assert estimate == Estimate("vector:math")
+
+
+def test_two_names_of_the_same_training_are_estimated_once():
+    one = make_graph()
+    again = [replace(one.actions[f"{kind}:math"], name=f"{kind}:sums") for kind in ("data", "vector")]
+    again[1] = replace(again[1], takes=(again[1].takes[0], Taken("data/train", Edge("data:sums", "train"))))
+    both = replace(one, actions=one.actions | {a.name: a for a in again})
+    assert [e.name for e in estimates(Made().plan(both), Reading(Made()), Machine())] == ["vector:math"]
+    other = replace(again[1], params=again[1].params | {"seed": 7})
+    both = replace(one, actions=both.actions | {other.name: other})
+    found = estimates(Made().plan(both), Reading(Made()), Machine())
+    assert [e.name for e in found] == ["vector:math", "vector:sums"]
 
 
 def shown(*given):

@@ -6,14 +6,16 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from dem_build import hub
+from dem_build import hub, kinds
+from dem_build.digest import of_json
 from dem_build.errors import DemError
 from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import PROCESS, Rows, seen_tokens, training_disk, training_memory
 from dem_build.json_text import parse_json
-from dem_build.plan import Status
+from dem_build.plan import Status, preimage_of
 from dem_build.room import gpus
+from dem_build.store import Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,9 +79,28 @@ class Training:
 
 
 def trainings(plan: Plan) -> list[Training]:
-    """Return the trainings that are due, or may be."""
-    due = [v for v in plan.verdicts.values() if v.action.kind == "finetune" and v.status is not Status.HIT]
+    """Return the trainings that are due, or may be; of several that are the same work, the first."""
+    due = [v for v in _distinct(plan) if v.action.kind == "finetune" and v.status is not Status.HIT]
     return [_training(verdict, plan) for verdict in due]
+
+
+def _distinct(plan: Plan) -> list[Verdict]:
+    """Return the verdicts whose key no action before them will have.
+
+    Where an input is not known yet, the key of what makes it stands for it: what is the same work now stays so.
+    """
+    known: dict[str, Mapping[str, Output]] = {}
+    found: dict[Digest, Verdict] = {}
+    for name, verdict in plan.verdicts.items():
+        key = verdict.key or kinds.key_of(preimage_of(verdict.action, known))
+        found.setdefault(key, verdict)
+        made = kinds.KINDS[verdict.action.kind].outputs
+        known[name] = (
+            verdict.record.outputs
+            if verdict.record is not None
+            else {output: Output(of_json([key, output]), 0) for output in made}
+        )
+    return list(found.values())
 
 
 def _training(verdict: Verdict, plan: Plan) -> Training:
