@@ -41,7 +41,6 @@ GRAVITY = (130, 2, 1, 4, 3, 0)
 class Flags:
     """The switches of `dem build`."""
 
-    locked: bool = False
     no_train: bool = False
     keep_going: bool = False
     trust_tasks: bool = False
@@ -88,12 +87,12 @@ def _failed(named: str, error: DemError) -> tuple[int, dict[str, Any]]:
 
 def _prepared(named: str, call: Call, flags: Flags, within: ExitStack) -> Session:
     session = open_session(named, call, within)
-    if flags.locked:
+    if call.locked:
         session.require_locked()
     if not flags.trust_tasks:
         session.require_trust()
     session.destination()  # where nothing can be published, nothing is trained first
-    if not flags.locked:
+    if not call.locked:
         session.save_lock()
     session.save_root()
     return session

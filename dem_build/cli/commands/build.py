@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dem_build.cli.call import Call
 from dem_build.cli.commands import options
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from dem_build.cli.call import Call
 
 __all__ = ["build"]
 
@@ -24,26 +23,17 @@ __all__ = ["build"]
 @click.option("--keep-going", is_flag=True, help="After a failure, do what can be done.")
 @click.option("--trust-tasks", is_flag=True, help="Run local task files, which are code.")
 @click.option("--jobs", type=click.IntRange(min=1), help="Actions at once.")
-@options.rebuild
-@options.overrides
-@options.cache
-@options.machine
+@options.of_actions
 @options.as_json
-@click.pass_obj
 def build(
-    targets: tuple[str, ...],
     recipes: tuple[str, ...],
+    call: Call,
     *,
-    locked: bool,
     no_train: bool,
     offline: bool,
     keep_going: bool,
     trust_tasks: bool,
     jobs: int | None,
-    rebuild: tuple[str, ...],
-    overrides: tuple[str, ...],
-    cache: str | None,
-    machine: Path | None,
     as_json: bool,
 ) -> int:
     """Plan, run what is due, publish out/NAME/ and show the results."""
@@ -51,9 +41,7 @@ def build(
 
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    call = Call(cache, machine, overrides, targets, rebuild, locked=locked)
     flags = build.Flags(
-        locked=locked,
         no_train=no_train,
         keep_going=keep_going,
         trust_tasks=trust_tasks,

@@ -1,12 +1,25 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and the sets of them that go together as a `Call`."""
 
 from __future__ import annotations
 
+from dataclasses import fields
+from functools import reduce, wraps
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-__all__ = ["action", "as_json", "cache", "machine", "overrides", "rebuild", "recipe"]
+from dem_build.cli.call import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    Command: TypeAlias = Callable[..., int]
+
+__all__ = ["action", "as_json", "of_actions", "of_recipe", "of_store", "overrides", "recipe"]
+
+SHARED = [field.name for field in fields(Call)]
 
 recipe = click.argument("recipe", metavar="RECIPE")
 action = click.argument("action", metavar="ACTION")
@@ -21,3 +34,36 @@ rebuild = click.option(
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on stdout, all else on stderr."
 )
+
+
+def of_store(command: Command) -> Command:
+    """Give a command `--cache` and `--machine`, which reach it in one `call`.
+
+    What else of a `Call` the command declares itself, as `--locked`, goes the same way.
+    """
+    return _taking(_gathered(command), cache, machine)
+
+
+def of_recipe(command: Command) -> Command:
+    """Give a command `--set` and what `of_store` gives."""
+    return _taking(_gathered(command), overrides, cache, machine)
+
+
+def of_actions(command: Command) -> Command:
+    """Give a command `--rebuild`, the actions named after `--`, and what `of_recipe` gives."""
+    return _taking(_gathered(command, targeted=True), rebuild, overrides, cache, machine)
+
+
+def _gathered(command: Command, *, targeted: bool = False) -> Command:
+    @wraps(command)
+    def with_call(**given: Any) -> int:
+        shared = {name: given.pop(name) for name in SHARED if name in given}
+        if targeted:
+            shared["targets"] = click.get_current_context().obj
+        return command(call=Call(**shared), **given)
+
+    return with_call
+
+
+def _taking(command: Command, *options: Callable[[Command], Command]) -> Command:
+    return reduce(lambda made, option: option(made), reversed(options), command)

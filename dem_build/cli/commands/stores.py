@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dem_build.cli.call import Call
 from dem_build.cli.commands import options
 from dem_build.cli.commands.group import Commands
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from dem_build.cli.call import Call
 
 __all__ = ["cache", "gc", "ls", "stats", "verify"]
 
@@ -23,39 +22,36 @@ cache = Commands(
 
 
 @click.command
-@options.cache
-@options.machine
+@options.of_store
 @options.as_json
-def ls(cache: str | None, machine: Path | None, *, as_json: bool) -> int:
+def ls(call: Call, *, as_json: bool) -> int:
     """List what the store holds."""
     from dem_build.cli import stores  # noqa: PLC0415
 
-    return stores.ls(Call(cache, machine), as_json=as_json)
+    return stores.ls(call, as_json=as_json)
 
 
 @click.command
-@options.cache
-@options.machine
+@options.of_store
 @options.as_json
-def stats(cache: str | None, machine: Path | None, *, as_json: bool) -> int:
+def stats(call: Call, *, as_json: bool) -> int:
     """Show how much the store holds, by kind and by recipe."""
     from dem_build.cli import stores  # noqa: PLC0415
 
-    return stores.stats(Call(cache, machine), as_json=as_json)
+    return stores.stats(call, as_json=as_json)
 
 
 @click.command
-@options.cache
-@options.machine
+@options.of_store
 @click.option(
     "--repair", is_flag=True, help="Set aside what is damaged, so that the next build makes it again."
 )
 @options.as_json
-def verify(cache: str | None, machine: Path | None, *, repair: bool, as_json: bool) -> int:
+def verify(call: Call, *, repair: bool, as_json: bool) -> int:
     """Read everything in the store; exit with 1 where something is damaged."""
     from dem_build.cli import stores  # noqa: PLC0415
 
-    return stores.verify(Call(cache, machine), repair=repair, as_json=as_json)
+    return stores.verify(call, repair=repair, as_json=as_json)
 
 
 @click.command
@@ -64,22 +60,20 @@ def verify(cache: str | None, machine: Path | None, *, repair: bool, as_json: bo
 @click.option("--vectors", is_flag=True, help="Take vectors and checkpoints too: GPU-hours.")
 @click.option("--grace", metavar="SPAN", help="Keep what is younger; 1d if not given.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@options.cache
-@options.machine
+@options.of_store
 @options.as_json
 def gc(
+    call: Call,
     *,
     max_size: str | None,
     older_than: str | None,
     vectors: bool,
     grace: str | None,
     dry_run: bool,
-    cache: str | None,
-    machine: Path | None,
     as_json: bool,
 ) -> int:
     """Delete what no recipe and no running build needs."""
     from dem_build.cli import garbage  # noqa: PLC0415
 
     limits = garbage.Limits(max_size, older_than, grace, vectors, dry_run)
-    return garbage.collect(Call(cache, machine), limits, as_json=as_json)
+    return garbage.collect(call, limits, as_json=as_json)
