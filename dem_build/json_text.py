@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MALFORMED", "parse_json", "text_at"]
+__all__ = ["MALFORMED", "is_number", "parse_json", "quantity", "text_at"]
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What is raised where a document is taken apart that has another shape than it should."""
+LARGEST = 2**1023
 
 
 def parse_json(
@@ -42,3 +44,15 @@ def text_at(document: Any, name: str) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} is no text")
     return value
+
+
+def quantity(value: Any) -> float | None:
+    """Return a value that is a finite number, None for all others."""
+    return float(value) if value is not None and is_number(value) and math.isfinite(value) else None
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is null, or a number that a float can hold."""
+    if value is None or isinstance(value, float):
+        return True
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST

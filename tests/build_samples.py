@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from safetensors.numpy import save
@@ -61,6 +61,22 @@ def make_graph(names=("math",), rate=2e-5, omega=0.5, models=("composed", "base"
         actions.append(Action(f"eval:{model}:arc_easy", "task", TASK, (weights,), evaluation=about))
     return Graph(
         {a.name: a for a in actions}, {"composed": "model", "base": "base"}, dict.fromkeys(names, omega)
+    )
+
+
+def with_mixture(graph, **length):
+    """The graph, and a mixture of its dataset `math` with its model: as long as that one's training, or `length`."""
+    weights = Taken("base/weights", Edge("base", "weights"))
+    rows = Taken("data/train", Edge("data:math", "train"), group="math")
+    own = {} if length else {"epochs": 1.0, "sequences": None, "pack": None}
+    delta = Taken("delta", Edge("vector:mix", "delta"), 1.0)
+    more = [
+        Action("data:mix", "mix", length, (rows,), groups={"math": own}),
+        Action("vector:mix", "finetune", TRAIN, (weights, Taken("data/train", Edge("data:mix", "train")))),
+        Action("model:mix", "compose", {"method": "dem", "dtype": "bfloat16"}, (weights, delta)),
+    ]
+    return replace(
+        graph, actions=dict(graph.actions) | {a.name: a for a in more}, baselines={"mix": "mixing"}
     )
 
 

@@ -9,13 +9,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from build_samples import TRAIN, Made, make_graph
+from build_samples import TRAIN, Made, make_graph, with_mixture
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from odd_shapes import tables
 from rich.console import Console
 from test_build import RECIPE, fresh
 
-from dem_build.cli.view import estimate_lines
+from dem_build.cli.view import budget_lines, estimate_lines, memory_lines
 from dem_build.digest import of_bytes
-from dem_build.estimate import Estimate, Rows, Shape, estimates, seen_tokens, training_disk, training_memory
+from dem_build.estimate import (
+    Estimate,
+    Rows,
+    Shape,
+    budgets,
+    crowded,
+    estimates,
+    seen_tokens,
+    training_disk,
+    training_memory,
+    unfit,
+)
 from dem_build.graph import Edge, Taken
 from dem_build.machine import Machine
 from dem_build.store import Output
@@ -182,9 +196,46 @@ def test_two_names_of_the_same_training_are_estimated_once():
     assert [e.name for e in found] == ["vector:math", "vector:sums"]
 
 
-def shown(*given):
+FIELDS = ("splits", "planned_tokens", "parameters", "host", "device_seconds", "tokens", "finished")
+NAMES = st.sampled_from(["train", "rows", "tokens", "trained_tokens", "seen"])
+COUNTED = ROWS | {"tokens": {"seen": 1}, "device_seconds": 1e-308, "parameters": 1}
+
+
+@given(tables(*FIELDS, names=NAMES))
+@example({"splits": {"train": {"rows": 1, "tokens": 0, "trained_tokens": 0}}})
+@example({"splits": {"train": {"rows": 10**308, "tokens": 10**308, "trained_tokens": 10**308}}})
+@example({"splits": []})
+@example({"tokens": {"seen": 10**300}})
+@example({"parameters": "many"})
+@settings(deadline=None, max_examples=100)
+def test_a_plan_is_made_of_provenance_of_any_shape(provenance):
+    graph, again = make_graph(), make_graph(rate=1e-4)
+    said = {"host": os.uname().nodename} | COUNTED | provenance
+    made = Store(provenance=dict.fromkeys(with_mixture(graph).actions, said))
+    made.build(with_mixture(graph))
+    for planned in (with_mixture(again), with_mixture(again, epochs=2.0, sequences=None, pack=None)):
+        plan = made.plan(planned)
+        found, mixtures = estimates(plan, Reading(made), Machine()), budgets(plan)
+        assert "vector:math" in [e.name for e in found]
+        json.dumps([one.document() for one in (*found, *mixtures)], allow_nan=False)
+        console = Console(file=io.StringIO(), width=200)
+        budget_lines(mixtures, console)
+        estimate_lines(found, console)
+        memory_lines(unfit(plan), crowded(plan, Reading(made), Machine()), console)
+
+
+def test_inputs_that_are_written_otherwise_are_of_no_training_of_this_base():
+    made = known(make_graph())
+    [trained] = [key for key, record in made.records.items() if record.kind == "finetune"]
+    for inputs in (None, [3], {"of": "base/weights"}):
+        made.records["f" * 64] = replace(made.records[trained], preimage={"inputs": inputs})
+        [estimate] = estimates(made.plan(make_graph(rate=1e-4)), Reading(made), Machine())
+        assert estimate.seconds == 100.0
+
+
+def shown(*estimated):
     stream = io.StringIO()
-    estimate_lines(given, Console(file=stream, width=200))
+    estimate_lines(estimated, Console(file=stream, width=200))
     return stream.getvalue().splitlines()
 
 

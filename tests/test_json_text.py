@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dem_build.digest import canonical
-from dem_build.json_text import parse_json
+from dem_build.json_text import parse_json, quantity
 
 
 def test_json_is_read_from_text_and_bytes():
@@ -30,3 +30,9 @@ def test_what_is_nested_too_deeply_has_no_canonical_bytes():
         value = [value]
     with pytest.raises(ValueError, match="nested too deeply"):
         canonical(value)
+
+
+@pytest.mark.parametrize("value", [None, True, "3", [3], float("nan"), float("-inf"), 10**400])
+def test_what_is_no_finite_number_is_no_quantity(value):
+    assert quantity(value) is None
+    assert quantity(-2) == -2.0

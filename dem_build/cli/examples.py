@@ -16,6 +16,7 @@ from dem_build.cli.session import open_session
 from dem_build.errors import UsageError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
+from dem_build.json_text import quantity
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +55,7 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
     shown = _examples(session.store, records["base"], records[f"data:{name}"], split, rows)
     for index, example in enumerate(shown):
         _print(console, split, index, example)
-    _counts(console, records[f"data:{name}"].provenance)
+    _counts(console, records[f"data:{name}"])
     say_shared(recorded_shared(open_session(named, replace(call, targets=())), name), console)
     return 0
 
@@ -77,10 +78,17 @@ def _print(console: Console, split: str, index: int, example: Shown) -> None:
     console.print()
 
 
-def _counts(console: Console, provenance: JSON) -> None:
-    if "rows" in provenance:  # of a dataset: a mixture reads no file
-        rows = ", ".join(f"{n.replace('_', ' ')} {c}" for n, c in provenance["rows"].items() if c)
-        console.print(f"rows: {rows}")
-    for name, counts in provenance["splits"].items():
-        console.print(f"{name}: " + ", ".join(f"{c} {n.replace('_', ' ')}" for n, c in counts.items()))
+def _counts(console: Console, record: Record) -> None:
+    if rows := _numbers(record.noted("rows")):  # of a dataset: a mixture reads no file
+        console.print(f"rows: {', '.join(f'{name} {c}' for name, c in rows.items() if c)}")
+    splits = record.noted("splits")
+    for name in splits if isinstance(splits, dict) else ():
+        counts = _numbers(splits[name])
+        console.print(f"{view.joined(name)}: " + ", ".join(f"{c} {n}" for n, c in counts.items()))
     console.print("⟦ ⟧ what is trained")
+
+
+def _numbers(table: JSON) -> dict[str, JSON]:
+    """Return what is counted in a table, by its name for people; nothing of what is no table, or no number."""
+    entries = table.items() if isinstance(table, dict) else ()
+    return {view.joined(n).replace("_", " "): value for n, value in entries if quantity(value) is not None}

@@ -12,7 +12,7 @@ from dem_build.errors import DemError
 from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import PROCESS, Rows, seen_tokens, training_disk, training_memory
-from dem_build.json_text import parse_json
+from dem_build.json_text import parse_json, quantity
 from dem_build.plan import Status, preimage_of
 from dem_build.room import gpus
 from dem_build.store import Output
@@ -135,7 +135,7 @@ def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
 def _estimate(training: Training, machine: Machine, shape: Shape | None, speed: float | None) -> Estimate:
     params = training.params
     tokens = seen_tokens(training.rows, params) if training.rows else None
-    seconds = tokens / speed if tokens and speed else None
+    seconds = quantity(tokens / speed) if tokens and speed else None
     if shape is None:
         return Estimate(training.name, tokens=tokens, seconds=seconds)
     memory = training.memory(shape, params, machine, training.length, gpu=bool(gpus()))
@@ -147,7 +147,7 @@ def shape_of(base: Verdict, store: Store) -> Shape | None:
     try:
         if base.record is not None:
             config = parse_json(store.read_bytes(base.record.outputs["config"]))
-            return Shape.of(config, base.record.provenance.get("parameters"))
+            return Shape.of(config, base.record.count("parameters"))
         sources = [source for source in base.action.sources if source.tag == "config.json"]
         paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in sources]
         return Shape.of(parse_json(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
@@ -159,12 +159,21 @@ def _speed(records: Iterable[Record], weights: Digest | None) -> float | None:
     """Return the tokens a second of the newest training of the same base on this host."""
     host = os.uname().nodename
     found = [
-        record.provenance
+        record
         for record in records
-        if weights and record.kind == "finetune" and record.provenance.get("host") == host
-        if any(i["of"] == "base/weights" and i["sha256"] == weights for i in record.preimage["inputs"])
+        if weights and record.kind == "finetune" and record.noted("host") == host and _takes(record, weights)
     ]
-    newest = max(found, key=lambda p: str(p.get("finished")), default=None)
-    if newest is None or not newest.get("device_seconds"):
+    newest = max(found, key=lambda record: str(record.noted("finished")), default=None)
+    if newest is None:
         return None
-    return float(newest["tokens"]["seen"] / newest["device_seconds"])
+    seen, took = newest.count("tokens", "seen"), newest.amount("device_seconds")
+    return seen / took if seen and took else None
+
+
+def _takes(record: Record, weights: Digest) -> bool:
+    """Return whether a training began with these weights; one of another version of dem may say it otherwise."""
+    inputs = record.preimage.get("inputs")
+    wanted = {"of": "base/weights", "sha256": weights}
+    return isinstance(inputs, list) and any(
+        isinstance(i, dict) and wanted.items() <= i.items() for i in inputs
+    )

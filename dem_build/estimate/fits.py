@@ -168,8 +168,7 @@ def _parameters(base: Verdict | None) -> int | None:
     if base is None:
         return None
     if base.record is not None:
-        counted: int | None = base.record.provenance.get("parameters")
-        return counted
+        return base.record.count("parameters")
     from dem_build.checkpoint import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
 
     wanted = [s for s in base.action.sources if s.tag.endswith(".safetensors")]

@@ -25,7 +25,7 @@ class Budget:
         baseline: Its name.
         equal: Whether it is as long as the trainings of the datasets' vectors together.
         datasets: Those that count.
-        tokens: How many; None before the data are prepared.
+        tokens: How many; None before the data are prepared, and where what is recorded does not say.
     """
 
     baseline: str
@@ -48,7 +48,7 @@ def _budget(verdict: Verdict, plan: Plan) -> Budget:
     rows = mixed_rows(verdict, plan) if verdict.record is None else None
     tokens = rows.tokens if rows else None
     if verdict.record is not None:
-        tokens = verdict.record.provenance["planned_tokens"]
+        tokens = verdict.record.count("planned_tokens")
     return Budget(action.name.removeprefix("data:"), not action.params, tuple(action.groups), tokens)
 
 
@@ -79,6 +79,6 @@ def _length(group: JSON) -> Length:
 
 
 def rows_of(record: Record) -> Rows | None:
-    """Return what a dataset's or mixture's record says of its train split."""
-    train = record.provenance.get("splits", {}).get("train")
-    return Rows(train["rows"], train["tokens"], train["trained_tokens"]) if train else None
+    """Return what a dataset's or mixture's record says of its train split; None where it names no row."""
+    rows, tokens, trained = (record.count("splits", "train", n) for n in ("rows", "tokens", "trained_tokens"))
+    return Rows(rows, tokens, trained) if rows and tokens and trained is not None else None

@@ -227,7 +227,7 @@ class _Build:
         elif reply.answer in (Answer.DONE, Answer.FOUND):
             self._finish_recorded(verdict, message)
         elif reply.answer is Answer.DIED and (record := self._left_by(verdict)) is not None:
-            seconds, note = record.provenance.get("seconds", 0.0), "its worker died when this was recorded"
+            seconds, note = record.amount("seconds") or 0.0, "its worker died when this was recorded"
             self._settle(Result(action, Done.RAN, seconds, verdict.key, record, note=note))
         elif reply.answer is Answer.HELD:
             self.listener.action_waits(action, reply.what)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
-from dem_build.json_text import MALFORMED
+from dem_build.json_text import MALFORMED, quantity
 from dem_build.report.quantities import count
-from dem_build.report.recorded import quantity
 from dem_build.report.tuning import TUNE, read_tuning
 
 if TYPE_CHECKING:

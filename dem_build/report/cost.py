@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from dem_build.graph.nodes import BASE, COMPOSED, MODEL, TUNE
 from dem_build.kinds import KINDS
 from dem_build.report.quantities import duration
-from dem_build.report.recorded import noted, quantity
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -173,25 +172,25 @@ def spent(outcome: Outcome) -> Spent:
 
 
 def _cost(action: Action, record: Record, graph: Graph, cpus: Mapping[str, str], first: str) -> Cost:
-    counted, wall = _amount(record, "device_seconds"), _amount(record, "seconds")
+    counted, wall = record.amount("device_seconds"), record.amount("seconds")
     return Cost(
         part_of(action, graph),
         _device(action, record, cpus),
         wall if counted is None else counted,
         counted is None and wall is not None,
-        _amount(record, "tokens", "seen"),
-        _amount(record, "tokens", "trained"),
+        record.amount("tokens", "seen"),
+        record.amount("tokens", "trained"),
         None if first == action.name else first,
     )
 
 
 def _device(action: Action, record: Record, cpus: Mapping[str, str]) -> str:
     """Return what a record says it ran on; an older one of a kind that runs no model says only where: on a CPU."""
-    device, threads = noted(record, "device"), _amount(record, "threads")
+    device, threads = record.noted("device"), record.amount("threads")
     if not isinstance(device, str):
         if KINDS[action.kind].device:
             return UNKNOWN
-        device = cpus.get(str(noted(record, "host")), CPU)
+        device = cpus.get(str(record.noted("host")), CPU)
     if not device.startswith(CPU) or not threads:
         return device
     return f"{device}, {threads:.0f} {'thread' if threads == 1 else 'threads'}"
@@ -200,12 +199,6 @@ def _device(action: Action, record: Record, cpus: Mapping[str, str]) -> str:
 def _cpus(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
     """Yield host → name of its CPU, as some record has it."""
     for record in records:
-        device = noted(record, "device")
+        device = record.noted("device")
         if isinstance(device, str) and device.startswith(CPU):
-            yield str(noted(record, "host")), device
-
-
-def _amount(record: Record, *place: str) -> float | None:
-    """Return a count or a time of provenance; None where there is none."""
-    found = quantity(noted(record, *place))
-    return found if found is not None and found >= 0 else None
+            yield str(record.noted("host")), device

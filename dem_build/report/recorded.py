@@ -1,12 +1,10 @@
 """What is recorded of a build: the documents that its actions made, and today's names of what they took.
 
-What an action made is of its digest, and of the shape that its step gave it, else the build is refused. No key vouches
-for provenance: what of it has another shape than it should is not there.
+What an action made is of its digest, and of the shape that its step gave it, else the build is refused.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,9 +18,7 @@ if TYPE_CHECKING:
     from dem_build.graph import Action, Graph
     from dem_build.store import Output, Record
 
-__all__ = ["Recorded", "is_number", "noted", "quantity"]
-
-LARGEST = 2**1023
+__all__ = ["Recorded"]
 
 Found = TypeVar("Found")
 
@@ -72,23 +68,3 @@ class Recorded:
             for taken in action.takes
             if taken.group is not None and taken.of in tags and taken.edge.action in self.records
         }
-
-
-def noted(record: Record, *place: str) -> JSON:
-    """Return what a record's provenance has at a place, None where it has nothing there."""
-    document = record.provenance
-    for name in place:
-        document = document.get(name) if isinstance(document, dict) else None
-    return document
-
-
-def quantity(value: JSON) -> float | None:
-    """Return a value that is a finite number, None for all others."""
-    return float(value) if value is not None and is_number(value) and math.isfinite(value) else None
-
-
-def is_number(value: JSON) -> bool:
-    """Return whether a value is null, or a number that a float can hold."""
-    if value is None or isinstance(value, float):
-        return True
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST

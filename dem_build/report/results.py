@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.errors import StoreError
-from dem_build.json_text import parse_json
+from dem_build.json_text import is_number, parse_json
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import read_costs
 from dem_build.report.ladder import RUNGS, read_ladder
 from dem_build.report.paired import PairedRows, read_rows
 from dem_build.report.reckoning import Reckoning, reckon
-from dem_build.report.recorded import Recorded, is_number
+from dem_build.report.recorded import Recorded
 from dem_build.report.response import CURVES, read_response
 from dem_build.report.samples import ANSWERS, read_samples
 from dem_build.report.tsne import MAP, read_tsne

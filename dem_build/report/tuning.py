@@ -129,7 +129,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         judges={name: _judged(entries[name]) for name in judges if name in entries},
         told=tuple(_sentence(f | about, vectors, judges) for f in trace["findings"]),
         passes=len(trace["passes"]),
-        cost=float(build.records[action.name].provenance.get("forward_equivalents", 0.0)),
+        cost=build.records[action.name].amount("forward_equivalents") or 0.0,
         slopes=_slopes(trace, vectors, judges),
         scores=tuple(_finite(one["score"]) for one in trace["passes"]),
         score=None if trace.get("score") is None else _finite(trace["score"]),

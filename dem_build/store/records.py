@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from dem_build import digest
 from dem_build.digest import Blob
 from dem_build.errors import StoreError
+from dem_build.json_text import quantity
 from dem_build.kinds import KINDS
 from dem_build.store import files
 from dem_build.store.layout import DIGEST
@@ -34,6 +35,7 @@ __all__ = ["NewerRecordError", "Record", "Records", "read_record"]
 
 RECORD_VERSION = 2
 UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such records count as long as they parse
+MOST_COUNTED = 2**53  # larger ones a float does not count one by one
 _ATTEMPTS = 5
 _PAUSE_SECONDS = 0.1
 
@@ -51,7 +53,8 @@ class Record:
         kind: The kind of action.
         preimage: Everything that the key was computed from.
         outputs: Name → output.
-        provenance: What is worth knowing and in no key: curve, tokens, seconds, versions, machine.
+        provenance: What is worth knowing and in no key: curve, tokens, seconds, versions, machine. Nothing vouches for
+            it: `noted`, `amount` and `count` take what is of another shape than it should be as absent.
         log: The run's events, where they were kept.
     """
 
@@ -65,6 +68,23 @@ class Record:
     def blobs(self) -> tuple[Blob, ...]:
         """Return every object that the outputs consist of; the log is not one of them."""
         return tuple(dict.fromkeys(b for o in self.outputs.values() for b in o.blobs()))
+
+    def noted(self, *place: str) -> JSON:
+        """Return what the provenance has at a place; None where it has nothing there."""
+        found = self.provenance
+        for name in place:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    def amount(self, *place: str) -> float | None:
+        """Return a count or a time of the provenance; None where there is none."""
+        found = quantity(self.noted(*place))
+        return found if found is not None and found >= 0 else None
+
+    def count(self, *place: str) -> int | None:
+        """Return a whole number of things that the provenance has; None where there is none."""
+        found = self.amount(*place)
+        return int(found) if found is not None and found.is_integer() and found <= MOST_COUNTED else None
 
     def to_json(self) -> dict[str, JSON]:
         """Return the document that is stored."""

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from build_samples import TRAIN, Made, make_graph, outcome_of
+from build_samples import Made, make_graph, outcome_of, with_mixture
 from hypothesis import given, settings
-from hypothesis import strategies as st
+from odd_shapes import tables
 
-from dem_build.graph import Action, Edge, Taken
 from dem_build.recipe import Recipe
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
@@ -21,47 +20,14 @@ from dem_build.report.material import Material
 from dem_build.report.results import collect
 from dem_build.report.summary import summary
 
-SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.just(10**400), st.just(-1)
-)
-NAMES = st.sampled_from(["curve", "seen", "trained", "torch", "math", "share", "train", "epochs"])
-VALUES = st.recursive(
-    SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
-    max_leaves=8,
-)
 FIELDS = (
     "curve", "validation", "tokens", "seconds", "device_seconds", "warnings", "higher_is_better", "versions",
     "device", "finished", "parts", "planned_tokens", "compared_tokens",
 )  # fmt: skip
 
 
-def graph_with_a_mixture():
-    graph = make_graph()
-    weights = Taken("base/weights", Edge("base", "weights"))
-    more = [
-        Action(
-            "data:mix",
-            "mix",
-            {},
-            (Taken("data/train", Edge("data:math", "train"), group="math"),),
-            groups={"math": {}},
-        ),
-        Action("vector:mix", "finetune", TRAIN, (weights, Taken("data/train", Edge("data:mix", "train")))),
-        Action(
-            "model:mix",
-            "compose",
-            {"method": "dem", "dtype": "bfloat16"},
-            (weights, Taken("delta", Edge("vector:mix", "delta"), 1.0)),
-        ),
-    ]
-    return replace(
-        graph, actions=dict(graph.actions) | {a.name: a for a in more}, baselines={"mix": "mixing"}
-    )
-
-
 def make(provenance):
-    graph = graph_with_a_mixture()
+    graph = with_mixture(make_graph())
     made = Made(provenance=dict.fromkeys(graph.actions, provenance))
     records = made.build(graph)
     if "parts" not in provenance:
@@ -78,7 +44,7 @@ def make(provenance):
     return Material(recipe, graph, records, collect(graph, records, made.read), (), "0.1.0")
 
 
-@given(provenance=st.dictionaries(st.sampled_from(FIELDS), VALUES, min_size=1, max_size=4))
+@given(provenance=tables(*FIELDS))
 @settings(deadline=None, max_examples=200)
 def test_results_and_report_are_made_of_provenance_of_any_shape(provenance):
     material = make(provenance)

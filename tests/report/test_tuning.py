@@ -11,7 +11,7 @@ from dem_build.errors import StoreError
 from dem_build.graph import TUNE, Action, Edge, Graph, Taken
 from dem_build.report.baselines import read_baselines
 from dem_build.report.recorded import Recorded
-from dem_build.report.tuning import read_tuning
+from dem_build.report.tuning import Tuning, read_tuning
 from dem_build.store import Output, Record
 
 ROWS, ONE, OTHER = "a" * 64, "b" * 64, "c" * 64
@@ -59,20 +59,25 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
     assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
 
 
+def search_of(trace: dict, **provenance: object) -> Tuning:
+    """Return what is read of a search of no vector, whose trace has these fields."""
+    whole = {
+        "search": "grid", "objective": "gain", "passes": [], "slopes": None, "findings": [], "judges": [],
+        "vectors": [],
+    }  # fmt: skip
+    read = {"trace": whole | trace, "omega": {"omega": {}}}
+    records = {TUNE: replace(record("tune", trace="trace", omega="omega"), provenance=provenance)}
+    graph = Graph({TUNE: Action(TUNE, "tune", {})})
+    return read_tuning(Recorded(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
+
+
 @pytest.mark.parametrize(
     ("objective", "score", "said"),
     [("gain", -0.9, "from 0.900 by -0.050"), ("mean", 1.8, "from 1.800 by +0.050")],
 )
 def test_what_rounding_costs_has_the_sign_of_the_objective(objective, score, said):
-    graph = Graph({TUNE: Action(TUNE, "tune", {})})
     rounding = {"what": "rounding", "dtype": "bfloat16", "score": score, "lost": 0.05}
-    trace = {
-        "search": "grid", "objective": objective, "passes": [], "slopes": None, "findings": [rounding], "judges": [],
-        "vectors": [],
-    }  # fmt: skip
-    read = {"trace": trace, "omega": {"omega": {}}}
-    records = {TUNE: record("tune", trace="trace", omega="omega")}
-    tuning = read_tuning(Recorded(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
+    tuning = search_of({"objective": objective, "findings": [rounding]})
     assert said in tuning.told[0]
 
 
@@ -131,12 +136,11 @@ SCORES = [{}, {"score": None}, {"score": float("nan")}, {"score": "x"}, {"score"
 
 @pytest.mark.parametrize("score", SCORES, ids=lambda score: str(score)[:20])
 def test_a_candidate_without_a_finite_score_is_refused(score):
-    graph = Graph({TUNE: Action(TUNE, "tune", {})})
-    trace = {
-        "search": "grid", "objective": "gain", "passes": [score], "slopes": None, "findings": [], "judges": [],
-        "vectors": [],
-    }  # fmt: skip
-    read = {"trace": trace, "omega": {"omega": {}}}
-    records = {TUNE: record("tune", trace="trace", omega="omega")}
     with pytest.raises(StoreError, match="cannot be read"):
-        read_tuning(Recorded(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
+        search_of({"passes": [score]})
+
+
+@pytest.mark.parametrize("cost", [None, "many", [3.5], -1.0, 10**400])
+def test_a_search_whose_record_tells_no_cost_is_read_all_the_same(cost):
+    assert search_of({}, forward_equivalents=cost).cost == 0.0
+    assert search_of({}, forward_equivalents=3.5).cost == 3.5

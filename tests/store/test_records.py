@@ -377,3 +377,17 @@ def test_a_pipe_in_the_place_of_a_record_is_damage_that_gives_way(store):
     assert [d.what for d in store.verify()] == ["is not a valid record: it is not a file"]
     assert store.publish(record) == record
     assert store.lookup(record.key) == record
+
+
+def test_what_provenance_has_in_another_shape_is_not_there(store):
+    said = {"splits": {"train": {"rows": 3}}, "seconds": 1.5, "threads": -1, "tokens": [4], "host": "here"}
+    record = replace(make_record(store), provenance=said)
+    assert (record.count("splits", "train", "rows"), record.amount("seconds"), record.noted("host")) == (
+        3,
+        1.5,
+        "here",
+    )
+    assert record.count("seconds") is None
+    assert [record.amount(n) for n in ("threads", "tokens", "host", "splits", "absent")] == [None] * 5
+    assert record.noted("tokens", "seen") is record.noted("seconds", "of", "what") is None
+    assert replace(record, provenance={"rows": 10**300}).count("rows") is None

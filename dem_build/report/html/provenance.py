@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.report.html.blocks import Cell, Fold, Notes, Section, Table
-from dem_build.report.recorded import noted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,13 +74,13 @@ def _sources(name: str, record: Record) -> Iterator[tuple[str, str]]:
 def _machines(material: Material) -> Table:
     body = []
     for name, record in material.records.items():
-        versions = noted(record, "versions")
+        versions = record.noted("versions")
         libraries = versions.items() if isinstance(versions, dict) else ()
         told = ", ".join(f"{library} {version}" for library, version in libraries)
         body.append(
             [
                 Cell(name, code=True),
-                *(Cell(str(noted(record, what) or "")) for what in ("finished", "device")),
+                *(Cell(str(record.noted(what) or "")) for what in ("finished", "device")),
                 Cell(told),
             ]
         )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.json_text import quantity
 from dem_build.report.html.blocks import Axis, Lines, Panel, Section, Series
 from dem_build.report.quantities import decimals
-from dem_build.report.recorded import noted, quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +37,10 @@ def curves(material: Material) -> Section | None:
 
 
 def _panel(name: str, record: Record) -> Panel | None:
-    trained = _points(noted(record, "curve"))
+    trained = _points(record.noted("curve"))
     if not trained:
         return None
-    validated = _points(noted(record, "validation", "curve"))
+    validated = _points(record.noted("validation", "curve"))
     axis = Axis.over([y for _, y in (*trained, *validated)], pad=0.06)
     steps = max(x for x, _ in (*trained, *validated))
     series = [Series("faint", _placed(trained, steps, axis))]
