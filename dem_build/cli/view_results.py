@@ -66,7 +66,8 @@ def omega_lines(tuning: Tuning, console: Console) -> None:
             between = f"mean of its layers; one ω for all of them: {between}"
         value = (f"{vector.omega:.3f}", "bold")
         say(console, f"ω {joined(name):<{names}}  ", value, (f"  {between}{recovered}", "dim"))
-    counted = f"{joined(tuning.search)} search, {tuning.passes} candidates"
+    layers = " of one ω a vector, then of one a layer" if tuning.layered else ""
+    counted = f"{joined(tuning.search)} search, {tuning.passes} candidates{layers}"
     say(console, (f"{counted}; gain and intervals (95 %) on validation rows", "dim"))
     for sentence in tuning.told:
         say(console, ("note: ", "yellow"), joined(sentence))

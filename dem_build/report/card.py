@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from dem_build.report.markdown import baselines_list, code, escape, printable, results_table, table
 from dem_build.report.material import base_name
 from dem_build.report.quantities import count
+from dem_build.report.tuning import layers_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from dem_build.graph import Graph
     from dem_build.recipe import Recipe
@@ -58,6 +59,7 @@ def card(
         _opening(recipe, base, len(results.omega)),
         "## Vectors\n",
         _vectors(recipe, records, results),
+        *_layers(results),
         *(["## Results\n", results_table(results), EXPLAINED] if results.table else []),
         *(["## Baselines\n", baselines_list(results)] if results.baselines else []),
         "## Provenance\n",
@@ -82,18 +84,34 @@ def _front_matter(base: str) -> str:
 
 
 def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) -> str:
-    header = ["vector", "of", "SHA-256", "trained tokens", "ω"]
+    mean = ", mean of its layers" if results.tuning and layers_of(results.tuning.vectors) else ""
+    header = ["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"]
     body = [
         [
             escape(name),
             code(_origin(recipe, name)),
             _digest(records, f"vector:{name}", "delta"),
             _tokens(results, f"vector:{name}"),
-            f"{omega:.4g}",
+            f"{omega:.6g}",
         ]
         for name, omega in results.omega.items()
     ]
     return table(header, body, numbers=2)
+
+
+def _layers(results: Results) -> Iterator[str]:
+    """Yield ω of every layer, where these differ."""
+    tuned = results.tuning.vectors if results.tuning else {}
+    if not (layers := layers_of(tuned)):
+        return
+    body = [
+        [
+            layer,
+            *(f"{tuned[n].layers.get(layer, w) if n in tuned else w:.6g}" for n, w in results.omega.items()),
+        ]
+        for layer in layers
+    ]
+    yield table(["ω of layer", *map(escape, results.omega)], body, numbers=len(results.omega))
 
 
 def _origin(recipe: Recipe, name: str) -> str:

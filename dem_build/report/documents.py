@@ -116,6 +116,7 @@ def _tuning(tuning: Tuning) -> dict[str, JSON]:
     return {
         "search": tuning.search,
         "objective": tuning.objective,
+        "granularity": tuning.granularity,
         "candidates": tuning.passes,
         "forward_equivalents": tuning.cost,
         "vectors": {name: asdict(vector) for name, vector in tuning.vectors.items()},

@@ -27,7 +27,7 @@ class Tested:
     Attributes:
         omega: Vector → ω; where each layer has its own, their mean. Names of one vector share it.
         losses: Dataset → mean loss per token.
-        stderr: Dataset → its standard error over rows; None where there are too few to tell.
+        stderr: Dataset → its standard error over blocks of rows; None where there are too few to tell.
         gains: Dataset → gain recovered.
         mean_gain: Mean gain recovered of all datasets.
     """

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["Basis", "Edit", "Mixing", "Way", "times"]
 
 
+AS_MANY = 0.01
+"""Share by which two numbers of tokens may differ and be called the same."""
+
+
 class Basis(StrEnum):
     """Where the cost of a mixture is from."""
 
@@ -171,7 +175,7 @@ class Mixing:
         """Yield what it comes to, for people."""
         yield self.headline
         yield (
-            f"One mixture on as many tokens{self._tokens()}: {duration(self.mixture.total)}, {self.told}; "
+            f"One mixture on {self._tokens()}: {duration(self.mixture.total)}, {self.told}; "
             f"break-even at {self.break_even:.2f} mixtures, DEM is the cheaper from {self.cheaper_from} on."
         )
         edits = [edit.total for edit in self.edits.values()]
@@ -203,7 +207,12 @@ class Mixing:
         return f"DEM saves {saving:.0%}" if saving >= 0 else f"DEM costs {-saving:.0%} more"
 
     def _tokens(self) -> str:
-        return "" if self.dem.tokens is None else f" as the vectors, {count(self.dem.tokens)}"
+        if self.dem.tokens is None:
+            return "as many tokens"
+        vectors, mixture = self.dem.tokens, self.mixture.tokens
+        if mixture is None or abs(mixture - vectors) <= AS_MANY * vectors:
+            return f"as many tokens as the vectors, {count(vectors)}"
+        return f"{count(mixture)} tokens, planned as many as the vectors, which read {count(vectors)}"
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON."""

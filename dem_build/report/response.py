@@ -26,9 +26,9 @@ class Loss:
 
     Attributes:
         loss: Mean loss.
-        stderr: Its standard error over rows; None where there are too few to tell.
+        stderr: Its standard error over blocks of rows; None where there are too few to tell.
         change: The loss less that of the model.
-        change_stderr: Standard error of the change, paired by rows.
+        change_stderr: Standard error of the change, paired by blocks of rows.
     """
 
     loss: float

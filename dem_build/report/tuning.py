@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
-__all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "read_tuning", "shown_score"]
+__all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "layers_of", "read_tuning", "shown_score"]
 
 TUNE = "tune"
 SEARCH = ("trace", "omega")
@@ -70,6 +70,9 @@ class Tuning:
         scores: Score of each candidate, which the search lowers.
         score: That of the best candidate that keeps the probes' limits; None where the trace does not say.
         uniform: That of equal ω; None where the search is not compared with them.
+        granularity: As in the recipe. Of `layer`, passes, scores and slopes are still those of one ω a vector, on the
+            rows that the search of one ω a layer may see.
+        layered: Whether one ω a layer was searched: there may be too few rows to judge it.
     """
 
     search: str
@@ -83,6 +86,20 @@ class Tuning:
     scores: tuple[float, ...] = ()
     score: float | None = None
     uniform: float | None = None
+    granularity: str = "model"
+    layered: bool = False
+
+
+def layers_of(vectors: Mapping[str, Tuned]) -> list[str]:
+    """Return the layers that have ω of their own, in the model's order; none where each vector has one ω."""
+    return sorted(dict.fromkeys(layer for tuned in vectors.values() for layer in tuned.layers), key=_place)
+
+
+def _place(layer: str) -> tuple[int, int]:
+    """Return where a layer stands: embeddings first, then by number, the rest last."""
+    if layer.isdigit():
+        return (1, int(layer))
+    return (0 if layer == "embeddings" else 2, 0)
 
 
 def shown_score(objective: str, score: float) -> float:
@@ -114,7 +131,10 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         for n, d in vectors.items()
         if d in said
     }
-    about = {"objective": trace["objective"]}
+    about = {
+        "objective": trace["objective"],
+        "searched": "tuned ω, one a vector," if layers_of(tuned) else "tuned ω",
+    }
     # Two datasets may have the same rows, and vectors of their own.
     entries = {
         name: entry
@@ -134,6 +154,8 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         scores=tuple(_finite(one["score"]) for one in trace["passes"]),
         score=None if trace.get("score") is None else _finite(trace["score"]),
         uniform=_finite(trace["uniform"]["score"]) if trace.get("uniform") else None,
+        granularity=str(action.params.get("granularity", "model")),
+        layered=bool(trace.get("layerwise")),
     )
 
 
@@ -227,7 +249,8 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         f"{f['used']} were used"
     ),
     "like_uniform": lambda _, f: (
-        f"the tuned ω cannot be told from equal ω: their lead is {_range(f)} (95 %); more validation rows would tell"
+        f"the {f['searched']} cannot be told from equal ω: their lead is {_range(f)} (95 %); "
+        "more validation rows would tell"
     ),
     "not_converged": lambda _, f: f"the search stopped after {f['passes']} candidates, before it settled",
     "starts_disagree": lambda _, f: (

@@ -24,7 +24,7 @@ from dem_build.report.comparison import (
     rows,
     trend_of,
 )
-from dem_build.report.gains import above, gains, losses_of, mean
+from dem_build.report.gains import above, gains, losses_of, mean, scales
 from dem_build.report.quantities import decimals, signed, with_error
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def _headline(
         return Finding.HELPED, f"Composing helped {_share(better, judged, what)}{_also_won(results, others)}."
     if worse:
         return Finding.HARMED, f"Composing did not help: it harmed {_share(worse, judged, what)}."
-    return Finding.UNCHANGED, "Composing did not help: nothing changed by more than the errors."
+    return Finding.UNCHANGED, f"Composing made no clear difference to any {what}."
 
 
 def _also_won(results: Results, others: list[Rival]) -> str:
@@ -197,7 +197,7 @@ def _recovered(results: Results) -> str:
         whole = mean(found, found)
         return (
             f"It recovers {measured(whole)} of what each dataset's own vector gains alone"
-            f"{_extremes({n: m.value for n, m in found.items()})}."
+            f"{_extremes({n: m.value for n, m in found.items()})}{_weak(results)}."
         )
     judged = results.tuning.judges if results.tuning else {}
     chosen = {name: j.gain for name, j in judged.items() if j.gain is not None}
@@ -207,6 +207,12 @@ def _recovered(results: Results) -> str:
         f"On the validation rows that ω was chosen on, it recovers {sum(chosen.values()) / len(chosen):.2f} of what "
         f"each dataset's own vector gains alone{_extremes(chosen)}."
     )
+
+
+def _weak(results: Results) -> str:
+    """Return of which datasets that says little: it is of two standard errors there, not of what the vector gains."""
+    weak = [name for name, scale in scales(results).items() if scale.floored]
+    return f"; it says little of {_named(weak)}, whose own vector does not clearly gain" if weak else ""
 
 
 def _extremes(values: dict[str, float]) -> str:
@@ -244,7 +250,7 @@ def _listed(what: str, changed: list[Row]) -> str:
 
 def _probes(results: Results, changed: list[Row]) -> str:
     probes = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.probes]
-    return _listed("Probes, test loss against the base", probes)
+    return _listed("Probes, loss against the base", probes)
 
 
 def _gates(gates: list[GateResult]) -> str:
@@ -269,7 +275,7 @@ def _changes(changed: Sequence[Row], *, metric: bool = False) -> str:
 def _change(row: Row, *, metric: bool) -> str:
     assert row.change is not None
     of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
-    told = " (within the errors)" if metric and row.change.trend is Trend.NOISE else ""
+    told = " (no clear change)" if metric and row.change.trend is Trend.NOISE else ""
     return f"{row.subject}{of} {with_error(signed(row.change.delta), row.change.stderr)}{told}"
 
 

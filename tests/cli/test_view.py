@@ -509,6 +509,12 @@ def test_an_interval_of_one_omega_is_not_said_to_be_that_of_the_layers_mean():
     assert "ω code 0.500 0.40 to 0.60" in lines
 
 
+def test_candidates_of_one_omega_a_vector_are_not_said_to_be_all_of_a_search_of_layers():
+    console, tuned = a_log(), {"math": Tuned(0.8, 0.4, 0.6)}
+    view.omega_lines(Tuning("grid", "gain", tuned, {}, (), 9, 20.0, {}, layered=True), console)
+    assert "9 candidates of one ω a vector, then of one a layer; gain" in shown(console)
+
+
 @pytest.mark.parametrize(
     "parts",
     [

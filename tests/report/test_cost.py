@@ -160,6 +160,12 @@ def test_a_mixture_that_ran_is_measured_and_its_scale_costs_nothing():
     assert (mixing.dem.tokens, mixing.mixture.tokens) == (3000, 3010)
 
 
+def test_a_mixture_that_read_more_than_the_vectors_is_not_said_to_have_read_as_much():
+    read = [" ".join(reckoned(vector_mix={"tokens": tokens}).mixing.sentences()) for tokens in (3010, 3400)]
+    assert "One mixture on as many tokens as the vectors, 3k: " in read[0]
+    assert "One mixture on 3.4k tokens, planned as many as the vectors, which read 3k: " in read[1]
+
+
 def test_what_dem_cost_is_the_sum_of_its_parts():
     reckoning = reckoned()
     assert by_device(reckoning.costs, DEM) == {GPU: reckoning.mixing.dem.total}

@@ -355,6 +355,35 @@ def test_a_candidate_that_broke_a_limit_is_not_the_best_of_a_search():
     assert "mean gain recovered best 0.500" in Page(render(make(tuning=found))).text
 
 
+LAYERED = {"granularity": "layer", "layered": True}
+
+
+def test_what_a_search_of_layers_shows_is_said_to_be_of_one_omega_a_vector():
+    told = "candidates of one ω a vector and then some of one ω a layer, at the cost of 12.5 forward passes"
+    names = ("math",)
+    plain, layered = (
+        Page(render(make(names, tuning=make_tuning(names, **one)))).text for one in ({}, LAYERED)
+    )
+    assert told in layered
+    assert "would do to each dataset at the best of one ω a vector" in layered
+    assert told not in plain
+    assert "would do to each dataset at the chosen ω" in plain
+    retuned = "searched anew at each step, on validation rows, one a vector until the whole model has those"
+    material = make(names, tuning=make_tuning(names), ladder=make_ladder(names))
+    assert retuned in Page(render(material)).text
+    assert retuned not in Page(render(make(names, ladder=make_ladder(names)))).text
+
+
+def test_probes_that_a_search_read_are_not_said_to_be_unseen():
+    names, table = ("math",), {m: {"loss:talk": {"loss": 2.0}} for m in ("base", "composed")}
+    searched = Page(render(make(names, table=table, probes=("talk",), tuning=make_tuning(names)))).text
+    assert "never trained on; the search for ω reads these rows too" in searched
+    assert "forward passes over them and the probes. No test row of a dataset was read." in searched
+    given = Page(render(make(names, table=table, probes=("talk",)))).text
+    assert "Probes: judged, never trained on" in given
+    assert "reads these rows" not in given
+
+
 def test_keys_and_digests_are_whole():
     material = everything()
     text = Page(render(material)).text

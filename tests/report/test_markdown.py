@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -17,6 +18,7 @@ from dem_build.report.markdown import code, escape, samples_table
 from dem_build.report.results import collect
 from dem_build.report.samples import Answer, Exchange
 from dem_build.report.summary import summary
+from dem_build.report.tuning import Tuned, Tuning
 
 ODD = "ma|th_<b>"
 
@@ -50,6 +52,24 @@ def test_the_card_says_which_vectors_at_which_weights_from_which_data():
     text, records, _ = make_card()
     delta = records["vector:math"].outputs["delta"].digest
     assert cells(text, "math") == ["math", "`data/*.jsonl`", f"`{delta}`", "25k", "0.5"]
+
+
+def test_a_mean_of_layers_is_not_said_to_be_the_omega_of_the_model():
+    _, records, results = make_card()
+    layers = {"10": 0.1, "final": 0.3, "2": 1.2397, "embeddings": 0.4}
+    tuned = {"math": Tuned(0.5, 0.4, 0.6, layers)}
+    tuning = Tuning("gradient", "gain", tuned, {}, (), 9, 20.0, {}, granularity="layer")
+    layered = replace(results, tuning=tuning)
+    recipe = Recipe(
+        name="tiny", base=Base(model="./b"), datasets={"math": Dataset(path="m.jsonl", omega=0.5)}
+    )
+    graph = make_graph()
+    text = card(recipe, graph, records, layered, {"dem": "0.1"})
+    assert "| ω, mean of its layers |" in text
+    assert [cells(text, name)[1] for name in layers] == ["0.1", "0.3", "1.2397", "0.4"]
+    assert text.index("| embeddings |") < text.index("| 2 |") < text.index("| 10 |") < text.index("| final |")
+    assert "ω: math 0.5, each the mean of its layers" in summary("tiny", outcome_of(graph, records), layered)
+    assert "mean of its layers" not in card(recipe, graph, records, results, {"dem": "0.1"})
 
 
 def test_the_card_has_the_digests_of_base_and_model():

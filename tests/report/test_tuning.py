@@ -131,6 +131,30 @@ def test_datasets_of_the_same_rows_keep_the_share_of_a_mixture_that_each_asked_f
     assert mixture.epochs == {"little": 2.0, "much": 8.0}
 
 
+@pytest.mark.parametrize(
+    ("omega", "said"),
+    [(0.5, "the tuned ω cannot"), ({"0": 0.4, "1": 0.6}, "the tuned ω, one a vector, cannot")],
+)
+def test_a_lead_over_equal_omega_is_that_of_one_omega_a_vector(omega, said):
+    takes = (Taken("delta", Edge("vector:math", "delta"), group="math"),)
+    action = Action(TUNE, "tune", {"granularity": "layer"}, takes, groups={"math": {}})
+    trace = {
+        "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "judges": [],
+        "findings": [{"what": "like_uniform", "lead": [-0.1, 0.1]}],
+        "vectors": [{"vector": ONE, "tuned": True, "low": 0.3, "high": 0.7}],
+    }  # fmt: skip
+    read = {"trace": trace, "omega": {"omega": {ONE: omega}}}
+    records = {
+        "vector:math": record("finetune", delta=ONE),
+        TUNE: record("tune", trace="trace", omega="omega"),
+    }
+    tuning = read_tuning(
+        Recorded(Graph({TUNE: action}), records, lambda output: json.dumps(read[output.digest]).encode())
+    )
+    assert (tuning.granularity, tuning.layered) == ("layer", False)
+    assert tuning.told[0].startswith(said)
+
+
 SCORES = [{}, {"score": None}, {"score": float("nan")}, {"score": "x"}, {"score": 10**400}]
 
 

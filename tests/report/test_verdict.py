@@ -40,11 +40,7 @@ ALONE = {"math": (2.0, 4.5), "chat": (3.5, 2.0)}  # gains 1 and 2 on their own
         ((2.5, 3.0), Finding.HELPED, "Composing helped all 2 datasets."),
         ((2.5, 4.001), Finding.HELPED, "Composing helped 1 of 2 datasets."),
         ((2.5, 4.5), Finding.MIXED, "Composing helped 1 of 2 datasets and harmed chat."),
-        (
-            (3.001, 4.001),
-            Finding.UNCHANGED,
-            "Composing did not help: nothing changed by more than the errors.",
-        ),
+        ((3.001, 4.001), Finding.UNCHANGED, "Composing made no clear difference to any dataset."),
         ((3.001, 4.5), Finding.HARMED, "Composing did not help: it harmed 1 of 2 datasets."),
     ],
 )
@@ -125,6 +121,21 @@ def test_the_denominator_of_a_gain_has_a_floor_of_two_standard_errors():
     assert not scales(found)["chat"].floored
 
 
+def test_a_gain_of_two_standard_errors_is_not_said_to_be_of_what_the_vector_gains():
+    found = results(stderr=0.1, base=(3.0, 4.0), composed=(2.7, 3.0), math=(2.99, 4.0), chat=(3.0, 2.0))
+    [said] = [s for s in judge(found).sentences if s.startswith("It recovers")]
+    assert said.endswith("; it says little of math, whose own vector does not clearly gain.")
+    clear = results(base=BASE, composed=(2.5, 3.0), **ALONE)
+    assert not any("says little" in s for s in judge(clear).sentences)
+
+
+def test_a_change_beyond_its_standard_error_but_within_its_interval_is_not_called_less_than_the_errors():
+    table = {m: {"arc_easy": {"acc": v, "acc_stderr": 0.01}} for m, v in (("base", 0.3), ("composed", 0.32))}
+    verdict = judge(Results(table))
+    assert verdict.headline == "Composing made no clear difference to any task."
+    assert verdict.sentences == ("Tasks against the base: arc_easy acc +0.020 ±0.014 (no clear change).",)
+
+
 def test_a_gain_takes_the_dataset_own_vector_and_finite_losses():
     assert gains(results(base=BASE, composed=(2.5, 3.0)), "composed") == {}
     assert list(gains(results(base=(math.nan, 4.0), composed=(2.5, 3.0), **ALONE), "composed")) == ["chat"]
@@ -135,7 +146,7 @@ def test_probes_and_gates_are_said_and_judge_no_headline():
     gates = [GateResult("loss:talk", "loss", 2.4, passed=False, why="at most 2.1")]
     verdict = judge(found, gates)
     assert verdict.headline == "Composing helped all 2 datasets."
-    assert "Probes, test loss against the base: talk +0.400 ±0.014." in verdict.sentences
+    assert "Probes, loss against the base: talk +0.400 ±0.014." in verdict.sentences
     assert "0 of 1 gates passed; failed: loss on talk." in verdict.sentences
 
 

@@ -19,6 +19,7 @@ from dem_build.report.html.blocks import (
     level,
 )
 from dem_build.report.quantities import decimals, plus_minus, signed
+from dem_build.report.tuning import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -166,7 +167,13 @@ def ladder(material: Material) -> Section | None:
     if found is None or not found.rungs:
         return None
     retuned = any(rung.retuned is not None for rung in found.rungs)
-    again = "ω searched anew at each step, on validation rows; " if retuned else ""
+    tuning = material.results.tuning
+    layers = (
+        ", one a vector until the whole model has those of its layers"
+        if tuning and layers_of(tuning.vectors)
+        else ""
+    )
+    again = f"ω searched anew at each step, on validation rows{layers}; " if retuned else ""
     lead = (
         f"The model grows by one vector at a time ({again}the control keeps the ω of the whole model). "
         "Gain recovered on test rows: 0 is the base, 1 each dataset's own vector alone."

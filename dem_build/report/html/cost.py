@@ -84,9 +84,9 @@ def _bars(mixing: Mixing) -> Strips:
         for name, (s, more, supposed) in ways.items()
     ]
     note = (
-        f"One mixture reads as many tokens as the vectors together: {mixing.told}. Its shares have to be found by "
-        f"training, so that m mixtures cost m times as much; m = {mixing.tried} here: as many as the recipe has, and "
-        "at least one a dataset. On neither side is a search of the learning rate counted."
+        f"One mixture reads about as many tokens as the vectors together: {mixing.told}. Its shares have to be found "
+        f"by training, so that m mixtures cost m times as much; m = {mixing.tried} here: as many as the recipe has, "
+        "and at least one a dataset. On neither side is a search of the learning rate counted."
     )
     caption = f"DEM against mixing, seconds on {mixing.device}"
     return Strips(rows, axis, caption=caption, note=note)

@@ -57,7 +57,7 @@ def losses(material: Material) -> Section | None:
     axis = _axis(results, found)
     blocks: list[Block] = [
         _strips(results, some, axis, caption)
-        for some, caption in ((datasets, "Datasets"), (probes, "Probes: judged, never trained on"))
+        for some, caption in ((datasets, "Datasets"), (probes, _of_probes(results)))
         if some
     ]
     blocks.append(_table("Every model", results, found))
@@ -67,6 +67,14 @@ def losses(material: Material) -> Section | None:
         "interval: the whiskers of two models may overlap and their difference be clear."
     )
     return Section("loss", "Test loss", lead, blocks)
+
+
+def _of_probes(results: Results) -> str:
+    """Return what probes are, and whether ω was searched with these rows in sight."""
+    searched = results.tuning is not None and any(name in results.tuning.judges for name in results.probes)
+    return "Probes: judged, never trained on" + (
+        "; the search for ω reads these rows too" if searched else ""
+    )
 
 
 def _axis(results: Results, found: Sequence[Row]) -> Axis:

@@ -24,7 +24,7 @@ from dem_build.report.html.blocks import (
     level,
 )
 from dem_build.report.quantities import decimals, signed
-from dem_build.report.tuning import shown_score
+from dem_build.report.tuning import layers_of, shown_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,8 +89,7 @@ def _strip(name: str, value: float, tuned: Tuned | None, axis: Axis) -> Strip:
 
 
 def _layers(tuned: dict[str, Tuned]) -> Table:
-    names = list(dict.fromkeys(layer for t in tuned.values() for layer in t.layers))
-    names.sort(key=_place)
+    names = layers_of(tuned)
     most = max((abs(w) for t in tuned.values() for w in t.layers.values()), default=0.0)
     body = [
         [
@@ -105,30 +104,31 @@ def _layers(tuned: dict[str, Tuned]) -> Table:
     return Table(["vector", *names], body, len(names), heat=True, caption="ω of every layer")
 
 
-def _place(layer: str) -> tuple[int, int]:
-    """Return where a layer stands: embeddings first, then by number, the rest last."""
-    if layer.isdigit():
-        return (1, int(layer))
-    return (0 if layer == "embeddings" else 2, 0)
-
-
 def search(material: Material) -> Section | None:
     """What the search found on the rows it used, and how it went."""
     tuning = material.results.tuning
     if tuning is None:
         return None
+    layers = " of one ω a vector and then some of one ω a layer" if tuning.layered else ""
+    probes = " and the probes" if any(one.single is None for one in tuning.judges.values()) else ""
     lead = (
         f"{tuning.search.capitalize()} search for the best {_objective(tuning)} on validation rows: {tuning.passes} "
-        f"candidates, at the cost of {tuning.cost:g} forward passes over them. No test row was read."
+        f"candidates{layers}, at the cost of {tuning.cost:g} forward passes over them{probes}. "
+        "No test row of a dataset was read."
     )
     blocks: list[Block] = [Notes(tuning.told)] if tuning.told else []
     blocks.append(_judges(tuning))
     if len(tuning.scores) > 1:
-        blocks.append(Lines([_trace(tuning)], TRACE_LEGEND, wide=True))
+        by_layer = tuning.granularity == "layer"
+        blocks.append(Lines([_trace(tuning)], TRACE_LEGEND, wide=True, note=SEEN if by_layer else ""))
     return Section("search", "Search for ω", lead, blocks)
 
 
 TRACE_LEGEND = (("faint", "each candidate"), ("strong", "the best so far"))
+SEEN = (
+    "Candidates of one ω a vector, without about a quarter of the rows: these are kept to judge one ω a layer by. The "
+    "table is of what was chosen in the end, on all rows."
+)
 OBJECTIVES = {"gain": "mean gain recovered", "mean": "mean loss", "worst": "gain of the worst dataset"}
 
 
@@ -190,7 +190,8 @@ def slopes(material: Material) -> Section | None:
     """Who hurts whom: the derivative of each judge's loss to each ω, at the model where that was looked around."""
     tuning, response = material.results.tuning, material.results.response
     # A search takes them of the ω that it searched, where its search of one ω a vector ended.
-    found = (response.slopes if response else {}) or (tuning.slopes if tuning else {})
+    of_model = response.slopes if response else {}
+    found = of_model or (tuning.slopes if tuning else {})
     if not found:
         return None
     names = list(dict.fromkeys(v for row in found.values() for v in row))
@@ -202,8 +203,10 @@ def slopes(material: Material) -> Section | None:
         ]
         for judge, row in found.items()
     ]
+    by_layer = tuning is not None and tuning.granularity == "layer" and not of_model
+    where = "the best of one ω a vector" if by_layer else "the chosen ω"
     lead = (
-        "What a little more of a vector would do to each dataset at the chosen ω: the derivative of its validation "
+        f"What a little more of a vector would do to each dataset at {where}: the derivative of its validation "
         "loss to that ω. Negative (blue) helps, positive (orange) hurts. Where ω is balanced, a column has both."
     )
     table = Table(["loss on", *(f"more {n}" for n in names)], body, len(names), heat=True)
