@@ -183,7 +183,13 @@ def decide(
         return Verdict(action, Status.RUN, Reason(Why.ASKED), key, document, record)
     if record is not None:
         return Verdict(action, Status.HIT, Reason(Why.RECORDED), key, document, record)
-    return Verdict(action, Status.RUN, _why_due(action, key, document, records, history), key, document)
+    last = history.keys.get(action.name)
+    lost = last == key or records.peek(key) is not None
+    old = records.peek(last) if last is not None and not lost else None
+    if old is None:
+        return Verdict(action, Status.RUN, Reason(Why.LOST if lost else Why.FIRST), key, document)
+    changed = differences(old.preimage, document, action, _makers(action, known))
+    return Verdict(action, Status.RUN, Reason(Why.CHANGED, tuple(changed)), key, document)
 
 
 def key_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> Digest | None:
@@ -205,19 +211,26 @@ def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> di
     return kinds.preimage(action.kind, action.params, inputs, action.sources, action.salt)
 
 
-def _why_due(action: Action, key: Digest, document: JSON, records: Records, history: History) -> Reason:
-    last = history.keys.get(action.name)
-    if last == key or records.peek(key) is not None:
-        return Reason(Why.LOST)
-    old = records.peek(last) if last is not None else None
-    if old is None:
-        return Reason(Why.FIRST)
-    return Reason(Why.CHANGED, tuple(differences(old.preimage, document, action)))
+def _makers(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[Digest, str]:
+    """Map the digests of inputs that no tag tells apart (vectors, groups) to the actions that made them."""
+    alone = _edge_names(action)
+    return {
+        known[t.edge.action][t.edge.output].digest: t.edge.action
+        for t in action.takes
+        if not t.watched and (t.group is not None or t.of not in alone)
+    }
 
 
-def differences(old: JSON, new: JSON, action: Action) -> list[Difference]:
-    """Return where two preimages of an action differ, in words of the recipe: `dem why`."""
-    places_old, places_new = _places(old), _places(new)
+def differences(old: JSON, new: JSON, action: Action, makers: Mapping[Digest, str]) -> list[Difference]:
+    """Return where two preimages of an action differ, in words of the recipe: `dem why`.
+
+    Args:
+        old: The preimage of the last build.
+        new: The preimage of this one.
+        action: The action.
+        makers: Digests of outputs → the actions that made them, where the digests would say nothing to a person.
+    """
+    places_old, places_new = _places(old, makers), _places(new, makers)
     names = _edge_names(action)
     return [
         Difference(names.get(place, place), places_old.get(place), places_new.get(place))
@@ -226,14 +239,14 @@ def differences(old: JSON, new: JSON, action: Action) -> list[Difference]:
     ]
 
 
-def _places(document: JSON) -> dict[str, JSON]:
+def _places(document: JSON, makers: Mapping[Digest, str]) -> dict[str, JSON]:
     """Flatten a preimage: a place a parameter, an input and a source."""
     places = {name: document.get(name) for name in ("kind", "version", "salt")}
     places |= {f"params.{name}": value for name, value in document["params"].items()}
     for entry in document["inputs"]:
-        _add(places, entry["of"], _described(entry))
+        _add(places, entry["of"], _described(entry, makers))
     for group in document.get("groups", ()):
-        places |= _group_places(group)
+        places |= _group_places(group, makers)
     for entry in document["sources"]:
         _add(places, f"sources.{entry['tag']}", entry["sha256"])
     return places
@@ -248,16 +261,17 @@ def _listed(value: JSON) -> list[JSON]:
     return value if isinstance(value, list) else [value]
 
 
-def _described(entry: JSON) -> str:
-    digest = str(entry["sha256"])
-    return digest if "omega" not in entry else f"{entry['omega']:g} × {digest}"
+def _described(entry: JSON, makers: Mapping[Digest, str]) -> str:
+    what = makers.get(entry["sha256"], str(entry["sha256"]))
+    return what if "omega" not in entry else f"{entry['omega']:g} × {what}"
 
 
-def _group_places(group: JSON) -> dict[str, JSON]:
+def _group_places(group: JSON, makers: Mapping[Digest, str]) -> dict[str, JSON]:
     """Name a group by its vector, or by its rows where it has none: a dataset's name is in no preimage."""
     inputs = {entry["of"]: str(entry["sha256"]) for entry in group["inputs"]}
     first = "delta" if "delta" in inputs else min(inputs)
-    name = f"{first} {inputs.pop(first)[:12]}"
+    digest = inputs.pop(first)
+    name = makers.get(digest) or f"{first} {digest[:12]}"
     params = {f"{name}, {param}": value for param, value in group["params"].items()}
     return {name: "taken", **params, **{f"{name}, {of}": sha for of, sha in inputs.items()}}
 

@@ -125,7 +125,7 @@ def test_another_omega_composes_and_names_the_term() -> None:
     plan = make_plan(graph(omega=0.25), made, history)
     assert {n for n, s in statuses(plan).items() if s != "hit"} == {"model"}
     assert [d.place for d in plan.verdicts["model"].reason.differences] == ["delta"]
-    assert "0.25 ×" in str(plan.verdicts["model"].reason)
+    assert "0.25 × vector:math" in str(plan.verdicts["model"].reason)
 
 
 def test_new_rows_that_prepare_to_the_same_tokens_are_cut_off_early() -> None:
@@ -200,7 +200,7 @@ def test_an_importance_that_changed_is_told_of_its_vector_alone():
         return kinds.preimage("tune", params, groups)
 
     action = Action("tune", "tune", {})
-    changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(2.0, 0.1), action)]
+    changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(2.0, 0.1), action, {})]
     assert changed == ["delta 777777777777, importance: 1.0 → 2.0"]
-    changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(1.0, 0.2), action)]
+    changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(1.0, 0.2), action, {})]
     assert changed == ["data/rows 999999999999, limit: 0.1 → 0.2"]

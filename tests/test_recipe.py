@@ -99,6 +99,14 @@ def test_a_problem_found_later_gets_the_line_of_its_key(write):
     assert load_recipe(path).problem("evaluate.tasks[1]", "no").line == 0
 
 
+def test_a_problem_found_later_of_a_key_that_was_set_names_the_option(write):
+    recipe = load_recipe(write(MINIMAL), ["datasets.math.path=there.jsonl"])
+    assert (
+        recipe.problem("datasets.math.path", "no file matches").file == "--set datasets.math.path=there.jsonl"
+    )
+    assert recipe.problem("datasets.math.omega", "no").line > 0
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_no_number_of_a_recipe_is_infinite_or_nan(load, value):
     gate = f'\n[evaluate]\n[[gates]]\ntask = "loss:math"\nmetric = "loss"\nmax = {value}\n'
@@ -272,6 +280,7 @@ def test_the_last_set_of_a_key_wins(load):
         ("gates.0.min=5", "`gates` is a list of 0 items, numbered from 0"),
         ("train.seed=one", 'must be a whole number, not "one"'),
         ("train.sed=1", "unknown key"),
+        ("analysis.response.0=1", "must be a list, not a table"),
     ],
 )
 def test_a_wrong_set_is_told_by_its_own_words(load, override, what):

@@ -80,5 +80,7 @@ def _write_failure(error: DemError, command: Sequence[str]) -> None:
 
 def _recipe(command: Sequence[str]) -> str:
     """Return what is most likely the recipe in a call that failed before its options were understood."""
+    if command[0] in ("ls", "cache"):
+        return ""
     words = [a for a in command[1:] if not a.startswith("-")]
     return next((w for w in words if w.endswith(".toml")), words[0] if words else "")

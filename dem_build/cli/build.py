@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dem_build.cli import view
 from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared, shared_documents
-from dem_build.cli.session import open_session
-from dem_build.errors import DemError, GateError, InterruptedBuildError
+from dem_build.cli.session import checked, open_session
+from dem_build.errors import DemError, GateError, InterruptedBuildError, RecipeError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
 from dem_build.execute.outcome import recorded
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dem_build.cli.call import Call
     from dem_build.cli.ending import Ending
     from dem_build.cli.session import Session
+    from dem_build.errors import Problem
     from dem_build.execute.outcome import Listener, Outcome
     from dem_build.report.gates import GateResult
 
@@ -49,20 +50,39 @@ class Flags:
 
 
 def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
-    """Build recipes one after another and return the gravest exit status."""
+    """Build recipes one after another and return the gravest exit status.
+
+    Raises:
+        RecipeError: Of several recipes, the mistakes of all: they cost no training of the ones before.
+    """
     console = view.make_console(stderr=flags.as_json)
     statuses: list[int] = []
     documents: list[dict[str, Any]] = []
     with Interrupt() as interrupt:
+        if len(recipes) > 1:
+            _refuse_mistakes(recipes, call)
         for recipe in recipes:
             if interrupt.count:
                 break
+            if len(recipes) > 1:
+                view.recipe_line(recipe, console)
             status, document = _build_one(recipe, call, flags, console, interrupt)
             statuses.append(status)
             documents.append(document)
     if flags.as_json:
         sys.stdout.write(json.dumps(documents[0] if len(recipes) == 1 else documents) + "\n")
     return min(statuses, key=GRAVITY.index, default=InterruptedBuildError.exit_status)
+
+
+def _refuse_mistakes(recipes: Sequence[str], call: Call) -> None:
+    problems: list[Problem] = []
+    for recipe in recipes:
+        try:
+            checked(recipe, call.overrides)
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError([*dict.fromkeys(problems)])  # a wrong --set is one mistake, whatever it is of
 
 
 def _build_one(

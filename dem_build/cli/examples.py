@@ -17,6 +17,7 @@ from dem_build.errors import UsageError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
 from dem_build.json_text import quantity
+from dem_build.recipe import load_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,6 +40,7 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
+    _require(named, name, call)
     session = open_session(named, call)
     if name in session.recipe.probes:
         split = "test"  # the only one that a probe has
@@ -58,6 +60,16 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
     _counts(console, records[f"data:{name}"])
     say_shared(recorded_shared(open_session(named, replace(call, targets=())), name), console)
     return 0
+
+
+def _require(named: str, name: str, call: Call) -> None:
+    """Refuse what is no dataset, probe or mixture: the action's name is not what the user typed."""
+    recipe = load_recipe(Path(named), call.overrides)
+    mixtures = (n for n, baseline in recipe.baselines.items() if baseline.method == "mixing")
+    names = [*recipe.datasets, *recipe.probes, *mixtures]
+    if name not in names:
+        hint = f"the recipe has {', '.join(names)}" if names else "the recipe prepares no data"
+        raise UsageError(f"there is no dataset, probe or mixture {name!r}", where=named, hint=hint)
 
 
 def _examples(store: Store, base: Record, data: Record, split: str, rows: int) -> list[Shown]:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import lock
-from dem_build.bases import refuse_template
 from dem_build.cli import view
 from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
-from dem_build.cli.session import open_session
+from dem_build.cli.session import checked, open_session
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import budgets, crowded, estimates, unfit
 from dem_build.execute.events import read_events
 from dem_build.plan import Status
-from dem_build.recipe import load_recipe
 from dem_build.report.documents import plan_document
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
+    from pathlib import Path
 
     from dem_build.cli.call import Call
     from dem_build.cli.session import Session
@@ -34,9 +32,7 @@ __all__ = ["check", "logs", "plan", "report", "show", "why", "write_lock"]
 def check(named: str, overrides: Sequence[str], *, as_json: bool) -> int:
     """Say all the mistakes of a recipe, or that there are none."""
     try:
-        recipe = load_recipe(Path(named), overrides)
-        lock.locate(recipe)
-        refuse_template(recipe)
+        recipe = checked(named, overrides)
     except RecipeError as error:
         if not as_json:
             raise

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe
 
-__all__ = ["Session", "open_session", "open_store"]
+__all__ = ["Session", "checked", "open_session", "open_store"]
 
 
 REFRESH_SECONDS = 3600
@@ -213,6 +213,18 @@ def root_id(path: Path) -> str:
     return digest.of_bytes(os.fsencode(os.uname().nodename) + b"\0" + os.fsencode(path))[:32]
 
 
+def checked(named: str, overrides: Sequence[str]) -> Recipe:
+    """Return a recipe in which nothing is wrong, as far as that shows without reading data.
+
+    Raises:
+        RecipeError: Its mistakes, files that it names and that are not there among them.
+    """
+    recipe = load_recipe(Path(named), overrides)
+    lock.locate(recipe)
+    refuse_template(recipe)
+    return recipe
+
+
 def open_session(named: str, call: Call, within: ExitStack | None = None) -> Session:
     """Load, resolve and plan a recipe.
 
@@ -254,14 +266,21 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
 def _require_pinned(named: str, recipe: Recipe, located: Located, locked: digest.JSON | None) -> None:
     path = lock.lock_path(recipe.path)
     if locked is None:
-        raise NotUpToDateError("there is no lock", where=str(path), hint=f"`dem lock {named}` writes it")
+        raise NotUpToDateError("there is no lock", where=str(path), hint=f"`{_locking(named)}` writes it")
     if missing := lock.unpinned(located, locked):
         raise _not_locked(named, path, missing)
 
 
 def _not_locked(named: str, path: Path, names: Sequence[str]) -> NotUpToDateError:
-    hint = f"`dem lock {named}` accepts what is there now; or put back what was locked"
+    hint = f"`{_locking(named)}` accepts what is there now; or put back what was locked"
     return NotUpToDateError(f"not what is locked: {', '.join(names)}", where=str(path), hint=hint)
+
+
+def _locking(named: str) -> str:
+    """Return the command that writes a recipe's lock, to be copied into a shell."""
+    import shlex  # noqa: PLC0415  only for a mistake
+
+    return shlex.join(["dem", "lock", named])
 
 
 def open_store(call: Call) -> Store:

@@ -8,7 +8,7 @@ from dem_build.cli.view_baselines import baseline_lines, budget_lines, unevaluat
 from dem_build.cli.view_error import render_error
 from dem_build.cli.view_estimate import estimate_lines, memory_lines
 from dem_build.cli.view_lines import PlainListener
-from dem_build.cli.view_plan import plan_table
+from dem_build.cli.view_plan import plan_table, recipe_line
 from dem_build.cli.view_results import (
     analysis_lines,
     closing_lines,
@@ -35,6 +35,7 @@ __all__ = [
     "memory_lines",
     "omega_lines",
     "plan_table",
+    "recipe_line",
     "remaining_warnings",
     "render_error",
     "result_table",

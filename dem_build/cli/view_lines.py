@@ -84,7 +84,7 @@ class PlainListener:
         self.running.pop(action.name, None)
         if self.waiting.get(action.name) != holder:
             self.waiting[action.name] = holder
-            self._line("waits", action.name, f"waiting for another process: {joined(holder)}")
+            self._line("waits", action.name, f"waiting: {joined(holder)}")
 
     def action_ended(self, result: Result) -> None:
         """Print what became of an action, unless that was known: recorded in the plan, or never started."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dem_build.plan import Plan, Reason, Verdict
 
-__all__ = ["name_width", "plan_table"]
+__all__ = ["name_width", "plan_table", "recipe_line"]
 
 FOLD_FROM = 4
 WAITS_SHOWN = 3
@@ -40,6 +40,12 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
     else:
         _lines(shown, console)
     say(console, (_counts(plan), "dim"))
+
+
+def recipe_line(named: str, console: Console) -> None:
+    """Print which of several recipes follows."""
+    console.print()
+    say(console, (f"recipe {joined(named)}", "bold"))
 
 
 def name_width(plan: Plan, limit: int) -> int:

@@ -46,12 +46,30 @@ def result_table(results: Results, gates: Iterable[GateResult], console: Console
             console.print()
             console.print(_table(found, models))
         if any(m.stderr is not None for row in found for m in row.measures.values()):
-            say(console, ("± standard error; a coloured change has zero outside its 95 % interval", "dim"))
+            coloured = console.color_system is not None and not console.no_color
+            say(console, (f"± standard error{_clear(found, coloured=coloured)}", "dim"))
     judged = list(gates)
     if judged:
         console.print()
     for gate in judged:
         _gate(gate, console)
+
+
+def _clear(found: Sequence[Row], *, coloured: bool) -> str:
+    """Say which changes are clear: by their colour, or where there is none by the names of the others."""
+    if not any(row.change for row in found):
+        return ""
+    if coloured:
+        return "; a coloured change has zero outside its 95 % interval"
+    vague = [
+        f"{_subject(row)} {joined(row.metric)}"
+        for row in found
+        if row.change is not None and row.change.trend in (Trend.NOISE, Trend.UNKNOWN)
+    ]
+    if not vague:
+        return "; every change has zero outside its 95 % interval"
+    more = f" and {len(vague) - NAMES_SHOWN} more" if len(vague) > NAMES_SHOWN else ""
+    return f"; not clear, zero is in the 95 % interval: {', '.join(vague[:NAMES_SHOWN])}{more}"
 
 
 def omega_lines(tuning: Tuning, console: Console) -> None:

@@ -164,12 +164,14 @@ class Graph:
         """
         for name in names:
             if name not in self.actions:
-                import difflib  # noqa: PLC0415  only for a mistake
-
-                close = difflib.get_close_matches(name, list(self.actions), n=1)
-                hint = (
-                    f"did you mean {close[0]}? `dem plan` lists them all"
-                    if close
-                    else "`dem plan` lists them all"
-                )
+                hint = "`dem plan` lists them all"
+                if meant := self._meant(name):
+                    hint = f"did you mean {' or '.join(meant)}? {hint}"
                 raise UsageError(f"there is no action {name!r} in this recipe", hint=hint)
+
+    def _meant(self, name: str) -> list[str]:
+        """Return the actions that a wrong name may stand for: of a dataset or vector of that name, else the nearest."""
+        import difflib  # noqa: PLC0415  only for a mistake
+
+        of = [action for action in self.actions if action.partition(":")[2] == name]
+        return of or difflib.get_close_matches(name, list(self.actions), n=1)

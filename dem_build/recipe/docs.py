@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from types import NoneType
@@ -86,7 +87,12 @@ def markdown() -> str:
 
 
 def _section(title: str, model: type[BaseModel]) -> str:
-    parts = [f"{title}\n", f"{model.__doc__}\n", _table(model), _toml(EXAMPLES.get(model, ""))]
+    parts = [
+        f"{title}\n",
+        f"{inspect.cleandoc(model.__doc__ or '')}\n",
+        _table(model),
+        _toml(EXAMPLES.get(model, "")),
+    ]
     return "\n".join(part for part in parts if part)
 
 

@@ -39,10 +39,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if "name" not in data:
         problems += _name_by_file(data, path)
     mistakes = [*mistakes_in(data), *not_yet(data)]
-    problems += source.place(mistakes, path, text, keys)
+    origin = source.Origin(str(path), text, keys)
+    problems += [origin.problem(m.key, m.what, m.hint) for m in mistakes]
     if problems:
         raise RecipeError(problems)
-    return Recipe.model_validate(data).placed(path, str(path), text)
+    return Recipe.model_validate(data).placed(path, origin)
 
 
 def mistakes_in(data: dict[str, Any]) -> list[Mistake]:

@@ -39,7 +39,8 @@ def load_machine(explicit: Path | None, recipe: Path) -> tuple[Machine, Path | N
         raise RecipeError([Problem(str(path), 0, "", source.TOO_DEEP)])
     data = source.frozen(tables)
     if mistakes := mistakes_of(Machine, data):
-        raise RecipeError(source.place(mistakes, path, text, {}))
+        origin = source.Origin(str(path), text)
+        raise RecipeError([origin.problem(m.key, m.what, m.hint) for m in mistakes])
     return Machine.model_validate(data, strict=True), path
 
 

@@ -15,10 +15,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, Tag, model_validator
 
 from dem_build.errors import Problem
-from dem_build.recipe.locate import line_of, locate, parsed
+from dem_build.recipe.locate import parsed
 from dem_build.recipe.measured import Analysis, Evaluate, Gate, Task, Tune
 from dem_build.recipe.places import expanded
 from dem_build.recipe.shapes import Omega, Salt, Share, Table, Text, shapes
+from dem_build.recipe.source import Origin
 
 __all__ = [
     "Analysis",
@@ -343,8 +344,7 @@ class Recipe(Table):
         default_factory=dict, description="What the model is compared with, by name."
     )
     _path: Path = PrivateAttr(default=Path("recipe.toml"))
-    _file: str = PrivateAttr(default="recipe.toml")
-    _text: str = PrivateAttr(default="")
+    _origin: Origin = PrivateAttr(default=Origin("recipe.toml"))
 
     @property
     def path(self) -> Path:
@@ -376,18 +376,12 @@ class Recipe(Table):
         return [name for name in self.baselines if name not in measured]
 
     def problem(self, key: str, what: str, hint: str = "") -> Problem:
-        """Return a mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line."""
-        return Problem(self._file, line_of(locate(self._text), parsed(key)), key, what, hint)
+        """Return a mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line or option."""
+        return self._origin.problem(parsed(key), what, hint)
 
-    def placed(self, path: Path, file: str, text: str) -> "Recipe":
-        """Say where the recipe was read from; it enters nothing that is built.
-
-        Args:
-            path: The file.
-            file: The file as the user named it.
-            text: What stands in it.
-        """
-        self._path, self._file, self._text = path.absolute(), file, text
+    def placed(self, path: Path, origin: Origin) -> "Recipe":
+        """Say where the recipe was read from; it enters nothing that is built."""
+        self._path, self._origin = path.absolute(), origin
         return self
 
     def __eq__(self, other: object) -> bool:

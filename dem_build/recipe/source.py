@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import Problem, RecipeError
-from dem_build.recipe.locate import PART, dotted, key_parts, line_of, locate
+from dem_build.recipe.locate import PART, Key, dotted, key_parts, line_of, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from dem_build.recipe.locate import Key
-    from dem_build.recipe.problems import Mistake
-
-__all__ = ["TOO_DEEP", "decode", "frozen", "place", "read", "too_deep"]
+__all__ = ["TOO_DEEP", "Origin", "decode", "frozen", "read", "too_deep"]
 
 MOST_BYTES = 1_000_000
 MOST_LEVELS = 32
@@ -60,6 +59,8 @@ def read(path: Path, word: str) -> str:
 
 def _nearest(path: Path) -> str:
     """Say which TOML files lie where one was sought."""
+    if ":" in path.name:
+        return "an action is named after `--`: dem build RECIPE -- ACTION"
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"there is no folder {folder} either"
@@ -114,25 +115,35 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(item) for item in value) if isinstance(value, list) else value
 
 
-def place(mistakes: Iterable[Mistake], path: Path, text: str, sets: Mapping[Key, str]) -> list[Problem]:
-    """Give mistakes their file and line.
+@dataclass(frozen=True)
+class Origin:
+    """Where the keys of a file's tables are from: lines of the file, or options of the command line.
 
-    Args:
-        mistakes: What is wrong.
-        path: The file, as the user named it.
+    Attributes:
+        file: The file, as the user named it.
         text: What stands in it.
         sets: Keys that the command line set → the option that did.
     """
-    lines = locate(text)
-    return [_placed(m, str(path), lines, sets) for m in mistakes]
 
+    file: str
+    text: str = ""
+    sets: Mapping[Key, str] = field(default_factory=dict)
 
-def _placed(mistake: Mistake, file: str, lines: Mapping[Key, int], sets: Mapping[Key, str]) -> Problem:
-    key = mistake.key
-    for length in range(len(key), 0, -1):
-        if key[:length] in sets:
-            return Problem(sets[key[:length]], 0, dotted(key), mistake.what, mistake.hint)
-    return Problem(file, line_of(lines, key), dotted(key), mistake.what, mistake.hint)
+    def problem(self, key: Key, what: str, hint: str = "") -> Problem:
+        """Return a mistake at a key, with the line or the option that it is from."""
+        if (option := self._option(key)) is not None:
+            return Problem(option, 0, dotted(key), what, hint)
+        return Problem(self.file, line_of(self._lines, key), dotted(key), what, hint)
+
+    @cached_property
+    def _lines(self) -> dict[Key, int]:
+        return locate(self.text)
+
+    def _option(self, key: Key) -> str | None:
+        """Return the option that set a key, or a table around it, or that alone made the table that it is."""
+        around = (self.sets[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.sets)
+        below = (option for k, option in self.sets.items() if k[: len(key)] == key and key not in self._lines)
+        return next(around, None) or (next(below, None) if key else None)
 
 
 def _syntax(message: str, text: str) -> tuple[str, int]:

@@ -257,7 +257,7 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         f"ω that differ by up to {f['spread']:g} do as well: these validation rows do not settle them"
     ),
     "few_rows": lambda who, f: (
-        f"only {f['used']} validation rows of {who} judge ω: what they tell of it, intervals included, is little"
+        f"validation rows of {who} that judge ω: only {f['used']}; what they tell of it, intervals included, is little"
     ),
     "rounding": lambda _, f: (
         f"rounding the model to {f['dtype']} changes the score from {_shown(f, 'score'):.3f} "

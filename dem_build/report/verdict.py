@@ -175,7 +175,9 @@ def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:
     count = len({row.task for row in some})
     if of == 1:
         return f"the one {what}"
-    return f"all {of} {what}s" if count == of else f"{count} of {of} {what}s"
+    if count == of:
+        return f"both {what}s" if of == 2 else f"all {of} {what}s"
+    return f"{count} of {of} {what}s"
 
 
 def _against_base(losses: list[Row]) -> str:

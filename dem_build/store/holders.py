@@ -65,7 +65,7 @@ class Holder:
 
     def __str__(self) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host}, since {since}"
+        return f"process {self.pid} on {self.host} (since {since})"
 
     def document(self, version: str) -> dict[str, JSON]:
         """Return what is written of it, with the field `version` that says what the file is."""

@@ -40,6 +40,15 @@ def test_a_mistaken_call_is_one_document_and_status_2(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize("call", [["ls"], ["cache", "stats"], ["cache", "gc", "--grace", "soon"]])
+def test_what_is_of_no_recipe_names_none(
+    call: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run([*call, "--json"]) in {1, 2}
+    assert json.loads(capsys.readouterr().out)["recipe"] == ""
+
+
 def test_a_cache_of_a_user_who_is_not_there_is_a_folder_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -235,7 +235,7 @@ def test_an_action_that_another_process_runs_is_named_once_with_its_holder(graph
         ("action_ended", Result(vector, Done.HIT, note="built by another process")),
     )
     lines = [squeezed(line) for line in console.file.getvalue().splitlines()]
-    assert lines.count("… vector:math waiting for another process: process 4711 on gpu-3") == 1
+    assert lines.count("… vector:math waiting: process 4711 on gpu-3") == 1
     assert lines[-1] == "• vector:math built by another process"
 
 
@@ -387,6 +387,29 @@ def test_a_better_loss_is_green_a_worse_one_red_and_noise_dim(loss, colour):
     console = a_terminal()
     view.result_table(sample(metrics={("composed", "loss:math"): LOSS | {"loss": loss}})[2], [], console)
     assert f"\x1b[{colour}m{loss - 2.5:+.3f}" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "said"),
+    [
+        (2.51, 0.26, "not clear, zero is in the 95 % interval: math loss, arc_easy acc"),
+        (2.0, 0.26, "not clear, zero is in the 95 % interval: arc_easy acc"),
+        (2.0, 0.9, "every change has zero outside its 95 % interval"),
+    ],
+)
+def test_a_log_names_the_changes_that_are_not_clear_where_a_terminal_has_colours(loss, accuracy, said):
+    log = a_log()
+    metrics = {
+        ("composed", "loss:math"): LOSS | {"loss": loss},
+        ("composed", "arc_easy"): ACC | {"acc": accuracy},
+    }
+    view.result_table(sample(metrics=metrics)[2], [], log)
+    assert log.file.getvalue().splitlines()[-1] == f"± standard error; {said}"
+    assert "coloured" in " ".join(results_lines(sample()[2]))
+
+
+def test_errors_of_values_without_a_change_are_explained_alone():
+    assert results_lines(sample(models=("composed",))[2])[-1] == "± standard error"
 
 
 @pytest.mark.parametrize("width", [80, 140])

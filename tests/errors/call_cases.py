@@ -104,6 +104,36 @@ CALLS = (
         ),
     ),
     Call(
+        "A dataset's name where an action's is asked for",
+        "why recipe.toml add",
+        (
+            "error: there is no action 'add' in this recipe\n"
+            "  hint:  did you mean data:add or vector:add? `dem plan` lists them all"
+        ),
+    ),
+    Call(
+        "An action without the `--` before it",
+        "build recipe.toml vector:add",
+        (
+            "vector:add: error: there is no such recipe\n"
+            "  hint:  an action is named after `--`: dem build RECIPE -- ACTION"
+        ),
+    ),
+    Call(
+        "Of two recipes, the second has a mistake",
+        "build recipe.toml other.toml",
+        ('other.toml:2: error: train.max_steps: must be a whole number, not "2"'),
+        setup=write("other.toml", '[train]\nmax_steps = "2"\n[base]\nmodel = "base"\n[datasets]\n'),
+    ),
+    Call(
+        "An unknown dataset is to be shown",
+        "data recipe.toml vector:add",
+        (
+            "error: recipe.toml: there is no dataset, probe or mixture 'vector:add'\n"
+            "  hint:  the recipe has add"
+        ),
+    ),
+    Call(
         "`--set` without a value",
         "build recipe.toml --set train.seed",
         "--set train.seed: error: must be KEY=VALUE, such as train.learning_rate=1e-5",
@@ -122,6 +152,14 @@ CALLS = (
         "`--set` below a value that is no table",
         "build recipe.toml --set base.model.x=1",
         "--set base.model.x=1: error: `base.model` is no table",
+    ),
+    Call(
+        "`--set` of a file that is not there",
+        "check recipe.toml --set datasets.add.path=data/ad.jsonl",
+        (
+            "--set datasets.add.path=data/ad.jsonl: error: datasets.add.path: no file matches `data/ad.jsonl`\n"
+            "  hint:  data holds add.jsonl"
+        ),
     ),
     Call(
         "An action that was never built is shown",

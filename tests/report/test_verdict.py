@@ -37,7 +37,7 @@ ALONE = {"math": (2.0, 4.5), "chat": (3.5, 2.0)}  # gains 1 and 2 on their own
 @pytest.mark.parametrize(
     ("composed", "finding", "headline"),
     [
-        ((2.5, 3.0), Finding.HELPED, "Composing helped all 2 datasets."),
+        ((2.5, 3.0), Finding.HELPED, "Composing helped both datasets."),
         ((2.5, 4.001), Finding.HELPED, "Composing helped 1 of 2 datasets."),
         ((2.5, 4.5), Finding.MIXED, "Composing helped 1 of 2 datasets and harmed chat."),
         ((3.001, 4.001), Finding.UNCHANGED, "Composing made no clear difference to any dataset."),
@@ -58,7 +58,7 @@ def test_a_baseline_that_is_better_beyond_the_errors_won():
 
 def test_a_baseline_within_the_errors_has_not_won():
     verdict = judge(results(base=BASE, composed=(2.5, 3.0), mixing=(2.5, 2.995)))
-    assert verdict.headline == "Composing helped all 2 datasets."
+    assert verdict.headline == "Composing helped both datasets."
     assert any(
         s.startswith("Not to be told from composing: mixing (mean test loss") for s in verdict.sentences
     )
@@ -88,14 +88,14 @@ def test_a_small_difference_on_the_same_rows_is_clear_though_the_losses_have_lar
 
 def test_what_composing_beat_is_said_where_it_beat_all_of_it():
     verdict = judge(results(base=BASE, composed=(2.1, 2.1), mixing=(2.5, 3.0), **ALONE))
-    assert verdict.headline == "Composing helped all 2 datasets and beat mixing and every vector alone."
+    assert verdict.headline == "Composing helped both datasets and beat mixing and every vector alone."
     alone = [s for s in verdict.sentences if "vector alone (the best" in s]
     assert alone[0].count("vector alone") == 1, "only the best of them is compared in words"
 
 
 def test_a_vector_that_was_not_evaluated_alone_was_not_beaten():
     found = results(base=BASE, composed=(2.1, 2.1), math=ALONE["math"])
-    assert judge(found).headline == "Composing helped all 2 datasets and beat math's vector alone."
+    assert judge(found).headline == "Composing helped both datasets and beat math's vector alone."
 
 
 def test_gain_recovered_is_0_for_the_base_and_1_for_the_vector_alone():
@@ -145,7 +145,7 @@ def test_probes_and_gates_are_said_and_judge_no_headline():
     found = results(probes=("talk",), base=(3.0, 4.0, 2.0), composed=(2.5, 3.0, 2.4))
     gates = [GateResult("loss:talk", "loss", 2.4, passed=False, why="at most 2.1")]
     verdict = judge(found, gates)
-    assert verdict.headline == "Composing helped all 2 datasets."
+    assert verdict.headline == "Composing helped both datasets."
     assert "Probes, loss against the base: talk +0.400 ±0.014." in verdict.sentences
     assert "0 of 1 gates passed; failed: loss on talk." in verdict.sentences
 

@@ -67,7 +67,7 @@ def lock(recipe: str, call: Call) -> int:
     "--rows", "-n", type=click.IntRange(min=1), default=3, show_default=True, help="Examples to show."
 )
 @click.option("--split", default="train", show_default=True, help="train, validation or test.")
-@options.of_store
+@options.of_recipe
 def data(recipe: str, name: str, call: Call, *, rows: int, split: str) -> int:
     """Show decoded examples of a dataset, what counts for the loss, and its counts.
 
@@ -81,7 +81,7 @@ def data(recipe: str, name: str, call: Call, *, rows: int, split: str) -> int:
 @click.command
 @options.recipe
 @click.argument("action", metavar="[ACTION]", default="model")
-@options.of_store
+@options.of_recipe
 @options.as_json
 def show(recipe: str, action: str, call: Call, *, as_json: bool) -> int:
     """Show what made a model or the result of an action: inputs, parameters, machine, digests.
@@ -96,7 +96,7 @@ def show(recipe: str, action: str, call: Call, *, as_json: bool) -> int:
 @click.command
 @options.recipe
 @options.action
-@options.of_store
+@options.of_recipe
 def logs(recipe: str, action: str, call: Call) -> int:
     """Print the log of an action: of its result, or of its last run where that failed."""
     from dem_build.cli import inspect  # noqa: PLC0415
