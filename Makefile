@@ -4,7 +4,7 @@
 # make torture kill, corrupt, fill and share the cache for up to an hour, and write docs/reliability.md
 # make clean   remove .venv and what the tools cached; cache/ and out/ stay
 #
-# Nothing is written outside this folder, and nothing but PyPI is asked.
+# Nothing is written outside this folder but to ~/.cache, by pip and dem; and nothing but PyPI is asked.
 
 PYTHON ?= python3
 VENV := .venv
@@ -44,7 +44,7 @@ clean:
 # start of `dem`; pip makes none of an editable package, and with PYTHONDONTWRITEBYTECODE nobody else does.
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dem needs Python 3.11: make PYTHON=python3.11")'
-	@echo "Installing dem and its packages in $(VENV): a minute or two, and 2 GB"
+	@echo "Installing dem and its packages in $(VENV): a minute or two, and 2 GB (with CUDA more)"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) --upgrade pip
 	$(PIP) hatchling editables

@@ -18,7 +18,9 @@ class Machine(BaseModel):
         ge=1,
         description="Actions that run at once. Default: one a set of GPUs, or one on a CPU-only machine.",
     )
-    gpus_per_action: int = Field(default=1, ge=1, description="GPUs that one training uses.")
+    gpus_per_action: int = Field(
+        default=1, ge=1, description="GPUs that one training uses; more than one is refused for now."
+    )
     micro_batch: int = Field(default=8, ge=1, description="Most sequences in one forward and backward pass.")
     eval_batch_size: int = Field(
         default=16, ge=1, description="Sequences in one forward pass of an evaluation."

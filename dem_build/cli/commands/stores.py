@@ -17,7 +17,7 @@ __all__ = ["cache", "gc", "ls", "stats", "verify"]
 cache = Commands(
     dict.fromkeys(("stats", "verify", "gc"), "stores"),
     name="cache",
-    help="The store: what it holds, and whether it is sound.",
+    help="The store: what it holds, whether it is sound, and what of it can go.",
 )
 
 
