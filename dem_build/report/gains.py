@@ -1,9 +1,10 @@
 """Gain recovered on test rows: how much of what a dataset's own vector gains a model keeps.
 
-    g = (L_base - L) / max(L_base - L_single, 2 stderr)
+    g = (L_base - L) / max(L_base - L_single, 2 stderr, L_base / 1000)
 
-0 is the base, 1 what the dataset's own vector reaches alone. It takes the test losses of base, model and single vector;
-errors are those of differences (`comparison.difference`), with the denominator held fixed.
+0 is the base, 1 what the dataset's own vector reaches alone. Where that gains next to nothing, g says little, and as
+the floor is small it would outweigh all others in a mean, so that no mean has it. It takes the test losses of base,
+model and single vector; errors are those of differences (`comparison.difference`), with the denominator held fixed.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from dem_build.report.results import Results
 
-__all__ = ["Scale", "above", "gains", "losses_of", "mean", "scales"]
+__all__ = ["Scale", "above", "clear", "gains", "losses_of", "mean", "scales"]
 
 FLOOR = 2.0  # standard errors
+LEAST_SHARE = 1e-3  # of the base's loss: no denominator is less, as in tuning
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Scale:
     """The constants of a dataset's gain recovered.
 
     Attributes:
-        gained: What the single vector gains, or two standard errors of that where it gains less; positive.
+        gained: What the single vector gains, or the floor where it gains less; positive.
         floored: Whether it gains less: a gain recovered says little there.
     """
 
@@ -51,14 +53,21 @@ def above(results: Results, model: str, against: str) -> dict[str, Measure]:
 
 def scales(results: Results) -> dict[str, Scale]:
     """Return the constants of each dataset whose own vector was evaluated alone."""
-    found = {name: _scale(above(results, BASE, name).get(name)) for name in results.datasets}
+    found = {name: _scale(results, name) for name in results.datasets}
     return {name: scale for name, scale in found.items() if scale is not None}
 
 
-def _scale(gain: Measure | None) -> Scale | None:
-    if gain is None:
+def clear(results: Results) -> list[str]:
+    """Return the datasets whose own vector gains more than the floor: those that a mean gain recovered is of."""
+    return [name for name, scale in scales(results).items() if not scale.floored]
+
+
+def _scale(results: Results, name: str) -> Scale | None:
+    base = measure_of(results, BASE, LOSS_TASK + name, LOSS)
+    gain = difference(results, LOSS_TASK + name, LOSS, BASE, name)
+    if base is None or gain is None:
         return None
-    floor = FLOOR * (gain.stderr or 0.0)
+    floor = max(FLOOR * (gain.stderr or 0.0), LEAST_SHARE * base.value)
     gained = max(gain.value, floor)
     return Scale(gained, gain.value <= floor) if gained > 0 else None
 

@@ -4,8 +4,9 @@ Against the base: a dataset's test loss fell or rose where zero lies outside the
 (`comparison.trend_of`), else it did not clearly change.
 
 Against another model (a baseline, or one vector alone): the mean over the datasets that both were evaluated on, of the
-gain recovered where all of these have one, else of the test loss. One is better where zero lies outside the 95 %
-interval of the mean difference; else they cannot be told apart. Where another model is better, that is the verdict.
+gain recovered where the own vector of each gains enough alone (`gains.clear`), else of the test loss. One is better
+where zero lies outside the 95 % interval of the mean difference; else they cannot be told apart. Where another model is
+better, that is the verdict.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dem_build.report.comparison import (
     rows,
     trend_of,
 )
-from dem_build.report.gains import above, gains, losses_of, mean, scales
+from dem_build.report.gains import above, clear, gains, losses_of, mean
 from dem_build.report.quantities import decimals, signed, with_error
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _rival(results: Results, model: str) -> Rival | None:
     measure, theirs, ours = MEAN_LOSS, losses_of(results, model), losses_of(results, COMPOSED)
     lead = {n: Measure(-m.value, m.stderr) for n, m in above(results, COMPOSED, model).items()}
     gained = gains(results, COMPOSED, model)
-    if lead.keys() <= gained.keys():
+    if lead.keys() <= gained.keys() & set(clear(results)):
         measure, theirs, ours, lead = GAIN, gains(results, model), gains(results, COMPOSED), gained
     if not lead:
         return None
@@ -196,10 +197,14 @@ def _recovered(results: Results) -> str:
     """Return the gain recovered on test rows, else on the rows that ω was chosen on."""
     found = gains(results, COMPOSED)
     if found:
-        whole = mean(found, found)
+        enough = [name for name in clear(results) if name in found]
+        weak = _named([name for name in found if name not in enough])
+        if not enough:
+            return f"What it recovers cannot be told: the own vector of {weak} gains too little alone."
         return (
-            f"It recovers {measured(whole)} of what each dataset's own vector gains alone"
-            f"{_extremes({n: m.value for n, m in found.items()})}{_weak(results)}."
+            f"It recovers {measured(mean(found, enough))} of what each dataset's own vector gains alone"
+            f"{_extremes({n: found[n].value for n in enough})}"
+            f"{f'; {weak} left out, whose own vector gains too little to tell' if weak else ''}."
         )
     judged = results.tuning.judges if results.tuning else {}
     chosen = {name: j.gain for name, j in judged.items() if j.gain is not None}
@@ -209,12 +214,6 @@ def _recovered(results: Results) -> str:
         f"On the validation rows that ω was chosen on, it recovers {sum(chosen.values()) / len(chosen):.2f} of what "
         f"each dataset's own vector gains alone{_extremes(chosen)}."
     )
-
-
-def _weak(results: Results) -> str:
-    """Return of which datasets that says little: it is of two standard errors there, not of what the vector gains."""
-    weak = [name for name, scale in scales(results).items() if scale.floored]
-    return f"; it says little of {_named(weak)}, whose own vector does not clearly gain" if weak else ""
 
 
 def _extremes(values: dict[str, float]) -> str:

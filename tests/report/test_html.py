@@ -374,6 +374,18 @@ def test_what_a_search_of_layers_shows_is_said_to_be_of_one_omega_a_vector():
     assert retuned not in Page(render(make(names, ladder=make_ladder(names)))).text
 
 
+def test_a_mean_gain_is_without_datasets_whose_own_vector_gains_next_to_nothing():
+    names = ("math", "chat")
+    table = with_singles(names)
+    table["chat"]["loss:chat"] = {"loss": 2.9999, "loss_stderr": 1e-7}
+    table["base"]["loss:chat"]["loss_stderr"] = 1e-7
+    text = Page(render(make(names, table=table, ladder=make_ladder(names)))).text
+    assert "composed 0.667 ±" in text, "math's alone"
+    assert "Alone, the vector of chat gains less than two standard errors or a thousandth of" in text
+    assert "The mean has chat too, whose own vector gains next to nothing alone." in text
+    assert "gains next to nothing" not in Page(render(make(names, ladder=make_ladder(names)))).text
+
+
 def test_probes_that_a_search_read_are_not_said_to_be_unseen():
     names, table = ("math",), {m: {"loss:talk": {"loss": 2.0}} for m in ("base", "composed")}
     searched = Page(render(make(names, table=table, probes=("talk",), tuning=make_tuning(names)))).text

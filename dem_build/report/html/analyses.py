@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.report.gains import scales
 from dem_build.report.html.blocks import (
     NONE,
     Axis,
@@ -179,7 +180,13 @@ def ladder(material: Material) -> Section | None:
         "Gain recovered on test rows: 0 is the base, 1 each dataset's own vector alone."
     )
     lines = _growth(found)
-    blocks: list[Block] = [Lines([lines], LADDER_LEGEND if retuned else LADDER_LEGEND[1:], wide=True)]
+    weak = [name for name, scale in scales(material.results).items() if scale.floored and name in found.rows]
+    note = (
+        f"The mean has {', '.join(weak)} too, whose own vector gains next to nothing alone." if weak else ""
+    )
+    blocks: list[Block] = [
+        Lines([lines], LADDER_LEGEND if retuned else LADDER_LEGEND[1:], wide=True, note=note)
+    ]
     if retuned:
         blocks.append(_rungs("ω searched anew", found, retuned=True))
     blocks.append(_rungs("ω of the whole model", found, retuned=False))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dem_build.report.comparison import Measure, Row
+    from dem_build.report.gains import Scale
     from dem_build.report.material import Material
     from dem_build.report.results import Results
 
@@ -176,16 +177,11 @@ def gain(material: Material) -> Section | None:
     found = {model: gains(results, model) for model in model_names(results) if model != BASE}
     header = ["model", "mean", *known]
     body = [
-        [Cell(_title(results, model), strong=model == COMPOSED), *_gains(measures, list(known))]
+        [Cell(_title(results, model), strong=model == COMPOSED), *_gains(measures, known)]
         for model, measures in found.items()
         if measures
     ]
-    weak = [name for name, scale in known.items() if scale.floored]
-    note = (
-        f"The vector of {', '.join(weak)} gains less than two standard errors alone: the figures there say little. "
-        if weak
-        else ""
-    )
+    note = _too_little(results)
     lead = (
         "How much of what a dataset's own vector gains alone a model keeps: 0 is the base, 1 is that vector. "
         "Errors are standard errors of the difference to the base, paired by rows; the denominator is held fixed."
@@ -194,9 +190,21 @@ def gain(material: Material) -> Section | None:
     return Section("gain", "Gain recovered", lead, [table])
 
 
-def _gains(measures: Mapping[str, Measure], names: Sequence[str]) -> list[Cell]:
-    cells = [_gain(measures.get(name)) for name in names]
-    whole = [_gain(mean(measures, names))] if all(name in measures for name in names) else [NONE]
+def _too_little(results: Results) -> str:
+    """Return whose own vector gains too little for a gain recovered to say much; nothing where none does."""
+    weak = [name for name, scale in scales(results).items() if scale.floored]
+    if not weak:
+        return ""
+    return (
+        f"Alone, the vector of {', '.join(weak)} gains less than two standard errors or a thousandth of the base's "
+        "loss: figures there say little, and no mean has them."
+    )
+
+
+def _gains(measures: Mapping[str, Measure], known: Mapping[str, Scale]) -> list[Cell]:
+    cells = [_gain(measures.get(name)) for name in known]
+    names = [name for name, scale in known.items() if not scale.floored]
+    whole = [_gain(mean(measures, names))] if names and all(name in measures for name in names) else [NONE]
     return [*whole, *cells]
 
 
