@@ -103,7 +103,7 @@ class RecipeError(UsageError):
     """All the mistakes of the files that a call reads, in the order of their lines."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        self.problems = sorted(problems)
+        self.problems = sorted(set(problems))  # one folder may be missing for several tasks
         super().__init__("\n".join(str(p) for p in self.problems))
 
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from dem_build.errors import RecipeError
 from dem_build.machine import Machine
 from dem_build.modelpins import AskedModel, asked_models
-from dem_build.recipe import Recipe, load_recipe
+from dem_build.recipe import Recipe, load_recipe, project_folder
 from dem_build.recipe.docs import markdown
 from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
 from dem_build.recipe.later import LATER, not_yet
@@ -217,6 +217,18 @@ def test_the_recipes_path_is_absolute_and_messages_name_it_as_given(write, monke
     recipe = load_recipe(Path("recipe.toml"))
     assert recipe.path == path
     assert recipe.problem("base", "no").file == "recipe.toml"
+
+
+def test_a_recipe_is_the_same_from_wherever_it_is_named(write, tmp_path, monkeypatch):
+    path = write(MINIMAL)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "below")
+    (tmp_path / "below" / ".git").mkdir()  # of a project that the recipe is not in
+    monkeypatch.chdir(tmp_path / "below")
+    for named in ("../recipe.toml", tmp_path / "link" / ".." / "recipe.toml"):
+        recipe = load_recipe(Path(named))
+        assert recipe.path == path
+        assert project_folder(recipe.path) == tmp_path
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):

@@ -82,7 +82,7 @@ def _refuse_mistakes(recipes: Sequence[str], call: Call) -> None:
         except RecipeError as error:
             problems += error.problems
     if problems:
-        raise RecipeError([*dict.fromkeys(problems)])  # a wrong --set is one mistake, whatever it is of
+        raise RecipeError(problems)
 
 
 def _build_one(

@@ -17,7 +17,7 @@ from pydantic import Field, PrivateAttr, Tag, model_validator
 from dem_build.errors import Problem
 from dem_build.recipe.locate import parsed
 from dem_build.recipe.measured import Analysis, Evaluate, Gate, Task, Tune
-from dem_build.recipe.places import expanded
+from dem_build.recipe.places import absolute, expanded
 from dem_build.recipe.shapes import Omega, Salt, Share, Table, Text, shapes
 from dem_build.recipe.source import Origin
 
@@ -381,7 +381,7 @@ class Recipe(Table):
 
     def placed(self, path: Path, origin: Origin) -> "Recipe":
         """Say where the recipe was read from; it enters nothing that is built."""
-        self._path, self._origin = path.absolute(), origin
+        self._path, self._origin = absolute(path), origin
         return self
 
     def __eq__(self, other: object) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dem_build.machine import Machine
 
-__all__ = ["cache_folder", "expanded", "is_local", "may_be_hub_id", "project_folder"]
+__all__ = ["absolute", "cache_folder", "expanded", "is_local", "may_be_hub_id", "project_folder"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _ROOTS = (".git", "pyproject.toml")
@@ -37,6 +37,13 @@ def is_local(model: str, folder: Path) -> bool:
 def expanded(text: str) -> Path:
     """Return a path with a leading `~` as the home folder; that of a user who is not there stays as it is."""
     return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for such a user
+
+
+def absolute(path: Path) -> Path:
+    """Return a file's absolute path without `..`, so that it is one file from wherever it is named."""
+    whole = path.absolute()
+    # Followed, not cut: what lies above a link is the system's to say.
+    return whole.parent.resolve() / whole.name if ".." in whole.parts else whole
 
 
 def project_folder(recipe: Path) -> Path:

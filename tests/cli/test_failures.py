@@ -40,6 +40,20 @@ def test_a_mistaken_call_is_one_document_and_status_2(
     assert "Traceback" not in said.err
 
 
+def test_a_folder_that_is_missing_for_several_tasks_is_one_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "r.toml").write_text(
+        '[base]\nmodel = "base"\n[evaluate]\ntasks = ["a", "b"]\ninclude_path = "tasks"\n', encoding="utf-8"
+    )
+    assert run(["check", "--json", "r.toml"]) == 2
+    told = [
+        p["what"] for p in json.loads(capsys.readouterr().out)["problems"] if p["key"] == "evaluate.tasks"
+    ]
+    assert told == [f"there is no folder {tmp_path / 'tasks'}"]
+
+
 @pytest.mark.parametrize("call", [["ls"], ["cache", "stats"], ["cache", "gc", "--grace", "soon"]])
 def test_what_is_of_no_recipe_names_none(
     call: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
