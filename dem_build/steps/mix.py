@@ -1,8 +1,9 @@
 """Kind `mix`: the rows of several datasets become one train split, which one vector is trained on.
 
 A dataset gives its share of the tokens: all its rows as often as they fit in wholly, and of the rest a sample without
-replacement. Without a length of its own the mixture holds as many tokens as the datasets' own trainings read together.
-Groups come in an order that no name reaches, and so do the rows.
+replacement. Datasets of the same rows are drawn from as one, so that no row stands more often than it must. Without a
+length of its own the mixture holds as many tokens as the datasets' own trainings read together. Groups come in an order
+that no name reaches, and so do the rows.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dem_build.data.budget import Length, Size, mixture_tokens, token_shares
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -83,10 +84,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     trained = [_length(group.params) for group in inputs.groups]
     together = math.fsum(length.tokens(size) for length, size in zip(trained, sizes, strict=True) if length)
     planned = together if own is None else mixture_tokens(sizes, shares, own)
-    parts = [
-        _Part(group, rows, share, drawn(rows.lengths, share * planned))
-        for group, rows, share in zip(inputs.groups, splits, shares, strict=True)
-    ]
+    parts = list(_parts(inputs.groups, splits, shares, planned))
     _refuse_nothing(parts, planned)
     _tell(parts, planned, context)
     context.out.mkdir(parents=True, exist_ok=True)
@@ -98,16 +96,37 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     }
 
 
-def drawn(lengths: npt.NDArray[np.int64], tokens: float) -> npt.NDArray[np.int64]:
+def _parts(
+    groups: Sequence[Group], splits: Sequence[TokenRows], shares: Sequence[float], planned: float
+) -> Iterator[_Part]:
+    """Yield what each dataset gives: where some have the same rows, each goes on where the one before it ended."""
+    ends = dict.fromkeys((group.digests["data/train"] for group in groups), 0.0)
+    for group, rows, share in zip(groups, splits, shares, strict=True):
+        train = group.digests["data/train"]
+        begin, ends[train] = ends[train], ends[train] + share * planned
+        yield _Part(group, rows, share, drawn(rows.lengths, ends[train], begin))
+
+
+def drawn(lengths: npt.NDArray[np.int64], tokens: float, begin: float = 0.0) -> npt.NDArray[np.int64]:
     """Return the rows that come to some number of tokens: whole passes first, then a sample without replacement.
 
     Args:
         lengths: Tokens of each row.
-        tokens: How many are wanted; met to within half the row at which the sample ends.
+        tokens: Where to end; met to within half the row at which the sample ends.
+        begin: Where another draw of them ended, whose rows are left out.
 
     Returns:
         Indices of rows, pass by pass, each in the order of the split.
     """
+    if not begin:
+        return _first(lengths, tokens)
+    before, all_drawn = (np.bincount(_first(lengths, n), minlength=len(lengths)) for n in (begin, tokens))
+    left = all_drawn - before  # a longer draw holds a shorter one
+    passes = [np.flatnonzero(left > n) for n in range(int(left.max(initial=0)))]
+    return np.concatenate([np.zeros(0, np.int64), *passes])
+
+
+def _first(lengths: npt.NDArray[np.int64], tokens: float) -> npt.NDArray[np.int64]:
     total = int(lengths.sum())
     if not total:
         return np.zeros(0, np.int64)

@@ -94,6 +94,28 @@ def test_a_longer_sample_holds_a_shorter_one():
     assert short < long
 
 
+def test_a_draw_goes_on_where_another_ended():
+    lengths = np.random.default_rng(0).integers(5, 50, 200)
+    for begin, end in ((900, 2000), (5000, 14000), (900, 900)):
+        both = np.concatenate([mix.drawn(lengths, begin), mix.drawn(lengths, end, begin)])
+        assert Counter(both.tolist()) == Counter(mix.drawn(lengths, end).tolist())
+
+
+def test_datasets_of_the_same_rows_give_each_of_them_as_often_as_one_would(tmp_path, split):
+    """Twice 1.6 passes: each row three times, and a fifth of them once more; a third dataset changes nothing of it."""
+    rows = split(1, 25, 10)
+    groups = [
+        part("slow", rows, epochs=1.6),
+        part("b", split(2, 25, 10), epochs=1.6),
+        part("fast", rows, epochs=1.6),
+    ]
+    made = run(tmp_path / "mix", groups)
+    assert Counter(prompts(made.rows, 1).values()) == {3: 20, 4: 5}
+    assert [entry["rows"] for entry in made.told["parts"]] == [40, 40, 40]
+    alone = run(tmp_path / "alone", [part("b", split(2, 25, 10), epochs=1.6)])
+    assert prompts(made.rows, 2) == prompts(alone.rows, 2)
+
+
 @pytest.mark.parametrize("tokens", [0.0, 7.0, 1234.5, 99999.0])
 def test_what_is_drawn_misses_by_half_a_row_at_most(tokens):
     lengths = np.random.default_rng(1).integers(5, 50, 200)
