@@ -14,13 +14,11 @@ from dem_build.execute.slots import Slot
 from dem_build.machine import Machine
 from dem_build.store import Store
 
-NOTHING = {"source": "directory", "dtype": None}
-
 
 def request() -> Request:
-    """An import without a source: it ends at once, as a failure."""
-    document = kinds.preimage("import", NOTHING, ())
-    return Request("base", kinds.key_of(document), document, (), (), Machine(), threads=1)
+    """A mixture of nothing: it ends at once, as a failure, and without torch."""
+    document = kinds.preimage("mix", {}, ())
+    return Request("data:mix", kinds.key_of(document), document, (), (), Machine(), threads=1)
 
 
 def answer(pool: Pool) -> Message:
