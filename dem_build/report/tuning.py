@@ -19,6 +19,7 @@ __all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "layers_of", "read_tun
 
 TUNE = "tune"
 SEARCH = ("trace", "omega")
+SAME = 1e-6  # share by which two ways to compute a number may differ
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,13 @@ class Judged:
     single: float | None
     gain: float | None
     rows: int
+
+    @property
+    def floored(self) -> bool:
+        """Whether the own vector alone gains less than its gain recovered is of: that has a floor, and says little."""
+        if self.single is None or not self.gain:
+            return False
+        return (self.base - self.chosen) / self.gain > (self.base - self.single) * (1 + SAME)
 
 
 @dataclass(frozen=True)

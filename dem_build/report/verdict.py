@@ -197,23 +197,26 @@ def _recovered(results: Results) -> str:
     """Return the gain recovered on test rows, else on the rows that ω was chosen on."""
     found = gains(results, COMPOSED)
     if found:
-        enough = [name for name in clear(results) if name in found]
-        weak = _named([name for name in found if name not in enough])
-        if not enough:
-            return f"What it recovers cannot be told: the own vector of {weak} gains too little alone."
-        return (
-            f"It recovers {measured(mean(found, enough))} of what each dataset's own vector gains alone"
-            f"{_extremes({n: found[n].value for n in enough})}"
-            f"{f'; {weak} left out, whose own vector gains too little to tell' if weak else ''}."
-        )
+        strong = {name: found[name].value for name in clear(results) if name in found}
+        whole = measured(mean(found, strong)) if strong else ""
+        return _told_of_gain("It recovers", whole, strong, [n for n in found if n not in strong])
     judged = results.tuning.judges if results.tuning else {}
     chosen = {name: j.gain for name, j in judged.items() if j.gain is not None}
-    if not chosen:
-        return ""
-    return (
-        f"On the validation rows that ω was chosen on, it recovers {sum(chosen.values()) / len(chosen):.2f} of what "
-        f"each dataset's own vector gains alone{_extremes(chosen)}."
-    )
+    strong = {name: gain for name, gain in chosen.items() if not judged[name].floored}
+    whole = f"{sum(strong.values()) / len(strong):.2f}" if strong else ""
+    recovers = "On the validation rows that ω was chosen on, it recovers"
+    return _told_of_gain(recovers, whole, strong, [n for n in chosen if n not in strong])
+
+
+def _told_of_gain(recovers: str, whole: str, strong: dict[str, float], weak: list[str]) -> str:
+    """Return a mean gain recovered in words, and whose own vector gains too little alone to be in it."""
+    if not strong:
+        return (
+            f"What it recovers cannot be told: the own vector of {_named(weak)} gains too little alone."
+            * bool(weak)
+        )
+    left = f"; {_named(weak)} left out, whose own vector gains too little to tell" if weak else ""
+    return f"{recovers} {whole} of what each dataset's own vector gains alone{_extremes(strong)}{left}."
 
 
 def _extremes(values: dict[str, float]) -> str:

@@ -99,7 +99,7 @@ def make_tuning(names, told=("ω of math ended on the upper bound, 1.5",), **cha
         "search": "gradient",
         "objective": "gain",
         "vectors": {n: Tuned(0.5, 0.4, 0.6, {"embeddings": 0.2, "0": 0.8, "final": 0.5}) for n in names},
-        "judges": {n: Judged(3.0, 2.0, 1.5, 0.66, 32) for n in names}
+        "judges": {n: Judged(3.0, 2.0, 1.5, 2 / 3, 32) for n in names}
         | {"talk": Judged(2.0, 2.1, None, None, 9)},
         "told": told,
         "passes": 4,
@@ -384,6 +384,28 @@ def test_a_mean_gain_is_without_datasets_whose_own_vector_gains_next_to_nothing(
     assert "Alone, the vector of chat gains less than two standard errors or a thousandth of" in text
     assert "The mean has chat too, whose own vector gains next to nothing alone." in text
     assert "gains next to nothing" not in Page(render(make(names, ladder=make_ladder(names)))).text
+
+
+def test_the_page_says_how_far_rounding_moved_the_model():
+    def text(provenance):
+        return Page(render(make(made=Made(provenance={"model": provenance})))).text
+
+    assert "weights bfloat16, rounded by 0.0041 of what the vectors change" in text(
+        {"relative_rounding_error": 0.00406}
+    )
+    assert "rounded by" not in text({"relative_rounding_error": None})
+    assert "rounded by" not in text({"relative_rounding_error": "much"})
+
+
+def test_a_gain_on_validation_rows_that_is_of_a_floor_is_said_to_say_little():
+    judges = {"math": Judged(3.0, 2.0, 1.5, 2 / 3, 32), "chat": Judged(4.0, 3.9, 3.9999, 25.0, 32)}
+    tuning = make_tuning(("math", "chat"), judges=judges)
+    text = Page(render(make(("math", "chat"), tuning=tuning))).text
+    assert "Alone, the vector of chat gains next to nothing: the gain there says little." in text
+    assert (
+        "On the validation rows that ω was chosen on, it recovers 0.67 of what each dataset's own vector gains alone; "
+        "chat left out, whose own vector gains too little to tell."
+    ) in text
 
 
 def test_probes_that_a_search_read_are_not_said_to_be_unseen():

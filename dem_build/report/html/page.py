@@ -108,6 +108,13 @@ def _verbatim(text: str) -> Markup:
     return escape(printable_lines(text))
 
 
+def _rounding(material: Material) -> str:
+    """Return how far rounding moved the model, as a share of how far the vectors did; nothing where that is unknown."""
+    model = material.records.get("model")
+    share = model.amount("relative_rounding_error") if model is not None else None
+    return "" if share is None else f", rounded by {share:.2g} of what the vectors change"
+
+
 def _facts(material: Material) -> list[tuple[str, str]]:
     recipe, results = material.recipe, material.results
     times = [str(r.provenance["finished"]) for r in material.records.values() if "finished" in r.provenance]
@@ -115,7 +122,7 @@ def _facts(material: Material) -> list[tuple[str, str]]:
         ("base", base_name(recipe, material.graph)),
         (PLURAL[len(results.vectors) != 1], str(len(results.vectors))),
         ("composed as", FORMULAS[recipe.compose.method]),
-        ("weights", recipe.compose.dtype),
+        ("weights", recipe.compose.dtype + _rounding(material)),
         ("model", results.model_digest[:12] if results.model_digest else "not built yet"),
         ("recorded", max(times).replace("T", " ").removesuffix("Z") + " UTC" if times else ""),
     ]

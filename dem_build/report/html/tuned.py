@@ -139,7 +139,14 @@ def _objective(tuning: Tuning) -> str:
 def _judges(tuning: Tuning) -> Table:
     header = ["on", "rows", "base", "own vector", "chosen ω", "gain recovered"]
     body = [[Cell(name, strong=True), *_judged(one)] for name, one in tuning.judges.items()]
-    return Table(header, body, 5, heat=True, caption="Validation loss, on the rows that ω was chosen on")
+    weak = [name for name, one in tuning.judges.items() if one.floored]
+    note = (
+        f"Alone, the vector of {', '.join(weak)} gains next to nothing: the gain there says little."
+        if weak
+        else ""
+    )
+    caption = "Validation loss, on the rows that ω was chosen on"
+    return Table(header, body, 5, heat=True, caption=caption, note=note)
 
 
 def _judged(one: Judged) -> list[Cell]:
