@@ -225,6 +225,15 @@ def test_the_report_is_drawn_once_and_again_where_it_is_missing_or_cut_off(
     assert report.read_text() == drawn
 
 
+def test_a_shown_model_has_a_line_for_each_vector(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE)
+    lines = project.call("show", "tiny.toml").stdout.splitlines()
+    for name in ("add", "copy"):
+        [line] = [x for x in lines if vector_of(project, name) in x and x.startswith("preimage.inputs[")]
+        assert '"omega": 0.5' in line
+
+
 def test_a_report_before_its_build_says_what_is_due(built: tuple[Project, dict[str, object]]) -> None:
     project, _ = built
     project.write(RECIPE.replace("max_steps = 4", "max_steps = 5").replace('"tiny"', '"later"'), "later.toml")

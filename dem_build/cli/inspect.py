@@ -198,10 +198,13 @@ def _line(event: JSON) -> str:
 
 
 def _flat(prefix: str, value: JSON) -> Iterator[str]:
-    """Yield a document as `dotted.key = value` lines; long lists (curves) are counted."""
+    """Yield a document as `dotted.key = value` lines; of a list of tables each has one, and long lists are counted."""
     if isinstance(value, dict):
         for key, entry in value.items():
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), entry)
+    elif isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+        for index, entry in enumerate(value):
+            yield f"{prefix}[{index}] = {json.dumps(entry, ensure_ascii=False)}"
     elif isinstance(value, list) and len(value) > 8:
         yield f"{prefix} = [{len(value)} entries]"
     else:

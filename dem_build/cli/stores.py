@@ -29,25 +29,33 @@ AGES_SAID = {
     "older": "longer ago",
 }
 
+LOG_WIDTH = 200  # where nobody looks, a name is whole, so that it can be searched for
+
 __all__ = ["ls", "stats", "verify"]
 
 
 def ls(call: Call, *, as_json: bool) -> int:
     """List the records, newest first."""
-    records = sorted(
-        open_store(call).records(), key=lambda r: str(r.provenance.get("finished", "")), reverse=True
-    )
+    store = open_store(call)
+    names = _names(store)
+    records = sorted(store.records(), key=lambda r: str(r.provenance.get("finished", "")), reverse=True)
     if as_json:
-        rows = [{"key": r.key, "kind": r.kind, **_brief(r.provenance)} for r in records]
+        rows = [
+            {"key": r.key, "kind": r.kind, "action": names.get(r.key), **_brief(r.provenance)}
+            for r in records
+        ]
         sys.stdout.write(json.dumps(rows) + "\n")
         return 0
-    table = Table("kind", "key", "bytes", "seconds", "finished", box=None)
+    table = Table("kind", "action", "key", "bytes", "seconds", "finished, UTC", box=None, pad_edge=False)
     for record in records:
         total = sum(output.size for output in record.outputs.values())
-        seconds, finished = record.provenance.get("seconds", ""), record.provenance.get("finished", "")
-        cells = (record.kind, record.key[:12], size(total), seconds, finished)
+        seconds, finished = record.provenance.get("seconds", ""), str(record.provenance.get("finished", ""))
+        cells = (record.kind, names.get(record.key, ""), record.key[:12], size(total), seconds, finished[:16])
         table.add_row(*(view.joined(cell) for cell in cells))
-    view.make_console().print(table)
+    console = view.make_console()
+    if not console.is_terminal:
+        console.width = max(console.width, LOG_WIDTH)
+    console.print(table)
     return 0
 
 
@@ -97,6 +105,13 @@ def _verdict(damages: Sequence[Damage], *, repair: bool) -> str:
         f"{len(damages)} damaged, and nothing was changed: "
         "`dem cache verify --repair` sets it aside, and the next build makes what it needs of it again"
     )
+
+
+def _names(store: Store) -> dict[str, str]:
+    """Map keys to what the last build of a recipe called their actions; no record knows, as a store is name-free."""
+    tables = [root["actions"] for root in store.roots() if isinstance(root, dict) and "actions" in root]
+    pairs = [pair for table in tables if isinstance(table, dict) for pair in table.items()]
+    return {key: name for name, key in pairs if isinstance(key, str)}
 
 
 def _row(table: Table, name: str, usage: Usage) -> None:

@@ -194,6 +194,11 @@ class Store:
         """Return the newest root whose `recipe` is this file, whichever host wrote it."""
         return self._roots.find(recipe)
 
+    def roots(self) -> list[JSON]:
+        """Return what the last build of each recipe wrote, the oldest first; damaged ones are left out."""
+        whole = [root for root in self._roots.all() if root.document is not None]
+        return [root.document for root in sorted(whole, key=lambda root: root.used)]
+
     def write_root(self, recipe_id: str, root: JSON) -> None:
         """Replace the root of a recipe. Every key in the document, but for `dropped`, is kept from collection."""
         self._roots.write(recipe_id, root)

@@ -33,8 +33,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 def test_ls_names_what_is_recorded(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["ls", "--cache", str(store.root)]) == 0
     shown = capsys.readouterr().out
-    assert "loss" in shown
+    assert "loss:base:a" in shown
     assert "13 B" in shown
+    assert run(["ls", "--json", "--cache", str(store.root)]) == 0
+    assert [row["action"] for row in json.loads(capsys.readouterr().out)] == ["loss:base:a"]
+
+
+@pytest.mark.parametrize("root", [["no table"], {"actions": ["no table"]}, {"actions": {"loss:base:b": 7}}])
+def test_ls_takes_no_name_from_a_root_that_holds_anything(
+    store: Store, root: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.write_root("a" * 32, root)
+    assert run(["ls", "--json", "--cache", str(store.root)]) == 0
+    assert [row["action"] for row in json.loads(capsys.readouterr().out)] == [None]
 
 
 @pytest.mark.parametrize("command", [["ls"], ["cache", "stats"], ["cache", "verify"], ["cache", "gc"]])
