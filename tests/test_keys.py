@@ -30,6 +30,11 @@ def hexes(letter: str) -> str:
 MODEL = {"weights": "1", "config": "2", "tokenizer": "3", "generation_config": "4"}
 BASE = [TakenDigest(f"base/{part}", hexes(x)) for part, x in MODEL.items()]
 COMPOSED = [TakenDigest(f"model/{part}", hexes(x)) for part, x in MODEL.items()]
+OF_MATH = (
+    TakenDigest("delta", hexes("7")),
+    TakenDigest("data/train", hexes("5")),
+    TakenDigest("data/validation", hexes("6")),
+)
 
 # What each kind is given: parameters, inputs, sources. Every parameter has a value, the optional ones too.
 GIVEN = {
@@ -109,11 +114,7 @@ GIVEN = {
             GroupDigest(
                 "math",
                 {"importance": 2.0, "omega": None},
-                (
-                    TakenDigest("delta", hexes("7")),
-                    TakenDigest("data/train", hexes("5")),
-                    TakenDigest("data/validation", hexes("6")),
-                ),
+                OF_MATH,
             ),
             GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
             GroupDigest("chat", {"limit": 0.01}, (TakenDigest("data/rows", hexes("9")),)),
@@ -138,11 +139,7 @@ GIVEN = {
             GroupDigest(
                 "math",
                 {},
-                (
-                    TakenDigest("delta", hexes("7")),
-                    TakenDigest("data/train", hexes("5")),
-                    TakenDigest("data/validation", hexes("6")),
-                ),
+                OF_MATH,
             ),
             GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
         ],
@@ -157,11 +154,7 @@ GIVEN = {
             GroupDigest(
                 "math",
                 {"importance": 2.0, "omega": None},
-                (
-                    TakenDigest("delta", hexes("7")),
-                    TakenDigest("data/train", hexes("5")),
-                    TakenDigest("data/validation", hexes("6")),
-                ),
+                OF_MATH,
             ),
             GroupDigest(
                 "math/test", {}, (TakenDigest("delta", hexes("7")), TakenDigest("data/test", hexes("9")))

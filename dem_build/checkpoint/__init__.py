@@ -2,7 +2,6 @@
 
 from dem_build.checkpoint.combine import Combination, Norms, combine, result_specs
 from dem_build.checkpoint.delta import (
-    DELTA_FORMAT,
     DeltaNorms,
     delta_shapes,
     delta_writer,
@@ -14,13 +13,11 @@ from dem_build.checkpoint.floats import CODES, FLOATS, NAMES, from_bfloat16, nar
 from dem_build.checkpoint.layout import TensorInfo, TensorSpec
 from dem_build.checkpoint.products import Sums, sum_products
 from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
-from dem_build.checkpoint.writer import MAX_SHARD_BYTES, Writer, weights_writer
+from dem_build.checkpoint.writer import Writer, weights_writer
 
 __all__ = [
     "CODES",
-    "DELTA_FORMAT",
     "FLOATS",
-    "MAX_SHARD_BYTES",
     "NAMES",
     "Checkpoint",
     "Combination",

@@ -9,7 +9,7 @@ from dem_build.estimate.due import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
 from dem_build.estimate.mixtures import Budget, budgets
 from dem_build.estimate.shape import Shape
-from dem_build.estimate.training import Rows, least_memory, seen_tokens, training_disk, training_memory
+from dem_build.estimate.training import Rows, seen_tokens, training_disk, training_memory
 
 __all__ = [
     "Budget",
@@ -19,7 +19,6 @@ __all__ = [
     "budgets",
     "crowded",
     "estimates",
-    "least_memory",
     "refuse_unfit",
     "seen_tokens",
     "training_disk",

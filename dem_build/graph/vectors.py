@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from dem_build.lock import Lock
     from dem_build.recipe import Recipe, Train
 
-__all__ = ["extracted_vector", "finetune_action", "train_params", "trained_vector"]
+__all__ = ["extracted_vector", "finetune_action", "trained_vector"]
 
 
 def trained_vector(recipe: Recipe, name: str) -> Action:
@@ -27,7 +27,7 @@ def finetune_action(name: str, train: Train) -> Action:
         Taken("base/config", Edge(BASE, "config")),
         Taken("data/train", Edge(f"data:{name}", "train")),
     )
-    params, watching = train_params(train), {}
+    params, watching = _train_params(train), {}
     if train.eval_steps:
         chosen = "eval_steps" in params
         watching = {} if chosen else {"eval_steps": train.eval_steps}
@@ -47,7 +47,7 @@ def extracted_vector(recipe: Recipe, name: str, lock: Lock) -> Action:
     return Action(f"vector:{name}", "extract", params, takes, lock.vectors[name], salt=vector.salt)
 
 
-def train_params(train: Train) -> dict[str, JSON]:
+def _train_params(train: Train) -> dict[str, JSON]:
     """Return what the weights follow from: validation counts where it stops a training or chooses from it."""
     packing = {"packing": train.packing, "max_length": train.max_length if train.packing else None}
     choosing: tuple[str, ...] = ()

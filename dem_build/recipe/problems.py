@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.locate import Key
 
-__all__ = ["Mistake", "any_of", "listed", "mistakes_of", "model_at", "nearest"]
+__all__ = ["Mistake", "any_of", "listed", "mistakes_of", "nearest"]
 
 OTHER_NAMES = {
     "lr": "learning_rate",
@@ -98,7 +98,7 @@ def any_of(values: Iterable[Any]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
-def model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
+def _model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
     """Return the model of the table at a key; None where the language has no table with keys of its own."""
     now: type[BaseModel] | None = model
     parts = list(key)
@@ -132,7 +132,7 @@ def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:
 
 def _key_hint(model: type[BaseModel], key: Key) -> str:
     """Point from an unknown key to the one that was meant: a similar one here, or the table or file it belongs in."""
-    table, word = model_at(model, key[:-1]), str(key[-1])
+    table, word = _model_at(model, key[:-1]), str(key[-1])
     here = table.model_fields if table else {}
     meant = OTHER_NAMES.get(word)
     if meant in here:

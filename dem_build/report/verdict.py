@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
-__all__ = ["Finding", "Rival", "Verdict", "judge", "measured", "rivals"]
+__all__ = ["Finding", "Rival", "Verdict", "judge", "measured"]
 
 GAIN = "mean gain recovered"
 MEAN_LOSS = "mean test loss"
@@ -104,7 +104,7 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
     changed = [row for row in rows(results) if row.change is not None]
     losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
     tasks = [row for row in changed if not row.task.startswith(LOSS_TASK)]
-    others = rivals(results)
+    others = _rivals(results)
     finding, headline = _headline(results, losses, tasks, others)
     sentences = [
         _against_base(losses),
@@ -117,7 +117,7 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
     return Verdict(finding, headline, tuple(s for s in sentences if s))
 
 
-def rivals(results: Results) -> list[Rival]:
+def _rivals(results: Results) -> list[Rival]:
     """Return every model but the base beside the composed one, the best first."""
     found = [_rival(results, m) for m in model_names(results) if m not in (BASE, COMPOSED)]
     return sorted((r for r in found if r is not None), key=lambda r: r.lead.value)

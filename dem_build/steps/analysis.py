@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.steps.api import Context, Inputs, Provenance
 
-__all__ = ["FORMAT", "run", "tables"]
+__all__ = ["FORMAT", "run"]
 
 FORMAT = "analysis/1"
 NOTHING = 1e-12  # of the squared length: less than this is left of a vector where only rounding is
@@ -62,7 +62,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     broken = [name for name, s in sums.items() if not np.isfinite([s.base, *s.gram.flat]).all()]
     if broken:
         raise CheckpointError(f"{broken[0]} is not finite, in the base or in a vector")
-    document = tables([term.digest for term in inputs.terms], sums)
+    document = _tables([term.digest for term in inputs.terms], sums)
     context.write("tables", document)
     whole = document["whole"]
     return {
@@ -88,7 +88,7 @@ def _sums(inputs: Inputs, context: Context) -> dict[str, Sums]:
         return sum_products(base, vectors, threads=context.threads, on_progress=progress)
 
 
-def tables(vectors: list[Digest], sums: Mapping[str, Sums]) -> dict[str, JSON]:
+def _tables(vectors: list[Digest], sums: Mapping[str, Sums]) -> dict[str, JSON]:
     """Return the document.
 
     Args:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["FIELD", "is_sealed", "read_sealed", "sealed"]
+__all__ = ["FIELD", "read_sealed", "sealed"]
 
 FIELD = "seal"
 _END = b'"\n}'
@@ -42,7 +42,7 @@ def sealed(document: Mapping[str, JSON], *, escaped: bool = False) -> bytes:
     return head + _tail(head)
 
 
-def is_sealed(data: bytes) -> bool:
+def _is_sealed(data: bytes) -> bool:
     """Return whether the bytes are those that were sealed."""
     return data[-_SIZE:] == _tail(data[:-_SIZE])
 
@@ -61,7 +61,7 @@ def read_sealed(data: bytes, version: str, *, unsealed: int) -> JSON:
     document = parse_json(data)
     if isinstance(document, dict) and FIELD not in document and document.get(version) == unsealed:
         return document
-    if not is_sealed(data):
+    if not _is_sealed(data):
         raise ValueError("its seal is broken: it was changed since it was written")
     del document[FIELD]
     return document

@@ -2,14 +2,13 @@
 
 from dem_build.tuning.bootstrap import Intervals, intervals, spread
 from dem_build.tuning.objective import Objective, gain_scale
-from dem_build.tuning.problem import Found, Measure, Problem, Sample
+from dem_build.tuning.problem import Found, Problem, Sample
 from dem_build.tuning.searches import SEARCHES, search, softmax_start
 
 __all__ = [
     "SEARCHES",
     "Found",
     "Intervals",
-    "Measure",
     "Objective",
     "Problem",
     "Sample",

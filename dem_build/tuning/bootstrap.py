@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Intervals", "intervals", "spread"]
 
 DRAWS = 100
+SEED = 0
 COVERED = (2.5, 97.5)  # per cent
 REACH = 0.25  # of the bounds' width: what is expected further than that from every sample is a guess
 
@@ -38,16 +39,15 @@ class Intervals:
     over_uniform: tuple[float, float] | None
 
 
-def intervals(problem: Problem, found: Found, uniform: Sample | None, seed: int = 0) -> Intervals:
+def intervals(problem: Problem, found: Found, uniform: Sample | None) -> Intervals:
     """Return intervals by a percentile bootstrap over blocks.
 
     Args:
         problem: What was searched.
         found: What came of it.
         uniform: The sample of equal ω, where it was taken.
-        seed: Of the draws.
     """
-    draws = np.random.default_rng(seed)
+    draws = np.random.default_rng(SEED)
     surrogate = Surrogate.fit(problem, found.samples)
     box = found.box or (problem.lower, problem.upper)
     ends, leads = [], []

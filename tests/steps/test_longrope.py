@@ -7,14 +7,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_finetune import PLAIN, by_hand, context_of, events, prepare, train
+from test_finetune import PLAIN, assert_trained_plainly, context_of, events, prepare, train
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import TrainingError
 from dem_build.steps.api import Group
-from dem_build.steps.batches import RowOrder, collate
+from dem_build.steps.batches import collate
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.context_length import has_both_sorts
 from dem_build.steps.judges import judges, trained_prompts
@@ -83,12 +82,7 @@ def test_rows_of_both_sorts_are_trained_on_one_at_a_time(base, tmp_path):
     provenance, delta = train(base, tmp_path, context_of(tmp_path, micro_batch=4), **PLAIN)
     assert provenance["micro_batch"] == 1
     assert any("rotary frequencies" in e["message"] for e in events(tmp_path) if e["event"] == "note")
-    order = RowOrder(TokenRows.open(base / "train").lengths, 4, 42)
-    expected = by_hand(base, [order.rows(step) for step in range(8)], 1e-3)
-    before = load_file(base / "weights" / "model.safetensors")
-    for name, difference in load_file(delta).items():
-        wanted = expected[name] - before[name].float()
-        assert (difference - wanted).norm() < 2e-3 * wanted.norm(), name
+    assert_trained_plainly(base, delta)
 
 
 def test_documents_of_both_sorts_are_not_packed(base, tmp_path):
