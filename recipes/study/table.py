@@ -1,0 +1,163 @@
+"""Print the tables of docs/study.md from what is recorded of its builds.
+
+    .venv/bin/python recipes/study/table.py sweep    validation losses, every arm at every learning rate
+    .venv/bin/python recipes/study/table.py          test losses, gain recovered and cost, every model
+
+Gain recovered has the constants of the first seed's study in every row: L_base - L_single of each dataset's own vector,
+on the same test rows. Errors are standard errors over test rows, of differences paired by rows.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load
+
+from dem_build.cli.call import Call
+from dem_build.cli.session import Session, open_session
+
+HERE = Path(__file__).parent
+DATASETS = ("gsm8k", "cot", "aqua", "family", "reverse")
+RATES = ("3e-5", "1e-4", "3e-4")
+MIXTURES = ("natural", "even", "fitted")
+BUILDS = {
+    "": ("study.toml", ()),
+    "layers": ("study.toml", ("name=study-layers", "tune.granularity=layer")),
+    "seed 43": ("study.toml", ("name=study-seed", "train.seed=43")),
+    "healed": ("heal.toml", ()),
+}
+SINGLES = tuple(f"vector:{name}" for name in DATASETS)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A row of the table: a model of a build, and the trainings that it took."""
+
+    label: str
+    model: str
+    trainings: tuple[str, ...] = ()
+    build: str = ""
+
+
+ARMS = (
+    Arm("base", "base"),
+    *(Arm(f"{name} alone", name, (f"vector:{name}",)) for name in DATASETS),
+    *(Arm(f"mixture, {name}", name, (f"vector:{name}",)) for name in MIXTURES),
+    *(Arm(f"mixture, {n}, × tuned α", f"{n}_scaled", (f"vector:{n}",)) for n in MIXTURES[:2]),
+    Arm("best single × tuned α", "best_single", SINGLES),
+    Arm("uniform 1/n", "mean", SINGLES),
+    Arm("DEM, ω a vector", "composed", SINGLES),
+    Arm("DEM, ω a layer", "composed", SINGLES, "layers"),
+    Arm("DEM, ω a vector, healed", "healed", (*SINGLES, "healed:vector:healed"), "healed"),
+    Arm("DEM, ω a vector, second seed", "composed", SINGLES, "seed 43"),
+    *(Arm(f"mixture, {n}, second seed", n, (f"vector:{n}",), "seed 43") for n in MIXTURES),
+)
+
+
+@cache
+def session(build: str, *settings: str) -> Session:
+    """Return the plan of a build; nothing runs."""
+    recipe, own = BUILDS[build]
+    return open_session(str(HERE / recipe), Call(overrides=(*own, *settings)))
+
+
+def record(build: str, action: str, *settings: str):  # noqa: ANN201
+    """Return what is recorded of an action, None where nothing is."""
+    verdict = session(build, *settings).plan.verdicts.get(action)
+    return verdict.record if verdict else None
+
+
+def rows(arm: Arm, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the summed loss and the tokens of each test row."""
+    found = record(arm.build, f"loss:{arm.model}:{dataset}")
+    if found is None:
+        return None
+    stored = load(session(arm.build).store.read_bytes(found.outputs["rows"]))
+    return stored["nll"].astype(float), stored["tokens"].astype(float)
+
+
+def ratio(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
+    """Return Σ sums / Σ tokens and its standard error."""
+    mean, count = sums.sum() / tokens.sum(), len(tokens)
+    spread = ((sums - mean * tokens) ** 2).sum()
+    return mean, math.sqrt(count / (count - 1) * spread) / tokens.sum()
+
+
+def gained(arm: Arm, against: Arm) -> tuple[float, float] | None:
+    """Return the mean gain recovered above that of another arm, and its standard error."""
+    shares = []
+    for name in DATASETS:
+        mine, theirs, base, single = (rows(one, name) for one in (arm, against, ARMS[0], alone(name)))
+        if mine is None or theirs is None or base is None or single is None:
+            return None
+        scale, error = ratio(base[0] - single[0], base[1])
+        share = ratio(theirs[0] - mine[0], mine[1])
+        shares.append([part / max(scale, 2 * error) for part in share])
+    values, errors = np.array(shares).T
+    return float(values.mean()), float(np.sqrt((errors**2).sum()) / len(errors))
+
+
+def alone(dataset: str) -> Arm:
+    """Return the arm of a dataset's own vector."""
+    return ARMS[1 + DATASETS.index(dataset)]
+
+
+def cost(arm: Arm) -> tuple[int, float]:
+    """Return the tokens that were trained on and the device-seconds of it."""
+    tokens, seconds = 0, 0.0
+    for name in arm.trainings:
+        build, _, action = name.rpartition("healed:") if name.startswith("healed:") else (arm.build, "", name)
+        build = "healed" if name.startswith("healed:") else ("" if build == "healed" else build)
+        found = record(build, action)
+        if found is not None:
+            tokens += found.provenance["tokens"]["seen"]
+            seconds += found.provenance["device_seconds"]
+    return tokens, seconds
+
+
+def models() -> None:
+    """Print a row for each model."""
+    print("| model | " + " | ".join(DATASETS) + " | mean gain recovered | less than DEM by | tokens | minutes |")
+    print("|---|" + "---:|" * (len(DATASETS) + 4))
+    composed = next(arm for arm in ARMS if arm.model == "composed")
+    for arm in ARMS:
+        losses = [ratio(*found)[0] if (found := rows(arm, name)) else math.nan for name in DATASETS]
+        if all(map(math.isnan, losses)):
+            continue
+        tokens, seconds = cost(arm)
+        cells = [f"{loss:.3f}" for loss in losses]
+        cells += [shown(gained(arm, ARMS[0])), shown(gained(composed, arm)) if arm is not composed else ""]
+        print(f"| {arm.label} | {' | '.join(cells)} | {tokens / 1000:.0f}k | {seconds / 60:.0f} |")
+
+
+def shown(found: tuple[float, float] | None) -> str:
+    """Return a value with its standard error."""
+    return "" if found is None else f"{found[0]:.3f} ±{found[1]:.3f}"
+
+
+def sweep() -> None:
+    """Print the lowest validation loss of every training at every learning rate, and at which step of how many."""
+    print("| trained on | " + " | ".join(RATES) + " |")
+    print("|---|" + "---:|" * len(RATES))
+    for name in (*DATASETS, *MIXTURES):
+        print(f"| {name} | " + " | ".join(lowest(f"vector:{name}", rate) for rate in RATES) + " |")
+
+
+def lowest(action: str, rate: str) -> str:
+    """Return the lowest validation loss, and where it was."""
+    of = action.partition(":")[2]
+    table = "datasets" if of in DATASETS else "baselines"
+    found = record("", action, f"{table}.{of}.train.learning_rate={rate}")
+    if found is None:
+        return ""
+    best = found.provenance["validation"]["lowest"]
+    return f"{best['loss']:.3f} at {best['step']} of {found.provenance['steps']}"
+
+
+if __name__ == "__main__":
+    sweep() if sys.argv[1:] == ["sweep"] else models()
