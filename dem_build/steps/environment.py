@@ -5,13 +5,17 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from dem_build.room import cpu_name
 
 __all__ = ["device_name", "peak_memory", "reset_peak_memory", "versions"]
+
+PEAK, RESET = Path("/proc/self/clear_refs"), b"5"  # proc(5)
 
 
 def versions() -> dict[str, str]:
@@ -26,13 +30,19 @@ def device_name(device: torch.device) -> str:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting a GPU's peak anew; a process' own peak on the CPU cannot be."""
+    """Start counting the peak anew; on a CPU only Linux lets a process do that."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):
+            PEAK.write_bytes(RESET)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes in use: of the GPU since the last reset, on a CPU of the process since it started."""
+    """Return the most bytes in use since the last reset: of the GPU, on a CPU of the process.
+
+    Where a process' peak cannot be reset, it is since the process started.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -122,7 +122,9 @@ def cost(arm: Arm) -> tuple[int, float]:
 
 def models() -> None:
     """Print a row for each model."""
-    print("| model | " + " | ".join(DATASETS) + " | mean gain recovered | less than DEM by | tokens | minutes |")
+    print(
+        "| model | " + " | ".join(DATASETS) + " | mean gain recovered | less than DEM by | tokens | minutes |"
+    )
     print("|---|" + "---:|" * (len(DATASETS) + 4))
     composed = next(arm for arm in ARMS if arm.model == "composed")
     for arm in ARMS:
