@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["RowOrder", "by_length", "collate", "largest_divisor"]
+__all__ = ["RowOrder", "by_length", "collate", "few_sizes", "largest_divisor"]
 
 
 class RowOrder(Sampler[int]):
@@ -75,15 +75,38 @@ def by_length(lengths: NDArray[np.integer], size: int, boundary: int | None = No
             yield sort[start : start + size]
 
 
-def collate(rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> dict[str, torch.Tensor]:
-    """Return rows as tensors [rows, longest], padded on the right with token 0 and labels that do not count."""
+def collate(
+    rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], ceilings: Sequence[int] | None = None
+) -> dict[str, torch.Tensor]:
+    """Return rows as tensors [rows, length], padded on the right with token 0 and labels that do not count.
+
+    Args:
+        rows: Input ids and labels, [tokens] each.
+        ceilings: For lengths of few sizes, see `few_sizes`; None for the longest row's.
+    """
     longest = max(len(ids) for ids, _ in rows)
-    input_ids = np.zeros((len(rows), longest), np.int64)
-    labels = np.full((len(rows), longest), IGNORED, np.int64)
+    length = longest if ceilings is None else few_sizes(longest, ceilings)
+    input_ids = np.zeros((len(rows), length), np.int64)
+    labels = np.full((len(rows), length), IGNORED, np.int64)
     for i, (ids, targets) in enumerate(rows):
         input_ids[i, : len(ids)] = ids
         labels[i, 1 : len(targets)] = targets[1:]  # a row's first token is predicted from nothing
     return {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+
+
+def few_sizes(longest: int, ceilings: Sequence[int] = ()) -> int:
+    """Return a length that is little above `longest` and one of few: at most 16 between a power of two and the next.
+
+    Libraries keep what they made for each shape that they met, on a CPU some 20 MB: a training whose batches have
+    hundreds of lengths fills the memory with it.
+
+    Args:
+        longest: Tokens of the longest row.
+        ceilings: Lengths that mean something to the model, and that padding does not pass.
+    """
+    step = 1 << max((longest - 1).bit_length() - 5, 3)
+    padded = -(-longest // step) * step
+    return min([padded, *(most for most in ceilings if longest <= most)])
 
 
 def largest_divisor(number: int, at_most: int) -> int:

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
     from dem_build.data.arrays import TokenRows
 
-__all__ = ["has_both_sorts", "longest_short", "most_tokens", "refuse_longer", "refuse_mixed_packs"]
+__all__ = [
+    "ceilings",
+    "has_both_sorts",
+    "longest_short",
+    "most_tokens",
+    "refuse_longer",
+    "refuse_mixed_packs",
+]
 
 NAMES = ("max_position_embeddings", "n_positions", "n_ctx")  # one thing, as different models call it
 ORIGINAL = "original_max_position_embeddings"
@@ -58,6 +65,16 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
             f"the model takes {most} tokens at most, and {count} of {len(rows)} rows have more, up to {longest}",
             hint=f"set max_length = {most} or less for this dataset",
         )
+
+
+def ceilings(config: Any) -> list[int]:
+    """Return the lengths that padding must not pass: the longest that a model takes, or reads as a short row.
+
+    Args:
+        config: A model's, as transformers reads it.
+    """
+    found = (longest_short(config), *(getattr(config, name, None) for name in NAMES))
+    return [most for most in found if isinstance(most, int)]
 
 
 def longest_short(config: Any) -> int | None:

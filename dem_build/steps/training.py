@@ -6,6 +6,7 @@ What Trainer is told and what it is kept from doing is here; what is trained and
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from dem_build.errors import InterruptedBuildError
 from dem_build.steps.batches import collate
+from dem_build.steps.context_length import ceilings
 from dem_build.steps.likelihood import token_nll
 from dem_build.steps.packing import Packs, collation_for
 from dem_build.steps.validation import TrainingEnded, Validation
@@ -108,11 +110,12 @@ class TokenTrainer(Trainer):
         """Return the micro-batches of an epoch, in the order of the seed."""
         rows: Any = self.rows  # a length and an index is all that a data set must have
         model: Any = self.model
+        one_by_one = partial(collate, ceilings=ceilings(model.config))
         loader: DataLoader[Any] = DataLoader(
             rows,
             batch_size=self.args.per_device_train_batch_size,
             sampler=self.order,
-            collate_fn=collation_for(model) if isinstance(self.rows, Packs) else collate,
+            collate_fn=collation_for(model) if isinstance(self.rows, Packs) else one_by_one,
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)
