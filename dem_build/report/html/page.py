@@ -109,10 +109,10 @@ def _verbatim(text: str) -> Markup:
 
 
 def _rounding(material: Material) -> str:
-    """Return how far rounding moved the model, as a share of how far the vectors did; nothing where that is unknown."""
+    """Return how far rounding moved the model, as a share of how far the vectors did; nothing where it did not."""
     model = material.records.get("model")
     share = model.amount("relative_rounding_error") if model is not None else None
-    return "" if share is None else f", rounded by {share:.2g} of what the vectors change"
+    return f", rounded by {share:.2g} of what the vectors change" if share else ""
 
 
 def _facts(material: Material) -> list[tuple[str, str]]:
