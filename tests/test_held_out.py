@@ -133,6 +133,12 @@ def test_data_shows_the_rows_of_a_probe(built: tuple[Project, dict[str, object]]
     assert "test 0: " in project.call("data", "tiny.toml", "chat").stdout
 
 
+def test_the_first_call_of_all_may_be_to_look_at_data(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    project.write(RECIPE)
+    assert "test 0: " in project.call("data", "tiny.toml", "chat", "--cache", "another").stdout
+
+
 def resolved(project: Path, text: str) -> lock.Lock:
     (project / "tiny.toml").write_text(text)
     recipe = load_recipe(project / "tiny.toml")

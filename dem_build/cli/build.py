@@ -129,7 +129,6 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
 
     refuse_missing(session.plan, session.machine)
     refuse_unfit(session.plan)
-    session.store.make()  # `dem data` has only looked at it so far
     outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome

@@ -44,6 +44,7 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
     session = open_session(named, call)
     if name in session.recipe.probes:
         split = "test"  # the only one that a probe has
+    session.store.make()
     session.save_root()
     with Interrupt() as interrupt, view.make_listener(view.make_console(stderr=True)) as listener:
         outcome = run_plan(session, Options(session.machine), listener, interrupt)
