@@ -350,6 +350,17 @@ def test_no_train_fails_where_a_vector_is_missing_and_trains_nothing(
     project.build()
 
 
+def test_the_lock_is_of_the_recipe_as_written_whatever_a_build_sets(
+    built: tuple[Project, dict[str, object]], tmp_path: Path
+) -> None:
+    project, _ = built
+    lock = (project.home / "tiny.lock").read_bytes()
+    shutil.copytree(project.home / "base", tmp_path / "elsewhere")
+    project.call("build", "tiny.toml", "--set", f"base.model={tmp_path / 'elsewhere'}", "--", "base")
+    assert (project.home / "tiny.lock").read_bytes() == lock
+    project.call("build", "tiny.toml", "--locked", "--", "base")
+
+
 def test_locked_refuses_data_that_changed_since_the_lock(built: tuple[Project, dict[str, object]]) -> None:
     project, _ = built
     project.build(RECIPE, "--locked")

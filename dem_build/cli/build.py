@@ -112,7 +112,7 @@ def _prepared(named: str, call: Call, flags: Flags, within: ExitStack) -> Sessio
     if not flags.trust_tasks:
         session.require_trust()
     session.destination()  # where nothing can be published, nothing is trained first
-    if not call.locked:
+    if not call.locked and not call.overrides:  # the lock is of the recipe as it is written
         session.save_lock()
     session.save_root()
     return session

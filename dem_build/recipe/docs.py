@@ -57,7 +57,8 @@ How and where to build is in the [machine file](#the-machine-file), which never 
   and none is called `composed`, `base` or `vectors`.
 - Numbers are finite, and no text is read as a number.
 - `--set KEY=VALUE` changes a key from the command line: a dotted key and a TOML value, such as
-  `--set train.learning_rate=1e-5` or `--set evaluate.tasks.0.limit=10`. A bare word is text.
+  `--set train.learning_rate=1e-5` or `--set evaluate.tasks.0.limit=10`. A bare word is text. A build with it leaves
+  the lock as it is.
 """
 
 MACHINE = """\
