@@ -76,4 +76,6 @@ def read_rows(data: bytes) -> RowLosses:
     rows = RowLosses(array("f", bytes(nll)), array("i", bytes(tokens)))
     if (floats, integers) != ("F32", "I32") or len(rows.nll) != len(rows.tokens):
         raise ValueError("not a loss and a number of tokens for each row")
+    if not all(map(math.isfinite, rows.nll)) or min(rows.tokens, default=0) < 0:
+        raise ValueError("a row's loss or number of tokens is none")
     return rows

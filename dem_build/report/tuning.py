@@ -252,6 +252,11 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     "own_vector_does_not_help": lambda who, f: (
         f"the vector of {who} does not lower its own validation loss: {f['single']:.3f}, base {f['base']:.3f}"
     ),
+    "own_gain_is_little": lambda who, f: (
+        f"the vector of {who} alone gains {f['gained']:.2g} nats, too little to be told from none; its gain recovered "
+        f"is of {f['scale']:.2g}, and small changes of its loss weigh much (importance = {{ {who} = 0 }} in [tune] "
+        'leaves it out; objective = "mean" weighs all losses alike)'
+    ),
     "rows_left_out": lambda who, f: (
         f"{f['count']} validation rows of {who} were left out, as a vector was trained on their prompts; "
         f"{f['used']} were used"

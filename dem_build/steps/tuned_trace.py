@@ -155,12 +155,21 @@ def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]
             yield {"what": "limit_not_held", **about, "limit": float(objective.limit[j])}
         elif losses[j] - base[j] > SIGNIFICANT * errors[j]:
             yield {"what": "worse_than_base", **about}
-        if judge.group.name in landscape.space.vector_of and landscape.singles[j] >= base[j]:
-            yield {"what": "own_vector_does_not_help", **about, "single": float(landscape.singles[j])}
+        if judge.group.name in landscape.space.vector_of:
+            yield from _of_single(landscape, j, about)
         if judge.left_out:
             yield {"what": "rows_left_out", **about, "count": judge.left_out, "used": judge.used}
         if judge.used < FEW_ROWS:
             yield {"what": "few_rows", **about, "used": judge.used}
+
+
+def _of_single(landscape: Landscape, j: int, about: dict[str, JSON]) -> Iterator[dict[str, JSON]]:
+    objective, single = landscape.objective, float(landscape.singles[j])
+    gained, scale = float(objective.base[j]) - single, float(objective.scale[j])
+    if gained <= 0:
+        yield {"what": "own_vector_does_not_help", **about, "single": single}
+    elif objective.counted[j] and objective.kind != "mean" and gained < scale:
+        yield {"what": "own_gain_is_little", **about, "gained": gained, "scale": scale}
 
 
 def _of_search(landscape: Landscape, found: Found, bounds: Intervals) -> Iterator[dict[str, JSON]]:

@@ -168,7 +168,15 @@ def test_rows_that_are_not_the_same_are_not_paired():
 
 
 @pytest.mark.parametrize(
-    "damaged", [b"", b"not a tensor", save({"nll": np.zeros(2, np.float32)}), row_losses([1.0, 2.0], [1])]
+    "damaged",
+    [
+        b"",
+        b"not a tensor",
+        save({"nll": np.zeros(2, np.float32)}),
+        row_losses([1.0, 2.0], [1]),
+        row_losses([math.inf, -math.inf]),
+        row_losses([1.0, 2.0], [-1, 2]),
+    ],
 )
 def test_rows_of_another_shape_are_refused_with_the_action(damaged):
     with pytest.raises(StoreError) as caught:

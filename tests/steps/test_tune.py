@@ -26,6 +26,7 @@ from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.checkpoint import open_checkpoint
 from dem_build.data.arrays import TokenRows
+from dem_build.digest import of_bytes
 from dem_build.errors import CheckpointError, EvaluationError, InterruptedBuildError
 from dem_build.steps.api import Group
 from dem_build.steps.candidates import Candidates
@@ -189,6 +190,20 @@ def test_a_dataset_with_one_row_tunes_and_it_is_said(tmp_path):
     lone = replace(dataset("up"), paths=dataset("up").paths | {"data/validation": rows})
     tuned = run_tune(tmp_path, [lone, dataset("down")])
     assert [f["used"] for f in tuned.trace["findings"] if f["what"] == "few_rows"] == [1]
+
+
+def test_a_vector_that_gains_next_to_nothing_is_told_of(tmp_path):
+    weak = {n: 3e-4 * t for n, t in trained(skill("up").train).items()}
+    delta = store_vector(tmp_path / "delta", weak, "float32")
+    up = dataset("up")
+    up = replace(
+        up, paths=up.paths | {"delta": delta}, digests=up.digests | {"delta": of_bytes(delta.read_bytes())}
+    )
+    for objective, told in (("gain", [up.digests["data/validation"]]), ("mean", [])):
+        tuned = run_tune(tmp_path / objective, [up, dataset("down")], objective=objective)
+        little = [f for f in tuned.trace["findings"] if f["what"] == "own_gain_is_little"]
+        assert [f["judge"] for f in little] == told
+        assert all(0 < f["gained"] < f["scale"] for f in little)
 
 
 def test_a_negative_omega_is_not_taken_for_none(tmp_path):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dem_build.graph import Graph
 
-__all__ = ["Forger", "lay_out_project"]
+__all__ = ["Forger", "lay_out_project", "row_losses"]
 
 RECIPE: dict[str, Any] = {
     "name": "tiny",
@@ -71,6 +71,11 @@ def _rows(of: str) -> bytes:
     prompts = np.frombuffer(hashlib.sha256(of.encode()).digest()[:16], np.uint8).reshape(1, 16)
     offsets = np.array([0, len(ids)], np.int64)
     return save({"input_ids": ids, "labels": ids, "offsets": offsets, "prompts": prompts})
+
+
+def row_losses(nll: list[float], tokens: list[int]) -> bytes:
+    """Return what a held-out loss leaves of each row."""
+    return save({"nll": np.array(nll, np.float32), "tokens": np.array(tokens, np.int32)})
 
 
 DELTA = hashlib.sha256(b"delta of vector:add").hexdigest()
@@ -165,6 +170,7 @@ class Forger:
             "omega": json.dumps({"omega": {DELTA: 0.5}}).encode(),
             "trace": json.dumps(TRACE).encode(),
             "answers": json.dumps(ANSWERS).encode(),
+            "rows": row_losses([1.0, 2.0], [4, 6]),
         }
         plain = f"{name} of {action}"
         made = _rows(plain) if action.startswith("data:") else plain.encode()

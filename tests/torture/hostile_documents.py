@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import hostile_examples as given
-from forged import ANSWERS, CONFIG, DELTA, PROVENANCE, RECIPE, TEMPLATE, TRACE
+from forged import ANSWERS, CONFIG, DELTA, PROVENANCE, RECIPE, TEMPLATE, TRACE, row_losses
 from hostile_texts import HOSTILE_JSON, PYTHON, TEMPLATES
 from hypothesis import strategies as st
 
@@ -152,6 +152,11 @@ def rows_files(draw: st.DrawFn) -> bytes:
     return draw(given.spoiled(st.just(save(made))))
 
 
+ODD_ROWS = [
+    row_losses(nll, tokens)
+    for nll in ([], [1.0], [float("nan"), 1.0], [float("inf"), -float("inf")], [3e38, -3e38], [0.0, 0.0])
+    for tokens in ([], [1], [0, 0], [-1, 1], [2**31 - 1, 2**31 - 1])
+]
 contents = st.one_of(
     st.builds(lambda d: {"metrics": d}, spoiled_json(METRICS)),
     st.builds(
@@ -167,6 +172,7 @@ contents = st.one_of(
         },
         st.sampled_from(given.ODD_TEXTS),
     ),
+    st.builds(lambda d: {"rows": d}, st.sampled_from(ODD_ROWS) | st.binary(max_size=64)),
     st.builds(lambda d: {"omega": d}, spoiled_json({"omega": {DELTA: 0.5}})),
     st.builds(lambda d: {"log": d}, spoiled_json(EVENT)),
     st.builds(
