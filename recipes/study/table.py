@@ -154,6 +154,8 @@ def lowest(action: str, rate: str) -> str:
     """Return the lowest validation loss, and where it was."""
     of = action.partition(":")[2]
     table = "datasets" if of in DATASETS else "baselines"
+    if of in MIXTURES and of not in session("").recipe.baselines:
+        return ""
     found = record("", action, f"{table}.{of}.train.learning_rate={rate}")
     if found is None:
         return ""
