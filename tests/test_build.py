@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -348,6 +349,12 @@ def test_no_train_fails_where_a_vector_is_missing_and_trains_nothing(
     assert ran(document) == []
     assert "vector:add" in document["error"]["where"]  # type: ignore[index]
     project.build()
+
+
+def test_a_log_shows_figures_as_the_build_did(built: tuple[Project, dict[str, object]]) -> None:
+    project, _ = built
+    last = project.call("logs", "tiny.toml", "vector:add").stdout.splitlines()[-1]
+    assert re.fullmatch(r"4/4 steps  loss \d\.\d{3}  [\d.k]+ tok/s  [\d.]+ [MG]B", last)
 
 
 def test_the_lock_is_of_the_recipe_as_written_whatever_a_build_sets(

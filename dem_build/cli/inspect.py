@@ -10,6 +10,7 @@ from dem_build import lock
 from dem_build.cli import view
 from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
 from dem_build.cli.session import checked, open_session
+from dem_build.cli.view_progress import Progress
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import budgets, crowded, estimates, unfit
 from dem_build.execute.events import read_events
@@ -189,9 +190,10 @@ def _read_work(work: Path) -> Iterator[JSON]:
 def _line(event: JSON) -> str:
     kind = event["event"]
     if kind == "progress" and all(isinstance(event.get(n), int | float) for n in ("done", "total")):
-        more = {k: v for k, v in event.items() if k not in ("event", "time", "done", "total", "unit")}
-        shown = "".join(f"  {k} {v:g}" if isinstance(v, float) else f"  {k} {v}" for k, v in more.items())
-        return f"{event['done']:g}/{event['total']:g} {event.get('unit', '')}{shown}"
+        known = Progress()
+        known.update(event)
+        shown = (known.counted, known.loss, known.validation, known.speed, known.memory)
+        return "  ".join(filter(None, shown))
     if kind == "output":
         return str(event.get("line", ""))
     return f"{kind}: {event.get('message', '')}"
