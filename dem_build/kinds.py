@@ -103,7 +103,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "mix": Kind(
             family="mix",
-            version=1,
+            version=2,  # 2: datasets of the same rows are drawn from as one
             module="dem_build.steps.mix",
             # How long its training is; without any of them, as long as all of its groups' together.
             params=("epochs", "sequences", "pack"),

@@ -32,6 +32,7 @@ from dem_build.estimate import (
 )
 from dem_build.graph import Edge, Taken
 from dem_build.machine import Machine
+from dem_build.plan import History, make_plan
 from dem_build.store import Output
 
 if TYPE_CHECKING:
@@ -182,6 +183,15 @@ def test_the_time_is_that_of_an_earlier_training_of_the_same_base_on_this_host(v
 def test_nothing_is_known_before_base_and_data_are_there():
     [estimate] = estimates(Made().plan(make_graph()), Reading(Made()), Machine())
     assert estimate == Estimate("vector:math")
+
+
+def test_a_training_that_is_asked_for_again_is_estimated_though_its_like_is_recorded():
+    one = make_graph()
+    again = replace(one.actions["vector:math"], name="vector:again")
+    both = replace(one, actions=one.actions | {again.name: again})
+    made = known(both)
+    plan = make_plan(both, made, History(made.keys), rebuild={"vector:again"})
+    assert [e.name for e in estimates(plan, Reading(made), Machine())] == ["vector:again"]
 
 
 def test_two_names_of_the_same_training_are_estimated_once():

@@ -12,14 +12,14 @@ from dem_build.cli import view
 from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared, shared_documents
 from dem_build.cli.session import checked, open_session
-from dem_build.errors import DemError, GateError, InterruptedBuildError, RecipeError
+from dem_build.errors import DemError, GateError, InterruptedBuildError, RecipeError, UsageError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
 from dem_build.execute.outcome import recorded
 from dem_build.report.documents import build_document, failure_document
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from rich.console import Console
@@ -50,17 +50,13 @@ class Flags:
 
 
 def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
-    """Build recipes one after another and return the gravest exit status.
-
-    Raises:
-        RecipeError: Of several recipes, the mistakes of all: they cost no training of the ones before.
-    """
+    """Build recipes one after another, none where one has mistakes, and return the gravest exit status."""
+    if len(recipes) > 1 and (mistakes := _mistakes(recipes, call)):
+        return _refuse(recipes, mistakes, as_json=flags.as_json)
     console = view.make_console(stderr=flags.as_json)
     statuses: list[int] = []
     documents: list[dict[str, Any]] = []
     with Interrupt() as interrupt:
-        if len(recipes) > 1:
-            _refuse_mistakes(recipes, call)
         for recipe in recipes:
             if interrupt.count:
                 break
@@ -74,15 +70,32 @@ def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
     return min(statuses, key=GRAVITY.index, default=InterruptedBuildError.exit_status)
 
 
-def _refuse_mistakes(recipes: Sequence[str], call: Call) -> None:
-    problems: list[Problem] = []
+def _mistakes(recipes: Sequence[str], call: Call) -> dict[str, RecipeError]:
+    """Return the mistakes of several recipes; what an earlier one will publish is missed by none that builds on it."""
+    found: dict[str, RecipeError] = {}
     for recipe in recipes:
         try:
             checked(recipe, call.overrides)
         except RecipeError as error:
-            problems += error.problems
-    if problems:
-        raise RecipeError(problems)
+            problems = [p for p in error.problems if not (_may_come(p) and recipe != recipes[0])]
+            if problems:
+                found[recipe] = RecipeError(problems)
+    return found
+
+
+def _refuse(recipes: Sequence[str], mistakes: Mapping[str, RecipeError], *, as_json: bool) -> int:
+    """Say what is wrong; the recipes in which nothing is are not built either."""
+    for error in mistakes.values():
+        view.render_error(error, view.make_console(stderr=True))
+    unbuilt = UsageError(f"not built, as {', '.join(mistakes)} cannot be")
+    if as_json:
+        sys.stdout.write(json.dumps([failure_document(r, mistakes.get(r, unbuilt)) for r in recipes]) + "\n")
+    return unbuilt.exit_status
+
+
+def _may_come(problem: Problem) -> bool:
+    """Return whether what is missed may be there once the recipes before are built."""
+    return problem.key == "base.model" or problem.key.startswith("vectors.")
 
 
 def _build_one(

@@ -61,15 +61,21 @@ def _clear(found: Sequence[Row], *, coloured: bool) -> str:
         return ""
     if coloured:
         return "; a coloured change has zero outside its 95 % interval"
-    vague = [
-        f"{_subject(row)} {joined(row.metric)}"
-        for row in found
-        if row.change is not None and row.change.trend in (Trend.NOISE, Trend.UNKNOWN)
+    told = {
+        "not clear, zero is in the 95 % interval": _changed(found, Trend.NOISE),
+        "error unknown": _changed(found, Trend.UNKNOWN),
+    }
+    some = [f"; {words}: {names}" for words, names in told.items() if names]
+    return "".join(some) or "; every change has zero outside its 95 % interval"
+
+
+def _changed(found: Sequence[Row], trend: Trend) -> str:
+    """Return the names of the rows whose change has a trend."""
+    names = [
+        f"{_subject(row)} {joined(row.metric)}" for row in found if row.change and row.change.trend is trend
     ]
-    if not vague:
-        return "; every change has zero outside its 95 % interval"
-    more = f" and {len(vague) - NAMES_SHOWN} more" if len(vague) > NAMES_SHOWN else ""
-    return f"; not clear, zero is in the 95 % interval: {', '.join(vague[:NAMES_SHOWN])}{more}"
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def omega_lines(tuning: Tuning, console: Console) -> None:

@@ -80,12 +80,11 @@ class Training:
 
 def trainings(plan: Plan) -> list[Training]:
     """Return the trainings that are due, or may be; of several that are the same work, the first."""
-    due = [v for v in _distinct(plan) if v.action.kind == "finetune" and v.status is not Status.HIT]
-    return [_training(verdict, plan) for verdict in due]
+    return [_training(v, plan) for v in _distinct(plan) if v.action.kind == "finetune"]
 
 
 def _distinct(plan: Plan) -> list[Verdict]:
-    """Return the verdicts whose key no action before them will have.
+    """Return what is due, or may be, and whose key nothing before it that is due will have.
 
     Where an input is not known yet, the key of what makes it stands for it: what is the same work now stays so.
     """
@@ -93,7 +92,8 @@ def _distinct(plan: Plan) -> list[Verdict]:
     found: dict[Digest, Verdict] = {}
     for name, verdict in plan.verdicts.items():
         key = verdict.key or kinds.key_of(preimage_of(verdict.action, known))
-        found.setdefault(key, verdict)
+        if verdict.status is not Status.HIT:
+            found.setdefault(key, verdict)
         made = kinds.KINDS[verdict.action.kind].outputs
         known[name] = (
             verdict.record.outputs

@@ -42,6 +42,8 @@ LOSS_TASK = "loss:"
 LOSS = "loss"
 STDERR = "_stderr"
 Z95 = 1.96
+FEW_ROWS = 8
+"""Fewer have a standard error that is hardly known itself."""
 COUNTS = frozenset({"tokens", "rows", "samples"})
 # Where a task does not say: the metrics that lm-eval registers with higher_is_better=False, and the held-out loss.
 LOWER_IS_BETTER = frozenset(
@@ -109,6 +111,8 @@ def difference(results: Results, task: str, metric: str, model: str, against: st
     new, old = (measure_of(results, one, task, metric) for one in (model, against))
     if new is None or old is None or not math.isfinite(new.value - old.value):
         return None
+    if metric == LOSS and results.table[model][task].get("rows", FEW_ROWS) < FEW_ROWS:
+        return Measure(new.value - old.value)
     stderr = results.rows.stderr(task, model, against) if metric == LOSS else None
     if stderr is None and old.stderr is not None and new.stderr is not None:
         stderr = math.hypot(old.stderr, new.stderr)

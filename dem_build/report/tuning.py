@@ -58,8 +58,10 @@ class Judged:
     @property
     def floored(self) -> bool:
         """Whether the own vector alone gains less than its gain recovered is of: that has a floor, and says little."""
-        if self.single is None or not self.gain:
+        if self.single is None or self.gain is None:
             return False
+        if self.single >= self.base or not self.gain:
+            return self.single >= self.base
         return (self.base - self.chosen) / self.gain > (self.base - self.single) * (1 + SAME)
 
 
@@ -253,9 +255,9 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         f"the vector of {who} does not lower its own validation loss: {f['single']:.3f}, base {f['base']:.3f}"
     ),
     "own_gain_is_little": lambda who, f: (
-        f"the vector of {who} alone gains {f['gained']:.2g} nats, too little to be told from none; its gain recovered "
-        f"is of {f['scale']:.2g}, and small changes of its loss weigh much (importance = {{ {who} = 0 }} in [tune] "
-        'leaves it out; objective = "mean" weighs all losses alike)'
+        f"the vector of {who} alone gains {f['gained']:.2g} nats, less than two standard errors or a thousandth of "
+        f"the base's loss: its gain recovered is of {f['scale']:.2g}, and small changes of its loss weigh much (an "
+        'importance of 0 in [tune] leaves it out; objective = "mean" weighs all losses alike)'
     ),
     "rows_left_out": lambda who, f: (
         f"{f['count']} validation rows of {who} were left out, as a vector was trained on their prompts; "

@@ -160,7 +160,7 @@ def _tell(parts: Sequence[_Part], planned: float, context: Context) -> None:
     context.note(f"{planned:,.0f} tokens planned, of {given}")
     for part in parts:
         if part.share and not len(part.indices):
-            context.warn(f"the share of {part.group.name} is less than half a row, and it gives none")
+            context.warn(f"the share of {part.group.name} comes to no row, and it gives none")
 
 
 def _write(parts: Sequence[_Part], context: Context) -> dict[str, JSON]:

@@ -110,7 +110,8 @@ class TokenTrainer(Trainer):
         """Return the micro-batches of an epoch, in the order of the seed."""
         rows: Any = self.rows  # a length and an index is all that a data set must have
         model: Any = self.model
-        one_by_one = partial(collate, ceilings=ceilings(model.config))
+        longest = int(self.rows.lengths.max())  # which is what an estimate of memory goes by
+        one_by_one = partial(collate, ceilings=[*ceilings(model.config), longest])
         loader: DataLoader[Any] = DataLoader(
             rows,
             batch_size=self.args.per_device_train_batch_size,

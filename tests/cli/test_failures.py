@@ -40,6 +40,21 @@ def test_a_mistaken_call_is_one_document_and_status_2(
     assert "Traceback" not in said.err
 
 
+def test_of_several_recipes_each_has_a_document_and_what_an_earlier_one_makes_is_no_mistake(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    text = '[base]\nmodel = "{}"\n[datasets.a]\npath = "rows.jsonl"\nomega = 1.0\n'
+    (tmp_path / "a.toml").write_text(text.format(tiny_base), encoding="utf-8")
+    (tmp_path / "b.toml").write_text(text.format("out/a/model") + "seed = 1\n", encoding="utf-8")
+    assert run(["build", "--json", "a.toml", "b.toml"]) == 2
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["recipe"], second["recipe"]) == ("a.toml", "b.toml")
+    assert first["error"]["what"] == "not built, as b.toml cannot be"
+    assert [p["key"] for p in second["error"]["problems"]] == ["datasets.a.seed"]
+
+
 def test_a_folder_that_is_missing_for_several_tasks_is_one_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

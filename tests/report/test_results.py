@@ -159,6 +159,13 @@ def test_the_error_of_a_change_is_paired_by_rows():
     assert change.stderr < LOSS["loss_stderr"] * math.sqrt(2)
 
 
+def test_the_error_of_a_loss_on_few_rows_counts_as_unknown():
+    few = {"loss_stderr": 0.01, "rows": 7}
+    change = row({"loss": 2.0} | few, {"loss": 1.0} | few).change
+    assert change is not None
+    assert (change.trend, change.stderr) == (Trend.UNKNOWN, None)
+
+
 def test_rows_that_are_not_the_same_are_not_paired():
     rows_of = {("base", "loss:math"): row_losses([3.0, 2.0], [2, 2])}
     results, _ = collected(made=Made(rows=rows_of))

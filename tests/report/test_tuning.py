@@ -11,7 +11,7 @@ from dem_build.errors import StoreError
 from dem_build.graph import TUNE, Action, Edge, Graph, Taken
 from dem_build.report.baselines import read_baselines
 from dem_build.report.recorded import Recorded
-from dem_build.report.tuning import Tuning, read_tuning
+from dem_build.report.tuning import Judged, Tuning, read_tuning
 from dem_build.store import Output, Record
 
 ROWS, ONE, OTHER = "a" * 64, "b" * 64, "c" * 64
@@ -168,3 +168,17 @@ def test_a_candidate_without_a_finite_score_is_refused(score):
 def test_a_search_whose_record_tells_no_cost_is_read_all_the_same(cost):
     assert search_of({}, forward_equivalents=cost).cost == 0.0
     assert search_of({}, forward_equivalents=3.5).cost == 3.5
+
+
+@pytest.mark.parametrize(
+    ("single", "chosen", "gain", "floored"),
+    [
+        (1.0, 1.5, 0.5, False),
+        (2.1, 2.0, 0.0, True),
+        (2.0, 1.9, 50.0, True),
+        (1.999, 1.9, 20.0, True),
+        (1.0, 2.0, 0.0, False),
+    ],
+)
+def test_a_gain_is_of_a_floor_where_the_own_vector_gains_less(single, chosen, gain, floored):
+    assert Judged(2.0, chosen, single, gain, rows=40).floored is floored

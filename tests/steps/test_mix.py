@@ -164,7 +164,7 @@ def test_a_share_too_small_for_a_row_is_said(tmp_path, split):
     ]
     run(tmp_path / "mix", groups)
     [events] = (tmp_path / "mix").rglob("events.jsonl")
-    assert "the share of b is less than half a row" in events.read_text()
+    assert "the share of b comes to no row" in events.read_text()
 
 
 def test_shares_sum_to_one_and_the_budget_of_steps_is_in_rows_of_the_mixture():
