@@ -353,8 +353,9 @@ def test_no_train_fails_where_a_vector_is_missing_and_trains_nothing(
 
 def test_a_log_shows_figures_as_the_build_did(built: tuple[Project, dict[str, object]]) -> None:
     project, _ = built
-    last = project.call("logs", "tiny.toml", "vector:add").stdout.splitlines()[-1]
-    assert re.fullmatch(r"4/4 steps  loss \d\.\d{3}  [\d.k]+ tok/s  [\d.]+ [MG]B", last)
+    lines = project.call("logs", "tiny.toml", "vector:add").stdout.splitlines()
+    figures = re.compile(r"4/4 steps  loss \d\.\d{3}  [\d.k]+ tok/s  [\d.]+ [MG]B")
+    assert any(figures.fullmatch(line) for line in lines), lines  # what libraries print stands below
 
 
 def test_the_lock_is_of_the_recipe_as_written_whatever_a_build_sets(

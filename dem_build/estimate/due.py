@@ -80,27 +80,35 @@ class Training:
 
 def trainings(plan: Plan) -> list[Training]:
     """Return the trainings that are due, or may be; of several that are the same work, the first."""
-    return [_training(v, plan) for v in _distinct(plan) if v.action.kind == "finetune"]
-
-
-def _distinct(plan: Plan) -> list[Verdict]:
-    """Return what is due, or may be, and whose key nothing before it that is due will have.
-
-    Where an input is not known yet, the key of what makes it stands for it: what is the same work now stays so.
-    """
-    known: dict[str, Mapping[str, Output]] = {}
+    due = [v for v in plan.verdicts.values() if v.action.kind == "finetune" and v.status is not Status.HIT]
     found: dict[Digest, Verdict] = {}
-    for name, verdict in plan.verdicts.items():
-        key = verdict.key or kinds.key_of(preimage_of(verdict.action, known))
-        if verdict.status is not Status.HIT:
-            found.setdefault(key, verdict)
-        made = kinds.KINDS[verdict.action.kind].outputs
-        known[name] = (
-            verdict.record.outputs
-            if verdict.record is not None
-            else {output: Output(of_json([key, output]), 0) for output in made}
-        )
-    return list(found.values())
+    known: dict[str, Mapping[str, Output]] = {}
+    for verdict in due:
+        found.setdefault(_key(verdict, plan, known), verdict)
+    return [_training(verdict, plan) for verdict in found.values()]
+
+
+def _key(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Digest:
+    """Return an action's key, or what is the same for the same work while an input of it is not known.
+
+    Args:
+        verdict: The action's.
+        plan: Where its inputs are made.
+        known: Action → its outputs, or where these are not known yet what stands for them; grows.
+    """
+    if verdict.key is not None:
+        return verdict.key
+    for name in verdict.action.upstream:
+        if name not in known:
+            known[name] = _outputs(plan.verdicts[name], plan, known)
+    return kinds.key_of(preimage_of(verdict.action, known))
+
+
+def _outputs(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Mapping[str, Output]:
+    if verdict.record is not None:
+        return verdict.record.outputs
+    key = _key(verdict, plan, known)
+    return {name: Output(of_json([key, name]), 0) for name in kinds.KINDS[verdict.action.kind].outputs}
 
 
 def _training(verdict: Verdict, plan: Plan) -> Training:

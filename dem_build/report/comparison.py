@@ -23,6 +23,7 @@ __all__ = [
     "LOSS",
     "LOSS_TASK",
     "STDERR",
+    "Z95",
     "Change",
     "Measure",
     "Row",

@@ -60,9 +60,8 @@ class Judged:
         """Whether the own vector alone gains less than its gain recovered is of: that has a floor, and says little."""
         if self.single is None or self.gain is None:
             return False
-        if self.single >= self.base or not self.gain:
-            return self.single >= self.base
-        return (self.base - self.chosen) / self.gain > (self.base - self.single) * (1 + SAME)
+        alone = self.base - self.single
+        return alone <= 0 or (self.gain != 0 and (self.base - self.chosen) / self.gain > alone * (1 + SAME))
 
 
 @dataclass(frozen=True)

@@ -183,8 +183,12 @@ def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:
 
 def _against_base(losses: list[Row]) -> str:
     """Return how many test losses fell, rose and did neither, and by how much."""
-    words = {Trend.BETTER: "fell on", Trend.WORSE: "rose on", Trend.NOISE: "did not clearly change on"}
-    words[Trend.UNKNOWN] = "changed with an unknown error on"
+    words = {
+        Trend.BETTER: "fell on",
+        Trend.WORSE: "rose on",
+        Trend.NOISE: "did not clearly change on",
+        Trend.UNKNOWN: "changed with an unknown error on",
+    }
     parts = [
         f"{verb} {len(some)} ({_changes(some)})"
         for trend, verb in words.items()
@@ -210,11 +214,10 @@ def _recovered(results: Results) -> str:
 
 def _told_of_gain(recovers: str, whole: str, strong: dict[str, float], weak: list[str]) -> str:
     """Return a mean gain recovered in words, and whose own vector gains too little alone to be in it."""
+    if not strong and not weak:
+        return ""
     if not strong:
-        return (
-            f"What it recovers cannot be told: the own vector of {_named(weak)} gains too little alone."
-            * bool(weak)
-        )
+        return f"What it recovers cannot be told: the own vector of {_named(weak)} gains too little alone."
     left = f"; {_named(weak)} left out, whose own vector gains too little to tell" if weak else ""
     return f"{recovers} {whole} of what each dataset's own vector gains alone{_extremes(strong)}{left}."
 

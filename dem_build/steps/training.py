@@ -110,13 +110,13 @@ class TokenTrainer(Trainer):
         """Return the micro-batches of an epoch, in the order of the seed."""
         rows: Any = self.rows  # a length and an index is all that a data set must have
         model: Any = self.model
-        longest = int(self.rows.lengths.max())  # which is what an estimate of memory goes by
-        one_by_one = partial(collate, ceilings=[*ceilings(model.config), longest])
+        longest = int(self.rows.lengths.max())  # padding does not pass it: an estimate of memory goes by it
+        by_rows = partial(collate, ceilings=[*ceilings(model.config), longest])
         loader: DataLoader[Any] = DataLoader(
             rows,
             batch_size=self.args.per_device_train_batch_size,
             sampler=self.order,
-            collate_fn=collation_for(model) if isinstance(self.rows, Packs) else one_by_one,
+            collate_fn=collation_for(model) if isinstance(self.rows, Packs) else by_rows,
             pin_memory=self.args.dataloader_pin_memory,
         )
         return self.accelerator.prepare(loader)

@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors.numpy import load
@@ -21,6 +22,10 @@ from safetensors.numpy import load
 from dem_build.cli.call import Call
 from dem_build.cli.session import Session, open_session
 from dem_build.errors import RecipeError
+from dem_build.tuning.problem import ratio_stderr
+
+if TYPE_CHECKING:
+    from dem_build.store import Record
 
 HERE = Path(__file__).parent
 DATASETS = ("gsm8k", "cot", "aqua", "family", "reverse")
@@ -37,12 +42,13 @@ SINGLES = tuple(f"vector:{name}" for name in DATASETS)
 
 @dataclass(frozen=True)
 class Arm:
-    """A row of the table: a model of a build, and the trainings that it took."""
+    """A row of the table: a model of a build, and the trainings of that build and of the first one that it took."""
 
     label: str
     model: str
     trainings: tuple[str, ...] = ()
     build: str = ""
+    first: tuple[str, ...] = ()
 
 
 ARMS = (
@@ -54,7 +60,7 @@ ARMS = (
     Arm("uniform 1/n", "mean", SINGLES),
     Arm("DEM, ω a vector", "composed", SINGLES),
     Arm("DEM, ω a layer", "composed", SINGLES, "layers"),
-    Arm("DEM, ω a vector, healed", "healed", (*SINGLES, "healed:vector:healed"), "healed"),
+    Arm("DEM, ω a vector, healed", "healed", ("vector:healed",), "healed", SINGLES),
     Arm("DEM, ω a vector, second seed", "composed", SINGLES, "seed 43"),
     *(Arm(f"mixture, {n}, second seed", n, (f"vector:{n}",), "seed 43") for n in MIXTURES),
 )
@@ -67,7 +73,7 @@ def session(build: str, *settings: str) -> Session:
     return open_session(str(HERE / recipe), Call(overrides=(*own, *settings)))
 
 
-def record(build: str, action: str, *settings: str):  # noqa: ANN201
+def record(build: str, action: str, *settings: str) -> Record | None:
     """Return what is recorded of an action, None where nothing is."""
     try:
         verdict = session(build, *settings).plan.verdicts.get(action)
@@ -87,9 +93,7 @@ def rows(arm: Arm, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 def ratio(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
     """Return Σ sums / Σ tokens and its standard error."""
-    mean, count = sums.sum() / tokens.sum(), len(tokens)
-    spread = ((sums - mean * tokens) ** 2).sum()
-    return mean, math.sqrt(count / (count - 1) * spread) / tokens.sum()
+    return sums.sum() / tokens.sum(), float(ratio_stderr(sums[None], tokens[None])[0])
 
 
 def gained(arm: Arm, against: Arm) -> tuple[float, float] | None:
@@ -113,15 +117,12 @@ def alone(dataset: str) -> Arm:
 
 def cost(arm: Arm) -> tuple[int, float]:
     """Return the tokens that were trained on and the device-seconds of it."""
-    tokens, seconds = 0, 0.0
-    for name in arm.trainings:
-        build, _, action = name.rpartition("healed:") if name.startswith("healed:") else (arm.build, "", name)
-        build = "healed" if name.startswith("healed:") else ("" if build == "healed" else build)
-        found = record(build, action)
-        if found is not None:
-            tokens += found.provenance["tokens"]["seen"]
-            seconds += found.provenance["device_seconds"]
-    return tokens, seconds
+    made = [(arm.build, name) for name in arm.trainings] + [("", name) for name in arm.first]
+    found = [one for build, name in made if (one := record(build, name)) is not None]
+    return (
+        sum(one.count("tokens", "seen") or 0 for one in found),
+        sum(one.amount("device_seconds") or 0.0 for one in found),
+    )
 
 
 def models() -> None:
@@ -151,16 +152,15 @@ def sweep() -> None:
     print("| trained on | " + " | ".join(RATES) + " |")
     print("|---|" + "---:|" * len(RATES))
     for name in (*DATASETS, *MIXTURES):
-        print(f"| {name} | " + " | ".join(lowest(f"vector:{name}", rate) for rate in RATES) + " |")
+        print(f"| {name} | " + " | ".join(lowest(name, rate) for rate in RATES) + " |")
 
 
-def lowest(action: str, rate: str) -> str:
+def lowest(name: str, rate: str) -> str:
     """Return the lowest validation loss, and where it was."""
-    of = action.partition(":")[2]
-    table = "datasets" if of in DATASETS else "baselines"
-    if of in MIXTURES and of not in session("").recipe.baselines:
+    if name in MIXTURES and name not in session("").recipe.baselines:
         return ""
-    found = record("", action, f"{table}.{of}.train.learning_rate={rate}")
+    table = "datasets" if name in DATASETS else "baselines"
+    found = record("", f"vector:{name}", f"{table}.{name}.train.learning_rate={rate}")
     if found is None:
         return ""
     best = found.provenance["validation"]["lowest"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.report.comparison import Z95
 from dem_build.report.gains import scales
 from dem_build.report.html.blocks import (
     NONE,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ladder", "leave_one_out", "response"]
 
-Z95 = 1.959963984540054
 """Half of a 95 % interval, in standard errors of a normal distribution."""
 
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, COMPOSED, LOSS_TASK, Trend, model_names, rows, subject
-from dem_build.report.gains import gains, mean, scales
+from dem_build.report.gains import clear, gains, mean, scales
 from dem_build.report.html.blocks import (
     NONE,
     Axis,
@@ -27,14 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dem_build.report.comparison import Measure, Row
-    from dem_build.report.gains import Scale
     from dem_build.report.material import Material
     from dem_build.report.results import Results
 
 __all__ = ["gain", "gates", "losses", "tasks"]
 
-WORDS = {Trend.BETTER: "better", Trend.WORSE: "worse", Trend.NOISE: "no clear change"}
-WORDS[Trend.UNKNOWN] = "error unknown"
+WORDS = {
+    Trend.BETTER: "better",
+    Trend.WORSE: "worse",
+    Trend.NOISE: "no clear change",
+    Trend.UNKNOWN: "error unknown",
+}
 ALONE = "alone"
 OTHER = "other"
 MARKS = {BASE: "base", COMPOSED: "composed"}
@@ -175,9 +178,9 @@ def gain(material: Material) -> Section | None:
     if not known:
         return None
     found = {model: gains(results, model) for model in model_names(results) if model != BASE}
-    header = ["model", "mean", *known]
+    header, strong = ["model", "mean", *known], clear(results)
     body = [
-        [Cell(_title(results, model), strong=model == COMPOSED), *_gains(measures, known)]
+        [Cell(_title(results, model), strong=model == COMPOSED), *_gains(measures, list(known), strong)]
         for model, measures in found.items()
         if measures
     ]
@@ -201,10 +204,9 @@ def _too_little(results: Results) -> str:
     )
 
 
-def _gains(measures: Mapping[str, Measure], known: Mapping[str, Scale]) -> list[Cell]:
-    cells = [_gain(measures.get(name)) for name in known]
-    names = [name for name, scale in known.items() if not scale.floored]
-    whole = [_gain(mean(measures, names))] if names and all(name in measures for name in names) else [NONE]
+def _gains(measures: Mapping[str, Measure], names: Sequence[str], strong: Sequence[str]) -> list[Cell]:
+    cells = [_gain(measures.get(name)) for name in names]
+    whole = [_gain(mean(measures, strong))] if strong and all(n in measures for n in strong) else [NONE]
     return [*whole, *cells]
 
 
