@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MALFORMED", "is_number", "parse_json", "quantity", "text_at"]
+__all__ = ["MALFORMED", "is_number_or_null", "parse_json", "quantity", "text_at"]
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What is raised where a document is taken apart that has another shape than it should."""
@@ -48,10 +48,10 @@ def text_at(document: Any, name: str) -> str:
 
 def quantity(value: Any) -> float | None:
     """Return a value that is a finite number, None for all others."""
-    return float(value) if value is not None and is_number(value) and math.isfinite(value) else None
+    return float(value) if value is not None and is_number_or_null(value) and math.isfinite(value) else None
 
 
-def is_number(value: Any) -> bool:
+def is_number_or_null(value: Any) -> bool:
     """Return whether a value is null, or a number that a float can hold."""
     if value is None or isinstance(value, float):
         return True

@@ -37,9 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "Combination", "Norms", "combine", "result_specs"]
 
-CHUNK = (
-    1 << 17
-)  # elements: what is at work (a dozen bytes each, and the stored ones) stays in a core's L2 cache
+# Elements: what is at work (a dozen bytes each, and the stored ones) stays in a core's L2 cache.
+CHUNK = 1 << 17
 UNIT = 1 << 20  # elements that one thread does before it takes the next and tells what is done
 POLL_SECONDS = 0.2
 

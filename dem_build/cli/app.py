@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "run"]
 
+TARGETED = ["build"], ["plan"]
 
 app = Commands(
     {"build": "build"}
@@ -48,8 +49,8 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Take what follows `--` apart: these are actions, not recipes."""
-    if "--" not in arguments:
+    """Take what follows `--` apart where it is actions, not recipes; all other commands read it as click does."""
+    if arguments[:1] not in TARGETED or "--" not in arguments:
         return arguments, ()
     at = arguments.index("--")
     return arguments[:at], tuple(arguments[at + 1 :])

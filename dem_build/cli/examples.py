@@ -13,6 +13,7 @@ from dem_build.cli import view
 from dem_build.cli.build import run_plan
 from dem_build.cli.overlap import recorded_shared, say_shared
 from dem_build.cli.session import open_session
+from dem_build.data.splits import SPLITS
 from dem_build.errors import UsageError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from dem_build.store import Record, Store
 
 __all__ = ["show"]
-
-SPLITS = ("train", "validation", "test")
 
 
 def show(named: str, name: str, call: Call, rows: int, split: str) -> int:

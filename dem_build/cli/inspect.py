@@ -1,4 +1,4 @@
-"""The commands that look and do not run: check, lock, plan, why, show, logs."""
+"""The commands that run no action: check, lock, plan, why, show, logs, report."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from dem_build.leaks import refuse_leaks
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
 from dem_build.store import Hints, Store
-from dem_build.store.roots import DROPPED
+from dem_build.store.roots import DROPPED, END_OF_TIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,7 +41,6 @@ REFRESH_SECONDS = 3600
 collection when what it names was used."""
 
 MOST_DROPPED = 2000
-END_OF_TIME = 1e12
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.cli.view_text import joined
-from dem_build.json_text import is_number
+from dem_build.json_text import is_number_or_null
 from dem_build.report import quantities
 
 if TYPE_CHECKING:
@@ -113,4 +113,4 @@ class Progress:
 
 
 def _number(value: JSON) -> float | None:
-    return float(value) if value is not None and is_number(value) else None
+    return float(value) if value is not None and is_number_or_null(value) else None

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from dem_build.report.markdown import baselines_list, code, escape, printable, results_table, table
 from dem_build.report.material import base_name
 from dem_build.report.quantities import count
-from dem_build.report.tuning import layers_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -84,7 +83,7 @@ def _front_matter(base: str) -> str:
 
 
 def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) -> str:
-    mean = ", mean of its layers" if results.tuning and layers_of(results.tuning.vectors) else ""
+    mean = ", mean of its layers" if results.layers else ""
     header = ["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"]
     body = [
         [
@@ -102,14 +101,14 @@ def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) ->
 def _layers(results: Results) -> Iterator[str]:
     """Yield ω of every layer, where these differ."""
     tuned = results.tuning.vectors if results.tuning else {}
-    if not (layers := layers_of(tuned)):
+    if not results.layers:
         return
     body = [
         [
             layer,
             *(f"{tuned[n].layers.get(layer, w) if n in tuned else w:.6g}" for n, w in results.omega.items()),
         ]
-        for layer in layers
+        for layer in results.layers
     ]
     yield table(["ω of layer", *map(escape, results.omega)], body, numbers=len(results.omega))
 

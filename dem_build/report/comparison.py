@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from dem_build.significance import FEW_ROWS, Z95
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -23,7 +25,6 @@ __all__ = [
     "LOSS",
     "LOSS_TASK",
     "STDERR",
-    "Z95",
     "Change",
     "Measure",
     "Row",
@@ -42,9 +43,6 @@ COMPOSED = "composed"
 LOSS_TASK = "loss:"
 LOSS = "loss"
 STDERR = "_stderr"
-Z95 = 1.96
-FEW_ROWS = 8
-"""Fewer have a standard error that is hardly known itself."""
 COUNTS = frozenset({"tokens", "rows", "samples"})
 # Where a task does not say: the metrics that lm-eval registers with higher_is_better=False, and the held-out loss.
 LOWER_IS_BETTER = frozenset(

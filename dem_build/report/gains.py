@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, LOSS, LOSS_TASK, Measure, difference, measure_of
+from dem_build.significance import LEAST_SHARE, SURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from dem_build.report.results import Results
 
 __all__ = ["Scale", "above", "clear", "gains", "losses_of", "mean", "scales"]
-
-FLOOR = 2.0  # standard errors
-LEAST_SHARE = 1e-3  # of the base's loss: no denominator is less, as in tuning
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ def _scale(results: Results, name: str) -> Scale | None:
     gain = difference(results, LOSS_TASK + name, LOSS, BASE, name)
     if base is None or gain is None:
         return None
-    floor = max(FLOOR * (gain.stderr or 0.0), LEAST_SHARE * base.value)
+    floor = max(SURE * (gain.stderr or 0.0), LEAST_SHARE * base.value)
     gained = max(gain.value, floor)
     return Scale(gained, gain.value <= floor) if gained > 0 else None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.errors import StoreError
-from dem_build.json_text import is_number, parse_json
+from dem_build.json_text import is_number_or_null, parse_json
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import read_costs
@@ -19,7 +19,7 @@ from dem_build.report.recorded import Recorded
 from dem_build.report.response import CURVES, read_response
 from dem_build.report.samples import ANSWERS, read_samples
 from dem_build.report.tsne import MAP, read_tsne
-from dem_build.report.tuning import SEARCH, read_tuning
+from dem_build.report.tuning import SEARCH, layers_of, read_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -89,6 +89,11 @@ class Results:
     datasets: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     vectors: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> list[str]:
+        """The layers that have ω of their own, in the model's order; none where each vector has one ω."""
+        return layers_of(self.tuning.vectors) if self.tuning else []
 
     def value(self, model: str, task: str, metric: str) -> float | None:
         """Return one value, or None where nothing was measured."""
@@ -175,7 +180,7 @@ def _metrics(action: str, data: bytes) -> Metrics:
         document = parse_json(data)
     except ValueError as error:
         raise _unreadable(action, str(error)) from error
-    if not isinstance(document, dict) or not all(is_number(v) for v in document.values()):
+    if not isinstance(document, dict) or not all(is_number_or_null(v) for v in document.values()):
         raise _unreadable(action, "not an object of numbers")
     return {name: math.nan if value is None else float(value) for name, value in document.items()}
 

@@ -8,7 +8,6 @@ from dem_build.report.comparison import subject
 from dem_build.report.cost import by_device, on_devices, spent
 from dem_build.report.markdown import baselines_list, code, escape, results_table, samples_table, table
 from dem_build.report.quantities import decimals, duration
-from dem_build.report.tuning import layers_of
 from dem_build.report.verdict import Finding, judge
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
     """
     model = f" · model `{results.model_digest[:12]}`" if results.model_digest else ""
     omega = ", ".join(f"{escape(n)} {w:.4g}" for n, w in results.omega.items())
-    omega += ", each the mean of its layers" if results.tuning and layers_of(results.tuning.vectors) else ""
+    omega += ", each the mean of its layers" if results.layers else ""
     judged = list(gates)
     parts = [
         f"### {escape(name)}{model}\n",

@@ -128,9 +128,8 @@ class _Run:
             return None
         left = read_run_state(checkpoint)
         self.seconds = left.seconds
-        if (
-            left.micro_batch <= self.context.machine.micro_batch
-        ):  # the user may have lowered it, and then means it
+        # The user may have lowered it, and then means it.
+        if left.micro_batch <= self.context.machine.micro_batch:
             self.micro_batch = left.micro_batch
         here = RunState.here(self.micro_batch, self.seconds, models.device())
         if differences := left.differences(here):

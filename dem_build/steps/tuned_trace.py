@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.significance import FEW_ROWS, SURE
 from dem_build.tuning import spread
 from dem_build.tuning.problem import ratio_stderr
 
@@ -25,8 +26,6 @@ __all__ = ["FORMAT", "Outcome", "trace"]
 
 FORMAT = "trace/1"
 DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
-SIGNIFICANT = 2.0  # standard errors
-FEW_ROWS = 8  # of a judge: fewer say next to nothing of how sure ω are
 NOTABLE = 0.02  # of the score: what rounding may cost without a word
 
 
@@ -153,7 +152,7 @@ def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]
         about = {"judge": judge.digest, "loss": float(losses[j]), "base": float(base[j])}
         if excess[j] > 0:
             yield {"what": "limit_not_held", **about, "limit": float(objective.limit[j])}
-        elif losses[j] - base[j] > SIGNIFICANT * errors[j]:
+        elif losses[j] - base[j] > SURE * errors[j]:
             yield {"what": "worse_than_base", **about}
         if judge.group.name in landscape.space.vector_of:
             yield from _of_single(landscape, j, about)

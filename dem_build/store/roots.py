@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.store.layout import Layout
 
-__all__ = ["DROPPED", "Root", "Roots"]
+__all__ = ["DROPPED", "END_OF_TIME", "Root", "Roots"]
 
 DROPPED = "dropped"
 END_OF_TIME = 1e12

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.store import files
 from dem_build.store.census import size_of, take_census
+from dem_build.store.garbage import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AGES", "Stats", "Usage", "stats"]
 
-DAY = 86400.0
 AGES: Mapping[str, float] = {"day": DAY, "week": 7 * DAY, "month": 30 * DAY, "older": float("inf")}
 """Spans since the last use → how long each reaches back, in seconds; the youngest first."""
 

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.significance import LEAST_SHARE, SURE
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.tuning.problem import Vector
 
 __all__ = ["Objective", "gain_scale"]
-
-FLOOR = 2.0  # standard errors
-LEAST_SHARE = 1e-3  # of the base's loss: no denominator is less
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,6 @@ def gain_scale(base: Vector, single: Vector, stderr: Vector) -> Vector:
         stderr: Standard error of `base - single`, paired by rows; infinite where there are too few rows to tell. The
             difference itself, whatever its sign, then is what is known of its size.
     """
-    unsure = np.where(np.isfinite(stderr), FLOOR * stderr, np.abs(base - single))
+    unsure = np.where(np.isfinite(stderr), SURE * stderr, np.abs(base - single))
     least = np.maximum(LEAST_SHARE * base, np.finfo(np.float32).tiny)
     return np.maximum(np.maximum(base - single, unsure), least)

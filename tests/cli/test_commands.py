@@ -38,3 +38,14 @@ def test_a_lock_that_moves_is_of_the_call(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(inspect, "write_lock", lambda _recipe, call: calls.append(call) or 0)
     assert run(["lock", "one.toml", "--upgrade", "--cache", "store"]) == 0
     assert calls == [Call("store", upgrade=True)]
+
+
+def test_only_what_runs_actions_takes_them_behind_two_dashes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(inspect, "show", lambda _recipe, action, _call, **_: shown.append(action) or 0)
+    assert run(["show", "one.toml", "--", "vector:chat"]) == 0
+    assert shown == ["vector:chat"]
+    assert run(["check", "one.toml", "--", "vector:chat"]) == 2
+    assert "vector:chat" in capsys.readouterr().err

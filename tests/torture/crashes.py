@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from light_trials import COLLECT, EDITED, RECIPE, REWEIGHTED, Bench, Cut, Scene
 from tally import Tally
-from trainings import Death, Trainings
+from trainings import POWER_CUTS, Death, Trainings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +31,6 @@ first lines are whole builds whose steps need no torch; the real trainings are c
 """
 FIRST, RESUMED, EDIT = "a first build", "a resumed training", "an edited recipe"
 DAMAGED, GARBAGE = "a damaged cache", "a collection"
-POWER_CUTS = {"names": "names lost", "empty": "files emptied", "zeros": "files zeroed"}
 BENCHES = 2
 DEEPEST = 3
 DEATHS = (

@@ -50,6 +50,8 @@ WORKER = "dem_build.execute.worker"
 OUTLIVED_SECONDS = 15.0
 MAKE = "import sys; from pathlib import Path; from tiny import *; make_base(Path('base')); make_data(Path('data'))"
 
+POWER_CUTS = {"names": "names lost", "empty": "files emptied", "zeros": "files zeroed"}
+
 
 @dataclass(frozen=True)
 class Death:
@@ -58,7 +60,7 @@ class Death:
     Attributes:
         who: `worker` alone, `driver` alone, or `both`.
         random: Whether at a random time; else at a random step of the worker's on the disk.
-        power: What a power cut takes then; "" for nothing.
+        power: What a power cut takes then, of `POWER_CUTS`; "" for nothing.
     """
 
     who: str
@@ -68,7 +70,7 @@ class Death:
     def __str__(self) -> str:
         when = "at a random time" if self.random else "at a step on the disk"
         names = {"worker": "the worker alone", "driver": "the driver alone", "both": "worker and driver"}
-        return f"{names[self.who]}, {when}" + (", and a power cut" if self.power else "")
+        return f"{names[self.who]}, {when}" + (f", and a power cut, {POWER_CUTS[self.power]}" if self.power else "")
 
 
 class Trainings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.report.comparison import Z95
 from dem_build.report.gains import scales
 from dem_build.report.html.blocks import (
     NONE,
@@ -21,7 +20,7 @@ from dem_build.report.html.blocks import (
     level,
 )
 from dem_build.report.quantities import decimals, plus_minus, signed
-from dem_build.report.tuning import layers_of
+from dem_build.significance import Z95
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -168,12 +167,7 @@ def ladder(material: Material) -> Section | None:
     if found is None or not found.rungs:
         return None
     retuned = any(rung.retuned is not None for rung in found.rungs)
-    tuning = material.results.tuning
-    layers = (
-        ", one a vector until the whole model has those of its layers"
-        if tuning and layers_of(tuning.vectors)
-        else ""
-    )
+    layers = ", one a vector until the whole model has those of its layers" if material.results.layers else ""
     again = f"ω searched anew at each step, on validation rows{layers}; " if retuned else ""
     lead = (
         f"The model grows by one vector at a time ({again}the control keeps the ω of the whole model). "

@@ -58,7 +58,6 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
 TEMPLATES = Path(__file__).parent / "templates"
 MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 FORMULAS = {"dem": "Θ + Σ ωᵢ ΔΘᵢ", "interpolation": "Σ ωᵢ Θᵢ"}
-PLURAL = "vector", "vectors"
 
 
 def render(material: Material) -> str:
@@ -120,7 +119,7 @@ def _facts(material: Material) -> list[tuple[str, str]]:
     times = [str(r.provenance["finished"]) for r in material.records.values() if "finished" in r.provenance]
     facts = [
         ("base", base_name(recipe, material.graph)),
-        (PLURAL[len(results.vectors) != 1], str(len(results.vectors))),
+        ("vector" if len(results.vectors) == 1 else "vectors", str(len(results.vectors))),
         ("composed as", FORMULAS[recipe.compose.method]),
         ("weights", recipe.compose.dtype + _rounding(material)),
         ("model", results.model_digest[:12] if results.model_digest else "not built yet"),
