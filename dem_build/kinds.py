@@ -56,6 +56,7 @@ class Kind:
         device: Whether it runs a model, and so wants a GPU where there is one.
         measures: An output that holds what was measured, and the parameters that it follows from: an earlier one is of
             use to another action of the kind that measures the same and wants something else of it.
+        measured_since: The first version that measured as this one does.
     """
 
     family: str
@@ -68,6 +69,7 @@ class Kind:
     weighted: str | None = None
     device: bool = False
     measures: tuple[str, frozenset[str]] | None = None
+    measured_since: int = 1
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -155,7 +157,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "tune": Kind(
             family="tune",
-            version=1,
+            version=2,
             module="dem_build.steps.tune",
             params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
             outputs=("omega", "trace", "passes"),
@@ -188,7 +190,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "ladder": Kind(
             family="analyze",
-            version=1,
+            version=2,
             module="dem_build.steps.ladder",
             params=("objective", "max_samples", "bounds", "test_samples"),
             outputs=("rungs",),
@@ -342,11 +344,13 @@ def preimage(
 def measured(document: Mapping[str, JSON]) -> Digest | None:
     """Return a hash of what an action measures, whatever it wants of that; None where its kind measures nothing."""
     spec = KINDS.get(document["kind"])
-    if spec is None or spec.measures is None or spec.version != document["version"]:
+    if spec is None or spec.measures is None:
+        return None
+    if not spec.measured_since <= document["version"] <= spec.version:
         return None
     params = {name: value for name, value in document["params"].items() if name in spec.measures[1]}
     groups = [group["inputs"] for group in document.get("groups", ())]
-    return digest.of_json({**document, "params": params, "groups": groups})
+    return digest.of_json({**document, "version": spec.measured_since, "params": params, "groups": groups})
 
 
 def key_of(document: Mapping[str, JSON]) -> Digest:

@@ -232,6 +232,15 @@ def test_what_a_search_measures_does_not_depend_on_what_it_wants():
     assert kinds.measured(golden("compose")["preimage"]) is None
 
 
+def test_what_an_earlier_version_measured_the_same_way_is_still_of_use():
+    document = kinds.preimage("tune", *GIVEN["tune"])
+    since, version = KINDS["tune"].measured_since, KINDS["tune"].version
+    assert since < version
+    assert kinds.measured({**document, "version": since}) == kinds.measured(document)
+    assert kinds.measured({**document, "version": since - 1}) is None
+    assert kinds.measured({**document, "version": version + 1}) is None
+
+
 def test_every_kind_has_a_golden_preimage_and_nothing_else_has():
     assert {p.stem for p in GOLDEN.glob("*.json")} == set(KINDS)
 

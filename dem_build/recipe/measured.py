@@ -18,8 +18,8 @@ class Tune(Table):
     )
     objective: Literal["gain", "mean", "worst"] = Field(
         default="gain",
-        description="What is sought: the highest mean `gain` recovered, the lowest `mean` loss, or the highest gain of the "
-        "`worst` dataset.",
+        description="What is sought: the highest mean `gain` recovered, the lowest `mean` loss, or the highest gain of "
+        "the `worst` dataset.",
     )
     granularity: Literal["model", "layer"] = Field(
         default="model", description="One ω a vector, or one for each vector and layer."

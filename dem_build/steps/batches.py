@@ -60,19 +60,33 @@ class RowOrder(Sampler[int]):
         return self._shuffled[1]
 
 
-def by_length(lengths: NDArray[np.integer], size: int, boundary: int | None = None) -> Iterator[list[int]]:
+def by_length(
+    lengths: NDArray[np.integer], size: int, boundary: int | None = None, padding: float = 1.0
+) -> Iterator[list[int]]:
     """Yield rows in batches of like length, the longest first: what does not fit in memory fails at once.
 
     Args:
         lengths: Tokens of each row.
         size: Most rows of a batch.
         boundary: Rows that are longer are never beside rows that are not, see `context_length.longest_short`.
+        padding: Most of a batch that may be padding, as a share of its tokens: few rows sorted are not of like length.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     long = 0 if boundary is None else int((np.asarray(lengths) > boundary).sum())
     for sort in (order[:long].tolist(), order[long:].tolist()):
-        for start in range(0, len(sort), size):
-            yield sort[start : start + size]
+        batch: list[int] = []
+        for row in sort:
+            if batch and (len(batch) == size or _padded([*batch, row], lengths) > padding):
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+
+def _padded(batch: Sequence[int], lengths: NDArray[np.integer]) -> float:
+    """Return the share of a batch's tokens that is padding; its first row is the longest."""
+    return 1.0 - float(lengths[batch].sum()) / (len(batch) * max(int(lengths[batch[0]]), 1))
 
 
 def collate(

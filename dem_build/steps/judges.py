@@ -32,6 +32,9 @@ ROWS = ("data/rows", "data/validation", "data/test")
 BLOCKS = 16
 """Parts that a judge's rows are dealt into: derivatives are kept for each, and resampling draws them."""
 
+MOST_PADDING = 0.25
+"""Share of a batch of one block's rows: a block has too few rows to sort into batches of like length."""
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -119,7 +122,8 @@ def batches(model: PreTrainedModel, judge: Judge, block: int | None, size: int) 
     """Yield the rows of one block, or of all, in batches as `row_losses` makes them."""
     rows = [i for part in judge.blocks for i in part] if block is None else judge.blocks[block]
     lengths = judge.rows.lengths[list(rows)]
-    for batch in by_length(lengths, size, longest_short(model.config)):
+    padding = 1.0 if block is None else MOST_PADDING
+    for batch in by_length(lengths, size, longest_short(model.config), padding):
         yield [rows[i] for i in batch]
 
 

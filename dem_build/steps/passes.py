@@ -115,14 +115,16 @@ class Passes:
             omega: The candidate, [vectors, layers].
             slopes: Whether derivatives are asked for.
             judged: Indices of the judges that are asked; all of them where absent.
-            rounded: Round the candidate to the composed model's dtype.
+            rounded: Round the candidate to the composed model's dtype; to float32 is not to round it.
 
         Raises:
             EvaluationError: A loss is not finite, or memory ran out.
             InterruptedBuildError: The user asked to stop; the passes so far are kept.
         """
+        rounded = rounded and self._dtype is not torch.float32
         asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
-        known = next((p for p in (*self.taken, *self.earlier) if p.answers(asked)), None)
+        # The earlier ones first: so a resumed search, which has more of its own, gets the answers that it got before.
+        known = next((p for p in (*self.earlier, *self.taken) if p.answers(asked)), None)
         if known is not None:
             return known
         try:

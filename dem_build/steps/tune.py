@@ -56,7 +56,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     starts = landscape.starts()
     found = search(params["search"], landscape.problem, landscape.samples(passes.earlier, starts))
     bounds = intervals(landscape.problem, found, starts[0])
-    refined = layerwise(landscape, found, starts[0]) if params["granularity"] == "layer" else None
+    refined = layerwise(landscape, found) if params["granularity"] == "layer" else None
     chosen = landscape.choose(refined.omega if refined and refined.accepted else landscape.expand(found.best))
     outcome = Outcome(landscape, found, starts[0], bounds, refined, chosen)
     context.write("trace", trace(outcome))

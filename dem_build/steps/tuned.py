@@ -27,6 +27,7 @@ __all__ = ["Chosen", "Landscape", "Refined", "layerwise"]
 MOST_SINGLES = 8
 """Vectors of which each is judged on every dataset before the search; of more, on its own alone."""
 HELD_BACK = 4  # where layers are tuned: one block in so many judges whether that was worth it
+ALIKE = 0.05  # of ω: a start that is as near to another one is not worth a pass
 LAYER_RADIUS = 0.5  # how far a layer's ω may go from its vector's
 
 
@@ -101,11 +102,13 @@ class Landscape:
     def starts(self) -> list[Sample]:
         """Take what every search for the whole model begins with: equal ω, none, and softmax where it is known."""
         space, problem = self.space, self.problem
-        points = [np.full(len(space.free), 1 / len(space.taking_part)), np.zeros(len(space.free))]
+        uniform = np.full(len(space.free), 1 / len(space.taking_part))
+        points = [uniform, np.zeros(len(space.free))]
         if len(self._alone) == len(space.deltas) and all(p.judged.all() for p in self._alone.values()):
             weight = problem.objective.importance
             losses = [weight @ self.passes.losses(self._alone[v]) for v in range(len(space.deltas))]
-            points.append(softmax_start(np.array(losses))[space.free])
+            softmax = softmax_start(np.array(losses))[space.free]
+            points += [softmax] if np.abs(softmax - uniform).max() > ALIKE else []
         return [problem.measure(problem.clip(point), slopes=False) for point in points]
 
     def samples(self, known: Iterable[Pass], starts: Sequence[Sample] = ()) -> list[Sample]:
@@ -226,27 +229,28 @@ class Landscape:
         return self._cut(taken, omega, layered=False)
 
 
-def layerwise(landscape: Landscape, found: Found, uniform: Sample) -> Refined | None:
+def layerwise(landscape: Landscape, found: Found) -> Refined | None:
     """Search one ω for each vector and layer around what was found; None where there are too few rows to judge it.
 
-    Moving all ω by half costs as much as the standard error of the score's lead over equal ω, so that noise alone
-    moves little. It is accepted where it wins on rows that the search did not see, and breaks no limit anew.
+    Moving all ω by half costs as much as the standard error of what that changes, so that noise alone moves little. It
+    is accepted where it wins on rows that the search did not see, and breaks no limit anew.
     """
     unseen = landscape.unseen()
     if unseen is None:
         return None
-    _, stderr = landscape.problem.difference(found.best, uniform)
+    best = landscape.problem.measure(found.best.omega, slopes=True)
+    stderr = landscape.problem.step_stderr(best, np.full(len(best.omega), 0.5))
     if not np.isfinite(stderr):
         return None
-    problem = landscape.layer_problem(found.best.omega, 4 * stderr)
-    known = [landscape.in_layers(s) for s in found.samples if s.slopes is not None or s is found.best]
+    problem = landscape.layer_problem(best.omega, 4 * stderr)
+    others = [s for s in found.samples if s.slopes is not None and not np.array_equal(s.omega, best.omega)]
+    known = [landscape.in_layers(s) for s in (best, *others)]
     refined = search("gradient", problem, known)
     omega = landscape.expand(refined.best)
     score, before = (
-        unseen.objective.score(unseen.losses(landscape.on_unseen(sample)))
-        for sample in (refined.best, found.best)
+        unseen.objective.score(unseen.losses(landscape.on_unseen(sample))) for sample in (refined.best, best)
     )
-    held = landscape.keeps_limits(omega) or not landscape.keeps_limits(landscape.expand(found.best))
+    held = landscape.keeps_limits(omega) or not landscape.keeps_limits(landscape.expand(best))
     return Refined(omega, score < before and held, score, before, refined)
 
 

@@ -26,7 +26,7 @@ __all__ = ["FORMAT", "Outcome", "trace"]
 
 FORMAT = "trace/1"
 DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
-NOTABLE = 0.02  # of the score: what rounding may cost without a word
+NOTABLE = 0.02  # of the score's change from the base's: what rounding may cost without a word
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,11 @@ def _of_vectors(landscape: Landscape, found: Found, chosen: Chosen) -> Iterator[
 def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]]:
     passes, objective = landscape.passes, landscape.objective
     losses, base = passes.losses(chosen.taken), objective.base
-    excess = objective.excess(losses)
+    passed = objective.passed(losses)
     errors = ratio_stderr(chosen.taken.nll - landscape.base.nll, passes.counted)
     for j, judge in enumerate(passes.judges):
         about = {"judge": judge.digest, "loss": float(losses[j]), "base": float(base[j])}
-        if excess[j] > 0:
+        if passed[j]:
             yield {"what": "limit_not_held", **about, "limit": float(objective.limit[j])}
         elif losses[j] - base[j] > SURE * errors[j]:
             yield {"what": "worse_than_base", **about}
@@ -188,7 +188,8 @@ def _of_search(landscape: Landscape, found: Found, bounds: Intervals) -> Iterato
 
 def _of_rounding(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]]:
     lost = chosen.rounded_score - chosen.score
-    if abs(lost) > NOTABLE * max(abs(chosen.score), 1e-3):
+    gained = chosen.score - landscape.score(landscape.base)
+    if abs(lost) > NOTABLE * max(abs(gained), 1e-3):
         yield {"what": "rounding", "dtype": landscape.params["dtype"], "score": chosen.score, "lost": lost}
 
 

@@ -117,13 +117,6 @@ class Problem:
         errors = ratio_stderr(sample.slopes @ step, self.tokens)
         return _weighted_stderr(self.objective.slope(self.losses(sample)), errors)
 
-    def difference(self, one: Sample, other: Sample) -> tuple[float, float]:
-        """Return the difference of two samples' scores and its standard error, paired by blocks."""
-        errors = ratio_stderr(one.nll - other.nll, self.tokens)
-        weight = self.objective.slope(self.losses(other))
-        change = self.objective.score(self.losses(one)) - self.objective.score(self.losses(other))
-        return change, _weighted_stderr(weight, errors)
-
 
 @dataclass(frozen=True)
 class Found:

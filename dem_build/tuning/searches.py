@@ -57,17 +57,21 @@ def gradient_search(problem: Problem, known: Sequence[Sample], most: int = MOST_
     """Step to where the models of all losses promise the lowest score, in a region that grows and shrinks.
 
     Ends where a step promises less than half its own standard error over the data (paired: both ends judge the same
-    rows), or nothing worth a pass.
+    rows), or nothing worth a pass; and where no single ω, moved alone, promises more than its own standard error: what
+    one ω is unsure of must not hide what another is sure of.
     """
     samples, radius = list(known), RADIUS
     for _ in range(most):
         best = _with_slopes(problem, samples)
         surrogate = Surrogate.fit(problem, samples)
         box = problem.near(best.omega, radius)
-        there = problem.clip(promised_best(problem, surrogate, box, _beginnings(samples, best)))
-        promise = problem.score(best) - promised(problem, surrogate, there)
+        there, promise = _step(problem, surrogate, box, _beginnings(samples, best), best)
+        reason = "settled" if promise > 0 else "converged"
+        if not _worth_it(problem, best, there, promise):
+            box = _sure(problem, surrogate, best, there, box)
+            there, promise = _step(problem, surrogate, box, [best.omega], best)
         if not _worth_it(problem, best, there, promise) or _seen(samples, there):
-            return Found(problem.best(samples), tuple(samples), "settled" if promise > 0 else "converged")
+            return Found(problem.best(samples), tuple(samples), reason)
         samples.append(problem.measure(there, slopes=True))
         # A step back within a limit may promise nothing else.
         kept = (problem.score(best) - problem.score(samples[-1])) / promise if promise else 1.0
@@ -93,6 +97,29 @@ def _beginnings(samples: Sequence[Sample], best: Sample) -> list[Vector]:
     """Return where the inner descents begin: the best sample, the others, and points around it."""
     around = np.random.default_rng(len(samples)).normal(0, 0.3, (4, len(best.omega)))
     return [best.omega, *(s.omega for s in samples[-4:] if s is not best), *(best.omega + around)]
+
+
+def _step(
+    problem: Problem,
+    surrogate: Surrogate,
+    box: tuple[Vector, Vector],
+    beginnings: Sequence[Vector],
+    best: Sample,
+) -> tuple[Vector, float]:
+    """Return where the models promise the lowest score within a box, and how much lower than the best it is."""
+    there = problem.clip(promised_best(problem, surrogate, box, beginnings))
+    return there, problem.score(best) - promised(problem, surrogate, there)
+
+
+def _sure(
+    problem: Problem, surrogate: Surrogate, best: Sample, there: Vector, box: tuple[Vector, Vector]
+) -> tuple[Vector, Vector]:
+    """Return the part of a box where only those ω differ from the best that promise more than they are unsure of."""
+    sure = np.zeros(problem.size, np.bool_)
+    for index, move in enumerate(np.diag(there - best.omega)):
+        promise = problem.score(best) - promised(problem, surrogate, best.omega + move)
+        sure[index] = promise > problem.step_stderr(best, move)
+    return np.where(sure, box[0], best.omega), np.where(sure, box[1], best.omega)
 
 
 def _worth_it(problem: Problem, best: Sample, there: Vector, promise: float) -> bool:

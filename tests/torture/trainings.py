@@ -70,7 +70,9 @@ class Death:
     def __str__(self) -> str:
         when = "at a random time" if self.random else "at a step on the disk"
         names = {"worker": "the worker alone", "driver": "the driver alone", "both": "worker and driver"}
-        return f"{names[self.who]}, {when}" + (f", and a power cut, {POWER_CUTS[self.power]}" if self.power else "")
+        return f"{names[self.who]}, {when}" + (
+            f", and a power cut, {POWER_CUTS[self.power]}" if self.power else ""
+        )
 
 
 class Trainings:
