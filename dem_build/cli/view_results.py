@@ -83,13 +83,17 @@ def omega_lines(tuning: Tuning, console: Console) -> None:
     console.print()
     names = max((len(joined(name)) for name in tuning.vectors), default=0)
     for name, vector in tuning.vectors.items():
-        between = "given" if vector.low is None else f"{vector.low:.2f} to {vector.high:.2f}"
+        interval = (
+            "given"
+            if vector.low is None or vector.high is None
+            else quantities.between(vector.low, vector.high)
+        )
         gain = tuning.judges[name].gain if name in tuning.judges else None
         recovered = "" if gain is None else f"  gain recovered {gain:.2f}"
         if vector.layers:  # the interval is of another number
-            between = f"mean of its layers; one ω for all of them: {between}"
+            interval = f"mean of its layers; one ω for all of them: {interval}"
         value = (f"{vector.omega:.3f}", "bold")
-        say(console, f"ω {joined(name):<{names}}  ", value, (f"  {between}{recovered}", "dim"))
+        say(console, f"ω {joined(name):<{names}}  ", value, (f"  {interval}{recovered}", "dim"))
     layers = " of one ω a vector, then of one a layer" if tuning.layered else ""
     counted = f"{joined(tuning.search)} search, {tuning.passes} candidates{layers}"
     say(console, (f"{counted}; gain and intervals (95 %) on validation rows", "dim"))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.json_text import MALFORMED, quantity
-from dem_build.report.quantities import count
+from dem_build.report.quantities import between, count
 from dem_build.report.tuning import TUNE, read_tuning
 
 if TYPE_CHECKING:
@@ -190,5 +190,5 @@ def _tokens(mixture: Mixture) -> str:
 
 def _weight(contender: Contender, name: str) -> str:
     low_high = contender.intervals.get(name)
-    between = "" if low_high is None else f" ({low_high[0]:.2f} to {low_high[1]:.2f})"
-    return f"{contender.omega[name]:.4g}{between}"
+    interval = "" if low_high is None else f" ({between(*low_high)})"
+    return f"{contender.omega[name]:.4g}{interval}"

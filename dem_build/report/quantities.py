@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["count", "decimals", "duration", "percent", "plus_minus", "signed", "size", "with_error"]
+__all__ = [
+    "between",
+    "count",
+    "decimals",
+    "duration",
+    "percent",
+    "plus_minus",
+    "signed",
+    "size",
+    "with_error",
+]
 
 DECIMALS = 3
 KILO = 1000.0
@@ -32,6 +42,11 @@ def plus_minus(stderr: float | None) -> str:
 def with_error(shown: str, stderr: float | None) -> str:
     """Return a number as it is shown, with its standard error where that is known: `0.893 ±0.021`."""
     return shown if stderr is None else f"{shown} {plus_minus(stderr)}"
+
+
+def between(low: float, high: float) -> str:
+    """Return an interval, rounded outwards so that what lies in it still does: `0.28 to 1.17`."""
+    return f"{math.floor(100 * low + 1e-9) / 100:.2f} to {math.ceil(100 * high - 1e-9) / 100:.2f}"
 
 
 def percent(share: float) -> str:

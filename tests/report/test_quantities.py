@@ -61,3 +61,8 @@ def test_sizes_are_decimal(octets, shown):
 @pytest.mark.parametrize(("share", "shown"), [(0.999, "99%"), (1.0, "100%"), (0.29, "29%"), (-1, "0%")])
 def test_only_what_is_complete_is_a_hundred_percent(share, shown):
     assert quantities.percent(share) == shown
+
+
+def test_an_interval_is_rounded_outwards():
+    assert quantities.between(0.378, 1.161) == "0.37 to 1.17"
+    assert quantities.between(0.29, 0.58) == "0.29 to 0.58"
