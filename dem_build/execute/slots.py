@@ -33,6 +33,9 @@ class Slot:
             # Threads that wait sleep. Where they spin, and another process takes a core, each of the many short
             # parallel loops of a training waits out a time slice: measured on two busy cores, ten times slower.
             "OMP_WAIT_POLICY": "PASSIVE",
+            # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into
+            # handing out small ones. A C library that does not know the word passes it over.
+            "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         }
 
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.json_text import parse_json
 from dem_build.steps.checkpoints import keep, newest_complete
+from dem_build.steps.environment import release_memory
 from dem_build.steps.judges import BLOCKS, batches, judged_nll
 from dem_build.steps.memory import memory_told
 from dem_build.tuning.problem import mean_losses
@@ -161,6 +162,7 @@ class Passes:
             self._judge(asked)
         finally:
             self.measuring += time.monotonic() - changed
+            release_memory()
         return asked
 
     def _judge(self, asked: Pass) -> None:

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from dem_build.errors import TrainingError
 from dem_build.json_text import parse_json
 from dem_build.steps.checkpoints import keep
-from dem_build.steps.environment import device_name, peak_memory, versions
+from dem_build.steps.environment import device_name, peak_memory, release_memory, versions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "RunState", "read_run_state"]
 
 RUN_STATE = "dem.json"
+RELEASED = 8
+"""Steps between two releases of memory: some 30 ms."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask for a checkpoint when one is due; not after the last step, when the vector is as near."""
+        if state.global_step % RELEASED == 0:
+            release_memory()
         if control.should_training_stop:
             return
         self.stopped = control.should_training_stop = self._context.stopping()
