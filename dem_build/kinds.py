@@ -54,8 +54,8 @@ class Kind:
         optional: Parameters left out where they do not apply.
         weighted: The tag of inputs that carry an ω: taken in the order of their digests, ω of equal ones summed.
         device: Whether it runs a model, and so wants a GPU where there is one.
-        measures: An output that holds what was measured, and the parameters that it follows from: an earlier one is of
-            use to another action of the kind that measures the same and wants something else of it.
+        measures: An output that holds what was measured of the inputs outside groups, and says of which groups. It is
+            of use to another action of the kind that measures the same for another end, or with other groups.
         measured_since: The first version that measured as this one does.
     """
 
@@ -68,7 +68,7 @@ class Kind:
     optional: frozenset[str] = frozenset()
     weighted: str | None = None
     device: bool = False
-    measures: tuple[str, frozenset[str]] | None = None
+    measures: str | None = None
     measured_since: int = 1
 
 
@@ -162,7 +162,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
             outputs=("omega", "trace", "passes"),
             device=True,
-            measures=("passes", frozenset({"max_samples"})),
+            measures="passes",
         ),
         "compose": Kind(
             family="compose",
@@ -342,15 +342,16 @@ def preimage(
 
 
 def measured(document: Mapping[str, JSON]) -> Digest | None:
-    """Return a hash of what an action measures, whatever it wants of that; None where its kind measures nothing."""
+    """Return a hash of what actions of a kind have in common that can use each other's measurements.
+
+    None where the kind, or that version of it, measures nothing that is of use.
+    """
     spec = KINDS.get(document["kind"])
     if spec is None or spec.measures is None:
         return None
     if not spec.measured_since <= document["version"] <= spec.version:
         return None
-    params = {name: value for name, value in document["params"].items() if name in spec.measures[1]}
-    groups = [group["inputs"] for group in document.get("groups", ())]
-    return digest.of_json({**document, "version": spec.measured_since, "params": params, "groups": groups})
+    return digest.of_json([document["kind"], document["inputs"], document["sources"]])
 
 
 def key_of(document: Mapping[str, JSON]) -> Digest:

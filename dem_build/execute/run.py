@@ -46,6 +46,8 @@ __all__ = ["Runner", "is_lost"]
 EVENTS = "events.jsonl"
 CAPTURED = "output.txt"
 RUNS = "runs"
+MOST_EARLIER = 16
+"""Files of earlier measurements that a step is given: a few megabytes each."""
 """The store's folder for trackers: `tensorboard --logdir cache/runs`, `wandb sync cache/runs/*/wandb/*`."""
 # How torch's writer of archives and numpy end where a write fails: less was written than they counted.
 LESS_WRITTEN = ("PytorchStreamWriter failed writing", "unexpected pos ", "iostream error", " requested and ")
@@ -139,18 +141,19 @@ class Runner:
         return self._record(request, work, outputs, provenance | _surroundings(request, work, begun))
 
     def _earlier(self, request: Request) -> Iterator[Path]:
-        """Yield what earlier actions measured of the same inputs, for other ends; what is damaged is passed over."""
+        """Yield what earlier actions measured of the same base, the newest last; what is damaged is passed over."""
         wanted, measures = measured(request.preimage), KINDS[request.kind].measures
         if wanted is None or measures is None:
             return
-        alike = [
-            r.key for r in self.store.records() if r.kind == request.kind and measured(r.preimage) == wanted
-        ]
-        for record in map(self.store.lookup, alike):  # a look-up keeps it from collection while we read
+        alike = [r for r in self.store.records() if r.kind == request.kind and measured(r.preimage) == wanted]
+        newest = sorted(alike, key=lambda r: (str(r.provenance.get("finished")), r.key))[-MOST_EARLIER:]
+        for record in (
+            self.store.lookup(r.key) for r in newest
+        ):  # which keeps it from collection while we read
             if record is None:
                 continue
             with contextlib.suppress(CorruptObjectError):
-                output = record.outputs[measures[0]]
+                output = record.outputs[measures]
                 self.store.check(output)
                 yield self.store.object_path(output.digest)
 

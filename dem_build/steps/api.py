@@ -110,7 +110,7 @@ class Context:
         threads: CPU threads that this step may use.
         stopping: Whether the user asked to stop; a long step asks at every unit of work.
         resident: The model that the worker keeps loaded between actions.
-        earlier: Files in which earlier actions kept what they measured of the same inputs.
+        earlier: Files in which earlier actions kept what they measured of the same base, the newest last.
         runs: Where trackers write what they are told of this action; None for nowhere.
     """
 

@@ -42,6 +42,7 @@ class Candidates:
         deltas: Digest → file of each vector, in the order of ω.
 
     Attributes:
+        vectors: Digests of the vectors, in the order of ω's rows.
         layers: Names of the layers, in the order of ω's columns.
 
     Raises:
@@ -51,7 +52,7 @@ class Candidates:
     def __init__(
         self, model: PreTrainedModel, weights: Path, digest: Digest, deltas: Mapping[Digest, Path]
     ) -> None:
-        self.model = model
+        self.model, self.vectors = model, list(deltas)
         base = open_checkpoint(weights)
         for name, path in deltas.items():
             open_delta(path, base, digest, f"vector {name[:12]}…")

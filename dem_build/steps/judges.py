@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.data.arrays import TokenRows
+from dem_build.digest import of_json
 from dem_build.errors import EvaluationError
 from dem_build.steps.batches import by_length
 from dem_build.steps.context_length import longest_short
@@ -58,6 +59,11 @@ class Judge:
     def digest(self) -> Digest:
         """Digest of the split: what names it in outputs."""
         return next(self.group.digests[tag] for tag in ROWS if tag in self.group.digests)
+
+    @property
+    def identity(self) -> str:
+        """What tells whether two judges count the same rows in the same blocks."""
+        return of_json([self.digest, [list(block) for block in self.blocks]])
 
     @property
     def used(self) -> int:

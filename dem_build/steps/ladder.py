@@ -90,7 +90,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     candidates = resident(inputs, vectors_of(tuning.groups), context)
     passes = Passes(candidates, judged, torch.float32, context)
     if "passes" in inputs.paths:
-        passes.earlier += [p for p in read_passes(inputs.paths["passes"]) if not p.rounded]
+        passes.earlier += read_passes(inputs.paths["passes"], passes.scope)
     climb = _Climb(tuning, params, passes)
     rungs = climb.rungs()
     tested = Passes(candidates, tests, torch.float32, context, keeps=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save_file
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.json_text import parse_json
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from dem_build.steps.candidates import Candidates
     from dem_build.steps.judges import Judge
 
-__all__ = ["Pass", "Passes", "read_passes", "write_passes"]
+__all__ = ["Pass", "Passes", "Scope", "read_passes", "write_passes"]
 
 FILE = "passes.safetensors"
 TIMES = "times.json"
@@ -56,14 +57,28 @@ class Pass:
     slopes: NDArray[np.float64] | None = None
     rounded: bool = False
 
-    def answers(self, other: Pass) -> bool:
-        """Return whether this pass is one that `other`, not yet taken, asks for."""
-        return (
-            self.rounded == other.rounded
-            and (other.slopes is None or self.slopes is not None)
-            and bool((self.judged | ~other.judged).all())
-            and np.array_equal(self.omega, other.omega)
-        )
+    def add(self, other: Pass) -> None:
+        """Take over what another pass of this candidate says of judges that were not asked yet."""
+        if self.slopes is not None and other.slopes is None:
+            return
+        new = other.judged & ~self.judged
+        self.nll[new] = other.nll[new]
+        if self.slopes is not None and other.slopes is not None:
+            self.slopes[new] = other.slopes[new]
+        self.judged[new] = True
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What passes are of.
+
+    Attributes:
+        vectors: Digests of the vectors, in the order of ω's rows.
+        judges: Identities of the judges, in their order.
+    """
+
+    vectors: Sequence[str]
+    judges: Sequence[str]
 
 
 class Passes:
@@ -73,8 +88,10 @@ class Passes:
         judges: Whose rows they are taken over.
         counted: Tokens of the judges that count, [judges, blocks].
         layers: Names of the layers, in the order of ω's columns.
+        scope: What they are of.
         taken: All passes, in order; those of an interrupted run first.
-        earlier: Passes that earlier searches took over the same rows.
+        earlier: Passes that earlier searches took of the same vectors, over rows of the same judges: of some judges
+            alone where theirs were others, and without derivatives where they had not all of our vectors.
         cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
         changing: Seconds spent on turning the model into candidates, over all interruptions.
         measuring: Seconds spent on their losses and derivatives, likewise.
@@ -92,12 +109,13 @@ class Passes:
         self._candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, context
         self.counted = np.array([judge.tokens for judge in judges])
         self.layers = candidates.layers
+        self.scope = Scope(candidates.vectors, [judge.identity for judge in judges])
         self._folder = context.work / "checkpoints"
         self._keeps = keeps
         checkpoint = newest_complete(self._folder) if keeps else None
         self.taken: list[Pass] = [] if checkpoint is None else read_passes(checkpoint / FILE)
-        read = (p for path in context.earlier for p in read_passes(path))
-        self.earlier = [p for p in read if not p.rounded]  # what they were rounded to may be another dtype
+        self.earlier = [p for path in context.earlier for p in read_passes(path, self.scope)]
+        self._answers: dict[tuple[bytes, bool, bool], Pass] = {}
         self.cost = sum(self.cost_of(p) for p in self.taken)
         self.changing, self.measuring = (0.0, 0.0) if checkpoint is None else _times(checkpoint)
         self._kept = time.monotonic()
@@ -124,10 +142,19 @@ class Passes:
         """
         rounded = rounded and self._dtype is not torch.float32
         asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
-        # The earlier ones first: so a resumed search, which has more of its own, gets the answers that it got before.
-        known = next((p for p in (*self.earlier, *self.taken) if p.answers(asked)), None)
-        if known is not None:
-            return known
+        known = self._known(asked)
+        if (lacking := asked.judged & ~known.judged).any():
+            self._take(self._asked(omega, np.flatnonzero(lacking), slopes=slopes, rounded=rounded))
+            known = self._known(asked)
+        self._answers[asked.omega.tobytes(), slopes, rounded] = known
+        return known
+
+    @property
+    def answers(self) -> list[Pass]:
+        """All passes that were asked for, each once, whoever took them."""
+        return list(self._answers.values())
+
+    def _take(self, asked: Pass) -> None:
         try:
             with memory_told(EvaluationError, "while judging a candidate", MEMORY_HINT):
                 taken = self._measure(asked)
@@ -138,7 +165,19 @@ class Passes:
         self.cost += self.cost_of(taken)
         if time.monotonic() - self._kept > KEEP_SECONDS:
             self._keep()
-        return taken
+
+    def _known(self, asked: Pass) -> Pass:
+        """Return what is known of a candidate, of each judge what was measured first.
+
+        The earlier passes first: so a resumed search, which has more of its own, gets the answers that it got before.
+        """
+        known = replace(asked, judged=np.zeros_like(asked.judged), nll=np.zeros_like(asked.nll))
+        if asked.slopes is not None:
+            known = replace(known, slopes=np.zeros_like(asked.slopes))
+        for one in (*self.earlier, *self.taken):
+            if one.rounded == asked.rounded and np.array_equal(one.omega, asked.omega):
+                known.add(one)
+        return known
 
     def losses(self, taken: Pass) -> NDArray[np.float64]:
         """Return a pass's mean losses per token, [judges]; 0 where a judge was not asked."""
@@ -239,8 +278,14 @@ def _times(checkpoint: Path) -> tuple[float, float]:
     return float(told["changing"]), float(told["measuring"])
 
 
-def write_passes(path: Path, passes: Sequence[Pass]) -> None:
-    """Write passes as safetensors, stacked; `slopes` holds those of the passes that `sloped` names."""
+def write_passes(path: Path, passes: Sequence[Pass], scope: Scope | None = None) -> None:
+    """Write passes as safetensors, stacked; `slopes` holds those of the passes that `sloped` names.
+
+    Args:
+        path: The file.
+        passes: What is written.
+        scope: What they are of, for searches of another scope.
+    """
     sloped = [p.slopes for p in passes if p.slopes is not None]
     arrays = {
         "omega": np.array([p.omega for p in passes]),
@@ -249,16 +294,52 @@ def write_passes(path: Path, passes: Sequence[Pass]) -> None:
         "rounded": np.array([p.rounded for p in passes]),
         "sloped": np.array([p.slopes is not None for p in passes]),
     }
-    save_file(arrays | ({"slopes": np.array(sloped)} if sloped else {}), path)
+    # One entry: safetensors writes several in no fixed order.
+    about = {"scope": json.dumps({"vectors": [*scope.vectors], "judges": [*scope.judges]})} if scope else None
+    save_file(arrays | ({"slopes": np.array(sloped)} if sloped else {}), path, about)
 
 
-def read_passes(path: Path) -> list[Pass]:
-    """Return the passes of a file that `write_passes` wrote."""
-    arrays = load_file(path)
+def read_passes(path: Path, scope: Scope | None = None) -> list[Pass]:
+    """Return the passes of a file that `write_passes` wrote.
+
+    Args:
+        path: The file.
+        scope: What passes are wanted of. Those of other vectors, or rounded to what may be another dtype, are left out;
+            of the others what they say of its judges and vectors is returned. None for all as they are.
+    """
+    with safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+        about = (file.metadata() or {}).get("scope")
     slopes = iter(arrays.get("slopes", ()))
-    return [
+    found = [
         Pass(omega, judged, nll, next(slopes) if sloped else None, bool(rounded))
         for omega, judged, nll, sloped, rounded in zip(
             *(arrays[name] for name in ("omega", "judged", "nll", "sloped", "rounded")), strict=True
         )
     ]
+    if scope is None:
+        return found
+    if about is None:  # of an earlier version, which did not say
+        return []
+    theirs = Scope(**parse_json(about))
+    translated = (_translated(one, theirs, scope) for one in found if not one.rounded)
+    return [one for one in translated if one is not None]
+
+
+def _translated(one: Pass, theirs: Scope, ours: Scope) -> Pass | None:
+    """Return what a pass of another scope says in ours; None where it has a vector or judges that we have not."""
+    moved = [theirs.vectors.index(v) for v in ours.vectors if v in theirs.vectors]
+    have = np.array([v in theirs.vectors for v in ours.vectors], np.bool_)
+    others = [i for i, v in enumerate(theirs.vectors) if v not in ours.vectors]
+    asked = [theirs.judges.index(j) if j in theirs.judges else None for j in ours.judges]
+    judged = np.array([j is not None and one.judged[j] for j in asked], np.bool_)
+    if one.omega[others].any() or not judged.any():
+        return None
+    omega = np.zeros((len(have), one.omega.shape[1]))
+    omega[have] = one.omega[moved]
+    nll = np.array([np.zeros(one.nll.shape[1]) if j is None else one.nll[j] for j in asked])
+    if one.slopes is None or not have.all():
+        return Pass(omega, judged, nll)
+    empty = np.zeros_like(one.slopes[0])
+    slopes = np.array([empty if j is None else one.slopes[j] for j in asked])[:, :, moved]
+    return Pass(omega, judged, nll, slopes)

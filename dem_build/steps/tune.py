@@ -61,7 +61,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     outcome = Outcome(landscape, found, starts[0], bounds, refined, chosen)
     context.write("trace", trace(outcome))
     write_omega(context.out / "omega", by_vector(chosen.taken.omega, space.deltas, passes.layers))
-    write_passes(context.out / "passes", passes.taken)
+    write_passes(context.out / "passes", passes.answers, passes.scope)
     return recorded(passes, context) | {"search_seconds": round(time.monotonic() - started, 3)}
 
 

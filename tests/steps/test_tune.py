@@ -282,6 +282,37 @@ def test_another_importance_starts_from_the_passes_of_an_earlier_search(both, tm
     assert warm.omega["up"] > both.omega["up"]
 
 
+def test_a_dataset_that_is_added_starts_from_the_search_without_it(both, tmp_path):
+    three = [dataset("up"), dataset("down"), dataset("leap")]
+    anew = run_tune(tmp_path / "anew", three)
+    context = replace(make_context(tmp_path / "warm", threads=1), earlier=(both.out / "passes",))
+    warm = run_tune(tmp_path / "warm", three, context)
+    # Of the base and both vectors alone only the new dataset is asked.
+    assert warm.told["forward_equivalents"] < anew.told["forward_equivalents"] - 1
+    assert warm.trace["score"] <= anew.trace["score"] + 0.01
+    again = replace(make_context(tmp_path / "again", threads=1), earlier=(warm.out / "passes",))
+    assert run_tune(tmp_path / "again", three, again).told["forward_equivalents"] == 0
+
+
+def test_a_dataset_that_is_taken_away_leaves_passes_and_their_derivatives_of_use(tmp_path):
+    three = run_tune(tmp_path / "three", [dataset("up"), dataset("down"), dataset("leap")])
+    two = [dataset("up"), dataset("down")]
+    anew = run_tune(tmp_path / "anew", two)
+    context = replace(make_context(tmp_path / "warm", threads=1), earlier=(three.out / "passes",))
+    warm = run_tune(tmp_path / "warm", two, context)
+    assert (
+        warm.told["forward_equivalents"] <= anew.told["forward_equivalents"] - 3
+    )  # the base, and each alone
+    assert warm.trace["score"] <= anew.trace["score"] + 0.01
+
+
+def test_passes_over_other_rows_are_of_no_use(both, tmp_path):
+    groups = [dataset("up"), dataset("down")]
+    context = replace(make_context(tmp_path, threads=1), earlier=(both.out / "passes",))
+    fewer = run_tune(tmp_path, groups, context, max_samples=8)
+    assert fewer.told["earlier_passes"] == 0
+
+
 def test_rows_that_a_vector_was_trained_on_judge_nothing(tmp_path):
     leaked = replace(dataset("up"), paths=dataset("up").paths | {"data/validation": skill("up").train})
     with pytest.raises(EvaluationError, match="nothing to tune on: of 48 validation rows 48 are trained on"):
