@@ -14,6 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Slot", "slots"]
 
+MEMORY = {
+    # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into handing
+    # out small ones. A C library that does not know the word passes it over.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+    # Code made for each shape that was met, a megabyte each: of the 1,024 that are kept otherwise few are met again.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+}
+"""How a worker's libraries treat memory, unless the user says otherwise."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -33,9 +42,7 @@ class Slot:
             # Threads that wait sleep. Where they spin, and another process takes a core, each of the many short
             # parallel loops of a training waits out a time slice: measured on two busy cores, ten times slower.
             "OMP_WAIT_POLICY": "PASSIVE",
-            # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into
-            # handing out small ones. A C library that does not know the word passes it over.
-            "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+            **{name: os.environ.get(name, value) for name, value in MEMORY.items()},
         }
 
 

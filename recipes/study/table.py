@@ -1,7 +1,7 @@
 """Print the tables of docs/study.md from what is recorded of its builds.
 
     .venv/bin/python recipes/study/table.py sweep    validation losses, every arm at every learning rate
-    .venv/bin/python recipes/study/table.py          test losses, gain recovered and cost, every model
+    .venv/bin/python recipes/study/table.py          test losses, gain recovered and tokens, every model
 
 Gain recovered has the constants of the first seed's study in every row: L_base - L_single of each dataset's own vector,
 on the same test rows. Errors are standard errors over test rows, of differences paired by rows.
@@ -115,31 +115,25 @@ def alone(dataset: str) -> Arm:
     return ARMS[1 + DATASETS.index(dataset)]
 
 
-def cost(arm: Arm) -> tuple[int, float]:
-    """Return the tokens that were trained on and the device-seconds of it."""
+def trained(arm: Arm) -> int:
+    """Return the tokens that were trained on."""
     made = [(arm.build, name) for name in arm.trainings] + [("", name) for name in arm.first]
     found = [one for build, name in made if (one := record(build, name)) is not None]
-    return (
-        sum(one.count("tokens", "seen") or 0 for one in found),
-        sum(one.amount("device_seconds") or 0.0 for one in found),
-    )
+    return sum(one.count("tokens", "seen") or 0 for one in found)
 
 
 def models() -> None:
     """Print a row for each model."""
-    print(
-        "| model | " + " | ".join(DATASETS) + " | mean gain recovered | less than DEM by | tokens | minutes |"
-    )
-    print("|---|" + "---:|" * (len(DATASETS) + 4))
+    print("| model | " + " | ".join(DATASETS) + " | mean gain recovered | less than DEM by | tokens |")
+    print("|---|" + "---:|" * (len(DATASETS) + 3))
     composed = next(arm for arm in ARMS if arm.model == "composed")
     for arm in ARMS:
         losses = [ratio(*found)[0] if (found := rows(arm, name)) else math.nan for name in DATASETS]
         if all(map(math.isnan, losses)):
             continue
-        tokens, seconds = cost(arm)
-        cells = [f"{loss:.3f}" for loss in losses]
+        cells = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses]
         cells += [shown(gained(arm, ARMS[0])), shown(gained(composed, arm)) if arm is not composed else ""]
-        print(f"| {arm.label} | {' | '.join(cells)} | {tokens / 1000:.0f}k | {seconds / 60:.0f} |")
+        print(f"| {arm.label} | {' | '.join(cells)} | {trained(arm) / 1000:.0f}k |")
 
 
 def shown(found: tuple[float, float] | None) -> str:
