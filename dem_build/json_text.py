@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MALFORMED", "is_number_or_null", "parse_json", "quantity", "text_at"]
+__all__ = ["MALFORMED", "number", "parse_json", "quantity", "text_at"]
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What is raised where a document is taken apart that has another shape than it should."""
@@ -46,13 +46,15 @@ def text_at(document: Any, name: str) -> str:
     return value
 
 
+def number(value: Any) -> float | None:
+    """Return a value that is a number which a float can hold, infinite ones and NaN too; None for all others."""
+    if isinstance(value, float):
+        return value
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    return float(value) if whole else None
+
+
 def quantity(value: Any) -> float | None:
     """Return a value that is a finite number, None for all others."""
-    return float(value) if value is not None and is_number_or_null(value) and math.isfinite(value) else None
-
-
-def is_number_or_null(value: Any) -> bool:
-    """Return whether a value is null, or a number that a float can hold."""
-    if value is None or isinstance(value, float):
-        return True
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
+    found = number(value)
+    return found if found is not None and math.isfinite(found) else None

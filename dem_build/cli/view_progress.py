@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.cli.view_text import joined
-from dem_build.json_text import is_number_or_null
+from dem_build.json_text import number
 from dem_build.report import quantities
 
 if TYPE_CHECKING:
@@ -45,17 +45,17 @@ class Progress:
 
     def update(self, event: Mapping[str, JSON]) -> None:
         """Take in a `progress` event."""
-        self.now = _number(event.get("time")) or time.time()
-        done, total = _number(event.get("done")) or 0.0, _number(event.get("total")) or 0.0
+        self.now = number(event.get("time")) or time.time()
+        done, total = number(event.get("done")) or 0.0, number(event.get("total")) or 0.0
         unit = joined(event.get("unit", ""))
         if self.done is None or (total, unit) != (self.total, self.unit) or done < self.done:
             # Another phase, or what a resumed action began with: neither says how fast this one is.
             self._first = (self.now, done)
         self.done, self.total, self.unit = done, total, unit
         for name, value in event.items():
-            number = _number(value)
-            if name not in ("time", "done", "total") and number is not None:
-                self.figures[name] = number
+            figure = number(value)
+            if name not in ("time", "done", "total") and figure is not None:
+                self.figures[name] = figure
 
     @property
     def elapsed(self) -> float:
@@ -110,7 +110,3 @@ class Progress:
         """The memory it takes: `3.1 GB`."""
         octets = self.figures.get("memory")
         return "" if octets is None else quantities.size(octets)
-
-
-def _number(value: JSON) -> float | None:
-    return float(value) if value is not None and is_number_or_null(value) else None

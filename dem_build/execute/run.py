@@ -46,9 +46,9 @@ __all__ = ["Runner", "is_lost"]
 EVENTS = "events.jsonl"
 CAPTURED = "output.txt"
 RUNS = "runs"
+"""The store's folder for trackers: `tensorboard --logdir cache/runs`, `wandb sync cache/runs/*/wandb/*`."""
 MOST_EARLIER = 16
 """Files of earlier measurements that a step is given: a few megabytes each."""
-"""The store's folder for trackers: `tensorboard --logdir cache/runs`, `wandb sync cache/runs/*/wandb/*`."""
 # How torch's writer of archives and numpy end where a write fails: less was written than they counted.
 LESS_WRITTEN = ("PytorchStreamWriter failed writing", "unexpected pos ", "iostream error", " requested and ")
 
@@ -147,9 +147,8 @@ class Runner:
             return
         alike = [r for r in self.store.records() if r.kind == request.kind and measured(r.preimage) == wanted]
         newest = sorted(alike, key=lambda r: (str(r.provenance.get("finished")), r.key))[-MOST_EARLIER:]
-        for record in (
-            self.store.lookup(r.key) for r in newest
-        ):  # which keeps it from collection while we read
+        for key in (r.key for r in newest):
+            record = self.store.lookup(key)  # which keeps it from collection while we read
             if record is None:
                 continue
             with contextlib.suppress(CorruptObjectError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.errors import StoreError
-from dem_build.json_text import is_number_or_null, parse_json
+from dem_build.json_text import number, parse_json
 from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import read_costs
@@ -180,7 +180,7 @@ def _metrics(action: str, data: bytes) -> Metrics:
         document = parse_json(data)
     except ValueError as error:
         raise _unreadable(action, str(error)) from error
-    if not isinstance(document, dict) or not all(is_number_or_null(v) for v in document.values()):
+    if not isinstance(document, dict) or any(v is not None and number(v) is None for v in document.values()):
         raise _unreadable(action, "not an object of numbers")
     return {name: math.nan if value is None else float(value) for name, value in document.items()}
 

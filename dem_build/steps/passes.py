@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ from dem_build.steps.memory import memory_told
 from dem_build.tuning.problem import mean_losses
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -171,9 +171,7 @@ class Passes:
 
         The earlier passes first: so a resumed search, which has more of its own, gets the answers that it got before.
         """
-        known = replace(asked, judged=np.zeros_like(asked.judged), nll=np.zeros_like(asked.nll))
-        if asked.slopes is not None:
-            known = replace(known, slopes=np.zeros_like(asked.slopes))
+        known = self._asked(asked.omega, (), slopes=asked.slopes is not None, rounded=asked.rounded)
         for one in (*self.earlier, *self.taken):
             if one.rounded == asked.rounded and np.array_equal(one.omega, asked.omega):
                 known.add(one)
@@ -321,25 +319,24 @@ def read_passes(path: Path, scope: Scope | None = None) -> list[Pass]:
         return found
     if about is None:  # of an earlier version, which did not say
         return []
-    theirs = Scope(**parse_json(about))
-    translated = (_translated(one, theirs, scope) for one in found if not one.rounded)
-    return [one for one in translated if one is not None]
+    return list(_translated([one for one in found if not one.rounded], Scope(**parse_json(about)), scope))
 
 
-def _translated(one: Pass, theirs: Scope, ours: Scope) -> Pass | None:
-    """Return what a pass of another scope says in ours; None where it has a vector or judges that we have not."""
+def _translated(passes: Iterable[Pass], theirs: Scope, ours: Scope) -> Iterator[Pass]:
+    """Yield what passes of another scope say in ours; none of a vector that we have not, or of none of our judges."""
     moved = [theirs.vectors.index(v) for v in ours.vectors if v in theirs.vectors]
     have = np.array([v in theirs.vectors for v in ours.vectors], np.bool_)
     others = [i for i, v in enumerate(theirs.vectors) if v not in ours.vectors]
     asked = [theirs.judges.index(j) if j in theirs.judges else None for j in ours.judges]
-    judged = np.array([j is not None and one.judged[j] for j in asked], np.bool_)
-    if one.omega[others].any() or not judged.any():
-        return None
-    omega = np.zeros((len(have), one.omega.shape[1]))
-    omega[have] = one.omega[moved]
-    nll = np.array([np.zeros(one.nll.shape[1]) if j is None else one.nll[j] for j in asked])
-    if one.slopes is None or not have.all():
-        return Pass(omega, judged, nll)
-    empty = np.zeros_like(one.slopes[0])
-    slopes = np.array([empty if j is None else one.slopes[j] for j in asked])[:, :, moved]
-    return Pass(omega, judged, nll, slopes)
+    for one in passes:
+        judged = np.array([j is not None and one.judged[j] for j in asked], np.bool_)
+        if one.omega[others].any() or not judged.any():
+            continue
+        omega = np.zeros((len(have), one.omega.shape[1]))
+        omega[have] = one.omega[moved]
+        nll = np.array([np.zeros(one.nll.shape[1]) if j is None else one.nll[j] for j in asked])
+        slopes = None
+        if one.slopes is not None and have.all():
+            empty = np.zeros_like(one.slopes[0])
+            slopes = np.array([empty if j is None else one.slopes[j] for j in asked])[:, :, moved]
+        yield Pass(omega, judged, nll, slopes)

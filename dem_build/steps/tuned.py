@@ -243,8 +243,8 @@ def layerwise(landscape: Landscape, found: Found) -> Refined | None:
     if not np.isfinite(stderr):
         return None
     problem = landscape.layer_problem(best.omega, 4 * stderr)
-    others = [s for s in found.samples if s.slopes is not None and not np.array_equal(s.omega, best.omega)]
-    known = [landscape.in_layers(s) for s in (best, *others)]
+    sloped = _distinct([best, *(s for s in found.samples if s.slopes is not None)])
+    known = [landscape.in_layers(s) for s in sloped]
     refined = search("gradient", problem, known)
     omega = landscape.expand(refined.best)
     score, before = (

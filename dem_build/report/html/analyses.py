@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ladder", "leave_one_out", "response"]
 
-"""Half of a 95 % interval, in standard errors of a normal distribution."""
-
 
 def leave_one_out(material: Material) -> Section | None:
     """What becomes of each loss when one vector is left out."""
