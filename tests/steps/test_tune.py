@@ -32,6 +32,7 @@ from dem_build.steps.api import Group
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import judged_nll, judges, trained_prompts
+from dem_build.tuning import search
 
 
 def candidates(*names: str) -> Candidates:
@@ -185,6 +186,20 @@ def test_layers_are_judged_against_the_base_on_the_same_rows_and_reported_as_cho
     assert -np.mean(gains) == pytest.approx(layered.trace["chosen_score"])
 
 
+def test_layers_are_held_back_by_noise_also_where_the_search_ends_in_equal_omega(tmp_path, monkeypatch):
+    problems = []
+
+    def watched(name, problem, known):
+        problems.append(problem)
+        return search(name, problem, known)
+
+    monkeypatch.setattr("dem_build.steps.tuned.search", watched)
+    tuned = run_tune(tmp_path, [dataset("up")], granularity="layer", bounds=[0.0, 1.0])
+    assert tuned.trace["uniform"]["omega"] == [tuned.trace["vectors"][0]["omega"]] == [1]
+    [layers] = problems
+    assert layers.penalty(layers.center - 0.5) > 0
+
+
 def test_a_dataset_with_one_row_tunes_and_it_is_said(tmp_path):
     rows = write_rows(tmp_path / "rows", "up", seed=3, count=1)
     lone = replace(dataset("up"), paths=dataset("up").paths | {"data/validation": rows})
@@ -204,6 +219,22 @@ def test_a_vector_that_gains_next_to_nothing_is_told_of(tmp_path):
         little = [f for f in tuned.trace["findings"] if f["what"] == "own_gain_is_little"]
         assert [f["judge"] for f in little] == told
         assert all(0 < f["gained"] < f["scale"] for f in little)
+
+
+@pytest.mark.parametrize("objective", ["gain", "mean"])
+def test_rounding_that_costs_much_of_what_was_gained_is_said(tmp_path, objective):
+    """A vector a thousandth as long is lost in bfloat16; the loss moves little, and so does what rounding costs."""
+    weak = {n: 1e-3 * t for n, t in trained(skill("up").train).items()}
+    delta = store_vector(tmp_path / "delta", weak, "float32")
+    up = dataset("up")
+    up = replace(
+        up, paths=up.paths | {"delta": delta}, digests=up.digests | {"delta": of_bytes(delta.read_bytes())}
+    )
+    assert "rounding" not in words(run_tune(tmp_path / "exact", [up], objective=objective))
+    tuned = run_tune(tmp_path / "rounded", [up], objective=objective, dtype="bfloat16")
+    [told] = [f for f in tuned.trace["findings"] if f["what"] == "rounding"]
+    assert told["dtype"] == "bfloat16"
+    assert told["score"] == tuned.trace["chosen_score"]
 
 
 def test_a_negative_omega_is_not_taken_for_none(tmp_path):
@@ -270,6 +301,22 @@ def test_the_tokens_of_a_search_are_those_of_its_passes(tmp_path):
     used = tuned.told["rows"]
     assert tuned.told["passes"] * used * min(rows.lengths) <= tuned.told["tokens"]["seen"]
     assert tuned.told["tokens"]["seen"] <= tuned.told["passes"] * used * max(rows.lengths)
+
+
+def test_an_interrupted_search_that_began_from_an_earlier_one_ends_as_if_it_had_not_been(both, tmp_path):
+    groups = [dataset("up", importance=4.0), dataset("down")]
+    context = replace(make_context(tmp_path / "straight", threads=1), earlier=(both.out / "passes",))
+    straight = run_tune(tmp_path / "straight", groups, context)
+    asked = iter([False] * 30)
+    context = make_context(tmp_path / "cut", threads=1, stopping=lambda: next(asked, True))
+    context = replace(context, earlier=(both.out / "passes",))
+    with pytest.raises(InterruptedBuildError):
+        run_tune(tmp_path / "cut", groups, context)
+    assert newest_complete(context.work / "checkpoints")
+    resumed = run_tune(tmp_path / "cut", groups, replace(context, stopping=lambda: False))
+    assert (resumed.out / "omega").read_bytes() == (straight.out / "omega").read_bytes()
+    for told in ("passes", "earlier_passes", "forward_equivalents"):
+        assert resumed.told[told] == straight.told[told]
 
 
 def test_another_importance_starts_from_the_passes_of_an_earlier_search(both, tmp_path):
