@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "run"]
 
-TARGETED = ["build"], ["plan"]
-
 app = Commands(
     {"build": "build"}
     | dict.fromkeys(("plan", "why", "check", "lock", "data", "show", "logs", "report"), "recipes")
@@ -33,9 +31,9 @@ click.version_option(__version__, message="dem %(version)s", help="Print the ver
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; a user's mistake is a line on stderr, never a traceback."""
-    command, targets = _split(list(arguments))
+    command = list(arguments)
     try:
-        status = app.main(args=command, prog_name="dem", obj=targets, standalone_mode=False)
+        status = app.main(args=command, prog_name="dem", standalone_mode=False)
     except DemError as error:
         return _report(error, command)
     except (KeyboardInterrupt, click.Abort):
@@ -46,14 +44,6 @@ def run(arguments: Sequence[str]) -> int:
     except click.ClickException as error:
         return _report_call(error, command)
     return int(status or 0)
-
-
-def _split(arguments: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """Take what follows `--` apart where it is actions, not recipes; all other commands read it as click does."""
-    if arguments[:1] not in TARGETED or "--" not in arguments:
-        return arguments, ()
-    at = arguments.index("--")
-    return arguments[:at], tuple(arguments[at + 1 :])
 
 
 def _report(error: DemError, command: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["build"]
 
 
-@click.command
+@click.command(cls=options.OnActions)
 @click.argument("recipes", nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]")
 @click.option("--locked", is_flag=True, help="Fail (4) where the lock is not what is there.")
 @click.option("--no-train", is_flag=True, help="Fail where a vector is missing.")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Command: TypeAlias = Callable[..., int]
 
-__all__ = ["action", "as_json", "of_actions", "of_recipe", "of_store", "overrides", "recipe"]
+__all__ = ["OnActions", "action", "as_json", "of_actions", "of_recipe", "of_store", "overrides", "recipe"]
 
 SHARED = [field.name for field in fields(Call)]
 
@@ -36,6 +36,16 @@ as_json = click.option(
 )
 
 
+class OnActions(click.Command):
+    """A command of which what follows `--` are actions, and no argument; for `of_actions`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the actions apart, and read the rest as click does."""
+        at = args.index("--") if "--" in args else len(args)
+        ctx.obj = tuple(args[at + 1 :])
+        return super().parse_args(ctx, args[:at])
+
+
 def of_store(command: Command) -> Command:
     """Give a command `--cache` and `--machine`, which reach it in one `call`.
 
@@ -50,7 +60,7 @@ def of_recipe(command: Command) -> Command:
 
 
 def of_actions(command: Command) -> Command:
-    """Give a command `--rebuild`, the actions named after `--`, and what `of_recipe` gives."""
+    """Give an `OnActions` command `--rebuild`, the actions named after `--`, and what `of_recipe` gives."""
     return _taking(_gathered(command, targeted=True), rebuild, overrides, cache, machine)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "data", "lock", "logs", "plan", "report", "show", "why"]
 
 
-@click.command
+@click.command(cls=options.OnActions)
 @options.recipe
 @click.option("--check", is_flag=True, help="Exit with 4 when something is due.")
 @options.of_actions
