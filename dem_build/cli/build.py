@@ -121,7 +121,7 @@ def _failed(named: str, error: DemError) -> tuple[int, dict[str, Any]]:
 def _prepared(named: str, call: Call, flags: Flags, within: ExitStack) -> Session:
     session = open_session(named, call, within)
     if call.locked:
-        session.require_locked()
+        session.require_locked(call)
     if not flags.trust_tasks:
         session.require_trust()
     session.destination()  # where nothing can be published, nothing is trained first

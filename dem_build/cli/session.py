@@ -82,14 +82,17 @@ class Session:
         """Return this session with a plan of what the store holds now; what was to be rebuilt has been."""
         return replace(self, plan=make_plan(self.plan.graph, self.store, self.plan.history))
 
-    def require_locked(self) -> None:
+    def require_locked(self, call: Call) -> None:
         """Raise unless the lock file is what the recipe resolves to.
+
+        Args:
+            call: What the session was opened with.
 
         Raises:
             NotUpToDateError: Something has changed since.
         """
         if changed := lock.changes(self.locked, self.lock, self.recipe.folder):
-            raise _not_locked(self.named, lock.lock_path(self.recipe.path), changed)
+            raise _not_locked(self.named, call, lock.lock_path(self.recipe.path), changed)
 
     def require_trust(self) -> None:
         """Raise where a local task file would run without the user's word.
@@ -244,7 +247,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     hints = Hints()
     locked = lock.read(lock.lock_path(recipe.path))
     if call.locked:
-        _require_pinned(named, recipe, located, locked)
+        _require_pinned(named, call, recipe, located, locked)
     resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
     refuse_leaks(recipe, resolved)
     if template_is_new(resolved.base.files, locked):
@@ -262,16 +265,20 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     return Session(named, recipe, machine, store, resolved, locked, plan, root, whole=not call.targets)
 
 
-def _require_pinned(named: str, recipe: Recipe, located: Located, locked: digest.JSON | None) -> None:
+def _require_pinned(
+    named: str, call: Call, recipe: Recipe, located: Located, locked: digest.JSON | None
+) -> None:
     path = lock.lock_path(recipe.path)
     if locked is None:
         raise NotUpToDateError("there is no lock", where=str(path), hint=f"`{_locking(named)}` writes it")
     if missing := lock.unpinned(located, locked):
-        raise _not_locked(named, path, missing)
+        raise _not_locked(named, call, path, missing)
 
 
-def _not_locked(named: str, path: Path, names: Sequence[str]) -> NotUpToDateError:
+def _not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> NotUpToDateError:
     hint = f"`{_locking(named)}` accepts what is there now; or put back what was locked"
+    if call.overrides:
+        hint += "; what --set brings in is in no lock: write it into the recipe first, or leave out --locked"
     return NotUpToDateError(f"not what is locked: {', '.join(names)}", where=str(path), hint=hint)
 
 

@@ -123,6 +123,17 @@ STORES = (
         setup=lock_then(write("data/add.jsonl", ROWS + ROWS)),
     ),
     Call(
+        "Data that `--set` names and no lock has",
+        "build recipe.toml --locked --set datasets.add.path=data/more.jsonl",
+        (
+            "error: recipe.lock: not what is locked: datasets.add\n"
+            "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked; "
+            "what --set brings in is in no lock: write it into the recipe first, or leave out --locked"
+        ),
+        4,
+        setup=lock_then(write("data/more.jsonl", ROWS + ROWS)),
+    ),
+    Call(
         "A lock with a digest edited by hand",
         "build recipe.toml --locked",
         (
