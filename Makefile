@@ -19,8 +19,9 @@ DEMO_DATA := $(DEMO)/data/complete
 
 setup: $(VENV)/dev.stamp
 
+# A process for each of up to four cores: most tests wait for one, in imports and in models too small for two.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope
 
 lint: setup
 	$(BIN)/ruff check
