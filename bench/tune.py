@@ -1,6 +1,6 @@
 """Counts what each search for ω costs until it has the best objective: gradient, coordinate, grid and random.
 
-python bench/tune.py [--recipe RECIPE] [--rows N] [--threads N]
+python bench/tune.py [--recipe RECIPE] [--rows N] [--searches NAME,...] [--threads N]
 
 Five vectors: those of a recipe whose ω are tuned and whose vectors are recorded, or of five small text skills that a
 tiny model is trained on here. Each begins with the same passes (the base, each vector alone, equal ω, the softmax
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,15 +85,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="dem-bench-tune-") as folder:
         recipe = options.recipe or _skills(Path(folder))
         inputs, params = _tune_inputs(recipe, Path(folder))
-        runs = {
-            "gradient": lambda problem, known: search("gradient", problem, known),
-            "coordinate": lambda problem, known: search("coordinate", problem, known),
-            "grid": lambda problem, known: search("grid", problem, known),
-            f"random ({RANDOM})": _random,
-        }
-        found = {
-            n: _run(run, inputs, params | {"max_samples": options.rows}, folder) for n, run in runs.items()
-        }
+        params |= {"max_samples": options.rows}
+        found = {name: _run(RUNS[name], inputs, params, folder) for name in options.searches}
         best = _finest(found)
         print(f"best objective {-best:.4f}; within {CLOSE:.1%} of it counts as reached\n")
         print(_table([_result(name, *run, best) for name, run in found.items()]))
@@ -104,7 +98,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--recipe", type=Path, help="a recipe with tuned ω whose vectors are recorded")
     parser.add_argument("--rows", type=int, default=48, help="validation rows a dataset")
     parser.add_argument("--threads", type=int, default=1)
-    return parser.parse_args()
+    parser.add_argument(
+        "--searches",
+        type=lambda text: text.split(","),
+        default=list(RUNS),
+        help="which of " + ", ".join(RUNS) + "; a pass of a large model takes long, and a grid has hundreds",
+    )
+    options = parser.parse_args()
+    if unknown := set(options.searches) - set(RUNS):
+        parser.error(f"no such search: {', '.join(sorted(unknown))}")
+    return options
 
 
 def _skills(home: Path) -> Path:
@@ -166,6 +169,12 @@ def _random(problem: Problem, known: Sequence[Sample]) -> Found:
     points = [problem.clip(draw.uniform(problem.lower, problem.upper)) for _ in range(RANDOM)]
     samples = [*known, *(problem.measure(point, slopes=False) for point in points)]
     return Found(problem.best(samples), tuple(samples), "passes")
+
+
+RUNS: dict[str, Callable[[Problem, Sequence[Sample]], Found]] = {
+    **{name: partial(search, name) for name in ("gradient", "coordinate", "grid")},
+    "random": _random,
+}
 
 
 def _finest(found: dict[str, tuple[Problem, Found, Passes]]) -> float:
