@@ -140,9 +140,9 @@ def lower_is_better(results: Results, task: str, metric: str) -> bool:
 
 
 def model_names(results: Results) -> list[str]:
-    """Return the models that were evaluated: base, composed, then all others by name."""
-    first = [name for name in (BASE, COMPOSED) if name in results.table]
-    return first + sorted(set(results.table) - set(first))
+    """Return the models that were evaluated: base, composed, then the recipe's baselines and its vectors alone."""
+    first = (BASE, COMPOSED, *results.baselines, *results.vectors)
+    return list(dict.fromkeys(name for name in (*first, *sorted(results.table)) if name in results.table))
 
 
 def rows(results: Results) -> list[Row]:

@@ -3,10 +3,10 @@
 Against the base: a dataset's test loss fell or rose where zero lies outside the 95 % interval of its change
 (`comparison.trend_of`), else it did not clearly change.
 
-Against another model (a baseline, or one vector alone): the mean over the datasets that both were evaluated on, of the
-gain recovered where the own vector of each gains enough alone (`gains.clear`), else of the test loss. One is better
-where zero lies outside the 95 % interval of the mean difference; else they cannot be told apart. Where another model is
-better, that is the verdict.
+Against another model (a baseline, or one vector alone): the mean over all datasets, of the gain recovered where the own
+vector of each gains enough alone (`gains.clear`), else of the test loss. One is better where zero lies outside the 95 %
+interval of the mean difference; else they cannot be told apart. Where another model is better, that is the verdict. A
+model that was not evaluated on all datasets of the composed one is not compared: a vector may well win on its own.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ class Rival:
         model: Its name in results.
         name: Its name in a sentence.
         measure: `mean gain recovered` or `mean test loss`.
-        theirs, ours: The means over the shared datasets.
+        theirs, ours: The means over all datasets; what is measured, and ours, are those of every rival.
         lead: By how much the composed model is the better one.
-        datasets: How many these are.
         trend: Better where the composed model is the better one.
         single: Whether it is one vector alone.
     """
@@ -90,7 +89,6 @@ class Rival:
     theirs: Measure
     ours: Measure
     lead: Measure
-    datasets: int
     trend: Trend
 
 
@@ -110,6 +108,7 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
         _against_base(losses),
         _recovered(results),
         *_against_rivals(others),
+        _not_compared(results, others),
         _listed("Tasks against the base", tasks),
         _probes(results, changed),
         _gates(list(gates)),
@@ -129,13 +128,16 @@ def _rival(results: Results, model: str) -> Rival | None:
     gained = gains(results, COMPOSED, model)
     if lead.keys() <= gained.keys() & set(clear(results)):
         measure, theirs, ours, lead = GAIN, gains(results, model), gains(results, COMPOSED), gained
-    if not lead:
+    if not lead or lead.keys() < losses_of(results, COMPOSED).keys():
         return None
-    single = model in results.vectors
-    name = f"{model}'s vector alone" if single else model
+    single, name = model in results.vectors, _model(results, model)
     mine, other, ahead = (mean(one, lead) for one in (ours, theirs, lead))
     trend = trend_of(ahead, lower_is_better=False)
-    return Rival(model, name, single, measure, other, mine, ahead, len(lead), trend)
+    return Rival(model, name, single, measure, other, mine, ahead, trend)
+
+
+def _model(results: Results, model: str) -> str:
+    return f"{model}'s vector alone" if model in results.vectors else model
 
 
 def _headline(
@@ -148,7 +150,7 @@ def _headline(
         return Finding.UNKNOWN, f"Not judged: {lacking}."
     # The best of all may lead within large errors, and one behind it beyond its own.
     if winner := next((rival for rival in others if rival.trend is Trend.WORSE), None):
-        return Finding.BEATEN, f"{_capital(winner.name)} won."
+        return Finding.BEATEN, f"{_capital(winner.name)}{_mixture(results, winner)} won."
     better, worse = _of(judged, Trend.BETTER), _of(judged, Trend.WORSE)
     if better and worse:
         harmed = f"harmed {_named([row.subject for row in worse])}"
@@ -158,6 +160,13 @@ def _headline(
     if worse:
         return Finding.HARMED, f"Composing did not help: it harmed {_share(worse, judged, what)}."
     return Finding.UNCHANGED, f"Composing made no clear difference to any {what}."
+
+
+def _mixture(results: Results, winner: Rival) -> str:
+    """Return that the winner is a mixture, where its name does not say so: that is what a reader asks first."""
+    contender = results.baselines.get(winner.model)
+    unsaid = contender is not None and contender.method == "mixing" and "mix" not in winner.name.lower()
+    return ", a mixture," if unsaid else ""
 
 
 def _also_won(results: Results, others: list[Rival]) -> str:
@@ -240,15 +249,30 @@ def _against_rivals(others: list[Rival]) -> list[str]:
     best = next((rival for rival in others if rival.single), None)
     said = [rival for rival in others if not rival.single or rival is best]
     return [
-        f"{_capital(verb)}: {', '.join(_beside(r) for r in some[:MOST_NAMED])}{_more(some)}."
+        f"{_capital(verb)} ({some[0].measure}, composed {measured(some[0].ours)}): "
+        f"{', '.join(_beside(r) for r in some[:MOST_NAMED])}{_more(some)}."
         for trend, verb in words.items()
         if (some := [r for r in said if r.trend is trend])
     ]
 
 
+def _not_compared(results: Results, others: list[Rival]) -> str:
+    """Return which models have a test loss, but not on every dataset of the composed model."""
+    compared = {BASE, COMPOSED, *(rival.model for rival in others)}
+    ours = losses_of(results, COMPOSED)
+    part = [
+        m for m in model_names(results) if m not in compared and losses_of(results, m).keys() & ours.keys()
+    ]
+    if not part:
+        return ""
+    return (
+        f"Not compared, since not evaluated on every dataset: {_named([_model(results, m) for m in part])}."
+    )
+
+
 def _beside(rival: Rival) -> str:
-    best = "the best of its kind, " if rival.single else ""
-    return f"{rival.name} ({best}{rival.measure} {measured(rival.theirs)}, composed {measured(rival.ours)})"
+    best = ", the best of its kind," if rival.single else ""
+    return f"{rival.name}{best} {measured(rival.theirs)}"
 
 
 def _listed(what: str, changed: list[Row]) -> str:

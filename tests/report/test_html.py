@@ -355,6 +355,40 @@ def test_a_candidate_that_broke_a_limit_is_not_the_best_of_a_search():
     assert "mean gain recovered best 0.500" in Page(render(make(tuning=found))).text
 
 
+def test_one_candidate_that_is_far_worse_does_not_flatten_the_trace_of_all_others():
+    scores = (-0.5, 30.0, -0.6, -0.65, -0.7)
+    text = Page(render(make(tuning=make_tuning(("math",), scores=scores, uniform=-0.5, score=-0.7)))).text
+    assert "0.700 0.300 or less" in text
+    losses = [-score for score in (-3.0, -50.0, -2.5, -2.4, -2.3)]
+    found = make_tuning(("math",), scores=losses, objective="mean", uniform=2.5, score=2.3)
+    assert "3.100 or more 2.300" in Page(render(make(tuning=found))).text
+
+
+def test_models_stand_below_each_other_where_they_are_more_than_the_datasets():
+    def cells(*models):
+        table = {m: {"loss:math": {"loss": 2.0, "loss_stderr": 0.1}} for m in models}
+        return Page(render(make(table=table, baselines={"even": Contender("mixing")}))).text
+
+    assert "Every model model math base 2.000 ±0.100 composed 2.000 ±0.100 even 2.000" in cells(
+        "math", "even", "composed", "base"
+    ), "the recipe's baselines, then its vectors"
+    assert "Every model on base math 2.000" in cells("base")
+
+
+def test_a_training_says_the_loss_of_the_weights_that_it_kept():
+    looks = [[10, 2.0], [20, 1.0], [30, 1.5]]
+    kept, last = (
+        Page(render(make(made=Made(provenance={"vector:math": {
+            "curve": curve(), "validation": {"curve": looks, "kept_step": step}
+        }}))))
+        for step in (20, 30)
+    )  # fmt: skip
+    assert "validation 1.000" in kept.text
+    assert "at the dashed line" in kept.text
+    assert "validation 1.500" in last.text
+    assert "at the dashed line" not in last.text
+
+
 LAYERED = {"granularity": "layer", "layered": True}
 
 

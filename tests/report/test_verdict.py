@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dem_build.execute.outcome import Outcome
+from dem_build.report.baselines import Contender
 from dem_build.report.documents import results_document
 from dem_build.report.gains import gains, mean, scales
 from dem_build.report.gates import GateResult
@@ -52,15 +53,36 @@ def test_the_headline_follows_from_the_changes_against_the_base(composed, findin
 def test_a_baseline_that_is_better_beyond_the_errors_won():
     verdict = judge(results(base=BASE, composed=(2.5, 3.0), mixing=(2.0, 2.2), uniform=(2.9, 3.9), **ALONE))
     assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Mixing won.")
-    assert "Better than composing: mixing (mean gain recovered 0.950" in " ".join(verdict.sentences)
-    assert "uniform (mean gain recovered 0.075" in " ".join(verdict.sentences)
+    said = " ".join(verdict.sentences)
+    assert "Better than composing (mean gain recovered, composed 0.500 ±0.008): mixing 0.950 ±" in said
+    assert "uniform 0.075 ±" in said
+
+
+def test_a_mixture_that_won_is_called_one():
+    found = results(base=BASE, composed=(2.5, 3.0), even=(2.0, 2.2))
+    headlines = [
+        judge(replace(found, baselines={"even": Contender(method)})).headline
+        for method in ("mixing", "uniform")
+    ]
+    assert headlines == ["Even, a mixture, won.", "Even won."]
+
+
+def test_a_model_that_was_not_evaluated_on_every_dataset_is_not_compared():
+    verdict = judge(results(base=BASE, composed=(2.5, 3.0), math=(2.0, None), chat=(None, 2.0)))
+    assert (verdict.finding, verdict.headline) == (Finding.HELPED, "Composing helped both datasets.")
+    assert (
+        "Not compared, since not evaluated on every dataset: math's vector alone and chat's vector alone."
+        in verdict.sentences
+    )
+    assert not any("of its kind" in s for s in verdict.sentences)
 
 
 def test_a_baseline_within_the_errors_has_not_won():
     verdict = judge(results(base=BASE, composed=(2.5, 3.0), mixing=(2.5, 2.995)))
     assert verdict.headline == "Composing helped both datasets."
     assert any(
-        s.startswith("Not to be told from composing: mixing (mean test loss") for s in verdict.sentences
+        s.startswith("Not to be told from composing (mean test loss, composed 2.750 ±0.007): mixing 2.748 ±")
+        for s in verdict.sentences
     )
 
 
@@ -89,7 +111,7 @@ def test_a_small_difference_on_the_same_rows_is_clear_though_the_losses_have_lar
 def test_what_composing_beat_is_said_where_it_beat_all_of_it():
     verdict = judge(results(base=BASE, composed=(2.1, 2.1), mixing=(2.5, 3.0), **ALONE))
     assert verdict.headline == "Composing helped both datasets and beat mixing and every vector alone."
-    alone = [s for s in verdict.sentences if "vector alone (the best" in s]
+    alone = [s for s in verdict.sentences if "vector alone, the best" in s]
     assert alone[0].count("vector alone") == 1, "only the best of them is compared in words"
 
 
@@ -130,7 +152,7 @@ def test_a_vector_that_gains_next_to_nothing_does_not_outweigh_all_others_in_a_m
     said = judge(found).sentences
     assert said[1].startswith("It recovers 0.500 ±")
     assert said[1].endswith("alone; math left out, whose own vector gains too little to tell.")
-    assert any("mix (mean test loss 3.000" in s for s in said)
+    assert any("(mean test loss, composed 2.850 ±" in s and "mix 3.000 ±" in s for s in said)
     weak = results(stderr=0.1, base=(3.0,), composed=(2.7,), math=(2.99,))
     assert (
         "What it recovers cannot be told: the own vector of math gains too little alone."
@@ -171,7 +193,7 @@ def test_changes_whose_errors_are_unknown_judge_nothing():
     assert (verdict.finding, verdict.headline) == (Finding.UNKNOWN, "Not judged: the errors are unknown.")
     assert "test loss changed with an unknown error on 2" in verdict.sentences[0]
     assert verdict.sentences[1].startswith(
-        "Beside composing, with an unknown error: mixing (mean test loss 2.0"
+        "Beside composing, with an unknown error (mean test loss, composed 2.750): mixing 2.000"
     )
 
 

@@ -134,19 +134,27 @@ def _change(row: Row) -> tuple[str, str, str]:
 
 
 def _table(caption: str, results: Results, found: Sequence[Row]) -> Table:
-    """Return models side by side; colours tell the change against the base, of each row by its largest one."""
+    """Return models side by side, or below each other where they are more than what they were measured on.
+
+    Colours tell the change against the base, of each measurement by its largest one.
+    """
     names = model_names(results)
     with_metric = any(not row.task.startswith(LOSS_TASK) for row in found)
+    measured_on = [[row.subject, *([row.metric] if with_metric else [])] for row in found]
+    cells = [_cells(row, names) for row in found]
+    note = "Blue is better than the base, orange worse; the largest change on each is deepest."
+    if len(names) > len(found):
+        header = ["model", *(" ".join(on) for on in measured_on)]
+        body = [
+            [Cell(_title(results, name), strong=name == COMPOSED), *of_model]
+            for name, of_model in zip(names, zip(*cells, strict=True), strict=True)
+        ]
+        return Table(header, body, len(found), heat=True, caption=caption, note=note)
     header = ["on", *(["metric"] if with_metric else []), *(_title(results, n) for n in names)]
     body = [
-        [
-            Cell(row.subject, strong=True),
-            *([Cell(row.metric)] if with_metric else []),
-            *_cells(row, names),
-        ]
-        for row in found
+        [Cell(on[0], strong=True), *map(Cell, on[1:]), *of_row]
+        for on, of_row in zip(measured_on, cells, strict=True)
     ]
-    note = "Blue is better than the base, orange worse; the largest change of a row is deepest."
     return Table(header, body, len(names), heat=True, caption=caption, note=note)
 
 

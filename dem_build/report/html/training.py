@@ -23,17 +23,22 @@ Point = tuple[float, float]
 
 def curves(material: Material) -> Section | None:
     """The training and validation loss of everything that was trained."""
-    found = {
-        name: panel
-        for name, record in material.records.items()
-        if (panel := _panel(name.partition(":")[2] or name, record)) is not None
+    trained = {record.key: record for record in material.records.values()}
+    called = {
+        key: ", ".join(n.partition(":")[2] or n for n, r in material.records.items() if r.key == key)
+        for key in trained
     }
+    found = [panel for key, record in trained.items() if (panel := _panel(called[key], record)) is not None]
     if not found:
         return None
-    validated = any(len(panel.series) > 1 for panel in found.values())
+    validated = any(len(panel.series) > 1 for panel in found)
     legend = LEGEND if validated else LEGEND[:1]
-    lead = "Loss in nats per token by optimizer step. Each chart has an axis of its own."
-    return Section("curves", "Training", lead, [Lines(list(found.values()), legend)])
+    lead = "Loss in nats per token by optimizer step. Each chart has an axis of its own." + (
+        " The weights are those at the dashed line, else those of the last step."
+        if any(p.here for p in found)
+        else ""
+    )
+    return Section("curves", "Training", lead, [Lines(found, legend)])
 
 
 def _panel(name: str, record: Record) -> Panel | None:
@@ -41,13 +46,17 @@ def _panel(name: str, record: Record) -> Panel | None:
     if not trained:
         return None
     validated = _points(record.noted("validation", "curve"))
-    axis = Axis.over([y for _, y in (*trained, *validated)], pad=0.06)
+    axis = Axis.over([y for _, y in (*trained, *validated)], pad=0.0)
     steps = max(x for x, _ in (*trained, *validated))
     series = [Series("faint", _placed(trained, steps, axis))]
     if validated:
         series.append(Series("strong", _placed(validated, steps, axis), dots=len(validated) <= 40))
-    last = f"validation {decimals(validated[-1][1])}" if validated else f"loss {decimals(trained[-1][1])}"
-    return Panel(name, last, series, decimals(axis.high), decimals(axis.low), "step 1", f"{steps:g}")
+    kept = quantity(record.noted("validation", "kept_step"))
+    early = next((point for point in validated if point[0] == kept and kept < steps), None)
+    step, loss = early or (validated or trained)[-1]
+    value = f"{'validation' if validated else 'loss'} {decimals(loss)}"
+    ends = decimals(axis.high), decimals(axis.low), "step 1", f"{steps:g}"
+    return Panel(name, value, series, *ends, here=_along(steps).at(step) if early else None)
 
 
 def _points(curve: JSON) -> list[Point]:
@@ -58,5 +67,8 @@ def _points(curve: JSON) -> list[Point]:
 
 
 def _placed(points: Sequence[Point], steps: float, axis: Axis) -> list[Point]:
-    along = Axis(1.0, steps) if steps > 1 else Axis(0.0, 1.0)
-    return [(along.at(x), axis.down(y)) for x, y in points]
+    return [(_along(steps).at(x), axis.down(y)) for x, y in points]
+
+
+def _along(steps: float) -> Axis:
+    return Axis(1.0, steps) if steps > 1 else Axis(0.0, 1.0)

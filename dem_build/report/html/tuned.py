@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from statistics import median
 from typing import TYPE_CHECKING
 
 from dem_build.report.html.blocks import (
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from dem_build.report.tuning import Judged, Tuned, Tuning
 
 __all__ = ["omega", "search", "slopes"]
+
+FARTHEST = 4  # times as far from the best as the median candidate: what lies beyond is drawn at the edge
 
 
 def omega(material: Material) -> Section | None:
@@ -160,9 +163,13 @@ def _judged(one: Judged) -> list[Cell]:
 
 
 def _trace(tuning: Tuning) -> Panel:
+    worst = _worst_shown(tuning)
     scores = [shown_score(tuning.objective, score) for score in tuning.scores]
     best = [shown_score(tuning.objective, score) for score in _best_so_far(tuning)]
-    axis = Axis.over(scores, pad=0.06)
+    axis = Axis.over([shown_score(tuning.objective, min(score, worst)) for score in tuning.scores], pad=0.0)
+    top, bottom = decimals(axis.high), decimals(axis.low)
+    if any(score > worst for score in tuning.scores):
+        top, bottom = (f"{top} or more", bottom) if tuning.objective == "mean" else (top, f"{bottom} or less")
     reference = None
     if tuning.uniform is not None:
         equal = shown_score(tuning.objective, tuning.uniform)
@@ -172,12 +179,22 @@ def _trace(tuning: Tuning) -> Panel:
         _objective(tuning),
         f"best {decimals(best[-1])}",
         lines,
-        top=decimals(axis.high),
-        bottom=decimals(axis.low),
+        top=top,
+        bottom=bottom,
         left="candidate 1",
         right=f"{len(scores)}",
         reference=reference,
     )
+
+
+def _worst_shown(tuning: Tuning) -> float:
+    """Return where the axis ends: one candidate that is far worse than most would leave a flat line of all others."""
+    scores = [score for score in tuning.scores if math.isfinite(score)]
+    if not scores:
+        return math.inf
+    best = min(scores)
+    reach = max(FARTHEST * (median(scores) - best), 2 * ((tuning.uniform or best) - best))
+    return best + reach if reach > 0 else math.inf
 
 
 def _best_so_far(tuning: Tuning) -> list[float]:
