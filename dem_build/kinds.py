@@ -157,7 +157,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "tune": Kind(
             family="tune",
-            version=2,
+            version=3,
             module="dem_build.steps.tune",
             params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
             outputs=("omega", "trace", "passes"),

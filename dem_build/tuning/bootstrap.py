@@ -89,8 +89,9 @@ def _percentiles(problem: Problem) -> tuple[float, float]:
 def spread(problem: Problem, found: Found) -> float:
     """Return how far from what was found, in one ω, another place is expected to be as good: within half its noise.
 
-    A descent begins at each sample and stays near it, so that no two places are compared of which one was only guessed
-    at. Without slopes nothing is known of the noise, and none is named.
+    A descent begins at each sample whose slopes were taken, and stays near it: what is expected around any other is a
+    guess, and so is a place that is expected to be better by more than the noise, where the search did not go. Without
+    the best one's slopes nothing is known of the noise, and no place is named.
 
     Args:
         problem: What was searched.
@@ -100,12 +101,13 @@ def spread(problem: Problem, found: Found) -> float:
     if best.slopes is None:
         return 0.0
     surrogate = Surrogate.fit(problem, found.samples)
-    ends = [promised_best(problem, surrogate, problem.near(s.omega, REACH), [s.omega]) for s in found.samples]
+    around = [sample.omega for sample in found.samples if sample.slopes is not None]
+    ends = [promised_best(problem, surrogate, problem.near(omega, REACH), [omega]) for omega in around]
     score = promised(problem, surrogate, best.omega)
     equal = [
         end
         for end in ends
-        if promised(problem, surrogate, end) <= score + 0.5 * problem.step_stderr(best, end - best.omega)
+        if abs(promised(problem, surrogate, end) - score) <= 0.5 * problem.step_stderr(best, end - best.omega)
     ]
     return max((float(np.abs(end - best.omega).max()) for end in equal), default=0.0)
 

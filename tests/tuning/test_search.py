@@ -293,6 +293,17 @@ def test_a_limit_of_nothing_holds_for_the_base_however_its_rows_were_summed():
     assert found.best.omega.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize(("size", "seed"), [(2, 1), (2, 5), (5, 0), (5, 5)])
+def test_no_omega_is_called_as_good_on_a_guess(size, seed):
+    """Around each vector alone, of which no slopes are known, steep losses let a model promise anything."""
+    losses = Losses(size, seed)
+    losses._curve *= 30
+    losses._peak *= 0.3
+    problem = problem_of(losses)
+    alone = [problem.measure(share * row, slopes=False) for share in (1.0, 1.5) for row in np.eye(size)]
+    assert spread(problem, search("gradient", problem, [*begin(problem), *alone])) < 0.1
+
+
 def test_no_other_omega_is_as_good_where_rows_agree():
     problem = problem_of(Losses(2, noise=0.0))
     assert spread(problem, search("gradient", problem, begin(problem))) < 0.1
