@@ -70,6 +70,7 @@ class Cost:
         tokens: Tokens that a model read, each as often as it was read; None where nothing counts them.
         trained_tokens: Those that counted in a training's loss.
         same_as: An action before it whose result is its own too: it ran once, and this one cost nothing.
+        took_over: Measurements of earlier actions that it began with, which cost what it did not.
     """
 
     part: Part
@@ -79,6 +80,7 @@ class Cost:
     tokens: float | None = None
     trained_tokens: float | None = None
     same_as: str | None = None
+    took_over: int = 0
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON, without what is not known."""
@@ -89,6 +91,7 @@ class Cost:
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "same_as": self.same_as,
+            "took_over": self.took_over or None,
         }
         return {n: v for n, v in found.items() if v is not None} | ({"wall": True} if self.wall else {})
 
@@ -181,6 +184,7 @@ def _cost(action: Action, record: Record, graph: Graph, cpus: Mapping[str, str],
         record.amount("tokens", "seen"),
         record.amount("tokens", "trained"),
         None if first == action.name else first,
+        record.count("earlier_passes") or 0,
     )
 
 
