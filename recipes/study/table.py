@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -122,10 +122,28 @@ def trained(arm: Arm) -> int:
     return sum(one.count("tokens", "seen") or 0 for one in found)
 
 
+def tried(arm: Arm) -> int:
+    """Return the tokens of the same trainings at every learning rate that was tried, those of a later build once."""
+    names = {*arm.trainings, *arm.first} if arm.build in ("", "healed") else set()
+    swept = [record("", name, setting) for name in names for setting in _rates(name)]
+    found = {one.key: one for one in swept if one is not None}
+    again = sum(one.count("tokens", "seen") or 0 for one in found.values())
+    return again + (trained(replace(arm, first=())) if arm.build else 0)
+
+
+def _rates(name: str) -> list[str]:
+    """Return the settings that a training of the first build was tried with."""
+    plain = name.removeprefix("vector:")
+    if plain in DATASETS:
+        return [f"datasets.{plain}.train.learning_rate={rate}" for rate in RATES]
+    return [f"baselines.{plain}.train.learning_rate={rate}" for rate in RATES] if plain in MIXTURES else []
+
+
 def models() -> None:
     """Print a row for each model."""
-    print("| model | " + " | ".join(DATASETS) + " | mean gain recovered | less than DEM by | tokens |")
-    print("|---|" + "---:|" * (len(DATASETS) + 3))
+    columns = ("mean gain recovered", "less than DEM by", "tokens", "with all rates tried")
+    print("| model | " + " | ".join((*DATASETS, *columns)) + " |")
+    print("|---|" + "---:|" * (len(DATASETS) + len(columns)))
     composed = next(arm for arm in ARMS if arm.model == "composed")
     for arm in ARMS:
         losses = [ratio(*found)[0] if (found := rows(arm, name)) else math.nan for name in DATASETS]
@@ -133,7 +151,8 @@ def models() -> None:
             continue
         cells = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses]
         cells += [shown(gained(arm, ARMS[0])), shown(gained(composed, arm)) if arm is not composed else ""]
-        print(f"| {arm.label} | {' | '.join(cells)} | {trained(arm) / 1000:.0f}k |")
+        cells += [f"{count(arm) / 1000:.0f}k" for count in (trained, tried)]
+        print(f"| {arm.label} | {' | '.join(cells)} |")
 
 
 def shown(found: tuple[float, float] | None) -> str:
