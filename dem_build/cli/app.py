@@ -31,9 +31,9 @@ click.version_option(__version__, message="dem %(version)s", help="Print the ver
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; a user's mistake is a line on stderr, never a traceback."""
-    command = list(arguments)
+    command = arguments[: arguments.index("--")] if "--" in arguments else arguments
     try:
-        status = app.main(args=command, prog_name="dem", standalone_mode=False)
+        status = app.main(args=list(arguments), prog_name="dem", standalone_mode=False)
     except DemError as error:
         return _report(error, command)
     except (KeyboardInterrupt, click.Abort):
@@ -71,7 +71,7 @@ def _write_failure(error: DemError, command: Sequence[str]) -> None:
 
 def _recipe(command: Sequence[str]) -> str:
     """Return what is most likely the recipe in a call that failed before its options were understood."""
-    if command[0] in ("ls", "cache"):
+    if command[:1] in (["ls"], ["cache"]):
         return ""
     words = [a for a in command[1:] if not a.startswith("-")]
     return next((w for w in words if w.endswith(".toml")), words[0] if words else "")

@@ -278,7 +278,7 @@ def _require_pinned(
 def _not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> NotUpToDateError:
     hint = f"`{_locking(named)}` accepts what is there now; or put back what was locked"
     if call.overrides:
-        hint += "; what --set brings in is in no lock: write it into the recipe first, or leave out --locked"
+        hint += "; no lock has what --set brings in: write that into the recipe first, or leave out --locked"
     return NotUpToDateError(f"not what is locked: {', '.join(names)}", where=str(path), hint=hint)
 
 

@@ -70,7 +70,7 @@ class Cost:
         tokens: Tokens that a model read, each as often as it was read; None where nothing counts them.
         trained_tokens: Those that counted in a training's loss.
         same_as: An action before it whose result is its own too: it ran once, and this one cost nothing.
-        took_over: Measurements of earlier actions that it began with, which cost what it did not.
+        began_from_others: Whether it began with measurements of earlier actions, whose cost is not in its own.
     """
 
     part: Part
@@ -80,7 +80,7 @@ class Cost:
     tokens: float | None = None
     trained_tokens: float | None = None
     same_as: str | None = None
-    took_over: int = 0
+    began_from_others: bool = False
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON, without what is not known."""
@@ -91,7 +91,7 @@ class Cost:
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "same_as": self.same_as,
-            "took_over": self.took_over or None,
+            "began_from_others": self.began_from_others or None,
         }
         return {n: v for n, v in found.items() if v is not None} | ({"wall": True} if self.wall else {})
 
@@ -184,7 +184,7 @@ def _cost(action: Action, record: Record, graph: Graph, cpus: Mapping[str, str],
         record.amount("tokens", "seen"),
         record.amount("tokens", "trained"),
         None if first == action.name else first,
-        record.count("earlier_passes") or 0,
+        bool(record.count("earlier_passes")),
     )
 
 

@@ -119,10 +119,10 @@ class _Against:
     def notes(self) -> Iterator[str]:
         """Yield what is not in the numbers, though it is a part of one side or of both."""
         for name in self.searches:
-            if passes := self.costs[name].took_over:
+            if self.costs[name].began_from_others:
                 yield (
-                    f"The search for ω began with {passes} pass{'es' * (passes > 1)} of earlier searches, which the "
-                    "comparison is without: from nothing it takes longer."
+                    "The search for ω began with passes of earlier searches, which the comparison is without: from "
+                    "nothing it takes longer."
                 )
         made = {name: self.costs[name] for name in self.making if name in self.costs}
         for device, seconds in by_device(made).items():

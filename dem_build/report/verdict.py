@@ -6,7 +6,7 @@ Against the base: a dataset's test loss fell or rose where zero lies outside the
 Against another model (a baseline, or one vector alone): the mean over all datasets, of the gain recovered where the own
 vector of each gains enough alone (`gains.clear`), else of the test loss. One is better where zero lies outside the 95 %
 interval of the mean difference; else they cannot be told apart. Where another model is better, that is the verdict. A
-model that was not evaluated on all datasets of the composed one is not compared: a vector may well win on its own.
+model with a test loss on other datasets than the composed one is not compared: a vector may well win on its own.
 """
 
 from __future__ import annotations
@@ -124,11 +124,12 @@ def _rivals(results: Results) -> list[Rival]:
 
 def _rival(results: Results, model: str) -> Rival | None:
     measure, theirs, ours = MEAN_LOSS, losses_of(results, model), losses_of(results, COMPOSED)
+    judged = theirs.keys() | ours.keys()
     lead = {n: Measure(-m.value, m.stderr) for n, m in above(results, COMPOSED, model).items()}
     gained = gains(results, COMPOSED, model)
     if lead.keys() <= gained.keys() & set(clear(results)):
         measure, theirs, ours, lead = GAIN, gains(results, model), gains(results, COMPOSED), gained
-    if not lead or lead.keys() < losses_of(results, COMPOSED).keys():
+    if not lead or lead.keys() < judged:
         return None
     single, name = model in results.vectors, _model(results, model)
     mine, other, ahead = (mean(one, lead) for one in (ours, theirs, lead))
@@ -257,7 +258,7 @@ def _against_rivals(others: list[Rival]) -> list[str]:
 
 
 def _not_compared(results: Results, others: list[Rival]) -> str:
-    """Return which models have a test loss, but not on every dataset of the composed model."""
+    """Return which models have a test loss on a dataset of the composed model, but not on just the same ones."""
     compared = {BASE, COMPOSED, *(rival.model for rival in others)}
     ours = losses_of(results, COMPOSED)
     part = [
@@ -265,9 +266,7 @@ def _not_compared(results: Results, others: list[Rival]) -> str:
     ]
     if not part:
         return ""
-    return (
-        f"Not compared, since not evaluated on every dataset: {_named([_model(results, m) for m in part])}."
-    )
+    return f"Not compared, without a test loss on the same datasets: {_named([_model(results, m) for m in part])}."
 
 
 def _beside(rival: Rival) -> str:

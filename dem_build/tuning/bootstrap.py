@@ -107,7 +107,9 @@ def spread(problem: Problem, found: Found) -> float:
     equal = [
         end
         for end in ends
-        if abs(promised(problem, surrogate, end) - score) <= 0.5 * problem.step_stderr(best, end - best.omega)
+        if problem.objective.keeps_limits(surrogate.losses(end))
+        and abs(promised(problem, surrogate, end) - score)
+        <= 0.5 * problem.step_stderr(best, end - best.omega)
     ]
     return max((float(np.abs(end - best.omega).max()) for end in equal), default=0.0)
 

@@ -59,7 +59,7 @@ ARMS = (
     Arm("best single × tuned α", "best_single", SINGLES),
     Arm("uniform 1/n", "mean", SINGLES),
     Arm("DEM, ω a vector", "composed", SINGLES),
-    Arm("DEM, ω a layer", "composed", SINGLES, "layers"),
+    Arm("DEM, ω a layer", "composed", (), "layers", SINGLES),
     Arm("DEM, ω a vector, healed", "healed", ("vector:healed",), "healed", SINGLES),
     Arm("DEM, ω a vector, second seed", "composed", SINGLES, "seed 43"),
     *(Arm(f"mixture, {n}, second seed", n, (f"vector:{n}",), "seed 43") for n in MIXTURES),
@@ -123,8 +123,11 @@ def trained(arm: Arm) -> int:
 
 
 def tried(arm: Arm) -> int:
-    """Return the tokens of the same trainings at every learning rate that was tried, those of a later build once."""
-    names = {*arm.trainings, *arm.first} if arm.build in ("", "healed") else set()
+    """Return the tokens of the same trainings at every learning rate that was tried.
+
+    Those of a later build, whose rates are those that the first one's sweep found, count once.
+    """
+    names = {*arm.first, *(() if arm.build else arm.trainings)}
     swept = [record("", name, setting) for name in names for setting in _rates(name)]
     found = {one.key: one for one in swept if one is not None}
     again = sum(one.count("tokens", "seen") or 0 for one in found.values())

@@ -78,6 +78,13 @@ def test_what_is_of_no_recipe_names_none(
     assert json.loads(capsys.readouterr().out)["recipe"] == ""
 
 
+def test_an_action_is_no_recipe_and_no_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["build", "--json", "--", "loss:base:add"]) == 2
+    assert json.loads(capsys.readouterr().out)["recipe"] == ""
+    assert run(["build", "--", "--json"]) == 2
+    assert capsys.readouterr().out == ""
+
+
 def test_a_cache_of_a_user_who_is_not_there_is_a_folder_of_that_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

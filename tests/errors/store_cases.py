@@ -128,7 +128,7 @@ STORES = (
         (
             "error: recipe.lock: not what is locked: datasets.add\n"
             "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked; "
-            "what --set brings in is in no lock: write it into the recipe first, or leave out --locked"
+            "no lock has what --set brings in: write that into the recipe first, or leave out --locked"
         ),
         4,
         setup=lock_then(write("data/more.jsonl", ROWS + ROWS)),

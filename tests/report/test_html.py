@@ -359,6 +359,10 @@ def test_one_candidate_that_is_far_worse_does_not_flatten_the_trace_of_all_other
     scores = (-0.5, 30.0, -0.6, -0.65, -0.7)
     text = Page(render(make(tuning=make_tuning(("math",), scores=scores, uniform=-0.5, score=-0.7)))).text
     assert "0.700 0.300 or less" in text
+    settled = make_tuning(("math",), scores=(0.0, -0.6, -0.7, -0.7, -0.7), uniform=0.0, score=-0.7)
+    assert "0.700 0.000" in Page(render(make(tuning=settled))).text
+    alike = make_tuning(("math",), scores=(-0.7, 0.0, -0.7001, -0.7001, -0.7001), uniform=None, score=-0.7001)
+    assert "0.700 0.665 or less" in Page(render(make(tuning=alike))).text
     losses = [-score for score in (-3.0, -50.0, -2.5, -2.4, -2.3)]
     found = make_tuning(("math",), scores=losses, objective="mean", uniform=2.5, score=2.3)
     assert "3.100 or more 2.300" in Page(render(make(tuning=found))).text
@@ -376,10 +380,11 @@ def test_models_stand_below_each_other_where_they_are_more_than_the_datasets():
 
 
 def test_a_training_says_the_loss_of_the_weights_that_it_kept():
-    looks = [[10, 2.0], [20, 1.0], [30, 1.5]]
+    looks = [[10, 2.0], [30, 1.5]]  # thinned
     kept, last = (
         Page(render(make(made=Made(provenance={"vector:math": {
-            "curve": curve(), "validation": {"curve": looks, "kept_step": step}
+            "curve": curve(),
+            "validation": {"curve": looks, "kept_step": step, "lowest": {"step": 20, "loss": 1.0}},
         }}))))
         for step in (20, 30)
     )  # fmt: skip

@@ -71,10 +71,17 @@ def test_a_model_that_was_not_evaluated_on_every_dataset_is_not_compared():
     verdict = judge(results(base=BASE, composed=(2.5, 3.0), math=(2.0, None), chat=(None, 2.0)))
     assert (verdict.finding, verdict.headline) == (Finding.HELPED, "Composing helped both datasets.")
     assert (
-        "Not compared, since not evaluated on every dataset: math's vector alone and chat's vector alone."
+        "Not compared, without a test loss on the same datasets: math's vector alone and chat's vector alone."
         in verdict.sentences
     )
     assert not any("of its kind" in s for s in verdict.sentences)
+
+
+@pytest.mark.parametrize("lost", [None, math.nan])
+def test_a_composed_model_that_failed_on_a_dataset_beats_nobody(lost):
+    verdict = judge(results(base=BASE, composed=(lost, 3.0), mixing=(2.0, 3.5)))
+    assert verdict.headline == "Composing helped the one dataset."
+    assert "Not compared, without a test loss on the same datasets: mixing." in verdict.sentences
 
 
 def test_a_baseline_within_the_errors_has_not_won():

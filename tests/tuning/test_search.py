@@ -293,7 +293,7 @@ def test_a_limit_of_nothing_holds_for_the_base_however_its_rows_were_summed():
     assert found.best.omega.tolist() == [0, 0]
 
 
-@pytest.mark.parametrize(("size", "seed"), [(2, 1), (2, 5), (5, 0), (5, 5)])
+@pytest.mark.parametrize(("size", "seed"), [(2, 5), (3, 7), (5, 5)])
 def test_no_omega_is_called_as_good_on_a_guess(size, seed):
     """Around each vector alone, of which no slopes are known, steep losses let a model promise anything."""
     losses = Losses(size, seed)
@@ -302,6 +302,19 @@ def test_no_omega_is_called_as_good_on_a_guess(size, seed):
     problem = problem_of(losses)
     alone = [problem.measure(share * row, slopes=False) for share in (1.0, 1.5) for row in np.eye(size)]
     assert spread(problem, search("gradient", problem, [*begin(problem), *alone])) < 0.1
+
+
+def test_no_omega_beyond_a_limit_is_called_as_good():
+    def measure(omega, *, slopes):
+        nll = np.array([[2.0] * BLOCKS, [2 + 0.1 * omega[0]] * BLOCKS])
+        tilt = np.array([np.linspace(-0.5, 0.5, BLOCKS), [0.1] * BLOCKS])[:, :, None]
+        return Sample(omega, nll, tilt if slopes else None)
+
+    limits = np.array([np.inf, 0.01])
+    objective = Objective("mean", np.array([1.0, 0.0]), np.full(2, 2.0), np.ones(2), limits)
+    problem = Problem(objective, np.ones((2, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
+    samples = [measure(np.array([at]), slopes=True) for at in (0.0, 0.05, 0.6, 0.9)]
+    assert spread(problem, Found(samples[1], tuple(samples), "settled")) < 0.06
 
 
 def test_no_other_omega_is_as_good_where_rows_agree():

@@ -35,7 +35,7 @@ def curves(material: Material) -> Section | None:
     legend = LEGEND if validated else LEGEND[:1]
     lead = "Loss in nats per token by optimizer step. Each chart has an axis of its own." + (
         " The weights are those at the dashed line, else those of the last step."
-        if any(p.here for p in found)
+        if any(p.here is not None for p in found)
         else ""
     )
     return Section("curves", "Training", lead, [Lines(found, legend)])
@@ -51,12 +51,18 @@ def _panel(name: str, record: Record) -> Panel | None:
     series = [Series("faint", _placed(trained, steps, axis))]
     if validated:
         series.append(Series("strong", _placed(validated, steps, axis), dots=len(validated) <= 40))
-    kept = quantity(record.noted("validation", "kept_step"))
-    early = next((point for point in validated if point[0] == kept and kept < steps), None)
-    step, loss = early or (validated or trained)[-1]
+    early = _kept_early(record, steps)
+    _, loss = early or (validated or trained)[-1]
     value = f"{'validation' if validated else 'loss'} {decimals(loss)}"
     ends = decimals(axis.high), decimals(axis.low), "step 1", f"{steps:g}"
-    return Panel(name, value, series, *ends, here=_along(steps).at(step) if early else None)
+    return Panel(name, value, series, *ends, here=_along(steps).at(early[0]) if early else None)
+
+
+def _kept_early(record: Record, steps: float) -> Point | None:
+    """Return (step, loss) of kept weights that are not the last; a thinned curve may lack them."""
+    kept = quantity(record.noted("validation", "kept_step"))
+    step, loss = (quantity(record.noted("validation", "lowest", name)) for name in ("step", "loss"))
+    return (step, loss) if step is not None and loss is not None and kept == step < steps else None
 
 
 def _points(curve: JSON) -> list[Point]:

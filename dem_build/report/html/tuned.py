@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["omega", "search", "slopes"]
 
 FARTHEST = 4  # times as far from the best as the median candidate: what lies beyond is drawn at the edge
+LEAST = 0.05  # of the best: less is noise, and not drawn over the whole height
 
 
 def omega(material: Material) -> Section | None:
@@ -189,12 +190,9 @@ def _trace(tuning: Tuning) -> Panel:
 
 def _worst_shown(tuning: Tuning) -> float:
     """Return where the axis ends: one candidate that is far worse than most would leave a flat line of all others."""
-    scores = [score for score in tuning.scores if math.isfinite(score)]
-    if not scores:
-        return math.inf
-    best = min(scores)
-    reach = max(FARTHEST * (median(scores) - best), 2 * ((tuning.uniform or best) - best))
-    return best + reach if reach > 0 else math.inf
+    best, usual = min(tuning.scores), median(tuning.scores)
+    equal = best if tuning.uniform is None else tuning.uniform
+    return best + max(FARTHEST * (usual - best), 2 * (equal - best), LEAST * abs(best))
 
 
 def _best_so_far(tuning: Tuning) -> list[float]:
