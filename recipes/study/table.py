@@ -56,7 +56,6 @@ ARMS = (
     *(Arm(f"{name} alone", name, (f"vector:{name}",)) for name in DATASETS),
     *(Arm(f"mixture, {name}", name, (f"vector:{name}",)) for name in MIXTURES),
     *(Arm(f"mixture, {n}, × tuned α", f"{n}_scaled", (f"vector:{n}",)) for n in MIXTURES[:2]),
-    Arm("best single × tuned α", "best_single", SINGLES),
     Arm("uniform 1/n", "mean", SINGLES),
     Arm("DEM, ω a vector", "composed", SINGLES),
     Arm("DEM, ω a layer", "composed", (), "layers", SINGLES),
