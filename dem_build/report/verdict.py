@@ -151,7 +151,7 @@ def _headline(
         return Finding.UNKNOWN, f"Not judged: {lacking}."
     # The best of all may lead within large errors, and one behind it beyond its own.
     if winner := next((rival for rival in others if rival.trend is Trend.WORSE), None):
-        return Finding.BEATEN, f"{_capital(winner.name)}{_mixture(results, winner)} won."
+        return Finding.BEATEN, _won(results, winner)
     better, worse = _of(judged, Trend.BETTER), _of(judged, Trend.WORSE)
     if better and worse:
         harmed = f"harmed {_named([row.subject for row in worse])}"
@@ -163,11 +163,12 @@ def _headline(
     return Finding.UNCHANGED, f"Composing made no clear difference to any {what}."
 
 
-def _mixture(results: Results, winner: Rival) -> str:
-    """Return that the winner is a mixture, where its name does not say so: that is what a reader asks first."""
+def _won(results: Results, winner: Rival) -> str:
+    """Return who won; whether it was a mixture is what a reader asks first."""
     contender = results.baselines.get(winner.model)
-    unsaid = contender is not None and contender.method == "mixing" and "mix" not in winner.name.lower()
-    return ", a mixture," if unsaid else ""
+    if contender is not None and contender.method == "mixing":
+        return f"A mixture won: {winner.name}."
+    return f"{_capital(winner.name)} won."
 
 
 def _also_won(results: Results, others: list[Rival]) -> str:

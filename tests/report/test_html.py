@@ -312,8 +312,8 @@ def test_values_that_are_no_numbers_are_shown_as_such():
 
 def test_the_verdict_and_its_numbers_come_first():
     text = Page(render(everything(("math", "chat")))).text
-    assert "Mixing won." in text
-    assert text.index("Mixing won.") < text.index("Against the base") < text.index("Every model")
+    assert "A mixture won: mixing." in text
+    assert text.index("A mixture won: mixing.") < text.index("Against the base") < text.index("Every model")
     assert "math \N{MINUS SIGN}1.000 ±0.014" in text, "numbers have a minus, not a hyphen"
 
 
