@@ -147,8 +147,8 @@ class Runner:
             return
         alike = [r for r in self.store.records() if r.kind == request.kind and measured(r.preimage) == wanted]
         newest = sorted(alike, key=lambda r: (str(r.provenance.get("finished")), r.key))[-MOST_EARLIER:]
-        for key in (r.key for r in newest):
-            record = self.store.lookup(key)  # which keeps it from collection while we read
+        for found in newest:
+            record = self.store.lookup(found.key)  # which keeps it from collection while we read
             if record is None:
                 continue
             with contextlib.suppress(CorruptObjectError):

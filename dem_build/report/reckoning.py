@@ -118,12 +118,11 @@ class _Against:
 
     def notes(self) -> Iterator[str]:
         """Yield what is not in the numbers, though it is a part of one side or of both."""
-        for name in self.searches:
-            if self.costs[name].began_from_others:
-                yield (
-                    "The search for ω began with passes of earlier searches, which the comparison is without: from "
-                    "nothing it takes longer."
-                )
+        if any(self.costs[name].began_from_others for name in self.searches):
+            yield (
+                "The search for ω began with passes of earlier searches, which the comparison is without: from nothing "
+                "it takes longer."
+            )
         made = {name: self.costs[name] for name in self.making if name in self.costs}
         for device, seconds in by_device(made).items():
             if device != self.device:

@@ -23,12 +23,14 @@ Point = tuple[float, float]
 
 def curves(material: Material) -> Section | None:
     """The training and validation loss of everything that was trained."""
-    trained = {record.key: record for record in material.records.values()}
-    called = {
-        key: ", ".join(n.partition(":")[2] or n for n, r in material.records.items() if r.key == key)
-        for key in trained
-    }
-    found = [panel for key, record in trained.items() if (panel := _panel(called[key], record)) is not None]
+    named: dict[str, list[str]] = {}  # what several actions share ran once
+    for name, record in material.records.items():
+        named.setdefault(record.key, []).append(name)
+    panels = (
+        _panel(", ".join(n.partition(":")[2] or n for n in names), material.records[names[0]])
+        for names in named.values()
+    )
+    found = [panel for panel in panels if panel is not None]
     if not found:
         return None
     validated = any(len(panel.series) > 1 for panel in found)
@@ -73,7 +75,8 @@ def _points(curve: JSON) -> list[Point]:
 
 
 def _placed(points: Sequence[Point], steps: float, axis: Axis) -> list[Point]:
-    return [(_along(steps).at(x), axis.down(y)) for x, y in points]
+    along = _along(steps)
+    return [(along.at(x), axis.down(y)) for x, y in points]
 
 
 def _along(steps: float) -> Axis:
