@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from dem_build.data.sources import matching
 from dem_build.data.splits_on_hub import HubData, split_files
 from dem_build.errors import UsageError
+from dem_build.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from dem_build.digest import JSON
 
-__all__ = ["FILE_FORMATS", "expanded", "judged_files", "map_data_files", "within"]
+__all__ = ["FILE_FORMATS", "judged_files", "map_data_files", "within"]
 
 FILE_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
 """Values of `dataset_path` for which the data are the files of `dataset_kwargs`."""
@@ -43,11 +44,6 @@ def map_data_files(data_files: JSON, change: Callable[[str], str]) -> JSON:
 def within(folder: Path, name: str) -> Path:
     """Return the absolute path of `name` as seen from `folder`, symbolic links kept as they are."""
     return Path(os.path.normpath(folder / expanded(name)))
-
-
-def expanded(name: str) -> Path:
-    """Return a path with `~` made a folder."""
-    return Path(os.path.expanduser(name))  # noqa: PTH111  Path's raises for a `~name` that is no user
 
 
 def judged_files(config: Mapping[str, Any], path: Path, found: Collection[Path]) -> tuple[Path, ...]:

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.data.sources import matching
 from dem_build.errors import UsageError
-from dem_build.task_data import FILE_FORMATS, expanded, judged_files, map_data_files, within
+from dem_build.paths import expanded
+from dem_build.task_data import FILE_FORMATS, judged_files, map_data_files, within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

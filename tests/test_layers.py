@@ -20,6 +20,7 @@ LAYERS: dict[str, int] = {
     "digest": 0,
     "json_text": 0,
     "kinds": 0,
+    "paths": 0,
     "significance": 0,
     "machine": 1,
     "room": 1,

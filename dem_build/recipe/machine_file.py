@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import Problem, RecipeError
 from dem_build.machine import Machine
+from dem_build.paths import expanded
 from dem_build.recipe import source
-from dem_build.recipe.places import expanded
 from dem_build.recipe.problems import mistakes_of
 
 if TYPE_CHECKING:

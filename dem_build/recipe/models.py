@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, Tag, model_validator
 
 from dem_build.errors import Problem
+from dem_build.paths import absolute, expanded
 from dem_build.recipe.locate import parsed
 from dem_build.recipe.measured import Analysis, Evaluate, Gate, Task, Tune
-from dem_build.recipe.places import absolute, expanded
 from dem_build.recipe.shapes import Omega, Salt, Share, Table, Text, shapes
 from dem_build.recipe.source import Origin
 

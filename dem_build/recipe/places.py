@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build.paths import expanded
+
 if TYPE_CHECKING:
     from dem_build.machine import Machine
 
-__all__ = ["absolute", "cache_folder", "expanded", "is_local", "may_be_hub_id", "project_folder"]
+__all__ = ["cache_folder", "is_local", "may_be_hub_id", "project_folder"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _ROOTS = (".git", "pyproject.toml")
@@ -32,18 +34,6 @@ def is_local(model: str, folder: Path) -> bool:
         True for bare names, `./`, `../`, `/`, `~` and `*.gguf`; for `org/name`, whether there is such a folder.
     """
     return not may_be_hub_id(model) or (folder / model).is_dir()
-
-
-def expanded(text: str) -> Path:
-    """Return a path with a leading `~` as the home folder; that of a user who is not there stays as it is."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for such a user
-
-
-def absolute(path: Path) -> Path:
-    """Return a file's absolute path without `..`, so that it is one file from wherever it is named."""
-    whole = path.absolute()
-    # Followed, not cut: what lies above a link is the system's to say.
-    return whole.parent.resolve() / whole.name if ".." in whole.parts else whole
 
 
 def project_folder(recipe: Path) -> Path:

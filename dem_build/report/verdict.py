@@ -75,21 +75,33 @@ class Rival:
     Attributes:
         model: Its name in results.
         name: Its name in a sentence.
-        measure: `mean gain recovered` or `mean test loss`.
-        theirs, ours: The means over all datasets; what is measured, and ours, are those of every rival.
+        single: Whether it is one vector alone.
+        mean: Its mean over all datasets.
         lead: By how much the composed model is the better one.
         trend: Better where the composed model is the better one.
-        single: Whether it is one vector alone.
     """
 
     model: str
     name: str
     single: bool
-    measure: str
-    theirs: Measure
-    ours: Measure
+    mean: Measure
     lead: Measure
     trend: Trend
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The composed model beside every model with a test loss on the same datasets.
+
+    Attributes:
+        measure: `mean gain recovered` or `mean test loss`.
+        composed: The composed model's mean over all datasets, None where nothing is beside it.
+        rivals: The others, the best first.
+    """
+
+    measure: str
+    composed: Measure | None
+    rivals: tuple[Rival, ...]
 
 
 def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
@@ -102,13 +114,13 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
     changed = [row for row in rows(results) if row.change is not None]
     losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
     tasks = [row for row in changed if not row.task.startswith(LOSS_TASK)]
-    others = _rivals(results)
-    finding, headline = _headline(results, losses, tasks, others)
+    compared = _compare(results)
+    finding, headline = _headline(results, losses, tasks, compared.rivals)
     sentences = [
         _against_base(losses),
         _recovered(results),
-        *_against_rivals(others),
-        _not_compared(results, others),
+        *_against_rivals(compared),
+        _not_compared(results, compared.rivals),
         _listed("Tasks against the base", tasks),
         _probes(results, changed),
         _gates(list(gates)),
@@ -116,25 +128,22 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
     return Verdict(finding, headline, tuple(s for s in sentences if s))
 
 
-def _rivals(results: Results) -> list[Rival]:
-    """Return every model but the base beside the composed one, the best first."""
-    found = [_rival(results, m) for m in model_names(results) if m not in (BASE, COMPOSED)]
-    return sorted((r for r in found if r is not None), key=lambda r: r.lead.value)
+def _compare(results: Results) -> Comparison:
+    names = losses_of(results, COMPOSED).keys()
+    models = [m for m in model_names(results) if m not in (BASE, COMPOSED)]
+    models = [m for m in models if names and losses_of(results, m).keys() == names]
+    gained = names <= set(clear(results))
+    measure, values = (GAIN, gains) if gained else (MEAN_LOSS, losses_of)
+    found = [_rival(results, m, mean(values(results, m), names), gained=gained) for m in models]
+    composed = mean(values(results, COMPOSED), names) if found else None
+    return Comparison(measure, composed, tuple(sorted(found, key=lambda rival: rival.lead.value)))
 
 
-def _rival(results: Results, model: str) -> Rival | None:
-    measure, theirs, ours = MEAN_LOSS, losses_of(results, model), losses_of(results, COMPOSED)
-    judged = theirs.keys() | ours.keys()
-    lead = {n: Measure(-m.value, m.stderr) for n, m in above(results, COMPOSED, model).items()}
-    gained = gains(results, COMPOSED, model)
-    if lead.keys() <= gained.keys() & set(clear(results)):
-        measure, theirs, ours, lead = GAIN, gains(results, model), gains(results, COMPOSED), gained
-    if not lead or lead.keys() < judged:
-        return None
-    single, name = model in results.vectors, _model(results, model)
-    mine, other, ahead = (mean(one, lead) for one in (ours, theirs, lead))
-    trend = trend_of(ahead, lower_is_better=False)
-    return Rival(model, name, single, measure, other, mine, ahead, trend)
+def _rival(results: Results, model: str, theirs: Measure, *, gained: bool) -> Rival:
+    leads = gains(results, COMPOSED, model) if gained else above(results, model, COMPOSED)
+    lead = mean(leads, leads)
+    trend = trend_of(lead, lower_is_better=False)
+    return Rival(model, _model(results, model), model in results.vectors, theirs, lead, trend)
 
 
 def _model(results: Results, model: str) -> str:
@@ -142,7 +151,7 @@ def _model(results: Results, model: str) -> str:
 
 
 def _headline(
-    results: Results, losses: list[Row], tasks: list[Row], others: list[Rival]
+    results: Results, losses: list[Row], tasks: list[Row], others: Sequence[Rival]
 ) -> tuple[Finding, str]:
     judged, what = (losses, "dataset") if losses else (tasks, "task")
     known = [row for row in judged if row.change is not None and row.change.trend is not Trend.UNKNOWN]
@@ -171,7 +180,7 @@ def _won(results: Results, winner: Rival) -> str:
     return f"{_capital(winner.name)} won."
 
 
-def _also_won(results: Results, others: list[Rival]) -> str:
+def _also_won(results: Results, others: Sequence[Rival]) -> str:
     """Return what composing beat, where it beat all that it was compared with."""
     if not others or any(rival.trend is not Trend.BETTER for rival in others):
         return ""
@@ -240,7 +249,7 @@ def _extremes(values: dict[str, float]) -> str:
     return f" (mean of {len(values)}; from {values[least]:.2f} on {least} to {values[most]:.2f} on {most})"
 
 
-def _against_rivals(others: list[Rival]) -> list[str]:
+def _against_rivals(compared: Comparison) -> list[str]:
     """Return how the baselines compare, and the best of the vectors alone."""
     words = {
         Trend.WORSE: "better than composing",
@@ -248,17 +257,17 @@ def _against_rivals(others: list[Rival]) -> list[str]:
         Trend.BETTER: "worse than composing",
         Trend.UNKNOWN: "beside composing, with an unknown error",
     }
-    best = next((rival for rival in others if rival.single), None)
-    said = [rival for rival in others if not rival.single or rival is best]
+    best = next((rival for rival in compared.rivals if rival.single), None)
+    said = [rival for rival in compared.rivals if not rival.single or rival is best]
+    beside = f"({compared.measure}, composed {measured(compared.composed)})" if compared.composed else ""
     return [
-        f"{_capital(verb)} ({some[0].measure}, composed {measured(some[0].ours)}): "
-        f"{', '.join(_beside(r) for r in some[:MOST_NAMED])}{_more(some)}."
+        f"{_capital(verb)} {beside}: {', '.join(_beside(r) for r in some[:MOST_NAMED])}{_more(some)}."
         for trend, verb in words.items()
         if (some := [r for r in said if r.trend is trend])
     ]
 
 
-def _not_compared(results: Results, others: list[Rival]) -> str:
+def _not_compared(results: Results, others: Sequence[Rival]) -> str:
     """Return which models have a test loss on a dataset of the composed model, but not on just the same ones."""
     compared = {BASE, COMPOSED, *(rival.model for rival in others)}
     ours = losses_of(results, COMPOSED)
@@ -272,7 +281,7 @@ def _not_compared(results: Results, others: list[Rival]) -> str:
 
 def _beside(rival: Rival) -> str:
     best = ", the best of its kind," if rival.single else ""
-    return f"{rival.name}{best} {measured(rival.theirs)}"
+    return f"{rival.name}{best} {measured(rival.mean)}"
 
 
 def _listed(what: str, changed: list[Row]) -> str:

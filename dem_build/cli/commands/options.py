@@ -37,19 +37,20 @@ as_json = click.option(
 
 
 class OnActions(click.Command):
-    """A command of which what follows `--` are actions, and no argument; for `of_actions`."""
+    """A command of which what follows `--` are actions, and no argument: the `targets` of its call."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the actions apart, and read the rest as click does."""
         at = args.index("--") if "--" in args else len(args)
-        ctx.obj = tuple(args[at + 1 :])
-        return super().parse_args(ctx, args[:at])
+        left = super().parse_args(ctx, args[:at])
+        ctx.params["targets"] = tuple(args[at + 1 :])
+        return left
 
 
 def of_store(command: Command) -> Command:
     """Give a command `--cache` and `--machine`, which reach it in one `call`.
 
-    What else of a `Call` the command declares itself, as `--locked`, goes the same way.
+    What else of a `Call` the command takes, as `--locked` or an `OnActions`'s actions, goes the same way.
     """
     return _taking(_gathered(command), cache, machine)
 
@@ -60,16 +61,14 @@ def of_recipe(command: Command) -> Command:
 
 
 def of_actions(command: Command) -> Command:
-    """Give an `OnActions` command `--rebuild`, the actions named after `--`, and what `of_recipe` gives."""
-    return _taking(_gathered(command, targeted=True), rebuild, overrides, cache, machine)
+    """Give a command `--rebuild` and what `of_recipe` gives."""
+    return _taking(_gathered(command), rebuild, overrides, cache, machine)
 
 
-def _gathered(command: Command, *, targeted: bool = False) -> Command:
+def _gathered(command: Command) -> Command:
     @wraps(command)
     def with_call(**given: Any) -> int:
         shared = {name: given.pop(name) for name in SHARED if name in given}
-        if targeted:
-            shared["targets"] = click.get_current_context().obj
         return command(call=Call(**shared), **given)
 
     return with_call
