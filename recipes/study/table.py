@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,8 @@ from dem_build.errors import RecipeError
 from dem_build.tuning.problem import ratio_stderr
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dem_build.store import Record
 
 HERE = Path(__file__).parent
@@ -35,6 +37,10 @@ BUILDS = {
     "": ("study.toml", ()),
     "layers": ("study.toml", ("name=study-layers", "tune.granularity=layer")),
     "seed 43": ("study.toml", ("name=study-seed", "train.seed=43")),
+    "3e-5": (
+        "study.toml",
+        ("name=study-3e-5", "train.learning_rate=3e-5", "datasets.family.train.learning_rate=3e-5"),
+    ),
     "healed": ("heal.toml", ()),
 }
 SINGLES = tuple(f"vector:{name}" for name in DATASETS)
@@ -60,6 +66,7 @@ ARMS = (
     Arm("DEM, ω a vector", "composed", SINGLES),
     Arm("DEM, ω a layer", "composed", (), "layers", SINGLES),
     Arm("DEM, ω a vector, healed", "healed", ("vector:healed",), "healed", SINGLES),
+    Arm("DEM, ω a vector, all at 3e-5", "composed", SINGLES, "3e-5"),
     Arm("DEM, ω a vector, second seed", "composed", SINGLES, "seed 43"),
     *(Arm(f"mixture, {n}, second seed", n, (f"vector:{n}",), "seed 43") for n in MIXTURES),
 )
@@ -124,13 +131,22 @@ def trained(arm: Arm) -> int:
 def tried(arm: Arm) -> int:
     """Return the tokens of the same trainings at every learning rate that was tried.
 
-    Those of a later build, whose rates are those that the first one's sweep found, count once.
+    Those of another seed, whose rates are those that the first one's sweep found, count once.
     """
-    names = {*arm.first, *(() if arm.build else arm.trainings)}
-    swept = [record("", name, setting) for name in names for setting in _rates(name)]
-    found = {one.key: one for one in swept if one is not None}
-    again = sum(one.count("tokens", "seen") or 0 for one in found.values())
-    return again + (trained(replace(arm, first=())) if arm.build else 0)
+    own = _made(record(arm.build, name) for name in arm.trainings)
+    swept = _swept((*arm.first, *arm.trainings))
+    if not own.keys() <= swept.keys():
+        swept = _swept(arm.first)
+    return sum(one.count("tokens", "seen") or 0 for one in (swept | own).values())
+
+
+def _swept(names: Iterable[str]) -> dict[str, Record]:
+    """Return trainings of the first build at every learning rate that was tried."""
+    return _made(record("", name, setting) for name in names for setting in _rates(name))
+
+
+def _made(found: Iterable[Record | None]) -> dict[str, Record]:
+    return {one.key: one for one in found if one is not None}
 
 
 def _rates(name: str) -> list[str]:
