@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.recipe.problems import Mistake, nearest
-from dem_build.recipe.tables import is_number, names, raw, tables, validated
+from dem_build.recipe.tables import is_nothing, names, raw, tables, validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,14 +35,14 @@ def _keys_fit_the_method(data: Raw) -> Iterator[Mistake]:
 def _shares_name_datasets(data: Raw) -> Iterator[Mistake]:
     for key, table in _of(data, "mixing"):
         yield from _unknown((*key, "proportions"), table, names(data, "datasets"), "dataset")
-        if _is_nothing(raw(table, "proportions")):
+        if is_nothing(raw(table, "proportions").values()):
             yield Mistake((*key, "proportions"), "gives no dataset a share", "give one a share above 0")
 
 
 def _omegas_name_vectors(data: Raw) -> Iterator[Mistake]:
     for key, table in _of(data, "interpolation"):
         yield from _unknown((*key, "omega"), table, names(data, "datasets", "vectors"), "dataset or vector")
-        if _is_nothing(raw(table, "omega")):
+        if is_nothing(raw(table, "omega").values()):
             what = "is 0 for every vector, and an interpolation of none is a model of zeros"
             yield Mistake((*key, "omega"), what, "give one an ω other than 0")
 
@@ -87,10 +87,6 @@ def _unknown(key: Key, table: Raw, known: list[str], what: str) -> Iterator[Mist
     for name in raw(table, str(key[-1])):
         if name not in known:
             yield Mistake((*key, name), f"there is no such {what}", nearest(name, known))
-
-
-def _is_nothing(shares: Raw) -> bool:
-    return bool(shares) and all(map(is_number, shares.values())) and not any(shares.values())
 
 
 CONTENDING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (

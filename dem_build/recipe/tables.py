@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from dem_build.recipe.locate import Key
 
 __all__ = [
     "Raw",
+    "is_nothing",
     "is_number",
     "items",
     "learners",
@@ -35,6 +36,11 @@ def raw(value: Any, *keys: str) -> Raw:
 def is_number(value: Any) -> bool:
     """Return whether a value is a number: in TOML, true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_nothing(weights: Collection[Any]) -> bool:
+    """Return whether there are weights, and all of them are 0."""
+    return bool(weights) and all(map(is_number, weights)) and not any(weights)
 
 
 def items(value: Any) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.recipe.problems import Mistake, nearest
-from dem_build.recipe.tables import is_number, raw, tables, validated
+from dem_build.recipe.tables import is_nothing, is_number, raw, tables, validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,6 +77,18 @@ def _interpolation_takes_numbers(data: Raw) -> Iterator[Mistake]:
             yield Mistake((*key, "omega"), what, NUMBER)
 
 
+def _interpolations_have_vectors(data: Raw) -> Iterator[Mistake]:
+    if raw(data, "compose").get("method") != "interpolation":
+        return
+    omegas = [table.get("omega") for _, table in tables(data, "datasets", "vectors")]
+    if not omegas:
+        what = "there is no vector to interpolate, and an interpolation of none is a model of zeros"
+        yield Mistake(("compose", "method"), what, "add [datasets.NAME], or remove it")
+    elif is_nothing(omegas):
+        what = "the ω of every vector is 0, and an interpolation of none is a model of zeros"
+        yield Mistake(("compose", "method"), what, "give one an ω other than 0")
+
+
 def _losses_are_of_dem(data: Raw) -> Iterator[Mistake]:
     if raw(data, "compose").get("method") != "interpolation":
         return
@@ -98,5 +110,6 @@ WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _something_judges,
     _someone_counts,
     _interpolation_takes_numbers,
+    _interpolations_have_vectors,
     _losses_are_of_dem,
 )
