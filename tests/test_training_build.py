@@ -22,8 +22,9 @@ def provenance(project: Project, action: str) -> dict[str, object]:
 def test_packing_and_validation_of_a_recipe_reach_the_training(tmp_path: Path, tiny_base: Path) -> None:
     """Looking on trains nothing again; choosing and packing do, and prepare nothing again."""
     project = fresh(tmp_path, tiny_base)
-    project.build(ADD.format(train="eval_steps = 2"))
+    project.build(ADD.format(train="eval_steps = 2"), "--jobs", "2")
     watched = provenance(project, "vector:add")
+    assert watched["machine"]["jobs"] == 2  # type: ignore[index]
     assert [step for step, _ in watched["validation"]["curve"]] == [2, 4]  # type: ignore[index]
     vector = vector_of(project, "add")
     assert ran(project.build(ADD.format(train="eval_steps = 1"))) == []

@@ -192,9 +192,9 @@ def _finish(
 
 
 def _options(session: Session, call: Call, flags: Flags) -> Options:
+    machine = session.machine
     return Options(
-        machine=session.machine,
-        jobs=flags.jobs,
+        machine=machine if flags.jobs is None else machine.model_copy(update={"jobs": flags.jobs}),
         keep_going=flags.keep_going,
         no_train=flags.no_train,
         rebuild=frozenset(call.rebuild),

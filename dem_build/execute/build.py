@@ -47,7 +47,7 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
     A failed action does not raise; it is in the outcome, and so is an interruption.
     """
     gc.enable()  # `dem` starts without it
-    pool = Pool(slots(options.machine, options.jobs), store.root)
+    pool = Pool(slots(options.machine), store.root)
     try:
         with interrupt.counting():
             return _Build(plan, store, options, listener, interrupt, pool).run()

@@ -16,15 +16,13 @@ class Options:
     """How a build is run.
 
     Attributes:
-        machine: The machine file.
-        jobs: Most actions at once; None leaves it to the machine.
+        machine: How to use this machine: the machine file, and what the call says in its place.
         keep_going: After a failure, go on with what does not depend on it.
         no_train: Fail where a vector would have to be trained.
         rebuild: Actions that run whatever is recorded.
     """
 
     machine: Machine
-    jobs: int | None = None
     keep_going: bool = False
     no_train: bool = False
     rebuild: frozenset[str] = frozenset()

@@ -46,18 +46,17 @@ class Slot:
         }
 
 
-def slots(machine: Machine, jobs: int | None) -> list[Slot]:
+def slots(machine: Machine) -> list[Slot]:
     """Return this machine's slots.
 
     Args:
-        machine: The machine file.
-        jobs: `--jobs`, which outranks the machine file's.
+        machine: How many GPUs an action uses, and how many run at once.
 
     Raises:
         UsageError: The machine has fewer GPUs than one action is to use.
     """
     sets = _gpu_sets(gpus(), machine.gpus_per_action)
-    count = jobs or machine.jobs or max(1, len(sets))
+    count = machine.jobs or max(1, len(sets))
     count = min(count, len(sets)) if sets else count
     threads = max(1, _cpus() // count)
     return [Slot(sets[i] if sets else (), threads) for i in range(count)]

@@ -9,15 +9,28 @@ import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dem_build.room import cpu_name
 
-__all__ = ["device_name", "peak_memory", "release_memory", "reset_peak_memory", "versions"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["device_name", "peak_memory", "ran_on", "release_memory", "reset_peak_memory", "versions"]
 
 LIBC = ctypes.CDLL(None)
 PEAK, RESET = Path("/proc/self/clear_refs"), b"5"  # proc(5)
+
+
+def ran_on(model: PreTrainedModel) -> dict[str, Any]:
+    """Return what a model ran on: the device, the attention kernel that transformers chose, and the libraries."""
+    return {
+        "device": device_name(model.device),
+        "attn_implementation": str(model.config._attn_implementation),  # noqa: SLF001  it has no other name
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

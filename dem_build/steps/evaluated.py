@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dem_build.steps.environment import device_name, versions
+from dem_build.steps.environment import ran_on
 from dem_build.steps.models import device, load_model
 
 if TYPE_CHECKING:
@@ -48,10 +48,6 @@ def evaluated_model(inputs: Inputs, dtype: str, context: Context) -> PreTrainedM
     return context.resident.get(" ".join(key), load)
 
 
-def surroundings(context: Context) -> dict[str, Any]:
+def surroundings(model: PreTrainedModel, context: Context) -> dict[str, Any]:
     """Return what an evaluation records of where it ran: these can move its results in their last digits."""
-    return {
-        "batch_size": context.machine.eval_batch_size,
-        "device": device_name(device()),
-        "versions": versions(),
-    }
+    return {"batch_size": context.machine.eval_batch_size, **ran_on(model)}

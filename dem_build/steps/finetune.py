@@ -17,7 +17,7 @@ from dem_build.steps import models
 from dem_build.steps.batches import RowOrder, largest_divisor
 from dem_build.steps.checkpoints import newest_complete, step_of
 from dem_build.steps.context_length import has_both_sorts, refuse_longer, refuse_mixed_packs
-from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
+from dem_build.steps.environment import peak_memory, ran_on, reset_peak_memory
 from dem_build.steps.likelihood import IGNORED
 from dem_build.steps.memory import memory_told, numbers
 from dem_build.steps.packing import Packs, refuse_mixing
@@ -83,7 +83,7 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
         run.warn(
             "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
         )
-    return run.provenance(history) | {"vector": norms.provenance(params["vector_dtype"])}
+    return run.provenance(model, history) | {"vector": norms.provenance(params["vector_dtype"])}
 
 
 def _free_memory() -> None:
@@ -216,10 +216,10 @@ class _Run:
         self.warnings.append(message)
         self.context.warn(message)
 
-    def provenance(self, history: list[dict[str, Any]]) -> Provenance:
-        """Return what is worth knowing of the training."""
+    def provenance(self, model: PreTrainedModel, history: list[dict[str, Any]]) -> Provenance:
+        """Return what is worth knowing of the training of a model."""
         entries = [entry for entry in history if "loss" in entry]
-        steps, device = len(entries), models.device()
+        steps = len(entries)
         return self._validated(history) | {
             "rows": len(self.rows),
             "sequences": len(self.sequences),
@@ -230,12 +230,12 @@ class _Run:
                 [e["step"], e["loss"], e["learning_rate"], e.get("grad_norm")] for e in _thinned(entries)
             ],
             "device_seconds": self.progress.seconds,
-            "device": device_name(device),
+            **ran_on(model),
             "threads": self.context.threads,
             "micro_batch": self.micro_batch,
-            "peak_memory": peak_memory(device),
+            "gradient_accumulation_steps": self.params["global_batch_size"] // self.micro_batch,
+            "peak_memory": peak_memory(model.device),
             "resumed_from": self.resumed_from,
-            "versions": versions(),
             "warnings": self.warnings,
         }
 

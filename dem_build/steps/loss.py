@@ -62,7 +62,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     metrics = summary(nll, tokens)
     context.write("metrics", metrics)
     save_file({"nll": nll, "tokens": tokens}, context.out / "rows")
-    return surroundings(context) | {"tokens": {"seen": rows.tokens}}
+    return surroundings(model, context) | {"tokens": {"seen": rows.tokens}}
 
 
 def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JSON]:

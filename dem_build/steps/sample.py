@@ -63,7 +63,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     context.out.mkdir(parents=True, exist_ok=True)
     (context.out / "answers").write_bytes(canonical({"format": FORMAT, "answers": told}))
     counts = {"prompts": len(prompts), "new_tokens": sum(map(len, answers))}
-    return surroundings(context) | counts | {"device_seconds": round(seconds, 3)}
+    return surroundings(model, context) | counts | {"device_seconds": round(seconds, 3)}
 
 
 def _prompts(inputs: Inputs, wanted: JSON, tokenizer: BaseTokenizer) -> list[Prompt]:

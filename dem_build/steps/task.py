@@ -99,12 +99,14 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         with quiet(), _no_bars(), _task_file(inputs.sources, context.work / "task") as file:
             task = _load_task(file, params, context.work / "datasets")
             with memory_told(EvaluationError, f"in {name}", OUT_OF_MEMORY_HINT):
-                results = _evaluate(task, tokenizer, inputs, params, context)
+                model = evaluated_model(inputs, params["dtype"], context)
+                lm = ReportingLM(model, tokenizer, context, chat=bool(params["apply_chat_template"]))
+                results = _evaluate(task, lm, inputs, params)
     except TASK_ERRORS as error:
         raise EvaluationError(
             f"lm-eval cannot run it: {_said(error)}", where=name, hint=_hint(error)
         ) from error
-    return _write(results, name, context) | surroundings(context)
+    return _write(results, name, context) | surroundings(model, context)
 
 
 def _tokenizer(folder: Path, *, chat: bool) -> PreTrainedTokenizerBase:
@@ -215,25 +217,16 @@ def _data_files(kwargs: Mapping[str, Any], folder: Path, revision: str | None) -
     return {"data_files": map_data_files(kwargs["data_files"], absolute), "data_dir": None}
 
 
-def _evaluate(
-    task: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: Inputs,
-    params: Mapping[str, JSON],
-    context: Context,
-) -> dict[str, Any]:
-    model = evaluated_model(inputs, params["dtype"], context)
-    chat = bool(params["apply_chat_template"])
-    lm = ReportingLM(model, tokenizer, context, chat=chat)
+def _evaluate(task: Any, lm: ReportingLM, inputs: Inputs, params: Mapping[str, JSON]) -> dict[str, Any]:
     _seed()
-    with _generating_as(model, inputs.paths["model/generation_config"]), _one_process():
+    with _generating_as(lm.model, inputs.paths["model/generation_config"]), _one_process():
         results: dict[str, Any] = evaluate(
             lm,
             {"tasks": {params["task"]: task}, "groups": {}, "group_map": {}},
             limit=params["limit"],
             bootstrap_iters=BOOTSTRAP_SAMPLES,
             log_samples=True,
-            apply_chat_template=chat,
+            apply_chat_template=bool(params["apply_chat_template"]),
             fewshot_as_multiturn=True,
         )
     return results

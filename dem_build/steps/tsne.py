@@ -65,7 +65,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     document = {"format": FORMAT, "rows": {digest: part.tolist() for digest, part in parts}}
     context.write("map", document)
     tokens = sum(len(ids) for ids, _ in wanted)
-    return surroundings(context) | {"rows": len(states), "tokens": {"seen": tokens}}
+    return surroundings(model, context) | {"rows": len(states), "tokens": {"seen": tokens}}
 
 
 def _chosen(rows: TokenRows, most: int) -> list[int]:

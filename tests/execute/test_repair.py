@@ -91,7 +91,7 @@ def build(cluster: Cluster, made: Graph) -> Outcome:
     )
     plan = make_plan(made, cluster, History())
     cluster.damaged = cluster.records[base_key(made)].outputs["tokenizer"].digest
-    options = Options(Machine(), jobs=len(cluster.pool.workers))
+    options = Options(Machine(jobs=len(cluster.pool.workers)))
     return _Build(plan, cluster, options, silent, Interrupt(), cluster.pool).run()  # type: ignore[arg-type]
 
 

@@ -145,6 +145,8 @@ def test_provenance_tells_what_was_trained(straight, base):
     assert [step for step, *_ in provenance["curve"]] == list(range(1, 9))
     assert provenance["curve"][-1][1] < provenance["curve"][0][1]
     assert provenance["vector"]["norm"] > 0
+    assert (provenance["micro_batch"], provenance["gradient_accumulation_steps"]) == (2, 2)
+    assert provenance["attn_implementation"] == "sdpa"
     json.dumps(provenance, allow_nan=False)
 
 
@@ -425,6 +427,7 @@ def test_out_of_memory_halves_the_micro_batch_and_goes_on_from_the_last_checkpoi
     context = context_of(work, micro_batch=4, checkpoint_seconds=0, stopping=out_of_memory_at(3))
     provenance, halved = train(base, work, context, **PLAIN)
     assert provenance["warnings"] == ["out of memory with a micro-batch of 4; going on with 2"]
+    assert provenance["gradient_accumulation_steps"] == 2
     assert [e["message"] for e in events(work) if e["event"] == "warning"] == provenance["warnings"]
     assert provenance["micro_batch"] == 2
     assert [e["done"] for e in progress(work)] == [1, 2, 3, 4, 5, 6, 7, 8]

@@ -123,6 +123,16 @@ def test_the_same_evaluation_gives_the_same_bytes(base, tmp_path):
     assert written[0] == written[1]
 
 
+@pytest.mark.parametrize(("asked", "taken"), [(None, "sdpa"), ("eager", "eager")])
+def test_the_attention_kernel_that_was_taken_is_recorded(base, tmp_path, asked, taken):
+    context = context_of(tmp_path)
+    context.machine = Machine(attn_implementation=asked)
+    rows = write_rows(tmp_path / "rows")
+    provenance = loss.run(inputs_of(base, rows), {"dtype": "float32"}, context)
+    assert provenance["attn_implementation"] == taken
+    assert provenance["versions"]["torch"] == torch.__version__
+
+
 def test_a_worker_loads_a_model_once(base, tmp_path):
     rows = write_rows(tmp_path / "rows")
     context = context_of(tmp_path)

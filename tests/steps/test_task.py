@@ -166,6 +166,7 @@ def test_accuracy_is_an_independent_count_wherever_one_stands(base, folder, tmp_
     assert samples[0]["prompt"] == "Q: 0 and 0?"
     assert provenance["samples"] == len(DOCS)
     assert provenance["lm_eval"] == tasks.lm_eval_version()
+    assert provenance["attn_implementation"] == "sdpa"
 
 
 def test_answers_are_generated_greedily_whatever_the_generation_config_says(base, folder, tmp_path):
