@@ -66,12 +66,21 @@ def _report_call(error: click.ClickException, command: Sequence[str]) -> int:
 def _write_failure(error: DemError, command: Sequence[str]) -> None:
     from dem_build.report.documents import failure_document  # noqa: PLC0415  as above
 
-    sys.stdout.write(json.dumps(failure_document(_recipe(command), error)) + "\n")
+    documents = [failure_document(recipe, error) for recipe in _recipes(command) or [""]]
+    sys.stdout.write(json.dumps(documents if len(documents) > 1 else documents[0]) + "\n")
 
 
-def _recipe(command: Sequence[str]) -> str:
-    """Return what is most likely the recipe in a call that failed before its options were understood."""
-    if command[:1] in (["ls"], ["cache"]):
-        return ""
-    words = [a for a in command[1:] if not a.startswith("-")]
-    return next((w for w in words if w.endswith(".toml")), words[0] if words else "")
+def _recipes(command: Sequence[str]) -> list[str]:
+    """Return what are most likely the recipes in a call that failed before its options were understood."""
+    name, words, takes = command[0], list(command[1:]), {"recipe"}
+    if name in app.places:
+        parameters = app.get_command(click.Context(app), name).params
+        options = click.Command(name, params=[p for p in parameters if isinstance(p, click.Option)])
+        lenient = click.Context(options, ignore_unknown_options=True, resilient_parsing=True)
+        words = options.make_parser(lenient).parse_args(words)[1]  # what belongs to no option
+        takes = {str(parameter.name) for parameter in parameters}
+    words = [word for word in words if not word.startswith("-")]
+    found = [word for word in words if word.endswith(".toml")] or words[:1]
+    if "recipes" in takes:
+        return found
+    return found[:1] if "recipe" in takes else []

@@ -58,16 +58,17 @@ def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
     documents: list[dict[str, Any]] = []
     with Interrupt() as interrupt:
         for recipe in recipes:
-            if interrupt.count:
-                break
             if len(recipes) > 1:
                 view.recipe_line(recipe, console)
-            status, document = _build_one(recipe, call, flags, console, interrupt)
+            if interrupt.count:
+                status, document = _failed(recipe, InterruptedBuildError("not built: the call was stopped"))
+            else:
+                status, document = _build_one(recipe, call, flags, console, interrupt)
             statuses.append(status)
             documents.append(document)
     if flags.as_json:
         sys.stdout.write(json.dumps(documents[0] if len(recipes) == 1 else documents) + "\n")
-    return min(statuses, key=GRAVITY.index, default=InterruptedBuildError.exit_status)
+    return min(statuses, key=GRAVITY.index)
 
 
 def _mistakes(recipes: Sequence[str], call: Call) -> dict[str, RecipeError]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dem_build.cli import build
 from dem_build.cli.app import run
 from dem_build.execute.interrupt import Interrupt
 
@@ -53,6 +54,32 @@ def test_of_several_recipes_each_has_a_document_and_what_an_earlier_one_makes_is
     assert (first["recipe"], second["recipe"]) == ("a.toml", "b.toml")
     assert first["error"]["what"] == "not built, as b.toml cannot be"
     assert [p["key"] for p in second["error"]["problems"]] == ["datasets.a.seed"]
+
+
+@pytest.mark.parametrize("mistake", [["--nope"], ["--jobs", "0"], ["--set"]])
+def test_of_a_mistaken_call_with_several_recipes_each_has_a_document(
+    mistake: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["build", "--json", "--machine", "m.toml", "a.toml", "b.toml", *mistake]) == 2
+    documents = json.loads(capsys.readouterr().out)
+    assert [d["recipe"] for d in documents] == ["a.toml", "b.toml"]
+    assert all(d["error"]["what"] for d in documents)
+
+
+def test_recipes_that_a_stopped_call_did_not_reach_have_documents_and_are_not_done(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n', encoding="utf-8")
+    text = f'[base]\nmodel = "{tiny_base}"\n[datasets.a]\npath = "rows.jsonl"\nomega = 1.0\n'
+    for name in ("a.toml", "b.toml", "c.toml"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(build, "open_session", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert run(["build", "--json", "a.toml", "b.toml", "c.toml"]) == 130
+    first, *rest = json.loads(capsys.readouterr().out)
+    assert (first["recipe"], first["error"]["what"]) == ("a.toml", "stopped")
+    assert [d["recipe"] for d in rest] == ["b.toml", "c.toml"]
+    assert {d["error"]["what"] for d in rest} == {"not built: the call was stopped"}
 
 
 def test_a_folder_that_is_missing_for_several_tasks_is_one_mistake(
