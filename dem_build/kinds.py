@@ -157,7 +157,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "tune": Kind(
             family="tune",
-            version=3,
+            version=4,
             module="dem_build.steps.tune",
             params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
             outputs=("omega", "trace", "passes"),
@@ -190,7 +190,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "ladder": Kind(
             family="analyze",
-            version=2,
+            version=3,
             module="dem_build.steps.ladder",
             params=("objective", "max_samples", "bounds", "test_samples"),
             outputs=("rungs",),

@@ -95,7 +95,7 @@ class Landscape:
             if vector is not None:
                 self.singles[j] = passes.losses(self._alone[vector])[j]
         self.objective = self._objective()
-        low, high = (np.full(len(space.free), float(bound)) for bound in params["bounds"])
+        low, high = space.bounds(*params["bounds"])
         whole = Problem(self.objective, passes.counted, low, high, partial(self._measure, layered=False))
         self.problem = self._on_blocks(whole, self._seen)
 
@@ -157,7 +157,7 @@ class Landscape:
     def layer_problem(self, center: NDArray[np.float64], pull: float) -> Problem:
         """Return the search for one ω a layer, drawn towards one a vector."""
         around = np.repeat(center, len(self.passes.layers))
-        low, high = self.params["bounds"]
+        low, high = (np.repeat(b, len(self.passes.layers)) for b in (self.problem.lower, self.problem.upper))
         return replace(
             self.problem,
             lower=np.maximum(low, around - LAYER_RADIUS),

@@ -162,6 +162,25 @@ def test_a_bound_that_holds_omega_back_is_said(tmp_path):
     assert "on_upper_bound" in words(tuned)
 
 
+@pytest.mark.parametrize(
+    ("given", "bounds", "lowest", "highest", "granularity"),
+    [
+        (2.0, [0.0, 0.5], 2.0, 2.5, "model"),
+        (2.0, [0.0, 0.5], 2.0, 2.5, "layer"),
+        (0.25, [-1.0, -0.5], -0.75, -0.25, "model"),
+        (None, [0.0, 0.4], 0.5, 0.8, "model"),  # more than one name of it may have
+    ],
+)
+def test_each_tuned_name_of_one_vector_keeps_its_bounds(
+    tmp_path, given, bounds, lowest, highest, granularity
+):
+    groups = [dataset("up", omega=given), dataset("up", "again")]
+    tuned = run_tune(tmp_path, groups, bounds=bounds, granularity=granularity)
+    both = tuned.omega["up"]
+    layers = both.values() if isinstance(both, dict) else [both]
+    assert all(lowest <= omega <= highest for omega in layers)
+
+
 def test_the_worst_dataset_is_better_off_when_it_is_the_objective(tmp_path):
     groups = [dataset("up", importance=3.0), dataset("down"), dataset("leap")]
     least = [
