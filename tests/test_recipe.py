@@ -402,6 +402,25 @@ def test_a_local_folder_comes_before_a_hub_id(write):
     assert asked_models(load_recipe(path)) == {}
 
 
+@pytest.mark.parametrize(
+    ("table", "source"),
+    [("[base]", "model"), ("[vectors.code]", "checkpoint"), ("[vectors.code]", "adapter")],
+)
+def test_only_a_hub_id_has_a_revision(write, table, source):
+    before = "" if table == "[base]" else '[base]\nmodel = "base"\n'
+    after = "" if table == "[base]" else "omega = 0.5\n"
+    path = write(f'{before}{table}\n{source} = "org/name"\nrevision = "v1"\n{after}')
+    load_recipe(path)
+    (path.parent / "org" / "name").mkdir(parents=True)
+    [problem] = problems_of(load_recipe, path)
+    assert problem.key == f"{table.strip('[]')}.revision"
+    assert problem.what == f"a local {source} has no revision, and there is a folder `org/name` here"
+
+
+def test_a_name_that_no_folder_can_have_is_a_hubs(write):
+    assert asked_models(load_recipe(write(MINIMAL.replace('"base"', f'"org/{"n" * 300}"'))))
+
+
 def test_reading_a_recipe_imports_nothing_heavy(write):
     code = (
         "import sys; from pathlib import Path; from dem_build.recipe import load_recipe; "

@@ -9,7 +9,7 @@ from dem_build.recipe import source
 from dem_build.recipe.later import not_yet
 from dem_build.recipe.models import Recipe
 from dem_build.recipe.problems import Mistake, mistakes_of
-from dem_build.recipe.rules import NAME, contradictions
+from dem_build.recipe.rules import NAME, contradictions, revisions_of_folders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     data = source.frozen(data)
     if "name" not in data:
         problems += _name_by_file(data, path)
-    mistakes = [*mistakes_in(data), *not_yet(data)]
+    mistakes = [*mistakes_in(data), *revisions_of_folders(data, path.parent), *not_yet(data)]
     origin = source.Origin(str(path), text, keys)
     problems += [origin.problem(m.key, m.what, m.hint) for m in mistakes]
     if problems:

@@ -33,7 +33,7 @@ def is_local(model: str, folder: Path) -> bool:
     Returns:
         True for bare names, `./`, `../`, `/`, `~` and `*.gguf`; for `org/name`, whether there is such a folder.
     """
-    return not may_be_hub_id(model) or (folder / model).is_dir()
+    return not may_be_hub_id(model) or os.path.isdir(folder / model)  # noqa: PTH112  Path.is_dir raises for a name that is too long
 
 
 def project_folder(recipe: Path) -> Path:

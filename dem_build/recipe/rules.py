@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.recipe.contending import CONTENDING
 from dem_build.recipe.judging import JUDGING, MODELS
-from dem_build.recipe.places import may_be_hub_id
+from dem_build.recipe.places import is_local, may_be_hub_id
 from dem_build.recipe.problems import Mistake, any_of, listed, nearest
 from dem_build.recipe.tables import is_number, learners, names, raw, sources, tables, trains
 from dem_build.recipe.weighing import WEIGHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from dem_build.recipe.locate import Key
     from dem_build.recipe.tables import Raw
 
     Rule = Callable[[Raw], Iterator[Mistake]]
 
-__all__ = ["COLUMNS", "LOSSES", "NAME", "contradictions"]
+__all__ = ["COLUMNS", "LOSSES", "NAME", "contradictions", "revisions_of_folders"]
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_KEYS = ("config", "revision", "split")
@@ -55,6 +56,23 @@ LOSSES: dict[str, tuple[str, ...]] = {
 def contradictions(data: Raw) -> list[Mistake]:
     """Return every contradiction in a recipe's tables, lists given as tuples."""
     return [mistake for rule in (*_RULES, *JUDGING, *WEIGHING, *CONTENDING) for mistake in rule(data)]
+
+
+def revisions_of_folders(data: Raw, folder: Path) -> Iterator[Mistake]:
+    """Yield each revision of a base or vector that is on this machine: hubs have some, and folders have none.
+
+    Args:
+        data: The recipe's tables.
+        folder: The recipe's folder, which tells whether `org/name` is one here.
+    """
+    for key, table in ((("base",), raw(data, "base")), *tables(data, "vectors")):
+        for source in ("model", "checkpoint", "adapter") if "revision" in table else ():
+            name = table.get(source)
+            if isinstance(name, str) and is_local(name, folder):
+                what, hint = f"a local {source} has no revision", f"name a hub id in `{source}`"
+                if may_be_hub_id(name):
+                    what, hint = f"{what}, and there is a folder `{name}` here", "move that folder away"
+                yield Mistake((*key, "revision"), what, f"remove it, or {hint}")
 
 
 def _exact_numbers(data: Raw) -> Iterator[Mistake]:
@@ -92,24 +110,6 @@ def _one_name_space(data: Raw) -> Iterator[Mistake]:
                     (section, name), f"the name `{name}` is taken by [{taken[name]}.{name}]", shared
                 )
             taken.setdefault(name, section)
-
-
-def _local_base_has_no_revision(data: Raw) -> Iterator[Mistake]:
-    base = raw(data, "base")
-    model = base.get("model")
-    if "revision" in base and isinstance(model, str) and not may_be_hub_id(model):
-        yield Mistake(
-            ("base", "revision"), "a local model has no revision", "remove it, or name a hub id in `model`"
-        )
-
-
-def _local_vectors_have_no_revision(data: Raw) -> Iterator[Mistake]:
-    for key, table in tables(data, "vectors"):
-        for source in ("checkpoint", "adapter"):
-            origin = table.get(source)
-            if "revision" in table and isinstance(origin, str) and not may_be_hub_id(origin):
-                what = "a local folder has no revision"
-                yield Mistake((*key, "revision"), what, f"remove it, or name a hub id in `{source}`")
 
 
 def _one_length(data: Raw) -> Iterator[Mistake]:
@@ -286,8 +286,6 @@ _RULES: tuple[Rule, ...] = (
     _exact_numbers,
     _good_names,
     _one_name_space,
-    _local_base_has_no_revision,
-    _local_vectors_have_no_revision,
     _one_length,
     _whole_warmup,
     _lora_keys_need_lora,
