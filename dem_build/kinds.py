@@ -145,7 +145,9 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
                     "early_stopping_patience": None,
                 }
             ),
-            optional=frozenset({"num_train_epochs", "max_steps", "adam_beta1", "adam_beta2", "adam_epsilon"}),
+            optional=frozenset(
+                {"num_train_epochs", "max_steps", "adam_beta1", "adam_beta2", "adam_epsilon", "warmup_steps"}
+            ),
             device=True,
         ),
         "extract": Kind(

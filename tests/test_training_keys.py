@@ -36,7 +36,7 @@ def vector_of(tmp_path: Path):
     def make(*lines: str, dataset: str = "") -> Action:
         path = tmp_path / "recipe.toml"
         path.write_text(RECIPE.format(train="\n".join(lines)) + dataset)
-        lock = Lock(LockedBase("directory", ()), {"math": ()})
+        lock = Lock(LockedBase("directory", ()), {"math": (), "code": ()})
         return build_graph(load_recipe(path), lock).actions["vector:math"]
 
     return make
@@ -65,6 +65,17 @@ def test_adams_numbers_count_where_adam_trains(vector_of):
         vector_of('optim = "adamw_8bit"', "adam_beta1 = 0.8")
     )
     assert "adam_" not in document(vector_of('optim = "adafactor"'))
+
+
+def test_the_warm_up_counts_where_the_rate_changes(vector_of):
+    scheduled = [document(vector_of(f"warmup_steps = {n}")) for n in (1, 2)]
+    assert len({*scheduled, document(vector_of())}) == 3
+    constant = document(vector_of('lr_scheduler_type = "constant"'))
+    assert "warmup_steps" not in constant
+    # [train] sets it for the datasets whose rate changes.
+    own = '[datasets.math.train]\nlr_scheduler_type = "constant"\n'
+    others = '[datasets.code]\npath = "code.jsonl"\nomega = 0.5\n'
+    assert document(vector_of("warmup_steps = 2", dataset=own + others)) == constant
 
 
 def test_looking_on_changes_no_document(vector_of):

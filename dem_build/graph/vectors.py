@@ -53,7 +53,5 @@ def _train_params(train: Train) -> dict[str, JSON]:
     choosing: tuple[str, ...] = ()
     if train.eval_steps and (train.load_best_model_at_end or train.early_stopping_patience):
         choosing = ("eval_steps", "load_best_model_at_end", "early_stopping_patience")
-    found = {name: getattr(train, name) for name in (*KINDS["finetune"].params, *choosing)} | packing
-    if train.optim == "adafactor":
-        found |= {name: None for name in found if name.startswith("adam_")}
-    return found
+    found = {name: getattr(train, name) for name in (*KINDS["finetune"].params, *choosing)}
+    return found | packing | dict.fromkeys(train.idle)

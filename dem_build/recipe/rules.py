@@ -15,6 +15,7 @@ from dem_build.recipe.judging import JUDGING, MODELS
 from dem_build.recipe.places import is_local, may_be_hub_id
 from dem_build.recipe.problems import Mistake, any_of, listed, nearest
 from dem_build.recipe.tables import is_number, learners, names, raw, sources, tables, trains
+from dem_build.recipe.training import IDLE
 from dem_build.recipe.weighing import WEIGHING
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")
 HUB_KEYS = ("config", "revision", "split")
 CHOOSING = ("load_best_model_at_end", "early_stopping_patience")
 NO_CHOICE = "has no effect while `eval_steps` is 0"
-ADAM = "adamw_torch_fused"
-ADAM_KEYS = ("adam_beta1", "adam_beta2", "adam_epsilon")
 LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -137,13 +136,16 @@ def _lora_keys_need_lora(data: Raw) -> Iterator[Mistake]:
                 )
 
 
-def _adam_keys_need_adam(data: Raw) -> Iterator[Mistake]:
-    if any(table.get("optim", ADAM) != "adafactor" for table in _resolved(data)):
-        return
+def _idle_keys(data: Raw) -> Iterator[Mistake]:
+    """Of [train] all who take it over must leave a key unread, of an own `train` its owner."""
+    shared = raw(data, "train")
     for key, table in trains(data):
-        for name in ADAM_KEYS:
-            if name in table:
-                yield Mistake((*key, name), 'has no effect with optim = "adafactor"', "remove it")
+        readers = _resolved(data) if key == ("train",) else [shared | table]
+        for (choice, value), idle in IDLE.items():
+            for name in idle if all(reader.get(choice) == value for reader in readers) else ():
+                if name in table:
+                    hint = f"remove it, or set another `{choice}`"
+                    yield Mistake((*key, name), f'has no effect with {choice} = "{value}"', hint)
 
 
 def _resolved(data: Raw) -> list[Raw]:
@@ -289,7 +291,7 @@ _RULES: tuple[Rule, ...] = (
     _one_length,
     _whole_warmup,
     _lora_keys_need_lora,
-    _adam_keys_need_adam,
+    _idle_keys,
     _choosing_needs_validation,
     _mixtures_choice_needs_validation,
     _validating_needs_rows,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-__all__ = ["Omega", "Salt", "Share", "Table", "Text", "is_tag", "shapes"]
+__all__ = ["Dtype", "Omega", "Salt", "Share", "Table", "Text", "is_tag", "shapes"]
 
 
 def shapes(expected: str, word: str | None = None) -> Discriminator:
@@ -39,6 +39,7 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, defer_build=True)
 
 
+Dtype = Literal["bfloat16", "float32"]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1), Tag("<number>")]
 Salt = Annotated[
