@@ -156,7 +156,8 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         objective=text_at(trace, "objective"),
         vectors=tuned,
         judges={name: _judged(entries[name]) for name in judges if name in entries},
-        told=tuple(_sentence(f | about, vectors, judges) for f in trace["findings"]),
+        # Judges of the same rows may be told the same.
+        told=tuple(dict.fromkeys(_sentence(f | about, vectors, judges) for f in trace["findings"])),
         passes=len(trace["passes"]),
         cost=build.records[action.name].amount("forward_equivalents") or 0.0,
         slopes=_slopes(trace, vectors, judges),

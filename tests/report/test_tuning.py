@@ -59,6 +59,11 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
     assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
 
 
+def test_what_judges_of_the_same_rows_are_told_is_said_once():
+    little = {"what": "few_rows", "judge": ROWS, "used": 3}
+    assert len(search_of({"findings": [little, little]}).told) == 1
+
+
 def search_of(trace: dict, **provenance: object) -> Tuning:
     """Return what is read of a search of no vector, whose trace has these fields."""
     whole = {
