@@ -64,7 +64,8 @@ def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
 def _users(recipe: Recipe, lock: Lock) -> dict[tuple[str, str], str]:
     """Return what a file is for and its digest → the first dataset or probe that uses it so."""
     omegas = [*(d.omega for d in recipe.datasets.values()), *(v.omega for v in recipe.vectors.values())]
-    tuned = "tune" in omegas
+    baselines = recipe.baselines.values()
+    tuned = "tune" in (*omegas, *(b.alpha for b in baselines)) or "single" in (b.method for b in baselines)
     limits = {n for n, probe in recipe.probes.items() if tuned and probe.max_loss_increase is not None}
     users: dict[tuple[str, str], str] = {}
     for name, files in lock.datasets.items():

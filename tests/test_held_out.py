@@ -11,7 +11,7 @@ from test_build import Project, fresh, ran
 
 from dem_build import lock
 from dem_build.errors import RecipeError
-from dem_build.graph import build_graph
+from dem_build.graph import build_graph, chosen_by
 from dem_build.leaks import refuse_leaks
 from dem_build.recipe import load_recipe
 from dem_build.store import Hints
@@ -118,13 +118,63 @@ def test_a_prompt_that_is_judged_and_trained_on_elsewhere_is_said(
         assert said in " ".join(project.call(command, "tiny.toml", *name).stdout.split())
     assert root.stat().st_mtime_ns == written
     shown = json.loads(project.call("show", "tiny.toml", "data:chat", "--json").stdout)
-    assert shown["shared_prompts"] == [{"name": "chat", "split": "test", "other": "add", "count": 2}]
+    assert shown["shared_prompts"] == [
+        {"name": "chat", "split": "test", "other": "add", "other_split": "train", "count": 2}
+    ]
     assert (
         json.loads(project.call("plan", "tiny.toml", "--json").stdout)["overlap"] == shown["shared_prompts"]
     )
     probe.write_text(before)
     assert said not in " ".join(project.call("plan", "tiny.toml").stdout.split())
     assert project.build(RECIPE)["overlap"] == []
+
+
+def test_prompts_that_are_judged_and_chosen_by_are_said_where_something_is_chosen(
+    built: tuple[Project, dict[str, object]],
+) -> None:
+    project, _ = built
+    test, dev, chat = (project.home / "data" / f"{name}.jsonl" for name in ("test", "dev", "chat"))
+    before = test.read_text()
+    chosen = [path.read_text().splitlines(keepends=True) for path in (dev, chat)]
+    test.write_text(before + "".join([*chosen[0][:3], chosen[1][0]]))
+    assert project.build(RECIPE)["overlap"] == []
+    project.write(RECIPE.replace("omega = 0.5", 'omega = "tune"'))
+    said = " ".join(project.call("plan", "tiny.toml").stdout.split())
+    assert (
+        "warning: data:add: 3 test rows have prompts that validation rows of add have too, by which" in said
+    )
+    assert "warning: data:add: 1 test row has a prompt that the probe chat has too, which limits" in said
+    test.write_text(before)
+
+
+CHOOSING = RECIPE.replace("omega = 0.5", 'omega = "tune"')
+VALIDATED = "max_steps = 2\neval_steps = 1"
+ADD, CHAT = ("add", "validation"), ("chat", "test")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (RECIPE, set()),
+        (CHOOSING, {ADD, CHAT}),
+        (CHOOSING.replace("max_loss_increase = 0.01", ""), {ADD}),
+        (CHOOSING + '[datasets.copy]\npath = "data/copy.jsonl"\n[tune]\nimportance = { copy = 0 }\n', {ADD, CHAT}),
+        (RECIPE.replace("max_steps = 2", VALIDATED), set()),
+        (RECIPE.replace("max_steps = 2", f"{VALIDATED}\nload_best_model_at_end = true"), {ADD}),
+        (RECIPE + '[baselines.one]\nmethod = "single"\n', {ADD, CHAT}),
+        (
+            RECIPE + '[baselines.mix]\nmethod = "mixing"\n'
+            "train = { eval_steps = 1, early_stopping_patience = 1 }\n",
+            {ADD},
+        ),
+    ],
+    ids=["nothing", "tuned", "no-limit", "no-weight", "looks-on", "best-checkpoint", "single", "mixture"],
+)  # fmt: skip
+def test_what_a_recipe_chooses_by_is_known_from_its_graph(
+    project: Path, text: str, expected: set[tuple[str, str]]
+) -> None:
+    found = resolved(project, text)
+    assert chosen_by(build_graph(load_recipe(project / "tiny.toml"), found)) == expected
 
 
 def test_data_shows_the_rows_of_a_probe(built: tuple[Project, dict[str, object]]) -> None:
@@ -265,12 +315,21 @@ def test_what_a_task_is_scored_on_is_not_learned_from(
     assert [f"{p.key}: {p.what}" for p in caught.value.problems] == [f"evaluate.tasks: {told}"]
 
 
-@pytest.mark.parametrize(("omega", "refused"), [("omega = 0.5", False), ('omega = "tune"', True)])
-def test_a_probe_that_limits_the_search_for_omega_judges_nothing_else(
-    project: Path, omega: str, refused: bool
+@pytest.mark.parametrize(
+    ("omega", "baseline", "refused"),
+    [
+        ("omega = 0.5", "", False),
+        ('omega = "tune"', "", True),
+        ("omega = 0.5", '[baselines.mix]\nmethod = "mixing"\nalpha = 0.5\n', False),
+        ("omega = 0.5", '[baselines.mix]\nmethod = "mixing"\nalpha = "tune"\n', True),
+        ("omega = 0.5", '[baselines.one]\nmethod = "single"\n', True),
+    ],
+)
+def test_a_probe_that_limits_a_search_judges_nothing_else(
+    project: Path, omega: str, baseline: str, refused: bool
 ) -> None:
     write_task(project, "test_split: test", TASK.replace("judge.jsonl", "chat.jsonl"))
-    text = JUDGED.replace("omega = 0.5", omega)
+    text = JUDGED.replace("omega = 0.5", omega) + baseline
     if not refused:
         assert resolved(project, text).tasks["words"].judges
         return

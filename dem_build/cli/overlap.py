@@ -1,5 +1,8 @@
 """What datasets share: counted when they are new, recorded in the recipe's root, shown whenever they are used.
 
+All that may matter is counted and recorded; what held-out splits share with each other is shown where the recipe
+chooses by one of them.
+
 A count holds for two datasets as they were: the root names the digests of both, shortened, so that what it says of a
 dataset that has changed since is not believed, and nothing is kept from collection for it.
 """
@@ -12,6 +15,7 @@ from dem_build import digest
 from dem_build.cli.view_text import joined, say
 from dem_build.data.shared import Shared
 from dem_build.errors import CorruptObjectError
+from dem_build.graph import chosen_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["is_overlap", "recorded_shared", "say_shared", "shared_documents", "shared_of"]
 
 MARK = 16
+COUNTED = 2
+"""What is counted: 1 was train splits alone. A root that says less has other marks."""
 
 
 def is_overlap(value: JSON) -> bool:
@@ -38,7 +44,7 @@ def is_overlap(value: JSON) -> bool:
 
 def _is_entry(entry: JSON) -> bool:
     match entry:
-        case [str(), str(), str(), int()]:
+        case [str(), str(), str(), str(), int()]:
             return True
     return False
 
@@ -54,7 +60,7 @@ def recorded_shared(session: Session, name: str | None = None) -> list[Shared]:
     found = _recorded(
         session.root["overlap"], _marks({v.action.name: v.record for v in verdicts if v.record})
     )
-    return [s for s in found if name in (None, s.name, s.other)]
+    return [s for s in _mattering(session, found) if name in (None, s.name, s.other)]
 
 
 def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[str, CorruptObjectError]]:
@@ -67,7 +73,7 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
     marks = _marks(outcome.records)
     known = session.root["overlap"]
     if marks.items() <= known.get("of", {}).items():
-        return _recorded(known, marks), {}
+        return _mattering(session, _recorded(known, marks)), {}
     if len(marks) < sum(r.action.kind == "prepare" for r in outcome.results.values()):
         return [], {}  # one of them failed, or is not there yet
     if damaged := _damaged(session.store, outcome.records):
@@ -75,7 +81,7 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
     found = _counted(session.store, outcome.records)
     if session.whole:
         session.save_overlap({"of": marks, "shared": [list(vars(s).values()) for s in found]})
-    return found, {}
+    return _mattering(session, found), {}
 
 
 def shared_documents(found: Iterable[Shared]) -> list[JSON]:
@@ -93,17 +99,35 @@ def say_shared(found: Iterable[Shared], console: Console) -> None:
             say(console, ("note: ", "dim"), text)
         else:
             rows = "row has a prompt" if shared.count == 1 else "rows have prompts"
-            text = f"{shared.count} {shared.split} {rows} that {other} is trained on"
+            text = f"{shared.count} {shared.split} {rows} that {_USES[shared.other_split].format(other)}"
             say(console, ("warning: ", "yellow"), (f"data:{name}: ", "dim"), text)
+
+
+_USES = {
+    "train": "{} is trained on",
+    "validation": "validation rows of {} have too, by which ω or a checkpoint is chosen",
+    "test": "the probe {} has too, which limits the search for ω",
+}
+
+
+def _mattering(session: Session, found: Iterable[Shared]) -> list[Shared]:
+    """Return what is shared with rows that this recipe trains on or chooses by."""
+    chosen = chosen_by(session.plan.graph)
+    return [s for s in found if s.other_split == "train" or (s.other, s.other_split) in chosen]
 
 
 def _marks(records: Mapping[str, Record]) -> dict[str, str]:
     """Return name → what tells a prepared dataset from any other."""
     return {
-        name.removeprefix("data:"): digest.of_json({n: o.digest for n, o in r.outputs.items()})[:MARK]
-        for name, r in records.items()
-        if r.kind == "prepare"
+        name.removeprefix("data:"): _mark(record)
+        for name, record in records.items()
+        if record.kind == "prepare"
     }
+
+
+def _mark(record: Record) -> str:
+    outputs = {name: output.digest for name, output in record.outputs.items()}
+    return digest.of_json([COUNTED, outputs])[:MARK]
 
 
 def _recorded(known: JSON, marks: Mapping[str, str]) -> list[Shared]:

@@ -14,11 +14,13 @@ class Shared:
     Attributes:
         name: The dataset that is held against the other.
         split: Its split.
-        other: The dataset whose train split has the same prompts.
+        other: The dataset that has the same prompts; the same one, where two of its own splits share them.
+        other_split: Where it has them.
         count: Rows of a held-out split; of two train splits, different prompts.
     """
 
     name: str
     split: str
     other: str
+    other_split: str
     count: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.graph.analyses import analyses
+from dem_build.graph.choosing import chosen_by
 from dem_build.graph.data import base_action, data_action, probe_action
 from dem_build.graph.evaluations import evaluations
 from dem_build.graph.models import composed_model, tuned_model
@@ -49,6 +50,7 @@ __all__ = [
     "Graph",
     "Taken",
     "build_graph",
+    "chosen_by",
 ]
 
 

@@ -35,9 +35,9 @@ def test_prompts_in_two_train_splits_are_counted_once(rows):
         "code": {"train": rows("b", "y")},
     }
     assert shared_prompts(datasets) == [
-        Shared("chat", "train", "code", 1),
-        Shared("chat", "train", "math", 2),
-        Shared("code", "train", "math", 1),
+        Shared("chat", "train", "code", "train", 1),
+        Shared("chat", "train", "math", "train", 2),
+        Shared("code", "train", "math", "train", 1),
     ]
 
 
@@ -48,10 +48,26 @@ def test_held_out_rows_that_another_dataset_is_trained_on_are_counted(rows):
         "probe": {"train": rows(), "validation": rows(), "test": rows("a", "y", "n")},
     }
     assert shared_prompts(datasets) == [
-        Shared("chat", "validation", "math", 1),
-        Shared("math", "test", "chat", 2),
-        Shared("probe", "test", "chat", 1),
-        Shared("probe", "test", "math", 1),
+        Shared("chat", "validation", "math", "train", 1),
+        Shared("math", "test", "chat", "train", 2),
+        Shared("math", "test", "probe", "test", 1),
+        Shared("probe", "test", "chat", "train", 1),
+        Shared("probe", "test", "math", "test", 1),
+        Shared("probe", "test", "math", "train", 1),
+    ]
+
+
+def test_rows_of_test_that_are_in_validation_are_counted_the_datasets_own_among_them(rows):
+    datasets = {
+        "math": {"train": rows("a"), "validation": rows("v", "w"), "test": rows("v", "v", "t")},
+        "chat": {"train": rows("b"), "validation": rows("t"), "test": rows("w", "c")},
+        "probe": {"train": rows(), "validation": rows(), "test": rows("t", "x")},
+    }
+    assert [s for s in shared_prompts(datasets) if s.other_split == "validation"] == [
+        Shared("chat", "test", "math", "validation", 1),
+        Shared("math", "test", "chat", "validation", 1),
+        Shared("math", "test", "math", "validation", 2),
+        Shared("probe", "test", "chat", "validation", 1),
     ]
 
 

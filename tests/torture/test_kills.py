@@ -123,7 +123,9 @@ def test_data_that_are_damaged_when_shared_prompts_are_counted_are_made_again_an
             return json.loads(Path(f"{home}.out").read_text())
 
         first = call(*BUILD)
-        assert first["overlap"] == [{"name": "add", "split": "train", "other": "copy", "count": 1}]
+        assert first["overlap"] == [
+            {"name": "add", "split": "train", "other": "copy", "other_split": "train", "count": 1}
+        ]
         digest = call("show", "tiny.toml", "data:add", "--json")["outputs"]["train"]["digest"]
         for root in (home / "cache" / "roots").iterdir():
             root.unlink()  # so that it is counted again
