@@ -353,7 +353,8 @@ def measured(document: Mapping[str, JSON]) -> Digest | None:
         return None
     if not spec.measured_since <= document["version"] <= spec.version:
         return None
-    return digest.of_json([document["kind"], document["inputs"], document["sources"]])
+    salt = [document["salt"]] if "salt" in document else []  # what is disowned is not taken over either
+    return digest.of_json([document["kind"], document["inputs"], document["sources"], *salt])
 
 
 def key_of(document: Mapping[str, JSON]) -> Digest:

@@ -230,6 +230,7 @@ def test_searches_of_one_base_can_use_what_each_other_measured():
     fewer = [i for i in inputs if not isinstance(i, GroupDigest)]
     assert kinds.measured(kinds.preimage("tune", params, [*fewer, important[-1]])) == golden_one
     assert kinds.measured(kinds.preimage("tune", params, inputs[1:])) != golden_one
+    assert kinds.measured(kinds.preimage("tune", params, inputs, sources, salt="again")) != golden_one
     assert kinds.measured(golden("compose")["preimage"]) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dem_build.graph.nodes import ANALYSIS, BASE, LADDER, RESPONSE, TSNE, TUNE, Action, Edge, Taken
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
     from dem_build.digest import JSON
-    from dem_build.recipe import Recipe
+    from dem_build.recipe import Analysis, Recipe
 
 __all__ = ["analyses"]
 
@@ -26,18 +27,24 @@ def analyses(recipe: Recipe, vectors: Collection[str], given: Mapping[str, float
     """
     if recipe.analysis is None or not vectors:
         return []
+    return [replace(a, salt=recipe.analysis.salt) for a in _wanted(recipe, recipe.analysis, vectors, given)]
+
+
+def _wanted(
+    recipe: Recipe, wanted: Analysis, vectors: Collection[str], given: Mapping[str, float]
+) -> list[Action]:
     takes = [Taken("base/weights", Edge(BASE, "weights"))]
     takes += [Taken("delta", Edge(f"vector:{name}", "delta")) for name in vectors]
     found = [Action(ANALYSIS, "analysis", {}, tuple(takes))]
     validated = [name for name, dataset in recipe.datasets.items() if dataset.validation != 0]
-    if recipe.analysis.tsne and validated:
+    if wanted.tsne and validated:
         found.append(_tsne(recipe, validated))
     if recipe.compose.method != "dem":
         return found  # an interpolation with other ω scales the base too: its losses say nothing of a vector
     tested = any(dataset.test != 0 for dataset in recipe.datasets.values())
-    if recipe.analysis.response and (validated or recipe.probes):
-        found.append(_response(recipe, recipe.analysis.response, vectors, given))
-    if recipe.analysis.ladder and validated and tested:
+    if wanted.response and (validated or recipe.probes):
+        found.append(_response(recipe, wanted.response, vectors, given))
+    if wanted.ladder and validated and tested:
         found.append(_ladder(recipe, vectors, given))
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dem_build.data.budget import Length
@@ -21,7 +22,15 @@ __all__ = ["baseline_actions"]
 
 
 def baseline_actions(recipe: Recipe, name: str) -> list[Action]:
-    """Return the actions that make a baseline, each after those it takes from."""
+    """Return the actions that make a baseline, each after those it takes from.
+
+    All of them have the baseline's salt, but for a mixture's training, which has that of its `train`.
+    """
+    salt = recipe.baselines[name].salt
+    return [a if a.kind == "finetune" else replace(a, salt=salt) for a in _makers(recipe, name)]
+
+
+def _makers(recipe: Recipe, name: str) -> list[Action]:
     baseline, made = recipe.baselines[name], f"model:{name}"
     vectors = [*recipe.datasets, *recipe.vectors]
     equal = dict.fromkeys(vectors, 1 / max(len(vectors), 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dem_build.graph.nodes import BASE, COMPOSED, MODEL_PARTS, SAMPLE, Action, Edge, Evaluation, Taken
@@ -31,7 +32,8 @@ def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[A
         for task in evaluate.tasks
         for model in wanted
     ]
-    return losses + tasks + _samples(recipe, evaluate, models)
+    found = losses + tasks + _samples(recipe, evaluate, models)
+    return [replace(action, salt=evaluate.salt) for action in found]
 
 
 def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:

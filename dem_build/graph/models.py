@@ -22,7 +22,7 @@ def composed_model(
     params = {"method": method or recipe.compose.method, "dtype": recipe.compose.dtype}
     takes = [Taken(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
     takes += [Taken("delta", Edge(f"vector:{n}", "delta"), w) for n, w in omega.items()]
-    return Action(name, "compose", params, tuple(takes))
+    return Action(name, "compose", params, tuple(takes), salt=recipe.compose.salt)
 
 
 def tuned_model(recipe: Recipe, name: str, vectors: Iterable[str], tune: str) -> Action:

@@ -65,7 +65,7 @@ def _search(recipe: Recipe, name: str, vectors: Mapping[str, Params], **other: s
         "bounds": list(tune.bounds),
         "dtype": recipe.compose.dtype,
     }
-    return Action(name, "tune", params | other, tuple(takes), groups=groups)
+    return Action(name, "tune", params | other, tuple(takes), salt=tune.salt, groups=groups)
 
 
 def _judging(recipe: Recipe) -> Iterator[Taken]:

@@ -3,6 +3,7 @@
 from dem_build.recipe.load import load_recipe
 from dem_build.recipe.machine_file import load_machine
 from dem_build.recipe.models import (
+    Analysis,
     Baseline,
     Evaluate,
     Gate,
@@ -16,6 +17,7 @@ from dem_build.recipe.models import (
 from dem_build.recipe.places import cache_folder, is_local, project_folder
 
 __all__ = [
+    "Analysis",
     "Baseline",
     "Evaluate",
     "Gate",

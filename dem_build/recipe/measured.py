@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from dem_build.recipe.shapes import Table, Text, shapes
+from dem_build.recipe.shapes import Salt, Table, Text, shapes
 
 __all__ = ["Analysis", "Evaluate", "Gate", "Task", "Tune"]
 
@@ -29,6 +29,7 @@ class Tune(Table):
     importance: dict[Text, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Dataset = its weight in the objective; 1 where it is not named."
     )
+    salt: Salt = None
 
 
 class Analysis(Table):
@@ -57,6 +58,7 @@ class Analysis(Table):
         ge=1,
         description="Most rows of a dataset: of validation in `response` and `tsne`, of test in `ladder`.",
     )
+    salt: Salt = None
 
 
 class Task(Table):
@@ -105,6 +107,7 @@ class Evaluate(Table):
         "dataset, the same ones every time, or these prompts, in the base's chat template if it has one. 0: nothing.",
     )
     max_new_tokens: int = Field(default=64, ge=1, description="Most tokens of an answer to `prompts`.")
+    salt: Salt = None
 
 
 class Gate(Table):

@@ -197,6 +197,7 @@ class Compose(Table):
         default="dem", description="`dem`: Θ + Σ ω ΔΘ. `interpolation`: Σ ω Θᵢ of the fine-tuned models."
     )
     dtype: Dtype = Field(default="bfloat16", description="Type of the composed model's weights.")
+    salt: Salt = None
 
 
 class Baseline(Table):
@@ -229,6 +230,10 @@ class Baseline(Table):
         default_factory=Train,
         description="mixing: keys of `[train]` that differ. Without `num_train_epochs` or `max_steps` here, the "
         "mixture is trained on as many tokens as all vectors together.",
+    )
+    salt: Salt = Field(
+        default=None,
+        description="As elsewhere, for all that makes the baseline; a mixture's training has a `salt` in `train`.",
     )
 
     @property
