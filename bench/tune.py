@@ -28,8 +28,9 @@ from dem_build.cli.call import Call
 from dem_build.cli.session import open_session
 from dem_build.machine import Machine
 from dem_build.steps.api import Context, Group, Inputs
+from dem_build.steps.judging import Passes
+from dem_build.steps.kept import CHANGING, MEASURING, Kept
 from dem_build.steps.measuring import resident, validation_judges
-from dem_build.steps.passes import Passes
 from dem_build.steps.space import Space
 from dem_build.steps.tuned import Landscape
 from dem_build.tuning import Found, Problem, Sample, search
@@ -157,8 +158,8 @@ def _run(
     context = Context(work=home, out=home / "out", machine=Machine(), threads=torch.get_num_threads())
     judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
     space = Space(inputs.groups)
-    candidates = resident(inputs, space.deltas, context)
-    passes = Passes(candidates, judged, torch.float32, context)
+    candidates, kept = resident(inputs, space.deltas, context), Kept(context)
+    passes = Passes(candidates, judged, torch.float32, kept)
     landscape = Landscape(space, passes, params)
     known = landscape.samples(passes.earlier, landscape.starts())
     return landscape.problem, run(landscape.problem, known), passes
@@ -192,6 +193,7 @@ def _finest(found: dict[str, tuple[Problem, Found, Passes]]) -> float:
 
 def _result(name: str, problem: Problem, found: Found, passes: Passes, best: float) -> Result:
     cost, reached = 0.0, None
+    changing, measuring = (passes.kept.seconds(what) for what in (CHANGING, MEASURING))
     for taken in list(passes.taken):
         cost += passes.cost_of(taken)
         sample = next((s for s in found.samples if np.array_equal(s.nll.sum(), taken.nll.sum())), None)
@@ -202,8 +204,8 @@ def _result(name: str, problem: Problem, found: Found, passes: Passes, best: flo
         problem.score(found.best),
         cost,
         reached,
-        passes.changing + passes.measuring,
-        passes.changing / passes.measuring,
+        changing + measuring,
+        changing / measuring,
     )
 
 

@@ -13,7 +13,6 @@ and S of the dataset's own vector alone.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ import torch
 from dem_build.steps.around import model_omega
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.judges import judges, trained_prompts
+from dem_build.steps.judging import Passes
 from dem_build.steps.measuring import (
     begin,
     known_stderr,
@@ -31,7 +31,7 @@ from dem_build.steps.measuring import (
     validation_judges,
     vectors_of,
 )
-from dem_build.steps.passes import Passes, read_passes
+from dem_build.steps.passes import read_passes
 from dem_build.steps.space import Space
 from dem_build.steps.tuned import Landscape
 from dem_build.tuning import gain_scale
@@ -78,8 +78,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
-    begin(context)
-    started = time.monotonic()
+    kept = begin(context)
     tuning = replace(inputs, groups=tuple(g for g in inputs.groups if TEST not in g.paths))
     tests = _tests(inputs, params["test_samples"])
     judged = _judges(tuning, params["max_samples"])
@@ -88,12 +87,12 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         context.write("rungs", {"format": FORMAT, "rungs": []})
         return {}
     candidates = resident(inputs, vectors_of(tuning.groups), context)
-    passes = Passes(candidates, judged, torch.float32, context)
+    passes = Passes(candidates, judged, torch.float32, kept)
     if "passes" in inputs.paths:
         passes.earlier += read_passes(inputs.paths["passes"], passes.scope)
     climb = _Climb(tuning, params, passes)
     rungs = climb.rungs()
-    tested = Passes(candidates, tests, torch.float32, context, keeps=False)
+    tested = Passes(candidates, tests, torch.float32, kept, "tests")
     document = {
         "format": FORMAT,
         "vectors": climb.vectors,
@@ -101,11 +100,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         **_Judgement(tested, climb.vectors).of(rungs),
     }
     context.write("rungs", document)
-    return recorded(passes, context) | {
+    return recorded(passes) | {
         "test_forward_equivalents": round(tested.cost, 3),
-        "device_seconds": round(sum(p.changing + p.measuring for p in (passes, tested)), 3),
         "tokens": {"seen": passes.tokens + tested.tokens},
-        "ladder_seconds": round(time.monotonic() - started, 3),
     }
 
 

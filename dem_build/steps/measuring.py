@@ -12,6 +12,7 @@ from dem_build.steps.candidates import Candidates
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
 from dem_build.steps.judges import ROWS, judges, trained_prompts
+from dem_build.steps.kept import CHANGING, MEASURING, Kept
 from dem_build.steps.memory import memory_told
 from dem_build.steps.models import device, load_model
 from dem_build.tuning.problem import ratio_stderr
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.steps.api import Context, Group, Inputs, Provenance
     from dem_build.steps.judges import Judge
-    from dem_build.steps.passes import Passes
+    from dem_build.steps.judging import Passes
 
 __all__ = ["begin", "known_stderr", "recorded", "resident", "validation_judges", "vectors_of"]
 
 
-def begin(context: Context) -> None:
-    """Make room: what another action left would take the memory that the candidates need."""
+def begin(context: Context) -> Kept:
+    """Make room, as what another action left would take the memory of the candidates; return what is kept."""
     torch.set_num_threads(context.threads)
     context.resident.clear()
     reset_peak_memory(device())
+    return Kept(context)
 
 
 def vectors_of(groups: Iterable[Group]) -> dict[Digest, Path]:
@@ -90,18 +92,22 @@ def known_stderr(sums: NDArray[np.float64], tokens: NDArray[np.float64]) -> list
     return [float(error) if np.isfinite(error) else None for error in ratio_stderr(sums, tokens)]
 
 
-def recorded(passes: Passes, context: Context) -> Provenance:
-    """Return what is recorded of the passes: their cost, and where they were taken."""
+def recorded(passes: Passes) -> Provenance:
+    """Return what is recorded of the passes: their cost, and where they were taken.
+
+    The seconds are those of the whole action: what it reckons between two passes holds the device, too.
+    """
+    kept, machine = passes.kept, passes.kept.context.machine
     return {
         "forward_equivalents": round(passes.cost, 3),
         "passes": len(passes.taken),
         "earlier_passes": len(passes.earlier),
-        "candidate_seconds": round(passes.changing, 3),
-        "measuring_seconds": round(passes.measuring, 3),
-        "device_seconds": round(passes.changing + passes.measuring, 3),
+        "candidate_seconds": round(kept.seconds(CHANGING), 3),
+        "measuring_seconds": round(kept.seconds(MEASURING), 3),
+        "device_seconds": round(kept.elapsed, 3),
         "peak_memory": peak_memory(device()),
-        "micro_batch": context.machine.micro_batch,
-        "batch_size": context.machine.eval_batch_size,
+        "micro_batch": machine.micro_batch,
+        "batch_size": machine.eval_batch_size,
         "device": device_name(device()),
         "versions": versions(),
         "rows": int(np.sum([judge.used for judge in passes.judges])),

@@ -8,12 +8,12 @@ blocks of rows. Vectors and rows are named by their digests.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import torch
 
 from dem_build.steps.around import direction, model_omega, with_omega
+from dem_build.steps.judging import Passes
 from dem_build.steps.measuring import (
     begin,
     known_stderr,
@@ -22,7 +22,6 @@ from dem_build.steps.measuring import (
     validation_judges,
     vectors_of,
 )
-from dem_build.steps.passes import Passes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -55,8 +54,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
-    begin(context)
-    started = time.monotonic()
+    kept = begin(context)
     judged = _judges(inputs, params["max_samples"])
     if not judged:
         context.warn(
@@ -67,11 +65,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         return {}
     deltas = vectors_of(inputs.groups)
     candidates = resident(inputs, deltas, context)
-    passes = Passes(candidates, judged, torch.float32, context)
+    passes = Passes(candidates, judged, torch.float32, kept)
     omega = model_omega(inputs, list(deltas), passes.layers)
     document = _document(passes, list(deltas), omega, params["omegas"])
     context.write("curves", document)
-    return recorded(passes, context) | {"response_seconds": round(time.monotonic() - started, 3)}
+    return recorded(passes)
 
 
 def _judges(inputs: Inputs, most: int) -> list[Judge]:

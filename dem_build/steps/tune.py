@@ -6,15 +6,15 @@ the digests of the vectors: names and their order in a recipe reach no byte.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import torch
 
 from dem_build.errors import EvaluationError
+from dem_build.steps.judging import Passes
 from dem_build.steps.measuring import begin, recorded, resident, validation_judges
 from dem_build.steps.omega import by_vector, write_omega
-from dem_build.steps.passes import Passes, write_passes
+from dem_build.steps.passes import write_passes
 from dem_build.steps.space import Space
 from dem_build.steps.tuned import Landscape, layerwise
 from dem_build.steps.tuned_trace import Outcome, trace
@@ -45,13 +45,12 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
-    begin(context)
-    started = time.monotonic()
+    kept = begin(context)
     judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
     space = Space(inputs.groups)
     _check_grid(params["search"], space)
     candidates = resident(inputs, space.deltas, context)
-    passes = Passes(candidates, judged, getattr(torch, params["dtype"]), context)
+    passes = Passes(candidates, judged, getattr(torch, params["dtype"]), kept)
     landscape = Landscape(space, passes, params)
     starts = landscape.starts()
     found = search(params["search"], landscape.problem, landscape.samples(passes.earlier, starts))
@@ -62,7 +61,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     context.write("trace", trace(outcome))
     write_omega(context.out / "omega", by_vector(chosen.taken.omega, space.deltas, passes.layers))
     write_passes(context.out / "passes", passes.answers, passes.scope)
-    return recorded(passes, context) | {"search_seconds": round(time.monotonic() - started, 3)}
+    return recorded(passes)
 
 
 def _check_grid(name: str, space: Space) -> None:

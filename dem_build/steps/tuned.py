@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.digest import JSON
-    from dem_build.steps.passes import Pass, Passes
+    from dem_build.steps.judging import Passes
+    from dem_build.steps.passes import Pass
     from dem_build.steps.space import Space
     from dem_build.tuning import Found
 

@@ -20,7 +20,9 @@ from dem_build.errors import InterruptedBuildError
 from dem_build.steps import ladder
 from dem_build.steps.api import Group, Inputs
 from dem_build.steps.candidates import Candidates
+from dem_build.steps.checkpoints import newest_complete
 from dem_build.steps.judges import judged_nll, judges, trained_prompts
+from dem_build.steps.passes import read_passes
 
 NAMES = ("up", "down", "leap")
 PARAMS = {"objective": "gain", "max_samples": 64, "bounds": [0.0, 1.5], "test_samples": 64}
@@ -146,6 +148,22 @@ def test_an_interrupted_ladder_goes_on_and_ends_in_the_same_bytes(climbed, tmp_p
     shutil.copytree(first.work / "checkpoints", second.work / "checkpoints")
     found = climb(tmp_path, context=second)
     assert (found.out / "rungs").read_bytes() == (climbed.out / "rungs").read_bytes()
+
+
+def test_a_ladder_that_was_stopped_on_its_test_rows_keeps_what_these_said(climbed, tmp_path):
+    asked = []
+    climb(tmp_path / "whole", context=make_context(tmp_path / "counted", 1, lambda: bool(asked.append(1))))
+    left = iter([False] * (len(asked) - 2))
+    first = make_context(tmp_path / "first", 1, lambda: next(left, True))
+    with pytest.raises(InterruptedBuildError):
+        climb(tmp_path, context=first)
+    kept = read_passes(newest_complete(first.work / "checkpoints") / "tests.safetensors")
+    assert len(kept) > len(climbed.rungs)
+    second = make_context(tmp_path / "second", 1)
+    shutil.copytree(first.work / "checkpoints", second.work / "checkpoints")
+    found = climb(tmp_path, context=second)
+    assert (found.out / "rungs").read_bytes() == (climbed.out / "rungs").read_bytes()
+    assert found.told["test_forward_equivalents"] == pytest.approx(climbed.told["test_forward_equivalents"])
 
 
 def test_one_test_row_has_no_standard_error_and_its_gain_is_measured_by_what_the_vector_changes(tmp_path):

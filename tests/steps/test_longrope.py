@@ -17,9 +17,10 @@ from dem_build.steps.batches import collate
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.context_length import has_both_sorts
 from dem_build.steps.judges import judges, trained_prompts
+from dem_build.steps.judging import Passes
+from dem_build.steps.kept import Kept
 from dem_build.steps.likelihood import token_nll
 from dem_build.steps.models import load_model
-from dem_build.steps.passes import Passes
 from dem_build.steps.row_losses import row_losses
 
 SHORT = 12
@@ -73,7 +74,7 @@ def test_the_loss_of_a_row_that_judges_a_candidate_is_that_of_it_alone(base, tmp
     judged = judges({"chat": group}, {"chat": "data/rows"}, trained_prompts([]), most=64)
     expected = [sum(alone(model, rows, i) for i in block) for block in judged[0].blocks]
     candidates = Candidates(model, base / "weights", "b" * 64, {})
-    passes = Passes(candidates, judged, torch.float32, context_of(tmp_path, eval_batch_size=32))
+    passes = Passes(candidates, judged, torch.float32, Kept(context_of(tmp_path, eval_batch_size=32)))
     taken = passes.take(np.zeros((0, len(passes.layers))))
     assert taken.nll[0].tolist() == pytest.approx(expected, rel=1e-5)
 

@@ -28,10 +28,12 @@ from dem_build.checkpoint import open_checkpoint
 from dem_build.data.arrays import TokenRows
 from dem_build.digest import of_bytes
 from dem_build.errors import CheckpointError, EvaluationError, InterruptedBuildError
+from dem_build.machine import Machine
 from dem_build.steps.api import Group
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import judged_nll, judges, trained_prompts
+from dem_build.steps.passes import read_passes
 from dem_build.tuning import search
 
 
@@ -307,11 +309,46 @@ def test_an_interrupted_search_keeps_the_seconds_that_it_took(tmp_path):
         run_tune(tmp_path, groups, context)
     checkpoint = newest_complete(context.work / "checkpoints")
     times = json.loads((checkpoint / "times.json").read_text())
-    assert times["changing"] > 0 < times["measuring"]
-    (checkpoint / "times.json").write_text('{"changing": 1000, "measuring": 5000}')
+    assert 0 < times["changing"] < times["measuring"] < times["elapsed"]
+    (checkpoint / "times.json").write_text('{"changing": 1000, "measuring": 5000, "elapsed": 7000}')
     mark_complete(checkpoint)
     resumed = run_tune(tmp_path, groups, replace(context, stopping=lambda: False))
-    assert 6000 < resumed.told["device_seconds"] < 7000
+    assert resumed.told["candidate_seconds"] > 1000
+    assert 5000 < resumed.told["measuring_seconds"] < resumed.told["device_seconds"] - 1000
+    assert 7000 < resumed.told["device_seconds"] < 8000
+
+
+def test_a_stop_in_the_middle_of_a_pass_keeps_what_its_first_dataset_said(both, tmp_path):
+    groups = [dataset("up"), dataset("down")]
+    rows = both.told["rows"] // 2
+    batches = -(-rows // Machine().eval_batch_size)  # of the first judge; the stop is at the second
+    asked = iter([False] * batches)
+    context = make_context(tmp_path, threads=1, stopping=lambda: next(asked, True))
+    with pytest.raises(InterruptedBuildError):
+        run_tune(tmp_path, groups, context)
+    [cut] = read_passes(newest_complete(context.work / "checkpoints") / "passes.safetensors")
+    assert cut.judged.tolist() == [True, False]
+    assert cut.nll[0].any()
+    assert not cut.nll[1].any()
+    resumed = run_tune(tmp_path, groups, replace(context, stopping=lambda: False))
+    assert (resumed.out / "omega").read_bytes() == (both.out / "omega").read_bytes()
+    assert resumed.told["forward_equivalents"] == pytest.approx(both.told["forward_equivalents"])
+
+
+def test_a_stop_before_a_new_pass_leaves_the_checkpoint_as_it_is(tmp_path):
+    groups = [dataset("up"), dataset("down")]
+    asked = iter([False] * 20)
+    context = make_context(tmp_path, threads=1, stopping=lambda: next(asked, True))
+    with pytest.raises(InterruptedBuildError):
+        run_tune(tmp_path, groups, context)
+    checkpoint = newest_complete(context.work / "checkpoints")
+    before = {path.name: path.stat().st_ino for path in checkpoint.iterdir()}
+    times = {path.name: path.stat().st_mtime_ns for path in checkpoint.iterdir()}
+    with pytest.raises(InterruptedBuildError):
+        run_tune(tmp_path, groups, replace(context, stopping=lambda: True))
+    assert newest_complete(context.work / "checkpoints") == checkpoint
+    assert {path.name: path.stat().st_ino for path in checkpoint.iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in checkpoint.iterdir()} == times
 
 
 def test_the_tokens_of_a_search_are_those_of_its_passes(tmp_path):
