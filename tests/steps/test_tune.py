@@ -297,7 +297,7 @@ def test_an_interrupted_search_goes_on_and_takes_no_pass_twice(both, tmp_path):
         run_tune(tmp_path / "cut", groups, context)
     resumed = run_tune(tmp_path / "cut", groups, replace(context, stopping=lambda: False))
     assert (resumed.out / "omega").read_bytes() == (both.out / "omega").read_bytes()
-    assert resumed.told["passes"] == both.told["passes"]
+    assert resumed.told["forward_equivalents"] == pytest.approx(both.told["forward_equivalents"])
     assert resumed.told["measuring_seconds"] > 0
 
 
@@ -371,8 +371,8 @@ def test_an_interrupted_search_that_began_from_an_earlier_one_ends_as_if_it_had_
     assert newest_complete(context.work / "checkpoints")
     resumed = run_tune(tmp_path / "cut", groups, replace(context, stopping=lambda: False))
     assert (resumed.out / "omega").read_bytes() == (straight.out / "omega").read_bytes()
-    for told in ("passes", "earlier_passes", "forward_equivalents"):
-        assert resumed.told[told] == straight.told[told]
+    assert resumed.told["earlier_passes"] == straight.told["earlier_passes"]
+    assert resumed.told["forward_equivalents"] == pytest.approx(straight.told["forward_equivalents"])
 
 
 def test_another_importance_starts_from_the_passes_of_an_earlier_search(both, tmp_path):
