@@ -1,16 +1,56 @@
 """What a search for ω and the report take as known of a difference of losses: the figures both go by, in one place."""
 
-__all__ = ["FEW_ROWS", "LEAST_SHARE", "SURE", "Z95"]
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["FEW_ROWS", "SURE", "Z95", "least_gain", "stderr_of_ratio"]
 
 Z95 = 1.96
 """Standard errors on either side of a value: its 95 % interval, of a normal distribution."""
 
 SURE = 2.0
-"""Standard errors: a loss that rose by more is said to be worse; a vector that alone gains less is taken to gain this
-much, where a gain is divided by it."""
+"""Standard errors: a loss that rose by more is said to be worse; see also `least_gain`."""
 
 LEAST_SHARE = 1e-3
-"""Of the base's loss: a vector that alone gains less is taken to gain this much, where a gain is divided by it."""
 
 FEW_ROWS = 8
 """Fewer have a standard error that is hardly known itself."""
+
+
+def least_gain(base: float, gain: float, stderr: float | None) -> float:
+    """Return what a vector's gain alone counts as at least, where a gain recovered is divided by it, in nats.
+
+    Args:
+        base: The base's loss.
+        gain: By how much the vector alone lowers it.
+        stderr: The standard error of that. None where there are too few rows to tell: the gain itself, whatever its
+            sign, then is what is known of its size.
+
+    Returns:
+        Two standard errors, and a thousandth of the base's loss at least.
+    """
+    unsure = abs(gain) if stderr is None else SURE * stderr
+    return max(unsure, LEAST_SHARE * base)
+
+
+def stderr_of_ratio(sums: Sequence[float], counts: Sequence[int]) -> float | None:
+    """Return the standard error of Σ sums / Σ counts over rows, None where there are too few to tell.
+
+    Rows are what was sampled, not tokens. With n rows, row i of t_i tokens that count and the sum l_i, the ratio is
+    R = Σ l_i / Σ t_i, and linearised
+
+        stderr(R) = sqrt(n / (n - 1) · Σ (l_i - R t_i)²) / Σ t_i
+
+    (W. G. Cochran, Sampling Techniques, 3rd ed. 1977, eq. 2.39, without the finite population correction).
+    """
+    rows, total = len(counts), sum(counts)
+    if rows < 2 or total == 0:
+        return None
+    ratio = math.fsum(sums) / total
+    residuals = [of - ratio * count for of, count in zip(sums, counts, strict=True)]
+    return math.sqrt(rows / (rows - 1) * math.fsum(r * r for r in residuals)) / total

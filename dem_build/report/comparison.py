@@ -30,6 +30,7 @@ __all__ = [
     "Row",
     "Trend",
     "difference",
+    "has_few_rows",
     "lower_is_better",
     "measure_of",
     "model_names",
@@ -110,12 +111,17 @@ def difference(results: Results, task: str, metric: str, model: str, against: st
     new, old = (measure_of(results, one, task, metric) for one in (model, against))
     if new is None or old is None or not math.isfinite(new.value - old.value):
         return None
-    if metric == LOSS and results.table[model][task].get("rows", FEW_ROWS) < FEW_ROWS:
+    if metric == LOSS and has_few_rows(results, model, task):
         return Measure(new.value - old.value)
     stderr = results.rows.stderr(task, model, against) if metric == LOSS else None
     if stderr is None and old.stderr is not None and new.stderr is not None:
         stderr = math.hypot(old.stderr, new.stderr)
     return Measure(new.value - old.value, stderr)
+
+
+def has_few_rows(results: Results, model: str, task: str) -> bool:
+    """Tell whether so few rows were evaluated on that the error of a difference is hardly known itself."""
+    return results.table[model][task].get("rows", FEW_ROWS) < FEW_ROWS
 
 
 def trend_of(delta: Measure, *, lower_is_better: bool) -> Trend:

@@ -1,10 +1,11 @@
 """Gain recovered on test rows: how much of what a dataset's own vector gains a model keeps.
 
-    g = (L_base - L) / max(L_base - L_single, 2 stderr, L_base / 1000)
+    g = (L_base - L) / max(L_base - L_single, least_gain)
 
-0 is the base, 1 what the dataset's own vector reaches alone. Where that gains next to nothing, g says little, and as
-the floor is small it would outweigh all others in a mean, so that no mean has it. It takes the test losses of base,
-model and single vector; errors are those of differences (`comparison.difference`), with the denominator held fixed.
+with `significance.least_gain`. 0 is the base, 1 what the dataset's own vector reaches alone. Where that gains next to
+nothing, g says little, and as the floor is small it would outweigh all others in a mean, so that no mean has it. It
+takes the test losses of base, model and single vector; errors are those of differences (`comparison.difference`), with
+the denominator held fixed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, LOSS, LOSS_TASK, Measure, difference, measure_of
-from dem_build.significance import LEAST_SHARE, SURE
+from dem_build.significance import least_gain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -65,9 +66,9 @@ def _scale(results: Results, name: str) -> Scale | None:
     gain = difference(results, LOSS_TASK + name, LOSS, BASE, name)
     if base is None or gain is None:
         return None
-    floor = max(SURE * (gain.stderr or 0.0), LEAST_SHARE * base.value)
-    gained = max(gain.value, floor)
-    return Scale(gained, gain.value <= floor) if gained > 0 else None
+    least = least_gain(base.value, gain.value, gain.stderr)
+    gained = max(gain.value, least)
+    return Scale(gained, gain.value < least) if gained > 0 else None
 
 
 def gains(results: Results, model: str, against: str = BASE) -> dict[str, Measure]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from dem_build.graph import LADDER
+from dem_build.report.tuning import is_floored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,14 +31,12 @@ class Tested:
         losses: Dataset → mean loss per token.
         stderr: Dataset → its standard error over blocks of rows; None where there are too few to tell.
         gains: Dataset → gain recovered.
-        mean_gain: Mean gain recovered of all datasets.
     """
 
     omega: Mapping[str, float]
     losses: Mapping[str, float]
     stderr: Mapping[str, float | None]
     gains: Mapping[str, float]
-    mean_gain: float
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,17 @@ class Ladder:
     rungs: tuple[Rung, ...]
     rows: Mapping[str, int]
 
+    def is_floored(self, name: str) -> bool:
+        """Tell whether a dataset's own vector alone gains less than its gain recovered is of: it says little there."""
+        base, single = self.base.losses[name], self.singles[name]
+        models = [one for rung in self.rungs for one in (rung.frozen, rung.retuned) if one is not None]
+        return any(is_floored(base, single, one.losses[name], one.gains[name]) for one in models)
+
+    def mean_gain(self, model: Tested) -> float:
+        """Return the mean gain recovered of the datasets where it says something; of all where it does nowhere."""
+        clear = [name for name in self.rows if not self.is_floored(name)]
+        return fmean(model.gains[name] for name in clear or self.rows)
+
 
 def read_ladder(build: Recorded) -> Ladder | None:
     """Return the ladder of a build; None where there is none, or not yet, or nothing judged it.
@@ -100,7 +111,6 @@ def _ladder(build: Recorded, action: Action) -> Ladder | None:
             losses={name: one["losses"][j] for name, j in tests.items()},
             stderr={name: one["stderr"][j] for name, j in tests.items()},
             gains={name: one["gains"][j] for name, j in tests.items()},
-            mean_gain=one["mean_gain"],
         )
 
     return Ladder(

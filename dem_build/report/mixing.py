@@ -189,11 +189,10 @@ class Mixing:
     def headline(self) -> str:
         """What it comes to, in a sentence."""
         dem, best = duration(self.dem.total), duration(self.best.total)
-        mixing = f"the best of {self.tried} mixtures" if self.tried > 1 else "a mixture"
+        cost = f"would cost {best}, projected," if self.supposed else f"cost {best},"
         return (
-            f"DEM cost {dem} on {self.device}; {mixing} {'would cost' if self.supposed else 'cost'} {best}"
-            f"{', projected,' if self.supposed else ','} {times(self.ratio(self.tried))} times as much: "
-            f"{self.verdict(self.tried)}."
+            f"DEM cost {dem} on {self.device}; the best of {self.tried} mixtures {cost} "
+            f"{times(self.ratio(self.tried))} times as much: {self.verdict(self.tried)}."
         )
 
     @property

@@ -1,10 +1,8 @@
 """How sure a difference between two models is that were evaluated on the same rows.
 
 Two models find the same rows hard, so their losses rise and fall together, and the error of the difference is mostly
-far below both errors taken together. With n rows, row i of t_i tokens that count and d_i = l_i - l'_i between the two
-models' summed losses, the difference of the losses is R = Σ d_i / Σ t_i, and as for any ratio (`steps/loss.py`)
-
-    stderr(R) = sqrt(n / (n - 1) · Σ (d_i - R t_i)²) / Σ t_i
+far below both errors taken together. It is that of a ratio (`significance.stderr_of_ratio`), of the differences between
+the two models' summed losses of each row.
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, deserialize
+
+from dem_build.significance import stderr_of_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,13 +53,10 @@ class PairedRows:
 
 
 def _stderr(one: RowLosses, other: RowLosses) -> float | None:
-    count, total = len(one.tokens), sum(one.tokens)
-    if count < 2 or total == 0 or one.tokens != other.tokens:
+    if one.tokens != other.tokens:
         return None
     apart = [mine - theirs for mine, theirs in zip(one.nll, other.nll, strict=True)]
-    mean = math.fsum(apart) / total
-    squares = math.fsum((d - mean * t) ** 2 for d, t in zip(apart, one.tokens, strict=True))
-    return math.sqrt(count / (count - 1) * squares) / total
+    return stderr_of_ratio(apart, one.tokens)
 
 
 def read_rows(data: bytes) -> RowLosses:

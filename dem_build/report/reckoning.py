@@ -170,8 +170,10 @@ class _Against:
         )
 
     def _edit(self, name: str, dem: Way, mixture: Way) -> Edit:
+        """Return what another dataset in place of one takes; vectors from elsewhere stay as they are."""
         data, vector = (self._alone(f"{of}:{name}") for of in ("data", "vector"))
-        return Edit(data + vector, dem.search + dem.making + dem.evaluating, data + mixture.total)
+        composing = self._seconds([MODEL])
+        return Edit(data + vector, dem.search + composing + dem.evaluating, data + mixture.total)
 
     def _trained(self) -> list[str]:
         """Return the mixtures whose training is recorded with its seconds."""
@@ -187,8 +189,9 @@ class _Against:
         return [n for n in self._here() if not self.graph.actions[f"data:{n}"].params]
 
     def _tokens(self) -> float | None:
-        """Return the tokens that the vectors' trainings read; None where one's are not recorded."""
-        tokens = [c.tokens if (c := self.costs.get(name)) else None for name in self.vectors]
+        """Return the tokens that the vectors' trainings read, of each once; None where one's are not recorded."""
+        costs = [self.costs.get(name) for name in self.vectors]
+        tokens = [c.tokens if c else None for c in costs if c is None or c.same_as is None]
         known = [t for t in tokens if t is not None]
         return sum(known) if len(known) == len(tokens) else None
 

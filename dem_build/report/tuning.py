@@ -15,7 +15,17 @@ if TYPE_CHECKING:
     from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
-__all__ = ["SEARCH", "TUNE", "Judged", "Tuned", "Tuning", "layers_of", "read_tuning", "shown_score"]
+__all__ = [
+    "SEARCH",
+    "TUNE",
+    "Judged",
+    "Tuned",
+    "Tuning",
+    "is_floored",
+    "layers_of",
+    "read_tuning",
+    "shown_score",
+]
 
 TUNE = "tune"
 SEARCH = ("trace", "omega")
@@ -60,8 +70,7 @@ class Judged:
         """Whether the own vector alone gains less than its gain recovered is of: that has a floor, and says little."""
         if self.single is None or self.gain is None:
             return False
-        alone = self.base - self.single
-        return alone <= 0 or (self.gain != 0 and (self.base - self.chosen) / self.gain > alone * (1 + SAME))
+        return is_floored(self.base, self.single, self.chosen, self.gain)
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class Tuning:
         cost: Their cost in forward passes over all rows.
         slopes: Judge → vector → derivative of the judge's loss to the vector's ω, where the search ended.
         scores: Score of each candidate, which the search lowers.
-        score: That of the best candidate that keeps the probes' limits; None where the trace does not say.
+        allowed: Of each candidate, whether it keeps the limits of all probes.
         uniform: That of equal ω; None where the search is not compared with them.
         granularity: As in the recipe. Of `layer`, passes, scores and slopes are still those of one ω a vector, on the
             rows that the search of one ω a layer may see.
@@ -93,22 +102,28 @@ class Tuning:
     cost: float
     slopes: Mapping[str, Mapping[str, float]]
     scores: tuple[float, ...] = ()
-    score: float | None = None
+    allowed: tuple[bool, ...] = ()
     uniform: float | None = None
     granularity: str = "model"
     layered: bool = False
 
 
+def is_floored(base: float, single: float, loss: float, gain: float) -> bool:
+    """Tell whether a gain recovered is of more than the own vector gains alone, which then says little.
+
+    Args:
+        base: Loss of the base.
+        single: Loss of the own vector alone.
+        loss: Loss of the model.
+        gain: The model's gain recovered.
+    """
+    alone = base - single
+    return alone <= 0 or (gain != 0 and (base - loss) / gain > alone * (1 + SAME))
+
+
 def layers_of(vectors: Mapping[str, Tuned]) -> list[str]:
     """Return the layers that have ω of their own, in the model's order; none where each vector has one ω."""
-    return sorted(dict.fromkeys(layer for tuned in vectors.values() for layer in tuned.layers), key=_place)
-
-
-def _place(layer: str) -> tuple[int, int]:
-    """Return where a layer stands: embeddings first, then by number, the rest last."""
-    if layer.isdigit():
-        return (1, int(layer))
-    return (0 if layer == "embeddings" else 2, 0)
+    return list(dict.fromkeys(layer for tuned in vectors.values() for layer in tuned.layers))
 
 
 def shown_score(objective: str, score: float) -> float:
@@ -134,9 +149,10 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
     vectors = build.grouped(action, "delta")
     judges = build.grouped(action, "data/validation", "data/rows")
     said = {entry["vector"]: entry for entry in trace["vectors"]}
+    found = {digest: _in_order(one, trace["layers"]) for digest, one in omega["omega"].items()}
     given = {name: action.groups[name].get("omega") for name in vectors}
     tuned = {
-        n: _tuned(said[d], omega["omega"][d], given[n], [given[m] for m in vectors if vectors[m] == d])
+        n: _tuned(said[d], found[d], given[n], [given[m] for m in vectors if vectors[m] == d])
         for n, d in vectors.items()
         if d in said
     }
@@ -162,7 +178,8 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         cost=build.records[action.name].amount("forward_equivalents") or 0.0,
         slopes=_slopes(trace, vectors, judges),
         scores=tuple(_finite(one["score"]) for one in trace["passes"]),
-        score=None if trace.get("score") is None else _finite(trace["score"]),
+        # Searches before `tune` 4 do not say.
+        allowed=tuple(bool(one.get("keeps_limits", True)) for one in trace["passes"]),
         uniform=_finite(trace["uniform"]["score"]) if trace.get("uniform") else None,
         granularity=str(action.params.get("granularity", "model")),
         layered=bool(trace.get("layerwise")),
@@ -173,6 +190,11 @@ def _finite(score: JSON) -> float:
     if not math.isfinite(score):
         raise ValueError(f"a score of {score}")
     return float(score)
+
+
+def _in_order(omega: JSON, layers: Sequence[str]) -> JSON:
+    """Return ω of layers in the model's order; in the file they are in that of their names."""
+    return {layer: omega[layer] for layer in layers} if isinstance(omega, dict) else omega
 
 
 def _tuned(
@@ -194,7 +216,7 @@ def _tuned(
     def part(whole: JSON) -> float:
         return (float(whole) - fixed) / shares
 
-    layers = {str(k): part(v) for k, v in omega.items()} if isinstance(omega, dict) else {}
+    layers = {layer: part(value) for layer, value in omega.items()} if isinstance(omega, dict) else {}
     mean = sum(layers.values()) / len(layers) if layers else part(omega)
     low, high = (part(entry[bound]) if entry["tuned"] else None for bound in ("low", "high"))
     return Tuned(mean, low, high, layers)
@@ -281,6 +303,9 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     ),
     "layers_not_judged": lambda _, __: (
         "there are too few validation rows to judge one ω a layer: one ω a vector was kept"
+    ),
+    "layers_not_converged": lambda _, f: (
+        f"the search of one ω a layer stopped after {f['passes']} candidates, before it settled"
     ),
     "layers_not_better": lambda _, __: (
         "one ω a layer did not win on rows that its search did not see: one ω a vector was kept"

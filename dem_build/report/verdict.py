@@ -5,8 +5,9 @@ Against the base: a dataset's test loss fell or rose where zero lies outside the
 
 Against another model (a baseline, or one vector alone): the mean over all datasets, of the gain recovered where the own
 vector of each gains enough alone (`gains.clear`), else of the test loss. One is better where zero lies outside the 95 %
-interval of the mean difference; else they cannot be told apart. Where another model is better, that is the verdict. A
-model with a test loss on other datasets than the composed one is not compared: a vector may well win on its own.
+interval of the mean difference; else they cannot be told apart. Datasets of so few test rows that errors are unknown
+are in no such mean, unless all are. Where another model is better, that is the verdict. A model with a test loss on
+other datasets than the composed one is not compared: a vector may well win on its own.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from dem_build.report.comparison import (
     LOSS_TASK,
     Measure,
     Trend,
+    has_few_rows,
     model_names,
     rows,
     trend_of,
 )
 from dem_build.report.gains import above, clear, gains, losses_of, mean
 from dem_build.report.quantities import decimals, signed, with_error
+from dem_build.significance import FEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,11 +100,13 @@ class Comparison:
         measure: `mean gain recovered` or `mean test loss`.
         composed: The composed model's mean over all datasets, None where nothing is beside it.
         rivals: The others, the best first.
+        left_out: Datasets that the means are without: they have too few test rows to tell how sure a difference is.
     """
 
     measure: str
     composed: Measure | None
     rivals: tuple[Rival, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
@@ -120,6 +125,7 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
         _against_base(losses),
         _recovered(results),
         *_against_rivals(compared),
+        _without(compared),
         _not_compared(results, compared.rivals),
         _listed("Tasks against the base", tasks),
         _probes(results, changed),
@@ -129,21 +135,24 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
 
 
 def _compare(results: Results) -> Comparison:
-    names = losses_of(results, COMPOSED).keys()
+    judged = losses_of(results, COMPOSED).keys()
     models = [m for m in model_names(results) if m not in (BASE, COMPOSED)]
-    models = [m for m in models if names and losses_of(results, m).keys() == names]
-    gained = names <= set(clear(results))
+    models = [m for m in models if judged and losses_of(results, m).keys() == judged]
+    names = [name for name in judged if not has_few_rows(results, COMPOSED, LOSS_TASK + name)] or [*judged]
+    gained = set(names) <= set(clear(results))
     measure, values = (GAIN, gains) if gained else (MEAN_LOSS, losses_of)
-    found = [_rival(results, m, mean(values(results, m), names), gained=gained) for m in models]
+    found = [_rival(results, m, names, gained=gained) for m in models]
     composed = mean(values(results, COMPOSED), names) if found else None
-    return Comparison(measure, composed, tuple(sorted(found, key=lambda rival: rival.lead.value)))
+    rivals = tuple(sorted(found, key=lambda rival: rival.lead.value))
+    return Comparison(measure, composed, rivals, tuple(name for name in judged if name not in names))
 
 
-def _rival(results: Results, model: str, theirs: Measure, *, gained: bool) -> Rival:
+def _rival(results: Results, model: str, names: Sequence[str], *, gained: bool) -> Rival:
+    theirs = gains(results, model) if gained else losses_of(results, model)
     leads = gains(results, COMPOSED, model) if gained else above(results, model, COMPOSED)
-    lead = mean(leads, leads)
+    lead, single = mean(leads, names), model in results.vectors
     trend = trend_of(lead, lower_is_better=False)
-    return Rival(model, _model(results, model), model in results.vectors, theirs, lead, trend)
+    return Rival(model, _model(results, model), single, mean(theirs, names), lead, trend)
 
 
 def _model(results: Results, model: str) -> str:
@@ -153,9 +162,8 @@ def _model(results: Results, model: str) -> str:
 def _headline(
     results: Results, losses: list[Row], tasks: list[Row], others: Sequence[Rival]
 ) -> tuple[Finding, str]:
-    judged, what = (losses, "dataset") if losses else (tasks, "task")
-    known = [row for row in judged if row.change is not None and row.change.trend is not Trend.UNKNOWN]
-    if not known:
+    judged, what = (losses, "dataset") if _known(losses) or not _known(tasks) else (tasks, "task")
+    if not _known(judged):
         lacking = "the errors are unknown" if judged else "base and composed have no measurement in common"
         return Finding.UNKNOWN, f"Not judged: {lacking}."
     # The best of all may lead within large errors, and one behind it beyond its own.
@@ -170,6 +178,11 @@ def _headline(
     if worse:
         return Finding.HARMED, f"Composing did not help: it harmed {_share(worse, judged, what)}."
     return Finding.UNCHANGED, f"Composing made no clear difference to any {what}."
+
+
+def _known(changed: Iterable[Row]) -> list[Row]:
+    """Return the rows of which it is known how sure their changes are."""
+    return [row for row in changed if row.change is not None and row.change.trend is not Trend.UNKNOWN]
 
 
 def _won(results: Results, winner: Rival) -> str:
@@ -265,6 +278,13 @@ def _against_rivals(compared: Comparison) -> list[str]:
         for trend, verb in words.items()
         if (some := [r for r in said if r.trend is trend])
     ]
+
+
+def _without(compared: Comparison) -> str:
+    """Return which datasets no mean over all datasets has."""
+    if not compared.left_out or not compared.rivals:
+        return ""
+    return f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} test rows."
 
 
 def _not_compared(results: Results, others: Sequence[Rival]) -> str:

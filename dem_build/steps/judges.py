@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -108,7 +109,9 @@ def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> 
     prompts = rows.prompt_numbers
     known = np.isin(prompts, trained)
     fresh = np.flatnonzero(~known)
-    chosen = fresh[np.argsort(prompts[fresh], kind="stable")][:most].tolist()
+    ordered = fresh[np.argsort(prompts[fresh], kind="stable")].tolist()
+    # A row of which nothing counts tells nothing, and would leave a block empty.
+    chosen = list(islice((i for i in ordered if _counted(rows, i)), most))
     blocks = tuple(tuple(chosen[i::BLOCKS]) for i in range(BLOCKS))
     tokens = np.array([sum(_counted(rows, i) for i in block) for block in blocks], np.float64)
     return Judge(group, rows, blocks, int(known.sum()), tokens)

@@ -34,9 +34,8 @@ from dem_build.steps.measuring import (
 from dem_build.steps.passes import read_passes
 from dem_build.steps.space import Space
 from dem_build.steps.tuned import Landscape
-from dem_build.tuning import gain_scale
+from dem_build.tuning import gain_scale, gradient_search
 from dem_build.tuning.problem import mean_losses, ratio_stderr
-from dem_build.tuning.searches import gradient_search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

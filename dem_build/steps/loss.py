@@ -1,12 +1,7 @@
 """Held-out loss: the mean negative log-likelihood per token of one model on one split.
 
-The standard error is that of a ratio of two sums over rows, as rows are what was sampled, not tokens. With n rows,
-row i of t_i tokens that count and summed loss l_i, the loss is R = Σ l_i / Σ t_i, and linearised
-
-    stderr(R) = sqrt(n / (n - 1) · Σ (l_i - R t_i)²) / Σ t_i
-
-(W. G. Cochran, Sampling Techniques, 3rd ed. 1977, eq. 2.39, without the finite population correction). With one
-row there is none, and `loss_stderr` is left out.
+The standard error is that of a ratio of two sums over rows (`significance.stderr_of_ratio`). With one row there is
+none, and `loss_stderr` is left out.
 """
 
 from __future__ import annotations
@@ -20,6 +15,7 @@ from safetensors.numpy import save_file
 
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import EvaluationError
+from dem_build.significance import stderr_of_ratio
 from dem_build.steps.context_length import refuse_longer
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.steps.memory import memory_told
@@ -83,10 +79,8 @@ def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JS
         )
     loss = math.fsum(nll) / total
     metrics: dict[str, JSON] = {"loss": loss, "tokens": total, "rows": len(nll)}
-    if len(nll) > 1:
-        residuals = nll.astype(np.float64) - loss * tokens
-        metrics["loss_stderr"] = math.sqrt(len(nll) / (len(nll) - 1) * math.fsum(residuals**2)) / total
-    return metrics
+    stderr = stderr_of_ratio(nll.tolist(), tokens.tolist())
+    return metrics if stderr is None else metrics | {"loss_stderr": stderr}
 
 
 @torch.inference_mode()

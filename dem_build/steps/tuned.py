@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.steps.judges import BLOCKS
-from dem_build.tuning import Objective, Problem, Sample, gain_scale, search, softmax_start
+from dem_build.tuning import Objective, Problem, Sample, gain_scale, gradient_search, softmax_start
 from dem_build.tuning.problem import mean_losses, ratio_stderr
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def layerwise(landscape: Landscape, found: Found) -> Refined | None:
     problem = landscape.layer_problem(best.omega, 4 * stderr)
     sloped = _distinct([best, *(s for s in found.samples if s.slopes is not None)])
     known = [landscape.in_layers(s) for s in sloped]
-    refined = search("gradient", problem, known)
+    refined = gradient_search(problem, known)
     omega = landscape.expand(refined.best)
     score, before = (
         unseen.objective.score(unseen.losses(landscape.on_unseen(sample))) for sample in (refined.best, best)

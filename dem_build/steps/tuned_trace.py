@@ -114,6 +114,7 @@ def _pass(problem: Problem, sample: Sample) -> dict[str, JSON]:
         "losses": problem.losses(sample).tolist(),
         "score": problem.score(sample),
         "slopes": sample.slopes is not None,
+        "keeps_limits": problem.objective.keeps_limits(problem.losses(sample)),
     }
 
 
@@ -198,5 +199,8 @@ def _of_layers(landscape: Landscape, refined: Refined | None) -> Iterator[dict[s
         return
     if refined is None:
         yield {"what": "layers_not_judged"}
-    elif not refined.accepted:
+        return
+    if not refined.accepted:
         yield {"what": "layers_not_better", "score": refined.score, "global_score": refined.global_score}
+    if refined.found.reason == "passes":
+        yield {"what": "layers_not_converged", "passes": len(refined.found.samples)}

@@ -3,7 +3,7 @@
 from dem_build.tuning.bootstrap import Intervals, intervals, spread
 from dem_build.tuning.objective import Objective, gain_scale
 from dem_build.tuning.problem import Found, Problem, Sample
-from dem_build.tuning.searches import SEARCHES, search, softmax_start
+from dem_build.tuning.searches import SEARCHES, gradient_search, search, softmax_start
 
 __all__ = [
     "SEARCHES",
@@ -13,6 +13,7 @@ __all__ = [
     "Problem",
     "Sample",
     "gain_scale",
+    "gradient_search",
     "intervals",
     "search",
     "softmax_start",

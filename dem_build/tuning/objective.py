@@ -3,11 +3,11 @@
 With base loss B_j and the loss S_j that dataset j's own vector reaches alone (ω = 1), the gain recovered of a model
 with loss L_j is
 
-    g_j = (B_j - L_j) / max(B_j - S_j, 2 stderr_j)
+    g_j = (B_j - L_j) / max(B_j - S_j, least_gain_j)
 
 so that 0 is the base and 1 what the single vector reaches. A single vector that changes next to nothing, or is judged
-on so few rows that they have no standard error, must not make its own dataset count for everything: see `gain_scale`.
-Scores are written so that less is better.
+on so few rows that they have no standard error, must not make its own dataset count for everything: see
+`significance.least_gain`. Scores are written so that less is better.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.significance import LEAST_SHARE, SURE
+from dem_build.significance import least_gain
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -94,9 +94,9 @@ def gain_scale(base: Vector, single: Vector, stderr: Vector) -> Vector:
     Args:
         base: Losses of the base.
         single: Loss of each dataset's own vector alone, at ω = 1; the base's loss where there is none.
-        stderr: Standard error of `base - single`, paired by rows; infinite where there are too few rows to tell. The
-            difference itself, whatever its sign, then is what is known of its size.
+        stderr: Standard error of `base - single`, paired by rows; infinite where there are too few rows to tell.
     """
-    unsure = np.where(np.isfinite(stderr), SURE * stderr, np.abs(base - single))
-    least = np.maximum(LEAST_SHARE * base, np.finfo(np.float32).tiny)
-    return np.maximum(np.maximum(base - single, unsure), least)
+    known = [error if np.isfinite(error) else None for error in stderr.tolist()]
+    gains = (base - single).tolist()
+    least = [least_gain(*one) for one in zip(base.tolist(), gains, known, strict=True)]
+    return np.asarray(np.maximum(np.maximum(gains, least), np.finfo(np.float32).tiny))

@@ -74,9 +74,11 @@ class Surrogate:
         """Return the surrogate of the most likely ℓ."""
         targets = observations(problem, samples)
         root = np.sqrt(problem.size)
-        designs = [Design.of(samples, scale * root) for scale in LENGTHS]
-        fitted = [cls(design, targets, _factored(design)) for design in designs]
-        return max(fitted, key=Surrogate.log_likelihood)
+        designs = (Design.of(samples, scale * root) for scale in LENGTHS)
+        # One at a time: with an ω for each layer a factor is large.
+        return max(
+            (cls(design, targets, _factored(design)) for design in designs), key=Surrogate.log_likelihood
+        )
 
     def refit(self, targets: Vector) -> Surrogate:
         """Return the surrogate of other observations at the same points."""

@@ -108,7 +108,8 @@ def make_tuning(names, told=("ω of math ended on the upper bound, 1.5",), **cha
         "scores": tuple(-0.1 * i for i in range(4)),
         "uniform": -0.2,
     }
-    return Tuning(**(said | changed))
+    said |= changed
+    return Tuning(**{"allowed": (True,) * len(said["scores"])} | said)
 
 
 def make_analysis(names):
@@ -129,13 +130,17 @@ def make_response(names):
     )
 
 
-def make_ladder(names):
-    tested = [
-        OnTest({n: 0.5}, dict.fromkeys(names, 2.0), dict.fromkeys(names, 0.1), dict.fromkeys(names, g), g)
-        for n, g in zip(names, [0.4 + i / 100 for i in range(len(names))], strict=True)
-    ]
-    rungs = tuple(Rung((n,), one, one) for n, one in zip(names, tested, strict=True))
-    return Ladder(tested[0], dict.fromkeys(names, 1.5), rungs, dict.fromkeys(names, 9))
+def make_ladder(names, weak=()):
+    """A ladder of gains from 0.4; the own vector of a weak one gains a tenth of what its gain is divided by."""
+
+    def tested(gain):
+        losses = dict.fromkeys(names, 3.0 - 1.5 * gain)
+        return OnTest({}, losses, dict.fromkeys(names, 0.1), {n: gain + (n in weak) for n in names})
+
+    models = [tested(0.4 + i / 100) for i in range(len(names))]
+    rungs = tuple(Rung((n,), one, one) for n, one in zip(names, models, strict=True))
+    singles = {n: 2.85 if n in weak else 1.5 for n in names}
+    return Ladder(tested(0.0), singles, rungs, dict.fromkeys(names, 9))
 
 
 def with_singles(names):
@@ -351,20 +356,22 @@ def test_who_hurts_whom_is_told_of_the_model_itself():
 
 
 def test_a_candidate_that_broke_a_limit_is_not_the_best_of_a_search():
-    found = make_tuning(("math",), scores=(-0.1, -0.9, -0.5, -0.4), score=-0.5)
+    found = make_tuning(
+        ("math",), scores=(-0.1, -0.9, -0.3, -0.6, -0.5), allowed=(True, False, True, False, True)
+    )
     assert "mean gain recovered best 0.500" in Page(render(make(tuning=found))).text
 
 
 def test_one_candidate_that_is_far_worse_does_not_flatten_the_trace_of_all_others():
     scores = (-0.5, 30.0, -0.6, -0.65, -0.7)
-    text = Page(render(make(tuning=make_tuning(("math",), scores=scores, uniform=-0.5, score=-0.7)))).text
+    text = Page(render(make(tuning=make_tuning(("math",), scores=scores, uniform=-0.5)))).text
     assert "0.700 0.300 or less" in text
-    settled = make_tuning(("math",), scores=(0.0, -0.6, -0.7, -0.7, -0.7), uniform=0.0, score=-0.7)
+    settled = make_tuning(("math",), scores=(0.0, -0.6, -0.7, -0.7, -0.7), uniform=0.0)
     assert "0.700 0.000" in Page(render(make(tuning=settled))).text
-    alike = make_tuning(("math",), scores=(-0.7, 0.0, -0.7001, -0.7001, -0.7001), uniform=None, score=-0.7001)
+    alike = make_tuning(("math",), scores=(-0.7, 0.0, -0.7001, -0.7001, -0.7001), uniform=None)
     assert "0.700 0.665 or less" in Page(render(make(tuning=alike))).text
     losses = [-score for score in (-3.0, -50.0, -2.5, -2.4, -2.3)]
-    found = make_tuning(("math",), scores=losses, objective="mean", uniform=2.5, score=2.3)
+    found = make_tuning(("math",), scores=losses, objective="mean", uniform=2.5)
     assert "3.100 or more 2.300" in Page(render(make(tuning=found))).text
 
 
@@ -418,10 +425,11 @@ def test_a_mean_gain_is_without_datasets_whose_own_vector_gains_next_to_nothing(
     table = with_singles(names)
     table["chat"]["loss:chat"] = {"loss": 2.9999, "loss_stderr": 1e-7}
     table["base"]["loss:chat"]["loss_stderr"] = 1e-7
-    text = Page(render(make(names, table=table, ladder=make_ladder(names)))).text
+    text = Page(render(make(names, table=table, ladder=make_ladder(names, weak=["chat"])))).text
     assert "composed 0.667 ±" in text, "math's alone"
     assert "Alone, the vector of chat gains less than two standard errors or a thousandth of" in text
-    assert "The mean has chat too, whose own vector gains next to nothing alone." in text
+    assert "Own vectors that gain next to nothing alone: chat; the mean is without them." in text
+    assert "+ chat 0.410 1.410 0.410" in text
     assert "gains next to nothing" not in Page(render(make(names, ladder=make_ladder(names)))).text
 
 

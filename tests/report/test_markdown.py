@@ -56,7 +56,7 @@ def test_the_card_says_which_vectors_at_which_weights_from_which_data():
 
 def test_a_mean_of_layers_is_not_said_to_be_the_omega_of_the_model():
     _, records, results = make_card()
-    layers = {"10": 0.1, "final": 0.3, "2": 1.2397, "embeddings": 0.4}
+    layers = {"embeddings": 0.4, "2": 1.2397, "10": 0.1, "final": 0.3}
     tuned = {"math": Tuned(0.5, 0.4, 0.6, layers)}
     tuning = Tuning("gradient", "gain", tuned, {}, (), 9, 20.0, {}, granularity="layer")
     layered = replace(results, tuning=tuning)
@@ -66,7 +66,7 @@ def test_a_mean_of_layers_is_not_said_to_be_the_omega_of_the_model():
     graph = make_graph()
     text = card(recipe, graph, records, layered, {"dem": "0.1"})
     assert "| ω, mean of its layers |" in text
-    assert [cells(text, name)[1] for name in layers] == ["0.1", "0.3", "1.2397", "0.4"]
+    assert [cells(text, name)[1] for name in layers] == ["0.4", "1.2397", "0.1", "0.3"]
     assert text.index("| embeddings |") < text.index("| 2 |") < text.index("| 10 |") < text.index("| final |")
     assert "ω: math 0.5, each the mean of its layers" in summary("tiny", outcome_of(graph, records), layered)
     assert "mean of its layers" not in card(recipe, graph, records, results, {"dem": "0.1"})

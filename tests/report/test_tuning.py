@@ -11,7 +11,7 @@ from dem_build.errors import StoreError
 from dem_build.graph import TUNE, Action, Edge, Graph, Taken
 from dem_build.report.baselines import read_baselines
 from dem_build.report.recorded import Recorded
-from dem_build.report.tuning import Judged, Tuning, read_tuning
+from dem_build.report.tuning import Judged, Tuning, layers_of, read_tuning
 from dem_build.store import Output, Record
 
 ROWS, ONE, OTHER = "a" * 64, "b" * 64, "c" * 64
@@ -40,7 +40,7 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
     graph = Graph({TUNE: Action(TUNE, "tune", {}, tuple(takes), groups={"slow": {}, "fast": {}})})
     documents = {
         "trace": {
-            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": [],
+            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": [], "layers": [],
             "judges": [judge(ONE, 1.5), judge(OTHER, 1.0)],
             "vectors": [{"vector": v, "tuned": True, "omega": 0.5, "low": 0.4, "high": 0.6} for v in (ONE, OTHER)],
         },
@@ -68,7 +68,7 @@ def search_of(trace: dict, **provenance: object) -> Tuning:
     """Return what is read of a search of no vector, whose trace has these fields."""
     whole = {
         "search": "grid", "objective": "gain", "passes": [], "slopes": None, "findings": [], "judges": [],
-        "vectors": [],
+        "vectors": [], "layers": [],
     }  # fmt: skip
     read = {"trace": whole | trace, "omega": {"omega": {}}}
     records = {TUNE: replace(record("tune", trace="trace", omega="omega"), provenance=provenance)}
@@ -94,6 +94,7 @@ def omegas(groups: dict[str, dict], omega: object) -> dict:
         "trace": {
             "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": [], "judges": [],
             "vectors": [{"vector": ONE, "tuned": True, "low": 0.3, "high": 0.7}],
+            "layers": ["embeddings", "2", "10", "final"],
         },
         "omega": {"omega": {ONE: omega}},
     }  # fmt: skip
@@ -114,10 +115,17 @@ def test_of_one_vector_a_given_omega_is_what_is_given_and_the_rest_is_shared():
 
 def test_the_scale_of_a_mixture_that_came_out_as_a_datasets_own_vector_is_all_of_its_omega():
     found = omegas(
-        {"mixed": {"omega": None}, "math": {"omega": 0.0, "reference": True}}, {"0": 0.5, "1": 1.0}
+        {"mixed": {"omega": None}, "math": {"omega": 0.0, "reference": True}},
+        {"10": 0.5, "2": 1.0, "embeddings": 1.0, "final": 0.5},
     )
-    assert (found["mixed"].omega, found["mixed"].layers) == (0.75, {"0": 0.5, "1": 1.0})
+    assert found["mixed"].omega == 0.75
     assert found["math"].omega == 0
+
+
+def test_layers_stand_in_the_order_of_the_model():
+    found = omegas({"math": {"omega": None}}, {"10": 0.5, "2": 1.0, "embeddings": 0.1, "final": 0.4})
+    assert layers_of(found) == ["embeddings", "2", "10", "final"]
+    assert list(found["math"].layers.values()) == [0.1, 1.0, 0.5, 0.4]
 
 
 def test_datasets_of_the_same_rows_keep_the_share_of_a_mixture_that_each_asked_for():
@@ -146,7 +154,7 @@ def test_a_lead_over_equal_omega_is_that_of_one_omega_a_vector(omega, said):
     trace = {
         "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "judges": [],
         "findings": [{"what": "like_uniform", "lead": [-0.1, 0.1]}],
-        "vectors": [{"vector": ONE, "tuned": True, "low": 0.3, "high": 0.7}],
+        "vectors": [{"vector": ONE, "tuned": True, "low": 0.3, "high": 0.7}], "layers": ["0", "1"],
     }  # fmt: skip
     read = {"trace": trace, "omega": {"omega": {ONE: omega}}}
     records = {

@@ -77,8 +77,6 @@ def _bars(mixing: Mixing) -> Strips:
         "one mixture": (mixing.mixture.total, one, mixing.projected),
         f"best of {mixing.tried} mixtures": (mixing.best.total, best, mixing.supposed),
     }
-    if mixing.tried == 1:
-        ways.popitem()
     rows = [
         Strip(name, spans=[Span(BAR[supposed], 0.0, axis.at(s))], value=duration(s), more=more)
         for name, (s, more, supposed) in ways.items()

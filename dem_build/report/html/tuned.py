@@ -196,9 +196,10 @@ def _worst_shown(tuning: Tuning) -> float:
 
 
 def _best_so_far(tuning: Tuning) -> list[float]:
-    """Return the best score up to each candidate: one beyond what was chosen of all broke a limit of a probe."""
-    allowed = -math.inf if tuning.score is None else tuning.score
-    kept = [score if score >= allowed else math.inf for score in tuning.scores]
+    """Return the best score up to each candidate, of those that keep the limits of all probes."""
+    kept = [
+        score if allowed else math.inf for score, allowed in zip(tuning.scores, tuning.allowed, strict=True)
+    ]
     return list(accumulate(kept, min))
 
 
