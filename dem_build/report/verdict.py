@@ -139,12 +139,15 @@ def _compare(results: Results) -> Comparison:
     models = [m for m in model_names(results) if m not in (BASE, COMPOSED)]
     models = [m for m in models if judged and losses_of(results, m).keys() == judged]
     names = [name for name in judged if not has_few_rows(results, COMPOSED, LOSS_TASK + name)] or [*judged]
+    left_out = tuple(name for name in judged if name not in names)
+    if left_out:  # where it is judged on its own dataset alone, a vector has won before
+        models = [m for m in models if names != [m]]
     gained = set(names) <= set(clear(results))
     measure, values = (GAIN, gains) if gained else (MEAN_LOSS, losses_of)
     found = [_rival(results, m, names, gained=gained) for m in models]
     composed = mean(values(results, COMPOSED), names) if found else None
     rivals = tuple(sorted(found, key=lambda rival: rival.lead.value))
-    return Comparison(measure, composed, rivals, tuple(name for name in judged if name not in names))
+    return Comparison(measure, composed, rivals, left_out)
 
 
 def _rival(results: Results, model: str, names: Sequence[str], *, gained: bool) -> Rival:
@@ -290,10 +293,9 @@ def _without(compared: Comparison) -> str:
 def _not_compared(results: Results, others: Sequence[Rival]) -> str:
     """Return which models have a test loss on a dataset of the composed model, but not on just the same ones."""
     compared = {BASE, COMPOSED, *(rival.model for rival in others)}
-    ours = losses_of(results, COMPOSED)
-    part = [
-        m for m in model_names(results) if m not in compared and losses_of(results, m).keys() & ours.keys()
-    ]
+    ours = losses_of(results, COMPOSED).keys()
+    left = {m: losses_of(results, m).keys() for m in model_names(results) if m not in compared}
+    part = [m for m, theirs in left.items() if theirs & ours and theirs != ours]
     if not part:
         return ""
     return f"Not compared, without a test loss on the same datasets: {_named([_model(results, m) for m in part])}."

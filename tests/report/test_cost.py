@@ -230,6 +230,20 @@ def test_one_dataset_costs_its_vector_and_all_that_follows_and_mixing_a_whole_mi
     assert edit.ratio == pytest.approx(331 / 77)
 
 
+def test_a_dataset_more_does_not_take_vectors_from_elsewhere_in_again():
+    graph = compared()
+    actions = dict(graph.actions) | {"vector:code": Action("vector:code", "extract", {})}
+    mixing = reckoned(dataclasses.replace(graph, actions=actions), vector_code={"seconds": 500.0}).mixing
+    assert mixing.dem.making == 505
+    assert mixing.edits["upper"].rest == 20 + 5 + 10
+
+
+def test_a_training_that_two_datasets_share_read_its_tokens_once():
+    mixing = reckoned(compared(mixtures=()), vector_upper={"same_as": "vector:add"}).mixing
+    assert (mixing.dem.training, mixing.dem.tokens) == (200, 2000)
+    assert mixing.mixture.training == 200
+
+
 def test_composing_on_another_device_is_said_and_not_added():
     reckoning = reckoned(model={"device": CPU}, model_mix={"device": CPU}, data_mix={"device": CPU})
     assert reckoning.mixing.dem.making == reckoning.mixing.mixture.making == 0

@@ -101,6 +101,33 @@ def test_a_baseline_that_is_better_beyond_the_errors_won_though_one_leads_it_wit
     assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Steady won.")
 
 
+def few(found, name, rows=5):
+    """The same results, with so few test rows of one dataset."""
+    table = {m: {t: dict(metrics) for t, metrics in tasks.items()} for m, tasks in found.table.items()}
+    for tasks in table.values():
+        tasks[f"loss:{name}"]["rows"] = rows
+    return replace(found, table=table)
+
+
+def test_a_dataset_of_few_test_rows_does_not_hide_who_won_on_the_others():
+    verdict = judge(few(results(base=BASE, composed=(2.5, 3.0), mixing=(2.0, 3.5), **ALONE), "chat"))
+    assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Mixing won.")
+    said = " ".join(verdict.sentences)
+    assert "Better than composing (mean gain recovered, composed 0.500 ±0.014): mixing 1.000" in said
+    assert "These means are without chat: fewer than 8 test rows." in said
+
+
+def test_where_all_datasets_have_few_test_rows_nothing_is_known_of_others():
+    found = few(few(results(base=BASE, composed=(2.5, 3.0), mixing=(2.0, 2.2)), "chat"), "math")
+    verdict = judge(found)
+    assert (verdict.finding, verdict.headline) == (Finding.UNKNOWN, "Not judged: the errors are unknown.")
+    assert any(s.startswith("Beside composing, with an unknown error") for s in verdict.sentences)
+    tasks = {"base": 0.3, "composed": 0.5}
+    for model, accuracy in tasks.items():
+        found.table[model]["arc"] = {"acc": accuracy, "acc_stderr": 0.01}
+    assert judge(found).headline == "Composing helped the one task."
+
+
 def test_a_small_difference_on_the_same_rows_is_clear_though_the_losses_have_large_errors():
     hard = np.linspace(1.0, 9.0, 40)
     apart = np.tile([0.05, 0.15], 20)

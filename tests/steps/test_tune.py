@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from tune_samples import (
 from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.checkpoint import open_checkpoint
-from dem_build.data.arrays import TokenRows
+from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.digest import of_bytes
 from dem_build.errors import CheckpointError, EvaluationError, InterruptedBuildError
 from dem_build.machine import Machine
@@ -33,8 +34,9 @@ from dem_build.steps.api import Group
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.checkpoints import mark_complete, newest_complete
 from dem_build.steps.judges import judged_nll, judges, trained_prompts
+from dem_build.steps.likelihood import IGNORED
 from dem_build.steps.passes import read_passes
-from dem_build.tuning import search
+from dem_build.tuning import gradient_search
 
 
 def candidates(*names: str) -> Candidates:
@@ -210,15 +212,37 @@ def test_layers_are_judged_against_the_base_on_the_same_rows_and_reported_as_cho
 def test_layers_are_held_back_by_noise_also_where_the_search_ends_in_equal_omega(tmp_path, monkeypatch):
     problems = []
 
-    def watched(name, problem, known):
+    def watched(problem, known):
         problems.append(problem)
-        return search(name, problem, known)
+        return gradient_search(problem, known)
 
-    monkeypatch.setattr("dem_build.steps.tuned.search", watched)
+    monkeypatch.setattr("dem_build.steps.tuned.gradient_search", watched)
     tuned = run_tune(tmp_path, [dataset("up")], granularity="layer", bounds=[0.0, 1.0])
     assert tuned.trace["uniform"]["omega"] == [tuned.trace["vectors"][0]["omega"]] == [1]
     [layers] = problems
     assert layers.penalty(layers.center - 0.5) > 0
+
+
+def test_a_search_of_layers_that_stops_before_it_settles_is_told_of(layered, tmp_path, monkeypatch):
+    assert layered.trace["layerwise"]["reason"] != "passes"
+    assert "layers_not_converged" not in words(layered)
+    monkeypatch.setattr("dem_build.steps.tuned.gradient_search", partial(gradient_search, most=1))
+    cut = run_tune(tmp_path, [dataset("up"), dataset("down")], granularity="layer")
+    [told] = [f for f in cut.trace["findings"] if f["what"] == "layers_not_converged"]
+    assert told["passes"] == cut.trace["layerwise"]["passes"]
+
+
+def test_a_row_of_which_nothing_counts_leaves_no_block_empty_among_others(tmp_path):
+    with RowsWriter((tmp_path / "rows").with_suffix(".spool")) as writer:
+        for i in range(5):
+            ids = np.arange(4, 12, dtype=np.int32)
+            labels = np.full_like(ids, IGNORED) if i == 2 else ids
+            writer.append(ids, labels, bytes([i]) * 32)
+        writer.save(tmp_path / "rows")
+    group = Group("up", {}, {"data/validation": tmp_path / "rows"}, {"data/validation": DIGEST})
+    [judge] = judges({"up": group}, {"up": "data/validation"}, trained_prompts([]), 64)
+    assert judge.used == 4
+    assert judge.tokens.tolist() == [7, 7, 7, 7, *[0] * 12]
 
 
 def test_a_dataset_with_one_row_tunes_and_it_is_said(tmp_path):
