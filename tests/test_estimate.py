@@ -1,4 +1,4 @@
-"""What `dem plan` says a training will take."""
+"""What `dem plan` says actions will take."""
 
 from __future__ import annotations
 
@@ -30,9 +30,12 @@ from dem_build.estimate import (
     training_memory,
     unfit,
 )
-from dem_build.graph import Edge, Taken
+from dem_build.estimate.training import BLOCKS, PROCESS, search_memory
+from dem_build.graph import Action, Edge, Taken
+from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
+from dem_build.steps import judges
 from dem_build.store import Output
 
 if TYPE_CHECKING:
@@ -163,11 +166,16 @@ class Reading:
         return self.made.read_bytes(output)
 
 
-def test_a_plan_with_no_training_due_reads_nothing():
+def test_a_plan_with_nothing_due_reads_nothing():
     made = known(make_graph())
     store = Reading(made)
-    assert estimates(made.plan(make_graph(omega=0.7)), store, Machine()) == []
+    assert estimates(made.plan(make_graph()), store, Machine()) == []
     assert store.asked == 0
+
+
+def estimated(made, graph, machine=None):
+    """Return name → estimate of a graph's plan."""
+    return {e.name: e for e in estimates(made.plan(graph), Reading(made), machine or Machine())}
 
 
 @pytest.mark.parametrize(
@@ -175,14 +183,16 @@ def test_a_plan_with_no_training_due_reads_nothing():
 )
 def test_the_time_is_that_of_an_earlier_training_of_the_same_base_on_this_host(vector, seconds):
     made = known(make_graph(), **vector)
-    [estimate] = estimates(made.plan(make_graph(rate=1e-4)), Reading(made), Machine())
-    assert (estimate.name, estimate.tokens, estimate.seconds) == ("vector:math", 5000, seconds)
+    estimate = estimated(made, make_graph(rate=1e-4))["vector:math"]
+    assert (estimate.kind, estimate.tokens, estimate.seconds) == ("finetune", 5000, seconds)
     assert estimate.memory > estimate.disk > 0
 
 
 def test_nothing_is_known_before_base_and_data_are_there():
-    [estimate] = estimates(Made().plan(make_graph()), Reading(Made()), Machine())
-    assert estimate == Estimate("vector:math")
+    found = estimated(Made(), make_graph())
+    assert list(found) == list(make_graph().actions)
+    assert found["vector:math"] == Estimate("vector:math")
+    assert found["model"] == Estimate("model", "compose")
 
 
 def test_a_training_that_is_asked_for_again_is_estimated_though_its_like_is_recorded():
@@ -199,11 +209,10 @@ def test_two_names_of_the_same_training_are_estimated_once():
     again = [replace(one.actions[f"{kind}:math"], name=f"{kind}:sums") for kind in ("data", "vector")]
     again[1] = replace(again[1], takes=(again[1].takes[0], Taken("data/train", Edge("data:sums", "train"))))
     both = replace(one, actions=one.actions | {a.name: a for a in again})
-    assert [e.name for e in estimates(Made().plan(both), Reading(Made()), Machine())] == ["vector:math"]
+    assert [name for name in estimated(Made(), both) if name.endswith(":sums")] == []
     other = replace(again[1], params=again[1].params | {"seed": 7})
     both = replace(one, actions=both.actions | {other.name: other})
-    found = estimates(Made().plan(both), Reading(Made()), Machine())
-    assert [e.name for e in found] == ["vector:math", "vector:sums"]
+    assert [name for name in estimated(Made(), both) if "vector" in name] == ["vector:math", "vector:sums"]
 
 
 FIELDS = ("splits", "planned_tokens", "parameters", "host", "device_seconds", "tokens", "finished")
@@ -239,8 +248,130 @@ def test_inputs_that_are_written_otherwise_are_of_no_training_of_this_base():
     [trained] = [key for key, record in made.records.items() if record.kind == "finetune"]
     for inputs in (None, [3], {"of": "base/weights"}):
         made.records["f" * 64] = replace(made.records[trained], preimage={"inputs": inputs})
-        [estimate] = estimates(made.plan(make_graph(rate=1e-4)), Reading(made), Machine())
-        assert estimate.seconds == 100.0
+        assert estimated(made, make_graph(rate=1e-4))["vector:math"].seconds == 100.0
+
+
+HERE = {"host": os.uname().nodename, "device": "cpu (x86_64)", "finished": "2026"}
+LOSS = HERE | {"device_seconds": 20.0, "tokens": {"seen": 1000}}
+TEST = {"splits": ROWS["splits"] | {"test": {"rows": 10, "tokens": 1500}, "validation": {"rows": 20}}}
+
+
+def evaluated(**said):
+    """A store where all of a graph of two models is recorded; by name what is said of an action."""
+    store = Store(provenance={"base": {"parameters": 1000}, "data:math": TEST, **said})
+    store.build(make_graph())
+    return store
+
+
+def test_a_new_models_losses_take_as_long_by_token_as_those_of_the_same_base():
+    """Of the base itself, or of any model that was composed of it."""
+    for model in ("base", "composed"):
+        made = evaluated(**{f"loss:{model}:math": LOSS})
+        found = estimated(made, make_graph(omega=0.7))
+        assert list(found) == ["model", "loss:composed:math", "eval:composed:arc_easy"]
+        loss = found["loss:composed:math"]
+        assert (loss.kind, loss.tokens, loss.seconds) == ("evaluate", 1500, 30.0)
+        assert found["eval:composed:arc_easy"].seconds is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"host": "elsewhere"}, {"device": "NVIDIA H100"}, {"device_seconds": None}, {"tokens": {}}],
+)
+def test_a_loss_elsewhere_or_one_that_says_nothing_tells_no_time(other, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    made = evaluated(**{"loss:base:math": LOSS | other})
+    assert estimated(made, make_graph(omega=0.7))["loss:composed:math"].seconds is None
+
+
+def test_a_loss_of_another_base_or_dtype_tells_no_time():
+    made = evaluated(**{"loss:base:math": LOSS, "loss:composed:math": LOSS})
+    graph = make_graph(omega=0.7)
+    strange = replace(graph.actions["loss:composed:math"], params={"dtype": "float32"})
+    found = estimated(made, replace(graph, actions=graph.actions | {strange.name: strange}))
+    assert found["loss:composed:math"].seconds is None
+    base = replace(graph.actions["base"], salt="another")
+    found = estimated(made, replace(graph, actions=graph.actions | {"base": base}))
+    assert found["loss:composed:math"].seconds is None
+
+
+def test_of_earlier_runs_the_one_with_most_alike_work_tells_the_time():
+    """A run of three tokens is all loading of the model."""
+    small = LOSS | {"device_seconds": 10.0, "tokens": {"seen": 3}, "finished": "2027"}
+    made = evaluated(**{"loss:base:math": LOSS, "loss:composed:math": small})
+    assert estimated(made, make_graph(omega=0.7))["loss:composed:math"].seconds == 30.0
+
+
+def test_a_composition_takes_its_parameters_of_disk_and_the_time_of_reading_base_and_vectors():
+    made = evaluated(model=HERE | {"seconds": 8.0, "device_seconds": 1.0})
+    two = make_graph(names=("math", "more"))
+    model = estimated(made, two)["model"]
+    assert (model.kind, model.disk, model.seconds) == ("compose", 2000, 12.0)
+
+
+def test_a_task_takes_as_long_for_another_model():
+    made = evaluated(**{"eval:base:arc_easy": HERE | {"device_seconds": 7.0}})
+    assert estimated(made, make_graph(omega=0.7))["eval:composed:arc_easy"].seconds == 7.0
+
+
+def with_search(graph, seed=1, bounds=(0.0, 1.5)):
+    """The graph with a search of its vector's ω."""
+    vector = Taken("delta", Edge("vector:math", "delta"), group="math")
+    rows = Taken("data/validation", Edge("data:math", "validation"), group="math")
+    weights = Taken("base/weights", Edge("base", "weights"))
+    params = {
+        "search": "gradient", "objective": "gain", "granularity": "model", "max_samples": 16,
+        "bounds": list(bounds), "dtype": "bfloat16",
+    }  # fmt: skip
+    tune = Action("tune", "tune", params, (weights, vector, rows), salt=str(seed), groups={"math": {}})
+    return replace(graph, actions=graph.actions | {"tune": tune})
+
+
+def test_a_search_takes_from_the_time_of_the_quickest_to_that_of_the_slowest():
+    made = evaluated(tune=HERE | {"device_seconds": 60.0, "rows": 8})
+    made.build(with_search(make_graph()))
+    made.provenance["tune"] = HERE | {"device_seconds": 10.0, "rows": 16}
+    made.build(with_search(make_graph(), seed=2))
+    tune = estimated(made, with_search(make_graph(), bounds=(0.0, 1.0)))["tune"]
+    assert (tune.least_seconds, tune.seconds) == (10.0, 120.0)
+
+
+def test_a_search_holds_a_model_its_gradients_and_what_candidates_are_made_of():
+    made = evaluated(base={"parameters": 10**9})
+    for record in made.records.values():
+        if record.kind in ("import", "finetune"):
+            record.outputs.update(
+                {n: replace(o, size=2 * 10**9) for n, o in record.outputs.items() if n != "config"}
+            )
+    tune = estimated(made, with_search(make_graph()))["tune"]
+    assert tune.seconds is None
+    assert tune.disk is None
+    shape = replace(Shape.of(LLAMA), parameters=10**9)
+    beside = 2 * 10**9 * 2 + PROCESS  # base and vector
+    assert tune.memory == search_memory(shape, Machine(), 64, 16, slopes=True) + beside
+    assert search_memory(shape, Machine(), 0, 16, slopes=True) == 8 * 10**9
+    assert search_memory(shape, Machine(), 0, 16, slopes=False) == 4 * 10**9
+    assert BLOCKS == judges.BLOCKS
+
+
+@pytest.mark.parametrize(
+    ("dtype", "config", "size"),
+    [
+        ("float32", {}, 4),
+        (None, {"dtype": "float16"}, 2),
+        (None, {"torch_dtype": "float32"}, 4),
+        (None, {}, None),
+    ],
+)
+def test_an_import_takes_its_parameters_of_disk(tmp_path, dtype, config, size):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA | config))
+    source = SourceFile("config.json", of_bytes(path.read_bytes()), path)
+    base = Action("base", "import", {"source": "directory", "dtype": dtype}, sources=(source,))
+    graph = make_graph()
+    found = estimated(Made(), replace(graph, actions=graph.actions | {"base": base}))
+    assert found["base"].disk == (None if size is None else size * Shape.of(LLAMA).parameters)
+    assert found["model"].disk == 2 * Shape.of(LLAMA).parameters
 
 
 def shown(*estimated):
@@ -250,20 +381,31 @@ def shown(*estimated):
 
 
 def test_each_training_has_a_line_and_all_have_one():
-    first = Estimate("vector:a", 3_000_000_000, 25_000, 60.0, 100_000_000, 500_000_000)
-    second = Estimate("vector:b", 4_000_000_000, 50_000, 120.0, 200_000_000, 500_000_000)
+    first = Estimate("vector:a", "finetune", 3_000_000_000, 25_000, 60.0, 60.0, 100_000_000, 500_000_000)
+    second = Estimate("vector:b", "finetune", 4_000_000_000, 50_000, 120.0, 120.0, 200_000_000, 500_000_000)
     assert shown(first, second) == [
         "vector:a: about 3.0 GB of memory, 1m 00s for 25k tokens, 100 MB of disk (and 500 MB while it trains)",
         "vector:b: about 4.0 GB of memory, 2m 00s for 50k tokens, 200 MB of disk (and 500 MB while it trains)",
-        "all trainings: about 4.0 GB of memory at most, 3m 00s, 300 MB of disk",
+        "all that is due: about 4.0 GB of memory at most, 3m 00s, 300 MB of disk for models and vectors",
     ]
+
+
+def test_evaluations_share_a_line_and_a_search_has_the_span_of_its_times():
+    tune = Estimate("tune", "tune", memory=10**9, seconds=600.0, least_seconds=60.0)
+    model = Estimate("model", "compose", disk=10**9)
+    losses = [Estimate(f"loss:composed:{n}", "evaluate", tokens=1000, seconds=n) for n in (30.0, 40.0, None)]
+    *lines, total = shown(tune, model, *losses)
+    assert lines == [
+        "tune: about 1.0 GB of memory, 1m 00s to 10m 00s",
+        "model: about 1.0 GB of disk",
+        "evaluate (3): about 1m 10s and an unknown time for 1 of 3",
+    ]
+    assert "2m 10s to 11m 10s and an unknown time for 2 of 5, 1.0 GB of disk for models and vectors" in total
 
 
 def test_what_is_not_known_is_said_or_left_out():
     assert shown(Estimate("vector:a", tokens=25_000)) == ["vector:a: about an unknown time for 25k tokens"]
-    assert shown(Estimate("vector:a")) == [
-        "what the trainings take is not known before base and data are there"
-    ]
+    assert shown(Estimate("vector:a")) == ["what this takes is not known before base and data are there"]
     assert shown() == []
 
 
@@ -273,6 +415,9 @@ def test_a_plan_estimates_from_the_bases_files_before_anything_is_built(
     project = fresh(tmp_path, tiny_base)
     project.write(RECIPE)
     found = json.loads(project.call("plan", "tiny.toml", "--json").stdout)["estimates"]
-    assert [e["name"] for e in found] == ["vector:add", "vector:copy"]
-    assert all(e["memory"] > e["scratch"] > e["disk"] > 0 and e["tokens"] is None for e in found)
-    assert "all trainings: about" in project.call("plan", "tiny.toml").stdout
+    of = {e["name"]: e for e in found}
+    vectors = [of["vector:add"], of["vector:copy"]]
+    assert all(e["memory"] > e["scratch"] > e["disk"] > 0 and e["tokens"] is None for e in vectors)
+    assert of["base"]["disk"] == of["model"]["disk"] == vectors[0]["disk"]
+    assert all(e["seconds"] is None for e in found)
+    assert "all that is due: about" in project.call("plan", "tiny.toml").stdout

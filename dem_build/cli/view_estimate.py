@@ -1,4 +1,4 @@
-"""What trainings that are due will take, a line each."""
+"""What actions that are due will take: a line each for those that hold a model, a line a family for the others."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 
 __all__ = ["estimate_lines", "memory_lines"]
 
+UNKNOWN = "an unknown time"
+
 
 def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
-    """Print a line for each training of which something is known, and one for all of them together."""
-    told = [(e.name, parts) for e in estimates if (parts := [*_memory(e), *_time(e), *_disk(e)])]
-    for name, parts in told:
-        say(console, (f"{joined(name)}: about {', '.join(parts)}", "dim"))
-    if len(told) > 1:
-        say(console, (f"all trainings: about {', '.join(_total(estimates))}", "dim"))
-    elif estimates and not told:
-        say(console, ("what the trainings take is not known before base and data are there", "dim"))
+    """Print what is known of actions that are due, and of all of them together."""
+    lines = [*_own_lines(estimates), *_family_lines(estimates)]
+    for line in lines:
+        say(console, (line, "dim"))
+    if len(estimates) > 1 and lines:
+        say(console, (f"all that is due: about {', '.join(_total(estimates))}", "dim"))
+    elif estimates and not lines:
+        say(console, ("what this takes is not known before base and data are there", "dim"))
 
 
 def memory_lines(errors: Sequence[DemError], warnings: Sequence[str], console: Console) -> None:
@@ -37,22 +39,54 @@ def memory_lines(errors: Sequence[DemError], warnings: Sequence[str], console: C
         say(console, ("warning: ", "yellow"), joined(warning))
 
 
+def _own_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    for estimate in estimates:
+        if _has_line(estimate) and (parts := [*_memory(estimate), *_time(estimate), *_disk(estimate)]):
+            yield f"{joined(estimate.name)}: about {', '.join(parts)}"
+
+
+def _family_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """Yield a line for each family of which some action's time is known: there may be hundreds of evaluations."""
+    others = [e for e in estimates if not _has_line(e)]
+    for kind in dict.fromkeys(e.kind for e in others):
+        members = [e for e in others if e.kind == kind]
+        if any(e.seconds is not None for e in members):
+            yield f"{kind} ({len(members)}): about {_times(members)}"
+
+
+def _has_line(estimate: Estimate) -> bool:
+    return estimate.writes_model or estimate.memory is not None
+
+
 def _memory(estimate: Estimate) -> Iterator[str]:
     if estimate.memory is not None:
         yield f"{quantities.size(estimate.memory)} of memory"
 
 
 def _time(estimate: Estimate) -> Iterator[str]:
-    if estimate.tokens is not None:
-        read = f"{quantities.count(estimate.tokens)} tokens"
-        took = "an unknown time" if estimate.seconds is None else quantities.duration(estimate.seconds)
-        yield f"{took} for {read}"
+    read = "" if estimate.tokens is None else f" for {quantities.count(estimate.tokens)} tokens"
+    if estimate.seconds is not None or read:
+        yield f"{_times([estimate])}{read}"
+
+
+def _times(estimates: Sequence[Estimate]) -> str:
+    """Return the time of actions one after another, `2m 10s`, `5m 00s to 1h 10m`, and of how many it is not known."""
+    known = [e for e in estimates if e.seconds is not None]
+    if not known:
+        return UNKNOWN
+    most = sum(e.seconds or 0.0 for e in known)
+    least = sum((e.seconds if e.least_seconds is None else e.least_seconds) or 0.0 for e in known)
+    shown = list(dict.fromkeys(map(quantities.duration, (least, most))))
+    lacking = len(estimates) - len(known)
+    more = f" and {UNKNOWN} for {lacking} of {len(estimates)}" if lacking else ""
+    return " to ".join(shown) + more
 
 
 def _disk(estimate: Estimate) -> Iterator[str]:
-    if estimate.disk is not None and estimate.scratch is not None:
-        scratch = quantities.size(estimate.scratch)
-        yield f"{quantities.size(estimate.disk)} of disk (and {scratch} while it trains)"
+    if estimate.disk is not None:
+        scratch = estimate.scratch
+        more = "" if scratch is None else f" (and {quantities.size(scratch)} while it trains)"
+        yield f"{quantities.size(estimate.disk)} of disk{more}"
 
 
 def _total(estimates: Sequence[Estimate]) -> Iterator[str]:
@@ -60,8 +94,7 @@ def _total(estimates: Sequence[Estimate]) -> Iterator[str]:
     memory = [e.memory for e in estimates if e.memory is not None]
     if memory:
         yield f"{quantities.size(max(memory))} of memory at most"
-    seconds = [e.seconds for e in estimates if e.seconds is not None]
-    yield quantities.duration(sum(seconds)) if len(seconds) == len(estimates) else "an unknown time"
-    disk = [e.disk for e in estimates if e.disk is not None]
-    if len(disk) == len(estimates):
-        yield f"{quantities.size(sum(disk))} of disk"
+    yield _times(estimates)
+    disk = [e.disk for e in estimates if e.writes_model]
+    if disk and None not in disk:
+        yield f"{quantities.size(sum(filter(None, disk)))} of disk for models and vectors"

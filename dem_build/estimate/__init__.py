@@ -1,11 +1,11 @@
-"""What trainings that are due will take, before they run: memory from shapes, time from earlier runs, disk.
+"""What actions that are due will take, before they run: memory and disk from shapes, time from earlier runs.
 
 Rough by nature: allocators, kernels and libraries are not counted. What cannot be known yet is None. Torch-free.
 """
 
 from __future__ import annotations
 
-from dem_build.estimate.due import Estimate, estimates
+from dem_build.estimate.estimates import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
 from dem_build.estimate.mixtures import Budget, budgets
 from dem_build.estimate.shape import Shape

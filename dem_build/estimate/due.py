@@ -1,9 +1,8 @@
-"""The estimates of a plan: one for each training that is due."""
+"""What is due in a plan, and what is known of it before it runs."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build import hub, kinds
@@ -11,46 +10,30 @@ from dem_build.digest import of_json
 from dem_build.errors import DemError
 from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
-from dem_build.estimate.training import PROCESS, Rows, seen_tokens, training_disk, training_memory
-from dem_build.json_text import parse_json, quantity
+from dem_build.estimate.training import PROCESS, Rows, training_memory
+from dem_build.json_text import parse_json
 from dem_build.plan import Status, preimage_of
-from dem_build.room import gpus
 from dem_build.store import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from dem_build.digest import JSON, Digest
+    from dem_build.graph import Action
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
-    from dem_build.store import Record, Store
+    from dem_build.store import Store
 
-__all__ = ["Estimate", "Training", "estimates", "shape_of", "trainings"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What one training is expected to take.
-
-    Attributes:
-        name: The action.
-        memory: Bytes on the device, or of the process on a CPU; sequences as long as they may be.
-        tokens: Tokens that it reads.
-        seconds: Time, at the speed of earlier trainings of the same base on this host.
-        disk: Bytes of the vector.
-        scratch: Bytes of its checkpoints, which go when it is done.
-    """
-
-    name: str
-    memory: int | None = None
-    tokens: int | None = None
-    seconds: float | None = None
-    disk: int | None = None
-    scratch: int | None = None
-
-    def document(self) -> dict[str, JSON]:
-        """Return it as JSON."""
-        return asdict(self)
+__all__ = [
+    "Training",
+    "config_of",
+    "due",
+    "search_length",
+    "shape_of",
+    "takes_slopes",
+    "training_of",
+    "trainings",
+]
 
 
 @dataclass(frozen=True)
@@ -78,14 +61,19 @@ class Training:
         return training_memory(shape, params, machine, length, trained) + (0 if gpu else PROCESS)
 
 
-def trainings(plan: Plan) -> list[Training]:
-    """Return the trainings that are due, or may be; of several that are the same work, the first."""
-    due = [v for v in plan.verdicts.values() if v.action.kind == "finetune" and v.status is not Status.HIT]
+def due(plan: Plan) -> list[Verdict]:
+    """Return the verdicts on what is due, or may be; of several actions that are the same work, the first."""
     found: dict[Digest, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
-    for verdict in due:
-        found.setdefault(_key(verdict, plan, known), verdict)
-    return [_training(verdict, plan) for verdict in found.values()]
+    for verdict in plan.verdicts.values():
+        if verdict.status is not Status.HIT:
+            found.setdefault(_key(verdict, plan, known), verdict)
+    return list(found.values())
+
+
+def trainings(plan: Plan) -> list[Training]:
+    """Return the trainings that are due, or may be."""
+    return [training_of(verdict, plan) for verdict in due(plan) if verdict.action.kind == "finetune"]
 
 
 def _key(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Digest:
@@ -111,7 +99,8 @@ def _outputs(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]
     return {name: Output(of_json([key, name]), 0) for name in kinds.KINDS[verdict.action.kind].outputs}
 
 
-def _training(verdict: Verdict, plan: Plan) -> Training:
+def training_of(verdict: Verdict, plan: Plan) -> Training:
+    """Return what is known of a training."""
     data = next(plan.verdicts[t.edge.action] for t in verdict.action.takes if t.of == "data/train")
     mixture = data.action.kind == "mix"
     rows = rows_of(data.record) if data.record is not None else None
@@ -122,66 +111,39 @@ def _training(verdict: Verdict, plan: Plan) -> Training:
     return Training(verdict.action.name, verdict.action.params, length, rows)
 
 
-def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
-    """Return an estimate for each training that is due, or may be; a plan without one reads nothing.
-
-    Args:
-        plan: What is due.
-        store: Its records tell of the data, and of earlier trainings.
-        machine: How this machine is to be used.
-    """
-    due = trainings(plan)
-    if not due:
-        return []
-    base = plan.verdicts.get("base")
-    shape = shape_of(base, store) if base else None
-    weights = base.record.outputs["weights"].digest if base and base.record else None
-    speed = _speed(store.records(), weights)
-    return [_estimate(training, machine, shape, speed) for training in due]
+def search_length(action: Action, plan: Plan) -> int | None:
+    """Return the most tokens of a row that a search or its curves judge by; None for what is neither, or has none."""
+    if action.kind not in ("tune", "response", "ladder"):
+        return None
+    data = [plan.verdicts[t.edge.action].action for t in action.takes if t.of.startswith("data/")]
+    return max((source.params["max_length"] for source in data), default=None)
 
 
-def _estimate(training: Training, machine: Machine, shape: Shape | None, speed: float | None) -> Estimate:
-    params = training.params
-    tokens = seen_tokens(training.rows, params) if training.rows else None
-    seconds = quantity(tokens / speed) if tokens and speed else None
-    if shape is None:
-        return Estimate(training.name, tokens=tokens, seconds=seconds)
-    memory = training.memory(shape, params, machine, training.length, gpu=bool(gpus()))
-    return Estimate(training.name, memory, tokens, seconds, *training_disk(shape, params))
+def takes_slopes(action: Action) -> bool:
+    """Return whether a search, or what looks at what it found, takes derivatives, and so holds gradients."""
+    if action.kind == "ladder":  # it searches where the whole model's ω were searched
+        return any(taken.of == "omega" for taken in action.takes)
+    return action.kind == "response" or action.params.get("search") in ("gradient", "single")
 
 
 def shape_of(base: Verdict, store: Store) -> Shape | None:
     """Return the base's shape: of its record, else of the config that it is imported from."""
+    config = config_of(base, store)
+    parameters = None if base.record is None else base.record.count("parameters")
+    return None if config is None else Shape.of(config, parameters)
+
+
+def config_of(base: Verdict, store: Store) -> Mapping[str, JSON] | None:
+    """Return the base's config, as it is recorded, else as it is imported; None where it cannot be read."""
     try:
         if base.record is not None:
-            config = parse_json(store.read_bytes(base.record.outputs["config"]))
-            return Shape.of(config, base.record.count("parameters"))
+            return _table(parse_json(store.read_bytes(base.record.outputs["config"])))
         sources = [source for source in base.action.sources if source.tag == "config.json"]
         paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in sources]
-        return Shape.of(parse_json(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
+        return _table(parse_json(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
     except (OSError, ValueError, DemError):
         return None  # a build tells what is wrong with it; a plan goes on
 
 
-def _speed(records: Iterable[Record], weights: Digest | None) -> float | None:
-    """Return the tokens a second of the newest training of the same base on this host."""
-    host = os.uname().nodename
-    found = [
-        record
-        for record in records
-        if weights and record.kind == "finetune" and record.noted("host") == host and _takes(record, weights)
-    ]
-    newest = max(found, key=lambda record: str(record.noted("finished")), default=None)
-    if newest is None:
-        return None
-    seen, took = newest.count("tokens", "seen"), newest.amount("device_seconds")
-    return seen / took if seen and took else None
-
-
-def _takes(record: Record, weights: Digest) -> bool:
-    """Return whether a training began with these weights; one of another version of dem may say it otherwise."""
-    inputs = record.preimage.get("inputs")
-    wanted = {"of": "base/weights", "sha256": weights}
-    return isinstance(inputs, list) and any(
-        isinstance(i, dict) and wanted.items() <= i.items() for i in inputs
-    )
+def _table(document: JSON) -> Mapping[str, JSON] | None:
+    return document if isinstance(document, dict) else None

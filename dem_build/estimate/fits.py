@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import hub
 from dem_build.errors import CheckpointError, EvaluationError, TrainingError
-from dem_build.estimate.due import shape_of, trainings
+from dem_build.estimate.due import shape_of, takes_slopes, trainings
 from dem_build.estimate.training import BYTES, GRADIENT, MASTER, STATES, least_memory
 from dem_build.plan import Status
 from dem_build.room import room
@@ -132,8 +132,7 @@ def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
 
 def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
     """Judge what looks at candidates: one model in float32, and its gradients where derivatives are taken."""
-    kind, params = verdict.action.kind, verdict.action.params
-    slopes = kind == "response" or params.get("search") in ("gradient", "single")
+    slopes = takes_slopes(verdict.action)
     least = parameters * (MASTER + (GRADIENT if slopes else 0))
     if least <= space.total:
         return None
@@ -141,7 +140,7 @@ def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | 
         f"cannot fit: a model of {parameters:,} parameters in float32{' with its gradients' if slopes else ''} takes "
         f"{_size(least)}, and {space.place} has {_size(space.total)} of memory",
         where=verdict.action.name,
-        hint=WITHOUT[kind],
+        hint=WITHOUT[verdict.action.kind],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,13 @@ __all__ = [
     "PROCESS",
     "Rows",
     "least_memory",
+    "search_memory",
     "seen_tokens",
     "training_disk",
     "training_memory",
 ]
 
-BYTES = {"bfloat16": 2, "float32": 4}
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MASTER = 4
 GRADIENT = 4
 STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
@@ -36,6 +38,8 @@ CHECKPOINTS = 3
 """Two are kept, and one more is being written."""
 MOST_LOGITS = 1 << 28
 """Logits that `steps.head` makes at once."""
+BLOCKS = 16
+"""Parts that `steps.judges` deals rows into; derivatives are taken of one after another."""
 PROCESS = 600_000_000
 """Python and the libraries of a worker; on a GPU they are the host's."""
 
@@ -82,6 +86,32 @@ def training_memory(
     batch = rows * length * _kept(shape, bf16=bool(params["bf16"]), recomputed=machine.gradient_checkpointing)
     batch += _logits(shape, rows * length * trained, bf16=bool(params["bf16"]))
     return int(held + (gradients + batch if rows < params["global_batch_size"] else max(gradients, batch)))
+
+
+def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
+    """Return the bytes of one resident model in float32, and of what its passes over a judge's rows take beside it.
+
+    Args:
+        shape: Of the base.
+        machine: Its batch of evaluations, and its micro-batch, of which derivatives are taken.
+        length: Tokens of a row.
+        most: Most rows of a judge.
+        slopes: Whether derivatives are taken, by backward passes over the rows of one block after another.
+    """
+    forward = min(machine.eval_batch_size, most) * length
+    needs = shape.parameters * MASTER + _passed(
+        shape, forward, recomputed=True
+    )  # a layer's tensors at a time
+    if not slopes:
+        return int(needs)
+    backward = min(machine.micro_batch, math.ceil(most / BLOCKS)) * length
+    gradients = shape.parameters * (MASTER + GRADIENT)
+    return int(max(needs, gradients + _passed(shape, backward, recomputed=False)))
+
+
+def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:
+    """Return the bytes of a float32 pass over tokens all of which count."""
+    return tokens * _kept(shape, bf16=False, recomputed=recomputed) + _logits(shape, tokens, bf16=False)
 
 
 def _kept(shape: Shape, *, bf16: bool, recomputed: bool) -> int:

@@ -1,0 +1,147 @@
+"""The estimates of a plan: one for each action that is due."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.estimate.due import config_of, due, search_length, shape_of, takes_slopes, training_of
+from dem_build.estimate.times import Times, planned_tokens
+from dem_build.estimate.training import BYTES, PROCESS, search_memory, training_disk
+from dem_build.kinds import KINDS
+from dem_build.room import gpus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.estimate.shape import Shape
+    from dem_build.graph import Action, Edge
+    from dem_build.machine import Machine
+    from dem_build.plan import Plan, Verdict
+    from dem_build.store import Store
+
+__all__ = ["Estimate", "estimates"]
+
+MODELS = frozenset({"import", "finetune", "extract", "compose"})
+"""Families of what writes a model or a vector; what the others write is small beside them."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one action is expected to take; None is not known.
+
+    Attributes:
+        name: The action.
+        kind: Its family: `finetune`, `evaluate` …
+        memory: Bytes on the device, or of the process on a CPU; sequences as long as they may be.
+        tokens: Tokens that it reads, of a training or a held-out loss.
+        seconds: Time, at the pace of its like, of the same base on this host; of a search, as the slowest one.
+        least_seconds: Of a search, as the quickest one; else as `seconds`.
+        disk: Bytes of a model or vector that it writes.
+        scratch: Bytes of its checkpoints, which go when it is done.
+    """
+
+    name: str
+    kind: str = "finetune"
+    memory: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    least_seconds: float | None = None
+    disk: int | None = None
+    scratch: int | None = None
+
+    @property
+    def writes_model(self) -> bool:
+        """Whether it writes a model or a vector."""
+        return self.kind in MODELS
+
+    def document(self) -> dict[str, JSON]:
+        """Return it as JSON."""
+        return asdict(self)
+
+
+def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
+    """Return an estimate for each action that is due, or may be; where nothing is, nothing is read.
+
+    Args:
+        plan: What is due; what is the same work twice is estimated once.
+        store: Its records tell of the data, and of earlier runs.
+        machine: How this machine is to be used.
+    """
+    found = due(plan)
+    if not found:
+        return []
+    base = plan.verdicts.get("base")
+    weights = base.record.outputs["weights"].digest if base and base.record else None
+    shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
+    estimator, times = _Estimator(plan, machine, shape, config or {}), Times(store.records(), weights)
+    return [estimator.of(verdict, times) for verdict in found]
+
+
+@dataclass(frozen=True)
+class _Estimator:
+    """Estimates of a plan whose base is known as far as it is."""
+
+    plan: Plan
+    machine: Machine
+    shape: Shape | None
+    config: Mapping[str, JSON]
+
+    def of(self, verdict: Verdict, times: Times) -> Estimate:
+        span = times.of(verdict, self.plan)
+        return Estimate(
+            verdict.action.name,
+            KINDS[verdict.action.kind].family,
+            self._memory(verdict),
+            planned_tokens(verdict, self.plan),
+            span.most if span else None,
+            span.least if span else None,
+            self._written(verdict.action),
+            self._scratch(verdict.action),
+        )
+
+    def _memory(self, verdict: Verdict) -> int | None:
+        if self.shape is None:
+            return None
+        if verdict.action.kind == "finetune":
+            training = training_of(verdict, self.plan)
+            return training.memory(
+                self.shape, training.params, self.machine, training.length, gpu=bool(gpus())
+            )
+        return self._search_memory(verdict.action, self.shape)
+
+    def _search_memory(self, action: Action, shape: Shape) -> int | None:
+        """Return the memory of a search: its model, and base and vectors, which stay beside it as they are stored."""
+        length = search_length(action, self.plan)
+        if length is None:
+            return None
+        held = [
+            self._stored(edge) for edge in {t.edge for t in action.takes if t.of in ("base/weights", "delta")}
+        ]
+        if None in held:
+            return None
+        most = action.params["max_samples"]
+        needs = search_memory(shape, self.machine, length, most, slopes=takes_slopes(action))
+        return needs + sum(filter(None, held)) + (0 if gpus() else PROCESS)
+
+    def _stored(self, edge: Edge) -> int | None:
+        """Return the bytes of an output that is recorded, or is to be."""
+        verdict = self.plan.verdicts[edge.action]
+        return verdict.record.outputs[edge.output].size if verdict.record else self._written(verdict.action)
+
+    def _written(self, action: Action) -> int | None:
+        """Return the bytes of the model or vector that an action writes; None where it writes none, or nobody knows."""
+        if self.shape is None or KINDS[action.kind].family not in MODELS:
+            return None
+        params = action.params
+        dtype = params.get("vector_dtype") or params.get("dtype")
+        if dtype is None:  # an import's, as the files have it
+            dtype = self.config.get("dtype") or self.config.get("torch_dtype")
+        size = BYTES.get(dtype) if isinstance(dtype, str) else None
+        return None if size is None else size * self.shape.parameters
+
+    def _scratch(self, action: Action) -> int | None:
+        if self.shape is None or action.kind != "finetune":
+            return None
+        return training_disk(self.shape, action.params)[1]
