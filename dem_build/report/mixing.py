@@ -175,7 +175,7 @@ class Mixing:
         """Yield what it comes to, for people."""
         yield self.headline
         yield (
-            f"One mixture on {self._tokens()}: {duration(self.mixture.total)}, {self.told}; "
+            f"One mixture on {self.length}: {duration(self.mixture.total)}, {self.told}; "
             f"break-even at {self.break_even:.2f} mixtures, DEM is the cheaper from {self.cheaper_from} on."
         )
         edits = [edit.total for edit in self.edits.values()]
@@ -205,7 +205,9 @@ class Mixing:
         saving = self.saving(mixtures)
         return f"DEM saves {saving:.0%}" if saving >= 0 else f"DEM costs {-saving:.0%} more"
 
-    def _tokens(self) -> str:
+    @property
+    def length(self) -> str:
+        """How many tokens a mixture reads, beside the vectors, for people."""
         if self.dem.tokens is None:
             return "as many tokens"
         vectors, mixture = self.dem.tokens, self.mixture.tokens

@@ -82,7 +82,7 @@ def _bars(mixing: Mixing) -> Strips:
         for name, (s, more, supposed) in ways.items()
     ]
     note = (
-        f"One mixture reads about as many tokens as the vectors together: {mixing.told}. Its shares have to be found "
+        f"One mixture on {mixing.length}: {mixing.told}. Its shares have to be found "
         f"by training, so that m mixtures cost m times as much; m = {mixing.tried} here: as many as the recipe has, "
         "and at least one a dataset. On neither side is a search of the learning rate counted."
     )
