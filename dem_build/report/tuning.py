@@ -156,6 +156,12 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         for n, d in vectors.items()
         if d in said
     }
+    # A vector that a name of it gives an ω to has more than what was searched.
+    searched = {
+        name: (digest, tuned[name])
+        for name, digest in vectors.items()
+        if given[name] is None and name in tuned
+    }
     about = {
         "objective": trace["objective"],
         "searched": "tuned ω, one a vector," if layers_of(tuned) else "tuned ω",
@@ -173,7 +179,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         vectors=tuned,
         judges={name: _judged(entries[name]) for name in judges if name in entries},
         # Judges of the same rows may be told the same.
-        told=tuple(dict.fromkeys(_sentence(f | about, vectors, judges) for f in trace["findings"])),
+        told=tuple(dict.fromkeys(_sentence(f | about, searched, judges) for f in trace["findings"])),
         passes=len(trace["passes"]),
         cost=build.records[action.name].amount("forward_equivalents") or 0.0,
         slopes=_slopes(trace, vectors, judges),
@@ -242,13 +248,15 @@ def _slopes(
 
 
 def _sentence(
-    finding: Mapping[str, JSON], vectors: Mapping[str, Digest], judges: Mapping[str, Digest]
+    finding: Mapping[str, JSON], searched: Mapping[str, tuple[Digest, Tuned]], judges: Mapping[str, Digest]
 ) -> str:
-    """Return a finding as a sentence with today's names."""
-    names = vectors if "vector" in finding else judges
-    digest = finding.get("vector", finding.get("judge"))
-    who = ", ".join(name for name, d in names.items() if d == digest) or str(digest)[:12]
-    return SENTENCES[finding["what"]](who, finding)
+    """Return a finding as a sentence with today's names: those whose ω was searched, and the part that each has."""
+    parts = {
+        name: tuned.omega for name, (digest, tuned) in searched.items() if digest == finding.get("vector")
+    }
+    names = list(parts) or [name for name, digest in judges.items() if digest == finding.get("judge")]
+    who = ", ".join(names) or str(finding.get("vector", finding.get("judge")))[:12]
+    return SENTENCES[finding["what"]](who, finding | {"omega": omega for omega in parts.values()})
 
 
 def _range(finding: Mapping[str, JSON]) -> str:

@@ -136,7 +136,7 @@ def _of_vectors(landscape: Landscape, found: Found, chosen: Chosen) -> Iterator[
             continue  # it was not searched
         layers = chosen.taken.omega[v]
         about = {"vector": names[v], "omega": float(layers[0])}
-        if not layers.any():
+        if (layers == space.fixed[v]).all():
             yield {"what": "does_not_help", **about}
         elif (layers >= problem.upper[place]).all():
             yield {"what": "on_upper_bound", **about}

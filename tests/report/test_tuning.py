@@ -88,20 +88,24 @@ def test_what_rounding_costs_has_the_sign_of_the_objective(objective, score, sai
 
 def omegas(groups: dict[str, dict], omega: object) -> dict:
     """Return the ω of names that all stand for one vector."""
+    return search_of_one(groups, omega).vectors
+
+
+def search_of_one(groups: dict[str, dict], omega: object, findings: tuple[dict, ...] = ()) -> Tuning:
+    """Return a search of names that all stand for one vector."""
     takes = tuple(Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in groups)
     graph = Graph({TUNE: Action(TUNE, "tune", {}, takes, groups=groups)})
     documents = {
         "trace": {
-            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": [], "judges": [],
-            "vectors": [{"vector": ONE, "tuned": True, "low": 0.3, "high": 0.7}],
+            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": findings,
+            "judges": [], "vectors": [{"vector": ONE, "tuned": True, "low": 0.3, "high": 0.7}],
             "layers": ["embeddings", "2", "10", "final"],
         },
         "omega": {"omega": {ONE: omega}},
     }  # fmt: skip
     records = {f"vector:{name}": record("finetune", delta=ONE) for name in groups}
     records[TUNE] = record("tune", trace="trace", omega="omega")
-    read = read_tuning(Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode()))
-    return read.vectors
+    return read_tuning(Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode()))
 
 
 def test_of_one_vector_a_given_omega_is_what_is_given_and_the_rest_is_shared():
@@ -111,6 +115,12 @@ def test_of_one_vector_a_given_omega_is_what_is_given_and_the_rest_is_shared():
         "one": (0.125, pytest.approx(0.025), pytest.approx(0.225)),
         "other": (0.125, pytest.approx(0.025), pytest.approx(0.225)),
     }
+
+
+def test_a_bound_is_told_of_the_names_whose_omega_was_searched():
+    bound = {"what": "on_upper_bound", "vector": ONE, "omega": 3.5}
+    found = search_of_one({"fixed": {"omega": 2.0}, "twin": {"omega": None}}, 3.5, (bound,))
+    assert found.told[0].startswith("ω of twin ended on the upper bound, 1.5: ")
 
 
 def test_the_scale_of_a_mixture_that_came_out_as_a_datasets_own_vector_is_all_of_its_omega():
