@@ -157,11 +157,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         if d in said
     }
     # A vector that a name of it gives an ω to has more than what was searched.
-    searched = {
-        name: (digest, tuned[name])
-        for name, digest in vectors.items()
-        if given[name] is None and name in tuned
-    }
+    searched = {name: (vectors[name], one) for name, one in tuned.items() if given[name] is None}
     about = {
         "objective": trace["objective"],
         "searched": "tuned ω, one a vector," if layers_of(tuned) else "tuned ω",
@@ -251,12 +247,11 @@ def _sentence(
     finding: Mapping[str, JSON], searched: Mapping[str, tuple[Digest, Tuned]], judges: Mapping[str, Digest]
 ) -> str:
     """Return a finding as a sentence with today's names: those whose ω was searched, and the part that each has."""
-    parts = {
-        name: tuned.omega for name, (digest, tuned) in searched.items() if digest == finding.get("vector")
-    }
-    names = list(parts) or [name for name, digest in judges.items() if digest == finding.get("judge")]
-    who = ", ".join(names) or str(finding.get("vector", finding.get("judge")))[:12]
-    return SENTENCES[finding["what"]](who, finding | {"omega": omega for omega in parts.values()})
+    subject = finding.get("vector", finding.get("judge"))
+    parts = {name: tuned.omega for name, (digest, tuned) in searched.items() if digest == subject}
+    names = list(parts) or [name for name, digest in judges.items() if digest == subject]
+    part = {"omega": next(iter(parts.values()))} if parts else {}
+    return SENTENCES[finding["what"]](", ".join(names) or str(subject)[:12], {**finding, **part})
 
 
 def _range(finding: Mapping[str, JSON]) -> str:
