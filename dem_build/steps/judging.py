@@ -34,6 +34,7 @@ class Passes:
     """Takes passes over the judges' rows with one resident model.
 
     Attributes:
+        candidates: The model.
         judges: Whose rows they are taken over.
         counted: Tokens of the judges that count, [judges, blocks].
         layers: Names of the layers, in the order of ω's columns.
@@ -53,7 +54,7 @@ class Passes:
         kept: Kept,
         name: str = "passes",
     ) -> None:
-        self._candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, kept.context
+        self.candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, kept.context
         self.counted = np.array([judge.tokens for judge in judges])
         self.layers = candidates.layers
         self.scope = Scope(candidates.vectors, [judge.identity for judge in judges])
@@ -143,7 +144,7 @@ class Passes:
 
     def _measure(self, asked: Pass) -> None:
         with self.kept.timed(CHANGING):
-            self._candidates.become(asked.omega, self._dtype if asked.rounded else None)
+            self.candidates.become(asked.omega, self._dtype if asked.rounded else None)
         try:
             with self.kept.timed(MEASURING):
                 self._judge(asked)
@@ -166,7 +167,7 @@ class Passes:
 
     @torch.no_grad()
     def _take_losses(self, asked: Pass, j: int) -> None:
-        judge, model = self.judges[j], self._candidates.model
+        judge, model = self.judges[j], self.candidates.model
         block_of = {row: block for block, rows in enumerate(judge.blocks) for row in rows}
         for batch in batches(model, judge, None, self._context.machine.eval_batch_size):
             self._context.check_stop()
@@ -174,7 +175,7 @@ class Passes:
                 asked.nll[j, block_of[row]] += nll
 
     def _take_slopes(self, asked: Pass, slopes: NDArray[np.float64], j: int) -> None:
-        judge, model, size = self.judges[j], self._candidates.model, self._context.machine.micro_batch
+        judge, model, size = self.judges[j], self.candidates.model, self._context.machine.micro_batch
         for block in range(BLOCKS):
             for batch in batches(model, judge, block, size):
                 self._context.check_stop()
@@ -182,7 +183,7 @@ class Passes:
                 nll.backward()  # type: ignore[no-untyped-call]
                 asked.nll[j, block] += nll.item()
             if judge.blocks[block]:
-                slopes[j, block] = self._candidates.take_slopes()
+                slopes[j, block] = self.candidates.take_slopes()
 
     def _check(self, asked: Pass, j: int) -> None:
         finite = np.isfinite(asked.nll[j]).all() and (

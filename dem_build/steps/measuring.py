@@ -10,7 +10,7 @@ import torch
 from dem_build.errors import EvaluationError
 from dem_build.steps.candidates import Candidates
 from dem_build.steps.context_length import refuse_longer
-from dem_build.steps.environment import device_name, peak_memory, reset_peak_memory, versions
+from dem_build.steps.environment import peak_memory, ran_on, reset_peak_memory
 from dem_build.steps.judges import ROWS, judges, trained_prompts
 from dem_build.steps.kept import CHANGING, MEASURING, Kept
 from dem_build.steps.memory import memory_told
@@ -108,8 +108,7 @@ def recorded(passes: Passes) -> Provenance:
         "peak_memory": peak_memory(device()),
         "micro_batch": machine.micro_batch,
         "batch_size": machine.eval_batch_size,
-        "device": device_name(device()),
-        "versions": versions(),
+        **ran_on(passes.candidates.model),
         "rows": int(np.sum([judge.used for judge in passes.judges])),
         "tokens": {"seen": passes.tokens},
     }

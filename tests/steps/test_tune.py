@@ -381,6 +381,7 @@ def test_the_tokens_of_a_search_are_those_of_its_passes(tmp_path):
     used = tuned.told["rows"]
     assert tuned.told["passes"] * used * min(rows.lengths) <= tuned.told["tokens"]["seen"]
     assert tuned.told["tokens"]["seen"] <= tuned.told["passes"] * used * max(rows.lengths)
+    assert tuned.told["attn_implementation"] == "sdpa"
 
 
 def test_an_interrupted_search_that_began_from_an_earlier_one_ends_as_if_it_had_not_been(both, tmp_path):
