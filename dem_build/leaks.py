@@ -11,14 +11,18 @@ from typing import TYPE_CHECKING
 
 from dem_build.data.sources import side_of
 from dem_build.errors import RecipeError
+from dem_build.kinds import SourceFile
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from dem_build.lock import Lock
+    from dem_build.lock import Located, Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["refuse_leaks"]
+    Files = Mapping[str, Sequence[SourceFile]]
+
+__all__ = ["refuse_leaks", "refuse_shared_files"]
 
 _SEPARATE = "give it rows of its own, or hold out a share such as 0.05"
 _TRAINED = ("train", "also what is trained on for")
@@ -50,10 +54,31 @@ def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
     Raises:
         RecipeError: There are some; all of them, with the names of both uses.
     """
-    users = _users(recipe, lock)
+    _refuse(recipe, lock.datasets, {name: task.judges for name, task in lock.tasks.items()})
+
+
+def refuse_shared_files(recipe: Recipe, located: Located) -> None:
+    """Refuse what `refuse_leaks` does as far as it shows before a file is read: one that is named for both.
+
+    Raises:
+        RecipeError: There are some.
+    """
+    datasets = {name: [_by_path(*file) for file in files] for name, files in located.datasets.items()}
+    tasks = {name: [_by_path("", path) for path in task.judges] for name, task in located.closures.items()}
+    _refuse(recipe, datasets, tasks)
+
+
+def _by_path(tag: str, path: Path) -> SourceFile:
+    """Return a file whose path stands for its content."""
+    return SourceFile(tag, str(path.resolve()), path)
+
+
+def _refuse(recipe: Recipe, datasets: Files, tasks: Files) -> None:
+    """Refuse a file with two uses, given those of datasets and probes and those that tasks judge by."""
+    users = _users(recipe, datasets)
     problems = [
         recipe.problem(judge.key, f"{judge.file} is {word} {users[use, judge.digest]}", judge.hint)
-        for judge in (*_held_out(recipe, lock), *_task_files(lock))
+        for judge in (*_held_out(recipe, datasets), *_task_files(tasks))
         for use, word in _MUST_NOT[judge.use]
         if (use, judge.digest) in users
     ]
@@ -61,31 +86,31 @@ def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
         raise RecipeError(problems)
 
 
-def _users(recipe: Recipe, lock: Lock) -> dict[tuple[str, str], str]:
+def _users(recipe: Recipe, datasets: Files) -> dict[tuple[str, str], str]:
     """Return what a file is for and its digest → the first dataset or probe that uses it so."""
     omegas = [*(d.omega for d in recipe.datasets.values()), *(v.omega for v in recipe.vectors.values())]
     baselines = recipe.baselines.values()
     tuned = "tune" in (*omegas, *(b.alpha for b in baselines)) or "single" in (b.method for b in baselines)
     limits = {n for n, probe in recipe.probes.items() if tuned and probe.max_loss_increase is not None}
     users: dict[tuple[str, str], str] = {}
-    for name, files in lock.datasets.items():
+    for name, files in datasets.items():
         for file in files:
             side = "limit" if name in limits else side_of(file) or "train"
             users.setdefault((side, file.digest), name)
     return users
 
 
-def _held_out(recipe: Recipe, lock: Lock) -> Iterator[_Judge]:
-    for name, files in lock.datasets.items():
+def _held_out(recipe: Recipe, datasets: Files) -> Iterator[_Judge]:
+    for name, files in datasets.items():
         for file in files:
             side = side_of(file) or "train"
             use = "probe" if name in recipe.probes else side
             yield _Judge(_key(recipe, name, side), use, file.path.name, file.digest, _SEPARATE)
 
 
-def _task_files(lock: Lock) -> Iterator[_Judge]:
-    for name, task in lock.tasks.items():
-        for file in task.judges:
+def _task_files(tasks: Files) -> Iterator[_Judge]:
+    for name, files in tasks.items():
+        for file in files:
             what = f"{file.path.name}, which the task {name} judges by,"
             hint = "give the task rows of its own, or the dataset's test file"
             yield _Judge("evaluate.tasks", "test", what, file.digest, hint)

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from dem_build.errors import RecipeError
 from dem_build.machine import Machine
 from dem_build.modelpins import AskedModel, asked_models
-from dem_build.recipe import Recipe, load_recipe, project_folder
+from dem_build.recipe import Recipe, load_recipe, project_folder, read_recipe
 from dem_build.recipe.docs import markdown
 from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
 from dem_build.recipe.later import LATER, not_yet
@@ -90,6 +90,41 @@ def test_a_file_name_that_cannot_name_a_build_asks_for_a_name(write):
         "the file's name, `my recipe.v2`, cannot name what is built",
     )
     assert load_recipe(write('name = "fine"\n' + MINIMAL, "my recipe.v2.toml")).name == "fine"
+
+
+MISTAKEN = """
+tset = 0.1
+
+[datasets.code]
+path = 3
+max_samples = 5
+
+[vectors.a]
+checkpoint = 3
+
+[vectors.b]
+checkpoint = "./b"
+omega = 1.0
+
+[evaluate]
+include_path = 3
+tasks = ["words"]
+"""
+
+
+def test_what_a_mistake_leaves_of_a_recipe_is_kept(write):
+    recipe, problems = read_recipe(write(f"{MINIMAL}{MISTAKEN}"))
+    assert [p.key for p in problems] == [
+        "datasets.math.tset", "datasets.code.path", "vectors.a.checkpoint", "evaluate.include_path",
+    ]  # fmt: skip
+    assert recipe is not None
+    assert {name: (d.path, d.max_samples) for name, d in recipe.datasets.items()} == {
+        "math": ("math.jsonl", None),
+        "code": (None, 5),
+    }
+    assert [*recipe.vectors] == ["b"]
+    assert recipe.evaluate is None
+    assert read_recipe(write(MINIMAL.replace('"base"', "3")))[0] is None
 
 
 def test_a_problem_found_later_gets_the_line_of_its_key(write):

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from dem_build import digest, lock
 from dem_build.bases import refuse_template, template_is_new
 from dem_build.cli.overlap import is_overlap
-from dem_build.errors import NotUpToDateError, StoreError, UsageError
+from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.execute.publish import destination
 from dem_build.graph import build_graph
-from dem_build.leaks import refuse_leaks
+from dem_build.leaks import refuse_leaks, refuse_shared_files
 from dem_build.plan import History, Status, make_plan
-from dem_build.recipe import cache_folder, load_machine, load_recipe, project_folder
+from dem_build.recipe import cache_folder, load_machine, project_folder, read_recipe
 from dem_build.store import Hints, Store
 from dem_build.store.roots import DROPPED, END_OF_TIME
 
@@ -221,10 +221,26 @@ def checked(named: str, overrides: Sequence[str]) -> Recipe:
     Raises:
         RecipeError: Its mistakes, files that it names and that are not there among them.
     """
-    recipe = load_recipe(Path(named), overrides)
-    lock.locate(recipe)
+    recipe, located = _located(named, overrides)
+    refuse_shared_files(recipe, located)
     refuse_template(recipe)
     return recipe
+
+
+def _located(named: str, overrides: Sequence[str]) -> tuple[Recipe, Located]:
+    """Read a recipe and find what it names.
+
+    Raises:
+        RecipeError: Its mistakes and what is missing, at once: of a recipe with mistakes, what they leave is looked at.
+    """
+    recipe, problems = read_recipe(Path(named), overrides)
+    try:
+        located = None if recipe is None else lock.locate(recipe)
+    except RecipeError as error:
+        raise RecipeError([*problems, *error.problems]) from error
+    if recipe is None or located is None or problems:
+        raise RecipeError(problems)
+    return recipe, located
 
 
 def open_session(named: str, call: Call, within: ExitStack | None = None) -> Session:
@@ -241,9 +257,8 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         StoreError: The cache cannot be used.
         NotUpToDateError: The call asks for a lock, and there is none, or it does not pin a name on a hub.
     """
-    recipe = load_recipe(Path(named), call.overrides)
+    recipe, located = _located(named, call.overrides)
     machine, machine_path = load_machine(call.machine, recipe.path)
-    located = lock.locate(recipe)
     hints = Hints()
     locked = lock.read(lock.lock_path(recipe.path))
     if call.locked:

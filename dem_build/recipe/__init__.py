@@ -1,6 +1,6 @@
 """TOML → a strict, frozen model of what to build; all the mistakes of a file at once, with their lines."""
 
-from dem_build.recipe.load import load_recipe
+from dem_build.recipe.load import load_recipe, read_recipe
 from dem_build.recipe.machine_file import load_machine
 from dem_build.recipe.models import (
     Analysis,
@@ -32,4 +32,5 @@ __all__ = [
     "load_machine",
     "load_recipe",
     "project_folder",
+    "read_recipe",
 ]

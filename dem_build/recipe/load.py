@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from dem_build.errors import Problem, RecipeError
 from dem_build.recipe import source
@@ -10,14 +13,18 @@ from dem_build.recipe.later import not_yet
 from dem_build.recipe.models import Recipe
 from dem_build.recipe.problems import Mistake, mistakes_of
 from dem_build.recipe.rules import NAME, contradictions, revisions_of_folders
+from dem_build.recipe.tables import raw
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dem_build.recipe.locate import Key
 
-__all__ = ["load_recipe", "mistakes_in"]
+__all__ = ["load_recipe", "mistakes_in", "read_recipe"]
+
+DOUBTED: Mapping[str | int, int] = MappingProxyType({"base": 2, "vectors": 2, "datasets": 3, "probes": 3})
+"""Section → how much of it a mistake puts in doubt: so many parts of the mistake's key; else the whole section."""
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -30,6 +37,26 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: All the mistakes of the file and of the overrides.
     """
+    recipe, problems = read_recipe(path, overrides)
+    if recipe is None or problems:
+        raise RecipeError(problems)
+    return recipe
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | None, list[Problem]]:
+    """Read and check a recipe, and keep what is right of one that is wrong, so that more can be said of it.
+
+    Args:
+        path: The recipe's file; messages name it as it is given here.
+        overrides: `KEY=VALUE` of each `--set`, applied in order before anything is checked.
+
+    Returns:
+        The recipe, less what a mistake puts in doubt, None where no recipe is left; and all the mistakes of the file
+        and of the overrides.
+
+    Raises:
+        RecipeError: There is no TOML to read.
+    """
     text = source.read(path, "recipe")
     data = source.decode(text, path)
     keys, problems = _override(data, overrides)
@@ -41,9 +68,18 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     mistakes = [*mistakes_in(data), *revisions_of_folders(data, path.parent), *not_yet(data)]
     origin = source.Origin(str(path), text, keys)
     problems += [origin.problem(m.key, m.what, m.hint) for m in mistakes]
-    if problems:
-        raise RecipeError(problems)
-    return Recipe.model_validate(data).placed(path, origin)
+    recipe = _undoubted(data, mistakes)
+    return recipe and recipe.placed(path, origin), problems
+
+
+def _undoubted(data: dict[str, Any], mistakes: Sequence[Mistake]) -> Recipe | None:
+    for mistake in mistakes:
+        *tables, last = mistake.key[: DOUBTED.get(mistake.key[0], 1)]
+        raw(data, *map(str, tables)).pop(str(last), None)
+    try:
+        return Recipe.model_validate({"name": "recipe", **data})
+    except ValidationError:
+        return None
 
 
 def mistakes_in(data: dict[str, Any]) -> list[Mistake]:

@@ -246,4 +246,33 @@ CALLS = (
         replaced=("test = 0.2", 'test = "data/copy.jsonl"'),
         setup=write("data/copy.jsonl", ROWS),
     ),
+    Call(
+        "The test file is the training file",
+        "check recipe.toml",
+        (
+            "recipe.toml:12: error: datasets.add.test: add.jsonl is also what is trained on for add\n"
+            "  hint:  give it rows of its own, or hold out a share such as 0.05"
+        ),
+        replaced=("test = 0.2", 'test = "data/add.jsonl"'),
+    ),
+    Call(
+        "A misspelt key, a value of a wrong type, and files that are not there",
+        "check recipe.toml",
+        (
+            'recipe.toml:11: error: datasets.add.omega: must be a number or "tune", not "0.5"\n'
+            "recipe.toml:12: error: datasets.add.tset: unknown key\n"
+            "  hint:  did you mean `test`?\n"
+            "recipe.toml:13: error: datasets.add.test: no file matches `data/test.jsonl`\n"
+            "  hint:  data holds add.jsonl\n"
+            "recipe.toml:15: error: probes.chat.path: no file matches `chat.jsonl`\n"
+            "  hint:  . holds no data file\n"
+            "recipe.toml:16: error: probes.chat.los: unknown key\n"
+            "  hint:  did you mean `loss`?\n"
+            "5 problems"
+        ),
+        replaced=(
+            "omega = 0.5\ntest = 0.2",
+            'omega = "0.5"\ntset = 0.2\ntest = "data/test.jsonl"\n[probes.chat]\npath = "chat.jsonl"\nlos = "all"',
+        ),
+    ),
 )

@@ -52,7 +52,8 @@ def page() -> str:
         f"\n## Found before anything runs\n{TABLE}{_rows(calls)}"
         f"\n## Data and vectors\n\nWhat follows the name of the action that failed.\n{TABLE}{_rows(data)}"
         f"\n## Builds and the cache\n{TABLE}{_rows(builds)}"
-        f"\n## Mistakes in a recipe\n\nThe hint stands in parentheses.\n{TABLE}{_rows(recipes)}"
+        "\n## Mistakes in a recipe\n\nThe hint stands in parentheses. What the recipe names is there.\n"
+        f"{TABLE}{_rows(recipes)}"
     )
 
 
