@@ -19,6 +19,7 @@ __all__ = [
     "raw",
     "sources",
     "tables",
+    "tested",
     "trains",
     "validated",
 ]
@@ -75,7 +76,16 @@ def trains(data: Raw) -> Iterator[tuple[Key, Raw]]:
 
 def validated(data: Raw) -> list[tuple[Key, Raw]]:
     """Return the datasets that hold out validation rows, which they do unless they say 0."""
-    found = ((key, table, table.get("validation")) for key, table in tables(data, "datasets"))
+    return _holding_out(data, "validation")
+
+
+def tested(data: Raw) -> list[tuple[Key, Raw]]:
+    """Return the datasets that hold out test rows, which they do unless they say 0."""
+    return _holding_out(data, "test")
+
+
+def _holding_out(data: Raw, part: str) -> list[tuple[Key, Raw]]:
+    found = ((key, table, table.get(part)) for key, table in tables(data, "datasets"))
     return [(key, table) for key, table, share in found if not (is_number(share) and share == 0)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.recipe.problems import Mistake, nearest
-from dem_build.recipe.tables import is_nothing, is_number, raw, tables, validated
+from dem_build.recipe.tables import is_nothing, is_number, names, raw, tables, tested, validated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,6 +98,20 @@ def _losses_are_of_dem(data: Raw) -> Iterator[Mistake]:
             yield Mistake(("analysis", name), what, "remove it")
 
 
+def _analyses_have_rows(data: Raw) -> Iterator[Mistake]:
+    """By default an analysis is done where there are rows for it; what is asked for by name needs them."""
+    judged = validated(data)
+    found = {
+        "response": (judged or names(data, "probes"), "validation rows or a probe"),
+        "ladder": (judged and tested(data), "validation and test rows"),
+        "tsne": (judged, "validation rows"),
+    }
+    for name, (rows, words) in found.items():
+        if raw(data, "analysis").get(name) and not rows:
+            hint = "remove it, or hold out a share such as 0.05"
+            yield Mistake(("analysis", name), f"has no effect without {words}", hint)
+
+
 def _is_tuned(table: Raw) -> bool:
     return bool(table.get("omega", "tune") == "tune")
 
@@ -112,4 +126,5 @@ WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
     _interpolation_takes_numbers,
     _interpolations_have_vectors,
     _losses_are_of_dem,
+    _analyses_have_rows,
 )
