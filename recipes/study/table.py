@@ -32,15 +32,21 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 DATASETS = ("gsm8k", "cot", "aqua", "family", "reverse")
 RATES = ("3e-5", "1e-4", "3e-4")
+ALIKE = RATES[:2]
+"""Rates that all vectors were composed at, too, in place of those of their lowest validation losses."""
 MIXTURES = ("natural", "even", "fitted")
+
+
+def at_rate(rate: str) -> tuple[str, str]:
+    """Return the settings by which every single training has a learning rate."""
+    return f"train.learning_rate={rate}", f"datasets.family.train.learning_rate={rate}"
+
+
 BUILDS = {
     "": ("study.toml", ()),
     "layers": ("study.toml", ("name=study-layers", "tune.granularity=layer")),
     "seed 43": ("study.toml", ("name=study-seed", "train.seed=43")),
-    "3e-5": (
-        "study.toml",
-        ("name=study-3e-5", "train.learning_rate=3e-5", "datasets.family.train.learning_rate=3e-5"),
-    ),
+    **{rate: ("study.toml", (f"name=study-{rate}", *at_rate(rate))) for rate in ALIKE},
     "healed": ("heal.toml", ()),
 }
 SINGLES = tuple(f"vector:{name}" for name in DATASETS)
@@ -66,7 +72,7 @@ ARMS = (
     Arm("DEM, ω a vector", "composed", SINGLES),
     Arm("DEM, ω a layer", "composed", (), "layers", SINGLES),
     Arm("DEM, ω a vector, healed", "healed", ("vector:healed",), "healed", SINGLES),
-    Arm("DEM, ω a vector, all at 3e-5", "composed", SINGLES, "3e-5"),
+    *(Arm(f"DEM, ω a vector, all at {rate}", "composed", SINGLES, rate) for rate in ALIKE),
     Arm("DEM, ω a vector, second seed", "composed", SINGLES, "seed 43"),
     *(Arm(f"mixture, {n}, second seed", n, (f"vector:{n}",), "seed 43") for n in MIXTURES),
 )
