@@ -31,12 +31,14 @@ class Tested:
         losses: Dataset → mean loss per token.
         stderr: Dataset → its standard error over blocks of rows; None where there are too few to tell.
         gains: Dataset → gain recovered.
+        mean_gain: Their mean, of datasets that are not floored; of all where all are.
     """
 
     omega: Mapping[str, float]
     losses: Mapping[str, float]
     stderr: Mapping[str, float | None]
     gains: Mapping[str, float]
+    mean_gain: float
 
 
 @dataclass(frozen=True)
@@ -63,23 +65,14 @@ class Ladder:
         singles: Dataset → loss of its own vector alone, at ω = 1.
         rungs: In the order in which vectors are added.
         rows: Dataset → test rows that were used.
+        floored: Datasets whose own vector alone gains less than their gain recovered is of: it says little there.
     """
 
     base: Tested
     singles: Mapping[str, float]
     rungs: tuple[Rung, ...]
     rows: Mapping[str, int]
-
-    def is_floored(self, name: str) -> bool:
-        """Tell whether a dataset's own vector alone gains less than its gain recovered is of: it says little there."""
-        base, single = self.base.losses[name], self.singles[name]
-        models = [one for rung in self.rungs for one in (rung.frozen, rung.retuned) if one is not None]
-        return any(is_floored(base, single, one.losses[name], one.gains[name]) for one in models)
-
-    def mean_gain(self, model: Tested) -> float:
-        """Return the mean gain recovered of the datasets where it says something; of all where it does nowhere."""
-        clear = [name for name in self.rows if not self.is_floored(name)]
-        return fmean(model.gains[name] for name in clear or self.rows)
+    floored: tuple[str, ...] = ()
 
 
 def read_ladder(build: Recorded) -> Ladder | None:
@@ -105,12 +98,16 @@ def _ladder(build: Recorded, action: Action) -> Ladder | None:
         if (digest, vectors[name]) in rows
     }
 
+    floored = {name: _is_floored(document, j) for name, j in tests.items()}
+    clear = [j for name, j in tests.items() if not floored[name]] or list(tests.values())
+
     def tested(one: Mapping[str, JSON]) -> Tested:
         return Tested(
             omega={name: one["omega"][v] for name, v in vectors.items()},
             losses={name: one["losses"][j] for name, j in tests.items()},
             stderr={name: one["stderr"][j] for name, j in tests.items()},
             gains={name: one["gains"][j] for name, j in tests.items()},
+            mean_gain=fmean(one["gains"][j] for j in clear),
         )
 
     return Ladder(
@@ -125,4 +122,13 @@ def _ladder(build: Recorded, action: Action) -> Ladder | None:
             for rung in document["rungs"]
         ),
         rows={name: document["tests"][j]["used"] for name, j in tests.items()},
+        floored=tuple(name for name in tests if floored[name]),
     )
+
+
+def _is_floored(document: JSON, test: int) -> bool:
+    base, single = document["base"]["losses"][test], document["singles"][test]
+    models = [
+        one for rung in document["rungs"] for one in (rung["frozen"], rung["retuned"]) if one is not None
+    ]
+    return any(is_floored(base, single, one["losses"][test], one["gains"][test]) for one in models)

@@ -171,7 +171,7 @@ def ladder(material: Material) -> Section | None:
         "Gain recovered on test rows: 0 is the base, 1 each dataset's own vector alone."
     )
     lines = _growth(found)
-    weak = [name for name in found.rows if found.is_floored(name)]
+    weak = found.floored
     left = "the mean is without them" if len(weak) < len(found.rows) else "the mean says little"
     note = f"Own vectors that gain next to nothing alone: {', '.join(weak)}; {left}." if weak else ""
     blocks: list[Block] = [
@@ -187,8 +187,8 @@ LADDER_LEGEND = (("strong", "ω searched anew"), ("faint", "ω of the whole mode
 
 
 def _growth(found: Ladder) -> Panel:
-    frozen = [0.0, *(found.mean_gain(rung.frozen) for rung in found.rungs)]
-    retuned = [0.0, *(found.mean_gain(rung.retuned) for rung in found.rungs if rung.retuned is not None)]
+    frozen = [0.0, *(rung.frozen.mean_gain for rung in found.rungs)]
+    retuned = [0.0, *(rung.retuned.mean_gain for rung in found.rungs if rung.retuned is not None)]
     axis = Axis.over([*frozen, *retuned], pad=0.06)
     along = Axis(0.0, float(len(found.rungs)))
     series = [Series("faint", [(along.at(i), axis.down(v)) for i, v in enumerate(frozen)], dots=True)]
@@ -212,13 +212,13 @@ def _rungs(caption: str, found: Ladder, *, retuned: bool) -> Table:
     names = list(found.rows)
     header = ["added", *names, "mean"]
     tested = [(rung, rung.retuned if retuned else rung.frozen) for rung in found.rungs]
-    body = [_rung(found, rung, one, names) for rung, one in tested if one is not None]
+    body = [_rung(rung, one, names) for rung, one in tested if one is not None]
     return Table(header, body, len(names) + 1, heat=True, caption=caption)
 
 
-def _rung(found: Ladder, rung: Rung, tested: Tested, names: Sequence[str]) -> list[Cell]:
+def _rung(rung: Rung, tested: Tested, names: Sequence[str]) -> list[Cell]:
     cells = [_gain(tested.gains[n]) if n in tested.gains else NONE for n in names]
-    return [Cell(f"+ {', '.join(rung.added)}", strong=True), *cells, _gain(found.mean_gain(tested))]
+    return [Cell(f"+ {', '.join(rung.added)}", strong=True), *cells, _gain(tested.mean_gain)]
 
 
 def _gain(value: float) -> Cell:
