@@ -85,7 +85,8 @@ TRACE: dict[str, Any] = {
     "search": "grid",
     "objective": "gain",
     "slopes": [[0.5]],
-    "passes": [{"omega": [0.5], "score": -0.5}],
+    "passes": [{"omega": [0.5], "score": -0.5, "keeps_limits": True}],
+    "layers": ["embeddings", "0", "final"],
     "uniform": {"score": -0.4},
     "vectors": [{"vector": DELTA, "tuned": True, "omega": 0.5, "low": 0.1, "high": 0.9}],
     "judges": [
