@@ -80,7 +80,7 @@ def _recipes(command: Sequence[str]) -> list[str]:
         words = options.make_parser(lenient).parse_args(words)[1]  # what belongs to no option
         takes = {str(parameter.name) for parameter in parameters}
     words = [word for word in words if not word.startswith("-")]
-    found = [word for word in words if word.endswith(".toml")] or words[:1]
+    found = [word for word in words if word.endswith(".toml")] or words
     if "recipes" in takes:
         return found
     return found[:1] if "recipe" in takes else []

@@ -72,6 +72,7 @@ def revisions_of_folders(data: Raw, folder: Path) -> Iterator[Mistake]:
                 if may_be_hub_id(name):
                     what, hint = f"{what}, and there is a folder `{name}` here", "move that folder away"
                 yield Mistake((*key, "revision"), what, f"remove it, or {hint}")
+                break  # of a checkpoint and an adapter only one can stay
 
 
 def _exact_numbers(data: Raw) -> Iterator[Mistake]:

@@ -157,7 +157,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         if d in said
     }
     # A vector that a name of it gives an ω to has more than what was searched.
-    searched = {name: (vectors[name], one) for name, one in tuned.items() if given[name] is None}
+    searched = {name: one for name, one in tuned.items() if given[name] is None}
     about = {
         "objective": trace["objective"],
         "searched": "tuned ω, one a vector," if layers_of(tuned) else "tuned ω",
@@ -175,7 +175,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         vectors=tuned,
         judges={name: _judged(entries[name]) for name in judges if name in entries},
         # Judges of the same rows may be told the same.
-        told=tuple(dict.fromkeys(_sentence(f | about, searched, judges) for f in trace["findings"])),
+        told=tuple(dict.fromkeys(_sentence(f | about, vectors, searched, judges) for f in trace["findings"])),
         passes=len(trace["passes"]),
         cost=build.records[action.name].amount("forward_equivalents") or 0.0,
         slopes=_slopes(trace, vectors, judges),
@@ -244,14 +244,17 @@ def _slopes(
 
 
 def _sentence(
-    finding: Mapping[str, JSON], searched: Mapping[str, tuple[Digest, Tuned]], judges: Mapping[str, Digest]
+    finding: Mapping[str, JSON],
+    vectors: Mapping[str, Digest],
+    searched: Mapping[str, Tuned],
+    judges: Mapping[str, Digest],
 ) -> str:
-    """Return a finding as a sentence with today's names: those whose ω was searched, and the part that each has."""
-    subject = finding.get("vector", finding.get("judge"))
-    parts = {name: tuned.omega for name, (digest, tuned) in searched.items() if digest == subject}
-    names = list(parts) or [name for name, digest in judges.items() if digest == subject]
+    """Return a finding as a sentence with today's names: of a vector those that were searched, with the ω of each."""
+    subject, own = finding.get("vector", finding.get("judge")), finding.get("own")
+    parts = {name: one.omega for name, one in searched.items() if vectors[name] == subject}
+    judging = [n for n, digest in judges.items() if digest == subject and own in (None, vectors.get(n))]
     part = {"omega": next(iter(parts.values()))} if parts else {}
-    return SENTENCES[finding["what"]](", ".join(names) or str(subject)[:12], {**finding, **part})
+    return SENTENCES[finding["what"]](", ".join(parts or judging) or str(subject)[:12], {**finding, **part})
 
 
 def _range(finding: Mapping[str, JSON]) -> str:

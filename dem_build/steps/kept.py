@@ -59,12 +59,12 @@ class Kept:
             self._times[what] = self.seconds(what) + time.monotonic() - started
 
     def seconds(self, what: str) -> float:
-        """Return the seconds of all blocks of a name, over all interruptions."""
+        """Return the seconds of all blocks of a name, those until an interrupted run's last checkpoint among them."""
         return self._times.get(what, 0.0)
 
     @property
     def elapsed(self) -> float:
-        """Seconds that the action has taken, over all interruptions."""
+        """Seconds that the action has taken, those until an interrupted run's last checkpoint among them."""
         return self._earlier + time.monotonic() - self._begun
 
     def keep_at_times(self) -> None:

@@ -1,6 +1,7 @@
 """What a search is recorded as: its trace, and what a user should be told, by digests and never by names.
 
-A finding is `{"what": WORD, "vector" or "judge": DIGEST, …}`; `report.tuning` has a sentence for each word.
+A finding is `{"what": WORD, "vector" or "judge": DIGEST, …}`, with `"own"` where it is of a judge's own vector;
+`report.tuning` has a sentence for each word.
 """
 
 from __future__ import annotations
@@ -164,6 +165,8 @@ def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]
 
 
 def _of_single(landscape: Landscape, j: int, about: dict[str, JSON]) -> Iterator[dict[str, JSON]]:
+    vector = landscape.space.vector_of[landscape.passes.judges[j].group.name]
+    about = {**about, "own": list(landscape.space.deltas)[vector]}
     objective, single = landscape.objective, float(landscape.singles[j])
     gained, scale = float(objective.base[j]) - single, float(objective.scale[j])
     if gained <= 0:

@@ -117,6 +117,28 @@ def test_of_one_vector_a_given_omega_is_what_is_given_and_the_rest_is_shared():
     }
 
 
+def test_what_a_vector_alone_does_is_told_of_its_own_dataset_where_others_have_the_same_rows():
+    takes = [Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in ("slow", "fast")]
+    takes += [Taken("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in ("slow", "fast")]
+    graph = Graph({TUNE: Action(TUNE, "tune", {}, tuple(takes), groups={"slow": {}, "fast": {}})})
+    lost = {"what": "own_vector_does_not_help", "judge": ROWS, "base": 2.0}
+    documents = {
+        "trace": {
+            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "judges": [], "layers": [],
+            "findings": [lost | {"own": OTHER, "single": 2.5}, lost | {"own": ONE, "single": 2.25}], "vectors": [],
+        },
+        "omega": {"omega": {}},
+    }  # fmt: skip
+    records = {f"vector:{n}": record("finetune", delta=d) for n, d in (("slow", ONE), ("fast", OTHER))}
+    records |= {f"data:{n}": record("prepare", validation=ROWS) for n in ("slow", "fast")}
+    records[TUNE] = record("tune", trace="trace", omega="omega")
+    found = read_tuning(Recorded(graph, records, lambda one: json.dumps(documents[one.digest]).encode()))
+    assert [told.partition(" does not")[0] for told in found.told] == [
+        "the vector of fast",
+        "the vector of slow",
+    ]
+
+
 def test_a_bound_is_told_of_the_names_whose_omega_was_searched():
     bound = {"what": "on_upper_bound", "vector": ONE, "omega": 3.5}
     found = search_of_one({"fixed": {"omega": 2.0}, "twin": {"omega": None}}, 3.5, (bound,))
