@@ -36,7 +36,7 @@ from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
 from dem_build.steps import judges
-from dem_build.store import Output
+from dem_build.store import Output, Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -191,7 +191,7 @@ def test_the_time_is_that_of_an_earlier_training_of_the_same_base_on_this_host(v
 def test_nothing_is_known_before_base_and_data_are_there():
     found = estimated(Made(), make_graph())
     assert list(found) == list(make_graph().actions)
-    assert found["vector:math"] == Estimate("vector:math")
+    assert found["vector:math"] == Estimate("vector:math", "finetune")
     assert found["model"] == Estimate("model", "compose")
 
 
@@ -215,7 +215,9 @@ def test_two_names_of_the_same_training_are_estimated_once():
     assert [name for name in estimated(Made(), both) if "vector" in name] == ["vector:math", "vector:sums"]
 
 
-FIELDS = ("splits", "planned_tokens", "parameters", "host", "device_seconds", "tokens", "finished")
+FIELDS = (
+    "splits", "planned_tokens", "parameters", "host", "seconds", "device_seconds", "tokens", "finished",
+)  # fmt: skip
 NAMES = st.sampled_from(["train", "rows", "tokens", "trained_tokens", "seen"])
 COUNTED = ROWS | {"tokens": {"seen": 1}, "device_seconds": 1e-308, "parameters": 1}
 
@@ -223,6 +225,7 @@ COUNTED = ROWS | {"tokens": {"seen": 1}, "device_seconds": 1e-308, "parameters":
 @given(tables(*FIELDS, names=NAMES))
 @example({"splits": {"train": {"rows": 1, "tokens": 0, "trained_tokens": 0}}})
 @example({"splits": {"train": {"rows": 10**308, "tokens": 10**308, "trained_tokens": 10**308}}})
+@example({"seconds": 1.7e308, "device_seconds": 1.7e308, "tokens": {"seen": 5000}})
 @example({"splits": []})
 @example({"tokens": {"seen": 10**300}})
 @example({"parameters": "many"})
@@ -241,6 +244,34 @@ def test_a_plan_is_made_of_provenance_of_any_shape(provenance):
         budget_lines(mixtures, console)
         estimate_lines(found, console)
         memory_lines(unfit(plan), crowded(plan, Reading(made), Machine()), console)
+
+
+WRITTEN = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["base/weights", "model/weights"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["of", "sha256", "inputs", "dtype"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["inputs", "groups", "params"]), WRITTEN, min_size=1))
+@example({"inputs": [{"of": "model/weights", "sha256": [3]}, {"of": "delta", "sha256": {}}]})
+@example({"groups": [{"inputs": [{"of": "base/weights", "sha256": {"of": []}}]}]})
+@example({"params": {"dtype": [{}]}})
+@settings(deadline=None, max_examples=100)
+def test_a_plan_is_made_beside_records_whose_preimages_have_any_shape(written):
+    """As another version of dem may have written them."""
+    graph = make_graph()
+    said = {"host": os.uname().nodename} | COUNTED
+    made = Store(provenance=dict.fromkeys(graph.actions, said))
+    made.build(graph)
+    for index, record in enumerate(list(made.records.values())):
+        odd = replace(record, key=f"{index:064}", preimage=record.preimage | written)
+        made.records[odd.key] = odd
+    found = estimated(made, make_graph(rate=1e-4))
+    assert found["vector:math"].seconds is not None
 
 
 def test_inputs_that_are_written_otherwise_are_of_no_training_of_this_base():
@@ -276,7 +307,13 @@ def test_a_new_models_losses_take_as_long_by_token_as_those_of_the_same_base():
 
 @pytest.mark.parametrize(
     "other",
-    [{"host": "elsewhere"}, {"device": "NVIDIA H100"}, {"device_seconds": None}, {"tokens": {}}],
+    [
+        {"host": "elsewhere"},
+        {"device": "NVIDIA H100"},
+        {"device_seconds": None},
+        {"device_seconds": 1e300},
+        {"tokens": {}},
+    ],
 )
 def test_a_loss_elsewhere_or_one_that_says_nothing_tells_no_time(other, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -295,11 +332,44 @@ def test_a_loss_of_another_base_or_dtype_tells_no_time():
     assert found["loss:composed:math"].seconds is None
 
 
-def test_of_earlier_runs_the_one_with_most_alike_work_tells_the_time():
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"device_seconds": 10.0, "tokens": {"seen": 3}, "finished": "2027"},
+        {"device_seconds": 900.0, "tokens": {"seen": 3000}, "finished": "2027"},
+        {"device_seconds": 90.0, "finished": "2025"},
+    ],
+    ids=["smaller", "larger", "older"],
+)
+def test_of_earlier_runs_the_newest_with_most_alike_work_tells_the_time(other):
     """A run of three tokens is all loading of the model."""
-    small = LOSS | {"device_seconds": 10.0, "tokens": {"seen": 3}, "finished": "2027"}
-    made = evaluated(**{"loss:base:math": LOSS, "loss:composed:math": small})
+    for one, two in ((LOSS, LOSS | other), (LOSS | other, LOSS)):
+        made = evaluated(**{"loss:base:math": one, "loss:composed:math": two})
+        assert estimated(made, make_graph(omega=0.7))["loss:composed:math"].seconds == 30.0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"seconds": 20.0, "device_seconds": 2.0}, {"seconds": 2.0, "device_seconds": 20.0}],
+    ids=["uninterrupted", "resumed"],
+)
+def test_a_time_is_of_the_whole_run_with_all_that_came_before_a_kill(said):
+    """What a device was held is without the loading of what runs; what a resumed run took is its last part alone."""
+    made = evaluated(**{"loss:base:math": LOSS | said})
     assert estimated(made, make_graph(omega=0.7))["loss:composed:math"].seconds == 30.0
+
+
+def test_a_record_is_looked_at_once_however_many_actions_are_due(monkeypatch):
+    asked = []
+    amount = Record.amount
+    monkeypatch.setattr(Record, "amount", lambda self, *place: asked.append(self.key) or amount(self, *place))
+    names = [f"d{n}" for n in range(30)]
+    said = {f"loss:base:{name}": LOSS for name in names} | {f"data:{name}": TEST for name in names}
+    made = Store(provenance={"base": {"parameters": 1000}} | said)
+    records = made.build(make_graph(names))
+    found = estimated(made, make_graph(names, omega=0.7))
+    assert all(found[f"loss:composed:{name}"].seconds == 30.0 for name in names)
+    assert max(asked.count(records[f"loss:base:{name}"].key) for name in names) <= 3
 
 
 def test_a_composition_takes_its_parameters_of_disk_and_the_time_of_reading_base_and_vectors():
@@ -393,7 +463,7 @@ def test_each_training_has_a_line_and_all_have_one():
 def test_evaluations_share_a_line_and_a_search_has_the_span_of_its_times():
     tune = Estimate("tune", "tune", memory=10**9, seconds=600.0, least_seconds=60.0)
     model = Estimate("model", "compose", disk=10**9)
-    losses = [Estimate(f"loss:composed:{n}", "evaluate", tokens=1000, seconds=n) for n in (30.0, 40.0, None)]
+    losses = [Estimate(f"loss:composed:{n}", "evaluate", None, 1000, n, n) for n in (30.0, 40.0, None)]
     *lines, total = shown(tune, model, *losses)
     assert lines == [
         "tune: about 1.0 GB of memory, 1m 00s to 10m 00s",
@@ -404,9 +474,17 @@ def test_evaluations_share_a_line_and_a_search_has_the_span_of_its_times():
 
 
 def test_what_is_not_known_is_said_or_left_out():
-    assert shown(Estimate("vector:a", tokens=25_000)) == ["vector:a: about an unknown time for 25k tokens"]
-    assert shown(Estimate("vector:a")) == ["what this takes is not known before base and data are there"]
+    vector = Estimate("vector:a", "finetune", tokens=25_000)
+    assert shown(vector) == ["vector:a: about an unknown time for 25k tokens"]
     assert shown() == []
+
+
+@pytest.mark.parametrize("before", ["import", "prepare", "mix"])
+def test_where_nothing_is_known_the_reason_is_what_is_lacking(before):
+    vector, evaluation = Estimate("vector:a", "finetune"), Estimate("eval:base:arc_easy", "evaluate")
+    waiting = "what this takes is not known before base and data are there"
+    assert shown(Estimate("a", before), vector, evaluation) == [waiting]
+    assert shown(evaluation) == ["what this takes is not known: nothing like it ran here yet"]
 
 
 def test_a_plan_estimates_from_the_bases_files_before_anything_is_built(

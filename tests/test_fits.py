@@ -65,6 +65,7 @@ def test_an_evaluation_needs_room_for_its_model(having):
 LOOKING = {
     "tune": {"search": "gradient"},
     "tune:best": {"search": "grid"},
+    "tune:layers": {"search": "grid", "granularity": "layer"},
     "response": {"omegas": [0.0]},
     "ladder": {"test_samples": 8},
 }
@@ -90,7 +91,7 @@ def test_what_looks_at_candidates_needs_them_in_float32_and_gradients_where_deri
     having(8 * GB)
     assert unfit(plan) == []
     having(8 * GB - 1)
-    assert [e.where for e in unfit(plan)] == ["tune", "response"]
+    assert [e.where for e in unfit(plan)] == ["tune", "tune:layers", "response"]
     having(4 * GB - 1)
     hints = {e.where: e.hint for e in unfit(plan)}
     assert hints.keys() == LOOKING.keys()

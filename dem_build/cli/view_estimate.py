@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["estimate_lines", "memory_lines"]
 
 UNKNOWN = "an unknown time"
+BEFORE = frozenset({"import", "prepare", "mix"})
+"""Families of what makes base and data, from whose records the others are estimated."""
 
 
 def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
@@ -28,7 +30,9 @@ def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
     if len(estimates) > 1 and lines:
         say(console, (f"all that is due: about {', '.join(_total(estimates))}", "dim"))
     elif estimates and not lines:
-        say(console, ("what this takes is not known before base and data are there", "dim"))
+        lacking = any(estimate.kind in BEFORE for estimate in estimates)
+        reason = " before base and data are there" if lacking else ": nothing like it ran here yet"
+        say(console, (f"what this takes is not known{reason}", "dim"))
 
 
 def memory_lines(errors: Sequence[DemError], warnings: Sequence[str], console: Console) -> None:
@@ -75,7 +79,7 @@ def _times(estimates: Sequence[Estimate]) -> str:
     if not known:
         return UNKNOWN
     most = sum(e.seconds or 0.0 for e in known)
-    least = sum((e.seconds if e.least_seconds is None else e.least_seconds) or 0.0 for e in known)
+    least = sum(e.least_seconds or 0.0 for e in known)
     shown = list(dict.fromkeys(map(quantities.duration, (least, most))))
     lacking = len(estimates) - len(known)
     more = f" and {UNKNOWN} for {lacking} of {len(estimates)}" if lacking else ""

@@ -61,19 +61,24 @@ class Training:
         return training_memory(shape, params, machine, length, trained) + (0 if gpu else PROCESS)
 
 
-def due(plan: Plan) -> list[Verdict]:
-    """Return the verdicts on what is due, or may be; of several actions that are the same work, the first."""
+def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
+    """Return the verdicts on what is due, or may be; of several actions that are the same work, the first.
+
+    Args:
+        plan: What is to be built.
+        kind: Of which kind alone; None is all.
+    """
     found: dict[Digest, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
     for verdict in plan.verdicts.values():
-        if verdict.status is not Status.HIT:
+        if verdict.status is not Status.HIT and kind in (None, verdict.action.kind):
             found.setdefault(_key(verdict, plan, known), verdict)
     return list(found.values())
 
 
 def trainings(plan: Plan) -> list[Training]:
     """Return the trainings that are due, or may be."""
-    return [training_of(verdict, plan) for verdict in due(plan) if verdict.action.kind == "finetune"]
+    return [training_of(verdict, plan) for verdict in due(plan, "finetune")]
 
 
 def _key(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Digest:
@@ -123,7 +128,8 @@ def takes_slopes(action: Action) -> bool:
     """Return whether a search, or what looks at what it found, takes derivatives, and so holds gradients."""
     if action.kind == "ladder":  # it searches where the whole model's ω were searched
         return any(taken.of == "omega" for taken in action.takes)
-    return action.kind == "response" or action.params.get("search") in ("gradient", "single")
+    layered = action.params.get("granularity") == "layer"  # refined by slopes, however the search began
+    return layered or action.kind == "response" or action.params.get("search") in ("gradient", "single")
 
 
 def shape_of(base: Verdict, store: Store) -> Shape | None:

@@ -37,13 +37,13 @@ class Estimate:
         memory: Bytes on the device, or of the process on a CPU; sequences as long as they may be.
         tokens: Tokens that it reads, of a training or a held-out loss.
         seconds: Time, at the pace of its like, of the same base on this host; of a search, as the slowest one.
-        least_seconds: Of a search, as the quickest one; else as `seconds`.
+        least_seconds: Of a search, as the quickest one; else as `seconds`, and None where that is.
         disk: Bytes of a model or vector that it writes.
         scratch: Bytes of its checkpoints, which go when it is done.
     """
 
     name: str
-    kind: str = "finetune"
+    kind: str
     memory: int | None = None
     tokens: int | None = None
     seconds: float | None = None

@@ -1,30 +1,35 @@
 """How long what is due will take: by earlier runs of its kind, of the same base on this host.
 
 What a kind has to do is told by its plan and by its record alike: tokens of a training or a loss, prompts, rows. The
-run that had about as much to do tells most, as each also does what takes the same time always: it loads a model. How
-many passes a search takes follows from what it finds, so that the quickest and the slowest one are told. Nothing tells
-of an import or a dataset before it is read.
+run that had about as much to do tells most, as each also does what takes the same time always: it reads what it takes,
+loads a model, stores what it made. How many passes a search takes follows from what it finds, so that the quickest and
+the slowest one are told. Nothing tells of an import or a dataset before it is read.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.digest import canonical
 from dem_build.estimate.due import training_of
 from dem_build.estimate.training import seen_tokens
-from dem_build.json_text import quantity
 from dem_build.kinds import KINDS
 from dem_build.room import gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TypeAlias
 
     from dem_build.digest import JSON, Digest
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record
+
+    Likeness: TypeAlias = tuple[str, bytes]
 
 __all__ = ["Span", "Times", "planned_tokens"]
 
@@ -32,6 +37,8 @@ JUDGING = ("data/validation", "data/rows")
 """What searches and curves judge by, as a plan's tags say it."""
 SEARCHES = ("tune", "ladder")
 """Kinds that take as many passes as what they find asks for."""
+LONGEST = 1e10
+"""Seconds, 300 years: no run took longer, whatever its record says, and of nothing is it said."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +61,23 @@ class Times:
         found = [r for r in records if r.kind in MEASURES] if weights is not None else []
         composed = [r for r in found if r.kind == "compose" and _takes(r, {weights})]
         models = {weights, *(r.outputs["weights"].digest for r in composed if "weights" in r.outputs)}
-        self._records: dict[str, list[Record]] = {}
+        runs: dict[Likeness, list[_Run]] = {}
         for record in found:
-            if _is_from_here(record) and _takes(record, models):
-                self._records.setdefault(record.kind, []).append(record)
+            run = _run(record) if _is_from_here(record) and _takes(record, models) else None
+            if run is not None:
+                runs.setdefault(_likeness(record.kind, record.preimage.get("params")), []).append(run)
+        self._alike = {likeness: _Alike(alike) for likeness, alike in runs.items()}
 
     def of(self, verdict: Verdict, plan: Plan) -> Span | None:
         """Return how long an action will take; None where its like never ran, or what it has to do is not known yet."""
-        measure = MEASURES.get(verdict.action.kind)
-        work = measure.planned(verdict, plan) if measure else None
-        if measure is None or not work:
+        kind = verdict.action.kind
+        alike = self._alike.get(_likeness(kind, verdict.action.params)) if kind in MEASURES else None
+        work = MEASURES[kind].planned(verdict, plan) if alike else None
+        if alike is None or not work:
             return None
-        alike = [r for r in self._records.get(verdict.action.kind, ()) if measure.is_alike(r, verdict)]
-        runs = [run for record in alike if (run := _run(record, measure)) is not None]
-        if verdict.action.kind not in SEARCHES:
-            runs = sorted(runs, key=lambda run: (-abs(math.log(run.did / work)), run.finished))[-1:]
-        found = [seconds for run in runs if (seconds := quantity(run.took / run.did * work)) is not None]
-        return Span(min(found), max(found)) if found else None
+        paces = alike.paces if kind in SEARCHES else [alike.nearest(work).pace]
+        span = Span(min(paces) * work, max(paces) * work)
+        return span if span.most <= LONGEST else None
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,31 @@ class _Run:
     did: float
     took: float
     finished: str
+
+    @property
+    def pace(self) -> float:
+        """Seconds for one unit."""
+        return self.took / self.did
+
+
+class _Alike:
+    """Runs that tell of each other: of one kind, with the same of what must be the same.
+
+    Args:
+        runs: At least one.
+    """
+
+    def __init__(self, runs: Sequence[_Run]) -> None:
+        all_paces = [run.pace for run in runs]
+        self.paces = (min(all_paces), max(all_paces))
+        newest = {run.did: run for run in sorted(runs, key=lambda run: run.finished)}
+        self._newest = [newest[did] for did in sorted(newest)]
+
+    def nearest(self, work: float) -> _Run:
+        """Return the run with about as much to do as `work`, by their ratio; of several, the newest."""
+        above = bisect_right(self._newest, work, key=lambda run: run.did)
+        beside = self._newest[max(above - 1, 0) : above + 1]
+        return max(beside, key=lambda run: (-abs(math.log(run.did / work)), run.finished))
 
 
 @dataclass(frozen=True)
@@ -95,12 +127,6 @@ class _Measure:
     planned: Callable[[Verdict, Plan], float | None]
     recorded: Callable[[Record], float | None]
     same: tuple[str, ...] = ()
-
-    def is_alike(self, record: Record, verdict: Verdict) -> bool:
-        """Return whether a record tells of an action."""
-        params = record.preimage.get("params")
-        wanted = verdict.action.params
-        return isinstance(params, dict) and all(params.get(n) == wanted.get(n) for n in self.same)
 
 
 def planned_tokens(verdict: Verdict, plan: Plan) -> int | None:
@@ -175,14 +201,21 @@ MEASURES = {
 """A kind → what it has to do. A task reads the same documents every time, whatever the model."""
 
 
-def _run(record: Record, measure: _Measure) -> _Run | None:
+def _likeness(kind: str, params: JSON) -> Likeness:
+    """Return what is the same for runs that tell of each other."""
+    said = params if isinstance(params, Mapping) else {}
+    return kind, canonical([said.get(name) for name in MEASURES[kind].same])
+
+
+def _run(record: Record) -> _Run | None:
     """Return what a record says of its run; None where that is nothing.
 
-    Of what runs no model all time counts: writing what it made is most of it.
+    All its time counts, and a model is loaded in it. Of a run that went on from a checkpoint that is the last part
+    alone, where its seconds on the device are of all parts.
     """
-    took = record.amount("device_seconds" if KINDS[record.kind].device else "seconds")
-    did = measure.recorded(record)
-    return _Run(did, took, str(record.noted("finished"))) if took and did else None
+    took = max(record.amount(name) or 0.0 for name in ("seconds", "device_seconds"))
+    did = MEASURES[record.kind].recorded(record)
+    return _Run(did, took, str(record.noted("finished"))) if 0 < took <= LONGEST and did else None
 
 
 def _is_from_here(record: Record) -> bool:
@@ -197,7 +230,7 @@ def _is_from_here(record: Record) -> bool:
 
 def _takes(record: Record, models: set[Digest | None]) -> bool:
     return any(
-        i.get("of") in ("base/weights", "model/weights") and i.get("sha256") in models
+        i.get("of") in ("base/weights", "model/weights") and str(i.get("sha256")) in models
         for i in _inputs(record)
     )
 
