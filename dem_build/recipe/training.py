@@ -44,6 +44,7 @@ class Train(Table):
     num_train_epochs: float | None = Field(
         default=1.0,
         gt=0,
+        le=1_000_000,
         description="Passes over the data. One choice with `max_steps`: an override of either replaces both.",
     )
     max_steps: int | None = Field(
