@@ -47,6 +47,7 @@ BUILDS = {
     "layers": ("study.toml", ("name=study-layers", "tune.granularity=layer")),
     "seed 43": ("study.toml", ("name=study-seed", "train.seed=43")),
     **{rate: ("study.toml", (f"name=study-{rate}", *at_rate(rate))) for rate in ALIKE},
+    "mixtures at 1e-4": ("study.toml", tuple(f"baselines.{n}.train.learning_rate=1e-4" for n in MIXTURES)),
     "healed": ("heal.toml", ()),
 }
 SINGLES = tuple(f"vector:{name}" for name in DATASETS)
@@ -67,6 +68,7 @@ ARMS = (
     Arm("base", "base"),
     *(Arm(f"{name} alone", name, (f"vector:{name}",)) for name in DATASETS),
     *(Arm(f"mixture, {name}", name, (f"vector:{name}",)) for name in MIXTURES),
+    *(Arm(f"mixture, {n}, at 1e-4", n, (f"vector:{n}",), "mixtures at 1e-4") for n in MIXTURES),
     *(Arm(f"mixture, {n}, × tuned α", f"{n}_scaled", (f"vector:{n}",)) for n in MIXTURES[:2]),
     Arm("uniform 1/n", "mean", SINGLES),
     Arm("DEM, ω a vector", "composed", SINGLES),
