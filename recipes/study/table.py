@@ -37,9 +37,15 @@ ALIKE = RATES[:2]
 MIXTURES = ("natural", "even", "fitted")
 
 
+def own_rate(name: str, rate: str) -> str:
+    """Return the setting by which the training on a dataset, or of a mixture, has a learning rate."""
+    table = "datasets" if name in DATASETS else "baselines"
+    return f"{table}.{name}.train.learning_rate={rate}"
+
+
 def at_rate(rate: str) -> tuple[str, str]:
     """Return the settings by which every single training has a learning rate."""
-    return f"train.learning_rate={rate}", f"datasets.family.train.learning_rate={rate}"
+    return f"train.learning_rate={rate}", own_rate("family", rate)
 
 
 BUILDS = {
@@ -47,7 +53,7 @@ BUILDS = {
     "layers": ("study.toml", ("name=study-layers", "tune.granularity=layer")),
     "seed 43": ("study.toml", ("name=study-seed", "train.seed=43")),
     **{rate: ("study.toml", (f"name=study-{rate}", *at_rate(rate))) for rate in ALIKE},
-    "mixtures at 1e-4": ("study.toml", tuple(f"baselines.{n}.train.learning_rate=1e-4" for n in MIXTURES)),
+    "mixtures at 1e-4": ("study.toml", tuple(own_rate(n, "1e-4") for n in MIXTURES)),
     "healed": ("heal.toml", ()),
 }
 SINGLES = tuple(f"vector:{name}" for name in DATASETS)
@@ -160,9 +166,7 @@ def _made(found: Iterable[Record | None]) -> dict[str, Record]:
 def _rates(name: str) -> list[str]:
     """Return the settings that a training of the first build was tried with."""
     plain = name.removeprefix("vector:")
-    if plain in DATASETS:
-        return [f"datasets.{plain}.train.learning_rate={rate}" for rate in RATES]
-    return [f"baselines.{plain}.train.learning_rate={rate}" for rate in RATES] if plain in MIXTURES else []
+    return [own_rate(plain, rate) for rate in RATES] if plain in (*DATASETS, *MIXTURES) else []
 
 
 def models() -> None:
@@ -198,8 +202,7 @@ def lowest(name: str, rate: str) -> str:
     """Return the lowest validation loss, and where it was."""
     if name in MIXTURES and name not in session("").recipe.baselines:
         return ""
-    table = "datasets" if name in DATASETS else "baselines"
-    found = record("", f"vector:{name}", f"{table}.{name}.train.learning_rate={rate}")
+    found = record("", f"vector:{name}", own_rate(name, rate))
     if found is None:
         return ""
     best = found.provenance["validation"]["lowest"]
