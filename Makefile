@@ -9,7 +9,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt
 
 DEMO := recipes/demo
 DEMO_DATA := $(DEMO)/data/complete
@@ -41,15 +41,15 @@ clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dem_build tests recipes bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The build backend comes first and without isolation, so that its version is pinned as well. Compiled modules halve the
-# start of `dem`; pip makes none of an editable package, and with PYTHONDONTWRITEBYTECODE nobody else does.
+# Builds are isolated, with their backends at the versions of constraints.txt: lm-eval needs source distributions whose
+# backend nothing else installs. The first pip may be too old to know --build-constraint. Compiled modules halve the start
+# of `dem`; pip makes none of an editable package, and with PYTHONDONTWRITEBYTECODE nobody else does.
 $(VENV)/dev.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dem needs Python 3.11: make PYTHON=python3.11")'
 	@echo "Installing dem and its packages in $(VENV): a minute or two, and 2 GB (with CUDA more)"
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) --upgrade pip
-	$(PIP) hatchling editables
-	$(PIP) --no-build-isolation --editable . --group dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(PIP) --editable . --group dev
 	$(BIN)/python -m compileall -q dem_build
 	@touch $@
 
