@@ -157,6 +157,19 @@ def test_a_root_that_somebody_made_up_costs_a_build_nothing_but_what_it_said(
     project.call("cache", "gc", "--dry-run")
 
 
+@pytest.mark.parametrize("model", ["base", "composed"])
+def test_the_line_that_ends_an_action_has_the_loss_that_is_recorded(
+    built: tuple[Project, dict[str, object]], model: str
+) -> None:
+    project, first = built
+    (project.home / "single.toml").write_text("eval_batch_size = 1\n")
+    options = ("--rebuild", f"loss:{model}:add", "--machine", "single.toml")
+    said = project.call("build", "tiny.toml", *options).stdout
+    [line] = [line for line in said.splitlines() if line.startswith(f"✓ loss:{model}:add")]
+    loss = first["results"][model]["loss:add"]["loss"]  # type: ignore[index]
+    assert f"loss {loss:.3f}" in line
+
+
 def test_the_first_build_runs_every_action_and_publishes_a_model(
     built: tuple[Project, dict[str, object]],
 ) -> None:

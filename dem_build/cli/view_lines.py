@@ -151,6 +151,7 @@ def _became(result: Result, progress: Progress) -> list[str | Text]:
         return [_failure(result)]
     if status != "ran":
         return [*(note or [Text("recorded already" if status == "hit" else "skipped", "dim")])]
+    progress.settle(result.record)
     figures = [
         Text(p, "dim") for p in (progress.loss, progress.validation, progress.speed, progress.memory) if p
     ]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.digest import JSON
+    from dem_build.store import Record
 
 __all__ = ["Progress"]
 
@@ -56,6 +57,23 @@ class Progress:
             figure = number(value)
             if name not in ("time", "done", "total") and figure is not None:
                 self.figures[name] = figure
+
+    def settle(self, record: Record | None) -> None:
+        """Put the figures of the whole run, as its record has them, in place of those of a moment.
+
+        Of a training these are the rate over all its steps, the most memory that it took, and the validation loss of
+        the weights that it kept. Figures that the run itself never told stay away.
+        """
+        if record is None:
+            return
+        seconds, tokens = record.amount("device_seconds"), record.amount("tokens", "seen")
+        kept, lowest = (record.amount("validation", *of) for of in (("kept_step",), ("lowest", "step")))
+        whole = {
+            "tokens_per_second": tokens / seconds if tokens is not None and seconds else None,
+            "memory": record.amount("peak_memory"),
+            "validation_loss": record.amount("validation", "lowest", "loss") if kept == lowest else None,
+        }
+        self.figures |= {name: v for name, v in whole.items() if v is not None and name in self.figures}
 
     @property
     def elapsed(self) -> float:

@@ -10,6 +10,7 @@ import gc
 import queue
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from dem_build.plan import Status, decide, key_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.digest import Blob
     from dem_build.execute.interrupt import Interrupt
     from dem_build.execute.options import Options
     from dem_build.execute.outcome import Listener
@@ -215,6 +217,7 @@ class _Build:
             self.listener.action_started(verdict)
             return
         self._follow_events()
+        self._follow_to_the_end(verdict.action, tail, reply.log)
         message.worker.request = None
         del self.running[request.name]
         self._finish(verdict, message)
@@ -305,6 +308,12 @@ class _Build:
         for verdict, tail in self.running.values():
             for event in tail.read():
                 self.listener.action_event(verdict.action, event)
+
+    def _follow_to_the_end(self, action: Action, tail: EventTail, log: Blob | None) -> None:
+        """Tell what an action said since the last look: once it is recorded its folder is gone, and its log tells."""
+        with suppress(CorruptObjectError):  # only what it said would be lost
+            for event in tail.read_rest(self.store.read_bytes(log)) if log is not None else ():
+                self.listener.action_event(action, event)
 
     def _heed_interrupt(self) -> None:
         if self.interrupt.count == self.stopping:

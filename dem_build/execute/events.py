@@ -49,3 +49,8 @@ class EventTail:
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
         return read_events(whole)
+
+    def read_rest(self, log: bytes) -> list[dict[str, JSON]]:
+        """Return the events that are new in a run's whole log, which begins as the run's event file did."""
+        new, self._offset = log[self._offset :], len(log)
+        return read_events(new)

@@ -122,7 +122,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """A worker's answer: what happened, and what belongs to it (work folder, seconds, error)."""
+    """A worker's answer: what happened, and what belongs to it (work folder, seconds, error, log of a whole run)."""
 
     answer: Answer
     seconds: float = 0.0
@@ -130,6 +130,7 @@ class Reply:
     what: str = ""
     hint: str | None = None
     note: str = ""
+    log: Blob | None = None
 
 
 def request_for(

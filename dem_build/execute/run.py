@@ -35,7 +35,7 @@ from dem_build.store.files import FULL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from dem_build.digest import JSON
+    from dem_build.digest import JSON, Blob
     from dem_build.execute.request import Request, TakenOutput
     from dem_build.kinds import SourceFile
     from dem_build.steps.api import Provenance, Step
@@ -95,7 +95,7 @@ class Runner:
         try:
             resumed = _adopt_checkpoint(self.store, request.key, work)
             with _captured(work / CAPTURED):
-                same = self._publish(request, work, begun)
+                same, log = self._publish(request, work, begun)
         except InterruptedBuildError:
             return Reply(Answer.INTERRUPTED, time.monotonic() - begun, str(work))
         except (Exception, SystemExit) as error:  # noqa: BLE001  a step's failure must not take the worker down
@@ -112,15 +112,15 @@ class Runner:
         self.store.drop_work(request.key)
         notes = [f"resumed from step {resumed}"] if resumed is not None else []
         notes += [] if same is None else [_compared(same)]
-        return Reply(Answer.DONE, time.monotonic() - begun, note=", ".join(notes))
+        return Reply(Answer.DONE, time.monotonic() - begun, note=", ".join(notes), log=log)
 
     def _places(self, request: Request, work: Path) -> set[Path]:
         """Return where the action's inputs lie: objects, and folders of links to them."""
         blobs = {blob.digest for taken in request.inputs for blob in taken.output.blobs()}
         return {work / "in", *map(self.store.object_path, blobs)}
 
-    def _publish(self, request: Request, work: Path, begun: float) -> bool | None:
-        """Run the step and publish; return whether a forced run came out as recorded, None when nothing was."""
+    def _publish(self, request: Request, work: Path, begun: float) -> tuple[bool | None, Blob]:
+        """Run the step and publish; return whether a forced run came out as recorded (None: nothing was), and the log."""
         context = Context(
             work=work,
             out=work / "out",
@@ -158,12 +158,12 @@ class Runner:
 
     def _record(
         self, request: Request, work: Path, outputs: dict[str, Output], provenance: Provenance
-    ) -> bool | None:
+    ) -> tuple[bool | None, Blob]:
         before = self.store.lookup(request.key)
         log = self.store.put_bytes(_log(work))
         made = Record(request.key, request.kind, request.preimage, outputs, provenance, log)
         self.store.publish(made)
-        return None if before is None else _digests(before) == _digests(made)
+        return None if before is None else _digests(before) == _digests(made), log
 
     def _inputs(self, request: Request, work: Path) -> Inputs:
         """Verify what the action takes and lay it out for the step."""

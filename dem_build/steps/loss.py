@@ -95,5 +95,7 @@ def _losses(
         for index, (loss, count) in batch.items():
             nll[index], tokens[index] = loss, count
         done += len(batch)
-        context.progress(done, len(rows), "rows", loss=float(nll.sum() / max(tokens.sum(), 1)))
+        context.progress(
+            done, len(rows), "rows", loss=float(nll.sum(dtype=np.float64)) / max(int(tokens.sum()), 1)
+        )
     return nll, tokens

@@ -204,6 +204,24 @@ def test_an_ended_action_keeps_its_time_its_last_figures_and_its_note(graph, lis
     assert squeezed(line).endswith("✓ vector:math 2m 10s loss 1.500 185 tok/s 3.1 GB resumed from step 4")
 
 
+def test_an_ended_training_has_the_figures_of_the_whole_run_and_not_of_its_last_moment(graph):
+    vector = graph.actions["vector:math"]
+    told = {
+        "device_seconds": 10.0, "tokens": {"seen": 1200}, "peak_memory": 4.5e9,
+        "validation": {"kept_step": 20, "lowest": {"step": 20, "loss": 1.25}},
+    }  # fmt: skip
+    record = Made(provenance={"vector:math": told}).build(graph)["vector:math"]
+    events = (
+        event(40, 40, 1e9, loss=1.5, tokens_per_second=9000.0, memory=3.1e9),
+        event(40, 40, 1e9 + 1, validation_loss=1.75),
+    )
+    console = a_log()
+    said = [("action_event", vector, one) for one in events]
+    ended = ("action_ended", Result(vector, Done.RAN, 12.0, record=record))
+    follow(console, graph, started(graph, "vector:math"), *said, ended)
+    assert "12s      loss 1.500  val 1.250  120 tok/s  4.5 GB" in console.file.getvalue()
+
+
 @pytest.mark.parametrize("listener", [view.PlainListener, LiveListener])
 def test_a_failure_says_what_where_and_how_to_mend_it(graph, listener):
     error = TrainingError("the loss is NaN", where="step 12", hint="lower learning_rate")

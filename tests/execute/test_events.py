@@ -24,3 +24,14 @@ def test_half_a_line_waits_for_the_rest(tmp_path: Path) -> None:
     with (tmp_path / "events.jsonl").open("ab") as file:
         file.write(b'ning"}\n')
     assert tail.read() == [{"event": "warning"}]
+
+
+def test_the_log_of_a_run_has_what_was_said_after_the_last_look(tmp_path: Path) -> None:
+    tail = EventTail()
+    tail.follow(str(tmp_path))
+    told = b'{"event": "note"}\n'
+    (tmp_path / "events.jsonl").write_bytes(told)
+    assert tail.read() == [{"event": "note"}]
+    log = told + b'{"event": "warning"}\n{"event": "output", "line": "x"}\n'
+    assert tail.read_rest(log)[0] == {"event": "warning"}
+    assert tail.read_rest(log) == []
