@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FEW_ROWS", "SURE", "Z95", "least_gain", "stderr_of_ratio"]
+__all__ = ["FEW_ROWS", "SURE", "Z95", "least_gain", "stderr_of_ratio", "stderr_of_share"]
 
 Z95 = 1.96
 """Standard errors on either side of a value: its 95 % interval, of a normal distribution."""
@@ -36,6 +36,30 @@ def least_gain(base: float, gain: float, stderr: float | None) -> float:
     """
     unsure = abs(gain) if stderr is None else SURE * stderr
     return max(unsure, LEAST_SHARE * base)
+
+
+def stderr_of_share(share: float, stderr: float, samples: float) -> float:
+    """Return the standard error that a share of samples has at least, where `stderr` is that of one.
+
+    Of samples that are 0 or 1 it is estimated as sqrt(p (1 - p) / (n - 1)), by which a share is known to be one. Where
+    none or all of them are 1 that is 0, though little is known of a share of 0 in 60: Wilson's 95 % interval of it goes
+    to z² / (n + z²) = 0.060. So it is never less than what has that bound for its own,
+
+        stderr(p) >= z / (n + z²)
+
+    (E. B. Wilson, JASA 22, 1927, 209-212). Two errors taken together as if independent then are Newcombe's interval of
+    a difference, on its side of a share at its bound (R. G. Newcombe, Statistics in Medicine 17, 1998, 873-890, no. 10).
+
+    Args:
+        share: The mean of the samples.
+        stderr: Its standard error, as it was estimated.
+        samples: How many.
+    """
+    if not 0 <= share <= 1 or samples < 2:
+        return stderr
+    of_one = math.sqrt(share * (1 - share) / (samples - 1))
+    is_one = math.isclose(stderr, of_one, rel_tol=1e-6, abs_tol=1e-9)
+    return max(stderr, Z95 / (samples + Z95**2)) if is_one else stderr
 
 
 def stderr_of_ratio(sums: Sequence[float], counts: Sequence[int]) -> float | None:

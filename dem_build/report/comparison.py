@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dem_build.significance import FEW_ROWS, Z95
+from dem_build.significance import FEW_ROWS, Z95, stderr_of_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -49,6 +49,8 @@ COUNTS = frozenset({"tokens", "rows", "samples"})
 LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
 )
+# Metrics of lm-eval that are no share of the samples, though one may be 0 or 1.
+NO_SHARE = LOWER_IS_BETTER | {"bleu", "chrf"}
 
 
 class Trend(StrEnum):
@@ -62,7 +64,7 @@ class Trend(StrEnum):
 
 @dataclass(frozen=True)
 class Measure:
-    """A value and its standard error, None where that is unknown."""
+    """A value and its standard error, None where that is unknown. None is 0; a share's see `stderr_of_share`."""
 
     value: float
     stderr: float | None = None
@@ -181,4 +183,8 @@ def _measure(metrics: Metrics, name: str) -> Measure | None:
     if name not in metrics:
         return None
     stderr = metrics.get(name + STDERR)
-    return Measure(metrics[name], stderr if stderr is not None and math.isfinite(stderr) else None)
+    if stderr is None or not math.isfinite(stderr):
+        return Measure(metrics[name])
+    if name.partition("@")[0] not in NO_SHARE:
+        stderr = stderr_of_share(metrics[name], stderr, metrics.get("samples", 0.0))
+    return Measure(metrics[name], stderr or None)  # of samples that are all alike, nobody knows it

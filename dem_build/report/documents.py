@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
+from dem_build.report.comparison import STDERR, measure_of
 from dem_build.report.cost import spent
 from dem_build.report.gains import gains
 from dem_build.report.verdict import judge
@@ -68,6 +69,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         "omega": dict(results.omega),
         **_sections(results),
         "results": _table(results),
+        **({"corrected_stderr": corrected} if (corrected := _corrected(results)) else {}),
         "gates": [_gate(g) for g in gates],
         **({"verdict": _verdict(results, gates)} if results.table else {}),
     }
@@ -175,6 +177,19 @@ def _table(results: Results) -> dict[str, JSON]:
         model: {task: {name: _finite(v) for name, v in metrics.items()} for task, metrics in tasks.items()}
         for model, tasks in results.table.items()
     }
+
+
+def _corrected(results: Results) -> dict[str, JSON]:
+    """Return the standard errors that are judged by in place of those that were recorded; see `stderr_of_share`."""
+    found: dict[str, JSON] = {}
+    for model, tasks in results.table.items():
+        for task, metrics in tasks.items():
+            for name in metrics:
+                measure = measure_of(results, model, task, name)
+                recorded = metrics.get(name + STDERR)
+                if measure and measure.stderr is not None and measure.stderr != recorded:
+                    found.setdefault(model, {}).setdefault(task, {})[name + STDERR] = measure.stderr
+    return found
 
 
 def _finite(value: float | None) -> float | None:
