@@ -48,7 +48,7 @@ def stderr_of_share(share: float, stderr: float, samples: float) -> float:
         stderr(p) >= z / (n + z²)
 
     (E. B. Wilson, JASA 22, 1927, 209-212). Two errors taken together as if independent then are Newcombe's interval of
-    a difference, on its side of a share at its bound (R. G. Newcombe, Statistics in Medicine 17, 1998, 873-890, no. 10).
+    a difference, on its side of a share at its bound (R. G. Newcombe, Stat. Med. 17, 1998, 873-890, method 10).
 
     Args:
         share: The mean of the samples.

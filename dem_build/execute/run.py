@@ -120,7 +120,7 @@ class Runner:
         return {work / "in", *map(self.store.object_path, blobs)}
 
     def _publish(self, request: Request, work: Path, begun: float) -> tuple[bool | None, Blob]:
-        """Run the step and publish; return whether a forced run came out as recorded (None: nothing was), and the log."""
+        """Run the step and publish; return whether it came out as recorded (None: nothing was), and the run's log."""
         context = Context(
             work=work,
             out=work / "out",

@@ -71,18 +71,24 @@ def test_an_error_of_0_of_what_is_no_share_is_unknown(metric, value):
     assert measure_of(tasks(base=found), "base", "words", metric) == Measure(value)
 
 
-@pytest.mark.parametrize(("right", "trend"), [(2, Trend.NOISE), (4, Trend.NOISE), (12, Trend.BETTER)])
+@pytest.mark.parametrize(("right", "trend"), [(1, Trend.NOISE), (5, Trend.NOISE), (6, Trend.BETTER)])
 def test_a_rise_from_none_is_clear_only_where_it_is_more_than_chance_would_do(right, trend):
-    """4 of 60 against none is p = 0.12 by Fisher's test, 12 of 60 is p = 0.0002; with an error of 0, 4 were clear."""
+    """By Fisher's test, too: 5 of 60 against none is p = 0.057, 6 of 60 is 0.027. With an error of 0, 4 were clear."""
     found = tasks(base=lm_evals(0, 60), composed=lm_evals(right, 60))
     assert rows(found)[0].change.trend is trend
-    clear = "Composing helped the one task." == judge(found).headline
+    clear = judge(found).headline == "Composing helped the one task."
     assert clear == (trend is Trend.BETTER)
 
 
 def test_the_error_is_the_same_in_terminal_markdown_and_document_and_lm_evals_stays_under_its_name():
     graph, made = make_graph(), Made()
-    nothing = ACC | {"acc": 0.0, "acc_stderr": 0.0, "samples": 60, "acc@strict": 1.0, "acc@strict_stderr": 0.0}
+    nothing = ACC | {
+        "acc": 0.0,
+        "acc_stderr": 0.0,
+        "samples": 60,
+        "acc@strict": 1.0,
+        "acc@strict_stderr": 0.0,
+    }
     made.metrics[("base", "arc_easy")] = nothing
     results = collect(graph, made.build(graph), made.read)
     console = Console(file=io.StringIO(), width=120, markup=False, highlight=False)
