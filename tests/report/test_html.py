@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -16,8 +17,9 @@ from dem_build.report.analysis import Analysis, Compared
 from dem_build.report.baselines import Contender, Mixture
 from dem_build.report.gates import GateResult
 from dem_build.report.html import render
-from dem_build.report.html.blocks import Axis, Scatter, level
-from dem_build.report.html.page import SECTIONS
+from dem_build.report.html.blocks import Axis, Scatter, level, rival
+from dem_build.report.html.evaluations import losses, tasks
+from dem_build.report.html.page import SECTIONS, TEMPLATES
 from dem_build.report.ladder import Ladder, Rung
 from dem_build.report.ladder import Tested as OnTest  # pytest takes what is called Test… for a test
 from dem_build.report.material import Material, is_drawn, mark_of
@@ -200,6 +202,54 @@ def test_a_build_with_everything_shows_every_section():
     page = Page(render(everything(("math", "chat"))))
     assert len(page.ids) == len(set(page.ids)) == len(SECTIONS)
     assert page.links == [f"#{i}" for i in page.ids]
+
+
+def with_baselines(count):
+    """A build of two datasets and a task whose baselines all have the same losses."""
+    names, methods = ("math", "chat"), itertools.cycle(("mixing", "interpolation", "uniform", "single"))
+    baselines = {f"rival{i}": Contender(method) for i, method in zip(range(count), methods, strict=False)}
+    models = {"base": 3.0, "composed": 2.0, **dict.fromkeys(baselines, 1.9)}
+    table = {
+        m: {f"loss:{n}": {"loss": v, "loss_stderr": 0.01} for n in names} | {"arc_easy": {"acc": 0.5}}
+        for m, v in models.items()
+    }
+    return make(names, table=table, baselines=baselines)
+
+
+@pytest.mark.parametrize("section", [losses, tasks])
+def test_every_baseline_has_a_mark_and_a_lane_of_its_own_and_is_named_beside_it(section):
+    material = with_baselines(12)
+    chart = section(material).blocks[0]
+    names = {kind: name for kind, name in chart.legend if name in material.results.baselines}
+    assert list(names.values()) == list(material.results.baselines)
+    for row in chart.rows:
+        rivals = {mark.lane: names[mark.kind] for mark in row.marks if mark.kind in names}
+        assert list(rivals.values()) == list(names.values()), "each in a lane, in the order of the legend"
+        assert {s.lane for s in row.spans if s.kind.startswith("whisker rival")} == set(rivals)
+        assert row.height > max(mark.down for mark in row.marks)
+    assert "a baseline" not in render(material)
+
+
+def test_marks_of_baselines_differ_in_shape_and_not_in_colour_alone():
+    marks = [rival(i) for i in range(30)]
+    assert len(set(marks)) == 30
+    shapes = [mark.split()[1] for mark in marks]
+    assert all(len(set(shapes[i : i + 5])) == 5 for i in range(25))
+    style, page = (TEMPLATES / "style.css").read_text(), render(with_baselines(5))
+    for mark in marks:
+        assert f".{mark.split()[2]} {{ stroke:" in style
+    for i in range(5):
+        assert re.search(rf'<path class="{rival(i)}" d="M[^"]+"/>', page)
+
+
+def test_what_a_change_of_a_task_is_worth_stands_in_the_column_of_the_change():
+    material = with_baselines(1)
+    for model in ("base", "composed"):
+        material.results.table[model]["gsm8k"] = {"exact_match": 0.5, "exact_match_stderr": 0.01}
+    changes = tasks(material).blocks[0]
+    assert changes.fits
+    assert [len(row) for row in changes.rows] == [2, 2], "nothing lies to the right of a narrow page"
+    assert ("arc_easy", "acc", "error unknown") in [(r[0].text, r[0].more, r[1].more) for r in changes.rows]
 
 
 def test_baselines_stand_with_their_tokens_and_the_interval_of_their_scale():

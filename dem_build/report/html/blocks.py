@@ -34,6 +34,7 @@ __all__ = [
     "Strips",
     "Table",
     "level",
+    "rival",
 ]
 
 LEVELS = 5
@@ -41,6 +42,8 @@ DIGITS = 2
 TICKS = 5
 COLOURS = 7
 SHAPES = ("dot", "square", "triangle", "cross")
+LANE, FIRST_LANE = 14, 17  # pixels
+RIVALS = ("diamond", "box", "peak", "saltire", "valley")
 OUTLINES = {
     "dot": "h0",
     "square": "h0",
@@ -104,7 +107,10 @@ NONE = Cell("\N{EN DASH}")
 
 @dataclass(frozen=True)
 class Table(Block):
-    """A table; the last `numbers` columns are set to the right. `heat`: cells are a map, coloured by their level."""
+    """A table; the last `numbers` columns are set to the right.
+
+    `heat`: cells are a map, coloured by their level. `fits`: it is never wider than the page, its names are broken.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Cell]]
@@ -112,6 +118,7 @@ class Table(Block):
     heat: bool = False
     caption: str = ""
     note: str = ""
+    fits: bool = False
 
 
 @dataclass(frozen=True)
@@ -166,21 +173,28 @@ class Exchanges(Block):
 
 @dataclass(frozen=True)
 class Mark:
-    """A point on an axis; `kind` is a class of the style sheet."""
+    """A point on an axis, in a lane of its strip; `kind` is a class of the style sheet."""
 
     kind: str
     at: float
     title: str = ""
+    lane: int = 0
+
+    @property
+    def down(self) -> int:
+        """How far down its strip it lies, in pixels."""
+        return FIRST_LANE + LANE * self.lane
 
 
 @dataclass(frozen=True)
 class Span:
-    """A line from one point of an axis to another."""
+    """A line from one point of an axis to another, in a lane of its strip."""
 
     kind: str
     start: float
     end: float
     title: str = ""
+    lane: int = 0
 
     @property
     def low(self) -> float:
@@ -191,6 +205,11 @@ class Span:
     def width(self) -> float:
         """Its length."""
         return round(abs(self.end - self.start), DIGITS)
+
+    @property
+    def down(self) -> int:
+        """How far down its strip it lies, in pixels."""
+        return FIRST_LANE + LANE * self.lane
 
 
 @dataclass(frozen=True)
@@ -203,6 +222,11 @@ class Strip:
     value: str = ""
     more: str = ""
     trend: str = ""
+
+    @property
+    def height(self) -> int:
+        """Its height in pixels: of all its lanes."""
+        return 2 * FIRST_LANE + LANE * max((m.lane for m in self.marks), default=0)
 
 
 @dataclass(frozen=True)
@@ -367,6 +391,11 @@ class Axis:
         step = next((m * power for m in (1, 2, 2.5, 5) if m * power >= raw), 10 * power)
         first = math.ceil(self.low / step - 1e-9)
         return [round(i * step, 10) + 0.0 for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
+
+
+def rival(number: int) -> str:
+    """Return how one of several models is marked: a shape and a colour, which no two of the first 30 share."""
+    return f"rival {RIVALS[number % len(RIVALS)]} hue{1 + number % (COLOURS - 1)}"
 
 
 def level(value: float, most: float) -> int:

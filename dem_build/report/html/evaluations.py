@@ -19,6 +19,7 @@ from dem_build.report.html.blocks import (
     Strips,
     Table,
     level,
+    rival,
 )
 from dem_build.report.quantities import decimals, plus_minus, signed, with_error
 from dem_build.report.verdict import measured
@@ -39,15 +40,9 @@ WORDS = {
     Trend.UNKNOWN: "error unknown",
 }
 ALONE = "alone"
-OTHER = "other"
 MARKS = {BASE: "base", COMPOSED: "composed"}
 LOST = 3  # the colour of a gate that failed
-LEGEND = {
-    "base": "base",
-    "composed": "composed",
-    ALONE: "the dataset's own vector, alone",
-    OTHER: "a baseline",
-}
+LEGEND = {"base": "base", "composed": "composed", ALONE: "the dataset's own vector, alone"}
 
 
 def losses(material: Material) -> Section | None:
@@ -90,7 +85,8 @@ def _axis(results: Results, found: Sequence[Row]) -> Axis:
 def _strips(results: Results, found: Sequence[Row], axis: Axis, caption: str) -> Strips:
     strips = [_strip(results, row, axis) for row in found]
     used = {mark.kind for strip in strips for mark in strip.marks}
-    legend = [(kind, words) for kind, words in LEGEND.items() if kind in used]
+    named = LEGEND | {rival(number): model for number, model in enumerate(_rivals(results))}
+    legend = [(kind, words) for kind, words in named.items() if kind in used]
     return Strips(strips, axis, legend, caption)
 
 
@@ -98,13 +94,20 @@ def _strip(results: Results, row: Row, axis: Axis) -> Strip:
     shown = {m: v for m, v in row.measures.items() if _kind(results, m, row.subject)}
     measures = {m: v for m, v in shown.items() if math.isfinite(v.value)}
     old, new = measures.get(BASE), measures.get(COMPOSED)
+    lanes = {model: 1 + number for number, model in enumerate(_rivals(results))}
     spans = [
-        Span(f"whisker {_kind(results, m, row.subject)}", *_whisker(v, axis)) for m, v in measures.items()
+        Span(f"whisker {_kind(results, m, row.subject)}", *_whisker(v, axis), lane=lanes.get(m, 0))
+        for m, v in measures.items()
     ]
     if old and new:
         spans.insert(0, Span("path", axis.at(old.value), axis.at(new.value)))
     marks = [
-        Mark(_kind(results, model, row.subject), axis.at(m.value), f"{model}: {measured(m)}")
+        Mark(
+            _kind(results, model, row.subject),
+            axis.at(m.value),
+            f"{model}: {measured(m)}",
+            lanes.get(model, 0),
+        )
         for model, m in sorted(measures.items(), key=lambda item: item[0] in MARKS)
     ]
     value, more, trend = _change(row)
@@ -117,7 +120,12 @@ def _kind(results: Results, model: str, dataset: str) -> str:
         return MARKS[model]
     if model in results.vectors:
         return ALONE if model == dataset else ""
-    return OTHER
+    return rival(_rivals(results).index(model))
+
+
+def _rivals(results: Results) -> list[str]:
+    """Return the models that have a mark and a lane of their own: the baselines."""
+    return [name for name in model_names(results) if name not in MARKS and name not in results.vectors]
 
 
 def _whisker(measure: Measure, axis: Axis) -> tuple[float, float]:
@@ -235,9 +243,10 @@ def tasks(material: Material) -> Section | None:
         "as if independent."
     )
     changes = Table(
-        ["task", "metric", "change", ""],
-        [[Cell(row.subject, strong=True), Cell(row.metric), *map(Cell, _change(row)[:2])] for row in found],
-        numbers=2,
+        ["task", "change"],
+        [[Cell(row.subject, row.metric, strong=True), Cell(*_change(row)[:2])] for row in found],
+        numbers=1,
+        fits=True,
     )
     table = _table("Every model", material.results, found)
     return Section("tasks", "Tasks", lead, [*(pictures or [changes]), table])
