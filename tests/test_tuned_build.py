@@ -89,8 +89,9 @@ def test_a_dataset_more_trains_one_vector_tunes_composes_and_evaluates(tuned):
 def test_without_a_mixture_its_cost_is_projected_and_marked(tuned):
     cost = tuned.build(RECIPE)["cost"]
     mixing, actions = cost["mixing"], cost["actions"]
-    assert mixing["projected"] is True
-    assert mixing["dem"]["search"] == actions["tune"]["device_seconds"] > 0
+    assert (mixing["mixtures"], mixing["each"]) == (1, {})
+    assert mixing["all"]["projected"] == mixing["all"]["total"]
+    assert mixing["dem"]["choosing"] == actions["tune"]["device_seconds"] > 0
     assert actions["tune"]["tokens"] > 0
     assert mixing["mixture"]["tokens"] == mixing["dem"]["tokens"]
     assert mixing["ratio_of_one"] < 1, "as many tokens at the same speed, and no search"

@@ -134,7 +134,7 @@ def closing_lines(
     _group("failed", "failed", names.get("failed", []), "", console)
     _group("skipped", "skipped", names.get("skipped", []), "", console)
     if results is not None:
-        cost_line(results.cost, console)
+        cost_line(results, console)
     if outcome.interrupted:
         say(console, ("interrupted: the next build goes on from here", "yellow"))
     if model is not None:

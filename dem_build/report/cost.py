@@ -54,8 +54,8 @@ class Part(StrEnum):
     ANALYSIS = "analysis"
 
 
-DEM = (Part.MODEL, Part.EVALUATION)
-"""What the composed model cost, and its judgement. Base and data any way to a model needs; all else compares."""
+DEM = (Part.MODEL,)
+"""What the composed model cost. Base, data and a test of the model any way to one needs; all else compares."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Cost:
         tokens: Tokens that a model read, each as often as it was read; None where nothing counts them.
         trained_tokens: Those that counted in a training's loss.
         same_as: An action before it whose result is its own too: it ran once, and this one cost nothing.
+        passes: Of a search, over all its rows: in forward passes, of which a backward one takes two.
         began_from_others: Whether it began with measurements of earlier actions, whose cost is not in its own.
     """
 
@@ -80,6 +81,7 @@ class Cost:
     tokens: float | None = None
     trained_tokens: float | None = None
     same_as: str | None = None
+    passes: float | None = None
     began_from_others: bool = False
 
     def document(self) -> dict[str, JSON]:
@@ -184,6 +186,7 @@ def _cost(action: Action, record: Record, graph: Graph, cpus: Mapping[str, str],
         record.amount("tokens", "seen"),
         record.amount("tokens", "trained"),
         None if first == action.name else first,
+        record.amount("forward_equivalents"),
         bool(record.count("earlier_passes")),
     )
 

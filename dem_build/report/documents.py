@@ -109,6 +109,7 @@ def _verdict(results: Results, gates: Iterable[GateResult]) -> dict[str, JSON]:
     return {
         "finding": verdict.finding.value,
         "headline": verdict.headline,
+        **({"winner": verdict.winner} if verdict.winner else {}),
         "sentences": list(verdict.sentences),
         "gain_recovered": {model: found for model, found in recovered.items() if found},
     }

@@ -1,30 +1,25 @@
-"""What the model cost against what data mixing costs: at equal tokens, as the best of m, and when one dataset changes.
+"""What the model cost against what data mixing costs: the mixtures of the recipe, and one dataset more.
 
-With n datasets, whose vectors' trainings read T tokens together, in seconds on the device that trained them:
+In seconds on the device that trained the vectors:
 
-    D      = Σ t(vector i) + t(search of ω) + t(composing) + t(evaluating)      DEM, n trainings
-    X      = t(training of one mixture on T tokens) + t(its rows, composing, evaluating)
-    M(m)   = m X                                                                the best of m mixtures
-    ratio  = M(m) / D          saving = 1 - D / M(m)          break-even m = D / X
-    one dataset added or replaced: t(data) + t(vector) + t(search) + t(composing) + t(evaluating), or t(data) + X
+    D      = Σ t(vector i) + t(search of ω) + t(composing)                            DEM
+    X_j    = t(training of mixture j) + t(mixing its rows, composing) + t(choosing)   a mixture
+    ratio  = Σ X_j / D        break-even = D / mean X_j
+    one dataset added or replaced: t(data) + t(vector) + t(search) + t(composing), or t(data) + X without comparing it
 
-The argument is that of the paper (arXiv 2406.15570): weights of a mixture are found by training mixtures, as many as
-are tried, while ω are found after n trainings by evaluating alone. Its own factor (11 times cheaper) is of its models
-and its search, and nothing here is taken from it.
+j goes over the mixtures that the recipe names, each result once. Where it names none, X is one mixture on as many
+tokens as the vectors' trainings read, at their speed: their seconds. A mixture that is named and was not trained here
+counts as the mean of those that were.
 
-X is measured where a mixture without a length of its own ran on the device; each such mixture counts, as their mean.
-Else the training is projected: T tokens at the speed of the mixtures that ran, or, where none did, of the vectors, and
-with nothing for its rows. A projection leaves out that long rows beside short ones make padding.
-
-What favours mixing, so that DEM is not flattered: every m costs no search for the learning rate and no search of its
-scale α; a mixture that was not evaluated takes as long as the composed model.
+Each is charged with what choosing it takes. Where ω were searched, that is the search of a mixture's scale, or, where
+there are others to choose from, one pass over the rows that ω is chosen on, unless its training was validated. Where ω
+are given, nobody knows what finding them took, and no search is charged on either side. Test evaluations choose
+nothing, and are on neither side.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dem_build.report.quantities import count, duration
@@ -34,19 +29,11 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Basis", "Edit", "Mixing", "Way", "times"]
+__all__ = ["Edit", "Mixing", "Way", "times"]
 
 
 AS_MANY = 0.01
 """Share by which two numbers of tokens may differ and be called the same."""
-
-
-class Basis(StrEnum):
-    """Where the cost of a mixture is from."""
-
-    MEASURED = "measured"
-    OF_MIXTURES = "projected from the mixtures' speed"
-    OF_VECTORS = "projected from the vectors' speed"
 
 
 @dataclass(frozen=True)
@@ -56,29 +43,27 @@ class Way:
     Attributes:
         tokens: Of all trainings; None where they were not counted.
         training: All trainings.
-        search: Of ω.
+        choosing: The search of ω, or of a mixture's scale; a pass that compares mixtures.
         making: Composing, extracting vectors from elsewhere, and mixing rows.
-        evaluating: Of the model.
+        projected: How many of all these seconds nobody measured.
     """
 
     tokens: float | None
     training: float
-    search: float = 0.0
+    choosing: float = 0.0
     making: float = 0.0
-    evaluating: float = 0.0
+    projected: float = 0.0
 
     @property
     def total(self) -> float:
         """All of it."""
-        return self.training + self.search + self.making + self.evaluating
+        return self.training + self.choosing + self.making
 
-    def times(self, mixtures: int) -> Way:
+    def times(self, share: float) -> Way:
         """Return so many of it."""
-        tokens = None if self.tokens is None else mixtures * self.tokens
-        return Way(
-            tokens,
-            *(mixtures * s for s in (self.training, self.search, self.making, self.evaluating)),
-        )
+        tokens = None if self.tokens is None else share * self.tokens
+        seconds = (self.training, self.choosing, self.making, self.projected)
+        return Way(tokens, *(share * s for s in seconds))
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON."""
@@ -91,8 +76,8 @@ class Edit:
 
     Attributes:
         own: Seconds of its data and its vector.
-        rest: Of the search, composing and evaluating.
-        mixture: Of its data, and of a whole new mixture.
+        rest: Of the search and composing.
+        mixture: Of its data, and of a whole new mixture with shares that are known.
     """
 
     own: float
@@ -106,13 +91,12 @@ class Edit:
 
     @property
     def ratio(self) -> float:
-        """How many times as much a new mixture costs."""
+        """How many times as much a new mixture takes."""
         return self.mixture / self.total
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON."""
-        more = {"ratio": self.ratio, "saving": 1 - 1 / self.ratio}
-        return _rounded({**asdict(self), "total": self.total}) | more
+        return _rounded({**asdict(self), "total": self.total}) | {"ratio": self.ratio}
 
 
 @dataclass(frozen=True)
@@ -122,117 +106,118 @@ class Mixing:
     Attributes:
         device: Whose seconds are compared.
         dem: What the composed model took.
-        mixture: What one mixture takes on as many tokens.
-        basis: Where that is from.
-        of: Baselines that it was measured of, or whose speed it was projected from.
-        tried: m, how many mixtures one would try: as many as the recipe has, at least one a dataset. Shares of n
-            datasets have n - 1 degrees of freedom, and fewer than n points do not even show a slope along each.
+        each: Mixture → what it took, of those that were trained on the device.
+        one: What one mixture takes: the mean of different ones that were trained, else projected.
+        count: How many different ones the recipe names, at least one.
+        trained: How many different ones were trained on the device.
+        searched: Whether ω were searched.
         edits: Dataset → what it costs to add or to replace it.
     """
 
     device: str
     dem: Way
-    mixture: Way
-    basis: Basis
-    of: tuple[str, ...]
-    tried: int
+    each: Mapping[str, Way]
+    one: Way
+    count: int
+    trained: int
+    searched: bool
     edits: Mapping[str, Edit] = field(default_factory=dict)
 
     @property
-    def projected(self) -> bool:
-        """Whether the cost of a mixture was not measured."""
-        return self.basis is not Basis.MEASURED
+    def all(self) -> Way:
+        """All mixtures."""
+        lacking = (self.count - self.trained) if self.each else 0
+        measured = self.one.projected * (self.count - lacking)
+        return replace(self.one.times(self.count), projected=measured + lacking * self.one.total)
 
     @property
-    def supposed(self) -> bool:
-        """Whether the cost of the best of `tried` was not measured, as not so many ran."""
-        return self.projected or len(self.of) < self.tried
-
-    @property
-    def best(self) -> Way:
-        """The best of `tried` mixtures."""
-        return self.mixture.times(self.tried)
+    def ratio(self) -> float:
+        """How many times as much as DEM all mixtures take."""
+        return self.times_dem(self.all)
 
     @property
     def break_even(self) -> float:
-        """Number of mixtures that cost as much as DEM."""
-        return self.dem.total / self.mixture.total
+        """Number of mixtures that take as much as DEM."""
+        return self.dem.total / self.one.total
 
-    @property
-    def cheaper_from(self) -> int:
-        """The least number of mixtures that cost more than DEM."""
-        return math.floor(self.break_even) + 1
+    def times_dem(self, way: Way) -> float:
+        """Return how many times as much as DEM something takes."""
+        return way.total / self.dem.total
 
-    def ratio(self, mixtures: int) -> float:
-        """Return how many times as much the best of so many mixtures costs."""
-        return mixtures / self.break_even
+    def sentences(self, winner: str | None = None) -> Iterator[str]:
+        """Yield what it comes to, for people.
 
-    def saving(self, mixtures: int) -> float:
-        """Return the share of that cost which DEM saves; below 0 where DEM costs more."""
-        return 1 - self.break_even / mixtures
-
-    def sentences(self) -> Iterator[str]:
-        """Yield what it comes to, for people."""
-        yield self.headline
-        yield (
-            f"One mixture on {self.length}: {duration(self.mixture.total)}, {self.told}; "
-            f"break-even at {self.break_even:.2f} mixtures, DEM is the cheaper from {self.cheaper_from} on."
-        )
+        Args:
+            winner: The model that was better than the composed one, if there was one.
+        """
+        yield self.headline(winner)
+        yield f"One mixture on {self.length}: {self.told}. DEM took as much as {self.break_even:.2f} of them."
         edits = [edit.total for edit in self.edits.values()]
         ratios = [edit.ratio for edit in self.edits.values()]
+        projected = "" if self.each else ", projected,"
         yield (
-            f"One dataset added or replaced: {_between(edits, duration)}, and a new mixture "
+            f"One dataset added or replaced: {_between(edits, duration)}; a new mixture{projected} takes "
             f"{_between(ratios, times)} times as much."
         )
 
+    def headline(self, winner: str | None = None) -> str:
+        """Return what it comes to, in a sentence or two; see `sentences`."""
+        took, of = duration(self.all.total), f"{times(self.ratio)} times as much"
+        said = f"DEM took {duration(self.dem.total)} on {self.device}; "
+        if not self.each:
+            return f"{said}{self.named} would take {took}, projected, {of}."
+        won = winner if winner in self.each else None
+        if self.count == 1 == len(self.each):
+            return f"{said}the mixture {self.named}{', which won,' if won else ''} took {took}, {of}."
+        lacking = self.count - self.trained
+        told = f"would take {took}, {lacking} of them projected," if lacking else f"took {took},"
+        return f"{said}{'the ' if self.count > 1 else ''}{self.named} {told} {of}.{self._alone(won)}"
+
+    def _alone(self, won: str | None) -> str:
+        if won is None:
+            return ""
+        way = self.each[won]
+        return f" The mixture that won, {won}, took {duration(way.total)}, {times(self.times_dem(way))} times as much."
+
     @property
-    def headline(self) -> str:
-        """What it comes to, in a sentence."""
-        dem, best = duration(self.dem.total), duration(self.best.total)
-        cost = f"would cost {best}, projected," if self.supposed else f"cost {best},"
-        return (
-            f"DEM cost {dem} on {self.device}; the best of {self.tried} mixtures {cost} "
-            f"{times(self.ratio(self.tried))} times as much: {self.verdict(self.tried)}."
-        )
+    def named(self) -> str:
+        """The mixtures for people: `mix`, `one mixture`, `3 mixtures`."""
+        if self.count > 1:
+            return f"{self.count} mixtures"
+        return next(iter(self.each)) if len(self.each) == 1 else "one mixture"
 
     @property
     def told(self) -> str:
-        """Where the cost of a mixture is from, for people."""
-        return f"{self.basis.value} ({', '.join(self.of)})" if self.of else self.basis.value
-
-    def verdict(self, mixtures: int) -> str:
-        """Return who saves how much against the best of so many mixtures, for people."""
-        saving = self.saving(mixtures)
-        return f"DEM saves {saving:.0%}" if saving >= 0 else f"DEM costs {-saving:.0%} more"
+        """How long one mixture takes and how that is known, for people."""
+        took = duration(self.one.total)
+        if not self.each:
+            return f"{took}, projected: as long as the vectors' trainings took, and nothing to mix its rows"
+        return f"{took}, {'the mean, ' if self.trained > 1 else ''}measured ({', '.join(self.each)})"
 
     @property
     def length(self) -> str:
         """How many tokens a mixture reads, beside the vectors, for people."""
-        if self.dem.tokens is None:
-            return "as many tokens"
-        vectors, mixture = self.dem.tokens, self.mixture.tokens
-        if mixture is None or abs(mixture - vectors) <= AS_MANY * vectors:
+        vectors, mixture = self.dem.tokens, self.one.tokens
+        if vectors is None or mixture is None:
+            return "tokens that were not counted" if self.each else "as many tokens as the vectors"
+        if abs(mixture - vectors) <= AS_MANY * vectors or count(mixture) == count(vectors):
             return f"as many tokens as the vectors, {count(vectors)}"
-        return f"{count(mixture)} tokens, planned as many as the vectors, which read {count(vectors)}"
+        return f"{count(mixture)} tokens, where the vectors read {count(vectors)}"
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON."""
         return {
             "device": self.device,
-            "basis": self.basis.value,
-            "projected": self.projected,
-            "of": list(self.of),
+            "omega_searched": self.searched,
             "dem": self.dem.document(),
-            "mixture": self.mixture.document(),
-            "mixtures": self.tried,
-            "best": self.best.document(),
-            "best_projected": self.supposed,
-            "ratio": self.ratio(self.tried),
-            "saving": self.saving(self.tried),
-            "ratio_of_one": self.ratio(1),
-            "saving_of_one": self.saving(1),
+            "mixtures": self.count,
+            "mixtures_measured": self.trained,
+            "each": {name: way.document() for name, way in self.each.items()},
+            "mixture": self.one.document(),
+            "all": self.all.document(),
+            "ratio": self.ratio,
+            "ratio_of_one": self.times_dem(self.one),
             "break_even": self.break_even,
-            "cheaper_from": self.cheaper_from,
             "datasets": {name: edit.document() for name, edit in self.edits.items()},
         }
 

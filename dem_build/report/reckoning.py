@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dem_build.graph.nodes import COMPOSED, MODEL, TUNE
+from dem_build.graph.nodes import MODEL, TUNE
 from dem_build.report.cost import DEM, Part, by_device, rounded
-from dem_build.report.mixing import Basis, Edit, Mixing, Way
+from dem_build.report.mixing import Edit, Mixing, Way
 from dem_build.report.quantities import count, duration
 
 if TYPE_CHECKING:
@@ -81,6 +80,10 @@ class _Against:
         self.making = [MODEL, *(a.name for a in graph if a.kind == "extract")]
         first = costs.get(self.vectors[0])
         self.device = first.device if first else ""
+        self.mixtures = [name for name, method in graph.baselines.items() if method == "mixing"]
+        self.here = [name for name in self.mixtures if self._seconds([f"vector:{name}"])]
+        self.trained = len(self._different(f"vector:{name}" for name in self.here))
+        self.count = max(self.trained + len(self.mixtures) - len(self.here), 1)
 
     def refusal(self) -> str | None:
         """Return why nothing can be compared, in words that end a sentence; None where it can."""
@@ -92,144 +95,98 @@ class _Against:
         devices = dict.fromkeys(self.costs[name].device for name in needed)
         if len(devices) > 1:
             return f"the vectors and the search of ω ran on several devices ({'; '.join(devices)})"
-        if not self._seconds(self.vectors):
-            return "the trainings took no time"
-        if self._measured() or self._tokens():
-            return None
-        return "the tokens of the trainings are not recorded, or there were none"
+        return None if self._seconds(self.vectors) else "the trainings took no time"
 
     def mixing(self) -> Mixing:
         """Return the comparison; `refusal` has found nothing against it."""
-        dem, (basis, of, mixture) = self._dem(), self._mixture()
-        edits = {name: self._edit(name, dem, mixture) for name in self.datasets}
-        return Mixing(self.device, dem, mixture, basis, tuple(of), self._tried(), edits)
+        training, search = self._seconds(self.vectors), self._seconds(self.searches)
+        dem = Way(self._tokens(self.vectors), training, search, self._seconds(self.making))
+        chosen = self.count > 1
+        each = {name: self._mixture([name], chosen=chosen) for name in self.here}
+        one, alone = (self._one(dem, chosen=among) for among in (chosen, False))
+        edits = {name: self._edit(name, search, alone) for name in self.datasets}
+        return Mixing(
+            self.device, dem, each, one, self.count, self.trained, searched=bool(self.searches), edits=edits
+        )
 
     def tokens_told(self) -> str:
         """Return what can be said without seconds: the tokens of the trainings; nothing where these are unknown."""
-        tokens, tried = self._tokens(), self._tried()
+        tokens = self._tokens(self.vectors)
         if not tokens:
             return ""
-        return (
-            f" The vectors read {count(tokens)} tokens, the best of {tried} mixtures {count(tried * tokens)}."
-        )
-
-    def _tried(self) -> int:
-        return max(len(self.datasets), list(self.graph.baselines.values()).count("mixing"))
+        read = {name: self._tokens([f"vector:{name}"]) for name in self.mixtures}
+        mixtures = "".join(f", {name} {count(n)}" for name, n in read.items() if n)
+        return f" The vectors read {count(tokens)} tokens{mixtures}."
 
     def notes(self) -> Iterator[str]:
         """Yield what is not in the numbers, though it is a part of one side or of both."""
-        if any(self.costs[name].began_from_others for name in self.searches):
+        if any(self.costs[name].began_from_others for name in self._searches()):
             yield (
-                "The search for ω began with passes of earlier searches, which the comparison is without: from nothing "
+                "A search began with passes of earlier searches, which the comparison is without: from nothing "
                 "it takes longer."
             )
         made = {name: self.costs[name] for name in self.making if name in self.costs}
         for device, seconds in by_device(made).items():
             if device != self.device:
                 yield f"Composing took {duration(seconds)} on {device}, which is not in the comparison."
-        if self._evaluations(COMPOSED) and not self._evaluating(COMPOSED):
-            yield f"Evaluations did not all run on {self.device}: the comparison is without them."
-        others = [name for name in self._trained() if self.costs[f"vector:{name}"].device != self.device]
-        for name in others:
-            device = self.costs[f"vector:{name}"].device
-            yield f"{name} was trained on {device}: its seconds are not compared."
+        for name in (*(f"vector:{m}" for m in self.mixtures), *self._searches()):
+            cost = self.costs.get(name)
+            if cost and cost.seconds is not None and cost.device != self.device:
+                yield f"{name} ran on {cost.device}: its seconds are not compared."
 
-    def _dem(self) -> Way:
-        return Way(
-            self._tokens(),
-            self._seconds(self.vectors),
-            self._seconds(self.searches),
-            self._seconds(self.making),
-            self._evaluating(COMPOSED) or 0.0,
-        )
+    def _one(self, dem: Way, *, chosen: bool) -> Way:
+        """Return what one mixture takes: the mean of those that were trained here, else as long as the vectors."""
+        if self.here:
+            return self._mixture(self.here, chosen=chosen).times(1 / self.trained)
+        choosing = self._pass() if chosen else 0.0
+        return Way(dem.tokens, dem.training, choosing, projected=dem.training + choosing)
 
-    def _mixture(self) -> tuple[Basis, list[str], Way]:
-        """Return what one mixture takes on as many tokens, and where that is from."""
-        evaluating = self._evaluating(COMPOSED) or 0.0
-        if measured := self._measured():
-            return Basis.MEASURED, measured, self._mean(measured)
-        tokens = self._tokens() or 0.0
-        if known := [name for name in self._here() if self.costs[f"vector:{name}"].tokens]:
-            mean = self._mean(known)
-            training = tokens * fmean(self._pace([f"vector:{name}"]) for name in known)
-            way = Way(tokens, training, 0.0, mean.making, mean.evaluating)
-            return Basis.OF_MIXTURES, known, way
-        training = tokens * self._pace(self.vectors)
-        return Basis.OF_VECTORS, [], Way(tokens, training, evaluating=evaluating)
+    def _mixture(self, names: list[str], *, chosen: bool) -> Way:
+        """Return what some mixtures took, each result once; `chosen`: with what it takes to choose from several."""
+        vectors = [f"vector:{name}" for name in names]
+        making = self._seconds([*(f"data:{name}" for name in names), *(f"{MODEL}:{name}" for name in names)])
+        compared = [f"{MODEL}:{name}" for name in names if chosen and not self._judged(name)]
+        passes = self._pass() * len(self._different(compared))
+        searches = self._seconds(f"{TUNE}:{name}" for name in names) if self.searches else 0.0
+        return Way(self._tokens(vectors), self._seconds(vectors), searches + passes, making, passes)
 
-    def _mean(self, mixtures: list[str]) -> Way:
-        """Return the mean of some mixtures that ran; α is no part of plain mixing, and its search is not in it."""
-        tokens = [self.costs[f"vector:{name}"].tokens for name in mixtures]
-        counted = [t for t in tokens if t is not None]
-        return Way(
-            fmean(counted) if len(counted) == len(tokens) else None,
-            fmean(self._seconds([f"vector:{name}"]) for name in mixtures),
-            0.0,
-            fmean(self._seconds([f"data:{name}", f"{MODEL}:{name}"]) for name in mixtures),
-            fmean(self._evaluating_of(name) for name in mixtures),
-        )
+    def _judged(self, mixture: str) -> bool:
+        """Return whether a mixture was measured on validation rows: by the search of its scale, or its training."""
+        training = self.graph.actions[f"vector:{mixture}"]
+        validated = any(taken.of == "data/validation" for taken in training.takes)
+        return validated or f"{TUNE}:{mixture}" in self.graph.actions
 
-    def _edit(self, name: str, dem: Way, mixture: Way) -> Edit:
+    def _pass(self) -> float:
+        """Return the seconds of one pass over the rows that ω is chosen on; 0 where no search tells."""
+        search = self.costs[TUNE] if self.searches else None
+        if search is None or not search.passes:
+            return 0.0
+        return (search.seconds or 0.0) / search.passes
+
+    def _edit(self, name: str, search: float, mixture: Way) -> Edit:
         """Return what another dataset in place of one takes; vectors from elsewhere stay as they are."""
-        data, vector = (self._alone(f"{of}:{name}") for of in ("data", "vector"))
-        composing = self._seconds([MODEL])
-        return Edit(data + vector, dem.search + composing + dem.evaluating, data + mixture.total)
+        data, vector = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector"))
+        return Edit(data + vector, search + self._seconds([MODEL]), data + mixture.total)
 
-    def _trained(self) -> list[str]:
-        """Return the mixtures whose training is recorded with its seconds."""
-        found = [name for name, method in self.graph.baselines.items() if method == "mixing"]
-        return [n for n in found if (cost := self.costs.get(f"vector:{n}")) and cost.seconds is not None]
+    def _searches(self) -> list[str]:
+        """Return the searches that are charged and recorded."""
+        found = [*self.searches, *(f"{TUNE}:{name}" for name in self.mixtures if self.searches)]
+        return [name for name in found if name in self.costs]
 
-    def _here(self) -> list[str]:
-        """Return the mixtures that were trained on this device, and for more than no time."""
-        return [n for n in self._trained() if self._seconds([f"vector:{n}"])]
-
-    def _measured(self) -> list[str]:
-        """Return those on as many tokens as the vectors together: without a length of their own."""
-        return [n for n in self._here() if not self.graph.actions[f"data:{n}"].params]
-
-    def _tokens(self) -> float | None:
-        """Return the tokens that the vectors' trainings read, of each once; None where one's are not recorded."""
-        costs = [self.costs.get(name) for name in self.vectors]
-        tokens = [c.tokens if c else None for c in costs if c is None or c.same_as is None]
+    def _tokens(self, trainings: list[str]) -> float | None:
+        """Return the tokens that trainings read, each once; None where one's are not recorded."""
+        tokens = [cost.tokens for cost in self._different(trainings).values()]
         known = [t for t in tokens if t is not None]
-        return sum(known) if len(known) == len(tokens) else None
-
-    def _pace(self, trainings: Iterable[str]) -> float:
-        """Return the seconds that a token takes."""
-        found = [c for name in trainings if (c := self.costs[name]).same_as is None]
-        return sum(c.seconds or 0.0 for c in found) / (sum(c.tokens or 0.0 for c in found) or 1.0)
-
-    def _evaluating_of(self, mixture: str) -> float:
-        """Return the seconds of a mixture's evaluations: those of the composed model where they did not all run.
-
-        Where those are not in the comparison, a mixture's are not either.
-        """
-        composed = self._evaluating(COMPOSED)
-        whole = len(self._evaluations(mixture)) == len(self._evaluations(COMPOSED))
-        own = self._evaluating(mixture) if whole and composed is not None else None
-        return (composed or 0.0) if own is None else own
-
-    def _evaluating(self, model: str) -> float | None:
-        """Return the seconds of a model's evaluations; None where they did not all run here."""
-        names = self._evaluations(model)
-        here = all(n in self.costs and self._is_here(self.costs[n]) for n in names)
-        return self._seconds(names) if names and here else None
-
-    def _evaluations(self, model: str) -> list[str]:
-        return [a.name for a in self.graph if a.evaluation is not None and a.evaluation.model == model]
+        return sum(known) if len(known) == len(tokens) > 0 else None
 
     def _seconds(self, names: Iterable[str]) -> float:
         """Return the seconds on this device, of each result once."""
-        found = [self.costs[name] for name in names if name in self.costs]
-        return sum(c.seconds or 0.0 for c in found if self._is_here(c) and c.same_as is None)
+        costs = self._different(names).values()
+        return sum(c.seconds or 0.0 for c in costs if c.device == self.device)
 
-    def _alone(self, name: str) -> float:
-        cost = self.costs.get(name)
-        return (cost.seconds or 0.0) if cost and self._is_here(cost) else 0.0
-
-    def _is_here(self, cost: Cost) -> bool:
-        return cost.device == self.device and cost.seconds is not None
+    def _different(self, names: Iterable[str]) -> dict[str, Cost]:
+        """Return the costs of those that are recorded, each result once, by the first action that has it."""
+        return {self.costs[n].same_as or n: self.costs[n] for n in names if n in self.costs}
 
 
 def _untimed(costs: Mapping[str, Cost]) -> Iterator[str]:

@@ -42,7 +42,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
         results_table(results) if results.table else "",
         baselines_list(results) if results.baselines else "",
         _gates(judged) if judged else "",
-        _cost(outcome, results),
+        _cost(outcome, results, judged),
         samples_table(results.samples) if results.samples else "",
     ]
     return "\n".join(part for part in parts if part)
@@ -81,7 +81,7 @@ def _failures(failed: list[Result]) -> str:
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def _cost(outcome: Outcome, results: Results) -> str:
+def _cost(outcome: Outcome, results: Results, gates: list[GateResult]) -> str:
     """Return what this build spent, what all of it cost, and mixing's cost beside it."""
     total = by_device(results.cost.costs)
     if not total:
@@ -90,7 +90,8 @@ def _cost(outcome: Outcome, results: Results) -> str:
     this = on_devices(now.devices) if now.devices else "nothing"
     lines = [f"Cost: {on_devices(total)}, each result once, as it ran; this build: {this}"]
     lines[0] += f", and {duration(now.unfinished)} on what did not finish" if now.unfinished else ""
-    told = results.cost.mixing.sentences() if results.cost.mixing else ()
+    mixing = results.cost.mixing
+    told = mixing.sentences(judge(results, gates).winner) if mixing else ()
     return "\n".join(f"- {escape(line)}" for line in [*lines, *told, *results.cost.notes]) + "\n"
 
 

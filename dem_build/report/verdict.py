@@ -64,11 +64,13 @@ class Verdict:
         finding: What the build came to, for machines.
         headline: The same in one sentence.
         sentences: What it rests on, with numbers.
+        winner: The model that won, where that is another one.
     """
 
     finding: Finding
     headline: str
     sentences: tuple[str, ...]
+    winner: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
     losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
     tasks = [row for row in changed if not row.task.startswith(LOSS_TASK)]
     compared = _compare(results)
-    finding, headline = _headline(results, losses, tasks, compared.rivals)
+    # The best of all may lead within large errors, and one behind it beyond its own.
+    ahead = next((rival for rival in compared.rivals if rival.trend is Trend.WORSE), None)
+    finding, headline = _headline(results, losses, tasks, compared.rivals, ahead)
     sentences = [
         _against_base(losses),
         _recovered(results),
@@ -131,7 +135,8 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
         _probes(results, changed),
         _gates(list(gates)),
     ]
-    return Verdict(finding, headline, tuple(s for s in sentences if s))
+    winner = ahead.model if ahead is not None and finding is Finding.BEATEN else None
+    return Verdict(finding, headline, tuple(s for s in sentences if s), winner)
 
 
 def _compare(results: Results) -> Comparison:
@@ -163,15 +168,14 @@ def _model(results: Results, model: str) -> str:
 
 
 def _headline(
-    results: Results, losses: list[Row], tasks: list[Row], others: Sequence[Rival]
+    results: Results, losses: list[Row], tasks: list[Row], others: Sequence[Rival], ahead: Rival | None
 ) -> tuple[Finding, str]:
     judged, what = (losses, "dataset") if _known(losses) or not _known(tasks) else (tasks, "task")
     if not _known(judged):
         lacking = "the errors are unknown" if judged else "base and composed have no measurement in common"
         return Finding.UNKNOWN, f"Not judged: {lacking}."
-    # The best of all may lead within large errors, and one behind it beyond its own.
-    if winner := next((rival for rival in others if rival.trend is Trend.WORSE), None):
-        return Finding.BEATEN, _won(results, winner)
+    if ahead is not None:
+        return Finding.BEATEN, _won(results, ahead)
     better, worse = _of(judged, Trend.BETTER), _of(judged, Trend.WORSE)
     if better and worse:
         harmed = f"harmed {_named([row.subject for row in worse])}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from dataclasses import replace
 
 import pytest
 from build_samples import Made, make_graph, outcome_of
@@ -11,14 +12,17 @@ from rich.console import Console
 
 from dem_build.cli.view_cost import cost_line
 from dem_build.execute.outcome import Done, Result
-from dem_build.graph import Action, Evaluation
+from dem_build.graph import Action, Edge, Evaluation, Taken
+from dem_build.report.baselines import Contender
 from dem_build.report.cost import DEM, Cost, Part, by_device, part_of, read_costs, spent
 from dem_build.report.documents import build_document
-from dem_build.report.mixing import Basis
+from dem_build.report.html.cost import cost
+from dem_build.report.material import Material
 from dem_build.report.reckoning import Reckoning, reckon
 from dem_build.report.recorded import Recorded
 from dem_build.report.results import Results
 from dem_build.report.summary import summary
+from dem_build.report.verdict import judge
 
 GPU, CPU = "NVIDIA H100", "cpu (x86_64), 8 threads"
 NAMES = ("add", "copy", "upper")
@@ -30,17 +34,27 @@ def read(provenance, graph=None):
     return read_costs(Recorded(graph, made.build(graph), made.read))
 
 
-def compared(names=NAMES, mixtures=("mix",), own=()):
-    """A graph of datasets, a search of ω, mixtures, and one evaluation of each model; those in `own` have a length."""
+def compared(names=NAMES, mixtures=("mix",), own=(), *, searched=True, scaled=(), validated=()):
+    """A graph of datasets, mixtures, and one evaluation of each model.
+
+    `searched`: ω are searched. `own`: mixtures with a length of their own. `scaled`: those whose scale is searched.
+    `validated`: those whose training is.
+    """
     graph = make_graph(names)
     actions = {n: a for n, a in graph.actions.items() if a.evaluation is None}
-    actions["tune"] = Action("tune", "tune", {})
+    if searched:
+        actions["tune"] = Action("tune", "tune", {})
     for mixture in mixtures:
         length = {"epochs": 1.0} if mixture in own else {}
-        actions[f"data:{mixture}"] = Action(f"data:{mixture}", "mix", length)
-        actions[f"vector:{mixture}"] = Action(f"vector:{mixture}", "finetune", {})
-        actions[f"tune:{mixture}"] = Action(f"tune:{mixture}", "tune", {})
-        actions[f"model:{mixture}"] = Action(f"model:{mixture}", "compose", {})
+        rows = Taken("data/validation", Edge("data:add", "validation"))
+        takes = (rows,) if mixture in validated else ()
+        made = [
+            Action(f"data:{mixture}", "mix", length),
+            Action(f"vector:{mixture}", "finetune", {}, takes),
+            *([Action(f"tune:{mixture}", "tune", {})] if mixture in scaled else []),
+            Action(f"model:{mixture}", "compose", {}),
+        ]
+        actions |= {action.name: action for action in made}
     for model in ("composed", "base", *mixtures):
         name = f"loss:{model}:add"
         actions[name] = Action(name, "loss", {}, evaluation=Evaluation(model, "loss:add"))
@@ -59,7 +73,8 @@ def costs_of(graph, **changed):
     costs = {}
     for action in graph:
         seconds, tokens = TOOK.get(action.name) or TOOK[action.name.partition(":")[0]]
-        costs[action.name] = Cost(part_of(action, graph), GPU, float(seconds), tokens=tokens)
+        passes = 10.0 if action.name == "tune" else None
+        costs[action.name] = Cost(part_of(action, graph), GPU, float(seconds), tokens=tokens, passes=passes)
     for written, change in changed.items():
         name = written.replace("_", ":")
         costs[name] = dataclasses.replace(costs[name], **change)
@@ -137,12 +152,13 @@ def test_a_result_that_two_actions_share_costs_once():
 
 
 def test_baselines_analysis_and_references_are_no_part_of_what_dem_cost():
-    graph = compared(mixtures=("mix", "twin"))
+    graph = compared(mixtures=("mix", "twin"), scaled=("mix",))
     actions = dict(graph.actions) | {"ladder": Action("ladder", "ladder", {})}
     graph = dataclasses.replace(graph, actions=actions)
     parts = {name: part_of(action, graph) for name, action in graph.actions.items()}
     of_dem = {name for name, part in parts.items() if part in DEM}
-    assert of_dem == {"tune", "model", "loss:composed:add", *(f"vector:{n}" for n in NAMES)}
+    assert of_dem == {"tune", "model", *(f"vector:{n}" for n in NAMES)}
+    assert parts["loss:composed:add"] is Part.EVALUATION
     assert {parts["base"], *(parts[f"data:{n}"] for n in NAMES)} == {Part.SHARED}
     assert parts["loss:base:add"] is Part.REFERENCES
     assert parts["ladder"] is Part.ANALYSIS
@@ -152,18 +168,90 @@ def test_baselines_analysis_and_references_are_no_part_of_what_dem_cost():
 # Against mixing
 
 
-def test_a_mixture_that_ran_is_measured_and_its_scale_costs_nothing():
+def test_a_mixture_that_ran_is_measured_and_neither_side_has_a_test_evaluation():
     mixing = reckoned().mixing
-    assert (mixing.basis, mixing.of, mixing.projected) == (Basis.MEASURED, ("mix",), False)
-    assert mixing.dem.total == 3 * 100 + 20 + 5 + 10
-    assert mixing.mixture.total == 310 + 4 + 5 + 10
-    assert (mixing.dem.tokens, mixing.mixture.tokens) == (3000, 3010)
+    assert (list(mixing.each), mixing.count, mixing.trained) == (["mix"], 1, 1)
+    assert mixing.dem.total == 3 * 100 + 20 + 5
+    assert mixing.each["mix"].total == mixing.one.total == mixing.all.total == 310 + 4 + 5
+    assert mixing.all.projected == 0
+    assert (mixing.dem.tokens, mixing.one.tokens) == (3000, 3010)
+
+
+def test_where_the_recipe_names_no_mixture_dem_is_set_against_one():
+    graph = compared(mixtures=())
+    mixing = reckoned(graph, vector_add={"seconds": 130.0, "tokens": 2000.0}).mixing
+    assert (mixing.each, mixing.count) == ({}, 1)
+    assert mixing.all.total == mixing.all.projected == 330
+    assert mixing.ratio == pytest.approx(330 / (330 + 20 + 5))
+    assert "one mixture would take 5m 30s, projected, 0.93 times as much" in mixing.headline()
+
+
+@pytest.mark.parametrize("tuned", [{}, {"scaled": ("mix", "twin")}])
+def test_with_given_omega_no_search_is_charged_on_either_side(tuned):
+    mixing = reckoned(compared(mixtures=("mix", "twin"), searched=False, **tuned)).mixing
+    assert mixing.dem.choosing == mixing.all.choosing == 0
+    assert (mixing.dem.total, mixing.all.total) == (305, (310 + 4 + 5) + (100 + 2 + 5))
+
+
+def test_where_omega_are_searched_so_is_the_scale_of_a_mixture():
+    mixing = reckoned(compared(scaled=("mix",))).mixing
+    assert (mixing.dem.choosing, mixing.one.choosing, mixing.one.projected) == (20, 50, 0)
+
+
+def test_several_mixtures_are_each_charged_with_a_pass_that_chooses_unless_something_else_did():
+    graph = compared(mixtures=("mix", "twin", "third"), scaled=("twin",), validated=("third",))
+    mixing = reckoned(graph).mixing
+    assert {n: way.choosing for n, way in mixing.each.items()} == {"mix": 20 / 10, "twin": 20, "third": 0}
+    assert mixing.all.projected == pytest.approx(2), (
+        "a pass of the search is projected, all else was measured"
+    )
+    assert mixing.all.total == pytest.approx(sum(way.total for way in mixing.each.values()))
+
+
+def test_one_mixture_has_no_others_to_be_chosen_from():
+    assert reckoned().mixing.one.choosing == 0
+
+
+def test_several_mixtures_count_each_with_what_it_took():
+    graph = compared(NAMES[:2], mixtures=("mix", "twin", "third"), searched=False)
+    mixing = reckoned(graph, vector_twin={"seconds": 400.0}, vector_third={"seconds": 550.0}).mixing
+    assert mixing.all.training == pytest.approx(310 + 400 + 550)
+    assert mixing.one.training == pytest.approx((310 + 400 + 550) / 3)
+    assert (mixing.count, mixing.trained) == (3, 3)
+    assert "the 3 mixtures took 21m 23s, 6.26 times as much" in mixing.headline()
+
+
+def test_two_scales_of_one_training_are_one_mixture():
+    graph = compared(mixtures=("mix", "twin"), scaled=("twin",))
+    same = {
+        f"{of}_twin": {"same_as": f"{of}:mix", "seconds": s} for of, s in (("vector", 310.0), ("data", 4.0))
+    }
+    mixing = reckoned(graph, tune_twin={"seconds": 50.0}, **same).mixing
+    assert (mixing.count, mixing.trained) == (1, 1)
+    assert mixing.all.total == pytest.approx(310 + 4 + 2 * 5 + 50)
+    assert mixing.each["twin"].total == pytest.approx(310 + 4 + 5 + 50)
+
+
+def test_a_mixture_that_is_named_and_did_not_run_counts_as_those_that_did():
+    graph = compared(mixtures=("mix", "twin"), searched=False)
+    costs = {n: c for n, c in costs_of(graph).items() if not n.endswith("twin")}
+    mixing = reckon(graph, costs).mixing
+    assert (mixing.count, mixing.trained) == (2, 1)
+    assert (mixing.all.total, mixing.all.projected) == (2 * 319, 319)
+    assert "the 2 mixtures would take 10m 38s, 1 of them projected, 2.09 times as much" in mixing.headline()
+
+
+def test_a_mixture_of_another_length_counts_as_it_ran_and_its_tokens_are_said():
+    graph = compared(own=("mix",))
+    mixing = reckoned(graph, vector_mix={"seconds": 500.0, "tokens": 1000.0}).mixing
+    assert (mixing.each["mix"].training, mixing.each["mix"].tokens) == (500, 1000)
+    assert "One mixture on 1k tokens, where the vectors read 3k: " in " ".join(mixing.sentences())
 
 
 def test_a_mixture_that_read_more_than_the_vectors_is_not_said_to_have_read_as_much():
     read = [" ".join(reckoned(vector_mix={"tokens": tokens}).mixing.sentences()) for tokens in (3010, 3400)]
-    assert "One mixture on as many tokens as the vectors, 3k: " in read[0]
-    assert "One mixture on 3.4k tokens, planned as many as the vectors, which read 3k: " in read[1]
+    assert "One mixture on as many tokens as the vectors, 3k: 5m 19s, measured (mix)." in read[0]
+    assert "One mixture on 3.4k tokens, where the vectors read 3k: " in read[1]
 
 
 def test_what_dem_cost_is_the_sum_of_its_parts():
@@ -171,63 +259,65 @@ def test_what_dem_cost_is_the_sum_of_its_parts():
     assert by_device(reckoning.costs, DEM) == {GPU: reckoning.mixing.dem.total}
 
 
-def test_ratio_saving_and_break_even_follow_from_both_costs():
+def test_ratio_and_break_even_follow_from_both_costs():
     mixing = reckoned().mixing
-    assert mixing.tried == 3
-    assert mixing.best.total == 3 * 329
-    assert mixing.ratio(3) == pytest.approx(987 / 335)
-    assert mixing.saving(3) == pytest.approx(1 - 335 / 987)
-    assert mixing.break_even == pytest.approx(335 / 329)
-    assert mixing.cheaper_from == 2
-    assert mixing.ratio(1) < 1 < mixing.ratio(2)
+    assert mixing.ratio == pytest.approx(319 / 325)
+    assert mixing.break_even == pytest.approx(325 / 319)
 
 
-def test_several_mixtures_count_as_their_mean_and_each_as_one_that_was_tried():
-    graph = compared(NAMES[:2], mixtures=("mix", "twin", "third"))
-    mixing = reckoned(graph, vector_twin={"seconds": 400.0}, vector_third={"seconds": 550.0}).mixing
-    assert mixing.mixture.training == pytest.approx((310 + 400 + 550) / 3)
-    assert (mixing.tried, mixing.of) == (3, ("mix", "twin", "third"))
-    assert "cost 21m" in mixing.headline.replace("would ", "")
-    assert "would" not in mixing.headline, "all three ran"
+def won(model, table):
+    """Results in which a model won, or was not told from the composed one."""
+    losses = {"base": 3.0, "composed": 2.5, **table}
+    found = {m: {f"loss:{n}": {"loss": v, "loss_stderr": 0.01} for n in NAMES} for m, v in losses.items()}
+    results = Results(found, datasets=NAMES, baselines=dict.fromkeys(table, Contender("mixing")))
+    assert judge(results).winner == model
+    return results
 
 
-def test_without_a_mixture_its_training_is_projected_from_the_vectors_speed():
-    graph = compared(mixtures=())
-    mixing = reckoned(graph, vector_add={"seconds": 130.0, "tokens": 2000.0}).mixing
-    assert mixing.basis is Basis.OF_VECTORS
-    assert mixing.mixture.training == pytest.approx(4000 * (330 / 4000))
-    assert mixing.mixture.total == pytest.approx(330 + 10)
-    assert "projected" in mixing.headline
+def shown(results):
+    """What the terminal and the report's section say of the cost."""
+    console = Console(file=io.StringIO(), width=300, markup=False, highlight=False)
+    cost_line(results, console)
+    graph = compared(mixtures=tuple(results.baselines))
+    return console.file.getvalue(), cost(Material(None, graph, {}, results, (), ""))
 
 
-def test_a_mixture_of_another_length_gives_its_speed():
-    graph = compared(own=("mix",))
-    mixing = reckoned(graph, vector_mix={"seconds": 500.0, "tokens": 1000.0}).mixing
-    assert (mixing.basis, mixing.of) == (Basis.OF_MIXTURES, ("mix",))
-    assert mixing.mixture.training == pytest.approx(3000 * 0.5)
-    assert mixing.mixture.tokens == 3000
+def test_where_the_one_mixture_is_cheaper_and_won_no_headline_says_that_dem_saves():
+    results = replace(won("mix", {"mix": 2.0}), cost=reckoned(vector_mix={"seconds": 200.0}))
+    line, section = shown(results)
+    assert "DEM 5m 25s, mix 3m 29s, 0.64 times as much" in line
+    assert section.lead.startswith(
+        "DEM took 5m 25s on NVIDIA H100; the mixture mix, which won, took 3m 29s, 0.64 times as much."
+    )
+    bars = {row.name: (row.value, row.more) for row in section.blocks[0].rows}
+    assert bars == {"DEM": ("5m 25s", "measured"), "mix": ("3m 29s", "measured, 0.64 × DEM, which won")}
+    table = {row[0].text: row[-1].text for row in section.blocks[1].rows}
+    assert table == {name: value for name, (value, _) in bars.items()}
+    assert "saves" not in line + section.lead
 
 
-def test_a_mixture_that_was_not_evaluated_takes_as_long_as_the_composed_model():
-    graph = compared()
-    actions = {n: a for n, a in graph.actions.items() if n != "loss:mix:add"}
-    mixing = reckoned(dataclasses.replace(graph, actions=actions)).mixing
-    assert mixing.mixture.evaluating == mixing.dem.evaluating == 10
-
-
-def test_where_mixing_is_cheaper_the_saving_is_below_zero_and_said():
-    graph = compared(NAMES[:2])
-    mixing = reckoned(graph, tune={"seconds": 2000.0}).mixing
-    assert mixing.ratio(2) == pytest.approx(658 / 2215)
-    assert mixing.saving(2) == pytest.approx(1 - 2215 / 658)
-    assert "0.30 times as much: DEM costs 237% more" in mixing.headline
+def test_where_one_of_several_mixtures_won_what_it_took_alone_is_said_beside_all():
+    graph = compared(mixtures=("mix", "twin"))
+    results = replace(won("mix", {"mix": 2.0, "twin": 2.5}), cost=reckon(graph, costs_of(graph)))
+    line, section = shown(results)
+    assert "DEM 5m 25s, 2 mixtures 7m 10s, 1.32 times as much; mix, which won, 5m 21s, 0.99 times" in line
+    assert "The mixture that won, mix, took 5m 21s, 0.99 times as much." in section.lead
+    assert [row.name for row in section.blocks[0].rows] == ["DEM", "mix", "twin", "all 2 mixtures"]
+    nobody = replace(won(None, {"mix": 2.5, "twin": 2.5}), cost=results.cost)
+    assert "won" not in "".join((shown(nobody)[0], shown(nobody)[1].lead))
 
 
 def test_one_dataset_costs_its_vector_and_all_that_follows_and_mixing_a_whole_mixture():
     edit = reckoned(vector_upper={"seconds": 40.0}).mixing.edits["upper"]
-    assert (edit.own, edit.rest) == (42, 20 + 5 + 10)
-    assert edit.mixture == 2 + 329
-    assert edit.ratio == pytest.approx(331 / 77)
+    assert (edit.own, edit.rest) == (42, 20 + 5)
+    assert edit.mixture == 2 + 319
+    assert edit.ratio == pytest.approx(321 / 67)
+
+
+def test_a_new_mixture_is_made_once_and_compared_with_no_other():
+    mixing = reckoned(compared(mixtures=("mix", "twin"))).mixing
+    assert mixing.one.choosing == 2
+    assert mixing.edits["upper"].mixture == 2 + mixing.one.total - 2
 
 
 def test_a_dataset_more_does_not_take_vectors_from_elsewhere_in_again():
@@ -235,40 +325,46 @@ def test_a_dataset_more_does_not_take_vectors_from_elsewhere_in_again():
     actions = dict(graph.actions) | {"vector:code": Action("vector:code", "extract", {})}
     mixing = reckoned(dataclasses.replace(graph, actions=actions), vector_code={"seconds": 500.0}).mixing
     assert mixing.dem.making == 505
-    assert mixing.edits["upper"].rest == 20 + 5 + 10
+    assert mixing.edits["upper"].rest == 20 + 5
 
 
 def test_a_training_that_two_datasets_share_read_its_tokens_once():
     mixing = reckoned(compared(mixtures=()), vector_upper={"same_as": "vector:add"}).mixing
     assert (mixing.dem.training, mixing.dem.tokens) == (200, 2000)
-    assert mixing.mixture.training == 200
+    assert mixing.one.training == 200
+
+
+def test_tokens_that_were_not_counted_do_not_hide_the_seconds():
+    mixing = reckoned(vector_copy={"tokens": None}).mixing
+    assert mixing.all.total == 319
+    assert "One mixture on tokens that were not counted: 5m 19s" in " ".join(mixing.sentences())
 
 
 def test_composing_on_another_device_is_said_and_not_added():
     reckoning = reckoned(model={"device": CPU}, model_mix={"device": CPU}, data_mix={"device": CPU})
-    assert reckoning.mixing.dem.making == reckoning.mixing.mixture.making == 0
+    assert reckoning.mixing.dem.making == reckoning.mixing.one.making == 0
     assert f"Composing took 5.0s on {CPU}, which is not in the comparison." in reckoning.notes
     assert "The build ran on several devices, whose seconds are not added up." in reckoning.notes
     assert by_device(reckoning.costs)[CPU] == 14
 
 
-def test_evaluations_on_another_device_leave_both_sides():
-    reckoning = reckoned(loss_composed_add={"device": CPU})
-    assert reckoning.mixing.dem.evaluating == reckoning.mixing.mixture.evaluating == 0
-    assert any("Evaluations did not all run on" in note for note in reckoning.notes)
-
-
 def test_a_mixture_on_another_device_is_projected_instead():
     reckoning = reckoned(vector_mix={"device": CPU})
-    assert reckoning.mixing.basis is Basis.OF_VECTORS
-    assert f"mix was trained on {CPU}: its seconds are not compared." in reckoning.notes
+    assert (reckoning.mixing.each, reckoning.mixing.all.projected) == ({}, 300)
+    assert f"vector:mix ran on {CPU}: its seconds are not compared." in reckoning.notes
+
+
+def test_a_search_of_a_scale_on_another_device_is_said():
+    reckoning = reckoned(compared(scaled=("mix",)), tune_mix={"device": CPU})
+    assert reckoning.mixing.one.choosing == 0
+    assert f"tune:mix ran on {CPU}: its seconds are not compared." in reckoning.notes
 
 
 @pytest.mark.parametrize("name", ["vector_copy", "tune"])
 def test_trainings_and_search_on_several_devices_are_not_compared(name):
     reckoning = reckoned(**{name: {"device": CPU}})
     assert f"ran on several devices ({GPU}; {CPU})" in refusal(reckoning)
-    assert "The vectors read 3k tokens, the best of 3 mixtures 9k." in refusal(reckoning)
+    assert "The vectors read 3k tokens, mix 3.0k." in refusal(reckoning)
 
 
 @pytest.mark.parametrize(
@@ -276,8 +372,6 @@ def test_trainings_and_search_on_several_devices_are_not_compared(name):
     [
         ({"vector_copy": {"seconds": None}}, "how long vector:copy took is not recorded"),
         ({f"vector_{n}": {"seconds": 0.0} for n in NAMES}, "the trainings took no time"),
-        ({f"vector_{n}": {"tokens": 0.0} for n in NAMES}, "the tokens of the trainings are not recorded"),
-        ({"vector_copy": {"tokens": None}}, "the tokens of the trainings are not recorded"),
     ],
 )
 def test_what_is_not_known_is_not_compared(changed, why):
@@ -305,7 +399,7 @@ def test_vectors_from_elsewhere_cost_what_nobody_knows():
 def test_a_search_that_began_with_what_others_measured_is_said_to_cost_more_from_nothing():
     costs = read({"vector:math": MINE | {"earlier_passes": 12}})
     assert costs["vector:math"].began_from_others
-    begun = "The search for ω began with passes of earlier searches"
+    begun = "A search began with passes of earlier searches"
     assert [n for n in reckoned(tune={"began_from_others": True}).notes if n.startswith(begun)]
     assert not [note for note in reckoned().notes if "earlier searches" in note]
 
@@ -331,28 +425,28 @@ def test_the_summary_says_what_was_spent_now_and_what_mixing_costs():
     results = Results(cost=reckoned())
     text = summary("tiny", outcome_of(graph, records, {"vector:math": Done.RAN}), results)
     assert "this build: 12s on cpu" in text.replace("\\", "")
-    assert (
-        "DEM cost 5m 35s on NVIDIA H100; the best of 3 mixtures would cost 16m 27s, projected, 2.95" in text
-    )
-    assert "times as much: DEM saves 66%." in text
+    assert "DEM took 5m 25s on NVIDIA H100; the mixture mix took 5m 19s, 0.98 times as much." in text
     assert "this build: nothing" in summary("tiny", outcome_of(graph, records), results)
 
 
 def test_the_terminal_has_a_line_for_it_and_none_where_nothing_is_known():
     console = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
-    cost_line(Reckoning(), console)
+    cost_line(Results(), console)
     assert console.file.getvalue() == ""
-    cost_line(reckoned(compared(mixtures=())), console)
+    cost_line(Results(cost=reckoned(compared(mixtures=()))), console)
     assert console.file.getvalue() == (
-        "cost     5m 52s on NVIDIA H100: DEM 5m 35s, best of 3 mixtures 15m 30s (projected), 2.78 times as much\n"
+        "cost     5m 52s on NVIDIA H100: DEM 5m 25s, one mixture 5m 00s (projected), 0.92 times as much\n"
     )
 
 
 def test_documents_hold_every_number():
-    document = reckoned().document()
+    document = reckoned(compared(mixtures=("mix", "twin"))).document()
     mixing = document["mixing"]
-    assert mixing["best"]["total"] == mixing["mixtures"] * mixing["mixture"]["total"] == 987
-    assert mixing["ratio"] == pytest.approx(1 / (1 - mixing["saving"]))
+    assert (mixing["mixtures"], mixing["mixtures_measured"], mixing["omega_searched"]) == (2, 2, True)
+    assert mixing["all"]["total"] == mixing["mixtures"] * mixing["mixture"]["total"] == 321 + 109
+    assert mixing["all"]["projected"] == 4
+    assert mixing["ratio"] == pytest.approx(mixing["all"]["total"] / mixing["dem"]["total"])
+    assert {name: way["total"] for name, way in mixing["each"].items()} == {"mix": 321, "twin": 109}
     assert set(mixing["datasets"]) == set(NAMES)
     assert document["devices"] == {GPU: sum(a["device_seconds"] for a in document["actions"].values())}
     assert document["actions"]["tune"]["tokens"] == 500

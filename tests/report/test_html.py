@@ -379,16 +379,17 @@ def test_costs_are_those_of_the_run_that_made_the_results():
 
 def test_mixing_stands_beside_dem_and_what_was_not_measured_says_so():
     text = Page(render(everything(("math", "chat")))).text
-    assert "DEM cost 1m 40s on cpu; the best of 2 mixtures would cost 3m 20s, projected, 2.00 times" in text
-    assert "one mixture 1m 40s projected, 1.00 × DEM" in text
-    assert "what DEM cost 1m 40s" in text
+    assert "DEM took 1m 40s on cpu; one mixture would take 1m 40s, projected, 1.00 times as much." in text
+    assert "DEM 1m 40s measured one mixture 1m 40s projected, 1.00 × DEM" in text
+    assert "DEM: vectors, search of ω, composing 1m 40s" in text
     assert "math 51s 0.0s 51s 1m 41s 1.98 × DEM" in text
+    assert "ω are given: no search is counted on either side." in text
 
 
 def test_devices_have_columns_of_their_own():
     told = {"vector:math": {"device_seconds": 5.0, "device": "H100"}, "model": {"device_seconds": 2.0}}
     text = Page(render(make(made=Made(provenance=told)))).text
-    assert "H100 cpu vectors, search of ω, composing 5.0s 2.0s" in text
+    assert "H100 cpu DEM: vectors, search of ω, composing 5.0s 2.0s" in text
     assert "All that is recorded here took 5.0s on H100 and 2.0s on cpu." in text
 
 

@@ -20,6 +20,7 @@ from dem_build.report.html.blocks import (
 )
 from dem_build.report.mixing import times
 from dem_build.report.quantities import count, duration
+from dem_build.report.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -33,14 +34,13 @@ __all__ = ["cost"]
 
 PARTS = {
     Part.SHARED: "base and data, which mixing needs too",
-    Part.MODEL: "vectors, search of ω, composing",
+    Part.MODEL: "DEM: vectors, search of ω, composing",
     Part.EVALUATION: "evaluation of the model",
     Part.REFERENCES: "evaluation of base and single vectors",
     Part.BASELINES: "baselines, made and evaluated",
     Part.ANALYSIS: "analysis",
 }
-RAN, BAR = ("measured", "projected"), ("bar", "bar supposed")
-TRIED = (1, 2, 3, 5, 10, 20)
+BAR = ("bar", "bar supposed")
 
 
 def cost(material: Material) -> Section | None:
@@ -49,82 +49,85 @@ def cost(material: Material) -> Section | None:
     total = by_device(found.costs)
     if not total:
         return None
-    lead = f"{found.mixing.headline} " if found.mixing else ""
+    winner = judge(material.results, material.gates).winner if found.mixing else None
+    lead = f"{found.mixing.headline(winner)} " if found.mixing else ""
     lead += (
         f"All that is recorded here took {on_devices(total)}. Times are those of the run that made each result, over "
         "all interruptions, and stay true when it comes from the cache; a result of several actions counts once."
     )
-    blocks: list[Block] = [*_mixing(found.mixing)] if found.mixing else []
+    blocks: list[Block] = [*_mixing(found.mixing, winner)] if found.mixing else []
     blocks += [Notes(found.notes)] if found.notes else []
     blocks += [_parts(found, total), *(_families(material, device) for device in total)]
     blocks.append(Fold(f"Every action ({len(found.costs)})", [_actions(found)]))
     return Section("cost", "Cost", lead, blocks)
 
 
-def _mixing(mixing: Mixing) -> Iterator[Block]:
-    yield _bars(mixing)
+def _mixing(mixing: Mixing, winner: str | None) -> Iterator[Block]:
+    yield _bars(mixing, winner)
     yield _breakdown(mixing)
-    yield _tried(mixing)
     yield _edits(mixing)
 
 
-def _bars(mixing: Mixing) -> Strips:
-    axis = Axis(0.0, max(mixing.dem.total, mixing.best.total) or 1.0)
-    one = f"{RAN[mixing.projected]}, {_share(mixing, 1)}"
-    best = f"{RAN[mixing.supposed]}, {_share(mixing, mixing.tried)}"
-    ways = {
-        "DEM": (mixing.dem.total, "as it ran", False),
-        "one mixture": (mixing.mixture.total, one, mixing.projected),
-        f"best of {mixing.tried} mixtures": (mixing.best.total, best, mixing.supposed),
-    }
+def _ways(mixing: Mixing) -> list[tuple[str, Way]]:
+    """Return DEM, each mixture that was trained, and all of them where that is something else."""
+    found = [("DEM", mixing.dem), *mixing.each.items()]
+    if mixing.count == 1 == len(mixing.each):
+        return found
+    return [*found, (f"all {mixing.named}" if mixing.count > 1 else mixing.named, mixing.all)]
+
+
+def _bars(mixing: Mixing, winner: str | None) -> Strips:
+    ways = _ways(mixing)
+    axis = Axis(0.0, max(way.total for _, way in ways) or 1.0)
     rows = [
-        Strip(name, spans=[Span(BAR[supposed], 0.0, axis.at(s))], value=duration(s), more=more)
-        for name, (s, more, supposed) in ways.items()
+        Strip(name, spans=_spans(way, axis), value=duration(way.total), more=_more(mixing, name, way, winner))
+        for name, way in ways
     ]
-    note = (
-        f"One mixture on {mixing.length}: {mixing.told}. Its shares have to be found "
-        f"by training, so that m mixtures cost m times as much; m = {mixing.tried} here: as many as the recipe has, "
-        "and at least one a dataset. On neither side is a search of the learning rate counted."
+    return Strips(rows, axis, caption=f"DEM against mixing, seconds on {mixing.device}", note=_note(mixing))
+
+
+def _spans(way: Way, axis: Axis) -> list[Span]:
+    """Return a bar of what was measured, and one of what was projected."""
+    measured = max(way.total - way.projected, 0.0)
+    ends = ((BAR[0], 0.0, measured), (BAR[1], measured, way.total))
+    return [Span(kind, axis.at(start), axis.at(end)) for kind, start, end in ends if end > start]
+
+
+def _more(mixing: Mixing, name: str, way: Way, winner: str | None) -> str:
+    """Return how a cost is known, how it compares, and whether its model won."""
+    if way is mixing.dem:
+        return "measured"
+    known = f"{duration(way.projected)} of it projected" if way.projected else "measured"
+    known = "projected" if way.projected >= way.total else known
+    won = ", which won" if name == winner else ""
+    return f"{known}, {times(mixing.times_dem(way))} × DEM{won}"
+
+
+def _note(mixing: Mixing) -> str:
+    """Return what is on both sides, and what on neither."""
+    chosen = (
+        "Choosing is the search of ω, and of a mixture's scale where that is tuned; of several mixtures, each that "
+        "nothing else judged is charged with one pass over the rows that ω is chosen on, at the pace of that search."
+        if mixing.searched
+        else "ω are given: no search is counted on either side."
     )
-    caption = f"DEM against mixing, seconds on {mixing.device}"
-    return Strips(rows, axis, caption=caption, note=note)
-
-
-def _share(mixing: Mixing, mixtures: int) -> str:
-    return f"{times(mixing.ratio(mixtures))} × DEM"
+    return f"{chosen} Test evaluations are on neither side, nor are other learning rates that somebody tried."
 
 
 def _breakdown(mixing: Mixing) -> Table:
-    header = ["", "tokens", "training", "search of ω", "composing, mixing", "evaluation", "in all"]
-    ways = {"DEM": mixing.dem, "one mixture": mixing.mixture, f"best of {mixing.tried}": mixing.best}
-    body = [[Cell(name, strong=True), *_way(way)] for name, way in ways.items()]
-    return Table(header, body, 6, caption="Where it goes")
+    header = ["", "tokens", "training", "choosing", "composing, mixing rows", "in all"]
+    body = [[Cell(name, strong=True), *_way(way)] for name, way in _ways(mixing)]
+    note = (
+        f"One mixture on {mixing.length}: {mixing.told}. DEM took as much as {mixing.break_even:.2f} of them."
+    )
+    return Table(header, body, 5, caption="Where it goes", note=note)
 
 
 def _way(way: Way) -> Iterator[Cell]:
     yield NONE if way.tokens is None else Cell(count(way.tokens))
-    for seconds in (way.training, way.search, way.making, way.evaluating):
+    for seconds in (way.training, way.choosing, way.making):
         yield Cell(duration(seconds)) if seconds else NONE
     yield Cell(duration(way.total), strong=True)
-
-
-def _tried(mixing: Mixing) -> Table:
-    numbers = sorted({*TRIED, mixing.tried, mixing.cheaper_from})
-    body = [
-        [
-            Cell(str(m), strong=m == mixing.tried),
-            Cell(duration(m * mixing.mixture.total)),
-            Cell(times(mixing.ratio(m))),
-            Cell(f"{mixing.saving(m):.0%}"),
-        ]
-        for m in numbers
-    ]
-    header = ["mixtures tried", "mixing", "times DEM", "DEM saves"]
-    note = (
-        f"Break-even at {mixing.break_even:.2f} mixtures: DEM is the cheaper from {mixing.cheaper_from} on. "
-        "Below 0 %, mixing is."
-    )
-    return Table(header, body, 3, caption="By the number of mixtures that one would try", note=note)
 
 
 def _edits(mixing: Mixing) -> Table:
@@ -138,21 +141,21 @@ def _edits(mixing: Mixing) -> Table:
         ]
         for name, edit in mixing.edits.items()
     ]
-    header = ["dataset", "its data and vector", "search, composing, evaluation", "in all", "one new mixture"]
+    rest = "search, composing" if mixing.searched else "composing"
+    header = ["dataset", "its data and vector", rest, "in all", "one new mixture"]
+    projected = "" if mixing.each else " It is projected."
     note = (
-        "The same actions run either way; all other vectors are cached. A mixture is trained again whole: once, with "
-        "the shares it has. To search these again costs a mixture for each trial. Baselines and analysis are not in it."
+        "All other vectors are cached. A mixture is trained again whole: once, with shares that are known, the least "
+        f"that mixing takes.{projected}"
     )
     return Table(header, body, 4, caption="One dataset added to the others, or replaced", note=note)
 
 
 def _parts(found: Reckoning, total: Seconds) -> Table:
     spent = {part: by_device(found.costs, (part,)) for part in Part}
-    dem = by_device(found.costs, DEM)
-    body: list[list[Cell]] = []
-    for part, seconds in spent.items():
-        body += [_part(PARTS[part], total, seconds)] if seconds else []
-        body += [_part("what DEM cost", total, dem, strong=True)] if dem and part is DEM[-1] else []
+    body = [
+        _part(PARTS[part], total, seconds, strong=part in DEM) for part, seconds in spent.items() if seconds
+    ]
     body.append(_part("everything", total, total, strong=True))
     return Table(["", *total], body, len(total), caption="What it was for, each result once")
 
