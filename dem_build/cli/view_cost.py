@@ -26,22 +26,24 @@ def cost_line(results: Results, console: Console) -> None:
     total = by_device(results.cost.costs)
     if total:
         mixing = results.cost.mixing
-        against = _against(mixing, judge(results).winner) if mixing else ""
+        against = f": {_against(mixing)}{_alone(mixing, results)}" if mixing else ""
         body = Text.assemble(joined(on_devices(total)), (joined(against), "dim"))
         hang(console, Text("cost   "), body)
 
 
-def _against(mixing: Mixing, winner: str | None) -> str:
-    projected = f" ({_lacking(mixing)}projected)" if mixing.trained < mixing.count else ""
-    told = (
-        f": DEM {duration(mixing.dem.total)}, {mixing.named} {duration(mixing.all.total)}{projected}, "
+def _against(mixing: Mixing) -> str:
+    some = f"{mixing.count - mixing.trained} of them " if mixing.trained else ""
+    projected = f" ({some}projected)" if mixing.trained < mixing.count else ""
+    return (
+        f"DEM {duration(mixing.dem.total)}, {mixing.named} {duration(mixing.all.total)}{projected}, "
         f"{times(mixing.ratio)} times as much"
     )
-    way = mixing.each.get(winner or "")
-    if way is None or len(mixing.each) == 1:
-        return told
-    return f"{told}; {winner}, which won, {duration(way.total)}, {times(mixing.times_dem(way))} times"
 
 
-def _lacking(mixing: Mixing) -> str:
-    return f"{mixing.count - mixing.trained} of them " if mixing.trained else ""
+def _alone(mixing: Mixing, results: Results) -> str:
+    """Return what the mixture that won took, where others stand beside it; nothing where none won."""
+    winner = judge(results).winner if len(mixing.each) > 1 else None
+    way = mixing.each.get(winner) if winner is not None else None
+    return (
+        f"; {winner}, which won, {duration(way.total)}, {times(mixing.times_dem(way))} times" if way else ""
+    )

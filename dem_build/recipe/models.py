@@ -201,7 +201,11 @@ class Compose(Table):
 
 
 class Baseline(Table):
-    """A model that the composed one is compared with."""
+    """A model that the composed one is compared with.
+
+    What the composed model cost is told beside what the mixtures cost that are named here: all of them, with what it
+    takes to choose from them. Where none is named, one of as many tokens is projected.
+    """
 
     method: Literal["mixing", "interpolation", "uniform", "single"] = Field(
         description="`mixing`: one model fine-tuned on the datasets together. `interpolation`: Σ ω Θᵢ of the "

@@ -161,7 +161,7 @@ class _Against:
         search = self.costs[TUNE] if self.searches else None
         if search is None or not search.passes:
             return 0.0
-        return (search.seconds or 0.0) / search.passes
+        return (search.seconds or 0.0) / max(search.passes, 1.0)
 
     def _edit(self, name: str, search: float, mixture: Way) -> Edit:
         """Return what another dataset in place of one takes; vectors from elsewhere stay as they are."""

@@ -246,7 +246,9 @@ def test_what_a_change_of_a_task_is_worth_stands_in_the_column_of_the_change():
     material = with_baselines(1)
     for model in ("base", "composed"):
         material.results.table[model]["gsm8k"] = {"exact_match": 0.5, "exact_match_stderr": 0.01}
-    changes = tasks(material).blocks[0]
+    section = tasks(material)
+    assert "Wilson" not in section.lead
+    changes = section.blocks[0]
     assert changes.fits
     assert [len(row) for row in changes.rows] == [2, 2], "nothing lies to the right of a narrow page"
     assert ("arc_easy", "acc", "error unknown") in [(r[0].text, r[0].more, r[1].more) for r in changes.rows]
@@ -371,7 +373,7 @@ def test_the_verdict_and_its_numbers_come_first():
 
 def test_costs_are_those_of_the_run_that_made_the_results():
     text = Page(render(everything(("math", "chat")))).text
-    assert "All that is recorded here took 1m 42s on cpu." in text
+    assert "All that is recorded here took 1m 42s on cpu: each result once" in text
     assert (
         "Recorded before device-seconds were, and counted with their wall time: data:math, data:chat." in text
     )
@@ -390,7 +392,7 @@ def test_devices_have_columns_of_their_own():
     told = {"vector:math": {"device_seconds": 5.0, "device": "H100"}, "model": {"device_seconds": 2.0}}
     text = Page(render(make(made=Made(provenance=told)))).text
     assert "H100 cpu DEM: vectors, search of ω, composing 5.0s 2.0s" in text
-    assert "All that is recorded here took 5.0s on H100 and 2.0s on cpu." in text
+    assert "All that is recorded here took 5.0s on H100 and 2.0s on cpu: each" in text
 
 
 def test_who_hurts_whom_needs_no_tuning():

@@ -14,7 +14,9 @@ from dem_build.cli.view_results import result_table
 from dem_build.report.comparison import Measure, Trend, measure_of, rows
 from dem_build.report.documents import results_document
 from dem_build.report.gates import GateResult
+from dem_build.report.html.evaluations import tasks as tasks_section
 from dem_build.report.markdown import results_table
+from dem_build.report.material import Material
 from dem_build.report.results import Results, collect
 from dem_build.report.verdict import judge
 from dem_build.significance import Z95, stderr_of_share
@@ -106,6 +108,18 @@ def test_the_error_is_the_same_in_terminal_markdown_and_document_and_lm_evals_st
             }
         }
     }
+
+
+def test_the_report_says_whose_error_an_accuracy_of_0_has():
+    graph = make_graph()
+    made = Made(metrics={(m, "arc_easy"): lm_evals(0, 60) for m in ("base", "composed")})
+    records = made.build(graph)
+    section = tasks_section(Material(None, graph, records, collect(graph, records, made.read), (), ""))
+    assert section.lead.endswith("That of an accuracy of 0 or 1 is Wilson's.")
+    assert [mark.title for mark in section.blocks[0].rows[0].marks] == [
+        "base: 0.000 ±0.031",
+        "composed: 0.000 ±0.031",
+    ]
 
 
 def test_where_no_error_is_corrected_the_document_says_nothing_of_it():

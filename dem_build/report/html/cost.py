@@ -52,8 +52,8 @@ def cost(material: Material) -> Section | None:
     winner = judge(material.results, material.gates).winner if found.mixing else None
     lead = f"{found.mixing.headline(winner)} " if found.mixing else ""
     lead += (
-        f"All that is recorded here took {on_devices(total)}. Times are those of the run that made each result, over "
-        "all interruptions, and stay true when it comes from the cache; a result of several actions counts once."
+        f"All that is recorded here took {on_devices(total)}: each result once, with the time of the run that made it, "
+        "over all interruptions."
     )
     blocks: list[Block] = [*_mixing(found.mixing, winner)] if found.mixing else []
     blocks += [Notes(found.notes)] if found.notes else []

@@ -62,8 +62,8 @@ def losses(material: Material) -> Section | None:
     blocks.append(_table("Every model", results, found))
     lead = (
         "Loss on held-out test rows, in nats per token; less is better. Whiskers are one standard error. A change is "
-        "composed minus base with its standard error, paired by rows, and is clear where zero lies outside its 95 % "
-        "interval: the whiskers of two models may overlap and their difference be clear."
+        "composed minus base, its error paired by rows: it may be clear, with zero outside its 95 % interval, where "
+        "whiskers overlap."
     )
     return Section("loss", "Test loss", lead, blocks)
 
@@ -241,7 +241,7 @@ def tasks(material: Material) -> Section | None:
     lead = (
         "Tasks of lm-eval, with standard errors. A change is composed minus base; its error is both errors together, "
         "as if independent."
-    )
+    ) + (" That of an accuracy of 0 or 1 is Wilson's." if _is_bound(found) else "")
     changes = Table(
         ["task", "change"],
         [[Cell(row.subject, row.metric, strong=True), Cell(*_change(row)[:2])] for row in found],
@@ -250,6 +250,11 @@ def tasks(material: Material) -> Section | None:
     )
     table = _table("Every model", material.results, found)
     return Section("tasks", "Tasks", lead, [*(pictures or [changes]), table])
+
+
+def _is_bound(found: Sequence[Row]) -> bool:
+    """Return whether some share is 0 or 1, whose error is not lm-eval's."""
+    return any(m.value in (0.0, 1.0) and m.stderr for row in found for m in row.measures.values())
 
 
 def gates(material: Material) -> Section | None:
