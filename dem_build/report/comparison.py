@@ -64,7 +64,7 @@ class Trend(StrEnum):
 
 @dataclass(frozen=True)
 class Measure:
-    """A value and its standard error, None where that is unknown. None is 0; a share's see `stderr_of_share`."""
+    """A value and its standard error: None where that is unknown, and never 0 (`significance.stderr_of_share`)."""
 
     value: float
     stderr: float | None = None

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Material", "base_name", "is_drawn", "mark_of"]
 
 MARK = "<!-- dem-report {} -->\n"
+PAGE = 2
+"""Raised where a page says something else of the same records: those that lie in `out/` are drawn again."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def mark_of(material: Material) -> str:
     """Return the last line of a report: a digest of all that it is drawn from."""
     recipe = material.recipe
     drawn_from = {
-        "dem": material.version,
+        "dem": [material.version, PAGE],
         "recipe": [recipe.name, base_name(recipe, material.graph), recipe.compose.method],
         "actions": list(material.graph.actions),
         # A record that was made again under its key has another time, and often other outputs.

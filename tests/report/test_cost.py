@@ -230,6 +230,9 @@ def test_two_scales_of_one_training_are_one_mixture():
     assert (mixing.count, mixing.trained) == (1, 1)
     assert mixing.all.total == pytest.approx(310 + 4 + 2 * 5 + 50)
     assert mixing.each["twin"].total == pytest.approx(310 + 4 + 5 + 50)
+    results = Results(cost=Reckoning(costs_of(graph), mixing), baselines=dict.fromkeys(("mix", "twin")))
+    names = [row.name for row in shown(results)[1].blocks[0].rows]
+    assert names == ["DEM", "mix", "twin", "one mixture, what they share once"]
 
 
 def test_a_mixture_that_is_named_and_did_not_run_counts_as_those_that_did():

@@ -73,7 +73,8 @@ def _ways(mixing: Mixing) -> list[tuple[str, Way]]:
     found = [("DEM", mixing.dem), *mixing.each.items()]
     if mixing.count == 1 == len(mixing.each):
         return found
-    return [*found, (f"all {mixing.named}" if mixing.count > 1 else mixing.named, mixing.all)]
+    shared = ", what they share once" if len(mixing.each) > mixing.trained else ""
+    return [*found, (f"{'all ' if mixing.count > 1 else ''}{mixing.named}{shared}", mixing.all)]
 
 
 def _bars(mixing: Mixing, winner: str | None) -> Strips:
