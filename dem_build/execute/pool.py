@@ -12,7 +12,6 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.digest import Blob
 from dem_build.execute.request import Answer, Reply
 from dem_build.json_text import parse_json
 
@@ -153,9 +152,7 @@ _DEATH_HINT = (
 def _reply(line: str) -> Reply | None:
     """Read an answer; None for what a library or a site's start-up printed before the worker had the stream."""
     try:
-        document = parse_json(line)
-        log = Blob(**document["log"]) if document["log"] else None
-        return Reply(**document | {"answer": Answer(document["answer"]), "log": log})
+        return Reply.parse(parse_json(line))
     except (ValueError, KeyError, TypeError):
         return None
 

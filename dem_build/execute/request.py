@@ -132,6 +132,12 @@ class Reply:
     note: str = ""
     log: Blob | None = None
 
+    @classmethod
+    def parse(cls, document: Mapping[str, JSON]) -> Reply:
+        """Return the reply that `document` describes."""
+        log = Blob(**document["log"]) if document["log"] else None
+        return cls(**{**document, "answer": Answer(document["answer"]), "log": log})
+
 
 def request_for(
     verdict: Verdict, known: Mapping[str, Mapping[str, Output]], machine: Machine, threads: int
