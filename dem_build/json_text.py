@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MALFORMED", "number", "parse_json", "quantity", "text_at"]
+__all__ = ["MALFORMED", "number", "parse_json", "quantity", "text_at", "unique"]
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What is raised where a document is taken apart that has another shape than it should."""
@@ -32,6 +32,20 @@ def parse_json(
         return json.loads(text, object_pairs_hook=pairs)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of its members, for `parse_json`: Python's own reader takes the last of two that share a key.
+
+    Raises:
+        ValueError: A key stands twice.
+    """
+    made = dict(members)
+    if len(made) < len(members):
+        names = [name for name, _ in members]
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return made
 
 
 def text_at(document: Any, name: str) -> str:

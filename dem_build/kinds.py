@@ -85,7 +85,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "prepare": Kind(
             family="prepare",
-            version=1,
+            # 2: nulls of parquet are nothing, and `system`, `history`, `train` … are heeded
+            version=2,
             module="dem_build.steps.prepare",
             params=(
                 "format",

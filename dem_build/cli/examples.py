@@ -19,6 +19,7 @@ from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
 from dem_build.json_text import quantity
 from dem_build.recipe import load_recipe
+from dem_build.steps.told import unread_sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,7 +98,15 @@ def _counts(console: Console, record: Record) -> None:
     for name in splits if isinstance(splits, dict) else ():
         counts = _numbers(splits[name])
         console.print(f"{view.joined(name)}: " + ", ".join(f"{c} {n}" for n, c in counts.items()))
+    if sentence := unread_sentence(_names(record.noted("unread"))):
+        console.print(Text(view.joined(sentence)))
     console.print("⟦ ⟧ what is trained")
+
+
+def _names(table: JSON) -> dict[str, list[str]]:
+    """Return the lists of texts in a table; nothing of what is none."""
+    entries = table.items() if isinstance(table, dict) else ()
+    return {n: [v for v in values if isinstance(v, str)] for n, values in entries if isinstance(values, list)}
 
 
 def _numbers(table: JSON) -> dict[str, JSON]:

@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dem_build.data.conversations import INSTRUCTING, Conversation
+from dem_build.data.silence import function_of, of_stretch, of_tool
+from dem_build.data.written import Marked, lost, mark
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dem_build.data.conversations import Turn
     from dem_build.data.formats import AnyExample
     from dem_build.data.tokenise import Tokenizer
+    from dem_build.data.written import Stretch
 
-__all__ = ["PINNED_DATE", "Pieces", "pin_date", "render"]
+__all__ = ["PINNED_DATE", "Pieces", "Rendered", "pin_date", "render"]
 
 Pieces = tuple[str, ...]
 """Texts of one row: what is given, what is answered, what is given next …, the last an answer."""
+
+
+class Rendered(NamedTuple):
+    """One row, as a chat template writes it.
+
+    Attributes:
+        pieces: Its texts.
+        muted: Which of its answers (0 is the first) say that they are not trained.
+        unwritten: What the template is given and does not write, as is meant: (the name that counts have, an example).
+    """
+
+    pieces: Pieces
+    muted: frozenset[int] = frozenset()
+    unwritten: frozenset[tuple[str, str]] = frozenset()
+
 
 # Some templates print today's date (`strftime_now`): the data would change overnight. Fixed, and part of the
 # kind's version. English names by hand, because strftime's follow the locale.
@@ -40,8 +59,13 @@ def pin_date(template: str) -> str:
 
 
 def render(
-    tokenizer: Tokenizer, examples: Sequence[AnyExample], system: str | None, *, last_only: bool = False
-) -> list[list[Pieces]]:
+    tokenizer: Tokenizer,
+    examples: Sequence[AnyExample],
+    system: str | None,
+    *,
+    last_only: bool = False,
+    all_counts: bool = False,
+) -> list[list[Rendered]]:
     """Return each example as rows of pieces of text.
 
     A row's pieces are in turn what is given and what is answered, the last of them an answer. What is given ends as a
@@ -57,112 +81,157 @@ def render(
         examples: What to render.
         system: First turn of those that have no system turn of their own.
         last_only: Whether the last answer alone counts.
+        all_counts: Whether what is given counts as well: then answers that say that they do not are told apart.
 
     Raises:
-        DataError: The template cannot render the turns, leaves one of them out, or writes what comes before an answer
-            differently once the answer is there.
+        DataError: The template cannot render the turns, leaves something of them out, or writes what comes before an
+            answer differently once the answer is there.
     """
-    asked = [_asked(e, system, last_only=last_only) for e in examples]
-    before = _rendered(tokenizer, [(a.turns[:k], a.tools) for a in asked for k in a.answers], asks=True)
-    after = _rendered(tokenizer, [(a.turns[: k + 1], a.tools) for a in asked for k in a.answers], asks=False)
-    rows: list[list[Pieces]] = []
+    asked = [_asked(e, system, last_only=last_only, all_counts=all_counts) for e in examples]
+    before = _rendered(tokenizer, [(a, k) for a in asked for k in a.places], asks=True)
+    after = _rendered(tokenizer, [(a, k + 1) for a in asked for k in a.places], asks=False)
+    rows: list[list[Rendered]] = []
     at = 0
     for a in asked:
-        until = at + len(a.answers)
+        until = at + len(a.places)
         pairs = [
-            (b, _completion(b, w, tokenizer.eos_token))
+            (b, _completion(a, b, w, tokenizer.eos_token))
             for b, w in zip(before[at:until], after[at:until], strict=True)
         ]
-        _refuse_silence(a, pairs)
-        rows.append(_rows(pairs))
+        rows.append(_rows(a, pairs, _refuse_silence(tokenizer, a, after[at:until])))
         at = until
     return rows
 
 
 class _Asked(NamedTuple):
-    """Turns, the places of the answers that count among them, and the tools."""
+    """Turns, and what is given beside them.
+
+    Attributes:
+        turns: The turns.
+        answers: The places of the answers that count among them.
+        muted: The places of the answers that say that they do not.
+        tools: Schemas of the tools.
+        variables: What else the template is given.
+        bare: Whether the row could be trained without a template.
+    """
 
     turns: list[Turn]
     answers: tuple[int, ...]
-    tools: tuple[dict[str, Any], ...]
+    muted: tuple[int, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    variables: Mapping[str, Any] = {}
+    bare: bool = True
+
+    @property
+    def places(self) -> list[int]:
+        """The places of all turns that are told apart from what is given."""
+        return sorted((*self.answers, *self.muted))
 
 
-def _asked(example: AnyExample, system: str | None, *, last_only: bool) -> _Asked:
+def _asked(example: AnyExample, system: str | None, *, last_only: bool, all_counts: bool) -> _Asked:
     if isinstance(example, Conversation):
-        turns, answers, tools = list(example.turns), example.answers, example.tools
-    else:
-        turns, answers, tools = (
-            [_turn("user", example.prompt), _turn("assistant", example.completion)],
-            (1,),
-            (),
+        asked = _Asked(
+            list(example.turns),
+            example.answers[-1:] if last_only else example.answers,
+            example.muted if all_counts else (),
+            example.tools,
+            example.variables,
+            bare=example.bare is not None,
         )
-    if system is not None and turns[0]["role"] not in INSTRUCTING:
-        turns, answers = [_turn("system", system), *turns], tuple(k + 1 for k in answers)
-    return _Asked(turns, answers[-1:] if last_only else answers, tools)
+    else:
+        asked = _Asked([_turn("user", example.prompt), _turn("assistant", example.completion)], (1,))
+    if system is None or asked.turns[0]["role"] in INSTRUCTING:
+        return asked
+    return asked._replace(
+        turns=[_turn("system", system), *asked.turns],
+        answers=tuple(k + 1 for k in asked.answers),
+        muted=tuple(k + 1 for k in asked.muted),
+    )
 
 
 def _turn(role: str, content: str) -> Turn:
     return {"role": role, "content": content}
 
 
-def _rendered(
-    tokenizer: Tokenizer, wanted: Sequence[tuple[list[Turn], tuple[dict[str, Any], ...]]], *, asks: bool
-) -> list[str]:
-    """Render all at once, but for those with tools: a call takes one set of them."""
-    plain = [turns for turns, tools in wanted if not tools]
+def _rendered(tokenizer: Tokenizer, wanted: Sequence[tuple[_Asked, int]], *, asks: bool) -> list[str]:
+    """Render so many turns of each: at once, but for those with tools or variables; a call takes one set of these."""
+    plain = [a.turns[:end] for a, end in wanted if not (a.tools or a.variables)]
     texts = iter(tokenizer.render(plain, add_generation_prompt=asks) if plain else [])
     return [
-        tokenizer.render([turns], add_generation_prompt=asks, tools=tools)[0] if tools else next(texts)
-        for turns, tools in wanted
+        tokenizer.render([a.turns[:end]], add_generation_prompt=asks, tools=a.tools, variables=a.variables)[0]
+        if a.tools or a.variables
+        else next(texts)
+        for a, end in wanted
     ]
 
 
-def _rows(pairs: Sequence[tuple[str, str]]) -> list[Pieces]:
+def _rows(
+    asked: _Asked, pairs: Sequence[tuple[str, str]], unwritten: frozenset[tuple[str, str]]
+) -> list[Rendered]:
     """Join an example's answers in one row where each goes on from where the last one ended."""
     pieces: list[str] = []
     end = ""
     for before, answer in pairs:
         if not before.startswith(end):
-            return list(pairs)
+            return [
+                Rendered(pair, unwritten=unwritten)
+                for place, pair in zip(asked.places, pairs, strict=True)
+                if place in asked.answers
+            ]
         pieces += [before[len(end) :], answer]
         end = before + answer
-    return [tuple(pieces)]
+    muted = frozenset(i for i, place in enumerate(asked.places) if place in asked.muted)
+    return [Rendered(tuple(pieces), muted, unwritten)]
 
 
-def _refuse_silence(asked: _Asked, pairs: Sequence[tuple[str, str]]) -> None:
-    """Refuse a template that leaves out what it is given: the row would be trained without it."""
-    given = pairs[-1][0]
-    for turn in asked.turns[: asked.answers[-1]]:
-        if turn["role"] in ("system", "developer", "user") and turn["content"].strip() not in given:
-            raise DataError(
-                f"the base's chat template leaves out or changes the {turn['role']}'s turn "
-                f"{turn['content'].strip()[:60]!r}",
-                hint=_OTHER_TEMPLATE,
-            )
-    if missing := [n for n in map(_function, asked.tools) if n not in given]:
-        raise DataError(f"the base's chat template leaves out the tool `{missing[0]}`", hint=_OTHER_TEMPLATE)
-    for place, (_, answer) in zip(asked.answers, pairs, strict=True):
-        calls = [_function(call) for call in asked.turns[place].get("tool_calls", ())]
-        if missing := [n for n in calls if n not in answer]:
-            raise DataError(
-                f"the base's chat template leaves out the call of `{missing[0]}`", hint=_OTHER_TEMPLATE
-            )
+def _refuse_silence(
+    tokenizer: Tokenizer, asked: _Asked, written: Sequence[str]
+) -> frozenset[tuple[str, str]]:
+    """Refuse a template that leaves out what it is given: the row would be trained without it.
+
+    Returns:
+        What it leaves out as it is meant to: switches, and what was thought before earlier answers.
+    """
+    marked = mark(asked.turns[: asked.places[-1] + 1], tokenizer.cues)
+    unwritten = {("unused_variables", name) for name in asked.variables if name not in tokenizer.variables}
+    for place, text in zip(asked.places, written, strict=True):
+        upto = Marked(marked.turns[: place + 1], [s for s in marked.stretches if s.turn <= place])
+        for stretch in lost(tokenizer, text, upto, tools=bool(asked.tools), variables=asked.variables):
+            if not (meant := _meant(asked, stretch, place)):
+                raise of_stretch(asked.turns[stretch.turn], stretch)
+            unwritten.add((meant, stretch.text[:60]))
+    if missing := [n for n in map(function_of, asked.tools) if n not in written[-1]]:
+        raise of_tool(missing[0])
+    return frozenset(unwritten)
 
 
-def _function(tool: dict[str, Any]) -> str:
-    return str(tool.get("function", tool).get("name", ""))
+def _meant(asked: _Asked, stretch: Stretch, answer: int) -> str:
+    """Say what it is that a template leaves out as it is meant to before an answer; empty where it is not."""
+    if stretch.key == "switch":
+        return "switches"
+    if stretch.key == "name":
+        return "unwritten_names"
+    # What was thought before an answer that is trained stands in that answer's own row, or is refused there.
+    forgotten = stretch.thought and (stretch.turn < answer or answer in asked.muted)
+    return "earlier_reasoning" if forgotten else ""
 
 
-_OTHER_TEMPLATE = "give the base another chat_template in the recipe, or take these rows out"
-
-
-def _completion(before: str, whole: str, eos_token: str) -> str:
+def _completion(asked: _Asked, before: str, whole: str, eos_token: str) -> str:
     if not whole.startswith(before):
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
         raise DataError(
             "the base's chat template is not prefix-preserving: it writes the prompt differently once an answer "
             f"follows, so no loss mask is exact: …{before[-80:]!r} against …{whole[: len(before)][-80:]!r}",
-            hint="set chat = false for the dataset, or give the base another chat_template in the recipe",
+            hint=_rewrites(asked, before[same:]),
         )
     completion = whole[len(before) :]
     ended = completion.rstrip()
     return ended if ended.endswith(eos_token) else completion
+
+
+def _rewrites(asked: _Asked, opening: str) -> str:
+    """Say how to mend what is written differently once an answer follows: from `opening` on, to the end."""
+    template = "give the base a chat_template in the recipe that begins an answer as it asks for it"
+    if opening and len(opening) < 40:
+        template += f": with {opening!r}, and all of the answer's text after that, its reasoning too"
+    return f"set chat = false for the dataset, or {template}" if asked.bare else template

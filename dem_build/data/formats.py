@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dem_build.data.conversations import Conversation, from_messages, from_sharegpt
+from dem_build.data.conversations import (
+    Beside,
+    Conversation,
+    from_history,
+    from_messages,
+    from_pair,
+    from_sharegpt,
+)
+from dem_build.data.turns import json_of, text_of
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
@@ -60,6 +68,11 @@ class Example:
         """What is unusual about it: nothing that is counted."""
         return ()
 
+    @property
+    def unread(self) -> frozenset[str]:
+        """Keys inside of it that nothing reads: it has none."""
+        return frozenset()
+
 
 AnyExample = Example | Conversation
 
@@ -95,8 +108,25 @@ class Cells:
         return self.row.values[self.columns[role]]
 
     def given(self, role: str) -> Any:
-        """Return what an optional role holds, None where its column is missing."""
-        return self.row.values.get(self.columns[role])
+        """Return what an optional role holds, None where its column is missing, or where it is not read."""
+        return self.row.values.get(self.columns[role]) if role in self.columns else None
+
+    @property
+    def beside(self) -> Beside:
+        """What stands beside the turns."""
+        found = {name: self.given(role) for role, name in BESIDE.items()}
+        return Beside(self.row.where, **found)
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing stands beside the turns."""
+        return all(self.given(role) in (None, "", [], {}) for role in BESIDE)
+
+
+BESIDE = {
+    "system": "system", "tools": "tools", "functions": "functions", "chat_template_kwargs": "variables",
+}  # fmt: skip
+"""Roles of what stands beside the turns, which a chat template gets as well, and their names in `Beside`."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +138,7 @@ class Format:
         roles: The columns it needs, by their default names.
         read: A row to an example.
         optional: Columns that it reads where they are there.
+        templated: Those of them that only a chat template can write.
         turns: Whether its rows have turns, which a chat template can render.
         bare: Whether its rows can be trained without a chat template.
     """
@@ -116,6 +147,7 @@ class Format:
     roles: tuple[str, ...]
     read: Callable[[Cells], AnyExample]
     optional: tuple[str, ...] = ()
+    templated: tuple[str, ...] = ()
     turns: bool = True
     bare: bool = True
 
@@ -124,37 +156,70 @@ def _plain(cells: Cells) -> Example:
     return Example("", cells.text("text"))
 
 
-def _pair(cells: Cells) -> Example:
-    return Example(cells.text("prompt"), cells.text("completion"))
+def _pair(cells: Cells) -> AnyExample:
+    prompt, completion = cells.value("prompt"), cells.value("completion")
+    if cells.plain and not isinstance(prompt, list) and not isinstance(completion, list):
+        return Example(cells.text("prompt"), cells.text("completion"))
+    given, told = (
+        value if isinstance(value, list) else cells.text(role)
+        for role, value in (("prompt", prompt), ("completion", completion))
+    )
+    return from_pair(given, told, cells.beside)
 
 
-def _alpaca(cells: Cells) -> Example:
+def _alpaca(cells: Cells) -> AnyExample:
     """Join instruction and input by a blank line; without a chat template, under the headings that Alpaca has."""
     parts = [("Instruction", cells.text("instruction"))]
     if cells.given("input") not in (None, ""):
         parts.append(("Input", cells.text("input")))
-    bare = [f"### {heading}:\n{text}\n\n" for heading, text in parts]
-    prompt = "\n\n".join(text for _, text in parts)
-    return Example(prompt, cells.text("output"), "".join([*bare, "### Response:\n"]))
+    prompt, answer = "\n\n".join(text for _, text in parts), cells.text("output")
+    history = _history(cells)
+    if cells.plain and not history:
+        return Example(prompt, answer, _headed(parts))
+    system = cells.given("system")
+    opening = f"{text_of(system, 'the system column', cells.row.where)}\n\n" if system else ""
+    bare = [piece for asked, told in history for piece in (_headed([("Instruction", asked)]), f"{told}\n\n")]
+    bare = [*bare, _headed(parts), answer]
+    return from_history(history, prompt, answer, cells.beside, (opening + bare[0], *bare[1:]))
+
+
+def _headed(parts: Sequence[tuple[str, str]]) -> str:
+    return "".join([*(f"### {heading}:\n{text}\n\n" for heading, text in parts), "### Response:\n"])
+
+
+def _history(cells: Cells) -> list[tuple[str, str]]:
+    """Return the questions and answers before a row's own, as LLaMA-Factory has them: a list of pairs."""
+    value, where = cells.given("history"), cells.row.where
+    if value in (None, "", []):
+        return []
+    pairs = json_of(value, "the history", where) if isinstance(value, str) else value
+    if isinstance(pairs, list) and all(_is_pair(pair) for pair in pairs):
+        return [(pair[0], pair[1]) for pair in pairs]
+    hint = '"history": [["a question", "its answer"], …]'
+    raise DataError("the history is no list of pairs of texts", where=where, hint=hint)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _messages(cells: Cells) -> Conversation:
-    return from_messages(cells.value("messages"), cells.given("tools"), cells.row.where)
+    return from_messages(cells.value("messages"), cells.beside)
 
 
 def _sharegpt(cells: Cells) -> Conversation:
-    turns = cells.value("conversations")
-    return from_sharegpt(turns, cells.given("system"), cells.given("tools"), cells.row.where)
+    return from_sharegpt(cells.value("conversations"), cells.beside)
 
 
+GIVEN = ("tools", "chat_template_kwargs")
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
         Format("text", ("text",), _plain, turns=False),
-        Format("prompt-completion", ("prompt", "completion"), _pair),
-        Format("messages", ("messages",), _messages, ("tools",), bare=False),
-        Format("alpaca", ("instruction", "output"), _alpaca, ("input",)),
-        Format("sharegpt", ("conversations",), _sharegpt, ("system", "tools"), bare=False),
+        Format("prompt-completion", ("prompt", "completion"), _pair, ("system", *GIVEN), ("system", *GIVEN)),
+        Format("messages", ("messages",), _messages, ("system", "functions", *GIVEN), bare=False),
+        Format("alpaca", ("instruction", "output"), _alpaca, ("input", "system", "history", *GIVEN), GIVEN),
+        Format("sharegpt", ("conversations",), _sharegpt, ("system", *GIVEN), bare=False),
     )
 }
 
@@ -173,6 +238,16 @@ class Layout:
             DataError: A column is missing, or holds no text; names the row.
         """
         return self.format.read(Cells(row, self.columns))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The columns that every row must have."""
+        return tuple(self.columns[role] for role in self.format.roles)
+
+    def without_template(self) -> Layout:
+        """Return the layout of rows that no chat template writes: without the columns that only it can write."""
+        kept = {r: column for r, column in self.columns.items() if r not in self.format.templated}
+        return replace(self, columns=kept)
 
 
 def resolve(

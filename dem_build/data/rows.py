@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 import sys
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import DataError
-from dem_build.json_text import parse_json
+from dem_build.json_text import parse_json, unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
+
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     from dem_build.kinds import SourceFile
 
@@ -45,18 +50,24 @@ class Row:
         return _place(self.source, self.number)
 
 
-def read_rows(source: SourceFile, columns: Collection[str] = ()) -> Iterator[Row]:
+def read_rows(
+    source: SourceFile, columns: Collection[str] = (), optional: Collection[str] = ()
+) -> Iterator[Row]:
     """Yield a file's rows in its order; blank lines are no rows.
 
     Args:
         source: The file; its tag ends in its type.
         columns: What will be asked of each row: a parquet file's other columns are not read. Empty: all.
+        optional: What else will be asked of those rows that have it.
 
     Raises:
         DataError: The file cannot be read, or a row is no row; names the line.
     """
     try:
-        yield from _READERS[_type_of(source)](source, columns)
+        if _type_of(source) == "parquet":
+            yield from _parquet(source, columns, optional)
+        else:
+            yield from _READERS[_type_of(source)](source)
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", where=str(source.path)) from error
 
@@ -67,6 +78,8 @@ def columns_of(source: SourceFile) -> tuple[str, ...]:
     Raises:
         DataError: As `read_rows`.
     """
+    if _type_of(source) == "parquet":
+        return _parquet_columns(source)
     first = next(read_rows(source), None)
     return tuple(first.values) if first else ()
 
@@ -81,7 +94,7 @@ def _place(source: SourceFile, number: int) -> str:
     )
 
 
-def _jsonl(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
+def _jsonl(source: SourceFile) -> Iterator[Row]:
     consumed = 0
     with source.path.open("rb") as file:
         # Bytes, so that only \n ends a line: U+2028 and its kin may stand unescaped inside a JSON string.
@@ -92,16 +105,16 @@ def _jsonl(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
                 yield _object(source, number, _parse(text, _place(source, number)), consumed)
 
 
-def _json(source: SourceFile, columns: Collection[str]) -> Iterator[Row]:
+def _json(source: SourceFile) -> Iterator[Row]:
     # On a hub, `.json` is the name of files of one object a line as well, and not the user's to change.
     if source.hub is not None and _begins_with_object(source):
-        yield from _jsonl(source, columns)
+        yield from _jsonl(source)
         return
     data = source.path.read_bytes().removeprefix(UTF8_BOM)
     if not data.strip():
         return
     hint = "a .json file holds one list of objects; a file with one object a line is called .jsonl"
-    rows = _parse(data, str(source.path), hint)
+    rows = _parse(data, str(source.path), hint, lambda text: _row_with_twins(source, text))
     if not isinstance(rows, list):
         raise DataError(f"holds a JSON {_kind(rows)}, not a list of rows", where=str(source.path), hint=hint)
     for number, value in enumerate(rows, 1):
@@ -113,7 +126,7 @@ def _begins_with_object(source: SourceFile) -> bool:
         return file.read(1024).removeprefix(UTF8_BOM).lstrip().startswith(b"{")
 
 
-def _csv(source: SourceFile, _columns: Collection[str]) -> Iterator[Row]:
+def _csv(source: SourceFile) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default refuses a field over 128 KiB; the limit is the process's
     with source.path.open("rb") as raw:
         # Strict: without it, an open quote swallows the rest of the file as one field, silently.
@@ -157,48 +170,111 @@ def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) ->
         yield Row(source, reader.line_num, values, raw.tell())
 
 
-def _parquet(source: SourceFile, columns: Collection[str]) -> Iterator[Row]:
-    import pyarrow as pa  # type: ignore[import-untyped]  # noqa: PLC0415  a quarter of a second that other files need not pay
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # noqa: PLC0415
+def _parquet(source: SourceFile, columns: Collection[str], optional: Collection[str]) -> Iterator[Row]:
+    with _opened(source) as file:
+        yield from _parquet_rows(source, file, columns, optional)
+
+
+@contextmanager
+def _opened(source: SourceFile) -> Iterator[pq.ParquetFile]:
+    import pyarrow as pa  # noqa: PLC0415  a quarter of a second that other files need not pay
+    import pyarrow.parquet as pq  # noqa: PLC0415
 
     try:
         # Buffered: else a group of rows, which may be the whole file, is read at once.
         with pq.ParquetFile(source.path, buffer_size=PARQUET_BUFFER, pre_buffer=False) as file:
-            yield from _parquet_rows(source, file, columns)
+            _refuse_twin_fields(source, file.schema_arrow)
+            yield file
     # Arrow's own errors, and those of values that Python has not: text that is no UTF-8, a date after the year 9999.
-    except (pa.ArrowException, ValueError, OverflowError) as error:
+    except (pa.ArrowException, ValueError, KeyError, OverflowError) as error:
         what, hint = f"not a parquet file: {error}", "it is damaged, or not what its name says"
         raise DataError(what, where=str(source.path), hint=hint) from error
 
 
-def _parquet_rows(source: SourceFile, file: Any, columns: Collection[str]) -> Iterator[Row]:
+def _parquet_columns(source: SourceFile) -> tuple[str, ...]:
+    with _opened(source) as file:
+        return tuple(file.schema_arrow.names) if file.metadata.num_rows else ()
+
+
+def _parquet_rows(
+    source: SourceFile, file: pq.ParquetFile, columns: Collection[str], optional: Collection[str]
+) -> Iterator[Row]:
     names = file.schema_arrow.names
     # A column that is missing is an error by row, which lists all columns there are: then all are read.
-    wanted = [n for n in names if n in columns] if columns and set(columns) <= set(names) else None
+    asked = {*columns, *optional}
+    wanted = [n for n in names if n in asked] if columns and set(columns) <= set(names) else None
     size, total = source.path.stat().st_size, file.metadata.num_rows
     number = 0
     for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=wanted):
-        for values in batch.to_pylist():
+        for values in batch.to_pylist(maps_as_pydicts="strict"):
             number += 1
-            yield Row(source, number, values, size * number // total)
+            yield Row(source, number, {n: _filled(v) for n, v in values.items()}, size * number // total)
 
 
-_READERS: dict[str, Callable[[SourceFile, Collection[str]], Iterator[Row]]] = {
+def _filled(value: Any) -> Any:
+    """Take the nulls out of objects: parquet gives each the keys of all, so a null says that there is no such key.
+
+    Those of a list are its writer's own.
+    """
+    if isinstance(value, dict):
+        return {key: _filled(item) for key, item in value.items() if item is not None}
+    return [_filled(item) for item in value] if isinstance(value, list) else value
+
+
+def _refuse_twin_fields(source: SourceFile, fields: Iterable[pa.Field], inside: str = "") -> None:
+    """Refuse a column, or a key inside of one, that is there twice: only the last of the two would be read."""
+    names: set[str] = set()
+    for field in fields:
+        if field.name in names:
+            what = f"the column `{inside}{field.name}` is there twice"
+            raise DataError(what, where=str(source.path), hint="rename or remove one of the two")
+        names.add(field.name)
+        nested = [field.type.field(i) for i in range(field.type.num_fields)]
+        _refuse_twin_fields(source, nested, f"{inside}{field.name}.")
+
+
+_READERS: dict[str, Callable[[SourceFile], Iterator[Row]]] = {
     "jsonl": _jsonl,
     "json": _json,
     "csv": _csv,
-    "parquet": _parquet,
 }
 
 
-def _parse(data: bytes, where: str, hint: str | None = None) -> Any:
+def _parse(
+    data: bytes,
+    where: str,
+    hint: str = "each line is one JSON object",
+    place: Callable[[str], str] | None = None,
+) -> Any:
     text = _decode(data, where)
     try:
-        return parse_json(text)
+        return parse_json(text, unique)
     except ValueError as error:
-        raise DataError(
-            f"not JSON: {error}", where=where, hint=hint or "each line is one JSON object"
-        ) from error
+        if _is_json(text):  # then a key is there twice
+            where, hint = place(text) if place else where, "rename or remove one of the two"
+            raise DataError(str(error), where=where, hint=hint) from error
+        raise DataError(f"not JSON: {error}", where=where, hint=hint) from error
+
+
+def _is_json(text: str) -> bool:
+    try:
+        parse_json(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _row_with_twins(source: SourceFile, text: str) -> str:
+    """Say which row of a JSON list has a key twice."""
+    decoder = json.JSONDecoder(object_pairs_hook=unique)
+    at, number = text.index("[") + 1, 0
+    with suppress(ValueError, IndexError):  # the row with the twins ends it
+        while True:
+            number += 1
+            while text[at] in " \t\r\n,":
+                at += 1
+            _, at = decoder.raw_decode(text, at)
+    return _place(source, number)
 
 
 def _decode(data: bytes, where: str) -> str:

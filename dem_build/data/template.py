@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from jinja2.nodes import Node
     from jinja2.parser import Parser
 
-__all__ = ["ASKED", "ENDLESS", "FAULTS", "Fault", "check_template", "judge", "leaves_out", "read_template"]
+__all__ = [
+    "ASKED",
+    "ENDLESS",
+    "FAULTS",
+    "Fault",
+    "check_template",
+    "constants",
+    "judge",
+    "leaves_out",
+    "read_template",
+    "variables",
+]
 
 ASKED: tuple[dict[str, str], ...] = ({"role": "user", "content": "What is two plus two?"},)
 ANSWERED: tuple[dict[str, str], ...] = (*ASKED, {"role": "assistant", "content": "It is four."})
@@ -127,6 +138,27 @@ def leaves_out(written: str, turns: tuple[dict[str, str], ...] = ASKED) -> str |
     """Say which turn a rendered template leaves out, None where it has them all."""
     missing = [turn["role"] for turn in turns if turn["content"] not in written]
     return f"leaves out what the {missing[0]} says" if missing else None
+
+
+def constants(text: str) -> set[str]:
+    """Return the texts in a template's code; none of what is no template: to render it says so."""
+    from jinja2 import TemplateError, nodes  # noqa: PLC0415
+
+    try:
+        found = _environment().parse(text).find_all(nodes.Const)
+    except (TemplateError, *FAULTS):
+        return set()
+    return {node.value for node in found if isinstance(node.value, str)}
+
+
+def variables(text: str) -> set[str]:
+    """Return the names that a template asks of those who render it; none of what is no template."""
+    from jinja2 import TemplateError, meta  # noqa: PLC0415
+
+    try:
+        return meta.find_undeclared_variables(_environment().parse(text))
+    except (TemplateError, *FAULTS):
+        return set()
 
 
 def _environment() -> Environment:

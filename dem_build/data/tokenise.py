@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dem_build.data.chat import render
+from dem_build.data.chat import Rendered, render
 from dem_build.data.conversations import Conversation
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    import re
+    from collections.abc import Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -33,11 +34,17 @@ class Tokenizer(Protocol):
         eos_token: Text of the end of sequence.
         eos_id: Its id.
         prefix_ids: What the tokenizer puts before a text by itself: BOS, or nothing.
+        cues: What the chat template looks for inside of a turn's text.
+        variables: The names that the chat template asks of those who render it.
+        shapes: What it is known to leave out of turns of a shape; `dem_build.data.written` keeps it.
     """
 
     eos_token: str
     eos_id: int
     prefix_ids: tuple[int, ...]
+    cues: re.Pattern[str]
+    variables: frozenset[str]
+    shapes: dict[str, frozenset[str]]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without special tokens that are not in the text."""
@@ -49,8 +56,9 @@ class Tokenizer(Protocol):
         *,
         add_generation_prompt: bool,
         tools: Sequence[dict[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Return each conversation as text, in the base's chat template; `tools` are those of all of them."""
+        """Return each conversation as text, in the base's chat template; what is given beside them is that of all."""
         ...
 
 
@@ -84,12 +92,14 @@ class Tokenised:
         labels: int32, [tokens]; `MASKED` where not trained. The first is always masked: nothing predicts it.
         length: Tokens before it was cut.
         apart: Whether characters on two sides of an answer's beginning or end would have shared a token.
+        unwritten: What the chat template does not write, as is meant: (the name that counts have, an example).
     """
 
     input_ids: npt.NDArray[np.int32]
     labels: npt.NDArray[np.int32]
     length: int
     apart: bool
+    unwritten: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def trained(self) -> int:
@@ -108,7 +118,9 @@ def tokenise(
         DataError: The chat template cannot render an example, or gives no exact mask.
     """
     if style.chat:
-        rows = render(tokenizer, examples, style.system, last_only=style.last_only)
+        rows = render(
+            tokenizer, examples, style.system, last_only=style.last_only, all_counts=style.train_prompt
+        )
         if style.train_prompt and any(len(r) > 1 for r in rows):
             raise DataError(
                 "the base's chat template writes earlier turns differently once there are later ones, so not every "
@@ -117,15 +129,22 @@ def tokenise(
             )
         prefix: tuple[int, ...] = ()  # a template writes BOS itself where the model wants it
     else:
-        rows = [[_bare(e)] for e in examples]
+        rows = [[_bare(e, style)] for e in examples]
         prefix = tokenizer.prefix_ids
-    joined = iter(_join(tokenizer, [pieces for r in rows for pieces in r]))
-    return [[_row(_prefixed(next(joined), prefix), tokenizer.eos_id, style) for _ in r] for r in rows]
+    joined = iter(_join(tokenizer, [row.pieces for r in rows for row in r]))
+    return [[_row(_prefixed(next(joined), prefix), tokenizer.eos_id, style, row) for row in r] for r in rows]
 
 
-def _bare(example: AnyExample) -> Pieces:
-    assert not isinstance(example, Conversation)  # the format says that its rows need a template
-    return (example.prompt if example.bare is None else example.bare, example.completion)
+def _bare(example: AnyExample, style: Style) -> Rendered:
+    if not isinstance(example, Conversation):
+        return Rendered((example.prompt if example.bare is None else example.bare, example.completion))
+    if example.bare is None:
+        raise DataError(
+            "turns are written by a chat template, and this dataset is trained without one",
+            hint="give the base a chat_template, or the rows as texts",
+        )
+    *earlier, answer = example.bare
+    return Rendered(("".join(earlier), answer) if style.last_only else example.bare)
 
 
 class _Joined(NamedTuple):
@@ -180,7 +199,7 @@ def _prefixed(joined: _Joined, prefix: tuple[int, ...]) -> _Joined:
     return joined._replace(ids=[*prefix, *joined.ids], starts=starts)
 
 
-def _row(joined: _Joined, eos_id: int, style: Style) -> Tokenised | None:
+def _row(joined: _Joined, eos_id: int, style: Style, row: Rendered) -> Tokenised | None:
     ids, starts, apart = joined
     if ids[-1:] != [eos_id] or len(ids) == starts[-1]:
         ids = [*ids, eos_id]
@@ -189,7 +208,8 @@ def _row(joined: _Joined, eos_id: int, style: Style) -> Tokenised | None:
     # A row that is cut keeps no EOS: its text does not end there.
     input_ids = np.asarray(ids[: style.max_length], dtype=np.int32)
     trained = np.full(len(input_ids), style.train_prompt)
-    for start, end in zip(starts[::2], (*starts[1::2], len(ids)), strict=True):
-        trained[start:end] = True
+    for answer, (start, end) in enumerate(zip(starts[::2], (*starts[1::2], len(ids)), strict=True)):
+        trained[start:end] = answer not in row.muted
     trained[:1] = False
-    return Tokenised(input_ids, np.where(trained, input_ids, np.int32(MASKED)), len(ids), apart)
+    labels = np.where(trained, input_ids, np.int32(MASKED))
+    return Tokenised(input_ids, labels, len(ids), apart, row.unwritten)

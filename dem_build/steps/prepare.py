@@ -24,6 +24,7 @@ from dem_build.errors import DataError
 from dem_build.steps.prepared import provenance_of, refuse_nothing, tell, tell_control
 from dem_build.steps.rows import Cutter, processes_for
 from dem_build.steps.tokenizer import BaseTokenizer
+from dem_build.steps.told import Told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,6 +62,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     layout = _layout(sources, params)
     tokenizer = BaseTokenizer(inputs.paths["base/tokenizer"])
     style = _style(params, layout, tokenizer)
+    layout = layout if style.chat else layout.without_template()
     splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
     most = params.get("max_samples")
     size = sum(s.path.stat().st_size for s in sources)
@@ -76,20 +78,25 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
-        counts: Counter[str] = Counter()
+        counts, told = Counter[str](), Told(dataset.read, sources)
         items = _kept(dataset, dataset.smallest(most, progress), counts)
         cut_up = stack.enter_context(closing(cutter.cut(_batches(items), _example)))
         for batch, cuts in _told(cut_up, dataset.sources, progress):
             if cuts is None:
                 _refuse_row(batch, tokenizer, style)
             control.look((item.row, item.example) for item in batch)
+            told.look((item.row, item.example) for item in batch)
             for item, cut in _write(writers, zip(batch, cuts or (), strict=True), counts):
+                told.unwritten(cut.rows)
                 if cut.shingles is not None:
                     near.add(item.side, cut.shingles)
         counts["control_tokens"] = control.rows
+        counts.update(told.counts)
         refuse_nothing(counts, writers, style, sources)
-        provenance = provenance_of(layout, style, counts, writers) | {"near_duplicates": near.count()}
+        provenance = provenance_of(layout, style, counts, writers)
+        provenance |= {"near_duplicates": near.count(), "unread": told.unread}
         tell(provenance, style, context)
+        told.tell(context)
         tell_control(control, context)
         _tell_empty(splitter, provenance, context)
         for name, writer in writers.items():
@@ -178,6 +185,11 @@ class _Dataset:
         return "train" if any(side_of(s) is None for s in self.sources) else "test"
 
     @property
+    def read(self) -> frozenset[str]:
+        """The columns that are read."""
+        return frozenset([*self.layout.columns.values(), *filter(None, [self.group_by])])
+
+    @property
     def holds_out(self) -> bool:
         """Whether any row can be outside of train."""
         return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
@@ -199,8 +211,8 @@ class _Dataset:
 
     def _items_of(self, source: SourceFile) -> Iterator[_Item]:
         held = side_of(source)
-        columns = (*self.layout.columns.values(), *filter(None, [self.group_by]))
-        for row in read_rows(source, columns):
+        required = (*self.layout.required, *filter(None, [self.group_by]))
+        for row in read_rows(source, required, self.read):
             example = self.layout.example(row)
             digest = splits.prompt_digest(example.split_key)
             yield _Item(row, example, digest, held or self._side(row, digest))
@@ -245,9 +257,10 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
     chat = can if wanted in ("auto", None) else bool(wanted)
     if not chat and not layout.format.bare:
         why = "chat = false" if wanted is False else "the base has no chat template"
+        mend = "leave `chat` out" if tokenizer.has_chat_template else "give the base a chat_template"
         raise DataError(
             f"`{layout.format.name}` rows are written by a chat template, and {why}",
-            hint="give the base a chat_template, or the rows as prompt and completion",
+            hint=f"{mend}, or write the rows as prompt and completion",
         )
     if chat and not can:
         why = (
@@ -256,10 +269,13 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
             else f"`{layout.format.name}` rows have no turns"
         )
         raise DataError(f"chat = true, but {why}", hint="leave chat out, or give the base a chat_template")
-    if system is not None and not chat:
+    named = [r for r in layout.format.templated if r in (params.get("columns") or {})]
+    if not chat and (system is not None or named):
+        what = "a system prompt" if system is not None else f"the column of `{named[0]}`"
+        mend = "leave `chat` out" if tokenizer.has_chat_template else "give the base a chat_template"
         raise DataError(
-            "a system prompt needs a chat template, and this dataset is trained without one",
-            hint="leave `system` out, or give the base a chat_template",
+            f"{what} needs a chat template, and this dataset is trained without one",
+            hint=f"leave `{'system' if system is not None else named[0]}` out, or {mend}",
         )
     truncate, loss = params["on_overflow"] == "truncate", params.get("loss")
     return Style(chat, system, loss == "all", int(params["max_length"]), truncate, loss == "completion")

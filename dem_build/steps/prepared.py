@@ -10,6 +10,7 @@ import numpy as np
 from dem_build.data import splits
 from dem_build.data.sources import side_of
 from dem_build.errors import DataError
+from dem_build.steps.told import MEANT
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -32,6 +33,8 @@ ODD_TURNS = {
     "unasked_answers": "that begin with an answer, which is not trained: nothing asks for it",
     "empty_turns": "with an empty turn; one of the assistant's is not trained",
     "repeated_roles": "with two turns of the same role in a row",
+    "system_twice": "with a `system` column that is not read: a turn of theirs says something else as the system",
+    "trained_prompts": "with a turn that says that it is trained, and is not the assistant's: it is not trained",
 }
 
 
@@ -84,7 +87,7 @@ def provenance_of(
     """Return what is worth knowing of the rows: format, counts, sizes of the splits, prompts shared with train."""
     names = (
         "read", "used", "empty", "over_max_length", "truncated", "completion_cut_off", "beyond_max_samples",
-        "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length", *ODD_TURNS,
+        "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length", *ODD_TURNS, *MEANT,
     )  # fmt: skip
     train = _unique(writers["train"])
     return {
@@ -162,5 +165,5 @@ def tell_control(control: ControlTokens, context: Context) -> None:
         where, token = control.first
         context.warn(
             f"{_rows(control.rows)} with a control token of the base in the text, first {token} at {where}: "
-            "it is trained as that token, not as text"
+            "it is encoded as that token, not as text"
         )

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from dem_build.data.chat import pin_date
-from dem_build.data.template import FAULTS
+from dem_build.data.conversations import INSTRUCTING
+from dem_build.data.template import FAULTS, variables
+from dem_build.data.written import cues
 from dem_build.errors import DataError
 from dem_build.steps.models import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from dem_build.data.conversations import Turn
@@ -50,6 +54,10 @@ class BaseTokenizer:
         self.has_chat_template = bool(self._tokenizer.chat_template)
         if self.has_chat_template:
             self._tokenizer.chat_template = pin_date(self._tokenizer.get_chat_template())
+        templates = _templates(self._tokenizer.chat_template)
+        self.cues = cues(templates)
+        self.variables = frozenset().union(*map(variables, templates))
+        self.shapes: dict[str, frozenset[str]] = {}
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the ids of each text, without special tokens that are not in the text."""
@@ -76,26 +84,36 @@ class BaseTokenizer:
         *,
         add_generation_prompt: bool,
         tools: Sequence[dict[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Return each conversation as text, in the base's chat template; `tools` are those of all of them.
+        """Return each conversation as text, in the base's chat template; what is given beside them is that of all.
 
         Raises:
-            DataError: The template refuses the turns.
+            DataError: The template refuses the turns, or a variable is no name of its own.
         """
-        try:
-            texts: list[str] = self._tokenizer.apply_chat_template(
-                conversations,
+        given = dict(variables or {})
+        if taken := [name for name in given if name in _TAKEN]:
+            raise DataError(
+                f"chat_template_kwargs may not set `{taken[0]}`",
+                hint="it holds what a template asks for beside turns and tools, such as enable_thinking",
+            )
+
+        def render(turns: list[list[Turn]]) -> list[str]:
+            rendered: list[str] = self._tokenizer.apply_chat_template(
+                turns,
                 tools=list(tools) or None,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
+                **given,
             )
+            return rendered
+
+        try:
+            return render(conversations)
         except (jinja2.TemplateError, *FAULTS) as error:
             roles = " → ".join(turn["role"] for turn in conversations[0])
-            raise DataError(
-                f"the base's chat template refuses the turns {roles}: {error}",
-                hint="leave out `system` if the template has no such role, or mend the row",
-            ) from error
-        return texts
+            what = f"the base's chat template refuses the turns {roles}: {error}"
+            raise DataError(what, hint=_mend(conversations[0], render)) from error
 
     def _prefix_ids(self) -> tuple[int, ...]:
         """Return what the tokenizer puts before a text: not every one that has a BOS adds it."""
@@ -103,6 +121,26 @@ class BaseTokenizer:
         full = self._tokenizer("a")["input_ids"]
         starts = [i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain]
         return tuple(full[: starts[0]]) if starts else ()
+
+
+_APPLY = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
+_TAKEN = frozenset(_APPLY.parameters) - {"documents"} | {"messages"}
+"""Names that a row may not give to a template: they are somebody else's to set."""
+
+
+def _templates(found: str | dict[str, str] | None) -> list[str]:
+    return [found] if isinstance(found, str) else list((found or {}).values())
+
+
+def _mend(turns: list[Turn], render: Callable[[list[list[Turn]]], list[str]]) -> str:
+    """Say how to mend a row that a template refuses: what it takes is tried."""
+    spoken = [turn for turn in turns if turn["role"] not in INSTRUCTING]
+    other = "give the base a chat_template in the recipe that takes such turns, or take the row out"
+    if spoken and len(spoken) < len(turns):
+        with suppress(jinja2.TemplateError, *FAULTS):
+            render([spoken])
+            return f"the template takes no such system turn: leave `system` out of the recipe or of the row, or {other}"
+    return other
 
 
 def _load(folder: Path) -> Any:

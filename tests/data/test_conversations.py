@@ -9,7 +9,7 @@ from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dem_build.data.conversations import from_messages, from_sharegpt
+from dem_build.data.conversations import Beside, from_messages, from_sharegpt
 from dem_build.data.formats import Example
 from dem_build.data.tokenise import MASKED, Style, tokenise
 from dem_build.errors import DataError
@@ -36,8 +36,12 @@ def said(*turns):
     return [{"role": role, "content": content} for role, content in turns]
 
 
+def beside(**given_):
+    return Beside("a.jsonl:1", **given_)
+
+
 def messages(*turns, tools=None):
-    return from_messages(said(*turns), tools, "a.jsonl:1")
+    return from_messages(said(*turns), beside(tools=tools))
 
 
 def style(**changed):
@@ -220,7 +224,7 @@ def test_odd_turns_are_counted_and_said(prepare, data):
 def test_a_weight_of_zero_leaves_an_answer_untrained(chatml):
     turns = said(*TWO)
     turns[1]["weight"] = 0
-    [row] = rows_of(chatml, from_messages(turns, None, "a.jsonl:1"))
+    [row] = rows_of(chatml, from_messages(turns, beside()))
     assert row == "[user]\n2+2?</s>\n[assistant]\n4</s>\n[user]\n3+3?</s>\n[assistant]\n⟦6</s>⟧"
 
 
@@ -255,7 +259,7 @@ def test_tools_calls_and_their_results_are_the_templates(make):
         {"role": "tool", "content": "4"},
         {"role": "assistant", "content": "four"},
     ]
-    [row] = rows_of(make(WITH_TOOLS), from_messages(turns, [TOOL], "a.jsonl:1"))
+    [row] = rows_of(make(WITH_TOOLS), from_messages(turns, beside(tools=[TOOL])))
     assert row.startswith('[tools][{"type": "function", "function": {"name": "add"')
     assert '[assistant]\n⟦{"name": "add", "arguments": {"a": 2, "b": 2}}</s>⟧\n[tool]\n4</s>' in row
     assert row.endswith("[assistant]\n⟦four</s>⟧")
@@ -264,7 +268,7 @@ def test_tools_calls_and_their_results_are_the_templates(make):
 def test_arguments_that_are_a_text_become_an_object():
     as_text = CALL | {"function": {"name": "add", "arguments": '{"a": 2, "b": 2}', "strict": None}}
     turn = {"role": "assistant", "content": "", "tool_calls": [as_text]}
-    assert from_messages([turn], None, "a.jsonl:1").turns[0]["tool_calls"] == [CALL]
+    assert from_messages([turn], beside()).turns[0]["tool_calls"] == [CALL]
 
 
 @pytest.mark.parametrize(
@@ -280,7 +284,7 @@ def test_arguments_that_are_a_text_become_an_object():
 )
 def test_a_template_that_knows_no_tools_is_refused(chatml, turns, tools, what):
     with pytest.raises(DataError, match=what):
-        rows_of(chatml, from_messages(turns, tools, "a.jsonl:1"))
+        rows_of(chatml, from_messages(turns, beside(tools=tools)))
 
 
 def test_rows_with_and_without_tools_keep_their_order(make):
@@ -300,9 +304,9 @@ def test_sharegpt_says_what_messages_say():
         {"from": "human", "value": "2+2?"},
         {"from": "gpt", "value": "4"},
     ]
-    assert from_sharegpt(turns, None, None, "x") == messages(("system", "be brief"), *TWO[:2])
-    assert from_sharegpt(turns[1:], "be brief", None, "x") == messages(("system", "be brief"), *TWO[:2])
-    assert from_sharegpt(said(*TWO), None, None, "x") == messages(*TWO)
+    assert from_sharegpt(turns, beside()) == messages(("system", "be brief"), *TWO[:2])
+    assert from_sharegpt(turns[1:], beside(system="be brief")) == messages(("system", "be brief"), *TWO[:2])
+    assert from_sharegpt(said(*TWO), beside()) == messages(*TWO)
 
 
 def test_sharegpts_function_calls_are_tool_calls():
@@ -312,7 +316,7 @@ def test_sharegpts_function_calls_are_tool_calls():
         {"from": "observation", "value": "4"},
         {"from": "gpt", "value": "four"},
     ]
-    read = from_sharegpt(turns, None, None, "x")
+    read = from_sharegpt(turns, beside())
     assert [t["role"] for t in read.turns] == ["user", "assistant", "tool", "assistant"]
     assert read.turns[1]["tool_calls"] == [CALL]
     assert read.answers == (1, 3)
@@ -385,7 +389,7 @@ def test_answers_of_a_row_that_is_one_an_answer_are_counted(prepare, data, tmp_p
         ([{"role": "user", "content": [{"type": "image_url"}]}], "turn 1 holds a part of type image_url"),
         ([{"role": "user", "content": "a", "weight": 0.5}], "turn 1 has the weight 0.5"),
         ([{"role": "user", "content": "a\ud800"}], "half of a surrogate pair"),
-        ([{"role": "assistant", "tool_calls": "add"}], "the tool_calls of turn 1 are no list"),
+        ([{"role": "assistant", "tool_calls": 3}], "the tool_calls of turn 1 are no list"),
         ([{"role": "assistant", "tool_calls": [{"function": {}}]}], "a tool call of turn 1 names no function"),
     ],
 )  # fmt: skip
@@ -424,7 +428,7 @@ def test_sharegpts_weight_of_zero_leaves_an_answer_or_a_call_untrained(weighed):
     ]
     turns = [{"from": role, "value": value} for role, value in [*said_by, ("gpt", "6")]]
     turns[weighed]["weight"] = 0
-    found = from_sharegpt(turns, None, None, "x")
+    found = from_sharegpt(turns, beside())
     assert found.answers == tuple(sorted({1, 3, 5} - {weighed}))
     assert not any("weight" in turn for turn in found.turns)
 
@@ -433,12 +437,12 @@ def test_a_value_that_json_has_no_type_for_is_refused():
     """As a date in a parquet file is."""
     turns = [{"role": "user", "content": "a", "name": dt.date(2025, 1, 1)}]
     with pytest.raises(DataError, match="the conversation is no JSON: Object of type date"):
-        from_messages(turns, None, "x")
+        from_messages(turns, beside())
 
 
 def test_parts_of_text_are_joined():
     parts = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]
-    assert from_messages([{"role": "user", "content": parts}], None, "x").turns[0]["content"] == "2+2?"
+    assert from_messages([{"role": "user", "content": parts}], beside()).turns[0]["content"] == "2+2?"
 
 
 def test_a_row_that_the_template_refuses_is_named_by_its_line(prepare, data, tmp_path):

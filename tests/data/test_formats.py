@@ -83,7 +83,7 @@ def test_text_is_a_completion_of_nothing():
         ({"prompt": "a"}, "no column `completion` for the completion; there are `prompt`"),
         ({"prompt": "a", "completion": None}, r"column `completion` \(completion\) is null"),
         ({"prompt": 3, "completion": "b"}, r"column `prompt` \(prompt\) is of type int"),
-        ({"prompt": ["a"], "completion": "b"}, "is of type list"),
+        ({"prompt": ["a"], "completion": "b"}, "turn 1 of the prompt is no object"),
         ({"prompt": "a\ud800", "completion": "b"}, "half of a surrogate pair at character 2"),
     ],
 )

@@ -1,0 +1,206 @@
+"""Finds what a chat template leaves out of the turns that it is given, so that nothing of them disappears unseen.
+
+Each text of each turn is looked for in what the template wrote. As a short text may stand there by chance, the turns
+are also written once more with a mark in the place of each text, once for all conversations of one shape.
+A template may look for texts of its own inside of a turn: what it cuts off at (`</think>`), or takes as a switch
+(`/no_think`). Those stay as they are, and texts are looked for stretch by stretch between them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dem_build.data.template import constants
+from dem_build.data.turns import REASONING
+from dem_build.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dem_build.data.tokenise import Tokenizer
+    from dem_build.data.turns import Turn
+
+__all__ = ["Marked", "Stretch", "cues", "lost", "mark"]
+
+THINKING = r"</?(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/?THINK\]|◁/?think▷"
+MOST_SHAPES = 4096  # that are remembered
+LONGEST_CUE = 40
+NO_PARAMETERS = {"type": "object", "properties": {}}
+ONE_TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": NO_PARAMETERS}}
+
+
+class Stretch(NamedTuple):
+    """A text, or a part of one, that shall be in what a template writes.
+
+    Attributes:
+        turn: The place of its turn.
+        key: Of the turn: `content`, `reasoning_content` …; `tool_calls` of a call's function, `arguments` of what it
+            is called with, `switch` of a word that the template looks for.
+        text: What it says, without white space around it.
+        thought: Whether the assistant thinks it before it answers.
+        mark: What stands for it in the marked turns; empty where nothing does.
+    """
+
+    turn: int
+    key: str
+    text: str
+    thought: bool = False
+    mark: str = ""
+
+
+class Marked(NamedTuple):
+    """Turns with marks for texts, and what the marks stand for."""
+
+    turns: list[Turn]
+    stretches: list[Stretch]
+
+
+def cues(templates: Sequence[str]) -> re.Pattern[str]:
+    """Return a pattern of what templates look for inside of a turn's text.
+
+    That is any text in their code that looks like a tag or a switch; and tags around what the assistant thinks.
+    """
+    found = {text.strip() for template in templates for text in constants(template)}
+    own = sorted((text for text in found if _is_cue(text)), key=lambda text: (-len(text), text))
+    return re.compile("(" + "|".join([*map(re.escape, own), THINKING]) + ")")
+
+
+def _is_cue(text: str) -> bool:
+    """Whether a text of a template's code may be one that it looks for, and no word or line that it writes."""
+    short = 4 <= len(text) <= LONGEST_CUE
+    return short and not text[0].isalnum() and any(map(str.isalpha, text)) and not re.search(r"\s", text)
+
+
+def mark(turns: Sequence[Turn], cues: re.Pattern[str]) -> Marked:
+    """Return turns with a mark in the place of each text; turns of one shape have the same marks.
+
+    Args:
+        turns: The turns.
+        cues: What stays as it is inside of a text.
+    """
+    marked = Marked([], [])
+    names: dict[str, str] = {}
+    for place, turn in enumerate(turns):
+        marker = _Marker(place, turn["role"], marked.stretches, cues)
+        copy: Turn = {"role": turn["role"]}
+        for key in ("content", *REASONING):
+            if key in turn:
+                copy[key] = marker.text(key, turn[key])
+        if "name" in turn:
+            copy["name"] = turn["name"] if turn["role"] == "tool" else marker.mark("name", str(turn["name"]))
+        if "tool_calls" in turn:
+            copy["tool_calls"] = [_anonymous(marker.call(call), names) for call in turn["tool_calls"]]
+        if "tool_call_id" in turn:
+            copy["tool_call_id"] = _alias(str(turn["tool_call_id"]), names)
+        marked.turns.append(copy)
+    return marked
+
+
+class _Marker:
+    """Puts marks in the place of a turn's texts, and keeps what they stand for."""
+
+    def __init__(self, turn: int, role: str, stretches: list[Stretch], cues: re.Pattern[str]) -> None:
+        self._turn, self._answers, self._stretches, self._cues = turn, role == "assistant", stretches, cues
+
+    def text(self, key: str, text: str) -> str:
+        """Return a text with marks between the cues in it."""
+        parts = self._cues.split(text)
+        ends = [i for i in range(1, len(parts), 2) if "/" in parts[i] and re.fullmatch(THINKING, parts[i])]
+        thought = max(ends, default=0) if self._answers and key == "content" else 0
+        for i, part in enumerate(parts):
+            if i % 2 and part.startswith("/"):
+                self._stretches.append(Stretch(self._turn, "switch", part))
+            elif i % 2 == 0 and part.strip():
+                parts[i] = self.mark(key, part, thought=i < thought or key in REASONING)
+        return "".join(parts)
+
+    def mark(self, key: str, text: str, *, thought: bool = False) -> str:
+        """Return a mark for a text."""
+        made = f"qz{len(self._stretches):04}zq"
+        self._stretches.append(Stretch(self._turn, key, text.strip(), thought, made))
+        return made
+
+    def call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a call with marks for its function's name and what it is called with."""
+        function = call["function"]
+        leaves = [leaf for leaf in _leaves(function["arguments"]) if leaf.strip()]
+        marked = {"name": self.mark("tool_calls", function["name"]), "arguments": {}}
+        if leaves:
+            marked["arguments"] = {"a": self.mark("arguments", leaves[0])}
+            self._stretches.extend(Stretch(self._turn, "arguments", leaf.strip()) for leaf in leaves[1:])
+        return {**{key: call[key] for key in ("type", "id") if key in call}, "function": marked}
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    """Yield the keys, texts and numbers inside of JSON."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _leaves(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _leaves(item)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield str(value)
+
+
+def _anonymous(call: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    return call | {"id": _alias(str(call["id"]), names)} if "id" in call else call
+
+
+def _alias(name: str, names: dict[str, str]) -> str:
+    """Return another id for one, the same every time: of nine letters and digits, as Mistral's templates want them."""
+    return names.setdefault(name, f"id{len(names):07}")
+
+
+def lost(
+    tokenizer: Tokenizer,
+    written: str,
+    marked: Marked,
+    *,
+    tools: bool,
+    variables: Mapping[str, Any],
+) -> list[Stretch]:
+    """Return what is not in what a template wrote.
+
+    Args:
+        tokenizer: Has the template.
+        written: What it wrote of the turns.
+        marked: The same turns, marked.
+        tools: Whether it was given tools.
+        variables: What else it was given.
+    """
+    unmarked = _unmarked(tokenizer, marked, tools=tools, variables=variables)
+    return [s for s in marked.stretches if s.mark in unmarked or not _stands_in(s.text, written)]
+
+
+def _unmarked(
+    tokenizer: Tokenizer, marked: Marked, *, tools: bool, variables: Mapping[str, Any]
+) -> frozenset[str]:
+    """Return the marks that the template leaves out."""
+    shape = json.dumps([marked.turns, tools, dict(variables)], sort_keys=True)
+    if shape not in tokenizer.shapes:
+        try:
+            [text] = tokenizer.render(
+                [marked.turns],
+                add_generation_prompt=False,
+                tools=[ONE_TOOL] if tools else (),
+                variables=variables,
+            )
+        except DataError:  # it takes texts of some other kind alone: what it wrote of the true ones must do
+            missing = frozenset[str]()
+        else:
+            missing = frozenset(s.mark for s in marked.stretches if s.mark and s.mark not in text)
+        if len(tokenizer.shapes) >= MOST_SHAPES:
+            tokenizer.shapes.clear()
+        tokenizer.shapes[shape] = missing
+    return tokenizer.shapes[shape]
+
+
+def _stands_in(text: str, written: str) -> bool:
+    """Whether a text is written, as it is or as JSON writes it: so some templates write what a tool answers."""
+    return text in written or any(
+        json.dumps(text, ensure_ascii=ascii_only)[1:-1] in written for ascii_only in (False, True)
+    )
