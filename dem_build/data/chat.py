@@ -95,8 +95,8 @@ def render(
     for a in asked:
         until = at + len(a.places)
         pairs = [
-            (b, _completion(a, b, w, tokenizer.eos_token))
-            for b, w in zip(before[at:until], after[at:until], strict=True)
+            (b, _completion(a, k, b, w, tokenizer.eos_token))
+            for k, b, w in zip(a.places, before[at:until], after[at:until], strict=True)
         ]
         rows.append(_rows(a, pairs, _refuse_silence(tokenizer, a, after[at:until])))
         at = until
@@ -216,22 +216,28 @@ def _meant(asked: _Asked, stretch: Stretch, answer: int) -> str:
     return "earlier_reasoning" if forgotten else ""
 
 
-def _completion(asked: _Asked, before: str, whole: str, eos_token: str) -> str:
+def _completion(asked: _Asked, place: int, before: str, whole: str, eos_token: str) -> str:
     if not whole.startswith(before):
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
         raise DataError(
             "the base's chat template is not prefix-preserving: it writes the prompt differently once an answer "
             f"follows, so no loss mask is exact: …{before[-80:]!r} against …{whole[: len(before)][-80:]!r}",
-            hint=_rewrites(asked, before[same:]),
+            hint=_rewrites(asked, place, before, same),
         )
     completion = whole[len(before) :]
     ended = completion.rstrip()
     return ended if ended.endswith(eos_token) else completion
 
 
-def _rewrites(asked: _Asked, opening: str) -> str:
-    """Say how to mend what is written differently once an answer follows: from `opening` on, to the end."""
-    template = "give the base a chat_template in the recipe that begins an answer as it asks for it"
-    if opening and len(opening) < 40:
-        template += f": with {opening!r}, and all of the answer's text after that, its reasoning too"
-    return f"set chat = false for the dataset, or {template}" if asked.bare else template
+def _rewrites(asked: _Asked, place: int, before: str, same: int) -> str:
+    """Say how to mend what is written differently, from a place on, once an answer follows."""
+    mend = "give the base a chat_template in the recipe that writes a prompt as before once it is answered"
+    last = asked.turns[place - 1]["content"].strip() if place else ""
+    if last in before[:same]:  # what differs is the end, which asks for the answer
+        mend = (
+            "give the base a chat_template in the recipe that begins an answer as it asks for it, with "
+            f"{before[same:][:60]!r}, and writes all of the answer after that, its reasoning too"
+        )
+    elif asked.turns[0]["role"] in INSTRUCTING:
+        mend += ", or leave `system` out of the recipe or of these rows if it is that which moves"
+    return f"set chat = false for the dataset, or {mend}" if asked.bare else mend

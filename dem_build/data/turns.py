@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dem_build.errors import DataError
@@ -16,6 +17,7 @@ __all__ = [
     "ROLES",
     "Said",
     "Turn",
+    "as_text",
     "json_of",
     "read_message",
     "read_shared",
@@ -159,6 +161,21 @@ def _call(call: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
         arguments = json_of(arguments, what, where) if arguments.strip() else {}
     function["arguments"] = {} if arguments is None else arguments
     return (_present(call) if "function" in call else {"type": "function"}) | {"function": function}
+
+
+def as_text(turn: Turn) -> Turn:
+    """Return a turn with what its calls are given as a text of JSON."""
+    if "tool_calls" not in turn:
+        return turn
+    calls = [
+        call | {"function": call["function"] | {"arguments": _spelled(call["function"]["arguments"])}}
+        for call in turn["tool_calls"]
+    ]
+    return turn | {"tool_calls": calls}
+
+
+def _spelled(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _present(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from dem_build.data.tokenise import Tokenizer
     from dem_build.data.turns import Turn
 
-__all__ = ["Marked", "Stretch", "cues", "lost", "mark"]
+__all__ = ["ONE_TOOL", "Marked", "Stretch", "cues", "lost", "mark"]
 
 THINKING = r"</?(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/?THINK\]|◁/?think▷"
 MOST_SHAPES = 4096  # that are remembered
 LONGEST_CUE = 40
 NO_PARAMETERS = {"type": "object", "properties": {}}
-ONE_TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": NO_PARAMETERS}}
+FUNCTION = {"name": "f", "description": "d", "parameters": NO_PARAMETERS}
+ONE_TOOL: dict[str, Any] = {"type": "function", "function": FUNCTION}
+"""Stands for whatever tools there are."""
 
 
 class Stretch(NamedTuple):

@@ -14,6 +14,7 @@ from dem_build.machine import Machine
 from dem_build.recipe import models
 from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
 from dem_build.recipe.later import LATER
+from dem_build.recipe.row_docs import rows_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,7 +83,10 @@ a dataset or baseline as well.
 def markdown() -> str:
     """Return the page."""
     parts = [INTRODUCTION, f"## The file\n\n{_table(models.Recipe)}"]
-    parts += [_section(title, model) for title, model in SECTIONS]
+    parts += [
+        _section(title, model) + (f"\n{rows_page()}" if model is models.Dataset else "")
+        for title, model in SECTIONS
+    ]
     parts += [MACHINE, _table(Machine), _toml(MACHINE_EXAMPLE), _later()]
     return "\n".join(part for part in parts if part)
 

@@ -37,17 +37,17 @@ LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
-    "prompt-completion": ("prompt", "completion"),
-    "messages": ("messages", "tools"),
-    "alpaca": ("instruction", "input", "output"),
-    "sharegpt": ("conversations", "system", "tools"),
+    "prompt-completion": ("prompt", "completion", "system", "tools", "chat_template_kwargs"),
+    "messages": ("messages", "system", "functions", "tools", "chat_template_kwargs"),
+    "alpaca": ("instruction", "output", "input", "system", "history", "tools", "chat_template_kwargs"),
+    "sharegpt": ("conversations", "system", "tools", "chat_template_kwargs"),
 }
 TEMPLATED = ("messages", "sharegpt")
 LOSSES: dict[str, tuple[str, ...]] = {
     "text": ("all",),
-    "prompt-completion": ("completion", "all"),
+    "prompt-completion": ("completion", "assistant", "all"),
     "messages": ("completion", "assistant", "all"),
-    "alpaca": ("completion", "all"),
+    "alpaca": ("completion", "assistant", "all"),
     "sharegpt": ("completion", "assistant", "all"),
 }
 

@@ -257,10 +257,14 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
     chat = can if wanted in ("auto", None) else bool(wanted)
     if not chat and not layout.format.bare:
         why = "chat = false" if wanted is False else "the base has no chat template"
-        mend = "leave `chat` out" if tokenizer.has_chat_template else "give the base a chat_template"
+        mend = (
+            "leave `chat` out, or give"
+            if tokenizer.has_chat_template
+            else "give the base a chat_template, or"
+        )
         raise DataError(
             f"`{layout.format.name}` rows are written by a chat template, and {why}",
-            hint=f"{mend}, or write the rows as prompt and completion",
+            hint=f"{mend} the rows as prompt and completion",
         )
     if chat and not can:
         why = (

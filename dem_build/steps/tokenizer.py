@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -12,7 +13,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from dem_build.data.chat import pin_date
 from dem_build.data.conversations import INSTRUCTING
 from dem_build.data.template import FAULTS, variables
-from dem_build.data.written import cues
+from dem_build.data.turns import as_text
+from dem_build.data.written import ONE_TOOL, cues
 from dem_build.errors import DataError
 from dem_build.steps.models import quiet
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from dem_build.data.conversations import Turn
+    from dem_build.data.turns import Turn
 
 __all__ = ["BaseTokenizer"]
 
@@ -98,6 +100,8 @@ class BaseTokenizer:
                 hint="it holds what a template asks for beside turns and tools, such as enable_thinking",
             )
 
+        conversations = self._spelled(conversations)
+
         def render(turns: list[list[Turn]]) -> list[str]:
             rendered: list[str] = self._tokenizer.apply_chat_template(
                 turns,
@@ -115,6 +119,26 @@ class BaseTokenizer:
             what = f"the base's chat template refuses the turns {roles}: {error}"
             raise DataError(what, hint=_mend(conversations[0], render)) from error
 
+    def _spelled(self, conversations: list[list[Turn]]) -> list[list[Turn]]:
+        """Return conversations with what calls are given in the form that the chat template takes."""
+        if not any("tool_calls" in turn for turns in conversations for turn in turns):
+            return conversations
+        return [[as_text(t) for t in c] for c in conversations] if self._takes_text else conversations
+
+    @cached_property
+    def _takes_text(self) -> bool:
+        """Whether the template takes what a call is given as a text of JSON alone, as DeepSeek's do."""
+
+        def takes(turn: Turn) -> bool:
+            try:
+                return "dem-a" in self._tokenizer.apply_chat_template(
+                    [ASKS, turn], tools=[ONE_TOOL], tokenize=False
+                )
+            except (jinja2.TemplateError, *FAULTS):
+                return False
+
+        return not takes(CALLS) and takes(as_text(CALLS))
+
     def _prefix_ids(self) -> tuple[int, ...]:
         """Return what the tokenizer puts before a text: not every one that has a BOS adds it."""
         plain = self._tokenizer("a", add_special_tokens=False)["input_ids"]
@@ -123,6 +147,14 @@ class BaseTokenizer:
         return tuple(full[: starts[0]]) if starts else ()
 
 
+ASKS: Turn = {"role": "user", "content": "a"}
+CALLS: Turn = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [
+        {"type": "function", "id": "id0000000", "function": {"name": "f", "arguments": {"a": "dem-a"}}}
+    ],
+}
 _APPLY = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
 _TAKEN = frozenset(_APPLY.parameters) - {"documents"} | {"messages"}
 """Names that a row may not give to a template: they are somebody else's to set."""
