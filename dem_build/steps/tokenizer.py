@@ -19,7 +19,7 @@ from dem_build.errors import DataError
 from dem_build.steps.models import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from dem_build.data.turns import Turn
@@ -115,9 +115,10 @@ class BaseTokenizer:
         try:
             return render(conversations)
         except (jinja2.TemplateError, *FAULTS) as error:
-            roles = " → ".join(turn["role"] for turn in conversations[0])
-            what = f"the base's chat template refuses the turns {roles}: {error}"
-            raise DataError(what, hint=_mend(conversations[0], render)) from error
+            turns, reason = next(_refused(conversations, render), (conversations[0], error))
+            roles = " → ".join(turn["role"] for turn in turns)
+            what = f"the base's chat template refuses the turns {roles}: {reason}"
+            raise DataError(what, hint=_mend(turns, render)) from error
 
     def _spelled(self, conversations: list[list[Turn]]) -> list[list[Turn]]:
         """Return conversations with what calls are given in the form that the chat template takes."""
@@ -162,6 +163,17 @@ _TAKEN = frozenset(_APPLY.parameters) - {"documents"} | {"messages"}
 
 def _templates(found: str | dict[str, str] | None) -> list[str]:
     return [found] if isinstance(found, str) else list((found or {}).values())
+
+
+def _refused(
+    conversations: list[list[Turn]], render: Callable[[list[list[Turn]]], list[str]]
+) -> Iterator[tuple[list[Turn], Exception]]:
+    """Yield which of several conversations a template refuses, and how."""
+    for turns in conversations:
+        try:
+            render([turns])
+        except (jinja2.TemplateError, *FAULTS) as error:
+            yield turns, error
 
 
 def _mend(turns: list[Turn], render: Callable[[list[list[Turn]]], list[str]]) -> str:

@@ -40,3 +40,12 @@ def test_counts_of_another_shape_are_not_said(provenance):
 
 def test_a_split_without_counts_is_named_and_no_more():
     assert told(splits={"train": {"rows": [1], "tokens": None}, "te\x1bst": 3}) == ["train: ", "te\\x1bst: "]
+
+
+def test_what_is_not_read_of_a_dataset_is_named():
+    assert told(unread={"columns": ["id", "a\x1bb"], "keys": ["time"]}) == [
+        "not read: the columns `id`, `a\\x1bb`; the key `time` of turns"
+    ]
+    assert (
+        told(unread={"columns": [], "keys": []}) == told(unread={"columns": "id"}) == told(unread=[3]) == []
+    )

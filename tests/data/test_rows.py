@@ -188,3 +188,58 @@ def test_parquet_values_that_python_has_not_are_refused_with_the_file(tmp_path):
         with pytest.raises(DataError) as refused:
             read(path)
         assert refused.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "where"),
+    [
+        ("a.jsonl", '{"a": 1}\n\n{"a": 1, "b": 2, "a": 3}\n', ":3"),
+        ("a.jsonl", '{"a": 1}\n{"b": [{"c": {"a": 1, "a": 1}}]}\n', ":2"),
+        ("a.json", '[{"a": 1}, {"b": "}],"},\n {"a": 1, "a": 3}, {"a": 1}]', ", row 3"),
+    ],
+)
+def test_a_key_twice_in_json_is_named_by_its_row(tmp_path, name, text, where):
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DataError, match="the key 'a' stands twice in one object") as caught:
+        read(path)
+    assert caught.value.where == f"{path}{where}"
+    assert caught.value.hint == "rename or remove one of the two"
+
+
+def test_a_key_twice_is_refused_in_a_hubs_json_lines(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}\n{"a": 1, "a": 2}\n')
+    remote = replace(source(path), hub=HubFile("dataset", "org/name", "0" * 40, "a.json"))
+    with pytest.raises(DataError, match="the key 'a' stands twice"):
+        list(read_rows(remote))
+
+
+def test_a_column_or_a_field_twice_in_parquet_is_refused(tmp_path):
+    nested = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
+    tables = {
+        "the column `text` is there twice": pa.table(
+            [pa.array(["a"]), pa.array(["b"])], names=["text", "text"]
+        ),
+        r"the column `turns\.element\.a` is there twice": pa.table(
+            {"turns": pa.ListArray.from_arrays([0, 1], nested)}
+        ),
+    }
+    for what, table in tables.items():
+        path = tmp_path / "a.parquet"
+        pq.write_table(table, path)
+        for ask in (read, lambda path: columns_of(source(path))):
+            with pytest.raises(DataError, match=what) as caught:
+                ask(path)
+            assert caught.value.where == str(path)
+
+
+def test_parquets_nulls_inside_of_objects_are_no_data(tmp_path):
+    rows = [{"a": None, "b": {"x": 1, "y": [{"z": 1}, {"w": [None, 2]}]}}, {"a": 2, "b": {"v": 3}}]
+    assert [row.values for row in read(write_rows(tmp_path / "a.parquet", rows))] == rows
+
+
+def test_optional_columns_are_read_from_parquet_where_they_are(tmp_path):
+    path = write_rows(tmp_path / "a.parquet", [{"text": "a", "image": "…", "system": "s"}])
+    found = [row.values for row in read_rows(source(path), ["text"], ["system", "tools"])]
+    assert found == [{"text": "a", "system": "s"}]
