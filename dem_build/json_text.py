@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MALFORMED", "number", "parse_json", "quantity", "text_at", "unique"]
+__all__ = ["MALFORMED", "TwinKeyError", "number", "parse_json", "quantity", "text_at", "unique"]
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What is raised where a document is taken apart that has another shape than it should."""
 LARGEST = 2**1023
+
+
+class TwinKeyError(ValueError):
+    """An object has a key twice, of which a reader would take one without a word."""
 
 
 def parse_json(
@@ -38,13 +42,13 @@ def unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
     """Make an object of its members, for `parse_json`: Python's own reader takes the last of two that share a key.
 
     Raises:
-        ValueError: A key stands twice.
+        TwinKeyError: A key stands twice.
     """
     made = dict(members)
     if len(made) < len(members):
         names = [name for name, _ in members]
         twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise TwinKeyError(f"the key {twice!r} stands twice in one object")
     return made
 
 

@@ -6,8 +6,8 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dem_build.data.conversations import INSTRUCTING, Conversation
-from dem_build.data.silence import function_of, of_stretch, of_tool
-from dem_build.data.written import Marked, lost, mark
+from dem_build.data.silence import function_of, of_stretch, of_tool, texts_of
+from dem_build.data.written import Marked, lost, mark, stands_in
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ def _refuse_silence(
             unwritten.add((meant, stretch.text[:60]))
     if missing := [n for n in map(function_of, asked.tools) if n not in written[-1]]:
         raise of_tool(missing[0])
-    return frozenset(unwritten)
+    partly = [tool for tool in asked.tools if not all(stands_in(t, written[-1]) for t in texts_of(tool))]
+    return frozenset(unwritten | {("unwritten_tools", function_of(tool)) for tool in partly})
 
 
 def _meant(asked: _Asked, stretch: Stretch, answer: int) -> str:

@@ -17,7 +17,6 @@ from dem_build.data.turns import (
     read_message,
     read_shared,
     read_tools,
-    text_of,
 )
 from dem_build.errors import DataError
 
@@ -33,6 +32,7 @@ __all__ = [
     "from_messages",
     "from_pair",
     "from_sharegpt",
+    "system_of",
 ]
 
 INSTRUCTING = ("system", "developer")
@@ -218,7 +218,7 @@ def _conversation(
     """Make a conversation of what was read; the first `given` turns are a prompt, in which nothing is trained."""
     odd = set()
     if beside.system not in (None, ""):
-        system = text_of(beside.system, "the system column", beside.where)
+        system = system_of(beside.system, beside.where)
         if any(said.turn["role"] in INSTRUCTING for said in read):
             odd |= {"system_twice"} if all(system != said.turn["content"] for said in read) else set()
         else:
@@ -248,6 +248,22 @@ def _conversation(
     )
 
 
+def system_of(value: Any, where: str) -> str:
+    """Return what a row's system column says.
+
+    Args:
+        value: The column's value.
+        where: Where the row stands, for errors.
+
+    Raises:
+        DataError: It is no text.
+    """
+    if not isinstance(value, str):
+        what = f"the system column is of type {type(value).__name__}, not a text"
+        raise DataError(what, where=where, hint="rename the column if it is no system prompt")
+    return value
+
+
 def _checked(conversation: Conversation, where: str) -> Conversation:
     try:
         conversation.content.encode("utf-8")
@@ -274,7 +290,7 @@ def _variables(beside: Beside) -> dict[str, Any]:
         return {}
     found = json_of(value, "chat_template_kwargs", where) if isinstance(value, str) else value
     if not isinstance(found, dict):
-        hint = '"chat_template_kwargs": {"enable_thinking": false}'
+        hint = 'write it as {"enable_thinking": false}, or rename the column if it is another thing'
         raise DataError("chat_template_kwargs is no object", where=where, hint=hint)
     return found
 

@@ -12,8 +12,9 @@ from dem_build.data.conversations import (
     from_messages,
     from_pair,
     from_sharegpt,
+    system_of,
 )
-from dem_build.data.turns import json_of, text_of
+from dem_build.data.turns import json_of
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _alpaca(cells: Cells) -> AnyExample:
     if cells.plain and not history:
         return Example(prompt, answer, _headed(parts))
     system = cells.given("system")
-    opening = f"{text_of(system, 'the system column', cells.row.where)}\n\n" if system else ""
+    opening = f"{system_of(system, cells.row.where)}\n\n" if system else ""
     bare = [piece for asked, told in history for piece in (_headed([("Instruction", asked)]), f"{told}\n\n")]
     bare = [*bare, _headed(parts), answer]
     return from_history(history, prompt, answer, cells.beside, (opening + bare[0], *bare[1:]))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import DataError
-from dem_build.json_text import parse_json, unique
+from dem_build.json_text import TwinKeyError, parse_json, unique
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -249,19 +249,11 @@ def _parse(
     text = _decode(data, where)
     try:
         return parse_json(text, unique)
+    except TwinKeyError as error:
+        where = place(text) if place else where
+        raise DataError(str(error), where=where, hint="rename or remove one of the two") from error
     except ValueError as error:
-        if _is_json(text):  # then a key is there twice
-            where, hint = place(text) if place else where, "rename or remove one of the two"
-            raise DataError(str(error), where=where, hint=hint) from error
         raise DataError(f"not JSON: {error}", where=where, hint=hint) from error
-
-
-def _is_json(text: str) -> bool:
-    try:
-        parse_json(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _row_with_twins(source: SourceFile, text: str) -> str:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dem_build.data.turns import Turn
     from dem_build.data.written import Stretch
 
-__all__ = ["function_of", "of_stretch", "of_tool"]
+__all__ = ["function_of", "of_stretch", "of_tool", "texts_of"]
 
 OTHER_TEMPLATE = "give the base another chat_template in the recipe, or take these rows out"
 SYSTEM = (
@@ -28,6 +28,18 @@ ELSEWHERE = f"{REASONING}, or put it in the content as <think>…</think>"
 def function_of(tool: dict[str, Any]) -> str:
     """Return the name of a tool, or of what is called."""
     return str(tool.get("function", tool).get("name", ""))
+
+
+def texts_of(tool: dict[str, Any]) -> list[str]:
+    """Return what a tool's schema says of it: what it does, and the names of what it is given."""
+    function = tool.get("function", tool)
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    said = function.get("description")
+    return [
+        *([said.strip()] if isinstance(said, str) else ()),
+        *(properties if isinstance(properties, dict) else ()),
+    ]
 
 
 def of_tool(name: str) -> DataError:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dem_build.errors import DataError
-from dem_build.json_text import parse_json, unique
+from dem_build.json_text import TwinKeyError, parse_json, unique
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -218,11 +218,11 @@ def read_tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     """
     if value in (None, "", [], ()):
         return ()
-    tools = json_of(value, "the tools", where) if isinstance(value, str) else value
+    tools = json_of(value, "the column of tools", where, _TOOLS_HINT) if isinstance(value, str) else value
     if isinstance(tools, list):
-        tools = [json_of(t, "a tool", where) if isinstance(t, str) else t for t in tools]
+        tools = [json_of(t, "a tool", where, _TOOLS_HINT) if isinstance(t, str) else t for t in tools]
     if not isinstance(tools, list) or not all(map(_is_schema, tools)):
-        raise DataError("the tools are no list of JSON schemas", where=where, hint='"tools": [{"type": …}]')
+        raise DataError("the tools are no list of JSON schemas", where=where, hint=_TOOLS_HINT)
     return tuple(tools)
 
 
@@ -230,22 +230,29 @@ def _is_schema(tool: Any) -> bool:
     return isinstance(tool, dict) and isinstance(tool.get("function", tool), dict)
 
 
-def json_of(text: str, name: str, where: str) -> Any:
+def json_of(text: str, name: str, where: str, hint: str = "write it as JSON") -> Any:
     """Return what a JSON text in a row says.
 
     Args:
         text: The text.
         name: What messages call it.
         where: Where the row stands, for errors.
+        hint: How to mend what is none.
 
     Raises:
         DataError: It is no JSON, or has a key twice in one object.
     """
     try:
         return parse_json(text, unique)
+    except TwinKeyError as error:
+        hint = "rename or remove one of the two"
+        raise DataError(f"in {name}, {error}", where=where, hint=hint) from error
     except ValueError as error:
-        raise DataError(f"{name} is no JSON: {error}", where=where, hint="write it as JSON") from error
+        raise DataError(f"{name} is no JSON: {error}", where=where, hint=hint) from error
 
 
 MESSAGES_HINT = 'a turn is {"role": "user", "content": "…"}, or in sharegpt {"from": "human", "value": "…"}'
 _CALL_HINT = 'a call is {"function": {"name": "…", "arguments": {…}}}'
+_TOOLS_HINT = (
+    'write them as [{"type": "function", "function": {…}}], or rename the column if it is another thing'
+)

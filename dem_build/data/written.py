@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dem_build.data.tokenise import Tokenizer
     from dem_build.data.turns import Turn
 
-__all__ = ["ONE_TOOL", "Marked", "Stretch", "cues", "lost", "mark"]
+__all__ = ["ONE_TOOL", "Marked", "Stretch", "cues", "lost", "mark", "stands_in"]
 
 THINKING = r"</?(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/?THINK\]|◁/?think▷"
 MOST_SHAPES = 4096  # that are remembered
@@ -87,9 +87,12 @@ def mark(turns: Sequence[Turn], cues: re.Pattern[str]) -> Marked:
     for place, turn in enumerate(turns):
         marker = _Marker(place, turn["role"], marked.stretches, cues)
         copy: Turn = {"role": turn["role"]}
+        thoughts: dict[str, str] = {}  # by what they say: some write them under two names
         for key in ("content", *REASONING):
             if key in turn:
-                copy[key] = marker.text(key, turn[key])
+                said = thoughts.get(turn[key]) if key in REASONING else None
+                copy[key] = marker.text(key, turn[key]) if said is None else said
+                thoughts |= {turn[key]: copy[key]} if key in REASONING else {}
         if "name" in turn:
             copy["name"] = turn["name"] if turn["role"] == "tool" else marker.mark("name", str(turn["name"]))
         if "tool_calls" in turn:
@@ -175,7 +178,7 @@ def lost(
         variables: What else it was given.
     """
     unmarked = _unmarked(tokenizer, marked, tools=tools, variables=variables)
-    return [s for s in marked.stretches if s.mark in unmarked or not _stands_in(s.text, written)]
+    return [s for s in marked.stretches if s.mark in unmarked or not stands_in(s.text, written)]
 
 
 def _unmarked(
@@ -201,8 +204,14 @@ def _unmarked(
     return tokenizer.shapes[shape]
 
 
-def _stands_in(text: str, written: str) -> bool:
-    """Whether a text is written, as it is or as JSON writes it: so some templates write what a tool answers."""
+def stands_in(text: str, written: str) -> bool:
+    """Whether a text is written: as it is, or as JSON or Python write it, as some templates do with a tool's answer.
+
+    Args:
+        text: The text.
+        written: What a template wrote.
+    """
     return text in written or any(
-        json.dumps(text, ensure_ascii=ascii_only)[1:-1] in written for ascii_only in (False, True)
+        spelled[1:-1] in written
+        for spelled in (json.dumps(text, ensure_ascii=False), json.dumps(text), repr(text))
     )

@@ -25,6 +25,7 @@ MEANT = {
         "with reasoning of an earlier answer, which the base's chat template leaves out before a later one"
     ),
     "unwritten_names": "with a turn's `name`, which the base's chat template does not write",
+    "unwritten_tools": "with a tool whose description or parameters the base's chat template does not write",
     "unused_variables": "with chat_template_kwargs that the base's chat template does not ask for",
 }
 MOST_NAMES = 100

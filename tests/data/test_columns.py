@@ -80,10 +80,9 @@ def bare(tmp_path):
 
 
 def test_a_recipe_takes_the_columns_that_formats_have():
-    assert {name: (*form.roles, *form.optional) for name, form in FORMATS.items()} | {
-        "alpaca": COLUMNS["alpaca"]
-    } == COLUMNS
-    assert set(COLUMNS["alpaca"]) == {*FORMATS["alpaca"].roles, *FORMATS["alpaca"].optional}
+    assert {name: set(roles) for name, roles in COLUMNS.items()} == {
+        name: {*form.roles, *form.optional} for name, form in FORMATS.items()
+    }
 
 
 # The system prompt
@@ -169,6 +168,35 @@ def test_a_history_that_is_none_is_named_by_its_line(chat, history):
     with pytest.raises(DataError, match="the history is no") as caught:
         chat.prepare(ALPACA, ALPACA | {"history": history})
     assert caught.value.where.endswith(":2")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"system": {"a": 1}},
+        {"tools": "calculator"},
+        {"tools": ["calculator"]},
+        {"tools": 3},
+        {"chat_template_kwargs": 3},
+    ],
+)
+def test_a_column_that_only_has_the_name_is_told_how_to_keep_it(chat, more):
+    with pytest.raises(DataError) as caught:
+        chat.prepare(PAIR | more)
+    assert "rename the column if it is" in caught.value.hint
+
+
+def test_a_key_twice_in_a_text_of_json_is_an_error(tooled):
+    twice = '{"name": "sum", "arguments": {"a": 1, "a": 2}}'
+    for row in (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": twice}]},
+        {"messages": [user("a"), answer("", tool_calls=[call('{"a": 1, "a": 2}')])]},
+        PAIR | {"tools": f"[{twice}]"},
+        PAIR | {"chat_template_kwargs": '{"a": 1, "a": 2}'},
+    ):
+        with pytest.raises(DataError, match="the key 'a' stands twice") as caught:
+            tooled.prepare(row)
+        assert caught.value.hint == "rename or remove one of the two"
 
 
 # Turns that say whether they are trained

@@ -168,6 +168,22 @@ def test_variables_that_no_template_asks_for_are_said():
     assert unwritten(make(template), [user("a"), answer("b")], more=more) == {("unused_variables", "wide")}
 
 
+@pytest.mark.parametrize("written", ["(tools | tojson)", "tools[0].function.name"])
+def test_a_tool_of_which_not_all_is_written_is_said(written):
+    template = CALL_ONLY.replace("tools | tojson", written)
+    function = TOOL["function"] | {"description": 'It "adds".', "parameters": {"properties": {"left": {}}}}
+    more = {"tools": [TOOL | {"function": function}]}
+    said = set() if "tojson" in written else {("unwritten_tools", "sum")}
+    assert unwritten(make(template), CALLED, more=more) == said
+
+
+def test_reasoning_under_two_names_is_one():
+    turns = [user("a"), answer("b", reasoning="one up", reasoning_content="one up")]
+    assert rows_of(make(LAST), turns) == ["[user]a</s>[assistant]⟦<think>\none up\n</think>\n\nb</s>⟧"]
+    with pytest.raises(DataError, match=r"leaves out the reasoning \(`reasoning`\) of an answer, 'two'"):
+        rows_of(make(LAST), [user("a"), answer("b", reasoning="two", reasoning_content="one up")])
+
+
 # Hints
 
 
