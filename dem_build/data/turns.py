@@ -32,7 +32,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking", "tool_plan")
 """Where turns have what the assistant thinks before it answers; templates have no one name for it."""
 PASSED = ("role", "content", "name", "tool_calls", "tool_call_id", *REASONING)
-FLAGS = ("weight", "train")  # of OpenAI and Mistral; of axolotl
+FLAGS = ("weight", "train", "training")  # the first of OpenAI and Mistral, the others of axolotl
 READ = frozenset((*PASSED, *FLAGS, "function_call"))
 # The names that ShareGPT's exports, and the tools that read them, give the same roles.
 SHAREGPT_ROLES = {
@@ -105,9 +105,10 @@ def read_shared(turn: Mapping[str, Any], name: str, where: str) -> Said:
         known = ", ".join(SHAREGPT_ROLES)
         raise DataError(f"{name} {found}", where=where, hint=f"`from` is one of {known}")
     if role == "function_call":
-        calls = json_of(value, f"{name}, a function call,", where) if isinstance(value, str) else value
+        thought, calls = _thought(value) if isinstance(value, str) else ("", value)
+        calls = json_of(calls, f"{name}, a function call,", where) if isinstance(calls, str) else calls
         said: dict[str, Any] = {
-            "content": "",
+            "content": thought,
             "tool_calls": [calls] if isinstance(calls, dict) else [] if calls is None else calls,
         }
     else:
@@ -119,6 +120,12 @@ def read_shared(turn: Mapping[str, Any], name: str, where: str) -> Said:
     return read._replace(unread=read.unread | unread)
 
 
+def _thought(value: str) -> tuple[str, str]:
+    """Part what is thought before a call, in the tags of LLaMA-Factory, from the call."""
+    before, end, call = value.partition("</think>")
+    return (before.lstrip() + end, call) if before.lstrip().startswith("<think>") else ("", value)
+
+
 def _trained(turn: Mapping[str, Any], name: str, where: str) -> bool | None:
     """Say whether a turn shall be trained, as its `weight` or `train` says."""
     flags = {key: turn[key] for key in FLAGS if key in turn}
@@ -128,7 +135,7 @@ def _trained(turn: Mapping[str, Any], name: str, where: str) -> bool | None:
             raise DataError(f"{name} has the {key} {value!r}", where=where, hint=f"{key} is {takes}")
     if len({bool(value) for value in flags.values()}) > 1:
         what = f"{name} says both that it is trained and that it is not: {flags}"
-        raise DataError(what, where=where, hint="take `weight` or `train` out of the turn")
+        raise DataError(what, where=where, hint=f"take one of {', '.join(flags)} out of the turn")
     return next((bool(value) for value in flags.values()), None)
 
 

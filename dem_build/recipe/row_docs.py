@@ -71,7 +71,7 @@ TURN = (
         "`reasoning_content`, `reasoning`, `thinking`, `tool_plan`",
         "What the assistant thinks before it answers; in the content, that is what comes before `</think>`.",
     ),
-    ("`weight`, `train`", "0 or false: this answer is not trained, whatever `loss` says."),
+    ("`weight`, `train`, `training`", "0 or false: this answer is not trained, whatever `loss` says."),
 )
 CLOSING = """\
 Of a `completion` that is a list of turns all answers are trained, of such a `prompt` none. In a parquet file a null

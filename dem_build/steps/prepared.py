@@ -165,5 +165,5 @@ def tell_control(control: ControlTokens, context: Context) -> None:
         where, token = control.first
         context.warn(
             f"{_rows(control.rows)} with a control token of the base in the text, first {token} at {where}: "
-            "it is encoded as that token, not as text"
+            "where it is written, it is that token and not text"
         )

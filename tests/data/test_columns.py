@@ -205,7 +205,8 @@ TWICE = [user("a"), answer("b"), user("c"), answer("d")]
 
 
 @pytest.mark.parametrize(
-    "flag", [{"weight": 0}, {"train": False}, {"train": False, "weight": 0}, {"weight": 0.0}]
+    "flag",
+    [{"weight": 0}, {"train": False}, {"training": False}, {"train": False, "weight": 0}, {"weight": 0.0}],
 )
 @pytest.mark.parametrize("form", ["messages", "sharegpt"])
 def test_an_answer_that_says_so_is_not_trained(chat, flag, form):
@@ -336,6 +337,14 @@ def test_a_sharegpt_turn_may_hold_a_list_of_calls(tooled, as_text):
     [row] = tooled.texts({"conversations": [{"from": role, "value": said} for role, said in turns]})
     written = "".join(json.dumps(c) for c in calls)
     assert row == f"[user]a</s>[assistant]⟦{written}</s>⟧[tool]3</s>[assistant]⟦b</s>⟧"
+
+
+def test_what_is_thought_before_a_sharegpt_call_is_kept(tooled):
+    value = "<think>\nsum it\n</think>\n\n" + json.dumps({"name": "sum", "arguments": {"a": 1}})
+    turns = [{"from": "human", "value": "a"}, {"from": "function_call", "value": value}]
+    assert tooled.texts({"conversations": turns}) == [
+        '[user]a</s>[assistant]⟦<think>\nsum it\n</think>{"name": "sum", "arguments": {"a": 1}}</s>⟧'
+    ]
 
 
 def test_a_sharegpt_turn_may_have_the_keys_of_a_message(tooled):

@@ -288,7 +288,7 @@ def test_a_row_that_spells_a_control_token_is_named(
     path = data([ROWS[0], *[{"prompt": prompt, "completion": completion}] * 2])
     done = prepare(path, tokenizer=tokenizer)
     what = f"2 rows with a control token of the base in the text, first {token} at {path}:2: "
-    assert done.warnings == ([what + "it is encoded as that token, not as text"] if token else [])
+    assert done.warnings == ([what + "where it is written, it is that token and not text"] if token else [])
     assert (done.rows["used"], done.rows["control_tokens"]) == (3, 2 if token else 0)
 
 
