@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dem_build.data.conversations import INSTRUCTING, Conversation
 from dem_build.data.silence import function_of, of_stretch, of_tool, texts_of
-from dem_build.data.written import Marked, lost, mark, stands_in
+from dem_build.data.written import Marked, lost, mark, stands_in, switch_in
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
@@ -197,9 +197,11 @@ def _refuse_silence(
     for place, text in zip(asked.places, written, strict=True):
         upto = Marked(marked.turns[: place + 1], [s for s in marked.stretches if s.turn <= place])
         for stretch in lost(tokenizer, text, upto, tools=bool(asked.tools), variables=asked.variables):
-            if not (meant := _meant(asked, stretch, place)):
+            meant = _meant(asked, stretch, place)
+            switch = "" if meant else _switch(tokenizer, asked, stretch, text)
+            if not meant and not switch:
                 raise of_stretch(asked.turns[stretch.turn], stretch)
-            unwritten.add((meant, stretch.text[:60]))
+            unwritten.add((meant, stretch.text[:60]) if meant else ("switches", switch[:60]))
     if missing := [n for n in map(function_of, asked.tools) if n not in written[-1]]:
         raise of_tool(missing[0])
     partly = [tool for tool in asked.tools if not all(stands_in(t, written[-1]) for t in texts_of(tool))]
@@ -228,6 +230,13 @@ def _completion(asked: _Asked, place: int, before: str, whole: str, eos_token: s
     completion = whole[len(before) :]
     ended = completion.rstrip()
     return ended if ended.endswith(eos_token) else completion
+
+
+def _switch(tokenizer: Tokenizer, asked: _Asked, stretch: Stretch, written: str) -> str:
+    """Return what of a text is a switch of the template and all that it left out; empty where it left out more."""
+    if stretch.key != "content" or asked.turns[stretch.turn]["role"] == "assistant":
+        return ""
+    return switch_in(stretch.text, written, tokenizer.switches)
 
 
 def _rewrites(asked: _Asked, place: int, before: str, same: int) -> str:

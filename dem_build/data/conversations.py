@@ -98,6 +98,11 @@ class Conversation:
         return not self.answers
 
     @property
+    def untrained(self) -> bool:
+        """Whether there are answers, and each says that it is not trained."""
+        return not self.answers and bool(self.muted)
+
+    @property
     def oddities(self) -> tuple[str, ...]:
         """What is unusual about it, by the names that counts have."""
         found = {

@@ -65,6 +65,11 @@ class Example:
         return not self.completion.strip()
 
     @property
+    def untrained(self) -> bool:
+        """Whether it says that it is not trained: it never does."""
+        return False
+
+    @property
     def oddities(self) -> tuple[str, ...]:
         """What is unusual about it: nothing that is counted."""
         return ()

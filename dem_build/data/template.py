@@ -32,6 +32,7 @@ __all__ = [
     "judge",
     "leaves_out",
     "read_template",
+    "sought",
     "variables",
 ]
 
@@ -149,6 +150,18 @@ def constants(text: str) -> set[str]:
     except (TemplateError, *FAULTS):
         return set()
     return {node.value for node in found if isinstance(node.value, str)}
+
+
+def sought(text: str) -> set[str]:
+    """Return the texts that a template's code compares with, or calls something with; none of what is no template."""
+    from jinja2 import TemplateError, nodes  # noqa: PLC0415
+
+    try:
+        asking = _environment().parse(text).find_all((nodes.Compare, nodes.Call, nodes.Filter, nodes.Test))
+    except (TemplateError, *FAULTS):
+        return set()
+    found = (node.value for node in asking for node in node.find_all(nodes.Const))
+    return {value for value in found if isinstance(value, str)}
 
 
 def variables(text: str) -> set[str]:

@@ -35,6 +35,7 @@ class Tokenizer(Protocol):
         eos_id: Its id.
         prefix_ids: What the tokenizer puts before a text by itself: BOS, or nothing.
         cues: What the chat template looks for inside of a turn's text.
+        switches: What it compares a text with, or takes out of it.
         variables: The names that the chat template asks of those who render it.
         shapes: What it is known to leave out of turns of a shape; `dem_build.data.written` keeps it.
     """
@@ -43,6 +44,7 @@ class Tokenizer(Protocol):
     eos_id: int
     prefix_ids: tuple[int, ...]
     cues: re.Pattern[str]
+    switches: re.Pattern[str]
     variables: frozenset[str]
     shapes: dict[str, frozenset[str]]
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MESSAGES_HINT",
+    "PASSED",
     "REASONING",
     "ROLES",
     "Said",
@@ -32,6 +33,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")
 REASONING = ("reasoning_content", "reasoning", "thinking", "tool_plan")
 """Where turns have what the assistant thinks before it answers; templates have no one name for it."""
 PASSED = ("role", "content", "name", "tool_calls", "tool_call_id", *REASONING)
+"""Keys that a chat template gets."""
 FLAGS = ("weight", "train", "training")  # the first of OpenAI and Mistral, the others of axolotl
 READ = frozenset((*PASSED, *FLAGS, "function_call"))
 # The names that ShareGPT's exports, and the tools that read them, give the same roles.

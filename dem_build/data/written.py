@@ -12,21 +12,30 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dem_build.data.template import constants
-from dem_build.data.turns import REASONING
+from dem_build.data.template import constants, sought
+from dem_build.data.turns import PASSED, REASONING, ROLES
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dem_build.data.tokenise import Tokenizer
     from dem_build.data.turns import Turn
 
-__all__ = ["ONE_TOOL", "Marked", "Stretch", "cues", "lost", "mark", "stands_in"]
+__all__ = ["ONE_TOOL", "Marked", "Stretch", "cues", "lost", "mark", "stands_in", "switch_in", "switches"]
 
 THINKING = r"</?(?:\w+:)?(?:think|thinking|thought|reasoning)>|\[/?THINK\]|◁/?think▷"
+CLOSES = re.compile(rf"{THINKING}|</[^<>/]+>|\[/\w+\]")
 MOST_SHAPES = 4096  # that are remembered
-LONGEST_CUE = 40
+NAMES = {
+    *ROLES,
+    *PASSED,
+    "function",
+    "arguments",
+    "parameters",
+    "tools",
+}  # that templates ask for, not in texts
+SHORTEST_CUE, LONGEST_CUE = 4, 40
 NO_PARAMETERS = {"type": "object", "properties": {}}
 FUNCTION = {"name": "f", "description": "d", "parameters": NO_PARAMETERS}
 ONE_TOOL: dict[str, Any] = {"type": "function", "function": FUNCTION}
@@ -65,8 +74,18 @@ def cues(templates: Sequence[str]) -> re.Pattern[str]:
     That is any text in their code that looks like a tag or a switch; and tags around what the assistant thinks.
     """
     found = {text.strip() for template in templates for text in constants(template)}
-    own = sorted((text for text in found if _is_cue(text)), key=lambda text: (-len(text), text))
-    return re.compile("(" + "|".join([*map(re.escape, own), THINKING]) + ")")
+    return re.compile("(" + "|".join([*_longest_first(filter(_is_cue, found)), THINKING]) + ")")
+
+
+def switches(templates: Sequence[str]) -> re.Pattern[str]:
+    """Return a pattern of what templates compare a turn's text with, or take out of it."""
+    found = {text.strip() for template in templates for text in sought(template)}
+    words = (text for text in found - NAMES if len(text) >= SHORTEST_CUE and any(map(str.isalpha, text)))
+    return re.compile("|".join(_longest_first(words)) or r"(?!)")
+
+
+def _longest_first(texts: Iterable[str]) -> list[str]:
+    return [re.escape(text) for text in sorted(texts, key=lambda text: (-len(text), text))]
 
 
 def _is_cue(text: str) -> bool:
@@ -112,10 +131,10 @@ class _Marker:
     def text(self, key: str, text: str) -> str:
         """Return a text with marks between the cues in it."""
         parts = self._cues.split(text)
-        ends = [i for i in range(1, len(parts), 2) if "/" in parts[i] and re.fullmatch(THINKING, parts[i])]
+        ends = [i for i in range(1, len(parts), 2) if _closes(parts[i])]
         thought = max(ends, default=0) if self._answers and key == "content" else 0
         for i, part in enumerate(parts):
-            if i % 2 and part.startswith("/"):
+            if i % 2 and not self._answers:  # a tag of what is thought is none, and others set no switches
                 self._stretches.append(Stretch(self._turn, "switch", part))
             elif i % 2 == 0 and part.strip():
                 parts[i] = self.mark(key, part, thought=i < thought or key in REASONING)
@@ -136,6 +155,11 @@ class _Marker:
             marked["arguments"] = {"a": self.mark("arguments", leaves[0])}
             self._stretches.extend(Stretch(self._turn, "arguments", leaf.strip()) for leaf in leaves[1:])
         return {**{key: call[key] for key in ("type", "id") if key in call}, "function": marked}
+
+
+def _closes(cue: str) -> bool:
+    """Whether a cue is a tag that ends what is thought; of those that a template looks for, all but those of tools."""
+    return "/" in cue and "tool" not in cue.lower() and bool(CLOSES.fullmatch(cue))
 
 
 def _leaves(value: Any) -> Iterator[str]:
@@ -202,6 +226,19 @@ def _unmarked(
             tokenizer.shapes.clear()
         tokenizer.shapes[shape] = missing
     return tokenizer.shapes[shape]
+
+
+def switch_in(text: str, written: str, switches: re.Pattern[str]) -> str:
+    """Return what a text sets in a template, where the template wrote all else of it; empty where it did not.
+
+    Args:
+        text: A text that was not written as it is.
+        written: What the template wrote.
+        switches: What it compares a text with, or takes out of it.
+    """
+    found = switches.search(text)
+    rest = (part.strip() for part in switches.split(text))
+    return found[0] if found and all(stands_in(part, written) for part in rest if part) else ""
 
 
 def stands_in(text: str, written: str) -> bool:

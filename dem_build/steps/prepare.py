@@ -319,7 +319,7 @@ def _kept(dataset: _Dataset, smallest: splits.Smallest | None, counts: Counter[s
         if item.side == limited and smallest and not smallest.keeps(_place(item)):
             counts["beyond_max_samples"] += 1
         elif item.example.empty:
-            counts["empty"] += 1
+            counts["untrained" if item.example.untrained else "empty"] += 1
         else:
             counts.update(item.example.oddities)
             yield item

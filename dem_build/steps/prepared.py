@@ -72,6 +72,7 @@ def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
         "over_max_length": f"dropped: over max_length = {style.max_length} tokens",
         "completion_cut_off": f"dropped: prompt alone fills max_length = {style.max_length} tokens",
         "empty": "dropped: completion, text or every answer is empty",
+        "untrained": "dropped: every answer says that it is not trained",
         "beyond_max_samples": "left out by max_samples",
     }
     return [f"{_rows(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
@@ -86,8 +87,9 @@ def provenance_of(
 ) -> dict[str, Any]:
     """Return what is worth knowing of the rows: format, counts, sizes of the splits, prompts shared with train."""
     names = (
-        "read", "used", "empty", "over_max_length", "truncated", "completion_cut_off", "beyond_max_samples",
-        "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length", *ODD_TURNS, *MEANT,
+        "read", "used", "empty", "untrained", "over_max_length", "truncated", "completion_cut_off",
+        "beyond_max_samples", "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length",
+        *ODD_TURNS, *MEANT,
     )  # fmt: skip
     train = _unique(writers["train"])
     return {

@@ -14,7 +14,7 @@ from dem_build.data.chat import pin_date
 from dem_build.data.conversations import INSTRUCTING
 from dem_build.data.template import FAULTS, variables
 from dem_build.data.turns import as_text
-from dem_build.data.written import ONE_TOOL, cues
+from dem_build.data.written import ONE_TOOL, cues, switches
 from dem_build.errors import DataError
 from dem_build.steps.models import quiet
 
@@ -57,7 +57,7 @@ class BaseTokenizer:
         if self.has_chat_template:
             self._tokenizer.chat_template = pin_date(self._tokenizer.get_chat_template())
         templates = _templates(self._tokenizer.chat_template)
-        self.cues = cues(templates)
+        self.cues, self.switches = cues(templates), switches(templates)
         self.variables = frozenset().union(*map(variables, templates))
         self.shapes: dict[str, frozenset[str]] = {}
 

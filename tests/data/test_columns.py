@@ -225,6 +225,13 @@ def test_an_answer_that_says_so_is_not_trained(chat, flag, form):
     assert everything == "[⟦user]\na</s>\n[assistant]\n⟧b</s>⟦\n[user]\nc</s>\n[assistant]\nd</s>⟧"
 
 
+def test_a_row_of_which_no_answer_is_trained_is_dropped_and_told_apart_from_an_empty_one(chat):
+    silent = {"messages": [TWICE[0], TWICE[1] | {"train": False}]}
+    done = chat.prepare(silent, {"messages": [TWICE[0], answer("")]}, {"messages": TWICE})
+    assert (done.rows["used"], done.rows["untrained"], done.rows["empty"]) == (1, 1, 1)
+    assert "1 row dropped: every answer says that it is not trained" in done.warnings
+
+
 def test_a_prompt_that_says_that_it_is_trained_is_counted(chat):
     done = chat.prepare({"messages": [TWICE[0] | {"train": True}, TWICE[1] | {"train": True}]})
     assert done.rows["trained_prompts"] == 1

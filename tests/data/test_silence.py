@@ -150,6 +150,34 @@ def test_a_system_prompt_that_is_a_switch_is_trained_and_said(system, written):
     assert found[0].unwritten == {("switches", "/no_think")}
 
 
+@pytest.mark.parametrize(
+    ("switch", "asks"), [("thinking off", "in s"), ("nothink", "== s"), ("[QUIET]", "in s")]
+)
+def test_any_text_that_a_template_looks_for_and_takes_out_is_a_switch(switch, asks):
+    template = MODES.replace("'/no_think' in s", f"'{switch}' {asks}").replace("/no_think", switch)
+    turns = [{"role": "system", "content": switch}, user("a"), answer("b")]
+    assert rows_of(make(template), turns) == ["[mode]plain[user]a</s>[assistant]⟦b</s>⟧"]
+    assert unwritten(make(template), turns) == {("switches", switch)}
+    silent = template.replace("+ s.replace", "+ '' + ''.replace")
+    with pytest.raises(DataError, match="the system's turn"):
+        rows_of(make(silent), [{"role": "system", "content": f"be brief {switch}"}, *turns[1:]])
+
+
+def test_a_tag_of_the_templates_own_ends_what_is_thought():
+    template = LAST.replace("think>", "plan>")
+    turns = [user("a"), answer("<plan>one up</plan>b"), user("c"), answer("d")]
+    assert unwritten(make(template), turns) == {("earlier_reasoning", "one up")}
+    with pytest.raises(DataError, match="leaves out the reasoning of an answer, '<plan>one up'"):
+        rows_of(make(CUTS.replace("think>", "plan>")), turns[:2])
+
+
+def test_a_call_of_several_that_is_left_out_is_refused():
+    first = CALL_ONLY.replace("in m.tool_calls or []", "in m.tool_calls[:1]")
+    other = {"type": "function", "function": {"name": "sum", "arguments": {"left": 2}}}
+    with pytest.raises(DataError, match="leaves out the call of `sum`"):
+        rows_of(make(first), [user("a"), answer("", tool_calls=[CALL, other])])
+
+
 def test_a_switch_of_another_template_is_a_text_that_may_not_be_lost():
     silent = PLAIN.replace("in messages", "in messages if m.role != 'system'")
     with pytest.raises(DataError, match="the system's turn '/no_think'"):
