@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,10 @@ __all__ = ["PINNED_DATE", "Pieces", "Rendered", "pin_date", "render"]
 
 Pieces = tuple[str, ...]
 """Texts of one row: what is given, what is answered, what is given next …, the last an answer."""
+
+
+THINKING_VARIABLES = frozenset({"enable_thinking", "thinking"})
+"""What templates ask for to know whether the assistant thinks before it answers."""
 
 
 class Rendered(NamedTuple):
@@ -95,7 +100,7 @@ def render(
     for a in asked:
         until = at + len(a.places)
         pairs = [
-            (b, _completion(a, k, b, w, tokenizer.eos_token))
+            (b, _completion(tokenizer, a, k, b, w))
             for k, b, w in zip(a.places, before[at:until], after[at:until], strict=True)
         ]
         rows.append(_rows(a, pairs, _refuse_silence(tokenizer, a, after[at:until])))
@@ -219,17 +224,17 @@ def _meant(asked: _Asked, stretch: Stretch, answer: int) -> str:
     return "earlier_reasoning" if forgotten else ""
 
 
-def _completion(asked: _Asked, place: int, before: str, whole: str, eos_token: str) -> str:
+def _completion(tokenizer: Tokenizer, asked: _Asked, place: int, before: str, whole: str) -> str:
     if not whole.startswith(before):
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
         raise DataError(
             "the base's chat template is not prefix-preserving: it writes the prompt differently once an answer "
             f"follows, so no loss mask is exact: …{before[-80:]!r} against …{whole[: len(before)][-80:]!r}",
-            hint=_rewrites(asked, place, before, same),
+            hint=_rewrites(tokenizer, asked, place, before, same),
         )
     completion = whole[len(before) :]
     ended = completion.rstrip()
-    return ended if ended.endswith(eos_token) else completion
+    return ended if ended.endswith(tokenizer.eos_token) else completion
 
 
 def _switch(tokenizer: Tokenizer, asked: _Asked, stretch: Stretch, written: str) -> str:
@@ -239,8 +244,8 @@ def _switch(tokenizer: Tokenizer, asked: _Asked, stretch: Stretch, written: str)
     return switch_in(stretch.text, written, tokenizer.switches)
 
 
-def _rewrites(asked: _Asked, place: int, before: str, same: int) -> str:
-    """Say how to mend what is written differently, from a place on, once an answer follows."""
+def _rewrites(tokenizer: Tokenizer, asked: _Asked, place: int, before: str, same: int) -> str:
+    """Say how to mend what is written differently, from a character on, once an answer follows."""
     mend = "give the base a chat_template in the recipe that writes a prompt as before once it is answered"
     last = asked.turns[place - 1]["content"].strip() if place else ""
     if last in before[:same]:  # what differs is the end, which asks for the answer
@@ -248,6 +253,21 @@ def _rewrites(asked: _Asked, place: int, before: str, same: int) -> str:
             "give the base a chat_template in the recipe that begins an answer as it asks for it, with "
             f"{before[same:][:60]!r}, and writes all of the answer after that, its reasoning too"
         )
+        if variable := _preserving(tokenizer, asked, place):
+            mend = f'give these rows a column of chat_template_kwargs, {{"{variable}}}, or {mend}'
     elif asked.turns[0]["role"] in INSTRUCTING:
         mend += ", or leave `system` out of the recipe or of these rows if it is that which moves"
     return f"set chat = false for the dataset, or {mend}" if asked.bare else mend
+
+
+def _preserving(tokenizer: Tokenizer, asked: _Asked, place: int) -> str:
+    """Return the variable with which the template asks for an answer as it begins it, empty where there is none."""
+    for name in sorted(tokenizer.variables & THINKING_VARIABLES - asked.variables.keys()):
+        for value in (True, False):
+            tried = asked._replace(variables={**asked.variables, name: value})
+            with suppress(DataError):
+                [before] = _rendered(tokenizer, [(tried, place)], asks=True)
+                [whole] = _rendered(tokenizer, [(tried, place + 1)], asks=False)
+                if whole.startswith(before):
+                    return f'{name}": {str(value).lower()}'
+    return ""

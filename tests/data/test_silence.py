@@ -244,6 +244,19 @@ def test_a_template_that_opens_the_reasoning_is_refused_with_a_hint_that_works()
     assert rows_of(make(mended), turns) == ["[user]a</s>[assistant]<think>\n⟦one up</think>b</s>⟧"]
 
 
+def test_a_variable_with_which_the_template_opens_no_reasoning_is_named_in_the_hint():
+    closed = "{% if not enable_thinking %}{{ '<think></think>' }}{% endif %}{% endif %}"
+    template = PLAIN.replace("'[assistant]' }}{% endif %}", "'[assistant]' }}" + closed)
+    turns = [user("a"), answer("<think>one up</think>b")]
+    with pytest.raises(DataError, match="not prefix-preserving") as caught:
+        rows_of(make(template), turns)
+    assert caught.value.hint.startswith(
+        'give these rows a column of chat_template_kwargs, {"enable_thinking": true}, or '
+    )
+    more = {"variables": {"enable_thinking": True}}
+    assert rows_of(make(template), turns, more=more) == ["[user]a</s>[assistant]⟦<think>one up</think>b</s>⟧"]
+
+
 def test_a_pair_of_texts_is_told_that_it_can_do_without_a_template():
     with pytest.raises(DataError, match="not prefix-preserving") as caught:
         cut_up(make(OPENED), Example("a", "b"))
