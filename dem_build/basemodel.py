@@ -24,11 +24,15 @@ __all__ = [
     "GENERATION_CONFIG",
     "GGUF",
     "INDEX",
+    "NAMED_TEMPLATES",
     "SINGLE",
+    "TOKENIZER_CONFIG",
     "TOKENIZER_FILES",
+    "TOKENIZER_JSON",
     "Listing",
     "base_files",
     "check_config",
+    "is_named_template",
     "listed",
     "model_files",
     "read_config",
@@ -43,16 +47,20 @@ GENERATION_CONFIG = "generation_config.json"
 GGUF = "model.gguf"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+TOKENIZER_JSON = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+VOCABULARIES = (TOKENIZER_JSON, "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 TOKENIZER_FILES = (
     *VOCABULARIES,
     "added_tokens.json",
     "chat_template.jinja",
     "merges.txt",
     "special_tokens_map.json",
-    "tokenizer_config.json",
+    TOKENIZER_CONFIG,
 )
-"""Every file of a base folder that reaches its tokenizer."""
+"""Every file of a base folder that reaches its tokenizer, but for `NAMED_TEMPLATES`."""
+NAMED_TEMPLATES = "additional_chat_templates"
+"""Folder of the chat templates beside the default one, `NAME.jinja` each."""
 
 OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -66,7 +74,7 @@ class Listing:
     """The files of a model, wherever they lie.
 
     Attributes:
-        names: The names of its files.
+        names: The names of its files, those of its named chat templates after their folder's.
         text: Returns the text of one of them; a ValueError where it is no UTF-8.
         place: Returns what messages call one of them.
         where: What messages call the model.
@@ -201,24 +209,31 @@ def weight_files(model: Path | Listing) -> list[str]:
         CheckpointError: An index of shards that cannot be read.
     """
     files = model if isinstance(model, Listing) else listed(model)
+    if SINGLE in files.names:  # whatever else lies there: as transformers decides
+        return [SINGLE]
     if INDEX in files.names:
         shards = sorted(set(_shards(lambda: files.text(INDEX), files.place(INDEX), files.again).values()))
         if missing := [name for name in shards if name not in files.names]:
             what = f"lacks {len(missing)} of {len(shards)} shards, first {missing[0]}"
             raise UsageError(what, where=files.where, hint=files.again)
         return [INDEX, *shards]
-    if SINGLE in files.names:
-        return [SINGLE]
     if other := sorted(name for name in files.names if name.endswith(OTHER_WEIGHTS)):
         what = f"has its weights in {other[0]}, which dem does not open"
         raise UsageError(what, where=files.where, hint=TO_SAFETENSORS.format(files.given))
     raise UsageError(f"holds neither {SINGLE} nor {INDEX}", where=files.where, hint=files.again)
 
 
+def is_named_template(name: str) -> bool:
+    """Tell whether a file of a model is a chat template that has a name."""
+    folder, _, file = name.rpartition("/")
+    return folder == NAMED_TEMPLATES and file.endswith(".jinja")
+
+
 def listed(folder: Path) -> Listing:
-    """Return the files of a folder."""
+    """Return the files of a folder, and those of the folder of named chat templates in it."""
+    found = [*folder.iterdir(), *(folder / NAMED_TEMPLATES).glob("*")]
     return Listing(
-        names=frozenset(p.name for p in folder.iterdir() if p.is_file()),
+        names=frozenset(p.relative_to(folder).as_posix() for p in found if p.is_file()),
         text=lambda name: (folder / name).read_text(encoding="utf-8"),
         place=lambda name: str(folder / name),
         where=str(folder),
@@ -237,6 +252,7 @@ def _no_config(files: Listing) -> UsageError:
 
 def _tokenizer(files: Listing) -> list[str]:
     names = [name for name in TOKENIZER_FILES if name in files.names]
+    names += sorted(name for name in files.names if is_named_template(name))
     if not set(names) & set(VOCABULARIES):
         hint = "save it there: AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
         raise UsageError("holds no tokenizer", where=files.where, hint=hint)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dem_build import hub
-from dem_build.basemodel import Listing, model_files
+from dem_build.basemodel import Listing, is_named_template, model_files
 from dem_build.errors import UsageError
 from dem_build.finetuned import adapter_files, checkpoint_files
 from dem_build.json_text import text_at
@@ -117,7 +117,7 @@ def resolve_model(asked: AskedModel, known: Iterable[ModelPin], hints: Hints) ->
 def _listing(asked: AskedModel, commit: str, files: Mapping[str, Listed]) -> Listing:
     where = HubFile("model", asked.name, commit, "").origin
     return Listing(
-        names=frozenset(name for name in files if "/" not in name),
+        names=frozenset(name for name in files if "/" not in name or is_named_template(name)),
         text=lambda name: hub.download(files[name].file).read_text(encoding="utf-8"),
         place=lambda name: f"{name} of {where}",
         where=where,

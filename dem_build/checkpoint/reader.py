@@ -91,7 +91,7 @@ def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
     """Read the headers of a file, of a folder of weights, or of several files.
 
     Args:
-        source: A safetensors file, a folder with `model.safetensors` or shards and their index, or the files.
+        source: A safetensors file, a folder with `model.safetensors`, which counts alone, or shards and their index, or the files.
 
     Returns:
         The checkpoint, not yet open for reading: enter it with `with`.
@@ -102,7 +102,7 @@ def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
     if isinstance(source, os.PathLike):
         if not source.is_dir():
             return _join([source])
-        if not (source / INDEX).exists():
+        if (source / SINGLE).exists() or not (source / INDEX).exists():
             return _join([source / SINGLE])
         shards = shards_of(source / INDEX)
         checkpoint = _join([source / name for name in sorted(set(shards.values()))])

@@ -106,7 +106,9 @@ def _import(
     check_config(config, where)
     weights = architecture(config, where)
     checkpoint = select(weights, open_files(files), where)
-    vocabulary = prepare_tokenizer(files, context.out / "tokenizer", wishes, where)
+    vocabulary = prepare_tokenizer(
+        files, context.out / "tokenizer", wishes, _without_volatile(config), where
+    )
     _check_vocabulary(vocabulary, weights, where)
     before = weights.vocabulary
     if vocabulary.tokens > before:
@@ -183,6 +185,8 @@ def _tell(vocabulary: Vocabulary, rows: int, context: Context) -> None:
         context.note(f"{len(vocabulary.added)} tokens added ({tokens}): {place}")
     if vocabulary.warning:
         context.warn(vocabulary.warning)
+    for note in vocabulary.notes:
+        context.note(note)
 
 
 def _read_json(path: Path) -> dict[str, JSON]:

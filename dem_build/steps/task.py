@@ -28,22 +28,22 @@ import torch
 from lm_eval.evaluator import evaluate  # type: ignore[import-untyped]
 from lm_eval.tasks import TaskManager  # type: ignore[import-untyped]
 from lm_eval.tasks._yaml_loader import load_yaml  # type: ignore[import-untyped]
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import GenerationConfig
 
-from dem_build.data.chat import pin_date
 from dem_build.errors import EvaluationError
 from dem_build.json_text import parse_json
 from dem_build.steps.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.steps.harness import ReportingLM
 from dem_build.steps.memory import memory_told
 from dem_build.steps.models import quiet
+from dem_build.steps.tokenizer import BaseTokenizer
 from dem_build.task_data import FILE_FORMATS, map_data_files, within
 from dem_build.tasks import TASK_MARK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
     from dem_build.digest import JSON
     from dem_build.kinds import SourceFile
@@ -88,6 +88,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Raises:
         EvaluationError: The task cannot be loaded or run, or a metric is not finite.
+        DataError: The tokenizer cannot be loaded or has no EOS, or of several chat templates none is the default.
     """
     name = params["task"]
     if params["lm_eval"] != lm_eval.__version__:
@@ -102,6 +103,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
                 model = evaluated_model(inputs, params["dtype"], context)
                 lm = ReportingLM(model, tokenizer, context, chat=bool(params["apply_chat_template"]))
                 results = _evaluate(task, lm, inputs, params)
+                lm.tell_of_descriptions()
     except TASK_ERRORS as error:
         raise EvaluationError(
             f"lm-eval cannot run it: {_said(error)}", where=name, hint=_hint(error)
@@ -109,15 +111,13 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     return _write(results, name, context) | surroundings(model, context)
 
 
-def _tokenizer(folder: Path, *, chat: bool) -> PreTrainedTokenizerBase:
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False
-    )
-    if chat and not tokenizer.chat_template:
+def _tokenizer(folder: Path, *, chat: bool) -> BaseTokenizer:
+    tokenizer = BaseTokenizer(folder)
+    if chat and not tokenizer.has_chat_template:
         hint = "set apply_chat_template = false for the task, or chat_template in [base]"
         raise EvaluationError("the base has no chat template to apply", hint=hint)
-    if tokenizer.chat_template:
-        tokenizer.chat_template = pin_date(tokenizer.get_chat_template())
+    if chat:
+        tokenizer.require_template()
     return tokenizer
 
 

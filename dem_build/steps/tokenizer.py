@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from dem_build.data.chat import pin_date
 from dem_build.data.conversations import INSTRUCTING
@@ -16,7 +16,7 @@ from dem_build.data.template import FAULTS, variables
 from dem_build.data.turns import as_text
 from dem_build.data.written import ONE_TOOL, cues, switches
 from dem_build.errors import DataError
-from dem_build.steps.models import quiet
+from dem_build.steps.tokenizer_files import UNLOADABLE, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,10 +28,19 @@ __all__ = ["BaseTokenizer"]
 
 
 class BaseTokenizer:
-    """A tokenizer with an EOS, whose chat template prints a fixed date.
+    """A tokenizer with an EOS, whose chat templates print a fixed date.
+
+    Attributes:
+        folder: Where its files are.
+        backend: The tokenizer as transformers loads it.
+        eos_token: Text of the end of sequence.
+        eos_id: Its id.
+        prefix_ids: What the tokenizer puts before a text by itself: BOS, or nothing.
+        control_tokens: Texts of its special tokens, sorted.
+        has_chat_template: Whether it has one, or several with names.
 
     Args:
-        folder: Holds `tokenizer.json`, `tokenizer_config.json`, and `chat_template.jinja` where there is one.
+        folder: Holds `tokenizer.json`, `tokenizer_config.json`, and the chat templates where there are any.
 
     Raises:
         DataError: The folder's files are no tokenizer, or it has no EOS.
@@ -39,24 +48,23 @@ class BaseTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        with quiet():
-            self._tokenizer = _load(folder)
-        if self._tokenizer.eos_token_id is None:
+        self.backend = _load(folder)
+        if self.backend.eos_token_id is None:
             raise DataError(
                 "the base's tokenizer has no EOS token, so no row could be ended",
                 where=str(folder),
                 hint="set eos_token in its tokenizer_config.json",
             )
-        self.eos_token: str = self._tokenizer.eos_token
-        self.eos_id: int = self._tokenizer.eos_token_id
+        self.eos_token: str = self.backend.eos_token
+        self.eos_id: int = self.backend.eos_token_id
         self.prefix_ids = self._prefix_ids()
         self.control_tokens = tuple(
-            sorted(t.content for t in self._tokenizer.added_tokens_decoder.values() if t.special)
+            sorted(t.content for t in self.backend.added_tokens_decoder.values() if t.special)
         )
-        self.has_chat_template = bool(self._tokenizer.chat_template)
+        self.has_chat_template = bool(self.backend.chat_template)
         if self.has_chat_template:
-            self._tokenizer.chat_template = pin_date(self._tokenizer.get_chat_template())
-        templates = _templates(self._tokenizer.chat_template)
+            self.backend.chat_template = _pinned(self.backend.chat_template)
+        templates = _templates(self.backend.chat_template)
         self.cues, self.switches = cues(templates), switches(templates)
         self.variables = frozenset().union(*map(variables, templates))
         self.shapes: dict[str, frozenset[str]] = {}
@@ -65,7 +73,7 @@ class BaseTokenizer:
         """Return the ids of each text, without special tokens that are not in the text."""
         if not texts:
             return []
-        encoded = self._tokenizer(
+        encoded = self.backend(
             list(texts),
             add_special_tokens=False,
             return_attention_mask=False,
@@ -77,7 +85,7 @@ class BaseTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`, special tokens and all."""
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text: str = self.backend.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
     def render(
@@ -90,9 +98,13 @@ class BaseTokenizer:
     ) -> list[str]:
         """Return each conversation as text, in the base's chat template; what is given beside them is that of all.
 
+        Of several templates it is the one called `tool_use` where there are tools, else `default`, as in transformers.
+
         Raises:
-            DataError: The template refuses the turns, or a variable is no name of its own.
+            DataError: The template refuses the turns, there are several and none is called `default`, or a variable is
+                no name of its own.
         """
+        self.require_template(tools=bool(tools))
         given = dict(variables or {})
         if taken := [name for name in given if name in _TAKEN]:
             raise DataError(
@@ -103,7 +115,7 @@ class BaseTokenizer:
         conversations = self._spelled(conversations)
 
         def render(turns: list[list[Turn]]) -> list[str]:
-            rendered: list[str] = self._tokenizer.apply_chat_template(
+            rendered: list[str] = self.backend.apply_chat_template(
                 turns,
                 tools=list(tools) or None,
                 tokenize=False,
@@ -132,7 +144,7 @@ class BaseTokenizer:
 
         def takes(turn: Turn) -> bool:
             try:
-                return "dem-a" in self._tokenizer.apply_chat_template(
+                return "dem-a" in self.backend.apply_chat_template(
                     [ASKS, turn], tools=[ONE_TOOL], tokenize=False
                 )
             except (jinja2.TemplateError, *FAULTS):
@@ -140,10 +152,24 @@ class BaseTokenizer:
 
         return not takes(CALLS) and takes(as_text(CALLS))
 
+    def require_template(self, *, tools: bool = False) -> None:
+        """Refuse several chat templates of which none is meant for conversations with tools, or without.
+
+        Raises:
+            DataError: They are so.
+        """
+        named = self.backend.chat_template
+        if isinstance(named, dict) and not ({"default", *(["tool_use"] if tools else [])} & named.keys()):
+            raise DataError(
+                f"the base has several chat templates ({', '.join(sorted(named))}), and none is called default",
+                where=str(self.folder),
+                hint="name one in the recipe: chat_template in [base] takes a file of Jinja",
+            )
+
     def _prefix_ids(self) -> tuple[int, ...]:
         """Return what the tokenizer puts before a text: not every one that has a BOS adds it."""
-        plain = self._tokenizer("a", add_special_tokens=False)["input_ids"]
-        full = self._tokenizer("a")["input_ids"]
+        plain = self.backend("a", add_special_tokens=False)["input_ids"]
+        full = self.backend("a")["input_ids"]
         starts = [i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain]
         return tuple(full[: starts[0]]) if starts else ()
 
@@ -187,8 +213,14 @@ def _mend(turns: list[Turn], render: Callable[[list[list[Turn]]], list[str]]) ->
     return other
 
 
+def _pinned(templates: str | dict[str, str]) -> str | dict[str, str]:
+    if isinstance(templates, str):
+        return pin_date(templates)
+    return {name: pin_date(text) for name, text in templates.items()}
+
+
 def _load(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        return load_tokenizer(folder)
+    except UNLOADABLE as error:
         raise DataError(f"the base's tokenizer cannot be loaded: {error}", where=str(folder)) from error

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 from tokenizers import AddedToken
-from transformers import AutoTokenizer
 
-from dem_build.basemodel import TOKENIZER_FILES
+from dem_build.basemodel import TOKENIZER_CONFIG, TOKENIZER_FILES, is_named_template
 from dem_build.data.template import ASKED, FAULTS, leaves_out
 from dem_build.errors import CheckpointError, UsageError
 from dem_build.json_text import parse_json
-from dem_build.steps.models import quiet
+from dem_build.steps.tokenizer_files import UNLOADABLE, load_tokenizer, probe, same_ids, settle, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from dem_build.digest import JSON
+
 __all__ = ["MACHINE_KEYS", "Vocabulary", "Wishes", "prepare_tokenizer"]
 
 # How transformers came by the tokenizer, which differs from machine to machine.
 MACHINE_KEYS = ("is_local", "local_files_only", "name_or_path")
-CONFIG = "tokenizer_config.json"
-SAMPLE = "It is 12 o'clock:\n\n  naïve  日本 {}."
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,8 @@ class Vocabulary:
         tokens: Tokens now: the embeddings need as many rows.
         added: Tokens that are new, in the order of their ids.
         pad_id: Id of the padding token that the recipe names.
-        warning: What the user should know, or empty.
+        warning: What the user should look at, or empty.
+        notes: What the user should know.
     """
 
     known: int
@@ -64,46 +63,60 @@ class Vocabulary:
     added: tuple[str, ...] = ()
     pad_id: int | None = None
     warning: str = ""
+    notes: tuple[str, ...] = ()
 
 
-def prepare_tokenizer(files: Mapping[str, Path], folder: Path, wishes: Wishes, where: str) -> Vocabulary:
-    """Write the tokenizer to a new folder: file by file where the recipe wishes nothing, else as transformers saves it.
+def prepare_tokenizer(
+    files: Mapping[str, Path], folder: Path, wishes: Wishes, config: Mapping[str, JSON], where: str
+) -> Vocabulary:
+    """Write the tokenizer to a new folder: file by file where nothing is wished, else as transformers saves it.
+
+    Either way the folder gives the ids of its tokenizer.json, with the model's config.json beside it and without.
+
+    Args:
+        files: The base's files by their names.
+        folder: Where to write.
+        wishes: What the recipe asks.
+        config: What config.json says in the model that will be published.
+        where: What messages call the base.
 
     Raises:
-        CheckpointError: The files are no tokenizer.
+        CheckpointError: The files are no tokenizer, or transformers gives other ids than tokenizer.json's.
         UsageError: A wish that this tokenizer cannot fulfil.
     """
     _copy(files, folder)
+    notes = tuple(settle(folder, config, where))
     tokenizer = _load(folder, where)
     known = len(tokenizer)
     if not wishes:
-        return Vocabulary(known, known)
+        return Vocabulary(known, known, notes=notes)
     added = _add(tokenizer, wishes.added)
     warning = _pad(tokenizer, wishes.pad_token, where)
     if wishes.template is not None:
         tokenizer.chat_template = wishes.template
         _check_template(tokenizer, where)
     _save(tokenizer, folder)
+    settle(folder, config, where)
     _check_saved(tokenizer, _load(folder, where), where)
     pad_id = tokenizer.pad_token_id if wishes.pad_token is not None else None
     ends = [tokenizer.convert_tokens_to_ids(token) + 1 for token in added]
-    return Vocabulary(known, max([known, *ends]), added, pad_id, warning)
+    return Vocabulary(known, max([known, *ends]), added, pad_id, warning, notes)
 
 
 def _copy(files: Mapping[str, Path], folder: Path) -> None:
     folder.mkdir()
-    for name in TOKENIZER_FILES:
-        if name in files:
-            shutil.copyfile(files[name], folder / name)
+    for name, path in files.items():
+        if name in TOKENIZER_FILES or is_named_template(name):
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / name)
 
 
 def _load(folder: Path, where: str) -> Any:
-    with quiet():
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except (ValueError, KeyError, TypeError, ImportError, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            raise CheckpointError(f"the tokenizer cannot be loaded: {reason}", where=where) from error
+    try:
+        return load_tokenizer(folder)
+    except UNLOADABLE as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"the tokenizer cannot be loaded: {reason}", where=where) from error
 
 
 def _add(tokenizer: Any, tokens: Sequence[str]) -> tuple[str, ...]:
@@ -146,8 +159,7 @@ def _check_template(tokenizer: Any, where: str) -> None:
 
 def _check_saved(tokenizer: Any, saved: Any, where: str) -> None:
     """Refuse a tokenizer that is another one once it is saved: what is trained with must be what is published."""
-    sample = SAMPLE.format("".join(t.content for t in tokenizer.added_tokens_decoder.values()))
-    same = saved(sample).input_ids == tokenizer(sample).input_ids
+    same = same_ids(saved, tokenizer, probe(tokenizer))
     if not same or saved.get_vocab() != tokenizer.get_vocab() or saved.pad_token != tokenizer.pad_token:
         what = "transformers saves this tokenizer as another one, so it can be given no template or tokens"
         raise CheckpointError(what, where=where, hint="prepare the folder by hand, and name that")
@@ -156,7 +168,5 @@ def _check_saved(tokenizer: Any, saved: Any, where: str) -> None:
 def _save(tokenizer: Any, folder: Path) -> None:
     shutil.rmtree(folder)
     tokenizer.save_pretrained(folder)
-    config = parse_json((folder / CONFIG).read_text(encoding="utf-8"))
-    kept = {key: value for key, value in config.items() if key not in MACHINE_KEYS}
-    text = json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    config = parse_json((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / TOKENIZER_CONFIG, {k: v for k, v in config.items() if k not in MACHINE_KEYS})
