@@ -76,7 +76,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "import": Kind(
             family="import",
-            version=1,
+            version=2,  # 2: the tokens are tokenizer.json's, whatever class its files name
             module="dem_build.steps.base",
             params=("source", "dtype"),
             outputs=("weights", "config", "tokenizer", "generation_config"),
@@ -226,7 +226,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "task": Kind(
             family="evaluate",
-            version=1,
+            version=2,  # 2: special tokens are those of training, in every kind of request
             module="dem_build.steps.task",
             params=(
                 "task",

@@ -50,12 +50,16 @@ MOST_ALIASES = 30
 MOST_FILES = 10_000
 """Of a task: more than any has, and few enough to be read in seconds."""
 
+SHOWN = 8
+"""Tasks of a group or a tag that are named, at most."""
+
 # What building YAML's own types raises of texts that are none of them: `!!timestamp x`, `2001-99-99`.
 _YAML_FAULTS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 _NAME_LINE = re.compile(
     rb"""^["']?(task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#\[{][^"'#\r\n]*)""", re.MULTILINE
 )
+_TAG_LINES = re.compile(rb"^tag[ \t]*:(.*(?:\n[ \t]*-.*)*)", re.MULTILINE)
 _SKIPPED = frozenset({"__pycache__", ".ipynb_checkpoints"})  # as lm-eval's own index does
 
 
@@ -101,8 +105,12 @@ def find_task(name: str, include_path: Path | None) -> Closure:
             f"there is no folder {include_path}", hint="include_path is the folder of your task files"
         )
     own = _index(include_path) if include_path is not None else {}
-    path = own.get(name) or _builtin(name)
+    path = own.get(name)
+    if path is None and include_path is not None:
+        _refuse_collection(name, include_path)
+    path = path or _builtin(name)
     if path is None:
+        _refuse_collection(name, _builtin_folder())
         raise _unknown(name, own)
     return closure_of(path, name)
 
@@ -413,16 +421,52 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 
 def _unknown(name: str, own: Mapping[str, Path]) -> UsageError:
-    group = next((path for path, _, found in _named(_builtin_folder(), b"group") if found == name), None)
-    if group is not None:
-        return _group(name, group)
     near = difflib.get_close_matches(name, [*own, *_builtin_index(_builtin_folder())], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "your own tasks lie in evaluate.include_path"
     return UsageError(f"there is no task {name}", hint=hint)
 
 
+def _refuse_collection(name: str, folder: Path) -> None:
+    """Refuse a name that stands for several tasks of a folder: a group, or a tag that tasks have.
+
+    Raises:
+        UsageError: It does.
+    """
+    if group := next((path for path, _, found in _named(folder, b"group") if found == name), None):
+        raise _group(name, group)
+    if tagged := _tagged(name, folder):
+        what = f"{name} is a tag of tasks, which this version does not evaluate as one"
+        raise UsageError(what, hint=f"name the tasks that have it, such as {', '.join(tagged[:SHOWN])}")
+
+
+def _tagged(name: str, folder: Path) -> list[str]:
+    """Return the tasks of a folder that have a tag."""
+    tagged = []
+    for path in _yaml_files(folder):
+        text = path.read_bytes()
+        tags = {
+            t.strip(b"\"' ") for found in _TAG_LINES.findall(text) for t in re.split(rb"[\n\[\],]|- ", found)
+        }
+        if name.encode() in tags:
+            tagged += [
+                n.decode("utf-8", "replace").strip() for k, n in _NAME_LINE.findall(text) if k == b"task"
+            ]
+    return tagged
+
+
 def _group(name: str, path: Path) -> UsageError:
+    tasks = _members(path)
+    hint = f"name its tasks: {', '.join(tasks)}" if tasks else f"name the tasks that {path} lists"
     return UsageError(
-        f"{name} is a group of tasks, which this version does not evaluate",
-        hint=f"name the tasks that {path} lists",
+        f"{name} is a group of tasks, which this version does not evaluate", where=str(path), hint=hint
     )
+
+
+def _members(path: Path) -> list[str]:
+    """Return the names in a group's list; empty where they cannot be told from its file alone."""
+    try:
+        listed = _parse(path).get("task")
+    except UsageError:
+        return []
+    names = listed if isinstance(listed, list) else []
+    return names if all(isinstance(n, str) for n in names) and len(names) <= SHOWN else []

@@ -91,7 +91,8 @@ def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
     """Read the headers of a file, of a folder of weights, or of several files.
 
     Args:
-        source: A safetensors file, a folder with `model.safetensors`, which counts alone, or shards and their index, or the files.
+        source: A safetensors file, a folder with `model.safetensors` (which then counts alone) or shards and their
+            index, or the files.
 
     Returns:
         The checkpoint, not yet open for reading: enter it with `with`.

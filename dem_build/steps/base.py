@@ -85,7 +85,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         return _import(files, params["dtype"], wishes, _origin(inputs), context)
     with tempfile.TemporaryDirectory(prefix="gguf-", dir=context.work) as folder:
         expanded = Path(folder) / "model"
-        expand_gguf(files[GGUF], expanded)
+        if warning := expand_gguf(files[GGUF], expanded):
+            context.warn(warning)
         context.note(f"GGUF: dequantised, and stored as {params['dtype']} ([base] dtype)")
         return _import(dict(base_files(expanded)), params["dtype"], wishes, str(files[GGUF]), context)
 
@@ -106,9 +107,7 @@ def _import(
     check_config(config, where)
     weights = architecture(config, where)
     checkpoint = select(weights, open_files(files), where)
-    vocabulary = prepare_tokenizer(
-        files, context.out / "tokenizer", wishes, _without_volatile(config), where
-    )
+    vocabulary = prepare_tokenizer(files, context.out / "tokenizer", wishes, _without_volatile(config), where)
     _check_vocabulary(vocabulary, weights, where)
     before = weights.vocabulary
     if vocabulary.tokens > before:

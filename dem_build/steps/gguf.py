@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import mmap
+import re
 import struct
 import tempfile
 from pathlib import Path
@@ -28,12 +29,35 @@ from dem_build.steps.vocabulary import MACHINE_KEYS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tokenizers import Tokenizer
+
 __all__ = ["expand_gguf"]
 
 # What GGUF calls the pre-tokenizers that set each digit apart before GPT-2's pattern. transformers reads these files
 # by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
-DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell"})
+DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
+# And those that are GPT-2's pattern, which transformers also takes for every pre-tokenizer that it does not know.
+GPT2S = frozenset(
+    {
+        "a.x-4.0",
+        "gigachat",
+        "gpt-2",
+        "granite-docling",
+        "jais",
+        "jina-de",
+        "jina-es",
+        "jina-v2-de",
+        "jina-v2-es",
+        "mellum",
+        "modern-bert",
+        "mpt",
+        "olmo",
+        "phi-2",
+        "trillion",
+    }
+)
 METADATA_BYTES = 1 << 26
+TEMPLATE_KEY = re.compile(rb"tokenizer\.chat_template\.([a-z0-9_]+)\x08\0\0\0")  # with its type: a string
 # Tensors by which llama.cpp scales a rotary embedding, and an architecture whose scaling transformers reads.
 ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 SCALING_IS_READ = frozenset({"gpt-oss"})
@@ -51,47 +75,80 @@ UNREADABLE = (
 )
 
 
-def expand_gguf(path: Path, folder: Path) -> None:
+def expand_gguf(path: Path, folder: Path) -> str:
     """Write a GGUF file's model in float32, its config and its tokenizer to a new folder.
 
+    Returns:
+        What the user should look at, or nothing.
+
     Raises:
-        CheckpointError: transformers cannot read the file or all of it, or does not know its architecture.
+        CheckpointError: transformers cannot read the file or all of it, does not know its architecture, or how it cuts
+            text before tokens are formed.
     """
     _refuse_scaled_rope(path)
-    model, tokenizer = _load(path)
+    tokenizer = _load(path, AutoTokenizer)
+    warning = _settle_pre_tokenizer(path, tokenizer.backend_tokenizer)
+    # transformers would go on, with random values for what the file lacks: one part of several, say.
+    model, report = _load(path, AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True)
+    refuse_partial(report, path, f"a file that is one of several parts must be joined, else {ORIGINAL}")
     _write_weights(model, folder)
-    if _text(path, "tokenizer.ggml.pre") in DIGITS_APART:  # how text is cut up before tokens are formed
-        digits_apart: Any = [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(digits_apart)
+    if named := _named_templates(path):
+        default = tokenizer.chat_template
+        tokenizer.chat_template = named | ({"default": default} if isinstance(default, str) else {})
     tokenizer.save_pretrained(folder)
     _mend_tokenizer_files(folder, model.get_input_embeddings().num_embeddings)
     config = model.config.to_diff_dict()
     config.pop("quantization_config", None)
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     (folder / GENERATION_CONFIG).write_text(model.generation_config.to_json_string(), encoding="utf-8")
+    return warning
 
 
-def _load(path: Path) -> tuple[Any, Any]:
-    """Load the model and the tokenizer, in a folder of the file's own: transformers reads what lies beside it."""
+def _settle_pre_tokenizer(path: Path, backend: Tokenizer) -> str:
+    """Let the tokenizer cut text as the file says, where transformers does not; return what to warn of, or nothing."""
+    name = _text(path, "tokenizer.ggml.pre")
+    if not _cuts_as_gpt2(backend) or name in GPT2S:
+        return ""
+    if name in DIGITS_APART:
+        apart: Any = [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+        backend.pre_tokenizer = pre_tokenizers.Sequence(apart)
+        return ""
+    if name:
+        what = f"cuts text by the pre-tokenizer {name!r} (tokenizer.ggml.pre), which neither transformers nor dem knows"
+        raise CheckpointError(what, where=str(path), hint=ORIGINAL)
+    return (
+        "the GGUF file says no pre-tokenizer (tokenizer.ggml.pre), so text is cut by GPT-2's pattern: "
+        f"{ORIGINAL} if its tokens are others"
+    )
+
+
+def _cuts_as_gpt2(backend: Tokenizer) -> bool:
+    cut = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    return cut.get("type") == "ByteLevel" and bool(cut.get("use_regex", True))
+
+
+def _named_templates(path: Path) -> dict[str, str]:
+    """Return the chat templates beside the default one, by their names: transformers reads that one alone."""
+    with _header(path) as data:
+        names = {found[1].decode() for found in TEMPLATE_KEY.finditer(data[:METADATA_BYTES])}
+    return {name: _text(path, f"tokenizer.chat_template.{name}") for name in sorted(names)}
+
+
+def _load(path: Path, kind: Any, **wanted: Any) -> Any:
+    """Load a file's tokenizer or model, in a folder of the file's own: transformers reads what lies beside it."""
     arguments: Any = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
-    wanted: Any = {"dtype": torch.float32, "output_loading_info": True}
     bars = contextlib.redirect_stderr(io.StringIO())  # a progress bar that transformers cannot switch off
     with tempfile.TemporaryDirectory(prefix="dem-gguf-") as alone, quiet(), bars:
         (Path(alone) / path.name).symlink_to(path.resolve())
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(alone, **wanted, **arguments)
-            tokenizer = AutoTokenizer.from_pretrained(alone, **arguments)
+            return kind.from_pretrained(alone, **wanted, **arguments)
         except UNREADABLE as error:
             reason = str(error).partition("\n")[0]
             hint = "transformers reads the GGUF of common architectures alone; take the original's folder"
             raise CheckpointError(f"cannot be dequantised: {reason}", where=str(path), hint=hint) from error
-    # transformers would go on, with random values for what the file lacks: one part of several, say.
-    model, report = loaded
-    refuse_partial(report, path, f"a file that is one of several parts must be joined, else {ORIGINAL}")
-    return model, tokenizer
 
 
 def _refuse_scaled_rope(path: Path) -> None:

@@ -1,10 +1,10 @@
 """dem's model as lm-eval's: it says how far it is, stops when asked to, and keeps sums of log-likelihoods precise.
 
 It gives every kind of request the special tokens of training: before a text what the tokenizer puts there, once and
-never scored; after it nothing, for a prompt goes on. lm-eval leaves both to the tokenizer, which may end each text with EOS,
-and puts BOS before a rolling log-likelihood's text that has one already.
+never scored; after it nothing, for a prompt goes on. lm-eval leaves both to the tokenizer, which may end each text with
+EOS, and puts BOS before a rolling log-likelihood's text that has one already.
 
-It also says when lm-eval cut prompts, or left a task's description out of them, which it does without a word in its results.
+It also says when prompts were cut, or lack the task's description, of which lm-eval's results have no word.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
         """Return the log-likelihood of each whole text."""
         self._begin(requests)
+        del disable_tqdm  # as below
         windows = [list(self._windows(*one.args)) for one in requests]
         scored = self._loglikelihood_tokens([(None, *w) for of_text in windows for w in of_text])
         left = iter(scored)
@@ -94,7 +95,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def tok_batch_encode(
         self, strings: list[str], *_: Any, left_truncate_len: int | None = None, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return prompts' ids, padded on the left, and their mask; each is cut to its last `left_truncate_len` tokens."""
+        """Return prompts' ids, of their last `left_truncate_len` tokens, padded on the left, and their mask."""
         rows = [self._begun(string) or [self.prefix_token_id] for string in strings]
         if left_truncate_len is not None:
             self._cut += sum(len(row) > left_truncate_len for row in rows)
@@ -107,7 +108,9 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             mask[i, longest - len(row) :] = 1
         return ids, mask
 
-    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """Return turns as text; without the task's description where the template refuses it, which is then said."""
         described = [turn["content"].strip() for turn in chat_history if turn["role"] == "system"]
         try:

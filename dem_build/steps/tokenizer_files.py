@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,14 +48,16 @@ TEXTS = (
     "It's 12 o'clock, they'LL've been I'M: don'T we'd 3.14159 20261129 ½ ² ٣٤ 1,000,000",
     " leading  and trailing   ",
     "Q\n\n12+3=\n\n 15\r\n\r\n\tx = 7;\n    return x1 + 22 # ok?!\n\n\n",
-    "def f(a_b: int) -> str:\n\tif a_b != 0x1F && !(b||c): { return \"<=>\"; } // ...---===***",
-    "naïve café Ångström nai\u0308ve cafe\u0301 ﬁ Ⅳ ＡＢＣ\u00a0x\u200bz\u3000",
-    "日本語のテキスト。中文，測試 한국어 हिन्दी नमस्ते العربية שלום ไทย Ελληνικά Русский ИИ",
+    'def f(a_b: int) -> str:\n\tif a_b != 0x1F && !(b||c): { return "<=>"; } // ...---===***',
+    "naïve café Ångström nai\u0308ve cafe\u0301 ﬁ Ⅳ \uff21\uff22\u00a0x\u200bz\u3000",
+    "日本語のテキスト。中文、測試 한국어 हिन्दी नमस्ते العربية שלום ไทย Ελληνικά Русский ИИ",
     "👩‍👩‍👧‍👦 🇩🇪 👍🏽 ∑∫√≠ €$£¥ «»„“ \x07 \ufffd ▁under ▁ ĠG Ċ",
     "http://example.org/a/b?c=d&e=%20#f user@host.com CamelCaseWords SHOUTING snake_case kebab-case",
 )
 WORDS = 64
 """Tokens of the vocabulary that are tried in one text."""
+FEW = len(TEXTS)
+"""Texts that are also tried with what a tokenizer adds to them."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class _Reader:
 
     Attributes:
         tokenizer: As transformers loads it; None where it does not.
-        fault: Why it does not, or which text it cuts otherwise.
+        fault: Why it does not.
     """
 
     tokenizer: Any
@@ -83,8 +86,9 @@ def load_tokenizer(folder: Path) -> Any:
 def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
     """Make sure that a folder gives the ids of its tokenizer.json, with the model's config.json beside it and without.
 
-    Where they differ, the folder's files are made to name the class that takes tokenizer.json as it is. A folder without a
-    tokenizer.json, where transformers makes one tokenizer with config.json and another without, gets the first one's.
+    Where they differ, the folder's files are made to name the class that takes tokenizer.json as it is. A folder
+    without a tokenizer.json of which transformers makes one tokenizer with config.json and another without gets the
+    first one's.
 
     Args:
         folder: A tokenizer's files; changed where they must be, and left alone byte for byte otherwise.
@@ -97,27 +101,30 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
     Raises:
         CheckpointError: The files are no tokenizer, or no class of transformers gives these ids.
     """
-    alone, beside = _readers(folder, config)
+    made = "" if (folder / TOKENIZER_JSON).exists() else _made(folder, config, where)
     if not (folder / TOKENIZER_JSON).exists():
-        if beside.tokenizer is None:
-            raise CheckpointError(f"the tokenizer cannot be loaded: {beside.fault}", where=where)
-        if alone.tokenizer is not None and same_ids(alone.tokenizer, beside.tokenizer, probe(beside.tokenizer)):
-            return []
-        _save_backend(beside.tokenizer, folder, where)
+        return []
     raw = _raw(folder, where)
     texts = probe(raw)
+    alone, beside = _readers(folder, config)
     faults = [_fault(reader, raw, texts) for reader in (alone, beside)]
-    told = _contradicted(folder, raw)
+    told = [*([made] if made else []), *_contradicted(folder, raw)]
     if not any(faults):
         return told
+    loaded = beside.tokenizer or alone.tokenizer
     named = _read(folder / TOKENIZER_CONFIG).get("tokenizer_class")
-    for overriding in (False, True):
-        _name_class(folder, raw, beside.tokenizer or alone.tokenizer, without_overriding=overriding)
+    word = f"tokenizer_class {named}" if named else f"the model_type {config.get('model_type')}"
+    mended = [""]
+    for without_overriding in (False, True):
+        _name_class(folder, raw, loaded, AS_IT_IS, without_overriding=without_overriding)
         mended = [_fault(reader, raw, texts) for reader in _readers(folder, config)]
         if not any(mended):
-            word = f"tokenizer_class {named}" if named else f"the model_type {config.get('model_type')}"
-            how = f"transformers would not read tokenizer.json as it is by {word}: {next(filter(None, faults))}"
-            return [*told, f"{how}; the tokenizer is tokenizer.json's, and the files now name {AS_IT_IS}"]
+            how = f"by {word} transformers takes tokenizer.json for another: {next(filter(None, faults))}"
+            return [*told, f"{how}; the tokenizer is tokenizer.json's, and its files now name {AS_IT_IS}"]
+    if beside.tokenizer is not None and _composes_alone(folder, raw, texts, beside.tokenizer, config):
+        kind = f"transformers' {type(beside.tokenizer).__name__}, its tokenizer of every {config.get('model_type')}"
+        but = f"{kind}, makes one letter of a letter and the accent after it"
+        return [*told, f"the tokens are those of tokenizer.json, but that {but}"]
     raise _other_ids(next(filter(None, mended)), config, where)
 
 
@@ -143,7 +150,31 @@ def same_ids(one: Any, other: Any, texts: Sequence[str]) -> bool:
 
 def write_json(path: Path, document: JSON) -> None:
     """Write JSON as transformers writes a tokenizer's."""
-    path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def _made(folder: Path, config: Mapping[str, JSON], where: str) -> str:
+    """Write a tokenizer.json where transformers makes one tokenizer of the files with config.json and another without.
+
+    Returns:
+        What the user should know of it, or nothing.
+    """
+    alone, beside = _readers(folder, config)
+    if beside.tokenizer is None:
+        raise CheckpointError(f"the tokenizer cannot be loaded: {beside.fault}", where=where)
+    texts = probe(beside.tokenizer)
+    if alone.tokenizer is not None and same_ids(alone.tokenizer, beside.tokenizer, texts):
+        return ""
+    backend = getattr(beside.tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        what = (
+            "transformers makes one tokenizer of the files with config.json beside them, and another without"
+        )
+        raise CheckpointError(what, where=where, hint="take a base that has a tokenizer.json")
+    backend.save(str(folder / TOKENIZER_JSON))
+    return "transformers reads the tokenizer's files by config.json's model_type: tokenizer.json is what comes of them"
 
 
 def _readers(folder: Path, config: Mapping[str, JSON]) -> tuple[_Reader, _Reader]:
@@ -159,7 +190,7 @@ def _reader(folder: Path) -> _Reader:
     try:
         return _Reader(load_tokenizer(folder))
     except Exception as error:  # noqa: BLE001  the Rust library raises plain Exceptions
-        return _Reader(None, f"it cannot be loaded: {next(iter(str(error).splitlines()), type(error).__name__)}")
+        return _Reader(None, next(iter(str(error).splitlines()), type(error).__name__))
 
 
 def _raw(folder: Path, where: str) -> Tokenizer:
@@ -189,7 +220,7 @@ def _decoded(backend: Any, ids: Sequence[int]) -> list[str]:
 def _fault(reader: _Reader, raw: Tokenizer, texts: Sequence[str]) -> str:
     """Return how what transformers loads differs from tokenizer.json; empty where it does not."""
     if reader.tokenizer is None:
-        return reader.fault
+        return f"it cannot be loaded: {reader.fault}"
     backend = getattr(reader.tokenizer, "backend_tokenizer", None)
     if isinstance(backend, Tokenizer) and backend.to_str() == raw.to_str():
         return ""  # the same rules and words: no text need be tried
@@ -206,48 +237,61 @@ def _differing(one: Any, other: Any, texts: Sequence[str]) -> str | None:
     """
     names, others = ({t.content for t in _added(tokenizer)} for tokenizer in (one, other))
     texts = [text for text in texts if not any(token in text for token in names ^ others if token)]
-    for tried, adds in ((texts, False), (texts[: len(TEXTS)], True)):
+    for tried, adds in ((texts, False), (texts[:FEW], True)):
         for text, ids, wanted in zip(tried, _ids(one, tried, adds), _ids(other, tried, adds), strict=True):
             if ids != wanted:
                 return text
     return None
 
 
-def _ids(tokenizer: Any, texts: Sequence[str], adds: bool) -> list[list[int]]:
-    if isinstance(tokenizer, Tokenizer):
-        return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=adds)]
-    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=adds, verbose=False)["input_ids"]
-    return ids
+def _ids(tokenizer: Any, texts: Sequence[str], adds: bool) -> list[list[int] | None]:
+    """Return the ids of each text, None of one that the tokenizer has no tokens for."""
+    try:
+        if isinstance(tokenizer, Tokenizer):
+            return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=adds)]
+        return list(tokenizer(list(texts), add_special_tokens=adds, verbose=False)["input_ids"])
+    except Exception:  # noqa: BLE001  plain Exceptions, as above
+        return [None] if len(texts) == 1 else [_ids(tokenizer, [text], adds)[0] for text in texts]
 
 
 def _shortened(text: str, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[:most]}…"
 
 
-def _name_class(folder: Path, raw: Tokenizer, loaded: Any, *, without_overriding: bool) -> None:
-    """Let the files name the class that takes tokenizer.json as it is, and the special tokens that theirs would set."""
+def _name_class(
+    folder: Path, raw: Tokenizer, loaded: Any, kind: str, *, without_overriding: bool = False
+) -> None:
+    """Let the files name a class, and the special tokens that `loaded` has without their saying so."""
     config = _read(folder / TOKENIZER_CONFIG)
     whole = {t.content for t in _added(raw)}
     said = {} if loaded is None else loaded.special_tokens_map
     special = {k: t for k, t in said.items() if t in whole and _content(config.get(k)) != t}
     if _content(config.get(EOS)) is None and raw.token_to_id(str(said.get(EOS))) is not None:
         special[EOS] = said[EOS]  # also where tokenizer.json does not keep it whole: rows are ended with it
+    unknown = {k: None for k, t in said.items() if raw.token_to_id(t) is None and k not in config}
     dropped = ["auto_map", *(["added_tokens_decoder"] if without_overriding else [])]
     kept = {key: value for key, value in config.items() if key not in dropped}
-    write_json(folder / TOKENIZER_CONFIG, kept | special | {"tokenizer_class": AS_IT_IS})
+    write_json(folder / TOKENIZER_CONFIG, kept | unknown | special | {"tokenizer_class": kind})
     if without_overriding:
         for name in OVERRIDING:
             (folder / name).unlink(missing_ok=True)
 
 
-def _save_backend(tokenizer: Any, folder: Path, where: str) -> None:
-    """Write the tokenizer.json of a tokenizer that was made of other files."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        what = f"transformers makes one {type(tokenizer).__name__} of the tokenizer with config.json, and another without"
-        hint = "save one that has a tokenizer.json: AutoTokenizer.from_pretrained(MODEL).save_pretrained(FOLDER)"
-        raise CheckpointError(what, where=where, hint=hint)
-    backend.save(str(folder / TOKENIZER_JSON))
+def _composes_alone(
+    folder: Path, raw: Tokenizer, texts: Sequence[str], loaded: Any, config: Mapping[str, JSON]
+) -> bool:
+    """Let the files name the class that transformers takes anyway; return whether it only composes letters first.
+
+    Then training and the published model have that one.
+    """
+    _name_class(folder, raw, loaded, type(loaded).__name__)
+    alone, beside = _readers(folder, config)
+    composed = [text for text in texts if unicodedata.is_normalized("NFC", text)]
+    return (
+        alone.tokenizer is not None
+        and same_ids(alone.tokenizer, beside.tokenizer, texts)
+        and not _fault(alone, raw, composed)
+    )
 
 
 def _contradicted(folder: Path, raw: Tokenizer) -> list[str]:
@@ -281,7 +325,10 @@ def _other_ids(fault: str, config: Mapping[str, JSON], where: str) -> Checkpoint
         f"the tokens of tokenizer.json cannot be had from transformers for the model_type {kind}: {fault}, "
         "whatever class the files name"
     )
-    hint = "take a base whose tokenizer.json transformers reads as it is; a published model could not be used"
+    hint = (
+        "if transformers' tokens are meant, save them beside the weights: "
+        "AutoTokenizer.from_pretrained(BASE).save_pretrained(FOLDER)"
+    )
     return CheckpointError(what, where=where, hint=hint)
 
 
