@@ -195,9 +195,13 @@ BASES = (
             "recipe.toml:2: error: base.model: base: lacks 1 of 2 shards, first model-2.safetensors\n"
             "  hint:  download the model again, all of its files"
         ),
-        setup=write(
-            "base/model.safetensors.index.json",
-            '{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}',
+        setup=both(
+            without("base/model.safetensors"),
+            write("base/model-1.safetensors", b""),
+            write(
+                "base/model.safetensors.index.json",
+                '{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}',
+            ),
         ),
     ),
     Call(
@@ -208,7 +212,10 @@ BASES = (
             "safetensors shards: it has no weight_map of file names\n"
             "  hint:  download the model again, all of its files"
         ),
-        setup=write("base/model.safetensors.index.json", '{"weight_map": ['),
+        setup=both(
+            without("base/model.safetensors"),
+            write("base/model.safetensors.index.json", '{"weight_map": ['),
+        ),
     ),
     Call(
         "A GGUF that is none",

@@ -46,6 +46,18 @@ class TestBytes:
         assert bytes_of(made[0] / "weights") == bytes_of(made[1] / "weights")
         assert (made[0] / "config").read_bytes() == (made[1] / "config").read_bytes()
 
+    @pytest.mark.parametrize("whole", [True, False], ids=["old-shards", "index-alone"])
+    def test_one_file_counts_before_an_index_and_its_shards(self, tmp_path, tiny_base, whole):
+        """As transformers decides: what an earlier save left behind is not the model."""
+        old = make_base(tmp_path / "old", seed=1, shards=2)
+        shutil.copy(tiny_base / "model.safetensors", old)
+        if not whole:
+            for shard in old.glob("model-*"):
+                shard.unlink()
+        one, two = (import_base(f, tmp_path / f"import-{i}") for i, f in enumerate((old, tiny_base)))
+        assert bytes_of(one / "weights") == bytes_of(two / "weights")
+        assert "model.safetensors.index.json" not in dict(base_files(old))
+
     def test_what_does_not_touch_the_model_reaches_no_byte(self, tmp_path, folder, tiny_base):
         (folder / "README.md").write_text("A card.")
         edit_config(folder, transformers_version="4.0.0", _name_or_path="elsewhere", torch_dtype="bfloat16")
@@ -278,6 +290,35 @@ class TestGguf:
         pieces = AutoTokenizer.from_pretrained(outputs / "tokenizer").backend_tokenizer.pre_tokenizer
         assert [text for text, _ in pieces.pre_tokenize_str("a  12")] == ["a", "ĠĠ", "1", "2"]
 
+    def test_a_pre_tokenizer_that_nobody_knows_is_refused_by_name(self, tmp_path, files):
+        path = write_gguf(files[0], tmp_path / "other.gguf", pre="falcon")
+        with pytest.raises(
+            CheckpointError, match=r"pre-tokenizer 'falcon' \(tokenizer\.ggml\.pre\)"
+        ) as caught:
+            import_base(path, tmp_path / "import", "bfloat16")
+        assert caught.value.where == str(path)
+
+    @pytest.mark.parametrize(
+        ("pre", "cut"), [("gpt-2", ["a", "Ġ", "Ġ12"]), ("llama-bpe", ["a", "Ġ", "Ġ", "12"])]
+    )
+    def test_a_pre_tokenizer_that_is_known_cuts_text_as_it_should(self, tmp_path, files, pre, cut):
+        path = write_gguf(files[0], tmp_path / "known.gguf", pre=pre)
+        outputs = import_base(path, tmp_path / "import", "bfloat16")
+        pieces = AutoTokenizer.from_pretrained(outputs / "tokenizer").backend_tokenizer.pre_tokenizer
+        assert [text for text, _ in pieces.pre_tokenize_str("a  12")] == cut
+
+    def test_a_file_that_says_no_pre_tokenizer_is_warned_of(self, tmp_path, files):
+        path = write_gguf(files[0], tmp_path / "old.gguf", pre=None)
+        import_base(path, tmp_path / "import", "bfloat16")
+        assert "says no pre-tokenizer" in (tmp_path / "import" / "work" / "events.jsonl").read_text()
+
+    def test_named_templates_are_taken_along(self, tmp_path, files):
+        named = [{"name": "default", "template": TEMPLATE}, {"name": "tool_use", "template": "{{ tools }}"}]
+        path = write_gguf(files[0], tmp_path / "named.gguf", template=named)
+        outputs = import_base(path, tmp_path / "import", "bfloat16")
+        read = AutoTokenizer.from_pretrained(outputs / "tokenizer").chat_template
+        assert read == {"default": TEMPLATE, "tool_use": "{{ tools }}"}
+
     def test_a_damaged_file_is_refused(self, tmp_path, files):
         path = tmp_path / "broken.gguf"
         path.write_bytes(files[1].read_bytes()[:3000])
@@ -310,7 +351,15 @@ class TestGguf:
         )
 
 
-def write_gguf(source, path, without="nothing", scaling=None, extra=MappingProxyType({})):
+def write_gguf(
+    source,
+    path,
+    without="nothing",
+    scaling=None,
+    extra=MappingProxyType({}),
+    pre="smollm",
+    template=TEMPLATE,
+):
     """Write a Llama as llama.cpp's converter does: rows of q and k are permuted for its rotary embedding."""
     config = json.loads((source / "config.json").read_text())
     heads, key_values = config["num_attention_heads"], config["num_key_value_heads"]
@@ -330,14 +379,15 @@ def write_gguf(source, path, without="nothing", scaling=None, extra=MappingProxy
     vocabulary = json.loads((source / "tokenizer.json").read_text())["model"]["vocab"]
     tokens = [*sorted(vocabulary, key=vocabulary.get), "ab"]  # a merge there must be
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types([3 if t.startswith("<") and len(t) > 1 else 1 for t in tokens])
     writer.add_token_merges(["a b"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     for name, values in extra.items():
         writer.add_tensor(name, values)

@@ -11,13 +11,13 @@ import sys
 import pytest
 import torch
 from tiny import make_base
-from tokenizers import processors
+from tokenizer_samples import post_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from dem_build import tasks
 from dem_build.data.arrays import RowsWriter
 from dem_build.digest import of_file
-from dem_build.errors import EvaluationError, InterruptedBuildError
+from dem_build.errors import DataError, EvaluationError, InterruptedBuildError
 from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
 from dem_build.steps import loss, task
@@ -217,12 +217,7 @@ def test_the_chat_template_is_applied(base, folder, tmp_path):
 @pytest.mark.parametrize("chat", [True, False])
 def test_bos_is_the_templates_in_chats_and_the_tokenizers_elsewhere(base, folder, tmp_path, chat):
     """As in training: this tokenizer adds BOS, and the template writes none."""
-    adding = shutil.copytree(base, tmp_path / "base")
-    document = json.loads((adding / "tokenizer.json").read_text())
-    document["post_processor"] = json.loads(
-        processors.TemplateProcessing(single="<s> $A", pair=None, special_tokens=[("<s>", 1)]).__getstate__()
-    )
-    (adding / "tokenizer.json").write_text(json.dumps(document))
+    adding = wrapped(base, tmp_path / "base", "<s> $A")
     assert AutoTokenizer.from_pretrained(adding).encode("a")[0] == 1
     _, samples, _ = evaluate(adding, folder, "pick", tmp_path, apply_chat_template=chat)
     start, delimiter = ("", "") if chat else ("<s>", " ")  # the plain tokenizer reads <s> as BOS
@@ -380,3 +375,113 @@ def test_progress_counts_requests(base, folder, tmp_path):
     done = [e["done"] for e in events]
     assert done == sorted(done)
     assert (done[0], done[-1]) == (0, 3 * len(DOCS))
+
+
+def wrapped(base, folder, single):
+    """Copy a base, and let its tokenizer put `<s>` or `</s>` around each text."""
+    copy = shutil.copytree(base, folder)
+    post_process(copy, single)
+    return copy
+
+
+PAGES = ["one two three", "<s>spelled out", "x" * 300, "naïve\n\n12 and more words", ""]
+ROLLING = """
+task: roll
+dataset_path: json
+dataset_kwargs: {data_files: {test: ../data/pages.jsonl}}
+output_type: loglikelihood_rolling
+test_split: test
+doc_to_text: ""
+doc_to_target: "{{page}}"
+metric_list: [{metric: bits_per_byte}, {metric: byte_perplexity}]
+"""
+
+
+@torch.inference_mode()
+def score(base, ids, given=1):
+    """Return the log-likelihood of ids after the first `given`, in float64, all in one pass where they fit."""
+    model, _ = loaded(base)
+    logp = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return sum(logp[i - 1, ids[i]].item() for i in range(given, len(ids)))
+
+
+@pytest.mark.parametrize("single", ["$A", "<s> $A", "<s> $A </s>"], ids=["nothing", "bos", "both"])
+def test_a_rolling_likelihood_has_bos_once_and_does_not_score_it(base, folder, tmp_path, single):
+    adding = wrapped(base, tmp_path / "base", single)
+    (folder / "roll.yaml").write_text(ROLLING)
+    lines = "".join(json.dumps({"page": page}) + "\n" for page in PAGES)
+    (folder.parent / "data" / "pages.jsonl").write_text(lines)
+    metrics, samples, _ = evaluate(adding, folder, "roll", tmp_path)
+    window = 256  # what the tiny base takes
+    total = 0.0
+    for page, sample in zip(PAGES, samples, strict=True):
+        ids = loaded(base)[1](page, add_special_tokens=False).input_ids
+        ids = ids[1:] if ids[:1] == [1] else ids
+        expected = score(base, [1, *ids[:window]])
+        if len(ids) > window:
+            expected += score(base, ids[-window - 1 :], given=2 * window + 1 - len(ids))
+        assert sample["responses"][0] == pytest.approx(expected, abs=2e-3)
+        total += expected
+    size = sum(len(page.encode()) for page in PAGES)
+    assert metrics["bits_per_byte"] == pytest.approx(-total / size / math.log(2), rel=1e-5)
+
+
+def test_no_prompt_ends_in_eos_and_answers_are_scored_right_after_it(base, folder, tmp_path):
+    ending = wrapped(base, tmp_path / "base", "$A </s>")
+    plain = evaluate(base, folder, "pick", tmp_path / "plain")
+    assert evaluate(ending, folder, "pick", tmp_path / "ending")[:2] == plain[:2]
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_generation_starts_where_a_prompt_ends(base, folder, tmp_path, chat):
+    both = wrapped(base, tmp_path / "base", "<s> $A </s>")
+    _, samples, _ = evaluate(both, folder, "say", tmp_path / "run", apply_chat_template=chat)
+    model, tokenizer = loaded(base)
+    for sample in (s for s in samples if s["filter"] == "whole"):
+        ids = tokenizer(("" if chat else "<s>") + sample["prompt"], return_tensors="pt").input_ids
+        made = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0)
+        text = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).split("\n")[0]
+        assert sample["responses"][0] == text.split("</s>")[0]
+
+
+@pytest.mark.parametrize("single", ["$A", "<s> $A </s>"])
+def test_an_answer_without_a_question_comes_after_bos(base, folder, tmp_path, single):
+    adding = wrapped(base, tmp_path / "base", single)
+    edit_task = (folder / "pick.yaml").read_text().replace('doc_to_text: "{{text}}"', 'doc_to_text: ""')
+    (folder / "pick.yaml").write_text(edit_task + 'target_delimiter: ""\n')
+    _, samples, _ = evaluate(adding, folder, "pick", tmp_path / "run")
+    for sample in samples:
+        wanted = [score(base, [1, *loaded(base)[1](c).input_ids]) for c in sample["doc"]["choices"]]
+        assert [found for found, _ in sample["responses"]] == pytest.approx(wanted, abs=1e-3)
+
+
+REFUSES = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHAT
+SKIPS = CHAT.replace("%}[{{ m", "if m.role != 'system' %}[{{ m")
+
+
+@pytest.mark.parametrize(("template", "lost"), [(REFUSES, True), (SKIPS, True), (CHAT, False)])
+def test_a_description_that_the_template_leaves_out_is_said(base, folder, tmp_path, template, lost):
+    described = shutil.copytree(base, tmp_path / "base")
+    (described / "chat_template.jinja").write_text(template)
+    (folder / "pick.yaml").write_text((folder / "pick.yaml").read_text() + "description: Choose well.\n")
+    _, samples, _ = evaluate(described, folder, "pick", tmp_path / "run", apply_chat_template=True)
+    events = (tmp_path / "run" / "work" / "events.jsonl").read_text()
+    assert ("leaves the task's description out of 11 prompts" in events) == lost
+    assert all(("Choose well." in sample["prompt"]) != lost for sample in samples)
+
+
+def test_of_several_templates_prompts_are_in_the_default_one(base, folder, tmp_path):
+    named = shutil.copytree(base, tmp_path / "base")
+    (named / "additional_chat_templates").mkdir()
+    (named / "additional_chat_templates" / "tool_use.jinja").write_text("other")
+    plain = evaluate(base, folder, "pick", tmp_path / "plain", apply_chat_template=True)
+    assert evaluate(named, folder, "pick", tmp_path / "named", apply_chat_template=True)[:2] == plain[:2]
+    (named / "chat_template.jinja").rename(named / "additional_chat_templates" / "chat.jinja")
+    with pytest.raises(
+        DataError, match=r"several chat templates \(chat, tool_use\), and none is called default"
+    ):
+        evaluate(named, folder, "pick", tmp_path / "none", apply_chat_template=True)
+    assert (
+        evaluate(named, folder, "pick", tmp_path / "bare")[0]
+        == evaluate(base, folder, "pick", tmp_path / "b")[0]
+    )
