@@ -86,6 +86,23 @@ class TestLocking:
         pinned = json.loads((project.home / "tiny.lock").read_text())["base"]["hub"]
         assert len([f for f in pinned["files"] if f["tag"].endswith(".safetensors")]) > 1
 
+    def test_one_weights_file_counts_before_an_index_and_named_templates_are_pinned(
+        self, project, hub, files
+    ):
+        shards = {
+            "model.safetensors.index.json": b'{"weight_map": {"a": "model-1.safetensors"}}',
+            "model-1.safetensors": b"",
+        }
+        extra = {
+            "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
+            "additional_chat_templates/note.txt": b"",
+        }
+        hub.commit("models", NAME, files | shards | extra)
+        project.call("lock", "tiny.toml")
+        pinned = json.loads((project.home / "tiny.lock").read_text())["base"]["hub"]
+        named = "additional_chat_templates/tool_use.jinja"
+        assert {f["tag"] for f in pinned["files"]} == PLANNED | {WEIGHTS, named}
+
     def test_a_branch_that_moves_moves_the_lock_only_when_asked_to(self, project, hub, files):
         project.call("lock", "tiny.toml")
         before = commit_in(project)

@@ -158,9 +158,9 @@ def test_a_group_of_the_users_stands_before_a_builtin_task(folder):
 @pytest.mark.parametrize("tag", ["mine", "[other, mine]", '\n  - other\n  - "mine"'])
 def test_a_tag_is_refused_by_name(tmp_path, tag):
     write(tmp_path / "one.yaml", f"tag: {tag}\ntask: one\n")
-    with pytest.raises(UsageError, match="mine is a tag of tasks.*such as one"):
+    with pytest.raises(UsageError, match=r"mine is a tag of tasks.*such as one"):
         find_task("mine", tmp_path)
-    with pytest.raises(UsageError, match="glue is a tag of tasks.*such as .*cola"):
+    with pytest.raises(UsageError, match=r"glue is a tag of tasks.*such as .*cola"):
         find_task("glue", None)
 
 

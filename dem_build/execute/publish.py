@@ -196,8 +196,8 @@ def _signatures(model: Path) -> dict[str, list[int]]:
     """Return size and time of each file of the model, by which a touched copy is known; the card is ours to change."""
     if not model.is_dir():
         return {}
-    files = (p for p in sorted(model.iterdir()) if p.is_file() and p.name != "README.md")
-    return {p.name: [(s := p.stat()).st_size, s.st_mtime_ns] for p in files}
+    files = (p for p in sorted(model.rglob("*")) if p.is_file() and p != model / "README.md")
+    return {p.relative_to(model).as_posix(): [(s := p.stat()).st_size, s.st_mtime_ns] for p in files}
 
 
 def _stamp(folder: Path) -> dict[str, JSON]:

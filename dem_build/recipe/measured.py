@@ -64,7 +64,9 @@ class Analysis(Table):
 class Task(Table):
     """An lm-eval task."""
 
-    name: Text = Field(description="The task's name in lm-eval or in `include_path`.")
+    name: Text = Field(
+        description="The task's name in lm-eval or in `include_path`; not that of a group or a tag of tasks."
+    )
     num_fewshot: int | None = Field(
         default=None, ge=0, description="Examples in the prompt; the task's own number where absent."
     )

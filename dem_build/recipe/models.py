@@ -69,8 +69,8 @@ class Base(Table):
     )
     chat_template: Text | None = Field(
         default=None,
-        description="A Jinja file that replaces the base's own chat template, in training, in evaluation and in "
-        "the model that is published.",
+        description="A Jinja file that replaces the base's own chat template (all of them, where it has several with "
+        "names), in training, in evaluation and in the model that is published.",
     )
     pad_token: Text | None = Field(
         default=None,

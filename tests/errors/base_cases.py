@@ -238,6 +238,17 @@ BASES = (
         replaced=("tasks = []", 'tasks = ["arc_esy"]'),
     ),
     Call(
+        "A group of tasks",
+        "build recipe.toml",
+        (
+            "recipe.toml:15: error: evaluate.tasks: tasks/sums.yaml: sums is a group of tasks, which this version "
+            "does not evaluate\n"
+            "  hint:  name its tasks: plus, times"
+        ),
+        replaced=WITH_TASK,
+        setup=write("tasks/sums.yaml", "group: sums\ntask: [plus, times]\n"),
+    ),
+    Call(
         "No folder of task files",
         "build recipe.toml",
         (

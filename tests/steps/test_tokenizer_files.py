@@ -1,4 +1,4 @@
-"""The tokens are tokenizer.json's: whatever class its files name, beside config.json and without, with and without wishes."""
+"""The tokens are tokenizer.json's: whatever class its files name, beside config.json and without."""
 
 from __future__ import annotations
 
