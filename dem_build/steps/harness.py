@@ -153,8 +153,8 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return self._opened(self._words.encode([context + continuation])[0])
 
     def _opened(self, ids: list[int]) -> tuple[list[int], list[int]]:
-        """Return what stands before a text without a context, and the text's ids without it."""
-        first = list(self._prefix) or [self.prefix_token_id]
+        """Return what stands before a text that has no context, in no template, and the text's ids without it."""
+        first = list(self._words.prefix_ids) or [self.prefix_token_id]
         return first, ids[len(first) :] if ids[: len(first)] == first else ids
 
     def _windows(self, string: str) -> Iterator[tuple[list[int], list[int]]]:

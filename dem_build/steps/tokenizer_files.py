@@ -7,6 +7,7 @@ ids than its tokenizer.json, and others again once config.json lies beside it, a
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 import unicodedata
@@ -35,8 +36,9 @@ UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeEr
 AS_IT_IS = "PreTrainedTokenizerFast"
 """The class that takes all of tokenizer.json; transformers 4 knows it by this name alone."""
 
-# Files and keys that give tokens other properties than tokenizer.json does.
+# Files and keys that give tokens other properties than tokenizer.json does, or text another cut.
 OVERRIDING = ("added_tokens.json", "special_tokens_map.json")
+OVERRIDING_KEYS = ("added_tokens_decoder", "fix_mistral_regex")
 EOS = "eos_token"
 FLAGS = {"add_bos_token": ("bos_token", 0), "add_eos_token": (EOS, -1)}
 
@@ -73,6 +75,34 @@ class _Reader:
     fault: str = ""
 
 
+class _Reference:
+    """What tokenizer.json says, and what differs from it."""
+
+    def __init__(self, raw: Tokenizer) -> None:
+        self.raw = raw
+
+    @functools.cached_property
+    def texts(self) -> list[str]:
+        """Texts to try."""
+        return probe(self.raw)
+
+    def faults(self, alone: _Reader, beside: _Reader) -> list[str]:
+        """Return how each of two readers differs from tokenizer.json; empty texts where they do not."""
+        first = self._fault(alone)
+        both = alone.tokenizer is not None and beside.tokenizer is not None
+        same = both and _is(alone.tokenizer, beside.tokenizer)
+        return [first, first if same else self._fault(beside)]
+
+    def _fault(self, reader: _Reader) -> str:
+        if reader.tokenizer is None:
+            return f"it cannot be loaded: {reader.fault}"
+        if _is(reader.tokenizer, self.raw):
+            return ""
+        if (text := _differing(reader.tokenizer, self.raw, self.texts)) is None:
+            return ""
+        return f"its {type(reader.tokenizer).__name__} cuts {_shortened(text)!r} otherwise"
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a folder, as transformers loads it.
 
@@ -105,9 +135,9 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
     if not (folder / TOKENIZER_JSON).exists():
         return []
     raw = _raw(folder, where)
-    texts = probe(raw)
+    reference = _Reference(raw)
     alone, beside = _readers(folder, config)
-    faults = [_fault(reader, raw, texts) for reader in (alone, beside)]
+    faults = reference.faults(alone, beside)
     told = [*([made] if made else []), *_contradicted(folder, raw)]
     if not any(faults):
         return told
@@ -117,11 +147,11 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
     mended = [""]
     for without_overriding in (False, True):
         _name_class(folder, raw, loaded, AS_IT_IS, without_overriding=without_overriding)
-        mended = [_fault(reader, raw, texts) for reader in _readers(folder, config)]
+        mended = reference.faults(*_readers(folder, config))
         if not any(mended):
             how = f"by {word} transformers takes tokenizer.json for another: {next(filter(None, faults))}"
             return [*told, f"{how}; the tokenizer is tokenizer.json's, and its files now name {AS_IT_IS}"]
-    if beside.tokenizer is not None and _composes_alone(folder, raw, texts, beside.tokenizer, config):
+    if beside.tokenizer is not None and _composes_alone(folder, reference, beside.tokenizer, config):
         kind = f"transformers' {type(beside.tokenizer).__name__}, its tokenizer of every {config.get('model_type')}"
         but = f"{kind}, makes one letter of a letter and the accent after it"
         return [*told, f"the tokens are those of tokenizer.json, but that {but}"]
@@ -138,8 +168,7 @@ def probe(tokenizer: Any) -> list[str]:
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     ids = sorted(backend.get_vocab().values()) if isinstance(backend, Tokenizer) else []
     plain = [text for text in _decoded(backend, ids) if text]
-    groups = [plain[i : i + WORDS] for i in range(0, len(plain), WORDS)]
-    vocabulary = [text for group in groups for text in (" ".join(group), "".join(group))]
+    vocabulary = [" ".join(plain[i : i + WORDS]) for i in range(0, len(plain), WORDS)]
     return [*TEXTS, *(f"a{t}b {t} 12{t}{t}\n" for t in added), "".join(added), *vocabulary]
 
 
@@ -212,21 +241,17 @@ def _added(tokenizer: Any) -> Iterable[Any]:
     return added
 
 
+def _is(one: Any, other: Any) -> bool:
+    """Return whether two tokenizers have the same rules and words, so that no text need be tried."""
+    backends = [getattr(tokenizer, "backend_tokenizer", tokenizer) for tokenizer in (one, other)]
+    if not all(isinstance(backend, Tokenizer) for backend in backends):
+        return False
+    return bool(backends[0].to_str() == backends[1].to_str())
+
+
 def _decoded(backend: Any, ids: Sequence[int]) -> list[str]:
     texts: list[str] = backend.decode_batch([[i] for i in ids], skip_special_tokens=True) if ids else []
     return texts
-
-
-def _fault(reader: _Reader, raw: Tokenizer, texts: Sequence[str]) -> str:
-    """Return how what transformers loads differs from tokenizer.json; empty where it does not."""
-    if reader.tokenizer is None:
-        return f"it cannot be loaded: {reader.fault}"
-    backend = getattr(reader.tokenizer, "backend_tokenizer", None)
-    if isinstance(backend, Tokenizer) and backend.to_str() == raw.to_str():
-        return ""  # the same rules and words: no text need be tried
-    if (text := _differing(reader.tokenizer, raw, texts)) is None:
-        return ""
-    return f"its {type(reader.tokenizer).__name__} cuts {_shortened(text)!r} otherwise"
 
 
 def _differing(one: Any, other: Any, texts: Sequence[str]) -> str | None:
@@ -249,7 +274,8 @@ def _ids(tokenizer: Any, texts: Sequence[str], adds: bool) -> list[list[int] | N
     try:
         if isinstance(tokenizer, Tokenizer):
             return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=adds)]
-        return list(tokenizer(list(texts), add_special_tokens=adds, verbose=False)["input_ids"])
+        wanted = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+        return list(tokenizer(list(texts), add_special_tokens=adds, **wanted)["input_ids"])
     except Exception:  # noqa: BLE001  plain Exceptions, as above
         return [None] if len(texts) == 1 else [_ids(tokenizer, [text], adds)[0] for text in texts]
 
@@ -269,7 +295,7 @@ def _name_class(
     if _content(config.get(EOS)) is None and raw.token_to_id(str(said.get(EOS))) is not None:
         special[EOS] = said[EOS]  # also where tokenizer.json does not keep it whole: rows are ended with it
     unknown = {k: None for k, t in said.items() if raw.token_to_id(t) is None and k not in config}
-    dropped = ["auto_map", *(["added_tokens_decoder"] if without_overriding else [])]
+    dropped = ["auto_map", *(OVERRIDING_KEYS if without_overriding else [])]
     kept = {key: value for key, value in config.items() if key not in dropped}
     write_json(folder / TOKENIZER_CONFIG, kept | unknown | special | {"tokenizer_class": kind})
     if without_overriding:
@@ -277,21 +303,17 @@ def _name_class(
             (folder / name).unlink(missing_ok=True)
 
 
-def _composes_alone(
-    folder: Path, raw: Tokenizer, texts: Sequence[str], loaded: Any, config: Mapping[str, JSON]
-) -> bool:
+def _composes_alone(folder: Path, reference: _Reference, loaded: Any, config: Mapping[str, JSON]) -> bool:
     """Let the files name the class that transformers takes anyway; return whether it only composes letters first.
 
     Then training and the published model have that one.
     """
-    _name_class(folder, raw, loaded, type(loaded).__name__)
+    _name_class(folder, reference.raw, loaded, type(loaded).__name__)
     alone, beside = _readers(folder, config)
-    composed = [text for text in texts if unicodedata.is_normalized("NFC", text)]
-    return (
-        alone.tokenizer is not None
-        and same_ids(alone.tokenizer, beside.tokenizer, texts)
-        and not _fault(alone, raw, composed)
-    )
+    if alone.tokenizer is None or not same_ids(alone.tokenizer, beside.tokenizer, reference.texts):
+        return False
+    composed = [text for text in reference.texts if unicodedata.is_normalized("NFC", text)]
+    return same_ids(alone.tokenizer, reference.raw, composed)
 
 
 def _contradicted(folder: Path, raw: Tokenizer) -> list[str]:
