@@ -12,14 +12,12 @@ tasks, `absolute/PATH` for what a task names by an absolute path. The task's own
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib.metadata
 import importlib.util
 import os
 import re
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,8 @@ from dem_build.data.sources import matching
 from dem_build.errors import UsageError
 from dem_build.paths import expanded
 from dem_build.task_data import FILE_FORMATS, judged_files, map_data_files, within
+from dem_build.task_names import builtin_folder, find_file, group_refused
+from dem_build.task_yaml import Function, parse_task, read_small
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,23 +44,8 @@ __all__ = [
 TASK_MARK = "task:"
 """Stands before the tag of the task's own file."""
 
-MOST_BYTES = 1_000_000
-MOST_LEVELS = 50
-MOST_ALIASES = 30
 MOST_FILES = 10_000
 """Of a task: more than any has, and few enough to be read in seconds."""
-
-SHOWN = 8
-"""Tasks of a group or a tag that are named, at most."""
-
-# What building YAML's own types raises of texts that are none of them: `!!timestamp x`, `2001-99-99`.
-_YAML_FAULTS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
-
-_NAME_LINE = re.compile(
-    rb"""^["']?(task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#\[{][^"'#\r\n]*)""", re.MULTILINE
-)
-_TAG_LINES = re.compile(rb"^tag[ \t]*:(.*(?:\n[ \t]*-.*)*)", re.MULTILINE)
-_SKIPPED = frozenset({"__pycache__", ".ipynb_checkpoints"})  # as lm-eval's own index does
 
 
 @dataclass(frozen=True)
@@ -104,15 +89,7 @@ def find_task(name: str, include_path: Path | None) -> Closure:
         raise UsageError(
             f"there is no folder {include_path}", hint="include_path is the folder of your task files"
         )
-    own = _index(include_path) if include_path is not None else {}
-    path = own.get(name)
-    if path is None and include_path is not None:
-        _refuse_collection(name, include_path)
-    path = path or _builtin(name)
-    if path is None:
-        _refuse_collection(name, _builtin_folder())
-        raise _unknown(name, own)
-    return closure_of(path, name)
+    return closure_of(find_file(name, include_path), name)
 
 
 def closure_of(path: Path, task: str) -> Closure:
@@ -122,12 +99,12 @@ def closure_of(path: Path, task: str) -> Closure:
         UsageError: The file defines a group of tasks, or a file that it needs is missing or cannot be read.
     """
     path = within(Path.cwd(), str(path))
-    local = not path.is_relative_to(_builtin_folder())
+    local = not path.is_relative_to(builtin_folder())
     walk = _Walk(path.parent, local)
     try:
         config = walk.include(path)
         if "group" in config or not isinstance(config.get("task"), str):
-            raise _group(task, path)
+            raise group_refused(task, path)
         dataset = walk.data(config, path)
     except OSError as error:  # a name that is too long, a folder that may not be read
         what = f"names {str(error.filename)[:200]}, which cannot be read: {error.strerror}"
@@ -136,12 +113,6 @@ def closure_of(path: Path, task: str) -> Closure:
     files = [(TASK_MARK + tag if file == path else tag, file) for tag, file in tags]
     judges = judged_files(config, path, walk.found)
     return Closure(task, tuple(sorted(files)), local, dataset, runs_code=local, judges=judges)
-
-
-class _Function(str):
-    """The text after `!function`: a module and a name in it."""
-
-    __slots__ = ()
 
 
 class _Walk:
@@ -155,7 +126,7 @@ class _Walk:
     def include(self, path: Path, *, absolute: bool = False, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         """Add a YAML file and what it includes; return its keys, its own before included ones."""
         self.found.setdefault(path, absolute)
-        config = _parse(path)
+        config = parse_task(path)
         for function in _functions(config):
             self._function(function, path, absolute)
         includes = config.pop("include", [])
@@ -226,7 +197,7 @@ class _Walk:
         for file in files:
             self.found.setdefault(file, expanded(name).is_absolute())
 
-    def _function(self, function: _Function, path: Path, absolute: bool) -> None:
+    def _function(self, function: Function, path: Path, absolute: bool) -> None:
         """Add the Python file of a `!function`, sought as by lm-eval: beside the YAML, then as a module."""
         module = function.rpartition(".")[0]
         beside = within(path.parent, f"{module.replace('.', '/')}.py")
@@ -246,7 +217,7 @@ class _Walk:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of an escape that is none: whoever runs it is told
-                tree = ast.parse(_read_small(path))
+                tree = ast.parse(read_small(path))
         except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise UsageError(f"cannot be read as Python: {error}", where=str(path)) from error
         for level, module in _imports(tree):
@@ -262,7 +233,7 @@ class _Walk:
             self._modules(folder, module, absolute)
             self._modules(self.folder, module, absolute)
         elif module.startswith("lm_eval.tasks."):
-            self._modules(_builtin_folder(), module.removeprefix("lm_eval.tasks."), absolute)
+            self._modules(builtin_folder(), module.removeprefix("lm_eval.tasks."), absolute)
 
     def _modules(self, folder: Path, module: str, absolute: bool) -> None:
         place = folder
@@ -284,12 +255,12 @@ def _imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
             )
 
 
-def _functions(value: Any) -> Iterator[_Function]:
+def _functions(value: Any) -> Iterator[Function]:
     seen: set[int] = set()  # an alias may lead back to what it stands in
     todo = [value]
     while todo:
         one = todo.pop(0)
-        if isinstance(one, _Function):
+        if isinstance(one, Function):
             yield one
         elif isinstance(one, dict | list) and id(one) not in seen:
             seen.add(id(one))
@@ -297,176 +268,9 @@ def _functions(value: Any) -> Iterator[_Function]:
 
 
 def _tag(file: Path, task_file: Path, local: bool, absolute: bool) -> str:
-    if not local and file.is_relative_to(_builtin_folder()):
-        return f"builtin/{file.relative_to(_builtin_folder()).as_posix()}"
+    if not local and file.is_relative_to(builtin_folder()):
+        return f"builtin/{file.relative_to(builtin_folder()).as_posix()}"
     # A path that the task says is in the key by the task's text already; any other must not reach it.
     if absolute:
         return f"absolute{file.as_posix()}"
     return f"local/{Path(os.path.relpath(file, task_file.parent)).as_posix()}"
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    import yaml  # noqa: PLC0415 -- the planning path pays for it only where there are tasks
-
-    try:
-        text = _read_small(path)
-        _refuse_bombs(text)
-        # A safe loader, with a constructor that keeps the text of !function.
-        config = yaml.load(text, Loader=_loader())  # noqa: S506
-    except (OSError, yaml.YAMLError, *_YAML_FAULTS) as error:
-        raise UsageError(f"cannot be read as a task: {error}", where=str(path)) from error
-    if not isinstance(config, dict):
-        raise UsageError("is no table of keys, so no task", where=str(path))
-    return config
-
-
-def _read_small(path: Path) -> bytes:
-    """Return what a file of code or settings holds.
-
-    Raises:
-        OSError: It cannot be read.
-        ValueError: It is far larger than any such file.
-    """
-    with path.open("rb") as file:
-        text = file.read(MOST_BYTES + 1)
-    if len(text) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES} bytes")
-    return text
-
-
-def _refuse_bombs(text: bytes) -> None:
-    """Refuse YAML that is small as text and not as a document, before anything is made of it.
-
-    To compose a document takes stack for each level, in C, where too many end the process; and a few aliases of
-    aliases make billions of entries.
-
-    Raises:
-        ValueError: More levels or aliases than any task has.
-    """
-    import yaml  # noqa: PLC0415 -- as above
-
-    depth = aliases = 0
-    for event in yaml.parse(text, Loader=_loader()):
-        aliases += isinstance(event, yaml.AliasEvent)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > MOST_LEVELS or aliases > MOST_ALIASES:
-            raise ValueError("it is nested too deeply" if depth > MOST_LEVELS else "it has too many aliases")
-
-
-@cache
-def _loader() -> Any:
-    import yaml  # noqa: PLC0415 -- as above
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        """Reads a task's YAML without executing anything."""
-
-    Loader.add_constructor("!function", lambda loader, node: _Function(loader.construct_scalar(node)))
-    return Loader
-
-
-@cache
-def _builtin_folder() -> Path:
-    spec = importlib.util.find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise UsageError("lm-eval is not installed, so there are no tasks", hint="pip install lm-eval")
-    return Path(os.path.normpath(spec.submodule_search_locations[0])) / "tasks"
-
-
-def _builtin(name: str) -> Path | None:
-    """Return the file of a task of lm-eval's. Folders of a like name first: reading all takes a second."""
-    for folder in sorted(_builtin_folder().iterdir()):
-        word = folder.name.lower().replace("-", "_")
-        if (
-            folder.is_dir()
-            and name.lower().replace("-", "_").startswith(word)
-            and name in _builtin_index(folder)
-        ):
-            return _builtin_index(folder)[name]
-    return _builtin_index(_builtin_folder()).get(name)
-
-
-@cache
-def _builtin_index(folder: Path) -> dict[str, Path]:
-    return _index(folder)
-
-
-def _index(folder: Path) -> dict[str, Path]:
-    """Return task name → YAML file for all files below a folder.
-
-    Raises:
-        UsageError: Two files define one task.
-    """
-    index: dict[str, Path] = {}
-    for path, _, name in _named(folder, b"task"):
-        if name in index:
-            raise UsageError(
-                f"{index[name]} and {path} both define the task {name}", hint="rename one of them"
-            )
-        index[name] = path
-    return index
-
-
-def _named(folder: Path, kind: bytes) -> Iterator[tuple[Path, bytes, str]]:
-    for path in _yaml_files(folder):
-        for found, name in _NAME_LINE.findall(path.read_bytes()):
-            if found == kind:
-                yield path, found, name.decode("utf-8", "replace").strip()
-
-
-def _yaml_files(folder: Path) -> Iterator[Path]:
-    for top, folders, files in os.walk(folder):
-        # Hidden folders are no one's tasks: a .venv below include_path holds all of lm-eval's.
-        folders[:] = sorted(f for f in folders if f not in _SKIPPED and not f.startswith("."))
-        yield from (Path(top, file) for file in sorted(files) if file.endswith(".yaml"))
-
-
-def _unknown(name: str, own: Mapping[str, Path]) -> UsageError:
-    near = difflib.get_close_matches(name, [*own, *_builtin_index(_builtin_folder())], n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else "your own tasks lie in evaluate.include_path"
-    return UsageError(f"there is no task {name}", hint=hint)
-
-
-def _refuse_collection(name: str, folder: Path) -> None:
-    """Refuse a name that stands for several tasks of a folder: a group, or a tag that tasks have.
-
-    Raises:
-        UsageError: It does.
-    """
-    if group := next((path for path, _, found in _named(folder, b"group") if found == name), None):
-        raise _group(name, group)
-    if tagged := _tagged(name, folder):
-        what = f"{name} is a tag of tasks, which this version does not evaluate as one"
-        raise UsageError(what, hint=f"name the tasks that have it, such as {', '.join(tagged[:SHOWN])}")
-
-
-def _tagged(name: str, folder: Path) -> list[str]:
-    """Return the tasks of a folder that have a tag."""
-    tagged = []
-    for path in _yaml_files(folder):
-        text = path.read_bytes()
-        tags = {
-            t.strip(b"\"' ") for found in _TAG_LINES.findall(text) for t in re.split(rb"[\n\[\],]|- ", found)
-        }
-        if name.encode() in tags:
-            tagged += [
-                n.decode("utf-8", "replace").strip() for k, n in _NAME_LINE.findall(text) if k == b"task"
-            ]
-    return tagged
-
-
-def _group(name: str, path: Path) -> UsageError:
-    tasks = _members(path)
-    hint = f"name its tasks: {', '.join(tasks)}" if tasks else f"name the tasks that {path} lists"
-    return UsageError(
-        f"{name} is a group of tasks, which this version does not evaluate", where=str(path), hint=hint
-    )
-
-
-def _members(path: Path) -> list[str]:
-    """Return the names in a group's list; empty where they cannot be told from its file alone."""
-    try:
-        listed = _parse(path).get("task")
-    except UsageError:
-        return []
-    names = listed if isinstance(listed, list) else []
-    return names if all(isinstance(n, str) for n in names) and len(names) <= SHOWN else []

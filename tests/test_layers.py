@@ -32,6 +32,8 @@ LAYERS: dict[str, int] = {
     "data": 1,
     "tasks": 1,
     "task_data": 1,
+    "task_names": 1,
+    "task_yaml": 1,
     "tuning": 1,
     "hub": 1,
     "bases": 2,
@@ -57,6 +59,9 @@ NEIGHBOURS = {
     ("finetuned", "dem_build.basemodel"),  # a fine-tune is a model of the same kinds
     ("checkpoint", "dem_build.basemodel"),  # what the files of a checkpoint are called
     ("tasks", "dem_build.task_data"),  # the data are a part of the task
+    ("tasks", "dem_build.task_names"),  # a task is found by its name
+    ("tasks", "dem_build.task_yaml"),  # and read by its YAML
+    ("task_names", "dem_build.task_yaml"),  # the names in a group's list
     ("tasks", "dem_build.data.sources"),  # a task's patterns mean the files that a dataset's do
     ("task_data", "dem_build.data.sources"),  # as of tasks
     ("task_data", "dem_build.data.splits_on_hub"),  # a task's folder of data is read as a dataset's
