@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from dem_build.basemodel import CONFIG, GENERATION_CONFIG
 from dem_build.checkpoint import TensorSpec, weights_writer
@@ -88,6 +88,7 @@ def expand_gguf(path: Path, folder: Path) -> str:
     _refuse_scaled_rope(path)
     tokenizer = _load(path, AutoTokenizer)
     warning = _settle_pre_tokenizer(path, tokenizer.backend_tokenizer)
+    _settle_normalizer(tokenizer)
     # transformers would go on, with random values for what the file lacks: one part of several, say.
     model, report = _load(path, AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True)
     refuse_partial(report, path, f"a file that is one of several parts must be joined, else {ORIGINAL}")
@@ -123,6 +124,13 @@ def _settle_pre_tokenizer(path: Path, backend: Tokenizer) -> str:
         "the GGUF file says no pre-tokenizer (tokenizer.ggml.pre), so text is cut by GPT-2's pattern: "
         f"{ORIGINAL} if its tokens are others"
     )
+
+
+def _settle_normalizer(tokenizer: Any) -> None:
+    """Give the tokenizer the normalizer of the architecture's own class: a GGUF file has no word of it."""
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer is None and type(tokenizer) is not PreTrainedTokenizerFast:
+        backend.normalizer = type(tokenizer)().backend_tokenizer.normalizer
 
 
 def _cuts_as_gpt2(backend: Tokenizer) -> bool:

@@ -38,7 +38,7 @@ AS_IT_IS = "PreTrainedTokenizerFast"
 
 # Files and keys that give tokens other properties than tokenizer.json does, or text another cut.
 OVERRIDING = ("added_tokens.json", "special_tokens_map.json")
-OVERRIDING_KEYS = ("added_tokens_decoder", "fix_mistral_regex")
+OVERRIDING_KEYS = ("added_tokens_decoder", "fix_mistral_regex", "split_special_tokens")
 EOS = "eos_token"
 FLAGS = {"add_bos_token": ("bos_token", 0), "add_eos_token": (EOS, -1)}
 

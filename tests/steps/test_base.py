@@ -12,13 +12,31 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import make_base
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 from weight_samples import bytes_of, import_base, load
 
 from dem_build.basemodel import base_files
 from dem_build.errors import CheckpointError, UsageError
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}</s>{% endfor %}"
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 IDS = torch.arange(3, 35).reshape(2, 16)
 
 
@@ -307,6 +325,20 @@ class TestGguf:
         pieces = AutoTokenizer.from_pretrained(outputs / "tokenizer").backend_tokenizer.pre_tokenizer
         assert [text for text, _ in pieces.pre_tokenize_str("a  12")] == cut
 
+    def test_the_normalizer_is_that_of_the_architectures_own_class(self, tmp_path):
+        """Qwen composes letters first, of which a GGUF file has no word."""
+        source = make_base(tmp_path / "base", vocab=1)
+        torch.manual_seed(0)
+        config = Qwen3Config(**SMALL, vocab_size=260, head_dim=128, tie_word_embeddings=False)
+        Qwen3ForCausalLM(config).save_pretrained(source)
+        path = write_gguf(source, tmp_path / "qwen.gguf", pre="qwen2", architecture="qwen3")
+        outputs = import_base(path, tmp_path / "import", "bfloat16")
+        load(outputs, tmp_path / "model")
+        for folder in (outputs / "tokenizer", tmp_path / "model"):
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            assert tokenizer("e\u0301").input_ids == tokenizer("é").input_ids
+        assert "transformers" not in (tmp_path / "import" / "work" / "events.jsonl").read_text()
+
     def test_a_file_that_says_no_pre_tokenizer_is_warned_of(self, tmp_path, files):
         path = write_gguf(files[0], tmp_path / "old.gguf", pre=None)
         import_base(path, tmp_path / "import", "bfloat16")
@@ -359,11 +391,12 @@ def write_gguf(
     extra=MappingProxyType({}),
     pre="smollm",
     template=TEMPLATE,
+    architecture="llama",
 ):
-    """Write a Llama as llama.cpp's converter does: rows of q and k are permuted for its rotary embedding."""
+    """Write a model as llama.cpp's converter does: a Llama's rows of q and k are permuted for its rotary embedding."""
     config = json.loads((source / "config.json").read_text())
     heads, key_values = config["num_attention_heads"], config["num_key_value_heads"]
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -388,14 +421,15 @@ def write_gguf(
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
     writer.add_chat_template(template)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+    kind = next(k for k, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    names = gguf.get_tensor_name_map(kind, config["num_hidden_layers"])
     for name, values in extra.items():
         writer.add_tensor(name, values)
     for name, tensor in load_file(source / "model.safetensors").items():
         if without in name:
             continue
         values = tensor.numpy()
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
+        if architecture == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
             count = heads if "q_proj" in name else key_values
             halves = values.reshape(count, 2, values.shape[0] // count // 2, values.shape[1])
             values = np.ascontiguousarray(halves.swapaxes(1, 2).reshape(values.shape))

@@ -102,6 +102,16 @@ class TestCheckpoint:
         parts = run(imported, tmp_path / "2", sharded, dtype="bfloat16")
         assert whole[0].read_bytes() == parts[0].read_bytes()
 
+    def test_one_file_counts_before_an_index_and_its_shards(self, tmp_path, tiny_base, imported):
+        tuned = fine_tune(tiny_base, tmp_path / "tuned")
+        whole = run(imported, tmp_path / "1", tuned)
+        older = fine_tune(tiny_base, tmp_path / "older", max_shard_size="100KB")
+        shutil.copy(tuned / "model.safetensors", older)
+        for shard in older.glob("model-*"):
+            shard.unlink()  # the index alone is left
+        parts = run(imported, tmp_path / "2", older)
+        assert whole[0].read_bytes() == parts[0].read_bytes()
+
     def test_the_rounding_of_the_stored_vector_is_measured(self, tmp_path, tiny_base, imported):
         tuned = fine_tune(tiny_base, tmp_path / "tuned")
         exact, found, _ = run(imported, tmp_path / "1", tuned)
