@@ -157,6 +157,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             module="dem_build.steps.extract",
             params=("source", "vector_dtype"),
             outputs=("delta",),
+            # Of an adapter: by its formula, since peft scales those of experts wrongly.
+            added=MappingProxyType({"merged_by": "peft"}),
         ),
         "tune": Kind(
             family="tune",

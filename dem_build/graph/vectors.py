@@ -44,6 +44,8 @@ def extracted_vector(recipe: Recipe, name: str, lock: Lock) -> Action:
         Taken("base/config", Edge(BASE, "config")),
     )
     params = {"source": vector.source, "vector_dtype": vector.vector_dtype or recipe.train.vector_dtype}
+    if vector.source == "adapter":
+        params["merged_by"] = "formula"
     return Action(f"vector:{name}", "extract", params, takes, lock.vectors[name], salt=vector.salt)
 
 

@@ -1,147 +1,352 @@
-"""A LoRA adapter merged into the base by peft, with nothing taken on trust.
+"""A LoRA adapter added to the base by its formula, tensor by tensor, with nothing taken on trust.
 
-The base is loaded in float32 on the CPU, whatever the machine has: 4 bytes a parameter. Of the adapter's config only
-keys that say what it adds are used, its weights must be exactly what the config asks for, and the merged model must
-compute what base and adapter do.
+W + scale · B A is computed here and not by peft, whose conversion of the adapters of experts loses ranks and patterns.
+peft says which modules a config means; the adapter's weights must be exactly those. The base is read a tensor at a
+time, or the tensors that transformers keeps as one (`steps/layouts.py`), so that memory does not grow with the model.
 """
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
-from peft import LoraConfig, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors import SafetensorError
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from transformers.pytorch_utils import Conv1D
 
+from dem_build.adapter import OF_THIS_BASE, misfit, read_adapter, scale_of
+from dem_build.checkpoint import open_checkpoint
 from dem_build.errors import CheckpointError
 from dem_build.finetuned import ADAPTER_KEYS, ADAPTER_WEIGHTS
-from dem_build.steps.models import load_model, quiet
-from dem_build.steps.weights import named_weights
+from dem_build.json_text import parse_json
+from dem_build.steps.architecture import empty_model
+from dem_build.steps.layouts import Layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel
 
+    from dem_build.adapter import Adapter, Update
+    from dem_build.checkpoint import Checkpoint
     from dem_build.digest import JSON
     from dem_build.steps.api import Inputs
 
+    Edit = Callable[[torch.Tensor], torch.Tensor]
+
 __all__ = ["merged_weights"]
 
-OF_THIS_BASE = "take an adapter that was trained on this base"
-TOKENS = 16  # of the row by which adapter and merged model are compared
-TOLERANCE = 1e-3  # share of the largest logit: float32 differs by less, another model by more
+EXPERTS = 3  # dimensions of a tensor that holds a matrix for each expert
+ALL_LINEAR = "all-linear"
 
 
 def merged_weights(
-    inputs: Inputs, config: Mapping[str, JSON], names: Sequence[str], note: Callable[[str], None]
+    inputs: Inputs, config: Mapping[str, JSON], base: Checkpoint, note: Callable[[str], None]
 ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
-    """Yield the base's weights with an adapter merged into them, in float32; None where the model uses none.
+    """Yield the base's weights with an adapter added to them, in float32; None where it changes nothing.
 
     Args:
-        inputs: `base/weights` and `base/config`, and the adapter's files as sources.
+        inputs: `base/config`, and the adapter's files as sources.
         config: The adapter's config.
-        names: The tensors of the base's files.
+        base: The base's weights, open.
         note: Called with what the user should know.
 
     Raises:
         CheckpointError: An adapter of another base, a damaged one, or one that cannot be merged.
     """
-    [adapter] = [s.path for s in inputs.sources if s.tag == ADAPTER_WEIGHTS]
-    where = inputs.sources[0].origin
-    base = load_model(
-        inputs.paths["base/weights"],
-        inputs.paths["base/config"],
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-    )
-    with quiet(), warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # what peft warns of, as of tied embeddings, is checked here
-        tied = _is_tied(base)
-        model = _merge(_with_adapter(base, config, adapter, where, note), where, tied=tied)
-    for name, tensor in named_weights(model, names).items():
-        yield name, None if tensor is None else tensor.detach().float().numpy()
+    [path] = [s.path for s in inputs.sources if s.tag == ADAPTER_WEIGHTS]
+    weights = open_checkpoint(path)
+    shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    adapter = read_adapter(config, shapes, inputs.sources[0].origin)
+    base_config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
+    merger = _Merger(adapter, weights, empty_model(base_config, "base"), note)
+    with weights:
+        yield from merger.merge(base)
 
 
-def _with_adapter(
-    base: PreTrainedModel,
-    config: Mapping[str, JSON],
-    adapter: Path,
-    where: str,
-    note: Callable[[str], None],
-) -> Any:
-    used: dict[str, Any] = {key: config[key] for key in ADAPTER_KEYS if config.get(key) is not None}
-    try:
-        state = safetensors.torch.load_file(adapter)
-        model = get_peft_model(base, LoraConfig(**used))
-        loaded: Any = set_peft_model_state_dict(
-            model, _with_rows(model, state, note)
-        )  # torch's _IncompatibleKeys
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, SafetensorError, OSError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[1] if len(lines) > 1 and "loading state_dict" in lines[0] else " ".join(lines[:1])
-        what = f"the adapter does not fit the base: {reason or type(error).__name__}"
-        raise CheckpointError(what, where=where, hint=OF_THIS_BASE) from error
-    missing = sorted(key for key in loaded.missing_keys if ".default" in key)
-    for keys, word in ((loaded.unexpected_keys, "has no place for"), (missing, "asks for, and it lacks,")):
-        if keys:
-            what = f"the adapter does not fit: its config {word} {len(keys)} of its weights, first {keys[0]}"
-            raise CheckpointError(what, where=where, hint=OF_THIS_BASE)
-    return model.eval()
+@dataclass(frozen=True)
+class _Target:
+    """What an update adds to: a tensor under the model's name or the published one, and the words of its pattern."""
+
+    name: str
+    words: str
 
 
-def _with_rows(
-    model: Any, state: Mapping[str, torch.Tensor], note: Callable[[str], None]
-) -> dict[str, torch.Tensor]:
-    """Return an adapter's weights with rows for tokens that the base alone has: as they start, they add nothing."""
-    rows = model.get_input_embeddings().weight.shape[0]
-    start = get_peft_model_state_dict(model, save_embedding_layers=True)
-    grown = dict(state)
-    for name, values in state.items():
-        if name not in start or start[name].dim() != values.dim():
-            continue
-        pairs = zip(start[name].shape, values.shape, strict=True)
-        differing = [at for at, (ours, theirs) in enumerate(pairs) if ours != theirs]
-        if len(differing) == 1 and start[name].shape[differing[0]] == rows > values.shape[differing[0]]:
-            had = values.shape[differing[0]]
-            kept = start[name].detach().narrow(differing[0], had, rows - had)
-            grown[name] = torch.cat([values, kept.to(values.dtype)], differing[0])
-            note(f"{name} has no rows for the last {rows - had} tokens of the base, which stay as they are")
-    return grown
+class _Merger:
+    """An adapter beside the base's architecture."""
 
+    def __init__(
+        self, adapter: Adapter, weights: Checkpoint, model: Any, note: Callable[[str], None]
+    ) -> None:
+        self.adapter, self.weights, self.model, self.note = adapter, weights, model, note
+        self.layouts = Layouts(model)
+        self.modules = dict(model.named_modules())
+        self.tokens = _names_of_rows(model)
+        self.edits: dict[str, list[Edit]] = {}
+        for name, own in adapter.replaced.items():
+            self._replace(name, own)
+        targets = [(update, self._target(update)) for update in adapter.updates]
+        _Wanted(adapter, self.modules, self.layouts, model).refuse_differences(targets)
+        for update, target in targets:
+            self._update(update, target)
 
-def _merge(model: Any, where: str, *, tied: bool) -> PreTrainedModel:
-    """Merge, and check on a few tokens that the result computes what base and adapter do."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    row = torch.arange(1, TOKENS + 1).mul(7919).remainder(vocabulary)[None]
-    told = model(input_ids=row).logits
-    try:
-        merged: PreTrainedModel = model.merge_and_unload()
-    except (ValueError, NotImplementedError, RuntimeError) as error:
-        what = f"the adapter cannot be merged: {str(error).partition(chr(10))[0]}"
-        raise CheckpointError(what, where=where) from error
-    found: torch.Tensor = merged(input_ids=row).logits
-    if not torch.isfinite(told).all():
-        hint = "its training diverged, or its file is damaged: take another"
-        raise CheckpointError("the adapter makes logits NaN or infinite", where=where, hint=hint)
-    same = float((told - found).abs().max()) <= TOLERANCE * float(told.abs().max())
-    if not same or tied != _is_tied(merged):
-        raise CheckpointError(
-            "merged into the base, the adapter computes something else: it changes embeddings or a head that the "
-            "base ties to each other",
-            where=where,
-            hint="train it without embed_tokens and lm_head",
+    def merge(self, base: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
+        """Yield each of the base's float tensors once."""
+        self._check_ties(base)
+        seen: set[str] = set()
+        for name in base.tensors:
+            group = self.layouts.groups.get(name, (name,))
+            names = [n for n in self.layouts.names_in(base.tensors, group) if n not in seen] or [name]
+            if name in seen:
+                continue
+            seen.update(names)
+            if any(of == group and edited in self.edits for edited, of in self.layouts.groups.items()):
+                yield from self._merged(base, group, names)
+            else:
+                yield from ((n, None) for n in names)
+
+    def _merged(
+        self, base: Checkpoint, group: Sequence[str], names: Sequence[str]
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        if tuple(names) == tuple(group) and all(self.layouts.groups[e] != group or e in names for e in self.edits):
+            yield from ((n, self._edited(n, torch.from_numpy(base.read(n))).numpy()) for n in names)
+            return
+        places = self.layouts.places(group)
+        joint = torch.empty(sum(places[name].size for name in group))
+        for name in names:
+            joint[torch.from_numpy(places[name])] = torch.from_numpy(base.read(name))
+        for name in places.keys() & self.edits.keys():
+            at = torch.from_numpy(places[name])
+            joint[at] = self._edited(name, joint[at])
+        yield from ((name, joint[torch.from_numpy(places[name])].numpy()) for name in names)
+
+    def _edited(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        for edit in self.edits.get(name, ()):
+            values = edit(values)
+        return values
+
+    def _check_ties(self, base: Checkpoint) -> None:
+        """Refuse an adapter after which embeddings and head are no longer one, as the base has them."""
+        for twin, name in self.model.all_tied_weights_keys.items():
+            if not {twin, name} & self.edits.keys():
+                continue
+            if self.adapter.config.get("ensure_weight_tying"):
+                self.edits.setdefault(name, self.edits.get(twin, []))
+                self.edits.setdefault(twin, self.edits[name])
+            values = torch.from_numpy(base.read(name))
+            if not torch.equal(self._edited(name, values), self._edited(twin, values)):
+                raise CheckpointError(
+                    "added to the base, the adapter computes something else: it changes embeddings or a head that "
+                    "the base ties to each other",
+                    where=self.adapter.where,
+                    hint="train it without embed_tokens and lm_head",
+                )
+            self.edits.pop(twin, None)
+
+    def _target(self, update: Update) -> _Target:
+        """Return what an update adds to.
+
+        Raises:
+            CheckpointError: Nothing that the base has.
+        """
+        wrapped = self.parameters_of(update.path)
+        if wrapped and update.depth < len(wrapped):  # the first is wrapped first, and lies innermost
+            name = wrapped[len(wrapped) - 1 - update.depth]
+            return _Target(name, name)
+        name = f"{update.path}.weight"
+        if name not in self.layouts.shapes or update.depth:
+            what = f"the adapter does not fit the base: it changes {update.path}, which the base has not"
+            raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
+        return _Target(name, update.path)
+
+    def parameters_of(self, path: str) -> list[str]:
+        """Return a module's tensors that the config names as parameters, in the module's order."""
+        return _parameters_of(self.adapter, self.modules.get(path), path)
+
+    def _add(self, name: str, edit: Edit) -> None:
+        self.edits.setdefault(name, []).append(edit)
+
+    def _read(self, name: str) -> torch.Tensor:
+        values = torch.from_numpy(self.weights.read(name))
+        if not torch.isfinite(values).all():
+            hint = "its training diverged, or its file is damaged: take another"
+            what = f"{name} of the adapter holds values that are not finite"
+            raise CheckpointError(what, where=self.adapter.where, hint=hint)
+        return values
+
+    def _replace(self, name: str, own: str) -> None:
+        """Note that a tensor of the base becomes the adapter's."""
+        made = self.adapter.shapes[own]
+        if name not in self.layouts.shapes:
+            what = f"the adapter does not fit: the base has no place for {own}"
+            raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
+        rows = self._rows(name, made)
+        self._add(name, lambda values: _on_rows(values, rows, lambda _: self._read(own)))
+
+    def _update(self, update: Update, target: _Target) -> None:
+        """Note what an update does to its weight, and to a bias."""
+        stored = self.layouts.shapes[target.name]
+        if len(stored) == EXPERTS:
+            self._add(target.name, self._of_experts(update, target, stored))
+            return
+        scale = scale_of(self.adapter, target.words, update.rank)
+        module = self.modules.get(update.path)
+        transposed = update.embedding or isinstance(module, Conv1D)
+        rows = self._rows(target.name, update.shape[::-1] if transposed else update.shape)
+        if update.embedding is not isinstance(module, torch.nn.Embedding):
+            raise misfit(self.adapter, target.name, update.shape, stored)
+
+        def edit(values: torch.Tensor) -> torch.Tensor:
+            product = self._read(update.b) @ self._read(update.a)
+            delta = (product.T if transposed else product) * scale
+            if update.magnitude is None:
+                return values + delta
+            # DoRA: each output (of an embedding, each of its channels) has a length of its own.
+            magnitude, across = self._read(update.magnitude), 0 if transposed else 1
+            factor = magnitude / torch.linalg.norm(values + delta, dim=across)
+            return (factor.view(1, -1) if transposed else factor.view(-1, 1)) * (values + delta)
+
+        self._add(target.name, lambda values: _on_rows(values, rows, edit))
+        if update.bias is not None:
+            self._add_bias(f"{update.path}.bias", update.bias, scale)
+
+    def _add_bias(self, name: str, own: str, scale: float) -> None:
+        if name not in self.layouts.shapes:
+            what = f"the adapter cannot be merged: it adds a bias, and the base has no {name}"
+            raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
+        rows = self._rows(name, self.adapter.shapes[own])
+        self._add(
+            name, lambda values: _on_rows(values, rows, lambda kept: kept + self._read(own) * scale)
         )
-    return merged
+
+    def _of_experts(self, update: Update, target: _Target, stored: tuple[int, ...]) -> Edit:
+        """Return what adds to the matrices of all experts, which peft keeps as one A and one B."""
+        experts = stored[0]
+        turned = bool(getattr(self.modules.get(update.path), "is_transposed", False))
+        rank, odd = divmod(update.rank, experts)
+        if odd or stored[1:] != (update.shape[::-1] if turned else update.shape) or update.magnitude or update.bias:
+            raise misfit(self.adapter, target.name, update.shape, stored)
+        scale = scale_of(self.adapter, target.words, rank)
+        axes = "ore,eri->eio" if turned else "ore,eri->eoi"
+
+        def edit(values: torch.Tensor) -> torch.Tensor:
+            a = self._read(update.a).reshape(experts, rank, -1)
+            b = self._read(update.b).reshape(-1, rank, experts)
+            return values + torch.einsum(axes, b, a) * scale
+
+        return edit
+
+    def _rows(self, name: str, made: tuple[int, ...]) -> int:
+        """Return how many rows of a tensor are changed: all, but for tokens that the base alone has.
+
+        Raises:
+            CheckpointError: Another shape than the base's.
+        """
+        stored = self.layouts.shapes[name]
+        more = name in self.tokens and made[1:] == stored[1:] and made[0] < stored[0]
+        if not more and made != stored:
+            raise misfit(self.adapter, name, made, stored)
+        if more:
+            last = stored[0] - made[0]
+            self.note(f"{name} has no rows for the last {last} tokens of the base, which stay as they are")
+        return made[0]
 
 
-def _is_tied(model: Any) -> bool:
-    """Return whether embeddings and head are one tensor now, whatever the config says."""
-    head = model.get_output_embeddings()
-    return head is not None and head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+def _on_rows(values: torch.Tensor, rows: int, edit: Edit) -> torch.Tensor:
+    """Return values whose first rows are edited."""
+    if rows == len(values):
+        return edit(values)
+    return torch.cat([edit(values[:rows]), values[rows:]])
+
+
+def _names_of_rows(model: Any) -> set[str]:
+    """Return the names of the tensors that have a row for each token."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {
+        f"{path}.{kind}"
+        for path, module in model.named_modules()
+        if any(module is end for end in ends)
+        for kind in ("weight", "bias")
+    }
+
+
+def _parameters_of(adapter: Adapter, module: Any, path: str) -> list[str]:
+    wanted = tuple(adapter.config.get("target_parameters") or ())
+    if module is None or not wanted:
+        return []
+    names = [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
+    return [name for name in names if any(name == w or name.endswith(f".{w}") for w in wanted)]
+
+
+class _Wanted:
+    """What an adapter's config asks for."""
+
+    def __init__(
+        self, adapter: Adapter, modules: Mapping[str, Any], layouts: Layouts, model: Any
+    ) -> None:
+        self.adapter, self.modules, self.layouts, self.model = adapter, modules, layouts, model
+        used: dict[str, Any] = {k: v for k in ADAPTER_KEYS if (v := adapter.config.get(k)) is not None}
+        try:
+            self.config = LoraConfig(**used)
+        except (ValueError, TypeError) as error:
+            what = f"the adapter's config is none of a LoRA: {str(error).partition(chr(10))[0]}"
+            raise CheckpointError(what, where=adapter.where, hint=OF_THIS_BASE) from error
+
+    def refuse_differences(self, targets: Iterable[tuple[Update, _Target]]) -> None:
+        """Refuse weights that the config does not ask for, and a config that asks for more.
+
+        Raises:
+            CheckpointError: They are not one adapter's, or not of this base.
+        """
+        has = {target.words: update for update, target in targets}
+        wanted = self._modules(has) | self._parameters() | self._saved()
+        if self.config.target_modules and not has and not self.adapter.replaced:
+            wanted = wanted or {str(self.config.target_modules)}
+        if missing := sorted(wanted - has.keys() - self.adapter.replaced.keys()):
+            self._refuse(f"its config asks for {len(missing)} weights that it lacks, first of {missing[0]}")
+        if odd := sorted(words for words in has if not self._asks_for(words)):
+            self._refuse(f"its config has no place for {len(odd)} of its weights, first {has[odd[0]].a}")
+
+    def _refuse(self, what: str) -> None:
+        raise CheckpointError(f"the adapter does not fit: {what}", where=self.adapter.where, hint=OF_THIS_BASE)
+
+    def _asks_for(self, words: str) -> bool:
+        if words in self._parameters() or self.config.target_modules is None:
+            return True
+        if str(self.config.target_modules).lower() == ALL_LINEAR:
+            return not self._is_head(words)
+        return bool(check_target_module_exists(self.config, words))
+
+    def _is_head(self, path: str) -> bool:
+        module = self.modules.get(path)
+        return module is not None and module is self.model.get_output_embeddings()
+
+    def _modules(self, has: Mapping[str, object]) -> set[str]:
+        """Return the modules that the config means; experts that are one tensor now, where it has weights of them."""
+        if self.config.target_modules is None:
+            return set()
+        kinds = (torch.nn.Linear, Conv1D)
+        if str(self.config.target_modules).lower() != ALL_LINEAR:
+            kinds = (*kinds, torch.nn.Embedding)  # type: ignore[assignment]
+        found = {path for path, module in self.modules.items() if isinstance(module, kinds)}
+        apart = {
+            name.removesuffix(".weight")
+            for name in self.layouts.groups
+            if name.endswith(".weight") and name.removesuffix(".weight") not in self.modules
+        }
+        found |= apart if apart & has.keys() else set()
+        return {path for path in found if self._asks_for(path)}
+
+    def _parameters(self) -> set[str]:
+        each = (_parameters_of(self.adapter, module, path) for path, module in self.modules.items())
+        return {name for names in each for name in names}
+
+    def _saved(self) -> set[str]:
+        """Return the tensors of the modules that were trained whole."""
+        saved = tuple(self.config.modules_to_save or ())
+        paths = [path for path in self.modules if saved and path.endswith(saved)]
+        return {
+            f"{path}.{name}" for path in paths for name, _ in self.modules[path].named_parameters()
+        }

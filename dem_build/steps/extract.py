@@ -1,7 +1,7 @@
 """Kind `extract`: somebody's fine-tune of the base, a checkpoint or a LoRA adapter, becomes a vector.
 
 A checkpoint is held against the base by config, names and shapes before a tensor is read, and is then subtracted in
-chunks, so that memory does not grow with the model. An adapter is merged into the base first (`steps/adapter.py`).
+chunks, so that memory does not grow with the model. An adapter is added to the base first (`steps/adapter.py`).
 Two models of one shape can still be strangers: that is seen by how far the weights are apart.
 """
 
@@ -52,7 +52,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Args:
         inputs: `base/weights` and `base/config`; the fine-tune's files as `sources`, each tagged with its name.
-        params: `source` (`checkpoint` or `adapter`) and `vector_dtype`.
+        params: `source` (`checkpoint` or `adapter`), `vector_dtype`, and how an adapter is merged.
         context: Where and how.
 
     Returns:
@@ -126,11 +126,11 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
         shapes = delta_shapes(base)
 
         def differences() -> Iterator[tuple[str, NDArray[np.float32]]]:
-            merged = merged_weights(inputs, config, list(shapes), context.note)
-            for done, (name, values) in enumerate(merged):
+            for done, (name, values) in enumerate(merged_weights(inputs, config, base, context.note)):
                 context.check_stop()
                 context.progress(done, len(shapes), "tensors")
-                yield name, _subtract(base, name, values, moved)
+                if name in shapes:
+                    yield name, _subtract(base, name, values, moved)
 
         digest = inputs.digests["base/weights"]
         return write_delta(context.out / "delta", digest, shapes, differences(), dtype), moved
