@@ -125,7 +125,9 @@ def _place(name: str) -> tuple[str | None, str | None]:
 
 def _refuse_unknown(names: list[str], where: str) -> None:
     if names:
-        what = f"the adapter does not fit: a LoRA has no place for {len(names)} of its weights, first {names[0]}"
+        what = (
+            f"the adapter does not fit: a LoRA has no place for {len(names)} of its weights, first {names[0]}"
+        )
         raise CheckpointError(what, where=where, hint=AGAIN)
 
 
@@ -138,7 +140,7 @@ def _update(path: str, depth: int, parts: Mapping[str, str], shapes: Shapes, whe
             raise CheckpointError(what, where=where, hint=AGAIN)
     a, b = (parts[half] for half in halves)
     sizes = (*shapes[a], *shapes[b])
-    if len(shapes[a]) != 2 or len(shapes[b]) != 2 or sizes[0] != sizes[3] or 0 in sizes:  # noqa: PLR2004  matrices
+    if len(shapes[a]) != 2 or len(shapes[b]) != 2 or sizes[0] != sizes[3] or 0 in sizes:
         what = f"the adapter does not fit: {a} is {shapes[a]} and {b} is {shapes[b]}, which have no product"
         raise CheckpointError(what, where=where, hint=AGAIN)
     more = parts.get("lora_B.bias"), parts.get("lora_magnitude_vector")

@@ -27,6 +27,7 @@ LAYERS: dict[str, int] = {
     "store": 1,
     "recipe": 1,
     "basemodel": 1,
+    "adapter": 1,
     "finetuned": 1,
     "checkpoint": 1,
     "data": 1,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from dem_build.cli import view
 from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared, shared_documents
-from dem_build.cli.session import checked, open_session
-from dem_build.errors import DemError, GateError, InterruptedBuildError, RecipeError, UsageError
+from dem_build.cli.preflight import refusals, refuse_plan
+from dem_build.cli.session import open_session
+from dem_build.errors import DemError, GateError, InterruptedBuildError, UsageError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
 from dem_build.execute.outcome import recorded
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from dem_build.cli.call import Call
     from dem_build.cli.ending import Ending
     from dem_build.cli.session import Session
-    from dem_build.errors import Problem
     from dem_build.execute.outcome import Listener, Outcome
     from dem_build.report.gates import GateResult
 
@@ -50,9 +50,9 @@ class Flags:
 
 
 def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
-    """Build recipes one after another, none where one has mistakes, and return the gravest exit status."""
-    if len(recipes) > 1 and (mistakes := _mistakes(recipes, call)):
-        return _refuse(recipes, mistakes, as_json=flags.as_json)
+    """Build recipes one after another, none where one cannot be built, and return the gravest exit status."""
+    if len(recipes) > 1 and (wrong := refusals(recipes, call, trust_tasks=flags.trust_tasks)):
+        return _refuse(recipes, wrong, as_json=flags.as_json)
     console = view.make_console(stderr=flags.as_json)
     statuses: list[int] = []
     documents: list[dict[str, Any]] = []
@@ -71,32 +71,14 @@ def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
     return min(statuses, key=GRAVITY.index)
 
 
-def _mistakes(recipes: Sequence[str], call: Call) -> dict[str, RecipeError]:
-    """Return the mistakes of several recipes; what an earlier one will publish is missed by none that builds on it."""
-    found: dict[str, RecipeError] = {}
-    for recipe in recipes:
-        try:
-            checked(recipe, call.overrides)
-        except RecipeError as error:
-            problems = [p for p in error.problems if not (_may_come(p) and recipe != recipes[0])]
-            if problems:
-                found[recipe] = RecipeError(problems)
-    return found
-
-
-def _refuse(recipes: Sequence[str], mistakes: Mapping[str, RecipeError], *, as_json: bool) -> int:
+def _refuse(recipes: Sequence[str], wrong: Mapping[str, DemError], *, as_json: bool) -> int:
     """Say what is wrong; the recipes in which nothing is are not built either."""
-    for error in mistakes.values():
+    for error in wrong.values():
         view.render_error(error, view.make_console(stderr=True))
-    unbuilt = UsageError(f"not built, as {', '.join(mistakes)} cannot be")
+    unbuilt = UsageError(f"not built, as {', '.join(wrong)} cannot be")
     if as_json:
-        sys.stdout.write(json.dumps([failure_document(r, mistakes.get(r, unbuilt)) for r in recipes]) + "\n")
-    return unbuilt.exit_status
-
-
-def _may_come(problem: Problem) -> bool:
-    """Return whether what is missed may be there once the recipes before are built."""
-    return problem.key == "base.model" or problem.key.startswith("vectors.")
+        sys.stdout.write(json.dumps([failure_document(r, wrong.get(r, unbuilt)) for r in recipes]) + "\n")
+    return min((error.exit_status for error in wrong.values()), key=GRAVITY.index)
 
 
 def _build_one(
@@ -137,12 +119,9 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
     listener.build_started(session.plan)
     if session.plan.up_to_date:
         return recorded(session.plan)
-    from dem_build.estimate import refuse_unfit  # noqa: PLC0415  where nothing is due, nothing that runs it loads
-    from dem_build.execute.build import build  # noqa: PLC0415
-    from dem_build.execute.needs import refuse_missing  # noqa: PLC0415
+    from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
-    refuse_missing(session.plan, session.machine)
-    refuse_unfit(session.plan)
+    refuse_plan(session)
     outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome

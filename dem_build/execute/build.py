@@ -179,6 +179,8 @@ class _Build:
         """Take the next action that may start from those that are due; one that may not start at all fails."""
         for name in [n for n in self.plan.graph.actions if n in self.due]:
             verdict = self.due[name]
+            if any(verdict.key == other.key for other, _ in self.running.values()):
+                continue  # the same work under another name
             if verdict.action.family == "finetune":
                 if self.options.no_train:
                     del self.due[name]
@@ -261,7 +263,13 @@ class _Build:
                 Result(verdict.action, Done.RAN, reply.seconds, verdict.key, record, note=reply.note)
             )
         else:
-            self._settle(_found(verdict, record))
+            self._settle(self._found(verdict, record))
+
+    def _found(self, verdict: Verdict, record: Record) -> Result:
+        """Return the result of an action that was recorded meanwhile, and who did that."""
+        ours = [r.action.name for r in self.results.values() if r.key == verdict.key and r.record is not None]
+        note = f"the same as {ours[0]}" if ours else "built by another process"
+        return replace(hit(verdict), record=record, note=note)
 
     def _left_by(self, verdict: Verdict) -> Record | None:
         """Return what a worker recorded before it died; of a forced run nobody can tell, as a record was there."""
@@ -299,7 +307,7 @@ class _Build:
             record = self.store.lookup(verdict.key)
             if record is not None:
                 del self.held[name]
-                self._settle(_found(verdict, record))
+                self._settle(self._found(verdict, record))
             elif self.store.lease_holder(verdict.key) is None:
                 del self.held[name]
                 self.due[name] = verdict
@@ -324,10 +332,6 @@ class _Build:
             self.pool.stop()
         else:
             self.pool.kill()
-
-
-def _found(verdict: Verdict, record: Record) -> Result:
-    return replace(hit(verdict), record=record, note="built by another process")
 
 
 def _not_trained(verdict: Verdict) -> Result:

@@ -110,7 +110,9 @@ class _Merger:
     def _merged(
         self, base: Checkpoint, group: Sequence[str], names: Sequence[str]
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        if tuple(names) == tuple(group) and all(self.layouts.groups[e] != group or e in names for e in self.edits):
+        if tuple(names) == tuple(group) and all(
+            self.layouts.groups[e] != group or e in names for e in self.edits
+        ):
             yield from ((n, self._edited(n, torch.from_numpy(base.read(n))).numpy()) for n in names)
             return
         places = self.layouts.places(group)
@@ -205,8 +207,9 @@ class _Merger:
                 return values + delta
             # DoRA: each output (of an embedding, each of its channels) has a length of its own.
             magnitude, across = self._read(update.magnitude), 0 if transposed else 1
-            factor = magnitude / torch.linalg.norm(values + delta, dim=across)
-            return (factor.view(1, -1) if transposed else factor.view(-1, 1)) * (values + delta)
+            moved = values + delta
+            factor = magnitude / moved.norm(dim=across)
+            return moved * (factor.view(1, -1) if transposed else factor.view(-1, 1))
 
         self._add(target.name, lambda values: _on_rows(values, rows, edit))
         if update.bias is not None:
@@ -217,16 +220,19 @@ class _Merger:
             what = f"the adapter cannot be merged: it adds a bias, and the base has no {name}"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         rows = self._rows(name, self.adapter.shapes[own])
-        self._add(
-            name, lambda values: _on_rows(values, rows, lambda kept: kept + self._read(own) * scale)
-        )
+        self._add(name, lambda values: _on_rows(values, rows, lambda kept: kept + self._read(own) * scale))
 
     def _of_experts(self, update: Update, target: _Target, stored: tuple[int, ...]) -> Edit:
         """Return what adds to the matrices of all experts, which peft keeps as one A and one B."""
         experts = stored[0]
         turned = bool(getattr(self.modules.get(update.path), "is_transposed", False))
         rank, odd = divmod(update.rank, experts)
-        if odd or stored[1:] != (update.shape[::-1] if turned else update.shape) or update.magnitude or update.bias:
+        if (
+            odd
+            or stored[1:] != (update.shape[::-1] if turned else update.shape)
+            or update.magnitude
+            or update.bias
+        ):
             raise misfit(self.adapter, target.name, update.shape, stored)
         scale = scale_of(self.adapter, target.words, rank)
         axes = "ore,eri->eio" if turned else "ore,eri->eoi"
@@ -283,9 +289,7 @@ def _parameters_of(adapter: Adapter, module: Any, path: str) -> list[str]:
 class _Wanted:
     """What an adapter's config asks for."""
 
-    def __init__(
-        self, adapter: Adapter, modules: Mapping[str, Any], layouts: Layouts, model: Any
-    ) -> None:
+    def __init__(self, adapter: Adapter, modules: Mapping[str, Any], layouts: Layouts, model: Any) -> None:
         self.adapter, self.modules, self.layouts, self.model = adapter, modules, layouts, model
         used: dict[str, Any] = {k: v for k in ADAPTER_KEYS if (v := adapter.config.get(k)) is not None}
         try:
@@ -310,7 +314,9 @@ class _Wanted:
             self._refuse(f"its config has no place for {len(odd)} of its weights, first {has[odd[0]].a}")
 
     def _refuse(self, what: str) -> None:
-        raise CheckpointError(f"the adapter does not fit: {what}", where=self.adapter.where, hint=OF_THIS_BASE)
+        raise CheckpointError(
+            f"the adapter does not fit: {what}", where=self.adapter.where, hint=OF_THIS_BASE
+        )
 
     def _asks_for(self, words: str) -> bool:
         if words in self._parameters() or self.config.target_modules is None:
@@ -347,6 +353,4 @@ class _Wanted:
         """Return the tensors of the modules that were trained whole."""
         saved = tuple(self.config.modules_to_save or ())
         paths = [path for path in self.modules if saved and path.endswith(saved)]
-        return {
-            f"{path}.{name}" for path in paths for name, _ in self.modules[path].named_parameters()
-        }
+        return {f"{path}.{name}" for path in paths for name, _ in self.modules[path].named_parameters()}

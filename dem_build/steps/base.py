@@ -50,16 +50,28 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-# Of no meaning to the model, or untrue of what is stored here.
+# Of no meaning to the model, or untrue of what is stored here; what a forward pass is to return is for its caller to
+# say, and what labels and a JavaScript library are told reaches no text model's weights, training or answers.
 VOLATILE = (
     "_model_name_or_path",
     "_name_or_path",
     "_commit_hash",
     "_from_model_config",
     "auto_map",
+    "finetuning_task",
+    "id2label",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "problem_type",
+    "return_dict",
     "torch_dtype",
+    "transformers.js_config",
     "transformers_version",
 )
+# Reaches speed alone: off in the middle of a training, and forgotten there. Always written, as most bases have it, so
+# that their configs stay as they were recorded.
+ALWAYS = {"use_cache": True}
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -164,7 +176,7 @@ def _main_dtype(specs: list[TensorSpec]) -> str:
 
 def _config(config: dict[str, JSON], dtype: str, weights: Architecture) -> dict[str, JSON]:
     facts = {"architectures": [weights.model], "dtype": dtype, "tie_word_embeddings": weights.tied}
-    return _without_volatile(config) | facts
+    return _without_volatile(config) | ALWAYS | facts
 
 
 def _without_volatile(document: dict[str, JSON]) -> dict[str, JSON]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from transformers import core_model_loading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["Layouts"]
@@ -36,11 +36,11 @@ class Layouts:
         empty = {n: torch.empty(t.shape, device="meta") for n, t in model.state_dict().items()}
         published = _published(model, empty)
         self.shapes = {n: tuple(t.shape) for n, t in (*published.items(), *empty.items())}
-        self.groups = {n: (n,) for n in empty if n in published}
+        self.groups: dict[str, tuple[str, ...]] = {n: (n,) for n in empty if n in published}
         self._group({n: t for n, t in empty.items() if n not in published}, published)
 
     def _group(self, renamed: Mapping[str, torch.Tensor], published: Mapping[str, torch.Tensor]) -> None:
-        """Find which published tensors each of the others becomes, each alone: of one that needs more, all become it."""
+        """Find which published tensors each of the others becomes; where it takes several, all of them do."""
         owners: dict[str, list[str]] = {}
         for name, tensor in renamed.items():
             for made in _published(self._model, {name: tensor}):
@@ -48,7 +48,8 @@ class Layouts:
         self.groups |= {name: (name,) for name in renamed}
         for made, names in owners.items():
             if made in published:
-                self.groups |= dict.fromkeys([made, *(names if len(names) > 1 else ())], tuple(names))
+                group = tuple(names)
+                self.groups |= {n: group for n in (made, *(group if len(group) > 1 else ()))}
 
     def names_in(self, names: Mapping[str, object], group: Sequence[str]) -> list[str]:
         """Return under which names a file has the tensors of a group: the model's own, or the published ones."""

@@ -126,9 +126,7 @@ class TestExperts:
     def targets(self, tensors) -> list[str]:
         return sorted({name.split(".lora_")[0].rsplit(".", 1)[1] for name in tensors})
 
-    @pytest.mark.parametrize(
-        ("rslora", "alpha"), [(False, {}), (True, {}), (False, "gate"), (True, "layer")]
-    )
+    @pytest.mark.parametrize(("rslora", "alpha"), [(False, {}), (True, {}), (False, "gate"), (True, "layer")])
     def test_an_adapter_of_each_expert_is_alpha_over_its_rank(self, base, kind, tmp_path, rslora, alpha):
         tensors, products = per_expert(base)
         if alpha == "gate":
@@ -145,7 +143,9 @@ class TestExperts:
 
         def scale(name):
             stem = name.removesuffix(".weight")
-            mine = next((v for k, v in alpha.items() if k in stem or (k[0] == "m" and "layers.1" in stem)), ALPHA)
+            mine = next(
+                (v for k, v in alpha.items() if k in stem or (k[0] == "m" and "layers.1" in stem)), ALPHA
+            )
             return mine / (RANK**0.5 if rslora else RANK)
 
         expected = {n: base.published[n].double() + scale(n) * p for n, p in products.items()}
@@ -174,9 +174,7 @@ class TestExperts:
             tensors[name.replace(".weight", ".lora_magnitude_vector")] = magnitude
             moved = base.published[name].double() + ALPHA / RANK * product
             expected[name] = (magnitude.double() / moved.norm(dim=1))[:, None] * moved
-        adapter = base.adapter(
-            tensors, tmp_path / "a", use_dora=True, target_modules=self.targets(tensors)
-        )
+        adapter = base.adapter(tensors, tmp_path / "a", use_dora=True, target_modules=self.targets(tensors))
         check(base.vector(adapter, tmp_path / "run"), base, {n: w.float() for n, w in expected.items()})
 
     @pytest.mark.parametrize("rslora", [False, True])
@@ -215,7 +213,7 @@ class TestExperts:
         )
         check(base.vector(adapter, tmp_path / "run"), base, expected)
 
-    def test_a_router_that_was_a_linear_layer_is_one(self, base, kind, tmp_path):
+    def test_a_router_that_was_a_linear_layer_is_one(self, base, tmp_path):
         tensors, products = per_expert(base, only=("gate.weight",))
         tensors = {n: t for n, t in tensors.items() if "shared" not in n}
         products = {n: p for n, p in products.items() if "shared" not in n}
@@ -306,7 +304,9 @@ class TestDense:
     @pytest.mark.parametrize("dora", [False, True])
     @pytest.mark.parametrize("square", [False, True])
     def test_weights_that_are_stored_transposed(self, tmp_path, dora, square):
-        config = GPT2Config(vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=False)
+        config = GPT2Config(
+            vocab_size=64, n_embd=16, n_layer=1, n_head=2, n_positions=32, tie_word_embeddings=False
+        )
         base = Base(config, tmp_path / "base", published=False)
         name = f"transformer.h.0.attn.{'c_proj' if square else 'c_attn'}"
         weight = base.published[f"{name}.weight"].double()

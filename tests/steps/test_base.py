@@ -83,6 +83,24 @@ class TestBytes:
         assert (one / "config").read_bytes() == (two / "config").read_bytes()
         assert bytes_of(one / "weights") == bytes_of(two / "weights")
 
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"use_cache": False},
+            {"use_cache": None},
+            {"output_attentions": True, "output_hidden_states": True, "return_dict": False},
+            {"transformers.js_config": {"dtype": "q4"}, "id2label": {"0": "A"}, "problem_type": "regression"},
+        ],
+        ids=["off", "absent", "outputs", "elsewhere"],
+    )
+    def test_settings_that_reach_no_weight_and_no_training_reach_no_config(
+        self, tmp_path, folder, tiny_base, changes
+    ):
+        edit_config(folder, **changes)
+        made = [import_base(f, tmp_path / f.name / "import") for f in (tiny_base, folder.rename(tmp_path / "x"))]
+        assert (made[0] / "config").read_bytes() == (made[1] / "config").read_bytes()
+        assert json.loads((made[0] / "config").read_text())["use_cache"] is True  # as it was recorded before
+
     @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
     def test_the_imported_model_is_the_model(self, tmp_path, tied):
         source = make_base(tmp_path / "base", tied=tied, chat_template=TEMPLATE)
