@@ -167,8 +167,7 @@ class Vector(Table):
     )
     adapter: Text | None = Field(
         default=None,
-        description="A LoRA adapter of the same base: folder or hub id. It is merged on the CPU, in 4 bytes a "
-        "parameter of the base.",
+        description="A LoRA adapter of the same base: folder or hub id. It is added by its formula, a tensor at a time.",
     )
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; the lock pins the commit."
