@@ -81,8 +81,10 @@ def memory(*, trained=1.0, length=64, machine=None, **params):
 
 
 def test_memory_is_at_least_weights_gradients_and_moments():
-    assert memory(length=0) == Shape.of(LLAMA).parameters * 18  # 4 + 4 + 8, and 2 of autocast's copies
-    assert memory(length=0, bf16=False) == Shape.of(LLAMA).parameters * 16
+    shape = Shape.of(LLAMA)
+    head = shape.vocabulary * shape.hidden  # of which a gradient is on its way
+    assert memory(length=0) == shape.parameters * 18 + 6 * head  # 4 + 4 + 8, and 2 of autocast's copies
+    assert memory(length=0, bf16=False) == shape.parameters * 16 + 4 * head
 
 
 def test_what_makes_a_batch_smaller_needs_less_memory():
@@ -186,6 +188,17 @@ def test_the_time_is_that_of_an_earlier_training_of_the_same_base_on_this_host(v
     estimate = estimated(made, make_graph(rate=1e-4))["vector:math"]
     assert (estimate.kind, estimate.tokens, estimate.seconds) == ("finetune", 5000, seconds)
     assert estimate.memory > estimate.disk > 0
+
+
+@pytest.mark.parametrize(("longest", "length"), [(20, 20), (None, 64), (640, 64)])
+def test_rows_are_as_long_as_they_were_prepared_and_else_as_long_as_they_may_be(longest, length):
+    made = known(make_graph())
+    made.records[made.keys["data:math"]].provenance["splits"] = {
+        "train": ROWS["splits"]["train"] | {"longest": longest}
+    }
+    graph = make_graph(rate=1e-4)
+    planned = estimated(made, graph)["vector:math"].memory - PROCESS
+    assert planned == training_memory(Shape.of(LLAMA), graph.actions["vector:math"].params, Machine(), length, 0.2)
 
 
 def test_nothing_is_known_before_base_and_data_are_there():

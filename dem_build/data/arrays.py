@@ -68,6 +68,11 @@ class RowsWriter:
         self.trained += int(np.count_nonzero(labels >= 0))
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row; 0 where there is none."""
+        return max(self._lengths, default=0)
+
+    @property
     def prompts(self) -> npt.NDArray[np.uint8]:
         """The rows' prompts, uint8 [rows, 16]."""
         return np.frombuffer(bytes(self._prompts), dtype=np.uint8).reshape(-1, PROMPT_BYTES)

@@ -113,6 +113,8 @@ def training_of(verdict: Verdict, plan: Plan) -> Training:
         rows = mixed_rows(data, plan)
     sources = [plan.verdicts[name] for name in data.action.upstream] if mixture else [data]
     length = max(source.action.params["max_length"] for source in sources)
+    if rows is not None and rows.longest and not verdict.action.params.get("packing"):
+        length = min(length, rows.longest)
     return Training(verdict.action.name, verdict.action.params, length, rows)
 
 

@@ -71,6 +71,7 @@ def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
         round(sum(n * part.rows for n, part in zip(passes, parts, strict=True))),
         round(tokens),
         round(sum(n * part.trained_tokens for n, part in zip(passes, parts, strict=True))),
+        max(part.longest for part in parts if part.longest) if all(part.longest for part in parts) else None,
     )
 
 
@@ -80,5 +81,6 @@ def _length(group: JSON) -> Length:
 
 def rows_of(record: Record) -> Rows | None:
     """Return what a dataset's or mixture's record says of its train split; None where it names no row."""
-    rows, tokens, trained = (record.count("splits", "train", n) for n in ("rows", "tokens", "trained_tokens"))
-    return Rows(rows, tokens, trained) if rows and tokens and trained is not None else None
+    names = ("rows", "tokens", "trained_tokens", "longest")
+    rows, tokens, trained, longest = (record.count("splits", "train", n) for n in names)
+    return Rows(rows, tokens, trained, longest) if rows and tokens and trained is not None else None

@@ -46,11 +46,19 @@ PROCESS = 600_000_000
 
 @dataclass(frozen=True)
 class Rows:
-    """What a dataset's train split holds."""
+    """What a dataset's train split holds.
+
+    Attributes:
+        rows: How many.
+        tokens: Of all rows.
+        trained_tokens: Those that count.
+        longest: Tokens of the longest row; None where it is not recorded.
+    """
 
     rows: int
     tokens: int
     trained_tokens: int
+    longest: int | None = None
 
 
 def least_memory(parameters: int, params: Mapping[str, JSON]) -> int:
@@ -83,9 +91,28 @@ def training_memory(
         held += shape.vocabulary * shape.hidden * 6  # transformers keeps an embedding's states in 32 bits
     gradients = shape.parameters * GRADIENT
     rows = min(machine.micro_batch, params["global_batch_size"])
-    batch = rows * length * _kept(shape, bf16=bool(params["bf16"]), recomputed=machine.gradient_checkpointing)
-    batch += _logits(shape, rows * length * trained, bf16=bool(params["bf16"]))
+    batch = _batch(
+        shape,
+        rows * length,
+        trained,
+        bf16=bool(params["bf16"]),
+        recomputed=machine.gradient_checkpointing,
+    )
     return int(held + (gradients + batch if rows < params["global_batch_size"] else max(gradients, batch)))
+
+
+def _batch(shape: Shape, tokens: int, trained: float, *, bf16: bool, recomputed: bool) -> float:
+    """Return the bytes of one pass's activations, logits and what the head's gradient takes on its way.
+
+    Where layers are computed again, the logits are gone before the first of them is.
+    """
+    logits = _logits(shape, tokens * trained, bf16=bf16)
+    # The head's gradient is made in the precision of the pass and waits, widened, for the embeddings'.
+    head = shape.vocabulary * shape.hidden * (GRADIENT + (2 if bf16 else 0))
+    last = max(logits, head)
+    if recomputed:
+        return tokens * shape.layers * MASTER * shape.hidden + max(last, tokens * _layer(shape, bf16=bf16))
+    return tokens * shape.layers * _layer(shape, bf16=bf16) + last
 
 
 def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
@@ -111,11 +138,14 @@ def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slo
 
 def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:
     """Return the bytes of a float32 pass over tokens all of which count."""
-    return tokens * _kept(shape, bf16=False, recomputed=recomputed) + _logits(shape, tokens, bf16=False)
+    kept = shape.layers * MASTER * shape.hidden + _layer(shape, bf16=False)
+    if not recomputed:
+        kept = shape.layers * _layer(shape, bf16=False)
+    return tokens * kept + _logits(shape, tokens, bf16=False)
 
 
-def _kept(shape: Shape, *, bf16: bool, recomputed: bool) -> int:
-    """Return the bytes that one token leaves for the backward pass.
+def _layer(shape: Shape, *, bf16: bool) -> int:
+    """Return the bytes that one token leaves in a layer for the backward pass.
 
     Under bfloat16 autocast the residual stream and the norms stay in float32, and each matrix has an input of its
     own: two norms keep 16 bytes a channel, their casts for five matrices 10, query and output 8; keys and values, with
@@ -129,7 +159,7 @@ def _kept(shape: Shape, *, bf16: bool, recomputed: bool) -> int:
         if bf16
         else 40 * hidden + 16 * keys + 8 * repeated + 16 * inner
     )
-    return shape.layers * MASTER * hidden + layer if recomputed else shape.layers * layer
+    return layer
 
 
 def _logits(shape: Shape, tokens: float, *, bf16: bool) -> float:

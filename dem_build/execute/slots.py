@@ -16,10 +16,13 @@ __all__ = ["Slot", "slots"]
 
 MEMORY = {
     # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into handing
-    # out small ones. A C library that does not know the word passes it over.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    # Code made for each shape that was met, a megabyte each: of the 1,024 that are kept otherwise few are met again.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+    # out small ones. What fills a large page goes back to the system when it is freed, and leaves no gap between
+    # gradients and states that stay. A C library that does not know the words passes them over.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2097152",
+    # Code made for each shape that was met, half a megabyte each, which oneDNN and the layer between it and PyTorch keep
+    # 1,024 of, each by itself: bounding one of the two frees nothing. A pass of one shape makes some twenty.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
 }
 """How a worker's libraries treat memory, unless the user says otherwise."""
 

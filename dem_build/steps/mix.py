@@ -193,6 +193,7 @@ def _size(writer: RowsWriter) -> dict[str, Any]:
         "rows": len(writer),
         "tokens": writer.tokens,
         "trained_tokens": writer.trained,
+        "longest": writer.longest,
         "prompts": len(np.unique(_whole(writer.prompts))),
     }
 

@@ -103,6 +103,7 @@ def provenance_of(
                 "rows": len(writer),
                 "tokens": writer.tokens,
                 "trained_tokens": writer.trained,
+                "longest": writer.longest,
                 "prompts": len(_unique(writer)),
             }
             for name, writer in writers.items()

@@ -203,6 +203,7 @@ def test_every_row_is_counted_once(prepare, data):
         assert done.splits[split]["tokens"] == sum(len(ids) for ids, _ in done.tokens(split))
         trained = sum(label != -100 for _, labels in done.tokens(split) for label in labels)
         assert done.splits[split]["trained_tokens"] == trained
+        assert done.splits[split]["longest"] == max((len(ids) for ids, _ in done.tokens(split)), default=0)
 
 
 def test_max_samples_takes_train_rows_alone_whatever_their_order(prepare, data):
