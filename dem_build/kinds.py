@@ -57,6 +57,8 @@ class Kind:
         measures: An output that holds what was measured of the inputs outside groups, and says of which groups. It is
             of use to another action of the kind that measures the same for another end, or with other groups.
         measured_since: The first version that measured as this one does.
+        light: Whether its step imports nothing that takes seconds (torch, transformers …). Its action then waits for no
+            worker to start: a copy of the driver's own process runs it.
     """
 
     family: str
@@ -70,6 +72,7 @@ class Kind:
     device: bool = False
     measures: str | None = None
     measured_since: int = 1
+    light: bool = False
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -112,6 +115,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             params=("epochs", "sequences", "pack"),
             outputs=("train", "validation"),
             optional=frozenset({"epochs", "sequences", "pack"}),
+            light=True,
         ),
         "finetune": Kind(
             family="finetune",
@@ -176,6 +180,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             params=("method", "dtype"),
             outputs=("weights", "config", "tokenizer", "generation_config"),
             weighted="delta",
+            light=True,
         ),
         "analysis": Kind(
             family="analyze",
@@ -184,6 +189,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             params=(),
             outputs=("tables",),
             weighted="delta",
+            light=True,
         ),
         "response": Kind(
             family="analyze",

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CHUNK", "Combination", "Norms", "combine", "result_specs"]
 
-# Elements: 7 MB a thread, mostly. A quarter of it, which fits into a core's L2 cache, takes two threads half as long again:
-# between any two of numpy's calls they wait for Python's lock.
+# Elements: 7 MB a thread, mostly. With a quarter of them, which fit into a core's L2 cache, two threads take half as
+# long again: between any two of numpy's calls they wait for Python's lock.
 CHUNK = 1 << 19
 UNIT = 1 << 20  # elements that one thread does before it takes the next and tells what is done
 ROW = 1 << 13  # elements of one dot product

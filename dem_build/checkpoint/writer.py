@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
-import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dem_build.basemodel import INDEX, SINGLE
+from dem_build.checkpoint.growing import Flusher, Growing
 from dem_build.checkpoint.layout import ITEM_SIZES, canonical_order, header_bytes
 from dem_build.errors import CheckpointError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.checkpoint.layout import TensorSpec
+    from dem_build.digest import Digest
 
 __all__ = ["MAX_SHARD_BYTES", "Writer", "weights_writer"]
 
@@ -35,52 +36,55 @@ class Writer:
     """Safetensors files whose headers are written first and whose tensors come in any order, from any thread.
 
     Use it in a `with`: leaving it without an error closes the files, and is an error if a byte is missing.
+
+    Attributes:
+        digests: The SHA-256 of each file, once the block was left without an error.
     """
 
     def __init__(self, files: Mapping[Path, Iterable[TensorSpec]], metadata: Mapping[str, str]) -> None:
-        self._files = {path: canonical_order(specs) for path, specs in files.items()}
+        self.digests: Mapping[Path, Digest] = {}
+        self._specs = {path: canonical_order(specs) for path, specs in files.items()}
         self._metadata = metadata
-        self._places: dict[str, tuple[int, int, TensorSpec]] = {}
-        self._open: list[int] = []
-        self._missing = 0
-        self._lock = threading.Lock()
+        self._places: dict[str, tuple[Growing, int, TensorSpec]] = {}
+        self._files: list[Growing] = []
 
     def __enter__(self) -> Self:
-        for path, specs in self._files.items():
+        for path, specs in self._specs.items():
             self._create(path, specs)
+        self._flusher = Flusher(self._files)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._open:
-            os.close(self._open.pop())
-        if kind is None and self._missing:
-            raise ValueError(f"{self._missing} bytes of the tensors were not written")
+        missing = sum(file.missing for file in self._files)
+        try:
+            self._flusher.stop()
+            if kind is None and not missing:
+                self.digests = {file.path: file.digest() for file in self._files}
+        finally:
+            while self._files:
+                self._files.pop().close()
+        if kind is None and missing:
+            raise ValueError(f"{missing} bytes of the tensors were not written")
 
     def write(self, name: str, start: int, stored: NDArray[np.generic]) -> None:
         """Write stored elements of a tensor, from the `start`-th on; each element once."""
         file, offset, spec = self._places[name]
-        view = stored.view(np.uint8).data
-        offset += start * ITEM_SIZES[spec.dtype]
-        with self._lock:
-            self._missing -= len(view)
-        while view:
-            count = os.pwrite(file, view, offset)
-            view, offset = view[count:], offset + count
+        file.write(offset + start * ITEM_SIZES[spec.dtype], stored.view(np.uint8).data)
 
     def _create(self, path: Path, specs: list[TensorSpec]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         header = header_bytes(specs, self._metadata)
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        self._open.append(file)
+        size = len(header) + sum(spec.nbytes for spec in specs)
+        file = Growing(path, size)
+        self._files.append(file)
         offset = len(header)
         for spec in specs:
             self._places[spec.name] = (file, offset, spec)
             offset += spec.nbytes
-        self._missing += offset - len(header)
-        _allocate(file, offset, path)
-        os.pwrite(file, header, 0)
+        _allocate(file.descriptor, size, path)
+        file.write(0, memoryview(header))
 
 
 def weights_writer(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dem_build.data.shared import Shared
     from dem_build.digest import Digest
     from dem_build.execute.outcome import Outcome
+    from dem_build.execute.publish import Destination
     from dem_build.report.gates import GateResult
     from dem_build.store import Record
 
@@ -95,7 +96,21 @@ def _metrics(
 
 
 def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]) -> Path:
-    to = session.destination()
+    to, records = session.destination(), outcome.records
+    assert results.model_digest is not None
+    publish(
+        to,
+        records["model"],
+        results.model_digest,
+        session.store,
+        lambda: _texts(to, session, outcome, results, gates),
+    )
+    return to.model
+
+
+def _texts(
+    to: Destination, session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]
+) -> dict[str, str]:
     graph, records = session.plan.graph, outcome.records
     lasting = results_document(results, gates)
     texts = {
@@ -107,9 +122,7 @@ def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequen
         texts |= _report(
             to.folder / REPORT, Material(session.recipe, graph, records, results, gates, __version__)
         )
-    assert results.model_digest is not None
-    publish(to, records["model"], results.model_digest, session.store, texts)
-    return to.model
+    return texts
 
 
 def _report(path: Path, material: Material) -> dict[str, str]:

@@ -48,6 +48,7 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
 
     A failed action does not raise; it is in the outcome, and so is an interruption.
     """
+    gc.freeze()  # what there is stays, and need not be looked through
     gc.enable()  # `dem` starts without it
     pool = Pool(slots(options.machine), store.root)
     try:

@@ -1,4 +1,8 @@
-"""One warm worker process a slot, started when it first gets work."""
+"""One worker process a slot, started when it first gets work and then kept warm.
+
+A light action runs in whatever process its slot has; where it has none, that is a copy of the driver, which another
+kind of action replaces.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,12 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from dem_build.execute.copied import POSSIBLE, Copied
 from dem_build.execute.request import Answer, Reply
 from dem_build.json_text import parse_json
+from dem_build.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +28,9 @@ if TYPE_CHECKING:
     from dem_build.execute.request import Request
     from dem_build.execute.slots import Slot
 
-__all__ = ["Message", "Pool", "Worker"]
+__all__ = ["Message", "Pool", "Process", "Worker"]
+
+Process: TypeAlias = "subprocess.Popen[str] | Copied"
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Message:
 
     worker: Worker
     reply: Reply
-    process: subprocess.Popen[str]
+    process: Process
 
     @property
     def stale(self) -> bool:
@@ -47,17 +55,18 @@ class Worker:
         self.request: Request | None = None
         self._store = store
         self._inbox = inbox
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Process | None = None
 
     def submit(self, request: Request) -> None:
         """Give the worker an action; its replies come to the inbox."""
         self.request = request
-        if self._process is None or self._process.poll() is not None:
+        light = KINDS[request.kind].light
+        if not self._can_run(light=light):
             self.kill()
-            self._process = self._start()
+            self._process = self._start(light=light)
         self._write({"run": request.document()})
 
-    def runs_in(self, process: subprocess.Popen[str]) -> bool:
+    def runs_in(self, process: Process) -> bool:
         """Return whether `process` is the one that this worker has now."""
         return process is self._process
 
@@ -74,10 +83,25 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):  # of a request that it never read
             self._process.stdin.close()
 
-    def _start(self) -> subprocess.Popen[str]:
+    def _can_run(self, *, light: bool) -> bool:
+        """Return whether the process that is there can run an action."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        return light or not isinstance(self._process, Copied)
+
+    def _start(self, *, light: bool) -> Process:
+        process = self._copy() if light and POSSIBLE else self._new()
+        threading.Thread(target=self._receive, args=(process,), daemon=True).start()
+        return process
+
+    def _copy(self) -> Process:
+        # Each thread of a sum is one of the step's; those of numpy's own would only be in their way.
+        return Copied(self._store, _QUIET | self.slot.environment() | {"OPENBLAS_NUM_THREADS": "1"})
+
+    def _new(self) -> Process:
         # A session of its own: Ctrl-C reaches the driver alone, which tells the workers what to do.
         # -P: a `datasets` or `queue.py` in the user's folder is not the module of that name.
-        process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+        return subprocess.Popen(  # noqa: S603  our own interpreter and module
             [sys.executable, "-P", "-m", "dem_build.execute.worker", str(self._store)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -86,10 +110,8 @@ class Worker:
             env={**os.environ, **_QUIET, **self.slot.environment()},
             start_new_session=True,
         )
-        threading.Thread(target=self._receive, args=(process,), daemon=True).start()
-        return process
 
-    def _receive(self, process: subprocess.Popen[str]) -> None:
+    def _receive(self, process: Process) -> None:
         assert process.stdout is not None
         with process.stdout:
             for line in process.stdout:

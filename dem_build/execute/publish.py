@@ -23,7 +23,7 @@ from dem_build.json_text import parse_json
 from dem_build.store.files import FULL, read_bytes, swap_in, sync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from dem_build.digest import JSON, Digest
     from dem_build.store import Record, Store
@@ -86,7 +86,9 @@ def _is_of_another(owner: Path, recipe: Path) -> bool:
         return False
 
 
-def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts: Mapping[str, str]) -> None:
+def publish(
+    to: Destination, record: Record, wanted: Digest, store: Store, texts: Callable[[], Mapping[str, str]]
+) -> None:
     """Publish a model and the texts that go with it; what is there already is left as it is.
 
     Args:
@@ -94,7 +96,8 @@ def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts
         record: The record of the composition.
         wanted: The model's digest, by which a published copy is known to be current.
         store: Where the model's objects are.
-        texts: Path in the folder → content, such as `model/README.md` or `results.json`.
+        texts: Returns path in the folder → content, such as `model/README.md` or `results.json`. It is called while
+            the model is copied.
 
     Raises:
         StoreError: The folder cannot be written.
@@ -102,9 +105,9 @@ def publish(to: Destination, record: Record, wanted: Digest, store: Store, texts
     try:
         to.folder.mkdir(parents=True, exist_ok=True)
         with _alone(to.folder):
-            if not _published(to, wanted):
-                _replace_model(to, record, store, wanted)
-            for name, text in texts.items():
+            current = _published(to, wanted)
+            made = texts() if current else _replace_model_beside(texts, to, record, store, wanted)
+            for name, text in made.items():
                 _write_text(to, name, text)
     except OSError as error:
         raise _unwritten(to, error) from error
@@ -153,6 +156,19 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _replace_model_beside(
+    texts: Callable[[], Mapping[str, str]], to: Destination, record: Record, store: Store, wanted: Digest
+) -> Mapping[str, str]:
+    """Replace the model, which waits for the disk, in a thread, and return the texts, which take the CPU meanwhile."""
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a build with nothing to do needs no threads
+
+    with ThreadPoolExecutor(1, thread_name_prefix="publish") as pool:
+        replaced = pool.submit(_replace_model, to, record, store, wanted)
+        made = texts()
+        replaced.result()
+    return made
 
 
 def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest) -> None:

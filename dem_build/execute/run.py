@@ -137,7 +137,7 @@ class Runner:
         step = _step_of(request.kind)
         provenance = _timed(step, inputs, request, context)
         self._check_sources(request)
-        outputs = {name: self._put(request, work / "out" / name) for name in KINDS[request.kind].outputs}
+        outputs = self._put(request, context)
         return self._record(request, work, outputs, provenance | _surroundings(request, work, begun))
 
     def _earlier(self, request: Request) -> Iterator[Path]:
@@ -197,12 +197,13 @@ class Runner:
                 raise ActionError("is not what the lock pins", where=str(source.path.resolve()), hint=hint)
             raise ActionError("changed while the build ran", where=str(source.path), hint="build again")
 
-    def _put(self, request: Request, path: Path) -> Output:
-        if not path.exists():
+    def _put(self, request: Request, context: Context) -> dict[str, Output]:
+        paths = {name: context.out / name for name in KINDS[request.kind].outputs}
+        if missing := [name for name, path in paths.items() if not path.exists()]:
             raise ActionError(
-                f"the step made no output {path.name!r}", where=request.name, hint="a bug in dem"
+                f"the step made no output {missing[0]!r}", where=request.name, hint="a bug in dem"
             )
-        return self.store.put(path)
+        return self.store.put_all(paths, context.hashed)
 
 
 def _step_of(kind: str) -> Step:

@@ -112,6 +112,8 @@ class Context:
         resident: The model that the worker keeps loaded between actions.
         earlier: Files in which earlier actions kept what they measured of the same base, the newest last.
         runs: Where trackers write what they are told of this action; None for nowhere.
+        hashed: Files of `out` → their SHA-256, of those that were hashed as they were written (`Writer.digests`). All
+            others are read again.
     """
 
     work: Path
@@ -122,6 +124,7 @@ class Context:
     resident: Resident = field(default_factory=Resident)
     earlier: tuple[Path, ...] = ()
     runs: Path | None = None
+    hashed: dict[Path, Digest] = field(default_factory=dict)
 
     def progress(self, done: float, total: float, unit: str, **more: JSON) -> None:
         """Tell how far the step is, with what else is known.

@@ -124,7 +124,9 @@ def _weights(
             stack.enter_context(checkpoint)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
         what = Combination(base, deltas, [w.omega for w in terms], params["method"], code)
-        return combine(what, writer, threads=context.threads, on_progress=progress)
+        norms = combine(what, writer, threads=context.threads, on_progress=progress)
+    context.hashed |= writer.digests
+    return norms
 
 
 def _config(inputs: Inputs, dtype: str, context: Context) -> None:

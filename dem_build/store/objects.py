@@ -77,25 +77,33 @@ class Objects:
         """Return whether the object is there at its size; nothing is read."""
         return self._misplaced(blob) is None
 
-    def put(self, path: Path) -> Output:
-        """Move a file or folder into the store; nothing is left at `path`.
+    def put_all(self, paths: Mapping[str, Path], hashed: Mapping[Path, Digest]) -> dict[str, Output]:
+        """Move files and folders into the store; nothing is left at their paths.
+
+        Args:
+            paths: Name → file or folder.
+            hashed: Files among them → their digest, where who wrote them knows it; all others are read.
 
         Raises:
-            StoreError: It cannot be moved there, or holds something that is neither file nor folder.
+            StoreError: One cannot be moved there, or holds something that is neither file nor folder.
         """
         with files.writing(self._layout.root):
-            if not path.is_dir() or path.is_symlink():
-                [blob] = self._admit([path])
-                return Output(blob.digest, blob.size)
-            return self._put_folder(path)
-
-    def _put_folder(self, folder: Path) -> Output:
-        paths = _files_below(folder)
-        blobs = self._admit(paths)
-        found = {p.relative_to(folder).as_posix(): b for p, b in zip(paths, blobs, strict=True)}
-        tree = self.put_bytes(digest.tree_bytes(found))
-        shutil.rmtree(folder)
-        return Output(tree.digest, sum(b.size for b in blobs), found)
+            held = {name: _files_below(path) if _is_folder(path) else [path] for name, path in paths.items()}
+            blobs = self._admit([path for found in held.values() for path in found], hashed)
+            trees = {
+                name: {path.relative_to(paths[name]).as_posix(): blobs[path] for path in found}
+                for name, found in held.items()
+                if _is_folder(paths[name])
+            }
+            described = self._put_bytes([digest.tree_bytes(tree) for tree in trees.values()])
+            for name in trees:
+                shutil.rmtree(paths[name])
+        outputs = {
+            name: Output(tree.digest, sum(blob.size for blob in trees[name].values()), trees[name])
+            for name, tree in zip(trees, described, strict=True)
+        }
+        files_alone = {name: blobs[path] for name, path in paths.items() if name not in trees}
+        return outputs | {name: Output(blob.digest, blob.size) for name, blob in files_alone.items()}
 
     def put_bytes(self, data: bytes) -> Blob:
         """Store some bytes.
@@ -103,44 +111,57 @@ class Objects:
         Raises:
             StoreError: They cannot be written.
         """
-        temporary = self._layout.temporary()
         with files.writing(self._layout.root):
-            files.write_new(temporary, data)
-            [blob] = self._admit([temporary])
-        return blob
+            return self._put_bytes([data])[0]
 
-    def _admit(self, paths: list[Path]) -> list[Blob]:
+    def _put_bytes(self, contents: list[bytes]) -> list[Blob]:
+        """Store bytes, each as an object of its own."""
+        temporary = {self._layout.temporary(): data for data in contents}
+        try:
+            files.in_parallel(lambda path: files.write_new(path, temporary[path]), temporary)
+            blobs = [Blob(digest.of_bytes(data), len(data)) for data in contents]
+            self._place(dict(zip(temporary, blobs, strict=True)))
+        finally:
+            _remove(temporary)
+        return blobs
+
+    def _admit(self, paths: list[Path], hashed: Mapping[Path, Digest]) -> dict[Path, Blob]:
         """Move files to the names of their digests, flushed, and their folders flushed."""
         strange = [p for p in paths if not p.is_file()]
         if strange:
             raise StoreError(
                 "an output holds what is not a file", where=str(strange[0]), hint="a fault of its step"
             )
-        taken = [self._layout.temporary() for _ in paths]
+        taken = {path: self._layout.temporary() for path in paths}
         try:
-            for path, temporary in zip(paths, taken, strict=True):
+            for path, temporary in taken.items():
                 files.take(path, temporary)
-            hashed = files.in_parallel(_settle, taken)
-            folders = {self._place(h) for h in hashed}
+            known = {taken[path]: found for path, found in hashed.items() if path in taken}
+            blobs = _settle(list(taken.values()), known)
+            self._place(blobs)
         finally:
-            for temporary in taken:
-                temporary.unlink(missing_ok=True)
-        files.in_parallel(files.sync_folder, folders)
-        return [h.blob for h in hashed]
+            _remove(taken.values())
+        return {path: blobs[temporary] for path, temporary in taken.items()}
 
-    def _place(self, hashed: Hashed) -> Path:
-        """Rename a flushed file to its digest, unless sound bytes are there; return the folder."""
-        target = self.path(hashed.blob.digest)
+    def _place(self, blobs: Mapping[Path, Blob]) -> None:
+        """Rename flushed files to their digests, where sound bytes are not there yet, and flush their folders."""
+        moved = [self.path(blob.digest) for path, blob in blobs.items() if self._named(path, blob)]
+        # Their bytes were read after the last change, so they count as verified however young they are.
+        placed = dict(zip(map(self.path, (b.digest for b in blobs.values())), blobs.values(), strict=True))
+        self._hints.remember([Hashed(path, placed[path], path.stat(), settled=True) for path in moved])
+        files.in_parallel(files.sync_folder, {path.parent for path in placed})
+
+    def _named(self, path: Path, blob: Blob) -> bool:
+        """Rename a file to its digest; return whether it was not there, sound, before."""
+        target = self.path(blob.digest)
         files.make_folder(target.parent)
-        with self._uses.using(hashed.blob.digest):
-            fault = self.examine(hashed.blob)
+        with self._uses.using(blob.digest):
+            fault = self.examine(blob)
             if fault is None:
-                return target.parent
+                return False
             self.set_aside(fault)
-            hashed.path.rename(target)
-        # Its bytes were read after the last change, so they count as verified however young they are.
-        self._hints.remember([Hashed(target, hashed.blob, target.stat(), settled=True)])
-        return target.parent
+            path.rename(target)
+        return True
 
     def examine(self, blob: Blob, *, reread: bool = False) -> Fault | None:
         """Return what is wrong with an object; its bytes are read unless this host has verified them as they are.
@@ -242,20 +263,30 @@ def _unreadable(error: OSError, path: Path) -> StoreError:
     return found
 
 
-def _settle(path: Path) -> Hashed:
-    """Make a file read-only, and flush it while it is hashed: the one waits for the disk, the other computes.
+def _settle(paths: list[Path], known: Mapping[Path, Digest]) -> dict[Path, Blob]:
+    """Make files read-only and flush them, and return what they are. Their time says when they were stored.
 
-    Its time says when it was stored.
+    Those whose digest is not known are hashed meanwhile: the one waits for the disk, the other computes.
     """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a build with nothing to do needs no threads
 
-    os.utime(path)
-    path.chmod(0o444)
-    with ThreadPoolExecutor(1) as pool:
-        flushed = pool.submit(files.sync_file, path)
-        hashed = hash_file(path)
-        flushed.result()
-    return hashed
+    for path in paths:
+        os.utime(path)
+        path.chmod(0o444)
+    with ThreadPoolExecutor(8) as pool:
+        flushed = pool.map(files.sync_file, paths)
+        read = {h.path: h.blob for h in files.in_parallel(hash_file, (p for p in paths if p not in known))}
+        list(flushed)
+    return {path: read.get(path) or Blob(known[path], path.stat().st_size) for path in paths}
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _files_below(folder: Path) -> list[Path]:

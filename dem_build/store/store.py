@@ -15,7 +15,7 @@ from dem_build.store.views import Views
 from dem_build.store.work import WorkFolders
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -84,7 +84,16 @@ class Store:
 
         When this returns, the bytes are on the disk under their digests.
         """
-        return self._objects.put(path)
+        return self._objects.put_all({"": path}, {})[""]
+
+    def put_all(self, paths: Mapping[str, Path], hashed: Mapping[Path, Digest]) -> dict[str, Output]:
+        """Move outputs into the store, as `put` does, all at once.
+
+        Args:
+            paths: Name → a file or a folder.
+            hashed: Files among them → their digest, where this process hashed what it wrote; all others are read.
+        """
+        return self._objects.put_all(paths, hashed)
 
     def put_bytes(self, data: bytes) -> Blob:
         """Store some bytes."""

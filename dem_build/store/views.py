@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
-import shutil
 from typing import TYPE_CHECKING
 
 from dem_build.digest import Blob
 from dem_build.store import files
+from dem_build.store.copies import copy
 from dem_build.store.hints import Hashed
 
 if TYPE_CHECKING:
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from dem_build.store.objects import Objects, Output
 
 __all__ = ["Views"]
-
-_FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file until either is written
 
 
 class Views:
@@ -64,8 +61,11 @@ class Views:
             due = {path: blob for path, blob in named.items() if not self._holds(path, blob)}
             if due:
                 self._objects.check(output)
-            for path, blob in due.items():
-                self._copy(self._objects.path(blob.digest), path, blob)
+            files.in_parallel(lambda path: self._copy(due[path], path), due)
+            for folder in {path.parent for path in due}:
+                files.sync_folder(folder)
+            # The bytes are those of verified objects, so they need no second reading.
+            self._hints.remember([Hashed(p, blob, p.stat(), settled=True) for p, blob in due.items()])
 
     def _holds(self, path: Path, blob: Blob) -> bool:
         try:
@@ -76,27 +76,11 @@ class Views:
             return False
         return self._hints.digest_of(path) == blob
 
-    def _copy(self, source: Path, target: Path, blob: Blob) -> None:
+    def _copy(self, blob: Blob, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{files.nonce()}")
         try:
-            _clone(source, partial)
-            files.sync_file(partial)
+            copy(self._objects.path(blob.digest), partial)
             partial.replace(target)
-            files.sync_folder(target.parent)
         finally:
             partial.unlink(missing_ok=True)
-        # The bytes are those of a verified object, so they need no second reading.
-        self._hints.remember([Hashed(target, blob, target.stat(), settled=True)])
-
-
-def _clone(source: Path, target: Path) -> None:
-    """Share the source's blocks where the file system can, else copy; never a second name of the same file."""
-    with source.open("rb") as read, target.open("xb") as write:
-        try:
-            fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
-        except OSError:
-            pass
-        else:
-            return
-    shutil.copyfile(source, target)

@@ -41,7 +41,7 @@ def test_builds_that_end_together_publish_one_whole_model(
 
     def run() -> None:
         try:
-            publish(to, record, "d" * 64, store, {})
+            publish(to, record, "d" * 64, store, dict)
         except BaseException as error:  # noqa: BLE001  a thread's failure must reach the test
             failed.append(error)
 
@@ -60,7 +60,7 @@ def test_what_a_killed_publisher_left_goes(tmp_path: Path, model: tuple[Store, R
     (to.folder / ".model-dead").mkdir(parents=True)
     (to.folder / ".model-dead" / "weights.x").write_text("half")
     (to.folder / ".text-1234").write_text("half")
-    publish(to, record, "d" * 64, store, {})
+    publish(to, record, "d" * 64, store, dict)
     assert {p.name for p in to.folder.iterdir()} == {".dem.json", "model"}
 
 
@@ -90,7 +90,7 @@ def test_links_inside_a_published_folder_are_replaced_and_not_followed(
     for name in ("model", f".text-{os.getpid()}", "results.json"):
         (to.folder / name).symlink_to(outside if name == "model" else outside / name)
     (to.folder / ".dem.json").write_text(json.dumps({"model_digest": "d" * 64, "files": {}}))
-    publish(to, record, "d" * 64, store, {"model/README.md": "card", "results.json": "{}"})
+    publish(to, record, "d" * 64, store, lambda: {"model/README.md": "card", "results.json": "{}"})
     assert list(outside.iterdir()) == []
     assert not to.model.is_symlink()
     assert (to.model / "weights.x").read_text() == "weights"

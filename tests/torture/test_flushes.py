@@ -58,7 +58,7 @@ for turn in ("1", "2"):
         (home / name).mkdir(exist_ok=True)
         (home / name / f"{name}.json").write_text(turn)
         outputs[name] = models.put(home / name)
-    publish(to, Record(digest.of_json(turn), "compose", {"kind": "compose"}, outputs, {}), turn, models, {})
+    publish(to, Record(digest.of_json(turn), "compose", {"kind": "compose"}, outputs, {}), turn, models, dict)
 """
 
 Call = tuple[str, ...]
