@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
+import random
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -68,7 +72,9 @@ def summed(folder, base, deltas, omegas, *, method="dem", code="BF16", **options
         finally:
             for delta in deltas:
                 delta.__exit__(None, None, None)
-    return (folder / "model.safetensors").read_bytes(), norms
+    stored = (folder / "model.safetensors").read_bytes()
+    assert writer.digests == {folder / "model.safetensors": hashlib.sha256(stored).hexdigest()}
+    return stored, norms
 
 
 DEEP = (100_000).to_bytes(8, "little") + b"[" * 100_000
@@ -204,6 +210,44 @@ class TestWriting:
         ]
         with open_checkpoint(folder) as checkpoint:
             assert all(np.array_equal(checkpoint.read(n), t.float().numpy()) for n, t in tensors.items())
+
+    @pytest.mark.parametrize("limit", [10**9, 4_000], ids=["one file", "shards"])
+    def test_its_digests_are_those_of_its_files_whatever_is_written_first(self, tmp_path, limit):
+        tensors = random_tensors()
+        specs = [TensorSpec(n, "BF16", tuple(t.shape)) for n, t in tensors.items()]
+        pieces = [
+            (n, s, min(s + 700, t.numel())) for n, t in tensors.items() for s in range(0, t.numel(), 700)
+        ]
+        with weights_writer(tmp_path / "w", specs, max_shard_bytes=limit) as writer:
+            for name, start, stop in random.Random(0).sample(pieces, len(pieces)):
+                bits = tensors[name].view(torch.int16).numpy().reshape(-1)
+                writer.write(name, start, bits[start:stop])
+        files = [*(tmp_path / "w").glob("*.safetensors")]
+        assert writer.digests == {f: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+        assert len(files) == (1 if limit == 10**9 else 4)
+
+    def test_what_is_written_twice_is_an_error(self, tmp_path):
+        two = np.zeros(2, np.float32)
+        with weights_writer(tmp_path / "w", [TensorSpec("w", "F32", (4,))]) as writer:
+            writer.write("w", 0, two)
+            with pytest.raises(ValueError, match="written twice"):
+                writer.write("w", 0, two)
+            writer.write("w", 2, two)
+
+    def test_a_disk_that_fails_while_it_is_written_is_told_by_the_writer(self, tmp_path, monkeypatch):
+        """The system tells of it once, to whoever flushes first."""
+        tried = threading.Event()
+
+        def fails(_descriptor):
+            tried.set()
+            raise OSError(errno.EIO, "the disk is gone")
+
+        monkeypatch.setattr(os, "fdatasync", fails)
+        writer = weights_writer(tmp_path / "w", [TensorSpec("w", "F32", (4,))]).__enter__()
+        writer.write("w", 0, np.zeros(4, np.float32))
+        assert tried.wait(30)
+        with pytest.raises(OSError, match="the disk is gone"):
+            writer.__exit__(None, None, None)
 
     def test_a_forgotten_tensor_is_an_error(self, tmp_path):
         with (

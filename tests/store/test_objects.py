@@ -10,7 +10,8 @@ import pytest
 
 from dem_build import digest
 from dem_build.errors import CorruptObjectError, StoreError
-from dem_build.store import Hints, Output, Store
+from dem_build.store import Hints, Output, Store, objects
+from dem_build.store.hints import hash_file
 
 
 def write_tree(folder: Path) -> Path:
@@ -56,6 +57,34 @@ def test_a_folder_becomes_a_tree_that_names_its_files(store, tmp_path):
     assert output.size == 7002
     assert store.object_path(output.digest).read_bytes() == digest.tree_bytes(output.files)
     assert not (tmp_path / "out").exists()
+
+
+def test_outputs_that_come_together_are_those_that_come_alone(store, tmp_path):
+    (tmp_path / "config").write_bytes(b"{}")
+    alone = store.put(write_tree(tmp_path / "alone"))
+    paths = {"weights": write_tree(tmp_path / "out"), "config": tmp_path / "config"}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    outputs = store.put_all(paths | {"empty": empty}, {})
+    assert outputs["weights"] == alone
+    assert outputs["config"] == Output(digest.of_bytes(b"{}"), 2)
+    assert outputs["empty"].files == {}
+    assert not any(path.exists() for path in (*paths.values(), empty))
+
+
+def test_what_was_hashed_as_it_was_written_is_not_read_and_all_else_is(store, tmp_path, monkeypatch):
+    folder, read = write_tree(tmp_path / "out"), []
+    weights = folder / "model.safetensors"
+    monkeypatch.setattr(objects, "hash_file", lambda path: read.append(path) or hash_file(path))
+    output = store.put_all({"weights": folder}, {weights: digest.of_file(weights)})["weights"]
+    assert output.files == {
+        "deep/config.json": digest.Blob(digest.of_bytes(b"{}"), 2),
+        "model.safetensors": digest.Blob(digest.of_bytes(b"weights" * 1000), 7000),
+    }
+    assert len(read) == 1
+    store.check(output)
+    assert len(read) == 1
+    assert not store.verify()
 
 
 def test_an_empty_folder_is_a_tree_without_files(store, tmp_path):

@@ -72,14 +72,14 @@ def environment(roots: Sequence[Path], plan: Plan) -> dict[str, str]:
     return {"PYTHONPATH": path, VARIABLE: json.dumps({"roots": [str(r) for r in roots], **asdict(plan)})}
 
 
-def install_from_environment() -> None:
-    """Install what `environment` asked for; a process that is not meant only writes its journal."""
+def install_from_environment(command: Sequence[str] = sys.orig_argv) -> None:
+    """Install what `environment` asked for; a process whose command line is not meant only writes its journal."""
     asked = json.loads(os.environ.get(VARIABLE, "null"))
     if asked is None:
         return
     roots = asked.pop("roots")
     plan = Plan(**asked)
-    if not any(plan.process in word for word in sys.orig_argv):
+    if not any(plan.process in word for word in command):
         plan = replace(plan, at=0)
     install(roots, plan)
 

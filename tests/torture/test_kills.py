@@ -36,6 +36,8 @@ from dem_build import lock
 lock.write(Path(sys.argv[1]) / "tiny.lock", lock.Lock(lock.LockedBase(sys.argv[2], ())))
 """
 WORKER = "dem_build.execute.worker"
+# A light action's worker is a copy of the driver, which here is the process of the tests.
+os.register_at_fork(after_in_child=lambda: failpoints.install_from_environment([WORKER]))
 PARTS = ("weights", "config", "tokenizer", "generation_config")
 
 
