@@ -258,6 +258,8 @@ def _parse(
 
 def _row_with_twins(source: SourceFile, text: str) -> str:
     """Say which row of a JSON list has a key twice."""
+    if not text.lstrip().startswith("["):
+        return str(source.path)
     decoder = json.JSONDecoder(object_pairs_hook=unique)
     at, number = text.index("[") + 1, 0
     with suppress(ValueError, IndexError):  # the row with the twins ends it

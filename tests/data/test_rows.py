@@ -196,6 +196,7 @@ def test_parquet_values_that_python_has_not_are_refused_with_the_file(tmp_path):
         ("a.jsonl", '{"a": 1}\n\n{"a": 1, "b": 2, "a": 3}\n', ":3"),
         ("a.jsonl", '{"a": 1}\n{"b": [{"c": {"a": 1, "a": 1}}]}\n', ":2"),
         ("a.json", '[{"a": 1}, {"b": "}],"},\n {"a": 1, "a": 3}, {"a": 1}]', ", row 3"),
+        ("a.json", '{"a": [1], "a": [2]}', ""),
     ],
 )
 def test_a_key_twice_in_json_is_named_by_its_row(tmp_path, name, text, where):

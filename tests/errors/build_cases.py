@@ -36,6 +36,15 @@ BROKEN_DATA = (
         ),
     ),
     BrokenData(
+        "A key twice in a row",
+        "twins.jsonl",
+        b'{"prompt": "a", "completion": "b", "completion": "c"}\n',
+        (
+            "data/twins.jsonl:1: the key 'completion' stands twice in one object\n"
+            "hint: rename or remove one of the two"
+        ),
+    ),
+    BrokenData(
         "Columns that no format has",
         "other.jsonl",
         b'{"frage": "a", "antwort": "b"}\n',
