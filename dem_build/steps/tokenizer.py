@@ -162,7 +162,6 @@ class BaseTokenizer:
         if isinstance(named, dict) and not ({"default", *(["tool_use"] if tools else [])} & named.keys()):
             raise DataError(
                 f"the base has several chat templates ({', '.join(sorted(named))}), and none is called default",
-                where=str(self.folder),
                 hint="name one in the recipe: chat_template in [base] takes a file of Jinja",
             )
 

@@ -26,6 +26,8 @@ def model(tmp_path: Path) -> tuple[Store, Record]:
         if name in ("weights", "tokenizer"):
             made.mkdir()
             (made / f"{name}.x").write_text(name)
+            (made / f"more-{name}").mkdir()
+            (made / f"more-{name}" / "y").write_text(name)
         else:
             made.write_text("{}")
         outputs[name] = store.put(made)
@@ -51,7 +53,20 @@ def test_builds_that_end_together_publish_one_whole_model(
     for thread in threads:
         thread.join()
     assert not failed
-    assert {p.name for p in to.model.iterdir()} == {"config.json", "tokenizer.x", "weights.x"}
+    files = {p.relative_to(to.model).as_posix() for p in to.model.rglob("*") if p.is_file()}
+    assert files == {"config.json", "tokenizer.x", "weights.x", "more-tokenizer/y", "more-weights/y"}
+
+
+def test_a_file_in_a_folder_of_the_model_that_was_changed_is_published_again(
+    tmp_path: Path, model: tuple[Store, Record]
+) -> None:
+    store, record = model
+    to = Destination(tmp_path / "out", tmp_path / "r.toml")
+    publish(to, record, "d" * 64, store, {})
+    changed = to.model / "more-tokenizer" / "y"
+    changed.write_text("mine")
+    publish(to, record, "d" * 64, store, {})
+    assert changed.read_text() == "tokenizer"
 
 
 def test_what_a_killed_publisher_left_goes(tmp_path: Path, model: tuple[Store, Record]) -> None:
