@@ -198,7 +198,9 @@ def test_rows_are_as_long_as_they_were_prepared_and_else_as_long_as_they_may_be(
     }
     graph = make_graph(rate=1e-4)
     planned = estimated(made, graph)["vector:math"].memory - PROCESS
-    assert planned == training_memory(Shape.of(LLAMA), graph.actions["vector:math"].params, Machine(), length, 0.2)
+    assert planned == training_memory(
+        Shape.of(LLAMA), graph.actions["vector:math"].params, Machine(), length, 0.2
+    )
 
 
 def test_nothing_is_known_before_base_and_data_are_there():

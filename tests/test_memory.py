@@ -23,12 +23,12 @@ CONFIG = {
 }  # fmt: skip
 PARAMS = {
     "method": "full", "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
-    "learning_rate": 1e-4, "max_steps": 3, "global_batch_size": 8, "bf16": True, "lr_scheduler_type": "constant",
+    "learning_rate": 1e-4, "max_steps": 2, "global_batch_size": 8, "bf16": True, "lr_scheduler_type": "constant",
     "weight_decay": 0.0, "max_grad_norm": 1.0, "vector_dtype": "bfloat16", "seed": 0,
 }  # fmt: skip
-WITHIN = 0.12
-"""The formula's part; the libraries, a third of this process, are measured before the training and left out."""
-LENGTH = 256
+WITHIN = 0.15
+"""Of the formula's part: the libraries, nearly half of so small a process, are measured before it and left out."""
+LENGTH = 128
 
 CHILD = r"""
 import json, sys, threading
@@ -47,9 +47,9 @@ torch.set_num_threads(1)
 LlamaForCausalLM(LlamaConfig(**told["config"])).save_pretrained(home / "weights")
 rng = np.random.default_rng(0)
 with RowsWriter(home / "spool") as writer:
-    for i in range(24):
+    for i in range(16):
         # Of several lengths, as rows are, and the longest among them.
-        ids = rng.integers(3, told["config"]["vocab_size"], told["length"] - 32 * (i % 4)).astype(np.int32)
+        ids = rng.integers(3, told["config"]["vocab_size"], told["length"] - 16 * (i % 4)).astype(np.int32)
         writer.append(ids, ids, i.to_bytes(16, "big"))
     writer.save(home / "rows")
 
@@ -61,7 +61,8 @@ def train(name, params):
     (home / name / "out").mkdir(parents=True)
     machine = Machine(**told["machine"])
     context = Context(work=home / name, out=home / name / "out", machine=machine, threads=1)
-    paths = {"base/weights": home / "weights", "base/config": home / "weights" / "config.json", "data/train": home / "rows"}
+    paths = {"base/weights": home / "weights", "data/train": home / "rows"}
+    paths["base/config"] = home / "weights" / "config.json"
     finetune.run(Inputs(paths=paths, digests={"base/weights": "b" * 64}), params, context)
 
 def peak_of(name, params):
@@ -71,7 +72,7 @@ def peak_of(name, params):
     peak = [before]
 
     def watch():
-        while not ended.wait(0.005):
+        while not ended.wait(0.02):
             peak[0] = max(peak[0], anonymous())
 
     watcher = threading.Thread(target=watch)
@@ -86,12 +87,10 @@ print(json.dumps([peak_of(str(i), params) for i, params in enumerate(told["param
 """
 
 
-@pytest.mark.parametrize(
-    "machine", [{"micro_batch": 4}, {"micro_batch": 8, "gradient_checkpointing": True}], ids=["plain", "recomputed"]
-)
-def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path, machine: dict[str, object]) -> None:
-    trained = [PARAMS, PARAMS | {"optim": "adafactor", "bf16": False}]
-    told = {"config": CONFIG, "params": trained, "machine": machine, "length": LENGTH}
+def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
+    trained = [PARAMS, PARAMS | {"optim": "adafactor"}]
+    machine = Machine(micro_batch=4)
+    told = {"config": CONFIG, "params": trained, "machine": machine.model_dump(), "length": LENGTH}
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(tmp_path), json.dumps(told)],
         env={**os.environ, **Slot((), 1).environment(), "HF_HUB_OFFLINE": "1"},
@@ -102,5 +101,5 @@ def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path, machine: dict
     assert done.returncode == 0, done.stderr
     shape = Shape.of(CONFIG)
     assert shape is not None
-    planned = [training_memory(shape, params, Machine(**machine), LENGTH) for params in trained]
+    planned = [training_memory(shape, params, machine, LENGTH) for params in trained]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)

@@ -154,12 +154,11 @@ def _layer(shape: Shape, *, bf16: bool) -> int:
     """
     hidden, keys, inner = shape.hidden, shape.keys, shape.inner
     repeated = hidden if keys < hidden else 0
-    layer = (
+    return (
         34 * hidden + 8 * keys + 4 * repeated + 8 * inner
         if bf16
         else 40 * hidden + 16 * keys + 8 * repeated + 16 * inner
     )
-    return layer
 
 
 def _logits(shape: Shape, tokens: float, *, bf16: bool) -> float:

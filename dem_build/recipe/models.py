@@ -167,7 +167,7 @@ class Vector(Table):
     )
     adapter: Text | None = Field(
         default=None,
-        description="A LoRA adapter of the same base: folder or hub id. It is added by its formula, a tensor at a time.",
+        description="A LoRA adapter of the same base: folder or hub id. It is added by its formula, tensor by tensor.",
     )
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; the lock pins the commit."

@@ -48,8 +48,8 @@ class Layouts:
         self.groups |= {name: (name,) for name in renamed}
         for made, names in owners.items():
             if made in published:
-                group = tuple(names)
-                self.groups |= {n: group for n in (made, *(group if len(group) > 1 else ()))}
+                for name in (made, *(names if len(names) > 1 else ())):
+                    self.groups[name] = tuple(names)
 
     def names_in(self, names: Mapping[str, object], group: Sequence[str]) -> list[str]:
         """Return under which names a file has the tensors of a group: the model's own, or the published ones."""

@@ -311,8 +311,8 @@ STRANGERS = (
         "wider",
         _of_a_wider_model,
         (
-            "theirs/wider: the adapter does not fit the base: it changes model.layers.0.self_attn.q_proj.weight of shape "
-            "(128, 128), and the base's is (64, 64)\n"
+            "theirs/wider: the adapter does not fit the base: it changes model.layers.0.self_attn.q_proj.weight of "
+            "shape (128, 128), and the base's is (64, 64)\n"
             "hint: take an adapter that was trained on this base"
         ),
         "adapter",

@@ -97,7 +97,9 @@ class TestBytes:
         self, tmp_path, folder, tiny_base, changes
     ):
         edit_config(folder, **changes)
-        made = [import_base(f, tmp_path / f.name / "import") for f in (tiny_base, folder.rename(tmp_path / "x"))]
+        made = [
+            import_base(f, tmp_path / f.name / "import") for f in (tiny_base, folder.rename(tmp_path / "x"))
+        ]
         assert (made[0] / "config").read_bytes() == (made[1] / "config").read_bytes()
         assert json.loads((made[0] / "config").read_text())["use_cache"] is True  # as it was recorded before
 
