@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -165,4 +166,23 @@ def test_a_config_that_changed_is_not_what_is_locked_and_extracts_without_traini
     assert "sources.config.json" in built.project.call("why", "tiny.toml", "vector:code").stdout
     # The vector comes out the same, so nothing follows.
     assert ran(built.project.build(BOTH, "--no-train")) == ["vector:code"]
+    config.write_text(before)
+
+
+def test_of_two_equal_fine_tunes_one_is_extracted_and_the_other_says_whose_twin_it_is(built: Built) -> None:
+    project = built.project
+    shutil.copytree(project.home / "theirs" / "code", project.home / "theirs" / "copy")
+    first, second = (CODE.replace("code", name) + 'salt = "twins"\n' for name in ("code", "copy"))
+    project.write(TRAINED + first + second + REST, "twins.toml")
+    said = project.call("build", "twins.toml", "--jobs", "2", "--", "vector:code", "vector:copy").stdout
+    assert "the same as vector:" in said
+    assert "another process" not in said
+
+
+def test_an_edit_of_use_cache_in_the_base_imports_it_and_nothing_else(built: Built) -> None:
+    built.project.build(BOTH)
+    config = built.project.home / "base" / "config.json"
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"use_cache": False}))
+    assert ran(built.project.build(BOTH)) == ["base"]
     config.write_text(before)

@@ -19,8 +19,8 @@ MEMORY = {
     # out small ones. What fills a large page goes back to the system when it is freed, and leaves no gap between
     # gradients and states that stay. A C library that does not know the words passes them over.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2097152",
-    # Code made for each shape that was met, half a megabyte each, of which oneDNN and PyTorch's layer over it keep 1,024,
-    # each by itself: bounding one of the two frees little. A pass of one shape makes some twenty.
+    # Code made for each shape that was met, half a megabyte each, of which oneDNN and PyTorch's layer over it keep
+    # 1,024, each by itself: bounding one of the two frees little. A pass of one shape makes some twenty.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
 }

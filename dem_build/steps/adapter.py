@@ -24,7 +24,7 @@ from dem_build.steps.architecture import empty_model
 from dem_build.steps.layouts import Layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -95,34 +95,33 @@ class _Merger:
     def merge(self, base: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
         """Yield each of the base's float tensors once."""
         self._check_ties(base)
+        edited = {self.layouts.groups[name] for name in self.edits}
         seen: set[str] = set()
         for name in base.tensors:
-            group = self.layouts.groups.get(name, (name,))
-            names = [n for n in self.layouts.names_in(base.tensors, group) if n not in seen] or [name]
             if name in seen:
                 continue
+            group = self.layouts.groups.get(name, (name,))
+            names = self.layouts.names_in(base.tensors, group) or (name,)
             seen.update(names)
-            if any(of == group and edited in self.edits for edited, of in self.layouts.groups.items()):
+            if group in edited:
                 yield from self._merged(base, group, names)
             else:
                 yield from ((n, None) for n in names)
 
     def _merged(
-        self, base: Checkpoint, group: Sequence[str], names: Sequence[str]
+        self, base: Checkpoint, group: tuple[str, ...], names: tuple[str, ...]
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        if tuple(names) == tuple(group) and all(
-            self.layouts.groups[e] != group or e in names for e in self.edits
-        ):
+        named = [name for name in self.layouts.members[group] if name in self.edits]
+        if names == group and set(named) <= set(names):
             yield from ((n, self._edited(n, torch.from_numpy(base.read(n))).numpy()) for n in names)
             return
-        places = self.layouts.places(group)
-        joint = torch.empty(sum(places[name].size for name in group))
+        places = {n: torch.from_numpy(at) for n, at in self.layouts.places(group).items()}
+        joint = torch.zeros(sum(places[name].numel() for name in group))
         for name in names:
-            joint[torch.from_numpy(places[name])] = torch.from_numpy(base.read(name))
-        for name in places.keys() & self.edits.keys():
-            at = torch.from_numpy(places[name])
-            joint[at] = self._edited(name, joint[at])
-        yield from ((name, joint[torch.from_numpy(places[name])].numpy()) for name in names)
+            joint[places[name]] = torch.from_numpy(base.read(name))
+        for name in named:
+            joint[places[name]] = self._edited(name, joint[places[name]])
+        yield from ((name, joint[places[name]].numpy()) for name in names)
 
     def _edited(self, name: str, values: torch.Tensor) -> torch.Tensor:
         for edit in self.edits.get(name, ()):
@@ -158,7 +157,7 @@ class _Merger:
             name = wrapped[len(wrapped) - 1 - update.depth]
             return _Target(name, name)
         name = f"{update.path}.weight"
-        if name not in self.layouts.shapes or update.depth:
+        if name not in self.layouts.groups or update.depth:
             what = f"the adapter does not fit the base: it changes {update.path}, which the base has not"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         return _Target(name, update.path)
@@ -181,7 +180,7 @@ class _Merger:
     def _replace(self, name: str, own: str) -> None:
         """Note that a tensor of the base becomes the adapter's."""
         made = self.adapter.shapes[own]
-        if name not in self.layouts.shapes:
+        if name not in self.layouts.groups:
             what = f"the adapter does not fit: the base has no place for {own}"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         rows = self._rows(name, made)
@@ -208,7 +207,7 @@ class _Merger:
             # DoRA: each output (of an embedding, each of its channels) has a length of its own.
             magnitude, across = self._read(update.magnitude), 0 if transposed else 1
             moved = values + delta
-            factor = magnitude / moved.norm(dim=across)
+            factor: torch.Tensor = magnitude / moved.norm(dim=across)
             return moved * (factor.view(1, -1) if transposed else factor.view(-1, 1))
 
         self._add(target.name, lambda values: _on_rows(values, rows, edit))
@@ -216,7 +215,7 @@ class _Merger:
             self._add_bias(f"{update.path}.bias", update.bias, scale)
 
     def _add_bias(self, name: str, own: str, scale: float) -> None:
-        if name not in self.layouts.shapes:
+        if name not in self.layouts.groups:
             what = f"the adapter cannot be merged: it adds a bias, and the base has no {name}"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         rows = self._rows(name, self.adapter.shapes[own])
@@ -308,7 +307,7 @@ class _Wanted:
         wanted = self._modules(has) | self._parameters() | self._saved()
         if self.config.target_modules and not has and not self.adapter.replaced:
             wanted = wanted or {str(self.config.target_modules)}
-        if missing := sorted(wanted - has.keys() - self.adapter.replaced.keys()):
+        if missing := sorted(name for name in wanted - has.keys() if not self._replaces(name)):
             self._refuse(f"its config asks for {len(missing)} weights that it lacks, first of {missing[0]}")
         if odd := sorted(words for words in has if not self._asks_for(words)):
             self._refuse(f"its config has no place for {len(odd)} of its weights, first {has[odd[0]].a}")

@@ -7,6 +7,7 @@ for each tensor of a file which elements of the model's it is.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Layouts"]
 
+# What transformers raises where a tensor cannot be taken back without others: then it has no published name here.
+UNCONVERTED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
 
 class Layouts:
     """The names of a model's tensors.
@@ -28,6 +32,7 @@ class Layouts:
     Attributes:
         shapes: Every name, the model's own and those of published files → shape.
         groups: Every name → the model's own names of the tensors that share its elements.
+        members: Such a group → every name that is of it.
     """
 
     def __init__(self, model: Any) -> None:
@@ -38,24 +43,28 @@ class Layouts:
         self.shapes = {n: tuple(t.shape) for n, t in (*published.items(), *empty.items())}
         self.groups: dict[str, tuple[str, ...]] = {n: (n,) for n in empty if n in published}
         self._group({n: t for n, t in empty.items() if n not in published}, published)
+        self.members: dict[tuple[str, ...], list[str]] = {}
+        for name, group in self.groups.items():
+            self.members.setdefault(group, []).append(name)
 
     def _group(self, renamed: Mapping[str, torch.Tensor], published: Mapping[str, torch.Tensor]) -> None:
         """Find which published tensors each of the others becomes; where it takes several, all of them do."""
         owners: dict[str, list[str]] = {}
         for name, tensor in renamed.items():
-            for made in _published(self._model, {name: tensor}):
-                owners.setdefault(made, []).append(name)
+            with contextlib.suppress(*UNCONVERTED):
+                for made in _published(self._model, {name: tensor}):
+                    owners.setdefault(made, []).append(name)
         self.groups |= {name: (name,) for name in renamed}
         for made, names in owners.items():
             if made in published:
                 for name in (made, *(names if len(names) > 1 else ())):
                     self.groups[name] = tuple(names)
 
-    def names_in(self, names: Mapping[str, object], group: Sequence[str]) -> list[str]:
+    def names_in(self, names: Mapping[str, object], group: tuple[str, ...]) -> tuple[str, ...]:
         """Return under which names a file has the tensors of a group: the model's own, or the published ones."""
         if all(name in names for name in group):
-            return list(group)
-        return [name for name, of in self.groups.items() if of == tuple(group) and name in names]
+            return group
+        return tuple(name for name in self.members.get(group, ()) if name in names)
 
     def places(self, group: Sequence[str]) -> dict[str, NDArray[np.int64]]:
         """Return for each name of a group where its elements lie in the group's, one tensor after the other."""
