@@ -312,6 +312,12 @@ class _Wanted:
         if odd := sorted(words for words in has if not self._asks_for(words)):
             self._refuse(f"its config has no place for {len(odd)} of its weights, first {has[odd[0]].a}")
 
+    def _replaces(self, name: str) -> bool:
+        """Return whether the adapter has a tensor of the base whole, under this name or others of its elements."""
+        others = [n for n in self.layouts.members.get(self.layouts.groups.get(name, ()), ()) if n != name]
+        replaced = self.adapter.replaced
+        return name in replaced or (bool(others) and all(other in replaced for other in others))
+
     def _refuse(self, what: str) -> None:
         raise CheckpointError(
             f"the adapter does not fit: {what}", where=self.adapter.where, hint=OF_THIS_BASE
