@@ -17,6 +17,9 @@ DEMO_DATA := $(DEMO)/data/complete
 .PHONY: setup test lint demo torture clean
 .DELETE_ON_ERROR:
 
+# What is compiled when it is first imported is written down, also where the environment forbids it: see below.
+export PYTHONDONTWRITEBYTECODE :=
+
 setup: $(VENV)/dev.stamp
 
 # A process for each of up to four cores: most tests wait for one, in imports and in models too small for two.
@@ -41,20 +44,23 @@ clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dem_build tests recipes bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# A group of packages and dem itself: `dev` is what tests and linters need, `demo` what makes the demo's data. Each asks for
+# what it needs alone, and they may share the environment.
+#
 # Builds are isolated, with their backends at the versions of constraints.txt: lm-eval needs source distributions whose
 # backend nothing else installs. The first pip may be too old to know --build-constraint. Compiled modules halve the start
-# of `dem`; pip makes none of an editable package, and with PYTHONDONTWRITEBYTECODE nobody else does.
-$(VENV)/dev.stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dem needs Python 3.11: make PYTHON=python3.11")'
-	@echo "Installing dem and its packages in $(VENV): a minute or two, and 2 GB (with CUDA more)"
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
-	$(PIP) --editable . --group dev
+# of `dem`, and pip makes none of an editable package. Of all others it would make 400 MB, which is half of the time that
+# an installation takes; the demo imports a quarter of them.
+$(VENV)/%.stamp: $(VENV)/venv.stamp
+	@echo "Installing dem and its packages in $(VENV): about a minute, and 2 GB (with CUDA more)"
+	$(PIP) $(if $(filter demo,$*),--no-compile) --editable . --group $*
 	$(BIN)/python -m compileall -q dem_build
 	@touch $@
 
-$(VENV)/demo.stamp: $(VENV)/dev.stamp
-	$(PIP) --group demo
+$(VENV)/venv.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dem needs Python 3.11: make PYTHON=python3.11")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
 	@touch $@
 
 $(DEMO_DATA): $(DEMO)/make_data.py $(VENV)/demo.stamp
