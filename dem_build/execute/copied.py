@@ -77,7 +77,8 @@ class Copied:
     def kill(self) -> None:
         """Kill the process."""
         if self.poll() is None:
-            os.kill(self._pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # another thread has just seen its end
+                os.kill(self._pid, signal.SIGKILL)
 
     def _wait(self, options: int) -> None:
         if self._status is None:

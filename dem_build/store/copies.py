@@ -64,10 +64,11 @@ def _written_directly(read: BinaryIO, write: BinaryIO, target: Path) -> bool:
     except OSError as error:
         return _refused(error)
     try:
-        with mmap.mmap(read.fileno(), size, prot=mmap.PROT_READ) as mapped, memoryview(mapped) as data:
-            whole = size - size % _BLOCK
-            _write(descriptor, data[:whole], 0)
-            _write(write.fileno(), data[whole:], whole)
+        whole = size - size % _BLOCK
+        for at in range(0, whole, _PIECE):
+            _write(descriptor, read, at, min(_PIECE, whole - at))
+        if whole < size:
+            _write(write.fileno(), read, whole, size - whole)
     except OSError as error:
         return _refused(error)
     finally:
@@ -75,12 +76,13 @@ def _written_directly(read: BinaryIO, write: BinaryIO, target: Path) -> bool:
     return True
 
 
-def _write(descriptor: int, data: memoryview, at: int) -> None:
-    with data:
+def _write(descriptor: int, read: BinaryIO, at: int, size: int) -> None:
+    """Write a piece of a file to the same place in another, from the pages that hold it."""
+    with mmap.mmap(read.fileno(), size, prot=mmap.PROT_READ, offset=at) as mapped, memoryview(mapped) as data:
         done = 0
-        while done < len(data):
-            with data[done : done + _PIECE] as piece:
-                done += os.pwrite(descriptor, piece, at + done)
+        while done < size:
+            with data[done:] as left:
+                done += os.pwrite(descriptor, left, at + done)
 
 
 def _refused(error: OSError) -> bool:
