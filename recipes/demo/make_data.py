@@ -31,8 +31,8 @@ HERE = Path(__file__).parent
 SEEDS = {"family": 1_000_000, "reverse": 2_000_000, "task": 3_000_000}
 FAMILY = {"max_family_size": 6}
 REVERSE = {"max_words": 6}
-ROWS = {"chat": 520, "family": 440, "reverse": 400}
-ITEMS = 120
+ROWS = {"chat": 240, "family": 200, "reverse": 200}
+ITEMS = 64
 
 WORD = re.compile(r"[A-Za-z][a-z']*[,.!?]?|I'[a-z]+[,.!?]?|\d{1,2}[,.!?]?")
 UNWANTED = re.compile(
