@@ -79,7 +79,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "import": Kind(
             family="import",
-            version=2,  # 2: the tokens are tokenizer.json's, whatever class its files name
+            # 2: the tokens are those of tokenizer.json; what transformers keeps in float32 stays so
+            version=2,
             module="dem_build.steps.base",
             params=("source", "dtype"),
             outputs=("weights", "config", "tokenizer", "generation_config"),

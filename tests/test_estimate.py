@@ -61,8 +61,25 @@ ROWS = {"splits": {"train": {"rows": 100, "tokens": 5000, "trained_tokens": 1000
             },
             46_702_792_704,
         ),
+        (
+            {
+                "hidden_size": 2048, "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16,
+                "intermediate_size": 5632, "vocab_size": 151936, "num_experts": 60, "num_experts_per_tok": 4,
+                "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "tie_word_embeddings": False,
+            },
+            14_315_784_192,
+        ),
+        (
+            {
+                "hidden_size": 4096, "num_hidden_layers": 46, "num_attention_heads": 96, "num_key_value_heads": 8,
+                "head_dim": 128, "intermediate_size": 10944, "vocab_size": 151552, "n_routed_experts": 128,
+                "n_shared_experts": 1, "num_experts_per_tok": 8, "moe_intermediate_size": 1408,
+                "first_k_dense_replace": 1, "tie_word_embeddings": False,
+            },
+            106_852_245_504,
+        ),
     ],
-    ids=["SmolLM2-135M", "untied", "Mixtral-8x7B"],
+    ids=["SmolLM2-135M", "untied", "Mixtral-8x7B", "Qwen1.5-MoE-A2.7B", "GLM-4.5-Air"],
 )  # fmt: skip
 def test_a_config_tells_the_number_of_parameters(config, parameters):
     """The published numbers, within what norms and gates add."""

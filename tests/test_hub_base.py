@@ -12,6 +12,8 @@ from hub_server import HubServer, serving
 from test_build import Project, ran
 from tiny import make_base
 
+from dem_build.checkpoint import open_checkpoint
+
 NAME = "org/tiny"
 RECIPE = """\
 [base]
@@ -85,6 +87,23 @@ class TestLocking:
         project.call("lock", "tiny.toml")
         pinned = json.loads((project.home / "tiny.lock").read_text())["base"]["hub"]
         assert len([f for f in pinned["files"] if f["tag"].endswith(".safetensors")]) > 1
+
+    @pytest.mark.parametrize("count_is_told", [True, False])
+    def test_of_shards_that_are_not_downloaded_the_index_tells_how_many_parameters(
+        self, project, hub, tmp_path, count_is_told
+    ):
+        base = make_base(tmp_path / "sharded", shards=2)
+        index = json.loads((base / f"{WEIGHTS}.index.json").read_text())
+        if not count_is_told:  # as transformers wrote it before 4.50
+            del index["metadata"]["total_parameters"]
+        (base / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+        hub.commit("models", NAME, base)
+        project.write(RECIPE + 'dtype = "float32"\n')
+        project.call("lock", "tiny.toml")
+        [told] = [e for e in plan(project)["estimates"] if e["name"] == "base"]
+        sizes = [tensor.size for tensor in open_checkpoint(base).tensors.values()]
+        assert told["disk"] == 4 * sum(sizes)
+        assert not [name for name in hub.downloads() if name.endswith(".safetensors")]
 
     def test_one_weights_file_counts_before_an_index_and_named_templates_are_pinned(
         self, project, hub, files

@@ -10,7 +10,8 @@ from dem_build.checkpoint.delta import (
     write_difference,
 )
 from dem_build.checkpoint.floats import CODES, FLOATS, NAMES, from_bfloat16, narrow, to_bfloat16, widen
-from dem_build.checkpoint.layout import TensorInfo, TensorSpec
+from dem_build.checkpoint.kept import kept_in, kept_metadata
+from dem_build.checkpoint.layout import ITEM_SIZES, TensorInfo, TensorSpec
 from dem_build.checkpoint.products import Sums, sum_products
 from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
 from dem_build.checkpoint.writer import Writer, weights_writer
@@ -18,6 +19,7 @@ from dem_build.checkpoint.writer import Writer, weights_writer
 __all__ = [
     "CODES",
     "FLOATS",
+    "ITEM_SIZES",
     "NAMES",
     "Checkpoint",
     "Combination",
@@ -32,6 +34,8 @@ __all__ = [
     "delta_shapes",
     "delta_writer",
     "from_bfloat16",
+    "kept_in",
+    "kept_metadata",
     "narrow",
     "open_checkpoint",
     "open_delta",

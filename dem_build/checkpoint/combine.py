@@ -56,6 +56,7 @@ class Combination:
             model leaves it unused.
         method: `dem` or `interpolation`.
         code: Format of the result's floats in safetensors' words; None for each as the base has it.
+        kept: Names of the tensors that stay in float32 where `code` is a narrower format.
     """
 
     base: Checkpoint
@@ -63,6 +64,7 @@ class Combination:
     omegas: Sequence[float | Mapping[str, float]]
     method: str
     code: str | None
+    kept: frozenset[str] = frozenset()
 
     def omegas_of(self, tensor: str) -> list[np.float32]:
         """Return ω of each vector for a tensor, rounded to float32."""
@@ -71,7 +73,7 @@ class Combination:
 
     def code_of(self, tensor: TensorSpec) -> str:
         """Return the format of the result of one of the base's float tensors."""
-        return self.code or tensor.dtype
+        return _code(tensor, self.code, self.kept)
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,22 @@ def combine(
     return tally.norms()
 
 
-def result_specs(base: Checkpoint, code: str | None) -> list[TensorSpec]:
-    """Return the tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any."""
+def result_specs(base: Checkpoint, code: str | None, kept: frozenset[str] = frozenset()) -> list[TensorSpec]:
+    """Return the tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any.
+
+    Args:
+        base: Θ.
+        code: As in `Combination`.
+        kept: As in `Combination`.
+    """
     return [
-        TensorSpec(name, code if code and tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
+        TensorSpec(name, _code(tensor, code, kept) if tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
         for name, tensor in base.tensors.items()
     ]
+
+
+def _code(tensor: TensorSpec, code: str | None, kept: frozenset[str]) -> str:
+    return (code or tensor.dtype) if tensor.name not in kept else "F32"
 
 
 class _Units:

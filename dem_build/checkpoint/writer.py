@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,9 +89,12 @@ class Writer:
 
 
 def weights_writer(
-    folder: Path, specs: Iterable[TensorSpec], max_shard_bytes: int = MAX_SHARD_BYTES
+    folder: Path,
+    specs: Iterable[TensorSpec],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> Writer:
-    """Return a writer of a folder of weights, which must not exist.
+    """Return a writer of a folder of weights, which must not exist; `metadata` are those beside the format.
 
     The folder will hold `model.safetensors`, or above `max_shard_bytes` shards and their index, named as
     transformers names them. A shard exceeds `max_shard_bytes` only to hold a single tensor.
@@ -105,10 +109,11 @@ def weights_writer(
         filled += spec.nbytes
     folder.mkdir(parents=True)
     if len(shards) == 1:
-        return Writer({folder / SINGLE: shards[0]}, METADATA)
+        return Writer({folder / SINGLE: shards[0]}, {**METADATA, **metadata})
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     _write_index(folder / INDEX, dict(zip(names, shards, strict=True)))
-    return Writer({folder / name: held for name, held in zip(names, shards, strict=True)}, METADATA)
+    files = {folder / name: held for name, held in zip(names, shards, strict=True)}
+    return Writer(files, {**METADATA, **metadata})
 
 
 def _write_index(path: Path, shards: Mapping[str, list[TensorSpec]]) -> None:

@@ -6,20 +6,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build import hub, kinds
+from dem_build.basemodel import CONFIG, INDEX
 from dem_build.digest import of_json
-from dem_build.errors import DemError
+from dem_build.errors import CheckpointError, DemError
 from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
-from dem_build.estimate.training import PROCESS, Rows, training_memory
+from dem_build.estimate.training import BYTES, PROCESS, Rows, training_memory
 from dem_build.json_text import parse_json
 from dem_build.plan import Status, preimage_of
 from dem_build.store import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from dem_build.digest import JSON, Digest
     from dem_build.graph import Action
+    from dem_build.kinds import SourceFile
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
@@ -28,6 +30,7 @@ __all__ = [
     "Training",
     "config_of",
     "due",
+    "parameters_of",
     "search_length",
     "shape_of",
     "takes_slopes",
@@ -137,8 +140,43 @@ def takes_slopes(action: Action) -> bool:
 def shape_of(base: Verdict, store: Store) -> Shape | None:
     """Return the base's shape: of its record, else of the config that it is imported from."""
     config = config_of(base, store)
-    parameters = None if base.record is None else base.record.count("parameters")
-    return None if config is None else Shape.of(config, parameters)
+    return None if config is None else Shape.of(config, parameters_of(base))
+
+
+def parameters_of(base: Verdict | None) -> int | None:
+    """Return how many parameters the base has: of its record, else of its files; None if unknown.
+
+    The headers of all files say it, or where these are not downloaded yet the index of shards.
+    """
+    if base is None:
+        return None
+    if base.record is not None:
+        return base.record.count("parameters")
+    from dem_build.checkpoint import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
+
+    wanted = [s for s in base.action.sources if s.tag.endswith(".safetensors")]
+    paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in wanted]
+    files = [path for path in paths if path is not None]
+    if len(files) < len(wanted):
+        return _indexed(base.action.sources)
+    try:
+        return sum(t.size for t in open_checkpoint(files).tensors.values()) or None
+    except CheckpointError:
+        return None  # the import says what is wrong with them
+
+
+def _indexed(sources: Iterable[SourceFile]) -> int | None:
+    """Return the parameters that the index of a hub's shards tells of: it and the config were read for the lock."""
+    cached = {s.tag: hub.cached(s.hub) for s in sources if s.hub is not None and s.tag in (CONFIG, INDEX)}
+    try:
+        found = [cached[tag] for tag in (CONFIG, INDEX)]
+        config, index = (parse_json(path.read_text(encoding="utf-8")) for path in found if path is not None)
+        dtype = config.get("dtype") or config.get("torch_dtype")
+        return int(
+            index["metadata"].get("total_parameters") or index["metadata"]["total_size"] / BYTES[dtype]
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def config_of(base: Verdict, store: Store) -> Mapping[str, JSON] | None:

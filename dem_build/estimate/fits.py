@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build import hub
-from dem_build.errors import CheckpointError, EvaluationError, TrainingError
-from dem_build.estimate.due import shape_of, takes_slopes, trainings
+from dem_build.errors import EvaluationError, TrainingError
+from dem_build.estimate.due import parameters_of, shape_of, takes_slopes, trainings
 from dem_build.estimate.training import BYTES, GRADIENT, MASTER, STATES, least_memory
 from dem_build.plan import Status
 from dem_build.room import room
@@ -49,7 +48,7 @@ def refuse_unfit(plan: Plan) -> None:
 def unfit(plan: Plan) -> list[ActionError]:
     """Return what is due and can never fit, each with the numbers and what would help."""
     due = [v for v in plan.verdicts.values() if v.status is not Status.HIT and v.action.kind in LOADING]
-    parameters = _parameters(plan.verdicts.get("base")) if due else None
+    parameters = parameters_of(plan.verdicts.get("base")) if due else None
     space = room() if parameters else None
     if parameters is None or space is None:
         return []
@@ -160,25 +159,6 @@ LOADING = {
     "sample": _unevaluable,
 }
 """The kinds that hold a whole model in memory. Composing does not: it takes a few megabytes of each tensor."""
-
-
-def _parameters(base: Verdict | None) -> int | None:
-    """Return how many parameters the base has: of its record, else of the headers of its files; None if unknown."""
-    if base is None:
-        return None
-    if base.record is not None:
-        return base.record.count("parameters")
-    from dem_build.checkpoint import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
-
-    wanted = [s for s in base.action.sources if s.tag.endswith(".safetensors")]
-    paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in wanted]
-    files = [path for path in paths if path is not None]
-    if len(files) < len(wanted):
-        return None  # not downloaded yet
-    try:
-        return sum(t.size for t in open_checkpoint(files).tensors.values()) or None
-    except CheckpointError:
-        return None  # the import says what is wrong with them
 
 
 def _size(octets: int) -> str:

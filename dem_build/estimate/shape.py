@@ -39,7 +39,7 @@ class Shape:
 
         Args:
             config: The document.
-            parameters: Their number where it is known; else it is that of a gated MLP and no biases.
+            parameters: Their number where it is known; else it is that of gated MLPs and no biases.
         """
         hidden, layers = (
             _first(config, "hidden_size", "n_embd"),
@@ -50,15 +50,30 @@ class Shape:
             return None
         head = _first(config, "head_dim") or hidden // heads
         keys = (_first(config, "num_key_value_heads") or heads) * head
-        inner = _first(config, "intermediate_size", "n_inner") or 4 * hidden
-        experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts") or 1
-        if experts > 1:
-            inner = _first(config, "moe_intermediate_size") or inner
-        layer = 2 * hidden * (heads * head + keys) + 3 * hidden * inner * experts
+        mlps, inner = _mlps(config, hidden, layers)
+        attention = 2 * hidden * (heads * head + keys)
         embeddings = 1 if config.get("tie_word_embeddings", True) else 2
-        counted = layers * layer + embeddings * vocabulary * hidden
-        active = (_first(config, "num_experts_per_tok") or 1) if experts > 1 else 1
-        return cls(parameters or counted, layers, hidden, keys, inner * active, vocabulary)
+        counted = layers * attention + mlps + embeddings * vocabulary * hidden
+        return cls(parameters or counted, layers, hidden, keys, inner, vocabulary)
+
+
+def _mlps(config: Mapping[str, JSON], hidden: int, layers: int) -> tuple[int, int]:
+    """Return the parameters of all MLPs, and the width inside of the one, or of the experts, that a token goes through.
+
+    Of a mixture of experts some layers may have a plain MLP: the first ones, or all but every so manieth.
+    """
+    inner = _first(config, "intermediate_size", "n_inner") or 4 * hidden
+    shared = _first(config, "shared_expert_intermediate_size", "shared_intermediate_size") or 0
+    experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts") or 1
+    if experts <= 1:
+        return layers * 3 * hidden * (shared or inner), shared or inner
+    each = _first(config, "moe_intermediate_size") or inner
+    shared = shared or each * (_first(config, "n_shared_experts", "moe_num_shared_experts") or 0)
+    plain = _first(config, "first_k_dense_replace", "moe_layer_start_index") or 0
+    sparse = (layers - plain) // (_first(config, "expert_layer_period", "decoder_sparse_step") or 1)
+    widths = sparse * (experts * each + shared) + (layers - sparse) * inner
+    active = each * (_first(config, "num_experts_per_tok", "moe_k", "moe_topk") or 1) + shared
+    return 3 * hidden * widths, max(active, inner if sparse < layers else 0)
 
 
 def _first(config: Mapping[str, JSON], *names: str) -> int | None:

@@ -195,7 +195,10 @@ class Compose(Table):
     method: Literal["dem", "interpolation"] = Field(
         default="dem", description="`dem`: Θ + Σ ω ΔΘ. `interpolation`: Σ ω Θᵢ of the fine-tuned models."
     )
-    dtype: Dtype = Field(default="bfloat16", description="Type of the composed model's weights.")
+    dtype: Dtype = Field(
+        default="bfloat16",
+        description="Type of the composed model's weights, but for those that transformers keeps in float32.",
+    )
     salt: Salt = None
 
 

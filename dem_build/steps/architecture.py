@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,11 @@ from dem_build.errors import CheckpointError
 from dem_build.steps.models import quiet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from dem_build.digest import JSON
 
-__all__ = ["Architecture", "Names", "architecture", "empty_model", "parse_config", "resolve_names"]
+__all__ = ["Architecture", "architecture", "empty_model", "parse_config"]
 
 # Buffers that old checkpoints stored and that are computed now.
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
@@ -36,35 +36,27 @@ class Architecture:
     Attributes:
         model: Name of the model's class.
         tied: Whether the config ties the word embeddings to the head.
-        shapes: Name → shape of each tensor that must be stored.
+        tensors: Name in memory → tensor, without memory, of each that must be stored.
         ties: Name of a tensor that is another one under a second name → that one.
-        floats: Names of the tensors that hold floats.
         ignored: Patterns of names that a checkpoint may hold and that are not used.
+        spared: Patterns of names in memory that a checkpoint may lack: they start as the model does.
         vocabulary: Rows of the word embeddings.
-        prefix: What the name of the body's tensors begins with; a checkpoint of the body alone lacks it.
+        built: The model, built without memory.
     """
 
     model: str
     tied: bool
-    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, torch.Tensor]
     ties: Mapping[str, str]
-    floats: frozenset[str]
     ignored: tuple[str, ...]
+    spared: tuple[str, ...]
     vocabulary: int
-    prefix: str
+    built: Any
 
-
-@dataclass(frozen=True)
-class Names:
-    """How a checkpoint's tensors are the architecture's.
-
-    Attributes:
-        held: The architecture's name → the checkpoint's.
-        twins: The checkpoint's name of a second copy of a tied tensor → its twin's, in the checkpoint too.
-    """
-
-    held: Mapping[str, str]
-    twins: Mapping[str, str]
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name in memory → shape of each tensor that must be stored."""
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
 
 
 def parse_config(config: JSON, where: str) -> Any:
@@ -112,62 +104,15 @@ def _cannot_be_built(error: Exception, where: str) -> CheckpointError:
     return CheckpointError(f"no causal language model can be built: {reason}", where=where, hint=hint)
 
 
-def resolve_names(weights: Architecture, stored: Iterable[str], where: str) -> Names:
-    """Find each of the architecture's tensors in a checkpoint.
-
-    Raises:
-        CheckpointError: A tensor that is missing, or one that the architecture does not have.
-    """
-    held: dict[str, str] = {}
-    twins: dict[str, str] = {}
-    extra: list[str] = []
-    for name in stored:
-        own = _own_name(weights, name)
-        if own is not None:
-            (twins if own in weights.ties else held)[own] = name
-        elif not any(re.search(pattern, name) for pattern in weights.ignored):
-            extra.append(name)
-    for twin in sorted(twins):
-        # A checkpoint may hold a tied tensor only under its second name.
-        if weights.ties[twin] not in held:
-            held[weights.ties[twin]] = twins.pop(twin)
-    _refuse_differences(weights, sorted(weights.shapes.keys() - held.keys()), sorted(extra), where)
-    return Names(held, {name: held[weights.ties[twin]] for twin, name in twins.items()})
-
-
 def _describe(model: Any) -> Architecture:
     ties = dict(model.all_tied_weights_keys)
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
     return Architecture(
         model=type(model).__name__,
         tied=bool(getattr(model.config, "tie_word_embeddings", False)),
-        shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
+        tensors={name: tensor for name, tensor in model.state_dict().items() if name not in ties},
         ties=ties,
-        floats=frozenset(name for name, tensor in state.items() if tensor.is_floating_point()),
         ignored=(*COMPUTED, *sorted(model._keys_to_ignore_on_load_unexpected or ())),  # noqa: SLF001
+        spared=tuple(sorted(model._keys_to_ignore_on_load_missing or ())),  # noqa: SLF001
         vocabulary=model.get_input_embeddings().weight.shape[0],
-        prefix=f"{model.base_model_prefix}.",
+        built=model,
     )
-
-
-def _own_name(weights: Architecture, stored: str) -> str | None:
-    for name in (stored, weights.prefix + stored):
-        if name in weights.shapes or name in weights.ties:
-            return name
-    return None
-
-
-def _refuse_differences(weights: Architecture, missing: list[str], extra: list[str], where: str) -> None:
-    if not missing and not extra:
-        return
-    parts = [f"{weights.model} has {_some(missing)}, and the files do not"] if missing else []
-    parts += [f"the files hold {_some(extra)}, and {weights.model} does not"] if extra else []
-    hint = "config.json and the weights must be of one model, whole"
-    if missing == ["lm_head.weight"]:
-        hint = 'where the head is the embeddings, config.json must say "tie_word_embeddings": true'
-    raise CheckpointError("; ".join(parts), where=where, hint=hint)
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

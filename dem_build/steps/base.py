@@ -27,6 +27,8 @@ from dem_build.checkpoint import (
     NAMES,
     Combination,
     combine,
+    kept_in,
+    kept_metadata,
     result_specs,
     weights_writer,
 )
@@ -36,6 +38,7 @@ from dem_build.json_text import parse_json
 from dem_build.steps.architecture import architecture
 from dem_build.steps.enlarge import enlarged, enlarged_specs, write_new_rows
 from dem_build.steps.gguf import expand_gguf
+from dem_build.steps.layout import Layout
 from dem_build.steps.selection import open_files, select
 from dem_build.steps.vocabulary import Wishes, prepare_tokenizer
 
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+NARROW = ("BF16", "F16")
 # Of no meaning to the model, or untrue of what is stored here; what a forward pass is to return is for its caller to
 # say, and what labels and a JavaScript library are told reaches no text model's weights, training or answers.
 VOLATILE = (
@@ -150,15 +154,18 @@ def _write_weights(
 ) -> list[TensorSpec]:
     """Write the weights: a sum without vectors, which copies, converts and refuses what is not finite."""
     code = CODES[dtype] if dtype else None
-    specs = enlarged_specs(result_specs(checkpoint, code), weights)
+    layout = Layout(weights.built, checkpoint.tensors)
+    metadata = kept_metadata({narrow: layout.kept_in_float32(NAMES[narrow]) for narrow in NARROW})
+    kept = kept_in(metadata, code)
+    specs = enlarged_specs(result_specs(checkpoint, code, kept), weights, layout)
     total = sum(spec.nbytes for spec in specs)
 
     def progress(done: int) -> None:
         context.check_stop()
         context.progress(done, total, "bytes")
 
-    with checkpoint, weights_writer(context.out / "weights", specs) as writer:
-        sum_of_base = Combination(checkpoint, (), (), "dem", code)
+    with checkpoint, weights_writer(context.out / "weights", specs, metadata=metadata) as writer:
+        sum_of_base = Combination(checkpoint, (), (), "dem", code, kept)
         combine(sum_of_base, writer, threads=context.threads, on_progress=progress)
         write_new_rows(checkpoint, specs, writer, known)
         progress(total)

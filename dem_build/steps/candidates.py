@@ -6,19 +6,18 @@ G = ∇_Θ L, ∂L/∂ω_i = ⟨G, ΔΘ_i⟩, and per layer the part of the sum 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors import safe_open
 
-from dem_build.checkpoint import FLOATS, open_checkpoint, open_delta
+from dem_build.checkpoint import CODES, FLOATS, kept_in, open_checkpoint, open_delta
 from dem_build.checkpoint.layers import layer_of, layers_of
-from dem_build.errors import CheckpointError
-from dem_build.steps.weights import named_weights
+from dem_build.steps.layout import Layout
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -46,7 +45,7 @@ class Candidates:
         layers: Names of the layers, in the order of ω's columns.
 
     Raises:
-        CheckpointError: A vector of another base, or an architecture whose weights are regrouped while loading.
+        CheckpointError: A vector of another base.
     """
 
     def __init__(
@@ -56,15 +55,17 @@ class Candidates:
         base = open_checkpoint(weights)
         for name, path in deltas.items():
             open_delta(path, base, digest, f"vector {name[:12]}…")
-        names = [name for name, tensor in base.tensors.items() if tensor.dtype in FLOATS]
-        live = _live(model, names)
-        self.layers = layers_of(list(live))
-        self._column = {name: self.layers.index(layer_of(name)) for name in live}
-        self._parameters = live
+        self._shapes = {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
+        self._layout = Layout(model, self._shapes)
+        names = {name for group in self._layout.groups for name in group.files}
+        self.layers = layers_of([name for name in self._shapes if name in names])
+        self._kept = {getattr(torch, n): kept_in(base.metadata, code) for n, code in CODES.items()}
+        self._column = {name: self.layers.index(layer_of(name)) for name in names}
+        self._own = model.state_dict(keep_vars=True)
         files = {info.path for info in base.tensors.values()}
         place = _place(model.device, [*files, *deltas.values()])
-        self._base = _tensors(files, live, place)
-        self._deltas = [_tensors({path}, live, place) for path in deltas.values()]
+        self._base = _tensors(files, names, place)
+        self._deltas = [_tensors({path}, names, place) for path in deltas.values()]
 
     @torch.no_grad()
     def become(self, omega: NDArray[np.float64], rounded_to: torch.dtype | None = None) -> None:
@@ -74,24 +75,42 @@ class Candidates:
             omega: [vectors, layers].
             rounded_to: Round the sum to this type, as a composed model would be.
         """
-        for name, parameter in self._parameters.items():
-            weights = omega[:, self._column[name]].astype(np.float32).tolist()
-            terms = [(d[name], w) for d, w in zip(self._deltas, weights, strict=True) if w]
-            flat = parameter.view(-1)
-            for start in range(0, flat.numel(), CHUNK):
-                part = slice(start, start + CHUNK)
-                total = self._base[name][part].to(flat.device, torch.float32)
-                for delta, weight in terms:
-                    total = total + delta[part].to(flat.device, torch.float32) * weight
-                flat[part] = total if rounded_to is None else total.to(rounded_to).float()
+        for group in self._layout.groups:
+            if group.converter is None:  # in place
+                self._sum(group.files[0], omega, rounded_to, self._own[group.own[0]].view(-1))
+                continue
+            sums = {name: self._summed(name, omega, rounded_to) for name in group.files}
+            for name, values in self._layout.to_model(group, sums).items():
+                self._own[name].copy_(values)
+
+    def _summed(self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None) -> torch.Tensor:
+        values = torch.empty(self._shapes[name], device=self.model.device)
+        self._sum(name, omega, rounded_to, values.view(-1))
+        return values
+
+    def _sum(
+        self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None, flat: torch.Tensor
+    ) -> None:
+        """Write a tensor of the candidate into `flat`."""
+        weights = omega[:, self._column[name]].astype(np.float32).tolist()
+        rounded = rounded_to is not None and name not in self._kept[rounded_to]
+        terms = [(d[name], w) for d, w in zip(self._deltas, weights, strict=True) if w]
+        for start in range(0, flat.numel(), CHUNK):
+            part = slice(start, start + CHUNK)
+            total = self._base[name][part].to(flat.device, torch.float32)
+            for delta, weight in terms:
+                total = total + delta[part].to(flat.device, torch.float32) * weight
+            flat[part] = total.to(rounded_to).float() if rounded else total
 
     @torch.no_grad()
     def take_slopes(self) -> NDArray[np.float64]:
         """Return ⟨gradient, ΔΘ⟩ for each vector and layer, [vectors, layers], and clear the gradients."""
         slopes = np.zeros((len(self._deltas), len(self.layers)))
-        for name, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                slopes[:, self._column[name]] += self._dots(name, parameter.grad.view(-1))
+        for group in self._layout.groups:
+            if any(self._own[name].grad is not None for name in group.own):
+                gradients = {name: _gradient(self._own[name]) for name in group.own}
+                for name, gradient in self._layout.to_files(group, gradients).items():
+                    slopes[:, self._column[name]] += self._dots(name, gradient.reshape(-1))
         self.model.zero_grad(set_to_none=True)
         return slopes
 
@@ -104,27 +123,8 @@ class Candidates:
         return np.asarray(sums.cpu().numpy())
 
 
-def _live(model: PreTrainedModel, names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Return the model's own parameters by the names of the base's file; no tied one twice."""
-    by_address = {p.data_ptr(): p for p in model.parameters()}
-    found: dict[str, torch.Tensor] = {}
-    for name, tensor in named_weights(model, names).items():
-        if tensor is None:
-            continue
-        parameter = by_address.get(tensor.data_ptr())
-        # A part of a parameter, or its transpose, begins where the parameter does.
-        if parameter is not None and parameter.is_contiguous() and _same_layout(parameter, tensor):
-            found[name] = by_address.pop(tensor.data_ptr())
-    if by_address:
-        raise CheckpointError(
-            "this model's weights are regrouped while loading (a mixture of experts): tuning cannot do that yet",
-            hint="give each ω a number",
-        )
-    return found
-
-
-def _same_layout(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one.shape == other.shape and one.stride() == other.stride()
+def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
 
 
 def _place(device: torch.device, files: Sequence[Path]) -> torch.device:
@@ -136,7 +136,7 @@ def _place(device: torch.device, files: Sequence[Path]) -> torch.device:
     return torch.device("cpu")
 
 
-def _tensors(files: set[Path], names: Mapping[str, Any], place: torch.device) -> dict[str, torch.Tensor]:
+def _tensors(files: set[Path], names: Collection[str], place: torch.device) -> dict[str, torch.Tensor]:
     """Return flat tensors in their stored type; on the CPU they are mapped, not read."""
     found: dict[str, torch.Tensor] = {}
     for path in sorted(files):

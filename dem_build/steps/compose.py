@@ -13,6 +13,7 @@ from dem_build.checkpoint import (
     CODES,
     Combination,
     combine,
+    kept_in,
     open_checkpoint,
     open_delta,
     result_specs,
@@ -112,7 +113,8 @@ def _weights(
     # Every vector is checked before the first tensor is read.
     deltas = [open_delta(w.term.path, base, digest, f"vector {w.term.digest[:12]}…") for w in terms]
     code = CODES[params["dtype"]]
-    specs = result_specs(base, code)
+    kept = kept_in(base.metadata, code)
+    specs = result_specs(base, code, kept)
     total = sum(spec.nbytes for spec in specs)
 
     def progress(done: int) -> None:
@@ -123,7 +125,7 @@ def _weights(
         for checkpoint in (base, *deltas):
             stack.enter_context(checkpoint)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
-        what = Combination(base, deltas, [w.omega for w in terms], params["method"], code)
+        what = Combination(base, deltas, [w.omega for w in terms], params["method"], code, kept)
         norms = combine(what, writer, threads=context.threads, on_progress=progress)
     context.hashed |= writer.digests
     return norms

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dem_build.checkpoint import Checkpoint, TensorSpec, Writer
     from dem_build.digest import JSON
     from dem_build.steps.architecture import Architecture
+    from dem_build.steps.layout import Layout
 
 __all__ = ["enlarged", "enlarged_specs", "write_new_rows"]
 
@@ -37,13 +38,13 @@ def enlarged(
     """
     wanted = config | {"vocab_size": rows}
     larger = architecture(wanted, where)
-    grown = {n: s for n, s in larger.shapes.items() if s != weights.shapes.get(n)}
+    before, after = weights.shapes, larger.shapes
+    grown = {n: s for n, s in after.items() if s != before.get(n)}
     fits = all(
-        weights.shapes.get(name, ())[:1] == (weights.vocabulary,)
-        and (rows, *weights.shapes[name][1:]) == shape
+        before.get(name, ())[:1] == (weights.vocabulary,) and (rows, *before[name][1:]) == shape
         for name, shape in grown.items()
     )
-    if larger.vocabulary != rows or not fits or larger.shapes.keys() != weights.shapes.keys():
+    if larger.vocabulary != rows or not fits or after.keys() != before.keys():
         raise CheckpointError(
             f"{weights.model} has {weights.vocabulary} rows for tokens, and no more can be added",
             where=where,
@@ -52,9 +53,18 @@ def enlarged(
     return wanted, larger
 
 
-def enlarged_specs(specs: list[TensorSpec], weights: Architecture) -> list[TensorSpec]:
-    """Return the tensors to write, in the shapes of an enlarged architecture."""
-    return [replace(spec, shape=weights.shapes[spec.name]) for spec in specs]
+def enlarged_specs(specs: list[TensorSpec], weights: Architecture, layout: Layout) -> list[TensorSpec]:
+    """Return the tensors to write, in the shapes of an enlarged architecture.
+
+    Args:
+        specs: The tensors as they were.
+        weights: The enlarged architecture.
+        layout: How the tensors are its own.
+    """
+    # Embeddings and head are one tensor in files and model, if under two names.
+    own = {group.files[0]: group.own[0] for group in layout.groups if group.converter is None}
+    shapes = {name: weights.shapes[of] for name, of in own.items()}
+    return [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in specs]
 
 
 def write_new_rows(checkpoint: Checkpoint, specs: list[TensorSpec], writer: Writer, known: int) -> None:

@@ -21,6 +21,8 @@ from dem_build.checkpoint import (
 from dem_build.errors import CheckpointError
 from dem_build.finetuned import ADAPTER_CONFIG
 from dem_build.json_text import parse_json
+from dem_build.steps.architecture import architecture
+from dem_build.steps.converted import in_layout_of, named_as
 from dem_build.steps.kinship import OF_THE_BASE, refuse_strangers
 from dem_build.steps.selection import open_files, select
 
@@ -80,7 +82,8 @@ def _checkpoint(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorm
     base_config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
     weights = refuse_strangers(base_config, config, where, context)
     base = open_checkpoint(inputs.paths["base/weights"])
-    with base, select(weights, open_files(files), where) as tuned:
+    selected = select(weights, open_files(files), where)
+    with base, in_layout_of(base.tensors, selected, weights) as tuned:
         total = sum(tensor.size for tensor in base.tensors.values())
 
         def progress(done: int) -> None:
@@ -122,11 +125,14 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
     if named := config.get("base_model_name_or_path"):
         context.note(f"the adapter says that it was trained on {named}")
     moved: dict[str, float] = {}
-    with open_checkpoint(inputs.paths["base/weights"]) as base:
-        shapes = delta_shapes(base)
+    weights = architecture(parse_json(inputs.paths["base/config"].read_text(encoding="utf-8")), "base")
+    base = open_checkpoint(inputs.paths["base/weights"])
+    shapes = delta_shapes(base)
+    with in_layout_of(weights.tensors, base, weights) as own:
 
         def differences() -> Iterator[tuple[str, NDArray[np.float32]]]:
-            for done, (name, values) in enumerate(merged_weights(inputs, config, base, context.note)):
+            merged = merged_weights(inputs, config, own, context.note)
+            for done, (name, values) in enumerate(named_as(base.tensors, weights, merged, own)):
                 context.check_stop()
                 context.progress(done, len(shapes), "tensors")
                 if name in shapes:

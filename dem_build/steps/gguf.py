@@ -23,8 +23,10 @@ from dem_build.basemodel import CONFIG, GENERATION_CONFIG
 from dem_build.checkpoint import TensorSpec, weights_writer
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
+from dem_build.steps.layout import published_tensors
 from dem_build.steps.models import quiet, refuse_partial
 from dem_build.steps.vocabulary import MACHINE_KEYS
+from dem_build.steps.weights import named_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -195,10 +197,12 @@ def _header(path: Path) -> Iterator[mmap.mmap]:
 
 
 def _write_weights(model: Any, folder: Path) -> None:
-    ties = model.all_tied_weights_keys
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if name not in ties}
-    with weights_writer(folder, [TensorSpec(n, "F32", tuple(t.shape)) for n, t in tensors.items()]) as writer:
-        for name, tensor in tensors.items():
+    """Write the weights in the layout in which models of this kind are published."""
+    published = published_tensors(model)
+    specs = [TensorSpec(name, "F32", tuple(tensor.shape)) for name, tensor in published.items()]
+    with weights_writer(folder, specs) as writer:
+        for name, tensor in named_weights(model, published).items():
+            assert tensor is not None
             writer.write(name, 0, tensor.contiguous().numpy().reshape(-1))
 
 

@@ -1,0 +1,169 @@
+"""How the tensors of a checkpoint's files are a model's own, and back, by transformers' conversion of this model.
+
+Files are published in one layout, and transformers may hold another in memory: the experts of a mixture one by one, and
+fused; `embed_out`, and `lm_head`. dem keeps the layout in which a base came: what is composed is then published as it
+came, tensor by tensor and with no conversion, and vectors are of the same tensors. It is converted where a model is in
+memory anyway, and where a fine-tune or an adapter came in another layout than its base; of that, one group at a time.
+
+What transformers would do with names and tensors is not told again here: each is asked of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import conversion_mapping, core_model_loading
+from transformers.core_model_loading import WeightConverter, WeightRenaming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from transformers import PreTrainedModel
+
+__all__ = ["Group", "Layout", "Named", "published_tensors"]
+
+# Its functions carry no types.
+_loading: Any = core_model_loading
+_mapping: Any = conversion_mapping
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors of the files that together are tensors of the model: mostly one and one.
+
+    Attributes:
+        own: The model's names.
+        files: The files' names, in the order in which the model has them.
+        patterns: Of each of the files' names, which pattern of the converter it is of.
+        converter: What makes the one of the other; None where they are one tensor under two names, or the same.
+    """
+
+    own: tuple[str, ...]
+    files: tuple[str, ...]
+    patterns: tuple[str, ...]
+    converter: WeightConverter | None
+
+
+class Layout:
+    """How some files hold the tensors of a model.
+
+    Args:
+        model: The model, built without memory or loaded.
+        names: The names of the files' tensors.
+
+    Attributes:
+        groups: What belongs together, in the order of the names.
+        unknown: A name that the model has no tensor for → what transformers makes of the name.
+    """
+
+    def __init__(self, model: PreTrainedModel, names: Iterable[str]) -> None:
+        self._model: Any = model
+        self._transforms = _mapping.get_model_conversion_mapping(model)
+        self._renamings = [t for t in self._transforms if isinstance(t, WeightRenaming)]
+        self._converters = [t for t in self._transforms if isinstance(t, WeightConverter)]
+        self.unknown: dict[str, str] = {}
+        self.groups = self._group(list(names))
+
+    def to_model(self, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the model's tensors of a group, from the files'."""
+        if group.converter is None:
+            return {group.own[0]: tensors[group.files[0]]}
+        converter: Any = deepcopy(group.converter)
+        for name, pattern in zip(group.files, group.patterns, strict=True):
+            converter.add_tensor(group.own[0], name, pattern, tensors[name])
+        made = converter.convert(group.own[0], model=self._model, config=self._model.config)
+        return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
+
+    def to_files(self, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the files' tensors of a group, from the model's; views of them where that is possible."""
+        if group.converter is None:
+            return {group.files[0]: tensors[group.own[0]]}
+        return self.saved(tensors)
+
+    def saved(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return tensors of the model, whole groups of them, as `save_pretrained` writes a model of such files."""
+        used = [transform for transform in self._transforms if transform.was_used()]
+        if not used:
+            return dict(tensors)
+        self._model._weight_conversions = used  # noqa: SLF001  what loading from these files notes of a model
+        made: dict[str, torch.Tensor] = _loading.revert_weight_conversion(self._model, dict(tensors))
+        return made
+
+    def kept_in_float32(self, dtype: str) -> frozenset[str]:
+        """Return the names of the files' tensors that transformers keeps in float32 in a model of this type."""
+        plan = self._model._get_dtype_plan(getattr(torch, dtype))  # noqa: SLF001
+        if not plan:
+            return frozenset()
+        kept, *_ = _loading.build_glob_alternation(list(plan))
+        return frozenset(name for group in self.groups if kept.search(group.own[0]) for name in group.files)
+
+    def _group(self, names: Sequence[str]) -> list[Group]:
+        """Group names in the order of transformers: experts are numbered, and some renamings depend on earlier ones."""
+        state = self._model.state_dict()
+        files: dict[str, dict[str, str]] = {}
+        for name in sorted(names, key=_loading.dot_natural_key):
+            own, pattern = self._own_name(name, state)
+            held = files.setdefault(own, {})
+            if own not in state or (held and not (pattern and all(held.values()))):
+                self.unknown[name] = own
+            else:
+                held[name] = pattern or ""
+        made = [self._made(own, held) for own, held in files.items() if held]
+        place = {name: at for at, name in enumerate(names)}
+        return sorted(made, key=lambda group: min(place[name] for name in group.files))
+
+    def _own_name(self, name: str, state: Mapping[str, Any]) -> tuple[str, str | None]:
+        prefix = self._model.base_model_prefix
+        own, pattern = _loading.rename_source_key(name, self._renamings, self._converters, prefix, state)
+        if own not in state and name in state:
+            own, pattern = _loading.rename_source_key(name, [], [], prefix, state)
+        return own, pattern
+
+    def _made(self, own: str, held: Mapping[str, str]) -> Group:
+        files, patterns = tuple(held), tuple(held.values())
+        if not patterns[0]:
+            return Group((own,), files, patterns, None)
+        converter = next(c for c in self._converters if patterns[0] in c.source_patterns)
+        first, *_ = targets = converter.target_patterns
+        return Group(tuple(own.replace(first, target) for target in targets), files, patterns, converter)
+
+
+class Named(Mapping[str, "torch.Tensor | None"]):
+    """A model's tensors by the names of the files, converted when they are asked for, and of one group at a time.
+
+    Iterating goes group by group. A name that the model has no tensor for has None.
+    """
+
+    def __init__(self, layout: Layout, tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
+        self._layout, self._tensors = layout, tensors
+        self._group_of = {name: group for group in layout.groups for name in group.files}
+        self._order = [*self._group_of, *(name for name in names if name not in self._group_of)]
+        self._last: tuple[Group | None, dict[str, torch.Tensor]] = (None, {})
+
+    def __getitem__(self, name: str) -> torch.Tensor | None:
+        group = self._group_of.get(name)
+        if group is None:
+            return None
+        if self._last[0] is not group:
+            own = {n: self._tensors[n] for n in group.own}
+            self._last = (group, self._layout.to_files(group, own))
+        return self._last[1][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._order)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+
+def published_tensors(model: Any) -> dict[str, torch.Tensor]:
+    """Return the files' tensors, without memory, in the layout in which models of this kind are published."""
+    ties = model.all_tied_weights_keys
+    state = {name: tensor.to("meta") for name, tensor in model.state_dict().items() if name not in ties}
+    model._weight_conversions = None  # noqa: SLF001  those of its kind, not of the files that it was loaded from
+    made: dict[str, torch.Tensor] = _loading.revert_weight_conversion(model, state)
+    return made
