@@ -103,7 +103,8 @@ def main() -> None:
         os.environ["DEM_HINTS"] = str(home / "hints")
         dem = [str(Path(sys.executable).parent / "dem")]
         five, many = project(home / "five", 5), project(home / "many", MANY)
-        subprocess.run([*dem, "build", str(five)], check=True, stdout=subprocess.DEVNULL)
+        for _ in range(2):  # the second one says in the summary that nothing ran
+            subprocess.run([*dem, "build", str(five)], check=True, stdout=subprocess.DEVNULL)
         actions = pretend(many)
         time.sleep(2.5)  # younger files than two seconds are hashed again, on purpose
         runs = {

@@ -13,11 +13,26 @@ def main() -> None:
     """Run `dem` and exit with its status."""
     # A command is short: what it allocates is freed with it. A build that runs something turns this on again.
     gc.disable()
-    # pydantic would read the entry points of every installed package to look for plugins, at each start.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from dem_build.cli.app import run  # noqa: PLC0415  `import dem_build.cli` stays free of click
+    from dem_build.cli.witness import circumstances, replayed  # noqa: PLC0415  `import dem_build.cli` costs nothing
 
-    status = run(sys.argv[1:])
+    call = circumstances(sys.argv[1:])
+    status = replayed(call)
+    if status is None:
+        status = _run(call)
     # Python looks once more for cycles in all that is there when it ends: a tenth of a build with nothing to do.
     gc.freeze()
     sys.exit(status)
+
+
+def _run(call: str | None) -> int:
+    """Run the command, and leave a witness of a call that found nothing to do."""
+    # pydantic would read the entry points of every installed package to look for plugins, at each start.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    from dem_build.cli.watch import Watch  # noqa: PLC0415  what a repeated call does without
+
+    with Watch(call) as watch:
+        from dem_build.cli.app import run  # noqa: PLC0415  as above
+
+        status = run(sys.argv[1:])
+    watch.keep(status)
+    return status

@@ -13,6 +13,7 @@ from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared, shared_documents
 from dem_build.cli.preflight import refusals, refuse_plan
 from dem_build.cli.session import open_session
+from dem_build.cli.watch import disavow, vouch
 from dem_build.errors import DemError, GateError, InterruptedBuildError, UsageError
 from dem_build.execute.interrupt import Interrupt
 from dem_build.execute.options import Options
@@ -89,6 +90,8 @@ def _build_one(
             session = _prepared(named, call, flags, within)
             with view.make_listener(console) as listener:
                 outcome, ending = _run(session, _options(session, call, flags), listener, interrupt)
+            if session.plan.up_to_date:
+                vouch(session.fresh_until)
             return _finish(session, outcome, ending, listener.shown, console)
     except KeyboardInterrupt:
         return _failed(named, InterruptedBuildError("stopped"))
@@ -119,6 +122,7 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
     listener.build_started(session.plan)
     if session.plan.up_to_date:
         return recorded(session.plan)
+    disavow("something is due")
     from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
     refuse_plan(session)

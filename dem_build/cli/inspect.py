@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from dem_build.cli import view
 from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
 from dem_build.cli.session import checked, open_session
 from dem_build.cli.view_progress import Progress
+from dem_build.cli.watch import vouch
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import budgets, crowded, estimates, unfit
 from dem_build.execute.events import read_events
@@ -80,7 +82,10 @@ def plan(named: str, call: Call, *, check: bool, as_json: bool) -> int:
         view.estimate_lines(found, view.make_console())
         view.memory_lines(errors, warnings, view.make_console())
         say_shared(recorded_shared(session), view.make_console())
-    return 0 if session.plan.up_to_date or not check else NotUpToDateError.exit_status
+    if session.plan.up_to_date:  # else estimates speak of what is free, and of earlier runs
+        vouch(math.inf)
+        return 0
+    return NotUpToDateError.exit_status if check else 0
 
 
 def why(named: str, name: str, call: Call) -> int:

@@ -154,10 +154,15 @@ class Session:
         known += [r.key for r in outcome.results.values()] if outcome is not None else []
         return {key for key in known if key}
 
+    @property
+    def fresh_until(self) -> float:
+        """Until when the root says well enough when it was used, in seconds since 1970."""
+        return float(self.root["built"]) + REFRESH_SECONDS
+
     def _root_is_fresh(self) -> bool:
         """Return whether the root says well enough when it was used, and by which host."""
-        age = time.time() - self.root["built"]
-        return bool(0 <= age < REFRESH_SECONDS and self.root["host"] == os.uname().nodename)
+        young = self.root["built"] <= time.time() < self.fresh_until
+        return bool(young and self.root["host"] == os.uname().nodename)
 
     def _root(self, keys: Mapping[str, digest.Digest], wanted: set[digest.Digest]) -> dict[str, digest.JSON]:
         """Return the root: what the recipe needs, what it has yet to make, and when it used what it needs no more."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dem_build import digest
 from dem_build.digest import Blob
 from dem_build.errors import StoreError
+from dem_build.host import host_folder
 from dem_build.store.files import in_parallel
 
 if TYPE_CHECKING:
@@ -79,11 +80,12 @@ class Hints:
     """The digests of files on this host.
 
     Args:
-        folder: Where the file lies. Default: `$DEM_HINTS`, else `dem` in `$XDG_CACHE_HOME`, else `~/.cache/dem`.
+        folder: Where the file lies. Default: `host_folder`.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = folder or _default_folder()
+        place = host_folder() if folder is None else folder
+        self._folder = None if place is None else Path(place)
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         self._process = os.getpid()
@@ -188,17 +190,6 @@ def _is_damage(error: Exception) -> bool:
         # Without a code it is Python's own, of text that is none.
         return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR
     return True
-
-
-def _default_folder() -> Path | None:
-    if folder := os.environ.get("DEM_HINTS"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder) / "dem"
-    try:
-        return Path.home() / ".cache" / "dem"
-    except RuntimeError:  # a user without a home
-        return None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
