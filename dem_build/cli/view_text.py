@@ -34,7 +34,10 @@ def make_console(*, stderr: bool = False) -> Console:
 
 def clean(text: object) -> str:
     r"""Return text without what a terminal would obey: control characters are shown as `\x1b`, lines are kept."""
-    return "".join(c if c == "\n" or _harmless(c) else _escaped(c) for c in str(text))
+    text = str(text)
+    if text.isascii() and text.isprintable():  # as nearly all names are
+        return text
+    return "".join(c if c == "\n" or _harmless(c) else _escaped(c) for c in text)
 
 
 def joined(text: object) -> str:

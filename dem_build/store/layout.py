@@ -7,6 +7,7 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,12 +39,12 @@ class Layout:
 
     root: Path
 
-    @property
+    @cached_property
     def objects(self) -> Path:
         """Content-addressed files."""
         return self.root / "cas" / "sha256"
 
-    @property
+    @cached_property
     def actions(self) -> Path:
         """Action records."""
         return self.root / "actions"
@@ -108,11 +109,11 @@ class Layout:
 
     def object(self, digest: str) -> Path:
         """Return where the object of a digest lies."""
-        return self.objects / digest[:2] / digest
+        return self.objects / f"{digest[:2]}/{digest}"
 
     def action(self, key: str) -> Path:
         """Return where the record of a key lies."""
-        return self.actions / key[:2] / f"{key}.json"
+        return self.actions / f"{key[:2]}/{key}.json"
 
     def temporary(self) -> Path:
         """Return a new name in `tmp/`."""
