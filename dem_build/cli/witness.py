@@ -227,7 +227,7 @@ def replayed(call: str | None) -> int | None:
     try:
         with open(os.path.join(place, call), "rb") as file:  # noqa: PTH118, PTH123
             witness = Witness.from_bytes(file.read(), call)
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError):
         return None
     return _say(witness) if same(witness) else None
 
