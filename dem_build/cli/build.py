@@ -52,7 +52,7 @@ class Flags:
 
 def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
     """Build recipes one after another, none where one cannot be built, and return the gravest exit status."""
-    if len(recipes) > 1 and (wrong := refusals(recipes, call, trust_tasks=flags.trust_tasks)):
+    if len(recipes) > 1 and (wrong := _refusals(recipes, call, flags)):
         return _refuse(recipes, wrong, as_json=flags.as_json)
     console = view.make_console(stderr=flags.as_json)
     statuses: list[int] = []
@@ -70,6 +70,10 @@ def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
     if flags.as_json:
         sys.stdout.write(json.dumps(documents[0] if len(recipes) == 1 else documents) + "\n")
     return min(statuses, key=GRAVITY.index)
+
+
+def _refusals(recipes: Sequence[str], call: Call, flags: Flags) -> dict[str, DemError]:
+    return refusals(recipes, call, trust_tasks=flags.trust_tasks, keep_going=flags.keep_going)
 
 
 def _refuse(recipes: Sequence[str], wrong: Mapping[str, DemError], *, as_json: bool) -> int:
@@ -125,7 +129,7 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
     disavow("something is due")
     from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
-    refuse_plan(session)
+    refuse_plan(session, keep_going=options.keep_going)
     outcome = build(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome

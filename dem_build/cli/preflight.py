@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 __all__ = ["refusals", "refuse_plan"]
 
 
-def refusals(recipes: Sequence[str], call: Call, *, trust_tasks: bool) -> dict[str, DemError]:
+def refusals(
+    recipes: Sequence[str], call: Call, *, trust_tasks: bool, keep_going: bool
+) -> dict[str, DemError]:
     """Return what stands against building several recipes, one after another.
 
     Args:
         recipes: As the user named them, in their order.
         call: The options.
         trust_tasks: Whether local task files may run.
+        keep_going: Whether what does not depend on a failure goes on.
 
     Returns:
         Recipe → what is wrong. What an earlier one will publish is missed by none that builds on it, and of one that
@@ -41,7 +44,7 @@ def refusals(recipes: Sequence[str], call: Call, *, trust_tasks: bool) -> dict[s
             if recipe is not None and any(_is_within(path, coming) for path in _names(recipe).values()):
                 checked(named, call.overrides)
             else:
-                _judge(open_session(named, call), call, trust_tasks=trust_tasks)
+                _judge(open_session(named, call), call, trust_tasks=trust_tasks, keep_going=keep_going)
         except RecipeError as error:
             if problems := [p for p in error.problems if not _may_come(p, recipe, coming)]:
                 found[named] = RecipeError(problems)
@@ -52,8 +55,12 @@ def refusals(recipes: Sequence[str], call: Call, *, trust_tasks: bool) -> dict[s
     return found
 
 
-def refuse_plan(session: Session) -> None:
+def refuse_plan(session: Session, *, keep_going: bool) -> None:
     """Refuse a build that cannot come to its end, as far as files, packages and memory tell it before it runs.
+
+    Args:
+        session: What is to be built.
+        keep_going: Whether one vector's failure is to stop nothing else: then it is left to fail by itself.
 
     Raises:
         DemError: It cannot.
@@ -62,18 +69,19 @@ def refuse_plan(session: Session) -> None:
     from dem_build.execute.needs import refuse_missing, refuse_unmergeable  # noqa: PLC0415
 
     refuse_missing(session.plan, session.machine)
-    refuse_unmergeable(session.plan)
+    if not keep_going:
+        refuse_unmergeable(session.plan)
     refuse_unfit(session.plan)
 
 
-def _judge(session: Session, call: Call, *, trust_tasks: bool) -> None:
+def _judge(session: Session, call: Call, *, trust_tasks: bool, keep_going: bool) -> None:
     if call.locked:
         session.require_locked(call)
     if not trust_tasks:
         session.require_trust()
     session.destination()
     if not session.plan.up_to_date:
-        refuse_plan(session)
+        refuse_plan(session, keep_going=keep_going)
 
 
 def _names(recipe: Recipe) -> dict[str, Path]:
