@@ -93,8 +93,8 @@ def test_a_config_with_other_names_has_no_shape(config):
     assert Shape.of(config) is None
 
 
-def memory(*, trained=1.0, length=64, machine=None, **params):
-    return training_memory(Shape.of(LLAMA), TRAIN | params, machine or Machine(), length, trained)
+def memory(*, trained=1.0, length=64, machine=None, mean=None, **params):
+    return training_memory(Shape.of(LLAMA), TRAIN | params, machine or Machine(), length, trained, mean)
 
 
 def test_memory_is_at_least_weights_gradients_and_moments():
@@ -111,6 +111,15 @@ def test_what_makes_a_batch_smaller_needs_less_memory():
     assert memory(trained=0.1) < whole
     assert memory(global_batch_size=2) < whole
     assert memory(bf16=False, length=1000) > memory(length=1000)
+
+
+def test_gradients_are_beside_the_rows_of_a_steps_second_pass_which_are_shorter():
+    equal, spread = (memory(length=1000, mean=mean) for mean in (None, 500.0))
+    assert spread < equal
+    assert equal == memory(length=1000, mean=1000.0) == memory(length=1000, mean=5000.0)
+    alone = memory(length=1000, global_batch_size=Machine().micro_batch)
+    assert alone == memory(length=1000, global_batch_size=Machine().micro_batch, mean=1.0)
+    assert memory(length=1000, mean=1.0) >= alone  # the first pass has the longest rows
 
 
 def test_a_vector_takes_what_its_type_says_and_the_best_weights_are_one_more_copy():

@@ -101,5 +101,5 @@ def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     shape = Shape.of(CONFIG)
     assert shape is not None
-    planned = [training_memory(shape, params, machine, LENGTH) for params in trained]
+    planned = [training_memory(shape, params, machine, LENGTH, 1.0, LENGTH - 24) for params in trained]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)

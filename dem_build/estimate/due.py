@@ -61,7 +61,9 @@ class Training:
         """Return the bytes that it needs with these parameters and this length, which may be others than its own."""
         rows = self.rows
         trained = rows.trained_tokens / max(rows.tokens, 1) if rows else 1.0
-        return training_memory(shape, params, machine, length, trained) + (0 if gpu else PROCESS)
+        # Packs are full, or nearly.
+        mean = rows.tokens / max(rows.rows, 1) if rows and not params.get("packing") else None
+        return training_memory(shape, params, machine, length, trained, mean) + (0 if gpu else PROCESS)
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:

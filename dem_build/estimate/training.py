@@ -72,11 +72,12 @@ def training_memory(
     machine: Machine,
     length: int,
     trained: float = 1.0,
+    mean: float | None = None,
 ) -> int:
     """Return the bytes that a training needs: weights, gradients, optimizer, activations and logits.
 
-    Gradients are there from one micro-batch of a step to the next. Where a step has only one, they come while its
-    activations go.
+    Gradients are there from one micro-batch of a step to the next. In the first, which has the step's longest rows,
+    they come while its activations go.
 
     Args:
         shape: Of the base.
@@ -84,6 +85,7 @@ def training_memory(
         machine: Its micro-batch, and whether activations are computed again.
         length: Tokens of a sequence.
         trained: Share of the tokens that count; only they get logits.
+        mean: Tokens of a sequence on average; None where all are as long.
     """
     cast = 2 if params["bf16"] else 0
     held = shape.parameters * (MASTER + STATES[params["optim"]] + cast)
@@ -91,17 +93,35 @@ def training_memory(
         held += shape.vocabulary * shape.hidden * 6  # transformers keeps an embedding's states in 32 bits
     gradients = shape.parameters * GRADIENT
     rows = min(machine.micro_batch, params["global_batch_size"])
-    batch = _batch(
-        shape,
-        rows * length,
-        trained,
-        bf16=bool(params["bf16"]),
-        recomputed=machine.gradient_checkpointing,
-    )
-    return int(held + (gradients + batch if rows < params["global_batch_size"] else max(gradients, batch)))
+
+    def batch(longest: float) -> float:
+        return _batch(
+            shape,
+            rows * longest,
+            trained,
+            bf16=bool(params["bf16"]),
+            recomputed=machine.gradient_checkpointing,
+        )
+
+    needs = max(gradients, batch(length))
+    if rows < params["global_batch_size"]:
+        needs = max(needs, gradients + batch(_second(length, mean, rows / params["global_batch_size"])))
+    return int(held + needs)
 
 
-def _batch(shape: Shape, tokens: int, trained: float, *, bf16: bool, recomputed: bool) -> float:
+def _second(longest: int, mean: float | None, share: float) -> float:
+    """Return how long the longest row of a step's second micro-batch is in the worst of steps, about.
+
+    Args:
+        longest: Tokens of the longest row.
+        mean: Of all rows, which are taken to be spread evenly about it.
+        share: Of a step's rows that the first micro-batch has.
+    """
+    spread = 0.0 if mean is None else min(2 * max(longest - mean, 0.0), longest)
+    return longest - spread * share / 2
+
+
+def _batch(shape: Shape, tokens: float, trained: float, *, bf16: bool, recomputed: bool) -> float:
     """Return the bytes of one pass's activations, logits and what the head's gradient takes on its way.
 
     Where layers are computed again, the logits are gone before the first of them is.
