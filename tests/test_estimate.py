@@ -94,7 +94,9 @@ def test_a_config_with_other_names_has_no_shape(config):
 
 
 def memory(*, trained=1.0, length=64, machine=None, mean=None, **params):
-    return training_memory(Shape.of(LLAMA), TRAIN | params, machine or Machine(), length, trained, mean)
+    tokens = 1000 * (length if mean is None else mean)
+    data = Rows(1000, tokens, tokens * trained)
+    return training_memory(Shape.of(LLAMA), TRAIN | params, machine or Machine(), length, data)
 
 
 def test_memory_is_at_least_weights_gradients_and_moments():
@@ -224,9 +226,8 @@ def test_rows_are_as_long_as_they_were_prepared_and_else_as_long_as_they_may_be(
     }
     graph = make_graph(rate=1e-4)
     planned = estimated(made, graph)["vector:math"].memory - PROCESS
-    assert planned == training_memory(
-        Shape.of(LLAMA), graph.actions["vector:math"].params, Machine(), length, 0.2
-    )
+    params, data = graph.actions["vector:math"].params, Rows(100, 5000, 1000)
+    assert planned == training_memory(Shape.of(LLAMA), params, Machine(), length, data)
 
 
 def test_nothing_is_known_before_base_and_data_are_there():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.estimate import Shape, training_memory
+from dem_build.estimate import Rows, Shape, training_memory
 from dem_build.execute.slots import Slot
 from dem_build.machine import Machine
 
@@ -101,5 +101,7 @@ def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     shape = Shape.of(CONFIG)
     assert shape is not None
-    planned = [training_memory(shape, params, machine, LENGTH, 1.0, LENGTH - 24) for params in trained]
+    tokens = 16 * (LENGTH - 24)
+    data = Rows(16, tokens, tokens)
+    planned = [training_memory(shape, params, machine, LENGTH, data) for params in trained]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)

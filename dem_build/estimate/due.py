@@ -59,11 +59,7 @@ class Training:
         self, shape: Shape, params: Mapping[str, JSON], machine: Machine, length: int, *, gpu: bool
     ) -> int:
         """Return the bytes that it needs with these parameters and this length, which may be others than its own."""
-        rows = self.rows
-        trained = rows.trained_tokens / max(rows.tokens, 1) if rows else 1.0
-        # Packs are full, or nearly.
-        mean = rows.tokens / max(rows.rows, 1) if rows and not params.get("packing") else None
-        return training_memory(shape, params, machine, length, trained, mean) + (0 if gpu else PROCESS)
+        return training_memory(shape, params, machine, length, self.rows) + (0 if gpu else PROCESS)
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:

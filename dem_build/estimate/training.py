@@ -71,8 +71,7 @@ def training_memory(
     params: Mapping[str, JSON],
     machine: Machine,
     length: int,
-    trained: float = 1.0,
-    mean: float | None = None,
+    data: Rows | None = None,
 ) -> int:
     """Return the bytes that a training needs: weights, gradients, optimizer, activations and logits.
 
@@ -83,10 +82,12 @@ def training_memory(
         shape: Of the base.
         params: Of the kind `finetune`.
         machine: Its micro-batch, and whether activations are computed again.
-        length: Tokens of a sequence.
-        trained: Share of the tokens that count; only they get logits.
-        mean: Tokens of a sequence on average; None where all are as long.
+        length: Tokens of the longest sequence.
+        data: What is trained on; None where it is not known: then all sequences are as long, and all tokens count.
     """
+    trained = data.trained_tokens / max(data.tokens, 1) if data else 1.0  # only they get logits
+    # Packs are full, or nearly.
+    mean = data.tokens / max(data.rows, 1) if data and not params.get("packing") else None
     cast = 2 if params["bf16"] else 0
     held = shape.parameters * (MASTER + STATES[params["optim"]] + cast)
     if params["optim"] == "adamw_8bit":
