@@ -20,7 +20,7 @@ MEMORY = {
     # gradients and states that stay. A C library that does not know the words passes them over.
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2097152",
     # Code made for each shape that was met, half a megabyte each, of which oneDNN and PyTorch's layer over it keep
-    # 1,024, each by itself: bounding one of the two frees little. A pass of one shape makes some twenty.
+    # 1,024, each by itself: bounding one of the two frees half. A pass of one shape makes some twenty.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
     "LRU_CACHE_CAPACITY": "64",
 }
