@@ -167,12 +167,13 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "tune": Kind(
             family="tune",
-            version=4,
+            version=5,  # 5: looks for other optima; ω follow from the inputs, whatever other searches measured
             module="dem_build.steps.tune",
             params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
             outputs=("omega", "trace", "passes"),
             device=True,
             measures="passes",
+            measured_since=5,  # earlier ones do not say what each pass was measured under
         ),
         "compose": Kind(
             family="compose",
@@ -202,7 +203,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         ),
         "ladder": Kind(
             family="analyze",
-            version=3,
+            version=4,  # 4: other models of the losses
             module="dem_build.steps.ladder",
             params=("objective", "max_samples", "bounds", "test_samples"),
             outputs=("rungs",),

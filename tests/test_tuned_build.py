@@ -73,6 +73,32 @@ def test_renamed_and_swapped_datasets_tune_nothing(tuned):
     assert set(document["omega"]) == {"sum", "copy"}
 
 
+OUTPUTS = ("omega", "trace", "passes")
+NARROW = "\n[tune]\nbounds = [0.0, 1.0]\n"
+PROBE = '\n[probes.upper]\npath = "data/upper.jsonl"\nmax_loss_increase = 0.5\n'
+
+
+@pytest.mark.parametrize("objective", ["gain", "worst"])
+def test_a_search_finds_the_same_whatever_other_searches_are_recorded(tiny_base, tmp_path, objective):
+    """The key names the result: what is found in the cache saves passes, and moves no bit of what comes out."""
+    asked = f'{RECIPE}\n[tune]\nobjective = "{objective}"\n'
+
+    def found(project: Project) -> dict[str, str]:
+        project.build(asked, "--", "tune")
+        shown = json.loads(project.call("show", "tiny.toml", "tune", "--json").stdout)
+        assert (shown["provenance"]["earlier_passes"] > 0) == bool(histories)
+        return {name: shown["outputs"][name]["digest"] for name in OUTPUTS}
+
+    histories: list[str] = []
+    alone = found(fresh(tmp_path / "alone", tiny_base))
+    three = RECIPE.replace("[compose]", UPPER)
+    histories = [three + NARROW, RECIPE + PROBE, RECIPE + "\n[tune]\nimportance = { add = 5.0 }\n"]
+    other = fresh(tmp_path / "other", tiny_base)
+    for text in histories:
+        other.build(text, "--", "tune")
+    assert found(other) == alone
+
+
 def test_another_importance_tunes_again_from_what_is_known(tuned):
     whole = cost(tuned)
     document = tuned.build(RECIPE + "\n[tune]\nimportance = { add = 5.0 }\n")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dem_build.report.recorded import Recorded
 
 __all__ = [
+    "OBJECTIVES",
     "SEARCH",
     "TUNE",
     "Judged",
@@ -151,17 +152,18 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
     said = {entry["vector"]: entry for entry in trace["vectors"]}
     found = {digest: _in_order(one, trace["layers"]) for digest, one in omega["omega"].items()}
     given = {name: action.groups[name].get("omega") for name in vectors}
-    tuned = {
-        n: _tuned(said[d], found[d], given[n], [given[m] for m in vectors if vectors[m] == d])
-        for n, d in vectors.items()
-        if d in said
-    }
+    alike = {n: [given[m] for m in vectors if vectors[m] == d] for n, d in vectors.items()}
+    tuned = {n: _tuned(said[d], found[d], given[n], alike[n]) for n, d in vectors.items() if d in said}
     # A vector that a name of it gives an ω to has more than what was searched.
     searched = {name: one for name, one in tuned.items() if given[name] is None}
     about = {
         "objective": trace["objective"],
         "searched": "tuned ω, one a vector," if layers_of(tuned) else "tuned ω",
     }
+    findings = [
+        f | {"place": {n: _part(f["omegas"][vectors[n]], alike[n]) for n in searched}} if "omegas" in f else f
+        for f in trace["findings"]
+    ]
     # Two datasets may have the same rows, and vectors of their own.
     entries = {
         name: entry
@@ -175,7 +177,7 @@ def _tuning(build: Recorded, action: Action) -> Tuning:
         vectors=tuned,
         judges={name: _judged(entries[name]) for name in judges if name in entries},
         # Judges of the same rows may be told the same.
-        told=tuple(dict.fromkeys(_sentence(f | about, vectors, searched, judges) for f in trace["findings"])),
+        told=tuple(dict.fromkeys(_sentence(f | about, vectors, searched, judges) for f in findings)),
         passes=len(trace["passes"]),
         cost=build.records[action.name].amount("forward_equivalents") or 0.0,
         slopes=_slopes(trace, vectors, judges),
@@ -212,16 +214,16 @@ def _tuned(
     """
     if given is not None:
         return Tuned(float(given))
-    fixed = math.fsum(value for value in alike if value is not None)
-    shares = alike.count(None)
-
-    def part(whole: JSON) -> float:
-        return (float(whole) - fixed) / shares
-
-    layers = {layer: part(value) for layer, value in omega.items()} if isinstance(omega, dict) else {}
-    mean = sum(layers.values()) / len(layers) if layers else part(omega)
-    low, high = (part(entry[bound]) if entry["tuned"] else None for bound in ("low", "high"))
+    layers = {layer: _part(value, alike) for layer, value in omega.items()} if isinstance(omega, dict) else {}
+    mean = sum(layers.values()) / len(layers) if layers else _part(omega, alike)
+    low, high = (_part(entry[bound], alike) if entry["tuned"] else None for bound in ("low", "high"))
     return Tuned(mean, low, high, layers)
+
+
+def _part(whole: JSON, alike: Sequence[float | None]) -> float:
+    """Return what one name of a vector has of its ω, where that is searched: an equal share of what is not given."""
+    fixed = math.fsum(value for value in alike if value is not None)
+    return (float(whole) - fixed) / alike.count(None)
 
 
 def _judged(entry: Mapping[str, JSON]) -> Judged:
@@ -266,6 +268,8 @@ def _shown(finding: Mapping[str, JSON], name: str) -> float:
     return shown_score(finding["objective"], finding[name])
 
 
+OBJECTIVES = {"gain": "mean gain recovered", "mean": "mean loss", "worst": "gain of the worst dataset"}
+
 SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     "on_upper_bound": lambda who, f: (
         f"ω of {who} ended on the upper bound, {f['omega']:g}: raise `bounds` in [tune], or train it for longer"
@@ -298,6 +302,11 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     "not_converged": lambda _, f: f"the search stopped after {f['passes']} candidates, before it settled",
     "starts_disagree": lambda _, f: (
         f"ω that differ by up to {f['spread']:g} do as well: these validation rows do not settle them"
+    ),
+    "other_optimum": lambda _, f: (
+        f"another optimum {'cannot be told from this one' if f['unsure'] else 'is nearly as good'}: "
+        + ", ".join(f"ω {name} {omega:.3f}" for name, omega in f["place"].items())
+        + f" ({OBJECTIVES[f['objective']]} {_shown(f, 'score'):.3f}, here {_shown(f, 'chosen'):.3f})"
     ),
     "few_rows": lambda who, f: (
         f"validation rows of {who} that judge ω: only {f['used']}; what they tell of it, intervals included, is little"

@@ -13,13 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dem_build.digest import of_json
 from dem_build.room import cpu_name
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["device_name", "peak_memory", "ran_on", "release_memory", "reset_peak_memory", "versions"]
+__all__ = [
+    "bits_of",
+    "device_name",
+    "peak_memory",
+    "ran_on",
+    "release_memory",
+    "reset_peak_memory",
+    "versions",
+]
 
+CPUINFO = Path("/proc/cpuinfo")
 LIBC = ctypes.CDLL(None)
 PEAK, RESET = Path("/proc/self/clear_refs"), b"5"  # proc(5)
 
@@ -31,6 +41,37 @@ def ran_on(model: PreTrainedModel) -> dict[str, Any]:
         "attn_implementation": str(model.config._attn_implementation),  # noqa: SLF001  it has no other name
         "versions": versions(),
     }
+
+
+def bits_of(model: PreTrainedModel, batch: int) -> str:
+    """Return a hash of all that a loss's last bits depend on beside the model, the rows and our code.
+
+    The order in which a kernel sums is chosen by the library's version, the processor and its instructions, the number
+    of threads, the attention kernel and how many rows there are at once. Where all of these are the same, a CPU gives
+    the same bits again. A GPU may not even then, since some of its kernels add as their threads come.
+
+    Args:
+        model: What is measured, on its device.
+        batch: Most rows at once.
+    """
+    of = {
+        **ran_on(model),
+        "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "batch": batch,
+    }
+    return of_json(of)
+
+
+def _processor() -> str:
+    """Return the processor's model: libraries choose their kernels by more of it than its instructions."""
+    if CPUINFO.exists():
+        named = (
+            line for line in CPUINFO.read_text(encoding="utf-8").splitlines() if line.startswith("model name")
+        )
+        return next(named, platform.processor())
+    return platform.processor()
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dem_build.errors import DemError, EvaluationError
-from dem_build.steps.environment import release_memory
+from dem_build.steps.environment import bits_of, release_memory
 from dem_build.steps.judges import BLOCKS, batches, judged_nll
 from dem_build.steps.kept import CHANGING, MEASURING
 from dem_build.steps.memory import memory_told
@@ -42,7 +42,9 @@ class Passes:
         kept: Keeps them through an interruption.
         taken: All passes, in order; those of an interrupted run first.
         earlier: Passes that earlier searches took of the same vectors, over rows of the same judges: of some judges
-            alone where theirs were others, and without derivatives where they had not all of our vectors.
+            alone where theirs were others. They save work where they are what measuring here would give, to the last
+            bit, and say nothing else: no result depends on what they are.
+        taken_over: How many passes were, in whole or in part, not taken as an earlier one answered them.
         cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
     """
 
@@ -62,6 +64,12 @@ class Passes:
         self.taken = kept.passes(name)
         self.earlier = [p for path in kept.context.earlier for p in read_passes(path, self.scope)]
         self._answers: dict[tuple[bytes, bool, bool], Pass] = {}
+        self.taken_over = 0
+        machine, model = kept.context.machine, candidates.model
+        self._under = {
+            slopes: bits_of(model, machine.micro_batch if slopes else machine.eval_batch_size)
+            for slopes in (False, True)
+        }
         self.cost = sum(self.cost_of(p) for p in self.taken)
 
     def take(
@@ -72,7 +80,10 @@ class Passes:
         judged: Iterable[int] | None = None,
         rounded: bool = False,
     ) -> Pass:
-        """Return a pass; one that was taken before, here or by an earlier search, is not taken again.
+        """Return a pass; what was measured before, here or by an earlier search, is not measured again.
+
+        Where losses alone are asked for and this search has asked for derivatives there, too, those are the answer:
+        that follows from what was asked, and not from what is recorded.
 
         Args:
             omega: The candidate, [vectors, layers].
@@ -86,11 +97,19 @@ class Passes:
         """
         rounded = rounded and self._dtype is not torch.float32
         asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
+        place = asked.omega.tobytes()
+        for with_slopes in (slopes, True):
+            answered = self._answers.get((place, with_slopes, rounded))
+            if answered is not None and answered.judged[asked.judged].all():
+                return answered
+        if (before := self._answers.get((place, slopes, rounded))) is not None:
+            asked.judged[:] |= before.judged
         known = self._known(asked)
+        self.taken_over += any(p.answers(asked) and (p.judged & asked.judged).any() for p in self.earlier)
         if (lacking := asked.judged & ~known.judged).any():
             self._take(self._asked(omega, np.flatnonzero(lacking), slopes=slopes, rounded=rounded))
             known = self._known(asked)
-        self._answers[asked.omega.tobytes(), slopes, rounded] = known
+        self._answers[place, slopes, rounded] = known
         return known
 
     @property
@@ -119,14 +138,11 @@ class Passes:
             asked.slopes[~asked.judged] = 0
 
     def _known(self, asked: Pass) -> Pass:
-        """Return what is known of a candidate, of each judge what was measured first.
-
-        The earlier passes first: so a resumed search, which has more of its own, gets the answers that it got before.
-        """
+        """Return what is known of a candidate, of those judges alone that are asked."""
         known = self._asked(asked.omega, (), slopes=asked.slopes is not None, rounded=asked.rounded)
         for one in (*self.earlier, *self.taken):
-            if one.rounded == asked.rounded and np.array_equal(one.omega, asked.omega):
-                known.add(one)
+            if one.answers(asked):
+                known.add(one, asked.judged)
         return known
 
     def losses(self, taken: Pass) -> NDArray[np.float64]:
@@ -140,7 +156,8 @@ class Passes:
         mask = np.zeros(count, np.bool_)
         mask[list(range(count) if judged is None else judged)] = True
         empty = np.zeros((count, BLOCKS, *omega.shape)) if slopes else None
-        return Pass(np.array(omega, np.float64), mask, np.zeros((count, BLOCKS)), empty, rounded)
+        under = self._under[slopes]
+        return Pass(np.array(omega, np.float64), mask, np.zeros((count, BLOCKS)), empty, rounded, under)
 
     def _measure(self, asked: Pass) -> None:
         with self.kept.timed(CHANGING):

@@ -101,7 +101,7 @@ def recorded(passes: Passes) -> Provenance:
     return {
         "forward_equivalents": round(passes.cost, 3),
         "passes": len(passes.taken),
-        "earlier_passes": len(passes.earlier),
+        "earlier_passes": passes.taken_over,
         "candidate_seconds": round(kept.seconds(CHANGING), 3),
         "measuring_seconds": round(kept.seconds(MEASURING), 3),
         "device_seconds": round(kept.elapsed, 3),

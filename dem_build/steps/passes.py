@@ -31,6 +31,7 @@ class Pass:
         nll: Summed losses, [judges, blocks]; 0 where a judge was not asked.
         slopes: Their derivatives to ω, [judges, blocks, vectors, layers]; None where none were taken.
         rounded: Whether the candidate was rounded to the composed model's dtype.
+        under: What it was measured under, see `environment.bits_of`; empty where nobody said.
     """
 
     omega: NDArray[np.float64]
@@ -38,12 +39,24 @@ class Pass:
     nll: NDArray[np.float64]
     slopes: NDArray[np.float64] | None = None
     rounded: bool = False
+    under: str = ""
 
-    def add(self, other: Pass) -> None:
-        """Take over what another pass of this candidate says of judges that were not asked yet."""
-        if self.slopes is not None and other.slopes is None:
-            return
-        new = other.judged & ~self.judged
+    def answers(self, asked: Pass) -> bool:
+        """Return whether this is, of its judges, bit for bit what measuring another pass here would give.
+
+        A pass without derivatives reads the rows in other batches than one with them, and their sums differ in their
+        last digits: enough for a search to go another way.
+        """
+        return (
+            self.rounded == asked.rounded
+            and self.under == asked.under
+            and (self.slopes is None) == (asked.slopes is None)
+            and np.array_equal(self.omega, asked.omega)
+        )
+
+    def add(self, other: Pass, wanted: NDArray[np.bool_]) -> None:
+        """Take over what another pass says of those judges that are wanted and lacking."""
+        new = other.judged & wanted & ~self.judged
         self.nll[new] = other.nll[new]
         if self.slopes is not None and other.slopes is not None:
             self.slopes[new] = other.slopes[new]
@@ -80,7 +93,8 @@ def write_passes(path: Path, passes: Sequence[Pass], scope: Scope | None = None)
         "sloped": np.array([p.slopes is not None for p in passes]),
     }
     # One entry: safetensors writes several in no fixed order.
-    about = {"scope": json.dumps({"vectors": [*scope.vectors], "judges": [*scope.judges]})} if scope else None
+    of = {"vectors": [*scope.vectors], "judges": [*scope.judges]} if scope else {}
+    about = {"scope": json.dumps({**of, "under": [p.under for p in passes]})}
     save_file(arrays | ({"slopes": np.array(sloped)} if sloped else {}), path, about)
 
 
@@ -94,19 +108,22 @@ def read_passes(path: Path, scope: Scope | None = None) -> list[Pass]:
     """
     with safe_open(path, framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        about = (file.metadata() or {}).get("scope")
+        about = parse_json((file.metadata() or {}).get("scope", "{}"))
     slopes = iter(arrays.get("slopes", ()))
+    # Passes of an earlier version do not say what they were measured under, and so answer nothing.
+    under = about.get("under", [""] * len(arrays["omega"]))
     found = [
-        Pass(omega, judged, nll, next(slopes) if sloped else None, bool(rounded))
-        for omega, judged, nll, sloped, rounded in zip(
-            *(arrays[name] for name in ("omega", "judged", "nll", "sloped", "rounded")), strict=True
+        Pass(omega, judged, nll, next(slopes) if sloped else None, bool(rounded), str(said))
+        for omega, judged, nll, sloped, rounded, said in zip(
+            *(arrays[name] for name in ("omega", "judged", "nll", "sloped", "rounded")), under, strict=True
         )
     ]
     if scope is None:
         return found
-    if about is None:  # of an earlier version, which did not say
+    if "vectors" not in about:
         return []
-    return list(_translated([one for one in found if not one.rounded], Scope(**parse_json(about)), scope))
+    theirs = Scope(about["vectors"], about["judges"])
+    return list(_translated([one for one in found if not one.rounded], theirs, scope))
 
 
 def _translated(passes: Iterable[Pass], theirs: Scope, ours: Scope) -> Iterator[Pass]:
@@ -126,4 +143,5 @@ def _translated(passes: Iterable[Pass], theirs: Scope, ours: Scope) -> Iterator[
         if one.slopes is not None and have.all():
             empty = np.zeros_like(one.slopes[0])
             slopes = np.array([empty if j is None else one.slopes[j] for j in asked])[:, :, moved]
-        yield Pass(omega, judged, nll, slopes)
+        if slopes is not None or one.slopes is None:
+            yield Pass(omega, judged, nll, slopes, under=one.under)

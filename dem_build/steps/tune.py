@@ -53,7 +53,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     passes = Passes(candidates, judged, getattr(torch, params["dtype"]), kept)
     landscape = Landscape(space, passes, params)
     starts = landscape.starts()
-    found = search(params["search"], landscape.problem, landscape.samples(passes.earlier, starts))
+    found = search(params["search"], landscape.problem, landscape.samples((), starts))
     bounds = intervals(landscape.problem, found, starts[0])
     refined = layerwise(landscape, found) if params["granularity"] == "layer" else None
     chosen = landscape.choose(refined.omega if refined and refined.accepted else landscape.expand(found.best))

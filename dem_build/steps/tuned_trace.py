@@ -27,6 +27,7 @@ __all__ = ["FORMAT", "Outcome", "trace"]
 
 FORMAT = "trace/1"
 DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
+NEARLY = 0.03  # of what the chosen one gains: another optimum that is worse by less is told of
 NOTABLE = 0.02  # of the score's change from the base's: what rounding may cost without a word
 
 
@@ -62,6 +63,7 @@ def trace(outcome: Outcome) -> dict[str, JSON]:
         },
         "chosen_score": chosen.score,
         "rounded_score": chosen.rounded_score,
+        "ends": [{"omega": end.omega.tolist(), "score": problem.score(end)} for end in found.ends],
         "passes": [_pass(problem, sample) for sample in found.samples],
         "slopes": None if found.best.slopes is None else problem.loss_slopes(found.best).tolist(),
         "layerwise": None if refined is None else _refined(refined),
@@ -138,7 +140,9 @@ def _of_vectors(landscape: Landscape, found: Found, chosen: Chosen) -> Iterator[
         layers = chosen.taken.omega[v]
         about = {"vector": names[v], "omega": float(layers[0])}
         if (layers == space.fixed[v]).all():
-            yield {"what": "does_not_help", **about}
+            # Where another basin uses the vector, it is this optimum that does without it.
+            if all(end.omega[place] == space.fixed[v] for end in found.ends):
+                yield {"what": "does_not_help", **about}
         elif (layers >= problem.upper[place]).all():
             yield {"what": "on_upper_bound", **about}
         elif (layers <= problem.lower[place]).all():
@@ -185,9 +189,31 @@ def _of_search(landscape: Landscape, found: Found, bounds: Intervals) -> Iterato
         yield {"what": "like_uniform", "lead": list(bounds.over_uniform)}
     if found.reason == "passes" and landscape.params["search"] != "grid":
         yield {"what": "not_converged", "passes": len(found.samples)}
+    yield from _of_ends(landscape, found)
     apart = spread(landscape.problem, found) if found.box is None else 0.0
     if apart > DISAGREE:
         yield {"what": "starts_disagree", "spread": round(apart, 3)}
+
+
+def _of_ends(landscape: Landscape, found: Found) -> Iterator[dict[str, JSON]]:
+    """Yield the other optima that the rows cannot tell from the chosen one, or that are nearly as good."""
+    problem, best = landscape.problem, found.best
+    names = list(landscape.space.deltas)
+    for end in found.ends[1:]:
+        behind = problem.score(end) - problem.score(best)
+        error = problem.lead_stderr(best, end)
+        unsure = bool(np.isfinite(error) and behind <= SURE * error)
+        if problem.objective.keeps_limits(problem.losses(end)) and (
+            unsure or behind <= NEARLY * problem.gained(found.samples)
+        ):
+            yield {
+                "what": "other_optimum",
+                "objective": problem.objective.kind,
+                "omegas": {names[v]: float(w) for v, w in zip(landscape.space.free, end.omega, strict=True)},
+                "score": problem.score(end),
+                "chosen": problem.score(best),
+                "unsure": unsure,
+            }
 
 
 def _of_rounding(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]]:

@@ -43,6 +43,9 @@ class Intervals:
 def intervals(problem: Problem, found: Found, uniform: Sample | None) -> Intervals:
     """Return intervals by a percentile bootstrap over blocks: of how far the models' lowest place moves, around `best`.
 
+    Where the search ended in several basins, the lowest place may be in another one for other rows: an interval then
+    reaches from one to the other.
+
     What a coarse search, a limit or an early end leaves between what was found and the lowest place of the models is no
     matter of the rows, and shifts no interval. With few blocks plain percentiles lie too close: see `_percentiles`.
 
@@ -54,13 +57,15 @@ def intervals(problem: Problem, found: Found, uniform: Sample | None) -> Interva
     draws = np.random.default_rng(SEED)
     surrogate = Surrogate.fit(problem, found.samples)
     box = found.box or (problem.lower, problem.upper)
-    lowest = promised_best(problem, surrogate, box, [found.best.omega])
+    # One for each basin: a descent of the models that begins in one may end in another.
+    places = [promised_best(problem, surrogate, box, [end.omega]) for end in found.ends or (found.best,)]
+    lowest = places[0]
     moves, leads = [], []
     for _ in range(DRAWS):
         drawn, pick = _resampled(problem, draws)
         samples = [pick(s) for s in found.samples]
         refitted = surrogate.refit(observations(drawn, samples))
-        moves.append(promised_best(drawn, refitted, box, [lowest]) - lowest)
+        moves.append(promised_best(drawn, refitted, box, places) - lowest)
         if uniform is not None:
             leads.append(drawn.score(pick(uniform)) - drawn.score(pick(found.best)))
     covered = _percentiles(problem)

@@ -117,6 +117,19 @@ class Problem:
         errors = ratio_stderr(sample.slopes @ step, self.tokens)
         return _weighted_stderr(self.objective.slope(self.losses(sample)), errors)
 
+    def lead_stderr(self, one: Sample, other: Sample) -> float:
+        """Return the standard error, over blocks, of the difference of two samples' scores; they read the same rows."""
+        errors = ratio_stderr(one.nll - other.nll, self.tokens)
+        return _weighted_stderr(self.objective.slope(self.losses(one)), errors)
+
+    def gained(self, samples: Sequence[Sample]) -> float:
+        """Return how much better the best of some samples is than the base, or the middle one where that is more.
+
+        A scale of the score, whatever the objective; 0 where all are alike.
+        """
+        best, middle = self.score(self.best(samples)), float(np.median([self.score(s) for s in samples]))
+        return max(self.objective.score(self.objective.base) - best, middle - best, 0.0)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -127,12 +140,14 @@ class Found:
         samples: All that were taken, in order.
         reason: Why it ended, as a word: `converged`, `settled` or `passes`.
         box: Lowest and highest ω, [ω] each, among which `best` is the best; None where these are the problem's bounds.
+        ends: Where descents ended, `best` first, then others from the best one on: a basin each, none in two.
     """
 
     best: Sample
     samples: tuple[Sample, ...] = field(default=())
     reason: str = "converged"
     box: tuple[Vector, Vector] | None = None
+    ends: tuple[Sample, ...] = field(default=())
 
 
 def mean_losses(nll: Vector, tokens: Vector) -> Vector:

@@ -1,8 +1,13 @@
 """A smooth model of every judge's loss around ω, from a few losses and their derivatives.
 
-Gaussian-process regression with derivative observations and the kernel k(x, y) = exp(-|x - y|² / 2ℓ²)
-(C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2 and 9.4). All judges
-are sampled at the same ω, so one factorisation serves them all, resampled losses included. ℓ maximises the likelihood.
+Gaussian-process regression with derivative observations and the rational quadratic kernel of α = 2,
+
+    k(x, y) = (1 + |x - y|² / 2αℓ²)^-α
+
+(C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2, 4.2.1 and 9.4). It
+is a sum of Gaussian kernels of many ℓ: losses bend sharply where a skill sets in and hardly beyond, and a Gaussian
+kernel of the one short ℓ that the bend asks for knows nothing a little further on. All judges are sampled at the same
+ω, so one factorisation serves them all, resampled losses included. ℓ maximises the likelihood.
 
 Losses are modelled by their logarithms: they fall steeply near the base and hardly where a skill is learned, and the
 logarithm falls more evenly.
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Design", "Surrogate", "observations"]
 
 LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)  # of ℓ, for one ω; in k dimensions √k times that
+ALPHA = 2.0  # of the kernel
 LEAST = 1e-6  # nats: what a loss of nothing counts as
 NOISE = 1e-6  # of a loss or slope against the signal's variance: losses are computed in float32
 
@@ -87,9 +93,30 @@ class Surrogate:
     def log_likelihood(self) -> float:
         """Return the log marginal likelihood of all judges, the signal's variance of each at its best value."""
         count = len(self._centred)
-        variance = np.maximum((self._centred * self._weights).sum(axis=0) / count, 1e-300)
         determinant = 2 * np.log(np.diag(self.factor[0])).sum()
-        return float(-0.5 * (count * np.log(variance) + determinant).sum())
+        return float(-0.5 * (count * np.log(self._variance) + determinant).sum())
+
+    @property
+    def _variance(self) -> Vector:
+        """The signal's most likely variance, [judges]."""
+        signal = (self._centred * self._weights).sum(axis=0) / len(self._centred)
+        return np.asarray(np.maximum(signal, 1e-300))
+
+    def among(self, points: Vector) -> tuple[Vector, Vector]:
+        """Return the expected losses at several ω, and how unsure they are: [points, judges] each.
+
+        No place is less sure than one of which nothing is known but how the losses differ that were taken: the signal's
+        variance, which slopes are a part of, would promise anything of a far corner.
+
+        Args:
+            points: [points, ω].
+        """
+        beside = _values_with(points, self._design)
+        losses = np.exp(self._center + beside @ self._weights)
+        explained = np.einsum("po,op->p", beside, cho_solve(self.factor, beside.T))
+        unsure = np.sqrt(np.maximum(1.0 - explained, 0.0))[:, None] * np.sqrt(self._variance)
+        differ = self._centred[: len(self._design.points)].std(axis=0)
+        return losses, losses * np.minimum(unsure, differ)
 
     def losses(self, omega: Vector) -> Vector:
         """Return the expected losses, [judges]."""
@@ -125,8 +152,8 @@ def _factored(design: Design) -> tuple[Vector, bool]:
 def _values_with(at: Vector, design: Design) -> Vector:
     """Return the covariance of losses `at` [m, ω] with a design's observations, [m, observations]."""
     with_values = _kernel(at, design.points, design.length)
-    difference = at[:, None, :] - design.sloped[None, :, :]  # cov(f(x), ∂f(y)/∂y) = k (x - y) / ℓ²
-    kernel = _kernel(at, design.sloped, design.length)
+    difference = at[:, None, :] - design.sloped[None, :, :]  # cov(f(x), ∂f(y)/∂y) = k' (x - y) / ℓ²
+    kernel = _kernel(at, design.sloped, design.length, 1)
     with_slopes = kernel[:, :, None] * difference / design.length**2
     return np.hstack([with_values, with_slopes.reshape(len(at), design.sloped.size)])
 
@@ -135,11 +162,11 @@ def _slopes_with(at: Vector, design: Design) -> Vector:
     """Return the covariance of slopes `at` [m, ω] with a design's observations, [m · ω, observations]."""
     size, squared = at.shape[1], design.length**2
     difference = at[:, None, :] - design.points[None, :, :]
-    with_values = -_kernel(at, design.points, design.length)[:, :, None] * difference / squared
+    with_values = -_kernel(at, design.points, design.length, 1)[:, :, None] * difference / squared
     between = at[:, None, :] - design.sloped[None, :, :]
-    kernel = _kernel(at, design.sloped, design.length)
-    outer = np.eye(size) / squared - between[:, :, :, None] * between[:, :, None, :] / squared**2
-    with_slopes = kernel[:, :, None, None] * outer  # [m, sloped, ω of at, ω of design]
+    once, twice = (_kernel(at, design.sloped, design.length, times)[:, :, None, None] for times in (1, 2))
+    outer = between[:, :, :, None] * between[:, :, None, :] * ((ALPHA + 1) / ALPHA / squared**2)
+    with_slopes = once * (np.eye(size) / squared) - twice * outer  # [m, sloped, ω of at, ω of design]
     return np.hstack(
         [
             with_values.transpose(0, 2, 1).reshape(len(at) * size, len(design.points)),
@@ -148,6 +175,7 @@ def _slopes_with(at: Vector, design: Design) -> Vector:
     )
 
 
-def _kernel(one: Vector, other: Vector, length: float) -> Vector:
+def _kernel(one: Vector, other: Vector, length: float, times: int = 0) -> Vector:
+    """Return (1 + |x - y|² / 2αℓ²)^-(α + times): each derivative of the kernel lowers the exponent by 1."""
     squares = ((one[:, None, :] - other[None, :, :]) ** 2).sum(axis=2)
-    return np.asarray(np.exp(-squares / (2 * length**2)))
+    return np.asarray(np.exp(-(ALPHA + times) * np.log1p(squares / (2 * ALPHA * length**2))))

@@ -25,7 +25,7 @@ from dem_build.report.html.blocks import (
     level,
 )
 from dem_build.report.quantities import decimals, signed
-from dem_build.report.tuning import layers_of, shown_score
+from dem_build.report.tuning import OBJECTIVES, layers_of, shown_score
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +133,6 @@ SEEN = (
     "Candidates of one ω a vector, without about a quarter of the rows: these are kept to judge one ω a layer by. The "
     "table is of what was chosen in the end, on all rows."
 )
-OBJECTIVES = {"gain": "mean gain recovered", "mean": "mean loss", "worst": "gain of the worst dataset"}
 
 
 def _objective(tuning: Tuning) -> str:
