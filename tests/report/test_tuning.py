@@ -59,6 +59,31 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
     assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
 
 
+def test_another_optimum_is_told_with_the_omega_of_each_name():
+    """A vector of two names, one of which the recipe gives an ω, and another vector."""
+    names = {"given": ONE, "searched": ONE, "other": OTHER}
+    takes = tuple(Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in names)
+    groups = {"given": {"omega": 0.25}, "searched": {}, "other": {}}
+    finding = {"what": "other_optimum", "omegas": {ONE: 1.0, OTHER: 0.0}, "score": -0.6, "chosen": -0.616}
+    documents = {
+        "trace": {
+            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "layers": [], "judges": [],
+            "vectors": [{"vector": v, "tuned": True, "omega": 0.5, "low": 0.4, "high": 0.6} for v in (ONE, OTHER)],
+            "findings": [finding | {"unsure": unsure} for unsure in (True, False)],
+        },
+        "omega": {"omega": {ONE: 0.5, OTHER: 0.5}},
+    }  # fmt: skip
+    records = {f"vector:{n}": record("finetune", delta=digest) for n, digest in names.items()}
+    records[TUNE] = record("tune", trace="trace", omega="omega")
+    graph = Graph({TUNE: Action(TUNE, "tune", {}, takes, groups=groups)})
+    read = Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+    there = "ω searched 0.750, ω other 0.000 (mean gain recovered 0.600, here 0.616)"
+    assert read_tuning(read).told == (
+        f"another optimum cannot be told from this one: {there}",
+        f"another optimum is nearly as good: {there}",
+    )
+
+
 def test_what_judges_of_the_same_rows_are_told_is_said_once():
     little = {"what": "few_rows", "judge": ROWS, "used": 3}
     assert len(search_of({"findings": [little, little]}).told) == 1
