@@ -402,16 +402,17 @@ def histories(both, tmp_path_factory):
     return {"both": both, **found}
 
 
-@pytest.mark.parametrize("name", ["importance", "three", "probe", "noise"])
 @pytest.mark.parametrize("params", [{}, {"search": "coordinate"}, {"granularity": "layer"}], ids=str)
-def test_passes_of_other_searches_save_work_and_change_no_byte(histories, params, name, tmp_path):
+def test_passes_of_other_searches_save_work_and_change_no_byte(histories, params, tmp_path):
     groups = [dataset("up"), dataset("down")]
     alone = run_tune(tmp_path / "alone", groups, **params)
-    context = replace(make_context(tmp_path / "after", threads=1), earlier=(histories[name].out / "passes",))
-    after = run_tune(tmp_path / "after", groups, context, **params)
-    for output in ("omega", "trace", "passes"):
-        assert (after.out / output).read_bytes() == (alone.out / output).read_bytes()
-    assert after.told["forward_equivalents"] < alone.told["forward_equivalents"]
+    for name in ("importance", "three", "probe", "noise"):
+        context = make_context(tmp_path / name, threads=1)
+        context = replace(context, earlier=(histories[name].out / "passes",))
+        after = run_tune(tmp_path / name, groups, context, **params)
+        for output in ("omega", "trace", "passes"):
+            assert (after.out / output).read_bytes() == (alone.out / output).read_bytes(), name
+        assert after.told["forward_equivalents"] < alone.told["forward_equivalents"]
 
 
 def test_what_many_vectors_alone_cost_a_judge_enters_no_search_that_did_not_ask(
