@@ -38,7 +38,8 @@ __all__ = [
 MOST_STEPS = 16
 MOST_LOOKS = 4  # at other places than where a descent went, of a search with gradients
 MOST_CHEAP_LOOKS = 8  # the same without: a third of the cost each, and it tells less
-STEPS_ELSEWHERE = 8  # of a descent that began at one of them
+MOST_ELSEWHERE = 10  # passes for each look, on average, of a search without derivatives; 2 with them
+STEPS_ELSEWHERE = 6  # of a descent that began at one of them
 RADIUS = 0.25  # of the first region, as a share of the bounds' width
 LEAST_RADIUS = 0.01
 TRUSTED, DOUBTED = 0.75, 0.25  # share of what was promised that came true
@@ -110,14 +111,18 @@ def _look_elsewhere(
         from_there: Descends from a place: its end and why, None where it was given up.
         looks: Most of them.
     """
+    # On a plateau many ends are nearly as good, and descents to all of them would cost more than the search itself.
+    most = len(samples) + (2 if problem.best(samples).slopes is not None else MOST_ELSEWHERE) * looks
     for look in range(looks):
+        if len(samples) >= most:
+            break
         surrogate, best = Surrogate.fit(problem, samples), problem.best(samples)
         there, expected = most_expected(problem, surrogate, best, anywhere=look % 2 == 1)
         if expected <= WORTH_A_LOOK * problem.gained(samples) or _seen(samples, there):
             break
         if (end := from_there(there)) is not None:
             ended.append(end)
-    other = _other_basin(problem, samples) if looks else None
+    other = _other_basin(problem, samples) if looks and len(samples) < most else None
     if other is not None and (end := from_there(other)) is not None:
         ended.append(end)
     best = problem.best(samples)
