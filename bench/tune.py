@@ -42,6 +42,8 @@ from tiny import make_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dem_build.steps.passes import Pass
+
 CLOSE = 0.005  # of the best objective
 RANDOM = 150
 RECIPE = """\
@@ -90,7 +92,7 @@ def main() -> int:
         found = {name: _run(RUNS[name], inputs, params, folder) for name in options.searches}
         best = _finest(found)
         print(f"best objective {-best:.4f}; within {CLOSE:.1%} of it counts as reached\n")
-        print(_table([_result(name, *run, best) for name, run in found.items()]))
+        print(_table([_result(name, run, best) for name, run in found.items()]))
     return 0
 
 
@@ -152,7 +154,7 @@ def _tune_inputs(recipe: Path, folder: Path) -> tuple[Inputs, dict[str, object]]
 
 def _run(
     run: Callable[[Problem, Sequence[Sample]], Found], inputs: Inputs, params: dict, folder: str
-) -> tuple[Problem, Found, Passes]:
+) -> tuple[Problem, Found, Passes, list[Pass]]:
     """Search with passes of its own."""
     home = Path(tempfile.mkdtemp(dir=folder))
     context = Context(work=home, out=home / "out", machine=Machine(), threads=torch.get_num_threads())
@@ -162,7 +164,9 @@ def _run(
     passes = Passes(candidates, judged, torch.float32, kept)
     landscape = Landscape(space, passes, params)
     known = landscape.samples(passes.earlier, landscape.starts())
-    return landscape.problem, run(landscape.problem, known), passes
+    found = run(landscape.problem, known)
+    # As many as the search took: the fine search after all of them takes more.
+    return landscape.problem, found, passes, list(passes.taken)
 
 
 def _random(problem: Problem, known: Sequence[Sample]) -> Found:
@@ -178,9 +182,9 @@ RUNS: dict[str, Callable[[Problem, Sequence[Sample]], Found]] = {
 }
 
 
-def _finest(found: dict[str, tuple[Problem, Found, Passes]]) -> float:
+def _finest(found: dict[str, tuple[Problem, Found, Passes, list[Pass]]]) -> float:
     """Return the best score of all, after a fine coordinate search around the best of them."""
-    problem, best, _ = min(found.values(), key=lambda run: run[0].score(run[1].best))
+    problem, best, *_ = min(found.values(), key=lambda run: run[0].score(run[1].best))
     width = 0.05 * (problem.upper - problem.lower)
     near = replace(
         problem,
@@ -191,10 +195,11 @@ def _finest(found: dict[str, tuple[Problem, Found, Passes]]) -> float:
     return problem.score(finest.best)
 
 
-def _result(name: str, problem: Problem, found: Found, passes: Passes, best: float) -> Result:
+def _result(name: str, run: tuple[Problem, Found, Passes, list[Pass]], best: float) -> Result:
+    problem, found, passes, searched = run
     cost, reached = 0.0, None
     changing, measuring = (passes.kept.seconds(what) for what in (CHANGING, MEASURING))
-    for taken in list(passes.taken):
+    for taken in searched:
         cost += passes.cost_of(taken)
         sample = next((s for s in found.samples if np.array_equal(s.nll.sum(), taken.nll.sum())), None)
         if reached is None and sample is not None and problem.score(sample) <= best + CLOSE * abs(best):
