@@ -38,7 +38,10 @@ __all__ = [
 MOST_STEPS = 16
 MOST_LOOKS = 4  # at other places than where a descent went, of a search with gradients
 MOST_CHEAP_LOOKS = 8  # the same without: a third of the cost each, and it tells less
-MOST_ELSEWHERE = 10  # passes for each look, on average, of a search without derivatives; 2 with them
+MOST_ELSEWHERE = (
+    6  # passes, after which no look or step elsewhere is begun; on a plateau many ends are as good
+)
+MOST_CHEAP_ELSEWHERE = 30  # the same of a search without derivatives
 STEPS_ELSEWHERE = 6  # of a descent that began at one of them
 RADIUS = 0.25  # of the first region, as a share of the bounds' width
 LEAST_RADIUS = 0.01
@@ -92,7 +95,9 @@ def gradient_search(
         samples.append(problem.measure(there, slopes=True))
         return _descend(problem, samples, samples[-1:], STEPS_ELSEWHERE, alone=False)
 
-    return _look_elsewhere(problem, samples, [first], from_there, looks)
+    return _look_elsewhere(
+        problem, samples, [first], from_there, looks=looks, most=len(samples) + MOST_ELSEWHERE
+    )
 
 
 def _look_elsewhere(
@@ -100,7 +105,9 @@ def _look_elsewhere(
     samples: list[Sample],
     ended: list[tuple[Sample, str]],
     from_there: Callable[[Vector], tuple[Sample, str] | None],
+    *,
     looks: int,
+    most: int,
 ) -> Found:
     """Look at the places of which most is expected, as long as that is worth it; return the best of all ends.
 
@@ -110,9 +117,8 @@ def _look_elsewhere(
         ended: Where descents ended so far, and why; the first one's first.
         from_there: Descends from a place: its end and why, None where it was given up.
         looks: Most of them.
+        most: Samples, after which none is begun.
     """
-    # On a plateau many ends are nearly as good, and descents to all of them would cost more than the search itself.
-    most = len(samples) + (2 if problem.best(samples).slopes is not None else MOST_ELSEWHERE) * looks
     for look in range(looks):
         if len(samples) >= most:
             break
@@ -305,11 +311,14 @@ def _cheap_looks(problem: Problem, samples: list[Sample], share: float) -> Found
         return None if end is None else (end, "converged")
 
     ended = [(end, "converged")]
+    most = len(samples) + MOST_CHEAP_ELSEWHERE
     for _ in range(MOST_CHEAP_LOOKS // 2):
+        if len(samples) >= most:
+            break
         there = most_promised(problem, Surrogate.fit(problem, samples), samples)
         if there is not None and not _seen(samples, there) and (other := from_there(there)) is not None:
             ended.append(other)
-    return _look_elsewhere(problem, samples, ended, from_there, MOST_CHEAP_LOOKS // 2)
+    return _look_elsewhere(problem, samples, ended, from_there, looks=MOST_CHEAP_LOOKS // 2, most=most)
 
 
 def _compass(
