@@ -95,9 +95,7 @@ def gradient_search(
         samples.append(problem.measure(there, slopes=True))
         return _descend(problem, samples, samples[-1:], STEPS_ELSEWHERE, alone=False)
 
-    return _look_elsewhere(
-        problem, samples, [first], from_there, looks=looks, most=len(samples) + MOST_ELSEWHERE
-    )
+    return _look_elsewhere(problem, samples, [first], from_there, (looks, len(samples) + MOST_ELSEWHERE))
 
 
 def _look_elsewhere(
@@ -105,9 +103,7 @@ def _look_elsewhere(
     samples: list[Sample],
     ended: list[tuple[Sample, str]],
     from_there: Callable[[Vector], tuple[Sample, str] | None],
-    *,
-    looks: int,
-    most: int,
+    limits: tuple[int, int],
 ) -> Found:
     """Look at the places of which most is expected, as long as that is worth it; return the best of all ends.
 
@@ -116,9 +112,9 @@ def _look_elsewhere(
         samples: All of them; `from_there` appends its own.
         ended: Where descents ended so far, and why; the first one's first.
         from_there: Descends from a place: its end and why, None where it was given up.
-        looks: Most of them.
-        most: Samples, after which none is begun.
+        limits: Most of them, and the number of samples after which none is begun.
     """
+    looks, most = limits
     for look in range(looks):
         if len(samples) >= most:
             break
@@ -318,7 +314,7 @@ def _cheap_looks(problem: Problem, samples: list[Sample], share: float) -> Found
         there = most_promised(problem, Surrogate.fit(problem, samples), samples)
         if there is not None and not _seen(samples, there) and (other := from_there(there)) is not None:
             ended.append(other)
-    return _look_elsewhere(problem, samples, ended, from_there, looks=MOST_CHEAP_LOOKS // 2, most=most)
+    return _look_elsewhere(problem, samples, ended, from_there, (MOST_CHEAP_LOOKS // 2, most))
 
 
 def _compass(
