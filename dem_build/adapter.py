@@ -189,12 +189,13 @@ def _of_pattern(config: Mapping[str, JSON], patterns: str, target: str, default:
     return float(value)
 
 
-def refuse_misfits(adapter: Adapter, base: Shapes) -> None:
+def refuse_misfits(adapter: Adapter, base: Shapes, *, grows: bool) -> None:
     """Refuse an adapter of another base, as far as names that both have tell it.
 
     Args:
         adapter: As `read_adapter` returns it.
         base: Name → shape of the base's tensors; a mixture of experts may have other names, of which nothing is said.
+        grows: Whether its import will add rows for tokens: then a tensor may yet get as many as an update has.
 
     Raises:
         CheckpointError: A shape that is not the base's.
@@ -206,13 +207,13 @@ def refuse_misfits(adapter: Adapter, base: Shapes) -> None:
         stored = base.get(name)
         made = update.shape[::-1] if update.embedding else update.shape
         # GPT-2's layers keep their weights transposed.
-        if stored is not None and all(_unlike(shape, stored) for shape in (made, made[::-1])):
+        if stored is not None and all(_unlike(shape, stored, grows=grows) for shape in (made, made[::-1])):
             raise misfit(adapter, name, made, stored)
 
 
-def _unlike(made: tuple[int, ...], stored: tuple[int, ...]) -> bool:
-    """Return whether an update cannot be of a tensor, which may have more rows: tokens that the recipe added."""
-    return len(made) != len(stored) or made[1:] != stored[1:] or made[0] > stored[0]
+def _unlike(made: tuple[int, ...], stored: tuple[int, ...], *, grows: bool) -> bool:
+    """Return whether an update cannot be of a tensor, which may have more rows: of tokens that the adapter has not."""
+    return len(made) != len(stored) or made[1:] != stored[1:] or (made[0] > stored[0] and not grows)
 
 
 def misfit(adapter: Adapter, name: str, made: Iterable[int], stored: Iterable[int]) -> CheckpointError:

@@ -56,13 +56,15 @@ def refuse_unmergeable(plan: Plan) -> None:
     adapters = [a for a in due if a.kind == "extract" and a.params["source"] == "adapter"]
     if not adapters:
         return
-    base = _shapes(_here(plan.graph.actions["base"].sources).values())
+    imported = plan.graph.actions["base"]
+    base, grows = _shapes(_here(imported.sources).values()), bool(imported.params["added_tokens"])
     for action in adapters:
         files = _here(action.sources)
-        if {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= files.keys():
+        if {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= files.keys() and (
+            shapes := _shapes([files[ADAPTER_WEIGHTS]])
+        ):
             config = parse_json(files[ADAPTER_CONFIG].read_text(encoding="utf-8"))
-            adapter = read_adapter(config, _shapes([files[ADAPTER_WEIGHTS]]), action.sources[0].origin)
-            refuse_misfits(adapter, base)
+            refuse_misfits(read_adapter(config, shapes, action.sources[0].origin), base, grows=grows)
 
 
 def _here(sources: Iterable[SourceFile]) -> dict[str, Path]:

@@ -10,6 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from dem_build.cli.app import run
+from dem_build.cli.call import Call
+from dem_build.cli.session import open_session
+from dem_build.errors import CheckpointError
+from dem_build.execute.needs import refuse_unmergeable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,6 +69,28 @@ def refused(call: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path,
 def test_an_adapter_that_cannot_be_merged_is_told_first(both, capsys, tmp_path, adapter, status, what):
     call = both(ADAPTER, adapter=write_adapter(tmp_path / "adapter", **adapter))
     assert what in refused(call, capsys, tmp_path, status)
+
+
+def test_rows_of_tokens_that_the_recipe_adds_are_the_bases_as_well(both, tmp_path):
+    adapter = tmp_path / "adapter"
+    write_adapter(adapter, target_modules=["embed_tokens"])
+    stem = "base_model.model.model.embed_tokens.lora_embedding_"
+    tensors = {
+        f"{stem}A": torch.zeros(4, 260),
+        f"{stem}B": torch.zeros(64, 4),
+    }  # the base's files have 259 rows
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    both(ADAPTER, adapter=str(adapter))
+    with pytest.raises(CheckpointError, match=r"of shape \(260, 64\), and the base's is \(259, 64\)"):
+        refuse_unmergeable(open_session("b.toml", Call()).plan)
+    refuse_unmergeable(open_session("b.toml", Call(overrides=['base.added_tokens=["<tool>"]'])).plan)
+
+
+def test_an_adapters_file_that_is_cut_off_is_left_to_who_says_so(both, tmp_path):
+    both(ADAPTER, adapter=write_adapter(tmp_path / "adapter"))
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refuse_unmergeable(open_session("b.toml", Call()).plan)
 
 
 def test_memory_that_is_not_there_is_told_first(both, capsys, tmp_path, monkeypatch):
