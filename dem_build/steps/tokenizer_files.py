@@ -131,6 +131,11 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
     Raises:
         CheckpointError: The files are no tokenizer, or no class of transformers gives these ids.
     """
+    try:
+        _read(folder / TOKENIZER_CONFIG)
+    except ValueError as error:  # also of what is no UTF-8
+        what = f"the tokenizer cannot be loaded: {TOKENIZER_CONFIG} is no JSON: {error}"
+        raise CheckpointError(what, where=where) from error
     made = "" if (folder / TOKENIZER_JSON).exists() else _made(folder, config, where)
     if not (folder / TOKENIZER_JSON).exists():
         return []

@@ -188,3 +188,11 @@ def test_the_recipes_template_takes_the_place_of_all_named_ones(tmp_path):
     mine.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
     outputs = import_base(source, tmp_path / "import", template=mine)
     assert AutoTokenizer.from_pretrained(outputs / "tokenizer").chat_template == mine.read_text()
+
+
+@pytest.mark.parametrize("text", [b'{"eos_token": "</s>"', b"", b'{"eos_token": "\xe9"}'])
+def test_a_damaged_config_is_refused_by_name(tmp_path, text):
+    write_tokenizer(tmp_path / "base")
+    (tmp_path / "base" / "tokenizer_config.json").write_bytes(text)
+    with pytest.raises(CheckpointError, match=r"tokenizer cannot be loaded: tokenizer_config\.json"):
+        settle(tmp_path / "base", {"model_type": "llama"}, "here")
