@@ -7,8 +7,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import import_protobuf
 
-__all__ = ["TEXT", "edit", "ids_of_json", "post_process", "reads", "write_tokenizer"]
+__all__ = ["TEXT", "edit", "ids_of_json", "post_process", "reads", "write_sentencepiece", "write_tokenizer"]
 
 TEXT = "Q\n\n12+3=\n\n15  it's 007</s> <s>"
 MERGES = (("1", "2"), ("Ċ", "Ċ"), ("i", "t"), ("Ġ", "Ġ"))
@@ -54,3 +55,28 @@ def reads(folder: Path, text: str = TEXT) -> list[int]:
     """Return what a user gets of a folder by AutoTokenizer."""
     ids: list[int] = AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
     return ids
+
+
+def write_sentencepiece(folder: Path, kind: str) -> dict[str, list[int]]:
+    """Write a SentencePiece model and a class of that name; return texts and what `sentencepiece` makes of them."""
+    model = import_protobuf().ModelProto()
+    normal, unknown, control, byte = 1, 2, 3, 6
+    signs = ["▁", *map(chr, range(33, 127))]
+    pieces = [("<unk>", unknown, 0), ("<s>", control, 0), ("</s>", control, 0)]
+    pieces += [(f"<0x{i:02X}>", byte, 0) for i in range(256)]
+    pieces += [(word, normal, -i) for i, word in enumerate(["▁Q", "12", "▁it", "it", "▁▁"])]
+    pieces += [(sign, normal, -100 - i) for i, sign in enumerate(signs)]
+    for text, of, score in pieces:
+        piece = model.pieces.add()
+        piece.piece, piece.type, piece.score = text, of, float(score)
+    model.trainer_spec.model_type, model.trainer_spec.byte_fallback = 2, True  # BPE
+    model.trainer_spec.vocab_size = len(pieces)
+    model.normalizer_spec.name = "identity"
+    model.normalizer_spec.add_dummy_prefix = model.normalizer_spec.escape_whitespaces = True
+    model.normalizer_spec.remove_extra_whitespaces = False
+    folder.mkdir()
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    said = {"tokenizer_class": kind, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(said))
+    ids = [259, 13, 13, 260, 275, 283, 293, 13, 13, 281, 285, 264, 261, 271, 347, 264, 280, 280, 287]
+    return {"Q\n\n12+3=\n\n15  it's 007": ids}

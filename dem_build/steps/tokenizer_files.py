@@ -12,6 +12,7 @@ import json
 import tempfile
 import unicodedata
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ __all__ = ["UNLOADABLE", "load_tokenizer", "probe", "same_ids", "settle", "write
 
 UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError)
 """What transformers raises of files that are no tokenizer."""
+
+SENTENCEPIECE = "tokenizer.model"
 
 AS_IT_IS = "PreTrainedTokenizerFast"
 """The class that takes all of tokenizer.json; transformers 4 knows it by this name alone."""
@@ -118,7 +121,7 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
 
     Where they differ, the folder's files are made to name the class that takes tokenizer.json as it is. A folder
     without a tokenizer.json of which transformers makes one tokenizer with config.json and another without gets the
-    first one's.
+    first one's, or of a SentencePiece model that of the class that the files name.
 
     Args:
         folder: A tokenizer's files; changed where they must be, and left alone byte for byte otherwise.
@@ -196,19 +199,46 @@ def _made(folder: Path, config: Mapping[str, JSON], where: str) -> str:
         What the user should know of it, or nothing.
     """
     alone, beside = _readers(folder, config)
-    if beside.tokenizer is None:
-        raise CheckpointError(f"the tokenizer cannot be loaded: {beside.fault}", where=where)
-    texts = probe(beside.tokenizer)
-    if alone.tokenizer is not None and same_ids(alone.tokenizer, beside.tokenizer, texts):
+    named = _is_as_named(folder, alone)
+    right, other = (alone, beside) if named else (beside, alone)
+    if right.tokenizer is None:
+        raise _unreadable(folder, right.fault, where)
+    if other.tokenizer is not None and same_ids(other.tokenizer, right.tokenizer, probe(right.tokenizer)):
         return ""
-    backend = getattr(beside.tokenizer, "backend_tokenizer", None)
+    backend = getattr(right.tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         what = (
             "transformers makes one tokenizer of the files with config.json beside them, and another without"
         )
         raise CheckpointError(what, where=where, hint="take a base that has a tokenizer.json")
     backend.save(str(folder / TOKENIZER_JSON))
+    if named:
+        return (
+            f"transformers reads {SENTENCEPIECE} by config.json's model_type otherwise than the tokenizer_class that "
+            "the files name: tokenizer.json is what comes of that class"
+        )
     return "transformers reads the tokenizer's files by config.json's model_type: tokenizer.json is what comes of them"
+
+
+def _is_as_named(folder: Path, reader: _Reader) -> bool:
+    """Return whether a reader makes of a SentencePiece model what the files' own tokenizer_class makes of it.
+
+    Where config.json's model_type overrules that class, transformers loses what the class knows of such a model: that
+    a text begins with a space.
+    """
+    named = str(_read(folder / TOKENIZER_CONFIG).get("tokenizer_class"))
+    kind = type(reader.tokenizer).__name__
+    return (folder / SENTENCEPIECE).exists() and kind.removesuffix("Fast") == named.removesuffix("Fast")
+
+
+def _unreadable(folder: Path, fault: str, where: str) -> CheckpointError:
+    if (folder / SENTENCEPIECE).exists() and find_spec("sentencepiece") is None:
+        # transformers then takes the file for one of tiktoken's, and asks for that package.
+        what = f"the tokenizer is {SENTENCEPIECE} alone, to read which takes the package sentencepiece"
+        return CheckpointError(
+            what, where=where, hint="pip install sentencepiece, or take a base with a tokenizer.json"
+        )
+    return CheckpointError(f"the tokenizer cannot be loaded: {fault}", where=where)
 
 
 def _readers(folder: Path, config: Mapping[str, JSON]) -> tuple[_Reader, _Reader]:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import pytest
 from tiny import make_base
-from tokenizer_samples import TEXT, edit, ids_of_json, post_process, reads, write_tokenizer
+from tokenizer_samples import (
+    TEXT,
+    edit,
+    ids_of_json,
+    post_process,
+    reads,
+    write_sentencepiece,
+    write_tokenizer,
+)
 from transformers import AutoTokenizer, Qwen2Tokenizer
 from weight_samples import bytes_of, import_base, load
 
@@ -130,6 +139,31 @@ def test_a_tokenizer_that_only_config_json_tells_of_gets_a_tokenizer_json(tmp_pa
     (told,), alone, beside = settled(tmp_path / "base", "gpt2")
     assert "by config.json's model_type" in told
     assert alone == beside == wanted
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "phi3", "stablelm"])
+def test_a_sentencepiece_model_is_read_by_the_class_that_its_files_name(tmp_path, model_type):
+    pytest.importorskip("sentencepiece")
+    folder = tmp_path / "base"
+    ((text, wanted),) = write_sentencepiece(folder, "LlamaTokenizer").items()
+    settled(folder, model_type)
+    assert reads(folder, text) == reads(tmp_path / "beside", text) == wanted
+
+
+def test_a_sentencepiece_model_that_cannot_be_read_so_is_refused(tmp_path):
+    """By this model_type spaces and line breaks would disappear."""
+    pytest.importorskip("sentencepiece")
+    write_sentencepiece(tmp_path / "base", "LlamaTokenizer")
+    with pytest.raises(CheckpointError, match="cannot be had from transformers for the model_type qwen2"):
+        settle(tmp_path / "base", {"model_type": "qwen2"}, "here")
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is installed")
+def test_a_sentencepiece_model_without_the_package_that_reads_it_is_told_apart(tmp_path):
+    write_sentencepiece(tmp_path / "base", "LlamaTokenizer")
+    with pytest.raises(CheckpointError, match="takes the package sentencepiece") as refused:
+        settle(tmp_path / "base", {"model_type": "llama"}, "here")
+    assert "pip install sentencepiece" in str(refused.value.hint)
 
 
 def test_the_published_model_is_read_as_tokenizer_json(tmp_path):
