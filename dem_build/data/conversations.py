@@ -294,6 +294,8 @@ def _variables(beside: Beside) -> dict[str, Any]:
     if value in (None, ""):
         return {}
     found = json_of(value, "chat_template_kwargs", where) if isinstance(value, str) else value
+    if found is None:  # the text `null`, as JSON writes what is not there
+        return {}
     if not isinstance(found, dict):
         hint = 'write it as {"enable_thinking": false}, or rename the column if it is another thing'
         raise DataError("chat_template_kwargs is no object", where=where, hint=hint)

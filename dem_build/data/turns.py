@@ -145,7 +145,8 @@ def _calls(turn: Mapping[str, Any], name: str, where: str) -> list[dict[str, Any
     """Return a turn's calls; OpenAI's older files have a single one, as `function_call`."""
     calls = turn.get("tool_calls") or []
     if isinstance(calls, str):
-        calls = json_of(calls, f"the text of the tool_calls of {name}", where)
+        found = json_of(calls, f"the text of the tool_calls of {name}", where)
+        calls = [] if found is None else found  # the text `null`, as JSON writes what is not there
     single = turn.get("function_call") or None
     if single is not None and calls:
         what = f"{name} has both tool_calls and a function_call"
@@ -228,6 +229,8 @@ def read_tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     if value in (None, "", [], ()):
         return ()
     tools = json_of(value, "the column of tools", where, _TOOLS_HINT) if isinstance(value, str) else value
+    if tools is None:  # the text `null`, as JSON writes what is not there
+        return ()
     if isinstance(tools, list):
         tools = [json_of(t, "a tool", where, _TOOLS_HINT) if isinstance(t, str) else t for t in tools]
     if not isinstance(tools, list) or not all(map(_is_schema, tools)):

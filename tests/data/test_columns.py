@@ -287,6 +287,12 @@ def test_tools_are_given_to_the_template_in_every_format(tooled, form):
     assert tooled.texts(ROWS[form] | {"tools": [json.dumps(SCHEMA)]}) == [row]
 
 
+@pytest.mark.parametrize("role", ["tools", "chat_template_kwargs"])
+def test_a_text_that_says_null_says_that_there_is_nothing(tooled, role):
+    for row in ROWS.values():
+        assert tooled.prepare(row | {role: "null"}).bytes() == tooled.prepare(row).bytes()
+
+
 def test_openais_older_functions_are_tools(tooled):
     older = [
         user("2?"),
@@ -327,7 +333,7 @@ def test_what_llama_calls_parameters_are_arguments(tooled):
     assert '{"name": "sum", "arguments": {"a": 2}}' in row
 
 
-@pytest.mark.parametrize("calls", [[], None])
+@pytest.mark.parametrize("calls", [[], None, "[]", "null"])
 def test_empty_calls_are_none(tmp_path, calls):
     strict = TOOLED.replace("{{ '[' + m.role", "{% if 'tool_calls' in m and m.tool_calls | length != 1 %}"
                             "{{ raise_exception('one call') }}{% endif %}{{ '[' + m.role")  # fmt: skip
