@@ -354,13 +354,15 @@ def _composes_alone(folder: Path, reference: _Reference, loaded: Any, config: Ma
 def _contradicted(folder: Path, raw: Tokenizer) -> list[str]:
     """Return what to say of `add_bos_token` and `add_eos_token` that tokenizer.json does not bear out."""
     config = _read(folder / TOKENIZER_CONFIG)
-    ids = raw.encode("a").ids
+    (ids,) = _ids(raw, ["a"], adds=True)
+    if ids is None:  # it has no tokens for that
+        return []
     told = []
     for flag, (name, place) in FLAGS.items():
         token = _content(config.get(name))
         if not isinstance(config.get(flag), bool) or token is None:
             continue
-        adds = ids[place] == raw.token_to_id(token)
+        adds = bool(ids) and ids[place] == raw.token_to_id(token)
         if adds != config[flag]:
             does = "adds it all the same" if adds else "adds none"
             told.append(

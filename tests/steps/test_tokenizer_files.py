@@ -17,7 +17,8 @@ from tokenizer_samples import (
     write_sentencepiece,
     write_tokenizer,
 )
-from transformers import AutoTokenizer, Qwen2Tokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from weight_samples import bytes_of, import_base, load
 
 from dem_build.errors import CheckpointError
@@ -118,6 +119,20 @@ def without_json(folder, kind, **said):
     wanted = ids_of_json(folder)
     (folder / "tokenizer.json").unlink()
     return wanted
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [(models.BPE, ["tokenizer.json adds none"]), (models.WordLevel, [])]
+)
+def test_a_flag_of_a_tokenizer_that_has_no_letters_is_no_stumbling_block(tmp_path, kind, says):
+    """Such as one of digits alone."""
+    vocab = {"<s>": 0, "</s>": 1, "1": 2, "2": 3}
+    raw = Tokenizer(kind(vocab, []) if kind is models.BPE else kind(vocab))
+    PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>").save_pretrained(tmp_path)
+    edit(tmp_path / "tokenizer_config.json", {"add_bos_token": True})
+    told = settle(tmp_path, {"model_type": "llama"}, "here")
+    assert len(told) == len(says)
+    assert all(word in sentence for word, sentence in zip(says, told, strict=True))
 
 
 def test_a_base_without_tokenizer_json_is_as_it_was(tmp_path):
