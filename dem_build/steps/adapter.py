@@ -2,7 +2,7 @@
 
 W + scale · B A is computed here and not by peft, whose conversion of the adapters of experts loses ranks and patterns.
 peft says which modules a config means; the adapter's weights must be exactly those. The base is read a tensor at a
-time, or the tensors that transformers keeps as one (`steps/layouts.py`), so that memory does not grow with the model.
+time, or the tensors that transformers keeps as one (`steps/elements.py`), so that memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dem_build.errors import CheckpointError
 from dem_build.finetuned import ADAPTER_KEYS, ADAPTER_WEIGHTS
 from dem_build.json_text import parse_json
 from dem_build.steps.architecture import empty_model
-from dem_build.steps.layouts import Layouts
+from dem_build.steps.elements import Elements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -81,27 +81,27 @@ class _Merger:
         self, adapter: Adapter, weights: Checkpoint, model: Any, note: Callable[[str], None]
     ) -> None:
         self.adapter, self.weights, self.model, self.note = adapter, weights, model, note
-        self.layouts = Layouts(model)
+        self.elements = Elements(model)
         self.modules = dict(model.named_modules())
         self.tokens = _names_of_rows(model)
         self.edits: dict[str, list[Edit]] = {}
         for name, own in adapter.replaced.items():
             self._replace(name, own)
         targets = [(update, self._target(update)) for update in adapter.updates]
-        _Wanted(adapter, self.modules, self.layouts, model).refuse_differences(targets)
+        _Wanted(adapter, self.modules, self.elements, model).refuse_differences(targets)
         for update, target in targets:
             self._update(update, target)
 
     def merge(self, base: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
         """Yield each of the base's float tensors once."""
         self._check_ties(base)
-        edited = {self.layouts.groups[name] for name in self.edits}
+        edited = {self.elements.groups[name] for name in self.edits}
         seen: set[str] = set()
         for name in base.tensors:
             if name in seen:
                 continue
-            group = self.layouts.groups.get(name, (name,))
-            names = self.layouts.names_in(base.tensors, group) or (name,)
+            group = self.elements.groups.get(name, (name,))
+            names = self.elements.names_in(base.tensors, group) or (name,)
             seen.update(names)
             if group in edited:
                 yield from self._merged(base, group, names)
@@ -111,11 +111,11 @@ class _Merger:
     def _merged(
         self, base: Checkpoint, group: tuple[str, ...], names: tuple[str, ...]
     ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        named = [name for name in self.layouts.members[group] if name in self.edits]
+        named = [name for name in self.elements.members[group] if name in self.edits]
         if names == group and set(named) <= set(names):
             yield from ((n, self._edited(n, torch.from_numpy(base.read(n))).numpy()) for n in names)
             return
-        places = {n: torch.from_numpy(at) for n, at in self.layouts.places(group).items()}
+        places = {n: torch.from_numpy(at) for n, at in self.elements.places(group).items()}
         joint = torch.zeros(sum(places[name].numel() for name in group))
         for name in names:
             joint[places[name]] = torch.from_numpy(base.read(name))
@@ -157,7 +157,7 @@ class _Merger:
             name = wrapped[len(wrapped) - 1 - update.depth]
             return _Target(name, name)
         name = f"{update.path}.weight"
-        if name not in self.layouts.groups or update.depth:
+        if name not in self.elements.groups or update.depth:
             what = f"the adapter does not fit the base: it changes {update.path}, which the base has not"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         return _Target(name, update.path)
@@ -180,7 +180,7 @@ class _Merger:
     def _replace(self, name: str, own: str) -> None:
         """Note that a tensor of the base becomes the adapter's."""
         made = self.adapter.shapes[own]
-        if name not in self.layouts.groups:
+        if name not in self.elements.groups:
             what = f"the adapter does not fit: the base has no place for {own}"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         rows = self._rows(name, made)
@@ -188,7 +188,7 @@ class _Merger:
 
     def _update(self, update: Update, target: _Target) -> None:
         """Note what an update does to its weight, and to a bias."""
-        stored = self.layouts.shapes[target.name]
+        stored = self.elements.shapes[target.name]
         if len(stored) == EXPERTS:
             self._add(target.name, self._of_experts(update, target, stored))
             return
@@ -215,7 +215,7 @@ class _Merger:
             self._add_bias(f"{update.path}.bias", update.bias, scale)
 
     def _add_bias(self, name: str, own: str, scale: float) -> None:
-        if name not in self.layouts.groups:
+        if name not in self.elements.groups:
             what = f"the adapter cannot be merged: it adds a bias, and the base has no {name}"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         rows = self._rows(name, self.adapter.shapes[own])
@@ -249,7 +249,7 @@ class _Merger:
         Raises:
             CheckpointError: Another shape than the base's.
         """
-        stored = self.layouts.shapes[name]
+        stored = self.elements.shapes[name]
         more = name in self.tokens and made[1:] == stored[1:] and made[0] < stored[0]
         if not more and made != stored:
             raise misfit(self.adapter, name, made, stored)
@@ -288,8 +288,8 @@ def _parameters_of(adapter: Adapter, module: Any, path: str) -> list[str]:
 class _Wanted:
     """What an adapter's config asks for."""
 
-    def __init__(self, adapter: Adapter, modules: Mapping[str, Any], layouts: Layouts, model: Any) -> None:
-        self.adapter, self.modules, self.layouts, self.model = adapter, modules, layouts, model
+    def __init__(self, adapter: Adapter, modules: Mapping[str, Any], elements: Elements, model: Any) -> None:
+        self.adapter, self.modules, self.elements, self.model = adapter, modules, elements, model
         used: dict[str, Any] = {k: v for k in ADAPTER_KEYS if (v := adapter.config.get(k)) is not None}
         try:
             self.config = LoraConfig(**used)
@@ -314,7 +314,7 @@ class _Wanted:
 
     def _replaces(self, name: str) -> bool:
         """Return whether the adapter has a tensor of the base whole, under this name or others of its elements."""
-        others = [n for n in self.layouts.members.get(self.layouts.groups.get(name, ()), ()) if n != name]
+        others = [n for n in self.elements.members.get(self.elements.groups.get(name, ()), ()) if n != name]
         replaced = self.adapter.replaced
         return name in replaced or (bool(others) and all(other in replaced for other in others))
 
@@ -344,7 +344,7 @@ class _Wanted:
         found = {path for path, module in self.modules.items() if isinstance(module, kinds)}
         apart = {
             name.removesuffix(".weight")
-            for name in self.layouts.groups
+            for name in self.elements.groups
             if name.endswith(".weight") and name.removesuffix(".weight") not in self.modules
         }
         found |= apart if apart & has.keys() else set()

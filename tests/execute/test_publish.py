@@ -62,10 +62,10 @@ def test_a_file_in_a_folder_of_the_model_that_was_changed_is_published_again(
 ) -> None:
     store, record = model
     to = Destination(tmp_path / "out", tmp_path / "r.toml")
-    publish(to, record, "d" * 64, store, {})
+    publish(to, record, "d" * 64, store, dict)
     changed = to.model / "more-tokenizer" / "y"
     changed.write_text("mine")
-    publish(to, record, "d" * 64, store, {})
+    publish(to, record, "d" * 64, store, dict)
     assert changed.read_text() == "tokenizer"
 
 

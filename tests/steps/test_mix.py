@@ -63,6 +63,7 @@ def test_the_budget_is_what_the_trainings_read_together(tmp_path, split):
         "tokens": made.rows.tokens,
         "trained_tokens": made.rows.tokens,
         "prompts": 28,
+        "longest": 30,
     }
 
 

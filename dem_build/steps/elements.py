@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Layouts"]
+__all__ = ["Elements"]
 
 # What transformers raises where a tensor cannot be taken back without others: then it has no published name here.
 UNCONVERTED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
-class Layouts:
+class Elements:
     """The names of a model's tensors.
 
     Attributes:
