@@ -161,14 +161,16 @@ def _alone(folder: Path) -> Iterator[None]:
 def _replace_model_beside(
     texts: Callable[[], Mapping[str, str]], to: Destination, record: Record, store: Store, wanted: Digest
 ) -> Mapping[str, str]:
-    """Replace the model, which waits for the disk, in a thread, and return the texts, which take the CPU meanwhile."""
+    """Replace the model, which waits for the disk, and return the texts, which take the CPU in a thread meanwhile.
+
+    The model is copied here, so that Ctrl-C ends a long copy at once.
+    """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415 - a build with nothing to do needs no threads
 
     with ThreadPoolExecutor(1, thread_name_prefix="publish") as pool:
-        replaced = pool.submit(_replace_model, to, record, store, wanted)
-        made = texts()
-        replaced.result()
-    return made
+        made = pool.submit(texts)
+        _replace_model(to, record, store, wanted)
+        return made.result()
 
 
 def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest) -> None:
