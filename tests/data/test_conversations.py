@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from chat_samples import beside, cut_up, shown, style
 from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dem_build.data.conversations import Beside, from_messages, from_sharegpt
+from dem_build.data.conversations import from_messages, from_sharegpt
 from dem_build.data.formats import Example
-from dem_build.data.tokenise import MASKED, Style, tokenise
+from dem_build.data.tokenise import tokenise
 from dem_build.errors import DataError
 from dem_build.steps.tokenizer import BaseTokenizer
 
@@ -36,33 +37,12 @@ def said(*turns):
     return [{"role": role, "content": content} for role, content in turns]
 
 
-def beside(**given_):
-    return Beside("a.jsonl:1", **given_)
-
-
 def messages(*turns, tools=None):
     return from_messages(said(*turns), beside(tools=tools))
 
 
-def style(**changed):
-    given_ = {"chat": True, "system": None, "train_prompt": False, "max_length": 1000, "truncate": False}
-    return Style(**(given_ | changed))
-
-
-def shown(tokenizer, row):
-    """The row's text, what is trained in ⟦ ⟧."""
-    text, on = "", False
-    for token, label in zip(row.input_ids.tolist(), row.labels.tolist(), strict=True):
-        if on != (label != MASKED):
-            on = not on
-            text += "⟦" if on else "⟧"
-        text += tokenizer.decode([token])
-    return text + ("⟧" if on else "")
-
-
 def rows_of(tokenizer, example, **changed):
-    [rows] = tokenise(tokenizer, [example], style(**changed))
-    return [shown(tokenizer, row) for row in rows]
+    return [shown(tokenizer, row) for row in cut_up(tokenizer, example, **changed)]
 
 
 @pytest.fixture(scope="module")
