@@ -36,11 +36,12 @@ from contest import peak_rss
 from train import PARAMS, Clock
 from weights import SMOL, count, write_weights
 
+from dem_build.actions.compose import run as compose
+from dem_build.actions.finetune import run as finetune
 from dem_build.data.arrays import RowsWriter
 from dem_build.errors import DemError
 from dem_build.machine import Machine
-from dem_build.steps import compose, finetune
-from dem_build.steps.api import Context, Inputs, Term
+from dem_build.step import Context, Inputs, Term
 
 PEAK_FLOPS = {
     "B200": 2250e12,

@@ -20,7 +20,7 @@ from contest import contest, table, timed
 
 from dem_build.cli.call import Call
 from dem_build.cli.session import open_session
-from dem_build.execute.outcome import Outcome
+from dem_build.engine.outcome import Outcome
 from dem_build.kinds import KINDS
 from dem_build.plan import Status, decide
 from dem_build.store import Record

@@ -31,11 +31,11 @@ from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from weights import SMOL
 
+from dem_build.actions.finetune import run as finetune
 from dem_build.data.arrays import RowsWriter
 from dem_build.machine import Machine
-from dem_build.steps import finetune
-from dem_build.steps.api import Context, Inputs
-from dem_build.steps.batches import RowOrder
+from dem_build.model.batches import RowOrder
+from dem_build.step import Context, Inputs
 
 VOCABULARY = SMOL["vocab_size"]
 SHORTEST, LONGEST = 32, 160

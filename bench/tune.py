@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dem_build.actions.tune.judging import Passes
+from dem_build.actions.tune.losses import Landscape
+from dem_build.actions.tune.measuring import resident, validation_judges
+from dem_build.actions.tune.resume import CHANGING, MEASURING, Kept
+from dem_build.actions.tune.space import Space
 from dem_build.cli.call import Call
 from dem_build.cli.session import open_session
 from dem_build.machine import Machine
-from dem_build.steps.api import Context, Group, Inputs
-from dem_build.steps.judging import Passes
-from dem_build.steps.kept import CHANGING, MEASURING, Kept
-from dem_build.steps.measuring import resident, validation_judges
-from dem_build.steps.space import Space
-from dem_build.steps.tuned import Landscape
-from dem_build.tuning import Found, Problem, Sample, search
-from dem_build.tuning.searches import coordinate_search
+from dem_build.search import Found, Problem, Sample, search
+from dem_build.search.searches import coordinate_search
+from dem_build.step import Context, Group, Inputs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from tiny import make_base
@@ -42,7 +42,7 @@ from tiny import make_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dem_build.steps.passes import Pass
+    from dem_build.actions.tune.passes import Pass
 
 CLOSE = 0.005  # of the best objective
 RANDOM = 150

@@ -81,7 +81,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             family="import",
             # 2: the tokens are those of tokenizer.json; what transformers keeps in float32 stays so
             version=2,
-            module="dem_build.steps.base",
+            module="dem_build.actions.base.run",
             params=("source", "dtype"),
             outputs=("weights", "config", "tokenizer", "generation_config"),
             # The recipe's chat template is a source.
@@ -91,7 +91,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             family="prepare",
             # 2: nulls of parquet are nothing, and `system`, `history`, `train` … are heeded
             version=2,
-            module="dem_build.steps.prepare",
+            module="dem_build.actions.prepare.run",
             params=(
                 "format",
                 "columns",
@@ -111,7 +111,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "mix": Kind(
             family="mix",
             version=2,  # 2: datasets of the same rows are drawn from as one
-            module="dem_build.steps.mix",
+            module="dem_build.actions.mix.run",
             # How long its training is; without any of them, as long as all of its groups' together.
             params=("epochs", "sequences", "pack"),
             outputs=("train", "validation"),
@@ -121,7 +121,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "finetune": Kind(
             family="finetune",
             version=1,
-            module="dem_build.steps.finetune",
+            module="dem_build.actions.finetune.run",
             params=(
                 "method",
                 "optim",
@@ -159,7 +159,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "extract": Kind(
             family="extract",
             version=1,
-            module="dem_build.steps.extract",
+            module="dem_build.actions.extract.run",
             params=("source", "vector_dtype"),
             outputs=("delta",),
             # Of an adapter: by its formula, since peft scales those of experts wrongly.
@@ -168,7 +168,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "tune": Kind(
             family="tune",
             version=5,  # 5: looks for other optima; ω follow from the inputs, whatever other searches measured
-            module="dem_build.steps.tune",
+            module="dem_build.actions.tune.run",
             params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
             outputs=("omega", "trace", "passes"),
             device=True,
@@ -178,7 +178,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "compose": Kind(
             family="compose",
             version=1,
-            module="dem_build.steps.compose",
+            module="dem_build.actions.compose.run",
             params=("method", "dtype"),
             outputs=("weights", "config", "tokenizer", "generation_config"),
             weighted="delta",
@@ -187,7 +187,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "analysis": Kind(
             family="analyze",
             version=1,
-            module="dem_build.steps.analysis",
+            module="dem_build.actions.analysis.run",
             params=(),
             outputs=("tables",),
             weighted="delta",
@@ -196,7 +196,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "response": Kind(
             family="analyze",
             version=1,
-            module="dem_build.steps.response",
+            module="dem_build.actions.response.run",
             params=("omegas", "max_samples"),
             outputs=("curves",),
             device=True,
@@ -204,7 +204,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "ladder": Kind(
             family="analyze",
             version=4,  # 4: other models of the losses
-            module="dem_build.steps.ladder",
+            module="dem_build.actions.ladder.run",
             params=("objective", "max_samples", "bounds", "test_samples"),
             outputs=("rungs",),
             device=True,
@@ -212,7 +212,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "tsne": Kind(
             family="analyze",
             version=1,
-            module="dem_build.steps.tsne",
+            module="dem_build.actions.tsne.run",
             params=("max_samples", "dtype"),
             outputs=("map",),
             device=True,
@@ -220,7 +220,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "loss": Kind(
             family="evaluate",
             version=1,
-            module="dem_build.steps.loss",
+            module="dem_build.actions.loss.run",
             params=("dtype",),
             outputs=("metrics", "rows"),
             device=True,
@@ -228,7 +228,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "sample": Kind(
             family="evaluate",
             version=1,
-            module="dem_build.steps.sample",
+            module="dem_build.actions.sample.run",
             # Texts, or how many held-out rows; an answer is always the likeliest one.
             params=("prompts", "max_new_tokens", "dtype"),
             outputs=("answers",),
@@ -237,7 +237,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "task": Kind(
             family="evaluate",
             version=2,  # 2: special tokens are those of training, in every kind of request
-            module="dem_build.steps.task",
+            module="dem_build.actions.task.run",
             params=(
                 "task",
                 "num_fewshot",

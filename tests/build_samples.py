@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from dem_build import digest, kinds
-from dem_build.execute.outcome import Done, Outcome, Result
+from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.graph import MODEL_PARTS, Action, Edge, Evaluation, Graph, Taken
 from dem_build.plan import History, Plan, make_plan, preimage_of
 from dem_build.store import Output, Record

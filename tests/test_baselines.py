@@ -11,7 +11,7 @@ from dem_build.digest import of_bytes
 from dem_build.estimate import Budget, budgets
 from dem_build.graph import Graph, build_graph
 from dem_build.kinds import KINDS
-from dem_build.lock import Lock, LockedBase
+from dem_build.lock.lock import Lock, LockedBase
 from dem_build.plan import History, make_plan, preimage_of
 from dem_build.recipe import load_recipe
 from dem_build.store import Output, Record

@@ -55,8 +55,13 @@ HEAVY = ("torch", "transformers", "datasets", "lm_eval", "accelerate", "peft")
 LATE = (
     *HEAVY,
     *("difflib", "huggingface_hub", "jinja2", "numpy", "rich.live", "subprocess", "typer", "yaml"),
-    *("dem_build.data.rows", "dem_build.data.splits_on_hub", "dem_build.data.template"),
-    *("dem_build.execute.build", "dem_build.graph.baselines", "dem_build.report.html", "dem_build.tasks"),
+    *("dem_build.data.rows", "dem_build.lock.hub_splits", "dem_build.data.template"),
+    *(
+        "dem_build.engine.build",
+        "dem_build.graph.baselines",
+        "dem_build.report.html.page",
+        "dem_build.lock.tasks",
+    ),
 )
 
 
@@ -162,7 +167,7 @@ def test_the_line_that_ends_an_action_has_the_loss_that_is_recorded(
 ) -> None:
     project, first = built
     # Whoever looks once a minute sees nothing before it is all over.
-    slow = "import dem_build.execute.build as b, dem_build.cli as c; b.TICK_SECONDS = 60; c.main()"
+    slow = "import dem_build.engine.build as b, dem_build.cli as c; b.TICK_SECONDS = 60; c.main()"
     process = subprocess.run(
         [sys.executable, "-c", slow, "build", "tiny.toml", "--rebuild", "loss:base:add"],
         cwd=project.home,

@@ -16,6 +16,7 @@ from odd_shapes import tables
 from rich.console import Console
 from test_build import RECIPE, fresh
 
+from dem_build.actions.tune import judges
 from dem_build.cli.view import budget_lines, estimate_lines, memory_lines
 from dem_build.digest import of_bytes
 from dem_build.estimate import (
@@ -35,7 +36,6 @@ from dem_build.graph import Action, Edge, Taken
 from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
-from dem_build.steps import judges
 from dem_build.store import Output, Record
 
 if TYPE_CHECKING:

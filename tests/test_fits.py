@@ -8,13 +8,13 @@ import pytest
 from build_samples import Made, make_graph
 from test_estimate import known
 
-from dem_build import room as rooms
+from dem_build import hardware as rooms
 from dem_build.errors import TrainingError
 from dem_build.estimate import crowded, fits, refuse_unfit, training, unfit
 from dem_build.graph import Action, Edge, Graph, Taken
+from dem_build.hardware import Room, room
 from dem_build.kinds import KINDS
 from dem_build.machine import Machine
-from dem_build.room import Room, room
 
 GB = 10**9
 
@@ -122,7 +122,7 @@ def test_a_warning_says_the_least_change_that_is_enough(having):
 
 
 def test_the_pieces_of_logits_that_are_counted_are_those_that_are_made():
-    from dem_build.steps import head
+    from dem_build.model import head
 
     assert training.MOST_LOGITS == head.MOST_LOGITS
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from test_build import Project, fresh, ran
 
-from dem_build import lock
 from dem_build.errors import RecipeError
 from dem_build.graph import build_graph, chosen_by
-from dem_build.leaks import refuse_leaks
+from dem_build.lock import lock
+from dem_build.lock.leaks import refuse_leaks
 from dem_build.recipe import load_recipe
 from dem_build.store import Hints
 

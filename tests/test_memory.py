@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dem_build.engine.slots import Slot
 from dem_build.estimate import Rows, Shape, training_memory
-from dem_build.execute.slots import Slot
 from dem_build.machine import Machine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
@@ -37,9 +37,9 @@ import numpy as np, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from dem_build.data.arrays import RowsWriter
 from dem_build.machine import Machine
-from dem_build.steps import finetune
-from dem_build.steps.api import Context, Inputs
-from dem_build.steps.environment import release_memory
+from dem_build.actions.finetune import run as finetune
+from dem_build.step import Context, Inputs
+from dem_build.model.environment import release_memory
 
 home, told = Path(sys.argv[1]), json.loads(sys.argv[2])
 torch.set_num_threads(1)

@@ -17,12 +17,12 @@ import pytest
 from pydantic import ValidationError
 
 from dem_build.errors import RecipeError
+from dem_build.lock.modelpins import AskedModel, asked_models
 from dem_build.machine import Machine
-from dem_build.modelpins import AskedModel, asked_models
 from dem_build.recipe import Recipe, load_recipe, project_folder, read_recipe
+from dem_build.recipe.checks.unsupported import LATER, not_yet
 from dem_build.recipe.docs import markdown
 from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
-from dem_build.recipe.later import LATER, not_yet
 from dem_build.recipe.load import mistakes_in
 from dem_build.recipe.locate import dotted
 from dem_build.recipe.source import frozen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dem_build.graph import Graph, build_graph
-from dem_build.lock import Lock, LockedBase, LockedTask
+from dem_build.lock.lock import Lock, LockedBase, LockedTask
 from dem_build.recipe import load_recipe
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from dem_build.digest import of_file
 from dem_build.errors import UsageError
-from dem_build.tasks import Closure, find_task, lm_eval_version
+from dem_build.lock.tasks import Closure, find_task, lm_eval_version
 
 
 def write(path: Path, text: str) -> Path:

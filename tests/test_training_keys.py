@@ -9,7 +9,7 @@ import pytest
 
 from dem_build.digest import of_bytes
 from dem_build.graph import Action, build_graph
-from dem_build.lock import Lock, LockedBase
+from dem_build.lock.lock import Lock, LockedBase
 from dem_build.plan import preimage_of
 from dem_build.recipe import load_recipe
 from dem_build.store import Output

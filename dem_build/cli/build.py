@@ -14,10 +14,10 @@ from dem_build.cli.overlap import say_shared, shared_documents
 from dem_build.cli.preflight import refusals, refuse_plan
 from dem_build.cli.session import open_session
 from dem_build.cli.watch import disavow, vouch
+from dem_build.engine.interrupt import Interrupt
+from dem_build.engine.options import Options
+from dem_build.engine.outcome import recorded
 from dem_build.errors import DemError, GateError, InterruptedBuildError, UsageError
-from dem_build.execute.interrupt import Interrupt
-from dem_build.execute.options import Options
-from dem_build.execute.outcome import recorded
 from dem_build.report.documents import build_document, failure_document
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from dem_build.cli.call import Call
     from dem_build.cli.ending import Ending
     from dem_build.cli.session import Session
-    from dem_build.execute.outcome import Listener, Outcome
+    from dem_build.engine.outcome import Listener, Outcome
     from dem_build.report.gates import GateResult
 
 __all__ = ["Flags", "build_all", "run_plan"]
@@ -127,7 +127,7 @@ def run_plan(session: Session, options: Options, listener: Listener, interrupt: 
     if session.plan.up_to_date:
         return recorded(session.plan)
     disavow("something is due")
-    from dem_build.execute.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
+    from dem_build.engine.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
     refuse_plan(session, keep_going=options.keep_going)
     outcome = build(session.plan, session.store, options, listener, interrupt)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from dem_build import __version__
 from dem_build.cli.overlap import shared_of
+from dem_build.engine.publish import publish, publish_text
 from dem_build.errors import CorruptObjectError
-from dem_build.execute.publish import publish, publish_text
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
 from dem_build.report.gates import check
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from dem_build.cli.session import Session
     from dem_build.data.shared import Shared
     from dem_build.digest import Digest
-    from dem_build.execute.outcome import Outcome
-    from dem_build.execute.publish import Destination
+    from dem_build.engine.outcome import Outcome
+    from dem_build.engine.publish import Destination
     from dem_build.report.gates import GateResult
     from dem_build.store import Record
 
@@ -129,7 +129,7 @@ def _report(path: Path, material: Material) -> dict[str, str]:
     """Return the report under its name, and nothing where it is there: drawing takes longer than all else here."""
     if is_drawn(path, mark_of(material)):
         return {}
-    from dem_build.report.html import render  # noqa: PLC0415  a build with nothing to do draws nothing
+    from dem_build.report.html.page import render  # noqa: PLC0415  a build with nothing to do draws nothing
 
     return {path.name: render(material)}
 
@@ -140,7 +140,7 @@ def report(session: Session) -> Path:
     Raises:
         StoreError: What is recorded cannot be read, or `out/` not be written.
     """
-    from dem_build.report.html import render  # noqa: PLC0415
+    from dem_build.report.html.page import render  # noqa: PLC0415
 
     records = {name: v.record for name, v in session.plan.verdicts.items() if v.record is not None}
     metrics, damaged = _metrics(session, records)

@@ -9,24 +9,24 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dem_build.actions.prepare.notes import unread_sentence
 from dem_build.cli import view
 from dem_build.cli.build import run_plan
 from dem_build.cli.overlap import recorded_shared, say_shared
 from dem_build.cli.session import open_session
 from dem_build.data.splits import SPLITS
+from dem_build.engine.interrupt import Interrupt
+from dem_build.engine.options import Options
 from dem_build.errors import UsageError
-from dem_build.execute.interrupt import Interrupt
-from dem_build.execute.options import Options
 from dem_build.json_text import quantity
 from dem_build.recipe import load_recipe
-from dem_build.steps.told import unread_sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from dem_build.actions.prepare.examples import Shown
     from dem_build.cli.call import Call
     from dem_build.digest import JSON
-    from dem_build.steps.examples import Shown
     from dem_build.store import Record, Store
 
 __all__ = ["show"]
@@ -74,7 +74,7 @@ def _require(named: str, name: str, call: Call) -> None:
 
 
 def _examples(store: Store, base: Record, data: Record, split: str, rows: int) -> list[Shown]:
-    from dem_build.steps.examples import examples  # noqa: PLC0415  it brings the tokenizer's library along
+    from dem_build.actions.prepare.examples import examples  # noqa: PLC0415  it brings the tokenizer's library along
 
     for output in (base.outputs["tokenizer"], data.outputs[split]):
         store.check(output)

@@ -14,11 +14,11 @@ from dem_build.cli import view
 from dem_build.cli.session import open_store
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
-from dem_build.store.garbage import GRACE_SECONDS, Policy
+from dem_build.store.gc.unneeded import GRACE_SECONDS, Policy
 
 if TYPE_CHECKING:
     from dem_build.cli.call import Call
-    from dem_build.store.collect import Collection
+    from dem_build.store.gc.collect import Collection
 
 __all__ = ["Limits", "collect"]
 

@@ -7,15 +7,15 @@ import math
 import sys
 from typing import TYPE_CHECKING
 
-from dem_build import lock
 from dem_build.cli import view
 from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
 from dem_build.cli.session import checked, open_session
 from dem_build.cli.view_progress import Progress
 from dem_build.cli.watch import vouch
+from dem_build.engine.events import read_events
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import budgets, crowded, estimates, unfit
-from dem_build.execute.events import read_events
+from dem_build.lock import lock
 from dem_build.plan import Status
 from dem_build.report.documents import plan_document
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from dem_build.cli.session import Session
     from dem_build.digest import JSON
-    from dem_build.execute.outcome import Outcome
+    from dem_build.engine.outcome import Outcome
     from dem_build.store import Record, Store
 
 __all__ = ["is_overlap", "recorded_shared", "say_shared", "shared_documents", "shared_of"]

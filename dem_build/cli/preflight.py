@@ -65,8 +65,8 @@ def refuse_plan(session: Session, *, keep_going: bool) -> None:
     Raises:
         DemError: It cannot.
     """
+    from dem_build.engine.needs import refuse_missing, refuse_unmergeable  # noqa: PLC0415
     from dem_build.estimate import refuse_unfit  # noqa: PLC0415  where nothing is due, nothing that runs it loads
-    from dem_build.execute.needs import refuse_missing, refuse_unmergeable  # noqa: PLC0415
 
     refuse_missing(session.plan, session.machine)
     if not keep_going:

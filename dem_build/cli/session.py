@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build import digest, lock
-from dem_build.bases import refuse_template, template_is_new
+from dem_build import digest
 from dem_build.cli.overlap import is_overlap
+from dem_build.engine.publish import destination
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
-from dem_build.execute.publish import destination
 from dem_build.graph import build_graph
-from dem_build.leaks import refuse_leaks, refuse_shared_files
+from dem_build.lock import lock
+from dem_build.lock.bases import refuse_template, template_is_new
+from dem_build.lock.leaks import refuse_leaks, refuse_shared_files
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, project_folder, read_recipe
 from dem_build.store import Hints, Store
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from dem_build.cli.call import Call
-    from dem_build.execute.outcome import Outcome
-    from dem_build.execute.publish import Destination
-    from dem_build.lock import Located, Lock
+    from dem_build.engine.outcome import Outcome
+    from dem_build.engine.publish import Destination
+    from dem_build.lock.lock import Located, Lock
     from dem_build.machine import Machine
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe

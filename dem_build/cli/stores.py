@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from dem_build.cli.call import Call
     from dem_build.store import Store
-    from dem_build.store.usage import Usage
+    from dem_build.store.gc.usage import Usage
     from dem_build.store.verify import Damage
 
 AGES_SAID = {

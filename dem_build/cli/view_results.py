@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from dem_build.execute.outcome import Outcome
-    from dem_build.report.analysis import Analysis
+    from dem_build.actions.analysis.read import Analysis
+    from dem_build.actions.tune.read import Tuning
+    from dem_build.engine.outcome import Outcome
     from dem_build.report.comparison import Measure, Row
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
-    from dem_build.report.tuning import Tuning
 
 __all__ = ["analysis_lines", "closing_lines", "omega_lines", "remaining_warnings", "result_table"]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build import hub, kinds
-from dem_build.basemodel import CONFIG, INDEX
+from dem_build import kinds
 from dem_build.digest import of_json
 from dem_build.errors import CheckpointError, DemError
 from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import BYTES, PROCESS, Rows, training_memory
 from dem_build.json_text import parse_json
+from dem_build.lock import hub
+from dem_build.lock.basemodel import CONFIG, INDEX
 from dem_build.plan import Status, preimage_of
 from dem_build.store import Output
 

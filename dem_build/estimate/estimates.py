@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from dem_build.estimate.due import config_of, due, search_length, shape_of, takes_slopes, training_of
 from dem_build.estimate.times import Times, planned_tokens
 from dem_build.estimate.training import BYTES, PROCESS, search_memory, training_disk
+from dem_build.hardware import gpus
 from dem_build.kinds import KINDS
-from dem_build.room import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from dem_build.errors import EvaluationError, TrainingError
 from dem_build.estimate.due import parameters_of, shape_of, takes_slopes, trainings
 from dem_build.estimate.training import BYTES, GRADIENT, MASTER, STATES, least_memory
+from dem_build.hardware import room
 from dem_build.plan import Status
-from dem_build.room import room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from dem_build.errors import ActionError
     from dem_build.estimate.due import Training
     from dem_build.estimate.shape import Shape
+    from dem_build.hardware import Room
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
-    from dem_build.room import Room
     from dem_build.store import Store
 
     Settings: TypeAlias = tuple[Mapping[str, JSON], Machine, int]

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from dem_build.digest import canonical
 from dem_build.estimate.due import training_of
 from dem_build.estimate.training import seen_tokens
+from dem_build.hardware import gpus
 from dem_build.kinds import KINDS
-from dem_build.room import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -37,9 +37,9 @@ STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
 CHECKPOINTS = 3
 """Two are kept, and one more is being written."""
 MOST_LOGITS = 1 << 28
-"""Logits that `steps.head` makes at once."""
+"""Logits that `model.head` makes at once."""
 BLOCKS = 16
-"""Parts that `steps.judges` deals rows into; derivatives are taken of one after another."""
+"""Parts that `actions.tune.judges` deals rows into; derivatives are taken of one after another."""
 PROCESS = 600_000_000
 """Python and the libraries of a worker; on a GPU they are the host's."""
 

@@ -30,7 +30,7 @@ from dem_build.graph.tuning import tune_action
 from dem_build.graph.vectors import extracted_vector, trained_vector
 
 if TYPE_CHECKING:
-    from dem_build.lock import Lock
+    from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
 __all__ = [

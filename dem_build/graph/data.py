@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.digest import JSON
-    from dem_build.lock import Lock
+    from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe, Source, Train
 
 __all__ = ["base_action", "data_action", "probe_action"]

@@ -10,7 +10,7 @@ from dem_build.graph.nodes import BASE, COMPOSED, MODEL_PARTS, SAMPLE, Action, E
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dem_build.lock import Lock, LockedTask
+    from dem_build.lock.lock import Lock, LockedTask
     from dem_build.recipe import Evaluate, Recipe, Task
 
 __all__ = ["evaluations"]

@@ -9,7 +9,7 @@ from dem_build.kinds import KINDS
 
 if TYPE_CHECKING:
     from dem_build.digest import JSON
-    from dem_build.lock import Lock
+    from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe, Train
 
 __all__ = ["extracted_vector", "finetune_action", "trained_vector"]

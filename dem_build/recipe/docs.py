@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from dem_build.machine import Machine
 from dem_build.recipe import models
+from dem_build.recipe.checks.unsupported import LATER
 from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
-from dem_build.recipe.later import LATER
 from dem_build.recipe.row_docs import rows_page
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from dem_build.errors import Problem, RecipeError
 from dem_build.recipe import source
-from dem_build.recipe.later import not_yet
+from dem_build.recipe.checks.rules import NAME, contradictions, revisions_of_folders
+from dem_build.recipe.checks.tables import raw
+from dem_build.recipe.checks.unsupported import not_yet
 from dem_build.recipe.models import Recipe
 from dem_build.recipe.problems import Mistake, mistakes_of
-from dem_build.recipe.rules import NAME, contradictions, revisions_of_folders
-from dem_build.recipe.tables import raw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from dem_build.actions.tune.read import TUNE, read_tuning
 from dem_build.json_text import MALFORMED, quantity
 from dem_build.report.quantities import between, count
-from dem_build.report.tuning import TUNE, read_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from dem_build.actions.tune.read import Tuned, Tuning
     from dem_build.digest import JSON, Digest
     from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
-    from dem_build.report.tuning import Tuned, Tuning
     from dem_build.store import Record
 
 __all__ = ["Contender", "Mixture", "read_baselines"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dem_build.significance import FEW_ROWS, Z95, stderr_of_share
+from dem_build.stats import FEW_ROWS, Z95, stderr_of_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

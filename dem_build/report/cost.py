@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
-    from dem_build.execute.outcome import Outcome
+    from dem_build.engine.outcome import Outcome
     from dem_build.graph import Action, Graph
     from dem_build.report.recorded import Recorded
     from dem_build.store import Record

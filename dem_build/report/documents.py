@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from dem_build.actions.response.read import Response
+    from dem_build.actions.tune.read import Tuning
     from dem_build.digest import JSON
+    from dem_build.engine.outcome import Outcome, Result
     from dem_build.errors import DemError
-    from dem_build.execute.outcome import Outcome, Result
     from dem_build.plan import Plan, Verdict
     from dem_build.report.gates import GateResult
-    from dem_build.report.response import Response
     from dem_build.report.results import Results
-    from dem_build.report.tuning import Tuning
 
 __all__ = ["build_document", "failure_document", "plan_document", "results_document"]
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.report.comparison import BASE, LOSS, LOSS_TASK, Measure, difference, measure_of
-from dem_build.significance import least_gain
+from dem_build.stats import least_gain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,16 +6,16 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING
 
+from dem_build.actions.sample.read import shortened, spread
 from dem_build.report.comparison import Trend, model_names, rows
 from dem_build.report.quantities import decimals, signed
-from dem_build.report.samples import shortened, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from dem_build.actions.sample.read import Exchange
     from dem_build.report.comparison import Change, Measure
     from dem_build.report.results import Results
-    from dem_build.report.samples import Exchange
 
 __all__ = [
     "JOINERS",

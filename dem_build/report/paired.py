@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, deserialize
 
-from dem_build.significance import stderr_of_ratio
+from dem_build.stats import stderr_of_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

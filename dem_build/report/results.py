@@ -7,33 +7,33 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import digest
+from dem_build.actions.analysis.read import TABLES, read_analysis
+from dem_build.actions.ladder.read import RUNGS, read_ladder
+from dem_build.actions.response.read import CURVES, read_response
+from dem_build.actions.sample.read import ANSWERS, read_samples
+from dem_build.actions.tsne.read import MAP, read_tsne
+from dem_build.actions.tune.read import SEARCH, layers_of, read_tuning
 from dem_build.errors import StoreError
 from dem_build.json_text import number, parse_json
-from dem_build.report.analysis import TABLES, read_analysis
 from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import read_costs
-from dem_build.report.ladder import RUNGS, read_ladder
 from dem_build.report.paired import PairedRows, read_rows
 from dem_build.report.reckoning import Reckoning, reckon
 from dem_build.report.recorded import Recorded
-from dem_build.report.response import CURVES, read_response
-from dem_build.report.samples import ANSWERS, read_samples
-from dem_build.report.tsne import MAP, read_tsne
-from dem_build.report.tuning import SEARCH, layers_of, read_tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from dem_build.actions.analysis.read import Analysis
+    from dem_build.actions.ladder.read import Ladder
+    from dem_build.actions.response.read import Response
+    from dem_build.actions.sample.read import Exchange
+    from dem_build.actions.tsne.read import Map
+    from dem_build.actions.tune.read import Tuning
     from dem_build.digest import JSON, Digest
     from dem_build.graph import Action, Graph
-    from dem_build.report.analysis import Analysis
     from dem_build.report.baselines import Contender
-    from dem_build.report.ladder import Ladder
     from dem_build.report.paired import RowLosses
-    from dem_build.report.response import Response
-    from dem_build.report.samples import Exchange
-    from dem_build.report.tsne import Map
-    from dem_build.report.tuning import Tuning
     from dem_build.store import Output, Record
 
 __all__ = ["READ", "Metrics", "Results", "collect"]

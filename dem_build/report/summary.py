@@ -13,7 +13,7 @@ from dem_build.report.verdict import Finding, judge
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dem_build.execute.outcome import Outcome, Result
+    from dem_build.engine.outcome import Outcome, Result
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 

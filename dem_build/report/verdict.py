@@ -29,7 +29,7 @@ from dem_build.report.comparison import (
 )
 from dem_build.report.gains import above, clear, gains, losses_of, mean
 from dem_build.report.quantities import decimals, signed, with_error
-from dem_build.significance import FEW_ROWS
+from dem_build.stats import FEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.digest import JSON, Blob, Digest
-    from dem_build.store.collect import Collection
-    from dem_build.store.garbage import Policy
+    from dem_build.store.gc.collect import Collection
+    from dem_build.store.gc.unneeded import Policy
+    from dem_build.store.gc.usage import Stats
     from dem_build.store.holders import Holder
     from dem_build.store.layout import Layout
     from dem_build.store.leases import Lease
     from dem_build.store.records import Record
-    from dem_build.store.usage import Stats
     from dem_build.store.verify import Damage
 
 __all__ = ["Store"]
@@ -216,7 +216,7 @@ class Store:
 
     def stats(self) -> Stats:
         """Count what the store holds."""
-        from dem_build.store.usage import stats  # noqa: PLC0415  a build never asks
+        from dem_build.store.gc.usage import stats  # noqa: PLC0415  a build never asks
 
         return stats(self._layout)
 
@@ -243,6 +243,6 @@ class Store:
         Raises:
             LeaseHeldError: Another collection is at work, or a process that stores something does not end.
         """
-        from dem_build.store.collect import collect  # noqa: PLC0415  a build never asks
+        from dem_build.store.gc.collect import collect  # noqa: PLC0415  a build never asks
 
         return collect(self._layout, policy, dry_run=dry_run)

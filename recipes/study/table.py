@@ -22,7 +22,7 @@ from safetensors.numpy import load
 from dem_build.cli.call import Call
 from dem_build.cli.session import Session, open_session
 from dem_build.errors import RecipeError
-from dem_build.tuning.problem import ratio_stderr
+from dem_build.search.problem import ratio_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,7 +11,7 @@ import pytest
 
 from dem_build.cli import build
 from dem_build.cli.app import run
-from dem_build.execute.interrupt import Interrupt
+from dem_build.engine.interrupt import Interrupt
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from dem_build.cli.app import run
 from dem_build.cli.call import Call
 from dem_build.cli.session import open_session
+from dem_build.engine.needs import refuse_unmergeable
 from dem_build.errors import CheckpointError
-from dem_build.execute.needs import refuse_unmergeable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,18 +15,18 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from dem_build.actions.tune.read import Tuned, Tuning
 from dem_build.cli import view
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_live import LiveListener
 from dem_build.cli.view_progress import Progress
 from dem_build.cli.view_text import say, shorten
+from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
-from dem_build.execute.outcome import Done, Outcome, Result
 from dem_build.plan import History, decide
 from dem_build.recipe.models import Gate
 from dem_build.report.gates import check
 from dem_build.report.results import Results, collect
-from dem_build.report.tuning import Tuned, Tuning
 
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 HOSTILE = "a\x1b[2Jb\x07[bold]c[/bold]\u202ed\re"

@@ -9,7 +9,7 @@ from data_samples import make_tokenizer
 
 from dem_build.data.conversations import Beside, from_messages
 from dem_build.data.tokenise import MASKED, Style, tokenise
-from dem_build.steps.tokenizer import BaseTokenizer
+from dem_build.model.tokenizer import BaseTokenizer
 
 
 def with_template(template, **more):

@@ -13,8 +13,8 @@ from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 
 from dem_build.data.formats import FORMATS
 from dem_build.errors import DataError
-from dem_build.recipe.rules import COLUMNS
-from dem_build.steps.tokenizer import BaseTokenizer
+from dem_build.model.tokenizer import BaseTokenizer
+from dem_build.recipe.checks.rules import COLUMNS
 
 PAIR = {"prompt": "a", "completion": "b"}
 TURNS = {"messages": [user("a"), answer("b")]}

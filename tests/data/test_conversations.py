@@ -14,7 +14,7 @@ from dem_build.data.conversations import from_messages, from_sharegpt
 from dem_build.data.formats import Example
 from dem_build.data.tokenise import tokenise
 from dem_build.errors import DataError
-from dem_build.steps.tokenizer import BaseTokenizer
+from dem_build.model.tokenizer import BaseTokenizer
 
 # As Qwen 3's: the reasoning of an answer is written until somebody speaks again.
 FORGETFUL = (

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 
+from dem_build.actions.prepare import rows
+from dem_build.actions.prepare import run as step
+from dem_build.actions.prepare.rows import processes_for
 from dem_build.errors import DataError
-from dem_build.steps import prepare as step
-from dem_build.steps import rows
-from dem_build.steps.rows import processes_for
 
 ROWS = [{"prompt": f"question {i} é?", "completion": f" answer {i}"} for i in range(200)]
 SPLITS = ("train", "validation", "test")
@@ -82,7 +82,7 @@ import re, resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from data_samples import Preparer, write_rows
-from dem_build.steps import prepare as step
+from dem_build.actions.prepare import run as step
 
 step.BATCH_CHARACTERS = 2**14
 folder = Path(sys.argv[2])

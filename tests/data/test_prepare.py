@@ -9,12 +9,12 @@ import tokenizers
 import transformers
 from data_samples import CHATML, Preparer, make_tokenizer, source, write_rows
 
+from dem_build.actions.prepare import run as step
+from dem_build.actions.prepare.examples import examples
 from dem_build.errors import DataError, InterruptedBuildError
 from dem_build.kinds import KINDS
 from dem_build.machine import Machine
-from dem_build.steps import prepare as step
-from dem_build.steps.api import Context, Inputs
-from dem_build.steps.examples import examples
+from dem_build.step import Context, Inputs
 
 ROWS = [{"prompt": f"question {i} é?", "completion": f' answer\n"{i}", 東京'} for i in range(60)]
 SPLITS = ("train", "validation", "test")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dem_build.data.splits_on_hub import HubData, split_files
 from dem_build.errors import UsageError
+from dem_build.lock.hub_splits import HubData, split_files
 
 if TYPE_CHECKING:
     from pathlib import Path

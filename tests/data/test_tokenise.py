@@ -11,7 +11,7 @@ from dem_build.data.chat import pin_date
 from dem_build.data.formats import Example
 from dem_build.data.tokenise import MASKED, Style, tokenise
 from dem_build.errors import DataError
-from dem_build.steps.tokenizer import BaseTokenizer
+from dem_build.model.tokenizer import BaseTokenizer
 
 RAW = Style(chat=False, system=None, train_prompt=False, max_length=1000, truncate=False)
 CHAT = Style(chat=True, system=None, train_prompt=False, max_length=1000, truncate=False)

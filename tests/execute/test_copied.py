@@ -15,10 +15,10 @@ from typing import TextIO
 import pytest
 
 from dem_build import kinds
-from dem_build.execute.copied import POSSIBLE, Copied
-from dem_build.execute.pool import Message, Pool
-from dem_build.execute.request import Answer, Request
-from dem_build.execute.slots import Slot
+from dem_build.engine.copied import POSSIBLE, Copied
+from dem_build.engine.pool import Message, Pool
+from dem_build.engine.request import Answer, Request
+from dem_build.engine.slots import Slot
 from dem_build.kinds import KINDS
 from dem_build.machine import Machine
 from dem_build.store import Store
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not POSSIBLE, reason="processes are not copied o
 DRIVER = """
 import sys, time
 from pathlib import Path
-from dem_build.execute.copied import Copied
+from dem_build.engine.copied import Copied
 copy = Copied(Path(sys.argv[1]), {})
 print(copy._pid, flush=True)
 time.sleep(600)

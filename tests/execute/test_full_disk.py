@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from dem_build.execute.run import _is_full
+from dem_build.engine.run import _is_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

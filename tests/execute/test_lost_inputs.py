@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dem_build.checkpoint import open_checkpoint
+from dem_build.engine.run import is_lost
 from dem_build.errors import CheckpointError
-from dem_build.execute.run import is_lost
 
 
 def test_a_step_that_finds_an_input_gone_lost_it(tmp_path):

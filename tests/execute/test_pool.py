@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dem_build import kinds
-from dem_build.execute.pool import Message, Pool
-from dem_build.execute.request import Answer, Request
-from dem_build.execute.slots import Slot
+from dem_build.engine.pool import Message, Pool
+from dem_build.engine.request import Answer, Request
+from dem_build.engine.slots import Slot
 from dem_build.machine import Machine
 from dem_build.store import Store
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dem_build import kinds
+from dem_build.engine.publish import Destination, destination, publish
 from dem_build.errors import StoreError
-from dem_build.execute.publish import Destination, destination, publish
 from dem_build.store import Record, Store
 
 

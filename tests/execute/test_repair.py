@@ -7,13 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from dem_build.digest import of_json
-from dem_build.execute.build import _Build
-from dem_build.execute.interrupt import Interrupt
-from dem_build.execute.options import Options
-from dem_build.execute.outcome import Done, Outcome
-from dem_build.execute.pool import Message, Pool
-from dem_build.execute.request import Answer, Reply
-from dem_build.execute.slots import Slot
+from dem_build.engine.build import _Build
+from dem_build.engine.interrupt import Interrupt
+from dem_build.engine.options import Options
+from dem_build.engine.outcome import Done, Outcome
+from dem_build.engine.pool import Message, Pool
+from dem_build.engine.request import Answer, Reply
+from dem_build.engine.slots import Slot
 from dem_build.graph import Action, Edge, Graph, Taken
 from dem_build.kinds import KINDS
 from dem_build.machine import Machine

@@ -11,7 +11,7 @@ from build_samples import Made, make_graph, outcome_of
 from rich.console import Console
 
 from dem_build.cli.view_cost import cost_line
-from dem_build.execute.outcome import Done, Result
+from dem_build.engine.outcome import Done, Result
 from dem_build.graph import Action, Edge, Evaluation, Taken
 from dem_build.report.baselines import Contender
 from dem_build.report.cost import DEM, Cost, Part, by_device, part_of, read_costs, spent

@@ -15,15 +15,15 @@ from markdown_it import MarkdownIt  # rich brings it along
 from rich.console import Console
 from test_html import Page, everything
 
+from dem_build.actions.sample.read import Answer, Exchange
 from dem_build.cli import view
 from dem_build.cli.view_text import joined
+from dem_build.engine.outcome import Done, Result
 from dem_build.errors import TrainingError
-from dem_build.execute.outcome import Done, Result
 from dem_build.report.card import card
 from dem_build.report.gates import GateResult
-from dem_build.report.html import render
+from dem_build.report.html.page import render
 from dem_build.report.markdown import JOINERS, printable
-from dem_build.report.samples import Answer, Exchange
 from dem_build.report.summary import summary
 
 OFTEN = "<>&\"'`|*_[]()#!~$\\{}-+=:;/.0a \n\t\r\x00\x07\x1b\x9b\u2028\u202e"

@@ -12,21 +12,20 @@ from pathlib import Path
 import pytest
 from build_samples import Made, make_graph
 
+from dem_build.actions.analysis.read import Analysis, Compared
+from dem_build.actions.ladder.read import Ladder, Rung
+from dem_build.actions.ladder.read import Tested as OnTest  # pytest takes what is called Test… for a test
+from dem_build.actions.response.read import Loss, Point, Response
+from dem_build.actions.sample.read import Answer, Exchange, spread
+from dem_build.actions.tune.read import Judged, Tuned, Tuning
 from dem_build.recipe import Recipe
-from dem_build.report.analysis import Analysis, Compared
 from dem_build.report.baselines import Contender, Mixture
 from dem_build.report.gates import GateResult
-from dem_build.report.html import render
 from dem_build.report.html.blocks import Axis, Scatter, level, rival
 from dem_build.report.html.evaluations import losses, tasks
-from dem_build.report.html.page import SECTIONS, TEMPLATES
-from dem_build.report.ladder import Ladder, Rung
-from dem_build.report.ladder import Tested as OnTest  # pytest takes what is called Test… for a test
+from dem_build.report.html.page import SECTIONS, TEMPLATES, render
 from dem_build.report.material import Material, is_drawn, mark_of
-from dem_build.report.response import Loss, Point, Response
 from dem_build.report.results import Results, collect
-from dem_build.report.samples import Answer, Exchange, spread
-from dem_build.report.tuning import Judged, Tuned, Tuning
 
 HOSTILE = "\"><script>alert('1')</script><img src=x onerror=alert(1)>{{ 7*7 }}\x1b[31m\u202e</style>"
 VOID = {"meta", "link", "br", "img", "input", "hr"}

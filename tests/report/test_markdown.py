@@ -9,16 +9,16 @@ import pytest
 import yaml
 from build_samples import Made, make_graph, outcome_of
 
+from dem_build.actions.sample.read import Answer, Exchange
+from dem_build.actions.tune.read import Tuned, Tuning
+from dem_build.engine.outcome import Done, Result
 from dem_build.errors import TrainingError
-from dem_build.execute.outcome import Done, Result
 from dem_build.recipe.models import Base, Compose, Dataset, Gate, Recipe
 from dem_build.report.card import card
 from dem_build.report.gates import check
 from dem_build.report.markdown import code, escape, samples_table
 from dem_build.report.results import collect
-from dem_build.report.samples import Answer, Exchange
 from dem_build.report.summary import summary
-from dem_build.report.tuning import Tuned, Tuning
 
 ODD = "ma|th_<b>"
 

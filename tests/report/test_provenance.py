@@ -15,7 +15,7 @@ from odd_shapes import tables
 from dem_build.recipe import Recipe
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
-from dem_build.report.html import render
+from dem_build.report.html.page import render
 from dem_build.report.material import Material
 from dem_build.report.results import collect
 from dem_build.report.summary import summary

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from dem_build.actions.ladder.read import Ladder, read_ladder
 from dem_build.graph import LADDER, Action, Edge, Graph, Taken
-from dem_build.report.ladder import Ladder, read_ladder
 from dem_build.report.recorded import Recorded
 from dem_build.store import Output, Record
 

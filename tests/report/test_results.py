@@ -16,7 +16,7 @@ from dem_build.errors import StoreError
 from dem_build.graph import Action, Edge, Evaluation, Taken
 from dem_build.report.comparison import Trend, rows
 from dem_build.report.results import Results, collect
-from dem_build.tuning.problem import ratio_stderr
+from dem_build.search.problem import ratio_stderr
 
 HUGE = b'{"acc": 1' + b"0" * 400 + b"}"
 

@@ -19,7 +19,7 @@ from dem_build.report.markdown import results_table
 from dem_build.report.material import Material
 from dem_build.report.results import Results, collect
 from dem_build.report.verdict import judge
-from dem_build.significance import Z95, stderr_of_share
+from dem_build.stats import Z95, stderr_of_share
 
 
 def lm_evals(right, samples):

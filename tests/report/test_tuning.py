@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from dem_build.actions.tune.read import Judged, Tuning, layers_of, read_tuning
 from dem_build.errors import StoreError
 from dem_build.graph import TUNE, Action, Edge, Graph, Taken
 from dem_build.report.baselines import read_baselines
 from dem_build.report.recorded import Recorded
-from dem_build.report.tuning import Judged, Tuning, layers_of, read_tuning
 from dem_build.store import Output, Record
 
 ROWS, ONE, OTHER = "a" * 64, "b" * 64, "c" * 64

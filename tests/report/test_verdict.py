@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dem_build.execute.outcome import Outcome
+from dem_build.engine.outcome import Outcome
 from dem_build.report.baselines import Contender
 from dem_build.report.documents import results_document
 from dem_build.report.gains import gains, mean, scales

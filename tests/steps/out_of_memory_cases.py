@@ -11,9 +11,10 @@ from test_finetune import PLAIN, context_of, events, inputs_of, prepare, train, 
 from tiny import make_base
 from weight_samples import DIGEST
 
+from dem_build.actions.loss import run as loss
+from dem_build.actions.response import run as response
 from dem_build.errors import EvaluationError, TrainingError
-from dem_build.steps import loss, response
-from dem_build.steps.api import Group, Inputs
+from dem_build.step import Group, Inputs
 
 MB = 1 << 20
 NUMBERS = r"[0-9.]+ GB in use at most, and this machine has [0-9.]+ GB"

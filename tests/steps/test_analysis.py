@@ -13,11 +13,11 @@ import pytest
 from tiny import make_base
 from weight_samples import DIGEST, import_base, make_context, random_vector, store_vector
 
+from dem_build.actions.analysis import run as analysis
 from dem_build.checkpoint import open_checkpoint
 from dem_build.checkpoint.layers import kind_of, layer_of
 from dem_build.errors import CheckpointError, InterruptedBuildError
-from dem_build.steps import analysis
-from dem_build.steps.api import Inputs, Term
+from dem_build.step import Inputs, Term
 
 
 @cache

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dem_build.steps.batches import collate, few_sizes
+from dem_build.model.batches import collate, few_sizes
 
 ROWS = [(np.arange(1, n + 1, dtype=np.int32), np.arange(1, n + 1, dtype=np.int32)) for n in (3, 9)]
 

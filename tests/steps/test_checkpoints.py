@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dem_build.steps.checkpoints import adopt, keep, newest_complete
+from dem_build.actions.checkpoints import adopt, keep, newest_complete
 
 if TYPE_CHECKING:
     from pathlib import Path

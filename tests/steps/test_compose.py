@@ -24,11 +24,11 @@ from weight_samples import (
     store_vector,
 )
 
+from dem_build.actions.compose import run as compose
+from dem_build.actions.tune.omega import write_omega
 from dem_build.checkpoint import from_bfloat16, open_checkpoint, to_bfloat16
 from dem_build.errors import CheckpointError, InterruptedBuildError
-from dem_build.steps import compose
-from dem_build.steps.api import Inputs, Term
-from dem_build.steps.omega import write_omega
+from dem_build.step import Inputs, Term
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 
@@ -204,8 +204,8 @@ write_delta(home / "delta", "b" * 64, shapes, ((n, delta) for n in shapes), "bfl
 COMPOSE = """
 import pathlib, sys
 from dem_build.machine import Machine
-from dem_build.steps import compose
-from dem_build.steps.api import Context, Inputs, Term
+from dem_build.actions.compose import run as compose
+from dem_build.step import Context, Inputs, Term
 home = pathlib.Path(sys.argv[1])
 (home / "tokenizer").mkdir()
 for name in ("config", "generation_config"):

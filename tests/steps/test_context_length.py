@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
+from dem_build.actions.loss import run as loss
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.errors import DataError
 from dem_build.machine import Machine
-from dem_build.steps import loss
-from dem_build.steps.api import Context, Inputs
-from dem_build.steps.context_length import refuse_longer
+from dem_build.model.context_length import refuse_longer
+from dem_build.step import Context, Inputs
 
 
 def write(folder, lengths, **config):

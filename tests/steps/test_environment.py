@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dem_build.steps.environment import peak_memory, release_memory, reset_peak_memory
+from dem_build.model.environment import peak_memory, release_memory, reset_peak_memory
 
 CPU = torch.device("cpu")
 

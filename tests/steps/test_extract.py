@@ -15,12 +15,12 @@ from tiny import make_base
 from transformers import AutoModelForCausalLM
 from weight_samples import DIGEST, import_base, load, make_context, run_compose
 
+from dem_build.actions.extract import run as extract
 from dem_build.checkpoint import delta, open_checkpoint, open_delta
 from dem_build.errors import CheckpointError, InterruptedBuildError
-from dem_build.finetuned import local_files
 from dem_build.kinds import SourceFile
-from dem_build.steps import extract
-from dem_build.steps.api import Inputs
+from dem_build.lock.finetuned import local_files
+from dem_build.step import Inputs
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 

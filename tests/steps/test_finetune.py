@@ -19,15 +19,15 @@ from safetensors.torch import load_file
 from tiny import make_base
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from dem_build.actions.checkpoints import mark_complete
+from dem_build.actions.finetune import run as finetune
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.errors import DataError, InterruptedBuildError, TrainingError
 from dem_build.machine import Machine
-from dem_build.steps import finetune
-from dem_build.steps.api import Context, Inputs
-from dem_build.steps.batches import RowOrder, collate
-from dem_build.steps.checkpoints import mark_complete
-from dem_build.steps.likelihood import token_nll
-from dem_build.steps.models import load_model
+from dem_build.model.batches import RowOrder, collate
+from dem_build.model.likelihood import token_nll
+from dem_build.model.load import load_model
+from dem_build.step import Context, Inputs
 
 PARAMS = {
     "method": "full",

@@ -15,8 +15,8 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from dem_build.steps import head
-from dem_build.steps.likelihood import token_nll
+from dem_build.model import head
+from dem_build.model.likelihood import token_nll
 
 SMALL = {
     "vocab_size": 300, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,

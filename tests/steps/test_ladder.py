@@ -15,14 +15,14 @@ import torch
 from tune_samples import DIGEST, base, dataset, model, run_tune, skill, trained, vector, write_rows
 from weight_samples import make_context, store_vector
 
+from dem_build.actions.checkpoints import newest_complete
+from dem_build.actions.ladder import run as ladder
+from dem_build.actions.tune.candidates import Candidates
+from dem_build.actions.tune.judges import judged_nll, judges, trained_prompts
+from dem_build.actions.tune.passes import read_passes
 from dem_build.digest import of_bytes
 from dem_build.errors import InterruptedBuildError
-from dem_build.steps import ladder
-from dem_build.steps.api import Group, Inputs
-from dem_build.steps.candidates import Candidates
-from dem_build.steps.checkpoints import newest_complete
-from dem_build.steps.judges import judged_nll, judges, trained_prompts
-from dem_build.steps.passes import read_passes
+from dem_build.step import Group, Inputs
 
 NAMES = ("up", "down", "leap")
 PARAMS = {"objective": "gain", "max_samples": 64, "bounds": [0.0, 1.5], "test_samples": 64}

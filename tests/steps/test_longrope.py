@@ -10,18 +10,18 @@ import torch
 from test_finetune import PLAIN, assert_trained_plainly, context_of, events, prepare, train
 from transformers import Phi3Config, Phi3ForCausalLM
 
+from dem_build.actions.tune.candidates import Candidates
+from dem_build.actions.tune.judges import judges, trained_prompts
+from dem_build.actions.tune.judging import Passes
+from dem_build.actions.tune.resume import Kept
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import TrainingError
-from dem_build.steps.api import Group
-from dem_build.steps.batches import collate
-from dem_build.steps.candidates import Candidates
-from dem_build.steps.context_length import has_both_sorts
-from dem_build.steps.judges import judges, trained_prompts
-from dem_build.steps.judging import Passes
-from dem_build.steps.kept import Kept
-from dem_build.steps.likelihood import token_nll
-from dem_build.steps.models import load_model
-from dem_build.steps.row_losses import row_losses
+from dem_build.model.batches import collate
+from dem_build.model.context_length import has_both_sorts
+from dem_build.model.likelihood import token_nll
+from dem_build.model.load import load_model
+from dem_build.model.row_losses import row_losses
+from dem_build.step import Group
 
 SHORT = 12
 

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file
 from tiny import make_base
 from transformers import AutoModelForCausalLM
 
+from dem_build.actions.loss import run as loss
 from dem_build.data.arrays import RowsWriter
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.machine import Machine
-from dem_build.steps import loss
-from dem_build.steps.api import Context, Inputs
+from dem_build.step import Context, Inputs
 
 ROWS = 13
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from weight_samples import make_context
 
+from dem_build.actions.mix import run as mix
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.budget import Length, Size, mixture_tokens, token_shares
 from dem_build.digest import of_bytes
 from dem_build.errors import DataError
-from dem_build.steps import mix
-from dem_build.steps.api import Group, Inputs
+from dem_build.step import Group, Inputs
 
 EPOCH = {"epochs": 1.0}
 

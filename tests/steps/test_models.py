@@ -11,7 +11,7 @@ from tiny import make_base
 from transformers import AutoModelForCausalLM
 
 from dem_build.errors import CheckpointError
-from dem_build.steps.models import load_model
+from dem_build.model.load import load_model
 
 CPU = torch.device("cpu")
 

@@ -26,11 +26,11 @@ from transformers import (
     MistralForCausalLM,
 )
 
+from dem_build.actions.finetune.packing import Packs, best_fit, collate_packs, refuse_mixing
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import InterruptedBuildError, TrainingError
-from dem_build.steps.batches import RowOrder, collate
-from dem_build.steps.likelihood import token_nll
-from dem_build.steps.packing import Packs, best_fit, collate_packs, refuse_mixing
+from dem_build.model.batches import RowOrder, collate
+from dem_build.model.likelihood import token_nll
 
 __all__ = ["base"]  # a fixture, used by its name
 

@@ -10,11 +10,11 @@ import torch
 from tune_samples import DIGEST, base, dataset, model, probe, skill, vector
 from weight_samples import make_context
 
-from dem_build.steps import response
-from dem_build.steps.api import Inputs
-from dem_build.steps.candidates import Candidates
-from dem_build.steps.judges import judged_nll, judges, trained_prompts
-from dem_build.steps.omega import write_omega
+from dem_build.actions.response import run as response
+from dem_build.actions.tune.candidates import Candidates
+from dem_build.actions.tune.judges import judged_nll, judges, trained_prompts
+from dem_build.actions.tune.omega import write_omega
+from dem_build.step import Inputs
 
 VALUES = [0.0, 0.5, 0.55, 1.0]
 

@@ -11,6 +11,9 @@ import torch
 from tiny import make_base
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from dem_build.actions.sample import run as sample
+from dem_build.actions.sample.greedy import greedy_answers
+from dem_build.actions.sample.prompts import continued, of_rows, of_texts
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.conversations import Conversation
 from dem_build.data.formats import Example
@@ -18,11 +21,8 @@ from dem_build.data.tokenise import Style, tokenise
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.machine import Machine
-from dem_build.steps import sample
-from dem_build.steps.api import Context, Inputs
-from dem_build.steps.asked import continued, of_rows, of_texts
-from dem_build.steps.greedy import greedy_answers
-from dem_build.steps.tokenizer import BaseTokenizer
+from dem_build.model.tokenizer import BaseTokenizer
+from dem_build.step import Context, Inputs
 
 TEMPLATE = (
     "{% for m in messages %}{{ '[' + m['role'] + ']\n' + m['content'] + eos_token + '\n' }}{% endfor %}"

@@ -22,8 +22,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from weight_samples import bytes_of, import_base, load
 
 from dem_build.errors import CheckpointError
-from dem_build.steps.tokenizer import BaseTokenizer
-from dem_build.steps.tokenizer_files import settle
+from dem_build.model.tokenizer import BaseTokenizer
+from dem_build.model.tokenizer_files import settle
 
 CLASSES = ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer", "GemmaTokenizer", "T5Tokenizer", None)
 

@@ -9,11 +9,11 @@ import numpy as np
 from tune_samples import DIGEST, base, dataset, model, skill
 from weight_samples import make_context
 
+from dem_build.actions.tsne import run as tsne
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.digest import of_bytes
 from dem_build.machine import Machine
-from dem_build.steps import tsne
-from dem_build.steps.api import Group, Inputs
+from dem_build.step import Group, Inputs
 
 
 def draw(folder, groups, *, batch=8, **params):

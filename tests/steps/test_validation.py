@@ -23,14 +23,14 @@ from test_finetune import (
     write_rows,
 )
 
+from dem_build.actions.finetune import run as finetune
+from dem_build.actions.finetune.validation import lowest_of
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.errors import DataError, InterruptedBuildError, TrainingError
-from dem_build.steps import finetune
-from dem_build.steps.api import Inputs
-from dem_build.steps.batches import collate
-from dem_build.steps.likelihood import token_nll
-from dem_build.steps.models import load_model
-from dem_build.steps.validation import lowest_of
+from dem_build.model.batches import collate
+from dem_build.model.likelihood import token_nll
+from dem_build.model.load import load_model
+from dem_build.step import Inputs
 
 __all__ = ["base", "dropout_base"]  # fixtures, used by their names
 

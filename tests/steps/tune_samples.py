@@ -14,14 +14,14 @@ import torch
 from tiny import make_base
 from weight_samples import DIGEST, import_base, make_context, store_vector
 
+from dem_build.actions.tune import run as tune
 from dem_build.checkpoint import delta_shapes, open_checkpoint
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.digest import of_bytes
-from dem_build.steps import tune
-from dem_build.steps.api import Group, Inputs
-from dem_build.steps.batches import collate
-from dem_build.steps.likelihood import token_nll
-from dem_build.steps.models import load_model
+from dem_build.model.batches import collate
+from dem_build.model.likelihood import token_nll
+from dem_build.model.load import load_model
+from dem_build.step import Group, Inputs
 
 PARAMS = {
     "search": "gradient",

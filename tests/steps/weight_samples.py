@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from dem_build.basemodel import CHAT_TEMPLATE, base_files
+from dem_build.actions.base import run as base
+from dem_build.actions.compose import run as compose
 from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
 from dem_build.kinds import SourceFile
+from dem_build.lock.basemodel import CHAT_TEMPLATE, base_files
 from dem_build.machine import Machine
-from dem_build.steps import base, compose
-from dem_build.steps.api import Context, Inputs, Term
+from dem_build.step import Context, Inputs, Term
 
 DIGEST = "b" * 64
 PARTS = ("weights", "config", "tokenizer", "generation_config")

@@ -16,9 +16,10 @@ from store_samples import record_file, rewrite
 
 from dem_build import digest
 from dem_build.errors import LeaseHeldError, StoreError
-from dem_build.store import Hints, Output, Record, Store, collect
-from dem_build.store.census import entries, size_of
-from dem_build.store.garbage import DAY, Policy
+from dem_build.store import Hints, Output, Record, Store
+from dem_build.store.gc import collect
+from dem_build.store.gc.census import entries, size_of
+from dem_build.store.gc.unneeded import DAY, Policy
 from dem_build.store.layout import open_layout
 
 NOW = Policy(grace=0)

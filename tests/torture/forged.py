@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save, save_file
 
-from dem_build import kinds, lock
+from dem_build import kinds
 from dem_build.digest import Blob, tree_bytes
 from dem_build.graph import build_graph
+from dem_build.lock import lock
 from dem_build.plan import preimage_of
 from dem_build.recipe import load_recipe
 from dem_build.store import Hints, Output

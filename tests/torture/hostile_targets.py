@@ -241,8 +241,8 @@ def _safetensors(data: bytes, home: Path) -> None:
 
 
 def _index(data: bytes, home: Path) -> None:
-    from dem_build.basemodel import base_files
     from dem_build.checkpoint import open_checkpoint
+    from dem_build.lock.basemodel import base_files
 
     (home / "base" / "model.safetensors.index.json").write_bytes(data)
     base_files(home / "base")
@@ -250,8 +250,8 @@ def _index(data: bytes, home: Path) -> None:
 
 
 def _model_folder(chosen: tuple[str, bytes], home: Path) -> None:
-    from dem_build.basemodel import base_files
-    from dem_build.finetuned import local_files
+    from dem_build.lock.basemodel import base_files
+    from dem_build.lock.finetuned import local_files
 
     name, data = chosen
     folder = home / "adapter" if name == "adapter_config.json" else home / "base"
@@ -294,7 +294,7 @@ def _data(chosen: tuple[str, bytes], home: Path) -> None:
 
 
 def _task(text: bytes, home: Path) -> None:
-    from dem_build.tasks import closure_of, find_task
+    from dem_build.lock.tasks import closure_of, find_task
 
     folder = home / "tasks"
     (folder / "sums.yaml").write_bytes(text)
@@ -317,7 +317,7 @@ def _template(text: str, home: Path) -> None:
 def _events(data: bytes, home: Path) -> None:
     from dem_build.cli.view_lines import PlainListener
     from dem_build.cli.view_text import make_console
-    from dem_build.execute.events import EventTail
+    from dem_build.engine.events import EventTail
 
     (home / "events.jsonl").write_bytes(data)
     tail = EventTail()

@@ -165,21 +165,26 @@ def _load() -> None:
     """Import now what every build would import, and put the stand-ins in their places unless steps are to be real."""
     # All of it: another user may not be able to read where Python lies.
     for found in pkgutil.walk_packages(dem_build.__path__, "dem_build."):
-        if not found.name.startswith("dem_build.steps.") and not found.name.endswith("__main__"):
+        if not found.name.startswith(("dem_build.actions.", "dem_build.model.")) and not found.name.endswith(
+            "__main__"
+        ):
             importlib.import_module(found.name)
     encodings = [f"encodings.{name}" for name in ("ascii", "latin_1", "utf_16_be", "utf_8_sig")]
     page = (
         "jinja2.ext",
         "jinja2.debug",
         "encodings.unicode_escape",
-        "dem_build.report.html",
+        "dem_build.report.html.page",
     )  # what a report needs
-    for name in ("dem_build.steps.compose", "importlib.metadata", "rich.table", *page, *encodings):
+    for name in ("dem_build.actions.compose.run", "importlib.metadata", "rich.table", *page, *encodings):
         importlib.import_module(name)
-    from dem_build.execute import build as loop
+    from dem_build.engine import build as loop
 
     if "--real" in sys.argv:
-        from dem_build.steps import base, finetune, loss, prepare  # noqa: F401
+        from dem_build.actions.base import run as base  # noqa: F401
+        from dem_build.actions.finetune import run as finetune  # noqa: F401
+        from dem_build.actions.loss import run as loss  # noqa: F401
+        from dem_build.actions.prepare import run as prepare  # noqa: F401
     else:
         import stand_ins
 
@@ -201,8 +206,8 @@ class OneWorker:
         return [self] if self.request is None else []
 
     def submit(self, request: Any) -> None:
-        from dem_build.execute.request import Answer, Reply, Request
-        from dem_build.execute.run import Runner
+        from dem_build.engine.request import Answer, Reply, Request
+        from dem_build.engine.run import Runner
         from dem_build.store import Store
 
         self.request = request
@@ -214,7 +219,7 @@ class OneWorker:
         self._answer(self._runner.run(Request.parse(json.loads(json.dumps(request.document())))))
 
     def _answer(self, reply: Any) -> None:
-        from dem_build.execute.pool import Message
+        from dem_build.engine.pool import Message
 
         self.inbox.put(Message(self, reply, None))  # type: ignore[arg-type]
 

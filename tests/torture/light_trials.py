@@ -18,7 +18,7 @@ from light import Builder
 from stand_ins import TRAINED
 from survey import Survey, contents, done_twice, lost, outputs_of, survey
 
-from dem_build.steps.checkpoints import MARKER
+from dem_build.actions.checkpoints import MARKER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.actions.checkpoints import keep, newest_complete, step_of
 from dem_build.checkpoint import TensorSpec, delta_shapes, open_checkpoint, weights_writer, write_delta
 from dem_build.data.arrays import RowsWriter
-from dem_build.steps.checkpoints import keep, newest_complete, step_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.digest import JSON
-    from dem_build.steps.api import Context, Inputs, Provenance
+    from dem_build.step import Context, Inputs, Provenance
 
 STEPS_A_CHECKPOINT = 2
 TENSORS = (TensorSpec("embed", "F32", (16, 8)), TensorSpec("head", "F32", (8, 16)))
@@ -90,7 +90,7 @@ def finetune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Pr
 def stand_in() -> None:
     """Let this process run these steps instead of those that import torch."""
     for name, run in (("base", import_base), ("prepare", prepare), ("finetune", finetune)):
-        module = types.ModuleType(f"dem_build.steps.{name}")
+        module = types.ModuleType(f"dem_build.actions.{name}.run")
         module.run = run  # type: ignore[attr-defined]
         sys.modules[module.__name__] = module
 

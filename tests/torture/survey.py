@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dem_build.steps.checkpoints import newest_complete, step_of
+from dem_build.actions.checkpoints import newest_complete, step_of
 from dem_build.store.records import read_record
 
 if TYPE_CHECKING:

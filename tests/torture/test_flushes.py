@@ -18,14 +18,15 @@ import failpoints
 import pytest
 from failpoints import Plan
 
-from dem_build.steps.checkpoints import adopt, keep, newest_complete
+from dem_build.actions.checkpoints import adopt, keep, newest_complete
 
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from dem_build import digest, lock
-from dem_build.execute.publish import Destination, publish
-from dem_build.steps.checkpoints import adopt, keep
+from dem_build import digest
+from dem_build.lock import lock
+from dem_build.engine.publish import Destination, publish
+from dem_build.actions.checkpoints import adopt, keep
 from dem_build.store import Hints, Output, Record, Store
 
 home = Path(sys.argv[1])

@@ -19,10 +19,10 @@ from light import Builder
 from light_trials import BUILD, RECIPE, lay_out
 
 from dem_build.digest import of_json
-from dem_build.execute.build import build
-from dem_build.execute.interrupt import Interrupt
-from dem_build.execute.options import Options
-from dem_build.execute.outcome import Done, Result
+from dem_build.engine.build import build
+from dem_build.engine.interrupt import Interrupt
+from dem_build.engine.options import Options
+from dem_build.engine.outcome import Done, Result
 from dem_build.graph import Action, Edge, Graph, Taken
 from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
@@ -32,10 +32,10 @@ from dem_build.store import Hints, Record, Store
 LOCK = """
 import sys
 from pathlib import Path
-from dem_build import lock
+from dem_build.lock import lock
 lock.write(Path(sys.argv[1]) / "tiny.lock", lock.Lock(lock.LockedBase(sys.argv[2], ())))
 """
-WORKER = "dem_build.execute.worker"
+WORKER = "dem_build.engine.worker"
 # A light action's worker is a copy of the driver, which here is the process of the tests.
 os.register_at_fork(after_in_child=lambda: failpoints.install_from_environment([WORKER]))
 PARTS = ("weights", "config", "tokenizer", "generation_config")

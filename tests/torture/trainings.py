@@ -46,7 +46,7 @@ omega = 0.5
 [compose]
 dtype = "bfloat16"
 """
-WORKER = "dem_build.execute.worker"
+WORKER = "dem_build.engine.worker"
 OUTLIVED_SECONDS = 15.0
 MAKE = "import sys; from pathlib import Path; from tiny import *; make_base(Path('base')); make_data(Path('data'))"
 

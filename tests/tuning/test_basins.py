@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dem_build.tuning import Objective, Problem, Sample, gain_scale, intervals, search
+from dem_build.search import Objective, Problem, Sample, gain_scale, intervals, search
 
 BLOCKS = 8
 CLOSE = 0.005  # of the gain

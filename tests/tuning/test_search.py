@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dem_build.tuning import (
+from dem_build.search import (
     SEARCHES,
     Found,
     Objective,
@@ -19,9 +19,9 @@ from dem_build.tuning import (
     softmax_start,
     spread,
 )
-from dem_build.tuning.problem import ratio_stderr
-from dem_build.tuning.searches import grid_levels
-from dem_build.tuning.surrogate import Surrogate
+from dem_build.search.problem import ratio_stderr
+from dem_build.search.searches import grid_levels
+from dem_build.search.surrogate import Surrogate
 
 BLOCKS = 8
 

@@ -2,7 +2,3 @@
 
 `blocks` are what can be drawn, each module of a section says what of it, `page` has the list of the sections.
 """
-
-from dem_build.report.html.page import render
-
-__all__ = ["render"]

@@ -19,14 +19,14 @@ from dem_build.report.html.blocks import (
     level,
 )
 from dem_build.report.quantities import decimals, plus_minus, signed
-from dem_build.significance import Z95
+from dem_build.stats import Z95
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dem_build.report.ladder import Ladder, Rung, Tested
+    from dem_build.actions.ladder.read import Ladder, Rung, Tested
+    from dem_build.actions.response.read import Loss, Point, Response
     from dem_build.report.material import Material
-    from dem_build.report.response import Loss, Point, Response
 
 __all__ = ["ladder", "leave_one_out", "response"]
 

@@ -10,17 +10,11 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dem_build.report.html import (
-    analyses,
-    baselines,
-    cost,
-    evaluations,
-    provenance,
-    samples,
-    training,
-    tuned,
-    vectors,
-)
+from dem_build.actions.analysis import show as vectors
+from dem_build.actions.finetune import show as training
+from dem_build.actions.sample import show as samples
+from dem_build.actions.tune import show as tuned
+from dem_build.report.html import analyses, baselines, cost, evaluations, provenance
 from dem_build.report.markdown import printable, printable_lines
 from dem_build.report.material import Material, base_name, mark_of
 from dem_build.report.verdict import judge

@@ -1,0 +1,1 @@
+"""`analysis`: how the vectors lie to each other and to the base."""

@@ -1,0 +1,1 @@
+"""`base`: a base model becomes weights, config and tokenizer in canonical form."""

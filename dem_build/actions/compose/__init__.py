@@ -1,0 +1,1 @@
+"""`model`: the base and its vectors, each with an ω, become one model."""

@@ -1,0 +1,158 @@
+"""Kind `compose`: the base and its vectors, each with an ω, become one model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.actions.tune.omega import read_omega
+from dem_build.checkpoint import (
+    CODES,
+    Combination,
+    combine,
+    kept_in,
+    open_checkpoint,
+    open_delta,
+    result_specs,
+    weights_writer,
+)
+from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dem_build.actions.tune.omega import Omega
+    from dem_build.checkpoint import Norms
+    from dem_build.digest import JSON
+    from dem_build.step import Context, Inputs, Provenance, Term
+
+__all__ = ["run"]
+
+ROUNDING_WARNING = 0.1  # share of the edit's length that rounding may lose before the user is told
+OMEGA_SUM_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class _Weighted:
+    """A vector and its ω: one number, or one a layer."""
+
+    term: Term
+    omega: Omega
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Compose a model.
+
+    Args:
+        inputs: Weights, config, tokenizer and generation_config of `base/`; the vectors as terms; `omega`, where
+            it was tuned.
+        params: `method` (`dem` or `interpolation`) and `dtype` of the composed model.
+        context: Where and how.
+
+    Returns:
+        The rounding error and the lengths of the edit and of each vector (‖·‖ over all elements).
+
+    Raises:
+        CheckpointError: A vector that does not fit the base, or a sum that is not finite.
+    """
+    started = time.monotonic()
+    terms = _terms(inputs)
+    _check_omegas(terms, params["method"], context)
+    try:
+        norms = _weights(inputs, terms, params, context)
+    except MemoryError as error:
+        raise CheckpointError(
+            "out of memory while composing, which takes a few megabytes a thread beside mapped files",
+            hint="end what else takes memory, or lower `jobs` in the machine file, and build again",
+        ) from error
+    _config(inputs, params["dtype"], context)
+    shutil.copytree(inputs.paths["base/tokenizer"], context.out / "tokenizer", copy_function=shutil.copyfile)
+    shutil.copyfile(inputs.paths["base/generation_config"], context.out / "generation_config")
+    _warn_of_rounding(norms, params["dtype"], context)
+    return _provenance(terms, norms) | {
+        "seconds": round(time.monotonic() - started, 3),
+        "threads": context.threads,
+    }
+
+
+def _terms(inputs: Inputs) -> list[_Weighted]:
+    """Return the vectors and their ω, from the key or from what `tune` found; those of ω = 0 are no terms."""
+    if "omega" not in inputs.paths:
+        return [_Weighted(term, term.omega) for term in inputs.terms if term.omega is not None]
+    found = read_omega(inputs.paths["omega"])
+    if lost := [term.digest for term in inputs.terms if term.digest not in found]:
+        raise CheckpointError(f"the tuned ω name no vector {lost[0]}", hint="`--rebuild tune` searches again")
+    weighted = [_Weighted(term, found[term.digest]) for term in inputs.terms]
+    return [w for w in weighted if (any(w.omega.values()) if isinstance(w.omega, dict) else w.omega)]
+
+
+def _check_omegas(terms: Sequence[_Weighted], method: str, context: Context) -> None:
+    if method != "interpolation":
+        return
+    if not terms:
+        raise CheckpointError(
+            "an interpolation of no vectors is a model of zeros", hint="set an ω other than 0"
+        )
+    total = sum(w.omega for w in terms if not isinstance(w.omega, dict))
+    if abs(total - 1) > OMEGA_SUM_TOLERANCE:
+        context.warn(
+            f"the ω of this interpolation sum to {total:g}, not 1: the base's own share is scaled by that"
+        )
+
+
+def _weights(
+    inputs: Inputs, terms: Sequence[_Weighted], params: Mapping[str, JSON], context: Context
+) -> Norms:
+    base = open_checkpoint(inputs.paths["base/weights"])
+    digest = inputs.digests["base/weights"]
+    # Every vector is checked before the first tensor is read.
+    deltas = [open_delta(w.term.path, base, digest, f"vector {w.term.digest[:12]}…") for w in terms]
+    code = CODES[params["dtype"]]
+    kept = kept_in(base.metadata, code)
+    specs = result_specs(base, code, kept)
+    total = sum(spec.nbytes for spec in specs)
+
+    def progress(done: int) -> None:
+        context.check_stop()
+        context.progress(done, total, "bytes")
+
+    with ExitStack() as stack:
+        for checkpoint in (base, *deltas):
+            stack.enter_context(checkpoint)
+        writer = stack.enter_context(weights_writer(context.out / "weights", specs))
+        what = Combination(base, deltas, [w.omega for w in terms], params["method"], code, kept)
+        norms = combine(what, writer, threads=context.threads, on_progress=progress)
+    context.hashed |= writer.digests
+    return norms
+
+
+def _config(inputs: Inputs, dtype: str, context: Context) -> None:
+    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
+    text = json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True, ensure_ascii=False)
+    (context.out / "config").write_text(text + "\n", encoding="utf-8")
+
+
+def _warn_of_rounding(norms: Norms, dtype: str, context: Context) -> None:
+    if norms.edit and norms.rounding_error > ROUNDING_WARNING * norms.edit:
+        share = norms.rounding_error / norms.edit
+        context.warn(
+            f"rounding the composed model to {dtype} is an error of {share:.0%} of what the vectors change: "
+            'set dtype = "float32" in [compose] to keep it'
+        )
+
+
+def _provenance(terms: Sequence[_Weighted], norms: Norms) -> Provenance:
+    return {
+        "edit_norm": norms.edit,
+        "rounding_error": norms.rounding_error,
+        "relative_rounding_error": norms.rounding_error / norms.edit if norms.edit else None,
+        "terms": [
+            {"vector": w.term.digest, "omega": w.omega, "norm": norm}
+            for w, norm in zip(terms, norms.deltas, strict=True)
+        ],
+    }

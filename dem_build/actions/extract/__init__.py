@@ -1,0 +1,1 @@
+"""`vector:NAME` of a fine-tune that somebody has trained."""

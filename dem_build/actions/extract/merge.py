@@ -1,0 +1,361 @@
+"""A LoRA adapter added to the base by its formula, tensor by tensor, with nothing taken on trust.
+
+W + scale · B A is computed here and not by peft, whose conversion of the adapters of experts loses ranks and patterns.
+peft says which modules a config means; the adapter's weights must be exactly those. The base is read a tensor at a
+time, or the tensors that transformers keeps as one (`model/elements.py`), so that memory does not grow with the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
+from transformers.pytorch_utils import Conv1D
+
+from dem_build.actions.extract.lora import OF_THIS_BASE, misfit, read_adapter, scale_of
+from dem_build.checkpoint import open_checkpoint
+from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
+from dem_build.lock.finetuned import ADAPTER_KEYS, ADAPTER_WEIGHTS
+from dem_build.model.architecture import empty_model
+from dem_build.model.elements import Elements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dem_build.actions.extract.lora import Adapter, Update
+    from dem_build.checkpoint import Checkpoint
+    from dem_build.digest import JSON
+    from dem_build.step import Inputs
+
+    Edit = Callable[[torch.Tensor], torch.Tensor]
+
+__all__ = ["merged_weights"]
+
+EXPERTS = 3  # dimensions of a tensor that holds a matrix for each expert
+ALL_LINEAR = "all-linear"
+
+
+def merged_weights(
+    inputs: Inputs, config: Mapping[str, JSON], base: Checkpoint, note: Callable[[str], None]
+) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
+    """Yield the base's weights with an adapter added to them, in float32; None where it changes nothing.
+
+    Args:
+        inputs: `base/config`, and the adapter's files as sources.
+        config: The adapter's config.
+        base: The base's weights, open.
+        note: Called with what the user should know.
+
+    Raises:
+        CheckpointError: An adapter of another base, a damaged one, or one that cannot be merged.
+    """
+    [path] = [s.path for s in inputs.sources if s.tag == ADAPTER_WEIGHTS]
+    weights = open_checkpoint(path)
+    shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
+    adapter = read_adapter(config, shapes, inputs.sources[0].origin)
+    base_config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
+    merger = _Merger(adapter, weights, empty_model(base_config, "base"), note)
+    with weights:
+        yield from merger.merge(base)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What an update adds to: a tensor under the model's name or the published one, and the words of its pattern."""
+
+    name: str
+    words: str
+
+
+class _Merger:
+    """An adapter beside the base's architecture."""
+
+    def __init__(
+        self, adapter: Adapter, weights: Checkpoint, model: Any, note: Callable[[str], None]
+    ) -> None:
+        self.adapter, self.weights, self.model, self.note = adapter, weights, model, note
+        self.elements = Elements(model)
+        self.modules = dict(model.named_modules())
+        self.tokens = _names_of_rows(model)
+        self.edits: dict[str, list[Edit]] = {}
+        for name, own in adapter.replaced.items():
+            self._replace(name, own)
+        targets = [(update, self._target(update)) for update in adapter.updates]
+        _Wanted(adapter, self.modules, self.elements, model).refuse_differences(targets)
+        for update, target in targets:
+            self._update(update, target)
+
+    def merge(self, base: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
+        """Yield each of the base's float tensors once."""
+        self._check_ties(base)
+        edited = {self.elements.groups[name] for name in self.edits}
+        seen: set[str] = set()
+        for name in base.tensors:
+            if name in seen:
+                continue
+            group = self.elements.groups.get(name, (name,))
+            names = self.elements.names_in(base.tensors, group) or (name,)
+            seen.update(names)
+            if group in edited:
+                yield from self._merged(base, group, names)
+            else:
+                yield from ((n, None) for n in names)
+
+    def _merged(
+        self, base: Checkpoint, group: tuple[str, ...], names: tuple[str, ...]
+    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        named = [name for name in self.elements.members[group] if name in self.edits]
+        if names == group and set(named) <= set(names):
+            yield from ((n, self._edited(n, torch.from_numpy(base.read(n))).numpy()) for n in names)
+            return
+        places = {n: torch.from_numpy(at) for n, at in self.elements.places(group).items()}
+        joint = torch.zeros(sum(places[name].numel() for name in group))
+        for name in names:
+            joint[places[name]] = torch.from_numpy(base.read(name))
+        for name in named:
+            joint[places[name]] = self._edited(name, joint[places[name]])
+        yield from ((name, joint[places[name]].numpy()) for name in names)
+
+    def _edited(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        for edit in self.edits.get(name, ()):
+            values = edit(values)
+        return values
+
+    def _check_ties(self, base: Checkpoint) -> None:
+        """Refuse an adapter after which embeddings and head are no longer one, as the base has them."""
+        for twin, name in self.model.all_tied_weights_keys.items():
+            if not {twin, name} & self.edits.keys():
+                continue
+            if self.adapter.config.get("ensure_weight_tying"):
+                self.edits.setdefault(name, self.edits.get(twin, []))
+                self.edits.setdefault(twin, self.edits[name])
+            values = torch.from_numpy(base.read(name))
+            if not torch.equal(self._edited(name, values), self._edited(twin, values)):
+                raise CheckpointError(
+                    "added to the base, the adapter computes something else: it changes embeddings or a head that "
+                    "the base ties to each other",
+                    where=self.adapter.where,
+                    hint="train it without embed_tokens and lm_head",
+                )
+            self.edits.pop(twin, None)
+
+    def _target(self, update: Update) -> _Target:
+        """Return what an update adds to.
+
+        Raises:
+            CheckpointError: Nothing that the base has.
+        """
+        wrapped = self.parameters_of(update.path)
+        if wrapped and update.depth < len(wrapped):  # the first is wrapped first, and lies innermost
+            name = wrapped[len(wrapped) - 1 - update.depth]
+            return _Target(name, name)
+        name = f"{update.path}.weight"
+        if name not in self.elements.groups or update.depth:
+            what = f"the adapter does not fit the base: it changes {update.path}, which the base has not"
+            raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
+        return _Target(name, update.path)
+
+    def parameters_of(self, path: str) -> list[str]:
+        """Return a module's tensors that the config names as parameters, in the module's order."""
+        return _parameters_of(self.adapter, self.modules.get(path), path)
+
+    def _add(self, name: str, edit: Edit) -> None:
+        self.edits.setdefault(name, []).append(edit)
+
+    def _read(self, name: str) -> torch.Tensor:
+        values = torch.from_numpy(self.weights.read(name))
+        if not torch.isfinite(values).all():
+            hint = "its training diverged, or its file is damaged: take another"
+            what = f"{name} of the adapter holds values that are not finite"
+            raise CheckpointError(what, where=self.adapter.where, hint=hint)
+        return values
+
+    def _replace(self, name: str, own: str) -> None:
+        """Note that a tensor of the base becomes the adapter's."""
+        made = self.adapter.shapes[own]
+        if name not in self.elements.groups:
+            what = f"the adapter does not fit: the base has no place for {own}"
+            raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
+        rows = self._rows(name, made)
+        self._add(name, lambda values: _on_rows(values, rows, lambda _: self._read(own)))
+
+    def _update(self, update: Update, target: _Target) -> None:
+        """Note what an update does to its weight, and to a bias."""
+        stored = self.elements.shapes[target.name]
+        if len(stored) == EXPERTS:
+            self._add(target.name, self._of_experts(update, target, stored))
+            return
+        scale = scale_of(self.adapter, target.words, update.rank)
+        module = self.modules.get(update.path)
+        transposed = update.embedding or isinstance(module, Conv1D)
+        rows = self._rows(target.name, update.shape[::-1] if transposed else update.shape)
+        if update.embedding is not isinstance(module, torch.nn.Embedding):
+            raise misfit(self.adapter, target.name, update.shape, stored)
+
+        def edit(values: torch.Tensor) -> torch.Tensor:
+            product = self._read(update.b) @ self._read(update.a)
+            delta = (product.T if transposed else product) * scale
+            if update.magnitude is None:
+                return values + delta
+            # DoRA: each output (of an embedding, each of its channels) has a length of its own.
+            magnitude, across = self._read(update.magnitude), 0 if transposed else 1
+            moved = values + delta
+            factor: torch.Tensor = magnitude / moved.norm(dim=across)
+            return moved * (factor.view(1, -1) if transposed else factor.view(-1, 1))
+
+        self._add(target.name, lambda values: _on_rows(values, rows, edit))
+        if update.bias is not None:
+            self._add_bias(f"{update.path}.bias", update.bias, scale)
+
+    def _add_bias(self, name: str, own: str, scale: float) -> None:
+        if name not in self.elements.groups:
+            what = f"the adapter cannot be merged: it adds a bias, and the base has no {name}"
+            raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
+        rows = self._rows(name, self.adapter.shapes[own])
+        self._add(name, lambda values: _on_rows(values, rows, lambda kept: kept + self._read(own) * scale))
+
+    def _of_experts(self, update: Update, target: _Target, stored: tuple[int, ...]) -> Edit:
+        """Return what adds to the matrices of all experts, which peft keeps as one A and one B."""
+        experts = stored[0]
+        turned = bool(getattr(self.modules.get(update.path), "is_transposed", False))
+        rank, odd = divmod(update.rank, experts)
+        if (
+            odd
+            or stored[1:] != (update.shape[::-1] if turned else update.shape)
+            or update.magnitude
+            or update.bias
+        ):
+            raise misfit(self.adapter, target.name, update.shape, stored)
+        scale = scale_of(self.adapter, target.words, rank)
+        axes = "ore,eri->eio" if turned else "ore,eri->eoi"
+
+        def edit(values: torch.Tensor) -> torch.Tensor:
+            a = self._read(update.a).reshape(experts, rank, -1)
+            b = self._read(update.b).reshape(-1, rank, experts)
+            return values + torch.einsum(axes, b, a) * scale
+
+        return edit
+
+    def _rows(self, name: str, made: tuple[int, ...]) -> int:
+        """Return how many rows of a tensor are changed: all, but for tokens that the base alone has.
+
+        Raises:
+            CheckpointError: Another shape than the base's.
+        """
+        stored = self.elements.shapes[name]
+        more = name in self.tokens and made[1:] == stored[1:] and made[0] < stored[0]
+        if not more and made != stored:
+            raise misfit(self.adapter, name, made, stored)
+        if more:
+            last = stored[0] - made[0]
+            self.note(f"{name} has no rows for the last {last} tokens of the base, which stay as they are")
+        return made[0]
+
+
+def _on_rows(values: torch.Tensor, rows: int, edit: Edit) -> torch.Tensor:
+    """Return values whose first rows are edited."""
+    if rows == len(values):
+        return edit(values)
+    return torch.cat([edit(values[:rows]), values[rows:]])
+
+
+def _names_of_rows(model: Any) -> set[str]:
+    """Return the names of the tensors that have a row for each token."""
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    return {
+        f"{path}.{kind}"
+        for path, module in model.named_modules()
+        if any(module is end for end in ends)
+        for kind in ("weight", "bias")
+    }
+
+
+def _parameters_of(adapter: Adapter, module: Any, path: str) -> list[str]:
+    wanted = tuple(adapter.config.get("target_parameters") or ())
+    if module is None or not wanted:
+        return []
+    names = [f"{path}.{name}" for name, _ in module.named_parameters(recurse=False)]
+    return [name for name in names if any(name == w or name.endswith(f".{w}") for w in wanted)]
+
+
+class _Wanted:
+    """What an adapter's config asks for."""
+
+    def __init__(self, adapter: Adapter, modules: Mapping[str, Any], elements: Elements, model: Any) -> None:
+        self.adapter, self.modules, self.elements, self.model = adapter, modules, elements, model
+        used: dict[str, Any] = {k: v for k in ADAPTER_KEYS if (v := adapter.config.get(k)) is not None}
+        try:
+            self.config = LoraConfig(**used)
+        except (ValueError, TypeError) as error:
+            what = f"the adapter's config is none of a LoRA: {str(error).partition(chr(10))[0]}"
+            raise CheckpointError(what, where=adapter.where, hint=OF_THIS_BASE) from error
+
+    def refuse_differences(self, targets: Iterable[tuple[Update, _Target]]) -> None:
+        """Refuse weights that the config does not ask for, and a config that asks for more.
+
+        Raises:
+            CheckpointError: They are not one adapter's, or not of this base.
+        """
+        has = {target.words: update for update, target in targets}
+        wanted = self._modules(has) | self._parameters() | self._saved()
+        if self.config.target_modules and not has and not self.adapter.replaced:
+            wanted = wanted or {str(self.config.target_modules)}
+        if missing := sorted(name for name in wanted - has.keys() if not self._replaces(name)):
+            self._refuse(f"its config asks for {len(missing)} weights that it lacks, first of {missing[0]}")
+        if odd := sorted(words for words in has if not self._asks_for(words)):
+            self._refuse(f"its config has no place for {len(odd)} of its weights, first {has[odd[0]].a}")
+
+    def _replaces(self, name: str) -> bool:
+        """Return whether the adapter has a tensor of the base whole, under this name or others of its elements."""
+        others = [n for n in self.elements.members.get(self.elements.groups.get(name, ()), ()) if n != name]
+        replaced = self.adapter.replaced
+        return name in replaced or (bool(others) and all(other in replaced for other in others))
+
+    def _refuse(self, what: str) -> None:
+        raise CheckpointError(
+            f"the adapter does not fit: {what}", where=self.adapter.where, hint=OF_THIS_BASE
+        )
+
+    def _asks_for(self, words: str) -> bool:
+        if words in self._parameters() or self.config.target_modules is None:
+            return True
+        if str(self.config.target_modules).lower() == ALL_LINEAR:
+            return not self._is_head(words)
+        return bool(check_target_module_exists(self.config, words))
+
+    def _is_head(self, path: str) -> bool:
+        module = self.modules.get(path)
+        return module is not None and module is self.model.get_output_embeddings()
+
+    def _modules(self, has: Mapping[str, object]) -> set[str]:
+        """Return the modules that the config means; experts that are one tensor now, where it has weights of them."""
+        if self.config.target_modules is None:
+            return set()
+        kinds = (torch.nn.Linear, Conv1D)
+        if str(self.config.target_modules).lower() != ALL_LINEAR:
+            kinds = (*kinds, torch.nn.Embedding)  # type: ignore[assignment]
+        found = {path for path, module in self.modules.items() if isinstance(module, kinds)}
+        apart = {
+            name.removesuffix(".weight")
+            for name in self.elements.groups
+            if name.endswith(".weight") and name.removesuffix(".weight") not in self.modules
+        }
+        found |= apart if apart & has.keys() else set()
+        return {path for path in found if self._asks_for(path)}
+
+    def _parameters(self) -> set[str]:
+        each = (_parameters_of(self.adapter, module, path) for path, module in self.modules.items())
+        return {name for names in each for name in names}
+
+    def _saved(self) -> set[str]:
+        """Return the tensors of the modules that were trained whole."""
+        saved = tuple(self.config.modules_to_save or ())
+        paths = [path for path in self.modules if saved and path.endswith(saved)]
+        return {f"{path}.{name}" for path in paths for name, _ in self.modules[path].named_parameters()}

@@ -1,0 +1,1 @@
+"""`vector:NAME`: the base is trained on a dataset, and the difference is kept."""

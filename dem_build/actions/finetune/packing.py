@@ -1,0 +1,170 @@
+"""Packing: several documents in one sequence, kept apart by their positions, and a check that the model does so.
+
+transformers takes a position that does not follow the one before as the start of another document, and masks
+attention accordingly, where it is given no attention mask and no cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dem_build.errors import TrainingError
+from dem_build.model.likelihood import IGNORED, token_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.data.arrays import TokenRows
+
+    Pack = tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]]
+
+__all__ = ["Packs", "best_fit", "collate_packs", "collation_for", "refuse_mixing"]
+
+LARGEST_DIFFERENCE = 1e-3
+LARGEST_HALF_DIFFERENCE = 0.1
+"""Most that the nats of a token may differ between packed and alone; the second where attention is in bfloat16."""
+
+
+class Packs:
+    """Rows in sequences of at most `max_length` tokens.
+
+    Attributes:
+        members: The rows of each pack.
+        lengths: Tokens of each pack, int64 [packs].
+    """
+
+    def __init__(self, rows: TokenRows, max_length: int, seed: int) -> None:
+        self._rows = rows
+        self.members = best_fit(rows.lengths, max_length, seed)
+        self.lengths = np.array([rows.lengths[pack].sum() for pack in self.members], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, index: int) -> Pack:
+        """Return a pack's input ids, labels and positions, [tokens] each; positions begin anew with each document."""
+        rows = [self._rows[row] for row in self.members[index]]
+        ids, labels = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
+        starts = np.cumsum([0, *(len(row) for row, _ in rows[:-1])])
+        labels[starts] = IGNORED  # alone, a document's first token is predicted from nothing
+        return ids, labels, np.concatenate([np.arange(len(row)) for row, _ in rows])
+
+
+def best_fit(lengths: NDArray[np.integer], capacity: int, seed: int) -> list[list[int]]:
+    """Put rows together, the longest first, each where it leaves the least room (best-fit decreasing).
+
+    Args:
+        lengths: Tokens of each row.
+        capacity: Most tokens of a pack; a longer row is a pack of its own.
+        seed: Of the order of rows of equal length, which in a file are often of one kind.
+
+    Returns:
+        The rows of each pack.
+    """
+    shuffled = np.random.default_rng([seed, len(lengths)]).permutation(len(lengths))
+    packs: list[list[int]] = []
+    with_room: dict[int, list[int]] = {}
+    rooms = 0  # bit n is set where some pack has room for n tokens: the smallest that fits is a shift away
+    for row in shuffled[np.argsort(-lengths[shuffled], kind="stable")].tolist():
+        length = int(lengths[row])
+        fitting = rooms >> length
+        if not fitting:
+            room, pack = max(capacity, length), len(packs)
+            packs.append([])
+        else:
+            room = length + (fitting & -fitting).bit_length() - 1
+            pack = with_room[room].pop()
+            rooms &= ~(0 if with_room[room] else 1 << room)
+        packs[pack].append(row)
+        with_room.setdefault(room - length, []).append(pack)
+        rooms |= 1 << (room - length)
+    return packs
+
+
+def collate_packs(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
+    """Return packs as tensors [packs, longest], padded on the right with documents of one token, which do not count."""
+    longest = max(len(ids) for ids, *_ in packs)
+    input_ids = np.zeros((len(packs), longest), np.int64)
+    labels = np.full((len(packs), longest), IGNORED, np.int64)
+    positions = np.zeros((len(packs), longest), np.int64)
+    for i, (ids, targets, places) in enumerate(packs):
+        input_ids[i, : len(ids)], labels[i, : len(ids)], positions[i, : len(ids)] = ids, targets, places
+    return _tensors(input_ids, labels, positions)
+
+
+def _collate_flat(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
+    """Return packs as one row [1, tokens], without padding."""
+    return _tensors(*(np.concatenate(arrays)[None].astype(np.int64) for arrays in zip(*packs, strict=True)))
+
+
+def _tensors(*arrays: NDArray[np.int64]) -> dict[str, torch.Tensor]:
+    names = ("input_ids", "labels", "position_ids")
+    return {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+
+
+def collation_for(model: PreTrainedModel) -> Callable[[Sequence[Pack]], dict[str, torch.Tensor]]:
+    """Return what makes packs into tensors for the model's attention kernel."""
+    # transformers tells flash attention of packed documents in a batch of one row only.
+    return _collate_flat if _is_flash(model) else collate_packs
+
+
+def refuse_mixing(model: PreTrainedModel) -> None:
+    """Check, on documents of random tokens, that the model does not let one see another in its pack.
+
+    Raises:
+        TrainingError: It does, as recurrent models do, or it takes no positions.
+    """
+    try:
+        apart = _keeps_apart(model)
+    except TypeError as error:
+        if "position_ids" not in str(error):
+            raise
+        apart = False
+    if not apart:
+        raise TrainingError(
+            f"{type(model).__name__} does not keep packed documents apart", hint="set packing = false"
+        )
+
+
+@torch.no_grad()
+def _keeps_apart(model: PreTrainedModel) -> bool:
+    """Compare the losses of a document behind others with those of it alone."""
+    rng = np.random.default_rng(0)
+    embeddings: Any = model.get_input_embeddings()
+    first, second, document = (
+        rng.integers(embeddings.num_embeddings, size=n).astype(np.int32) for n in (7, 12, 9)
+    )
+    collate, training = collation_for(model), model.training
+    half = torch.autocast(model.device.type, torch.bfloat16) if _is_flash(model) else contextlib.nullcontext()
+    model.train(False)
+    with half:
+        alone = _nll(model, collate([_pack(document)]))
+        behind = _nll(model, collate([_pack(first, document), _pack(second, document)]))
+    model.train(training)
+    both = behind[len(first) - 1 :][: len(alone)], behind[-len(alone) :]
+    most = LARGEST_HALF_DIFFERENCE if _is_flash(model) else LARGEST_DIFFERENCE
+    return all((losses - alone).abs().max().item() < most for losses in both)
+
+
+def _pack(*documents: NDArray[np.int32]) -> Pack:
+    labels = [np.concatenate([[IGNORED], ids[1:]]) for ids in documents]
+    return (
+        np.concatenate(documents),
+        np.concatenate(labels).astype(np.int32),
+        np.concatenate([np.arange(len(ids)) for ids in documents]),
+    )
+
+
+def _nll(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    return token_nll(model, **{name: tensor.to(model.device) for name, tensor in batch.items()})
+
+
+def _is_flash(model: PreTrainedModel) -> bool:
+    return "flash" in str(model.config._attn_implementation)  # noqa: SLF001  # it has no other name

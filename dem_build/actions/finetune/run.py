@@ -1,0 +1,308 @@
+"""Fine-tunes the base on one dataset and writes the distribution vector ΔΘ: fine-tuned minus base."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+
+from dem_build.actions.checkpoints import newest_complete, step_of
+from dem_build.actions.finetune.packing import Packs, refuse_mixing
+from dem_build.actions.finetune.progress import Progress, RunState, read_run_state
+from dem_build.actions.finetune.trackers import Trackers
+from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, arguments
+from dem_build.actions.finetune.validation import TrainingEnded, Validation
+from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
+from dem_build.data.arrays import TokenRows
+from dem_build.errors import InterruptedBuildError, TrainingError
+from dem_build.model import load as models
+from dem_build.model.batches import RowOrder, largest_divisor
+from dem_build.model.context_length import has_both_sorts, refuse_longer, refuse_mixed_packs
+from dem_build.model.environment import peak_memory, ran_on, reset_peak_memory
+from dem_build.model.likelihood import IGNORED
+from dem_build.model.out_of_memory import memory_told, numbers
+from dem_build.model.weights import named_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.checkpoint import Checkpoint, DeltaNorms
+    from dem_build.digest import JSON
+    from dem_build.step import Context, Inputs, Provenance
+
+__all__ = ["run"]
+
+MOST_CURVE_POINTS = 500
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Train and write the output `delta`.
+
+    Args:
+        inputs: `base/weights`, `base/config` and `data/train`; `data/validation` where `eval_steps` is set.
+        params: Of the kind `finetune`.
+        context: Resumes from the newest complete checkpoint in its work folder.
+
+    Raises:
+        DataError: A row is longer than the model's context.
+        TrainingError: The loss became NaN or infinite, one row does not fit in memory, or training cannot start.
+        CheckpointError: The weights are not those of the config's model.
+        InterruptedBuildError: The user asked to stop; a checkpoint was saved.
+    """
+    if params["method"] != "full":
+        raise TrainingError(f'method "{params["method"]}" cannot be trained yet', hint='use method = "full"')
+    torch.set_num_threads(context.threads)
+    context.resident.clear()  # what another action left would take the room that training needs
+    reset_peak_memory(models.device())
+    try:
+        return _fine_tune(inputs, params, context)
+    finally:
+        _free_memory()  # a Trainer and its model hold each other, and the worker has more to do
+
+
+def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    rows = TokenRows.open(inputs.paths["data/train"])
+    refuse_longer(rows, inputs.paths["base/config"])
+    run = _Run(inputs, params, context, rows)
+    model, history = run.train()
+    with memory_told(
+        TrainingError, "while writing the vector", "end what else takes memory, and build again"
+    ):
+        norms = _write_delta(model, inputs, params, context)
+    if not math.isfinite(norms.norm):
+        raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
+    if norms.norm == 0:
+        run.warn(
+            "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
+        )
+    return run.provenance(model, history) | {"vector": norms.provenance(params["vector_dtype"])}
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+class _Run:
+    """One training from where it was left, over as many attempts as the memory makes necessary."""
+
+    def __init__(self, inputs: Inputs, params: Mapping[str, JSON], context: Context, rows: TokenRows) -> None:
+        if not len(rows):
+            raise TrainingError("there is no row to train on")
+        self.inputs, self.params, self.context, self.rows = inputs, params, context, rows
+        self.sequences = _sequences(rows, params, inputs.paths["base/config"])
+        self.order = RowOrder(self.sequences.lengths, params["global_batch_size"], params["seed"])
+        self.warnings: list[str] = []
+        self.micro_batch = largest_divisor(params["global_batch_size"], self._most_rows())
+        self.resumed_from = self._take_up()
+        self.validation = _validation(inputs, params, context)
+        self.progress = Progress(context, self.order, self.sequences.lengths, self.seconds)
+        self.trackers = Trackers(context, params, self.progress)
+
+    def _most_rows(self) -> int:
+        """Return the most sequences of a micro-batch: one, where the model would read a row by its neighbours."""
+        most = self.context.machine.micro_batch
+        if most == 1 or self.sequences is not self.rows:
+            return most
+        if not has_both_sorts(self.rows.lengths, self.inputs.paths["base/config"]):
+            return most
+        self.context.note(
+            "rows are trained on one at a time: the model reads long ones with other rotary frequencies"
+        )
+        return 1
+
+    def _take_up(self) -> int | None:
+        """Go on as the run that left a checkpoint did, where there is one; return its step."""
+        self.seconds = 0.0
+        checkpoint = newest_complete(self.context.work / CHECKPOINTS)
+        if checkpoint is None:
+            return None
+        left = read_run_state(checkpoint)
+        self.seconds = left.seconds
+        # The user may have lowered it, and then means it.
+        if left.micro_batch <= self.context.machine.micro_batch:
+            self.micro_batch = left.micro_batch
+        here = RunState.here(self.micro_batch, self.seconds, models.device())
+        if differences := left.differences(here):
+            self.context.note(
+                f"resumed where something differs, so the vector's last bits may: {', '.join(differences)}"
+            )
+        return step_of(checkpoint)
+
+    def train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+        """Return the trained model and Trainer's history, halving the micro-batch while memory runs out."""
+        try:
+            while (trained := self._attempt()) is None:
+                _free_memory()  # here and not where it was caught: the exception holds the frames that hold the memory
+                self._halve()
+        finally:
+            self.trackers.close()
+        return trained
+
+    def _attempt(self) -> tuple[PreTrainedModel, list[dict[str, Any]]] | None:
+        """Train from the newest checkpoint to the end; None where memory ran out."""
+        try:
+            return self._train()
+        except (RuntimeError, MemoryError) as error:
+            if not models.is_out_of_memory(error):
+                raise
+        return None
+
+    def _train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
+        with models.quiet():
+            trainer = self._trainer()
+            checkpoint = newest_complete(self.context.work / CHECKPOINTS)
+            if self.validation:
+                self.validation.take_up(checkpoint)
+            try:
+                with contextlib.suppress(TrainingEnded):
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
+                raise TrainingError(f"training cannot run: {error}") from error
+        if self._is_stopped():
+            raise InterruptedBuildError(f"stopped after step {trainer.state.global_step}, which is saved")
+        model, history = cast("PreTrainedModel", trainer.model), trainer.state.log_history
+        if self.validation:
+            self.validation.choose(model, history)
+        return model, history
+
+    def _is_stopped(self) -> bool:
+        if self.validation is None:
+            return self.progress.stopped
+        return self.validation.stopped or (self.progress.stopped and not self.validation.ended)
+
+    def _trainer(self) -> TokenTrainer:
+        model = models.load_model(
+            self.inputs.paths["base/weights"],
+            self.inputs.paths["base/config"],
+            dtype=torch.float32,
+            device=models.device(),
+            attn_implementation=self.context.machine.attn_implementation,
+        )
+        with open_checkpoint(self.inputs.paths["base/weights"]) as base:
+            named_weights(model, delta_shapes(base))  # a weight without a place is told now, not after hours
+        if isinstance(self.sequences, Packs):
+            refuse_mixing(model)
+        told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
+        callbacks = [c for c in (self.validation, self.progress, self.trackers) if c is not None]
+        try:
+            return TokenTrainer(model, told, self.sequences, self.order, callbacks)
+        except (ImportError, RuntimeError, ValueError) as error:
+            if models.is_out_of_memory(error):
+                raise
+            raise TrainingError(f"training cannot start: {error}") from error
+
+    def _halve(self) -> None:
+        if self.micro_batch == 1:
+            raise TrainingError(
+                f"one row of {self.sequences.lengths.max()} tokens does not fit in memory: {numbers()}",
+                hint="set gradient_checkpointing = true in the machine file, lower max_length, or train with "
+                'optim = "adafactor"',
+            )
+        before, self.micro_batch = self.micro_batch, largest_divisor(self.micro_batch, self.micro_batch // 2)
+        self.warn(f"out of memory with a micro-batch of {before}; going on with {self.micro_batch}")
+
+    def warn(self, message: str) -> None:
+        """Tell the user now, and keep it with the result."""
+        self.warnings.append(message)
+        self.context.warn(message)
+
+    def provenance(self, model: PreTrainedModel, history: list[dict[str, Any]]) -> Provenance:
+        """Return what is worth knowing of the training of a model."""
+        entries = [entry for entry in history if "loss" in entry]
+        steps = len(entries)
+        return self._validated(history) | {
+            "rows": len(self.rows),
+            "sequences": len(self.sequences),
+            "steps": steps,
+            "epochs": steps / self.order.steps_per_epoch,
+            "tokens": self._tokens(steps),
+            "curve": [
+                [e["step"], e["loss"], e["learning_rate"], e.get("grad_norm")] for e in _thinned(entries)
+            ],
+            "device_seconds": self.progress.seconds,
+            **ran_on(model),
+            "threads": self.context.threads,
+            "micro_batch": self.micro_batch,
+            "gradient_accumulation_steps": self.params["global_batch_size"] // self.micro_batch,
+            "peak_memory": peak_memory(model.device),
+            "resumed_from": self.resumed_from,
+            "warnings": self.warnings,
+        }
+
+    def _validated(self, history: list[dict[str, Any]]) -> Provenance:
+        if self.validation is None:
+            return {}
+        found = self.validation.provenance(history)
+        return {"validation": found | {"curve": _thinned(found["curve"])}}
+
+    def _tokens(self, steps: int) -> dict[str, int]:
+        """Count tokens over all steps, from the order of the rows, which an interruption does not change."""
+        labels = (self.sequences[i][1] for i in range(len(self.sequences)))
+        counted = np.array([np.count_nonzero(row[1:] != IGNORED) for row in labels])
+        times = np.zeros(len(self.sequences), np.int64)
+        for step in range(steps):
+            np.add.at(times, self.order.rows(step), 1)
+        return {"seen": int(times @ self.sequences.lengths), "trained": int(times @ counted)}
+
+
+def _sequences(rows: TokenRows, params: Mapping[str, JSON], config: Path) -> TokenRows | Packs:
+    if not params.get("packing"):
+        return rows
+    refuse_mixed_packs(rows.lengths, config)
+    return Packs(rows, params["max_length"], params["seed"])
+
+
+def _validation(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Validation | None:
+    """Return what validates while training, where the recipe says so."""
+    if not params.get("eval_steps"):
+        return None
+    rows = TokenRows.open(inputs.paths["data/validation"])
+    refuse_longer(rows, inputs.paths["base/config"])
+    if not any((rows[i][1][1:] != IGNORED).any() for i in range(len(rows))):
+        raise TrainingError(
+            "there is no validation row to take a loss on",
+            hint="raise the dataset's `validation`, or set eval_steps = 0",
+        )
+    return Validation(rows, params, context.work / CHECKPOINTS, context.stopping)
+
+
+def _thinned(entries: list[Any]) -> list[Any]:
+    """Return evenly spread entries, the last one among them: a record is read by every plan and must stay small."""
+    every = -(-len(entries) // MOST_CURVE_POINTS) or 1
+    return entries[::-every][::-1]
+
+
+def _write_delta(
+    model: PreTrainedModel, inputs: Inputs, params: Mapping[str, JSON], context: Context
+) -> DeltaNorms:
+    with open_checkpoint(inputs.paths["base/weights"]) as base:
+        shapes = delta_shapes(base)
+        tensors = _differences(named_weights(model, shapes), base)
+        return write_delta(
+            context.out / "delta", inputs.digests["base/weights"], shapes, tensors, params["vector_dtype"]
+        )
+
+
+def _differences(
+    trained: Mapping[str, torch.Tensor | None], base: Checkpoint
+) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield fine-tuned minus base, one tensor in memory at a time."""
+    for name, tensor in trained.items():
+        values = base.read(name)
+        if tensor is None:
+            yield name, np.zeros_like(values)
+            continue
+        difference = tensor.detach().float().cpu().numpy() - values
+        if not np.isfinite(difference).all():
+            raise TrainingError(f"training made {name} NaN or infinite", hint="lower learning_rate")
+        yield name, difference

@@ -1,0 +1,1 @@
+"""`ladder`: what each vector more brings."""

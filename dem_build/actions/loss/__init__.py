@@ -1,0 +1,1 @@
+"""`loss:MODEL:NAME`: the held-out loss of a model on a dataset."""

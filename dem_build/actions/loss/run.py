@@ -1,0 +1,101 @@
+"""Held-out loss: the mean negative log-likelihood per token of one model on one split.
+
+The standard error is that of a ratio of two sums over rows (`significance.stderr_of_ratio`). With one row there is
+none, and `loss_stderr` is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from dem_build.data.arrays import TokenRows
+from dem_build.errors import EvaluationError
+from dem_build.model.context_length import refuse_longer
+from dem_build.model.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
+from dem_build.model.out_of_memory import memory_told
+from dem_build.model.row_losses import row_losses
+from dem_build.stats import stderr_of_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.digest import JSON
+    from dem_build.step import Context, Inputs, Provenance
+
+__all__ = ["run", "summary"]
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Write `metrics` (JSON: loss, loss_stderr, tokens, rows) and `rows` (nll float32, tokens int32: [rows]).
+
+    Args:
+        inputs: `model/weights`, `model/config` and `data/rows`, a split's token rows.
+        params: `dtype`, of the parameters and the forward pass; the loss itself is always summed in float32.
+        context: Uses `machine.eval_batch_size`.
+
+    Raises:
+        EvaluationError: There is nothing to evaluate on, or the loss is not finite.
+        DataError: A row has more tokens than the model takes.
+    """
+    rows = TokenRows.open(inputs.paths["data/rows"])
+    if len(rows) == 0:
+        raise EvaluationError(
+            "there are no held-out rows to compute a loss on",
+            hint="raise the dataset's `test` share, or give it more rows",
+        )
+    refuse_longer(rows, inputs.paths["model/config"])
+    with memory_told(EvaluationError, "while computing a loss", OUT_OF_MEMORY_HINT):
+        model = evaluated_model(inputs, params["dtype"], context)
+        nll, tokens = _losses(model, rows, context)
+    metrics = summary(nll, tokens)
+    context.write("metrics", metrics)
+    save_file({"nll": nll, "tokens": tokens}, context.out / "rows")
+    return surroundings(model, context) | {"tokens": {"seen": rows.tokens}}
+
+
+def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JSON]:
+    """Return the metrics of per-row summed losses and counts of tokens, [rows] each.
+
+    Raises:
+        EvaluationError: No token counts, or a loss is not finite.
+    """
+    total = int(tokens.sum())
+    if total == 0:
+        raise EvaluationError(
+            "no token of the held-out rows counts", hint="`dem data` shows which tokens of a dataset do"
+        )
+    if bad := np.flatnonzero(~np.isfinite(nll)).tolist():
+        raise EvaluationError(
+            f"the loss of {len(bad)} of {len(nll)} rows is not finite, that of row {bad[0]} first",
+            hint='the model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
+        )
+    loss = math.fsum(nll) / total
+    metrics: dict[str, JSON] = {"loss": loss, "tokens": total, "rows": len(nll)}
+    stderr = stderr_of_ratio(nll.tolist(), tokens.tolist())
+    return metrics if stderr is None else metrics | {"loss_stderr": stderr}
+
+
+@torch.inference_mode()
+def _losses(
+    model: PreTrainedModel, rows: TokenRows, context: Context
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return summed loss and count of tokens for each row, in the order of the rows."""
+    nll, tokens = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
+    done = 0
+    for batch in row_losses(model, rows, context.machine.eval_batch_size):
+        context.check_stop()
+        for index, (loss, count) in batch.items():
+            nll[index], tokens[index] = loss, count
+        done += len(batch)
+        context.progress(
+            done, len(rows), "rows", loss=float(nll.sum(dtype=np.float64)) / max(int(tokens.sum()), 1)
+        )
+    return nll, tokens

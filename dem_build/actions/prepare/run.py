@@ -1,0 +1,386 @@
+"""`prepare`: a dataset's files become token ids and labels, split in train, validation and test.
+
+Rows keep the order of their file. Several files are ordered by what their rows say, not by their bytes, so that a
+blank line, another spelling of the same JSON or another name of a file changes no byte of the outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NoReturn
+
+from dem_build.actions.prepare.notes import Told
+from dem_build.actions.prepare.rows import Cutter, processes_for
+from dem_build.actions.prepare.summary import provenance_of, refuse_nothing, tell, tell_control
+from dem_build.data import splits
+from dem_build.data.arrays import RowsWriter
+from dem_build.data.control import ControlTokens
+from dem_build.data.duplicates import NearDuplicates
+from dem_build.data.formats import resolve
+from dem_build.data.rows import columns_of, read_rows
+from dem_build.data.sources import side_of
+from dem_build.data.tokenise import Style, tokenise
+from dem_build.errors import DataError
+from dem_build.model.tokenizer import BaseTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from dem_build.actions.prepare.rows import Cut
+    from dem_build.data.formats import AnyExample, Layout
+    from dem_build.data.rows import Row
+    from dem_build.digest import JSON
+    from dem_build.kinds import SourceFile
+    from dem_build.step import Context, Inputs, Provenance
+
+__all__ = ["run"]
+
+BATCH_ROWS = 1024
+BATCH_CHARACTERS = 2**20  # bounds memory where rows are long
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Write `train`, `validation` and `test`, each one file as `dem_build.data.arrays` describes.
+
+    Args:
+        inputs: `base/tokenizer`, and the data files as sources; one whose tag begins with `validation:` or `test:`
+            is held out whole.
+        params: Those of the kind `prepare`.
+        context: The run's surroundings.
+
+    Returns:
+        The format, and counts: rows read, used, and left out for each reason; rows, tokens and trained tokens of each
+        split; prompts that a held-out split shares with train, and rows that nearly repeat what is in it.
+
+    Raises:
+        DataError: A file or row is wrong, or nothing is left to train on.
+    """
+    sources = sorted(inputs.sources)
+    layout = _layout(sources, params)
+    tokenizer = BaseTokenizer(inputs.paths["base/tokenizer"])
+    style = _style(params, layout, tokenizer)
+    layout = layout if style.chat else layout.without_template()
+    splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
+    most = params.get("max_samples")
+    size = sum(s.path.stat().st_size for s in sources)
+    progress = _Progress(context, size, passes=1 + (len(sources) > 1) + (most is not None))
+    dataset = _Dataset(sources, layout, splitter, params.get("group_by")).ordered(progress)
+    control = _control(tokenizer, style)
+    cutter = Cutter(
+        tokenizer,
+        style,
+        compares=dataset.holds_out,
+        processes=processes_for(context.threads, size),
+    )
+    with ExitStack() as stack:
+        writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
+        near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
+        counts, told = Counter[str](), Told(dataset.read, sources)
+        items = _kept(dataset, dataset.smallest(most, progress), counts)
+        cut_up = stack.enter_context(closing(cutter.cut(_batches(items), _example)))
+        for batch, cuts in _told(cut_up, dataset.sources, progress):
+            if cuts is None:
+                _refuse_row(batch, tokenizer, style)
+            control.look((item.row, item.example) for item in batch)
+            told.look((item.row, item.example) for item in batch)
+            for item, cut in _write(writers, zip(batch, cuts or (), strict=True), counts):
+                told.unwritten(cut.rows)
+                if cut.shingles is not None:
+                    near.add(item.side, cut.shingles)
+        counts["control_tokens"] = control.rows
+        counts.update(told.counts)
+        refuse_nothing(counts, writers, style, sources)
+        provenance = provenance_of(layout, style, counts, writers)
+        provenance |= {"near_duplicates": near.count(), "unread": told.unread}
+        tell(provenance, style, context)
+        told.tell(context)
+        tell_control(control, context)
+        _tell_empty(splitter, provenance, context)
+        for name, writer in writers.items():
+            writer.save(context.out / name)
+    return provenance
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row on its way: its example, where it goes, and where it stands."""
+
+    row: Row
+    example: AnyExample
+    digest: bytes
+    side: str
+
+
+class _Progress:
+    """Tells how much of the files is read, over all the times that they are.
+
+    Args:
+        context: Whom it tells, and who may ask to stop.
+        size: Bytes of all files.
+        passes: How often all of them are read.
+    """
+
+    def __init__(self, context: Context, size: int, passes: int) -> None:
+        self._context, self._size, self._passes = context, size, passes
+        self._ended = 0
+
+    def tell(self, row: Row, sources: Sequence[SourceFile]) -> None:
+        """Say that a row was read of files that come in the order of `sources`."""
+        before = sum(s.path.stat().st_size for s in sources[: sources.index(row.source)])
+        done = self._ended * self._size + before + row.consumed
+        self._context.progress(done, self._passes * self._size, "bytes")
+
+    def follow(self, items: Iterable[_Item], sources: Sequence[SourceFile]) -> Iterator[_Item]:
+        """Pass items on, telling now and then, and stopping where the user asked to."""
+        for number, item in enumerate(items, 1):
+            if number % BATCH_ROWS == 0:
+                self.check_stop()
+                self.tell(item.row, sources)
+            yield item
+
+    def check_stop(self) -> None:
+        """Raise where the user asked to stop."""
+        self._context.check_stop()
+
+    def end_pass(self) -> None:
+        """Say that all files were read once more."""
+        self._ended += 1
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """The rows of a dataset: which files, in which order, and which side each row is on.
+
+    Attributes:
+        sources: The files.
+        layout: What is in their columns.
+        splitter: Decides sides.
+        group_by: The column that decides a row's side, instead of its prompt.
+    """
+
+    sources: Sequence[SourceFile]
+    layout: Layout
+    splitter: splits.Splitter
+    group_by: str | None = None
+
+    def items(self) -> Iterator[_Item]:
+        """Yield every row."""
+        for source in self.sources:
+            yield from self._items_of(source)
+
+    def ordered(self, progress: _Progress) -> _Dataset:
+        """Return the dataset with its files in the order of what their rows say; reads several files once."""
+        if len(self.sources) < 2:
+            return self
+        ordered = sorted(self.sources, key=lambda source: self._content(source, progress))
+        progress.end_pass()
+        return replace(self, sources=ordered)
+
+    @property
+    def limited(self) -> str:
+        """The split that `max_samples` speaks of: train, or the only one that a probe has."""
+        return "train" if any(side_of(s) is None for s in self.sources) else "test"
+
+    @property
+    def read(self) -> frozenset[str]:
+        """The columns that are read."""
+        return frozenset([*self.layout.columns.values(), *filter(None, [self.group_by])])
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether any row can be outside of train."""
+        return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
+
+    def smallest(self, most: int | None, progress: _Progress) -> splits.Smallest | None:
+        """Return which rows of the limited split are the `most` first; reads all files once."""
+        if most is None:
+            return None
+        limited, items = self.limited, progress.follow(self.items(), self.sources)
+        found = splits.Smallest((_place(item) for item in items if item.side == limited), most)
+        progress.end_pass()
+        return found
+
+    def _content(self, source: SourceFile, progress: _Progress) -> bytes:
+        content = hashlib.sha256((side_of(source) or "").encode())
+        for item in progress.follow(self._items_of(source), self.sources):
+            content.update(_place(item))
+        return content.digest()
+
+    def _items_of(self, source: SourceFile) -> Iterator[_Item]:
+        held = side_of(source)
+        required = (*self.layout.required, *filter(None, [self.group_by]))
+        for row in read_rows(source, required, self.read):
+            example = self.layout.example(row)
+            digest = splits.prompt_digest(example.split_key)
+            yield _Item(row, example, digest, held or self._side(row, digest))
+
+    def _side(self, row: Row, digest: bytes) -> str:
+        if self.group_by is None:
+            return self.splitter.side(digest)
+        return self.splitter.side(splits.prompt_digest(_group(row, self.group_by)))
+
+
+def _group(row: Row, column: str) -> str:
+    """Return a row's group; 7 of a JSON file and the text 7 of a CSV file are one."""
+    value = row.values.get(column)
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    found = (
+        f"is of type {type(value).__name__}"
+        if value is not None
+        else "is null"
+        if column in row.values
+        else None
+    )
+    raise DataError(
+        f"column `{column}` (group_by) {found}" if found else f"no column `{column}` to group by",
+        where=row.where,
+        hint="a group is a text or a whole number, and every row has one",
+    )
+
+
+def _layout(sources: Sequence[SourceFile], params: Mapping[str, JSON]) -> Layout:
+    """Decide the format by the first file that has a row."""
+    for source in sources:
+        if columns := columns_of(source):
+            return resolve(params.get("format"), params.get("columns"), columns, str(source.path))
+    files = ", ".join(str(s.path) for s in sources) or "no file"
+    raise DataError("the dataset has no rows", where=files, hint="give it a file with rows")
+
+
+def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer) -> Style:
+    wanted, system = params.get("chat", "auto"), params.get("system")
+    can = layout.format.turns and tokenizer.has_chat_template
+    chat = can if wanted in ("auto", None) else bool(wanted)
+    if not chat and not layout.format.bare:
+        why = "chat = false" if wanted is False else "the base has no chat template"
+        mend = (
+            "leave `chat` out, or give"
+            if tokenizer.has_chat_template
+            else "give the base a chat_template, or"
+        )
+        raise DataError(
+            f"`{layout.format.name}` rows are written by a chat template, and {why}",
+            hint=f"{mend} the rows as prompt and completion",
+        )
+    if chat and not can:
+        why = (
+            "the base has no chat template"
+            if layout.format.turns
+            else f"`{layout.format.name}` rows have no turns"
+        )
+        raise DataError(f"chat = true, but {why}", hint="leave chat out, or give the base a chat_template")
+    named = [r for r in layout.format.templated if r in (params.get("columns") or {})]
+    if not chat and (system is not None or named):
+        what = "a system prompt" if system is not None else f"the column of `{named[0]}`"
+        mend = "leave `chat` out" if tokenizer.has_chat_template else "give the base a chat_template"
+        raise DataError(
+            f"{what} needs a chat template, and this dataset is trained without one",
+            hint=f"leave `{'system' if system is not None else named[0]}` out, or {mend}",
+        )
+    truncate, loss = params["on_overflow"] == "truncate", params.get("loss")
+    return Style(chat, system, loss == "all", int(params["max_length"]), truncate, loss == "completion")
+
+
+def _control(tokenizer: BaseTokenizer, style: Style) -> ControlTokens:
+    """A text may spell out its own BOS and EOS, but not in a chat: there the template writes them."""
+    if style.chat:
+        return ControlTokens(tokenizer.control_tokens)
+    return ControlTokens(
+        tokenizer.control_tokens, tokenizer.decode(tokenizer.prefix_ids), tokenizer.eos_token
+    )
+
+
+def _tell_empty(splitter: splits.Splitter, provenance: Provenance, context: Context) -> None:
+    """Warn, before hours of training, of a held-out split that no row fell into: it has no loss."""
+    for name, share in (("validation", splitter.validation), ("test", splitter.test)):
+        if share and not provenance["splits"][name]["rows"]:
+            context.warn(f"no row fell into {name} with a share of {share:g}: a larger share holds some out")
+
+
+def _share(params: Mapping[str, JSON], split: str) -> float:
+    """Return the share held out by hash; files held out whole come as sources of their own."""
+    value = params.get(split)
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _place(item: _Item) -> bytes:
+    return splits.row_order(item.digest, item.example.content)
+
+
+def _kept(dataset: _Dataset, smallest: splits.Smallest | None, counts: Counter[str]) -> Iterator[_Item]:
+    """Yield the rows that say something and are among the smallest of train; count them and the others."""
+    limited = dataset.limited
+    for item in dataset.items():
+        counts["read"] += 1
+        if item.side == limited and smallest and not smallest.keeps(_place(item)):
+            counts["beyond_max_samples"] += 1
+        elif item.example.empty:
+            counts["untrained" if item.example.untrained else "empty"] += 1
+        else:
+            counts.update(item.example.oddities)
+            yield item
+
+
+def _told(
+    batches: Iterator[tuple[list[_Item], list[Cut] | None]],
+    sources: Sequence[SourceFile],
+    progress: _Progress,
+) -> Iterator[tuple[list[_Item], list[Cut] | None]]:
+    """Pass batches on, telling after each how much of the files is done, and stopping where the user asked to."""
+    for batch, cuts in batches:
+        progress.check_stop()
+        yield batch, cuts
+        progress.tell(batch[-1].row, sources)
+
+
+def _example(item: _Item) -> AnyExample:
+    return item.example
+
+
+def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
+    batch: list[_Item] = []
+    size = 0
+    for item in items:
+        batch.append(item)
+        size += item.example.size
+        if len(batch) == BATCH_ROWS or size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _write(
+    writers: Mapping[str, RowsWriter], batch: Iterable[tuple[_Item, Cut]], counts: Counter[str]
+) -> list[tuple[_Item, Cut]]:
+    """Write what a batch teaches, count the rest, and return what was used."""
+    used = []
+    for item, cut in batch:
+        kept = [row for row in cut.rows if row is not None and row.trained]
+        counts["one_an_answer"] += len(cut.rows) > 1
+        if kept:
+            used.append((item, cut))
+            counts["used"] += 1
+            counts["truncated"] += any(row.length > len(row.input_ids) for row in kept)
+            counts["encoded_apart"] += any(row.apart for row in kept)
+            counts["answers_over_max_length"] += len(cut.rows) - len(kept)
+        else:
+            cut_off = any(row is not None for row in cut.rows)
+            counts["completion_cut_off" if cut_off else "over_max_length"] += 1
+        for row in kept:
+            writers[item.side].append(row.input_ids, row.labels, item.digest)
+    return used
+
+
+def _refuse_row(batch: Sequence[_Item], tokenizer: BaseTokenizer, style: Style) -> NoReturn:
+    """Find the row that a batch is refused for, and say what is wrong with it."""
+    for item in batch:
+        try:
+            tokenise(tokenizer, [item.example], style)
+        except DataError as error:
+            raise DataError(error.what, where=item.row.where, hint=error.hint) from error
+    raise AssertionError("a batch was refused, and none of its rows is")

@@ -1,0 +1,1 @@
+"""`response`: how the losses change as one ω does."""

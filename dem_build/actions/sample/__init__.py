@@ -1,0 +1,1 @@
+"""`sample:MODEL`: what a model answers to a few prompts."""

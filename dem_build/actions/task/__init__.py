@@ -1,0 +1,1 @@
+"""`eval:MODEL:TASK`: a task of lm-eval."""

@@ -1,0 +1,1 @@
+"""`tsne`: a map of the datasets as the base reads them."""

@@ -1,0 +1,1 @@
+"""`tune`: finds ω on validation rows that no vector was trained on."""

@@ -1,0 +1,147 @@
+"""One resident model that becomes any candidate: Θ + Σ ω ΔΘ in float32, always from the base, in place.
+
+Nothing is written and nothing loaded again. The same tensors give the derivative of a loss to every ω: with
+G = ∇_Θ L, ∂L/∂ω_i = ⟨G, ΔΘ_i⟩, and per layer the part of the sum that lies in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from dem_build.checkpoint import CODES, FLOATS, kept_in, open_checkpoint, open_delta
+from dem_build.checkpoint.layers import layer_of, layers_of
+from dem_build.model.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.digest import Digest
+
+__all__ = ["Candidates"]
+
+CHUNK = 1 << 18  # elements: what is at work stays in a core's cache
+ROOM = 0.5  # share of a GPU's free memory that base and vectors may take beside the model
+
+
+class Candidates:
+    """A loaded model, its base and its vectors.
+
+    Args:
+        model: Loaded from the base in float32; its parameters are overwritten.
+        weights: The base's folder of weights.
+        digest: Its digest.
+        deltas: Digest → file of each vector, in the order of ω.
+
+    Attributes:
+        vectors: Digests of the vectors, in the order of ω's rows.
+        layers: Names of the layers, in the order of ω's columns.
+
+    Raises:
+        CheckpointError: A vector of another base.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, weights: Path, digest: Digest, deltas: Mapping[Digest, Path]
+    ) -> None:
+        self.model, self.vectors = model, list(deltas)
+        base = open_checkpoint(weights)
+        for name, path in deltas.items():
+            open_delta(path, base, digest, f"vector {name[:12]}…")
+        self._shapes = {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
+        self._layout = Layout(model, self._shapes)
+        names = {name for group in self._layout.groups for name in group.files}
+        self.layers = layers_of([name for name in self._shapes if name in names])
+        self._kept = {getattr(torch, n): kept_in(base.metadata, code) for n, code in CODES.items()}
+        self._column = {name: self.layers.index(layer_of(name)) for name in names}
+        self._own = model.state_dict(keep_vars=True)
+        files = {info.path for info in base.tensors.values()}
+        place = _place(model.device, [*files, *deltas.values()])
+        self._base = _tensors(files, names, place)
+        self._deltas = [_tensors({path}, names, place) for path in deltas.values()]
+
+    @torch.no_grad()
+    def become(self, omega: NDArray[np.float64], rounded_to: torch.dtype | None = None) -> None:
+        """Set the model to a candidate.
+
+        Args:
+            omega: [vectors, layers].
+            rounded_to: Round the sum to this type, as a composed model would be.
+        """
+        for group in self._layout.groups:
+            if group.converter is None:  # in place
+                self._sum(group.files[0], omega, rounded_to, self._own[group.own[0]].view(-1))
+                continue
+            sums = {name: self._summed(name, omega, rounded_to) for name in group.files}
+            for name, values in self._layout.to_model(group, sums).items():
+                self._own[name].copy_(values)
+
+    def _summed(self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None) -> torch.Tensor:
+        values = torch.empty(self._shapes[name], device=self.model.device)
+        self._sum(name, omega, rounded_to, values.view(-1))
+        return values
+
+    def _sum(
+        self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None, flat: torch.Tensor
+    ) -> None:
+        """Write a tensor of the candidate into `flat`."""
+        weights = omega[:, self._column[name]].astype(np.float32).tolist()
+        rounded = rounded_to is not None and name not in self._kept[rounded_to]
+        terms = [(d[name], w) for d, w in zip(self._deltas, weights, strict=True) if w]
+        for start in range(0, flat.numel(), CHUNK):
+            part = slice(start, start + CHUNK)
+            total = self._base[name][part].to(flat.device, torch.float32)
+            for delta, weight in terms:
+                total = total + delta[part].to(flat.device, torch.float32) * weight
+            flat[part] = total.to(rounded_to).float() if rounded else total
+
+    @torch.no_grad()
+    def take_slopes(self) -> NDArray[np.float64]:
+        """Return ⟨gradient, ΔΘ⟩ for each vector and layer, [vectors, layers], and clear the gradients."""
+        slopes = np.zeros((len(self._deltas), len(self.layers)))
+        for group in self._layout.groups:
+            if any(self._own[name].grad is not None for name in group.own):
+                gradients = {name: _gradient(self._own[name]) for name in group.own}
+                for name, gradient in self._layout.to_files(group, gradients).items():
+                    slopes[:, self._column[name]] += self._dots(name, gradient.reshape(-1))
+        self.model.zero_grad(set_to_none=True)
+        return slopes
+
+    def _dots(self, name: str, gradient: torch.Tensor) -> NDArray[np.float64]:
+        sums = torch.zeros(len(self._deltas), dtype=torch.float64, device=gradient.device)
+        for start in range(0, gradient.numel(), CHUNK):
+            part = slice(start, start + CHUNK)
+            for i, delta in enumerate(self._deltas):
+                sums[i] += torch.dot(gradient[part], delta[name][part].to(gradient.device, torch.float32))
+        return np.asarray(sums.cpu().numpy())
+
+
+def _gradient(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+
+
+def _place(device: torch.device, files: Sequence[Path]) -> torch.device:
+    """Return where base and vectors are kept: on the GPU where they fit, else mapped from their files."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(path.stat().st_size for path in files) < ROOM * free:
+            return device
+    return torch.device("cpu")
+
+
+def _tensors(files: set[Path], names: Collection[str], place: torch.device) -> dict[str, torch.Tensor]:
+    """Return flat tensors in their stored type; on the CPU they are mapped, not read."""
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(files):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a dict
+                if name in names:
+                    found[name] = file.get_tensor(name).view(-1).to(place)
+    return found

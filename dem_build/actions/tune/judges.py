@@ -1,0 +1,146 @@
+"""What tuning judges candidates on: validation rows that no vector was trained on, in blocks, and their losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.data.arrays import TokenRows
+from dem_build.digest import of_json
+from dem_build.errors import EvaluationError
+from dem_build.model.batches import by_length
+from dem_build.model.context_length import longest_short
+from dem_build.model.likelihood import IGNORED
+from dem_build.model.row_losses import row_nll
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.digest import Digest
+    from dem_build.step import Group
+
+__all__ = ["BLOCKS", "ROWS", "Judge", "batches", "judged_nll", "judges", "trained_prompts"]
+
+ROWS = ("data/rows", "data/validation", "data/test")
+"""Tags under which a group has rows that judge."""
+BLOCKS = 16
+"""Parts that a judge's rows are dealt into: derivatives are kept for each, and resampling draws them."""
+
+MOST_PADDING = 0.25
+"""Share of a batch of one block's rows: a block has too few rows to sort into batches of like length."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Rows that judge candidates.
+
+    Attributes:
+        group: The dataset's group, or the probe's.
+        rows: The split.
+        blocks: Indices of the rows that are used, dealt into blocks.
+        left_out: Rows left out because a vector was trained on their prompt.
+        tokens: Tokens that count, of each block, [BLOCKS]; 0 where there are fewer rows.
+    """
+
+    group: Group
+    rows: TokenRows
+    blocks: tuple[tuple[int, ...], ...]
+    left_out: int
+    tokens: NDArray[np.float64]
+
+    @property
+    def digest(self) -> Digest:
+        """Digest of the split: what names it in outputs."""
+        return next(self.group.digests[tag] for tag in ROWS if tag in self.group.digests)
+
+    @property
+    def identity(self) -> str:
+        """What tells whether two judges count the same rows in the same blocks."""
+        return of_json([self.digest, [list(block) for block in self.blocks]])
+
+    @property
+    def used(self) -> int:
+        """Number of rows that are used."""
+        return sum(len(block) for block in self.blocks)
+
+
+def trained_prompts(trains: Sequence[Path]) -> NDArray[np.uint64]:
+    """Return the different prompts of all train splits: the first 8 bytes of their digests, sorted."""
+    found = [TokenRows.open(path).prompt_numbers for path in trains]
+    return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
+
+
+def judges(
+    groups: Mapping[str, Group],
+    tag: Mapping[str, str],
+    trained: NDArray[np.uint64],
+    most: int,
+    *,
+    all_can: bool = True,
+) -> list[Judge]:
+    """Return a judge for each group, in order.
+
+    Args:
+        groups: By name.
+        tag: Name → the input that holds its rows.
+        trained: As `trained_prompts` returns.
+        most: Most rows to use: those of the smallest prompt hashes, the same ones every time.
+        all_can: Whether a group without such rows is an error; else it is left out.
+
+    Raises:
+        EvaluationError: A group has no row that counts and that no vector was trained on.
+    """
+    found = [_judge(group, group.paths[tag[name]], trained, most) for name, group in groups.items()]
+    for judge in found if all_can else ():
+        _refuse_empty(judge)
+    return [judge for judge in found if judge.tokens.sum()]
+
+
+def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> Judge:
+    rows = TokenRows.open(path)
+    prompts = rows.prompt_numbers
+    known = np.isin(prompts, trained)
+    fresh = np.flatnonzero(~known)
+    ordered = fresh[np.argsort(prompts[fresh], kind="stable")].tolist()
+    # A row of which nothing counts tells nothing, and would leave a block empty.
+    chosen = list(islice((i for i in ordered if _counted(rows, i)), most))
+    blocks = tuple(tuple(chosen[i::BLOCKS]) for i in range(BLOCKS))
+    tokens = np.array([sum(_counted(rows, i) for i in block) for block in blocks], np.float64)
+    return Judge(group, rows, blocks, int(known.sum()), tokens)
+
+
+def _refuse_empty(judge: Judge) -> None:
+    if not judge.tokens.sum():
+        raise EvaluationError(
+            f"there is nothing to tune on: of {len(judge.rows)} validation rows {judge.left_out} are trained on too, "
+            "and no token of the others counts",
+            where=judge.group.name,
+            hint="raise its `validation` share, or give every ω a number",
+        )
+
+
+def batches(model: PreTrainedModel, judge: Judge, block: int | None, size: int) -> Iterator[list[int]]:
+    """Yield the rows of one block, or of all, in batches as `row_losses` makes them."""
+    rows = [i for part in judge.blocks for i in part] if block is None else judge.blocks[block]
+    lengths = judge.rows.lengths[list(rows)]
+    padding = 1.0 if block is None else MOST_PADDING
+    for batch in by_length(lengths, size, longest_short(model.config), padding):
+        yield [rows[i] for i in batch]
+
+
+def judged_nll(model: PreTrainedModel, judge: Judge, rows: Sequence[int]) -> torch.Tensor:
+    """Return the summed loss of each of a judge's rows, with its graph, [rows]."""
+    return row_nll(model, [judge.rows[i] for i in rows])[0]
+
+
+def _counted(rows: TokenRows, index: int) -> int:
+    _, labels = rows[index]
+    return int(np.count_nonzero(labels[1:] != IGNORED))

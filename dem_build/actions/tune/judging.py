@@ -1,0 +1,226 @@
+"""Passes over the judges' rows with one resident model: each taken once, and counted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dem_build.actions.tune.judges import BLOCKS, batches, judged_nll
+from dem_build.actions.tune.passes import Pass, Scope, read_passes
+from dem_build.actions.tune.resume import CHANGING, MEASURING
+from dem_build.errors import DemError, EvaluationError
+from dem_build.model.environment import bits_of, release_memory
+from dem_build.model.out_of_memory import memory_told
+from dem_build.search.problem import mean_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from dem_build.actions.tune.candidates import Candidates
+    from dem_build.actions.tune.judges import Judge
+    from dem_build.actions.tune.resume import Kept
+
+__all__ = ["Passes"]
+
+MEMORY_HINT = "lower micro_batch and eval_batch_size in the machine file"
+FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
+
+
+class Passes:
+    """Takes passes over the judges' rows with one resident model.
+
+    Attributes:
+        candidates: The model.
+        judges: Whose rows they are taken over.
+        counted: Tokens of the judges that count, [judges, blocks].
+        layers: Names of the layers, in the order of ω's columns.
+        scope: What they are of.
+        kept: Keeps them through an interruption.
+        taken: All passes, in order; those of an interrupted run first.
+        earlier: Passes that earlier searches took of the same vectors, over rows of the same judges: of some judges
+            alone where theirs were others. They save work where they are what measuring here would give, to the last
+            bit, and say nothing else: no result depends on what they are.
+        taken_over: How many passes were, in whole or in part, not taken as an earlier one answered them.
+        cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        judges: Sequence[Judge],
+        dtype: torch.dtype,
+        kept: Kept,
+        name: str = "passes",
+    ) -> None:
+        self.candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, kept.context
+        self.counted = np.array([judge.tokens for judge in judges])
+        self.layers = candidates.layers
+        self.scope = Scope(candidates.vectors, [judge.identity for judge in judges])
+        self.kept = kept
+        self.taken = kept.passes(name)
+        self.earlier = [p for path in kept.context.earlier for p in read_passes(path, self.scope)]
+        self._answers: dict[tuple[bytes, bool, bool], Pass] = {}
+        self.taken_over = 0
+        machine, model = kept.context.machine, candidates.model
+        self._under = {
+            slopes: bits_of(model, machine.micro_batch if slopes else machine.eval_batch_size)
+            for slopes in (False, True)
+        }
+        self.cost = sum(self.cost_of(p) for p in self.taken)
+
+    def take(
+        self,
+        omega: NDArray[np.float64],
+        *,
+        slopes: bool = False,
+        judged: Iterable[int] | None = None,
+        rounded: bool = False,
+    ) -> Pass:
+        """Return a pass; what was measured before, here or by an earlier search, is not measured again.
+
+        Where losses alone are asked for and this search has asked for derivatives there, too, those are the answer:
+        that follows from what was asked, and not from what is recorded.
+
+        Args:
+            omega: The candidate, [vectors, layers].
+            slopes: Whether derivatives are asked for.
+            judged: Indices of the judges that are asked; all of them where absent.
+            rounded: Round the candidate to the composed model's dtype; to float32 is not to round it.
+
+        Raises:
+            EvaluationError: A loss is not finite, or memory ran out.
+            InterruptedBuildError: The user asked to stop; the passes so far are kept.
+        """
+        rounded = rounded and self._dtype is not torch.float32
+        asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
+        place = asked.omega.tobytes()
+        for with_slopes in (slopes, True):
+            answered = self._answers.get((place, with_slopes, rounded))
+            if answered is not None and answered.judged[asked.judged].all():
+                return answered
+        if (before := self._answers.get((place, slopes, rounded))) is not None:
+            asked.judged[:] |= before.judged
+        known = self._known(asked)
+        self.taken_over += any(p.answers(asked) and (p.judged & asked.judged).any() for p in self.earlier)
+        if (lacking := asked.judged & ~known.judged).any():
+            self._take(self._asked(omega, np.flatnonzero(lacking), slopes=slopes, rounded=rounded))
+            known = self._known(asked)
+        self._answers[place, slopes, rounded] = known
+        return known
+
+    @property
+    def answers(self) -> list[Pass]:
+        """All passes that were asked for, each once, whoever took them."""
+        return list(self._answers.values())
+
+    def _take(self, asked: Pass) -> None:
+        try:
+            with memory_told(EvaluationError, "while judging a candidate", MEMORY_HINT):
+                self._measure(asked)
+        except DemError:
+            self._forget_unjudged(asked)
+            if asked.judged.any():
+                self.taken.append(asked)
+            self.kept.keep()
+            raise
+        self.taken.append(asked)
+        self.cost += self.cost_of(asked)
+        self.kept.keep_at_times()
+
+    def _forget_unjudged(self, asked: Pass) -> None:
+        """Take back what a pass that was cut off measured of a judge without coming to its last row."""
+        asked.nll[~asked.judged] = 0
+        if asked.slopes is not None:
+            asked.slopes[~asked.judged] = 0
+
+    def _known(self, asked: Pass) -> Pass:
+        """Return what is known of a candidate, of those judges alone that are asked."""
+        known = self._asked(asked.omega, (), slopes=asked.slopes is not None, rounded=asked.rounded)
+        for one in (*self.earlier, *self.taken):
+            if one.answers(asked):
+                known.add(one, asked.judged)
+        return known
+
+    def losses(self, taken: Pass) -> NDArray[np.float64]:
+        """Return a pass's mean losses per token, [judges]; 0 where a judge was not asked."""
+        return mean_losses(taken.nll, self.counted)
+
+    def _asked(
+        self, omega: NDArray[np.float64], judged: Iterable[int] | None, *, slopes: bool, rounded: bool
+    ) -> Pass:
+        count = len(self.judges)
+        mask = np.zeros(count, np.bool_)
+        mask[list(range(count) if judged is None else judged)] = True
+        empty = np.zeros((count, BLOCKS, *omega.shape)) if slopes else None
+        under = self._under[slopes]
+        return Pass(np.array(omega, np.float64), mask, np.zeros((count, BLOCKS)), empty, rounded, under)
+
+    def _measure(self, asked: Pass) -> None:
+        with self.kept.timed(CHANGING):
+            self.candidates.become(asked.omega, self._dtype if asked.rounded else None)
+        try:
+            with self.kept.timed(MEASURING):
+                self._judge(asked)
+        finally:
+            release_memory()
+
+    def _judge(self, asked: Pass) -> None:
+        """Measure a pass; until the end only those judges count as judged that it has come to the end of."""
+        wanted = [int(j) for j in np.flatnonzero(asked.judged)]
+        asked.judged[:] = False
+        for count, j in enumerate(wanted, 1):
+            if asked.slopes is None:
+                self._take_losses(asked, j)
+            else:
+                self._take_slopes(asked, asked.slopes, j)
+            self._check(asked, j)
+            asked.judged[j] = True
+            done = len(self.taken) + count / len(wanted)
+            self._context.progress(round(done, 2), len(self.taken) + 1, "passes")
+
+    @torch.no_grad()
+    def _take_losses(self, asked: Pass, j: int) -> None:
+        judge, model = self.judges[j], self.candidates.model
+        block_of = {row: block for block, rows in enumerate(judge.blocks) for row in rows}
+        for batch in batches(model, judge, None, self._context.machine.eval_batch_size):
+            self._context.check_stop()
+            for row, nll in zip(batch, judged_nll(model, judge, batch).tolist(), strict=True):
+                asked.nll[j, block_of[row]] += nll
+
+    def _take_slopes(self, asked: Pass, slopes: NDArray[np.float64], j: int) -> None:
+        judge, model, size = self.judges[j], self.candidates.model, self._context.machine.micro_batch
+        for block in range(BLOCKS):
+            for batch in batches(model, judge, block, size):
+                self._context.check_stop()
+                nll = judged_nll(model, judge, batch).sum()
+                nll.backward()  # type: ignore[no-untyped-call]
+                asked.nll[j, block] += nll.item()
+            if judge.blocks[block]:
+                slopes[j, block] = self.candidates.take_slopes()
+
+    def _check(self, asked: Pass, j: int) -> None:
+        finite = np.isfinite(asked.nll[j]).all() and (
+            asked.slopes is None or np.isfinite(asked.slopes[j]).all()
+        )
+        if not finite:
+            raise EvaluationError(
+                "the loss of a candidate, or its derivative, is not finite",
+                where=self.judges[j].group.name,
+                hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
+            )
+
+    def cost_of(self, taken: Pass) -> float:
+        """Return a pass's forward-equivalents."""
+        rows = np.array([judge.used for judge in self.judges], np.float64)
+        share = float(rows[taken.judged].sum() / rows.sum())
+        return share * (FORWARD + (BACKWARD if taken.slopes is not None else 0))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that all passes read, prompts included; a backward pass reads none anew."""
+        read = np.array([sum(int(j.rows.lengths[i]) for b in j.blocks for i in b) for j in self.judges])
+        return int(sum(read[p.judged].sum() for p in self.taken))

@@ -1,0 +1,263 @@
+"""The losses over a space as a search for ω sees them: where it starts, what it minimises, what it ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.actions.tune.judges import BLOCKS
+from dem_build.search import Objective, Problem, Sample, gain_scale, gradient_search, softmax_start
+from dem_build.search.problem import mean_losses, ratio_stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from dem_build.actions.tune.judging import Passes
+    from dem_build.actions.tune.passes import Pass
+    from dem_build.actions.tune.space import Space
+    from dem_build.digest import JSON
+    from dem_build.search import Found
+
+__all__ = ["Chosen", "Landscape", "Refined", "layerwise"]
+
+MOST_SINGLES = 8
+"""Vectors of which each is judged on every dataset before the search; of more, on its own alone."""
+HELD_BACK = 4  # where layers are tuned: one block in so many judges whether that was worth it
+ALIKE = 0.05  # of ω: a start that is as near to another one is not worth a pass
+LAYER_RADIUS = 0.5  # how far a layer's ω may go from its vector's
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The candidate that tuning ends with.
+
+    Attributes:
+        taken: Its pass.
+        score: Over all rows.
+        rounded_score: The same of the candidate rounded to the composed model's dtype.
+    """
+
+    taken: Pass
+    score: float
+    rounded_score: float
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What tuning layer by layer came to.
+
+    Attributes:
+        omega: The candidate, [vectors, layers].
+        accepted: Whether it won on rows that its search did not see, and keeps the limits on all rows.
+        score: Its score on those rows.
+        global_score: The score there of one ω a vector.
+        found: The search.
+    """
+
+    omega: NDArray[np.float64]
+    accepted: bool
+    score: float
+    global_score: float
+    found: Found
+
+
+class Landscape:
+    """The losses over a space, as every search needs them: those of the base and of each vector alone are taken.
+
+    Args:
+        space: What is searched.
+        passes: Takes losses.
+        params: `objective`, `granularity` and `bounds`, of the kind `tune`.
+
+    Attributes:
+        space, passes, params: As given.
+        base: The pass of the base.
+        singles: Loss of each dataset's own vector alone, the base's where there is none; over all rows, [judges].
+        objective: What counts, over all rows.
+        problem: What is searched: one ω a vector, on the rows that a search sees.
+    """
+
+    def __init__(self, space: Space, passes: Passes, params: Mapping[str, JSON]) -> None:
+        self.space, self.passes, self.params = space, passes, params
+        self._seen = np.ones(BLOCKS, np.bool_)
+        if params["granularity"] == "layer":
+            self._seen[HELD_BACK - 1 :: HELD_BACK] = False
+        self._own = [space.vector_of.get(judge.group.name) for judge in passes.judges]
+        self._nothing = np.zeros((len(space.deltas), len(passes.layers)))
+        self.base = passes.take(self._nothing)
+        self._alone = self._take_singles()
+        self.singles = passes.losses(self.base)
+        for j, vector in enumerate(self._own):
+            if vector is not None:
+                self.singles[j] = passes.losses(self._alone[vector])[j]
+        self.objective = self._objective()
+        low, high = space.bounds(*params["bounds"])
+        whole = Problem(self.objective, passes.counted, low, high, partial(self._measure, layered=False))
+        self.problem = self._on_blocks(whole, self._seen)
+
+    def starts(self) -> list[Sample]:
+        """Take what every search for the whole model begins with: equal ω, none, and softmax where it is known."""
+        space, problem = self.space, self.problem
+        uniform = np.full(len(space.free), 1 / len(space.taking_part))
+        points = [uniform, np.zeros(len(space.free))]
+        if len(self._alone) == len(space.deltas) and all(p.judged.all() for p in self._alone.values()):
+            weight = problem.objective.importance
+            losses = [weight @ self.passes.losses(self._alone[v]) for v in range(len(space.deltas))]
+            softmax = softmax_start(np.array(losses))[space.free]
+            points += [softmax] if np.abs(softmax - uniform).max() > ALIKE else []
+        return [problem.measure(problem.clip(point), slopes=False) for point in points]
+
+    def samples(self, known: Iterable[Pass], starts: Sequence[Sample] = ()) -> list[Sample]:
+        """Return what is known of the space, none twice: passes that lie in it, base and singles among them.
+
+        Args:
+            known: Passes.
+            starts: Samples to add.
+        """
+        with_slopes_first = sorted(known, key=lambda p: p.slopes is None)  # of two at one ω, that one
+        whole = [p for p in (*with_slopes_first, self.base, *self._alone.values()) if p.judged.all()]
+        within = [sample for taken in whole if (sample := self._sample(taken)) is not None]
+        return _distinct([*within, *starts])
+
+    def score(self, taken: Pass) -> float:
+        """Return the score of a pass over all judges."""
+        return self.objective.score(self.passes.losses(taken))
+
+    def choose(self, omega: NDArray[np.float64]) -> Chosen:
+        """Return the chosen candidate, [vectors, layers], with its scores."""
+        exact, rounded = (self.passes.take(omega, rounded=rounded) for rounded in (False, True))
+        return Chosen(exact, self.score(exact), self.score(rounded))
+
+    def keeps_limits(self, omega: NDArray[np.float64]) -> bool:
+        """Return whether a candidate keeps all limits, over all rows."""
+        return self.objective.keeps_limits(self.passes.losses(self.passes.take(omega)))
+
+    def expand(self, sample: Sample) -> NDArray[np.float64]:
+        """Return the candidate that a sample is of, [vectors, layers]."""
+        return self.space.expand(sample.omega, len(self.passes.layers))
+
+    def pass_of(self, sample: Sample) -> Pass:
+        """Return the pass that a sample was made of."""
+        return self.passes.take(self.expand(sample), slopes=sample.slopes is not None)
+
+    def unseen(self) -> Problem | None:
+        """Return the problem on the rows that the layers' search does not see; None where a judge has none."""
+        if not self.passes.counted[:, ~self._seen].sum(axis=1).all():
+            return None
+        return self._on_blocks(self.problem, ~self._seen)
+
+    def on_unseen(self, sample: Sample) -> Sample:
+        """Return a sample's losses as they are on the rows that the layers' search does not see."""
+        return Sample(sample.omega, self.pass_of(sample).nll[:, ~self._seen])
+
+    def layer_problem(self, center: NDArray[np.float64], pull: float) -> Problem:
+        """Return the search for one ω a layer, drawn towards one a vector."""
+        around = np.repeat(center, len(self.passes.layers))
+        low, high = (np.repeat(b, len(self.passes.layers)) for b in (self.problem.lower, self.problem.upper))
+        return replace(
+            self.problem,
+            lower=np.maximum(low, around - LAYER_RADIUS),
+            upper=np.minimum(high, around + LAYER_RADIUS),
+            measure=partial(self._measure, layered=True),
+            center=around,
+            pull=pull,
+        )
+
+    def in_layers(self, sample: Sample) -> Sample:
+        """Return a sample of one ω a vector as one of one ω a layer."""
+        repeated = np.repeat(sample.omega, len(self.passes.layers))
+        return self._cut(self.pass_of(sample), repeated, layered=True)
+
+    def _take_singles(self) -> dict[int, Pass]:
+        """Take each dataset's own vector alone, at ω = 1: on all judges, or on its own where there are many."""
+        found: dict[int, Pass] = {}
+        taking_part = self.space.taking_part
+        everywhere = taking_part if len(taking_part) <= MOST_SINGLES else set()
+        for vector in sorted({v for v in self._own if v is not None} | everywhere):
+            alone = self._nothing.copy()
+            alone[vector] = 1.0
+            own = [j for j, owner in enumerate(self._own) if owner == vector]
+            found[vector] = self.passes.take(alone, judged=None if vector in everywhere else own)
+        return found
+
+    def _objective(self) -> Objective:
+        """Return the objective over all rows."""
+        groups = [judge.group for judge in self.passes.judges]
+        base, stderr = self.passes.losses(self.base), np.zeros(len(groups))
+        for j, vector in enumerate(self._own):
+            if vector is not None:
+                stderr[j] = ratio_stderr(self.base.nll - self._alone[vector].nll, self.passes.counted)[j]
+        importance = np.array([float(group.params.get("importance") or 0.0) for group in groups])
+        limits = [group.params.get("limit") for group in groups]
+        return Objective(
+            kind=self.params["objective"],
+            importance=importance / importance.sum(),
+            base=base,
+            scale=np.where(importance > 0, gain_scale(base, self.singles, stderr), 1.0),
+            limit=np.array([np.inf if limit is None else float(limit) for limit in limits]),
+        )
+
+    def _on_blocks(self, problem: Problem, blocks: NDArray[np.bool_]) -> Problem:
+        """Return a problem on some blocks: gains and limits are counted from the base's loss on these."""
+        nll, tokens = self.base.nll[:, blocks], self.passes.counted[:, blocks]
+        objective = replace(self.objective, base=mean_losses(nll, tokens))
+        return replace(problem, objective=objective, tokens=tokens, base_nll=nll)
+
+    def _measure(self, omega: NDArray[np.float64], *, slopes: bool, layered: bool) -> Sample:
+        taken = self.passes.take(self.space.expand(omega, len(self.passes.layers)), slopes=slopes)
+        return self._cut(taken, omega, layered=layered)
+
+    def _cut(self, taken: Pass, omega: NDArray[np.float64], *, layered: bool) -> Sample:
+        """Return a pass as a sample of the rows that a search sees, its derivatives to the ω that are searched."""
+        nll = taken.nll[:, self._seen]
+        if taken.slopes is None:
+            return Sample(omega, nll)
+        slopes = taken.slopes[:, self._seen][:, :, self.space.free]
+        return Sample(omega, nll, slopes.reshape(*nll.shape, -1) if layered else slopes.sum(axis=3))
+
+    def _sample(self, taken: Pass) -> Sample | None:
+        """Return a pass as a sample, where it lies in the space: within bounds, and the fixed ω are as they are."""
+        omega = taken.omega[self.space.free, 0]
+        if not np.array_equal(self.space.expand(omega, len(self.passes.layers)), taken.omega):
+            return None
+        if ((omega < self.problem.lower) | (omega > self.problem.upper)).any():
+            return None
+        return self._cut(taken, omega, layered=False)
+
+
+def layerwise(landscape: Landscape, found: Found) -> Refined | None:
+    """Search one ω for each vector and layer around what was found; None where there are too few rows to judge it.
+
+    Moving all ω by half costs as much as the standard error of what that changes, so that noise alone moves little. It
+    is accepted where it wins on rows that the search did not see, and breaks no limit anew.
+    """
+    unseen = landscape.unseen()
+    if unseen is None:
+        return None
+    best = landscape.problem.measure(found.best.omega, slopes=True)
+    stderr = landscape.problem.step_stderr(best, np.full(len(best.omega), 0.5))
+    if not np.isfinite(stderr):
+        return None
+    problem = landscape.layer_problem(best.omega, 4 * stderr)
+    sloped = _distinct([best, *(s for s in found.samples if s.slopes is not None)])
+    known = [landscape.in_layers(s) for s in sloped]
+    refined = gradient_search(problem, known)
+    omega = landscape.expand(refined.best)
+    score, before = (
+        unseen.objective.score(unseen.losses(landscape.on_unseen(sample))) for sample in (refined.best, best)
+    )
+    held = landscape.keeps_limits(omega) or not landscape.keeps_limits(landscape.expand(best))
+    return Refined(omega, score < before and held, score, before, refined)
+
+
+def _distinct(samples: Sequence[Sample]) -> list[Sample]:
+    found: list[Sample] = []
+    for sample in samples:
+        if not any(np.array_equal(sample.omega, other.omega) for other in found):
+            found.append(sample)
+    return found

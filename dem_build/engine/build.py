@@ -1,0 +1,344 @@
+"""The build loop: what is due goes to idle workers, what they publish may settle or free others, until nothing is left.
+
+One thread decides everything; replies of workers reach it through a queue, and it follows their event files. Each
+time an action's last unknown input becomes known, `plan.decide` is asked again: a hit there is early cutoff.
+"""
+
+from __future__ import annotations
+
+import gc
+import queue
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from dem_build.engine.events import EventTail
+from dem_build.engine.outcome import Done, Outcome, Result, hit
+from dem_build.engine.pool import Pool
+from dem_build.engine.request import Answer, request_for
+from dem_build.engine.slots import slots
+from dem_build.errors import ActionError, CorruptObjectError, DemError
+from dem_build.plan import Status, decide, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import Blob
+    from dem_build.engine.interrupt import Interrupt
+    from dem_build.engine.options import Options
+    from dem_build.engine.outcome import Listener
+    from dem_build.engine.pool import Message, Worker
+    from dem_build.graph import Action
+    from dem_build.plan import Plan, Verdict
+    from dem_build.store import Output, Record, Store
+
+__all__ = ["build"]
+
+TICK_SECONDS = 0.1
+HELD_RETRY_SECONDS = 1.0
+MOST_REPAIRS = 3
+# A training is dear: every dataset is known to be sound before the first one starts.
+BEFORE_TRAINING = frozenset({"import", "prepare", "mix"})
+
+
+def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
+    """Run what is due of a plan and return what became of each action.
+
+    A failed action does not raise; it is in the outcome, and so is an interruption.
+    """
+    gc.freeze()  # what there is stays, and need not be looked through
+    gc.enable()  # `dem` starts without it
+    pool = Pool(slots(options.machine), store.root)
+    try:
+        with interrupt.counting():
+            return _Build(plan, store, options, listener, interrupt, pool).run()
+    finally:
+        pool.kill()
+
+
+@dataclass
+class _Build:
+    plan: Plan
+    store: Store
+    options: Options
+    listener: Listener
+    interrupt: Interrupt
+    pool: Pool
+    results: dict[str, Result] = field(default_factory=dict)
+    due: dict[str, Verdict] = field(default_factory=dict)
+    held: dict[str, tuple[Verdict, float]] = field(default_factory=dict)
+    running: dict[str, tuple[Verdict, EventTail]] = field(default_factory=dict)
+    rebuilt: set[str] = field(default_factory=set)
+    repairs: Counter[str] = field(default_factory=Counter)
+    stopping: int = 0
+
+    def run(self) -> Outcome:
+        for verdict in self.plan.verdicts.values():
+            self._take(verdict)
+        while self._unfinished():
+            self._heed_interrupt()
+            self._retry_held()
+            self._dispatch()
+            self._receive()
+            self._follow_events()
+        return self._outcome()
+
+    # What is left to do.
+
+    def _unfinished(self) -> bool:
+        if self.running:
+            return True
+        return not self._winding_down() and bool(self.due or self.held)
+
+    def _winding_down(self) -> bool:
+        failed = any(r.status is Done.FAILED for r in self.results.values())
+        return self.stopping > 0 or (failed and not self.options.keep_going)
+
+    def _outcome(self) -> Outcome:
+        for action in self.plan.graph:
+            if action.name not in self.results:
+                self._settle(Result(action, Done.SKIPPED))
+        ordered = {name: self.results[name] for name in self.plan.graph.actions}
+        return Outcome(ordered, interrupted=self.stopping > 0)
+
+    # Verdicts.
+
+    def _take(self, verdict: Verdict) -> None:
+        """File an action under what its verdict says."""
+        if verdict.status is Status.HIT:
+            self._settle(hit(verdict), quiet=True)
+        elif verdict.status is Status.RUN:
+            self.due[verdict.action.name] = verdict
+
+    def _settle(self, result: Result, *, quiet: bool = False) -> None:
+        """Note what became of an action, and look again at those that waited for it."""
+        self.results[result.action.name] = result
+        if not quiet:
+            self.listener.action_ended(result)
+            self._look_again(result.action)
+
+    def _look_again(self, settled: Action) -> None:
+        for action in self.plan.graph:
+            if settled.name not in action.upstream:
+                continue
+            if self._outdated(action):
+                self._unsettle(action.name)
+            if self._waiting(action):
+                self._reconsider(action)
+
+    def _outdated(self, action: Action) -> bool:
+        """Return whether an action settled with inputs that came out different when they were made again."""
+        result = self.results.get(action.name)
+        if result is None or result.record is None:
+            return False
+        key = key_of(action, self._known(action))
+        return key is not None and key != result.key
+
+    def _unsettle(self, name: str) -> None:
+        """Forget a result that is made again; what was about to run with it waits for what comes out."""
+        self.results.pop(name, None)
+        for action in self.plan.graph:
+            if name in action.upstream:
+                self.due.pop(action.name, None)
+                self.held.pop(action.name, None)
+
+    def _waiting(self, action: Action) -> bool:
+        name = action.name
+        return not (name in self.results or name in self.due or name in self.held or name in self.running)
+
+    def _reconsider(self, action: Action) -> None:
+        lost = [n for n in action.upstream if (r := self.results.get(n)) is not None and r.record is None]
+        if lost:
+            self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
+            return
+        rebuild = self.options.rebuild - self.rebuilt
+        verdict = decide(action, self._known(action), self.store, self.plan.history, rebuild)
+        if verdict.status is Status.HIT:
+            self._settle(hit(verdict))
+        else:
+            self._take(verdict)
+
+    def _known(self, action: Action) -> Mapping[str, Mapping[str, Output]]:
+        """Return the outputs of what an action takes from, as far as they are known."""
+        found = {name: self.results[name].record for name in action.upstream if name in self.results}
+        return {name: record.outputs for name, record in found.items() if record is not None}
+
+    # Workers.
+
+    def _dispatch(self) -> None:
+        if self._winding_down():
+            return
+        for worker in self.pool.idle():
+            verdict = self._next()
+            if verdict is None:
+                return
+            self._start(worker, verdict)
+
+    def _next(self) -> Verdict | None:
+        """Take the next action that may start from those that are due; one that may not start at all fails."""
+        for name in [n for n in self.plan.graph.actions if n in self.due]:
+            verdict = self.due[name]
+            if any(verdict.key == other.key for other, _ in self.running.values()):
+                continue  # the same work under another name
+            if verdict.action.family == "finetune":
+                if self.options.no_train:
+                    del self.due[name]
+                    self._settle(_not_trained(verdict))
+                    return None
+                if self._data_unfinished():
+                    continue
+            return self.due.pop(name)
+        return None
+
+    def _data_unfinished(self) -> bool:
+        return any(a.family in BEFORE_TRAINING and a.name not in self.results for a in self.plan.graph)
+
+    def _start(self, worker: Worker, verdict: Verdict) -> None:
+        self.running[verdict.action.name] = (verdict, EventTail())
+        known = self._known(verdict.action)
+        worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
+
+    def _receive(self) -> None:
+        if not self.running:
+            time.sleep(TICK_SECONDS)  # all that is left is held by other processes
+            return
+        try:
+            message = self.pool.inbox.get(timeout=TICK_SECONDS)
+        except queue.Empty:
+            return
+        self._handle(message)
+
+    def _handle(self, message: Message) -> None:
+        request, reply = message.worker.request, message.reply
+        if request is None or message.stale:
+            return
+        verdict, tail = self.running[request.name]
+        if reply.answer is Answer.STARTED:
+            tail.follow(reply.work)
+            self.listener.action_started(verdict)
+            return
+        self._follow_events()
+        self._follow_to_the_end(verdict.action, tail, reply.log)
+        message.worker.request = None
+        del self.running[request.name]
+        self._finish(verdict, message)
+
+    def _finish(self, verdict: Verdict, message: Message) -> None:
+        reply, action = message.reply, verdict.action
+        if not self.stopping and key_of(action, self._known(action)) != verdict.key:
+            # An input was found damaged meanwhile and is made again: whatever this run says is of the old one.
+            self._reconsider(action)
+        elif reply.answer in (Answer.DONE, Answer.FOUND):
+            self._finish_recorded(verdict, message)
+        elif reply.answer is Answer.DIED and (record := self._left_by(verdict)) is not None:
+            seconds, note = record.amount("seconds") or 0.0, "its worker died when this was recorded"
+            self._settle(Result(action, Done.RAN, seconds, verdict.key, record, note=note))
+        elif reply.answer is Answer.HELD:
+            self.listener.action_waits(action, reply.what)
+            self.held[action.name] = (verdict, time.monotonic())
+        elif reply.answer is Answer.CORRUPT and self._may_repair(action):
+            self._repair(verdict, reply.what)
+        elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
+            self._settle(
+                Result(action, Done.SKIPPED, reply.seconds, verdict.key, note="stopped; its state is saved")
+            )
+        else:
+            error = ActionError(reply.what, where=action.name, hint=reply.hint)
+            self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))
+
+    def _finish_recorded(self, verdict: Verdict, message: Message) -> None:
+        assert verdict.key is not None
+        record = self.store.lookup(verdict.key)
+        if record is None:
+            error = CorruptObjectError(
+                "its result was lost at once", where=verdict.action.name, hint="`dem cache verify`"
+            )
+            self._settle(Result(verdict.action, Done.FAILED, key=verdict.key, error=error))
+            return
+        self.rebuilt.add(verdict.action.name)
+        reply = message.reply
+        if reply.answer is Answer.DONE:
+            self._settle(
+                Result(verdict.action, Done.RAN, reply.seconds, verdict.key, record, note=reply.note)
+            )
+        else:
+            self._settle(self._found(verdict, record))
+
+    def _found(self, verdict: Verdict, record: Record) -> Result:
+        """Return the result of an action that was recorded meanwhile, and who did that."""
+        ours = [r.action.name for r in self.results.values() if r.key == verdict.key and r.record is not None]
+        note = f"the same as {ours[0]}" if ours else "built by another process"
+        return replace(hit(verdict), record=record, note=note)
+
+    def _left_by(self, verdict: Verdict) -> Record | None:
+        """Return what a worker recorded before it died; of a forced run nobody can tell, as a record was there."""
+        assert verdict.key is not None
+        record = self.store.lookup(verdict.key) if verdict.record is None else None
+        if record is not None:
+            self.store.drop_work(verdict.key)  # which it did not come to
+        return record
+
+    def _may_repair(self, action: Action) -> bool:
+        """Count how often inputs of an action were damaged, and return whether it may go on."""
+        self.repairs[action.name] += 1
+        return self.repairs[action.name] <= MOST_REPAIRS
+
+    def _repair(self, verdict: Verdict, what: str) -> None:
+        """An input is damaged and now in quarantine: what made it is due again, and this action waits for it."""
+        self.listener.action_event(
+            verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
+        )
+        for name in verdict.action.upstream:
+            self._unsettle(name)
+        for action in self.plan.graph:
+            if self._waiting(action):
+                self._reconsider(action)
+
+    # Other processes, events, the user.
+
+    def _retry_held(self) -> None:
+        now = time.monotonic()
+        for name, (verdict, since) in list(self.held.items()):
+            if now - since < HELD_RETRY_SECONDS:
+                continue
+            assert verdict.key is not None
+            self.held[name] = (verdict, now)
+            record = self.store.lookup(verdict.key)
+            if record is not None:
+                del self.held[name]
+                self._settle(self._found(verdict, record))
+            elif self.store.lease_holder(verdict.key) is None:
+                del self.held[name]
+                self.due[name] = verdict
+
+    def _follow_events(self) -> None:
+        for verdict, tail in self.running.values():
+            for event in tail.read():
+                self.listener.action_event(verdict.action, event)
+
+    def _follow_to_the_end(self, action: Action, tail: EventTail, log: Blob | None) -> None:
+        """Tell what an action said since the last look: once it is recorded its folder is gone, and its log tells."""
+        with suppress(CorruptObjectError):  # only what it said would be lost
+            for event in tail.read_rest(self.store.read_bytes(log)) if log is not None else ():
+                self.listener.action_event(action, event)
+
+    def _heed_interrupt(self) -> None:
+        if self.interrupt.count == self.stopping:
+            return
+        self.stopping = self.interrupt.count
+        self.listener.stopping()
+        if self.stopping == 1:
+            self.pool.stop()
+        else:
+            self.pool.kill()
+
+
+def _not_trained(verdict: Verdict) -> Result:
+    error: DemError = ActionError(
+        f"this vector is not in the cache ({verdict.reason}), and --no-train forbids to train it",
+        where=verdict.action.name,
+        hint="build without --no-train, or point --cache at the one that has it",
+    )
+    return Result(verdict.action, Done.FAILED, key=verdict.key, error=error)

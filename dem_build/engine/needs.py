@@ -1,0 +1,84 @@
+"""What a build needs and may not have: packages that dem works without, adapters that are of its base."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from dem_build.actions.extract.lora import read_adapter, refuse_misfits
+from dem_build.errors import CheckpointError, UsageError
+from dem_build.json_text import parse_json
+from dem_build.lock import hub
+from dem_build.lock.finetuned import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from dem_build.plan import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from dem_build.kinds import SourceFile
+    from dem_build.machine import Machine
+    from dem_build.plan import Plan
+
+__all__ = ["refuse_missing", "refuse_unmergeable"]
+
+
+def refuse_missing(plan: Plan, machine: Machine) -> None:
+    """Refuse a build whose trainings need a package that is not installed, before any of it runs.
+
+    Raises:
+        UsageError: One is missing; the hint says what to install.
+    """
+    for package, wanted in _needed(plan, machine):
+        if find_spec(package) is None:
+            raise UsageError(
+                f"{wanted} needs the package {package}, which is not installed",
+                hint=f"pip install {package}",
+            )
+
+
+def _needed(plan: Plan, machine: Machine) -> Iterator[tuple[str, str]]:
+    due = [v for v in plan.verdicts.values() if v.action.kind == "finetune" and v.status is not Status.HIT]
+    for verdict in due:
+        if verdict.action.params["optim"] == "adamw_8bit":
+            yield "bitsandbytes", f'optim = "adamw_8bit" of {verdict.action.name}'
+    if due:
+        yield from ((tracker, f'report_to = ["{tracker}"]') for tracker in machine.report_to)
+
+
+def refuse_unmergeable(plan: Plan) -> None:
+    """Refuse a build with an adapter that its files show to be damaged or of another base; no tensor is read.
+
+    Raises:
+        CheckpointError: There is one.
+    """
+    due = [v.action for v in plan.verdicts.values() if v.status is not Status.HIT]
+    adapters = [a for a in due if a.kind == "extract" and a.params["source"] == "adapter"]
+    if not adapters:
+        return
+    imported = plan.graph.actions["base"]
+    base, grows = _shapes(_here(imported.sources).values()), bool(imported.params["added_tokens"])
+    for action in adapters:
+        files = _here(action.sources)
+        if {ADAPTER_CONFIG, ADAPTER_WEIGHTS} <= files.keys() and (
+            shapes := _shapes([files[ADAPTER_WEIGHTS]])
+        ):
+            config = parse_json(files[ADAPTER_CONFIG].read_text(encoding="utf-8"))
+            refuse_misfits(read_adapter(config, shapes, action.sources[0].origin), base, grows=grows)
+
+
+def _here(sources: Iterable[SourceFile]) -> dict[str, Path]:
+    """Return the files that lie on this machine, by their tags."""
+    found = {s.tag: hub.cached(s.hub) if s.hub is not None else s.path for s in sources}
+    return {tag: path for tag, path in found.items() if path is not None}
+
+
+def _shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors of some files of weights; of other files none."""
+    from dem_build.checkpoint import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
+
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    try:
+        return {n: t.shape for n, t in open_checkpoint(weights).tensors.items()} if weights else {}
+    except CheckpointError:
+        return {}  # who reads them says what is wrong with them, and mends what can be mended

@@ -1,0 +1,83 @@
+"""The worker process: imports what its actions need once, then runs one after another.
+
+It reads requests from standard input and answers on standard output, a JSON document a line:
+
+    → {"run": REQUEST}   ← {"answer": "started", "work": …}   ← {"answer": "done" | "failed" | …}
+    → {"stop": true}     the running action saves its state and ends
+
+The end of standard input means that the driver is gone: the worker dies with it, whatever it is doing, so that a
+killed build leaves no process behind that trains on.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dem_build.engine.request import Answer, Reply, Request
+from dem_build.engine.run import Runner
+from dem_build.store import Store
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+__all__ = ["main"]
+
+PR_SET_PDEATHSIG = 1
+
+
+def main(store: str) -> None:
+    """Serve until standard input ends.
+
+    Args:
+        store: The store's folder.
+    """
+    _die_with_parent()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints outside of an action must not look like an answer
+    requests: queue.Queue[Request] = queue.Queue()
+    stop = threading.Event()
+    threading.Thread(target=_listen, args=(sys.stdin, requests, stop), daemon=True).start()
+    runner = Runner(
+        Store.open(Path(store)),
+        stop.is_set,
+        lambda work: _send(answers, Reply(Answer.STARTED, work=str(work))),
+    )
+    while True:
+        request = requests.get()
+        _send(answers, Reply(Answer.INTERRUPTED) if stop.is_set() else runner.run(request))
+
+
+def _listen(stream: TextIO, requests: queue.Queue[Request], stop: threading.Event) -> None:
+    try:
+        for line in stream:
+            message = json.loads(line)
+            if "run" in message:
+                requests.put(Request.parse(message["run"]))
+            else:
+                stop.set()
+    finally:  # after half a line of a killed driver as well: a worker that nobody can stop must not train on
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _send(answers: TextIO, reply: Reply) -> None:
+    answers.write(json.dumps(asdict(reply)) + "\n")
+    answers.flush()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process with its driver; elsewhere the end of standard input does it alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""Names of the outside world → digests and commits, and the file that remembers them."""

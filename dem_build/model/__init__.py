@@ -1,0 +1,1 @@
+"""Models and tokenizers as torch and transformers have them: what several actions share."""

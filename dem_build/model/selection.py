@@ -1,0 +1,177 @@
+"""The tensors of a model's files that are its architecture's, after every check that needs none of them.
+
+They are taken as transformers would load them: all of them, in whichever of its layouts they came, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.checkpoint import CODES, FLOATS, Checkpoint, check_index, open_checkpoint
+from dem_build.errors import CheckpointError
+from dem_build.lock.basemodel import INDEX, shards_of
+from dem_build.model.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    import torch
+
+    from dem_build.checkpoint import TensorInfo
+    from dem_build.model.architecture import Architecture
+    from dem_build.model.layout import Group
+
+__all__ = ["open_files", "select"]
+
+COMPARED = 1 << 20  # elements of two tied tensors that are compared at once
+
+
+def open_files(files: Mapping[str, Path]) -> Checkpoint:
+    """Open weights; each file's digest is in the key, so what is not among `files` does not count.
+
+    Args:
+        files: Name → file: `model.safetensors`, or shards and their index.
+
+    Raises:
+        CheckpointError: Damaged files, or an index that disagrees with its shards.
+    """
+    if INDEX not in files:
+        return open_checkpoint([path for tag, path in sorted(files.items()) if tag.endswith(".safetensors")])
+    shards = shards_of(files[INDEX])
+    checkpoint = open_checkpoint([files[tag] for tag in sorted(set(shards.values()))])
+    check_index(checkpoint, shards, files[INDEX])
+    return checkpoint
+
+
+@dataclass(frozen=True)
+class _Names:
+    """How a checkpoint's tensors are the architecture's.
+
+    Attributes:
+        held: Name under which dem keeps a tensor → the checkpoint's.
+        twins: The checkpoint's name of a second copy of a tied tensor → its twin's, in the checkpoint too.
+        tensors: Name under which dem keeps it → the tensor, without memory.
+    """
+
+    held: Mapping[str, str]
+    twins: Mapping[str, str]
+    tensors: Mapping[str, torch.Tensor]
+
+
+def select(weights: Architecture, stored: Checkpoint, where: str) -> Checkpoint:
+    """Return the architecture's tensors, in file order and in the layout that they came in, after every check of them.
+
+    Where they are a body's, and lack its prefix, they get it.
+
+    Raises:
+        CheckpointError: Missing or unknown tensors, shapes or formats that differ, tied tensors that differ.
+    """
+    names = _resolve(weights, stored.tensors, where)
+    for name, found in names.held.items():
+        _check_tensor(weights, names.tensors[name], stored.tensors[found])
+    with stored:
+        for copy, twin in names.twins.items():
+            if not _equal(stored, stored.tensors[copy], stored.tensors[twin]):
+                raise CheckpointError(
+                    f"{copy} and {twin} differ, and config.json ties them",
+                    where=where,
+                    hint='set "tie_word_embeddings": false in config.json, or remove the one that is not meant',
+                )
+    own = {found: name for name, found in names.held.items()}
+    kept = {own[n]: replace(t, name=own[n]) for n, t in stored.tensors.items() if n in own}
+    return Checkpoint(kept, {})
+
+
+def _resolve(weights: Architecture, stored: Iterable[str], where: str) -> _Names:
+    """Find each of the architecture's tensors in a checkpoint.
+
+    Raises:
+        CheckpointError: A tensor that is missing, or one that the architecture does not have.
+    """
+    names = list(stored)
+    layout = Layout(weights.built, names)
+    prefix = f"{weights.built.base_model_prefix}."
+    held: dict[str, str] = {}
+    wanted: dict[str, torch.Tensor] = {}
+    lacking = dict(weights.tensors)
+    file_of: dict[str, str] = {}
+    for group in (g for g in layout.groups if g.own[0] not in weights.ties):
+        tensors = {name: lacking.pop(name) for name in group.own}
+        wanted |= (kept := _kept(layout, group, tensors, prefix))
+        held |= {name: file for file in group.files for name in (file, prefix + file) if name in kept}
+        file_of[group.own[0]] = group.files[0]
+    seconds = {g.own[0]: g.files[0] for g in layout.groups if g.own[0] in weights.ties}
+    for own, file in sorted(seconds.items()):
+        # A checkpoint may hold a tied tensor only under its second name.
+        if (first := weights.ties[own]) in lacking:
+            wanted[first] = lacking.pop(first)
+            held[first] = file_of[first] = file
+    extra = {*names} - {*held.values()} - {*seconds.values()}
+    extra -= {n for n in extra if _matches(weights.ignored, n, layout.unknown.get(n, n))}
+    lacking = {name: tensor for name, tensor in lacking.items() if not _matches(weights.spared, name)}
+    missing = {*wanted, *layout.saved(lacking)} - {*held}
+    _refuse_differences(weights, sorted(missing), sorted(extra), where)
+    twins = {file: file_of[weights.ties[own]] for own, file in seconds.items()}
+    return _Names(held, {copy: twin for copy, twin in twins.items() if copy != twin}, wanted)
+
+
+def _kept(
+    layout: Layout, group: Group, tensors: Mapping[str, torch.Tensor], prefix: str
+) -> Mapping[str, torch.Tensor]:
+    """Return a group's tensors under the names that they get: as they came, with the prefix of a body's names."""
+    if group.converter is not None:
+        return layout.saved(tensors)
+    [(own, tensor)], [file] = tensors.items(), group.files
+    if own in (file, prefix + file):
+        return {own: tensor}
+    [saved] = layout.saved(tensors)
+    return {saved if saved == prefix + file else file: tensor}
+
+
+def _matches(patterns: Iterable[str], *names: str) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns for name in names)
+
+
+def _refuse_differences(weights: Architecture, missing: list[str], extra: list[str], where: str) -> None:
+    if not missing and not extra:
+        return
+    parts = [f"{weights.model} has {_some(missing)}, and the files do not"] if missing else []
+    parts += [f"the files hold {_some(extra)}, and {weights.model} does not"] if extra else []
+    hint = "config.json and the weights must be of one model, whole"
+    if missing == ["lm_head.weight"]:
+        hint = 'where the head is the embeddings, config.json must say "tie_word_embeddings": true'
+    raise CheckpointError("; ".join(parts), where=where, hint=hint)
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _check_tensor(weights: Architecture, wanted: torch.Tensor, tensor: TensorInfo) -> None:
+    if tensor.shape != tuple(wanted.shape):
+        what = f"{tensor.name} has the shape {tensor.shape}, and {weights.model} has {tuple(wanted.shape)}"
+        hint = "config.json and the weights must be of one model"
+        raise CheckpointError(what, where=str(tensor.path), hint=hint)
+    if wanted.is_floating_point() and tensor.dtype not in FLOATS:
+        what = f"{tensor.name} is stored as {tensor.dtype}; dem takes {', '.join(CODES)}"
+        raise CheckpointError(what, where=str(tensor.path), hint="take the model's float original")
+
+
+def _equal(stored: Checkpoint, one: TensorInfo, other: TensorInfo) -> bool:
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    size = one.nbytes // max(one.size, 1)
+    for start in range(0, one.size, COMPARED):
+        count = min(COMPARED, one.size - start) * size
+        pair = np.empty((2, count), np.uint8)
+        stored.read_into(one, start, pair[0])
+        stored.read_into(other, start, pair[1])
+        if not np.array_equal(pair[0], pair[1]):
+            return False
+    return True

@@ -1,0 +1,176 @@
+"""What is searched, and what is known of it so far: samples of losses, and their slopes, at some ω."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dem_build.search.objective import Objective
+
+__all__ = ["DECIMALS", "Found", "Measure", "Problem", "Sample", "Vector", "mean_losses", "ratio_stderr"]
+
+Vector: TypeAlias = "NDArray[np.float64]"
+
+DECIMALS = 4
+"""Decimals of an ω: what is measured is what is written down, and a person can read it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One candidate and what was measured of it. A judge's rows lie in blocks, the unit of resampling.
+
+    Attributes:
+        omega: Where, [ω].
+        nll: Summed negative log-likelihood, [judges, blocks].
+        slopes: Its derivatives to each ω, [judges, blocks, ω]; None where only the loss was taken.
+    """
+
+    omega: Vector
+    nll: Vector
+    slopes: Vector | None = None
+
+
+class Measure(Protocol):
+    """Measures a candidate on all judges."""
+
+    def __call__(self, omega: Vector, *, slopes: bool) -> Sample:
+        """Return what was found at `omega`, with derivatives where they are asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A search to do.
+
+    Attributes:
+        objective: What is minimised, and the limits.
+        tokens: Tokens that count, [judges, blocks].
+        lower: Lowest ω, [ω].
+        upper: Highest ω, [ω].
+        measure: Takes a sample.
+        center: What ω is drawn towards; with `pull`.
+        pull: Weight of the mean squared distance to `center`, in the score's units.
+        base_nll: Summed loss of the base, [judges, blocks]: resampled with the rest, since gains and limits are
+            counted from the base on the same rows. None where the objective's base has no such blocks.
+    """
+
+    objective: Objective
+    tokens: Vector
+    lower: Vector
+    upper: Vector
+    measure: Measure
+    center: Vector | None = None
+    pull: float = 0.0
+    base_nll: Vector | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of ω."""
+        return len(self.lower)
+
+    def clip(self, omega: Vector) -> Vector:
+        """Return an ω within the bounds, rounded as it will be written."""
+        return np.clip(np.round(omega, DECIMALS), self.lower, self.upper)
+
+    def near(self, omega: Vector, share: float) -> tuple[Vector, Vector]:
+        """Return the lowest and highest ω within a share of the bounds' width of `omega`, [ω] each."""
+        reach = share * (self.upper - self.lower)
+        return np.maximum(self.lower, omega - reach), np.minimum(self.upper, omega + reach)
+
+    def losses(self, sample: Sample) -> Vector:
+        """Return mean losses per token, [judges]."""
+        return mean_losses(sample.nll, self.tokens)
+
+    def loss_slopes(self, sample: Sample) -> Vector:
+        """Return derivatives of the mean losses, [judges, ω]."""
+        assert sample.slopes is not None
+        return np.asarray(sample.slopes.sum(axis=1) / self.tokens.sum(axis=1)[:, None])
+
+    def penalty(self, omega: Vector) -> float:
+        """Return what distance to the center costs."""
+        return 0.0 if self.center is None else self.pull * float(np.mean((omega - self.center) ** 2))
+
+    def score(self, sample: Sample) -> float:
+        """Return what is minimised."""
+        return self.objective.score(self.losses(sample)) + self.penalty(sample.omega)
+
+    def best(self, samples: Sequence[Sample]) -> Sample:
+        """Return the sample of the lowest score that keeps all limits; without one, the least excess."""
+        kept = [s for s in samples if self.objective.keeps_limits(self.losses(s))]
+        if kept:
+            return min(kept, key=self.score)
+        return min(samples, key=lambda s: float(self.objective.excess(self.losses(s)).max()))
+
+    def step_stderr(self, sample: Sample, step: Vector) -> float:
+        """Return the standard error, over blocks, of the score's change by a small step from a sample.
+
+        To first order the change of a block's loss is its slope times the step; of a judge, their ratio to tokens.
+        """
+        assert sample.slopes is not None
+        errors = ratio_stderr(sample.slopes @ step, self.tokens)
+        return _weighted_stderr(self.objective.slope(self.losses(sample)), errors)
+
+    def lead_stderr(self, one: Sample, other: Sample) -> float:
+        """Return the standard error, over blocks, of the difference of two samples' scores; they read the same rows."""
+        errors = ratio_stderr(one.nll - other.nll, self.tokens)
+        return _weighted_stderr(self.objective.slope(self.losses(one)), errors)
+
+    def gained(self, samples: Sequence[Sample]) -> float:
+        """Return how much better the best of some samples is than the base, or the middle one where that is more.
+
+        A scale of the score, whatever the objective; 0 where all are alike.
+        """
+        best, middle = self.score(self.best(samples)), float(np.median([self.score(s) for s in samples]))
+        return max(self.objective.score(self.objective.base) - best, middle - best, 0.0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search came to.
+
+    Attributes:
+        best: The sample that was chosen.
+        samples: All that were taken, in order.
+        reason: Why it ended, as a word: `converged`, `settled` or `passes`.
+        box: Lowest and highest ω, [ω] each, among which `best` is the best; None where these are the problem's bounds.
+        ends: Where descents ended, `best` first, then others from the best one on: a basin each, none in two.
+    """
+
+    best: Sample
+    samples: tuple[Sample, ...] = field(default=())
+    reason: str = "converged"
+    box: tuple[Vector, Vector] | None = None
+    ends: tuple[Sample, ...] = field(default=())
+
+
+def mean_losses(nll: Vector, tokens: Vector) -> Vector:
+    """Return mean losses per token, [judges], from their sums and from the tokens that count, [judges, blocks]."""
+    return np.asarray(nll.sum(axis=1) / tokens.sum(axis=1))
+
+
+def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:
+    """Return the standard error of Σ sums / Σ tokens over blocks, [judges].
+
+    Linearised as for any ratio of two sums over what was sampled (Cochran 1977, eq. 2.39). Infinite for one block.
+
+    Args:
+        sums: [judges, blocks].
+        tokens: [judges, blocks].
+    """
+    blocks = np.count_nonzero(tokens, axis=1)  # a judge with few rows has empty blocks at its end
+    total = tokens.sum(axis=1)
+    residuals = sums - (sums.sum(axis=1) / total)[:, None] * tokens
+    found = np.sqrt(blocks / np.maximum(blocks - 1, 1) * (residuals**2).sum(axis=1)) / total
+    return np.where(blocks > 1, found, np.inf)
+
+
+def _weighted_stderr(weight: Vector, errors: Vector) -> float:
+    counted = weight != 0  # what does not count may be known as badly as it likes
+    return float(np.sqrt(((weight[counted] * errors[counted]) ** 2).sum()))

@@ -1,0 +1,406 @@
+"""Ways to look for ω: a grid, one coordinate after another, along the gradients of all losses, one vector alone.
+
+The gradient search takes, in one forward and backward pass over a dataset, the derivative of its loss to all ω at
+once. It keeps the losses of each dataset apart, models them (`surrogate`), and goes where the models promise the
+lowest score, within a region in which they were right so far. That ends in the basin that it began in: so every search
+looks elsewhere afterwards, where the same models expect most.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dem_build.search.elsewhere import most_expected, most_promised
+from dem_build.search.inner import promised, promised_best
+from dem_build.search.problem import DECIMALS, Found
+from dem_build.search.surrogate import Surrogate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dem_build.search.problem import Problem, Sample, Vector
+
+__all__ = [
+    "SEARCHES",
+    "coordinate_search",
+    "gradient_search",
+    "grid_search",
+    "search",
+    "single_search",
+    "softmax_start",
+]
+
+MOST_STEPS = 16
+MOST_LOOKS = 4  # at other places than where a descent went, of a search with gradients
+MOST_CHEAP_LOOKS = 8  # the same without: a third of the cost each, and it tells less
+MOST_ELSEWHERE = (
+    6  # passes, after which no look or step elsewhere is begun; on a plateau many ends are as good
+)
+MOST_CHEAP_ELSEWHERE = 30  # the same of a search without derivatives
+STEPS_ELSEWHERE = 6  # of a descent that began at one of them
+RADIUS = 0.25  # of the first region, as a share of the bounds' width
+LEAST_RADIUS = 0.01
+TRUSTED, DOUBTED = 0.75, 0.25  # share of what was promised that came true
+NEGLIGIBLE = 2e-4  # of the score's size: no step promises less
+WORTH_A_LOOK = 5e-4  # of what the best gains: what a look is expected to bring at least
+NEARLY = 0.03  # of the same: an end that is worse by less is nearly as good, and a descent to one goes on
+APART = 0.07  # of the bounds' width: ends of descents that are nearer to each other are of one basin
+OTHERS = 5  # samples around which another basin is sought, the best ones
+MOST_GRID = 256
+FIRST_STEP, LAST_STEP = 0.25, 0.02  # of the coordinate search, as a share of the bounds' width
+TEMPERATURE = 1.0  # nats
+
+
+def search(name: str, problem: Problem, known: Sequence[Sample]) -> Found:
+    """Search, from what is known already: at least one sample.
+
+    What is found follows from the problem, `known` and what is measured: nothing is drawn anew from run to run.
+
+    Args:
+        name: `gradient`, `coordinate`, `grid` or `single`.
+        problem: What to search.
+        known: Samples that count like those which the search takes itself.
+    """
+    return SEARCHES[name](problem, known)
+
+
+def gradient_search(
+    problem: Problem, known: Sequence[Sample], most: int = MOST_STEPS, looks: int = 0
+) -> Found:
+    """Step to where the models of all losses promise the lowest score, in a region that grows and shrinks.
+
+    Ends where a step promises less than half its own standard error over the data (paired: both ends judge the same
+    rows), or nothing worth a pass; and where no single ω, moved alone, promises more than its own standard error: what
+    one ω is unsure of must not hide what another is sure of.
+
+    Then it looks where the models know least and promise most, see `elsewhere`, and descends from there too, as long as
+    that may end as low.
+
+    Args:
+        problem: What to search.
+        known: What is known already.
+        most: Most steps of the first descent.
+        looks: Most looks elsewhere.
+    """
+    samples = list(known)
+    first = _descend(problem, samples, list(samples), most)
+    assert first is not None
+
+    def from_there(there: Vector) -> tuple[Sample, str] | None:
+        samples.append(problem.measure(there, slopes=True))
+        return _descend(problem, samples, samples[-1:], STEPS_ELSEWHERE, alone=False)
+
+    return _look_elsewhere(problem, samples, [first], from_there, (looks, len(samples) + MOST_ELSEWHERE))
+
+
+def _look_elsewhere(
+    problem: Problem,
+    samples: list[Sample],
+    ended: list[tuple[Sample, str]],
+    from_there: Callable[[Vector], tuple[Sample, str] | None],
+    limits: tuple[int, int],
+) -> Found:
+    """Look at the places of which most is expected, as long as that is worth it; return the best of all ends.
+
+    Args:
+        problem: What is searched.
+        samples: All of them; `from_there` appends its own.
+        ended: Where descents ended so far, and why; the first one's first.
+        from_there: Descends from a place: its end and why, None where it was given up.
+        limits: Most of them, and the number of samples after which none is begun.
+    """
+    looks, most = limits
+    for look in range(looks):
+        if len(samples) >= most:
+            break
+        surrogate, best = Surrogate.fit(problem, samples), problem.best(samples)
+        there, expected = most_expected(problem, surrogate, best, anywhere=look % 2 == 1)
+        if expected <= WORTH_A_LOOK * problem.gained(samples) or _seen(samples, there):
+            break
+        if (end := from_there(there)) is not None:
+            ended.append(end)
+    other = _other_basin(problem, samples) if looks and len(samples) < most else None
+    if other is not None and (end := from_there(other)) is not None:
+        ended.append(end)
+    best = problem.best(samples)
+    reason = next((why for end, why in ended if end is best), ended[0][1])
+    return Found(best, tuple(samples), reason, ends=_apart(problem, [best, *(end for end, _ in ended)]))
+
+
+def _other_basin(problem: Problem, samples: Sequence[Sample]) -> Vector | None:
+    """Return where the models promise another basin to be nearly as good as the best one, that nobody has looked at.
+
+    It is no improvement, so no look is spent on it before; but who reads ω should know that others do nearly as well.
+    """
+    surrogate, best = Surrogate.fit(problem, samples), problem.best(samples)
+    apart = [s for s in samples if _distance(problem, s.omega, best.omega) > APART]
+    around = sorted(apart, key=problem.score)[:OTHERS]
+    found = [promised_best(problem, surrogate, problem.near(s.omega, RADIUS), [s.omega]) for s in around]
+    least = problem.score(best) + NEARLY * problem.gained(samples)
+    new = [
+        there
+        for there in map(problem.clip, found)
+        if _distance(problem, there, best.omega) > APART
+        and promised(problem, surrogate, there) <= least
+        and problem.objective.keeps_limits(surrogate.losses(there))
+        and _slope_back(problem, surrogate, there, best.omega)
+        and not _seen(samples, there)
+    ]
+    return min(new, key=lambda there: promised(problem, surrogate, there), default=None)
+
+
+def _slope_back(problem: Problem, surrogate: Surrogate, there: Vector, best: Vector) -> bool:
+    """Return whether the models promise a ridge on the way to the best ω: without one, both are of one basin."""
+    way = [promised(problem, surrogate, there + share * (best - there)) for share in (0.25, 0.5, 0.75)]
+    return max(way) > max(promised(problem, surrogate, at) for at in (there, best))
+
+
+def _distance(problem: Problem, one: Vector, other: Vector) -> float:
+    """Return how far one ω of two candidates lies apart at most, as a share of its bounds' width."""
+    width = np.maximum(problem.upper - problem.lower, np.finfo(np.float64).tiny)
+    return float((np.abs(one - other) / width).max())
+
+
+def _apart(problem: Problem, ends: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return the best of the ends of each basin, the first one's own first, the others from the best one on."""
+    found: list[Sample] = []
+    for end in [ends[0], *sorted(ends[1:], key=problem.score)]:
+        if all(_distance(problem, end.omega, one.omega) > APART for one in found):
+            found.append(end)
+    return tuple(found)
+
+
+def _hopeless(
+    problem: Problem, surrogate: Surrogate, samples: Sequence[Sample], here: Sample, radius: float
+) -> bool:
+    """Return whether a descent from here is promised to end clearly worse than the best, beyond a limit, or there."""
+    best = problem.best(samples)
+    end = promised_best(problem, surrogate, problem.near(here.omega, radius), [here.omega])
+    promise, gained = problem.score(best) - promised(problem, surrogate, end), problem.gained(samples)
+    if not problem.objective.keeps_limits(surrogate.losses(end)):
+        return True
+    known = here is not best and _distance(problem, end, best.omega) <= APART
+    return promise < (WORTH_A_LOOK if known else -NEARLY) * gained
+
+
+def _descend(
+    problem: Problem, samples: list[Sample], path: list[Sample], most: int, *, alone: bool = True
+) -> tuple[Sample, str] | None:
+    """Descend from the best of a path; return its end and why it ended.
+
+    Args:
+        problem: What is searched.
+        samples: All of them, which the models are made of; those of the descent are appended.
+        path: Those of the descent itself.
+        most: Most steps.
+        alone: Whether it is the first descent; another one is given up, and None returned, where it is promised to end
+            clearly worse than the best sample of all.
+    """
+    radius, reason = RADIUS, "passes"
+    for _ in range(most):
+        best = _with_slopes(problem, samples, path)
+        surrogate = Surrogate.fit(problem, samples)
+        if not alone and _hopeless(problem, surrogate, samples, best, 2 * radius):
+            return None
+        box = problem.near(best.omega, radius)
+        there, promise = _step(problem, surrogate, box, _beginnings(path, best), best)
+        settled = "settled" if promise > 0 else "converged"
+        if not _worth_it(problem, best, there, promise):
+            box = _sure(problem, surrogate, best, there, box)
+            there, promise = _step(problem, surrogate, box, [best.omega], best)
+        if not _worth_it(problem, best, there, promise) or _seen(samples, there):
+            reason = settled
+            break
+        taken = problem.measure(there, slopes=True)
+        samples.append(taken)
+        path.append(taken)
+        # A step back within a limit may promise nothing else.
+        kept = (problem.score(best) - problem.score(taken)) / promise if promise else 1.0
+        if problem.best(path) is not taken or kept < DOUBTED:
+            radius = radius / 2
+        elif kept > TRUSTED:
+            radius = min(2 * radius, 1.0)
+        if radius < LEAST_RADIUS:
+            reason = "converged"
+            break
+    return problem.best(path), reason
+
+
+def _with_slopes(problem: Problem, samples: list[Sample], path: list[Sample]) -> Sample:
+    """Return the best sample of a path, and take its slopes where they were not taken yet."""
+    best = problem.best(path)
+    if best.slopes is None:
+        taken = problem.measure(best.omega, slopes=True)
+        for some in (samples, path):
+            some[next(i for i, s in enumerate(some) if s is best)] = taken
+        return taken
+    return best
+
+
+def _beginnings(samples: Sequence[Sample], best: Sample) -> list[Vector]:
+    """Return where the inner descents begin: the best sample, the others, and points around it."""
+    around = np.random.default_rng(len(samples)).normal(0, 0.3, (4, len(best.omega)))
+    return [best.omega, *(s.omega for s in samples[-4:] if s is not best), *(best.omega + around)]
+
+
+def _step(
+    problem: Problem,
+    surrogate: Surrogate,
+    box: tuple[Vector, Vector],
+    beginnings: Sequence[Vector],
+    best: Sample,
+) -> tuple[Vector, float]:
+    """Return where the models promise the lowest score within a box, and how much lower than the best it is."""
+    there = problem.clip(promised_best(problem, surrogate, box, beginnings))
+    return there, problem.score(best) - promised(problem, surrogate, there)
+
+
+def _sure(
+    problem: Problem, surrogate: Surrogate, best: Sample, there: Vector, box: tuple[Vector, Vector]
+) -> tuple[Vector, Vector]:
+    """Return the part of a box where only those ω differ from the best that promise more than they are unsure of."""
+    sure = np.zeros(problem.size, np.bool_)
+    for index, move in enumerate(np.diag(there - best.omega)):
+        promise = problem.score(best) - promised(problem, surrogate, best.omega + move)
+        sure[index] = promise > problem.step_stderr(best, move)
+    return np.where(sure, box[0], best.omega), np.where(sure, box[1], best.omega)
+
+
+def _worth_it(problem: Problem, best: Sample, there: Vector, promise: float) -> bool:
+    # A best that passes a limit has to be left, whatever the score does.
+    if not problem.objective.keeps_limits(problem.losses(best)):
+        return True
+    noise = problem.step_stderr(best, there - best.omega)
+    floor = NEGLIGIBLE * max(abs(problem.score(best)), 1e-3)
+    return promise > max(0.5 * noise if np.isfinite(noise) else 0.0, floor)
+
+
+def _seen(samples: Sequence[Sample], omega: Vector) -> bool:
+    return any(np.array_equal(s.omega, omega) for s in samples)
+
+
+def coordinate_search(problem: Problem, known: Sequence[Sample]) -> Found:
+    """Change one ω at a time, up and down by a step that is halved when no change helps (compass search)."""
+    samples = list(known)
+    return _cheap_looks(problem, samples, FIRST_STEP)
+
+
+def _cheap_looks(problem: Problem, samples: list[Sample], share: float) -> Found:
+    """Go on from the best sample by single coordinates, then look elsewhere, all by losses alone.
+
+    Args:
+        problem: What is searched.
+        samples: What is known; at least one.
+        share: The first step, as a share of the bounds' width.
+    """
+    end = _compass(problem, samples, list(samples), share)
+    assert end is not None
+
+    def from_there(there: Vector) -> tuple[Sample, str] | None:
+        samples.append(problem.measure(there, slopes=False))
+        end = _compass(problem, samples, samples[-1:], FIRST_STEP / 2, alone=False)
+        return None if end is None else (end, "converged")
+
+    ended = [(end, "converged")]
+    most = len(samples) + MOST_CHEAP_ELSEWHERE
+    for _ in range(MOST_CHEAP_LOOKS // 2):
+        if len(samples) >= most:
+            break
+        there = most_promised(problem, Surrogate.fit(problem, samples), samples)
+        if there is not None and not _seen(samples, there) and (other := from_there(there)) is not None:
+            ended.append(other)
+    return _look_elsewhere(problem, samples, ended, from_there, (MOST_CHEAP_LOOKS // 2, most))
+
+
+def _compass(
+    problem: Problem, samples: list[Sample], path: list[Sample], share: float, *, alone: bool = True
+) -> Sample | None:
+    """Return where a compass search from the best of a path ends; what it takes is appended to both lists.
+
+    One that is not alone is given up, and None returned, where it is promised to end clearly worse than the best.
+    """
+    width = problem.upper - problem.lower
+    while share >= LAST_STEP:
+        before = problem.best(path)
+        if not alone and _hopeless(problem, Surrogate.fit(problem, samples), samples, before, 2 * share):
+            return None
+        for index, sign in itertools.product(range(problem.size), (1, -1)):
+            step = np.zeros(problem.size)
+            step[index] = sign * share * width[index]
+            there = problem.clip(problem.best(path).omega + step)
+            if not _seen(samples, there):
+                samples.append(problem.measure(there, slopes=False))
+                path.append(samples[-1])
+        if problem.best(path) is before:
+            share /= 2
+    return problem.best(path)
+
+
+def grid_search(problem: Problem, known: Sequence[Sample]) -> Found:
+    """Measure every combination of evenly spaced ω, at most 256, and go on from the best by smaller steps.
+
+    A grid is too coarse to end on: between its levels the best basin may look worse than another one.
+    """
+    levels = grid_levels(problem.size)
+    axes = [
+        np.round(np.linspace(low, high, levels), DECIMALS)
+        for low, high in zip(problem.lower, problem.upper, strict=True)
+    ]
+    samples = list(known)
+    for combination in itertools.product(*axes):
+        there = problem.clip(np.array(combination))
+        if not _seen(samples, there):
+            samples.append(problem.measure(there, slopes=False))
+    half = 0.5 / max(levels - 1, 1)
+    return _cheap_looks(problem, samples, half)
+
+
+def grid_levels(size: int) -> int:
+    """Return how many levels of each of `size` ω a grid has; below 2 there is none."""
+    return next((n for n in range(7, 1, -1) if n**size <= MOST_GRID), 1)
+
+
+def single_search(problem: Problem, known: Sequence[Sample]) -> Found:
+    """Look for the one ω that does best while all others are 0: along each axis by gradients, then the best of them."""
+    found = [_along(problem, axis, known) for axis in range(problem.size)]
+    best = problem.best([one.best for one in found])
+    winner = next(one for one in found if one.best is best)
+    taken = sorted(
+        (s for one in found for s in one.samples), key=lambda s: s is not best and s.slopes is None
+    )
+    samples = {sample.omega.tobytes(): sample for sample in reversed(taken)}
+    return replace(winner, samples=tuple(reversed(samples.values())))
+
+
+def _along(problem: Problem, axis: int, known: Sequence[Sample]) -> Found:
+    others = np.arange(problem.size) != axis
+    line = replace(
+        problem, lower=np.where(others, 0.0, problem.lower), upper=np.where(others, 0.0, problem.upper)
+    )
+    on_it = [s for s in known if np.array_equal(line.clip(s.omega), s.omega)]
+    alone = line.clip((~others).astype(np.float64))
+    found = gradient_search(line, on_it or [problem.measure(alone, slopes=True)], looks=1)
+    return replace(found, box=(line.lower, line.upper))
+
+
+def softmax_start(losses: Vector) -> Vector:
+    """Return the ω of LM-Cocktail (arXiv 2311.13534): softmax of minus the loss over the temperature, 1 nat.
+
+    Args:
+        losses: Mean loss over all datasets of each vector alone, [vectors].
+    """
+    weights = np.exp(-(losses - losses.min()) / TEMPERATURE)
+    return np.asarray(weights / weights.sum())
+
+
+SEARCHES: dict[str, Callable[[Problem, Sequence[Sample]], Found]] = {
+    "grid": grid_search,
+    "coordinate": coordinate_search,
+    "gradient": partial(gradient_search, looks=MOST_LOOKS),
+    "single": single_search,
+}

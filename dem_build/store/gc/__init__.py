@@ -1,0 +1,1 @@
+"""What nobody needs is found, taken away and counted: `dem cache gc`."""
