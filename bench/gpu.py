@@ -36,12 +36,13 @@ from contest import peak_rss
 from train import PARAMS, Clock
 from weights import SMOL, count, write_weights
 
+from dem_build.action import Input
 from dem_build.actions.compose import run as compose
 from dem_build.actions.finetune import run as finetune
 from dem_build.data.arrays import RowsWriter
 from dem_build.errors import DemError
 from dem_build.machine import Machine
-from dem_build.step import Context, Inputs, Term
+from dem_build.step import Context, Inputs, StoredFile
 
 PEAK_FLOPS = {
     "B200": 2250e12,
@@ -173,7 +174,7 @@ def compose_it(home: Path, paths: dict[str, Path]) -> dict[str, Any]:
     """Compose the base and the vector; return what it took."""
     (home / "model" / "out").mkdir(parents=True)
     context = Context(home / "model", home / "model" / "out", Machine(), threads=torch.get_num_threads())
-    term = Term(home / "train" / "out" / "delta", "d" * 64, 0.5)
+    term = Input("delta", StoredFile(home / "train" / "out" / "delta", "d" * 64), 0.5)
     begun = time.perf_counter()
     compose.run(
         Inputs(paths, {"base/weights": BASE_DIGEST}, (term,)), {"method": "dem", "dtype": "bfloat16"}, context

@@ -139,9 +139,9 @@ def _tune_inputs(recipe: Path, folder: Path) -> tuple[Inputs, dict[str, object]]
     plain: dict[str, tuple[Path, str]] = {}
     grouped: dict[str, dict[str, tuple[Path, str]]] = {name: {} for name in action.groups}
     for i, taken in enumerate(action.takes):
-        record = session.plan.verdicts[taken.edge.action].record
-        assert record is not None, f"{taken.edge.action} is not recorded: build it first"
-        output = record.outputs[taken.edge.output]
+        record = session.plan.verdicts[taken.at.action].record
+        assert record is not None, f"{taken.at.action} is not recorded: build it first"
+        output = record.outputs[taken.at.output]
         there = session.store.view(output, place, f"{i}-{taken.of.replace('/', '-')}"), output.digest
         (plain if taken.group is None else grouped[taken.group])[taken.of] = there
     groups = tuple(

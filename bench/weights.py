@@ -118,7 +118,7 @@ def record_vectors(recipe: Path, config: dict[str, Any]) -> list[Path]:
     session = open_session(str(recipe), Call())
     known = {n: v.record.outputs for n, v in session.plan.verdicts.items() if v.record is not None}
     made = []
-    for action in [a for a in session.plan.graph if a.kind == "finetune"]:
+    for action in [a for a in session.plan.graph if a.kind.name == "finetune"]:
         verdict = decide(action, known, session.store, session.plan.history)
         assert verdict.key is not None
         file = session.store.new_work(verdict.key) / "out" / "delta"

@@ -7,7 +7,9 @@ cache. A folder's digest is that of its tree: canonical JSON that names each fil
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import rfc8785
@@ -16,10 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["JSON", "Blob", "Digest", "canonical", "of_bytes", "of_file", "of_json", "tree_bytes"]
+__all__ = [
+    "DIGEST",
+    "JSON",
+    "Blob",
+    "Digest",
+    "Output",
+    "canonical",
+    "of_bytes",
+    "of_file",
+    "of_json",
+    "tree_bytes",
+]
 
 Digest: TypeAlias = str
 JSON: TypeAlias = Any
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, order=True)
@@ -28,6 +43,75 @@ class Blob:
 
     digest: Digest
     size: int
+
+    def document(self) -> dict[str, JSON]:
+        """Itself as JSON."""
+        return {"sha256": self.digest, "size": self.size}
+
+    @classmethod
+    def parse(cls, document: JSON) -> Blob:
+        """The blob that a document of anybody's describes.
+
+        Raises:
+            ValueError: It describes none; also `KeyError` and `TypeError`, of a document of another shape.
+        """
+        name, size = document["sha256"], document["size"]
+        if not isinstance(size, int) or size < 0 or not DIGEST.fullmatch(name):
+            raise ValueError(f"not a digest and a size: {document}")
+        return cls(name, size)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of an action.
+
+    Attributes:
+        digest: Of the file's bytes, or of the tree's description (`tree_bytes`), itself an object.
+        size: Bytes of the file, or the sum over the tree's files.
+        files: None for a single file; else relative POSIX path → file.
+    """
+
+    digest: Digest
+    size: int
+    files: Mapping[str, Blob] | None = None
+
+    def blobs(self) -> tuple[Blob, ...]:
+        """Every object that the output consists of, a tree's description last."""
+        if self.files is None:
+            return (Blob(self.digest, self.size),)
+        tree = Blob(self.digest, len(tree_bytes(self.files)))
+        return (*self.files.values(), tree)
+
+    def document(self) -> dict[str, JSON]:
+        """Itself as JSON, as records have it and as workers are told."""
+        document = Blob(self.digest, self.size).document()
+        if self.files is None:
+            return document
+        return document | {"files": {name: blob.document() for name, blob in sorted(self.files.items())}}
+
+    @classmethod
+    def parse(cls, document: JSON) -> Output:
+        """The output that a document of anybody's describes.
+
+        Raises:
+            ValueError: It describes none, or its files are not those of its digest, or lead out of a folder; also
+                `KeyError`, `TypeError` and `AttributeError`, of a document of another shape.
+        """
+        whole = Blob.parse(document)
+        if "files" not in document:
+            return cls(whole.digest, whole.size)
+        found = {_relative(name): Blob.parse(entry) for name, entry in document["files"].items()}
+        if of_bytes(tree_bytes(found)) != whole.digest or sum(b.size for b in found.values()) != whole.size:
+            raise ValueError("the files are not those of the tree")
+        return cls(whole.digest, whole.size, found)
+
+
+def _relative(name: str) -> str:
+    """A file's name in a tree, refused where it could lead out of a folder: a record may come from elsewhere."""
+    parts = PurePosixPath(name).parts
+    if not parts or name.startswith("/") or ".." in parts or name != "/".join(parts):
+        raise ValueError(f"not a relative path: {name!r}")
+    return name
 
 
 def canonical(value: JSON) -> bytes:

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
-from dem_build import kinds
-from dem_build.kinds import GroupDigest, TakenDigest
+from dem_build import action as actions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from collections.abc import Set as AbstractSet
 
-    from dem_build.digest import JSON, Digest
-    from dem_build.graph import Action, Graph
-    from dem_build.store import Output, Record
+    from dem_build.action import Action
+    from dem_build.digest import JSON, Digest, Output
+    from dem_build.graph import Graph
+    from dem_build.store import Record
 
 __all__ = [
     "Difference",
@@ -177,7 +177,7 @@ def decide(
     if unknown := tuple(name for name in action.upstream if name not in known):
         return Verdict(action, Status.PENDING, Reason(Why.WAITS, waits_for=unknown))
     document = preimage_of(action, known)
-    key = kinds.key_of(document)
+    key = actions.key_of(document)
     record = records.lookup(key)
     if action.name in rebuild:
         return Verdict(action, Status.RUN, Reason(Why.ASKED), key, document, record)
@@ -196,26 +196,20 @@ def key_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> Digest 
     """Return the key of an action, given the outputs that are known so far; None while an input is unknown."""
     if any(name not in known for name in action.upstream):
         return None
-    return kinds.key_of(preimage_of(action, known))
+    return actions.key_of(preimage_of(action, known))
 
 
 def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[str, JSON]:
     """Return the preimage of an action whose inputs are all known."""
-    taken: dict[str | None, list[TakenDigest]] = {}
-    for t in action.takes:
-        if not t.watched:
-            digest = known[t.edge.action][t.edge.output].digest
-            taken.setdefault(t.group, []).append(TakenDigest(t.of, digest, t.omega))
-    groups = [GroupDigest(n, params, tuple(taken.get(n, ()))) for n, params in action.groups.items()]
-    inputs = [*taken.get(None, ()), *groups]
-    return kinds.preimage(action.kind, action.params, inputs, action.sources, action.salt)
+    inputs = [taken.moved(known[taken.at.action][taken.at.output]) for taken in action.takes]
+    return actions.preimage(action, inputs)
 
 
 def _makers(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[Digest, str]:
     """Map the digests of inputs that no tag tells apart (vectors, groups) to the actions that made them."""
     alone = _edge_names(action)
     return {
-        known[t.edge.action][t.edge.output].digest: t.edge.action
+        known[t.at.action][t.at.output].digest: t.at.action
         for t in action.takes
         if not t.watched and (t.group is not None or t.of not in alone)
     }
@@ -280,7 +274,7 @@ def _edge_names(action: Action) -> dict[str, str]:
     """Map a tag to the output that has it, where only one has."""
     names: dict[str, list[str]] = {}
     for taken in action.takes:
-        names.setdefault(taken.of, []).append(str(taken.edge))
+        names.setdefault(taken.of, []).append(str(taken.at))
     return {of: edges[0] for of, edges in names.items() if len(edges) == 1}
 
 

@@ -23,23 +23,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from dem_build.action import Input, SourceFile
     from dem_build.digest import JSON, Digest
-    from dem_build.kinds import SourceFile
     from dem_build.machine import Machine
 
-__all__ = ["Context", "Group", "Inputs", "Provenance", "Resident", "Step", "Term"]
+__all__ = ["Context", "Group", "Inputs", "Provenance", "Resident", "Step", "StoredFile"]
 
 T = TypeVar("T")
 Provenance: TypeAlias = "dict[str, Any]"
 
 
 @dataclass(frozen=True)
-class Term:
-    """One vector of a composition: where it lies, its digest, and its ω where it is not an input of its own."""
+class StoredFile:
+    """An output as a run reads it: a file, or a folder for outputs of several files, and its digest."""
 
     path: Path
     digest: Digest
-    omega: float | None
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Inputs:
 
     paths: Mapping[str, Path] = field(default_factory=dict)
     digests: Mapping[str, Digest] = field(default_factory=dict)
-    terms: tuple[Term, ...] = ()
+    terms: tuple[Input[StoredFile], ...] = ()
     sources: tuple[SourceFile, ...] = ()
     groups: tuple[Group, ...] = ()
 

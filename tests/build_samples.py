@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from safetensors.numpy import save
 
-from dem_build import digest, kinds
+from dem_build import digest
+from dem_build.action import MODEL_PARTS, Action, Edge, Evaluation, Input, key_of
+from dem_build.actions import KINDS
+from dem_build.digest import Output
 from dem_build.engine.outcome import Done, Outcome, Result
-from dem_build.graph import MODEL_PARTS, Action, Edge, Evaluation, Graph, Taken
+from dem_build.graph import Graph
 from dem_build.plan import History, Plan, make_plan, preimage_of
-from dem_build.store import Output, Record
+from dem_build.store import Record
 
 TRAIN = {
     "method": "full", "optim": "adamw_torch_fused", "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8,
@@ -35,30 +38,38 @@ DEFAULTS = {
 def make_graph(names=("math",), rate=2e-5, omega=0.5, models=("composed", "base")):
     """A base, a vector a dataset, the model, and the evaluations of each model."""
     model_of = {"composed": "model"}
-    taken = {n: Taken("delta", Edge(f"vector:{n}", "delta"), omega) for n in names}
-    actions = [Action("base", "import", {"source": "directory", "dtype": None})]
+    taken = {n: Input("delta", Edge(f"vector:{n}", "delta"), omega) for n in names}
+    actions = [Action("base", KINDS["import"], {"source": "directory", "dtype": None})]
     for n in names:
-        tokenizer = Taken("base/tokenizer", Edge("base", "tokenizer"))
-        actions.append(Action(f"data:{n}", "prepare", PREPARE | {"system": n}, (tokenizer,)))
+        tokenizer = Input("base/tokenizer", Edge("base", "tokenizer"))
+        actions.append(Action(f"data:{n}", KINDS["prepare"], PREPARE | {"system": n}, (tokenizer,)))
         takes = (
-            Taken("base/weights", Edge("base", "weights")),
-            Taken("data/train", Edge(f"data:{n}", "train")),
+            Input("base/weights", Edge("base", "weights")),
+            Input("data/train", Edge(f"data:{n}", "train")),
         )
-        actions.append(Action(f"vector:{n}", "finetune", TRAIN | {"learning_rate": rate}, takes))
-    bases = tuple(Taken(f"base/{p}", Edge("base", p)) for p in MODEL_PARTS)
+        actions.append(Action(f"vector:{n}", KINDS["finetune"], TRAIN | {"learning_rate": rate}, takes))
+    bases = tuple(Input(f"base/{p}", Edge("base", p)) for p in MODEL_PARTS)
     actions.append(
-        Action("model", "compose", {"method": "dem", "dtype": "bfloat16"}, bases + tuple(taken.values()))
+        Action(
+            "model", KINDS["compose"], {"method": "dem", "dtype": "bfloat16"}, bases + tuple(taken.values())
+        )
     )
     for model in models:
-        weights = Taken("model/weights", Edge(model_of.get(model, "base"), "weights"))
+        weights = Input("model/weights", Edge(model_of.get(model, "base"), "weights"))
         for n in names:
-            test = Taken("data/rows", Edge(f"data:{n}", "test"))
+            test = Input("data/rows", Edge(f"data:{n}", "test"))
             about = Evaluation(model, f"loss:{n}")
             actions.append(
-                Action(f"loss:{model}:{n}", "loss", {"dtype": "bfloat16"}, (weights, test), evaluation=about)
+                Action(
+                    f"loss:{model}:{n}",
+                    KINDS["loss"],
+                    {"dtype": "bfloat16"},
+                    (weights, test),
+                    evaluation=about,
+                )
             )
         about = Evaluation(model, "arc_easy")
-        actions.append(Action(f"eval:{model}:arc_easy", "task", TASK, (weights,), evaluation=about))
+        actions.append(Action(f"eval:{model}:arc_easy", KINDS["task"], TASK, (weights,), evaluation=about))
     return Graph(
         {a.name: a for a in actions}, {"composed": "model", "base": "base"}, dict.fromkeys(names, omega)
     )
@@ -66,14 +77,16 @@ def make_graph(names=("math",), rate=2e-5, omega=0.5, models=("composed", "base"
 
 def with_mixture(graph, **length):
     """The graph, and a mixture of its dataset `math` with its model: as long as that one's training, or `length`."""
-    weights = Taken("base/weights", Edge("base", "weights"))
-    rows = Taken("data/train", Edge("data:math", "train"), group="math")
+    weights = Input("base/weights", Edge("base", "weights"))
+    rows = Input("data/train", Edge("data:math", "train"), group="math")
     own = {} if length else {"epochs": 1.0, "sequences": None, "pack": None}
-    delta = Taken("delta", Edge("vector:mix", "delta"), 1.0)
+    delta = Input("delta", Edge("vector:mix", "delta"), 1.0)
     more = [
-        Action("data:mix", "mix", length, (rows,), groups={"math": own}),
-        Action("vector:mix", "finetune", TRAIN, (weights, Taken("data/train", Edge("data:mix", "train")))),
-        Action("model:mix", "compose", {"method": "dem", "dtype": "bfloat16"}, (weights, delta)),
+        Action("data:mix", KINDS["mix"], length, (rows,), groups={"math": own}),
+        Action(
+            "vector:mix", KINDS["finetune"], TRAIN, (weights, Input("data/train", Edge("data:mix", "train")))
+        ),
+        Action("model:mix", KINDS["compose"], {"method": "dem", "dtype": "bfloat16"}, (weights, delta)),
     ]
     return replace(
         graph, actions=dict(graph.actions) | {a.name: a for a in more}, baselines={"mix": "mixing"}
@@ -112,14 +125,14 @@ class Made:
     def make(self, action, known):
         """Record an action whose outputs follow from its key."""
         document = preimage_of(action, known)
-        key = kinds.key_of(document)
-        outputs = {n: self.put(f"{n} of {key}".encode()) for n in kinds.KINDS[action.kind].outputs}
+        key = key_of(document)
+        outputs = {n: self.put(f"{n} of {key}".encode()) for n in action.kind.outputs}
         if action.evaluation is not None:
             about = (action.evaluation.model, action.evaluation.task)
             outputs["metrics"] = self.put(self._document(self.metrics.get(about, LOSS)))
             if "rows" in outputs:
                 outputs["rows"] = self.put(self.rows.get(about, row_losses([2.5])))
-        record = Record(key, action.kind, document, outputs, self.provenance.get(action.name, {}))
+        record = Record(key, action.kind.name, document, outputs, self.provenance.get(action.name, {}))
         self.records[key], self.keys[action.name] = record, key
         return record
 

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.digest import of_bytes
+from dem_build.digest import Output, of_bytes
 from dem_build.estimate import Budget, budgets
 from dem_build.graph import Graph, build_graph
-from dem_build.kinds import KINDS
 from dem_build.lock.lock import Lock, LockedBase
 from dem_build.plan import History, make_plan, preimage_of
 from dem_build.recipe import load_recipe
-from dem_build.store import Output, Record
+from dem_build.store import Record
 
 DATASETS = {"math": "omega = 0.5", "chat": "omega = 0.5\ntrain = { max_steps = 20 }"}
 MIX = '[baselines.mix]\nmethod = "mixing"\n'
@@ -49,9 +48,7 @@ def documents(graph: Graph, **other: str) -> dict[str, str]:
         known = other.get(action.replace(":", "_"), action)
         return of_bytes(f"{known.replace('sums', 'math')}/{output}".encode())
 
-    known = {
-        a.name: {output: Output(digest(a.name, output), 1) for output in KINDS[a.kind].outputs} for a in graph
-    }
+    known = {a.name: {output: Output(digest(a.name, output), 1) for output in a.kind.outputs} for a in graph}
     return {a.name: json.dumps(preimage_of(a, known), sort_keys=True) for a in graph}
 
 
@@ -75,11 +72,11 @@ def test_the_other_methods_train_nothing(graph):
         '[baselines.even]\nmethod = "uniform"\n[baselines.mean]\nmethod = "interpolation"\n'
         '[baselines.best]\nmethod = "single"\n[baselines.given]\nmethod = "interpolation"\nomega = { math = 1.0 }\n'
     ).actions
-    assert {a.kind for n, a in made.items() if n.endswith((":even", ":mean", ":best", ":given"))} == {
+    assert {a.kind.name for n, a in made.items() if n.endswith((":even", ":mean", ":best", ":given"))} == {
         "tune",
         "compose",
     }
-    terms = {n: {t.edge.action: t.omega for t in made[n].takes if t.of == "delta"} for n in made}
+    terms = {n: {t.at.action: t.omega for t in made[n].takes if t.of == "delta"} for n in made}
     assert terms["model:even"] == terms["model:mean"] == {"vector:math": 0.5, "vector:chat": 0.5}
     assert terms["model:given"] == {"vector:math": 1.0}
     assert (made["model:even"].params["method"], made["model:mean"].params["method"]) == (
@@ -197,12 +194,11 @@ class Recorded:
                 return plan
             for v in due:
                 outputs = {
-                    o: Output(of_bytes(f"{v.action.name}/{o}".encode()), 1)
-                    for o in KINDS[v.action.kind].outputs
+                    o: Output(of_bytes(f"{v.action.name}/{o}".encode()), 1) for o in v.action.kind.outputs
                 }
                 provenance = self.provenance[v.action.name]
                 self.records[v.key] = Record(
-                    v.key, v.action.kind, v.preimage, outputs, provenance, outputs[next(iter(outputs))]
+                    v.key, v.action.kind.name, v.preimage, outputs, provenance, outputs[next(iter(outputs))]
                 )
 
 

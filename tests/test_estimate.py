@@ -16,9 +16,11 @@ from odd_shapes import tables
 from rich.console import Console
 from test_build import RECIPE, fresh
 
+from dem_build.action import Action, Edge, Input, SourceFile
+from dem_build.actions import KINDS
 from dem_build.actions.tune import judges
 from dem_build.cli.view import budget_lines, estimate_lines, memory_lines
-from dem_build.digest import of_bytes
+from dem_build.digest import Output, of_bytes
 from dem_build.estimate import (
     Estimate,
     Rows,
@@ -32,11 +34,9 @@ from dem_build.estimate import (
     unfit,
 )
 from dem_build.estimate.training import BLOCKS, PROCESS, search_memory
-from dem_build.graph import Action, Edge, Taken
-from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
-from dem_build.store import Output, Record
+from dem_build.store import Record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -249,7 +249,7 @@ def test_a_training_that_is_asked_for_again_is_estimated_though_its_like_is_reco
 def test_two_names_of_the_same_training_are_estimated_once():
     one = make_graph()
     again = [replace(one.actions[f"{kind}:math"], name=f"{kind}:sums") for kind in ("data", "vector")]
-    again[1] = replace(again[1], takes=(again[1].takes[0], Taken("data/train", Edge("data:sums", "train"))))
+    again[1] = replace(again[1], takes=(again[1].takes[0], Input("data/train", Edge("data:sums", "train"))))
     both = replace(one, actions=one.actions | {a.name: a for a in again})
     assert [name for name in estimated(Made(), both) if name.endswith(":sums")] == []
     other = replace(again[1], params=again[1].params | {"seed": 7})
@@ -428,14 +428,14 @@ def test_a_task_takes_as_long_for_another_model():
 
 def with_search(graph, seed=1, bounds=(0.0, 1.5)):
     """The graph with a search of its vector's ω."""
-    vector = Taken("delta", Edge("vector:math", "delta"), group="math")
-    rows = Taken("data/validation", Edge("data:math", "validation"), group="math")
-    weights = Taken("base/weights", Edge("base", "weights"))
+    vector = Input("delta", Edge("vector:math", "delta"), group="math")
+    rows = Input("data/validation", Edge("data:math", "validation"), group="math")
+    weights = Input("base/weights", Edge("base", "weights"))
     params = {
         "search": "gradient", "objective": "gain", "granularity": "model", "max_samples": 16,
         "bounds": list(bounds), "dtype": "bfloat16",
     }  # fmt: skip
-    tune = Action("tune", "tune", params, (weights, vector, rows), salt=str(seed), groups={"math": {}})
+    tune = Action("tune", KINDS["tune"], params, (weights, vector, rows), salt=str(seed), groups={"math": {}})
     return replace(graph, actions=graph.actions | {"tune": tune})
 
 
@@ -479,7 +479,7 @@ def test_an_import_takes_its_parameters_of_disk(tmp_path, dtype, config, size):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA | config))
     source = SourceFile("config.json", of_bytes(path.read_bytes()), path)
-    base = Action("base", "import", {"source": "directory", "dtype": dtype}, sources=(source,))
+    base = Action("base", KINDS["import"], {"source": "directory", "dtype": dtype}, sources=(source,))
     graph = make_graph()
     found = estimated(Made(), replace(graph, actions=graph.actions | {"base": base}))
     assert found["base"].disk == (None if size is None else size * Shape.of(LLAMA).parameters)

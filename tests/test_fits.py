@@ -9,11 +9,12 @@ from build_samples import Made, make_graph
 from test_estimate import known
 
 from dem_build import hardware as rooms
+from dem_build.action import Action, Edge, Input
+from dem_build.actions import KINDS
 from dem_build.errors import TrainingError
 from dem_build.estimate import crowded, fits, refuse_unfit, training, unfit
-from dem_build.graph import Action, Edge, Graph, Taken
+from dem_build.graph import Graph
 from dem_build.hardware import Room, room
-from dem_build.kinds import KINDS
 from dem_build.machine import Machine
 
 GB = 10**9
@@ -80,13 +81,13 @@ def test_what_looks_at_candidates_needs_them_in_float32_and_gradients_where_deri
         "bounds": [0.0, 1.5],
         "dtype": "bfloat16",
     }
-    weights = (Taken("base/weights", Edge("base", "weights")),)
+    weights = (Input("base/weights", Edge("base", "weights")),)
     made = Made(provenance={"base": {"parameters": 10**9}})
     made.build(graph := make_graph())
     for name, params in LOOKING.items():
         kind = name.partition(":")[0]
         asked = {n: v for n, v in (about | params).items() if n in KINDS[kind].params}
-        graph = Graph({**graph.actions, name: Action(name, kind, asked, weights)})
+        graph = Graph({**graph.actions, name: Action(name, KINDS[kind], asked, weights)})
     plan = made.plan(graph)
     having(8 * GB)
     assert unfit(plan) == []

@@ -8,7 +8,7 @@ changelog: `python tests/test_keys.py`.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dem_build import digest, kinds
-from dem_build.kinds import KINDS, GroupDigest, SourceFile, TakenDigest
+from dem_build import action, digest
+from dem_build.action import Action, Input, Kind, SourceFile, key_of
+from dem_build.actions import KINDS
+from dem_build.digest import Blob
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -27,13 +29,43 @@ def hexes(letter: str) -> str:
     return letter * 64
 
 
+@dataclass(frozen=True)
+class Group:
+    """Inputs that belong together, and what is said of them alone."""
+
+    name: str
+    params: dict
+    inputs: tuple[Input, ...]
+
+
+def taken(of: str, name: str, omega: float | None = None) -> Input[Blob]:
+    return Input(of, Blob(name, 0), omega)
+
+
+def preimage(
+    kind: str | Kind, params: dict, given: list[Input | Group], sources: list = (), salt: str | None = None
+) -> dict:
+    groups = [g for g in given if isinstance(g, Group)]
+    inputs = [i for i in given if isinstance(i, Input)]
+    inputs += [replace(i, group=g.name) for g in groups for i in g.inputs]
+    spec = KINDS[kind] if isinstance(kind, str) else kind
+    said = {g.name: g.params for g in groups}
+    return action.preimage(
+        Action("any", spec, params, sources=tuple(sources), salt=salt, groups=said), inputs
+    )
+
+
+def measured(document: dict) -> str | None:
+    return KINDS[document["kind"]].measured(document)
+
+
 MODEL = {"weights": "1", "config": "2", "tokenizer": "3", "generation_config": "4"}
-BASE = [TakenDigest(f"base/{part}", hexes(x)) for part, x in MODEL.items()]
-COMPOSED = [TakenDigest(f"model/{part}", hexes(x)) for part, x in MODEL.items()]
+BASE = [taken(f"base/{part}", hexes(x)) for part, x in MODEL.items()]
+COMPOSED = [taken(f"model/{part}", hexes(x)) for part, x in MODEL.items()]
 OF_MATH = (
-    TakenDigest("delta", hexes("7")),
-    TakenDigest("data/train", hexes("5")),
-    TakenDigest("data/validation", hexes("6")),
+    taken("delta", hexes("7")),
+    taken("data/train", hexes("5")),
+    taken("data/validation", hexes("6")),
 )
 
 # What each kind is given: parameters, inputs, sources. Every parameter has a value, the optional ones too.
@@ -56,7 +88,7 @@ GIVEN = {
             "test": 0.05,
             "max_samples": 20000,
         },
-        [TakenDigest("base/tokenizer", hexes("3"))],
+        [taken("base/tokenizer", hexes("3"))],
         [
             SourceFile("jsonl", hexes("b"), Path("data/1.jsonl")),
             SourceFile("jsonl", hexes("a"), Path("data/2.jsonl")),
@@ -65,8 +97,8 @@ GIVEN = {
     "mix": (
         {"epochs": 2.0, "sequences": 640, "pack": 1024},
         [
-            GroupDigest("math", {"share": 0.5}, (TakenDigest("data/train", hexes("5")),)),
-            GroupDigest("chat", {"share": 0.25}, (TakenDigest("data/train", hexes("6")),)),
+            Group("math", {"share": 0.5}, (taken("data/train", hexes("5")),)),
+            Group("chat", {"share": 0.25}, (taken("data/train", hexes("6")),)),
         ],
         [],
     ),
@@ -89,7 +121,7 @@ GIVEN = {
             "vector_dtype": "bfloat16",
             "seed": 42,
         },
-        [*BASE[:2], TakenDigest("data/train", hexes("5"))],
+        [*BASE[:2], taken("data/train", hexes("5"))],
         [],
     ),
     "extract": (
@@ -111,37 +143,37 @@ GIVEN = {
         },
         [
             *BASE[:2],
-            GroupDigest(
+            Group(
                 "math",
                 {"importance": 2.0, "omega": None},
                 OF_MATH,
             ),
-            GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
-            GroupDigest("chat", {"limit": 0.01}, (TakenDigest("data/rows", hexes("9")),)),
+            Group("code", {"omega": 0.3}, (taken("delta", hexes("8")),)),
+            Group("chat", {"limit": 0.01}, (taken("data/rows", hexes("9")),)),
         ],
         [],
     ),
     "compose": (
         {"method": "dem", "dtype": "bfloat16"},
-        [*BASE, TakenDigest("delta", hexes("8"), 0.5), TakenDigest("delta", hexes("7"), 1.0)],
+        [*BASE, taken("delta", hexes("8"), 0.5), taken("delta", hexes("7"), 1.0)],
         [],
     ),
     "analysis": (
         {},
-        [BASE[0], TakenDigest("delta", hexes("8")), TakenDigest("delta", hexes("7"))],
+        [BASE[0], taken("delta", hexes("8")), taken("delta", hexes("7"))],
         [],
     ),
     "response": (
         {"omegas": [0.0, 0.5, 1.0], "max_samples": 128},
         [
             *BASE[:2],
-            TakenDigest("omega", hexes("e")),
-            GroupDigest(
+            taken("omega", hexes("e")),
+            Group(
                 "math",
                 {},
                 OF_MATH,
             ),
-            GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
+            Group("code", {"omega": 0.3}, (taken("delta", hexes("8")),)),
         ],
         [],
     ),
@@ -149,33 +181,31 @@ GIVEN = {
         {"objective": "gain", "max_samples": 128, "bounds": [0.0, 1.5], "test_samples": 256},
         [
             *BASE[:2],
-            TakenDigest("omega", hexes("e")),
-            TakenDigest("passes", hexes("f")),
-            GroupDigest(
+            taken("omega", hexes("e")),
+            taken("passes", hexes("f")),
+            Group(
                 "math",
                 {"importance": 2.0, "omega": None},
                 OF_MATH,
             ),
-            GroupDigest(
-                "math/test", {}, (TakenDigest("delta", hexes("7")), TakenDigest("data/test", hexes("9")))
-            ),
-            GroupDigest("code", {"omega": 0.3}, (TakenDigest("delta", hexes("8")),)),
+            Group("math/test", {}, (taken("delta", hexes("7")), taken("data/test", hexes("9")))),
+            Group("code", {"omega": 0.3}, (taken("delta", hexes("8")),)),
         ],
         [],
     ),
     "tsne": (
         {"max_samples": 128, "dtype": "bfloat16"},
-        [*COMPOSED[:2], GroupDigest("math", {}, (TakenDigest("data/validation", hexes("6")),))],
+        [*COMPOSED[:2], Group("math", {}, (taken("data/validation", hexes("6")),))],
         [],
     ),
     "loss": (
         {"dtype": "bfloat16"},
-        [*COMPOSED[:2], TakenDigest("data/rows", hexes("6"))],
+        [*COMPOSED[:2], taken("data/rows", hexes("6"))],
         [],
     ),
     "sample": (
         {"prompts": 5, "max_new_tokens": 64, "dtype": "bfloat16"},
-        [*COMPOSED, TakenDigest("data/rows", hexes("6"))],
+        [*COMPOSED, taken("data/rows", hexes("6"))],
         [],
     ),
     "task": (
@@ -195,53 +225,52 @@ GIVEN = {
 
 
 def golden(kind: str) -> dict:
-    document = kinds.preimage(kind, *GIVEN[kind])
-    return {"key": kinds.key_of(document), "preimage": document}
+    document = preimage(kind, *GIVEN[kind])
+    return {"key": key_of(document), "preimage": document}
 
 
 def compose_key(terms: list[tuple[str, float]]) -> str:
-    inputs = [*BASE, *(TakenDigest("delta", d, w) for d, w in terms)]
-    return kinds.key_of(kinds.preimage("compose", {"method": "dem", "dtype": "bfloat16"}, inputs))
+    inputs = [*BASE, *(taken("delta", d, w) for d, w in terms)]
+    return key_of(preimage("compose", {"method": "dem", "dtype": "bfloat16"}, inputs))
 
 
 def test_the_name_of_a_group_is_in_no_key():
     params, inputs, sources = GIVEN["tune"]
-    renamed = [replace(i, name=f"other-{i.name}") if isinstance(i, GroupDigest) else i for i in inputs]
-    assert kinds.key_of(kinds.preimage("tune", params, renamed, sources)) == golden("tune")["key"]
+    renamed = [replace(i, name=f"other-{i.name}") if isinstance(i, Group) else i for i in inputs]
+    assert key_of(preimage("tune", params, renamed, sources)) == golden("tune")["key"]
 
 
 def test_what_is_said_of_a_group_is_said_of_it_alone():
     """An importance that moves from one dataset to another is another search."""
-    one = [GroupDigest("a", {"importance": 2.0}, (TakenDigest("delta", hexes("7")),))]
-    one += [GroupDigest("b", {"importance": 1.0}, (TakenDigest("delta", hexes("8")),))]
+    one = [Group("a", {"importance": 2.0}, (taken("delta", hexes("7")),))]
+    one += [Group("b", {"importance": 1.0}, (taken("delta", hexes("8")),))]
     other = [replace(one[0], params={"importance": 1.0}), replace(one[1], params={"importance": 2.0})]
     params = GIVEN["tune"][0]
-    assert kinds.preimage("tune", params, one) != kinds.preimage("tune", params, other)
+    assert preimage("tune", params, one) != preimage("tune", params, other)
 
 
 def test_searches_of_one_base_can_use_what_each_other_measured():
     params, inputs, sources = GIVEN["tune"]
-    golden_one = kinds.measured(kinds.preimage("tune", params, inputs, sources))
+    golden_one = measured(preimage("tune", params, inputs, sources))
     important = [
-        replace(i, params=dict.fromkeys(i.params, 0.7)) if isinstance(i, GroupDigest) else i for i in inputs
+        replace(i, params=dict.fromkeys(i.params, 0.7)) if isinstance(i, Group) else i for i in inputs
     ]
-    other = kinds.preimage("tune", params | {"objective": "worst", "bounds": [0.0, 1.0]}, important, sources)
-    assert kinds.measured(other) == golden_one
-    fewer = [i for i in inputs if not isinstance(i, GroupDigest)]
-    assert kinds.measured(kinds.preimage("tune", params, [*fewer, important[-1]])) == golden_one
-    assert kinds.measured(kinds.preimage("tune", params, inputs[1:])) != golden_one
-    assert kinds.measured(kinds.preimage("tune", params, inputs, sources, salt="again")) != golden_one
-    assert kinds.measured(golden("compose")["preimage"]) is None
+    other = preimage("tune", params | {"objective": "worst", "bounds": [0.0, 1.0]}, important, sources)
+    assert measured(other) == golden_one
+    fewer = [i for i in inputs if not isinstance(i, Group)]
+    assert measured(preimage("tune", params, [*fewer, important[-1]])) == golden_one
+    assert measured(preimage("tune", params, inputs[1:])) != golden_one
+    assert measured(preimage("tune", params, inputs, sources, salt="again")) != golden_one
+    assert measured(golden("compose")["preimage"]) is None
 
 
-def test_what_an_earlier_version_measured_the_same_way_is_still_of_use(monkeypatch):
+def test_what_an_earlier_version_measured_the_same_way_is_still_of_use():
     since = KINDS["tune"].measured_since
-    version = since + 1
-    monkeypatch.setattr(kinds, "KINDS", {**KINDS, "tune": replace(KINDS["tune"], version=version)})
-    document = kinds.preimage("tune", *GIVEN["tune"])
-    assert kinds.measured({**document, "version": since}) == kinds.measured(document)
-    assert kinds.measured({**document, "version": since - 1}) is None
-    assert kinds.measured({**document, "version": version + 1}) is None
+    later = replace(KINDS["tune"], version=since + 1)
+    document = preimage(later, *GIVEN["tune"])
+    assert later.measured({**document, "version": since}) == later.measured(document)
+    assert later.measured({**document, "version": since - 1}) is None
+    assert later.measured({**document, "version": since + 2}) is None
 
 
 def test_every_kind_has_a_golden_preimage_and_nothing_else_has():
@@ -263,19 +292,19 @@ def test_a_golden_preimage_has_every_parameter_of_its_kind(kind):
 @given(data=st.data())
 def test_order_of_parameters_inputs_and_sources_does_not_matter(kind, data):
     params, inputs, sources = GIVEN[kind]
-    shuffled = kinds.preimage(
+    shuffled = preimage(
         kind,
         dict(data.draw(st.permutations(list(params.items())))),
         data.draw(st.permutations(inputs)),
         data.draw(st.permutations(sources)),
     )
-    assert kinds.key_of(shuffled) == golden(kind)["key"]
+    assert key_of(shuffled) == golden(kind)["key"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_parameter_changes_the_key(kind):
     params, inputs, sources = GIVEN[kind]
-    keys = {kinds.key_of(kinds.preimage(kind, params | {name: "other"}, inputs, sources)) for name in params}
+    keys = {key_of(preimage(kind, params | {name: "other"}, inputs, sources)) for name in params}
     assert len(keys | {golden(kind)["key"]}) == len(params) + 1
 
 
@@ -283,18 +312,16 @@ def test_each_parameter_changes_the_key(kind):
 def test_where_a_source_lies_does_not_reach_the_key(kind):
     params, inputs, sources = GIVEN[kind]
     moved = [replace(s, path=Path("/elsewhere") / s.path) for s in sources]
-    assert kinds.preimage(kind, params, inputs, moved) == golden(kind)["preimage"]
+    assert preimage(kind, params, inputs, moved) == golden(kind)["preimage"]
 
 
 def test_the_same_file_in_another_part_is_another_key():
     given_, swapped = BASE[:2], [replace(BASE[0], of=BASE[1].of), replace(BASE[1], of=BASE[0].of)]
-    assert kinds.preimage("loss", {"dtype": "x"}, given_) != kinds.preimage("loss", {"dtype": "x"}, swapped)
+    assert preimage("loss", {"dtype": "x"}, given_) != preimage("loss", {"dtype": "x"}, swapped)
 
 
 def test_a_salt_is_another_key():
-    assert kinds.preimage("import", *GIVEN["import"][:2], salt="again") != kinds.preimage(
-        "import", *GIVEN["import"][:2]
-    )
+    assert preimage("import", *GIVEN["import"][:2], salt="again") != preimage("import", *GIVEN["import"][:2])
 
 
 omegas = st.floats(-2, 2, allow_subnormal=False)
@@ -329,8 +356,8 @@ def test_omegas_that_cancel_leave_the_vector_out():
 
 def test_an_integer_and_the_same_float_are_one_key():
     params, inputs, sources = GIVEN["finetune"]
-    as_integer = kinds.preimage("finetune", params | {"num_train_epochs": 1}, inputs, sources)
-    assert kinds.key_of(as_integer) == golden("finetune")["key"]
+    as_integer = preimage("finetune", params | {"num_train_epochs": 1}, inputs, sources)
+    assert key_of(as_integer) == golden("finetune")["key"]
     assert compose_key([(hexes("d"), 1)]) == compose_key([(hexes("d"), 1.0)])
 
 
@@ -339,34 +366,29 @@ def test_an_optional_parameter_without_a_value_is_left_out(kind):
     params, inputs, sources = GIVEN[kind]
     given_ = {n: v for n, v in params.items() if n not in KINDS[kind].optional}
     as_none = given_ | dict.fromkeys(KINDS[kind].optional)
-    assert kinds.preimage(kind, as_none, inputs, sources) == kinds.preimage(kind, given_, inputs, sources)
+    assert preimage(kind, as_none, inputs, sources) == preimage(kind, given_, inputs, sources)
 
 
-@pytest.fixture
-def upgraded(monkeypatch):
-    """dem after an upgrade that added a parameter to `loss`."""
-    spec = replace(KINDS["loss"], added=MappingProxyType({"per_document": False}))
-    monkeypatch.setattr(kinds, "KINDS", MappingProxyType({**KINDS, "loss": spec}))
-
-
-@pytest.mark.usefixtures("upgraded")
 def test_a_parameter_added_later_leaves_keys_alone_at_its_neutral_value():
+    upgraded = replace(KINDS["loss"], added=MappingProxyType({"per_document": False}))
     params, inputs, sources = GIVEN["loss"]
     committed = json.loads((GOLDEN / "loss.json").read_text(encoding="utf-8"))["key"]
-    neutral = kinds.preimage("loss", params | {"per_document": False}, inputs, sources)
-    chosen = kinds.preimage("loss", params | {"per_document": True}, inputs, sources)
-    assert kinds.key_of(neutral) == committed
-    assert kinds.key_of(chosen) != committed
+    neutral = preimage(upgraded, params | {"per_document": False}, inputs, sources)
+    chosen = preimage(upgraded, params | {"per_document": True}, inputs, sources)
+    assert key_of(neutral) == committed
+    assert key_of(chosen) != committed
 
 
 def test_a_parameter_that_no_kind_declares_is_refused():
-    with pytest.raises(ValueError, match=r"loss: parameters not declared in kinds.py: \['micro_batch'\]"):
-        kinds.preimage("loss", {"dtype": "bfloat16", "micro_batch": 8}, [])
+    with pytest.raises(
+        ValueError, match=r"loss: parameters that its spec does not declare: \['micro_batch'\]"
+    ):
+        preimage("loss", {"dtype": "bfloat16", "micro_batch": 8}, [])
 
 
 def test_a_parameter_without_a_value_is_refused():
     with pytest.raises(ValueError, match=r"compose: parameters without a value: \['method'\]"):
-        kinds.preimage("compose", {"dtype": "bfloat16"}, [])
+        preimage("compose", {"dtype": "bfloat16"}, [])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 2**53 + 1])

@@ -20,34 +20,40 @@ LAYERS: dict[str, int] = {
     "digest": 0,
     "host": 0,
     "json_text": 0,
-    "kinds": 0,
+    "action": 0,
     "paths": 0,
     "stats": 0,
     "machine": 1,
-    "step": 2,
     "hardware": 1,
     "store": 1,
     "recipe": 1,
     "checkpoint": 1,
     "data": 1,
     "search": 1,
+    "workload": 2,
+    "step": 2,
     "lock": 2,
-    "graph": 3,
+    "specs": 3,
     "model": 3,
-    "plan": 4,
+    "graph": 4,
     "actions": 4,
-    "engine": 5,
-    "report": 5,
-    "estimate": 5,
-    "cli": 6,
+    "plan": 5,
+    "engine": 6,
+    "report": 6,
+    "estimate": 6,
+    "cli": 7,
     "__init__": 0,
-    "__main__": 7,
+    "__main__": 8,
 }
+SPECS = {"actions", "spec"}
+"""Modules of actions that say what a kind is: torch-free, and lower than all that plans or runs one."""
 VIEWS = {"read", "show"}
 """Modules of an action's folder that belong to the layer of the report: they read what is recorded, and show it."""
 # Neighbours within a layer that may be imported, each for a reason.
 NEIGHBOURS = {
-    ("kinds", "dem_build.digest"),  # a key is a digest
+    ("action", "dem_build.digest"),  # a key is a digest
+    ("action", "dem_build.workload"),  # a kind says how much its actions have to do
+    ("store", "dem_build.actions"),  # a record is held against the outputs of its kind
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
     ("checkpoint", "dem_build.lock.basemodel"),  # what the files of a checkpoint are called
     ("report", "dem_build.engine.outcome"),  # what became of a build is plain data
@@ -92,7 +98,9 @@ def ours(module: str) -> set[str]:
 
 def group(module: str) -> str:
     parts = module.split(".")
-    return "report" if parts[1] == "actions" and parts[-1] in VIEWS else parts[1]
+    if parts[1] == "actions" and parts[-1] in VIEWS:
+        return "report"
+    return "specs" if parts[1] == "actions" and parts[-1] in SPECS else parts[1]
 
 
 def roots(module: str) -> set[str]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dem_build.action import SourceFile
 from dem_build.errors import RecipeError, UsageError
-from dem_build.kinds import SourceFile
 from dem_build.lock import lock
 from dem_build.store import Hints
 

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from build_samples import TRAIN
 
-from dem_build import kinds
-from dem_build.digest import of_json
+from dem_build import action as action_module
+from dem_build.action import Action, Edge, Input, SourceFile
+from dem_build.actions import KINDS
+from dem_build.digest import Blob, Output, of_json
 from dem_build.errors import UsageError
-from dem_build.graph import Action, Edge, Graph, Taken
-from dem_build.kinds import KINDS, GroupDigest, SourceFile, TakenDigest
+from dem_build.graph import Graph
 from dem_build.plan import History, Plan, Status, Why, decide, differences, make_plan
-from dem_build.store import Output, Record
+from dem_build.store import Record
 
 PREPARE = {
     "format": None,
@@ -38,25 +39,31 @@ def graph(*, rate: float = 2e-5, rows: str = "rows", omega: float = 0.5, base: s
     """A base, two datasets and their composition."""
     parts = ("weights", "config", "tokenizer", "generation_config")
     actions = [
-        Action("base", "import", {"source": "directory", "dtype": None}, sources=(source("model", base),))
+        Action(
+            "base", KINDS["import"], {"source": "directory", "dtype": None}, sources=(source("model", base),)
+        )
     ]
     for name, text in (("math", rows), ("chat", "talk")):
-        tokenizer = Taken("base/tokenizer", Edge("base", "tokenizer"))
-        actions.append(Action(f"data:{name}", "prepare", PREPARE, (tokenizer,), (source("jsonl", text),)))
+        tokenizer = Input("base/tokenizer", Edge("base", "tokenizer"))
+        actions.append(
+            Action(f"data:{name}", KINDS["prepare"], PREPARE, (tokenizer,), (source("jsonl", text),))
+        )
     for name in ("math", "chat"):
         takes = (
-            Taken("base/weights", Edge("base", "weights")),
-            Taken("base/config", Edge("base", "config")),
-            Taken("data/train", Edge(f"data:{name}", "train")),
+            Input("base/weights", Edge("base", "weights")),
+            Input("base/config", Edge("base", "config")),
+            Input("data/train", Edge(f"data:{name}", "train")),
         )
         params = TRAIN | {"learning_rate": rate if name == "math" else 2e-5}
-        actions.append(Action(f"vector:{name}", "finetune", params, takes))
-    bases = [Taken(f"base/{part}", Edge("base", part)) for part in parts]
+        actions.append(Action(f"vector:{name}", KINDS["finetune"], params, takes))
+    bases = [Input(f"base/{part}", Edge("base", part)) for part in parts]
     deltas = [
-        Taken("delta", Edge("vector:math", "delta"), omega),
-        Taken("delta", Edge("vector:chat", "delta"), 0.5),
+        Input("delta", Edge("vector:math", "delta"), omega),
+        Input("delta", Edge("vector:chat", "delta"), 0.5),
     ]
-    actions.append(Action("model", "compose", {"method": "dem", "dtype": "bfloat16"}, (*bases, *deltas)))
+    actions.append(
+        Action("model", KINDS["compose"], {"method": "dem", "dtype": "bfloat16"}, (*bases, *deltas))
+    )
     return Graph({a.name: a for a in actions})
 
 
@@ -82,8 +89,10 @@ class Made:
             if verdict.status is Status.RUN:
                 ran.append(action.name)
                 seed = action.name if action.name in same else verdict.key
-                outputs = {o: Output(of_json([seed, o]), 1) for o in KINDS[action.kind].outputs}
-                self.records[verdict.key] = Record(verdict.key, action.kind, verdict.preimage, outputs, {})
+                outputs = {o: Output(of_json([seed, o]), 1) for o in action.kind.outputs}
+                self.records[verdict.key] = Record(
+                    verdict.key, action.kind.name, verdict.preimage, outputs, {}
+                )
                 self.lost.discard(verdict.key)
             record = self.records[verdict.key]
             known[action.name] = record.outputs
@@ -192,14 +201,13 @@ def test_an_importance_that_changed_is_told_of_its_vector_alone():
     """Groups have no names in keys: a vector, or rows, stand for them."""
 
     def preimage(importance: float, limit: float) -> dict:
-        groups = [
-            GroupDigest("math", {"importance": importance}, (TakenDigest("delta", "7" * 64),)),
-            GroupDigest("chat", {"limit": limit}, (TakenDigest("data/rows", "9" * 64),)),
-        ]
+        groups = {"math": {"importance": importance}, "chat": {"limit": limit}}
         params = dict.fromkeys(KINDS["tune"].params, 1)
-        return kinds.preimage("tune", params, groups)
+        search = Action("tune", KINDS["tune"], params, groups=groups)
+        vector = Input("delta", Blob("7" * 64, 0), group="math")
+        return action_module.preimage(search, [vector, Input("data/rows", Blob("9" * 64, 0), group="chat")])
 
-    action = Action("tune", "tune", {})
+    action = Action("tune", KINDS["tune"], {})
     changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(2.0, 0.1), action, {})]
     assert changed == ["delta 777777777777, importance: 1.0 → 2.0"]
     changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(1.0, 0.2), action, {})]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.digest import of_bytes
-from dem_build.graph import Action, build_graph
+from dem_build.action import Action
+from dem_build.digest import Output, of_bytes
+from dem_build.graph import build_graph
 from dem_build.lock.lock import Lock, LockedBase
 from dem_build.plan import preimage_of
 from dem_build.recipe import load_recipe
-from dem_build.store import Output
 
 OUTPUTS = ("weights", "config", "train", "validation")
 RECIPE = """\
@@ -46,7 +46,7 @@ def document(action: Action) -> str:
     """What its key is the hash of, where each output has the digest of its name."""
     known = {
         edge.action: {name: Output(of_bytes(f"{edge.action}/{name}".encode()), 1) for name in OUTPUTS}
-        for edge in (taken.edge for taken in action.takes)
+        for edge in (taken.at for taken in action.takes)
     }
     return json.dumps(preimage_of(action, known), sort_keys=True)
 

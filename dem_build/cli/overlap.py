@@ -74,7 +74,7 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
     known = session.root["overlap"]
     if marks.items() <= known.get("of", {}).items():
         return _mattering(session, _recorded(known, marks)), {}
-    if len(marks) < sum(r.action.kind == "prepare" for r in outcome.results.values()):
+    if len(marks) < sum(r.action.kind.name == "prepare" for r in outcome.results.values()):
         return [], {}  # one of them failed, or is not there yet
     if damaged := _damaged(session.store, outcome.records):
         return [], damaged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.actions import KINDS
 from dem_build.cli.view_text import joined, say
 from dem_build.report import quantities
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["estimate_lines", "memory_lines"]
 
 UNKNOWN = "an unknown time"
-BEFORE = frozenset({"import", "prepare", "mix"})
+BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_training)
 """Families of what makes base and data, from whose records the others are estimated."""
 
 

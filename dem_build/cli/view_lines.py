@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from dem_build.action import Action
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Result
-    from dem_build.graph import Action
     from dem_build.plan import Plan, Verdict
 
 __all__ = ["PlainListener"]

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from dem_build.action import Action
     from dem_build.cli.view_progress import Progress
     from dem_build.engine.outcome import Result
-    from dem_build.graph import Action
     from dem_build.plan import Plan, Verdict
 
 __all__ = ["LiveListener"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    from dem_build.kinds import SourceFile
+    from dem_build.action import SourceFile
 
 __all__ = ["Row", "columns_of", "read_rows"]
 

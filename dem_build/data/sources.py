@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dem_build.kinds import SourceFile
+    from dem_build.action import SourceFile
 
 __all__ = ["FILE_TYPES", "expand", "file_type", "matching", "side_of"]
 

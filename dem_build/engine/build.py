@@ -25,14 +25,14 @@ from dem_build.plan import Status, decide, key_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dem_build.digest import Blob
+    from dem_build.action import Action
+    from dem_build.digest import Blob, Output
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.options import Options
     from dem_build.engine.outcome import Listener
     from dem_build.engine.pool import Message, Worker
-    from dem_build.graph import Action
     from dem_build.plan import Plan, Verdict
-    from dem_build.store import Output, Record, Store
+    from dem_build.store import Record, Store
 
 __all__ = ["build"]
 
@@ -40,7 +40,6 @@ TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
 MOST_REPAIRS = 3
 # A training is dear: every dataset is known to be sound before the first one starts.
-BEFORE_TRAINING = frozenset({"import", "prepare", "mix"})
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -182,7 +181,7 @@ class _Build:
             verdict = self.due[name]
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
-            if verdict.action.family == "finetune":
+            if verdict.action.kind.trains:
                 if self.options.no_train:
                     del self.due[name]
                     self._settle(_not_trained(verdict))
@@ -193,7 +192,7 @@ class _Build:
         return None
 
     def _data_unfinished(self) -> bool:
-        return any(a.family in BEFORE_TRAINING and a.name not in self.results for a in self.plan.graph)
+        return any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
 
     def _start(self, worker: Worker, verdict: Verdict) -> None:
         self.running[verdict.action.name] = (verdict, EventTail())

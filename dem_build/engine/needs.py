@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from dem_build.kinds import SourceFile
+    from dem_build.action import SourceFile
     from dem_build.machine import Machine
     from dem_build.plan import Plan
 
@@ -38,7 +38,9 @@ def refuse_missing(plan: Plan, machine: Machine) -> None:
 
 
 def _needed(plan: Plan, machine: Machine) -> Iterator[tuple[str, str]]:
-    due = [v for v in plan.verdicts.values() if v.action.kind == "finetune" and v.status is not Status.HIT]
+    due = [
+        v for v in plan.verdicts.values() if v.action.kind.name == "finetune" and v.status is not Status.HIT
+    ]
     for verdict in due:
         if verdict.action.params["optim"] == "adamw_8bit":
             yield "bitsandbytes", f'optim = "adamw_8bit" of {verdict.action.name}'
@@ -53,7 +55,7 @@ def refuse_unmergeable(plan: Plan) -> None:
         CheckpointError: There is one.
     """
     due = [v.action for v in plan.verdicts.values() if v.status is not Status.HIT]
-    adapters = [a for a in due if a.kind == "extract" and a.params["source"] == "adapter"]
+    adapters = [a for a in due if a.kind.name == "extract" and a.params["source"] == "adapter"]
     if not adapters:
         return
     imported = plan.graph.actions["base"]

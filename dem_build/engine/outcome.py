@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import Action
     from dem_build.digest import JSON, Digest
     from dem_build.errors import DemError
-    from dem_build.graph import Action
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record
 

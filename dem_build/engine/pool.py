@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from dem_build.engine.copied import POSSIBLE, Copied
 from dem_build.engine.request import Answer, Reply
 from dem_build.json_text import parse_json
-from dem_build.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,7 +59,7 @@ class Worker:
     def submit(self, request: Request) -> None:
         """Give the worker an action; its replies come to the inbox."""
         self.request = request
-        light = KINDS[request.kind].light
+        light = request.kind.light
         if not self._can_run(light=light):
             self.kill()
             self._process = self._start(light=light)

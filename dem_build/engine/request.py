@@ -7,18 +7,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build.digest import Blob
-from dem_build.kinds import KINDS, HubFile, SourceFile
+from dem_build.action import HubFile, Input, SourceFile
+from dem_build.actions import KINDS
+from dem_build.digest import Blob, Output
 from dem_build.machine import Machine
-from dem_build.store import Output
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import Kind
     from dem_build.digest import JSON, Digest
     from dem_build.plan import Verdict
 
-__all__ = ["Answer", "Reply", "Request", "TakenOutput", "request_for"]
+__all__ = ["Answer", "Reply", "Request", "request_for"]
 
 
 class Answer(StrEnum):
@@ -32,16 +33,6 @@ class Answer(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     DIED = "died"
-
-
-@dataclass(frozen=True)
-class TakenOutput:
-    """An input of the action: its tag, the store's output, its ω where it has one, and its group's name."""
-
-    of: str
-    output: Output
-    omega: float | None = None
-    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Request:
     name: str
     key: Digest
     preimage: JSON
-    inputs: tuple[TakenOutput, ...]
+    inputs: tuple[Input[Output], ...]
     sources: tuple[SourceFile, ...]
     machine: Machine
     threads: int
@@ -73,15 +64,19 @@ class Request:
     groups: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> Kind:
         """The action's kind."""
-        return str(self.preimage["kind"])
+        return KINDS[self.preimage["kind"]]
 
     @property
     def params(self) -> dict[str, JSON]:
         """The action's parameters; optional ones that the preimage leaves out are None, added ones neutral."""
-        spec = KINDS[self.kind]
-        return {**dict.fromkeys(spec.params), **spec.added, **self.preimage["params"], **self.watching}
+        return {
+            **dict.fromkeys(self.kind.params),
+            **self.kind.added,
+            **self.preimage["params"],
+            **self.watching,
+        }
 
     def document(self) -> dict[str, JSON]:
         """Return the request as JSON."""
@@ -89,10 +84,7 @@ class Request:
             "name": self.name,
             "key": self.key,
             "preimage": self.preimage,
-            "inputs": [
-                {"of": i.of, "output": _output(i.output), "omega": i.omega, "group": i.group}
-                for i in self.inputs
-            ],
+            "inputs": [asdict(i) | {"at": i.at.document()} for i in self.inputs],
             "sources": [_source(s) for s in self.sources],
             "machine": self.machine.model_dump(),
             "threads": self.threads,
@@ -108,9 +100,7 @@ class Request:
             name=document["name"],
             key=document["key"],
             preimage=document["preimage"],
-            inputs=tuple(
-                TakenOutput(i["of"], _parsed(i["output"]), i["omega"], i["group"]) for i in document["inputs"]
-            ),
+            inputs=tuple(Input(**i | {"at": Output.parse(i["at"])}) for i in document["inputs"]),
             sources=tuple(_parsed_source(s) for s in document["sources"]),
             machine=Machine.model_validate(document["machine"]),
             threads=document["threads"],
@@ -145,9 +135,7 @@ def request_for(
     """Return the request that runs the action of a verdict whose inputs are all known."""
     action = verdict.action
     assert verdict.key is not None
-    inputs = tuple(
-        TakenOutput(t.of, known[t.edge.action][t.edge.output], t.omega, t.group) for t in action.takes
-    )
+    inputs = tuple(taken.moved(known[taken.at.action][taken.at.output]) for taken in action.takes)
     return Request(
         name=action.name,
         key=verdict.key,
@@ -170,14 +158,3 @@ def _source(source: SourceFile) -> JSON:
 def _parsed_source(document: Mapping[str, JSON]) -> SourceFile:
     hub = HubFile(**document["hub"]) if document["hub"] is not None else None
     return SourceFile(document["tag"], document["digest"], Path(document["path"]), hub)
-
-
-def _output(output: Output) -> JSON:
-    files = {n: [b.digest, b.size] for n, b in output.files.items()} if output.files is not None else None
-    return {"digest": output.digest, "size": output.size, "files": files}
-
-
-def _parsed(document: Mapping[str, JSON]) -> Output:
-    files = document["files"]
-    tree = {n: Blob(d, s) for n, (d, s) in files.items()} if files is not None else None
-    return Output(document["digest"], document["size"], tree)

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from dem_build import __version__
+from dem_build.action import grouped
 from dem_build.actions.checkpoints import adopt, complete_checkpoints, step_of
 from dem_build.engine.events import read_events
 from dem_build.engine.request import Answer, Reply
@@ -27,20 +28,19 @@ from dem_build.errors import (
     LeaseHeldError,
 )
 from dem_build.hardware import cpu_name
-from dem_build.kinds import KINDS, GroupDigest, TakenDigest, measured
 from dem_build.lock import hub
-from dem_build.step import Context, Group, Inputs, Resident, Term
+from dem_build.step import Context, Group, Inputs, Resident, StoredFile
 from dem_build.store import Record
 from dem_build.store.files import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
-    from dem_build.digest import JSON, Blob
-    from dem_build.engine.request import Request, TakenOutput
-    from dem_build.kinds import SourceFile
+    from dem_build.action import Input, Kind, SourceFile
+    from dem_build.digest import JSON, Blob, Output
+    from dem_build.engine.request import Request
     from dem_build.step import Provenance, Step
-    from dem_build.store import Output, Store
+    from dem_build.store import Store
 
 __all__ = ["Runner", "is_lost"]
 
@@ -117,7 +117,7 @@ class Runner:
 
     def _places(self, request: Request, work: Path) -> set[Path]:
         """Return where the action's inputs lie: objects, and folders of links to them."""
-        blobs = {blob.digest for taken in request.inputs for blob in taken.output.blobs()}
+        blobs = {blob.digest for taken in request.inputs for blob in taken.at.blobs()}
         return {work / "in", *map(self.store.object_path, blobs)}
 
     def _publish(self, request: Request, work: Path, begun: float) -> tuple[bool | None, Blob]:
@@ -143,10 +143,13 @@ class Runner:
 
     def _earlier(self, request: Request) -> Iterator[Path]:
         """Yield what earlier actions measured of the same base, the newest last; what is damaged is passed over."""
-        wanted, measures = measured(request.preimage), KINDS[request.kind].measures
+        measured, measures = request.kind.measured, request.kind.measures
+        wanted = measured(request.preimage)
         if wanted is None or measures is None:
             return
-        alike = [r for r in self.store.records() if r.kind == request.kind and measured(r.preimage) == wanted]
+        alike = [
+            r for r in self.store.records() if r.kind == request.kind.name and measured(r.preimage) == wanted
+        ]
         newest = sorted(alike, key=lambda r: (str(r.provenance.get("finished")), r.key))[-MOST_EARLIER:]
         for found in newest:
             record = self.store.lookup(found.key)  # which keeps it from collection while we read
@@ -162,7 +165,7 @@ class Runner:
     ) -> tuple[bool | None, Blob]:
         before = self.store.lookup(request.key)
         log = self.store.put_bytes(_log(work))
-        made = Record(request.key, request.kind, request.preimage, outputs, provenance, log)
+        made = Record(request.key, request.kind.name, request.preimage, outputs, provenance, log)
         self.store.publish(made)
         return None if before is None else _digests(before) == _digests(made), log
 
@@ -170,23 +173,33 @@ class Runner:
         """Verify what the action takes and lay it out for the step."""
         folder = work / "in"
         folder.mkdir(exist_ok=True)
-        paths: dict[str, Path] = {}
-        digests: dict[str, str] = {}
-        weighted: dict[str, Path] = {}
-        grouped: dict[str, list[tuple[TakenOutput, Path]]] = {name: [] for name in request.groups}
+        found: list[Input[StoredFile]] = []
         for index, taken in enumerate(request.inputs):
-            self.store.check(taken.output)
-            path = self.store.view(taken.output, folder, f"{index}-{taken.of.replace('/', '-')}")
-            if taken.group is not None:
-                grouped[taken.group].append((taken, path))
-            elif taken.of == KINDS[request.kind].weighted:
-                weighted[taken.output.digest] = path
-            else:
-                paths[taken.of], digests[taken.of] = path, taken.output.digest
+            self.store.check(taken.at)
+            path = self.store.view(taken.at, folder, f"{index}-{taken.of.replace('/', '-')}")
+            found.append(taken.moved(StoredFile(path, taken.at.digest)))
+        alone = [i for i in found if i.group is None]
+        weighted = {i.at.digest: i for i in alone if i.of == request.kind.weighted}
+        named = {i.of: i.at for i in alone if i.of != request.kind.weighted}
         # The preimage has the terms as they are composed: ω of equal vectors summed, in the order of digests.
-        entries = [e for e in request.preimage["inputs"] if e["of"] == KINDS[request.kind].weighted]
-        terms = tuple(Term(weighted[e["sha256"]], e["sha256"], e.get("omega")) for e in entries)
-        return Inputs(paths, digests, terms, request.sources, _groups(request, grouped))
+        entries = [e for e in request.preimage["inputs"] if e["of"] == request.kind.weighted]
+        return Inputs(
+            {of: at.path for of, at in named.items()},
+            {of: at.digest for of, at in named.items()},
+            tuple(replace(weighted[e["sha256"]], omega=e.get("omega")) for e in entries),
+            request.sources,
+            tuple(
+                Group(
+                    name,
+                    request.groups[name],
+                    {i.of: i.at.path for i in found if i.group == name},
+                    {i.of: i.at.digest for i in found if i.group == name},
+                )
+                for name, _ in grouped(
+                    found, request.groups
+                )  # in the order of the preimage, which knows no names
+            ),
+        )
 
     def _check_sources(self, request: Request) -> None:
         """Refuse files that are not, or no longer, what the lock resolved; unchanged ones are only looked at."""
@@ -199,7 +212,7 @@ class Runner:
             raise ActionError("changed while the build ran", where=str(source.path), hint="build again")
 
     def _put(self, request: Request, context: Context) -> dict[str, Output]:
-        paths = {name: context.out / name for name in KINDS[request.kind].outputs}
+        paths = {name: context.out / name for name in request.kind.outputs}
         if missing := [name for name, path in paths.items() if not path.exists()]:
             raise ActionError(
                 f"the step made no output {missing[0]!r}", where=request.name, hint="a bug in dem"
@@ -207,7 +220,7 @@ class Runner:
         return self.store.put_all(paths, context.hashed)
 
 
-def _step_of(kind: str) -> Step:
+def _step_of(kind: Kind) -> Step:
     """Import what runs a kind of action.
 
     Its libraries make 700,000 objects that all stay. To look for cycles among them meanwhile takes a quarter of the
@@ -215,7 +228,7 @@ def _step_of(kind: str) -> Step:
     """
     gc.disable()
     try:
-        return cast("Step", importlib.import_module(KINDS[kind].module))
+        return cast("Step", importlib.import_module(kind.module))
     finally:
         if not gc.get_freeze_count():
             gc.freeze()
@@ -243,23 +256,6 @@ def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:
             context.progress(done, total, unit)
 
         yield replace(source, path=hub.download(source.hub, tell))
-
-
-def _groups(request: Request, grouped: Mapping[str, list[tuple[TakenOutput, Path]]]) -> tuple[Group, ...]:
-    """Return the groups in the order of the preimage, which knows no names."""
-    keyed = [
-        GroupDigest(n, params, tuple(TakenDigest(t.of, t.output.digest, t.omega) for t, _ in grouped[n]))
-        for n, params in request.groups.items()
-    ]
-    return tuple(
-        Group(
-            group.name,
-            group.params,
-            {taken.of: path for taken, path in grouped[group.name]},
-            {taken.of: taken.output.digest for taken, _ in grouped[group.name]},
-        )
-        for group in sorted(keyed, key=lambda group: group.order)
-    )
 
 
 def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:

@@ -5,39 +5,61 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build import kinds
-from dem_build.digest import of_json
+from dem_build.action import key_of
+from dem_build.digest import Output, of_json
 from dem_build.errors import CheckpointError, DemError
 from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
-from dem_build.estimate.training import BYTES, PROCESS, Rows, training_memory
+from dem_build.estimate.training import BYTES, PROCESS, Rows, seen_tokens, training_memory
 from dem_build.json_text import parse_json
 from dem_build.lock import hub
 from dem_build.lock.basemodel import CONFIG, INDEX
 from dem_build.plan import Status, preimage_of
-from dem_build.store import Output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from dem_build.action import Action, SourceFile
     from dem_build.digest import JSON, Digest
-    from dem_build.graph import Action
-    from dem_build.kinds import SourceFile
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
 
 __all__ = [
+    "DueAction",
     "Training",
     "config_of",
     "due",
     "parameters_of",
     "search_length",
     "shape_of",
-    "takes_slopes",
     "training_of",
     "trainings",
 ]
+
+
+@dataclass(frozen=True)
+class DueAction:
+    """An action that is due, with what the records of its plan say of what it takes: a `workload.Due`."""
+
+    action: Action
+    plan: Plan
+
+    @property
+    def vectors(self) -> int:
+        """How many vectors it takes."""
+        return len({taken.at for taken in self.action.takes if taken.of == "delta"})
+
+    def trained_tokens(self) -> int | None:
+        """Tokens that a training reads; None before its data are prepared."""
+        training = training_of(self.plan.verdicts[self.action.name], self.plan)
+        return seen_tokens(training.rows, training.params) if training.rows else None
+
+    def splits(self, tags: tuple[str, ...], what: str) -> list[int | None]:
+        """What the records of data say of each split that it takes under some tags."""
+        edges = [taken.at for taken in self.action.takes if taken.of in tags]
+        records = [(self.plan.verdicts[edge.action].record, edge.output) for edge in edges]
+        return [None if record is None else record.count("splits", split, what) for record, split in records]
 
 
 @dataclass(frozen=True)
@@ -73,7 +95,7 @@ def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
     found: dict[Digest, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
     for verdict in plan.verdicts.values():
-        if verdict.status is not Status.HIT and kind in (None, verdict.action.kind):
+        if verdict.status is not Status.HIT and kind in (None, verdict.action.kind.name):
             found.setdefault(_key(verdict, plan, known), verdict)
     return list(found.values())
 
@@ -96,20 +118,20 @@ def _key(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -
     for name in verdict.action.upstream:
         if name not in known:
             known[name] = _outputs(plan.verdicts[name], plan, known)
-    return kinds.key_of(preimage_of(verdict.action, known))
+    return key_of(preimage_of(verdict.action, known))
 
 
 def _outputs(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Mapping[str, Output]:
     if verdict.record is not None:
         return verdict.record.outputs
     key = _key(verdict, plan, known)
-    return {name: Output(of_json([key, name]), 0) for name in kinds.KINDS[verdict.action.kind].outputs}
+    return {name: Output(of_json([key, name]), 0) for name in verdict.action.kind.outputs}
 
 
 def training_of(verdict: Verdict, plan: Plan) -> Training:
     """Return what is known of a training."""
-    data = next(plan.verdicts[t.edge.action] for t in verdict.action.takes if t.of == "data/train")
-    mixture = data.action.kind == "mix"
+    data = next(plan.verdicts[t.at.action] for t in verdict.action.takes if t.of == "data/train")
+    mixture = data.action.kind.name == "mix"
     rows = rows_of(data.record) if data.record is not None else None
     if mixture and data.record is None:
         rows = mixed_rows(data, plan)
@@ -122,18 +144,10 @@ def training_of(verdict: Verdict, plan: Plan) -> Training:
 
 def search_length(action: Action, plan: Plan) -> int | None:
     """Return the most tokens of a row that a search or its curves judge by; None for what is neither, or has none."""
-    if action.kind not in ("tune", "response", "ladder"):
+    if action.kind.slopes is None:
         return None
-    data = [plan.verdicts[t.edge.action].action for t in action.takes if t.of.startswith("data/")]
+    data = [plan.verdicts[t.at.action].action for t in action.takes if t.of.startswith("data/")]
     return max((source.params["max_length"] for source in data), default=None)
-
-
-def takes_slopes(action: Action) -> bool:
-    """Return whether a search, or what looks at what it found, takes derivatives, and so holds gradients."""
-    if action.kind == "ladder":  # it searches where the whole model's ω were searched
-        return any(taken.of == "omega" for taken in action.takes)
-    layered = action.params.get("granularity") == "layer"  # refined by slopes, however the search began
-    return layered or action.kind == "response" or action.params.get("search") in ("gradient", "single")
 
 
 def shape_of(base: Verdict, store: Store) -> Shape | None:

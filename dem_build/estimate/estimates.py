@@ -5,26 +5,23 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.estimate.due import config_of, due, search_length, shape_of, takes_slopes, training_of
-from dem_build.estimate.times import Times, planned_tokens
+from dem_build.actions import KINDS
+from dem_build.estimate.due import DueAction, config_of, due, search_length, shape_of, training_of
+from dem_build.estimate.times import Times
 from dem_build.estimate.training import BYTES, PROCESS, search_memory, training_disk
 from dem_build.hardware import gpus
-from dem_build.kinds import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import Action, Edge
     from dem_build.digest import JSON
     from dem_build.estimate.shape import Shape
-    from dem_build.graph import Action, Edge
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
 
 __all__ = ["Estimate", "estimates"]
-
-MODELS = frozenset({"import", "finetune", "extract", "compose"})
-"""Families of what writes a model or a vector; what the others write is small beside them."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Estimate:
     @property
     def writes_model(self) -> bool:
         """Whether it writes a model or a vector."""
-        return self.kind in MODELS
+        return any(kind.writes_model for kind in KINDS.values() if kind.family == self.kind)
 
     def document(self) -> dict[str, JSON]:
         """Return it as JSON."""
@@ -90,11 +87,13 @@ class _Estimator:
 
     def of(self, verdict: Verdict, times: Times) -> Estimate:
         span = times.of(verdict, self.plan)
+        load = verdict.action.kind.work
+        tokens = load.planned(DueAction(verdict.action, self.plan)) if load and load.tokens else None
         return Estimate(
             verdict.action.name,
-            KINDS[verdict.action.kind].family,
+            verdict.action.kind.family,
             self._memory(verdict),
-            planned_tokens(verdict, self.plan),
+            int(tokens) if tokens is not None else None,
             span.most if span else None,
             span.least if span else None,
             self._written(verdict.action),
@@ -104,7 +103,7 @@ class _Estimator:
     def _memory(self, verdict: Verdict) -> int | None:
         if self.shape is None:
             return None
-        if verdict.action.kind == "finetune":
+        if verdict.action.kind.trains:
             training = training_of(verdict, self.plan)
             return training.memory(
                 self.shape, training.params, self.machine, training.length, gpu=bool(gpus())
@@ -117,12 +116,14 @@ class _Estimator:
         if length is None:
             return None
         held = [
-            self._stored(edge) for edge in {t.edge for t in action.takes if t.of in ("base/weights", "delta")}
+            self._stored(edge) for edge in {t.at for t in action.takes if t.of in ("base/weights", "delta")}
         ]
         if None in held:
             return None
         most = action.params["max_samples"]
-        needs = search_memory(shape, self.machine, length, most, slopes=takes_slopes(action))
+        needs = search_memory(
+            shape, self.machine, length, most, slopes=bool(action.kind.slopes and action.kind.slopes(action))
+        )
         return needs + sum(filter(None, held)) + (0 if gpus() else PROCESS)
 
     def _stored(self, edge: Edge) -> int | None:
@@ -132,7 +133,7 @@ class _Estimator:
 
     def _written(self, action: Action) -> int | None:
         """Return the bytes of the model or vector that an action writes; None where it writes none, or nobody knows."""
-        if self.shape is None or KINDS[action.kind].family not in MODELS:
+        if self.shape is None or not action.kind.writes_model:
             return None
         params = action.params
         dtype = params.get("vector_dtype") or params.get("dtype")
@@ -142,6 +143,6 @@ class _Estimator:
         return None if size is None else size * self.shape.parameters
 
     def _scratch(self, action: Action) -> int | None:
-        if self.shape is None or action.kind != "finetune":
+        if self.shape is None or not action.kind.trains:
             return None
         return training_disk(self.shape, action.params)[1]

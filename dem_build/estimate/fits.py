@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.errors import EvaluationError, TrainingError
-from dem_build.estimate.due import parameters_of, shape_of, takes_slopes, trainings
+from dem_build.estimate.due import parameters_of, shape_of, trainings
 from dem_build.estimate.training import BYTES, GRADIENT, MASTER, STATES, least_memory
 from dem_build.hardware import room
 from dem_build.plan import Status
@@ -47,12 +47,12 @@ def refuse_unfit(plan: Plan) -> None:
 
 def unfit(plan: Plan) -> list[ActionError]:
     """Return what is due and can never fit, each with the numbers and what would help."""
-    due = [v for v in plan.verdicts.values() if v.status is not Status.HIT and v.action.kind in LOADING]
+    due = [v for v in plan.verdicts.values() if v.status is not Status.HIT and v.action.kind.device]
     parameters = parameters_of(plan.verdicts.get("base")) if due else None
     space = room() if parameters else None
     if parameters is None or space is None:
         return []
-    found = (LOADING[v.action.kind](v, parameters, space) for v in due)
+    found = (_judge(v, parameters, space) for v in due)
     return [error for error in found if error]
 
 
@@ -100,6 +100,13 @@ def _ways(training: Training, machine: Machine) -> Iterator[tuple[str, Settings]
         yield shorter, ({**params, "optim": "adafactor"}, least, length)
 
 
+def _judge(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
+    """Judge what holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor."""
+    kind = verdict.action.kind
+    judge = _untrainable if kind.trains else _unevaluable if kind.slopes is None else _untunable
+    return judge(verdict, parameters, space)
+
+
 def _untrainable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
     params = verdict.action.params
     least = least_memory(parameters, params)
@@ -131,7 +138,8 @@ def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
 
 def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
     """Judge what looks at candidates: one model in float32, and its gradients where derivatives are taken."""
-    slopes = takes_slopes(verdict.action)
+    kind = verdict.action.kind
+    slopes = kind.slopes is not None and kind.slopes(verdict.action)
     least = parameters * (MASTER + (GRADIENT if slopes else 0))
     if least <= space.total:
         return None
@@ -139,26 +147,8 @@ def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | 
         f"cannot fit: a model of {parameters:,} parameters in float32{' with its gradients' if slopes else ''} takes "
         f"{_size(least)}, and {space.place} has {_size(space.total)} of memory",
         where=verdict.action.name,
-        hint=WITHOUT[verdict.action.kind],
+        hint=kind.unfit,
     )
-
-
-WITHOUT = {
-    "tune": "give every ω a number, or tune on a machine with more memory",
-    "response": "set response = [] in [analysis]",
-    "ladder": "set ladder = false in [analysis]",
-}
-LOADING = {
-    "finetune": _untrainable,
-    "tune": _untunable,
-    "response": _untunable,
-    "ladder": _untunable,
-    "tsne": _unevaluable,
-    "loss": _unevaluable,
-    "task": _unevaluable,
-    "sample": _unevaluable,
-}
-"""The kinds that hold a whole model in memory. Composing does not: it takes a few megabytes of each tensor."""
 
 
 def _size(octets: int) -> str:

@@ -40,7 +40,7 @@ class Budget:
 
 def budgets(plan: Plan) -> list[Budget]:
     """Return the budget of each mixture of a plan."""
-    return [_budget(verdict, plan) for verdict in plan.verdicts.values() if verdict.action.kind == "mix"]
+    return [_budget(verdict, plan) for verdict in plan.verdicts.values() if verdict.action.kind.name == "mix"]
 
 
 def _budget(verdict: Verdict, plan: Plan) -> Budget:
@@ -55,7 +55,7 @@ def _budget(verdict: Verdict, plan: Plan) -> Budget:
 def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
     """Return what a mixture that is not made yet will hold; None before its data are prepared."""
     action = verdict.action
-    records = [plan.verdicts[t.edge.action].record for t in action.takes if t.of == "data/train"]
+    records = [plan.verdicts[t.at.action].record for t in action.takes if t.of == "data/train"]
     parts = [rows for record in records if record is not None and (rows := rows_of(record))]
     if len(parts) < len(action.groups):
         return None

@@ -15,28 +15,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.actions import KINDS
 from dem_build.digest import canonical
-from dem_build.estimate.due import training_of
-from dem_build.estimate.training import seen_tokens
+from dem_build.estimate.due import DueAction
 from dem_build.hardware import gpus
-from dem_build.kinds import KINDS
+from dem_build.workload import inputs_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from typing import TypeAlias
 
     from dem_build.digest import JSON, Digest
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record
+    from dem_build.workload import Workload
 
     Likeness: TypeAlias = tuple[str, bytes]
 
-__all__ = ["Span", "Times", "planned_tokens"]
+__all__ = ["Span", "Times"]
 
-JUDGING = ("data/validation", "data/rows")
-"""What searches and curves judge by, as a plan's tags say it."""
-SEARCHES = ("tune", "ladder")
-"""Kinds that take as many passes as what they find asks for."""
 LONGEST = 1e10
 """Seconds, 300 years: no run took longer, whatever its record says, and of nothing is it said."""
 
@@ -58,24 +55,28 @@ class Times:
     """
 
     def __init__(self, records: Iterable[Record], weights: Digest | None) -> None:
-        found = [r for r in records if r.kind in MEASURES] if weights is not None else []
+        found = [r for r in records if _work(r.kind)] if weights is not None else []
         composed = [r for r in found if r.kind == "compose" and _takes(r, {weights})]
         models = {weights, *(r.outputs["weights"].digest for r in composed if "weights" in r.outputs)}
         runs: dict[Likeness, list[_Run]] = {}
         for record in found:
-            run = _run(record) if _is_from_here(record) and _takes(record, models) else None
-            if run is not None:
-                runs.setdefault(_likeness(record.kind, record.preimage.get("params")), []).append(run)
+            load = _work(record.kind)
+            run = _run(record, load) if load and _is_from_here(record) and _takes(record, models) else None
+            if load and run:
+                likeness = _likeness(record.kind, load, record.preimage.get("params"))
+                runs.setdefault(likeness, []).append(run)
         self._alike = {likeness: _Alike(alike) for likeness, alike in runs.items()}
 
     def of(self, verdict: Verdict, plan: Plan) -> Span | None:
         """Return how long an action will take; None where its like never ran, or what it has to do is not known yet."""
-        kind = verdict.action.kind
-        alike = self._alike.get(_likeness(kind, verdict.action.params)) if kind in MEASURES else None
-        work = MEASURES[kind].planned(verdict, plan) if alike else None
+        load = verdict.action.kind.work
+        if load is None:
+            return None
+        alike = self._alike.get(_likeness(verdict.action.kind.name, load, verdict.action.params))
+        work = load.planned(DueAction(verdict.action, plan)) if alike else None
         if alike is None or not work:
             return None
-        paces = alike.paces if kind in SEARCHES else [alike.nearest(work).pace]
+        paces = alike.paces if load.varies else [alike.nearest(work).pace]
         span = Span(min(paces) * work, max(paces) * work)
         return span if span.most <= LONGEST else None
 
@@ -114,107 +115,24 @@ class _Alike:
         return max(beside, key=lambda run: (-abs(math.log(run.did / work)), run.finished))
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """What a kind has to do.
-
-    Attributes:
-        planned: How much an action has; None where that is not known yet.
-        recorded: How much a recorded one had; None where it does not say.
-        same: Parameters without which one tells nothing of another.
-    """
-
-    planned: Callable[[Verdict, Plan], float | None]
-    recorded: Callable[[Record], float | None]
-    same: tuple[str, ...] = ()
+def _work(kind: str) -> Workload | None:
+    return KINDS[kind].work if kind in KINDS else None
 
 
-def planned_tokens(verdict: Verdict, plan: Plan) -> int | None:
-    """Return the tokens that a training or a loss reads; None before its data are prepared, and for other kinds."""
-    if verdict.action.kind == "finetune":
-        training = training_of(verdict, plan)
-        return seen_tokens(training.rows, training.params) if training.rows else None
-    return (
-        next(_splits(verdict, plan, ("data/rows",), "tokens"), None)
-        if verdict.action.kind == "loss"
-        else None
-    )
-
-
-def _splits(verdict: Verdict, plan: Plan, tags: tuple[str, ...], what: str) -> Iterator[int | None]:
-    """Yield what the records of data say of each split that an action takes under some tags."""
-    for taken in verdict.action.takes:
-        if taken.of in tags:
-            record = plan.verdicts[taken.edge.action].record
-            yield None if record is None else record.count("splits", taken.edge.output, what)
-
-
-def _prompts(verdict: Verdict, plan: Plan) -> int | None:
-    wanted: JSON = verdict.action.params["prompts"]
-    if isinstance(wanted, list):
-        return len(wanted)
-    there = next(_splits(verdict, plan, ("data/rows",), "prompts"), None)
-    return None if there is None else min(wanted, there)
-
-
-def _judging_rows(verdict: Verdict, plan: Plan) -> int | None:
-    most = verdict.action.params["max_samples"]
-    rows = list(_splits(verdict, plan, JUDGING, "rows"))
-    return sum(min(n, most) for n in rows if n is not None) if None not in rows else None
-
-
-def _rows_by_vectors(verdict: Verdict, plan: Plan) -> float | None:
-    rows = _judging_rows(verdict, plan)
-    return None if rows is None else rows * _vectors(verdict, plan)
-
-
-def _vectors(verdict: Verdict, _: Plan) -> int:
-    return len({taken.edge for taken in verdict.action.takes if taken.of == "delta"})
-
-
-def _recorded_rows_by_vectors(record: Record) -> float | None:
-    rows = record.count("rows")
-    return None if rows is None else rows * _recorded_vectors(record)
-
-
-def _recorded_vectors(record: Record) -> int:
-    return len({str(i.get("sha256")) for i in _inputs(record) if i.get("of") == "delta"})
-
-
-MEASURES = {
-    "finetune": _Measure(planned_tokens, lambda r: r.count("tokens", "seen")),
-    "extract": _Measure(lambda *_: 1, lambda _: 1, ("source", "vector_dtype")),
-    "tune": _Measure(_rows_by_vectors, _recorded_rows_by_vectors, ("search", "granularity")),
-    "compose": _Measure(lambda v, p: 1 + _vectors(v, p), lambda r: 1 + _recorded_vectors(r), ("dtype",)),
-    "analysis": _Measure(_vectors, _recorded_vectors),
-    "response": _Measure(_rows_by_vectors, _recorded_rows_by_vectors, ("omegas",)),
-    "ladder": _Measure(_rows_by_vectors, _recorded_rows_by_vectors),
-    "tsne": _Measure(_judging_rows, lambda r: r.count("rows"), ("dtype",)),
-    "loss": _Measure(planned_tokens, lambda r: r.count("tokens", "seen"), ("dtype",)),
-    "sample": _Measure(_prompts, lambda r: r.count("prompts"), ("max_new_tokens", "dtype")),
-    "task": _Measure(
-        lambda *_: 1,
-        lambda _: 1,
-        ("task", "num_fewshot", "limit", "apply_chat_template", "dtype"),
-    ),
-}
-"""A kind → what it has to do. A task reads the same documents every time, whatever the model."""
-
-
-def _likeness(kind: str, params: JSON) -> Likeness:
-    """Return what is the same for runs that tell of each other."""
+def _likeness(kind: str, load: Workload, params: JSON) -> Likeness:
+    """What is the same for runs that tell of each other."""
     said = params if isinstance(params, Mapping) else {}
-    return kind, canonical([said.get(name) for name in MEASURES[kind].same])
+    return kind, canonical([said.get(name) for name in load.same])
 
 
-def _run(record: Record) -> _Run | None:
+def _run(record: Record, load: Workload) -> _Run | None:
     """Return what a record says of its run; None where that is nothing.
 
     All its time counts, and a model is loaded in it. Of a run that went on from a checkpoint that is the last part
     alone, where its seconds on the device are of all parts.
     """
     took = max(record.amount(name) or 0.0 for name in ("seconds", "device_seconds"))
-    did = MEASURES[record.kind].recorded(record)
+    did = load.recorded(record)
     return _Run(did, took, str(record.noted("finished"))) if 0 < took <= LONGEST and did else None
 
 
@@ -231,14 +149,5 @@ def _is_from_here(record: Record) -> bool:
 def _takes(record: Record, models: set[Digest | None]) -> bool:
     return any(
         i.get("of") in ("base/weights", "model/weights") and str(i.get("sha256")) in models
-        for i in _inputs(record)
+        for i in inputs_of(record)
     )
-
-
-def _inputs(record: Record) -> Iterator[dict[str, JSON]]:
-    """Yield the inputs of a record, those in groups too; one of another version of dem may say them otherwise."""
-    groups = record.preimage.get("groups")
-    places = [record.preimage, *(groups if isinstance(groups, list) else ())]
-    for place in places:
-        inputs = place.get("inputs") if isinstance(place, dict) else None
-        yield from (i for i in inputs if isinstance(i, dict)) if isinstance(inputs, list) else ()

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from dem_build.action import SourceFile
     from dem_build.digest import JSON
-    from dem_build.kinds import SourceFile
     from dem_build.recipe import Recipe
 
 __all__ = ["locate_base", "locate_template", "refuse_template", "template_is_new"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dem_build.action import HubFile
 from dem_build.errors import UsageError
-from dem_build.kinds import HubFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.action import SourceFile
 from dem_build.data.sources import side_of
 from dem_build.errors import RecipeError
-from dem_build.kinds import SourceFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from dem_build.action import SourceFile
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
-from dem_build.kinds import SourceFile
 from dem_build.lock.bases import locate_base, locate_template
 from dem_build.lock.finetuned import local_files
 from dem_build.lock.modelpins import ModelPin, asked_models, resolve_model

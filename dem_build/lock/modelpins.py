@@ -11,9 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from dem_build.action import HubFile, SourceFile
 from dem_build.errors import UsageError
 from dem_build.json_text import text_at
-from dem_build.kinds import HubFile, SourceFile
 from dem_build.lock import hub
 from dem_build.lock.basemodel import Listing, is_named_template, model_files
 from dem_build.lock.finetuned import adapter_files, checkpoint_files

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dem_build.action import HubFile, SourceFile
 from dem_build.data.sources import file_type
 from dem_build.errors import UsageError
 from dem_build.json_text import text_at
-from dem_build.kinds import HubFile, SourceFile
 from dem_build.lock import hub
 from dem_build.recipe import SplitName
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from dem_build.lock import hub
 
 if TYPE_CHECKING:
+    from dem_build.action import SourceFile
     from dem_build.digest import JSON
-    from dem_build.kinds import SourceFile
     from dem_build.lock.tasks import Closure
 
 __all__ = ["LockedTask", "lock_task", "pinned_commit"]

@@ -12,9 +12,9 @@ from dem_build.report.quantities import between, count
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from dem_build.action import Action
     from dem_build.actions.tune.read import Tuned, Tuning
     from dem_build.digest import JSON, Digest
-    from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
     from dem_build.store import Record
 
@@ -122,12 +122,12 @@ def _contender(name: str, method: str, build: Recorded) -> Contender:
 
 
 def _given(model: Action) -> dict[str, float]:
-    return {_vector(t.edge.action): t.omega for t in model.takes if t.of == "delta" and t.omega is not None}
+    return {_vector(t.at.action): t.omega for t in model.takes if t.of == "delta" and t.omega is not None}
 
 
 def _searched(tuning: Tuning, model: Action) -> dict[str, Tuned]:
     """Return the vectors that the baseline's model takes; the others of the search are its measure."""
-    taken = [_vector(t.edge.action) for t in model.takes if t.of == "delta"]
+    taken = [_vector(t.at.action) for t in model.takes if t.of == "delta"]
     return {name: tuning.vectors[name] for name in taken if name in tuning.vectors}
 
 
@@ -150,7 +150,7 @@ def _mixed(name: str, build: Recorded) -> Mixture:
     made, action = records[f"data:{name}"].provenance, graph.actions[f"data:{name}"]
     trained = build.grouped(action, "data/train")
     named = {n: _part(made["parts"], digest, action.groups[n]) for n, digest in trained.items()}
-    datasets = [a.name for a in graph if a.name.startswith("vector:") and a.kind == "finetune"]
+    datasets = [a.name for a in graph if a.name.startswith("vector:") and a.kind.name == "finetune"]
     singles = [_seen(records, vector) for vector in datasets if _vector(vector) not in graph.baselines]
     return Mixture(
         planned=_count(made["planned_tokens"]),

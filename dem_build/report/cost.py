@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dem_build.graph.nodes import BASE, COMPOSED, MODEL, TUNE
-from dem_build.kinds import KINDS
+from dem_build.action import BASE, COMPOSED, MODEL, TUNE
 from dem_build.report.quantities import duration
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from dem_build.action import Action
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Outcome
-    from dem_build.graph import Action, Graph
+    from dem_build.graph import Graph
     from dem_build.report.recorded import Recorded
     from dem_build.store import Record
 
@@ -195,7 +195,7 @@ def _device(action: Action, record: Record, cpus: Mapping[str, str]) -> str:
     """Return what a record says it ran on; an older one of a kind that runs no model says only where: on a CPU."""
     device, threads = record.noted("device"), record.amount("threads")
     if not isinstance(device, str):
-        if KINDS[action.kind].device:
+        if action.kind.device:
             return UNKNOWN
         device = cpus.get(str(record.noted("host")), CPU)
     if not device.startswith(CPU) or not threads:

@@ -142,18 +142,18 @@ def _planned(verdict: Verdict) -> dict[str, JSON]:
     action = verdict.action
     return {
         "name": action.name,
-        "kind": action.family,
+        "kind": action.kind.family,
         "status": verdict.status.value,
         "reason": str(verdict.reason),
         "key": verdict.key,
-        "inputs": [str(taken.edge) for taken in action.takes],
+        "inputs": [str(taken.at) for taken in action.takes],
     }
 
 
 def _built(result: Result) -> dict[str, JSON]:
     document: dict[str, JSON] = {
         "name": result.action.name,
-        "kind": result.action.family,
+        "kind": result.action.kind.family,
         "status": result.status.value,
         "seconds": round(result.seconds, 3),
         "key": result.key,

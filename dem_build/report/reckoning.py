@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dem_build.graph.nodes import MODEL, TUNE
+from dem_build.action import MODEL, TUNE
 from dem_build.report.cost import DEM, Part, by_device, rounded
 from dem_build.report.mixing import Edit, Mixing, Way
 from dem_build.report.quantities import count, duration
@@ -51,7 +51,7 @@ class Reckoning:
 
 def reckon(graph: Graph, costs: Mapping[str, Cost]) -> Reckoning:
     """Return what a build cost, given the costs of the actions that are recorded."""
-    datasets = [a.name.removeprefix("vector:") for a in graph if a.kind == "finetune"]
+    datasets = [a.name.removeprefix("vector:") for a in graph if a.kind.name == "finetune"]
     datasets = [name for name in datasets if name not in graph.baselines]
     notes = [*_untimed(costs), *_elsewhere(graph), *_devices(costs)]
     if len(datasets) < FEWEST:
@@ -77,7 +77,7 @@ class _Against:
         self.graph, self.costs, self.datasets = graph, costs, datasets
         self.vectors = [f"vector:{name}" for name in datasets]
         self.searches = [TUNE] if TUNE in graph.actions else []
-        self.making = [MODEL, *(a.name for a in graph if a.kind == "extract")]
+        self.making = [MODEL, *(a.name for a in graph if a.kind.name == "extract")]
         first = costs.get(self.vectors[0])
         self.device = first.device if first else ""
         self.mixtures = [name for name, method in graph.baselines.items() if method == "mixing"]
@@ -197,7 +197,7 @@ def _untimed(costs: Mapping[str, Cost]) -> Iterator[str]:
 
 
 def _elsewhere(graph: Graph) -> Iterator[str]:
-    if names := [a.name.removeprefix("vector:") for a in graph if a.kind == "extract"]:
+    if names := [a.name.removeprefix("vector:") for a in graph if a.kind.name == "extract"]:
         yield (
             f"Taken from elsewhere, with a training that is unknown and not counted: {_listed(names)}. "
             "A mixture would need their data."

@@ -14,9 +14,10 @@ from dem_build.json_text import MALFORMED, parse_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from dem_build.digest import JSON, Digest
-    from dem_build.graph import Action, Graph
-    from dem_build.store import Output, Record
+    from dem_build.action import Action
+    from dem_build.digest import JSON, Digest, Output
+    from dem_build.graph import Graph
+    from dem_build.store import Record
 
 __all__ = ["Recorded"]
 
@@ -64,7 +65,7 @@ class Recorded:
     def grouped(self, action: Action, *tags: str) -> dict[str, Digest]:
         """Return group → digest of what it gave to an action under one of some tags."""
         return {
-            taken.group: self.records[taken.edge.action].outputs[taken.edge.output].digest
+            taken.group: self.records[taken.at.action].outputs[taken.at.output].digest
             for taken in action.takes
-            if taken.group is not None and taken.of in tags and taken.edge.action in self.records
+            if taken.group is not None and taken.of in tags and taken.at.action in self.records
         }

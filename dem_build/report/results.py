@@ -24,17 +24,18 @@ from dem_build.report.recorded import Recorded
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from dem_build.action import Action
     from dem_build.actions.analysis.read import Analysis
     from dem_build.actions.ladder.read import Ladder
     from dem_build.actions.response.read import Response
     from dem_build.actions.sample.read import Exchange
     from dem_build.actions.tsne.read import Map
     from dem_build.actions.tune.read import Tuning
-    from dem_build.digest import JSON, Digest
-    from dem_build.graph import Action, Graph
+    from dem_build.digest import JSON, Digest, Output
+    from dem_build.graph import Graph
     from dem_build.report.baselines import Contender
     from dem_build.report.paired import RowLosses
-    from dem_build.store import Output, Record
+    from dem_build.store import Record
 
 __all__ = ["READ", "Metrics", "Results", "collect"]
 

@@ -15,8 +15,7 @@ layout     where everything lies                 files    the few ways to touch 
 from __future__ import annotations
 
 from dem_build.store.hints import Hints
-from dem_build.store.objects import Output
 from dem_build.store.records import Record
 from dem_build.store.store import Store
 
-__all__ = ["Hints", "Output", "Record", "Store"]
+__all__ = ["Hints", "Record", "Store"]

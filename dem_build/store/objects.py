@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import digest
-from dem_build.digest import Blob
+from dem_build.digest import Blob, Output
 from dem_build.errors import CorruptObjectError, StoreError
 from dem_build.store import files
 from dem_build.store.hints import Hashed, Hints, hash_file
@@ -26,29 +26,7 @@ if TYPE_CHECKING:
     from dem_build.store.layout import Layout
     from dem_build.store.uses import Uses
 
-__all__ = ["Fault", "Objects", "Output"]
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output of an action.
-
-    Attributes:
-        digest: Of the file's bytes, or of the tree's description (`digest.tree_bytes`), itself an object.
-        size: Bytes of the file, or the sum over the tree's files.
-        files: None for a single file; else relative POSIX path → file.
-    """
-
-    digest: Digest
-    size: int
-    files: Mapping[str, Blob] | None = None
-
-    def blobs(self) -> tuple[Blob, ...]:
-        """Return every object that the output consists of, a tree's description last."""
-        if self.files is None:
-            return (Blob(self.digest, self.size),)
-        tree = Blob(self.digest, len(digest.tree_bytes(self.files)))
-        return (*self.files.values(), tree)
+__all__ = ["Fault", "Objects"]
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,14 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from dem_build import digest
-from dem_build.digest import Blob
+from dem_build.actions import KINDS
+from dem_build.digest import Blob, Output
 from dem_build.errors import StoreError
 from dem_build.json_text import quantity
-from dem_build.kinds import KINDS
 from dem_build.store import files
-from dem_build.store.layout import DIGEST
-from dem_build.store.objects import Output
 from dem_build.store.sealed import read_sealed, sealed
 
 if TYPE_CHECKING:
@@ -92,11 +89,11 @@ class Record:
             "dem-record": RECORD_VERSION,
             "key": self.key,
             "kind": self.kind,
-            "outputs": {name: _output_json(output) for name, output in sorted(self.outputs.items())},
+            "outputs": {name: output.document() for name, output in sorted(self.outputs.items())},
             "preimage": self.preimage,
             "provenance": self.provenance,
         }
-        return document if self.log is None else document | {"log": _blob_json(self.log)}
+        return document if self.log is None else document | {"log": self.log.document()}
 
     @classmethod
     def from_json(cls, document: JSON) -> Record:
@@ -111,9 +108,9 @@ class Record:
                 key=document["key"],
                 kind=str(document["kind"]),
                 preimage=document["preimage"],
-                outputs={name: _output(entry) for name, entry in document["outputs"].items()},
+                outputs={name: Output.parse(entry) for name, entry in document["outputs"].items()},
                 provenance=document["provenance"],
-                log=_blob(document["log"]) if "log" in document else None,
+                log=Blob.parse(document["log"]) if "log" in document else None,
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a record: {error}") from error
@@ -148,45 +145,6 @@ def _refuse_version(version: JSON) -> None:
     if isinstance(version, int) and version > RECORD_VERSION:
         raise NewerRecordError(f"record version {version}: a newer dem wrote it")
     raise ValueError(f"record version {version!r}")
-
-
-def _blob_json(blob: Blob) -> dict[str, JSON]:
-    return {"sha256": blob.digest, "size": blob.size}
-
-
-def _output_json(output: Output) -> dict[str, JSON]:
-    document: dict[str, JSON] = {"sha256": output.digest, "size": output.size}
-    if output.files is None:
-        return document
-    return document | {"files": {name: _blob_json(blob) for name, blob in sorted(output.files.items())}}
-
-
-def _blob(document: JSON) -> Blob:
-    name, size = document["sha256"], document["size"]
-    if not isinstance(size, int) or size < 0 or not DIGEST.fullmatch(name):
-        raise ValueError(f"not a digest and a size: {document}")
-    return Blob(name, size)
-
-
-def _output(document: JSON) -> Output:
-    whole = _blob(document)
-    if "files" not in document:
-        return Output(whole.digest, whole.size)
-    found = {_relative(name): _blob(entry) for name, entry in document["files"].items()}
-    if (
-        digest.of_bytes(digest.tree_bytes(found)) != whole.digest
-        or sum(b.size for b in found.values()) != whole.size
-    ):
-        raise ValueError("the files are not those of the tree")
-    return Output(whole.digest, whole.size, found)
-
-
-def _relative(name: str) -> str:
-    """Return a file's name in a tree; a record may come from elsewhere and must not lead out of a folder."""
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or ".." in parts or name != "/".join(parts):
-        raise ValueError(f"not a relative path: {name!r}")
-    return name
 
 
 class Records:

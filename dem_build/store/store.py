@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.digest import Output
 from dem_build.store.hints import Hints
 from dem_build.store.layout import open_layout
 from dem_build.store.leases import Leases
-from dem_build.store.objects import Objects, Output
+from dem_build.store.objects import Objects
 from dem_build.store.records import Records
 from dem_build.store.roots import Roots
 from dem_build.store.uses import Uses

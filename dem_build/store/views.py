@@ -12,8 +12,9 @@ from dem_build.store.hints import Hashed
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dem_build.digest import Output
     from dem_build.store.hints import Hints
-    from dem_build.store.objects import Objects, Output
+    from dem_build.store.objects import Objects
 
 __all__ = ["Views"]
 

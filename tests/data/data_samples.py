@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from dem_build import digest
+from dem_build.action import SourceFile
 from dem_build.actions.prepare import run as prepare
 from dem_build.data.arrays import TokenRows
-from dem_build.kinds import SourceFile
 from dem_build.machine import Machine
 from dem_build.step import Context, Inputs
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dem_build.action import SourceFile
 from dem_build.data.formats import Example, resolve
 from dem_build.data.rows import Row
 from dem_build.errors import DataError
-from dem_build.kinds import SourceFile
 
 SOURCE = SourceFile("jsonl", "0" * 64, Path("data/a.jsonl"))
 

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from data_samples import source, write_rows
 
+from dem_build.action import HubFile
 from dem_build.data.rows import columns_of, read_rows
 from dem_build.data.sources import side_of
 from dem_build.errors import DataError
-from dem_build.kinds import HubFile
 
 ROWS = [
     {"prompt": "plain", "completion": "text"},

@@ -14,12 +14,12 @@ from typing import TextIO
 
 import pytest
 
-from dem_build import kinds
+from dem_build.action import Action, key_of, preimage
+from dem_build.actions import KINDS
 from dem_build.engine.copied import POSSIBLE, Copied
 from dem_build.engine.pool import Message, Pool
 from dem_build.engine.request import Answer, Request
 from dem_build.engine.slots import Slot
-from dem_build.kinds import KINDS
 from dem_build.machine import Machine
 from dem_build.store import Store
 
@@ -37,8 +37,8 @@ time.sleep(600)
 
 def request(kind: str, params: dict[str, object]) -> Request:
     """An action without inputs: it ends at once, as a failure."""
-    document = kinds.preimage(kind, params, ())
-    return Request(kind, kinds.key_of(document), document, (), (), Machine(), threads=1)
+    document = preimage(Action("any", KINDS[kind], params), ())
+    return Request(kind, key_of(document), document, (), (), Machine(), threads=1)
 
 
 MIX = request("mix", {})

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dem_build import kinds
+from dem_build.action import Action, key_of, preimage
+from dem_build.actions import KINDS
 from dem_build.engine.pool import Message, Pool
 from dem_build.engine.request import Answer, Request
 from dem_build.engine.slots import Slot
@@ -17,8 +18,8 @@ from dem_build.store import Store
 
 def request() -> Request:
     """A mixture of nothing: it ends at once, as a failure, and without torch."""
-    document = kinds.preimage("mix", {}, ())
-    return Request("data:mix", kinds.key_of(document), document, (), (), Machine(), threads=1)
+    document = preimage(Action("any", KINDS["mix"], {}), ())
+    return Request("data:mix", key_of(document), document, (), (), Machine(), threads=1)
 
 
 def answer(pool: Pool) -> Message:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dem_build import kinds
+from dem_build.action import Action, key_of, preimage
+from dem_build.actions import KINDS
 from dem_build.engine.publish import Destination, destination, publish
 from dem_build.errors import StoreError
 from dem_build.store import Record, Store
@@ -19,9 +20,9 @@ from dem_build.store import Record, Store
 def model(tmp_path: Path) -> tuple[Store, Record]:
     """A composed model in a store."""
     store = Store.open(tmp_path / "cache")
-    document = kinds.preimage("compose", {"method": "dem", "dtype": "float32"}, ())
+    document = preimage(Action("model", KINDS["compose"], {"method": "dem", "dtype": "float32"}), ())
     outputs = {}
-    for name in kinds.KINDS["compose"].outputs:
+    for name in KINDS["compose"].outputs:
         made = tmp_path / name
         if name in ("weights", "tokenizer"):
             made.mkdir()
@@ -31,7 +32,7 @@ def model(tmp_path: Path) -> tuple[Store, Record]:
         else:
             made.write_text("{}")
         outputs[name] = store.put(made)
-    return store, store.publish(Record(kinds.key_of(document), "compose", document, outputs, {}))
+    return store, store.publish(Record(key_of(document), "compose", document, outputs, {}))
 
 
 def test_builds_that_end_together_publish_one_whole_model(

@@ -6,7 +6,9 @@ from collections import Counter
 from types import SimpleNamespace
 from typing import Any
 
-from dem_build.digest import of_json
+from dem_build.action import Action, Edge, Input
+from dem_build.actions import KINDS
+from dem_build.digest import Output, of_json
 from dem_build.engine.build import _Build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.options import Options
@@ -14,11 +16,10 @@ from dem_build.engine.outcome import Done, Outcome
 from dem_build.engine.pool import Message, Pool
 from dem_build.engine.request import Answer, Reply
 from dem_build.engine.slots import Slot
-from dem_build.graph import Action, Edge, Graph, Taken
-from dem_build.kinds import KINDS
+from dem_build.graph import Graph
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan, preimage_of
-from dem_build.store import Output, Record
+from dem_build.store import Record
 
 PREPARE = {
     "format": None, "columns": None, "chat": "auto", "system": None, "loss": None, "max_length": 64,
@@ -51,14 +52,14 @@ class Cluster:
 
     def submit(self, worker: Any, request: Any) -> None:
         worker.request = request
-        taken = {i.output.digest for i in request.inputs}
+        taken = {i.at.digest for i in request.inputs}
         if self.rotting and taken:
             [self.damaged] = taken
         if self.damaged in taken and request.name not in self.late:
             reply = Reply(Answer.CORRUPT, what="an object holds other bytes")
         else:
             assert {e["sha256"] for e in request.preimage["inputs"]} == taken
-            self.make(request.name, request.key, request.kind, request.preimage)
+            self.make(request.name, request.key, request.kind.name, request.preimage)
             reply = Reply(Answer.DONE)
         message = Message(worker, reply, None)  # type: ignore[arg-type]
         if request.name in self.late:
@@ -78,9 +79,9 @@ class Cluster:
 
 
 def graph(names: tuple[str, ...]) -> Graph:
-    base = Action("base", "import", {"source": "directory", "dtype": None})
-    tokenizer = Taken("base/tokenizer", Edge("base", "tokenizer"))
-    data = [Action(f"data:{n}", "prepare", PREPARE | {"system": n}, (tokenizer,)) for n in names]
+    base = Action("base", KINDS["import"], {"source": "directory", "dtype": None})
+    tokenizer = Input("base/tokenizer", Edge("base", "tokenizer"))
+    data = [Action(f"data:{n}", KINDS["prepare"], PREPARE | {"system": n}, (tokenizer,)) for n in names]
     return Graph({a.name: a for a in (base, *data)})
 
 
@@ -102,7 +103,7 @@ def base_key(made: Graph) -> str:
 def record(cluster: Cluster, made: Graph, name: str) -> None:
     known = {"base": cluster.records[base_key(made)].outputs} if name != "base" else {}
     document = preimage_of(made.actions[name], known)
-    cluster.make(name, of_json(document), made.actions[name].kind, document)
+    cluster.make(name, of_json(document), made.actions[name].kind.name, document)
 
 
 def tokenizers_taken(outcome: Outcome, names: tuple[str, ...]) -> set[str]:

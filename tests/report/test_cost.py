@@ -10,9 +10,10 @@ import pytest
 from build_samples import Made, make_graph, outcome_of
 from rich.console import Console
 
+from dem_build.action import Action, Edge, Evaluation, Input
+from dem_build.actions import KINDS
 from dem_build.cli.view_cost import cost_line
 from dem_build.engine.outcome import Done, Result
-from dem_build.graph import Action, Edge, Evaluation, Taken
 from dem_build.report.baselines import Contender
 from dem_build.report.cost import DEM, Cost, Part, by_device, part_of, read_costs, spent
 from dem_build.report.documents import build_document
@@ -43,21 +44,21 @@ def compared(names=NAMES, mixtures=("mix",), own=(), *, searched=True, scaled=()
     graph = make_graph(names)
     actions = {n: a for n, a in graph.actions.items() if a.evaluation is None}
     if searched:
-        actions["tune"] = Action("tune", "tune", {})
+        actions["tune"] = Action("tune", KINDS["tune"], {})
     for mixture in mixtures:
         length = {"epochs": 1.0} if mixture in own else {}
-        rows = Taken("data/validation", Edge("data:add", "validation"))
+        rows = Input("data/validation", Edge("data:add", "validation"))
         takes = (rows,) if mixture in validated else ()
         made = [
-            Action(f"data:{mixture}", "mix", length),
-            Action(f"vector:{mixture}", "finetune", {}, takes),
-            *([Action(f"tune:{mixture}", "tune", {})] if mixture in scaled else []),
-            Action(f"model:{mixture}", "compose", {}),
+            Action(f"data:{mixture}", KINDS["mix"], length),
+            Action(f"vector:{mixture}", KINDS["finetune"], {}, takes),
+            *([Action(f"tune:{mixture}", KINDS["tune"], {})] if mixture in scaled else []),
+            Action(f"model:{mixture}", KINDS["compose"], {}),
         ]
         actions |= {action.name: action for action in made}
     for model in ("composed", "base", *mixtures):
         name = f"loss:{model}:add"
-        actions[name] = Action(name, "loss", {}, evaluation=Evaluation(model, "loss:add"))
+        actions[name] = Action(name, KINDS["loss"], {}, evaluation=Evaluation(model, "loss:add"))
     return dataclasses.replace(graph, actions=actions, baselines=dict.fromkeys(mixtures, "mixing"))
 
 
@@ -153,7 +154,7 @@ def test_a_result_that_two_actions_share_costs_once():
 
 def test_baselines_analysis_and_references_are_no_part_of_what_dem_cost():
     graph = compared(mixtures=("mix", "twin"), scaled=("mix",))
-    actions = dict(graph.actions) | {"ladder": Action("ladder", "ladder", {})}
+    actions = dict(graph.actions) | {"ladder": Action("ladder", KINDS["ladder"], {})}
     graph = dataclasses.replace(graph, actions=actions)
     parts = {name: part_of(action, graph) for name, action in graph.actions.items()}
     of_dem = {name for name, part in parts.items() if part in DEM}
@@ -325,7 +326,7 @@ def test_a_new_mixture_is_made_once_and_compared_with_no_other():
 
 def test_a_dataset_more_does_not_take_vectors_from_elsewhere_in_again():
     graph = compared()
-    actions = dict(graph.actions) | {"vector:code": Action("vector:code", "extract", {})}
+    actions = dict(graph.actions) | {"vector:code": Action("vector:code", KINDS["extract"], {})}
     mixing = reckoned(dataclasses.replace(graph, actions=actions), vector_code={"seconds": 500.0}).mixing
     assert mixing.dem.making == 505
     assert mixing.edits["upper"].rest == 20 + 5
@@ -393,7 +394,7 @@ def test_one_dataset_has_nothing_to_be_mixed_with():
 
 def test_vectors_from_elsewhere_cost_what_nobody_knows():
     graph = compared()
-    actions = dict(graph.actions) | {"vector:style": Action("vector:style", "extract", {})}
+    actions = dict(graph.actions) | {"vector:style": Action("vector:style", KINDS["extract"], {})}
     reckoning = reckoned(dataclasses.replace(graph, actions=actions))
     assert reckoning.mixing.dem.training == 300
     assert any("not counted: style. A mixture would need" in note for note in reckoning.notes)

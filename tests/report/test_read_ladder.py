@@ -6,10 +6,13 @@ import json
 
 import pytest
 
+from dem_build.action import Action, Edge, Input
 from dem_build.actions.ladder.read import Ladder, read_ladder
-from dem_build.graph import LADDER, Action, Edge, Graph, Taken
+from dem_build.actions.ladder.spec import LADDER
+from dem_build.digest import Output
+from dem_build.graph import Graph
 from dem_build.report.recorded import Recorded
-from dem_build.store import Output, Record
+from dem_build.store import Record
 
 NAMES = ("math", "chat")
 
@@ -30,11 +33,11 @@ def model(*gains: float, scales: tuple[float, ...] = (1.0, 1.0)) -> dict:
 
 
 def ladder(singles: list[float], rungs: list[dict], scales: tuple[float, ...] = (1.0, 1.0)) -> Ladder:
-    takes = [Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in NAMES]
-    takes += [Taken("delta", Edge(f"vector:{n}", "delta"), group=f"{n}/test") for n in NAMES]
-    takes += [Taken("data/test", Edge(f"data:{n}", "test"), group=f"{n}/test") for n in NAMES]
+    takes = [Input("delta", Edge(f"vector:{n}", "delta"), group=n) for n in NAMES]
+    takes += [Input("delta", Edge(f"vector:{n}", "delta"), group=f"{n}/test") for n in NAMES]
+    takes += [Input("data/test", Edge(f"data:{n}", "test"), group=f"{n}/test") for n in NAMES]
     groups = {taken.group: {} for taken in takes}
-    graph = Graph({LADDER: Action(LADDER, "ladder", {}, tuple(takes), groups=groups)})
+    graph = Graph({LADDER.name: Action(LADDER.name, LADDER, {}, tuple(takes), groups=groups)})
     document = {
         "vectors": [f"delta-{n}" for n in NAMES],
         "tests": [{"rows": f"rows-{n}", "vector": i, "used": 9} for i, n in enumerate(NAMES)],
@@ -44,7 +47,7 @@ def ladder(singles: list[float], rungs: list[dict], scales: tuple[float, ...] = 
     }
     records = {f"vector:{n}": record(delta=f"delta-{n}") for n in NAMES}
     records |= {f"data:{n}": record(test=f"rows-{n}") for n in NAMES}
-    records[LADDER] = record(rungs="rungs")
+    records[LADDER.name] = record(rungs="rungs")
     return read_ladder(Recorded(graph, records, lambda _: json.dumps(document).encode()))
 
 

@@ -12,8 +12,9 @@ from build_samples import DEFAULTS, LOSS, Made, make_graph, row_losses
 from safetensors.numpy import save
 
 from dem_build import digest
+from dem_build.action import Action, Edge, Evaluation, Input
+from dem_build.actions import KINDS
 from dem_build.errors import StoreError
-from dem_build.graph import Action, Edge, Evaluation, Taken
 from dem_build.report.comparison import Trend, rows
 from dem_build.report.results import Results, collect
 from dem_build.search.problem import ratio_stderr
@@ -203,9 +204,9 @@ def answered(*documents: object):
     graph, made = make_graph(), Made()
     params = {"prompts": 1, "max_new_tokens": 8, "dtype": "float32"}
     for model, source in (("base", "base"), ("composed", "model"))[: len(documents)]:
-        takes = (Taken("model/weights", Edge(source, "weights")),)
+        takes = (Input("model/weights", Edge(source, "weights")),)
         about = Evaluation(model, "sample:math")
-        action = Action(f"sample:{model}:math", "sample", params, takes, evaluation=about)
+        action = Action(f"sample:{model}:math", KINDS["sample"], params, takes, evaluation=about)
         graph = replace(graph, actions={**graph.actions, action.name: action})
     records = made.build(graph)
     for model, document in zip(("base", "composed"), documents, strict=False):

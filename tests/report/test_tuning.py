@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from dem_build.action import TUNE, Action, Edge, Input
+from dem_build.actions import KINDS
 from dem_build.actions.tune.read import Judged, Tuning, layers_of, read_tuning
+from dem_build.digest import Output
 from dem_build.errors import StoreError
-from dem_build.graph import TUNE, Action, Edge, Graph, Taken
+from dem_build.graph import Graph
 from dem_build.report.baselines import read_baselines
 from dem_build.report.recorded import Recorded
-from dem_build.store import Output, Record
+from dem_build.store import Record
 
 ROWS, ONE, OTHER = "a" * 64, "b" * 64, "c" * 64
 
@@ -35,9 +38,9 @@ def judge(vector: str, single: float) -> dict:
 
 def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
     """Two trainings on one file, say at two learning rates."""
-    takes = [Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in ("slow", "fast")]
-    takes += [Taken("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in ("slow", "fast")]
-    graph = Graph({TUNE: Action(TUNE, "tune", {}, tuple(takes), groups={"slow": {}, "fast": {}})})
+    takes = [Input("delta", Edge(f"vector:{n}", "delta"), group=n) for n in ("slow", "fast")]
+    takes += [Input("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in ("slow", "fast")]
+    graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {}, tuple(takes), groups={"slow": {}, "fast": {}})})
     documents = {
         "trace": {
             "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": [], "layers": [],
@@ -62,7 +65,7 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
 def test_another_optimum_is_told_with_the_omega_of_each_name():
     """A vector of two names, one of which the recipe gives an ω, and another vector."""
     names = {"given": ONE, "searched": ONE, "other": OTHER}
-    takes = tuple(Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in names)
+    takes = tuple(Input("delta", Edge(f"vector:{n}", "delta"), group=n) for n in names)
     groups = {"given": {"omega": 0.25}, "searched": {}, "other": {}}
     finding = {"what": "other_optimum", "omegas": {ONE: 1.0, OTHER: 0.0}, "score": -0.6, "chosen": -0.616}
     documents = {
@@ -75,7 +78,7 @@ def test_another_optimum_is_told_with_the_omega_of_each_name():
     }  # fmt: skip
     records = {f"vector:{n}": record("finetune", delta=digest) for n, digest in names.items()}
     records[TUNE] = record("tune", trace="trace", omega="omega")
-    graph = Graph({TUNE: Action(TUNE, "tune", {}, takes, groups=groups)})
+    graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {}, takes, groups=groups)})
     read = Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
     there = "ω searched 0.750, ω other 0.000 (mean gain recovered 0.600, here 0.616)"
     assert read_tuning(read).told == (
@@ -97,7 +100,7 @@ def search_of(trace: dict, **provenance: object) -> Tuning:
     }  # fmt: skip
     read = {"trace": whole | trace, "omega": {"omega": {}}}
     records = {TUNE: replace(record("tune", trace="trace", omega="omega"), provenance=provenance)}
-    graph = Graph({TUNE: Action(TUNE, "tune", {})})
+    graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {})})
     return read_tuning(Recorded(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
 
 
@@ -118,8 +121,8 @@ def omegas(groups: dict[str, dict], omega: object) -> dict:
 
 def search_of_one(groups: dict[str, dict], omega: object, findings: tuple[dict, ...] = ()) -> Tuning:
     """Return a search of names that all stand for one vector."""
-    takes = tuple(Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in groups)
-    graph = Graph({TUNE: Action(TUNE, "tune", {}, takes, groups=groups)})
+    takes = tuple(Input("delta", Edge(f"vector:{n}", "delta"), group=n) for n in groups)
+    graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {}, takes, groups=groups)})
     documents = {
         "trace": {
             "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "findings": findings,
@@ -143,9 +146,9 @@ def test_of_one_vector_a_given_omega_is_what_is_given_and_the_rest_is_shared():
 
 
 def test_what_a_vector_alone_does_is_told_of_its_own_dataset_where_others_have_the_same_rows():
-    takes = [Taken("delta", Edge(f"vector:{n}", "delta"), group=n) for n in ("slow", "fast")]
-    takes += [Taken("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in ("slow", "fast")]
-    graph = Graph({TUNE: Action(TUNE, "tune", {}, tuple(takes), groups={"slow": {}, "fast": {}})})
+    takes = [Input("delta", Edge(f"vector:{n}", "delta"), group=n) for n in ("slow", "fast")]
+    takes += [Input("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in ("slow", "fast")]
+    graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {}, tuple(takes), groups={"slow": {}, "fast": {}})})
     lost = {"what": "own_vector_does_not_help", "judge": ROWS, "base": 2.0}
     documents = {
         "trace": {
@@ -187,10 +190,12 @@ def test_layers_stand_in_the_order_of_the_model():
 
 def test_datasets_of_the_same_rows_keep_the_share_of_a_mixture_that_each_asked_for():
     names = {"little": 0.2, "much": 0.8}
-    takes = tuple(Taken("data/train", Edge(f"data:{n}", "train"), group=n) for n in names)
-    mixing = Action("data:mix", "mix", {}, takes, groups={n: {"share": share} for n, share in names.items()})
+    takes = tuple(Input("data/train", Edge(f"data:{n}", "train"), group=n) for n in names)
+    mixing = Action(
+        "data:mix", KINDS["mix"], {}, takes, groups={n: {"share": share} for n, share in names.items()}
+    )
     graph = Graph(
-        {a.name: a for a in (mixing, Action("model:mix", "compose", {}))}, baselines={"mix": "mixing"}
+        {a.name: a for a in (mixing, Action("model:mix", KINDS["compose"], {}))}, baselines={"mix": "mixing"}
     )
     parts = [{"train": ROWS, "share": share, "epochs": 10 * share} for share in names.values()]
     made = {"planned_tokens": 100, "compared_tokens": None, "parts": parts}
@@ -206,8 +211,8 @@ def test_datasets_of_the_same_rows_keep_the_share_of_a_mixture_that_each_asked_f
     [(0.5, "the tuned ω cannot"), ({"0": 0.4, "1": 0.6}, "the tuned ω, one a vector, cannot")],
 )
 def test_a_lead_over_equal_omega_is_that_of_one_omega_a_vector(omega, said):
-    takes = (Taken("delta", Edge("vector:math", "delta"), group="math"),)
-    action = Action(TUNE, "tune", {"granularity": "layer"}, takes, groups={"math": {}})
+    takes = (Input("delta", Edge("vector:math", "delta"), group="math"),)
+    action = Action(TUNE, KINDS["tune"], {"granularity": "layer"}, takes, groups={"math": {}})
     trace = {
         "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "judges": [],
         "findings": [{"what": "like_uniform", "lead": [-0.1, 0.1]}],

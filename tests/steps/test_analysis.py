@@ -13,11 +13,12 @@ import pytest
 from tiny import make_base
 from weight_samples import DIGEST, import_base, make_context, random_vector, store_vector
 
+from dem_build.action import Input
 from dem_build.actions.analysis import run as analysis
 from dem_build.checkpoint import open_checkpoint
 from dem_build.checkpoint.layers import kind_of, layer_of
 from dem_build.errors import CheckpointError, InterruptedBuildError
-from dem_build.step import Inputs, Term
+from dem_build.step import Inputs, StoredFile
 
 
 @cache
@@ -41,7 +42,13 @@ def analyse(folder: Path, given=None, threads=2, digest=DIGEST, stopping=lambda:
     context = make_context(folder, threads, stopping)
     terms = []
     for i, vector in enumerate(given):
-        terms.append(Term(store_vector(folder / f"{i}", vector, "float32", digest), f"{i}" * 64, None))
+        terms.append(
+            Input(
+                "delta",
+                StoredFile(store_vector(folder / f"{i}", vector, "float32", digest), f"{i}" * 64),
+                None,
+            )
+        )
     inputs = Inputs({"base/weights": base() / "weights"}, {"base/weights": DIGEST}, tuple(terms))
     analysis.run(inputs, {}, context)
     return json.loads((context.out / "tables").read_text())

@@ -24,11 +24,12 @@ from weight_samples import (
     store_vector,
 )
 
+from dem_build.action import Input
 from dem_build.actions.compose import run as compose
 from dem_build.actions.tune.omega import write_omega
 from dem_build.checkpoint import from_bfloat16, open_checkpoint, to_bfloat16
 from dem_build.errors import CheckpointError, InterruptedBuildError
-from dem_build.step import Inputs, Term
+from dem_build.step import Inputs, StoredFile
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 
@@ -205,14 +206,15 @@ COMPOSE = """
 import pathlib, sys
 from dem_build.machine import Machine
 from dem_build.actions.compose import run as compose
-from dem_build.step import Context, Inputs, Term
+from dem_build.action import Input
+from dem_build.step import Context, Inputs, StoredFile
 home = pathlib.Path(sys.argv[1])
 (home / "tokenizer").mkdir()
 for name in ("config", "generation_config"):
     (home / name).write_text("{}")
 (home / "out").mkdir()
 paths = {"base/weights": home / "base"} | {f"base/{n}": home / n for n in ("config", "tokenizer", "generation_config")}
-terms = tuple(Term(home / "delta", f"{i}" * 64, 0.25) for i in range(3))
+terms = tuple(Input("delta", StoredFile(home / "delta", f"{i}" * 64), 0.25) for i in range(3))
 before = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0])
 context = Context(work=home, out=home / "out", machine=Machine(), threads=2)
 compose.run(Inputs(paths, {"base/weights": "b" * 64}, terms), {"method": "dem", "dtype": "bfloat16"}, context)
@@ -238,7 +240,7 @@ def test_omega_that_name_no_vector_of_the_model_are_refused(imported, tmp_path):
     inputs = Inputs(
         paths={f"base/{part}": imported / part for part in PARTS} | {"omega": tmp_path / "omega"},
         digests={"base/weights": DIGEST},
-        terms=(Term(delta, "0" * 64, None),),
+        terms=(Input("delta", StoredFile(delta, "0" * 64), None),),
     )
     with pytest.raises(CheckpointError, match="name no vector 0000"):
         compose.run(inputs, {"method": "dem", "dtype": "float32"}, context)
@@ -252,7 +254,7 @@ def test_a_layers_omega_reaches_that_layer_alone(imported, tmp_path):
     inputs = Inputs(
         paths={f"base/{part}": imported / part for part in PARTS} | {"omega": tmp_path / "omega"},
         digests={"base/weights": DIGEST},
-        terms=(Term(delta, "0" * 64, None),),
+        terms=(Input("delta", StoredFile(delta, "0" * 64), None),),
     )
     compose.run(inputs, {"method": "dem", "dtype": "float32"}, context)
     with open_checkpoint(imported / "weights") as base, open_checkpoint(context.out / "weights") as made:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from weight_samples import DIGEST, bytes_of, import_base, make_context, run_compose
 
+from dem_build.action import SourceFile
 from dem_build.actions.extract import run as extract
 from dem_build.actions.finetune import run as finetune
 from dem_build.actions.loss import run as loss
@@ -27,7 +28,6 @@ from dem_build.actions.tune.candidates import Candidates
 from dem_build.checkpoint import open_checkpoint
 from dem_build.data.arrays import RowsWriter
 from dem_build.errors import CheckpointError
-from dem_build.kinds import SourceFile
 from dem_build.lock.finetuned import local_files
 from dem_build.machine import Machine
 from dem_build.model.load import load_model

@@ -14,12 +14,12 @@ from tiny import make_base
 from tokenizer_samples import post_process
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from dem_build.action import SourceFile
 from dem_build.actions.loss import run as loss
 from dem_build.actions.task import run as task
 from dem_build.data.arrays import RowsWriter
 from dem_build.digest import of_file
 from dem_build.errors import DataError, EvaluationError, InterruptedBuildError
-from dem_build.kinds import SourceFile
 from dem_build.lock import tasks
 from dem_build.machine import Machine
 from dem_build.step import Context, Inputs

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
+from dem_build.action import Input, SourceFile
 from dem_build.actions.base import run as base
 from dem_build.actions.compose import run as compose
 from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
-from dem_build.kinds import SourceFile
 from dem_build.lock.basemodel import CHAT_TEMPLATE, base_files
 from dem_build.machine import Machine
-from dem_build.step import Context, Inputs, Term
+from dem_build.step import Context, Inputs, StoredFile
 
 DIGEST = "b" * 64
 PARTS = ("weights", "config", "tokenizer", "generation_config")
@@ -80,7 +80,9 @@ def run_compose(
     inputs = Inputs(
         paths={f"base/{part}": imported / part for part in PARTS},
         digests={"base/weights": digest},
-        terms=tuple(Term(path, f"{i}" * 64, omega) for i, (path, omega) in enumerate(terms)),
+        terms=tuple(
+            Input("delta", StoredFile(path, f"{i}" * 64), omega) for i, (path, omega) in enumerate(terms)
+        ),
     )
     told = compose.run(inputs, {"method": method, "dtype": dtype}, context)
     lines = (context.work / "events.jsonl").read_text().splitlines()

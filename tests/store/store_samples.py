@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from dem_build import digest
-from dem_build.store import Output, Record, Store
+from dem_build.digest import Output
+from dem_build.store import Record, Store
 
 
 def tree(store: Store, files: dict[str, bytes]) -> Output:

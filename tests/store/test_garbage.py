@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from store_samples import record_file, rewrite
 
 from dem_build import digest
+from dem_build.digest import Output
 from dem_build.errors import LeaseHeldError, StoreError
-from dem_build.store import Hints, Output, Record, Store
+from dem_build.store import Hints, Record, Store
 from dem_build.store.gc import collect
 from dem_build.store.gc.census import entries, size_of
 from dem_build.store.gc.unneeded import DAY, Policy

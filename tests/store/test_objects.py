@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dem_build import digest
+from dem_build.digest import Output
 from dem_build.errors import CorruptObjectError, StoreError
-from dem_build.store import Hints, Output, Store, objects
+from dem_build.store import Hints, Store, objects
 from dem_build.store.hints import hash_file
 
 

@@ -16,8 +16,8 @@ import pytest
 from store_samples import make_record, record_file, rewrite
 
 from dem_build import digest
+from dem_build.actions import KINDS
 from dem_build.errors import StoreError
-from dem_build.kinds import KINDS
 from dem_build.store import Hints, Store
 from dem_build.store.files import exclusively
 from dem_build.store.layout import Layout

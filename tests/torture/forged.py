@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save, save_file
 
-from dem_build import kinds
-from dem_build.digest import Blob, tree_bytes
+from dem_build.action import key_of
+from dem_build.digest import Blob, Output, tree_bytes
 from dem_build.graph import build_graph
 from dem_build.lock import lock
 from dem_build.plan import preimage_of
 from dem_build.recipe import load_recipe
-from dem_build.store import Hints, Output
+from dem_build.store import Hints
 from dem_build.store.sealed import sealed
 
 if TYPE_CHECKING:
@@ -154,11 +154,11 @@ class Forger:
         known: dict[str, dict[str, Output]] = {}
         for action in self.graph:
             document = preimage_of(action, known)
-            names = kinds.KINDS[action.kind].outputs
+            names = action.kind.outputs
             outputs = {name: self._output(action.name, name, change) for name in names}
             known[action.name] = outputs
             log = self._put(change.get("log", b'{"event": "note", "message": "hello"}\n'))
-            self._record(action.name, action.kind, document, outputs, log, alter)
+            self._record(action.name, action.kind.name, document, outputs, log, alter)
 
     def _output(self, action: str, name: str, change: Mapping[str, bytes]) -> Output:
         if name in TREES:
@@ -188,7 +188,7 @@ class Forger:
     def _record(
         self, name: str, kind: str, preimage: Any, outputs: Mapping[str, Output], log: Output, alter: Any
     ) -> None:
-        key = kinds.key_of(preimage)
+        key = key_of(preimage)
         document: dict[str, Any] = {
             "dem-record": 2,
             "key": key,

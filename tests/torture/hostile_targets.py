@@ -278,9 +278,9 @@ def _token_rows(data: bytes, home: Path) -> None:
 
 
 def _data(chosen: tuple[str, bytes], home: Path) -> None:
+    from dem_build.action import SourceFile
     from dem_build.data.formats import resolve
     from dem_build.data.rows import columns_of, read_rows
-    from dem_build.kinds import SourceFile
 
     kind, data = chosen
     path = home / f"data.{kind}"

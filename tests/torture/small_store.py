@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import digest
+from dem_build.digest import Output
 from dem_build.errors import StoreError
-from dem_build.store import Hints, Output, Record, Store
+from dem_build.store import Hints, Record, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,8 @@ from dem_build import digest
 from dem_build.lock import lock
 from dem_build.engine.publish import Destination, publish
 from dem_build.actions.checkpoints import adopt, keep
-from dem_build.store import Hints, Output, Record, Store
+from dem_build.digest import Output
+from dem_build.store import Hints, Record, Store
 
 home = Path(sys.argv[1])
 store = Store.open(home / "cache", hints=Hints(home / "hints"))

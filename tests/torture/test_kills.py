@@ -18,13 +18,14 @@ from failpoints import Plan
 from light import Builder
 from light_trials import BUILD, RECIPE, lay_out
 
+from dem_build.action import Action, Edge, Input, SourceFile
+from dem_build.actions import KINDS
 from dem_build.digest import of_json
 from dem_build.engine.build import build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.options import Options
 from dem_build.engine.outcome import Done, Result
-from dem_build.graph import Action, Edge, Graph, Taken
-from dem_build.kinds import SourceFile
+from dem_build.graph import Graph
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan, preimage_of
 from dem_build.store import Hints, Record, Store
@@ -57,12 +58,12 @@ def test_a_lock_that_is_killed_while_it_is_written_is_the_old_one_and_leaves_not
     assert (tmp_path / "tiny.lock").stat().st_mode & 0o777 == 0o644
 
 
-BASE = Action("base", "import", {"source": "directory", "dtype": None})
+BASE = Action("base", KINDS["import"], {"source": "directory", "dtype": None})
 MODEL = Action(
     "model",
     "compose",
     {"method": "dem", "dtype": "float32"},
-    tuple(Taken(f"base/{part}", Edge("base", part)) for part in PARTS),
+    tuple(Input(f"base/{part}", Edge("base", part)) for part in PARTS),
 )
 GRAPH = Graph({a.name: a for a in (BASE, MODEL)})
 

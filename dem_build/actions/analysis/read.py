@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from dem_build.graph import ANALYSIS
+from dem_build.actions.analysis.spec import ANALYSIS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
 __all__ = ["TABLES", "Analysis", "Compared", "Matrix", "read_analysis"]
@@ -72,12 +72,12 @@ def read_analysis(build: Recorded) -> Analysis | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(ANALYSIS, lambda action: _analysis(build, action), "analysis", "analyses again")
+    return build.of(ANALYSIS.name, lambda action: _analysis(build, action), "analysis", "analyses again")
 
 
 def _rows(build: Recorded, action: Action, vectors: list[str]) -> dict[str, int]:
     """Return the name of each vector → its row; of equal vectors, the same."""
-    deltas = [taken.edge for taken in action.takes if taken.of == "delta"]
+    deltas = [taken.at for taken in action.takes if taken.of == "delta"]
     digests = {
         edge.action.removeprefix("vector:"): build.records[edge.action].outputs[edge.output].digest
         for edge in deltas

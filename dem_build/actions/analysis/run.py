@@ -62,7 +62,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     broken = [name for name, s in sums.items() if not np.isfinite([s.base, *s.gram.flat]).all()]
     if broken:
         raise CheckpointError(f"{broken[0]} is not finite, in the base or in a vector")
-    document = _tables([term.digest for term in inputs.terms], sums)
+    document = _tables([term.at.digest for term in inputs.terms], sums)
     context.write("tables", document)
     whole = document["whole"]
     return {
@@ -75,7 +75,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _sums(inputs: Inputs, context: Context) -> dict[str, Sums]:
     base = open_checkpoint(inputs.paths["base/weights"])
     digest = inputs.digests["base/weights"]
-    vectors = [open_delta(t.path, base, digest, f"vector {t.digest[:12]}…") for t in inputs.terms]
+    vectors = [open_delta(t.at.path, base, digest, f"vector {t.at.digest[:12]}…") for t in inputs.terms]
     total = sum(tensor.size for tensor in base.tensors.values() if tensor.dtype in FLOATS)
 
     def progress(done: int) -> None:

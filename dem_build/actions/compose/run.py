@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.actions.tune.omega import read_omega
@@ -24,25 +23,17 @@ from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from dem_build.actions.tune.omega import Omega
     from dem_build.checkpoint import Norms
     from dem_build.digest import JSON
-    from dem_build.step import Context, Inputs, Provenance, Term
+    from dem_build.step import Context, Inputs, Provenance, StoredFile
 
 __all__ = ["run"]
 
 ROUNDING_WARNING = 0.1  # share of the edit's length that rounding may lose before the user is told
 OMEGA_SUM_TOLERANCE = 1e-6
-
-
-@dataclass(frozen=True)
-class _Weighted:
-    """A vector and its ω: one number, or one a layer."""
-
-    term: Term
-    omega: Omega
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -80,25 +71,25 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     }
 
 
-def _terms(inputs: Inputs) -> list[_Weighted]:
-    """Return the vectors and their ω, from the key or from what `tune` found; those of ω = 0 are no terms."""
+def _terms(inputs: Inputs) -> dict[StoredFile, Omega]:
+    """The vectors and their ω, from the key or from what `tune` found; those of ω = 0 are no terms."""
     if "omega" not in inputs.paths:
-        return [_Weighted(term, term.omega) for term in inputs.terms if term.omega is not None]
+        return {term.at: term.omega for term in inputs.terms if term.omega is not None}
     found = read_omega(inputs.paths["omega"])
-    if lost := [term.digest for term in inputs.terms if term.digest not in found]:
+    if lost := [term.at.digest for term in inputs.terms if term.at.digest not in found]:
         raise CheckpointError(f"the tuned ω name no vector {lost[0]}", hint="`--rebuild tune` searches again")
-    weighted = [_Weighted(term, found[term.digest]) for term in inputs.terms]
-    return [w for w in weighted if (any(w.omega.values()) if isinstance(w.omega, dict) else w.omega)]
+    omegas = {term.at: found[term.at.digest] for term in inputs.terms}
+    return {at: w for at, w in omegas.items() if (any(w.values()) if isinstance(w, dict) else w)}
 
 
-def _check_omegas(terms: Sequence[_Weighted], method: str, context: Context) -> None:
+def _check_omegas(terms: Mapping[StoredFile, Omega], method: str, context: Context) -> None:
     if method != "interpolation":
         return
     if not terms:
         raise CheckpointError(
             "an interpolation of no vectors is a model of zeros", hint="set an ω other than 0"
         )
-    total = sum(w.omega for w in terms if not isinstance(w.omega, dict))
+    total = sum(w for w in terms.values() if not isinstance(w, dict))
     if abs(total - 1) > OMEGA_SUM_TOLERANCE:
         context.warn(
             f"the ω of this interpolation sum to {total:g}, not 1: the base's own share is scaled by that"
@@ -106,12 +97,12 @@ def _check_omegas(terms: Sequence[_Weighted], method: str, context: Context) -> 
 
 
 def _weights(
-    inputs: Inputs, terms: Sequence[_Weighted], params: Mapping[str, JSON], context: Context
+    inputs: Inputs, terms: Mapping[StoredFile, Omega], params: Mapping[str, JSON], context: Context
 ) -> Norms:
     base = open_checkpoint(inputs.paths["base/weights"])
     digest = inputs.digests["base/weights"]
     # Every vector is checked before the first tensor is read.
-    deltas = [open_delta(w.term.path, base, digest, f"vector {w.term.digest[:12]}…") for w in terms]
+    deltas = [open_delta(at.path, base, digest, f"vector {at.digest[:12]}…") for at in terms]
     code = CODES[params["dtype"]]
     kept = kept_in(base.metadata, code)
     specs = result_specs(base, code, kept)
@@ -125,7 +116,7 @@ def _weights(
         for checkpoint in (base, *deltas):
             stack.enter_context(checkpoint)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
-        what = Combination(base, deltas, [w.omega for w in terms], params["method"], code, kept)
+        what = Combination(base, deltas, list(terms.values()), params["method"], code, kept)
         norms = combine(what, writer, threads=context.threads, on_progress=progress)
     context.hashed |= writer.digests
     return norms
@@ -146,13 +137,13 @@ def _warn_of_rounding(norms: Norms, dtype: str, context: Context) -> None:
         )
 
 
-def _provenance(terms: Sequence[_Weighted], norms: Norms) -> Provenance:
+def _provenance(terms: Mapping[StoredFile, Omega], norms: Norms) -> Provenance:
     return {
         "edit_norm": norms.edit,
         "rounding_error": norms.rounding_error,
         "relative_rounding_error": norms.rounding_error / norms.edit if norms.edit else None,
         "terms": [
-            {"vector": w.term.digest, "omega": w.omega, "norm": norm}
-            for w, norm in zip(terms, norms.deltas, strict=True)
+            {"vector": at.digest, "omega": omega, "norm": norm}
+            for (at, omega), norm in zip(terms.items(), norms.deltas, strict=True)
         ],
     }

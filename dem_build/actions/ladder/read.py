@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from dem_build.actions.ladder.spec import LADDER
 from dem_build.actions.tune.read import is_floored
-from dem_build.graph import LADDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
 __all__ = ["RUNGS", "Ladder", "Rung", "Tested", "read_ladder"]
@@ -81,7 +81,7 @@ def read_ladder(build: Recorded) -> Ladder | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(LADDER, lambda action: _ladder(build, action), "ladder", "climbs it again")
+    return build.of(LADDER.name, lambda action: _ladder(build, action), "ladder", "climbs it again")
 
 
 def _ladder(build: Recorded, action: Action) -> Ladder | None:

@@ -10,10 +10,10 @@ from dem_build.data.rows import columns_of
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from dem_build.action import SourceFile
     from dem_build.data.formats import AnyExample
     from dem_build.data.rows import Row
     from dem_build.data.tokenise import Tokenised
-    from dem_build.kinds import SourceFile
     from dem_build.step import Context
 
 __all__ = ["MEANT", "Told", "unread_sentence"]

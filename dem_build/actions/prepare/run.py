@@ -29,11 +29,11 @@ from dem_build.model.tokenizer import BaseTokenizer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from dem_build.action import SourceFile
     from dem_build.actions.prepare.rows import Cut
     from dem_build.data.formats import AnyExample, Layout
     from dem_build.data.rows import Row
     from dem_build.digest import JSON
-    from dem_build.kinds import SourceFile
     from dem_build.step import Context, Inputs, Provenance
 
 __all__ = ["run"]

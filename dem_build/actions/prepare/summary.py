@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from dem_build.action import SourceFile
     from dem_build.data.arrays import RowsWriter
     from dem_build.data.control import ControlTokens
     from dem_build.data.formats import Layout
     from dem_build.data.tokenise import Style
-    from dem_build.kinds import SourceFile
     from dem_build.step import Context
 
 __all__ = ["provenance_of", "refuse_nothing", "tell", "tell_control"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.graph import RESPONSE
+from dem_build.actions.response.spec import RESPONSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
 __all__ = ["CURVES", "Loss", "Point", "Response", "read_response"]
@@ -75,7 +75,9 @@ def read_response(build: Recorded) -> Response | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(RESPONSE, lambda action: _response(build, action), "response curves", "takes them again")
+    return build.of(
+        RESPONSE.name, lambda action: _response(build, action), "response curves", "takes them again"
+    )
 
 
 def _response(build: Recorded, action: Action) -> Response | None:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
-from dem_build.graph import SAMPLE
+from dem_build.actions.sample.spec import SAMPLE
 from dem_build.json_text import text_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
 __all__ = ["ANSWERS", "SHOWN", "Answer", "Exchange", "read_samples", "shortened", "spread"]
@@ -61,7 +61,7 @@ def read_samples(build: Recorded) -> tuple[Exchange, ...]:
     """
     found: dict[str, dict[str, list[Exchange]]] = {}
     for action in build.graph:
-        if action.kind == SAMPLE and action.evaluation is not None:
+        if action.kind is SAMPLE and action.evaluation is not None:
             told = build.of(action.name, lambda a: _told(build, a), "answers to prompts", "asks again")
             if told is not None:
                 found.setdefault(action.evaluation.task, {})[action.evaluation.model] = told

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from dem_build.action import SourceFile
     from dem_build.digest import JSON
-    from dem_build.kinds import SourceFile
     from dem_build.step import Context, Inputs, Provenance
 
 __all__ = ["run"]

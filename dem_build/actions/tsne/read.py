@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeAlias
 
-from dem_build.graph import TSNE
+from dem_build.actions.tsne.spec import TSNE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
 __all__ = ["MAP", "Map", "read_tsne"]
@@ -29,7 +29,7 @@ def read_tsne(build: Recorded) -> Map | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(TSNE, lambda action: _map(build, action), "map of the datasets", "draws it again")
+    return build.of(TSNE.name, lambda action: _map(build, action), "map of the datasets", "draws it again")
 
 
 def _map(build: Recorded, action: Action) -> Map:

@@ -11,8 +11,8 @@ from dem_build.json_text import text_at
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from dem_build.action import Action
     from dem_build.digest import JSON, Digest
-    from dem_build.graph import Action
     from dem_build.report.recorded import Recorded
 
 __all__ = [

@@ -171,7 +171,7 @@ def _families(material: Material, device: str) -> Strips:
     families: dict[str, dict[str, Cost]] = {}
     for action in material.graph:
         if action.name in costs:
-            families.setdefault(action.family, {})[action.name] = costs[action.name]
+            families.setdefault(action.kind.family, {})[action.name] = costs[action.name]
     spent = {family: by_device(actions).get(device, 0.0) for family, actions in families.items()}
     total = sum(spent.values())
     axis = Axis(0.0, max(spent.values(), default=0.0) or 1.0)

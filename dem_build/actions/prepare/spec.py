@@ -1,10 +1,11 @@
-"""The base and the data: what is imported, and what becomes of rows."""
+"""Kind `prepare`: a dataset's files become token ids and labels, split in train, validation and test."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from dem_build.graph.nodes import BASE, Action, Edge, Taken
+from dem_build.action import BASE, Action, Edge, Input, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,25 +14,35 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe, Source, Train
 
-__all__ = ["base_action", "data_action", "probe_action"]
+__all__ = ["PREPARE", "dataset_action", "probe_action"]
+
+PREPARE = Kind(
+    name="prepare",
+    module="dem_build.actions.prepare.run",
+    family="prepare",
+    # 2: nulls of parquet are nothing, and `system`, `history`, `train` … are heeded
+    version=2,
+    params=(
+        "format",
+        "columns",
+        "chat",
+        "system",
+        "loss",
+        "max_length",
+        "on_overflow",
+        "validation",
+        "test",
+        "max_samples",
+    ),
+    outputs=("train", "validation", "test"),
+    added=MappingProxyType({"group_by": None}),
+    optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
+    before_training=True,
+)
 
 
-def base_action(recipe: Recipe, lock: Lock) -> Action:
-    """Return the action that imports the base."""
-    dtype = recipe.base.dtype
-    if dtype is None and lock.base.source == "gguf":
-        dtype = "bfloat16"  # blocks of integers become some float: it is chosen here, and part of the key
-    params = {
-        "source": lock.base.source,
-        "dtype": dtype,
-        "pad_token": recipe.base.pad_token,
-        "added_tokens": list(recipe.base.added_tokens),
-    }
-    return Action(BASE, "import", params, sources=lock.base.files, salt=recipe.base.salt)
-
-
-def data_action(recipe: Recipe, name: str, lock: Lock) -> Action:
-    """Return the action that prepares a dataset."""
+def dataset_action(recipe: Recipe, name: str, lock: Lock) -> Action:
+    """The preparation of a dataset."""
     dataset, train = recipe.datasets[name], recipe.train_of(name)
     params = _source_params(dataset, train) | {
         # Files held out whole are sources with a tag of their own: their names enter no key.
@@ -43,7 +54,7 @@ def data_action(recipe: Recipe, name: str, lock: Lock) -> Action:
 
 
 def probe_action(recipe: Recipe, name: str, lock: Lock) -> Action:
-    """A probe is prepared as a dataset whose rows are all held out."""
+    """The preparation of a probe: a dataset whose rows are all held out."""
     params = _source_params(recipe.probes[name], recipe.train) | {"validation": 0.0, "test": 0.0}
     return _prepare(name, params, lock, recipe.probes[name].salt)
 
@@ -62,5 +73,5 @@ def _source_params(source: Source, train: Train) -> dict[str, JSON]:
 
 
 def _prepare(name: str, params: Mapping[str, JSON], lock: Lock, salt: str | None) -> Action:
-    takes = (Taken("base/tokenizer", Edge(BASE, "tokenizer")),)
-    return Action(f"data:{name}", "prepare", params, takes, lock.datasets[name], salt=salt)
+    takes = (Input("base/tokenizer", Edge(BASE, "tokenizer")),)
+    return Action(f"data:{name}", PREPARE, params, takes, lock.datasets[name], salt=salt)

@@ -1,0 +1,51 @@
+"""Kind `loss`: the held-out loss of one model on one split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.action import Action, Edge, Evaluation, Input, Kind
+from dem_build.workload import Due, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.lock.lock import Lock
+    from dem_build.recipe import Recipe
+
+__all__ = ["LOSS", "actions"]
+
+
+def _tokens(due: Due) -> int | None:
+    return next(iter(due.splits(("data/rows",), "tokens")), None)
+
+
+LOSS = Kind(
+    name="loss",
+    module="dem_build.actions.loss.run",
+    family="evaluate",
+    version=1,
+    params=("dtype",),
+    outputs=("metrics", "rows"),
+    device=True,
+    work=Workload(_tokens, lambda record: record.count("tokens", "seen"), ("dtype",), tokens=True),
+)
+
+
+def actions(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:  # noqa: ARG001  as of all evaluations
+    """The losses of every model on every dataset and probe that has rows for it."""
+    # A test share of 0 says that nothing is held out.
+    tested = [*(n for n, d in recipe.datasets.items() if d.test != 0), *recipe.probes]
+    datasets = tested if recipe.evaluate and recipe.evaluate.loss else []
+    return [_loss(recipe, model, source, name) for name in datasets for model, source in models.items()]
+
+
+def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
+    takes = (
+        Input("model/weights", Edge(source, "weights")),
+        Input("model/config", Edge(source, "config")),
+        Input("data/rows", Edge(f"data:{dataset}", "test")),
+    )
+    about = Evaluation(model, f"loss:{dataset}")
+    params = {"dtype": recipe.compose.dtype}
+    return Action(f"loss:{model}:{dataset}", LOSS, params, takes, evaluation=about)

@@ -1,0 +1,56 @@
+"""Kind `response`: how the losses of all datasets change as the ω of one vector does, the others as in the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.action import BASE, TUNE, Action, Edge, Input, Kind
+from dem_build.workload import Workload, recorded_rows_by_vectors, rows_by_vectors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.recipe import Recipe
+
+__all__ = ["RESPONSE", "actions"]
+
+RESPONSE = Kind(
+    name="response",
+    module="dem_build.actions.response.run",
+    family="analyze",
+    version=1,
+    params=("omegas", "max_samples"),
+    outputs=("curves",),
+    device=True,
+    work=Workload(rows_by_vectors, recorded_rows_by_vectors, ("omegas",)),
+    slopes=lambda _: True,
+    unfit="set response = [] in [analysis]",
+)
+
+
+def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
+    """The curves, where they are asked for and there are rows to judge by."""
+    wanted, method = recipe.analysis, recipe.compose.method
+    validated = any(dataset.validation != 0 for dataset in recipe.datasets.values())
+    if wanted is None or not wanted.response or not (validated or recipe.probes):
+        return []
+    if method != "dem":
+        return []  # an interpolation with other ω scales the base too: its losses say nothing of a vector
+    # The ω of the model enter by what `tune` found, or each with its vector.
+    tuned = None in omega.values()
+    takes = [Input(f"base/{part}", Edge(BASE, part)) for part in ("weights", "config")]
+    takes += [Input("omega", Edge(TUNE, "omega"))] if tuned else []
+    groups: dict[str, Mapping[str, JSON]] = {}
+    for name, value in omega.items():
+        groups[name] = {} if tuned else {"omega": value}
+        takes.append(Input("delta", Edge(f"vector:{name}", "delta"), group=name))
+    for name, dataset in recipe.datasets.items():
+        takes.append(Input("data/train", Edge(f"data:{name}", "train"), group=name))
+        if dataset.validation != 0:
+            takes.append(Input("data/validation", Edge(f"data:{name}", "validation"), group=name))
+    for name in recipe.probes:
+        groups[name] = {}
+        takes.append(Input("data/rows", Edge(f"data:{name}", "test"), group=name))
+    params = {"omegas": sorted({0.0, *wanted.response}), "max_samples": wanted.max_samples}
+    return [Action("response", RESPONSE, params, tuple(takes), groups=groups)]

@@ -1,0 +1,73 @@
+"""Kind `task`: one model on one lm-eval task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.action import MODEL_PARTS, Action, Edge, Evaluation, Input, Kind
+from dem_build.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.lock.lock import Lock, LockedTask
+    from dem_build.recipe import Recipe, Task
+
+__all__ = ["TASK", "actions"]
+
+TASK = Kind(
+    name="task",
+    module="dem_build.actions.task.run",
+    family="evaluate",
+    version=2,  # 2: special tokens are those of training, in every kind of request
+    params=(
+        "task",
+        "num_fewshot",
+        "limit",
+        "apply_chat_template",
+        "dtype",
+        "lm_eval",
+        "dataset_revision",
+    ),
+    outputs=("metrics", "samples"),
+    optional=frozenset({"num_fewshot", "limit", "dataset_revision"}),
+    device=True,
+    # A task reads the same documents every time, whatever the model.
+    work=Workload(
+        lambda _: 1,
+        lambda _: 1,
+        ("task", "num_fewshot", "limit", "apply_chat_template", "dtype"),
+    ),
+)
+
+
+def actions(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
+    """Every task with every model."""
+    tasks = recipe.evaluate.tasks if recipe.evaluate else ()
+    return [
+        _task(recipe, lock.tasks[task.name], model, source, task)
+        for task in tasks
+        for model, source in models.items()
+    ]
+
+
+def _task(recipe: Recipe, locked: LockedTask, model: str, source: str, task: Task) -> Action:
+    params = {
+        "task": task.name,
+        "num_fewshot": task.num_fewshot,
+        "limit": task.limit,
+        "apply_chat_template": task.apply_chat_template,
+        "dtype": recipe.compose.dtype,
+        "lm_eval": locked.lm_eval,
+        "dataset_revision": locked.dataset_revision,
+    }
+    takes = tuple(Input(f"model/{part}", Edge(source, part)) for part in MODEL_PARTS)
+    return Action(
+        f"eval:{model}:{task.name}",
+        TASK,
+        params,
+        takes,
+        locked.files,
+        evaluation=Evaluation(model, task.name),
+        runs_code=locked.local,
+    )

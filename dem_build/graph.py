@@ -1,0 +1,173 @@
+"""Recipe and lock → actions and the outputs they take. Pure: it reads no file and knows no record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from dem_build.action import BASE, COMPOSED, MODEL, TUNE
+from dem_build.actions.analysis import spec as analysis
+from dem_build.actions.base.spec import base_action
+from dem_build.actions.compose.spec import composed_model, tuned_model
+from dem_build.actions.extract.spec import extracted_vector
+from dem_build.actions.finetune.spec import finetune_action
+from dem_build.actions.ladder import spec as ladder
+from dem_build.actions.loss import spec as loss
+from dem_build.actions.mix.spec import MIX, mix_action
+from dem_build.actions.prepare.spec import dataset_action, probe_action
+from dem_build.actions.response import spec as response
+from dem_build.actions.sample import spec as sample
+from dem_build.actions.task import spec as task
+from dem_build.actions.tsne import spec as tsne
+from dem_build.actions.tune.spec import best_single, scale_of, tune_action
+from dem_build.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from dem_build.action import Action
+    from dem_build.lock.lock import Lock
+    from dem_build.recipe import Recipe
+
+__all__ = ["Graph", "build_graph", "chosen_by"]
+
+ANALYSES = (analysis, tsne, response, ladder)
+"""What `[analysis]` asks for: each one's `actions(recipe, omega)`, where ω are None if they are searched."""
+EVALUATIONS = (loss, task, sample)
+"""What `[evaluate]` asks for: each one's `actions(recipe, lock, models)`."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All actions of a recipe, each after those it depends on.
+
+    Attributes:
+        actions: Name → action, in topological order.
+        models: Name of a model in results (`composed`, `base`, `math`) → the action whose outputs it is.
+        omega: Vector → ω, as the recipe says.
+        baselines: Baseline → its method.
+    """
+
+    actions: Mapping[str, Action]
+    models: Mapping[str, str] = field(default_factory=dict)
+    omega: Mapping[str, float] = field(default_factory=dict)
+    baselines: Mapping[str, str] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Action]:
+        return iter(self.actions.values())
+
+    def only(self, targets: Iterable[str]) -> Graph:
+        """The part of the graph that `targets` depend on, themselves included.
+
+        Raises:
+            UsageError: A target that is no action of this graph.
+        """
+        wanted: set[str] = set()
+        stack = list(targets)
+        self.require(stack)
+        while stack:
+            name = stack.pop()
+            if name not in wanted:
+                wanted.add(name)
+                stack.extend(self.actions[name].upstream)
+        return replace(self, actions={n: a for n, a in self.actions.items() if n in wanted})
+
+    def require(self, names: Iterable[str]) -> None:
+        """Refuse a name that is no action of this graph, and say which was meant.
+
+        Raises:
+            UsageError: There is such a name.
+        """
+        for name in names:
+            if name in self.actions:
+                continue
+            import difflib  # noqa: PLC0415  only for a mistake
+
+            # An action of a dataset or vector of that name, else the nearest.
+            of = [action for action in self.actions if action.partition(":")[2] == name]
+            meant = of or difflib.get_close_matches(name, list(self.actions), n=1)
+            hint = "`dem plan` lists them all"
+            if meant:
+                hint = f"did you mean {' or '.join(meant)}? {hint}"
+            raise UsageError(f"there is no action {name!r} in this recipe", hint=hint)
+
+
+def build_graph(recipe: Recipe, lock: Lock) -> Graph:
+    """The graph that a recipe and its lock describe."""
+    actions = [base_action(recipe, lock)]
+    actions += [dataset_action(recipe, name, lock) for name in recipe.datasets]
+    actions += [probe_action(recipe, name, lock) for name in recipe.probes]
+    actions += [finetune_action(name, recipe.train_of(name)) for name in recipe.datasets]
+    actions += [extracted_vector(recipe, name, lock) for name in recipe.vectors]
+    said = {n: v.omega for table in (recipe.datasets, recipe.vectors) for n, v in table.items()}
+    omega = {name: float(value) for name, value in said.items() if value != "tune"}
+    if len(omega) < len(said):
+        actions += [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
+    else:
+        actions.append(composed_model(recipe, MODEL, omega))
+    if recipe.analysis and said:
+        wanted = {name: omega.get(name) for name in said}
+        actions += [a.salted(recipe.analysis.salt) for spec in ANALYSES for a in spec.actions(recipe, wanted)]
+    models = {COMPOSED: MODEL, BASE: BASE}
+    if recipe.evaluate and "vectors" in recipe.evaluate.models:
+        singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
+        actions += singles
+        models |= {a.name.removeprefix("model:"): a.name for a in singles}
+    for name in recipe.baselines:
+        actions += _baseline(recipe, name)
+        models[name] = actions[-1].name
+    if evaluate := recipe.evaluate:
+        named = (COMPOSED, BASE, *recipe.baselines)  # single vectors are there only where they are asked for
+        asked = {m: made for m, made in models.items() if m in evaluate.models or m not in named}
+        actions += [
+            a.salted(evaluate.salt) for spec in EVALUATIONS for a in spec.actions(recipe, lock, asked)
+        ]
+    methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
+    return Graph({a.name: a for a in actions}, models, omega, methods)
+
+
+def _baseline(recipe: Recipe, name: str) -> list[Action]:
+    """What makes a baseline, each action after those it takes from; the last is `model:NAME`.
+
+    All of them have the baseline's salt, but for a mixture's training, which has that of its `train`.
+    """
+    salt = recipe.baselines[name].salt
+    return [a if a.kind.trains else a.salted(salt) for a in _makers(recipe, name)]
+
+
+def _makers(recipe: Recipe, name: str) -> list[Action]:
+    baseline, made = recipe.baselines[name], f"model:{name}"
+    vectors = [*recipe.datasets, *recipe.vectors]
+    equal = dict.fromkeys(vectors, 1 / max(len(vectors), 1))
+    if baseline.method == "single":
+        return [best_single(recipe, name), tuned_model(recipe, made, vectors, f"{TUNE}:{name}")]
+    if baseline.method == "uniform":
+        return [composed_model(recipe, made, equal, "dem")]
+    if baseline.method == "interpolation":
+        return [composed_model(recipe, made, baseline.omega or equal, "interpolation")]
+    # A mixture is trained on once over its rows, which are as many as they have to be, or by its own steps.
+    train = recipe.train_of(name)
+    if baseline.length != "max_steps":
+        train = train.model_copy(update={"num_train_epochs": 1.0, "max_steps": None})
+    mixture = [mix_action(recipe, name), finetune_action(name, train)]
+    if baseline.alpha == "tune":
+        scale = scale_of(recipe, name)
+        return [*mixture, scale, tuned_model(recipe, made, [name], scale.name)]
+    return [*mixture, composed_model(recipe, made, {name: float(baseline.alpha)}, "dem")]
+
+
+def chosen_by(graph: Graph) -> set[tuple[str, str]]:
+    """The dataset or probe, and its split, of all rows that choose: nothing is judged fairly on their prompts.
+
+    They choose ω, a checkpoint, or when a training stops. A mixture's validation rows are those of its datasets.
+    """
+    found: set[tuple[str, str]] = set()
+    for action in graph:
+        chooses = action.kind.chooses
+        for taken in action.takes if chooses else ():
+            if chooses and chooses(action, taken):
+                made = graph.actions[taken.at.action]
+                mixed = [t for t in made.takes if t.of == taken.of]
+                parts = mixed if made.kind is MIX else [taken]
+                found |= {(part.at.action.removeprefix("data:"), part.at.output) for part in parts}
+    return found
