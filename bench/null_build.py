@@ -64,14 +64,14 @@ def pretend(recipe: Path) -> int:
         assert verdict.key is not None
         outputs = {}
         for name in KINDS[action.kind].outputs:
-            file = session.store.new_work(verdict.key) / "out" / name
+            file = session.store.work.new(verdict.key) / "out" / name
             file.write_text('{"loss": 1.0}' if name == "metrics" else f"{action.name} {name}")
-            outputs[name] = session.store.put(file)
+            outputs[name] = session.store.objects.put(file)
         if verdict.status is not Status.HIT:
             made = Record(verdict.key, action.kind, verdict.preimage, outputs, {})
-            session.store.publish(made)
-        session.store.drop_work(verdict.key)
-        records[action.name] = session.store.lookup(verdict.key)
+            session.store.records.publish(made)
+        session.store.work.drop(verdict.key)
+        records[action.name] = session.store.records.lookup(verdict.key)
         known[action.name] = outputs
     session.save_lock()
     session.save_root(Outcome({}))

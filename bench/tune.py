@@ -142,7 +142,7 @@ def _tune_inputs(recipe: Path, folder: Path) -> tuple[Inputs, dict[str, object]]
         record = session.plan.verdicts[taken.at.action].record
         assert record is not None, f"{taken.at.action} is not recorded: build it first"
         output = record.outputs[taken.at.output]
-        there = session.store.view(output, place, f"{i}-{taken.of.replace('/', '-')}"), output.digest
+        there = session.store.views.view(output, place, f"{i}-{taken.of.replace('/', '-')}"), output.digest
         (plain if taken.group is None else grouped[taken.group])[taken.of] = there
     groups = tuple(
         Group(n, action.groups[n], {t: p for t, (p, _) in g.items()}, {t: d for t, (_, d) in g.items()})

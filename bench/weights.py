@@ -121,11 +121,13 @@ def record_vectors(recipe: Path, config: dict[str, Any]) -> list[Path]:
     for action in [a for a in session.plan.graph if a.kind.name == "finetune"]:
         verdict = decide(action, known, session.store, session.plan.history)
         assert verdict.key is not None
-        file = session.store.new_work(verdict.key) / "out" / "delta"
+        file = session.store.work.new(verdict.key) / "out" / "delta"
         base = known["base"]["weights"].digest
         write_delta(file, base, shapes(config), delta_tensors(shapes(config), len(made) + 1), "bfloat16")
-        stored = session.store.put(file)
-        session.store.publish(Record(verdict.key, action.kind, verdict.preimage, {"delta": stored}, {}))
-        session.store.drop_work(verdict.key)
-        made.append(session.store.object_path(stored.digest))
+        stored = session.store.objects.put(file)
+        session.store.records.publish(
+            Record(verdict.key, action.kind, verdict.preimage, {"delta": stored}, {})
+        )
+        session.store.work.drop(verdict.key)
+        made.append(session.store.objects.path(stored.digest))
     return made

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Difference",
     "History",
+    "Lookup",
     "Plan",
     "Reason",
-    "Records",
     "Status",
     "Verdict",
     "Why",
@@ -108,8 +108,8 @@ class Verdict:
     record: Record | None = None
 
 
-class Records(Protocol):
-    """What a plan needs of a store."""
+class Lookup(Protocol):
+    """What a plan needs of a store: its records."""
 
     def lookup(self, key: Digest) -> Record | None:
         """Return the record of `key` when its objects are all there."""
@@ -146,7 +146,7 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, records: Records, history: History, rebuild: AbstractSet[str] = frozenset()
+    graph: Graph, records: Lookup, history: History, rebuild: AbstractSet[str] = frozenset()
 ) -> Plan:
     """Return what would run, and why, without changing anything."""
     verdicts: dict[str, Verdict] = {}
@@ -161,7 +161,7 @@ def make_plan(
 def decide(
     action: Action,
     known: Mapping[str, Mapping[str, Output]],
-    records: Records,
+    records: Lookup,
     history: History,
     rebuild: AbstractSet[str] = frozenset(),
 ) -> Verdict:

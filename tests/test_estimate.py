@@ -186,8 +186,9 @@ class Reading:
 
     def __init__(self, made):
         self.made, self.asked = made, 0
+        self.records = self.objects = self  # as a store has them
 
-    def records(self):
+    def all(self):
         self.asked += 1
         return iter(self.made.records.values())
 

@@ -89,7 +89,7 @@ def _metrics(
     outputs = [(n, r.outputs[o]) for n, r in records.items() for o in READ if o in r.outputs]
     for name, output in outputs:
         try:
-            found[output.digest] = session.store.read_bytes(output)
+            found[output.digest] = session.store.objects.read_bytes(output)
         except CorruptObjectError as error:
             damaged[name] = error
     return found, damaged

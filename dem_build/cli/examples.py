@@ -77,10 +77,10 @@ def _examples(store: Store, base: Record, data: Record, split: str, rows: int) -
     from dem_build.actions.prepare.examples import examples  # noqa: PLC0415  it brings the tokenizer's library along
 
     for output in (base.outputs["tokenizer"], data.outputs[split]):
-        store.check(output)
+        store.objects.check(output)
     with tempfile.TemporaryDirectory(prefix="dem-") as folder:
-        tokenizer = store.view(base.outputs["tokenizer"], Path(folder), "tokenizer")
-        return examples(tokenizer, store.object_path(data.outputs[split].digest), rows)
+        tokenizer = store.views.view(base.outputs["tokenizer"], Path(folder), "tokenizer")
+        return examples(tokenizer, store.objects.path(data.outputs[split].digest), rows)
 
 
 def _print(console: Console, split: str, index: int, example: Shown) -> None:

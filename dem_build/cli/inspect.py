@@ -164,7 +164,7 @@ def _recorded(session: Session, name: str) -> Record:
     """Return the record of an action as it stands in the recipe now, else that of its last build."""
     verdict = _verdict(session, name)
     last = session.plan.history.keys.get(name)
-    record = verdict.record or (session.store.peek(last) if last else None)
+    record = verdict.record or (session.store.records.peek(last) if last else None)
     if record is None:
         raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")
     if verdict.status is not Status.HIT:
@@ -174,13 +174,13 @@ def _recorded(session: Session, name: str) -> Record:
 
 def _events(session: Session, verdict: Verdict) -> Iterator[JSON]:
     """Yield the events of the last run: of an unfinished one where there is one, else of the recorded one."""
-    unfinished = session.store.previous_work(verdict.key) if verdict.key and verdict.record is None else []
+    unfinished = session.store.work.previous(verdict.key) if verdict.key and verdict.record is None else []
     if unfinished:
         yield from _read_work(unfinished[0])
         return
     record = _recorded(session, verdict.action.name)
     if record.log is not None:
-        yield from read_events(session.store.read_bytes(record.log))
+        yield from read_events(session.store.objects.read_bytes(record.log))
 
 
 def _read_work(work: Path) -> Iterator[JSON]:

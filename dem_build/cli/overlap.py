@@ -142,7 +142,7 @@ def _damaged(store: Store, records: Mapping[str, Record]) -> dict[str, CorruptOb
     for name, record in records.items():
         for output in record.outputs.values() if record.kind == "prepare" else ():
             try:
-                store.check(output)
+                store.objects.check(output)
             except CorruptObjectError as error:
                 found[name] = error
     return found
@@ -156,7 +156,7 @@ def _counted(store: Store, records: Mapping[str, Record]) -> list[Shared]:
 
     datasets = {
         name.removeprefix("data:"): {
-            split: TokenRows.open(store.object_path(output.digest))
+            split: TokenRows.open(store.objects.path(output.digest))
             for split, output in record.outputs.items()
         }
         for name, record in records.items()

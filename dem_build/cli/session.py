@@ -81,7 +81,7 @@ class Session:
 
     def planned_again(self) -> Session:
         """Return this session with a plan of what the store holds now; what was to be rebuilt has been."""
-        return replace(self, plan=make_plan(self.plan.graph, self.store, self.plan.history))
+        return replace(self, plan=make_plan(self.plan.graph, self.store.records, self.plan.history))
 
     def require_locked(self, call: Call) -> None:
         """Raise unless the lock file is what the recipe resolves to.
@@ -125,7 +125,7 @@ class Session:
         Raises:
             StoreError: The store cannot be written, and there is something to build.
         """
-        if not self.whole and self.store.root_is_damaged(root_id(self.recipe.path)):
+        if not self.whole and self.store.roots.damaged(root_id(self.recipe.path)):
             return  # it keeps collection away, and only a whole build knows all that it named
         last = self.plan.history.keys
         names = self.plan.graph.actions if self.whole else last
@@ -136,7 +136,7 @@ class Session:
         if keys == dict(last) and wanted == {*self.root["wanted"]} and self._root_is_fresh():
             return  # a build with nothing to do writes nothing
         try:
-            self.store.write_root(root_id(self.recipe.path), self._root(keys, wanted))
+            self.store.roots.write(root_id(self.recipe.path), self._root(keys, wanted))
         except StoreError:
             if not self.plan.up_to_date:
                 raise  # else a store that is only read serves what it has
@@ -147,7 +147,7 @@ class Session:
         # A store that is only read is no place for it: it is counted again.
         with suppress(StoreError):
             document = {"recipe": str(self.recipe.path), **root, "overlap": overlap}
-            self.store.write_root(root_id(self.recipe.path), document)
+            self.store.roots.write(root_id(self.recipe.path), document)
 
     def _wanted(self, outcome: Outcome | None) -> set[digest.Digest]:
         """Return the keys that are known by now, recorded or not: unfinished work on them is worth keeping."""
@@ -203,7 +203,7 @@ _FIELDS: dict[str, tuple[digest.JSON, Callable[[digest.JSON], bool]]] = {
 
 def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
     """Return the root of a recipe's last build; fields that are missing or of a wrong type are empty."""
-    found = store.read_root(root_id(recipe)) or store.find_root(str(recipe))
+    found = store.roots.read(root_id(recipe)) or store.roots.find(str(recipe))
     document = found if isinstance(found, dict) else {}
     return {
         name: value if is_one(value := document.get(name)) else empty
@@ -282,7 +282,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         within.enter_context(store.in_use())
     root = _last_root(store, recipe.path)
     history = History(root["actions"])
-    plan = make_plan(graph, store, history, frozenset(call.rebuild))
+    plan = make_plan(graph, store.records, history, frozenset(call.rebuild))
     return Session(named, recipe, machine, store, resolved, locked, plan, root, whole=not call.targets)
 
 

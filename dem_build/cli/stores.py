@@ -38,7 +38,7 @@ def ls(call: Call, *, as_json: bool) -> int:
     """List the records, newest first."""
     store = open_store(call)
     names = _names(store)
-    records = sorted(store.records(), key=lambda r: str(r.provenance.get("finished", "")), reverse=True)
+    records = sorted(store.records.all(), key=lambda r: str(r.provenance.get("finished", "")), reverse=True)
     if as_json:
         rows = [
             {"key": r.key, "kind": r.kind, "action": names.get(r.key), **_brief(r.provenance)}
@@ -109,7 +109,9 @@ def _verdict(damages: Sequence[Damage], *, repair: bool) -> str:
 
 def _names(store: Store) -> dict[str, str]:
     """Map keys to what the last build of a recipe called their actions; no record knows, as a store is name-free."""
-    tables = [root["actions"] for root in store.roots() if isinstance(root, dict) and "actions" in root]
+    tables = [
+        root["actions"] for root in store.roots.documents() if isinstance(root, dict) and "actions" in root
+    ]
     pairs = [pair for table in tables if isinstance(table, dict) for pair in table.items()]
     return {key: name for name, key in pairs if isinstance(key, str)}
 
@@ -120,7 +122,7 @@ def _row(table: Table, name: str, usage: Usage) -> None:
 
 def _recipe(store: Store, name: str) -> str:
     """Return the file of a recipe that built here, and that it is gone where it is."""
-    root = store.read_root(name)
+    root = store.roots.read(name)
     path = str(root.get("recipe", name)) if isinstance(root, dict) else name
     return path if os.path.exists(path) else f"{path} (gone)"  # noqa: PTH110  Path's raises for a name that cannot be
 

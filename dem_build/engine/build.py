@@ -153,7 +153,7 @@ class _Build:
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
         rebuild = self.options.rebuild - self.rebuilt
-        verdict = decide(action, self._known(action), self.store, self.plan.history, rebuild)
+        verdict = decide(action, self._known(action), self.store.records, self.plan.history, rebuild)
         if verdict.status is Status.HIT:
             self._settle(hit(verdict))
         else:
@@ -249,7 +249,7 @@ class _Build:
 
     def _finish_recorded(self, verdict: Verdict, message: Message) -> None:
         assert verdict.key is not None
-        record = self.store.lookup(verdict.key)
+        record = self.store.records.lookup(verdict.key)
         if record is None:
             error = CorruptObjectError(
                 "its result was lost at once", where=verdict.action.name, hint="`dem cache verify`"
@@ -274,9 +274,9 @@ class _Build:
     def _left_by(self, verdict: Verdict) -> Record | None:
         """Return what a worker recorded before it died; of a forced run nobody can tell, as a record was there."""
         assert verdict.key is not None
-        record = self.store.lookup(verdict.key) if verdict.record is None else None
+        record = self.store.records.lookup(verdict.key) if verdict.record is None else None
         if record is not None:
-            self.store.drop_work(verdict.key)  # which it did not come to
+            self.store.work.drop(verdict.key)  # which it did not come to
         return record
 
     def _may_repair(self, action: Action) -> bool:
@@ -304,11 +304,11 @@ class _Build:
                 continue
             assert verdict.key is not None
             self.held[name] = (verdict, now)
-            record = self.store.lookup(verdict.key)
+            record = self.store.records.lookup(verdict.key)
             if record is not None:
                 del self.held[name]
                 self._settle(self._found(verdict, record))
-            elif self.store.lease_holder(verdict.key) is None:
+            elif self.store.leases.holder(verdict.key) is None:
                 del self.held[name]
                 self.due[name] = verdict
 
@@ -320,7 +320,7 @@ class _Build:
     def _follow_to_the_end(self, action: Action, tail: EventTail, log: Blob | None) -> None:
         """Tell what an action said since the last look: once it is recorded its folder is gone, and its log tells."""
         with suppress(CorruptObjectError):  # only what it said would be lost
-            for event in tail.read_rest(self.store.read_bytes(log)) if log is not None else ():
+            for event in tail.read_rest(self.store.objects.read_bytes(log)) if log is not None else ():
                 self.listener.action_event(action, event)
 
     def _heed_interrupt(self) -> None:

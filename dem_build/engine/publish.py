@@ -196,12 +196,12 @@ def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest
 
 def _export(record: Record, store: Store, folder: Path) -> None:
     for output in record.outputs.values():
-        store.check(output)
-    store.export(record.outputs["weights"], folder)
-    store.export(record.outputs["tokenizer"], folder)
-    store.export(record.outputs["config"], folder / "config.json")
-    if store.read_bytes(record.outputs["generation_config"]).strip() != b"{}":
-        store.export(record.outputs["generation_config"], folder / GENERATION_CONFIG)
+        store.objects.check(output)
+    store.views.export(record.outputs["weights"], folder)
+    store.views.export(record.outputs["tokenizer"], folder)
+    store.views.export(record.outputs["config"], folder / "config.json")
+    if store.objects.read_bytes(record.outputs["generation_config"]).strip() != b"{}":
+        store.views.export(record.outputs["generation_config"], folder / GENERATION_CONFIG)
 
 
 def _published(to: Destination, wanted: Digest) -> bool:

@@ -82,16 +82,16 @@ class Runner:
             return Reply(Answer.FAILED, time.monotonic() - begun, what=error.located, hint=error.hint)
 
     def _run_unless_recorded(self, request: Request, begun: float) -> Reply:
-        if not request.force and self.store.lookup(request.key) is not None:
+        if not request.force and self.store.records.lookup(request.key) is not None:
             return Reply(Answer.FOUND)
-        with self.store.lease(request.key):
+        with self.store.leases.take(request.key):
             # Another process may have published between our look and our lease.
-            if not request.force and self.store.lookup(request.key) is not None:
+            if not request.force and self.store.records.lookup(request.key) is not None:
                 return Reply(Answer.FOUND)
             return self._run_leased(request, begun)
 
     def _run_leased(self, request: Request, begun: float) -> Reply:
-        work = self.store.new_work(request.key)
+        work = self.store.work.new(request.key)
         self.started(work)
         try:
             resumed = _adopt_checkpoint(self.store, request.key, work)
@@ -101,7 +101,7 @@ class Runner:
             return Reply(Answer.INTERRUPTED, time.monotonic() - begun, str(work))
         except (Exception, SystemExit) as error:  # noqa: BLE001  a step's failure must not take the worker down
             self.resident.clear()
-            if not request.force and self.store.lookup(request.key) is not None:
+            if not request.force and self.store.records.lookup(request.key) is not None:
                 return Reply(
                     Answer.FOUND
                 )  # another process had it too, was first, and removed all work on it
@@ -110,7 +110,7 @@ class Runner:
                 lost.__cause__ = error  # for the log
                 error = lost
             return _failed(error, work, time.monotonic() - begun)
-        self.store.drop_work(request.key)
+        self.store.work.drop(request.key)
         notes = [f"resumed from step {resumed}"] if resumed is not None else []
         notes += [] if same is None else [_compared(same)]
         return Reply(Answer.DONE, time.monotonic() - begun, note=", ".join(notes), log=log)
@@ -118,7 +118,7 @@ class Runner:
     def _places(self, request: Request, work: Path) -> set[Path]:
         """Return where the action's inputs lie: objects, and folders of links to them."""
         blobs = {blob.digest for taken in request.inputs for blob in taken.at.blobs()}
-        return {work / "in", *map(self.store.object_path, blobs)}
+        return {work / "in", *map(self.store.objects.path, blobs)}
 
     def _publish(self, request: Request, work: Path, begun: float) -> tuple[bool | None, Blob]:
         """Run the step and publish; return whether it came out as recorded (None: nothing was), and the run's log."""
@@ -148,25 +148,27 @@ class Runner:
         if wanted is None or measures is None:
             return
         alike = [
-            r for r in self.store.records() if r.kind == request.kind.name and measured(r.preimage) == wanted
+            r
+            for r in self.store.records.all()
+            if r.kind == request.kind.name and measured(r.preimage) == wanted
         ]
         newest = sorted(alike, key=lambda r: (str(r.provenance.get("finished")), r.key))[-MOST_EARLIER:]
         for found in newest:
-            record = self.store.lookup(found.key)  # which keeps it from collection while we read
+            record = self.store.records.lookup(found.key)  # which keeps it from collection while we read
             if record is None:
                 continue
             with contextlib.suppress(CorruptObjectError):
                 output = record.outputs[measures]
-                self.store.check(output)
-                yield self.store.object_path(output.digest)
+                self.store.objects.check(output)
+                yield self.store.objects.path(output.digest)
 
     def _record(
         self, request: Request, work: Path, outputs: dict[str, Output], provenance: Provenance
     ) -> tuple[bool | None, Blob]:
-        before = self.store.lookup(request.key)
-        log = self.store.put_bytes(_log(work))
+        before = self.store.records.lookup(request.key)
+        log = self.store.objects.put_bytes(_log(work))
         made = Record(request.key, request.kind.name, request.preimage, outputs, provenance, log)
-        self.store.publish(made)
+        self.store.records.publish(made)
         return None if before is None else _digests(before) == _digests(made), log
 
     def _inputs(self, request: Request, work: Path) -> Inputs:
@@ -175,8 +177,8 @@ class Runner:
         folder.mkdir(exist_ok=True)
         found: list[Input[StoredFile]] = []
         for index, taken in enumerate(request.inputs):
-            self.store.check(taken.at)
-            path = self.store.view(taken.at, folder, f"{index}-{taken.of.replace('/', '-')}")
+            self.store.objects.check(taken.at)
+            path = self.store.views.view(taken.at, folder, f"{index}-{taken.of.replace('/', '-')}")
             found.append(taken.moved(StoredFile(path, taken.at.digest)))
         alone = [i for i in found if i.group is None]
         weighted = {i.at.digest: i for i in alone if i.of == request.kind.weighted}
@@ -217,7 +219,7 @@ class Runner:
             raise ActionError(
                 f"the step made no output {missing[0]!r}", where=request.name, hint="a bug in dem"
             )
-        return self.store.put_all(paths, context.hashed)
+        return self.store.objects.put_all(paths, context.hashed)
 
 
 def _step_of(kind: Kind) -> Step:
@@ -264,7 +266,7 @@ def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
     A copy, not a move: the earlier run's process may be stopped rather than dead, and write on when it wakes up. Once
     the copy is on the disk, the checkpoints that it replaces go.
     """
-    folders = [old / "checkpoints" for old in store.previous_work(key) if old != work]
+    folders = [old / "checkpoints" for old in store.work.previous(key) if old != work]
     found = sorted((c for f in folders for c in complete_checkpoints(f)), key=step_of, reverse=True)
     adopted = (adopt(checkpoint, work / "checkpoints") for checkpoint in found)
     copied = next((copy for copy in adopted if copy is not None), None)

@@ -196,7 +196,7 @@ def config_of(base: Verdict, store: Store) -> Mapping[str, JSON] | None:
     """Return the base's config, as it is recorded, else as it is imported; None where it cannot be read."""
     try:
         if base.record is not None:
-            return _table(parse_json(store.read_bytes(base.record.outputs["config"])))
+            return _table(parse_json(store.objects.read_bytes(base.record.outputs["config"])))
         sources = [source for source in base.action.sources if source.tag == "config.json"]
         paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in sources]
         return _table(parse_json(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None

@@ -72,7 +72,7 @@ def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
     base = plan.verdicts.get("base")
     weights = base.record.outputs["weights"].digest if base and base.record else None
     shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
-    estimator, times = _Estimator(plan, machine, shape, config or {}), Times(store.records(), weights)
+    estimator, times = _Estimator(plan, machine, shape, config or {}), Times(store.records.all(), weights)
     return [estimator.of(verdict, times) for verdict in found]
 
 

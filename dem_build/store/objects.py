@@ -55,6 +55,13 @@ class Objects:
         """Return whether the object is there at its size; nothing is read."""
         return self._misplaced(blob) is None
 
+    def put(self, path: Path) -> Output:
+        """Move a file or folder into the store. Nothing is left at `path`.
+
+        When this returns, the bytes are on the disk under their digests.
+        """
+        return self.put_all({"": path}, {})[""]
+
     def put_all(self, paths: Mapping[str, Path], hashed: Mapping[Path, Digest]) -> dict[str, Output]:
         """Move files and folders into the store; nothing is left at their paths.
 
@@ -216,12 +223,16 @@ class Objects:
             return " and could not be moved to quarantine"
         return ", now in quarantine"
 
-    def read_bytes(self, blob: Blob) -> bytes:
-        """Return the bytes of a small object, verified.
+    def read_bytes(self, source: Output | Blob) -> bytes:
+        """The bytes of a small file, verified.
 
         Raises:
             CorruptObjectError: The object is damaged or gone.
+            ValueError: The output is a folder.
         """
+        if isinstance(source, Output) and source.files is not None:
+            raise ValueError("a folder has no bytes of its own")
+        blob = Blob(source.digest, source.size)
         path = self.path(blob.digest)
         if fault := self._misplaced(blob):
             raise self.condemn([fault])

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.store.layout import Layout
     from dem_build.store.objects import Objects
+    from dem_build.store.uses import Uses
 
 __all__ = ["NewerRecordError", "Record", "Records", "read_record"]
 
@@ -150,12 +151,20 @@ def _refuse_version(version: JSON) -> None:
 class Records:
     """The action records of one store."""
 
-    def __init__(self, layout: Layout, objects: Objects) -> None:
+    def __init__(self, layout: Layout, objects: Objects, uses: Uses) -> None:
         self._layout = layout
         self._objects = objects
+        self._uses = uses
 
     def lookup(self, key: Digest) -> Record | None:
-        """Return the record of `key`, or None where an object of it is not there at its size. Reads no object."""
+        """The record of `key`; None where there is no valid one whose objects are all there at their sizes.
+
+        Reads the record and no object, and keeps both from collection while this process is at work.
+        """
+        with self._uses.using(key):
+            return self._whole(key)
+
+    def _whole(self, key: Digest) -> Record | None:
         record = self.peek(key)
         if record is None or not all(self._objects.present(blob) for blob in record.blobs()):
             return None
@@ -182,12 +191,13 @@ class Records:
             StoreError: An object of it is not in the store, or the record cannot be written.
         """
         data = self._encoded(record)
-        for _ in range(_ATTEMPTS):
-            self._write(data, record.key)
-            holding = self.lookup(record.key)
-            if holding is not None:
-                return holding
-            time.sleep(_PAUSE_SECONDS)  # another process put ours aside by mistake, and puts it back
+        with self._uses.using(record.key):
+            for _ in range(_ATTEMPTS):
+                self._write(data, record.key)
+                holding = self._whole(record.key)
+                if holding is not None:
+                    return holding
+                time.sleep(_PAUSE_SECONDS)  # another process put ours aside by mistake, and puts it back
         raise StoreError(
             "an object vanished while its record was written", where=record.key, hint="build again"
         )
@@ -230,7 +240,7 @@ class Records:
         """
         with files.writing(self._layout.lock), files.exclusively(self._layout.lock):
             with suppress(StoreError):  # one that cannot be read goes
-                if self.lookup(key) is not None:
+                if self._whole(key) is not None:
                     return False
             return self._put_aside(self._layout.action(key))
 
@@ -260,7 +270,7 @@ class Records:
         except FileExistsError:
             with files.exclusively(self._layout.lock):
                 # Asked again under the lock: another process may have replaced the invalid record just now.
-                if self.lookup(target.stem) is None:
+                if self._whole(target.stem) is None:
                     self._put_aside(target)
                     with suppress(FileExistsError):
                         os.link(temporary, target)

@@ -110,6 +110,11 @@ class Roots:
         found = [root for root in self.all() if root.recipe == recipe]
         return max(found, key=lambda root: root.used).document if found else None
 
+    def documents(self) -> list[JSON]:
+        """What the last build of each recipe wrote, the oldest first; damaged ones are left out."""
+        whole = [root for root in self.all() if root.document is not None]
+        return [root.document for root in sorted(whole, key=lambda root: root.used)]
+
     def all(self) -> Iterator[Root]:
         """Yield every root, damaged ones as well.
 

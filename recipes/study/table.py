@@ -107,7 +107,7 @@ def rows(arm: Arm, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
     found = record(arm.build, f"loss:{arm.model}:{dataset}")
     if found is None:
         return None
-    stored = load(session(arm.build).store.read_bytes(found.outputs["rows"]))
+    stored = load(session(arm.build).store.objects.read_bytes(found.outputs["rows"]))
     return stored["nll"].astype(float), stored["tokens"].astype(float)
 
 

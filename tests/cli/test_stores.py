@@ -43,7 +43,7 @@ def test_ls_names_what_is_recorded(store: Store, capsys: pytest.CaptureFixture[s
 def test_ls_takes_no_name_from_a_root_that_holds_anything(
     store: Store, root: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.write_root("a" * 32, root)
+    store.roots.write("a" * 32, root)
     assert run(["ls", "--json", "--cache", str(store.root)]) == 0
     assert [row["action"] for row in json.loads(capsys.readouterr().out)] == [None]
 
@@ -72,7 +72,7 @@ def test_stats_count_by_kind_and_by_recipe_and_escape_paths(
 def test_stats_name_a_recipe_whose_root_holds_anything(
     root: object, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.write_root("a" * 32, root)
+    store.roots.write("a" * 32, root)
     assert run(["cache", "stats", "--cache", str(store.root)]) == 0
     assert "(gone)" in capsys.readouterr().out
 
@@ -114,7 +114,7 @@ def test_repair_says_what_it_did_and_the_store_is_sound_after_it(
 def test_ls_escapes_what_a_record_says(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     document = {"kind": "odd", "n": 2}
     said = {"seconds": "\x1b[31mred", "finished": "\u202etxt"}
-    store.publish(Record(digest.of_json(document), "odd", document, {}, said))
+    store.records.publish(Record(digest.of_json(document), "odd", document, {}, said))
     assert run(["ls", "--cache", str(store.root)]) == 0
     shown = capsys.readouterr().out
     assert "\\x1b[31mred" in shown

@@ -31,8 +31,8 @@ def model(tmp_path: Path) -> tuple[Store, Record]:
             (made / f"more-{name}" / "y").write_text(name)
         else:
             made.write_text("{}")
-        outputs[name] = store.put(made)
-    return store, store.publish(Record(key_of(document), "compose", document, outputs, {}))
+        outputs[name] = store.objects.put(made)
+    return store, store.records.publish(Record(key_of(document), "compose", document, outputs, {}))
 
 
 def test_builds_that_end_together_publish_one_whole_model(

@@ -31,7 +31,8 @@ class Cluster:
     """A store, and workers that answer at once: the base is damaged, and comes out different when it is made again."""
 
     def __init__(self, slots: int) -> None:
-        self.records: dict[str, Record] = {}
+        self.recorded: dict[str, Record] = {}
+        self.records = self  # as a store has them
         self.ran: Counter[str] = Counter()
         self.damaged: str | None = None
         self.rotting = False  # whether the base is damaged each time it is read
@@ -43,12 +44,12 @@ class Cluster:
             worker.runs_in = lambda _process: True
 
     def lookup(self, key: str) -> Record | None:
-        record = self.records.get(key)
+        record = self.recorded.get(key)
         broken = record is not None and any(o.digest == self.damaged for o in record.outputs.values())
         return None if broken else record
 
     def peek(self, key: str) -> Record | None:
-        return self.records.get(key)
+        return self.recorded.get(key)
 
     def submit(self, worker: Any, request: Any) -> None:
         worker.request = request
@@ -74,8 +75,8 @@ class Cluster:
     def make(self, name: str, key: str, kind: str, document: Any) -> Record:
         self.ran[name] += 1
         outputs = {o: Output(of_json([key, o, self.ran[name]]), 1) for o in KINDS[kind].outputs}
-        self.records[key] = Record(key, kind, document, outputs, {})
-        return self.records[key]
+        self.recorded[key] = Record(key, kind, document, outputs, {})
+        return self.recorded[key]
 
 
 def graph(names: tuple[str, ...]) -> Graph:
@@ -91,7 +92,7 @@ def build(cluster: Cluster, made: Graph) -> Outcome:
         action_event=lambda *_: None, action_ended=lambda *_: None, action_started=lambda *_: None
     )
     plan = make_plan(made, cluster, History())
-    cluster.damaged = cluster.records[base_key(made)].outputs["tokenizer"].digest
+    cluster.damaged = cluster.recorded[base_key(made)].outputs["tokenizer"].digest
     options = Options(Machine(jobs=len(cluster.pool.workers)))
     return _Build(plan, cluster, options, silent, Interrupt(), cluster.pool).run()  # type: ignore[arg-type]
 
@@ -101,7 +102,7 @@ def base_key(made: Graph) -> str:
 
 
 def record(cluster: Cluster, made: Graph, name: str) -> None:
-    known = {"base": cluster.records[base_key(made)].outputs} if name != "base" else {}
+    known = {"base": cluster.recorded[base_key(made)].outputs} if name != "base" else {}
     document = preimage_of(made.actions[name], known)
     cluster.make(name, of_json(document), made.actions[name].kind.name, document)
 
@@ -129,7 +130,7 @@ def test_what_settled_with_bytes_that_came_out_different_is_made_again_by_the_sa
     record(cluster, made, "data:a")
     outcome = build(cluster, made)
     assert cluster.ran == {"base": 2, "data:a": 2, "data:b": 1}
-    made_now = cluster.records[base_key(made)].outputs["tokenizer"].digest
+    made_now = cluster.recorded[base_key(made)].outputs["tokenizer"].digest
     assert tokenizers_taken(outcome, names) == {made_now}
 
 
@@ -140,7 +141,7 @@ def test_a_run_with_bytes_that_came_out_different_meanwhile_is_not_the_result() 
     record(cluster, made, "base")
     outcome = build(cluster, made)
     assert {r.status for r in outcome.results.values()} == {Done.RAN}
-    made_now = cluster.records[base_key(made)].outputs["tokenizer"].digest
+    made_now = cluster.recorded[base_key(made)].outputs["tokenizer"].digest
     assert tokenizers_taken(outcome, names) == {made_now}
 
 

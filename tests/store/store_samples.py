@@ -10,16 +10,16 @@ from dem_build.store import Record, Store
 
 
 def tree(store: Store, files: dict[str, bytes]) -> Output:
-    out = store.new_work("0" * 64) / "out" / "weights"
+    out = store.work.new("0" * 64) / "out" / "weights"
     out.mkdir()
     for name, data in files.items():
         (out / name).write_bytes(data)
-    return store.put(out)
+    return store.objects.put(out)
 
 
 def make_record(store: Store, *, data: bytes = b"delta", params: int = 1) -> Record:
     preimage = {"dem": 1, "kind": "finetune", "params": {"learning_rate": 2e-5, "n": params}}
-    delta = store.put_bytes(data)
+    delta = store.objects.put_bytes(data)
     outputs = {"delta": Output(delta.digest, delta.size), "weights": tree(store, {"a": data, "b": b"b"})}
     return Record(
         key=digest.of_json(preimage),
@@ -27,7 +27,7 @@ def make_record(store: Store, *, data: bytes = b"delta", params: int = 1) -> Rec
         preimage=preimage,
         outputs=outputs,
         provenance={"seconds": 1.5, "curve": [[1, 2.25]], "who": data.decode()},
-        log=store.put_bytes(b"log of " + data),
+        log=store.objects.put_bytes(b"log of " + data),
     )
 
 

@@ -32,14 +32,14 @@ def publish(
 ) -> Record:
     """Record an action whose outputs are files of these contents."""
     preimage = {"kind": kind, "name": name}
-    blobs = [store.put_bytes(text.encode()) for text in contents or (name,)]
+    blobs = [store.objects.put_bytes(text.encode()) for text in contents or (name,)]
     outputs = {f"{output}{i or ''}": Output(b.digest, b.size) for i, b in enumerate(blobs)}
-    return store.publish(Record(digest.of_json(preimage), kind, preimage, outputs, {}))
+    return store.records.publish(Record(digest.of_json(preimage), kind, preimage, outputs, {}))
 
 
 def root(store: Store, recipe: Path, *records: Record, **more) -> None:
     actions = {f"action {i}": record.key for i, record in enumerate(records)}
-    store.write_root(recipe.name, {"recipe": str(recipe), "host": HOST, "actions": actions} | more)
+    store.roots.write(recipe.name, {"recipe": str(recipe), "host": HOST, "actions": actions} | more)
 
 
 def age(store: Store, days: float) -> None:
@@ -67,8 +67,8 @@ def test_what_the_last_build_of_a_recipe_names_stays_and_the_rest_goes_with_its_
     before = store.stats().objects
     found = store.collect(NOW)
     assert {kind: (u.count, u.bytes) for kind, u in found.freed.items()} == {"compose": (1, len("other"))}
-    assert store.lookup(kept.key) == kept
-    assert store.peek(lost.key) is None
+    assert store.records.lookup(kept.key) == kept
+    assert store.records.peek(lost.key) is None
     assert store.stats().objects.bytes == before.bytes - found.bytes == found.left
 
 
@@ -110,7 +110,7 @@ def test_nothing_goes_while_any_bit_of_a_root_is_another(store, recipe):
         rewrite(path, whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :])
         with pytest.raises(StoreError, match="this root is damaged"):
             store.collect(Policy(grace=0, vectors=True))
-    assert store.lookup(record.key) == record
+    assert store.records.lookup(record.key) == record
 
 
 def test_a_damaged_root_names_the_recipe_that_it_seems_to_be_of(store, recipe):
@@ -132,7 +132,7 @@ def test_what_is_no_file_in_the_place_of_a_root_is_a_damaged_one(store, recipe, 
     put(path)
     with pytest.raises(StoreError, match="this root is damaged"):
         store.collect(NOW)
-    assert store.read_root(recipe.name) is None
+    assert store.roots.read(recipe.name) is None
 
 
 def test_a_damaged_root_counts_until_nobody_built_its_recipe_for_thirty_days(store, recipe):
@@ -162,7 +162,7 @@ def test_a_time_in_a_root_that_is_none_protects_nothing(store, recipe, when):
 
 def test_nothing_younger_than_the_grace_period_goes(store):
     publish(store, "a")
-    store.put_bytes(b"of no record")
+    store.objects.put_bytes(b"of no record")
     assert kinds(store, Policy()) == {}
     age(store, 1.01)
     assert kinds(store, Policy()) == {"compose": 1, "objects of no record": 1}
@@ -174,10 +174,10 @@ def test_older_than_counts_from_the_last_build_that_used_it(store, recipe):
     root(store, recipe, built, dropped={dropped.key: time.time() - 10 * DAY})
     recipe.unlink()
     assert kinds(store, Policy(older_than=30 * DAY)) == {"compose": 1}
-    assert store.peek(old.key) is None
+    assert store.records.peek(old.key) is None
     assert kinds(store, Policy(older_than=5 * DAY)) == {"compose": 1}
-    assert store.peek(dropped.key) is None
-    assert store.peek(built.key) == built
+    assert store.records.peek(dropped.key) is None
+    assert store.records.peek(built.key) == built
 
 
 def test_vectors_go_only_where_that_is_asked_for(store):
@@ -185,7 +185,7 @@ def test_vectors_go_only_where_that_is_asked_for(store):
     found = store.collect(NOW)
     assert found.freed == {}
     assert (found.vectors.count, found.vectors.bytes) == (1, 1)
-    assert store.lookup(vector.key) == vector
+    assert store.records.lookup(vector.key) == vector
     assert kinds(store, Policy(grace=0, vectors=True)) == {"finetune": 1}
 
 
@@ -196,19 +196,19 @@ def test_a_size_is_reached_by_taking_what_was_unused_longest(store):
         os.utime(record_file(store, record.key), (then, then))
     found = store.collect(Policy(grace=0, max_bytes=250))
     assert found.freed["compose"].bytes == found.left == 200
-    assert [store.peek(r.key) is None for r in made] == [True, True, False, False]
+    assert [store.records.peek(r.key) is None for r in made] == [True, True, False, False]
 
 
 def test_what_a_running_process_has_looked_up_or_stored_stays(store, tmp_path):
     hit, other = publish(store, "hit"), publish(store, "other")
     builder = Store.open(store.root, hints=Hints(tmp_path / "hints"))
     with builder.in_use():
-        assert builder.lookup(hit.key) == hit
-        stored = builder.put_bytes(b"not yet recorded")
+        assert builder.records.lookup(hit.key) == hit
+        stored = builder.objects.put_bytes(b"not yet recorded")
         assert kinds(store) == {"compose": 1}
-        assert store.lookup(hit.key) == hit
-        assert store.object_path(stored.digest).exists()
-        assert store.peek(other.key) is None
+        assert store.records.lookup(hit.key) == hit
+        assert store.objects.path(stored.digest).exists()
+        assert store.records.peek(other.key) is None
     assert kinds(store) == {"compose": 1, "objects of no record": 1}
 
 
@@ -224,12 +224,12 @@ def test_what_comes_to_be_used_while_it_is_moved_is_put_back(store, monkeypatch,
 
     monkeypatch.setattr(collect, "read_uses", late)
     assert kinds(store) == {}
-    assert store.lookup(record.key) == record
+    assert store.records.lookup(record.key) == record
     assert list((store.root / "trash").iterdir()) == []
 
 
 def test_an_object_that_a_record_names_by_now_is_put_back(store, monkeypatch):
-    blob, moved = store.put_bytes(b"a"), collect._put_back
+    blob, moved = store.objects.put_bytes(b"a"), collect._put_back
 
     def publishing(items, keep, trash):
         if len(items) == 0:
@@ -241,7 +241,7 @@ def test_an_object_that_a_record_names_by_now_is_put_back(store, monkeypatch):
 
     monkeypatch.setattr(collect, "_put_back", publishing)
     assert kinds(store) == {}
-    assert store.object_path(blob.digest).exists()
+    assert store.objects.path(blob.digest).exists()
 
 
 def test_what_a_record_of_a_newer_dem_names_stays(store):
@@ -251,13 +251,13 @@ def test_what_a_record_of_a_newer_dem_names_stays(store):
     path.unlink()
     path.write_text(text)
     assert kinds(store) == {}
-    assert store.object_path(record.outputs["weights"].digest).exists()
+    assert store.objects.path(record.outputs["weights"].digest).exists()
 
 
 def test_a_dry_run_says_what_would_go_and_changes_nothing(store):
     publish(store, "a")
-    store.put_bytes(b"of no record")
-    (store.new_work("ab" * 32) / "out" / "x").write_text("12345")
+    store.objects.put_bytes(b"of no record")
+    (store.work.new("ab" * 32) / "out" / "x").write_text("12345")
     before = sorted(store.root.rglob("*"))
     planned = store.collect(NOW, dry_run=True)
     assert sorted(store.root.rglob("*")) == before
@@ -266,7 +266,7 @@ def test_a_dry_run_says_what_would_go_and_changes_nothing(store):
 
 
 def checkpoint(store: Store, key: str) -> Path:
-    folder = store.new_work(key) / "checkpoints" / "checkpoint-5"
+    folder = store.work.new(key) / "checkpoints" / "checkpoint-5"
     folder.mkdir()
     (folder / "complete.json").write_text("{}")
     return folder
@@ -288,8 +288,8 @@ def test_checkpoints_go_only_when_stale_or_asked_for_and_never_while_a_recipe_wa
 
 def test_work_that_is_leased_stays(store, tmp_path):
     other = Store.open(store.root, hints=Hints(tmp_path / "hints"))
-    with other.lease("ab" * 32):
-        work = store.new_work("ab" * 32)
+    with other.leases.take("ab" * 32):
+        work = store.work.new("ab" * 32)
         assert kinds(store) == {}
     assert work.exists()
     assert kinds(store) == {"unfinished work": 1}
@@ -341,7 +341,7 @@ def test_no_link_is_followed(store, tmp_path):
         (outside / name / "file").write_text("mine")
     (store.root / "cas" / "sha256" / "ab").symlink_to(outside)
     (store.root / "work" / KEY).symlink_to(outside)
-    (store.new_work("cd" * 32) / "out" / "link").symlink_to(outside)
+    (store.work.new("cd" * 32) / "out" / "link").symlink_to(outside)
     age(store, 100)
     kinds(store, Policy(grace=0, vectors=True))
     assert len(list(outside.rglob("file"))) == 2
@@ -356,7 +356,7 @@ def test_a_store_with_a_folder_that_is_a_link_is_not_collected(store, tmp_path):
 
 def test_two_collections_at_once_are_one(store, tmp_path):
     other = Store.open(store.root, hints=Hints(tmp_path / "hints"))
-    with other.lease("gc"), pytest.raises(LeaseHeldError, match="at work"):
+    with other.leases.take("gc"), pytest.raises(LeaseHeldError, match="at work"):
         store.collect(NOW)
 
 
@@ -366,11 +366,11 @@ def test_what_a_killed_collection_moved_is_put_back_and_decided_again(store, rec
     trash.mkdir(parents=True)
     record_file(store, record.key).rename(trash / f"record-{record.key}.json")
     thing = record.outputs["weights"].digest
-    store.object_path(thing).rename(trash / f"object-{thing}")
+    store.objects.path(thing).rename(trash / f"object-{thing}")
     root(store, recipe, record)
-    assert store.lookup(record.key) is None
+    assert store.records.lookup(record.key) is None
     assert kinds(store) == {}
-    assert store.lookup(record.key) == record
+    assert store.records.lookup(record.key) == record
     recipe.unlink()
     assert kinds(store)["compose"] == 1
 
@@ -416,7 +416,7 @@ class Model:
     def root(self, name: int, wanted: list[int]) -> None:
         recipe = self.folder / f"{name}.toml"
         recipe.write_text("")
-        found = [r for r in self.store.records() if int(r.preimage["name"]) in wanted]
+        found = [r for r in self.store.records.all() if int(r.preimage["name"]) in wanted]
         root(self.store, recipe, *found)
         self.roots[name] = {r.key for r in found}
 
@@ -428,7 +428,7 @@ class Model:
         if self.use is None:
             self.use = self.builder.in_use()
             self.use.__enter__()
-        record = self.builder.lookup(digest.of_json({"kind": "compose", "name": str(name)}))
+        record = self.builder.records.lookup(digest.of_json({"kind": "compose", "name": str(name)}))
         self.used |= {record.key} if record else set()
 
     def end(self, *_: None) -> None:
@@ -437,21 +437,21 @@ class Model:
         self.use, self.used = None, set()
 
     def stray(self, name: int, _: None) -> None:
-        self.store.put_bytes(b"stray" * (name + 1))
+        self.store.objects.put_bytes(b"stray" * (name + 1))
 
     def gc(self, limit: int | None, vectors: bool) -> None:
         needed = self.used.union(*self.roots.values())
-        trained = {r.key for r in self.store.records() if r.kind == "finetune"}
+        trained = {r.key for r in self.store.records.all() if r.kind == "finetune"}
         policy = Policy(grace=0, max_bytes=limit, vectors=vectors)
         planned, before = self.store.collect(policy, dry_run=True), self.bytes()
         found = self.store.collect(policy)
         assert found == planned
         assert before - self.bytes() == found.bytes, "it says what it frees, no more and no less"
-        assert all(self.store.lookup(key) is not None for key in needed)
-        left = {r.key for r in self.store.records()}
+        assert all(self.store.records.lookup(key) is not None for key in needed)
+        left = {r.key for r in self.store.records.all()}
         assert vectors or trained <= left
-        assert all(self.store.lookup(key) is not None for key in left), "no record lost an object"
-        named = {n for r in self.store.records() for n in {b.digest for b in r.blobs()}}
+        assert all(self.store.records.lookup(key) is not None for key in left), "no record lost an object"
+        named = {n for r in self.store.records.all() for n in {b.digest for b in r.blobs()}}
         marked = {p.name for p in self.layout.objects.glob("*/*")} - named
         assert not marked, "no object is left that nobody names"
         assert self.store.collect(policy).freed == {}, "a second collection frees nothing"

@@ -24,7 +24,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from dem_build.store import Store
-lease = Store.open(Path(sys.argv[1])).lease(sys.argv[2])
+lease = Store.open(Path(sys.argv[1])).leases.take(sys.argv[2])
 print("held", flush=True)
 time.sleep(60)
 """
@@ -54,42 +54,42 @@ def age(store: Store, seconds: float) -> None:
 
 
 def test_a_lease_is_held_until_it_is_released(store):
-    with store.lease(KEY) as lease:
-        assert store.lease_holder(KEY) == lease.holder
+    with store.leases.take(KEY) as lease:
+        assert store.leases.holder(KEY) == lease.holder
         assert lease.holder.pid == os.getpid()
-    assert store.lease_holder(KEY) is None
-    store.lease(KEY).release()
+    assert store.leases.holder(KEY) is None
+    store.leases.take(KEY).release()
 
 
 def test_a_living_holder_is_named(store, other):
     with pytest.raises(LeaseHeldError, match=rf"process {other.pid} on .+ \(since \d{{4}}-"):
-        store.lease(KEY)
+        store.leases.take(KEY)
 
 
 def test_leases_of_two_keys_are_independent(store, other):
-    with store.lease("cd" * 32):
-        assert store.lease_holder(KEY).pid == other.pid
+    with store.leases.take("cd" * 32):
+        assert store.leases.holder(KEY).pid == other.pid
 
 
 def test_a_killed_holder_is_replaced_at_once_even_before_it_is_reaped(store, other):
     os.kill(other.pid, signal.SIGKILL)
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie now, and keeps its pid
-    assert store.lease_holder(KEY) is None
-    with store.lease(KEY) as lease:
-        assert store.lease_holder(KEY) == lease.holder
+    assert store.leases.holder(KEY) is None
+    with store.leases.take(KEY) as lease:
+        assert store.leases.holder(KEY) == lease.holder
 
 
 @pytest.mark.usefixtures("other")
 def test_a_pid_that_was_given_to_another_process_is_not_the_holder(store):
-    start = store.lease_holder(KEY).start_time
+    start = store.leases.holder(KEY).start_time
     rewrite(store, start_time=start - 1)
-    assert store.lease_holder(KEY) is None
+    assert store.leases.holder(KEY) is None
 
 
 @pytest.mark.usefixtures("other")
 def test_a_holder_from_before_this_host_was_started_is_dead(store):
     rewrite(store, boot_id="00000000-0000-0000-0000-000000000000")
-    assert store.lease_holder(KEY) is None
+    assert store.leases.holder(KEY) is None
 
 
 FOREIGN = [
@@ -104,10 +104,10 @@ def test_a_foreign_holder_counts_until_it_was_silent_for_five_minutes(store, fie
     rewrite(store, **fields)
     age(store, SILENT_SECONDS - 20)
     with pytest.raises(LeaseHeldError):
-        store.lease(KEY)
+        store.leases.take(KEY)
     age(store, SILENT_SECONDS + 1)
-    with store.lease(KEY) as lease:
-        assert store.lease_holder(KEY) == lease.holder
+    with store.leases.take(KEY) as lease:
+        assert store.leases.holder(KEY) == lease.holder
 
 
 @pytest.mark.usefixtures("other")
@@ -115,30 +115,30 @@ def test_a_lease_that_was_touched_in_the_future_is_not_waited_for_until_then(sto
     """The clock was set back since; a living holder would have touched it by the clock that is now."""
     rewrite(store, **FOREIGN[0])
     age(store, -365 * 86400)
-    with store.lease(KEY) as lease:
-        assert store.lease_holder(KEY) == lease.holder
+    with store.leases.take(KEY) as lease:
+        assert store.leases.holder(KEY) == lease.holder
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"dem-lease": 1, "pid": "x"}'])
 def test_a_lease_that_names_nobody_is_taken(store, text):
     (store.root / "leases" / KEY).write_text(text)
-    with store.lease(KEY) as lease:
-        assert store.lease_holder(KEY) == lease.holder
+    with store.leases.take(KEY) as lease:
+        assert store.leases.holder(KEY) == lease.holder
 
 
 @pytest.mark.parametrize("put", [Path.mkdir, os.mkfifo])
 def test_what_is_no_file_in_the_place_of_a_lease_is_replaced(store, put):
     put(store.root / "leases" / KEY)
-    assert store.lease_holder(KEY) is None
-    with store.lease(KEY):
-        assert store.lease_holder(KEY) is not None
+    assert store.leases.holder(KEY) is None
+    with store.leases.take(KEY):
+        assert store.leases.holder(KEY) is not None
 
 
 def test_a_late_holder_does_not_release_its_successors_lease(store):
-    late = store.lease(KEY)
+    late = store.leases.take(KEY)
     rewrite(store, nonce="successor")
     late.release()
-    assert store.lease_holder(KEY).nonce == "successor"
+    assert store.leases.holder(KEY).nonce == "successor"
 
 
 def test_a_lease_that_is_removed_as_soon_as_it_is_taken_is_still_a_lease(store, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_lease_that_is_removed_as_soon_as_it_is_taken_is_still_a_lease(store, 
         target.unlink()
 
     monkeypatch.setattr(os, "link", removed)
-    with store.lease(KEY) as lease:
+    with store.leases.take(KEY) as lease:
         assert lease.holder.pid == os.getpid()
 
 
@@ -170,7 +170,7 @@ def contend(arguments) -> bool:
     store = Store.open(root, hints=Hints(hints))
     barrier.wait()
     try:
-        lease = store.lease(KEY)
+        lease = store.leases.take(KEY)
     except LeaseHeldError:
         won = False
     else:
@@ -194,16 +194,16 @@ def test_one_of_many_contenders_gets_the_lease(store, tmp_path, before):
 
 
 def test_a_run_finds_what_earlier_runs_left_newest_first(store):
-    assert store.previous_work(KEY) == []
-    runs = [store.new_work(KEY) for _ in range(3)]
-    assert store.previous_work(KEY) == runs[::-1]
+    assert store.work.previous(KEY) == []
+    runs = [store.work.new(KEY) for _ in range(3)]
+    assert store.work.previous(KEY) == runs[::-1]
     assert all((run / "out").is_dir() and (run / "checkpoints").is_dir() for run in runs)
 
 
 def test_dropped_work_is_gone_and_that_of_other_keys_stays(store):
-    (store.new_work(KEY) / "checkpoints" / "state").write_bytes(b"x")
-    other_run = store.new_work("cd" * 32)
-    store.drop_work(KEY)
-    store.drop_work(KEY)
-    assert store.previous_work(KEY) == []
-    assert store.previous_work("cd" * 32) == [other_run]
+    (store.work.new(KEY) / "checkpoints" / "state").write_bytes(b"x")
+    other_run = store.work.new("cd" * 32)
+    store.work.drop(KEY)
+    store.work.drop(KEY)
+    assert store.work.previous(KEY) == []
+    assert store.work.previous("cd" * 32) == [other_run]

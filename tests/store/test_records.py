@@ -26,51 +26,51 @@ from dem_build.store.sealed import sealed
 
 def test_what_was_published_is_found_unchanged(store):
     record = make_record(store)
-    assert store.lookup(record.key) is None
-    assert store.publish(record) == record
-    assert store.lookup(record.key) == record
-    assert list(store.records()) == [record]
+    assert store.records.lookup(record.key) is None
+    assert store.records.publish(record) == record
+    assert store.records.lookup(record.key) == record
+    assert list(store.records.all()) == [record]
 
 
 def test_a_second_store_object_finds_what_the_first_published(store, tmp_path):
-    record = store.publish(make_record(store))
-    assert Store.open(store.root, hints=Hints(tmp_path / "other")).lookup(record.key) == record
+    record = store.records.publish(make_record(store))
+    assert Store.open(store.root, hints=Hints(tmp_path / "other")).records.lookup(record.key) == record
 
 
 def test_a_lookup_reads_no_object(store, monkeypatch):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     monkeypatch.setattr(digest, "of_file", lambda _path: pytest.fail("an object was read"))
-    assert Store.open(store.root).lookup(record.key) == record
+    assert Store.open(store.root).records.lookup(record.key) == record
 
 
 def test_the_first_record_of_a_key_wins(store):
-    first = store.publish(make_record(store, data=b"first"))
-    assert store.publish(make_record(store, data=b"second")) == first
-    assert store.lookup(first.key) == first
+    first = store.records.publish(make_record(store, data=b"first"))
+    assert store.records.publish(make_record(store, data=b"second")) == first
+    assert store.records.lookup(first.key) == first
 
 
 @pytest.mark.parametrize("lost", ["delta", "a file of the tree", "the tree"])
 def test_a_record_without_one_of_its_objects_is_a_miss_that_can_be_peeked_at(store, lost):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     weights = record.outputs["weights"]
     digests = {"delta": record.outputs["delta"].digest, "a file of the tree": weights.files["b"].digest}
-    store.object_path(digests.get(lost, weights.digest)).unlink()
-    assert store.lookup(record.key) is None
-    assert store.peek(record.key) == record
+    store.objects.path(digests.get(lost, weights.digest)).unlink()
+    assert store.records.lookup(record.key) is None
+    assert store.records.peek(record.key) == record
 
 
 def test_a_record_whose_object_has_another_size_is_a_miss(store):
-    record = store.publish(make_record(store))
-    path = store.object_path(record.outputs["delta"].digest)
+    record = store.records.publish(make_record(store))
+    path = store.objects.path(record.outputs["delta"].digest)
     path.chmod(0o644)
     os.truncate(path, 2)
-    assert store.lookup(record.key) is None
+    assert store.records.lookup(record.key) is None
 
 
 def test_a_lost_log_costs_no_rebuild(store):
-    record = store.publish(make_record(store))
-    store.object_path(record.log.digest).unlink()
-    assert store.lookup(record.key) == record
+    record = store.records.publish(make_record(store))
+    store.objects.path(record.log.digest).unlink()
+    assert store.records.lookup(record.key) == record
 
 
 def truncated(document: dict) -> bytes:
@@ -134,49 +134,52 @@ BROKEN = [
 
 @pytest.mark.parametrize("break_it", BROKEN, ids=lambda f: f.__name__)
 def test_an_invalid_record_is_a_miss_and_is_replaced_and_kept_in_quarantine(store, break_it):
-    record = store.publish(make_record(store, data=b"first"))
+    record = store.records.publish(make_record(store, data=b"first"))
     path = record_file(store, record.key)
     document = json.loads(path.read_bytes())
     del document["seal"]
     broken = break_it(document)
     rewrite(path, broken)
-    assert store.lookup(record.key) is None
-    assert store.peek(record.key) is None
+    assert store.records.lookup(record.key) is None
+    assert store.records.peek(record.key) is None
     second = make_record(store, data=b"second")
-    assert store.publish(second) == second
+    assert store.records.publish(second) == second
     [kept] = (store.root / "quarantine").iterdir()
     assert kept.read_bytes() == broken
 
 
 def test_a_record_under_the_name_of_another_key_is_a_miss(store):
-    one, two = store.publish(make_record(store, params=1)), store.publish(make_record(store, params=2))
+    one, two = (
+        store.records.publish(make_record(store, params=1)),
+        store.records.publish(make_record(store, params=2)),
+    )
     rewrite(record_file(store, two.key), record_file(store, one.key).read_bytes())
-    assert store.lookup(two.key) is None
+    assert store.records.lookup(two.key) is None
 
 
 def test_a_record_with_missing_objects_gives_way_to_a_new_one(store):
-    lost = store.publish(make_record(store, data=b"first"))
-    store.object_path(lost.outputs["delta"].digest).unlink()
+    lost = store.records.publish(make_record(store, data=b"first"))
+    store.objects.path(lost.outputs["delta"].digest).unlink()
     second = make_record(store, data=b"second")
-    assert store.publish(second) == second
+    assert store.records.publish(second) == second
 
 
 def test_a_record_is_refused_while_an_object_of_it_is_not_stored(store):
     record = make_record(store)
-    store.object_path(record.outputs["delta"].digest).unlink()
+    store.objects.path(record.outputs["delta"].digest).unlink()
     with pytest.raises(StoreError, match="is not in the cache"):
-        store.publish(record)
-    assert store.peek(record.key) is None
+        store.records.publish(record)
+    assert store.records.peek(record.key) is None
 
 
 def test_a_record_whose_key_is_not_the_hash_of_its_preimage_is_refused(store):
     with pytest.raises(StoreError, match="not the hash of the preimage"):
-        store.publish(replace(make_record(store), key="0" * 64))
+        store.records.publish(replace(make_record(store), key="0" * 64))
 
 
 def test_a_record_with_a_number_that_json_lacks_is_refused(store):
     with pytest.raises(StoreError, match="not valid"):
-        store.publish(replace(make_record(store), provenance={"loss": float("nan")}))
+        store.records.publish(replace(make_record(store), provenance={"loss": float("nan")}))
 
 
 def publish_one(arguments) -> str:
@@ -186,7 +189,7 @@ def publish_one(arguments) -> str:
     store = Store.open(root, hints=Hints(hints))
     record = make_record(store, data=f"result {number}".encode())
     barrier.wait()
-    return store.publish(record).provenance["who"]
+    return store.records.publish(record).provenance["who"]
 
 
 @pytest.mark.parametrize("locks", [True, False], ids=["locks", "locks that do nothing"])
@@ -195,7 +198,7 @@ def test_all_of_many_concurrent_publishers_get_the_same_winner(store, tmp_path, 
     processes = 6
     context = multiprocessing.get_context("spawn")
     if there == "an invalid record":
-        record = store.publish(make_record(store))
+        record = store.records.publish(make_record(store))
         rewrite(record_file(store, record.key), b"{")
     with context.Manager() as manager, context.Pool(processes) as pool:
         barrier = manager.Barrier(processes)
@@ -205,7 +208,7 @@ def test_all_of_many_concurrent_publishers_get_the_same_winner(store, tmp_path, 
             chunksize=1,
         )
     assert len(set(winners)) == 1
-    [record] = store.records()
+    [record] = store.records.all()
     assert record.provenance["who"] == winners[0]
     assert not list((store.root / "tmp").iterdir())
     assert not store.verify()
@@ -229,7 +232,7 @@ def test_leaves_reach_the_disk_before_the_tree_and_the_tree_before_the_record(st
     spy("fsync", lambda descriptor: Path(f"/proc/self/fd/{descriptor}").readlink())
     spy("rename", lambda _source, target: target)
     spy("link", lambda _source, target: target)
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     weights = record.outputs["weights"]
 
     def first(call: str, path: Path) -> int:
@@ -238,9 +241,9 @@ def test_leaves_reach_the_disk_before_the_tree_and_the_tree_before_the_record(st
     def last(call: str, path: Path) -> int:
         return len(calls) - 1 - calls[::-1].index((call, str(path)))
 
-    tree_object, target = store.object_path(weights.digest), record_file(store, record.key)
+    tree_object, target = store.objects.path(weights.digest), record_file(store, record.key)
     for blob in weights.files.values():
-        leaf = store.object_path(blob.digest)
+        leaf = store.objects.path(blob.digest)
         assert first("rename", leaf) < first("fsync", leaf.parent) < first("rename", tree_object)
     assert first("rename", tree_object) < last("fsync", tree_object.parent) < first("link", target)
     assert first("link", target) < last("fsync", target.parent)
@@ -258,7 +261,7 @@ def test_leaves_reach_the_disk_before_the_tree_and_the_tree_before_the_record(st
 
 def test_a_valid_record_that_was_put_aside_for_an_invalid_one_goes_back(store, monkeypatch):
     """Where locks do nothing: between the look at the invalid record and its removal, another process replaces it."""
-    first = store.publish(make_record(store))
+    first = store.records.publish(make_record(store))
     file, valid = record_file(store, first.key), record_file(store, first.key).read_bytes()
     rewrite(file, b"{")
     aside = Layout.set_aside
@@ -269,7 +272,7 @@ def test_a_valid_record_that_was_put_aside_for_an_invalid_one_goes_back(store, m
         return aside(layout, path, kind)
 
     monkeypatch.setattr(Layout, "set_aside", late)
-    assert store.publish(replace(make_record(store), provenance={"who": "a later one"})) == first
+    assert store.records.publish(replace(make_record(store), provenance={"who": "a later one"})) == first
     assert not list((store.root / "quarantine").iterdir())
 
 
@@ -304,7 +307,7 @@ store = Store.open(Path(sys.argv[1]), hints=Hints(Path(sys.argv[1]) / "hints"))
 left = int(sys.argv[2])
 for name in ("fsync", "rename", "link", "unlink", "chmod"):
     deadly(name)
-store.publish(make_record(store))
+store.records.publish(make_record(store))
 """
 
 
@@ -320,7 +323,7 @@ def test_a_kill_at_any_call_leaves_a_store_without_damage_that_the_next_run_comp
         store = Store.open(root, hints=Hints(tmp_path / "hints"))
         assert not store.verify()
         record = make_record(store)
-        assert store.publish(record) == record
+        assert store.records.publish(record) == record
         point += 4  # each is a process, so not all of them
     assert point > 10
 
@@ -331,41 +334,43 @@ def _rewritten(store, record, **changes):
 
 @pytest.mark.parametrize("provenance", [None, [], "text", 1])
 def test_a_record_whose_provenance_is_no_table_is_none(store, provenance):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     _rewritten(store, record, provenance=provenance)
-    assert store.peek(record.key) is None
+    assert store.records.peek(record.key) is None
 
 
 def _vector(store):
     preimage = {"kind": "finetune", "version": KINDS["finetune"].version}
-    return store.publish(replace(make_record(store), key=digest.of_json(preimage), preimage=preimage))
+    return store.records.publish(replace(make_record(store), key=digest.of_json(preimage), preimage=preimage))
 
 
 def test_a_record_that_lacks_an_output_of_the_kind_that_was_asked_for_is_none(store):
     record = _vector(store)
-    assert store.peek(record.key) == record
+    assert store.records.peek(record.key) == record
     _rewritten(store, record, outputs={"weights": record.to_json()["outputs"]["weights"]})
-    assert store.peek(record.key) is None
+    assert store.records.peek(record.key) is None
 
 
 def test_a_record_under_another_kind_than_was_asked_for_is_none(store):
     record = _vector(store)
     _rewritten(store, record, kind="compose")
-    assert store.peek(record.key) is None
+    assert store.records.peek(record.key) is None
 
 
 def test_the_outputs_of_another_version_of_a_kind_are_not_judged(store):
     preimage = {"kind": "finetune", "version": KINDS["finetune"].version + 1}
     made = make_record(store)
     outputs = {"weights": made.outputs["weights"]}
-    record = store.publish(replace(made, key=digest.of_json(preimage), preimage=preimage, outputs=outputs))
-    assert store.peek(record.key) == record
+    record = store.records.publish(
+        replace(made, key=digest.of_json(preimage), preimage=preimage, outputs=outputs)
+    )
+    assert store.records.peek(record.key) == record
 
 
 def test_a_record_that_is_nested_too_deeply_is_none(store):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     rewrite(record_file(store, record.key), b'{"dem-record": 2, "x": ' + b"[" * 100_000)
-    assert store.peek(record.key) is None
+    assert store.records.peek(record.key) is None
 
 
 def test_a_pipe_in_the_place_of_a_record_is_damage_that_gives_way(store):
@@ -373,10 +378,10 @@ def test_a_pipe_in_the_place_of_a_record_is_damage_that_gives_way(store):
     path = record_file(store, record.key)
     path.parent.mkdir(exist_ok=True)
     os.mkfifo(path)
-    assert store.lookup(record.key) is None
+    assert store.records.lookup(record.key) is None
     assert [d.what for d in store.verify()] == ["is not a valid record: it is not a file"]
-    assert store.publish(record) == record
-    assert store.lookup(record.key) == record
+    assert store.records.publish(record) == record
+    assert store.records.lookup(record.key) == record
 
 
 def test_what_provenance_has_in_another_shape_is_not_there(store):

@@ -52,7 +52,7 @@ def test_a_store_that_cannot_be_made_is_an_error_that_says_where(tmp_path):
 def test_git_sees_nothing_of_a_store_but_its_readme(tmp_path):
     subprocess.run(["git", "init", "-q", tmp_path / "repo"], check=True)
     store = Store.open(tmp_path / "repo" / "cache")
-    store.put_bytes(b"x")
+    store.objects.put_bytes(b"x")
     (store.root / "README.md").write_text("what this is")
     command = ["git", "-C", tmp_path / "repo", "status", "--porcelain", "--untracked-files=all"]
     status = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -69,12 +69,12 @@ assert Store.open(root).verify() == []  # all modules are loaded before the user
 if os.geteuid() == 0:
     os.setuid(65534)
 store = Store.open(root, hints=Hints(Path("/nonexistent/hints")))
-record = store.lookup(key)
+record = store.records.lookup(key)
 for output in record.outputs.values():
-    store.check(output)
-assert store.lease_holder(key) is None
+    store.objects.check(output)
+assert store.leases.holder(key) is None
 assert not store.verify() and store.stats().objects.count == 4
-for change in (lambda: store.put_bytes(b"x"), lambda: store.lease(key), lambda: store.new_work(key)):
+for change in (lambda: store.objects.put_bytes(b"x"), lambda: store.leases.take(key), lambda: store.work.new(key)):
     try:
         change()
     except StoreError as error:
@@ -100,7 +100,7 @@ def set_modes(root: Path, mode: int) -> None:
 
 def test_hits_of_a_read_only_store_work_and_writing_is_refused_with_a_hint(public_store):
     """Modes do not bind root, so where root tests, the reader changes its user first."""
-    record = public_store.publish(make_record(public_store))
+    record = public_store.records.publish(make_record(public_store))
     set_modes(public_store.root, 0o555)
     command = [sys.executable, "-c", READ_ONLY, str(public_store.root), record.key]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -109,40 +109,40 @@ def test_hits_of_a_read_only_store_work_and_writing_is_refused_with_a_hint(publi
 
 
 def test_a_root_is_what_was_written_last(store):
-    assert store.read_root("recipe one") is None
-    store.write_root("recipe one", {"keys": {"vector:math": "a" * 64}})
-    store.write_root("recipe one", {"keys": {"vector:math": "b" * 64}})
-    store.write_root("../another", [1])
-    assert store.read_root("recipe one") == {"keys": {"vector:math": "b" * 64}}
-    assert store.read_root("../another") == [1]
+    assert store.roots.read("recipe one") is None
+    store.roots.write("recipe one", {"keys": {"vector:math": "a" * 64}})
+    store.roots.write("recipe one", {"keys": {"vector:math": "b" * 64}})
+    store.roots.write("../another", [1])
+    assert store.roots.read("recipe one") == {"keys": {"vector:math": "b" * 64}}
+    assert store.roots.read("../another") == [1]
 
 
 def test_a_damaged_root_is_none(store):
-    store.write_root("recipe", {})
+    store.roots.write("recipe", {})
     [path] = (store.root / "roots").iterdir()
     rewrite(path, b'{"recipe_id"')
-    assert store.read_root("recipe") is None
+    assert store.roots.read("recipe") is None
     assert store.stats().recipes == {}
 
 
 def test_a_folder_in_place_of_a_root_is_none_and_is_replaced(store):
-    store.write_root("recipe", {})
+    store.roots.write("recipe", {})
     [path] = (store.root / "roots").iterdir()
     path.unlink()
     path.mkdir()
-    assert store.read_root("recipe") is None
-    store.write_root("recipe", {"a": 1})
-    assert store.read_root("recipe") == {"a": 1}
+    assert store.roots.read("recipe") is None
+    store.roots.write("recipe", {"a": 1})
+    assert store.roots.read("recipe") == {"a": 1}
 
 
 def test_statistics_count_what_is_shared_once(store):
     one, two = make_record(store, data=b"1234", params=1), make_record(store, data=b"1234", params=2)
-    store.publish(one)
-    store.publish(two)
-    store.put_bytes(b"nobody's")
-    store.write_root("recipe", {"vector": one.key, "a digest of something else": "f" * 64})
+    store.records.publish(one)
+    store.records.publish(two)
+    store.objects.put_bytes(b"nobody's")
+    store.roots.write("recipe", {"vector": one.key, "a digest of something else": "f" * 64})
     stats = store.stats()
-    tree = store.object_path(one.outputs["weights"].digest).stat().st_size
+    tree = store.objects.path(one.outputs["weights"].digest).stat().st_size
     named = 4 + 1 + tree + len(b"log of 1234")
     assert stats.kinds == {"finetune": Usage(2, named)}
     assert stats.unnamed == Usage(1, 8)
@@ -152,7 +152,7 @@ def test_statistics_count_what_is_shared_once(store):
 
 
 def test_a_sound_store_has_no_damage_and_progress_ends_at_the_total(store):
-    store.publish(make_record(store))
+    store.records.publish(make_record(store))
     seen = []
     assert store.verify(lambda done, total: seen.append((done, total))) == []
     size = store.stats().objects.bytes
@@ -177,8 +177,8 @@ def quarantined(store):
 
 
 def test_verify_finds_a_changed_byte_that_no_hint_shows_and_changes_nothing(store):
-    record = store.publish(make_record(store))
-    path = store.object_path(record.outputs["delta"].digest)
+    record = store.records.publish(make_record(store))
+    path = store.objects.path(record.outputs["delta"].digest)
     rot(path, b"dElta")
     before = contents(store)
     damages = store.verify()
@@ -190,29 +190,29 @@ def test_verify_finds_a_changed_byte_that_no_hint_shows_and_changes_nothing(stor
 
 def test_what_verify_found_damaged_is_read_again_by_the_next_step(store):
     """A disk that rots changes no time; here the hint is made to agree with the times of the rotten file."""
-    record = store.publish(make_record(store))
-    path = store.object_path(record.outputs["delta"].digest)
+    record = store.records.publish(make_record(store))
+    path = store.objects.path(record.outputs["delta"].digest)
     rot(path, b"dElta")
     store.hints.remember([Hashed(path, Blob(path.name, 5), path.stat(), settled=True)])
-    store.check(record.outputs["delta"])  # nothing shows
+    store.objects.check(record.outputs["delta"])  # nothing shows
     store.verify()
     with pytest.raises(CorruptObjectError):
-        store.check(record.outputs["delta"])
+        store.objects.check(record.outputs["delta"])
 
 
 def test_repair_sets_aside_a_damaged_object_and_the_records_that_name_it(store):
-    record = store.publish(make_record(store))
-    rot(store.object_path(record.outputs["delta"].digest), b"dElta")
+    record = store.records.publish(make_record(store))
+    rot(store.objects.path(record.outputs["delta"].digest), b"dElta")
     assert [d.repaired for d in store.verify(repair=True)] == ["now in quarantine"] * 2
     assert quarantined(store) == ["object", "record"]
-    assert store.lookup(record.key) is None
+    assert store.records.lookup(record.key) is None
     assert store.verify() == []
     again = make_record(store)
-    assert store.publish(again) == again
+    assert store.records.publish(again) == again
 
 
 def test_repair_sets_aside_invalid_records_and_strays(store):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     rewrite(record_file(store, record.key), b"{")
     stray = store.root / "cas" / "sha256" / "ab"
     stray.mkdir(exist_ok=True)
@@ -226,48 +226,48 @@ def test_repair_sets_aside_invalid_records_and_strays(store):
 
 
 def test_a_lost_log_costs_no_result_and_repair_takes_it_out_of_the_record(store):
-    record = store.publish(make_record(store))
-    store.object_path(record.log.digest).unlink()
+    record = store.records.publish(make_record(store))
+    store.objects.path(record.log.digest).unlink()
     [damage] = store.verify(repair=True)
     assert damage.repaired == "it names no log now"
-    assert store.lookup(record.key) == replace(record, log=None)
+    assert store.records.lookup(record.key) == replace(record, log=None)
     assert store.verify() == []
 
 
 def test_a_folder_in_place_of_an_object_is_damage_and_not_an_abort(store):
-    record = store.publish(make_record(store))
-    path = store.object_path(record.outputs["delta"].digest)
+    record = store.records.publish(make_record(store))
+    path = store.objects.path(record.outputs["delta"].digest)
     path.unlink()
     path.mkdir()
-    assert store.lookup(record.key) is None
+    assert store.records.lookup(record.key) is None
     assert "is not a file" in store.verify()[0].what
     assert make_record(store) == record  # stored again, the folder set aside
-    assert store.lookup(record.key) == record
+    assert store.records.lookup(record.key) == record
 
 
 def test_a_folder_in_place_of_a_record_is_a_miss_and_is_replaced(store):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     path = record_file(store, record.key)
     path.unlink()
     path.mkdir()
-    assert store.lookup(record.key) is None
-    assert store.publish(record) == record
+    assert store.records.lookup(record.key) is None
+    assert store.records.publish(record) == record
 
 
 def test_a_record_of_a_newer_dem_is_no_hit_and_no_damage(store):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     path = record_file(store, record.key)
     rewrite(path, sealed({**record.to_json(), "dem-record": 3, "new": True}))
-    assert store.lookup(record.key) is None
+    assert store.records.lookup(record.key) is None
     assert store.verify(repair=True) == []
     assert path.exists()
 
 
 def test_a_record_of_an_older_dem_has_no_seal_and_is_a_hit(store):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     path = record_file(store, record.key)
     rewrite(path, json.dumps(record.to_json() | {"dem-record": 1}).encode())
-    assert store.lookup(record.key) == record
+    assert store.records.lookup(record.key) == record
     assert store.verify() == []
 
 
@@ -275,8 +275,8 @@ def test_folders_of_the_store_that_somebody_removed_are_made_again(store):
     for name in ("tmp", "quarantine", "leases", "roots", "work"):
         shutil.rmtree(store.root / name)
     again = Store.open(store.root)
-    record = again.publish(make_record(again))
-    rot(again.object_path(record.outputs["delta"].digest), b"dElta")
+    record = again.records.publish(make_record(again))
+    rot(again.objects.path(record.outputs["delta"].digest), b"dElta")
     again.verify(repair=True)
     assert quarantined(again) == ["object", "record"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from dem_build.store import Store
 store = Store.open(Path(sys.argv[1]))
 with store.in_use():
-    store.lookup(sys.argv[2])
+    store.records.lookup(sys.argv[2])
     print("used", flush=True)
     time.sleep(60)
 """
@@ -33,10 +33,10 @@ def used(store: Store) -> frozenset[str]:
 
 def test_a_key_counts_as_used_from_before_it_is_looked_up_until_the_block_ends(store, monkeypatch):
     seen = []
-    lookup = store._records.lookup
-    monkeypatch.setattr(store._records, "lookup", lambda key: seen.append(used(store)) or lookup(key))
+    peek = store.records.peek
+    monkeypatch.setattr(store.records, "peek", lambda key: seen.append(used(store)) or peek(key))
     with store.in_use():
-        store.lookup(KEY)
+        store.records.lookup(KEY)
         assert seen == [{KEY}]
         assert used(store) == {KEY}
     assert used(store) == frozenset()
@@ -45,13 +45,13 @@ def test_a_key_counts_as_used_from_before_it_is_looked_up_until_the_block_ends(s
 
 def test_what_is_stored_and_published_counts_as_used(store):
     with store.in_use():
-        record = store.publish(make_record(store))
+        record = store.records.publish(make_record(store))
         objects = {b.digest for b in record.blobs()} | {record.log.digest}
         assert used(store) == objects | {record.key}
 
 
 def test_outside_of_a_block_nothing_is_written(store):
-    store.publish(make_record(store))
+    store.records.publish(make_record(store))
     assert not (store.root / "running").exists()
     assert not (store.root / "gc.lock").exists()
 
@@ -70,15 +70,15 @@ def test_a_killed_process_uses_nothing_and_a_stopped_one_still_does(store):
 
 
 def test_a_store_that_cannot_be_written_is_used_without_notes(store, tmp_path):
-    record = store.publish(make_record(store))
+    record = store.records.publish(make_record(store))
     (store.root / "running").write_text("in the way")
     other = Store.open(store.root, hints=Hints(tmp_path / "hints"))
     with other.in_use():
-        assert other.lookup(record.key) == record
+        assert other.records.lookup(record.key) == record
 
 
 def test_a_collection_that_is_stopped_is_waited_for_once(store, monkeypatch):
-    record, waited, acquire = store.publish(make_record(store)), [], uses.files.acquire
+    record, waited, acquire = store.records.publish(make_record(store)), [], uses.files.acquire
 
     def shortened(descriptor, operation, seconds):
         waited.append(seconds)
@@ -86,6 +86,6 @@ def test_a_collection_that_is_stopped_is_waited_for_once(store, monkeypatch):
 
     monkeypatch.setattr(uses.files, "acquire", shortened)
     with store.in_use(), exclusively(store.root / "gc.lock", 1.0):
-        assert store.lookup(record.key) == record
-        assert store.lookup(record.key) == record
+        assert store.records.lookup(record.key) == record
+        assert store.records.lookup(record.key) == record
     assert waited[-2:] == [LOCK_SECONDS, 0.0]

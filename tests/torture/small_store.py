@@ -50,18 +50,18 @@ class SmallStore:
         """Read what is a hit; other bytes than were stored are wrong."""
         wrong = []
         for record in self._records:
-            found = self._store.lookup(record.key)
+            found = self._store.records.lookup(record.key)
             if found is not None and found != record:
                 wrong.append("another record was returned")
             for output in found.outputs.values() if found else ():
                 try:
-                    self._store.check(output)
+                    self._store.objects.check(output)
                 except StoreError:
                     continue
                 wrong += [
                     f"{blob.digest[:12]} was taken for sound"
                     for blob in output.blobs()
-                    if digest.of_bytes(self._store.object_path(blob.digest).read_bytes()) != blob.digest
+                    if digest.of_bytes(self._store.objects.path(blob.digest).read_bytes()) != blob.digest
                 ]
         return wrong
 
@@ -70,28 +70,28 @@ class SmallStore:
         found = []
         for number in (1, 2):
             made = self._made(number)
-            held = self._store.publish(made)
+            held = self._store.records.publish(made)
             if held.log is None:  # a repair took the log out: in this store it is to come back
                 path = self._store.root / "actions" / made.key[:2] / f"{made.key}.json"
                 path.unlink()
-                held = self._store.publish(made)
+                held = self._store.records.publish(made)
             found.append(held)
         return found
 
     def _made(self, number: int) -> Record:
         preimage = {"dem": 1, "kind": "finetune", "params": {"learning_rate": 2e-05, "n": number}}
-        delta = self._store.put_bytes(f"delta {number}".encode() * 5)
-        folder = self._store.new_work("0" * 64) / "out" / "weights"
+        delta = self._store.objects.put_bytes(f"delta {number}".encode() * 5)
+        folder = self._store.work.new("0" * 64) / "out" / "weights"
         folder.mkdir()
         (folder / "a").write_bytes(f"weights {number}".encode())
         (folder / "empty").write_bytes(b"")
-        tree = self._store.put(folder)
-        self._store.drop_work("0" * 64)
+        tree = self._store.objects.put(folder)
+        self._store.work.drop("0" * 64)
         return Record(
             key=digest.of_json(preimage),
             kind="finetune",
             preimage=preimage,
             outputs={"delta": Output(delta.digest, delta.size), "weights": tree},
             provenance={"seconds": 1.5, "curve": [[1, 2.25e-05]], "finished": "2026-01-01T00:00:00Z"},
-            log=self._store.put_bytes(f'{{"event": "note", "message": "{number}"}}\n'.encode()),
+            log=self._store.objects.put_bytes(f'{{"event": "note", "message": "{number}"}}\n'.encode()),
         )

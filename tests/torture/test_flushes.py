@@ -33,33 +33,33 @@ from dem_build.store import Hints, Record, Store
 home = Path(sys.argv[1])
 store = Store.open(home / "cache", hints=Hints(home / "hints"))
 key = digest.of_json({"kind": "finetune"})
-with store.lease(key):
-    work = store.new_work(key)
+with store.leases.take(key):
+    work = store.work.new(key)
     checkpoints = work / "checkpoints"
     for step in (1, 2, 3):
         (checkpoints / f"checkpoint-{step}" / "optimizer").mkdir(parents=True)
         (checkpoints / f"checkpoint-{step}" / "optimizer" / "state").write_bytes(b"state")
         keep(checkpoints / f"checkpoint-{step}")
-    later = store.new_work(key)
+    later = store.work.new(key)
     adopt(checkpoints / "checkpoint-3", later / "checkpoints")
     (later / "out" / "delta").mkdir()
     for name in ("a", "b"):
         (later / "out" / "delta" / name).write_bytes(name.encode())
-    delta = store.put(later / "out" / "delta")
-    log = store.put_bytes(b"log")
-    store.publish(Record(key, "finetune", {"kind": "finetune"}, {"delta": delta}, {}, log))
-store.write_root("recipe", {"actions": {"vector:a": key}})
+    delta = store.objects.put(later / "out" / "delta")
+    log = store.objects.put_bytes(b"log")
+    store.records.publish(Record(key, "finetune", {"kind": "finetune"}, {"delta": delta}, {}, log))
+store.roots.write("recipe", {"actions": {"vector:a": key}})
 lock.write(home / "tiny.lock", lock.Lock(lock.LockedBase("gguf", ())))
 
 models = Store.open(home / "models", hints=Hints(home / "hints"))
 to = Destination(home / "out", home / "tiny.toml")
 for turn in ("1", "2"):
-    blobs = {n: models.put_bytes(t.encode()) for n, t in (("config", turn), ("generation_config", "{}"))}
+    blobs = {n: models.objects.put_bytes(t.encode()) for n, t in (("config", turn), ("generation_config", "{}"))}
     outputs = {name: Output(blob.digest, blob.size) for name, blob in blobs.items()}
     for name in ("weights", "tokenizer"):
         (home / name).mkdir(exist_ok=True)
         (home / name / f"{name}.json").write_text(turn)
-        outputs[name] = models.put(home / name)
+        outputs[name] = models.objects.put(home / name)
     publish(to, Record(digest.of_json(turn), "compose", {"kind": "compose"}, outputs, {}), turn, models, dict)
 """
 

@@ -61,7 +61,7 @@ def test_a_lock_that_is_killed_while_it_is_written_is_the_old_one_and_leaves_not
 BASE = Action("base", KINDS["import"], {"source": "directory", "dtype": None})
 MODEL = Action(
     "model",
-    "compose",
+    KINDS["compose"],
     {"method": "dem", "dtype": "float32"},
     tuple(Input(f"base/{part}", Edge("base", part)) for part in PARTS),
 )
@@ -73,13 +73,13 @@ def store_with_a_base(home: Path) -> Store:
     store = Store.open(home / "cache", hints=Hints(home / "hints"))
     document = preimage_of(BASE, {})
     key = of_json(document)
-    work = store.new_work(key)
+    work = store.work.new(key)
     files = [SourceFile(p.name, "0" * 64, p) for p in (home / "base").iterdir()]
     context: Any = SimpleNamespace(out=work / "out")
     provenance = stand_ins.import_base(SimpleNamespace(sources=files), {}, context)  # type: ignore[arg-type]
-    outputs = {part: store.put(work / "out" / part) for part in PARTS}
-    store.publish(Record(key, "import", document, outputs, provenance))
-    store.drop_work(key)
+    outputs = {part: store.objects.put(work / "out" / part) for part in PARTS}
+    store.records.publish(Record(key, "import", document, outputs, provenance))
+    store.work.drop(key)
     return store
 
 
@@ -92,7 +92,9 @@ def compose(home: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> tuple[St
     silent: Any = SimpleNamespace(
         action_event=lambda *_: None, action_ended=lambda *_: None, action_started=lambda *_: None
     )
-    outcome = build(make_plan(GRAPH, store, History()), store, Options(Machine()), silent, Interrupt())
+    outcome = build(
+        make_plan(GRAPH, store.records, History()), store, Options(Machine()), silent, Interrupt()
+    )
     return store, outcome.results["model"]
 
 
@@ -106,7 +108,7 @@ def test_what_a_worker_recorded_before_it_was_killed_counts_as_run(tmp_path, mon
     assert (killed.status, killed.note) == (Done.RAN, "its worker died when this was recorded")
     assert killed.record is not None
     assert killed.record.outputs == whole.record.outputs
-    assert store.previous_work(killed.key) == []
+    assert store.work.previous(killed.key) == []
     before = Plan(at=1, named=r"^os\.link .*/actions/", process=WORKER)
     _, killed = compose(tmp_path / "before", before, monkeypatch)
     assert killed.status is Done.FAILED
