@@ -5,7 +5,8 @@ python bench/compose.py [--mergekit PATH/TO/mergekit-yaml] [--rounds N]
 A random base and four random vectors in bfloat16. In each round one ω is another one, so only `model` is due in
 `dem build`: it verifies what it reads, composes, hashes, flushes, records, and publishes `out/`. mergekit does the same
 sum as `task_arithmetic` of four fine-tuned models; the plain loop is torch and safetensors on threads, without any of
-what surrounds dem's. At the end, dem's result is compared with a composition in float64.
+what surrounds dem's; another script moves the same bytes and sums nothing. At the end, dem's result is compared with a
+composition in float64.
 """
 
 from __future__ import annotations
@@ -110,6 +111,14 @@ def run(home: Path, options: argparse.Namespace) -> None:
     plain = [sys.executable, str(Path(__file__).with_name("compose_plain.py")), str(home / "base"), str(home)]
     plain += [f"{delta}={omega}" for delta, omega in zip(deltas, OMEGAS, strict=True)]
     runs["plain threaded loop"] = lambda _: timed(plain)
+    moving = [
+        sys.executable,
+        str(Path(__file__).with_name("compose_moving.py")),
+        str(home / "base"),
+        str(home),
+    ]
+    moving += map(str, deltas)
+    runs["moving the same bytes"] = lambda _: timed(moving)
     found = contest(runs, options.rounds)
     print(table(found))
     model = next((home / "out").glob("*/model"))

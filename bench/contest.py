@@ -92,7 +92,7 @@ class Memory:
     """Samples the memory of a process and of those that it started, until it ends.
 
     Attributes:
-        peak: Bytes of the largest sample without what is mapped from files: RssAnon and RssShmem.
+        peak: Bytes of the largest sample without what is mapped from files.
         resident: Bytes of the largest sample with it.
     """
 
@@ -115,22 +115,25 @@ class Memory:
 
 
 def _family(pid: int) -> list[int]:
-    """Return a process and its children: dem's workers have none."""
+    """Return a process and those that it, or one of them, started."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children += map(int, task.read_text().split())
         except OSError:  # the thread has ended
             continue
-    return [pid, *children]
+    return [pid, *(process for child in children for process in _family(child))]
 
 
 def _memory(pid: int) -> tuple[int, int]:
-    """Return a process's memory without and with mapped files, bytes; 0 of one that has ended."""
+    """Return a process's memory without and with mapped files, bytes; 0 of one that has ended.
+
+    What it shares with others, as copies of a process do, is counted in parts that sum to it.
+    """
     try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+        status = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     except OSError:
         return 0, 0
-    lines = (line.split() for line in status.splitlines() if line.startswith("Rss"))
+    lines = (line.split() for line in status.splitlines() if line.startswith("Pss"))
     found = {line[0]: int(line[1]) << 10 for line in lines}
-    return found.get("RssAnon:", 0) + found.get("RssShmem:", 0), sum(found.values())
+    return found.get("Pss_Anon:", 0) + found.get("Pss_Shmem:", 0), found.get("Pss:", 0)
