@@ -9,8 +9,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Room", "cpu_name", "gpus", "room"]
+__all__ = ["MAPPED", "Room", "cpu_name", "gpus", "room"]
 
+MAPPED = 2 << 20
+"""Bytes from which on a worker's C library makes what it is asked for a mapping of its own: a large page."""
 QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
 QUERY_SECONDS = 10.0
 

@@ -28,11 +28,13 @@ from dem_build.estimate import (
     budgets,
     crowded,
     estimates,
+    held_memory,
     seen_tokens,
     training_disk,
     training_memory,
     unfit,
 )
+from dem_build.estimate.held import GAPS
 from dem_build.estimate.training import BLOCKS, PROCESS, search_memory
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
@@ -93,10 +95,13 @@ def test_a_config_with_other_names_has_no_shape(config):
     assert Shape.of(config) is None
 
 
-def memory(*, trained=1.0, length=64, machine=None, mean=None, **params):
+def memory(of=training_memory, *, trained=1.0, length=64, machine=None, mean=None, **params):
     tokens = 1000 * (length if mean is None else mean)
     data = Rows(1000, tokens, tokens * trained)
-    return training_memory(Shape.of(LLAMA), TRAIN | params, machine or Machine(), length, data)
+    return of(Shape.of(LLAMA), TRAIN | params, machine or Machine(), length, data)
+
+
+BOTH = pytest.mark.parametrize("of", [training_memory, held_memory])
 
 
 def test_memory_is_at_least_weights_gradients_and_moments():
@@ -106,22 +111,65 @@ def test_memory_is_at_least_weights_gradients_and_moments():
     assert memory(length=0, bf16=False) == shape.parameters * 16 + 4 * head
 
 
-def test_what_makes_a_batch_smaller_needs_less_memory():
-    whole = memory()
-    assert memory(machine=Machine(micro_batch=1)) < whole
-    assert memory(machine=Machine(gradient_checkpointing=True)) < whole
-    assert memory(trained=0.1) < whole
-    assert memory(global_batch_size=2) < whole
-    assert memory(bf16=False, length=1000) > memory(length=1000)
+@BOTH
+def test_what_makes_a_batch_smaller_needs_less_memory(of):
+    whole = memory(of, length=200)
+    assert memory(of, length=200, machine=Machine(micro_batch=1)) < whole
+    assert memory(of, length=200, machine=Machine(gradient_checkpointing=True)) < whole
+    assert memory(of, length=200, trained=0.1) < whole
+    assert memory(of, length=200, global_batch_size=2) < whole
+    assert memory(of, bf16=False, length=1000) > memory(of, length=1000)
 
 
-def test_gradients_are_beside_the_rows_of_a_steps_second_pass_which_are_shorter():
-    equal, spread = (memory(length=1000, mean=mean) for mean in (None, 500.0))
+@BOTH
+def test_gradients_are_beside_the_rows_of_a_steps_second_pass_which_are_shorter(of):
+    equal, spread = (memory(of, length=1000, mean=mean) for mean in (None, 500.0))
     assert spread < equal
-    assert equal == memory(length=1000, mean=1000.0) == memory(length=1000, mean=5000.0)
-    alone = memory(length=1000, global_batch_size=Machine().micro_batch)
-    assert alone == memory(length=1000, global_batch_size=Machine().micro_batch, mean=1.0)
-    assert memory(length=1000, mean=1.0) >= alone  # the first pass has the longest rows
+    assert equal == memory(of, length=1000, mean=1000.0) == memory(of, length=1000, mean=5000.0)
+    alone = memory(of, length=1000, global_batch_size=Machine().micro_batch)
+    assert alone == memory(of, length=1000, global_batch_size=Machine().micro_batch, mean=1.0)
+    assert memory(of, length=1000, mean=1.0) >= alone  # the first pass has the longest rows
+
+
+WIDE = Shape.of({
+    "hidden_size": 1024, "num_hidden_layers": 2, "num_attention_heads": 8, "intermediate_size": 4096,
+    "vocab_size": 8192,
+})  # fmt: skip
+"""Of which no matrix and no activation of 4,096 tokens is so small that it lies in the heap."""
+
+
+def held(tokens, *, shape=WIDE, **params):
+    told = TRAIN | {"global_batch_size": 1} | params
+    return held_memory(shape, told, Machine(), tokens)
+
+
+@pytest.mark.parametrize(
+    ("bf16", "streams", "keys", "inner"), [(True, 30, 4, 8), (False, 32, 8, 16)], ids=["bfloat16", "float32"]
+)
+def test_a_cpu_holds_what_autograd_keeps_and_three_of_the_logits(bf16, streams, keys, inner):
+    kept = 2 * (streams * WIDE.hidden + keys * WIDE.keys + inner * WIDE.inner)
+    logits = 3 * 4 * WIDE.vocabulary + 6 * WIDE.hidden
+    stay = WIDE.parameters * (4 + 8 + (2 if bf16 else 0))
+    assert held(4096, bf16=bf16) == stay + 4096 * (kept + logits)
+
+
+def test_a_cpu_holds_two_gradients_of_a_tied_embedding_and_what_an_optimizer_makes_on_its_way():
+    head, untied = WIDE.vocabulary * WIDE.hidden * 4, replace(WIDE, tied=False)
+    whole = {
+        name: held(0, optim=name, bf16=False) for name in ("adamw_torch_fused", "adafactor", "adamw_8bit")
+    }
+    assert whole["adamw_torch_fused"] == WIDE.parameters * 16 + head
+    assert whole["adafactor"] == WIDE.parameters * 8 + 2 * head
+    of_one = (whole["adamw_8bit"] - 3 * head) / WIDE.parameters
+    assert 10 < of_one < 12  # and 8 of the embedding, which is a quarter of all
+    assert held(0, shape=untied, bf16=False) == WIDE.parameters * 16
+
+
+def test_gaps_are_counted_of_what_lies_in_the_heap():
+    shape, size = Shape.of(LLAMA), 4 + 4 + 8
+    small = 30 * 2 * 576 * (576 + 192)  # what attention's matrices have; the MLP's are of 3.5 MB
+    whole = size * shape.parameters + 4 * shape.vocabulary * shape.hidden
+    assert memory(held_memory, length=0, bf16=False) == whole + int(GAPS * size * small)
 
 
 def test_a_vector_takes_what_its_type_says_and_the_best_weights_are_one_more_copy():
@@ -228,7 +276,7 @@ def test_rows_are_as_long_as_they_were_prepared_and_else_as_long_as_they_may_be(
     graph = make_graph(rate=1e-4)
     planned = estimated(made, graph)["vector:math"].memory - PROCESS
     params, data = graph.actions["vector:math"].params, Rows(100, 5000, 1000)
-    assert planned == training_memory(Shape.of(LLAMA), params, Machine(), length, data)
+    assert planned == held_memory(Shape.of(LLAMA), params, Machine(), length, data)
 
 
 def test_nothing_is_known_before_base_and_data_are_there():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dem_build.engine.slots import Slot
-from dem_build.estimate import Rows, Shape, training_memory
+from dem_build.estimate import Rows, Shape, held_memory
 from dem_build.machine import Machine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
@@ -37,7 +37,7 @@ import numpy as np, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from dem_build.data.arrays import RowsWriter
 from dem_build.machine import Machine
-from dem_build.actions.finetune import run as finetune
+from dem_build.actions import finetune
 from dem_build.step import Context, Inputs
 from dem_build.model.environment import release_memory
 
@@ -88,7 +88,8 @@ print(json.dumps([peak_of(str(i), params) for i, params in enumerate(told["param
 
 
 def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
-    trained = [PARAMS, PARAMS | {"optim": "adafactor"}]
+    alone = PARAMS | {"global_batch_size": 4}  # one pass a step, where the others have two
+    trained = [PARAMS, PARAMS | {"optim": "adafactor"}, alone]
     machine = Machine(micro_batch=4)
     told = {"config": CONFIG, "params": trained, "machine": machine.model_dump(), "length": LENGTH}
     done = subprocess.run(
@@ -103,5 +104,5 @@ def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
     assert shape is not None
     tokens = 16 * (LENGTH - 24)
     data = Rows(16, tokens, tokens)
-    planned = [training_memory(shape, params, machine, LENGTH, data) for params in trained]
+    planned = [held_memory(shape, params, machine, LENGTH, data) for params in trained]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import UsageError
-from dem_build.hardware import gpus
+from dem_build.hardware import MAPPED, gpus
 
 if TYPE_CHECKING:
     from dem_build.machine import Machine
@@ -18,7 +18,7 @@ MEMORY = {
     # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into handing
     # out small ones. What fills a large page goes back to the system when it is freed, and leaves no gap between
     # gradients and states that stay. A C library that does not know the words passes them over.
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=2097152",
+    "GLIBC_TUNABLES": f"glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold={MAPPED}",
     # Code made for each shape that was met, half a megabyte each, of which oneDNN and PyTorch's layer over it keep
     # 1,024, each by itself: bounding one of the two frees half. A pass of one shape makes some twenty.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dem_build.estimate.estimates import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
+from dem_build.estimate.held import held_memory
 from dem_build.estimate.mixtures import Budget, budgets
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import Rows, seen_tokens, training_disk, training_memory
@@ -19,6 +20,7 @@ __all__ = [
     "budgets",
     "crowded",
     "estimates",
+    "held_memory",
     "refuse_unfit",
     "seen_tokens",
     "training_disk",

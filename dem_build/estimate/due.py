@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from dem_build.action import key_of
 from dem_build.digest import Output, of_json
 from dem_build.errors import CheckpointError, DemError
+from dem_build.estimate.held import held_memory
 from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import BYTES, PROCESS, Rows, seen_tokens, training_memory
 from dem_build.json_text import parse_json
-from dem_build.lock import hub
 from dem_build.lock.basemodel import CONFIG, INDEX
+from dem_build.lock import hub
 from dem_build.plan import Status, preimage_of
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class Training:
         self, shape: Shape, params: Mapping[str, JSON], machine: Machine, length: int, *, gpu: bool
     ) -> int:
         """Return the bytes that it needs with these parameters and this length, which may be others than its own."""
-        return training_memory(shape, params, machine, length, self.rows) + (0 if gpu else PROCESS)
+        if gpu:
+            return training_memory(shape, params, machine, length, self.rows)
+        return held_memory(shape, params, machine, length, self.rows) + PROCESS
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:

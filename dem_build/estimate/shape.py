@@ -24,6 +24,7 @@ class Shape:
         keys: Width of all key heads together.
         inner: Width inside of the MLP that a token goes through.
         vocabulary: Rows of the embedding.
+        tied: Whether the head is the embedding.
     """
 
     parameters: int
@@ -32,6 +33,7 @@ class Shape:
     keys: int
     inner: int
     vocabulary: int
+    tied: bool = True
 
     @classmethod
     def of(cls, config: Mapping[str, JSON], parameters: int | None = None) -> Shape | None:
@@ -52,9 +54,10 @@ class Shape:
         keys = (_first(config, "num_key_value_heads") or heads) * head
         mlps, inner = _mlps(config, hidden, layers)
         attention = 2 * hidden * (heads * head + keys)
-        embeddings = 1 if config.get("tie_word_embeddings", True) else 2
+        tied = bool(config.get("tie_word_embeddings", True))
+        embeddings = 1 if tied else 2
         counted = layers * attention + mlps + embeddings * vocabulary * hidden
-        return cls(parameters or counted, layers, hidden, keys, inner, vocabulary)
+        return cls(parameters or counted, layers, hidden, keys, inner, vocabulary, tied)
 
 
 def _mlps(config: Mapping[str, JSON], hidden: int, layers: int) -> tuple[int, int]:

@@ -21,10 +21,13 @@ __all__ = [
     "MASTER",
     "MOST_LOGITS",
     "PROCESS",
+    "Pass",
     "Rows",
     "least_memory",
+    "passes",
     "search_memory",
     "seen_tokens",
+    "share_trained",
     "training_disk",
     "training_memory",
 ]
@@ -40,8 +43,8 @@ MOST_LOGITS = 1 << 28
 """Logits that `model.head` makes at once."""
 BLOCKS = 16
 """Parts that `actions.tune.judges` deals rows into; derivatives are taken of one after another."""
-PROCESS = 600_000_000
-"""Python and the libraries of a worker; on a GPU they are the host's."""
+PROCESS = 620_000_000
+"""Python and the libraries of a worker, and the code that they make for shapes; on a GPU they are the host's."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def training_memory(
     length: int,
     data: Rows | None = None,
 ) -> int:
-    """Return the bytes that a training needs: weights, gradients, optimizer, activations and logits.
+    """Return the bytes that a training needs on a GPU: weights, gradients, optimizer, activations and logits.
 
     Gradients are there from one micro-batch of a step to the next. In the first, which has the step's longest rows,
     they come while its activations go.
@@ -85,41 +88,51 @@ def training_memory(
         length: Tokens of the longest sequence.
         data: What is trained on; None where it is not known: then all sequences are as long, and all tokens count.
     """
-    trained = data.trained_tokens / max(data.tokens, 1) if data else 1.0  # only they get logits
-    # Packs are full, or nearly.
-    mean = data.tokens / max(data.rows, 1) if data and not params.get("packing") else None
+    trained = share_trained(data)
     cast = 2 if params["bf16"] else 0
     held = shape.parameters * (MASTER + STATES[params["optim"]] + cast)
     if params["optim"] == "adamw_8bit":
         held += shape.vocabulary * shape.hidden * 6  # transformers keeps an embedding's states in 32 bits
     gradients = shape.parameters * GRADIENT
-    rows = min(machine.micro_batch, params["global_batch_size"])
-
-    def batch(longest: float) -> float:
-        return _batch(
-            shape,
-            rows * longest,
-            trained,
-            bf16=bool(params["bf16"]),
-            recomputed=machine.gradient_checkpointing,
-        )
-
-    needs = max(gradients, batch(length))
-    if rows < params["global_batch_size"]:
-        needs = max(needs, gradients + batch(_second(length, mean, rows / params["global_batch_size"])))
-    return int(held + needs)
+    bf16, recomputed = bool(params["bf16"]), machine.gradient_checkpointing
+    first, *second = (
+        _batch(shape, one.tokens, trained, bf16=bf16, recomputed=recomputed)
+        for one in passes(params, machine, length, data)
+    )
+    return int(held + max([gradients, first, *(gradients + batch for batch in second)]))
 
 
-def _second(longest: int, mean: float | None, share: float) -> float:
-    """Return how long the longest row of a step's second micro-batch is in the worst of steps, about.
+@dataclass(frozen=True)
+class Pass:
+    """A pass of the step where it is longest.
 
-    Args:
-        longest: Tokens of the longest row.
-        mean: Of all rows, which are taken to be spread evenly about it.
-        share: Of a step's rows that the first micro-batch has.
+    Attributes:
+        tokens: Padding included.
+        filled: Tokens that are no padding, about; where it is not known how long rows are, all of them.
     """
-    spread = 0.0 if mean is None else min(2 * max(longest - mean, 0.0), longest)
-    return longest - spread * share / 2
+
+    tokens: float
+    filled: float
+
+
+def passes(params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None) -> list[Pass]:
+    """Return a step's first pass and, where there is one, its second; arguments are those of `training_memory`.
+
+    Rows are taken to be spread evenly about their mean, and a step has its longest first. In the worst of steps, those
+    of a pass are half as far below its longest as in the mean of steps.
+    """
+    rows, of = min(machine.micro_batch, params["global_batch_size"]), params["global_batch_size"]
+    mean = float(length)
+    if data and not params.get("packing"):  # packs are full, or nearly
+        mean = min(data.tokens / max(data.rows, 1), mean)
+    below = min(2 * (length - mean), length) * rows / of / 4
+    longest = [length, length - 2 * below] if rows < of else [length]
+    return [Pass(rows * most, rows * (most - below)) for most in longest]
+
+
+def share_trained(data: Rows | None) -> float:
+    """Return the share of tokens that count: only they get logits."""
+    return data.trained_tokens / max(data.tokens, 1) if data else 1.0
 
 
 def _batch(shape: Shape, tokens: float, trained: float, *, bf16: bool, recomputed: bool) -> float:
