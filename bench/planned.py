@@ -80,13 +80,13 @@ class Case:
 BATCH8, TWO = {"optim": "adamw_8bit"}, {"micro_batch": 4}
 ADAFACTOR, FLOAT32, AGAIN = {"optim": "adafactor"}, {"bf16": False}, {"gradient_checkpointing": True}
 CASES = [
-    Case("14M", (60, 256), 1, 6, "AdamW, one pass"),
-    Case("14M", (60, 256), 1, 6, "AdamW, two passes", machine=TWO),
-    Case("14M", (60, 256), 0.3, 6, "AdamW, one pass"),
-    Case("14M", (60, 256), 1, 6, "AdamW, float32, two passes", FLOAT32, TWO),
-    Case("14M", (60, 256), 1, 6, "adafactor, one pass", ADAFACTOR),
-    Case("14M", (60, 256), 1, 6, "adamw_8bit, one pass", BATCH8),
-    Case("14M", (60, 256), 1, 6, "AdamW, recomputed, one pass", machine=AGAIN),
+    Case("14M", (60, 256), 1, 8, "AdamW, one pass"),
+    Case("14M", (60, 256), 1, 8, "AdamW, two passes", machine=TWO),
+    Case("14M", (60, 256), 0.3, 8, "AdamW, one pass"),
+    Case("14M", (60, 256), 1, 8, "AdamW, float32, two passes", FLOAT32, TWO),
+    Case("14M", (60, 256), 1, 8, "adafactor, one pass", ADAFACTOR),
+    Case("14M", (60, 256), 1, 8, "adamw_8bit, one pass", BATCH8),
+    Case("14M", (60, 256), 1, 8, "AdamW, recomputed, one pass", machine=AGAIN),
     Case("14M", (700, 1000), 1, 2, "AdamW, one pass"),
     Case("14M", (700, 1000), 1, 2, "AdamW, two passes", machine=TWO),
     Case("14M", (700, 1000), 0.3, 2, "AdamW, one pass"),

@@ -13,8 +13,8 @@ from dem_build.estimate.mixtures import mixed_rows, rows_of
 from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import BYTES, PROCESS, Rows, seen_tokens, training_memory
 from dem_build.json_text import parse_json
-from dem_build.lock.basemodel import CONFIG, INDEX
 from dem_build.lock import hub
+from dem_build.lock.basemodel import CONFIG, INDEX
 from dem_build.plan import Status, preimage_of
 
 if TYPE_CHECKING:

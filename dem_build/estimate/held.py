@@ -28,8 +28,7 @@ __all__ = ["held_memory"]
 SCRATCH = {"adamw_torch_fused": 0, "adamw_8bit": 3, "adafactor": 2}
 """Float32 copies of a matrix that an optimizer's step makes on its way on a CPU; it takes one matrix after another."""
 GAPS = 0.4
-"""Gaps beside what is in the heap at its most, as a share of it. By mallinfo2 after some steps: 0.37 where a step
-leaves 0.8 GB of gaps, more where it leaves some 0.1."""
+"""Gaps beside what is in the heap at its most, as a share of it: 0.37 by mallinfo2 where they were 0.4 GB."""
 
 
 class Held(NamedTuple):
