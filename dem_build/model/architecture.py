@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Architecture", "architecture", "empty_model", "parse_config"]
+__all__ = ["Architecture", "architecture", "parse_config"]
 
 # Buffers that old checkpoints stored and that are computed now.
 COMPUTED = (r"rotary_emb\.inv_freq$", r"(^|\.)position_ids$")
@@ -79,23 +79,15 @@ def architecture(config: JSON, where: str) -> Architecture:
     Raises:
         CheckpointError: transformers knows no causal language model of this config.
     """
-    return _describe(empty_model(config, where))
-
-
-def empty_model(config: JSON, where: str) -> Any:
-    """Return the model of a `config.json` without memory for its weights, on the device `meta`.
-
-    Raises:
-        CheckpointError: transformers knows no causal language model of this config.
-    """
     parsed = parse_config(config, where)
     with quiet():
         try:
             with torch.device("meta"):
                 auto: Any = AutoModelForCausalLM  # its methods carry no types
-                return auto.from_config(parsed, trust_remote_code=False)
+                model: Any = auto.from_config(parsed, trust_remote_code=False)
         except UNKNOWN_MODEL as error:
             raise _cannot_be_built(error, where) from error
+    return _describe(model)
 
 
 def _cannot_be_built(error: Exception, where: str) -> CheckpointError:

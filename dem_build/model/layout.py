@@ -31,7 +31,7 @@ _loading: Any = core_model_loading
 _mapping: Any = conversion_mapping
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Tensors of the files that together are tensors of the model: mostly one and one.
 
@@ -57,6 +57,8 @@ class Layout:
 
     Attributes:
         groups: What belongs together, in the order of the names.
+        of_file: Name of a file's tensor → its group.
+        of_own: The model's own name of a tensor → its group.
         unknown: A name that the model has no tensor for → what transformers makes of the name.
     """
 
@@ -67,9 +69,24 @@ class Layout:
         self._converters = [t for t in self._transforms if isinstance(t, WeightConverter)]
         self.unknown: dict[str, str] = {}
         self.groups = self._group(list(names))
+        self.of_file = {name: group for group in self.groups for name in group.files}
+        self.of_own = {name: group for group in self.groups for name in group.own}
 
-    def to_model(self, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the model's tensors of a group, from the files'."""
+    def to_model(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the model's tensors, from the files' of whole groups."""
+        made: dict[str, torch.Tensor] = {}
+        for group in dict.fromkeys(self.of_file[name] for name in tensors):
+            made |= self._loaded(group, tensors)
+        return made
+
+    def to_files(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the files' tensors, from the model's of whole groups; views of them where that is possible."""
+        groups = dict.fromkeys(self.of_own[name] for name in tensors)
+        made = {g.files[0]: tensors[g.own[0]] for g in groups if g.converter is None}
+        regrouped = {name: tensors[name] for g in groups if g.converter is not None for name in g.own}
+        return made | self.saved(regrouped) if regrouped else made
+
+    def _loaded(self, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if group.converter is None:
             return {group.own[0]: tensors[group.files[0]]}
         converter: Any = deepcopy(group.converter)
@@ -77,12 +94,6 @@ class Layout:
             converter.add_tensor(group.own[0], name, pattern, tensors[name])
         made = converter.convert(group.own[0], model=self._model, config=self._model.config)
         return {name: t[0] if isinstance(t, list) else t for name, t in made.items()}
-
-    def to_files(self, group: Group, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the files' tensors of a group, from the model's; views of them where that is possible."""
-        if group.converter is None:
-            return {group.files[0]: tensors[group.own[0]]}
-        return self.saved(tensors)
 
     def saved(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return tensors of the model, whole groups of them, as `save_pretrained` writes a model of such files."""
@@ -140,17 +151,15 @@ class Named(Mapping[str, "torch.Tensor | None"]):
 
     def __init__(self, layout: Layout, tensors: Mapping[str, torch.Tensor], names: Iterable[str]) -> None:
         self._layout, self._tensors = layout, tensors
-        self._group_of = {name: group for group in layout.groups for name in group.files}
-        self._order = [*self._group_of, *(name for name in names if name not in self._group_of)]
+        self._order = [*layout.of_file, *(name for name in names if name not in layout.of_file)]
         self._last: tuple[Group | None, dict[str, torch.Tensor]] = (None, {})
 
     def __getitem__(self, name: str) -> torch.Tensor | None:
-        group = self._group_of.get(name)
+        group = self._layout.of_file.get(name)
         if group is None:
             return None
         if self._last[0] is not group:
-            own = {n: self._tensors[n] for n in group.own}
-            self._last = (group, self._layout.to_files(group, own))
+            self._last = (group, self._layout.to_files({n: self._tensors[n] for n in group.own}))
         return self._last[1][name]
 
     def __iter__(self) -> Iterator[str]:
@@ -160,10 +169,15 @@ class Named(Mapping[str, "torch.Tensor | None"]):
         return len(self._order)
 
 
-def published_tensors(model: Any) -> dict[str, torch.Tensor]:
-    """Return the files' tensors, without memory, in the layout in which models of this kind are published."""
-    ties = model.all_tied_weights_keys
-    state = {name: tensor.to("meta") for name, tensor in model.state_dict().items() if name not in ties}
+def published_tensors(model: Any, *, ties: bool = False) -> dict[str, torch.Tensor]:
+    """Return the files' tensors, without memory, in the layout in which models of this kind are published.
+
+    Args:
+        model: The model.
+        ties: Also those that are another one under a second name, which files do not hold.
+    """
+    seconds = () if ties else model.all_tied_weights_keys
+    state = {name: tensor.to("meta") for name, tensor in model.state_dict().items() if name not in seconds}
     model._weight_conversions = None  # noqa: SLF001  those of its kind, not of the files that it was loaded from
     made: dict[str, torch.Tensor] = _loading.revert_weight_conversion(model, state)
     return made

@@ -31,7 +31,7 @@ def named_weights(model: PreTrainedModel, names: Iterable[str]) -> Named:
     """
     names = list(names)
     layout = Layout(model, names)
-    placed = {name for group in layout.groups for name in group.own}
+    placed = layout.of_own
     ties: Any = model.all_tied_weights_keys
     # A tied tensor counts under either of its names.
     lost = sorted(

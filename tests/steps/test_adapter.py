@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from families import COMMON, FAMILIES
 from safetensors.torch import load_file, save_file
 from test_extract import run
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
     MixtralConfig,
     Qwen2MoeConfig,
     Qwen3MoeConfig,
+    core_model_loading,
 )
 
 from dem_build.errors import CheckpointError
@@ -350,3 +353,60 @@ def test_a_tied_head_follows_the_embeddings_where_the_adapter_ties_them(tmp_path
     name = "model.embed_tokens.weight"
     right = base.published[name].double() + ALPHA / RANK * (b.double() @ a.double()).T
     check(base.vector(tying, tmp_path / "2"), base, {name: right.float()})
+
+
+@pytest.mark.parametrize("part", ["self_attn.q_proj", "mlp.up_proj"])
+def test_of_several_tensors_that_are_one_in_the_files_one_is_changed_and_the_others_are_as_they_were(
+    published, tmp_path, part
+):
+    config = AutoConfig.for_model("hrm_text", **COMMON | FAMILIES["hrm_text"])
+    base = Base(config, tmp_path / "base", published=published)
+    name = f"model.H_module.layers.1.{part}"
+    weight = base.model.state_dict()[f"{name}.weight"]
+    torch.manual_seed(1)
+    a, b = pair(*weight.shape)
+    tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+    found = base.vector(base.adapter(tensors, tmp_path / "a", target_modules=[name]), tmp_path / "run")
+    product = ALPHA / RANK * (b.double() @ a.double())
+    weight.data.copy_(weight.double() + product)
+    base.model.save_pretrained(tmp_path / "right", save_original_format=published)
+    right = load_file(tmp_path / "right" / "model.safetensors")
+    assert found.keys() == right.keys()
+    for tensor, values in base.stored.items():
+        assert torch.allclose(found[tensor], right[tensor] - values, rtol=0, atol=1e-6), tensor
+    [(changed, values)] = [(n, v) for n, v in found.items() if v.any()]
+    assert (changed == f"{name}.weight") is not published
+    assert int(values.any(dim=1).sum()) == len(b)
+
+
+def test_one_tensor_of_the_files_that_is_several_of_the_model(published, tmp_path):
+    config = AutoConfig.for_model("hrm_text", **COMMON | FAMILIES["hrm_text"])
+    base = Base(config, tmp_path / "base", published=published)
+    name = "model.L_module.layers.0.attn.gqkv_proj"
+    torch.manual_seed(1)
+    a, b = pair(*base.published[f"{name}.weight"].shape)
+    tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+    right = base.published[f"{name}.weight"].double() + ALPHA / RANK * (b.double() @ a.double())
+    adapter = base.adapter(tensors, tmp_path / "a", target_modules=[name])
+    check(base.vector(adapter, tmp_path / "run"), base, {f"{name}.weight": right.float()})
+
+
+def test_a_conversion_that_loses_something_is_refused_by_name(published, tmp_path, monkeypatch):
+    base = Base(CONFIGS["qwen3"], tmp_path / "base", published=published)
+    exact = core_model_loading.Chunk.convert
+
+    def rounded(self, tensors, *args, **kwargs):
+        return {n: t.bfloat16().float() for n, t in exact(self, tensors, *args, **kwargs).items()}
+
+    monkeypatch.setattr(core_model_loading.Chunk, "convert", rounded)
+    name = "model.layers.0.mlp.experts"
+    if published:  # an adapter in the other layout than the base
+        a, b = pair(24, 16, 3 * RANK)
+        tensors = {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+        config = {"target_parameters": ["layers.0.mlp.experts.gate_up_proj"]}
+    else:
+        tensors, _ = per_expert(base)
+        config = {"target_modules": ["gate_proj", "up_proj", "down_proj"]}
+    error = base.refusal(base.adapter(tensors, tmp_path / "a", **config), tmp_path / "run")
+    assert f"transformers changes {name}" in error.what
+    assert "gate" in error.what

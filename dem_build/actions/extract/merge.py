@@ -1,8 +1,9 @@
 """A LoRA adapter added to the base by its formula, tensor by tensor, with nothing taken on trust.
 
 W + scale · B A is computed here and not by peft, whose conversion of the adapters of experts loses ranks and patterns.
-peft says which modules a config means; the adapter's weights must be exactly those. The base is read a tensor at a
-time, or the tensors that transformers keeps as one (`model/elements.py`), so that memory does not grow with the model.
+peft says which modules a config means; the adapter's weights must be exactly those. They may have the model's own names
+or those of its published files, whichever the base's are: what they change is converted as weights are
+(`model/layout.py`), the tensors that transformers keeps as one together, so that memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from dem_build.actions.extract.lora import OF_THIS_BASE, misfit, read_adapter, scale_of
 from dem_build.checkpoint import open_checkpoint
 from dem_build.errors import CheckpointError
-from dem_build.json_text import parse_json
 from dem_build.lock.finetuned import ADAPTER_KEYS, ADAPTER_WEIGHTS
-from dem_build.model.architecture import empty_model
-from dem_build.model.elements import Elements
+from dem_build.model.layout import Layout, published_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,8 +31,10 @@ if TYPE_CHECKING:
     from dem_build.actions.extract.lora import Adapter, Update
     from dem_build.checkpoint import Checkpoint
     from dem_build.digest import JSON
+    from dem_build.model.layout import Group
     from dem_build.step import Inputs
 
+    Conversion = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
     Edit = Callable[[torch.Tensor], torch.Tensor]
 
 __all__ = ["merged_weights"]
@@ -43,13 +44,14 @@ ALL_LINEAR = "all-linear"
 
 
 def merged_weights(
-    inputs: Inputs, config: Mapping[str, JSON], base: Checkpoint, note: Callable[[str], None]
+    inputs: Inputs, config: Mapping[str, JSON], model: Any, base: Checkpoint, note: Callable[[str], None]
 ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
     """Yield the base's weights with an adapter added to them, in float32; None where it changes nothing.
 
     Args:
-        inputs: `base/config`, and the adapter's files as sources.
+        inputs: The adapter's files as sources.
         config: The adapter's config.
+        model: The base's model, built without memory.
         base: The base's weights, open.
         note: Called with what the user should know.
 
@@ -60,8 +62,7 @@ def merged_weights(
     weights = open_checkpoint(path)
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
     adapter = read_adapter(config, shapes, inputs.sources[0].origin)
-    base_config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
-    merger = _Merger(adapter, weights, empty_model(base_config, "base"), note)
+    merger = _Merger(adapter, weights, model, note)
     with weights:
         yield from merger.merge(base)
 
@@ -81,54 +82,80 @@ class _Merger:
         self, adapter: Adapter, weights: Checkpoint, model: Any, note: Callable[[str], None]
     ) -> None:
         self.adapter, self.weights, self.model, self.note = adapter, weights, model, note
-        self.elements = Elements(model)
+        published = published_tensors(model, ties=True)
+        self.published = Layout(model, published)
+        named = {name: published[name] for name in self.published.of_file} | model.state_dict()
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
         self.modules = dict(model.named_modules())
         self.tokens = _names_of_rows(model)
         self.edits: dict[str, list[Edit]] = {}
         for name, own in adapter.replaced.items():
             self._replace(name, own)
         targets = [(update, self._target(update)) for update in adapter.updates]
-        _Wanted(adapter, self.modules, self.elements, model).refuse_differences(targets)
+        _Wanted(adapter, self.modules, self.published, model).refuse_differences(targets)
         for update, target in targets:
             self._update(update, target)
 
     def merge(self, base: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
         """Yield each of the base's float tensors once."""
-        self._check_ties(base)
-        edited = {self.elements.groups[name] for name in self.edits}
-        seen: set[str] = set()
-        for name in base.tensors:
-            if name in seen:
+        stored = Layout(self.model, base.tensors)
+        self._check_ties(base, stored)
+        seen: set[Group] = set()
+        for first in stored.groups:
+            if first in seen:
                 continue
-            group = self.elements.groups.get(name, (name,))
-            names = self.elements.names_in(base.tensors, group) or (name,)
-            seen.update(names)
-            if group in edited:
-                yield from self._merged(base, group, names)
-            else:
-                yield from ((n, None) for n in names)
+            # What the base has apart may be one tensor of what is published, and the adapter changes that.
+            own = [name for n in first.own for name in self.published.of_own[n].own if name in stored.of_own]
+            groups = dict.fromkeys(stored.of_own[name] for name in own)
+            seen.update(groups)
+            yield from self._merged(base, stored, list(groups))
 
     def _merged(
-        self, base: Checkpoint, group: tuple[str, ...], names: tuple[str, ...]
-    ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        named = [name for name in self.elements.members[group] if name in self.edits]
-        if names == group and set(named) <= set(names):
-            yield from ((n, self._edited(n, torch.from_numpy(base.read(n))).numpy()) for n in names)
+        self, base: Checkpoint, stored: Layout, groups: list[Group]
+    ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
+        files = [name for group in groups for name in group.files]
+        own = [name for group in groups for name in group.own]
+        theirs = {name for n in own for name in self.published.of_own[n].files} - self.published.of_own.keys()
+        changed = self.edits.keys() & {*own, *theirs}
+        # Where each tensor that is changed is one of the base's files, nothing needs to be converted.
+        places = [(g.files[0], g.own[0]) for g in groups if g.converter is None]
+        places += [(name, name) for name in theirs if name in stored.of_file]
+        there = {file: name for file, name in places if name in changed}
+        if len(there) == len(changed):
+            for n in files:
+                yield n, self._edited(there[n], _read(base, n)).numpy() if n in there else None
             return
-        places = {n: torch.from_numpy(at) for n, at in self.elements.places(group).items()}
-        joint = torch.zeros(sum(places[name].numel() for name in group))
-        for name in names:
-            joint[places[name]] = torch.from_numpy(base.read(name))
-        for name in named:
-            joint[places[name]] = self._edited(name, joint[places[name]])
-        yield from ((name, joint[places[name]].numpy()) for name in names)
+        tensors = self._exactly({file: _read(base, file) for file in files}, stored.to_model, stored.to_files)
+        tensors = {name: self._edited(name, values) for name, values in tensors.items()}
+        if changed & theirs:
+            tensors = self._exactly(tensors, self.published.to_files, self.published.to_model)
+            tensors = {n: self._edited(n, values) if n in theirs else values for n, values in tensors.items()}
+            tensors = self.published.to_model(tensors)
+        yield from ((n, values.contiguous().numpy()) for n, values in stored.to_files(tensors).items())
+
+    def _exactly(
+        self, tensors: Mapping[str, torch.Tensor], there: Conversion, back: Conversion
+    ) -> dict[str, torch.Tensor]:
+        """Return tensors in another layout.
+
+        Raises:
+            CheckpointError: They do not come back as they were: then the vector would hold more than the adapter.
+        """
+        made = there(tensors)
+        found = back(made)
+        for name, values in tensors.items():
+            if name not in found or not torch.equal(found[name], values):
+                what = f"the adapter cannot be merged: transformers changes {name} while it loads or saves a model"
+                hint = "merge it with peft, save the model, and name that folder in `checkpoint`"
+                raise CheckpointError(what, where=self.adapter.where, hint=hint)
+        return made
 
     def _edited(self, name: str, values: torch.Tensor) -> torch.Tensor:
         for edit in self.edits.get(name, ()):
             values = edit(values)
         return values
 
-    def _check_ties(self, base: Checkpoint) -> None:
+    def _check_ties(self, base: Checkpoint, stored: Layout) -> None:
         """Refuse an adapter after which embeddings and head are no longer one, as the base has them."""
         for twin, name in self.model.all_tied_weights_keys.items():
             if not {twin, name} & self.edits.keys():
@@ -136,7 +163,7 @@ class _Merger:
             if self.adapter.config.get("ensure_weight_tying"):
                 self.edits.setdefault(name, self.edits.get(twin, []))
                 self.edits.setdefault(twin, self.edits[name])
-            values = torch.from_numpy(base.read(name))
+            values = _read(base, stored.of_own[name].files[0])
             if not torch.equal(self._edited(name, values), self._edited(twin, values)):
                 raise CheckpointError(
                     "added to the base, the adapter computes something else: it changes embeddings or a head that "
@@ -157,7 +184,7 @@ class _Merger:
             name = wrapped[len(wrapped) - 1 - update.depth]
             return _Target(name, name)
         name = f"{update.path}.weight"
-        if name not in self.elements.groups or update.depth:
+        if name not in self.shapes or update.depth:
             what = f"the adapter does not fit the base: it changes {update.path}, which the base has not"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         return _Target(name, update.path)
@@ -170,7 +197,7 @@ class _Merger:
         self.edits.setdefault(name, []).append(edit)
 
     def _read(self, name: str) -> torch.Tensor:
-        values = torch.from_numpy(self.weights.read(name))
+        values = _read(self.weights, name)
         if not torch.isfinite(values).all():
             hint = "its training diverged, or its file is damaged: take another"
             what = f"{name} of the adapter holds values that are not finite"
@@ -180,7 +207,7 @@ class _Merger:
     def _replace(self, name: str, own: str) -> None:
         """Note that a tensor of the base becomes the adapter's."""
         made = self.adapter.shapes[own]
-        if name not in self.elements.groups:
+        if name not in self.shapes:
             what = f"the adapter does not fit: the base has no place for {own}"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         rows = self._rows(name, made)
@@ -188,7 +215,7 @@ class _Merger:
 
     def _update(self, update: Update, target: _Target) -> None:
         """Note what an update does to its weight, and to a bias."""
-        stored = self.elements.shapes[target.name]
+        stored = self.shapes[target.name]
         if len(stored) == EXPERTS:
             self._add(target.name, self._of_experts(update, target, stored))
             return
@@ -215,7 +242,7 @@ class _Merger:
             self._add_bias(f"{update.path}.bias", update.bias, scale)
 
     def _add_bias(self, name: str, own: str, scale: float) -> None:
-        if name not in self.elements.groups:
+        if name not in self.shapes:
             what = f"the adapter cannot be merged: it adds a bias, and the base has no {name}"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         rows = self._rows(name, self.adapter.shapes[own])
@@ -239,7 +266,7 @@ class _Merger:
         def edit(values: torch.Tensor) -> torch.Tensor:
             a = self._read(update.a).reshape(experts, rank, -1)
             b = self._read(update.b).reshape(-1, rank, experts)
-            return values + torch.einsum(axes, b, a) * scale
+            return torch.einsum(axes, b, a).mul_(scale).add_(values)
 
         return edit
 
@@ -249,7 +276,7 @@ class _Merger:
         Raises:
             CheckpointError: Another shape than the base's.
         """
-        stored = self.elements.shapes[name]
+        stored = self.shapes[name]
         more = name in self.tokens and made[1:] == stored[1:] and made[0] < stored[0]
         if not more and made != stored:
             raise misfit(self.adapter, name, made, stored)
@@ -257,6 +284,10 @@ class _Merger:
             last = stored[0] - made[0]
             self.note(f"{name} has no rows for the last {last} tokens of the base, which stay as they are")
         return made[0]
+
+
+def _read(weights: Checkpoint, name: str) -> torch.Tensor:
+    return torch.from_numpy(weights.read(name))
 
 
 def _on_rows(values: torch.Tensor, rows: int, edit: Edit) -> torch.Tensor:
@@ -288,8 +319,8 @@ def _parameters_of(adapter: Adapter, module: Any, path: str) -> list[str]:
 class _Wanted:
     """What an adapter's config asks for."""
 
-    def __init__(self, adapter: Adapter, modules: Mapping[str, Any], elements: Elements, model: Any) -> None:
-        self.adapter, self.modules, self.elements, self.model = adapter, modules, elements, model
+    def __init__(self, adapter: Adapter, modules: Mapping[str, Any], published: Layout, model: Any) -> None:
+        self.adapter, self.modules, self.published, self.model = adapter, modules, published, model
         used: dict[str, Any] = {k: v for k in ADAPTER_KEYS if (v := adapter.config.get(k)) is not None}
         try:
             self.config = LoraConfig(**used)
@@ -313,10 +344,9 @@ class _Wanted:
             self._refuse(f"its config has no place for {len(odd)} of its weights, first {has[odd[0]].a}")
 
     def _replaces(self, name: str) -> bool:
-        """Return whether the adapter has a tensor of the base whole, under this name or others of its elements."""
-        others = [n for n in self.elements.members.get(self.elements.groups.get(name, ()), ()) if n != name]
-        replaced = self.adapter.replaced
-        return name in replaced or (bool(others) and all(other in replaced for other in others))
+        """Return whether the adapter has a tensor of the base whole, under this name or those of published files."""
+        replaced, group = self.adapter.replaced, self.published.of_own.get(name)
+        return name in replaced or (group is not None and all(file in replaced for file in group.files))
 
     def _refuse(self, what: str) -> None:
         raise CheckpointError(
@@ -344,7 +374,7 @@ class _Wanted:
         found = {path for path, module in self.modules.items() if isinstance(module, kinds)}
         apart = {
             name.removesuffix(".weight")
-            for name in self.elements.groups
+            for name in self.published.of_file
             if name.endswith(".weight") and name.removesuffix(".weight") not in self.modules
         }
         found |= apart if apart & has.keys() else set()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
-from dem_build.actions.extract.converted import in_layout_of, named_as
+import numpy as np
+
+from dem_build.actions.extract.converted import in_layout_of
 from dem_build.actions.extract.same_model import OF_THE_BASE, refuse_strangers
 from dem_build.checkpoint import (
     delta_shapes,
@@ -29,7 +31,6 @@ from dem_build.model.selection import open_files, select
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from dem_build.checkpoint import Checkpoint, DeltaNorms
@@ -128,11 +129,11 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
     weights = architecture(parse_json(inputs.paths["base/config"].read_text(encoding="utf-8")), "base")
     base = open_checkpoint(inputs.paths["base/weights"])
     shapes = delta_shapes(base)
-    with in_layout_of(weights.tensors, base, weights) as own:
+    with base:
 
         def differences() -> Iterator[tuple[str, NDArray[np.float32]]]:
-            merged = merged_weights(inputs, config, own, context.note)
-            for done, (name, values) in enumerate(named_as(base.tensors, weights, merged, own)):
+            merged = merged_weights(inputs, config, weights.built, base, context.note)
+            for done, (name, values) in enumerate(merged):
                 context.check_stop()
                 context.progress(done, len(shapes), "tensors")
                 if name in shapes:
@@ -145,11 +146,11 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
 def _subtract(
     base: Checkpoint, name: str, values: NDArray[np.float32] | None, moved: dict[str, float]
 ) -> NDArray[np.float32]:
-    """Return values minus the base's, and note how far that is; None are values that nothing changed."""
+    """Make values the difference to the base's, and note how far that is; None are values that nothing changed."""
     theta = base.read(name)
-    difference = theta - theta if values is None else values - theta
-    length = float((theta**2).sum())
-    moved[name] = (float((difference**2).sum()) / length) ** 0.5 if length > 0 else 0.0
+    difference = np.subtract(theta if values is None else values, theta, out=values)
+    length = float(np.square(theta, out=theta).sum())  # in place: a layer's experts are gigabytes
+    moved[name] = (float(np.square(difference, out=theta).sum()) / length) ** 0.5 if length > 0 else 0.0
     return difference
 
 

@@ -57,7 +57,7 @@ class Candidates:
             open_delta(path, base, digest, f"vector {name[:12]}…")
         self._shapes = {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
         self._layout = Layout(model, self._shapes)
-        names = {name for group in self._layout.groups for name in group.files}
+        names = self._layout.of_file.keys()
         self.layers = layers_of([name for name in self._shapes if name in names])
         self._kept = {getattr(torch, n): kept_in(base.metadata, code) for n, code in CODES.items()}
         self._column = {name: self.layers.index(layer_of(name)) for name in names}
@@ -80,7 +80,7 @@ class Candidates:
                 self._sum(group.files[0], omega, rounded_to, self._own[group.own[0]].view(-1))
                 continue
             sums = {name: self._summed(name, omega, rounded_to) for name in group.files}
-            for name, values in self._layout.to_model(group, sums).items():
+            for name, values in self._layout.to_model(sums).items():
                 self._own[name].copy_(values)
 
     def _summed(self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None) -> torch.Tensor:
@@ -109,7 +109,7 @@ class Candidates:
         for group in self._layout.groups:
             if any(self._own[name].grad is not None for name in group.own):
                 gradients = {name: _gradient(self._own[name]) for name in group.own}
-                for name, gradient in self._layout.to_files(group, gradients).items():
+                for name, gradient in self._layout.to_files(gradients).items():
                     slopes[:, self._column[name]] += self._dots(name, gradient.reshape(-1))
         self.model.zero_grad(set_to_none=True)
         return slopes
