@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dem_build.action import BASE, COMPOSED, MODEL, TUNE
 from dem_build.actions.analysis import spec as analysis
 from dem_build.actions.base.spec import base_action
+from dem_build.actions.compose.methods import EDIT
 from dem_build.actions.compose.spec import composed_model, tuned_model
 from dem_build.actions.extract.spec import extracted_vector
 from dem_build.actions.finetune.spec import finetune_action
@@ -142,7 +143,7 @@ def _makers(recipe: Recipe, name: str) -> list[Action]:
     if baseline.method == "single":
         return [best_single(recipe, name), tuned_model(recipe, made, vectors, f"{TUNE}:{name}")]
     if baseline.method == "uniform":
-        return [composed_model(recipe, made, equal, "dem")]
+        return [composed_model(recipe, made, equal, EDIT.name)]
     if baseline.method == "interpolation":
         return [composed_model(recipe, made, baseline.omega or equal, "interpolation")]
     # A mixture is trained on once over its rows, which are as many as they have to be, or by its own steps.
@@ -153,7 +154,7 @@ def _makers(recipe: Recipe, name: str) -> list[Action]:
     if baseline.alpha == "tune":
         scale = scale_of(recipe, name)
         return [*mixture, scale, tuned_model(recipe, made, [name], scale.name)]
-    return [*mixture, composed_model(recipe, made, {name: float(baseline.alpha)}, "dem")]
+    return [*mixture, composed_model(recipe, made, {name: float(baseline.alpha)}, EDIT.name)]
 
 
 def chosen_by(graph: Graph) -> set[tuple[str, str]]:

@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
 
+from dem_build.actions.compose.methods import METHODS
 from dem_build.checkpoint import (
     Checkpoint,
     Combination,
@@ -68,7 +69,7 @@ def summed(folder, base, deltas, omegas, *, method="dem", code="BF16", **options
         for delta in deltas:
             delta.__enter__()
         try:
-            norms = combine(Combination(opened, deltas, omegas, method, code), writer, **options)
+            norms = combine(Combination(opened, deltas, omegas, METHODS[method], code), writer, **options)
         finally:
             for delta in deltas:
                 delta.__exit__(None, None, None)
@@ -323,12 +324,13 @@ class TestVectors:
 SCRIPT = """
 import pathlib
 import numpy as np
+from dem_build.actions.compose.methods import METHODS
 from dem_build.checkpoint import *
 base = open_checkpoint(pathlib.Path({base!r}))
 deltas = [open_checkpoint(pathlib.Path(p)) for p in {deltas!r}]
 for d in (base, *deltas): d.__enter__()
 with weights_writer(pathlib.Path({out!r}), result_specs(base, "BF16")) as writer:
-    combine(Combination(base, deltas, [0.3, 0.7], {method!r}, "BF16"), writer)
+    combine(Combination(base, deltas, [0.3, 0.7], METHODS[{method!r}], "BF16"), writer)
 umath = np._core._multiarray_umath
 print([name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)])
 """

@@ -1,13 +1,8 @@
 """Weighted sums of whole models, streamed: Θ + Σ ω ΔΘ (Eq. 2) and Σ ω (Θ + ΔΘ) (Eq. 3).
 
-Each element is computed alone, in float32, in this order, and rounded once:
-
-    dem            a = Θ;  for each vector: a = a + (ω · ΔΘ)
-    interpolation  a = 0;  for each vector: a = a + (ω · (Θ + ΔΘ))
-
-with ω rounded to float32 and each operation a numpy call of its own, so that no compiler fuses a product with a
-sum. Hence no thread count, chunk size or CPU capability reaches a bit of the result. Memory is a few chunks a
-thread, however large the model is.
+Each element is computed alone, in float32, by the operations of its method (`actions/compose/methods.py`), with ω
+rounded to float32, and the result is rounded once. Hence no thread count, chunk size or CPU capability reaches a bit of
+it. Memory is a few chunks a thread, however large the model is.
 """
 
 from __future__ import annotations
@@ -17,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dem_build.actions.compose.methods import Method
     from dem_build.checkpoint.layout import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.checkpoint.writer import Writer
@@ -54,7 +50,7 @@ class Combination:
         deltas: The vectors ΔΘ, open, each checked against the base, in the order of their digests.
         omegas: ω of each: a number, or one for each layer (`layers.layer_of`); 0 in a layer that is not named, as the
             model leaves it unused.
-        method: `dem` or `interpolation`.
+        method: How they are combined.
         code: Format of the result's floats in safetensors' words; None for each as the base has it.
         kept: Names of the tensors that stay in float32 where `code` is a narrower format.
     """
@@ -62,7 +58,7 @@ class Combination:
     base: Checkpoint
     deltas: Sequence[Checkpoint]
     omegas: Sequence[float | Mapping[str, float]]
-    method: str
+    method: Method
     code: str | None
     kept: frozenset[str] = frozenset()
 
@@ -217,16 +213,80 @@ class _Tally:
         return Norms(edit, error, tuple(deltas))
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """A whole tensor, as a method prepares it: a `methods.Tensor`."""
+
+    what: Combination
+    tensor: TensorInfo
+
+    @property
+    def base(self) -> NDArray[np.float32]:
+        return self.what.base.floats(self.tensor, 0, self.tensor.size)
+
+    def vectors(self) -> Iterator[tuple[NDArray[np.float32], np.float32]]:
+        omegas = self.what.omegas_of(self.tensor.name)
+        for delta, omega in zip(self.what.deltas, omegas, strict=True):
+            tensor = delta.tensors[self.tensor.name]
+            yield delta.floats(tensor, 0, tensor.size), omega
+
+
+@dataclass
+class _Chunk:
+    """Some elements of a tensor, as a method combines them: a `methods.Chunk`.
+
+    Attributes:
+        kernel: Whose buffers they lie in.
+        tensor: Theirs, of the base.
+        elements: Which they are.
+        buffers: Θ, the result, and the vector that is at work.
+        omegas: ω of each vector for the tensor.
+        prepared: What the method made of the tensor.
+        squares: ‖ΔΘ‖² of each vector over the elements, once `terms` has been gone through.
+    """
+
+    kernel: _Kernel
+    tensor: TensorInfo
+    elements: slice
+    buffers: tuple[NDArray[np.float32], ...]
+    omegas: Sequence[np.float32]
+    prepared: Any
+
+    def __post_init__(self) -> None:
+        self.base, self._total, self._term = self.buffers
+        self.squares = np.zeros(len(self.omegas))
+
+    def terms(self) -> Iterator[tuple[NDArray[np.float32], np.float32]]:
+        start, n = self.elements.start, self.elements.stop - self.elements.start
+        for i, (delta, omega) in enumerate(zip(self.kernel.deltas, self.omegas, strict=True)):
+            self.kernel.load(delta, delta.tensors[self.tensor.name], start, n, self._term)
+            self.squares[i] = _square(self._term)
+            if omega != 0:  # 0 of this layer alone: a vector that is 0 everywhere is no term
+                yield self._term, omega
+
+    def zeros(self) -> NDArray[np.float32]:
+        self._total.fill(0)
+        return self._total
+
+    def add(
+        self, so_far: NDArray[np.float32], term: NDArray[np.float32], omega: np.float32
+    ) -> NDArray[np.float32]:
+        np.multiply(term, omega, out=term)
+        return np.add(so_far, term, out=self._total)
+
+
 class _Kernel:
     """One thread's arithmetic and its buffers."""
 
     def __init__(self, what: Combination, writer: Writer, chunk: int) -> None:
         self._what = what
+        self.deltas = what.deltas
         self._writer = writer
         self._chunk = chunk
         self._even = chunk + chunk % 2
         self._buffers = [np.empty(self._even, np.float32) for _ in range(3)]
         self._stored: dict[str, NDArray[np.generic]] = {}
+        self._prepared: tuple[TensorInfo | None, Any] = (None, None)
 
     def copy_unit(self, unit: _Unit) -> NDArray[np.float64]:
         """Copy a unit that holds no floats."""
@@ -255,21 +315,10 @@ class _Kernel:
         n = stop - start
         # Two planes (see floats.py): of an odd number of elements, the last of the second is a zero that is not stored.
         base, total, term = (buffer[: n + n % 2] for buffer in self._buffers)
-        self._load(self._what.base, tensor, start, n, base)
-        interpolate = self._what.method == "interpolation"
-        so_far = base
-        if interpolate:
-            so_far = total
-            total.fill(0)
-        for i, (delta, omega) in enumerate(zip(self._what.deltas, omegas, strict=True)):
-            self._load(delta, delta.tensors[tensor.name], start, n, term)
-            squares[2 + i] += _square(term)
-            if omega == 0:  # of this layer alone: a vector that is 0 everywhere is no term
-                continue
-            if interpolate:
-                np.add(base, term, out=term)
-            np.multiply(term, omega, out=term)
-            so_far = np.add(so_far, term, out=total)
+        self.load(self._what.base, tensor, start, n, base)
+        summed = _Chunk(self, tensor, slice(start, stop), (base, total, term), omegas, self._prepare(tensor))
+        so_far = self._what.method.combine(summed)
+        squares[2:] += summed.squares
         code = self._what.code_of(tensor)
         stored = self._buffer(code)[: total.size]
         narrow_planes(so_far, code, stored, term)
@@ -283,7 +332,14 @@ class _Kernel:
             np.subtract(so_far, base, out=term)
             squares[0] += _square(term)
 
-    def _load(
+    def _prepare(self, tensor: TensorInfo) -> Any:
+        """What the method makes of a whole tensor: once for each thread that works on it."""
+        prepare = self._what.method.prepare
+        if prepare is not None and self._prepared[0] is not tensor:
+            self._prepared = (tensor, prepare(_Tensor(self._what, tensor)))
+        return self._prepared[1]
+
+    def load(
         self, source: Checkpoint, tensor: TensorInfo, start: int, n: int, out: NDArray[np.float32]
     ) -> None:
         stored = self._buffer(tensor.dtype)[: out.size]

@@ -17,6 +17,7 @@ import transformers
 from dem_build.actions.base.gguf import expand_gguf
 from dem_build.actions.base.new_tokens import enlarged, enlarged_specs, write_new_rows
 from dem_build.actions.base.vocabulary import Wishes, prepare_tokenizer
+from dem_build.actions.compose.methods import EDIT
 from dem_build.checkpoint import (
     CODES,
     NAMES,
@@ -158,7 +159,7 @@ def _write_weights(
         context.progress(done, total, "bytes")
 
     with checkpoint, weights_writer(context.out / "weights", specs, metadata=metadata) as writer:
-        sum_of_base = Combination(checkpoint, (), (), "dem", code, kept)
+        sum_of_base = Combination(checkpoint, (), (), EDIT, code, kept)
         combine(sum_of_base, writer, threads=context.threads, on_progress=progress)
         write_new_rows(checkpoint, specs, writer, known)
         progress(total)

@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.tune.omega import read_omega
 from dem_build.checkpoint import (
     CODES,
@@ -25,6 +26,7 @@ from dem_build.json_text import parse_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.actions.compose.methods import Method
     from dem_build.actions.tune.omega import Omega
     from dem_build.checkpoint import Norms
     from dem_build.digest import JSON
@@ -42,7 +44,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     Args:
         inputs: Weights, config, tokenizer and generation_config of `base/`; the vectors as terms; `omega`, where
             it was tuned.
-        params: `method` (`dem` or `interpolation`) and `dtype` of the composed model.
+        params: `method`, a name of `METHODS`, and `dtype` of the composed model.
         context: Where and how.
 
     Returns:
@@ -53,7 +55,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     """
     started = time.monotonic()
     terms = _terms(inputs)
-    _check_omegas(terms, params["method"], context)
+    _check_omegas(terms, METHODS[params["method"]], context)
     try:
         norms = _weights(inputs, terms, params, context)
     except MemoryError as error:
@@ -82,15 +84,15 @@ def _terms(inputs: Inputs) -> dict[StoredFile, Omega]:
     return {at: w for at, w in omegas.items() if (any(w.values()) if isinstance(w, dict) else w)}
 
 
-def _check_omegas(terms: Mapping[StoredFile, Omega], method: str, context: Context) -> None:
-    if method != "interpolation":
+def _check_omegas(terms: Mapping[StoredFile, Omega], method: Method, context: Context) -> None:
+    if method.total is None:
         return
     if not terms:
         raise CheckpointError(
             "an interpolation of no vectors is a model of zeros", hint="set an ω other than 0"
         )
     total = sum(w for w in terms.values() if not isinstance(w, dict))
-    if abs(total - 1) > OMEGA_SUM_TOLERANCE:
+    if abs(total - method.total) > OMEGA_SUM_TOLERANCE:
         context.warn(
             f"the ω of this interpolation sum to {total:g}, not 1: the base's own share is scaled by that"
         )
@@ -116,7 +118,7 @@ def _weights(
         for checkpoint in (base, *deltas):
             stack.enter_context(checkpoint)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
-        what = Combination(base, deltas, list(terms.values()), params["method"], code, kept)
+        what = Combination(base, deltas, list(terms.values()), METHODS[params["method"]], code, kept)
         norms = combine(what, writer, threads=context.threads, on_progress=progress)
     context.hashed |= writer.digests
     return norms

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, MODEL_PARTS, Action, Edge, Input, Kind
+from dem_build.actions.compose.methods import EDIT
 from dem_build.workload import Workload, vectors_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,6 @@ def composed_model(
 
 def tuned_model(recipe: Recipe, name: str, vectors: Iterable[str], tune: str) -> Action:
     """The model of vectors with the ω that the action `tune` found, by Eq. 2."""
-    composed = composed_model(recipe, name, {}, "dem")
+    composed = composed_model(recipe, name, {}, EDIT.name)
     takes = [Input("delta", Edge(f"vector:{vector}", "delta")) for vector in vectors]
     return replace(composed, takes=(*composed.takes, *takes, Input("omega", Edge(tune, "omega"))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.action import TUNE, Action, Edge, Input, Kind
+from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.tune.spec import tune_action
 from dem_build.workload import Workload, recorded_rows_by_vectors, rows_by_vectors
 
@@ -35,7 +36,12 @@ def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     wanted, datasets = recipe.analysis, recipe.datasets
     validated = any(dataset.validation != 0 for dataset in datasets.values())
     tested = [name for name, dataset in datasets.items() if dataset.test != 0]
-    if wanted is None or not wanted.ladder or not (validated and tested) or recipe.compose.method != "dem":
+    if (
+        wanted is None
+        or not wanted.ladder
+        or not (validated and tested)
+        or not METHODS[recipe.compose.method].linear
+    ):
         return []
     tune = tune_action(recipe, {name: value for name, value in omega.items() if value is not None})
     takes, groups = list(tune.takes), dict(tune.groups)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, TUNE, Action, Edge, Input, Kind
+from dem_build.actions.compose.methods import METHODS
 from dem_build.workload import Workload, recorded_rows_by_vectors, rows_by_vectors
 
 if TYPE_CHECKING:
@@ -31,11 +32,11 @@ RESPONSE = Kind(
 
 def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     """The curves, where they are asked for and there are rows to judge by."""
-    wanted, method = recipe.analysis, recipe.compose.method
+    wanted = recipe.analysis
     validated = any(dataset.validation != 0 for dataset in recipe.datasets.values())
     if wanted is None or not wanted.response or not (validated or recipe.probes):
         return []
-    if method != "dem":
+    if not METHODS[recipe.compose.method].linear:
         return []  # an interpolation with other ω scales the base too: its losses say nothing of a vector
     # The ω of the model enter by what `tune` found, or each with its vector.
     tuned = None in omega.values()
