@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     MixtralConfig,
     Qwen2MoeConfig,
@@ -410,3 +411,14 @@ def test_a_conversion_that_loses_something_is_refused_by_name(published, tmp_pat
     error = base.refusal(base.adapter(tensors, tmp_path / "a", **config), tmp_path / "run")
     assert f"transformers changes {name}" in error.what
     assert "gate" in error.what
+
+
+def test_a_head_under_its_published_name_is_refused_where_the_base_ties_it(tmp_path):
+    config = GPTNeoXConfig(**SMALL | {"tie_word_embeddings": True}, intermediate_size=24)
+    base = Base(config, tmp_path / "base", published=True)
+    head = base.published["gpt_neox.embed_in.weight"]
+    other = base.adapter({"embed_out.weight": head + 1}, tmp_path / "a")
+    assert "ties" in base.refusal(other, tmp_path / "1").what
+    names = ("embed_out.weight", "gpt_neox.embed_in.weight")
+    same = base.adapter({names[0]: head + 1, names[1]: head + 1}, tmp_path / "b")
+    check(base.vector(same, tmp_path / "2"), base, {"gpt_neox.embed_in.weight": head + 1})

@@ -1,8 +1,8 @@
 """The ways to compose a model of a base and its vectors: an entry each, which rules, graph, card and report read.
 
 A way to compose is a function of the float32 values of some elements. Each element is computed alone and rounded once
-afterwards, by operations that are a numpy call each, so that no compiler fuses a product with a sum. Hence no thread count,
-chunk size or CPU reaches a bit of the result.
+afterwards, by operations that are a numpy call each, so that no compiler fuses a product with a sum. Hence no thread
+count, chunk size or CPU reaches a bit of the result.
 """
 
 from __future__ import annotations

@@ -194,6 +194,10 @@ class _Merger:
         return _parameters_of(self.adapter, self.modules.get(path), path)
 
     def _add(self, name: str, edit: Edit) -> None:
+        """Note an edit, under the model's own name where that is another of the same tensor: ties are told by these."""
+        group = self.published.of_file.get(name)
+        if group and group.converter is None and name not in self.published.of_own:
+            name = group.own[0]
         self.edits.setdefault(name, []).append(edit)
 
     def _read(self, name: str) -> torch.Tensor:

@@ -21,7 +21,8 @@ EXTRACT = Kind(
     version=1,
     params=("source", "vector_dtype"),
     outputs=("delta",),
-    # Of an adapter: by its formula, since peft scales those of experts wrongly.
+    # Of an adapter: by its formula, since peft scales those of experts wrongly. "formula 2": a head that the base ties
+    # counts under its published name too.
     added=MappingProxyType({"merged_by": "peft"}),
     writes_model=True,
     work=Workload(lambda _: 1, lambda _: 1, ("source", "vector_dtype")),
@@ -37,5 +38,5 @@ def extracted_vector(recipe: Recipe, name: str, lock: Lock) -> Action:
     )
     params = {"source": vector.source, "vector_dtype": vector.vector_dtype or recipe.train.vector_dtype}
     if vector.source == "adapter":
-        params["merged_by"] = "formula"
+        params["merged_by"] = "formula 2"
     return Action(f"vector:{name}", EXTRACT, params, takes, lock.vectors[name], salt=vector.salt)
