@@ -30,27 +30,29 @@ UNSEEN = 0.1  # of the bounds' width: how far from all samples a place is that n
 LIKELY = 0.5  # that limits are kept, where that is asked of a place
 SEED = 1  # the same places every time: what is found follows from what was measured alone
 LEAST_DOUBT = 1e-12
+SLACK = 0.1  # of what the lowest loss of a judge gains: how much lower still its losses may be expected
+DOUBTED = 3.0  # standard deviations: how far below what is expected losses may be
 
 
 def most_expected(
-    problem: Problem, surrogate: Surrogate, best: Sample, *, anywhere: bool
+    problem: Problem, surrogate: Surrogate, samples: Sequence[Sample], *, anywhere: bool
 ) -> tuple[Vector, float]:
     """Return the ω of the highest expected improvement over the best sample, and that improvement of the score.
 
     Args:
         problem: Objective, limits, bounds and penalty.
         surrogate: Of all samples.
-        best: The best of them.
+        samples: All of them.
         anywhere: Whether it begins with places anywhere within the bounds; else where most good ones are.
     """
     draws = np.random.default_rng(SEED)
     points = _anywhere(problem, draws) if anywhere else _between(problem, draws)
-    expected = expected_improvement(problem, surrogate, best, points)
+    expected = expected_improvement(problem, surrogate, samples, points)
     at, most = points[expected.argmax()], float(expected.max())
     for reach in REACHES:
         move = reach * (problem.upper - problem.lower) * draws.normal(size=(NEAR, problem.size))
         points = np.clip(at + move, problem.lower, problem.upper)
-        expected = expected_improvement(problem, surrogate, best, points)
+        expected = expected_improvement(problem, surrogate, samples, points)
         if expected.max() > most:
             at, most = points[expected.argmax()], float(expected.max())
     return problem.clip(at), most
@@ -91,30 +93,42 @@ def _between(problem: Problem, draws: np.random.Generator) -> NDArray[np.float64
     return np.asarray(np.clip(nothing + shares * (problem.upper - nothing), problem.lower, problem.upper))
 
 
-def expected_improvement(problem: Problem, surrogate: Surrogate, best: Sample, points: Vector) -> Vector:
+def expected_improvement(
+    problem: Problem, surrogate: Surrogate, samples: Sequence[Sample], points: Vector
+) -> Vector:
     """Return by how much each of some ω is expected to be better than the best sample, [points].
 
-    While no sample keeps all limits, how probable it is that they are kept is all that counts.
+    The score is normal, cut off where all losses would be as low as they may be: three standard deviations below what
+    is expected, and hardly below the lowest of the judge so far. Models that know little of a place promise a gain
+    there that no vector has. While no sample keeps all limits, only how probable it is that they are kept counts.
 
     Args:
         problem: Objective, limits and penalty.
         surrogate: Of all samples.
-        best: The best of them.
+        samples: All of them.
         points: [points, ω].
     """
-    objective = problem.objective
+    objective, best = problem.objective, problem.best(samples)
     losses, doubt = surrogate.among(points)
-    allowed = _allowed(problem, losses, doubt)
-    scores = np.array([objective.score(at) for at in losses]) + [problem.penalty(at) for at in points]
+    allowed, penalties = _allowed(problem, losses, doubt), np.array([problem.penalty(at) for at in points])
+    scores = np.array([objective.score(at) for at in losses]) + penalties
     if not objective.keeps_limits(problem.losses(best)):
         return np.asarray(allowed * np.ptp(scores))
     # To first order in the losses; the models of different judges err apart from each other.
     slopes = np.array([objective.slope(at) for at in losses])
     error = np.maximum(np.sqrt(((slopes * doubt) ** 2).sum(axis=1)), LEAST_DOUBT)
-    better = problem.score(best) - scores
-    z = better / error
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    return np.asarray(allowed * (better * ndtr(z) + error * density))
+    lowest = np.min([problem.losses(sample) for sample in samples], axis=0)
+    floor = lowest - SLACK * np.maximum(objective.base - lowest, 0)
+    within = np.minimum(losses, np.maximum(losses - DOUBTED * doubt, floor))
+    least = np.array([objective.score(at) for at in within]) + penalties
+    expected = _shortfall(problem.score(best) - scores, error) - _shortfall(least - scores, error)
+    return np.asarray(allowed * np.maximum(expected, 0.0))
+
+
+def _shortfall(limit: Vector, error: Vector) -> Vector:
+    """Return E[max(limit - x, 0)] for normal x of mean 0 and standard deviation `error`."""
+    z = limit / error
+    return np.asarray(limit * ndtr(z) + error * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi))
 
 
 def _allowed(problem: Problem, losses: Vector, doubt: Vector) -> Vector:

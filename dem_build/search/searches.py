@@ -21,7 +21,7 @@ from dem_build.search.problem import DECIMALS, Found
 from dem_build.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from dem_build.search.problem import Problem, Sample, Vector
 
@@ -36,12 +36,14 @@ __all__ = [
 ]
 
 MOST_STEPS = 16
-MOST_LOOKS = 4  # at other places than where a descent went, of a search with gradients
-MOST_CHEAP_LOOKS = 8  # the same without: a third of the cost each, and it tells less
-MOST_ELSEWHERE = (
-    6  # passes, after which no look or step elsewhere is begun; on a plateau many ends are as good
-)
-MOST_CHEAP_ELSEWHERE = 30  # the same of a search without derivatives
+MOST_LOOKS = 9  # at other places than where a descent went, of a search with gradients
+MOST_CHEAP_LOOKS = 8  # the same without
+MOST_ELSEWHERE = 8  # forward-equivalents of looks that found no better, after which none is begun
+MOST_CHEAP_ELSEWHERE = 30  # the same of a search without derivatives, whose descents take more passes
+STEPS_FELT = 4  # by losses alone, from a place that was looked at
+WORTH_FEELING = 5e-3  # of what the best gains: what such a step is promised to bring at least
+CLOSE = 0.01  # of the same: what is no further behind the best is worth derivatives
+PROMISED = 0.1  # of the same: how far behind the best a place may be promised that nobody has looked at
 STEPS_ELSEWHERE = 6  # of a descent that began at one of them
 RADIUS = 0.25  # of the first region, as a share of the bounds' width
 LEAST_RADIUS = 0.01
@@ -50,6 +52,7 @@ NEGLIGIBLE = 2e-4  # of the score's size: no step promises less
 WORTH_A_LOOK = 5e-4  # of what the best gains: what a look is expected to bring at least
 NEARLY = 0.03  # of the same: an end that is worse by less is nearly as good, and a descent to one goes on
 APART = 0.07  # of the bounds' width: ends of descents that are nearer to each other are of one basin
+KINDS = ("between", "promised", "anywhere")  # of places that are looked at, in turn
 OTHERS = 5  # samples around which another basin is sought, the best ones
 MOST_GRID = 256
 FIRST_STEP, LAST_STEP = 0.25, 0.02  # of the coordinate search, as a share of the bounds' width
@@ -92,10 +95,39 @@ def gradient_search(
     assert first is not None
 
     def from_there(there: Vector) -> tuple[Sample, str] | None:
-        samples.append(problem.measure(there, slopes=True))
-        return _descend(problem, samples, samples[-1:], STEPS_ELSEWHERE, alone=False)
+        samples.append(problem.measure(there, slopes=False))
+        return _feel(problem, samples, samples[-1:])
 
-    return _look_elsewhere(problem, samples, [first], from_there, (looks, len(samples) + MOST_ELSEWHERE))
+    kinds = (KINDS * looks)[:looks]
+    return _look_elsewhere(problem, samples, [first], from_there, (kinds, _cost(samples) + MOST_ELSEWHERE))
+
+
+def _feel(problem: Problem, samples: list[Sample], path: list[Sample]) -> tuple[Sample, str] | None:
+    """Go on from a place elsewhere by losses alone, and with derivatives once it is about as good as the best.
+
+    Most places turn out to be worse than they were expected to be: one forward pass tells that, and the models of
+    all samples know the way on. Returns as `_descend` does of one that is not the first.
+    """
+    radius, most = RADIUS, len(path) + STEPS_FELT
+    while True:
+        surrogate, here, best = Surrogate.fit(problem, samples), problem.best(path), problem.best(samples)
+        if _hopeless(problem, surrogate, samples, here, 2 * radius):
+            return None
+        gained = problem.gained(samples)
+        if here is best or problem.score(here) - problem.score(best) <= CLOSE * gained:
+            return _descend(problem, samples, path, STEPS_ELSEWHERE, alone=False)
+        there, promise = _step(problem, surrogate, problem.near(here.omega, radius), [here.omega], here)
+        if promise <= WORTH_FEELING * gained or _seen(samples, there) or len(path) >= most:
+            return here, "converged"
+        path.append(problem.measure(there, slopes=False))
+        samples.append(path[-1])
+        if problem.best(path) is here:
+            radius /= 2
+
+
+def _cost(samples: Sequence[Sample]) -> int:
+    """Return what some samples cost in forward-equivalents: a backward pass counts two."""
+    return sum(1 if sample.slopes is None else 3 for sample in samples)
 
 
 def _look_elsewhere(
@@ -103,33 +135,61 @@ def _look_elsewhere(
     samples: list[Sample],
     ended: list[tuple[Sample, str]],
     from_there: Callable[[Vector], tuple[Sample, str] | None],
-    limits: tuple[int, int],
+    limits: tuple[Sequence[str], int],
 ) -> Found:
-    """Look at the places of which most is expected, as long as that is worth it; return the best of all ends.
+    """Look at the places of which most is expected or promised, while that is worth it; return the best of all ends.
 
     Args:
         problem: What is searched.
         samples: All of them; `from_there` appends its own.
         ended: Where descents ended so far, and why; the first one's first.
-        from_there: Descends from a place: its end and why, None where it was given up.
-        limits: Most of them, and the number of samples after which none is begun.
+        from_there: Looks at a place and goes on from it: its end and why, None where it was given up.
+        limits: The kind of each look, another one's where nothing of that kind is worth it, see `_place`; and the
+            cost of all samples at which no further one is begun, that of looks which found a better ω not counted.
     """
-    looks, most = limits
-    for look in range(looks):
-        if len(samples) >= most:
+    kinds, most = limits
+    for look in range(len(kinds)):
+        if _cost(samples) >= most:
             break
-        surrogate, best = Surrogate.fit(problem, samples), problem.best(samples)
-        there, expected = most_expected(problem, surrogate, best, anywhere=look % 2 == 1)
-        if expected <= WORTH_A_LOOK * problem.gained(samples) or _seen(samples, there):
+        there = _place(problem, samples, dict.fromkeys((*kinds[look:], *kinds)))
+        if there is None:
             break
+        best, before = problem.best(samples), _cost(samples)
         if (end := from_there(there)) is not None:
             ended.append(end)
-    other = _other_basin(problem, samples) if looks and len(samples) < most else None
+        if problem.best(samples) is not best:
+            most += _cost(samples) - before
+    other = _other_basin(problem, samples) if kinds else None
     if other is not None and (end := from_there(other)) is not None:
         ended.append(end)
     best = problem.best(samples)
     reason = next((why for end, why in ended if end is best), ended[0][1])
-    return Found(best, tuple(samples), reason, ends=_apart(problem, [best, *(end for end, _ in ended)]))
+    return Found(
+        best, tuple(samples), reason, ends=_apart(problem, samples, [best, *(end for end, _ in ended)])
+    )
+
+
+def _place(problem: Problem, samples: Sequence[Sample], kinds: Iterable[str]) -> Vector | None:
+    """Return the first place of some kinds that is worth a look; None where all is known well enough.
+
+    Args:
+        problem: What is searched.
+        samples: All of them.
+        kinds: `between` and `anywhere`, of the highest expected improvement, see `most_expected`; `promised`, of the
+            lowest promise where no sample is near, as models that are surer than they should be expect nothing.
+    """
+    surrogate, best, gained = Surrogate.fit(problem, samples), problem.best(samples), problem.gained(samples)
+    for kind in kinds:
+        if kind == "promised":
+            there = most_promised(problem, surrogate, samples)
+            least = problem.score(best) + PROMISED * gained
+            worth = there is not None and promised(problem, surrogate, there) <= least
+        else:
+            there, expected = most_expected(problem, surrogate, samples, anywhere=kind == "anywhere")
+            worth = expected > WORTH_A_LOOK * gained
+        if there is not None and worth and not _seen(samples, there):
+            return there
+    return None
 
 
 def _other_basin(problem: Problem, samples: Sequence[Sample]) -> Vector | None:
@@ -166,11 +226,19 @@ def _distance(problem: Problem, one: Vector, other: Vector) -> float:
     return float((np.abs(one - other) / width).max())
 
 
-def _apart(problem: Problem, ends: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Return the best of the ends of each basin, the first one's own first, the others from the best one on."""
-    found: list[Sample] = []
-    for end in [ends[0], *sorted(ends[1:], key=problem.score)]:
-        if all(_distance(problem, end.omega, one.omega) > APART for one in found):
+def _apart(problem: Problem, samples: Sequence[Sample], ends: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return the best of the ends of each basin, the first one's own first, the others from the best one on.
+
+    Two ends are of one basin where they are near to each other, or where the models of all samples know of no ridge
+    between them: one that was followed by losses alone may lie on the way to another.
+    """
+    surrogate, found = Surrogate.fit(problem, samples), list(ends[:1])
+    for end in sorted(ends[1:], key=problem.score):
+        if all(
+            _distance(problem, end.omega, one.omega) > APART
+            and _slope_back(problem, surrogate, end.omega, one.omega)
+            for one in found
+        ):
             found.append(end)
     return tuple(found)
 
@@ -306,15 +374,15 @@ def _cheap_looks(problem: Problem, samples: list[Sample], share: float) -> Found
         end = _compass(problem, samples, samples[-1:], FIRST_STEP / 2, alone=False)
         return None if end is None else (end, "converged")
 
-    ended = [(end, "converged")]
-    most = len(samples) + MOST_CHEAP_ELSEWHERE
+    ended, most = [(end, "converged")], _cost(samples) + MOST_CHEAP_ELSEWHERE
     for _ in range(MOST_CHEAP_LOOKS // 2):
-        if len(samples) >= most:
+        if _cost(samples) >= most:
             break
         there = most_promised(problem, Surrogate.fit(problem, samples), samples)
         if there is not None and not _seen(samples, there) and (other := from_there(there)) is not None:
             ended.append(other)
-    return _look_elsewhere(problem, samples, ended, from_there, (MOST_CHEAP_LOOKS // 2, most))
+    kinds = ("between", "anywhere") * (MOST_CHEAP_LOOKS // 4)
+    return _look_elsewhere(problem, samples, ended, from_there, (kinds, most))
 
 
 def _compass(

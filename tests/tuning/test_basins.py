@@ -2,93 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from made_up import BLOCKS, Waves, Wells, begin, finest, problem_of
 
-from dem_build.search import Objective, Problem, Sample, gain_scale, intervals, search
+from dem_build.search import Objective, Problem, Sample, gradient_search, intervals, search
 
-BLOCKS = 8
 CLOSE = 0.005  # of the gain
+MOST_IN_VAIN = (
+    16  # forward-equivalents: the looks, and a place that was looked at last and followed to its end
+)
 
 
-class Wells:
-    """As many datasets as ω; each loss has a well near its own vector, and another one anywhere."""
-
-    def __init__(self, size: int, seed: int) -> None:
-        rng = np.random.default_rng([seed, size])
-        self.cost = 0
-        own = np.eye(size) * rng.uniform(0.6, 1.1, size) + rng.uniform(0, 0.25, (size, size))
-        self._centers = np.stack([own, rng.uniform(0, 1.5, (size, size))], axis=1)  # [datasets, wells, ω]
-        mixed = rng.standard_normal((size, 2, size, size))
-        self._curves = mixed @ mixed.swapaxes(2, 3) * 0.3 / size + rng.uniform(
-            0.2, 1.5, (size, 2, 1, size)
-        ) * np.eye(size)
-        self._heights = np.stack([np.zeros(size), rng.uniform(-0.15, 0.3, size)], axis=1)
-        self._floors = rng.uniform(0.75, 1.85, size)
-        self.tokens = rng.integers(100, 300, (size, BLOCKS)).astype(float)
-        tilt = rng.standard_normal((size, BLOCKS, size)) * 0.01
-        self._tilt = (
-            tilt
-            - np.einsum("jbk,jb->jk", tilt, self.tokens)[:, None] / self.tokens.sum(axis=1)[:, None, None]
-        )
-
-    def losses(self, omega):
-        return self._of(omega)[0]
-
-    def _of(self, omega):
-        away = omega - self._centers
-        bent = np.einsum("jwk,jwkl->jwl", away, self._curves)
-        height = 0.5 * (away * bent).sum(axis=2)
-        depth = np.exp(-(self._heights + np.log1p(height)) / 0.15)
-        share = depth / depth.sum(axis=1, keepdims=True)
-        slopes = (share[:, :, None] * bent / (1 + height)[:, :, None]).sum(axis=1)
-        return self._floors - 0.15 * np.log(depth.sum(axis=1)), slopes
-
-    def __call__(self, omega, *, slopes):
-        self.cost += 3 if slopes else 1
-        losses, found = self._of(omega)
-        nll = (losses[:, None] + self._tilt @ omega) * self.tokens
-        sloped = (found[:, None, :] + self._tilt) * self.tokens[:, :, None]
-        return Sample(np.array(omega, float), nll, sloped if slopes else None)
-
-
-def problem_of(losses, size: int, kind: str = "gain") -> Problem:
-    base = losses.losses(np.zeros(size))
-    single = np.array([losses.losses(row)[i] for i, row in enumerate(np.eye(size))])
-    scale = gain_scale(base, single, np.full(size, 0.02))
-    objective = Objective(kind, np.full(size, 1 / size), base, scale, np.full(size, np.inf))
-    return Problem(objective, losses.tokens, np.zeros(size), np.full(size, 1.5), losses)
-
-
-def begin(problem: Problem) -> list[Sample]:
-    size = problem.size
-    starts = [np.zeros(size), *np.eye(size), np.full(size, 1 / size)]
-    return [problem.measure(start, slopes=False) for start in starts]
-
-
-def finest(problem: Problem, losses: Wells) -> float:
-    """Return the lowest score on a fine grid."""
-    axis = np.linspace(0, 1.5, {2: 41, 3: 17}[problem.size])
-    points = itertools.product(axis, repeat=problem.size)
-    return min(problem.objective.score(losses.losses(np.array(point))) for point in points)
-
-
+@pytest.mark.parametrize("family", [Wells, Waves])
 @pytest.mark.parametrize("size", [2, 3])
-def test_the_search_finds_the_best_of_several_basins_nearly_always_and_at_little_cost(size):
-    """From one start alone it was missed in a sixth of such problems."""
-    gaps, costs = [], []
+def test_the_search_finds_the_best_of_several_basins_nearly_always_and_at_little_cost(family, size):
+    """From one start alone it was missed in a tenth to a fifth of such problems; `bench/basins.py` has more of them."""
+    found, costs = [], []
     for seed in range(12):
-        losses = Wells(size, seed)
-        problem = problem_of(losses, size)
-        best = finest(problem, losses)
+        losses = family(size, seed)
+        problem = problem_of(losses)
+        known, best = begin(problem), finest(problem, losses)
         losses.cost = 0
-        found = search("gradient", problem, begin(problem))
-        gaps.append(problem.score(found.best) - best)
+        found.append(problem.score(search("gradient", problem, known).best) - best <= CLOSE)
         costs.append(losses.cost)
-    assert sum(gap <= CLOSE for gap in gaps) >= 11
-    assert np.mean(costs) < 40
+    assert sum(found) >= 11
+    assert np.mean(costs) < 30
+
+
+def test_looks_elsewhere_that_find_nothing_better_cost_little():
+    """A look is a pass without derivatives; a few of them are all that is spent where they are in vain."""
+    for seed in range(12):
+        losses = Waves(3, seed)
+        problem = problem_of(losses)
+        known = begin(problem)
+        losses.cost = 0
+        alone = gradient_search(problem, known)
+        descent, losses.cost = losses.cost, 0
+        found = search("gradient", problem, known)
+        if np.array_equal(found.best.omega, alone.best.omega):
+            assert losses.cost - descent <= MOST_IN_VAIN
 
 
 def twins(lead: float, noise: float = 0.05) -> Problem:
