@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dem_build.checkpoint import TensorSpec, to_bfloat16, weights_writer, write_delta
+from dem_build.checkpoint.delta import write_delta
+from dem_build.checkpoint.floats import to_bfloat16
+from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.writer import weights_writer
 from dem_build.cli.call import Call
 from dem_build.cli.session import open_session
 from dem_build.plan import decide

@@ -19,20 +19,12 @@ from safetensors.numpy import load_file as load_numpy
 from safetensors.torch import load_file, save_file
 
 from dem_build.actions.compose.methods import METHODS
-from dem_build.checkpoint import (
-    Checkpoint,
-    Combination,
-    TensorSpec,
-    combine,
-    delta_shapes,
-    from_bfloat16,
-    open_checkpoint,
-    open_delta,
-    result_specs,
-    to_bfloat16,
-    weights_writer,
-    write_delta,
-)
+from dem_build.checkpoint.combine import Combination, combine, result_specs
+from dem_build.checkpoint.delta import delta_shapes, open_delta, write_delta
+from dem_build.checkpoint.floats import from_bfloat16, to_bfloat16
+from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.reader import Checkpoint, open_checkpoint
+from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
 
 BASE = "b" * 64
@@ -326,6 +318,9 @@ import pathlib
 import numpy as np
 from dem_build.actions.compose.methods import METHODS
 from dem_build.checkpoint import *
+from dem_build.checkpoint.combine import Combination, combine, result_specs
+from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.checkpoint.writer import weights_writer
 base = open_checkpoint(pathlib.Path({base!r}))
 deltas = [open_checkpoint(pathlib.Path(p)) for p in {deltas!r}]
 for d in (base, *deltas): d.__enter__()

@@ -331,7 +331,7 @@ def test_a_probe_that_limits_a_search_judges_nothing_else(
     write_task(project, "test_split: test", TASK.replace("judge.jsonl", "chat.jsonl"))
     text = JUDGED.replace("omega = 0.5", omega) + baseline
     if not refused:
-        assert resolved(project, text).tasks["words"].judges
+        assert resolved(project, text).tasks["words"].scored
         return
     with pytest.raises(RecipeError, match=r"chat\.jsonl, which .* limits the search for ω, the probe chat"):
         resolved(project, text)
@@ -339,12 +339,12 @@ def test_a_probe_that_limits_a_search_judges_nothing_else(
 
 def test_a_task_may_take_its_examples_from_what_is_trained_on(project: Path) -> None:
     write_task(project, "test_split: test")
-    assert resolved(project, JUDGED).tasks["words"].judges
+    assert resolved(project, JUDGED).tasks["words"].scored
 
 
 def test_a_task_may_judge_by_a_datasets_test_file(project: Path) -> None:
     write_task(project, "test_split: test", TASK.replace("judge.jsonl", "test.jsonl"))
-    assert resolved(project, JUDGED).tasks["words"].judges
+    assert resolved(project, JUDGED).tasks["words"].scored
 
 
 @pytest.mark.parametrize(("split", "refused"), [("test", False), ("train", True)])
@@ -356,7 +356,7 @@ def test_a_task_on_a_folder_judges_by_the_files_of_its_split(
     (project / "data" / "own" / "test.jsonl").write_text(rows(6000, 4))
     write_task(project, f"test_split: {split}", "task: words\ndataset_path: ../data/own\n")
     if not refused:
-        assert resolved(project, JUDGED).tasks["words"].judges
+        assert resolved(project, JUDGED).tasks["words"].scored
         return
     with pytest.raises(RecipeError, match=r"train\.jsonl, which the task words judges by, is also what"):
         resolved(project, JUDGED)

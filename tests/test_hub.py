@@ -41,7 +41,7 @@ def endpoint(hub: HubServer) -> str:
 
 def commit(name: str, endpoint: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Ask in a process of its own: the client reads its settings when it is imported."""
-    code = f"from dem_build.lock.hub import dataset_commit; print(dataset_commit({name!r}))"
+    code = f"from dem_build.lock.hub import commit_of; print(commit_of('dataset', {name!r}))"
     variables = {**os.environ, "HF_ENDPOINT": endpoint, **environment}
     return subprocess.run(
         [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False

@@ -12,7 +12,7 @@ from hub_server import HubServer, serving
 from test_build import Project, ran
 from tiny import make_base
 
-from dem_build.checkpoint import open_checkpoint
+from dem_build.checkpoint.reader import open_checkpoint
 
 NAME = "org/tiny"
 RECIPE = """\

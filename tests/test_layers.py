@@ -19,7 +19,6 @@ LAYERS: dict[str, int] = {
     "errors": 0,
     "methods": 0,
     "digest": 0,
-    "host": 0,
     "json_text": 0,
     "action": 0,
     "paths": 0,
@@ -56,7 +55,6 @@ NEIGHBOURS = {
     ("action", "dem_build.workload"),  # a kind says how much its actions have to do
     ("store", "dem_build.actions"),  # a record is held against the outputs of its kind
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
-    ("checkpoint", "dem_build.lock.basemodel"),  # what the files of a checkpoint are called
     ("report", "dem_build.engine.outcome"),  # what became of a build is plain data
 }
 

@@ -25,6 +25,13 @@ HUB = {
     "dataset": "org/name", "revision": "main", "config": None, "splits": {"train": "train"}, "commit": "0" * 40,
     "files": [],
 }  # fmt: skip
+MODEL = {"model": "org/name", "revision": "main", "commit": "0" * 40, "files": []}
+FILE = {"tag": "config.json", "sha256": "0" * 64}
+ODD_MODELS = (
+    {"model": None},
+    {"files": [FILE | {"tag": "../config.json"}]},
+    {"files": [FILE | {"sha256": 3}]},
+)
 ODD = (
     {"revision": []},
     {"commit": {}},
@@ -46,6 +53,7 @@ ODD = (
         {"datasets": {"math": 3}},
         {"tasks": {"arc_easy": "x"}},
         *({"datasets": {"math": {"files": [], "hub": HUB | odd}}} for odd in ODD),
+        *({"base": {"source": "directory", "files": [], "hub": MODEL | odd}} for odd in ODD_MODELS),
     ],
 )
 def test_a_lock_that_lacks_parts_is_a_mistake_of_its_file(tmp_path: Path, change: dict[str, object]) -> None:

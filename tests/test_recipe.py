@@ -17,7 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from dem_build.errors import RecipeError
-from dem_build.lock.modelpins import AskedModel, asked_models
+from dem_build.lock.pin import ModelRef, hub_refs
 from dem_build.machine import Machine
 from dem_build.recipe import Recipe, load_recipe, project_folder, read_recipe
 from dem_build.recipe.checks.unsupported import LATER, not_yet
@@ -432,9 +432,9 @@ def test_every_key_is_described():
 
 def test_a_local_folder_comes_before_a_hub_id(write):
     path = write(MINIMAL.replace('"base"', '"org/name"'))
-    assert asked_models(load_recipe(path)) == {"base": AskedModel("model", "org/name", "main")}
+    assert hub_refs(load_recipe(path)) == {"base": ModelRef("model", "org/name", "main")}
     (path.parent / "org" / "name").mkdir(parents=True)
-    assert asked_models(load_recipe(path)) == {}
+    assert hub_refs(load_recipe(path)) == {}
 
 
 @pytest.mark.parametrize(
@@ -453,7 +453,7 @@ def test_only_a_hub_id_has_a_revision(write, table, source):
 
 
 def test_a_name_that_no_folder_can_have_is_a_hubs(write):
-    assert asked_models(load_recipe(write(MINIMAL.replace('"base"', f'"org/{"n" * 300}"'))))
+    assert hub_refs(load_recipe(write(MINIMAL.replace('"base"', f'"org/{"n" * 300}"'))))
 
 
 def test_reading_a_recipe_imports_nothing_heavy(write):

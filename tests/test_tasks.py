@@ -58,7 +58,6 @@ def test_a_closure_holds_all_that_the_task_refers_to_and_nothing_else(folder):
         "task:local/math.yaml",
     ]
     assert closure.local
-    assert closure.runs_code
     assert closure.dataset is None
 
 
@@ -105,7 +104,7 @@ def test_a_builtin_task_names_its_hub_dataset():
     closure = find_task("arc_easy", None)
     assert [tag for tag, _ in closure.files] == ["task:builtin/arc/arc_easy.yaml"]
     assert closure.dataset == "allenai/ai2_arc"
-    assert not closure.runs_code
+    assert not closure.local
 
 
 def test_a_builtin_closure_follows_includes_and_functions():
@@ -204,7 +203,7 @@ def test_a_missing_include_path_is_refused(tmp_path):
 
 def test_neither_the_search_nor_the_version_imports_lm_eval():
     code = (
-        "import sys; from dem_build import tasks; assert 'yaml' not in sys.modules\n"
+        "import sys; from dem_build.lock import tasks; assert 'yaml' not in sys.modules\n"
         "tasks.lm_eval_version(); tasks.find_task('arc_easy', None)\n"
         "print(sorted({'lm_eval', 'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.checkpoint.filenames import INDEX, SINGLE, shards_of
 from dem_build.checkpoint.floats import FLOATS, widen
 from dem_build.checkpoint.layout import DOWNLOAD_AGAIN, ITEM_SIZES, TensorInfo, read_header
 from dem_build.errors import CheckpointError
-from dem_build.lock.basemodel import INDEX, SINGLE, shards_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

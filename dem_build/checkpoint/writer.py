@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.checkpoint.filenames import INDEX, SINGLE
 from dem_build.checkpoint.growing import Flusher, Growing
 from dem_build.checkpoint.layout import ITEM_SIZES, canonical_order, header_bytes
 from dem_build.errors import CheckpointError
-from dem_build.lock.basemodel import INDEX, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

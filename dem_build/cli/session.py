@@ -15,7 +15,7 @@ from dem_build.engine.publish import destination
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
 from dem_build.lock import lock
-from dem_build.lock.bases import refuse_template, template_is_new
+from dem_build.lock.base import refuse_template, template_is_new
 from dem_build.lock.leaks import refuse_leaks, refuse_shared_files
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, project_folder, read_recipe

@@ -6,10 +6,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dem_build.actions.extract.lora import read_adapter, refuse_misfits
+from dem_build.checkpoint.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from dem_build.errors import CheckpointError, UsageError
 from dem_build.json_text import parse_json
 from dem_build.lock import hub
-from dem_build.lock.finetuned import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from dem_build.plan import Status
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _here(sources: Iterable[SourceFile]) -> dict[str, Path]:
 
 def _shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of all tensors of some files of weights; of other files none."""
-    from dem_build.checkpoint import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
+    from dem_build.checkpoint.reader import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
 
     weights = [path for path in files if path.suffix == ".safetensors"]
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.action import key_of
+from dem_build.checkpoint.filenames import CONFIG, INDEX
 from dem_build.digest import Output, of_json
 from dem_build.errors import CheckpointError, DemError
 from dem_build.estimate.held import held_memory
@@ -14,7 +15,6 @@ from dem_build.estimate.shape import Shape
 from dem_build.estimate.training import BYTES, PROCESS, Rows, seen_tokens, training_memory
 from dem_build.json_text import parse_json
 from dem_build.lock import hub
-from dem_build.lock.basemodel import CONFIG, INDEX
 from dem_build.plan import Status, preimage_of
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def parameters_of(base: Verdict | None) -> int | None:
         return None
     if base.record is not None:
         return base.record.count("parameters")
-    from dem_build.checkpoint import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
+    from dem_build.checkpoint.reader import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
 
     wanted = [s for s in base.action.sources if s.tag.endswith(".safetensors")]
     paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in wanted]

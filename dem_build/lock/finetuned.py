@@ -8,28 +8,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.checkpoint.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, listed, weight_files
 from dem_build.errors import UsageError
 from dem_build.json_text import parse_json
-from dem_build.lock.basemodel import CONFIG, listed, read_config, weight_files
+from dem_build.lock.base import read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from dem_build.checkpoint.filenames import Listing
     from dem_build.digest import JSON
-    from dem_build.lock.basemodel import Listing
 
 __all__ = [
-    "ADAPTER_CONFIG",
     "ADAPTER_KEYS",
-    "ADAPTER_WEIGHTS",
     "adapter_files",
     "checkpoint_files",
     "local_files",
 ]
 
-ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_PICKLE = "adapter_model.bin"
+_PICKLE = "adapter_model.bin"
 
 ADAPTER_KEYS = (
     "r",
@@ -73,11 +70,10 @@ _WITHOUT_EFFECT = frozenset(
 )
 # How adapters begin that leave the base as it is; others (pissa, olora, loftq) train on another base than the recipe's.
 _PLAIN_STARTS = (None, True, False, "gaussian", "orthogonal", "eva")
-_MERGE = "merge it with peft, save the model, and name that folder in `checkpoint`"
 
 
 def local_files(source: str, folder: Path) -> list[tuple[str, Path]]:
-    """Return the files of a fine-tune on this machine that matter, each with its name.
+    """The files of a fine-tune on this machine that matter, each with its name.
 
     Args:
         source: `checkpoint` or `adapter`.
@@ -87,13 +83,20 @@ def local_files(source: str, folder: Path) -> list[tuple[str, Path]]:
         UsageError: No folder, a file that is missing, or a kind of model or adapter that dem does not take.
         CheckpointError: An index of shards that cannot be read.
     """
-    _require_folder(folder)
+    if folder.suffix == ".gguf":
+        hint = "name a folder of safetensors, as save_pretrained writes it"
+        raise UsageError("is a GGUF file: no vector is extracted from one", where=str(folder), hint=hint)
+    if folder.is_file():
+        raise UsageError("is a file", where=str(folder), hint="name the folder that it lies in")
+    if not folder.is_dir():
+        hint = "a path starts from the recipe's folder"
+        raise UsageError("no such folder", where=str(folder), hint=hint)
     choose = adapter_files if source == "adapter" else checkpoint_files
     return [(name, folder / name) for name in choose(listed(folder))]
 
 
 def checkpoint_files(files: Listing) -> list[str]:
-    """Return the names of a fine-tuned model's files that matter: config and weights; a tokenizer is not looked for.
+    """The names of a fine-tuned model's files that matter: config and weights; a tokenizer is not looked for.
 
     Raises:
         UsageError: A file that is missing, or a kind of model that dem does not take.
@@ -107,7 +110,7 @@ def checkpoint_files(files: Listing) -> list[str]:
 
 
 def adapter_files(files: Listing) -> list[str]:
-    """Return the names of the two files of a LoRA adapter, as peft's `save_pretrained` writes it.
+    """The names of the two files of a LoRA adapter, as peft's `save_pretrained` writes it.
 
     Raises:
         UsageError: A file that is missing, or an adapter that dem does not merge.
@@ -123,23 +126,19 @@ def adapter_files(files: Listing) -> list[str]:
         what = f"is no JSON: {error}"
         raise UsageError(what, where=files.place(ADAPTER_CONFIG), hint=files.again) from error
     if (reason := _refusal(config)) is not None:
-        raise UsageError(reason, where=files.where, hint=_MERGE)
-    _require_weights(files)
-    return [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
-
-
-def _require_weights(files: Listing) -> None:
+        hint = "merge it with peft, save the model, and name that folder in `checkpoint`"
+        raise UsageError(reason, where=files.where, hint=hint)
     if ADAPTER_WEIGHTS in files.names:
-        return
-    if ADAPTER_PICKLE in files.names:
-        what = f"has its weights in {ADAPTER_PICKLE}, a pickle, which dem does not open"
+        return [ADAPTER_CONFIG, ADAPTER_WEIGHTS]
+    if _PICKLE in files.names:
+        what = f"has its weights in {_PICKLE}, a pickle, which dem does not open"
         hint = f"convert it: PeftModel.from_pretrained(BASE, {files.given}).save_pretrained(NEW_FOLDER)"
         raise UsageError(what, where=files.where, hint=hint)
     raise UsageError(f"holds no {ADAPTER_WEIGHTS}", where=files.where, hint=files.again)
 
 
 def _refusal(config: JSON) -> str | None:
-    """Return why an adapter of this config cannot become a vector, if so."""
+    """Why an adapter of this config cannot become a vector; None where it can."""
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         return "is no adapter of peft: its config has no peft_type"
     if config["peft_type"] != "LORA":
@@ -150,14 +149,3 @@ def _refusal(config: JSON) -> str | None:
     if odd := sorted(key for key, value in config.items() if value and key not in known):
         return f"is a LoRA with {', '.join(odd)}, which dem does not merge"
     return None
-
-
-def _require_folder(folder: Path) -> None:
-    if folder.suffix == ".gguf":
-        hint = "name a folder of safetensors, as save_pretrained writes it"
-        raise UsageError("is a GGUF file: no vector is extracted from one", where=str(folder), hint=hint)
-    if folder.is_file():
-        raise UsageError("is a file", where=str(folder), hint="name the folder that it lies in")
-    if not folder.is_dir():
-        hint = "a path starts from the recipe's folder"
-        raise UsageError("no such folder", where=str(folder), hint=hint)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from huggingface_hub import HfApi
 
-__all__ = ["Listed", "cached", "commit_of", "dataset_commit", "download", "files_of", "require_access"]
+__all__ = ["Listed", "cached", "commit_of", "download", "files_of", "require_access"]
 
 _PIN = "`dem lock` with a network pins it; with the lock, builds work offline"
 
@@ -39,17 +39,8 @@ class Listed:
     sha256: str | None
 
 
-def dataset_commit(name: str, revision: str = "main") -> str:
-    """Return the commit that a branch, tag or commit of a hub dataset stands for now.
-
-    Raises:
-        UsageError: As `commit_of`.
-    """
-    return commit_of("dataset", name, revision)
-
-
 def commit_of(kind: str, name: str, revision: str = "main") -> str:
-    """Return the commit that a branch, tag or commit of a repository stands for now.
+    """The commit that a branch, tag or commit of a repository stands for now.
 
     Args:
         kind: `dataset` or `model`.
@@ -67,7 +58,7 @@ def commit_of(kind: str, name: str, revision: str = "main") -> str:
 
 
 def files_of(kind: str, name: str, commit: str) -> list[Listed]:
-    """Return every file of a repository at a commit, in the order of their paths.
+    """Every file of a repository at a commit, in the order of their paths.
 
     Raises:
         UsageError: As `commit_of`.
@@ -96,7 +87,7 @@ def require_access(file: HubFile) -> None:
 
 
 def download(file: HubFile, tell: Callable[[int, int], None] = lambda *_: None) -> Path:
-    """Return where a file lies on this machine; it is downloaded to the client's cache where it is not there yet.
+    """Where a file lies on this machine; it is downloaded to the client's cache where it is not there yet.
 
     Args:
         file: The file, at a commit.
@@ -118,7 +109,7 @@ def download(file: HubFile, tell: Callable[[int, int], None] = lambda *_: None) 
 
 
 def cached(file: HubFile) -> Path | None:
-    """Return where a file lies in the client's cache, None where it is not there; no network is asked."""
+    """Where a file lies in the client's cache, None where it is not there; no network is asked."""
     from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  as in _asking
 
     found = try_to_load_from_cache(file.repo, file.name, revision=file.commit, repo_type=file.kind)
@@ -126,7 +117,7 @@ def cached(file: HubFile) -> Path | None:
 
 
 def _silent_bar(tell: Callable[[int, int], None]) -> type[Any]:
-    """Return what the client takes for a progress bar: it shows nothing, and tells what is done."""
+    """What the client takes for a progress bar: it shows nothing, and tells what is done."""
     # Not declared as exported.
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # noqa: PLC0415  as in _asking
 
@@ -202,8 +193,6 @@ def _out_of_reach(what: str, file: str | None, error: Exception) -> UsageError:
         if isinstance(cause, OSError) and cause.errno is not None and cause.filename is not None:
             hint = "free some space, mend its permissions, or set HF_HOME to another folder"
             return UsageError(f"cannot be written: {cause.strerror}", where=str(cause.filename), hint=hint)
-    return UsageError(f"the hub cannot be asked for {what}: {_reason(error.__cause__ or error)}", hint=_PIN)
-
-
-def _reason(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    cause = error.__cause__ or error
+    reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    return UsageError(f"the hub cannot be asked for {what}: {reason}", hint=_PIN)

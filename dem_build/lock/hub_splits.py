@@ -29,6 +29,7 @@ __all__ = ["CONVERTED", "HubData", "split_files"]
 CONVERTED = "refs/convert/parquet"
 """The revision under which the hub keeps a dataset's rows as parquet files, `CONFIG/SPLIT/0000.parquet`."""
 
+_OWN = "download it, and name its files in `path`"
 _SHARDED = re.compile(r"data/(.+)-\d{5}-of-\d{5}[^/]*\.[^/]*")
 _CONVERTED_FILE = re.compile(r"([^/]+)/([^/]+)/\d+\.parquet")
 _SYNONYMS = {
@@ -80,7 +81,7 @@ class HubData:
 
 
 def split_files(data: HubData, config: str | None, splits: Iterable[str]) -> dict[str, list[str]]:
-    """Return each split's files.
+    """Each split's files.
 
     Args:
         data: The dataset.
@@ -91,7 +92,12 @@ def split_files(data: HubData, config: str | None, splits: Iterable[str]) -> dic
         UsageError: The dataset is made by a script, or has no such configuration or split, or files that dem does not
             read.
     """
-    _refuse_script(data)
+    script = f"{data.name.rpartition('/')[2]}.py"
+    if script in data.paths:
+        raise UsageError(
+            f"the dataset {data.name!r} is made by a script, {script}, which dem does not run",
+            hint=f'name the files that the hub made of it: revision = "{CONVERTED}"; or download it for `path`',
+        )
     configs = _converted(data) if data.converted else _configs(data)
     chosen = _config(data, _chosen(data, configs, config), configs)
     return {split: chosen.files(split) for split in splits}
@@ -108,18 +114,23 @@ class _Config:
     explicit: bool
 
     def files(self, split: str) -> list[str]:
-        """Return the files of a split that dem reads."""
+        """The files of a split that dem reads."""
         name = self.data.name
         if split not in self.patterns:
             hint = _offer("splits", split, self.patterns)
             hint += "; `max_samples` takes some of the rows" if re.search(r"[\[+]", split) else ""
             raise UsageError(f"the dataset {name!r} has no split {split!r}", hint=hint)
-        checked = [_checked(self.data, pattern) for pattern in self.patterns[split]]
-        found = dict.fromkeys(path for pattern in checked for path in _matches(pattern, self.paths))
+        patterns = self.patterns[split]
+        for pattern in patterns:
+            # `datasets` would fetch it from wherever that is, which no lock pins.
+            if "://" in pattern or "::" in pattern or pattern.startswith(("/", "..")):
+                what = f"the card of the dataset {name!r} names {pattern}, which is not one of its own files"
+                raise UsageError(what, hint=_OWN)
+        found = dict.fromkeys(path for pattern in patterns for path in _matches(pattern, self.paths))
         other = [p for p in found if _suffix(p) in _OTHER_DATA]
         read = [p for p in found if _suffix(p) in FILE_TYPES]
         if other or not read:
-            holds = other[0] if other else _says(list(found))
+            holds = other[0] if other else _some(list(found))
             raise UsageError(
                 f"the split {split!r} of the dataset {name!r} holds {holds}; dem reads {', '.join(FILE_TYPES)}",
                 hint=f'the hub may have made parquet files of it: revision = "{CONVERTED}"',
@@ -129,32 +140,25 @@ class _Config:
 
 def _config(data: HubData, name: str, configs: Mapping[str, Mapping[str, Any]]) -> _Config:
     rules = configs[name]
-    _refuse_reading(data, name, rules)
+    if asked := sorted(_READING & rules.keys()):
+        what = f"the card of the dataset {data.name!r} asks to read config {name!r} with `{asked[0]}`, which dem cannot"
+        raise UsageError(what, hint=_OWN)
     folder = str(rules.get("data_dir") or "")
-    paths = _under(data.paths, folder)
+    start = posixpath.normpath(folder) + "/" if folder.strip("./") else ""
+    paths = [p.removeprefix(start) for p in data.paths if p.startswith(start)]
     explicit = rules.get("data_files") is not None
     patterns = _patterns(data, rules["data_files"]) if explicit else _by_name(paths)
     if not patterns:
-        raise UsageError(f"the dataset {data.name!r} has no data files", hint=f"it holds {_says(data.paths)}")
+        raise UsageError(f"the dataset {data.name!r} has no data files", hint=f"it holds {_some(data.paths)}")
     return _Config(data, folder, paths, patterns, explicit)
 
 
-def _refuse_script(data: HubData) -> None:
-    script = f"{data.name.rpartition('/')[2]}.py"
-    if script in data.paths:
-        raise UsageError(
-            f"the dataset {data.name!r} is made by a script, {script}, which dem does not run",
-            hint=f'name the files that the hub made of it: revision = "{CONVERTED}"; or download it for `path`',
-        )
-
-
 def _configs(data: HubData) -> dict[str, Mapping[str, Any]]:
-    """Return the configurations that the card names; one without rules where it names none."""
+    """The configurations that the card names; one without rules where it names none."""
     listed = data.card.get("configs") or []
     if not isinstance(listed, list) or not all(isinstance(c, dict) and "config_name" in c for c in listed):
-        raise UsageError(
-            f"the card of the dataset {data.name!r} has `configs` that cannot be read", hint=_OWN
-        )
+        what = f"the card of the dataset {data.name!r} has `configs` that cannot be read"
+        raise UsageError(what, hint=_OWN)
     return {str(c["config_name"]): c for c in listed} or {"default": {}}
 
 
@@ -174,10 +178,10 @@ def _converted(data: HubData) -> dict[str, Mapping[str, Any]]:
 def _chosen(data: HubData, configs: Mapping[str, Mapping[str, Any]], config: str | None) -> str:
     if config is not None:
         if config not in configs:
-            raise UsageError(
-                f"the dataset {data.name!r} has no config {config!r}", hint=_offer("configs", config, configs)
-            )
+            hint = _offer("configs", config, configs)
+            raise UsageError(f"the dataset {data.name!r} has no config {config!r}", hint=hint)
         return config
+    # As `datasets` decides: the only one, one that is called so, or one whose card says so.
     defaults = [n for n, c in configs.items() if len(configs) == 1 or n == "default" or c.get("default")]
     if len(defaults) != 1:
         raise UsageError(
@@ -187,16 +191,8 @@ def _chosen(data: HubData, configs: Mapping[str, Mapping[str, Any]], config: str
     return defaults[0]
 
 
-def _refuse_reading(data: HubData, config: str, rules: Mapping[str, Any]) -> None:
-    if asked := sorted(_READING & rules.keys()):
-        raise UsageError(
-            f"the card of the dataset {data.name!r} asks to read config {config!r} with `{asked[0]}`, which dem cannot",
-            hint=_OWN,
-        )
-
-
 def _patterns(data: HubData, files: Any) -> dict[str, list[str]]:
-    """Return split → patterns of a configuration's `data_files`."""
+    """Split → patterns of a configuration's `data_files`."""
     match files:
         case str():
             return {"train": [files]}
@@ -214,12 +210,13 @@ def _texts(paths: Any) -> list[str]:
 
 
 def _by_name(paths: Sequence[str]) -> dict[str, list[str]]:
-    """Return split → patterns by what folders and files are called."""
+    """Split → patterns by what folders and files are called."""
     sharded = {m[1] for p in _matches("data/*-*-of-*.*", paths) if (m := _SHARDED.fullmatch(p))}
     if sharded:
         five = "[0-9]" * 5
         known = [s for s in _SYNONYMS if s in sharded]
         return {s: [f"data/{s}-{five}-of-{five}*.*"] for s in (*known, *sorted(sharded - set(known)))}
+    # Where a folder is called after a split, what the files in it are called says nothing.
     for forms in (_IN_FOLDER, _IN_FILE):
         patterns = {
             s: [f.format(k=k, e=_END) for k in words for f in forms] for s, words in _SYNONYMS.items()
@@ -229,24 +226,15 @@ def _by_name(paths: Sequence[str]) -> dict[str, list[str]]:
     return {"train": ["**"]} if _matches("**", paths) else {}
 
 
-def _checked(data: HubData, pattern: str) -> str:
-    if "://" in pattern or "::" in pattern or pattern.startswith(("/", "..")):
-        raise UsageError(
-            f"the card of the dataset {data.name!r} names {pattern}, which is not one of its own files",
-            hint=_OWN,
-        )
-    return pattern
-
-
 def _commonest(paths: Sequence[str]) -> list[str]:
-    """Return the files of the commonest type: others lie beside the data, or are the same rows once more."""
+    # Files of other types lie beside the data, or are the same rows once more.
     counts = Counter(_suffix(p).replace(".ndjson", ".jsonl") for p in paths)
     family = _FAMILIES[max(counts, key=lambda s: (counts[s], _PREFERRED.index(s)))]
     return [p for p in paths if _FAMILIES[_suffix(p)] == family]
 
 
 def _matches(pattern: str, paths: Sequence[str]) -> list[str]:
-    """Return the files that a pattern of the hub means, sorted; hidden ones only where it names them."""
+    """The files that a pattern of the hub means, sorted; hidden ones only where it names them."""
     from fsspec.utils import glob_translate  # type: ignore[import-untyped]  # noqa: PLC0415  only for a new name
 
     pattern = posixpath.normpath(pattern)
@@ -270,11 +258,6 @@ def _parts(path: str, mark: str) -> int:
     return sum(part.startswith(mark) and set(part) != {"."} for part in path.split("/"))
 
 
-def _under(paths: Sequence[str], folder: str) -> list[str]:
-    start = posixpath.normpath(folder) + "/" if folder.strip("./") else ""
-    return [p.removeprefix(start) for p in paths if p.startswith(start)]
-
-
 def _suffix(path: str) -> str:
     return posixpath.splitext(path)[1].lower()
 
@@ -285,10 +268,6 @@ def _offer(what: str, name: str, known: Iterable[str]) -> str:
     return (f"did you mean {close[0]}? " if close else "") + f"the {what} are {', '.join(names)}"
 
 
-def _says(paths: Sequence[str]) -> str:
-    """Say which files there are."""
+def _some(paths: Sequence[str]) -> str:
     shown = [p for p in paths if not p.startswith(".")][:5]
     return ", ".join(shown) if shown else "no file"
-
-
-_OWN = "download it, and name its files in `path`"

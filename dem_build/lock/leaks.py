@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["refuse_leaks", "refuse_shared_files"]
 
-_SEPARATE = "give it rows of its own, or hold out a share such as 0.05"
 _TRAINED = ("train", "also what is trained on for")
 _CHOSEN = ("validation", "also the validation set of")
 _LIMIT = ("limit", "also what limits the search for ω, the probe")
@@ -38,7 +37,7 @@ _MUST_NOT: Mapping[str, tuple[tuple[str, str], ...]] = {
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _HeldOut:
     """A file that is held out: the recipe's key that names it, for what, and how to mend its being learned from."""
 
     key: str
@@ -54,7 +53,7 @@ def refuse_leaks(recipe: Recipe, lock: Lock) -> None:
     Raises:
         RecipeError: There are some; all of them, with the names of both uses.
     """
-    _refuse(recipe, lock.datasets, {name: task.judges for name, task in lock.tasks.items()})
+    _refuse(recipe, lock.datasets, {name: task.scored for name, task in lock.tasks.items()})
 
 
 def refuse_shared_files(recipe: Recipe, located: Located) -> None:
@@ -63,31 +62,30 @@ def refuse_shared_files(recipe: Recipe, located: Located) -> None:
     Raises:
         RecipeError: There are some.
     """
-    datasets = {name: [_by_path(*file) for file in files] for name, files in located.datasets.items()}
-    tasks = {name: [_by_path("", path) for path in task.judges] for name, task in located.closures.items()}
+
+    def by_path(tag: str, path: Path) -> SourceFile:
+        return SourceFile(tag, str(path.resolve()), path)  # whose path stands for its content
+
+    datasets = {name: [by_path(*file) for file in files] for name, files in located.datasets.items()}
+    tasks = {name: [by_path("", path) for path in task.scored] for name, task in located.closures.items()}
     _refuse(recipe, datasets, tasks)
 
 
-def _by_path(tag: str, path: Path) -> SourceFile:
-    """Return a file whose path stands for its content."""
-    return SourceFile(tag, str(path.resolve()), path)
-
-
 def _refuse(recipe: Recipe, datasets: Files, tasks: Files) -> None:
-    """Refuse a file with two uses, given those of datasets and probes and those that tasks judge by."""
+    """Refuse a file with two uses, given those of datasets and probes and those that tasks are scored on."""
     users = _users(recipe, datasets)
     problems = [
-        recipe.problem(judge.key, f"{judge.file} is {word} {users[use, judge.digest]}", judge.hint)
-        for judge in (*_held_out(recipe, datasets), *_task_files(tasks))
-        for use, word in _MUST_NOT[judge.use]
-        if (use, judge.digest) in users
+        recipe.problem(held.key, f"{held.file} is {word} {users[use, held.digest]}", held.hint)
+        for held in _held_out(recipe, datasets, tasks)
+        for use, word in _MUST_NOT[held.use]
+        if (use, held.digest) in users
     ]
     if problems:
         raise RecipeError(problems)
 
 
 def _users(recipe: Recipe, datasets: Files) -> dict[tuple[str, str], str]:
-    """Return what a file is for and its digest → the first dataset or probe that uses it so."""
+    """What a file is for and its digest → the first dataset or probe that uses it so."""
     omegas = [*(d.omega for d in recipe.datasets.values()), *(v.omega for v in recipe.vectors.values())]
     baselines = recipe.baselines.values()
     tuned = "tune" in (*omegas, *(b.alpha for b in baselines)) or "single" in (b.method for b in baselines)
@@ -100,24 +98,21 @@ def _users(recipe: Recipe, datasets: Files) -> dict[tuple[str, str], str]:
     return users
 
 
-def _held_out(recipe: Recipe, datasets: Files) -> Iterator[_Judge]:
+def _held_out(recipe: Recipe, datasets: Files, tasks: Files) -> Iterator[_HeldOut]:
     for name, files in datasets.items():
+        probe = recipe.probes.get(name)
         for file in files:
             side = side_of(file) or "train"
-            use = "probe" if name in recipe.probes else side
-            yield _Judge(_key(recipe, name, side), use, file.path.name, file.digest, _SEPARATE)
-
-
-def _task_files(tasks: Files) -> Iterator[_Judge]:
+            key = (
+                f"datasets.{name}.{side}"
+                if probe is None
+                else f"probes.{name}.{'hub' if probe.hub else 'path'}"
+            )
+            use = side if probe is None else "probe"
+            hint = "give it rows of its own, or hold out a share such as 0.05"
+            yield _HeldOut(key, use, file.path.name, file.digest, hint)
     for name, files in tasks.items():
         for file in files:
             what = f"{file.path.name}, which the task {name} judges by,"
             hint = "give the task rows of its own, or the dataset's test file"
-            yield _Judge("evaluate.tasks", "test", what, file.digest, hint)
-
-
-def _key(recipe: Recipe, name: str, side: str) -> str:
-    """Return the key that names a file held out whole."""
-    if name in recipe.probes:
-        return f"probes.{name}.{'hub' if recipe.probes[name].hub else 'path'}"
-    return f"datasets.{name}.{side}"
+            yield _HeldOut("evaluate.tasks", "test", what, file.digest, hint)

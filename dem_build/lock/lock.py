@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dem_build.action import SourceFile
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
-from dem_build.lock.bases import locate_base, locate_template
+from dem_build.lock import hub
+from dem_build.lock.base import base_files, locate_template
 from dem_build.lock.finetuned import local_files
-from dem_build.lock.modelpins import ModelPin, asked_models, resolve_model
-from dem_build.lock.pins import Pin, Pins, asked_of
-from dem_build.lock.tasklock import LockedTask, lock_task, pinned_commit
+from dem_build.lock.pin import Pin, Resolver, hub_refs
 from dem_build.recipe import is_local
 from dem_build.store.files import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
-    from dem_build.lock.modelpins import AskedModel
-    from dem_build.lock.pins import Asked
+    from dem_build.lock.pin import Ref
     from dem_build.lock.tasks import Closure
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
@@ -51,7 +50,6 @@ __all__ = [
 
 LOCK_VERSION = 1
 Tagged = tuple[str, Path]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,6 +66,27 @@ class LockedBase:
 
 
 @dataclass(frozen=True)
+class LockedTask:
+    """An evaluation task: the files that give it its meaning, and the commit of its data.
+
+    Attributes:
+        lm_eval: Version of lm-eval that gives the task its meaning.
+        local: Whether the task comes from files of the user, which are code.
+        files: The task's YAML and all that it refers to.
+        dataset: The hub dataset that it reads, None where its data are local files.
+        dataset_revision: The commit of that dataset.
+        scored: Those of its files that hold what a model is scored on.
+    """
+
+    lm_eval: str
+    local: bool
+    files: tuple[SourceFile, ...]
+    dataset: str | None = None
+    dataset_revision: str | None = None
+    scored: tuple[SourceFile, ...] = ()
+
+
+@dataclass(frozen=True)
 class Lock:
     """What a recipe's outside names stand for, now and on this machine.
 
@@ -76,8 +95,7 @@ class Lock:
         datasets: The files of each dataset and probe, those on a hub among them.
         tasks: The evaluation tasks.
         vectors: The files of each vector from elsewhere, those on a hub among them.
-        pins: What of datasets and probes is on a hub.
-        models: What of base and vectors is on a hub, by their names in the lock: `base`, `vectors.code`.
+        pins: What of it is on a hub, by names in the lock: `base`, `vectors.code`, `datasets.math`; so are probes.
     """
 
     base: LockedBase
@@ -85,7 +103,6 @@ class Lock:
     tasks: Mapping[str, LockedTask] = field(default_factory=dict)
     vectors: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
-    models: Mapping[str, ModelPin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,9 +115,8 @@ class Located:
         datasets: The files of each dataset and probe that are on this machine.
         closures: The evaluation tasks.
         vectors: The files of each vector from elsewhere that are on this machine.
-        asked: What datasets and probes ask of a hub.
+        refs: What is asked of a hub, by names in the lock.
         problem: Makes a mistake at a key of the recipe.
-        models: What base and vectors ask of a hub, by their names in the lock.
     """
 
     base_source: str
@@ -108,9 +124,8 @@ class Located:
     datasets: Mapping[str, tuple[Tagged, ...]]
     closures: Mapping[str, Closure]
     vectors: Mapping[str, tuple[Tagged, ...]] = field(default_factory=dict)
-    asked: Mapping[str, Asked] = field(default_factory=dict)
+    refs: Mapping[str, Ref] = field(default_factory=dict)
     problem: Callable[[str, str, str], Problem] = lambda key, what, hint: Problem("", 0, key, what, hint)
-    models: Mapping[str, AskedModel] = field(default_factory=dict)
 
 
 def locate(recipe: Recipe) -> Located:
@@ -119,18 +134,70 @@ def locate(recipe: Recipe) -> Located:
     Raises:
         RecipeError: All of what is missing or refused, at once.
     """
+    source = "directory"
+    files: list[Tagged] = []
     problems: list[Problem] = []
-    source, base = _try(recipe, "base.model", lambda: locate_base(recipe), problems) or ("", ())
-    template = _try(recipe, "base.chat_template", lambda: locate_template(recipe), problems) or ()
-    names = (*recipe.datasets, *recipe.probes)
-    datasets = {name: _locate_data(recipe, name, problems) for name in names}
-    vectors = {name: _locate_vector(recipe, name, problems) for name in recipe.vectors}
+    with _told(recipe, "base.model", problems):
+        if is_local(recipe.base.model, recipe.folder):
+            path = recipe.resolve(recipe.base.model)
+            source = "gguf" if path.suffix == ".gguf" else source
+            files += base_files(path)
+    with _told(recipe, "base.chat_template", problems):
+        files += locate_template(recipe)
+    datasets = {n: _locate_data(recipe, n, problems) for n in (*recipe.datasets, *recipe.probes)}
+    vectors: dict[str, tuple[Tagged, ...]] = dict.fromkeys(recipe.vectors, ())
+    for name, vector in recipe.vectors.items():
+        with _told(recipe, f"vectors.{name}.{vector.source}", problems):
+            if is_local(vector.origin, recipe.folder):
+                vectors[name] = tuple(local_files(vector.source, recipe.resolve(vector.origin)))
     closures = _locate_tasks(recipe, problems)
     if problems:
         raise RecipeError(problems)
-    asked = {name: found for name in names if (found := asked_of(recipe, name)) is not None}
-    files, models = (*base, *template), asked_models(recipe)
-    return Located(source, files, datasets, closures, vectors, asked, recipe.problem, models)
+    return Located(source, tuple(files), datasets, closures, vectors, hub_refs(recipe), recipe.problem)
+
+
+@contextmanager
+def _told(recipe: Recipe, key: str, problems: list[Problem]) -> Iterator[None]:
+    """Add what is refused within to the problems, at a key of the recipe, and go on: all are told at once."""
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename} cannot be read: {error.strerror}"
+        problems.append(recipe.problem(key, what, "mend its permissions, or name another"))
+    except DemError as error:
+        problems.append(recipe.problem(key, error.located, error.hint or ""))
+
+
+def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
+    """The files of a dataset or a probe. Those that are held out whole say so in their tag: `test:jsonl`."""
+    if name in recipe.probes:
+        named = [(f"probes.{name}.path", "test:", recipe.probes[name].path)]
+    else:
+        dataset = recipe.datasets[name]
+        held = [("validation", dataset.validation), ("test", dataset.test)]
+        named = [(f"datasets.{name}.path", "", dataset.path)]
+        named += [(f"datasets.{name}.{side}", f"{side}:", v) for side, v in held if isinstance(v, str)]
+    found: list[Tagged] = []
+    for key, mark, pattern in named:
+        if pattern is None:
+            continue
+        with _told(recipe, key, problems):
+            found += [(mark + sources.file_type(p), p) for p in sources.expand(pattern, recipe.folder)]
+    return tuple(found)
+
+
+def _locate_tasks(recipe: Recipe, problems: list[Problem]) -> dict[str, Closure]:
+    if recipe.evaluate is None or not recipe.evaluate.tasks:
+        return {}
+    from dem_build.lock import tasks  # noqa: PLC0415  a recipe without tasks need not wait for the parser of their files
+
+    include = recipe.evaluate.include_path
+    folder = recipe.resolve(include) if include else None
+    found: dict[str, Closure] = {}
+    for task in recipe.evaluate.tasks:
+        with _told(recipe, "evaluate.tasks", problems):
+            found[task.name] = tasks.find_task(task.name, folder)
+    return found
 
 
 def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
@@ -148,110 +215,106 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     """
     known = None if upgrade else old
     problems: list[Problem] = []
-    models = _resolve_models(located, _model_pins(known), hints, problems)
-    pins = _resolve_pins(located, Pins(_pins(known), hints), problems)
+    pins: dict[str, Pin] = {}
+    resolver = Resolver(_pins(known), hints)
+    for name, ref in located.refs.items():
+        try:
+            pins[name] = resolver.resolve(ref)
+        except DemError as error:
+            problems.append(located.problem(ref.recipe_key(name), error.located, error.hint or ""))
     if problems:
         raise RecipeError(problems)
-    on_hub = {name: pin.files for name, pin in models.items()}
+    on_hub = {name: pin.files for name, pin in pins.items()}
     base = LockedBase(located.base_source, (*on_hub.get("base", ()), *_hashed(located.base, hints)))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {
-        name: tuple(sorted([*_hashed(files, hints), *(pins[name].files if name in pins else ())]))
+        name: tuple(sorted([*_hashed(files, hints), *on_hub.get(f"datasets.{name}", ())]))
         for name, files in located.datasets.items()
     }
     vectors = {n: on_hub.get(f"vectors.{n}") or _hashed(f, hints) for n, f in located.vectors.items()}
+    # Last, as each may ask the hub: what of models and datasets is missing has been said by then.
     pinned = known["tasks"] if known is not None else {}
-    locked = {
-        n: lock_task(c, _hashed(c.files, hints), pinned.get(n, {})) for n, c in located.closures.items()
+    tasks = {
+        n: _lock_task(c, _hashed(c.files, hints), pinned.get(n, {})) for n, c in located.closures.items()
     }
-    return Lock(base, datasets, locked, vectors, pins, models)
+    return Lock(base, datasets, tasks, vectors, pins)
 
 
 def unpinned(located: Located, old: JSON | None) -> list[str]:
-    """Return the names (`base`, `vectors.code`, `tasks.arc_easy`) that no lock pins, and that a hub must tell."""
-    known = {pin.asked for pin in _pins(old)}
-    models = {pin.asked for pin in _model_pins(old)}
+    """The names (`base`, `vectors.code`, `tasks.arc_easy`) that no lock pins, and that a hub must tell."""
+    known = {pin.ref for pin in _pins(old)}
     tasks = old["tasks"] if old is not None else {}
-    return [
-        *(name for name, asked in located.models.items() if asked not in models),
-        *(f"datasets.{name}" for name, asked in located.asked.items() if asked not in known),
-        *(
-            f"tasks.{n}"
-            for n, c in located.closures.items()
-            if c.dataset and not pinned_commit(c, tasks.get(n, {}))
-        ),
-    ]
+    names = [name for name, ref in located.refs.items() if ref not in known]
+    closures = located.closures.items()
+    return names + [f"tasks.{n}" for n, c in closures if c.dataset and not _commit(c, tasks.get(n, {}))]
 
 
-def _resolve_models(
-    located: Located, known: list[ModelPin], hints: Hints, problems: list[Problem]
-) -> dict[str, ModelPin]:
-    found: dict[str, ModelPin] = {}
-    for name, asked in located.models.items():
-        try:
-            found[name] = resolve_model(asked, known, hints)
-        except DemError as error:
-            problems.append(located.problem(f"{name}.{asked.key}", error.located, error.hint or ""))
-    return found
+def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
+    tagged = list(files)
+    try:
+        blobs = hints.digests_of(path for _, path in tagged)
+    except OSError as error:
+        hint = "mend its permissions, or build again if it was just moved"
+        raise UsageError(f"cannot be read: {error.strerror}", where=str(error.filename), hint=hint) from error
+    return tuple(SourceFile(tag, blobs[path].digest, path) for tag, path in tagged)
 
 
-def _resolve_pins(located: Located, pins: Pins, problems: list[Problem]) -> dict[str, Pin]:
-    found: dict[str, Pin] = {}
-    for name, asked in located.asked.items():
-        try:
-            found[name] = pins.resolve(asked)
-        except UsageError as error:
-            key = f"{'datasets' if 'train' in dict(asked.splits) else 'probes'}.{name}.hub"
-            problems.append(located.problem(key, error.what, error.hint or ""))
-    return found
+def _lock_task(closure: Closure, files: tuple[SourceFile, ...], pinned: JSON) -> LockedTask:
+    """What is locked of a task, given its files and what the lock that is there has of it."""
+    from dem_build.lock.tasks import lm_eval_version  # noqa: PLC0415  a recipe without tasks need not wait for their parser
+
+    commit = None
+    if closure.dataset is not None:
+        commit = _commit(closure, pinned) or hub.commit_of("dataset", closure.dataset)
+    scored = tuple(f for f in files if f.path in closure.scored)
+    return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, commit, scored)
+
+
+def _commit(closure: Closure, pinned: JSON) -> str | None:
+    """The commit that a lock has of a task's dataset, None where it has none."""
+    return pinned.get("dataset_revision") if pinned.get("dataset") == closure.dataset else None
 
 
 def _pins(old: JSON | None) -> list[Pin]:
-    """Return what a lock pins of datasets on a hub."""
-    entries = old["datasets"].values() if old is not None else ()
+    """What a lock pins on a hub."""
+    if old is None:
+        return []
+    entries = (old["base"], *old.get("vectors", {}).values(), *old["datasets"].values())
     return [Pin.parse(entry["hub"]) for entry in entries if "hub" in entry]
 
 
-def _model_pins(old: JSON | None) -> list[ModelPin]:
-    """Return what a lock pins of models on a hub."""
-    entries = [old["base"], *old.get("vectors", {}).values()] if old is not None else []
-    return [ModelPin.parse(entry["hub"]) for entry in entries if "hub" in entry]
-
-
 def lock_path(recipe: Path) -> Path:
-    """Return where a recipe's lock lies."""
+    """Where a recipe's lock lies."""
     return recipe.with_suffix(".lock")
 
 
 def read(path: Path) -> JSON | None:
-    """Return the document of a lock file, or None when there is none.
+    """The document of a lock file, or None when there is none.
 
     Raises:
         RecipeError: The file is no lock, or one of a newer dem.
     """
+
+    def refused(what: str, mend: str = "restore it") -> RecipeError:
+        return RecipeError([Problem(str(path), 0, "", what, f"{mend}, or delete it and run `dem lock`")])
+
     try:
         document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        hint = "restore it, or delete it and run `dem lock`"
-        raise RecipeError([Problem(str(path), 0, "", f"cannot be read as a lock: {error}", hint)]) from error
+        raise refused(f"cannot be read as a lock: {error}") from error
     version = document.get("dem_lock") if isinstance(document, dict) else None
+    if version is None:
+        raise refused("is no lock of dem")
     if version != LOCK_VERSION:
-        what = (
-            "is no lock of dem" if version is None else f"is a lock of format {version}, not {LOCK_VERSION}"
-        )
-        hint = f"{'restore it' if version is None else 'update dem'}, or delete it and run `dem lock`"
-        raise RecipeError([Problem(str(path), 0, "", what, hint)])
+        raise refused(f"is a lock of format {version}, not {LOCK_VERSION}", "update dem")
+    # Taken apart here, so that whoever reads it later need not ask whether it is whole.
     try:
         _digests(document)
         _pins(document)
-        _model_pins(document)
     except (KeyError, TypeError, AttributeError) as error:
-        hint = "restore it, or delete it and run `dem lock`"
-        raise RecipeError(
-            [Problem(str(path), 0, "", "is no whole lock: parts of it are missing", hint)]
-        ) from error
+        raise refused("is no whole lock: parts of it are missing") from error
     return document
 
 
@@ -270,122 +333,38 @@ def write(path: Path, lock: Lock) -> None:
 
 
 def document(lock: Lock, folder: Path) -> dict[str, JSON]:
-    """Return the lock as it stands in its file, paths relative to `folder`."""
-    vectors = {
-        name: _hub_document(files, lock.models.get(f"vectors.{name}"), folder)
-        for name, files in sorted(lock.vectors.items())
-    }
+    """The lock as it stands in its file, paths relative to `folder`."""
+
+    def listed(files: Iterable[SourceFile]) -> list[JSON]:
+        paths = [(f, Path(os.path.relpath(f.path, folder)).as_posix()) for f in files]
+        return [{"tag": f.tag, "path": path, "sha256": f.digest} for f, path in paths]
+
+    def entry(name: str, files: Iterable[SourceFile]) -> dict[str, JSON]:
+        local = {"files": listed(f for f in files if f.hub is None)}
+        return local | ({"hub": lock.pins[name].document()} if name in lock.pins else {})
+
+    def task_entry(task: LockedTask) -> dict[str, JSON]:
+        pinned = {"dataset": task.dataset, "dataset_revision": task.dataset_revision} if task.dataset else {}
+        return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": listed(task.files)}
+
+    vectors = {name: entry(f"vectors.{name}", files) for name, files in sorted(lock.vectors.items())}
     return {
         "dem_lock": LOCK_VERSION,
-        "base": {"source": lock.base.source}
-        | _hub_document(lock.base.files, lock.models.get("base"), folder),
-        "datasets": {
-            name: _hub_document(files, lock.pins.get(name), folder)
-            for name, files in sorted(lock.datasets.items())
-        },
+        "base": {"source": lock.base.source} | entry("base", lock.base.files),
+        "datasets": {name: entry(f"datasets.{name}", files) for name, files in sorted(lock.datasets.items())},
         **({"vectors": vectors} if vectors else {}),
-        "tasks": {name: _task_document(task, folder) for name, task in sorted(lock.tasks.items())},
+        "tasks": {name: task_entry(task) for name, task in sorted(lock.tasks.items())},
     }
 
 
 def changes(old: JSON | None, lock: Lock, folder: Path) -> list[str]:
-    """Return the names (`base`, `datasets.math`, `vectors.code`) whose digests are not those of the old lock."""
+    """The names (`base`, `datasets.math`, `vectors.code`) whose digests are not those of the old lock."""
     now, then = _digests(document(lock, folder)), _digests(old) if old is not None else {}
     return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
 
 
-def _locate_vector(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
-    vector = recipe.vectors[name]
-    if not is_local(vector.origin, recipe.folder):
-        return ()
-    folder = recipe.resolve(vector.origin)
-    found = _try(
-        recipe, f"vectors.{name}.{vector.source}", lambda: local_files(vector.source, folder), problems
-    )
-    return tuple(found or ())
-
-
-def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
-    """Find the files of a dataset or a probe. Those that are held out whole say so in their tag: `test:jsonl`."""
-    found: list[Tagged] = []
-    for key, side, pattern in _patterns(recipe, name):
-        paths = _try(recipe, key, lambda p=pattern: _typed(p, recipe.folder), problems) or ()  # type: ignore[misc]
-        found += [(f"{side}:{kind}" if side else kind, path) for kind, path in paths]
-    return tuple(found)
-
-
-def _patterns(recipe: Recipe, name: str) -> list[tuple[str, str, str]]:
-    """Return each key that names local files of a dataset or a probe, what it holds them out for, and its pattern."""
-    if name in recipe.probes:
-        path = recipe.probes[name].path
-        return [(f"probes.{name}.path", "test", path)] if path else []
-    dataset = recipe.datasets[name]
-    held = [("validation", dataset.validation), ("test", dataset.test)]
-    patterns = [(f"datasets.{name}.{side}", side, value) for side, value in held if isinstance(value, str)]
-    return [*([(f"datasets.{name}.path", "", dataset.path)] if dataset.path else []), *patterns]
-
-
-def _typed(pattern: str, folder: Path) -> tuple[Tagged, ...]:
-    return tuple((sources.file_type(p), p) for p in sources.expand(pattern, folder))
-
-
-def _locate_tasks(recipe: Recipe, problems: list[Problem]) -> dict[str, Closure]:
-    if recipe.evaluate is None or not recipe.evaluate.tasks:
-        return {}
-    from dem_build.lock import tasks  # noqa: PLC0415  a recipe without tasks need not wait for the parser of their files
-
-    include = recipe.evaluate.include_path
-    folder = recipe.resolve(include) if include else None
-    found: dict[str, Closure] = {}
-    for task in recipe.evaluate.tasks:
-        closure = _try(recipe, "evaluate.tasks", lambda t=task.name: tasks.find_task(t, folder), problems)  # type: ignore[misc]
-        if closure is not None:
-            found[task.name] = closure
-    return found
-
-
-def _try(recipe: Recipe, key: str, action: Callable[[], T], problems: list[Problem]) -> T | None:
-    """Run `action`; what it refuses becomes a problem of the recipe's key."""
-    try:
-        return action()
-    except OSError as error:
-        what = f"{error.filename} cannot be read: {error.strerror}"
-        problems.append(recipe.problem(key, what, "mend its permissions, or name another"))
-        return None
-    except DemError as error:
-        problems.append(recipe.problem(key, error.located, error.hint or ""))
-        return None
-
-
-def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
-    tagged = list(files)
-    try:
-        blobs = hints.digests_of(path for _, path in tagged)
-    except OSError as error:
-        hint = "mend its permissions, or build again if it was just moved"
-        raise UsageError(f"cannot be read: {error.strerror}", where=str(error.filename), hint=hint) from error
-    return tuple(SourceFile(tag, blobs[path].digest, path) for tag, path in tagged)
-
-
-def _listed(files: Iterable[SourceFile], folder: Path) -> list[JSON]:
-    return [
-        {"tag": f.tag, "path": Path(os.path.relpath(f.path, folder)).as_posix(), "sha256": f.digest}
-        for f in files
-    ]
-
-
-def _hub_document(files: Iterable[SourceFile], pin: Pin | ModelPin | None, folder: Path) -> dict[str, JSON]:
-    local = {"files": _listed((f for f in files if f.hub is None), folder)}
-    return local if pin is None else local | {"hub": pin.document()}
-
-
-def _task_document(task: LockedTask, folder: Path) -> dict[str, JSON]:
-    pinned = {"dataset": task.dataset, "dataset_revision": task.dataset_revision} if task.dataset else {}
-    return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": _listed(task.files, folder)}
-
-
 def _digests(lock: JSON) -> dict[str, JSON]:
-    """Return what a lock pins, without the paths: name → digests."""
+    """What a lock pins, without the paths: name → digests."""
     entries = {"base": lock["base"]}
     entries |= {f"datasets.{name}": entry for name, entry in lock["datasets"].items()}
     entries |= {f"vectors.{name}": entry for name, entry in lock.get("vectors", {}).items()}

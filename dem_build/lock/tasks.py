@@ -24,25 +24,38 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.data.sources import matching
 from dem_build.errors import UsageError
-from dem_build.lock.task_data import FILE_FORMATS, judged_files, map_data_files, within
-from dem_build.lock.task_names import builtin_folder, find_file, group_refused
-from dem_build.lock.task_yaml import Function, parse_task, read_small
+from dem_build.lock.hub_splits import HubData, split_files
+from dem_build.lock.task_index import (
+    Function,
+    builtin_folder,
+    find_file,
+    group_refused,
+    parse_task,
+    read_small,
+)
 from dem_build.paths import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
+    from dem_build.digest import JSON
 
 __all__ = [
+    "FILE_FORMATS",
     "TASK_MARK",
     "Closure",
     "closure_of",
     "find_task",
     "lm_eval_version",
+    "map_data_files",
+    "within",
 ]
 
 TASK_MARK = "task:"
 """Stands before the tag of the task's own file."""
+
+FILE_FORMATS = frozenset({"arrow", "csv", "json", "pandas", "parquet", "text", "xml"})
+"""Values of `dataset_path` for which the data are the files of `dataset_kwargs`."""
 
 MOST_FILES = 10_000
 """Of a task: more than any has, and few enough to be read in seconds."""
@@ -55,23 +68,21 @@ class Closure:
     Attributes:
         task: The task's name.
         files: Tag and path of its YAML, what that includes, its Python files and its local data.
-        local: Whether it is the user's, not one that lm-eval brings.
+        local: Whether it is the user's, not one that lm-eval brings. Running it then executes code that is not
+            lm-eval's own: lm-eval renders a task's templates with Jinja outside of a sandbox.
         dataset: The hub dataset that it needs; None when its data are local files.
-        runs_code: Whether running it executes code that is not lm-eval's own. Always so for a local task:
-            lm-eval renders its templates with Jinja outside of a sandbox.
-        judges: Those of its files that hold what a model is scored on.
+        scored: Those of its files that hold what a model is scored on.
     """
 
     task: str
     files: tuple[tuple[str, Path], ...]
     local: bool
     dataset: str | None
-    runs_code: bool
-    judges: tuple[Path, ...] = ()
+    scored: tuple[Path, ...] = ()
 
 
 def lm_eval_version() -> str:
-    """Return the version of the installed lm-eval, without importing it."""
+    """The version of the installed lm-eval, without importing it."""
     return importlib.metadata.version("lm_eval")
 
 
@@ -86,14 +97,13 @@ def find_task(name: str, include_path: Path | None) -> Closure:
         UsageError: No such task, a group or a tag of tasks, or one whose files are missing or cannot be read.
     """
     if include_path is not None and not include_path.is_dir():
-        raise UsageError(
-            f"there is no folder {include_path}", hint="include_path is the folder of your task files"
-        )
+        hint = "include_path is the folder of your task files"
+        raise UsageError(f"there is no folder {include_path}", hint=hint)
     return closure_of(find_file(name, include_path), name)
 
 
 def closure_of(path: Path, task: str) -> Closure:
-    """Return the closure of the task that the YAML file at `path` defines.
+    """The closure of the task that the YAML file at `path` defines.
 
     Raises:
         UsageError: The file defines a group of tasks, or a file that it needs is missing or cannot be read.
@@ -111,8 +121,8 @@ def closure_of(path: Path, task: str) -> Closure:
         raise UsageError(what, where=str(path)) from error
     tags = [(_tag(file, path, local, absolute), file) for file, absolute in walk.found.items()]
     files = [(TASK_MARK + tag if file == path else tag, file) for tag, file in tags]
-    judges = judged_files(config, path, walk.found)
-    return Closure(task, tuple(sorted(files)), local, dataset, runs_code=local, judges=judges)
+    scored = _scored_files(config, path, walk.found)
+    return Closure(task, tuple(sorted(files)), local, dataset, scored)
 
 
 class _Walk:
@@ -125,6 +135,7 @@ class _Walk:
 
     def include(self, path: Path, *, absolute: bool = False, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         """Add a YAML file and what it includes; return its keys, its own before included ones."""
+        # A file that is named twice counts as it was named first, which decides its tag.
         self.found.setdefault(path, absolute)
         config = parse_task(path)
         for function in _functions(config):
@@ -134,11 +145,8 @@ class _Walk:
         for name in includes if isinstance(includes, list) else [includes]:
             included = within(path.parent, str(name))
             if included in (*above, path) or not included.is_file():
-                why = (
-                    "includes itself"
-                    if included in (*above, path)
-                    else f"includes {name}, which does not exist"
-                )
+                missing = f"includes {name}, which does not exist"
+                why = "includes itself" if included in (*above, path) else missing
                 raise UsageError(why, where=str(path), hint="`include` is relative to the file that says it")
             far = absolute or expanded(str(name)).is_absolute()
             merged |= self.include(included, absolute=far, above=(*above, path))
@@ -151,6 +159,7 @@ class _Walk:
             return None
         if dataset in FILE_FORMATS:
             return self._data_files(kwargs, path)
+        # Only beside a user's task may a name like `org/name` be a folder: lm-eval's own are all of the hub.
         folder = within(path.parent, dataset)
         if self.local and (dataset.startswith((".", "/", "~")) or folder.is_dir()):
             self._add_folder(folder, dataset, path)
@@ -163,9 +172,8 @@ class _Walk:
         if "data_files" not in kwargs:
             self._add_folder(within(path.parent, folder_name), folder_name, path)
             return None
-        patterns: list[str] = []
         try:
-            map_data_files(kwargs["data_files"], lambda p: patterns.append(p) or p)  # type: ignore[func-returns-value]
+            patterns = _patterns(kwargs["data_files"])
         except ValueError as error:
             raise UsageError(f"data_files: {error}", where=str(path)) from error
         hubs = [self._add_pattern(os.path.join(folder_name, p), path) for p in patterns]  # noqa: PTH118
@@ -174,11 +182,11 @@ class _Walk:
     def _add_pattern(self, pattern: str, path: Path) -> str | None:
         if "://" in pattern:
             hub = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)(@[^/]+)?/.*", pattern)
+            # What lm-eval's own tasks name elsewhere is left to it: its version is in the key.
             if hub is None and self.local:
                 hint = "download it, and name the file relative to the task file"
-                raise UsageError(
-                    f"data_files names {pattern}, which nothing pins", where=str(path), hint=hint
-                )
+                what = f"data_files names {pattern}, which nothing pins"
+                raise UsageError(what, where=str(path), hint=hint)
             return hub[1] if hub else None
         self._add(matching(str(within(path.parent, pattern)), path.parent), pattern, path)
         return None
@@ -236,6 +244,7 @@ class _Walk:
             self._modules(builtin_folder(), module.removeprefix("lm_eval.tasks."), absolute)
 
     def _modules(self, folder: Path, module: str, absolute: bool) -> None:
+        # What runs on the way to a module counts too, a package's `__init__.py`; the last part may be a name in one.
         place = folder
         for part in module.split("."):
             place /= part
@@ -274,3 +283,75 @@ def _tag(file: Path, task_file: Path, local: bool, absolute: bool) -> str:
     if absolute:
         return f"absolute{file.as_posix()}"
     return f"local/{Path(os.path.relpath(file, task_file.parent)).as_posix()}"
+
+
+def map_data_files(data_files: JSON, change: Callable[[str], str]) -> JSON:
+    """`data_files` as `datasets.load_dataset` takes it, each pattern in it changed.
+
+    Raises:
+        ValueError: Something other than patterns, lists of them, or splits of them.
+    """
+    match data_files:
+        case str():
+            return change(data_files)
+        case list() | tuple():
+            return [map_data_files(each, change) for each in data_files]
+        case {"split": split, "path": pattern}:
+            return {"split": split, "path": map_data_files(pattern, change)}
+        case dict():
+            return {split: map_data_files(each, change) for split, each in data_files.items()}
+        case _:
+            raise ValueError(f"{data_files!r} is no pattern of files")
+
+
+def _patterns(data_files: JSON) -> list[str]:
+    patterns: list[str] = []
+
+    def keep(pattern: str) -> str:
+        patterns.append(pattern)
+        return pattern
+
+    map_data_files(data_files, keep)
+    return patterns
+
+
+def within(folder: Path, name: str) -> Path:
+    """The absolute path of `name` as seen from `folder`, symbolic links kept as they are."""
+    return Path(os.path.normpath(folder / expanded(name)))
+
+
+def _scored_files(config: Mapping[str, Any], path: Path, found: Collection[Path]) -> tuple[Path, ...]:
+    """The files that a task is scored on: of its `test_split`, else of its `validation_split`.
+
+    What its examples in the prompt come from is not among them. Where the split's files cannot be told, all data are.
+
+    Args:
+        config: The task's keys, includes resolved.
+        path: The task's file.
+        found: All files that it refers to.
+    """
+    split = str(config.get("test_split") or config.get("validation_split") or "").partition("[")[0]
+    kwargs, dataset = config.get("dataset_kwargs"), config.get("dataset_path")
+    kwargs = kwargs if isinstance(kwargs, dict) else {}
+    in_files = isinstance(dataset, str) and dataset in FILE_FORMATS
+    folder = within(path.parent, str((kwargs.get("data_dir") if in_files else dataset) or ""))
+    if in_files and "data_files" in kwargs:
+        named = kwargs["data_files"]
+        if isinstance(named, dict) and split in named:  # else its patterns are of all splits
+            named = named[split]
+        wanted = {file for p in _patterns(named) for file in matching(str(within(folder, p)), folder)}
+    else:
+        wanted = _inside(folder, split, found)
+    return tuple(file for file in found if file in wanted)
+
+
+def _inside(folder: Path, split: str, found: Collection[Path]) -> set[Path]:
+    """The files of a split of a folder, which `datasets` tells apart by their names."""
+    inside = {f.relative_to(folder).as_posix(): f for f in found if f.is_relative_to(folder)}
+    if not inside:
+        return set()
+    # Where it cannot be told which files those are, all of them count: a leak is refused rather than missed.
+    try:
+        return {inside[name] for name in split_files(HubData("folder", list(inside)), None, [split])[split]}
+    except UsageError:
+        return set(inside.values())

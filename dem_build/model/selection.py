@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.checkpoint import CODES, FLOATS, Checkpoint, check_index, open_checkpoint
+from dem_build.checkpoint.filenames import INDEX, shards_of
+from dem_build.checkpoint.floats import CODES, FLOATS
+from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
 from dem_build.errors import CheckpointError
-from dem_build.lock.basemodel import INDEX, shards_of
 from dem_build.model.layout import Layout
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from dem_build.checkpoint import TensorInfo
+    from dem_build.checkpoint.layout import TensorInfo
     from dem_build.model.architecture import Architecture
     from dem_build.model.layout import Group
 

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
+from dem_build.checkpoint.filenames import CONFIG, TOKENIZER_CONFIG, TOKENIZER_JSON
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
-from dem_build.lock.basemodel import CONFIG, TOKENIZER_CONFIG, TOKENIZER_JSON
 from dem_build.model.load import quiet
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dem_build.checkpoint import open_checkpoint
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.engine.run import is_lost
 from dem_build.errors import CheckpointError
 

@@ -15,8 +15,8 @@ from weight_samples import DIGEST, import_base, make_context, random_vector, sto
 
 from dem_build.action import Input
 from dem_build.actions.analysis import run as analysis
-from dem_build.checkpoint import open_checkpoint
 from dem_build.checkpoint.layers import kind_of, layer_of
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError, InterruptedBuildError
 from dem_build.step import Inputs, StoredFile
 

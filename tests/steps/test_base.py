@@ -24,7 +24,7 @@ from transformers import (
 from weight_samples import bytes_of, import_base, load
 
 from dem_build.errors import CheckpointError, UsageError
-from dem_build.lock.basemodel import base_files
+from dem_build.lock.base import base_files
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}</s>{% endfor %}"
 SMALL = {

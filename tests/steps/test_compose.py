@@ -27,7 +27,8 @@ from weight_samples import (
 from dem_build.action import Input
 from dem_build.actions.compose import run as compose
 from dem_build.actions.tune.omega import write_omega
-from dem_build.checkpoint import from_bfloat16, open_checkpoint, to_bfloat16
+from dem_build.checkpoint.floats import from_bfloat16, to_bfloat16
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError, InterruptedBuildError
 from dem_build.step import Inputs, StoredFile
 
@@ -190,7 +191,10 @@ def test_a_user_who_stops_it_is_obeyed(tmp_path, imported, vectors):
 MEMORY = """
 import pathlib, sys
 import numpy as np
-from dem_build.checkpoint import *
+from dem_build.checkpoint.delta import write_delta
+from dem_build.checkpoint.floats import from_bfloat16, to_bfloat16
+from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.writer import weights_writer
 home = pathlib.Path(sys.argv[1])
 rng = np.random.default_rng(0)
 specs = [TensorSpec(f"w{i}", "BF16", (4096, 2500)) for i in range(10)]

@@ -17,7 +17,9 @@ from weight_samples import DIGEST, import_base, load, make_context, run_compose
 
 from dem_build.action import SourceFile
 from dem_build.actions.extract import run as extract
-from dem_build.checkpoint import delta, open_checkpoint, open_delta
+from dem_build.checkpoint import delta
+from dem_build.checkpoint.delta import open_delta
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError, InterruptedBuildError
 from dem_build.lock.finetuned import local_files
 from dem_build.step import Inputs

@@ -25,7 +25,7 @@ from dem_build.actions.extract import run as extract
 from dem_build.actions.finetune import run as finetune
 from dem_build.actions.loss import run as loss
 from dem_build.actions.tune.candidates import Candidates
-from dem_build.checkpoint import open_checkpoint
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import RowsWriter
 from dem_build.errors import CheckpointError
 from dem_build.lock.finetuned import local_files

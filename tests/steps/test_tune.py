@@ -28,7 +28,7 @@ from dem_build.actions.checkpoints import mark_complete, newest_complete
 from dem_build.actions.tune.candidates import Candidates
 from dem_build.actions.tune.judges import judged_nll, judges, trained_prompts
 from dem_build.actions.tune.passes import read_passes
-from dem_build.checkpoint import open_checkpoint
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError

@@ -15,7 +15,8 @@ from tiny import make_base
 from weight_samples import DIGEST, import_base, make_context, store_vector
 
 from dem_build.actions.tune import run as tune
-from dem_build.checkpoint import delta_shapes, open_checkpoint
+from dem_build.checkpoint.delta import delta_shapes
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.digest import of_bytes
 from dem_build.model.batches import collate

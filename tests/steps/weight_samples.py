@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM
 from dem_build.action import Input, SourceFile
 from dem_build.actions.base import run as base
 from dem_build.actions.compose import run as compose
-from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
-from dem_build.lock.basemodel import CHAT_TEMPLATE, base_files
+from dem_build.checkpoint.delta import delta_shapes, write_delta
+from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.lock.base import CHAT_TEMPLATE, base_files
 from dem_build.machine import Machine
 from dem_build.step import Context, Inputs, StoredFile
 

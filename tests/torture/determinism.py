@@ -202,7 +202,7 @@ def _near(first: Built, others: Sequence[Built]) -> Tally:
 
 
 def _distance(one: Path, other: Path) -> float:
-    from dem_build.checkpoint import open_checkpoint
+    from dem_build.checkpoint.reader import open_checkpoint
 
     squares, apart = 0.0, 0.0
     with open_checkpoint(one) as a, open_checkpoint(other) as b:

@@ -228,8 +228,8 @@ def _leftovers(chosen: tuple[str, bytes], home: Path) -> None:
 
 
 def _safetensors(data: bytes, home: Path) -> None:
-    from dem_build.checkpoint import open_checkpoint
     from dem_build.checkpoint.layout import read_header
+    from dem_build.checkpoint.reader import open_checkpoint
 
     path = home / "model.safetensors"
     path.write_bytes(data)
@@ -241,8 +241,8 @@ def _safetensors(data: bytes, home: Path) -> None:
 
 
 def _index(data: bytes, home: Path) -> None:
-    from dem_build.checkpoint import open_checkpoint
-    from dem_build.lock.basemodel import base_files
+    from dem_build.checkpoint.reader import open_checkpoint
+    from dem_build.lock.base import base_files
 
     (home / "base" / "model.safetensors.index.json").write_bytes(data)
     base_files(home / "base")
@@ -250,7 +250,7 @@ def _index(data: bytes, home: Path) -> None:
 
 
 def _model_folder(chosen: tuple[str, bytes], home: Path) -> None:
-    from dem_build.lock.basemodel import base_files
+    from dem_build.lock.base import base_files
     from dem_build.lock.finetuned import local_files
 
     name, data = chosen

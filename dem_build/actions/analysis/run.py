@@ -26,8 +26,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.checkpoint import FLOATS, Sums, open_checkpoint, open_delta, sum_products
+from dem_build.checkpoint.delta import open_delta
+from dem_build.checkpoint.floats import FLOATS
 from dem_build.checkpoint.layers import kind_of, layer_of, layers_of
+from dem_build.checkpoint.products import Sums, sum_products
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from dem_build.actions.base.vocabulary import MACHINE_KEYS
-from dem_build.checkpoint import TensorSpec, weights_writer
+from dem_build.checkpoint.filenames import CONFIG, GENERATION_CONFIG
+from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
-from dem_build.lock.basemodel import CONFIG, GENERATION_CONFIG
 from dem_build.model.layout import published_tensors
 from dem_build.model.load import quiet, refuse_partial
 from dem_build.model.weights import named_weights

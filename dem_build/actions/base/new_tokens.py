@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.checkpoint import FLOATS, narrow, widen
+from dem_build.checkpoint.floats import FLOATS, narrow, widen
 from dem_build.errors import CheckpointError
 from dem_build.model.architecture import architecture
 
 if TYPE_CHECKING:
-    from dem_build.checkpoint import Checkpoint, TensorSpec, Writer
+    from dem_build.checkpoint.layout import TensorSpec
+    from dem_build.checkpoint.reader import Checkpoint
+    from dem_build.checkpoint.writer import Writer
     from dem_build.digest import JSON
     from dem_build.model.architecture import Architecture
     from dem_build.model.layout import Layout

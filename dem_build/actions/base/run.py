@@ -18,20 +18,15 @@ from dem_build.actions.base.gguf import expand_gguf
 from dem_build.actions.base.new_tokens import enlarged, enlarged_specs, write_new_rows
 from dem_build.actions.base.vocabulary import Wishes, prepare_tokenizer
 from dem_build.actions.compose.methods import EDIT
-from dem_build.checkpoint import (
-    CODES,
-    NAMES,
-    Combination,
-    combine,
-    kept_in,
-    kept_metadata,
-    result_specs,
-    weights_writer,
-)
+from dem_build.checkpoint.combine import Combination, combine, result_specs
+from dem_build.checkpoint.filenames import CONFIG, GENERATION_CONFIG
+from dem_build.checkpoint.floats import CODES, NAMES
+from dem_build.checkpoint.kept import kept_in, kept_metadata
+from dem_build.checkpoint.writer import weights_writer
 from dem_build.data.template import read_template
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
-from dem_build.lock.basemodel import CHAT_TEMPLATE, CONFIG, GENERATION_CONFIG, GGUF, base_files, check_config
+from dem_build.lock.base import CHAT_TEMPLATE, GGUF, base_files, check_config
 from dem_build.model.architecture import architecture
 from dem_build.model.layout import Layout
 from dem_build.model.selection import open_files, select
@@ -40,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.actions.base.vocabulary import Vocabulary
-    from dem_build.checkpoint import Checkpoint, TensorSpec
+    from dem_build.checkpoint.layout import TensorSpec
+    from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
     from dem_build.model.architecture import Architecture
     from dem_build.step import Context, Inputs, Provenance

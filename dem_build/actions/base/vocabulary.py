@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from tokenizers import AddedToken
 
+from dem_build.checkpoint.filenames import TOKENIZER_CONFIG, TOKENIZER_FILES, is_named_template
 from dem_build.data.template import ASKED, FAULTS, leaves_out
 from dem_build.errors import CheckpointError, UsageError
 from dem_build.json_text import parse_json
-from dem_build.lock.basemodel import TOKENIZER_CONFIG, TOKENIZER_FILES, is_named_template
 from dem_build.model.tokenizer_files import UNLOADABLE, load_tokenizer, probe, same_ids, settle, write_json
 
 if TYPE_CHECKING:

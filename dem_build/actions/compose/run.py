@@ -10,16 +10,12 @@ from typing import TYPE_CHECKING
 
 from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.tune.omega import read_omega
-from dem_build.checkpoint import (
-    CODES,
-    Combination,
-    combine,
-    kept_in,
-    open_checkpoint,
-    open_delta,
-    result_specs,
-    weights_writer,
-)
+from dem_build.checkpoint.combine import Combination, combine, result_specs
+from dem_build.checkpoint.delta import open_delta
+from dem_build.checkpoint.floats import CODES
+from dem_build.checkpoint.kept import kept_in
+from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
 
@@ -28,7 +24,7 @@ if TYPE_CHECKING:
 
     from dem_build.actions.compose.methods import Method
     from dem_build.actions.tune.omega import Omega
-    from dem_build.checkpoint import Norms
+    from dem_build.checkpoint.combine import Norms
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance, StoredFile
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dem_build.checkpoint import ITEM_SIZES, NAMES, Checkpoint, TensorInfo
+from dem_build.checkpoint.floats import NAMES
+from dem_build.checkpoint.layout import ITEM_SIZES, TensorInfo
+from dem_build.checkpoint.reader import Checkpoint
 from dem_build.model.layout import Layout
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from transformers.pytorch_utils import Conv1D
 
 from dem_build.actions.extract.lora import OF_THIS_BASE, misfit, read_adapter, scale_of
-from dem_build.checkpoint import open_checkpoint
+from dem_build.checkpoint.filenames import ADAPTER_WEIGHTS
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
-from dem_build.lock.finetuned import ADAPTER_KEYS, ADAPTER_WEIGHTS
+from dem_build.lock.finetuned import ADAPTER_KEYS
 from dem_build.model.layout import Layout, published_tensors
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.actions.extract.lora import Adapter, Update
-    from dem_build.checkpoint import Checkpoint
+    from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
     from dem_build.model.layout import Group
     from dem_build.step import Inputs

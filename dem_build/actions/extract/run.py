@@ -14,17 +14,11 @@ import numpy as np
 
 from dem_build.actions.extract.converted import in_layout_of
 from dem_build.actions.extract.same_model import OF_THE_BASE, refuse_strangers
-from dem_build.checkpoint import (
-    delta_shapes,
-    delta_writer,
-    open_checkpoint,
-    write_delta,
-    write_difference,
-)
+from dem_build.checkpoint.delta import delta_shapes, delta_writer, write_delta, write_difference
+from dem_build.checkpoint.filenames import ADAPTER_CONFIG, CONFIG
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
-from dem_build.lock.basemodel import CONFIG
-from dem_build.lock.finetuned import ADAPTER_CONFIG
 from dem_build.model.architecture import architecture
 from dem_build.model.selection import open_files, select
 
@@ -33,7 +27,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dem_build.checkpoint import Checkpoint, DeltaNorms
+    from dem_build.checkpoint.delta import DeltaNorms
+    from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 

@@ -16,7 +16,8 @@ from dem_build.actions.finetune.progress import Progress, RunState, read_run_sta
 from dem_build.actions.finetune.trackers import Trackers
 from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, arguments
 from dem_build.actions.finetune.validation import TrainingEnded, Validation
-from dem_build.checkpoint import delta_shapes, open_checkpoint, write_delta
+from dem_build.checkpoint.delta import delta_shapes, write_delta
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.model import load as models
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from dem_build.checkpoint import Checkpoint, DeltaNorms
+    from dem_build.checkpoint.delta import DeltaNorms
+    from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 

@@ -33,8 +33,7 @@ from transformers import GenerationConfig
 from dem_build.actions.task.harness import ReportingLM
 from dem_build.errors import EvaluationError
 from dem_build.json_text import parse_json
-from dem_build.lock.task_data import FILE_FORMATS, map_data_files, within
-from dem_build.lock.tasks import TASK_MARK
+from dem_build.lock.tasks import FILE_FORMATS, TASK_MARK, map_data_files, within
 from dem_build.model.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.model.load import quiet
 from dem_build.model.out_of_memory import memory_told

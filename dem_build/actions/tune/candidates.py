@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
-from dem_build.checkpoint import CODES, FLOATS, kept_in, open_checkpoint, open_delta
+from dem_build.checkpoint.delta import open_delta
+from dem_build.checkpoint.floats import CODES, FLOATS
+from dem_build.checkpoint.kept import kept_in
 from dem_build.checkpoint.layers import layer_of, layers_of
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.model.layout import Layout
 
 if TYPE_CHECKING:
