@@ -19,6 +19,7 @@ LAYERS: dict[str, int] = {
     "errors": 0,
     "methods": 0,
     "digest": 0,
+    "host": 0,
     "json_text": 0,
     "action": 0,
     "paths": 0,
@@ -55,6 +56,7 @@ NEIGHBOURS = {
     ("action", "dem_build.workload"),  # a kind says how much its actions have to do
     ("store", "dem_build.actions"),  # a record is held against the outputs of its kind
     ("recipe", "dem_build.machine"),  # a machine file is read like a recipe
+    ("recipe", "dem_build.data.columns"),  # which columns a recipe may name is what formats read
     ("report", "dem_build.engine.outcome"),  # what became of a build is plain data
 }
 

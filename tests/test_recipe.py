@@ -20,12 +20,10 @@ from dem_build.errors import RecipeError
 from dem_build.lock.pin import ModelRef, hub_refs
 from dem_build.machine import Machine
 from dem_build.recipe import Recipe, load_recipe, project_folder, read_recipe
-from dem_build.recipe.checks.unsupported import LATER, not_yet
-from dem_build.recipe.docs import markdown
-from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
-from dem_build.recipe.load import mistakes_in
-from dem_build.recipe.locate import dotted
-from dem_build.recipe.source import frozen
+from dem_build.recipe.checks.unsupported import UNSUPPORTED, not_yet
+from dem_build.recipe.docs import EXAMPLES, MACHINE_EXAMPLE, markdown
+from dem_build.recipe.load import checked
+from dem_build.recipe.toml import dotted, frozen
 
 ROOT = Path(__file__).parents[1]
 MISTAKES = sorted((ROOT / "tests" / "recipes").iterdir())
@@ -53,6 +51,10 @@ def write(tmp_path):
 @pytest.fixture
 def load(write):
     return lambda text, *overrides: load_recipe(write(text), overrides)
+
+
+def mistakes_in(data):
+    return checked(data)[1]
 
 
 def problems_of(call, *arguments):
@@ -147,6 +149,62 @@ def test_no_number_of_a_recipe_is_infinite_or_nan(load, value):
     gate = f'\n[evaluate]\n[[gates]]\ntask = "loss:math"\nmetric = "loss"\nmax = {value}\n'
     [problem] = problems_of(load, MINIMAL + gate)
     assert problem.what == f"must be a finite number, not {value}"
+
+
+DOUBTFUL = """
+[train]
+warmup_steps = 3
+lr_scheduler_type = "constant"
+optim = "adamm"
+
+[datasets.code]
+path = 3
+validation = "x"
+test = false
+train = { eval_steps = "often", load_best_model_at_end = true }
+
+[datasets.poems]
+validation = 0
+train = { load_best_model_at_end = true, max_steps = 0, num_train_epochs = 1 }
+
+[evaluate]
+tasks = ["words", 3, "words", { name = "sums", limit = 0 }]
+models = ["composed", 3, "nobody"]
+
+[[gates]]
+task = "sums"
+metric = "acc"
+min = "much"
+max_drop = 0.1
+against = "base"
+
+[[gates]]
+task = "sumz"
+metric = 3
+min = 2
+max = 1
+"""
+
+
+def test_a_wrong_value_silences_what_rests_on_it_and_nothing_else(load):
+    told = {p.key: p.what for p in problems_of(load, MINIMAL + DOUBTFUL)}
+    shapes = {key for key, what in told.items() if what.startswith("must ")}
+    assert shapes == {
+        "train.optim", "datasets.code.path", "datasets.code.test",
+        "datasets.code.train.eval_steps", "datasets.poems.train.max_steps", "evaluate.tasks[1]",
+        "evaluate.tasks[3].limit", "evaluate.models[1]", "gates[0].min", "gates[1].metric",
+    }  # fmt: skip
+    assert {key: what for key, what in told.items() if key not in shapes} == {
+        "train.warmup_steps": 'has no effect with lr_scheduler_type = "constant"',
+        "datasets.poems": "has neither `path` nor `hub`",
+        "datasets.poems.validation": 'is 0, and omega = "tune", the default, is judged on validation rows',
+        "datasets.poems.train.load_best_model_at_end": "has no effect while `eval_steps` is 0",
+        "evaluate.tasks[2]": "the task `words` is named twice",
+        "evaluate.models[2]": "there is no model `nobody`",
+        "gates[0].against": "`base` is no model that [evaluate] measures besides the composed one",
+        "gates[1].task": "nothing evaluates `sumz`",
+        "gates[1].min": "min is 2 and max is 1, so nothing can pass",
+    }
 
 
 # What a good recipe means
@@ -413,11 +471,11 @@ def test_a_gate_may_compare_with_a_single_vector_that_is_measured(load):
 def test_what_is_not_built_yet_still_is_in_the_language():
     """Every line of the list names a key that the models have; a line that outlived its feature would not."""
     fields = markdown().split("## Not in this version yet")[0]
-    for later in LATER:
-        assert f"`{later.key.rpartition('.')[2]}`" in fields
+    for item in UNSUPPORTED:
+        assert f"`{item.key.rpartition('.')[2]}`" in fields
     text = (ROOT / "tests" / "recipes" / "not-in-this-version" / "recipe.toml").read_text(encoding="utf-8")
     told = {dotted(m.key) for m in not_yet(frozen(tomllib.loads(text)))}
-    assert [later.key for later in LATER if not any(fnmatch(key, later.key) for key in told)] == []
+    assert [item.key for item in UNSUPPORTED if not any(fnmatch(key, item.key) for key in told)] == []
     assert mistakes_in(frozen(tomllib.loads('name = "a"\n' + text))) == []
 
 

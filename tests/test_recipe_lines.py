@@ -8,7 +8,7 @@ import tomllib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dem_build.recipe.locate import line_of, locate, parsed
+from dem_build.recipe.toml import line_of, locate, parsed
 
 NASTY = '''# c [x]
 a.b = 1 # = [

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.cli.session import Session
-    from dem_build.data.shared import Shared
+    from dem_build.data.splits import Shared
     from dem_build.digest import Digest
     from dem_build.engine.outcome import Outcome
     from dem_build.engine.publish import Destination

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.cli.view_text import joined, say
-from dem_build.data.shared import Shared
+from dem_build.data.splits import Shared
 from dem_build.errors import CorruptObjectError
 from dem_build.graph import chosen_by
 

@@ -14,7 +14,7 @@ import stat
 import sys
 import time
 
-from dem_build.paths import host_folder
+from dem_build.host import host_folder
 
 try:  # hashlib loads OpenSSL, which takes longer than all that is done here
     from _blake2 import blake2b

@@ -83,15 +83,13 @@ class RowsWriter:
             file.close()
         offsets = np.zeros(len(self._lengths) + 1, dtype=np.int64)
         np.cumsum(self._lengths, out=offsets[1:])
-        # Mapped, not loaded: save_file reads the pages as it writes them.
-        tensors: dict[str, npt.NDArray[Any]] = {p.name: self._map(p) for p in self._paths}
+        # Mapped, not loaded: save_file reads the pages as it writes them. An empty file cannot be mapped.
+        tensors: dict[str, npt.NDArray[Any]] = {
+            p.name: np.memmap(p, dtype="<i4", mode="r") if self.tokens else np.zeros(0, dtype=np.int32)
+            for p in self._paths
+        }
         save_file(tensors | {"offsets": offsets, "prompts": self.prompts}, path)
         self._close()
-
-    def _map(self, path: Path) -> npt.NDArray[np.int32]:
-        if not self.tokens:
-            return np.zeros(0, dtype=np.int32)  # an empty file cannot be mapped
-        return np.memmap(path, dtype="<i4", mode="r")
 
     def _close(self) -> None:
         for file, path in zip(self._files, self._paths, strict=True):

@@ -41,14 +41,14 @@ class Length:
 
     @classmethod
     def of(cls, params: Mapping[str, JSON]) -> Length:
-        """Return the length that parameters of the kind `finetune` ask for."""
+        """The length that parameters of the kind `finetune` ask for."""
         if not params.get("max_steps"):
             return cls(epochs=params.get("num_train_epochs") or 1.0)
         pack = params["max_length"] if params.get("packing") else None
         return cls(sequences=params["max_steps"] * params["global_batch_size"], pack=pack)
 
     def tokens(self, size: Size) -> float:
-        """Return the tokens that a training of this length reads of a split; a sequence counts as the mean one."""
+        """The tokens that a training of this length reads of a split; a sequence counts as the mean one."""
         if self.sequences is None:
             return size.tokens * (self.epochs or 1.0)
         sequences = size.rows if self.pack is None else math.ceil(size.tokens / self.pack)
@@ -56,7 +56,7 @@ class Length:
 
 
 def token_shares(sizes: Sequence[Size], given: Sequence[float | None]) -> list[float]:
-    """Return each dataset's share of a mixture's tokens; they sum to 1.
+    """Each dataset's share of a mixture's tokens; they sum to 1.
 
     Args:
         sizes: The train splits.
@@ -68,7 +68,7 @@ def token_shares(sizes: Sequence[Size], given: Sequence[float | None]) -> list[f
 
 
 def mixture_tokens(sizes: Sequence[Size], shares: Sequence[float], length: Length) -> float:
-    """Return the tokens of a mixture that says itself how long it is trained.
+    """The tokens of a mixture that says itself how long it is trained.
 
     Args:
         sizes: The train splits.

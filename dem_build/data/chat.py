@@ -7,7 +7,6 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dem_build.data.conversations import INSTRUCTING, Conversation
-from dem_build.data.silence import function_of, of_stretch, of_tool, texts_of
 from dem_build.data.written import Marked, lost, mark, stands_in, switch_in
 from dem_build.errors import DataError
 
@@ -27,6 +26,18 @@ Pieces = tuple[str, ...]
 
 THINKING_VARIABLES = frozenset({"enable_thinking", "thinking"})
 """What templates ask for to know whether the assistant thinks before it answers."""
+
+
+OTHER_TEMPLATE = "give the base another chat_template in the recipe, or take these rows out"
+SYSTEM = (
+    "give the base a chat_template in the recipe that has a place for a system turn, or leave `system` out, of the "
+    "recipe or of these rows"
+)
+BOTH = "give the base a chat_template in the recipe that writes both, or take the words out of these turns"
+REASONING = (
+    "give the base a chat_template in the recipe that writes the reasoning, or take it out of these rows"
+)
+ELSEWHERE = f"{REASONING}, or put it in the content as <think>…</think>"
 
 
 class Rendered(NamedTuple):
@@ -52,7 +63,7 @@ PINNED_DATE = {
 
 
 def pin_date(template: str) -> str:
-    """Return a chat template whose `strftime_now` always says 1 January 2025; others come back as they are.
+    """A chat template whose `strftime_now` always says 1 January 2025; others come back as they are.
 
     transformers offers no way to pass a function to a template, so a macro of the same name goes before it.
     """
@@ -71,7 +82,7 @@ def render(
     last_only: bool = False,
     all_counts: bool = False,
 ) -> list[list[Rendered]]:
-    """Return each example as rows of pieces of text.
+    """Each example as rows of pieces of text.
 
     A row's pieces are in turn what is given and what is answered, the last of them an answer. What is given ends as a
     model meets it when it is asked: with the header of the answer. What follows the end of an answer (a line break in
@@ -205,12 +216,14 @@ def _refuse_silence(
             meant = _meant(asked, stretch, place)
             switch = "" if meant else _switch(tokenizer, asked, stretch, text)
             if not meant and not switch:
-                raise of_stretch(asked.turns[stretch.turn], stretch)
+                what, hint = _left_out(asked.turns[stretch.turn], stretch)
+                raise DataError(f"the base's chat template leaves out {what}", hint=hint)
             unwritten.add((meant, stretch.text[:60]) if meant else ("switches", switch[:60]))
-    if missing := [n for n in map(function_of, asked.tools) if n not in written[-1]]:
-        raise of_tool(missing[0])
-    partly = [tool for tool in asked.tools if not all(stands_in(t, written[-1]) for t in texts_of(tool))]
-    return frozenset(unwritten | {("unwritten_tools", function_of(tool)) for tool in partly})
+    if missing := [n for n in map(_function_of, asked.tools) if n not in written[-1]]:
+        what = f"the base's chat template leaves out the tool `{missing[0]}`"
+        raise DataError(what, hint=OTHER_TEMPLATE)
+    partly = [tool for tool in asked.tools if not all(stands_in(t, written[-1]) for t in _texts_of(tool))]
+    return frozenset(unwritten | {("unwritten_tools", _function_of(tool)) for tool in partly})
 
 
 def _meant(asked: _Asked, stretch: Stretch, answer: int) -> str:
@@ -238,7 +251,7 @@ def _completion(tokenizer: Tokenizer, asked: _Asked, place: int, before: str, wh
 
 
 def _switch(tokenizer: Tokenizer, asked: _Asked, stretch: Stretch, written: str) -> str:
-    """Return what of a text is a switch of the template and all that it left out; empty where it left out more."""
+    """What of a text is a switch of the template and all that it left out; empty where it left out more."""
     if stretch.key != "content" or asked.turns[stretch.turn]["role"] == "assistant":
         return ""
     return switch_in(stretch.text, written, tokenizer.switches)
@@ -261,7 +274,7 @@ def _rewrites(tokenizer: Tokenizer, asked: _Asked, place: int, before: str, same
 
 
 def _preserving(tokenizer: Tokenizer, asked: _Asked, place: int) -> str:
-    """Return the variable with which the template asks for an answer as it begins it, empty where there is none."""
+    """The variable with which the template asks for an answer as it begins it, empty where there is none."""
     for name in sorted(tokenizer.variables & THINKING_VARIABLES - asked.variables.keys()):
         for value in (True, False):
             tried = asked._replace(variables={**asked.variables, name: value})
@@ -271,3 +284,46 @@ def _preserving(tokenizer: Tokenizer, asked: _Asked, place: int) -> str:
                 if whole.startswith(before):
                     return f'{name}": {str(value).lower()}'
     return ""
+
+
+def _function_of(tool: dict[str, Any]) -> str:
+    """The name of a tool, or of what is called."""
+    return str(tool.get("function", tool).get("name", ""))
+
+
+def _texts_of(tool: dict[str, Any]) -> list[str]:
+    """What a tool's schema says of it: what it does, and the names of what it is given."""
+    function = tool.get("function", tool)
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, dict) else None
+    said = function.get("description")
+    return [
+        *([said.strip()] if isinstance(said, str) else ()),
+        *(properties if isinstance(properties, dict) else ()),
+    ]
+
+
+def _left_out(turn: Turn, stretch: Stretch) -> tuple[str, str]:
+    """Which text of a turn a chat template leaves out, and a hint that fits it."""
+    shown = repr(stretch.text[:60])
+    if turn["role"] == "assistant":
+        return _of_answer(turn, stretch, shown)
+    if turn["role"] in INSTRUCTING:
+        return f"or changes the {turn['role']}'s turn {shown}", SYSTEM
+    what = "a tool's result," if turn["role"] == "tool" else "the user's turn"
+    return f"or changes {what} {shown}", OTHER_TEMPLATE
+
+
+def _of_answer(turn: Turn, stretch: Stretch, shown: str) -> tuple[str, str]:
+    calls = [_function_of(call) for call in turn.get("tool_calls", ())]
+    if stretch.key == "tool_calls":
+        return f"the call of `{stretch.text}`", OTHER_TEMPLATE
+    if stretch.key == "arguments":
+        return f"{shown}, which a call of `{calls[0]}` is given", OTHER_TEMPLATE
+    if stretch.thought and stretch.key == "content":
+        return f"the reasoning of an answer, {shown}", REASONING
+    if stretch.thought:
+        return f"the reasoning (`{stretch.key}`) of an answer, {shown}", ELSEWHERE
+    if calls:
+        return f"the words beside a call of `{calls[0]}`, {shown}", BOTH
+    return f"or changes an answer, {shown}", OTHER_TEMPLATE

@@ -105,10 +105,11 @@ class Conversation:
     @property
     def oddities(self) -> tuple[str, ...]:
         """What is unusual about it, by the names that counts have."""
+        speakers = (turn["role"] for turn in self.turns if turn["role"] not in INSTRUCTING)
         found = {
             "unanswered_turns": self.unanswered > 0,
             "empty_turns": any(not _says(t) for t in self.turns),
-            "unasked_answers": _spoken(self.turns)[:1] == ["assistant"],
+            "unasked_answers": next(speakers, None) == "assistant",
             "repeated_roles": any(a["role"] == b["role"] != "tool" for a, b in pairwise(self.turns)),
         }
         return (*(name for name, is_so in found.items() if is_so), *self.odd)
@@ -254,7 +255,7 @@ def _conversation(
 
 
 def system_of(value: Any, where: str) -> str:
-    """Return what a row's system column says.
+    """What a row's system column says.
 
     Args:
         value: The column's value.
@@ -282,7 +283,7 @@ def _checked(conversation: Conversation, where: str) -> Conversation:
 
 
 def _tools(beside: Beside) -> tuple[dict[str, Any], ...]:
-    """Return the tools; templates read each as OpenAI's newer files have them, inside of `function`."""
+    """The tools; templates read each as OpenAI's newer files have them, inside of `function`."""
     tools, functions = (read_tools(value, beside.where) for value in (beside.tools, beside.functions))
     if tools and functions:
         raise DataError("the row has both tools and functions", where=beside.where, hint="write all as tools")
@@ -300,11 +301,6 @@ def _variables(beside: Beside) -> dict[str, Any]:
         hint = 'write it as {"enable_thinking": false}, or rename the column if it is another thing'
         raise DataError("chat_template_kwargs is no object", where=where, hint=hint)
     return found
-
-
-def _spoken(turns: Sequence[Turn]) -> list[str]:
-    """Return the roles of those who speak, in turn."""
-    return [t["role"] for t in turns if t["role"] not in INSTRUCTING]
 
 
 def _says(turn: Turn) -> bool:

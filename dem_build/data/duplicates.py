@@ -43,7 +43,7 @@ _PLACES = np.random.Generator(np.random.PCG64(8)).integers(2**63, size=WORDS, dt
 
 
 def shingles(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """Return the hashes of a row's shingles, uint64 [words - 7], in their order; empty for a row without words."""
+    """The hashes of a row's shingles, uint64 [words - 7], in their order; empty for a row without words."""
     words = [word for text in texts for word in _WORD.findall(normalise(text))]
     codes = np.fromiter((zlib.crc32(word.encode()) for word in words), dtype=np.uint64, count=len(words))
     count = max(len(codes) - WORDS + 1, min(1, len(codes)))
@@ -89,7 +89,7 @@ class NearDuplicates:
             self._sides.append(side)
 
     def count(self) -> dict[str, int]:
-        """Return how many rows of each held-out split are near-duplicates of train."""
+        """How many rows of each held-out split are near-duplicates of train."""
         near = self._near() if self._held else np.zeros(0, dtype=bool)
         return {
             side: sum(1 for own, is_near in zip(self._sides, near, strict=True) if own == side and is_near)
@@ -108,7 +108,7 @@ class NearDuplicates:
         return near
 
     def _in_train(self, known: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-        """Tell which of the sorted hashes are in train."""
+        """Which of the sorted hashes are in train."""
         found = np.zeros(len(known), dtype=bool)
         self._file.flush()
         with self._spool.open("rb") as file:

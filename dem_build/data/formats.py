@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from dem_build.data.columns import OPTIONAL, REQUIRED
 from dem_build.data.conversations import (
     Beside,
     Conversation,
@@ -96,7 +97,7 @@ class Cells:
     columns: Mapping[str, str]
 
     def text(self, role: str) -> str:
-        """Return the text of a role.
+        """The text of a role.
 
         Raises:
             DataError: The column is missing, or holds no text.
@@ -104,7 +105,7 @@ class Cells:
         return _text(self.row, role, self.columns[role])
 
     def value(self, role: str) -> Any:
-        """Return what a role holds.
+        """What a role holds.
 
         Raises:
             DataError: The column is missing.
@@ -114,7 +115,7 @@ class Cells:
         return self.row.values[self.columns[role]]
 
     def given(self, role: str) -> Any:
-        """Return what an optional role holds, None where its column is missing, or where it is not read."""
+        """What an optional role holds, None where its column is missing, or where it is not read."""
         return self.row.values.get(self.columns[role]) if role in self.columns else None
 
     @property
@@ -141,25 +142,27 @@ class Format:
 
     Attributes:
         name: As the recipe says it.
-        roles: The columns it needs, by their default names.
         read: A row to an example.
-        optional: Columns that it reads where they are there.
-        templated: Those of them that only a chat template can write.
+        templated: Those of its optional columns that only a chat template can write.
         turns: Whether its rows have turns, which a chat template can render.
         bare: Whether its rows can be trained without a chat template.
     """
 
     name: str
-    roles: tuple[str, ...]
     read: Callable[[Cells], AnyExample]
-    optional: tuple[str, ...] = ()
     templated: tuple[str, ...] = ()
     turns: bool = True
     bare: bool = True
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The columns that every row must have, by their default names."""
+        return REQUIRED[self.name]
 
-def _plain(cells: Cells) -> Example:
-    return Example("", cells.text("text"))
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The columns that it reads where they are there."""
+        return OPTIONAL[self.name]
 
 
 def _pair(cells: Cells) -> AnyExample:
@@ -194,38 +197,30 @@ def _headed(parts: Sequence[tuple[str, str]]) -> str:
 
 
 def _history(cells: Cells) -> list[tuple[str, str]]:
-    """Return the questions and answers before a row's own, as LLaMA-Factory has them: a list of pairs."""
+    """The questions and answers before a row's own, as LLaMA-Factory has them: a list of pairs."""
     value, where = cells.given("history"), cells.row.where
     if value in (None, "", []):
         return []
     pairs = json_of(value, "the history", where) if isinstance(value, str) else value
-    if isinstance(pairs, list) and all(_is_pair(pair) for pair in pairs):
+    if isinstance(pairs, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in pairs
+    ):
         return [(pair[0], pair[1]) for pair in pairs]
     hint = '"history": [["a question", "its answer"], …]'
     raise DataError("the history is no list of pairs of texts", where=where, hint=hint)
 
 
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
-
-
-def _messages(cells: Cells) -> Conversation:
-    return from_messages(cells.value("messages"), cells.beside)
-
-
-def _sharegpt(cells: Cells) -> Conversation:
-    return from_sharegpt(cells.value("conversations"), cells.beside)
-
-
-GIVEN = ("tools", "chat_template_kwargs")
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
-        Format("text", ("text",), _plain, turns=False),
-        Format("prompt-completion", ("prompt", "completion"), _pair, ("system", *GIVEN), ("system", *GIVEN)),
-        Format("messages", ("messages",), _messages, ("system", "functions", *GIVEN), bare=False),
-        Format("alpaca", ("instruction", "output"), _alpaca, ("input", "system", "history", *GIVEN), GIVEN),
-        Format("sharegpt", ("conversations",), _sharegpt, ("system", *GIVEN), bare=False),
+        Format("text", lambda cells: Example("", cells.text("text")), turns=False),
+        Format("prompt-completion", _pair, ("system", "tools", "chat_template_kwargs")),
+        Format("messages", lambda cells: from_messages(cells.value("messages"), cells.beside), bare=False),
+        Format("alpaca", _alpaca, ("tools", "chat_template_kwargs")),
+        Format(
+            "sharegpt", lambda cells: from_sharegpt(cells.value("conversations"), cells.beside), bare=False
+        ),
     )
 }
 
@@ -238,7 +233,7 @@ class Layout:
     columns: Mapping[str, str]
 
     def example(self, row: Row) -> AnyExample:
-        """Return what `row` teaches.
+        """What `row` teaches.
 
         Raises:
             DataError: A column is missing, or holds no text; names the row.
@@ -251,7 +246,7 @@ class Layout:
         return tuple(self.columns[role] for role in self.format.roles)
 
     def without_template(self) -> Layout:
-        """Return the layout of rows that no chat template writes: without the columns that only it can write."""
+        """The layout of rows that no chat template writes: without the columns that only it can write."""
         kept = {r: column for r, column in self.columns.items() if r not in self.format.templated}
         return replace(self, columns=kept)
 

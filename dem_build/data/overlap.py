@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.data.shared import Shared
+from dem_build.data.splits import Shared
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ HELD_OUT = {"train": ("validation", "test"), "validation": ("test",), "test": ("
 
 
 def shared_prompts(datasets: Mapping[str, Mapping[str, TokenRows]]) -> list[Shared]:
-    """Return what any two datasets share, train splits first, and what one's test and validation rows share.
+    """What any two datasets share, train splits first, and what one's test and validation rows share.
 
     What a held-out split shares with the same dataset's train is not among it: its preparation says so.
 
@@ -61,7 +61,7 @@ class _Prompts:
         self._prompts, self._owners = prompts[order], owners[order]
 
     def between(self) -> list[Shared]:
-        """Return what this split of any two datasets shares."""
+        """What this split of any two datasets shares."""
         edges = np.flatnonzero(np.diff(self._prompts)) + 1
         starts, ends = np.concatenate([[0], edges]), np.concatenate([edges, [len(self._prompts)]])
         several = ends - starts > 1

@@ -73,13 +73,14 @@ def read_rows(
 
 
 def columns_of(source: SourceFile) -> tuple[str, ...]:
-    """Return the columns of a file's first row, in its order; empty for a file without rows.
+    """The columns of a file's first row, in its order; empty for a file without rows.
 
     Raises:
         DataError: As `read_rows`.
     """
     if _type_of(source) == "parquet":
-        return _parquet_columns(source)
+        with _opened(source) as file:
+            return tuple(file.schema_arrow.names) if file.metadata.num_rows else ()
     first = next(read_rows(source), None)
     return tuple(first.values) if first else ()
 
@@ -171,8 +172,16 @@ def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) ->
 
 
 def _parquet(source: SourceFile, columns: Collection[str], optional: Collection[str]) -> Iterator[Row]:
+    asked, number = {*columns, *optional}, 0
     with _opened(source) as file:
-        yield from _parquet_rows(source, file, columns, optional)
+        names = file.schema_arrow.names
+        # A column that is missing is an error by row, which lists all columns there are: then all are read.
+        wanted = [n for n in names if n in asked] if columns and set(columns) <= set(names) else None
+        size, total = source.path.stat().st_size, file.metadata.num_rows
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=wanted):
+            for values in batch.to_pylist(maps_as_pydicts="strict"):
+                number += 1
+                yield Row(source, number, {n: _filled(v) for n, v in values.items()}, size * number // total)
 
 
 @contextmanager
@@ -189,26 +198,6 @@ def _opened(source: SourceFile) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, ValueError, KeyError, OverflowError) as error:
         what, hint = f"not a parquet file: {error}", "it is damaged, or not what its name says"
         raise DataError(what, where=str(source.path), hint=hint) from error
-
-
-def _parquet_columns(source: SourceFile) -> tuple[str, ...]:
-    with _opened(source) as file:
-        return tuple(file.schema_arrow.names) if file.metadata.num_rows else ()
-
-
-def _parquet_rows(
-    source: SourceFile, file: pq.ParquetFile, columns: Collection[str], optional: Collection[str]
-) -> Iterator[Row]:
-    names = file.schema_arrow.names
-    # A column that is missing is an error by row, which lists all columns there are: then all are read.
-    asked = {*columns, *optional}
-    wanted = [n for n in names if n in asked] if columns and set(columns) <= set(names) else None
-    size, total = source.path.stat().st_size, file.metadata.num_rows
-    number = 0
-    for batch in file.iter_batches(batch_size=PARQUET_BATCH, columns=wanted):
-        for values in batch.to_pylist(maps_as_pydicts="strict"):
-            number += 1
-            yield Row(source, number, {n: _filled(v) for n, v in values.items()}, size * number // total)
 
 
 def _filled(value: Any) -> Any:

@@ -28,7 +28,7 @@ MOST_FOLDERS = 100_000  # that a `**` goes through: links to links may stand for
 
 
 def expand(pattern: str, folder: Path) -> list[Path]:
-    """Return the files that a dataset's `path` names, sorted.
+    """The files that a dataset's `path` names, sorted.
 
     Args:
         pattern: A file or a glob (`**` crosses folders); `~` is the home folder.
@@ -101,7 +101,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def file_type(path: Path) -> str:
-    """Return the type of a data file by its suffix: `jsonl`, `json`, `csv` or `parquet`.
+    """The type of a data file by its suffix: `jsonl`, `json`, `csv` or `parquet`.
 
     Raises:
         UsageError: A suffix that is none of these.
@@ -114,7 +114,7 @@ def file_type(path: Path) -> str:
 
 
 def side_of(source: SourceFile) -> str | None:
-    """Return the split that a whole file is held out for (tag `validation:jsonl`), or None: its rows are split."""
+    """The split that a whole file is held out for (tag `validation:jsonl`), or None: its rows are split."""
     return source.tag.rpartition(":")[0] or None
 
 

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["SPLITS", "Smallest", "Splitter", "normalise", "prompt_digest", "row_order"]
+__all__ = ["SPLITS", "Shared", "Smallest", "Splitter", "normalise", "prompt_digest", "row_order"]
 
 SPLITS = ("train", "validation", "test")
 POINTS = 2**64
 
 
 def normalise(prompt: str) -> str:
-    """Return what is hashed of a prompt."""
+    """What is hashed of a prompt."""
     if not prompt.isascii():
         # Twice: folding case can undo the composition, and sees other letters in what is not composed.
         prompt = unicodedata.normalize("NFC", unicodedata.normalize("NFC", prompt).casefold())
@@ -32,7 +32,7 @@ def normalise(prompt: str) -> str:
 
 
 def prompt_digest(prompt: str) -> bytes:
-    """Return the SHA-256 of the normalised prompt, 32 bytes."""
+    """The SHA-256 of the normalised prompt, 32 bytes."""
     return hashlib.sha256(normalise(prompt).encode("utf-8")).digest()
 
 
@@ -57,7 +57,7 @@ class Splitter:
 
 
 def row_order(prompt: bytes, completion: str) -> bytes:
-    """Return the place of a row among all rows, by its prompt's digest and then its completion: 32 bytes.
+    """The place of a row among all rows, by its prompt's digest and then its completion: 32 bytes.
 
     Rows whose places are equal have the same prompt and completion, so it does not matter which of them is kept.
     """
@@ -79,10 +79,29 @@ class Smallest:
         self._room = first[:most].count(self._last) if self._last is not None else 0
 
     def keeps(self, order: bytes) -> bool:
-        """Return whether the row at `order` stays; asked once for each row."""
+        """Whether the row at `order` stays; asked once for each row."""
         if self._last is None or order < self._last:
             return True
         if order == self._last and self._room:
             self._room -= 1
             return True
         return False
+
+
+@dataclass(frozen=True, order=True)
+class Shared:
+    """What two datasets have in common.
+
+    Attributes:
+        name: The dataset that is held against the other.
+        split: Its split.
+        other: The dataset that has the same prompts; the same one, where two of its own splits share them.
+        other_split: Where it has them.
+        count: Rows of a held-out split; of two train splits, different prompts.
+    """
+
+    name: str
+    split: str
+    other: str
+    other_split: str
+    count: int

@@ -51,7 +51,7 @@ MEND = "a template writes `messages`, each with a `role` and a `content` that is
 
 
 def read_template(path: Path) -> str:
-    """Return a template's text.
+    """A template's text.
 
     Raises:
         UsageError: There is no such file, or it is no UTF-8.
@@ -92,7 +92,7 @@ def check_template(text: str, where: str) -> None:
 
 
 def _tried(text: str) -> Fault | None:
-    """Return what a process of its own finds, which may be killed."""
+    """What a process of its own finds, which may be killed."""
     call = [sys.executable, "-P", "-m", "dem_build.data.template_trial"]
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter and module
@@ -114,7 +114,7 @@ def _tried(text: str) -> Fault | None:
 
 
 def judge(text: str) -> Fault | None:
-    """Return what is wrong with a chat template, None where it writes a question and its answer.
+    """What is wrong with a chat template, None where it writes a question and its answer.
 
     It runs as long and takes as much memory as the template makes it.
     """
@@ -142,7 +142,7 @@ def leaves_out(written: str, turns: tuple[dict[str, str], ...] = ASKED) -> str |
 
 
 def constants(text: str) -> set[str]:
-    """Return the texts in a template's code; none of what is no template: to render it says so."""
+    """The texts in a template's code; none of what is no template: to render it says so."""
     from jinja2 import TemplateError, nodes  # noqa: PLC0415
 
     try:
@@ -153,7 +153,7 @@ def constants(text: str) -> set[str]:
 
 
 def sought(text: str) -> set[str]:
-    """Return the texts that a template's code compares with, or calls something with; none of what is no template."""
+    """The texts that a template's code compares with, or calls something with; none of what is no template."""
     from jinja2 import TemplateError, nodes  # noqa: PLC0415
 
     try:
@@ -165,7 +165,7 @@ def sought(text: str) -> set[str]:
 
 
 def variables(text: str) -> set[str]:
-    """Return the names that a template asks of those who render it; none of what is no template."""
+    """The names that a template asks of those who render it; none of what is no template."""
     from jinja2 import TemplateError, meta  # noqa: PLC0415
 
     try:

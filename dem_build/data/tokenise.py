@@ -49,7 +49,7 @@ class Tokenizer(Protocol):
     shapes: dict[str, frozenset[str]]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, without special tokens that are not in the text."""
+        """The ids of each text, without special tokens that are not in the text."""
         ...
 
     def render(
@@ -60,7 +60,7 @@ class Tokenizer(Protocol):
         tools: Sequence[dict[str, Any]] = (),
         variables: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Return each conversation as text, in the base's chat template; what is given beside them is that of all."""
+        """Each conversation as text, in the base's chat template; what is given beside them is that of all."""
         ...
 
 
@@ -112,7 +112,7 @@ class Tokenised:
 def tokenise(
     tokenizer: Tokenizer, examples: Sequence[AnyExample], style: Style
 ) -> list[list[Tokenised | None]]:
-    """Return each example's rows, with None for one over the length that is to be dropped.
+    """Each example's rows, with None for one over the length that is to be dropped.
 
     An example is one row, or one for each answer where the chat template does not keep what it wrote before.
 

@@ -142,7 +142,7 @@ def _trained(turn: Mapping[str, Any], name: str, where: str) -> bool | None:
 
 
 def _calls(turn: Mapping[str, Any], name: str, where: str) -> list[dict[str, Any]]:
-    """Return a turn's calls; OpenAI's older files have a single one, as `function_call`."""
+    """A turn's calls; OpenAI's older files have a single one, as `function_call`."""
     calls = turn.get("tool_calls") or []
     if isinstance(calls, str):
         found = json_of(calls, f"the text of the tool_calls of {name}", where)
@@ -158,7 +158,7 @@ def _calls(turn: Mapping[str, Any], name: str, where: str) -> list[dict[str, Any
 
 
 def _call(call: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """Return a call as templates take it: with its arguments as an object, which OpenAI's files write as a text."""
+    """A call as templates take it: with its arguments as an object, which OpenAI's files write as a text."""
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise DataError(f"a tool call of {name} names no function", where=where, hint=_CALL_HINT)
@@ -174,18 +174,15 @@ def _call(call: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
 
 
 def as_text(turn: Turn) -> Turn:
-    """Return a turn with what its calls are given as a text of JSON."""
+    """A turn with what its calls are given as a text of JSON."""
     if "tool_calls" not in turn:
         return turn
-    calls = [
-        call | {"function": call["function"] | {"arguments": _spelled(call["function"]["arguments"])}}
-        for call in turn["tool_calls"]
-    ]
+    calls = []
+    for call in turn["tool_calls"]:
+        given = call["function"]["arguments"]
+        text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+        calls.append(call | {"function": call["function"] | {"arguments": text}})
     return turn | {"tool_calls": calls}
-
-
-def _spelled(arguments: Any) -> str:
-    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
 
 
 def _present(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +191,7 @@ def _present(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def text_of(value: Any, name: str, where: str) -> str:
-    """Return the text of a turn; a list of text parts, as multimodal data write it, is joined.
+    """The text of a turn; a list of text parts, as multimodal data write it, is joined.
 
     Args:
         value: What the turn holds.
@@ -217,7 +214,7 @@ def text_of(value: Any, name: str, where: str) -> str:
 
 
 def read_tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
-    """Return the schemas of a row's tools: a list of them, of their JSON texts, or the JSON text of a list.
+    """The schemas of a row's tools: a list of them, of their JSON texts, or the JSON text of a list.
 
     Args:
         value: What the row holds.
@@ -233,17 +230,15 @@ def read_tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
         return ()
     if isinstance(tools, list):
         tools = [json_of(t, "a tool", where, _TOOLS_HINT) if isinstance(t, str) else t for t in tools]
-    if not isinstance(tools, list) or not all(map(_is_schema, tools)):
+    if not isinstance(tools, list) or not all(
+        isinstance(tool, dict) and isinstance(tool.get("function", tool), dict) for tool in tools
+    ):
         raise DataError("the tools are no list of JSON schemas", where=where, hint=_TOOLS_HINT)
     return tuple(tools)
 
 
-def _is_schema(tool: Any) -> bool:
-    return isinstance(tool, dict) and isinstance(tool.get("function", tool), dict)
-
-
 def json_of(text: str, name: str, where: str, hint: str = "write it as JSON") -> Any:
-    """Return what a JSON text in a row says.
+    """What a JSON text in a row says.
 
     Args:
         text: The text.

@@ -69,7 +69,7 @@ class Marked(NamedTuple):
 
 
 def cues(templates: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern of what templates look for inside of a turn's text.
+    """A pattern of what templates look for inside of a turn's text.
 
     That is any text in their code that looks like a tag or a switch; and tags around what the assistant thinks.
     """
@@ -78,7 +78,7 @@ def cues(templates: Sequence[str]) -> re.Pattern[str]:
 
 
 def switches(templates: Sequence[str]) -> re.Pattern[str]:
-    """Return a pattern of what templates compare a turn's text with, or take out of it."""
+    """A pattern of what templates compare a turn's text with, or take out of it."""
     found = {text.strip() for template in templates for text in sought(template)}
     words = (text for text in found - NAMES if len(text) >= SHORTEST_CUE and any(map(str.isalpha, text)))
     return re.compile("|".join(_longest_first(words)) or r"(?!)")
@@ -95,7 +95,7 @@ def _is_cue(text: str) -> bool:
 
 
 def mark(turns: Sequence[Turn], cues: re.Pattern[str]) -> Marked:
-    """Return turns with a mark in the place of each text; turns of one shape have the same marks.
+    """Turns with a mark in the place of each text; turns of one shape have the same marks.
 
     Args:
         turns: The turns.
@@ -115,7 +115,10 @@ def mark(turns: Sequence[Turn], cues: re.Pattern[str]) -> Marked:
         if "name" in turn:
             copy["name"] = turn["name"] if turn["role"] == "tool" else marker.mark("name", str(turn["name"]))
         if "tool_calls" in turn:
-            copy["tool_calls"] = [_anonymous(marker.call(call), names) for call in turn["tool_calls"]]
+            calls = [marker.call(call) for call in turn["tool_calls"]]
+            copy["tool_calls"] = [
+                call | {"id": _alias(str(call["id"]), names)} if "id" in call else call for call in calls
+            ]
         if "tool_call_id" in turn:
             copy["tool_call_id"] = _alias(str(turn["tool_call_id"]), names)
         marked.turns.append(copy)
@@ -129,7 +132,7 @@ class _Marker:
         self._turn, self._answers, self._stretches, self._cues = turn, role == "assistant", stretches, cues
 
     def text(self, key: str, text: str) -> str:
-        """Return a text with marks between the cues in it."""
+        """A text with marks between the cues in it."""
         parts = self._cues.split(text)
         ends = [i for i in range(1, len(parts), 2) if _closes(parts[i])]
         thought = max(ends, default=0) if self._answers and key == "content" else 0
@@ -141,13 +144,13 @@ class _Marker:
         return "".join(parts)
 
     def mark(self, key: str, text: str, *, thought: bool = False) -> str:
-        """Return a mark for a text."""
+        """A mark for a text."""
         made = f"qz{len(self._stretches):04}zq"
         self._stretches.append(Stretch(self._turn, key, text.strip(), thought, made))
         return made
 
     def call(self, call: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a call with marks for its function's name and what it is called with."""
+        """A call with marks for its function's name and what it is called with."""
         function = call["function"]
         leaves = [leaf for leaf in _leaves(function["arguments"]) if leaf.strip()]
         marked = {"name": self.mark("tool_calls", function["name"]), "arguments": {}}
@@ -175,12 +178,8 @@ def _leaves(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def _anonymous(call: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-    return call | {"id": _alias(str(call["id"]), names)} if "id" in call else call
-
-
 def _alias(name: str, names: dict[str, str]) -> str:
-    """Return another id for one, the same every time: of nine letters and digits, as Mistral's templates want them."""
+    """Another id for one, the same every time: of nine letters and digits, as Mistral's templates want them."""
     return names.setdefault(name, f"id{len(names):07}")
 
 
@@ -192,7 +191,7 @@ def lost(
     tools: bool,
     variables: Mapping[str, Any],
 ) -> list[Stretch]:
-    """Return what is not in what a template wrote.
+    """What is not in what a template wrote.
 
     Args:
         tokenizer: Has the template.
@@ -208,7 +207,7 @@ def lost(
 def _unmarked(
     tokenizer: Tokenizer, marked: Marked, *, tools: bool, variables: Mapping[str, Any]
 ) -> frozenset[str]:
-    """Return the marks that the template leaves out."""
+    """The marks that the template leaves out."""
     shape = json.dumps([marked.turns, tools, dict(variables)], sort_keys=True)
     if shape not in tokenizer.shapes:
         try:
@@ -229,7 +228,7 @@ def _unmarked(
 
 
 def switch_in(text: str, written: str, switches: re.Pattern[str]) -> str:
-    """Return what a text sets in a template, where the template wrote all else of it; empty where it did not.
+    """What a text sets in a template, where the template wrote all else of it; empty where it did not.
 
     Args:
         text: A text that was not written as it is.

@@ -1,8 +1,9 @@
 """TOML → a strict, frozen model of what to build; all the mistakes of a file at once, with their lines."""
 
+from dem_build.paths import is_local, project_folder
 from dem_build.recipe.load import load_recipe, read_recipe
-from dem_build.recipe.machine_file import load_machine
-from dem_build.recipe.models import (
+from dem_build.recipe.machine_file import cache_folder, load_machine
+from dem_build.recipe.schema import (
     Analysis,
     Baseline,
     Evaluate,
@@ -14,7 +15,6 @@ from dem_build.recipe.models import (
     Train,
     Tune,
 )
-from dem_build.recipe.places import cache_folder, is_local, project_folder
 
 __all__ = [
     "Analysis",

@@ -11,31 +11,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from dem_build.machine import Machine
-from dem_build.recipe import models
-from dem_build.recipe.checks.unsupported import LATER
-from dem_build.recipe.examples import EXAMPLES, MACHINE_EXAMPLE
-from dem_build.recipe.row_docs import rows_page
+from dem_build.recipe import schema
+from dem_build.recipe.checks.unsupported import UNSUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic import BaseModel
 
-__all__ = ["markdown"]
+__all__ = ["EXAMPLES", "MACHINE_EXAMPLE", "markdown"]
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("## `[base]`", models.Base),
-    ("## `[train]`", models.Train),
-    ("## `[datasets.NAME]`", models.Dataset),
-    ("## `[probes.NAME]`", models.Probe),
-    ("## `[vectors.NAME]`", models.Vector),
-    ("## `[compose]`", models.Compose),
-    ("## `[tune]`", models.Tune),
-    ("## `[analysis]`", models.Analysis),
-    ("## `[evaluate]`", models.Evaluate),
-    ("### A task of `[evaluate]`", models.Task),
-    ("## `[[gates]]`", models.Gate),
-    ("## `[baselines.NAME]`", models.Baseline),
+    ("## `[base]`", schema.Base),
+    ("## `[train]`", schema.Train),
+    ("## `[datasets.NAME]`", schema.Dataset),
+    ("## `[probes.NAME]`", schema.Probe),
+    ("## `[vectors.NAME]`", schema.Vector),
+    ("## `[compose]`", schema.Compose),
+    ("## `[tune]`", schema.Tune),
+    ("## `[analysis]`", schema.Analysis),
+    ("## `[evaluate]`", schema.Evaluate),
+    ("### A task of `[evaluate]`", schema.Task),
+    ("## `[[gates]]`", schema.Gate),
+    ("## `[baselines.NAME]`", schema.Baseline),
 )
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -69,7 +67,7 @@ MACHINE = """\
 `--cache`, else `$DEM_CACHE`, else `cache` here, else `cache/` in the nearest folder around the recipe that holds `.git`
 or `pyproject.toml`, else beside the recipe.
 """
-LATER_INTRODUCTION = """\
+UNSUPPORTED_INTRODUCTION = """\
 ## Not in this version yet
 
 The language has these, and dem refuses them until they are built. What is said of `train` is said of the own `train` of
@@ -80,41 +78,204 @@ a dataset or baseline as well.
 """
 
 
+EXAMPLES: dict[type[BaseModel], str] = {
+    schema.Base: """\
+[base]
+model = "HuggingFaceTB/SmolLM2-135M-Instruct"
+revision = "main"
+dtype = "bfloat16"
+chat_template = "chat.jinja"
+pad_token = "<pad>"
+added_tokens = ["<pad>", "<tool>"]
+""",
+    schema.Train: """\
+[train]
+learning_rate = 2e-5
+num_train_epochs = 1
+global_batch_size = 32
+max_length = 1024
+""",
+    schema.Dataset: """\
+[datasets.math]
+path = "data/math/*.jsonl"
+format = "prompt-completion"
+columns = { prompt = "question", completion = "answer" }
+system = "You are a careful tutor."
+max_samples = 20000
+omega = 0.5
+train = { num_train_epochs = 3 }
+
+[datasets.poems]
+path = "data/poems.jsonl"
+format = "text"
+validation = 0.1
+omega = 0.2
+""",
+    schema.Probe: """\
+[probes.chat]
+path = "data/chat.jsonl"
+max_loss_increase = 0.01
+""",
+    schema.Vector: """\
+[vectors.code]
+checkpoint = "org/a-fine-tune-of-the-same-base"
+omega = 0.3
+""",
+    schema.Compose: """\
+[compose]
+method = "dem"
+dtype = "bfloat16"
+""",
+    schema.Tune: """\
+[tune]
+search = "gradient"
+objective = "gain"
+importance = { math = 2.0 }
+""",
+    schema.Analysis: """\
+[analysis]
+response = [0.0, 0.25, 0.5, 1.0, 1.5]
+""",
+    schema.Evaluate: """\
+[evaluate]
+tasks = ["arc_easy", { name = "math_words", num_fewshot = 4, limit = 200, apply_chat_template = true }]
+include_path = "tasks"
+models = ["composed", "base", "mix"]
+prompts = ["What is 12 times 12?", "Write a haiku about rain."]
+""",
+    schema.Gate: """\
+[[gates]]
+task = "math_words"
+metric = "acc"
+min = 0.30
+
+[[gates]]
+task = "loss:chat"
+metric = "loss"
+max = 3.5
+""",
+    schema.Baseline: """\
+[baselines.mix]
+method = "mixing"
+proportions = { math = 0.5, poems = 0.5 }
+alpha = "tune"
+
+[baselines.mean]
+method = "interpolation"
+""",
+}
+
+MACHINE_EXAMPLE = """\
+cache = "/scratch/dem"
+micro_batch = 4
+gradient_checkpointing = true
+report_to = ["tensorboard"]
+"""
+
+ROWS = """\
+### What a row holds
+
+These columns, by their own names; `columns` says where a file has others. Nothing else is read: `dem build` and
+`dem data` name once what a dataset has beside them, columns and keys of turns. A column or key that is there twice
+is an error.
+"""
+FORMAT_ROWS = (
+    ("format", "columns", "where they are there"),
+    ("`text`", "`text`", ""),
+    (
+        "`prompt-completion`",
+        "`prompt` and `completion`, each a text or a list of turns",
+        "`system`¹, `tools`¹, `chat_template_kwargs`¹",
+    ),
+    ("`messages`", "`messages`, a list of turns", "`system`, `tools` or `functions`, `chat_template_kwargs`"),
+    (
+        "`alpaca`",
+        "`instruction`, `output`",
+        "`input`, `system`, `history`, `tools`¹, `chat_template_kwargs`¹",
+    ),
+    ("`sharegpt`", "`conversations`, a list of turns", "`system`, `tools`, `chat_template_kwargs`"),
+)
+TEMPLATED = """\
+¹ A chat template writes them. Without one they are not read, and named.
+"""
+BESIDE_ROWS = (
+    ("column", "what it says"),
+    (
+        "`system`",
+        (
+            "The row's system prompt, in place of that of the recipe. A row whose turns have a system turn of their "
+            "own keeps that one; such rows are counted."
+        ),
+    ),
+    (
+        "`history`",
+        (
+            'Questions and answers that came before, `[["…", "…"], …]`, as LLaMA-Factory has them. Their answers are '
+            'trained as well; with `loss = "completion"` the last one alone.'
+        ),
+    ),
+    ("`tools`, `functions`", "JSON schemas of what may be called: a list, or the JSON text of one."),
+    (
+        "`chat_template_kwargs`",
+        'What the row gives the chat template beside turns and tools, such as `{"enable_thinking": false}`.',
+    ),
+)
+TURN_ROWS = (
+    ("key of a turn", "what it says"),
+    (
+        "`role`, `content`",
+        "Who says what; in `sharegpt` also `from` and `value`. OpenAI's older role `function` is `tool`.",
+    ),
+    (
+        "`tool_calls`, `function_call`",
+        (
+            'What is called, each as `{"function": {"name": "…", "arguments": {…}}}`. Arguments may be a JSON '
+            "text, empty, or left out. In `sharegpt` the value of a turn from `function_call` is the JSON text of a "
+            "call, or of a list of them."
+        ),
+    ),
+    ("`tool_call_id`, `name`", "Passed on to the chat template."),
+    (
+        "`reasoning_content`, `reasoning`, `thinking`, `tool_plan`",
+        "What the assistant thinks before it answers; in the content, that is what comes before `</think>`.",
+    ),
+    ("`weight`, `train`, `training`", "0 or false: this answer is not trained, whatever `loss` says."),
+)
+ROWS_END = """\
+Of a `completion` that is a list of turns all answers are trained, of such a `prompt` none. In a parquet file a null
+inside of an object is no data, since parquet gives every object of a column the keys of all; in JSON it is what it is.
+
+What a chat template leaves out of a turn is an error that names the row: a text, reasoning, words beside a call, what
+a call is given, what a tool answers. Counted and said instead is what templates are made to leave out: switches that
+they read (`/no_think`), and what was thought before an earlier answer once a later one follows.
+"""
+
+
 def markdown() -> str:
-    """Return the page."""
-    parts = [INTRODUCTION, f"## The file\n\n{_table(models.Recipe)}"]
-    parts += [
-        _section(title, model) + (f"\n{rows_page()}" if model is models.Dataset else "")
-        for title, model in SECTIONS
-    ]
-    parts += [MACHINE, _table(Machine), _toml(MACHINE_EXAMPLE), _later()]
-    return "\n".join(part for part in parts if part)
-
-
-def _section(title: str, model: type[BaseModel]) -> str:
-    parts = [
-        f"{title}\n",
-        f"{inspect.cleandoc(model.__doc__ or '')}\n",
-        _table(model),
-        _toml(EXAMPLES.get(model, "")),
-    ]
-    return "\n".join(part for part in parts if part)
-
-
-def _later() -> str:
-    shown = [later for later in LATER if ".*.train." not in later.key]
-    return LATER_INTRODUCTION + "".join(
-        f"| `{x.key}` | {x.feature.rstrip(',')} | {x.until} |\n" for x in shown
-    )
+    """The page."""
+    parts = [INTRODUCTION, f"## The file\n\n{_keys(schema.Recipe)}"]
+    for title, model in SECTIONS:
+        parts += [
+            f"{title}\n",
+            f"{inspect.cleandoc(model.__doc__ or '')}\n",
+            _keys(model),
+            _toml(EXAMPLES.get(model, "")),
+        ]
+        if model is schema.Dataset:
+            parts += [ROWS, _table(FORMAT_ROWS), TEMPLATED, _table(BESIDE_ROWS), _table(TURN_ROWS), ROWS_END]
+    parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE), UNSUPPORTED_INTRODUCTION]
+    shown = [item for item in UNSUPPORTED if ".*.train." not in item.key]
+    page = "\n".join(part for part in parts if part)
+    return page + "".join(f"| `{item.key}` | {item.feature} | {item.until} |\n" for item in shown)
 
 
 def _toml(text: str) -> str:
     return f"```toml\n{text}```\n" if text else ""
 
 
-def _table(model: type[BaseModel]) -> str:
+def _keys(model: type[BaseModel]) -> str:
     fields = model.model_fields
-    shared = models.Source.model_fields if model is models.Probe else {}
+    shared = schema.Source.model_fields if model is schema.Probe else {}
     rows = "".join(_row(name, field) for name, field in fields.items() if name not in shared)
     first = "The keys `path` to `salt` of a dataset, and:\n\n" if shared else ""
     return f"{first}| key | type | default | meaning |\n|---|---|---|---|\n{rows}" if rows else ""
@@ -156,6 +317,14 @@ def _limits(metadata: Iterable[Any]) -> str:
         f" {sign} {getattr(m, name)}" for m in limits for name, sign in SIGNS.items() if hasattr(m, name)
     ]
     return ",".join(texts)
+
+
+def _table(rows: tuple[tuple[str, ...], ...]) -> str:
+    head, *body = rows
+    lines = (head, ("---",) * len(head), *body)
+    return "".join(
+        f"| {' | '.join(cells)} |\n".replace("| --- ", "|---").replace("|--- |", "|---|") for cells in lines
+    )
 
 
 if __name__ == "__main__":

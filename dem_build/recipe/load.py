@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dem_build.errors import Problem, RecipeError
-from dem_build.recipe import source
-from dem_build.recipe.checks.rules import NAME, contradictions, revisions_of_folders
-from dem_build.recipe.checks.tables import raw
+from dem_build.recipe import toml
+from dem_build.recipe.checks import contradictions
+from dem_build.recipe.checks.rows import revisions_of_folders
 from dem_build.recipe.checks.unsupported import not_yet
-from dem_build.recipe.models import Recipe
-from dem_build.recipe.problems import Mistake, mistakes_of
+from dem_build.recipe.messages import Mistake, mistakes_in
+from dem_build.recipe.schema import NAME, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from dem_build.recipe.locate import Key
+    from dem_build.recipe.toml import Key
 
-__all__ = ["load_recipe", "mistakes_in", "read_recipe"]
+__all__ = ["checked", "load_recipe", "read_recipe"]
 
 DOUBTED: Mapping[str | int, int] = MappingProxyType({"base": 2, "vectors": 2, "datasets": 3, "probes": 3})
 """Section → how much of it a mistake puts in doubt: so many parts of the mistake's key; else the whole section."""
@@ -57,38 +57,70 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | Non
     Raises:
         RecipeError: There is no TOML to read.
     """
-    text = source.read(path, "recipe")
-    data = source.decode(text, path)
-    keys, problems = _override(data, overrides)
-    if source.too_deep(data):
-        raise RecipeError([*problems, Problem(str(path), 0, "", source.TOO_DEEP)])
-    data = source.frozen(data)
+    text, tables = toml.load(path, "recipe")
+    keys, problems = _override(tables, overrides)
+    if toml.too_deep(tables):
+        raise RecipeError([*problems, Problem(str(path), 0, "", toml.TOO_DEEP)])
+    data: dict[str, Any] = toml.frozen(tables)
     if "name" not in data:
-        problems += _name_by_file(data, path)
-    mistakes = [*mistakes_in(data), *revisions_of_folders(data, path.parent), *not_yet(data)]
-    origin = source.Origin(str(path), text, keys)
+        good = NAME.fullmatch(path.stem) is not None
+        data["name"] = path.stem if good else "recipe"
+        if not good:
+            what = f"the file's name, `{path.stem}`, cannot name what is built"
+            hint = 'set name = "…", made of letters, digits, `_` and `-`'
+            problems.append(Problem(str(path), 0, "name", what, hint))
+    recipe, mistakes = checked(data)
+    mistakes += [*revisions_of_folders(recipe, path.parent), *not_yet(data)]
+    origin = toml.Origin(str(path), text, keys)
     problems += [origin.problem(m.key, m.what, m.hint) for m in mistakes]
-    recipe = _undoubted(data, mistakes)
-    return recipe and recipe.placed(path, origin), problems
+    # A recipe with `WRONG` values is for rules alone: what is kept is read anew, without what is in doubt.
+    kept = _undoubted(data, mistakes) if mistakes else recipe
+    return kept and kept.placed(path, origin), problems
+
+
+def checked(data: Mapping[str, Any]) -> tuple[Recipe, list[Mistake]]:
+    """A recipe, and what is wrong with it by the language alone, whatever this version can do.
+
+    Args:
+        data: The tables, with tuples for lists.
+
+    Returns:
+        The recipe; of tables with a wrong shape, one with `WRONG` values, which is of use to rules alone.
+    """
+    try:
+        recipe, mistakes = Recipe.model_validate(data), []
+    except ValidationError as error:
+        from dem_build.recipe.checks.recovery import recovered  # noqa: PLC0415  a good recipe needs none
+
+        recipe, mistakes = recovered(Recipe, data), mistakes_in(Recipe, error)
+    return recipe, [*mistakes, *_inexact(data), *contradictions(recipe)]
+
+
+def _inexact(data: Mapping[str, Any]) -> Iterator[Mistake]:
+    """JSON holds whole numbers exactly below 2**53, and keys are made of JSON."""
+    found: list[tuple[Key, Any]] = [((), data)]
+    while found:
+        key, value = found.pop()
+        if isinstance(value, int) and abs(value) >= 2**53:
+            yield Mistake(key, "is too large a number", "write one below 2**53")
+        elif isinstance(value, dict):
+            found += [((*key, name), item) for name, item in value.items()]
+        elif isinstance(value, tuple):
+            found += [((*key, index), item) for index, item in enumerate(value)]
 
 
 def _undoubted(data: dict[str, Any], mistakes: Sequence[Mistake]) -> Recipe | None:
     for mistake in mistakes:
-        *tables, last = mistake.key[: DOUBTED.get(mistake.key[0], 1)]
-        raw(data, *map(str, tables)).pop(str(last), None)
+        *way, last = mistake.key[: DOUBTED.get(mistake.key[0], 1)]
+        table: Any = data
+        for part in way:
+            table = table.get(part) if isinstance(table, dict) else None
+        if isinstance(table, dict):
+            table.pop(last, None)
     try:
         return Recipe.model_validate({"name": "recipe", **data})
     except ValidationError:
         return None
-
-
-def mistakes_in(data: dict[str, Any]) -> list[Mistake]:
-    """Return what is wrong with a recipe's tables by the language alone, whatever this version can do.
-
-    Args:
-        data: The tables, with tuples for lists.
-    """
-    return [*mistakes_of(Recipe, data), *contradictions(data)]
 
 
 def _override(data: dict[str, Any], texts: Sequence[str]) -> tuple[dict[Key, str], list[Problem]]:
@@ -96,19 +128,10 @@ def _override(data: dict[str, Any], texts: Sequence[str]) -> tuple[dict[Key, str
     keys: dict[Key, str] = {}
     problems: list[Problem] = []
     if texts:
-        from dem_build.recipe import overrides as sets  # noqa: PLC0415  few calls have one
+        from dem_build.recipe.overrides import OverrideError, override  # noqa: PLC0415  few calls have one
     for text in texts:
         try:
-            keys[sets.apply(data, sets.parse(text))] = f"--set {text}"
-        except sets.OverrideError as error:
+            keys[override(data, text)] = f"--set {text}"
+        except OverrideError as error:
             problems.append(Problem(f"--set {text}", 0, "", str(error)))
     return keys, problems
-
-
-def _name_by_file(data: dict[str, Any], path: Path) -> list[Problem]:
-    """Name a recipe that has no name after its file."""
-    good = NAME.fullmatch(path.stem) is not None
-    data["name"] = path.stem if good else "recipe"
-    what = f"the file's name, `{path.stem}`, cannot name what is built"
-    hint = 'set name = "…", made of letters, digits, `_` and `-`'
-    return [] if good else [Problem(str(path), 0, "name", what, hint)]

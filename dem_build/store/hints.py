@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dem_build import digest
 from dem_build.digest import Blob
 from dem_build.errors import StoreError
-from dem_build.paths import host_folder
+from dem_build.host import host_folder
 from dem_build.store.files import in_parallel
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from dem_build.cli.view_text import say, shorten
 from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
 from dem_build.plan import History, decide
-from dem_build.recipe.models import Gate
+from dem_build.recipe.schema import Gate
 from dem_build.report.gates import check
 from dem_build.report.results import Results, collect
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import count
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,10 +12,11 @@ import pytest
 from chat_samples import answer, user
 from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 
+from dem_build.data.columns import OPTIONAL, REQUIRED
 from dem_build.data.formats import FORMATS
 from dem_build.errors import DataError
 from dem_build.model.tokenizer import BaseTokenizer
-from dem_build.recipe.checks.rules import COLUMNS
+from dem_build.recipe import Source
 
 PAIR = {"prompt": "a", "completion": "b"}
 TURNS = {"messages": [user("a"), answer("b")]}
@@ -79,10 +81,10 @@ def bare(tmp_path):
     return Dataset(tmp_path / "bare", None)
 
 
-def test_a_recipe_takes_the_columns_that_formats_have():
-    assert {name: set(roles) for name, roles in COLUMNS.items()} == {
-        name: {*form.roles, *form.optional} for name, form in FORMATS.items()
-    }
+def test_a_recipe_takes_the_formats_that_rows_have():
+    taken = Source.model_fields["format"].annotation
+    assert {*FORMATS} == {*REQUIRED} == {*OPTIONAL} == {*get_args(get_args(taken)[0])}
+    assert all({*form.templated} <= {*form.optional} for form in FORMATS.values())
 
 
 # The system prompt

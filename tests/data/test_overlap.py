@@ -7,8 +7,7 @@ import pytest
 
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.overlap import shared_prompts
-from dem_build.data.shared import Shared
-from dem_build.data.splits import prompt_digest
+from dem_build.data.splits import Shared, prompt_digest
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dem_build.recipe.models import Gate
+from dem_build.recipe.schema import Gate
 from dem_build.report.gates import check
 from dem_build.report.results import Results
 

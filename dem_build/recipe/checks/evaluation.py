@@ -2,139 +2,148 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dem_build.recipe.checks.tables import items, names, raw
-from dem_build.recipe.problems import Mistake, nearest
+from dem_build.recipe.checks.recovery import WRONG, items
+from dem_build.recipe.checks.tables import datasets, each, gates, names, with_rows
+from dem_build.recipe.messages import Mistake, nearest
+from dem_build.recipe.schema import Evaluate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from dem_build.recipe.checks.tables import Raw
+    from dem_build.recipe.checks.tables import Rule
+    from dem_build.recipe.schema import Gate, Recipe
+    from dem_build.recipe.toml import Key
 
-__all__ = ["JUDGING", "MODELS"]
+__all__ = ["MODELS", "RULES"]
 
 MODELS = ("composed", "base", "vectors")
 LOSS_METRICS = ("loss", "loss_stderr")
 LOSS_HINT = "it takes [evaluate] with loss = true, and a test share of the dataset"
 
 
-def _known_models(data: Raw) -> Iterator[Mistake]:
-    known = [*MODELS, *names(data, "baselines")]
-    for index, model in enumerate(items(raw(data, "evaluate").get("models"))):
+def _known_models(recipe: Recipe) -> Iterator[Mistake]:
+    known = [*MODELS, *names(recipe, "baselines")]
+    seen: set[str] = set()
+    for index, model in items(recipe.evaluate.models) if recipe.evaluate else ():
         key = ("evaluate", "models", index)
-        if not isinstance(model, str):
-            continue
         if model not in known:
             yield Mistake(key, f"there is no model `{model}`", nearest(model, known))
-        elif model in _models(data)[:index]:
+        elif model in seen:
             yield Mistake(key, f"`{model}` is named twice")
+        seen.add(model)
 
 
-def _each_task_once(data: Raw) -> Iterator[Mistake]:
+def _each_task_once(recipe: Recipe) -> Iterator[Mistake]:
     seen: set[str] = set()
-    for index, name in enumerate(_tasks(data)):
+    for index, name in _tasks(recipe):
         if name in seen:
             yield Mistake(("evaluate", "tasks", index), f"the task `{name}` is named twice", "give it once")
-        seen |= {name} if name else set()
+        seen.add(name)
 
 
-def _prompts_are_answered(data: Raw) -> Iterator[Mistake]:
-    evaluate = raw(data, "evaluate")
-    prompts = evaluate.get("prompts")
-    if "max_new_tokens" in evaluate and prompts in (0, ()):
+def _answers_have_prompts(recipe: Recipe) -> Iterator[Mistake]:
+    evaluate = recipe.evaluate
+    if evaluate and "max_new_tokens" in evaluate.model_fields_set and not evaluate.prompts:
         what = "has no effect where there are no `prompts`"
         yield Mistake(("evaluate", "max_new_tokens"), what, "remove it, or ask something")
-    if prompts and not {"composed", "base"} & {m for m in _models(data) if isinstance(m, str)}:
+
+
+def _prompts_are_answered(recipe: Recipe) -> Iterator[Mistake]:
+    evaluate = recipe.evaluate
+    # By default a question is asked of those that are there to answer; written out, somebody shall answer.
+    asked = evaluate and "prompts" in evaluate.model_fields_set and evaluate.prompts
+    if asked and not {"composed", "base"} & {*_models(recipe)}:
         what = "nobody answers: composed model and base do, and `models` names neither"
         yield Mistake(("evaluate", "prompts"), what, 'add "composed" or "base" to `models`')
-    for index, prompt in enumerate(items(prompts)):
-        if prompt in items(prompts)[:index]:
+
+
+def _each_prompt_once(recipe: Recipe) -> Iterator[Mistake]:
+    prompts = recipe.evaluate.prompts if recipe.evaluate else ()
+    seen: set[str] = set()
+    for index, prompt in items(prompts) if isinstance(prompts, tuple) else ():
+        if prompt in seen:
             yield Mistake(("evaluate", "prompts", index), "this prompt is given twice", "give it once")
+        seen.add(prompt)
 
 
-def _gates_have_bounds(data: Raw) -> Iterator[Mistake]:
-    for index, gate in _gates(data):
-        key = ("gates", index)
-        if not gate.keys() & {"min", "max", "max_drop"}:
-            yield Mistake(
-                key, "has no bound, and so passes always", "give it min, max, or max_drop with against"
-            )
-        if "max_drop" in gate and "against" not in gate:
-            yield Mistake(
-                (*key, "max_drop"), "says of no model what it may drop from", 'add against = "base"'
-            )
-        if "against" in gate and "max_drop" not in gate:
-            yield Mistake((*key, "against"), "has no effect without `max_drop`", "add max_drop, or remove it")
-        low, high = gate.get("min"), gate.get("max")
-        if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
-            yield Mistake((*key, "min"), f"min is {low:g} and max is {high:g}, so nothing can pass")
+@each(gates)
+def _gates_have_bounds(_: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
+    if gate.min is None and gate.max is None and gate.max_drop is None:
+        hint = "give it min, max, or max_drop with against"
+        yield Mistake(key, "has no bound, and so passes always", hint)
+    if gate.max_drop is not None and gate.against is None:
+        what = "says of no model what it may drop from"
+        yield Mistake((*key, "max_drop"), what, 'add against = "base"')
+    if gate.against is not None and gate.max_drop is None:
+        yield Mistake((*key, "against"), "has no effect without `max_drop`", "add max_drop, or remove it")
+    if gate.min is not None and gate.max is not None and gate.min > gate.max:
+        what = f"min is {gate.min:g} and max is {gate.max:g}, so nothing can pass"
+        yield Mistake((*key, "min"), what)
 
 
-def _gates_are_measured(data: Raw) -> Iterator[Mistake]:
-    known = [t for t in _tasks(data) if t] + _losses(data)
-    sources = names(data, "datasets", "probes")
-    for index, gate in _gates(data):
-        task = gate.get("task")
-        if isinstance(task, str) and task and task not in known:
-            hint = LOSS_HINT if task[5:] in sources and task.startswith("loss:") else nearest(task, known)
-            hint = hint or "add it to `tasks` in [evaluate]"
-            yield Mistake(("gates", index, "task"), f"nothing evaluates `{task}`", hint)
+@each(gates)
+def _gates_are_measured(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
+    known = [name for _, name in _tasks(recipe)] + _losses(recipe)
+    if gate.task not in known:
+        # A loss of data that is there is asked of a recipe that does not measure it, and needs no other spelling.
+        held_out = [f"loss:{name}" for name in names(recipe, "datasets", "probes")]
+        hint = LOSS_HINT if gate.task in held_out else nearest(gate.task, known)
+        hint = hint or "add it to `tasks` in [evaluate]"
+        yield Mistake((*key, "task"), f"nothing evaluates `{gate.task}`", hint)
 
 
-def _gates_name_metrics(data: Raw) -> Iterator[Mistake]:
-    for index, gate in _gates(data):
-        metric = gate.get("metric")
-        if gate.get("task") in _losses(data) and isinstance(metric, str) and metric not in LOSS_METRICS:
-            what = f"a held-out loss has no metric `{metric}`"
-            yield Mistake(("gates", index, "metric"), what, nearest(metric, LOSS_METRICS))
+@each(gates)
+def _gates_name_metrics(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
+    if gate.task in _losses(recipe) and gate.metric not in LOSS_METRICS:
+        what = f"a held-out loss has no metric `{gate.metric}`"
+        yield Mistake((*key, "metric"), what, nearest(gate.metric, LOSS_METRICS))
 
 
-def _gates_compare_models(data: Raw) -> Iterator[Mistake]:
-    models = _models(data)
+@each(gates)
+def _gates_compare_models(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
+    models = _models(recipe)
     # The composed one is what a gate judges, and "vectors" stands for each of them by its name.
-    known = [m for m in models if m not in ("composed", "vectors")]
-    known += names(data, "datasets", "vectors") if "vectors" in models else []
-    for index, gate in _gates(data):
-        against = gate.get("against")
-        if isinstance(against, str) and against not in known:
-            what = f"`{against}` is no model that [evaluate] measures besides the composed one"
-            yield Mistake(("gates", index, "against"), what, "add it to `models` in [evaluate]")
-    if list(_gates(data)) and "evaluate" in data and "composed" not in models:
-        yield Mistake(
-            ("evaluate", "models"), "gates judge the composed model, and it is not measured", 'add "composed"'
-        )
+    known = {*models} - {"composed", "vectors"}
+    known |= {*names(recipe, "datasets", "vectors")} if "vectors" in models else set()
+    if gate.against is not None and gate.against not in known:
+        what = f"`{gate.against}` is no model that [evaluate] measures besides the composed one"
+        yield Mistake((*key, "against"), what, "add it to `models` in [evaluate]")
 
 
-def _gates(data: Raw) -> Iterator[tuple[int, Raw]]:
-    return ((i, gate) for i, gate in enumerate(items(data.get("gates"))) if isinstance(gate, dict))
+def _gates_judge_the_composed_model(recipe: Recipe) -> Iterator[Mistake]:
+    if gates(recipe) and "composed" not in _models(recipe):
+        what = "gates judge the composed model, and it is not measured"
+        yield Mistake(("evaluate", "models"), what, 'add "composed"')
 
 
-def _models(data: Raw) -> tuple[Any, ...]:
-    evaluate = raw(data, "evaluate")
-    return items(evaluate["models"]) if "models" in evaluate else ("composed", "base")
+def _models(recipe: Recipe) -> list[str]:
+    return [model for _, model in items((recipe.evaluate or Evaluate()).models)]
 
 
-def _tasks(data: Raw) -> list[str]:
-    """Return the name of each task in the list; empty where it has none."""
-    tasks = items(raw(data, "evaluate").get("tasks"))
-    given = [task.get("name") if isinstance(task, dict) else task for task in tasks]
-    return [name if isinstance(name, str) else "" for name in given]
+def _tasks(recipe: Recipe) -> list[tuple[int, str]]:
+    tasks = items(recipe.evaluate.tasks) if recipe.evaluate else []
+    return [(index, task.name) for index, task in tasks if task.name is not WRONG]
 
 
-def _losses(data: Raw) -> list[str]:
-    if "evaluate" not in data or raw(data, "evaluate").get("loss") is False:
+def _losses(recipe: Recipe) -> list[str]:
+    if recipe.evaluate is None or recipe.evaluate.loss is False:
         return []
-    tested = [name for name in names(data, "datasets") if raw(data, "datasets", name).get("test") != 0]
-    return [f"loss:{name}" for name in (*tested, *names(data, "probes"))]
+    tested = {key for key, _ in with_rows(recipe, "test")}
+    untested = {key[1] for key, _ in datasets(recipe) if key not in tested}
+    return [f"loss:{name}" for name in names(recipe, "datasets", "probes") if name not in untested]
 
 
-JUDGING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
+RULES: tuple[Rule, ...] = (
     _known_models,
     _each_task_once,
+    _answers_have_prompts,
     _prompts_are_answered,
+    _each_prompt_once,
     _gates_have_bounds,
     _gates_are_measured,
     _gates_name_metrics,
     _gates_compare_models,
+    _gates_judge_the_composed_model,
 )

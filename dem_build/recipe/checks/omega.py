@@ -1,122 +1,121 @@
-"""Rules of ω and `[tune]`: what may be searched, and what judges it."""
+"""Rules of ω, `[tune]` and `[analysis]`: what may be searched, and what judges it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.recipe.checks.tables import is_nothing, is_number, names, raw, tables, tested, validated
-from dem_build.recipe.problems import Mistake, nearest
+from dem_build.recipe.checks.recovery import WRONG
+from dem_build.recipe.checks.tables import datasets, each, names, vectors, with_rows
+from dem_build.recipe.messages import Mistake, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from dem_build.recipe.checks.tables import Raw
+    from dem_build.recipe.checks.tables import Rule
+    from dem_build.recipe.schema import Dataset, Recipe, Vector
+    from dem_build.recipe.toml import Key
 
-__all__ = ["WEIGHING"]
+__all__ = ["RULES"]
 
 NUMBER = "give ω a number, such as omega = 0.5"
 
 
-def _bounds_are_ordered(data: Raw) -> Iterator[Mistake]:
-    bounds = raw(data, "tune").get("bounds")
-    if (
-        isinstance(bounds, tuple)
-        and len(bounds) == 2
-        and all(map(is_number, bounds))
-        and not bounds[0] < bounds[1]
-    ):
+def _bounds_are_ordered(recipe: Recipe) -> Iterator[Mistake]:
+    if recipe.tune is not None and not recipe.tune.bounds[0] < recipe.tune.bounds[1]:
         yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
 
 
-def _importance_names_datasets(data: Raw) -> Iterator[Mistake]:
-    for name in raw(data, "tune", "importance"):
-        if name not in raw(data, "datasets"):
+def _importance_names_datasets(recipe: Recipe) -> Iterator[Mistake]:
+    for name in recipe.tune.importance if recipe.tune else ():
+        if name not in (known := names(recipe, "datasets")):
             key = ("tune", "importance", name)
-            yield Mistake(key, "there is no such dataset", nearest(name, raw(data, "datasets")))
+            yield Mistake(key, "there is no such dataset", nearest(name, known))
 
 
-def _importance_is_of_judges(data: Raw) -> Iterator[Mistake]:
-    for name in raw(data, "tune", "importance"):
-        share = raw(data, "datasets", name).get("validation")
-        if is_number(share) and share == 0:
-            what = f"has no effect: `validation` of {name} is 0, and importance weighs validation rows"
-            yield Mistake(("tune", "importance", name), what, "remove it, or hold out a share such as 0.05")
+def _importance_is_of_judges(recipe: Recipe) -> Iterator[Mistake]:
+    importance = recipe.tune.importance if recipe.tune else {}
+    judges = {key for key, _ in with_rows(recipe, "validation")}
+    for key, _ in datasets(recipe):
+        if key not in judges and key[1] in importance:
+            what = f"has no effect: `validation` of {key[1]} is 0, and importance weighs validation rows"
+            hint = "remove it, or hold out a share such as 0.05"
+            yield Mistake(("tune", "importance", key[1]), what, hint)
 
 
-def _tuned_datasets_have_judges(data: Raw) -> Iterator[Mistake]:
-    for key, table in tables(data, "datasets"):
-        share = table.get("validation")
-        if _is_tuned(table) and is_number(share) and share == 0:
-            what = 'is 0, and omega = "tune", the default, is judged on validation rows'
-            yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {NUMBER}")
+@each(datasets)
+def _tuned_datasets_have_judges(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
+    if dataset.omega == "tune" and dataset.validation == 0:
+        what = 'is 0, and omega = "tune", the default, is judged on validation rows'
+        yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {NUMBER}")
 
 
-def _something_judges(data: Raw) -> Iterator[Mistake]:
-    if validated(data):
-        return
-    for key, table in tables(data, "vectors"):
-        if _is_tuned(table):
-            what = 'omega = "tune", the default, needs a dataset with validation rows to judge it'
-            yield Mistake((*key, "omega"), what, NUMBER)
+@each(vectors)
+def _something_judges(recipe: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
+    if vector.omega == "tune" and not with_rows(recipe, "validation"):
+        what = 'omega = "tune", the default, needs a dataset with validation rows to judge it'
+        yield Mistake((*key, "omega"), what, NUMBER)
 
 
-def _someone_counts(data: Raw) -> Iterator[Mistake]:
-    importance = raw(data, "tune", "importance")
-    counted = [importance.get(str(key[-1]), 1.0) for key, _ in validated(data)]
-    if counted and all(is_number(value) and value == 0 for value in counted):
+def _someone_counts(recipe: Recipe) -> Iterator[Mistake]:
+    importance = recipe.tune.importance if recipe.tune else {}
+    # A wrong value may be any weight, 0 too: then nothing is said.
+    counted = [importance.get(str(key[-1]), 1.0) for key, _ in with_rows(recipe, "validation")]
+    if counted and all(value == 0 for value in counted):
         what = "is 0 for every dataset that has validation rows, so nothing is tuned for"
         yield Mistake(("tune", "importance"), what)
 
 
-def _interpolation_takes_numbers(data: Raw) -> Iterator[Mistake]:
-    if raw(data, "compose").get("method") != "interpolation":
-        return
-    for key, table in tables(data, "datasets", "vectors"):
-        if _is_tuned(table):
-            what = 'omega = "tune", the default, is for method = "dem": an interpolation\'s ω sum to 1'
-            yield Mistake((*key, "omega"), what, NUMBER)
+@each(lambda recipe: [*datasets(recipe), *vectors(recipe)])
+def _interpolation_takes_numbers(recipe: Recipe, key: Key, vector: Dataset | Vector) -> Iterator[Mistake]:
+    if recipe.compose.method == "interpolation" and vector.omega == "tune":
+        what = 'omega = "tune", the default, is for method = "dem": an interpolation\'s ω sum to 1'
+        yield Mistake((*key, "omega"), what, NUMBER)
 
 
-def _interpolations_have_vectors(data: Raw) -> Iterator[Mistake]:
-    if raw(data, "compose").get("method") != "interpolation":
+def _interpolations_have_vectors(recipe: Recipe) -> Iterator[Mistake]:
+    if recipe.compose.method != "interpolation":
         return
-    omegas = [table.get("omega") for _, table in tables(data, "datasets", "vectors")]
-    if not omegas:
+    omegas = [dataset.omega for _, dataset in datasets(recipe)]
+    omegas += [vector.omega for _, vector in vectors(recipe)]
+    if not names(recipe, "datasets", "vectors"):
         what = "there is no vector to interpolate, and an interpolation of none is a model of zeros"
         yield Mistake(("compose", "method"), what, "add [datasets.NAME], or remove it")
-    elif is_nothing(omegas):
+    elif omegas and all(omega == 0 for omega in omegas):
         what = "the ω of every vector is 0, and an interpolation of none is a model of zeros"
         yield Mistake(("compose", "method"), what, "give one an ω other than 0")
 
 
-def _losses_are_of_dem(data: Raw) -> Iterator[Mistake]:
-    if raw(data, "compose").get("method") != "interpolation":
-        return
-    for name in ("response", "ladder"):
-        if raw(data, "analysis").get(name):
+def _losses_are_of_dem(recipe: Recipe) -> Iterator[Mistake]:
+    for name in _analyses_by_name(recipe) if recipe.compose.method == "interpolation" else ():
+        if name in {"response", "ladder"}:
             what = 'has no effect with method = "interpolation": another ω scales its base too'
             yield Mistake(("analysis", name), what, "remove it")
 
 
-def _analyses_have_rows(data: Raw) -> Iterator[Mistake]:
-    """By default an analysis is done where there are rows for it; what is asked for by name needs them."""
-    judged = validated(data)
+def _analyses_have_rows(recipe: Recipe) -> Iterator[Mistake]:
+    judged = with_rows(recipe, "validation")
     found = {
-        "response": (judged or names(data, "probes"), "validation rows or a probe"),
-        "ladder": (judged and tested(data), "validation and test rows"),
+        "response": (judged or names(recipe, "probes"), "validation rows or a probe"),
+        "ladder": (judged and with_rows(recipe, "test"), "validation and test rows"),
         "tsne": (judged, "validation rows"),
     }
-    for name, (rows, words) in found.items():
-        if raw(data, "analysis").get(name) and not rows:
+    for name in _analyses_by_name(recipe):
+        rows, words = found[name]
+        if not rows:
             hint = "remove it, or hold out a share such as 0.05"
             yield Mistake(("analysis", name), f"has no effect without {words}", hint)
 
 
-def _is_tuned(table: Raw) -> bool:
-    return bool(table.get("omega", "tune") == "tune")
+def _analyses_by_name(recipe: Recipe) -> list[str]:
+    """By default an analysis is done where there are rows for it; what is asked for by name needs them."""
+    if recipe.analysis is None:
+        return []
+    given = recipe.analysis.model_fields_set & {"response", "ladder", "tsne"}
+    values = {name: getattr(recipe.analysis, name) for name in sorted(given)}
+    return [name for name, value in values.items() if value is not WRONG and value]
 
 
-WEIGHING: tuple[Callable[[Raw], Iterator[Mistake]], ...] = (
+RULES: tuple[Rule, ...] = (
     _bounds_are_ordered,
     _importance_names_datasets,
     _importance_is_of_judges,

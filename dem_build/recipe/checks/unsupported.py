@@ -8,70 +8,60 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dem_build.recipe.problems import Mistake
+from dem_build.recipe.messages import Mistake
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
 
-    from dem_build.recipe.checks.tables import Raw
-    from dem_build.recipe.locate import Key
+    from dem_build.recipe.toml import Key
 
-__all__ = ["LATER", "Later", "not_yet"]
+__all__ = ["UNSUPPORTED", "Unsupported", "not_yet"]
 
 
 @dataclass(frozen=True)
-class Later:
-    """A use of the language that is not built yet.
+class Unsupported:
+    """A value that is not built yet.
 
     Attributes:
-        key: Where it is written; `*` stands for every name, or every item of a list.
-        feature: What it is called in a message.
+        key: Where it is written; `*` stands for every name.
+        value: The value.
         until: What to do for now.
-        uses: Which values use it, of those that the language has.
     """
 
     key: str
-    feature: str
-    until: str = "remove it for now"
-    uses: Callable[[Any], bool] = lambda _: True
+    value: str
+    until: str
+
+    @property
+    def feature(self) -> str:
+        """As a recipe has it, such as `method = "lora"`."""
+        return f'{self.key.rpartition(".")[2]} = "{self.value}"'
 
 
-def _is(*values: Any) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and value in values
-
-
-_TRAIN = (Later("train.method", 'method = "lora"', 'use method = "full" for now', _is("lora")),)
-
-LATER: tuple[Later, ...] = (
-    *_TRAIN,
-    *(
-        Later(f"{section}.*.{item.key}", item.feature, item.until, item.uses)
-        for section in ("datasets", "baselines")
-        for item in _TRAIN
-    ),
+UNSUPPORTED = tuple(
+    Unsupported(f"{owner}train.method", "lora", 'use method = "full" for now')
+    for owner in ("", "datasets.*.", "baselines.*.")
 )
 
 
-def not_yet(data: Raw) -> list[Mistake]:
-    """Return every use of what this version has not.
+def not_yet(data: Mapping[str, Any]) -> list[Mistake]:
+    """Every use of what this version has not.
 
     Args:
-        data: The recipe's tables, lists given as tuples.
+        data: The recipe's raw tables: a table of another shape hides none of them.
     """
     return [
-        Mistake(key, f"{later.feature} is not in this version of dem yet", later.until)
-        for later in LATER
-        for key, value in _at(data, tuple(later.key.split(".")))
-        if later.uses(value)
+        Mistake(key, f"{item.feature} is not in this version of dem yet", item.until)
+        for item in UNSUPPORTED
+        for key, value in _at(data, tuple(item.key.split(".")))
+        if value == item.value
     ]
 
 
 def _at(table: Any, pattern: tuple[str, ...], key: Key = ()) -> Iterator[tuple[Key, Any]]:
-    """Yield what a pattern leads to."""
+    """What a pattern leads to."""
     if not pattern:
         yield key, table
-    elif isinstance(table, dict) and pattern[0] == "*":
-        for name, value in table.items():
-            yield from _at(value, pattern[1:], (*key, name))
-    elif isinstance(table, dict) and pattern[0] in table:
-        yield from _at(table[pattern[0]], pattern[1:], (*key, pattern[0]))
+    elif isinstance(table, dict):
+        for name in table if pattern[0] == "*" else table.keys() & {pattern[0]}:
+            yield from _at(table[name], pattern[1:], (*key, name))

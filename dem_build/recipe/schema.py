@@ -1,14 +1,12 @@
 """The recipe language: every table and key, its type, default and meaning, as frozen pydantic models.
 
-The models know the shape of each value alone. What keys say about each other is in `rules.py`, and what this
-version of dem cannot do yet is in `later.py`. `docs/recipe.md` is generated from here.
+The models know the shape of each value alone. What keys say about each other is in `checks/`. `docs/recipe.md` is
+generated from here. Values keep their TOML types: no text is read as a number. Lists are given as tuples.
 
-Values keep their TOML types: no text is read as a number. Lists are given as tuples (`load.py` turns them).
-
-Here and where else models are, annotations are no strings (`from __future__ import annotations`): pydantic would
-compile each of them at every start of dem.
+Annotations are no strings (`from __future__ import annotations`): pydantic would compile each of them at every start.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,24 +14,34 @@ from pydantic import Field, PrivateAttr, Tag
 
 from dem_build.errors import Problem
 from dem_build.paths import absolute, expanded
-from dem_build.recipe.locate import parsed
-from dem_build.recipe.measured import Analysis, Evaluate, Gate, Task, Tune
-from dem_build.recipe.shapes import Dtype, Omega, Salt, Share, Table, Text, shapes
-from dem_build.recipe.source import Origin
-from dem_build.recipe.training import Train
+from dem_build.recipe.sections import (
+    IDLE,
+    Analysis,
+    Dtype,
+    Evaluate,
+    Gate,
+    Omega,
+    Salt,
+    Share,
+    Table,
+    Task,
+    Text,
+    Train,
+    Tune,
+    shapes,
+)
+from dem_build.recipe.toml import Origin, parsed
 
 __all__ = [
+    "IDLE",
+    "NAME",
     "Analysis",
     "Base",
     "Baseline",
     "Compose",
     "Dataset",
-    "Dtype",
     "Evaluate",
-    "Format",
     "Gate",
-    "HeldOut",
-    "Loss",
     "Probe",
     "Recipe",
     "Source",
@@ -44,8 +52,8 @@ __all__ = [
     "Vector",
 ]
 
-Format = Literal["text", "prompt-completion", "messages", "alpaca", "sharegpt"]
-Loss = Literal["completion", "assistant", "all"]
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""What is a name."""
 
 
 class SplitName(Table):
@@ -102,7 +110,7 @@ class Source(Table):
     split: Text | None = Field(
         default=None, description="Split of a hub dataset; `train` where none is named."
     )
-    format: Format | None = Field(
+    format: Literal["text", "prompt-completion", "messages", "alpaca", "sharegpt"] | None = Field(
         default=None, description="What a row holds. Inferred from the columns where that is unambiguous."
     )
     columns: dict[Text, Text] | None = Field(
@@ -119,7 +127,7 @@ class Source(Table):
     system: Text | None = Field(
         default=None, description="System prompt of every row that has no system turn of its own."
     )
-    loss: Loss | None = Field(
+    loss: Literal["completion", "assistant", "all"] | None = Field(
         default=None,
         description="Tokens that count: of the `completion` (of a chat, the last answer), of every turn of the "
         "`assistant`, or `all`. Default: `completion`, but `all` for text and `assistant` for chats.",
@@ -147,7 +155,7 @@ class Dataset(Source):
         default=None, description="Rows with the same value of this column stay on one side of a split."
     )
     omega: Omega = Field(default="tune", description="ω, the vector's weight: a number, or `tune`.")
-    # Only its `model_fields_set` count: `Recipe.train_of` lays them over [train].
+    # Only its `model_fields_set` count: `Train.with_own` lays them over [train].
     train: Train = Field(default_factory=Train, description="Keys of `[train]` that differ for this dataset.")
 
 
@@ -231,7 +239,7 @@ class Baseline(Table):
         default=None,
         description="interpolation: vector = its ω, 0 where it is not named; 1/n of each if absent.",
     )
-    # Only its `model_fields_set` count: `Recipe.train_of` lays them over [train].
+    # Only its `model_fields_set` count: `Train.with_own` lays them over [train].
     train: Train = Field(
         default_factory=Train,
         description="mixing: keys of `[train]` that differ. Without `num_train_epochs` or `max_steps` here, the "
@@ -253,7 +261,7 @@ class Recipe(Table):
     """A recipe: what to build, never how or where."""
 
     name: str = Field(
-        pattern=r"^[A-Za-z0-9_-]+$",
+        pattern=rf"^{NAME.pattern}$",
         description="Name of the output folder. Default: the file's stem.",
         json_schema_extra={"filled": "by load_recipe"},
     )
@@ -286,17 +294,17 @@ class Recipe(Table):
         return self._path.parent
 
     def resolve(self, text: str) -> Path:
-        """Return a path of the recipe as a path of this machine: absolute, with `~` expanded."""
+        """A path of the recipe as a path of this machine: absolute, with `~` expanded."""
         return self.folder / expanded(text)
 
     def train_of(self, name: str) -> Train:
-        """Return `[train]` with a dataset's or baseline's own `train` table laid over it, key by key.
+        """`[train]` with a dataset's or baseline's own `train` table laid over it.
 
         Raises:
             KeyError: The recipe has no such dataset or baseline.
         """
-        own = (self.datasets[name] if name in self.datasets else self.baselines[name]).train
-        return self.train.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+        owner = self.datasets[name] if name in self.datasets else self.baselines[name]
+        return self.train.with_own(owner.train)
 
     @property
     def unevaluated(self) -> list[str]:
@@ -305,7 +313,7 @@ class Recipe(Table):
         return [name for name in self.baselines if name not in measured]
 
     def problem(self, key: str, what: str, hint: str = "") -> Problem:
-        """Return a mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line or option."""
+        """A mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line or option."""
         return self._origin.problem(parsed(key), what, hint)
 
     def placed(self, path: Path, origin: Origin) -> "Recipe":

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from dem_build.machine import Machine
-from dem_build.recipe.models import Dataset, Evaluate, Train
-from dem_build.recipe.shapes import is_tag
+from dem_build.recipe.schema import Dataset, Evaluate, Train
+from dem_build.recipe.sections import is_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pydantic_core import ErrorDetails
 
-    from dem_build.recipe.locate import Key
+    from dem_build.recipe.toml import Key
 
-__all__ = ["Mistake", "any_of", "listed", "mistakes_of", "nearest"]
+__all__ = ["Mistake", "any_of", "listed", "mistakes_in", "mistakes_of", "nearest"]
 
 OTHER_NAMES = {
     "lr": "learning_rate",
@@ -58,7 +58,7 @@ class Mistake:
 
 
 def mistakes_of(model: type[BaseModel], data: Mapping[str, Any]) -> list[Mistake]:
-    """Return what is wrong with the shape of a table; nothing when the model takes it.
+    """What is wrong with the shape of a table; nothing when the model takes it.
 
     Args:
         model: The table's model.
@@ -67,12 +67,17 @@ def mistakes_of(model: type[BaseModel], data: Mapping[str, Any]) -> list[Mistake
     try:
         model.model_validate(data, strict=True)
     except ValidationError as error:
-        return [_mistake(model, details) for details in error.errors(include_url=False)]
+        return mistakes_in(model, error)
     return []
 
 
+def mistakes_in(model: type[BaseModel], error: ValidationError) -> list[Mistake]:
+    """What pydantic found wrong with a table of a model."""
+    return [_mistake(model, details) for details in error.errors(include_url=False)]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint that leads from a word to the known ones; empty where none is known."""
+    """A hint that leads from a word to the known ones; empty where none is known."""
     words = sorted(known)
     if similar := _similar(word, words):
         return f"did you mean `{similar}`?"
@@ -99,7 +104,7 @@ def any_of(values: Iterable[Any]) -> str:
 
 
 def _model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
-    """Return the model of the table at a key; None where the language has no table with keys of its own."""
+    """The model of the table at a key; None where the language has no table with keys of its own."""
     now: type[BaseModel] | None = model
     parts = list(key)
     while parts and now is not None:
@@ -108,7 +113,7 @@ def _model_at(model: type[BaseModel], key: Key) -> type[BaseModel] | None:
             return None
         now = _model_in(field.annotation)
         if get_origin(field.annotation) in (dict, tuple) and parts:
-            parts.pop(0)
+            parts.pop(0)  # the name or number of a table among others of its kind
     return now
 
 
@@ -123,48 +128,41 @@ def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:
     if error["type"] == "extra_forbidden":
         return Mistake(key, "unknown key", _key_hint(model, key))
     if error["type"] == "literal_error":
-        choices = _choices(error)
+        # pydantic gives a Literal's values as one text: 'a', 'b' or 'c'
+        expected = str(error.get("ctx", {}).get("expected", ""))
+        choices = [part.strip().strip("'") for part in expected.replace(" or ", ",").split(",")]
         similar = _similar(str(error["input"]), choices)
         what = f"must be {any_of(choices)}, not {_show(error['input'])}"
         return Mistake(key, what, f'did you mean "{similar}"?' if similar else "")
-    return Mistake(key, _what(error))
+    say = _SAYINGS.get(error["type"])
+    what = say(error.get("ctx", {})) if say else error["msg"]
+    return Mistake(key, what if error["type"] in _WITHOUT_VALUE else f"{what}, not {_show(error['input'])}")
 
 
 def _key_hint(model: type[BaseModel], key: Key) -> str:
     """Point from an unknown key to the one that was meant: a similar one here, or the table or file it belongs in."""
     table, word = _model_at(model, key[:-1]), str(key[-1])
     here = table.model_fields if table else {}
-    meant = OTHER_NAMES.get(word)
-    if meant in here:
+    meant = OTHER_NAMES.get(word, word)
+    if meant != word and meant in here:
         return f"did you mean `{meant}`?"
-    elsewhere = "" if _similar(word, here) else _elsewhere(meant or word, model)
+    elsewhere = ""
+    if _similar(word, here):
+        pass  # a slip of the pen is likelier than a key of another table
+    elif model is Machine:
+        elsewhere = (
+            "the recipe says what to build, the machine file how" if meant in Train.model_fields else ""
+        )
+    else:
+        places: tuple[tuple[type[BaseModel], str], ...] = (
+            (Train, "[train]"),
+            (Dataset, "[datasets.NAME]"),
+            (Evaluate, "[evaluate]"),
+            (Machine, "the machine file, `machine.toml`"),
+        )
+        found = (name for owner, name in places if meant in owner.model_fields)
+        elsewhere = next((f"`{meant}` belongs in {name}" for name in found), "")
     return elsewhere or nearest(word, here)
-
-
-def _elsewhere(word: str, model: type[BaseModel]) -> str:
-    places: tuple[tuple[type[BaseModel], str], ...] = (
-        (Train, "[train]"),
-        (Dataset, "[datasets.NAME]"),
-        (Evaluate, "[evaluate]"),
-        (Machine, "the machine file, `machine.toml`"),
-    )
-    if model is Machine:
-        return "the recipe says what to build, the machine file how" if word in Train.model_fields else ""
-    return next((f"`{word}` belongs in {name}" for owner, name in places if word in owner.model_fields), "")
-
-
-def _choices(error: ErrorDetails) -> list[str]:
-    # pydantic gives a Literal's values as one text: 'a', 'b' or 'c'
-    expected = str(error.get("ctx", {}).get("expected", ""))
-    return [part.strip().strip("'") for part in expected.replace(" or ", ",").split(",")]
-
-
-def _what(error: ErrorDetails) -> str:
-    say = _SAYINGS.get(error["type"])
-    text = say(error.get("ctx", {})) if say else error["msg"]
-    if error["type"] in _WITHOUT_VALUE:
-        return text
-    return f"{text}, not {_show(error['input'])}"
 
 
 _WITHOUT_VALUE = {"missing", "string_too_short", "too_long"}
