@@ -18,6 +18,7 @@ from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.options import Options
 from dem_build.engine.outcome import recorded
 from dem_build.errors import DemError, GateError, InterruptedBuildError, UsageError
+from dem_build.report.actions import lines_after_results, lines_before_results
 from dem_build.report.documents import build_document, failure_document
 
 if TYPE_CHECKING:
@@ -164,12 +165,10 @@ def _finish(
     results, gates = ending.results, ending.gates
     view.remaining_warnings(results, console, shown)
     say_shared(ending.shared, console)
-    if results.tuning is not None:
-        view.omega_lines(results.tuning, console)
+    view.say_lines(lines_before_results(results), console)
     view.baseline_lines(results.baselines, console)
     view.result_table(results, gates, console)
-    if results.analysis is not None:
-        view.analysis_lines(results.analysis, console)
+    view.say_lines(lines_after_results(results), console)
     view.closing_lines(outcome, results, ending.model, console, ending.report)
     document = build_document(session.named, outcome, ending.model, results, gates)
     document["overlap"] = shared_documents(ending.shared)

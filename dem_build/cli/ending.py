@@ -13,7 +13,7 @@ from dem_build.errors import CorruptObjectError
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
 from dem_build.report.gates import check
-from dem_build.report.material import Material, is_drawn, mark_of
+from dem_build.report.inputs import ReportInputs, is_drawn, mark_of
 from dem_build.report.results import READ, Results, collect
 from dem_build.report.summary import summary
 
@@ -120,18 +120,18 @@ def _texts(
         texts["results.json"] = json.dumps(lasting, indent=2, ensure_ascii=False) + "\n"
         texts["summary.md"] = summary(session.recipe.name, outcome, results, gates)
         texts |= _report(
-            to.folder / REPORT, Material(session.recipe, graph, records, results, gates, __version__)
+            to.folder / REPORT, ReportInputs(session.recipe, graph, records, results, gates, __version__)
         )
     return texts
 
 
-def _report(path: Path, material: Material) -> dict[str, str]:
+def _report(path: Path, inputs: ReportInputs) -> dict[str, str]:
     """Return the report under its name, and nothing where it is there: drawing takes longer than all else here."""
-    if is_drawn(path, mark_of(material)):
+    if is_drawn(path, mark_of(inputs)):
         return {}
     from dem_build.report.html.page import render  # noqa: PLC0415  a build with nothing to do draws nothing
 
-    return {path.name: render(material)}
+    return {path.name: render(inputs)}
 
 
 def report(session: Session) -> Path:
@@ -149,6 +149,6 @@ def report(session: Session) -> Path:
     graph = session.plan.graph
     results = collect(graph, records, lambda output: metrics[output.digest])
     gates = check(session.recipe.gates, results) if len(records) == len(graph.actions) else []
-    material = Material(session.recipe, graph, records, results, gates, __version__)
+    inputs = ReportInputs(session.recipe, graph, records, results, gates, __version__)
     to = session.destination()
-    return publish_text(to, REPORT, render(material))
+    return publish_text(to, REPORT, render(inputs))

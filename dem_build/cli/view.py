@@ -10,11 +10,10 @@ from dem_build.cli.view_estimate import estimate_lines, memory_lines
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import plan_table, recipe_line
 from dem_build.cli.view_results import (
-    analysis_lines,
     closing_lines,
-    omega_lines,
     remaining_warnings,
     result_table,
+    say_lines,
 )
 from dem_build.cli.view_text import clean, joined, make_console
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PlainListener",
-    "analysis_lines",
     "baseline_lines",
     "budget_lines",
     "clean",
@@ -33,12 +31,12 @@ __all__ = [
     "make_console",
     "make_listener",
     "memory_lines",
-    "omega_lines",
     "plan_table",
     "recipe_line",
     "remaining_warnings",
     "render_error",
     "result_table",
+    "say_lines",
     "unevaluated_line",
 ]
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.estimate import Budget
-    from dem_build.report.baselines import Contender
+    from dem_build.report.baselines import RecordedBaseline
 
 __all__ = ["baseline_lines", "budget_lines", "unevaluated_line"]
 
 
-def baseline_lines(baselines: Mapping[str, Contender], console: Console) -> None:
+def baseline_lines(baselines: Mapping[str, RecordedBaseline], console: Console) -> None:
     """Print a line for each baseline: what it is, its tokens and its ω; then what its search has to say."""
     if baselines:
         console.print()

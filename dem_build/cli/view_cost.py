@@ -8,14 +8,14 @@ from rich.text import Text
 
 from dem_build.cli.view_text import hang, joined
 from dem_build.report.cost import by_device, on_devices
-from dem_build.report.mixing import times
+from dem_build.report.mixing_cost import times
 from dem_build.report.quantities import duration
 from dem_build.report.verdict import judge
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dem_build.report.mixing import Mixing
+    from dem_build.report.mixing_cost import MixingCost
     from dem_build.report.results import Results
 
 __all__ = ["cost_line"]
@@ -31,7 +31,7 @@ def cost_line(results: Results, console: Console) -> None:
         hang(console, Text("cost   "), body)
 
 
-def _against(mixing: Mixing) -> str:
+def _against(mixing: MixingCost) -> str:
     some = f"{mixing.count - mixing.trained} of them " if mixing.trained else ""
     projected = f" ({some}projected)" if mixing.trained < mixing.count else ""
     return (
@@ -40,7 +40,7 @@ def _against(mixing: Mixing) -> str:
     )
 
 
-def _alone(mixing: Mixing, results: Results) -> str:
+def _alone(mixing: MixingCost, results: Results) -> str:
     """Return what the mixture that won took, where others stand beside it; nothing where none won."""
     winner = judge(results).winner if len(mixing.each) > 1 else None
     way = mixing.each.get(winner) if winner is not None else None

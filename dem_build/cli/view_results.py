@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,19 +19,24 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from dem_build.actions.analysis.read import Analysis
-    from dem_build.actions.tune.read import Tuning
     from dem_build.engine.outcome import Outcome
-    from dem_build.report.comparison import Measure, Row
+    from dem_build.report.comparison import Measurement, MetricRow
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
+    from dem_build.report.text import Line
 
-__all__ = ["analysis_lines", "closing_lines", "omega_lines", "remaining_warnings", "result_table"]
+__all__ = ["closing_lines", "remaining_warnings", "result_table", "say_lines"]
 
 TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}
 GAP = 3
 SUBJECT_WIDTH = 28
 NAMES_SHOWN = 6
+
+
+def say_lines(lines: Iterable[Line], console: Console) -> None:
+    """Print what an action's own view says (`actions/*/show.py`)."""
+    for line in lines:
+        say(console, *line)
 
 
 def result_table(results: Results, gates: Iterable[GateResult], console: Console) -> None:
@@ -55,7 +59,7 @@ def result_table(results: Results, gates: Iterable[GateResult], console: Console
         _gate(gate, console)
 
 
-def _clear(found: Sequence[Row], *, coloured: bool) -> str:
+def _clear(found: Sequence[MetricRow], *, coloured: bool) -> str:
     """Say which changes are clear: by their colour, or where there is none by the names of the others."""
     if not any(row.change for row in found):
         return ""
@@ -69,51 +73,13 @@ def _clear(found: Sequence[Row], *, coloured: bool) -> str:
     return "".join(some) or "; every change has zero outside its 95 % interval"
 
 
-def _changed(found: Sequence[Row], trend: Trend) -> str:
+def _changed(found: Sequence[MetricRow], trend: Trend) -> str:
     """Return the names of the rows whose change has a trend."""
     names = [
         f"{_subject(row)} {joined(row.metric)}" for row in found if row.change and row.change.trend is trend
     ]
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
-
-
-def omega_lines(tuning: Tuning, console: Console) -> None:
-    """Print the ω that tuning found, each with its 95 % interval, and what it has to say."""
-    console.print()
-    names = max((len(joined(name)) for name in tuning.vectors), default=0)
-    for name, vector in tuning.vectors.items():
-        interval = (
-            "given"
-            if vector.low is None or vector.high is None
-            else quantities.between(vector.low, vector.high)
-        )
-        gain = tuning.judges[name].gain if name in tuning.judges else None
-        recovered = "" if gain is None else f"  gain recovered {gain:.2f}"
-        if vector.layers:  # the interval is of another number
-            interval = f"mean of its layers; one ω for all of them: {interval}"
-        value = (f"{vector.omega:.3f}", "bold")
-        say(console, f"ω {joined(name):<{names}}  ", value, (f"  {interval}{recovered}", "dim"))
-    layers = " of one ω a vector, then of one a layer" if tuning.layered else ""
-    counted = f"{joined(tuning.search)} search, {tuning.passes} candidates{layers}"
-    say(console, (f"{counted}; gain and intervals (95 %) on validation rows", "dim"))
-    for sentence in tuning.told:
-        say(console, ("note: ", "yellow"), joined(sentence))
-
-
-def analysis_lines(analysis: Analysis, console: Console) -> None:
-    """Print how far apart the vectors lie, in a line; the report has the rest."""
-    whole, count = analysis.whole, len(analysis.whole.norms)
-    pairs = [whole.cosines[a][b] for a, b in combinations(whole.norms, 2)]
-    angles = [cosine for cosine in pairs if cosine is not None]
-    if count < 2 or not angles or whole.shared is None or whole.sign_conflict is None:
-        return
-    console.print()
-    cosines = (
-        f"cosines {min(angles):.2f} to {max(angles):.2f}" if len(angles) > 1 else f"cosine {angles[0]:.2f}"
-    )
-    shared = f"shared part {whole.shared:.0%} (at right angles {1 / count:.0%})"
-    say(console, f"vectors: {cosines}; {shared}; signs conflict on {whole.sign_conflict:.0%}")
 
 
 def closing_lines(
@@ -176,7 +142,7 @@ def _gate(gate: GateResult, console: Console) -> None:
     say(console, (f"{MARKS[status]} ", STYLES[status]), name, (value, "bold"), (f", {must}", "dim"))
 
 
-def _fitting(found: Sequence[Row], models: list[str], width: int) -> list[list[str]]:
+def _fitting(found: Sequence[MetricRow], models: list[str], width: int) -> list[list[str]]:
     """Divide the models among as few tables as fit the width; base and composed stay together."""
     labels = max(len(_subject(r)) for r in found) + max(len(joined(r.metric)) for r in found) + 2 * GAP
     groups: list[list[str]] = [[m for m in models if m in (BASE, COMPOSED)]]
@@ -190,12 +156,12 @@ def _fitting(found: Sequence[Row], models: list[str], width: int) -> list[list[s
     return groups
 
 
-def _column_width(found: Sequence[Row], model: str) -> int:
+def _column_width(found: Sequence[MetricRow], model: str) -> int:
     cells = [_measured(row.measures.get(model), _error_width(found, model)) for row in found]
     return max(len(joined(model)), *(len(c) for c in cells)) + GAP
 
 
-def _table(found: Sequence[Row], models: Sequence[str]) -> Table:
+def _table(found: Sequence[MetricRow], models: Sequence[str]) -> Table:
     from rich.table import Table  # noqa: PLC0415  # a build that evaluates nothing prints no table
 
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
@@ -212,7 +178,7 @@ def _table(found: Sequence[Row], models: Sequence[str]) -> Table:
     return table
 
 
-def _row_cells(row: Row, found: Sequence[Row], models: Sequence[str]) -> list[Text]:
+def _row_cells(row: MetricRow, found: Sequence[MetricRow], models: Sequence[str]) -> list[Text]:
     cells = []
     for model in models:
         cells.append(_measured(row.measures.get(model), _error_width(found, model), bold=model == COMPOSED))
@@ -221,19 +187,19 @@ def _row_cells(row: Row, found: Sequence[Row], models: Sequence[str]) -> list[Te
     return cells
 
 
-def _subject(row: Row) -> str:
+def _subject(row: MetricRow) -> str:
     return shorten(joined(row.subject), SUBJECT_WIDTH)
 
 
-def _error(measure: Measure | None) -> str:
+def _error(measure: Measurement | None) -> str:
     return "" if measure is None else quantities.with_error("", measure.stderr)
 
 
-def _error_width(found: Sequence[Row], model: str) -> int:
+def _error_width(found: Sequence[MetricRow], model: str) -> int:
     return max(len(_error(row.measures.get(model))) for row in found)
 
 
-def _measured(measure: Measure | None, error_width: int, *, bold: bool = False) -> Text:
+def _measured(measure: Measurement | None, error_width: int, *, bold: bool = False) -> Text:
     """Return a value and its error, padded so that values stand in one column."""
     if measure is None:
         return Text("-" + " " * error_width, "dim")
@@ -241,6 +207,6 @@ def _measured(measure: Measure | None, error_width: int, *, bold: bool = False) 
     return Text.assemble(value, (f"{_error(measure):<{error_width}}", "dim"))
 
 
-def _change(row: Row) -> Text:
+def _change(row: MetricRow) -> Text:
     change = row.change
     return Text("") if change is None else Text(quantities.signed(change.delta), TREND_STYLES[change.trend])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import sys
-import unicodedata
 
 from rich.console import Console
 from rich.text import Text
+
+from dem_build.report.text import clean, joined
 
 __all__ = ["MARKS", "STYLES", "clean", "hang", "joined", "make_console", "say", "shorten"]
 
@@ -30,19 +31,6 @@ def make_console(*, stderr: bool = False) -> Console:
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # a Latin-1 terminal shows `?` for `✓`, and the build goes on
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
-
-
-def clean(text: object) -> str:
-    r"""Return text without what a terminal would obey: control characters are shown as `\x1b`, lines are kept."""
-    text = str(text)
-    if text.isascii() and text.isprintable():  # as nearly all names are
-        return text
-    return "".join(c if c == "\n" or _harmless(c) else _escaped(c) for c in text)
-
-
-def joined(text: object) -> str:
-    """Return cleaned text on one line."""
-    return clean(" ".join(str(text).split()))
 
 
 def shorten(name: str, width: int) -> str:
@@ -85,12 +73,3 @@ def _put(console: Console, line: Text) -> None:
         console.file.flush()
     except BrokenPipeError:
         console.on_broken_pipe()
-
-
-def _harmless(character: str) -> bool:
-    # Cf holds the direction overrides that make text read as something else; joiners in emoji go with them.
-    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
-
-
-def _escaped(character: str) -> str:
-    return " " if character == "\t" else character.encode("unicode_escape").decode("ascii")

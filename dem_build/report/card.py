@@ -6,9 +6,12 @@ import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from dem_build.report.markdown import baselines_list, code, escape, printable, results_table, table
-from dem_build.report.material import base_name
+from dem_build.actions.compose.methods import METHODS
+from dem_build.actions.tune.read import read_tuning
+from dem_build.report.inputs import base_name
+from dem_build.report.markdown import baselines_list, code, escape, results_table, table
 from dem_build.report.quantities import count
+from dem_build.report.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,10 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["card"]
 
-FORMULAS = {
-    "dem": "`Θ_D = Θ + Σ ω_i ΔΘ_i`, where `ΔΘ_i` is what fine-tuning the base `Θ` on dataset `i` changed",
-    "interpolation": "`Θ_I = Σ ω_i Θ_i`, where `Θ_i` is the base fine-tuned on dataset `i`",
-}
 FRONT_MATTER = """\
 library_name: transformers
 pipeline_tag: text-generation
@@ -42,7 +41,7 @@ def card(
     results: Results,
     versions: Mapping[str, str],
 ) -> str:
-    """Return the card of a composed model, as Markdown with YAML front matter.
+    """The card of a composed model, as Markdown with YAML front matter.
 
     Args:
         recipe: The recipe.
@@ -52,10 +51,17 @@ def card(
         versions: Library → version, of the machine that publishes.
     """
     base = base_name(recipe, graph)
+    # Front matter by hand: every build renders a card, importing yaml is slow, and a JSON string of printable
+    # characters is a YAML string.
+    quoted = json.dumps(printable(base), ensure_ascii=False)
+    vectors = (
+        "1 distribution vector" if len(results.omega) == 1 else f"{len(results.omega)} distribution vectors"
+    )
+    made = f"Composed with dem from {code(base)} and {vectors}"
     sections = [
-        _front_matter(base),
+        f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n",
         f"# {escape(recipe.name)}\n",
-        _opening(recipe, base, len(results.omega)),
+        f"{made}: {METHODS[recipe.compose.method].sentence}. Its weights are {recipe.compose.dtype}.\n",
         "## Vectors\n",
         _vectors(recipe, records, results),
         *_layers(results),
@@ -68,41 +74,24 @@ def card(
     return "\n".join(sections)
 
 
-def _opening(recipe: Recipe, base: str, vectors: int) -> str:
-    plural = "vector" if vectors == 1 else "vectors"
-    formula = FORMULAS[recipe.compose.method]
-    made = f"Composed with dem from {code(base)} and {vectors} distribution {plural}"
-    return f"{made}: {formula}. Its weights are {recipe.compose.dtype}.\n"
-
-
-def _front_matter(base: str) -> str:
-    """Return the YAML that hubs read, written by hand: every build renders a card, and importing yaml is slow."""
-    # A JSON string of printable characters is a YAML string.
-    quoted = json.dumps(printable(base), ensure_ascii=False)
-    return f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n"
-
-
 def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) -> str:
     mean = ", mean of its layers" if results.layers else ""
-    header = ["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"]
-    body = [
-        [
-            escape(name),
-            code(_origin(recipe, name)),
-            _digest(records, f"vector:{name}", "delta"),
-            _tokens(results, f"vector:{name}"),
-            f"{omega:.6g}",
-        ]
-        for name, omega in results.omega.items()
-    ]
-    return table(header, body, numbers=2)
+    body = []
+    for name, omega in results.omega.items():
+        record, cost = records.get(f"vector:{name}"), results.cost.costs.get(f"vector:{name}")
+        delta = record.outputs.get("delta") if record else None
+        digest = f"`{delta.digest}`" if delta else ""
+        tokens = count(cost.trained_tokens) if cost and cost.trained_tokens is not None else ""
+        body.append([escape(name), code(_origin(recipe, name)), digest, tokens, f"{omega:.6g}"])
+    return table(["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"], body, numbers=2)
 
 
 def _layers(results: Results) -> Iterator[str]:
-    """Yield ω of every layer, where these differ."""
-    tuned = results.tuning.vectors if results.tuning else {}
-    if not results.layers:
+    """ω of every layer, where these differ."""
+    tuning = results.get(read_tuning)
+    if tuning is None or not results.layers:
         return
+    tuned = tuning.vectors
     body = [
         [
             layer,
@@ -114,21 +103,12 @@ def _layers(results: Results) -> Iterator[str]:
 
 
 def _origin(recipe: Recipe, name: str) -> str:
-    """Return where a dataset's rows, or a vector, come from, without the folders of an absolute path."""
+    """Where a dataset's rows, or a vector, come from."""
     dataset, vector = recipe.datasets.get(name), recipe.vectors.get(name)
     source = (dataset.hub or dataset.path or "") if dataset else vector.origin if vector else ""
     path = PurePath(source)
+    # The folders of an absolute path are the builder's, and the card is published.
     return path.name if path.is_absolute() or source.startswith("~") else source
-
-
-def _tokens(results: Results, action: str) -> str:
-    cost = results.cost.costs.get(action)
-    return "" if cost is None or cost.trained_tokens is None else count(cost.trained_tokens)
-
-
-def _digest(records: Mapping[str, Record], action: str, output: str) -> str:
-    record = records.get(action)
-    return f"`{record.outputs[output].digest}`" if record and output in record.outputs else ""
 
 
 def _provenance(records: Mapping[str, Record], results: Results) -> str:

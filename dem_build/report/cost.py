@@ -6,7 +6,7 @@ different devices are never added up: an hour of a GPU is no hour of a CPU.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Outcome
     from dem_build.graph import Graph
-    from dem_build.report.recorded import Recorded
+    from dem_build.report.inputs import BuildRecords
+    from dem_build.report.mixing_cost import MixingCost
     from dem_build.store import Record
 
 __all__ = [
     "DEM",
+    "BuildCost",
     "Cost",
     "Part",
     "Seconds",
@@ -85,7 +87,7 @@ class Cost:
     began_from_others: bool = False
 
     def document(self) -> dict[str, JSON]:
-        """Return it as JSON, without what is not known."""
+        """The same as JSON, without what is not known."""
         found: dict[str, JSON] = {
             "part": self.part.value,
             "device": self.device,
@@ -96,6 +98,32 @@ class Cost:
             "began_from_others": self.began_from_others or None,
         }
         return {n: v for n, v in found.items() if v is not None} | ({"wall": True} if self.wall else {})
+
+
+@dataclass(frozen=True)
+class BuildCost:
+    """What a build cost.
+
+    Attributes:
+        costs: Action → its cost, for those that are recorded.
+        mixing: DEM against mixing; None where there is nothing to mix, or no seconds to compare.
+        notes: What the numbers leave out, and why there are none.
+    """
+
+    costs: Mapping[str, Cost] = field(default_factory=dict)
+    mixing: MixingCost | None = None
+    notes: tuple[str, ...] = ()
+
+    def document(self) -> dict[str, JSON]:
+        """The same as JSON."""
+        parts = {part.value: rounded(by_device(self.costs, (part,))) for part in Part}
+        return {
+            "devices": rounded(by_device(self.costs)),
+            "parts": {part: devices for part, devices in parts.items() if devices},
+            "actions": {name: cost.document() for name, cost in self.costs.items()},
+            **({"mixing": self.mixing.document()} if self.mixing else {}),
+            "notes": list(self.notes),
+        }
 
 
 @dataclass(frozen=True)
@@ -111,12 +139,12 @@ class Spent:
     unfinished: float = 0.0
 
     def document(self) -> dict[str, JSON]:
-        """Return it as JSON."""
+        """The same as JSON."""
         return {"devices": rounded(self.devices), "unfinished": round(self.unfinished, 3)}
 
 
-def read_costs(build: Recorded) -> dict[str, Cost]:
-    """Return the cost of every action that is recorded, in the graph's order."""
+def read_costs(build: BuildRecords) -> dict[str, Cost]:
+    """The cost of every action that is recorded, in the graph's order."""
     present = [(action, build.records[action.name]) for action in build.graph if action.name in build.records]
     cpus = dict(_cpus(record for _, record in present))
     first: dict[str, str] = {}
@@ -127,7 +155,7 @@ def read_costs(build: Recorded) -> dict[str, Cost]:
 
 
 def part_of(action: Action, graph: Graph) -> Part:
-    """Return what an action is for."""
+    """What an action is for."""
     if action.evaluation is not None:
         model = action.evaluation.model
         if model in graph.baselines:
@@ -144,26 +172,27 @@ def part_of(action: Action, graph: Graph) -> Part:
 
 
 def by_device(costs: Mapping[str, Cost], parts: Collection[Part] = tuple(Part)) -> Seconds:
-    """Return the seconds of all actions of some parts, each result once, by device."""
+    """The seconds of all actions of some parts, each result once, by device."""
     found: Seconds = {}
     for cost in costs.values():
+        # What several actions share ran once, and is paid once.
         if cost.part in parts and cost.same_as is None and cost.seconds is not None:
             found[cost.device] = found.get(cost.device, 0.0) + cost.seconds
     return found
 
 
 def on_devices(seconds: Mapping[str, float]) -> str:
-    """Return seconds by device for people: `2h 10m on NVIDIA H100 and 45s on cpu (x86_64), 8 threads`."""
+    """Seconds by device for people: `2h 10m on NVIDIA H100 and 45s on cpu (x86_64), 8 threads`."""
     return " and ".join(f"{duration(s)} on {device}" for device, s in seconds.items())
 
 
-def rounded(seconds: Mapping[str, float]) -> dict[str, JSON]:
-    """Return seconds by device to a thousandth, for documents."""
-    return {device: round(s, 3) for device, s in seconds.items()}
+def rounded(numbers: Mapping[str, float | None]) -> dict[str, JSON]:
+    """Those that are known, to a thousandth, for documents."""
+    return {name: round(number, 3) for name, number in numbers.items() if number is not None}
 
 
 def spent(outcome: Outcome) -> Spent:
-    """Return what a build spent itself: nothing on what was cached."""
+    """What a build spent itself: nothing on what was cached."""
     devices: Seconds = {}
     unfinished = 0.0
     cpus = dict(_cpus(outcome.records.values()))
@@ -192,8 +221,9 @@ def _cost(action: Action, record: Record, graph: Graph, cpus: Mapping[str, str],
 
 
 def _device(action: Action, record: Record, cpus: Mapping[str, str]) -> str:
-    """Return what a record says it ran on; an older one of a kind that runs no model says only where: on a CPU."""
+    """What a record says it ran on."""
     device, threads = record.noted("device"), record.amount("threads")
+    # An older record of a kind that runs no model says only on which host: it was its CPU.
     if not isinstance(device, str):
         if action.kind.device:
             return UNKNOWN
@@ -204,7 +234,7 @@ def _device(action: Action, record: Record, cpus: Mapping[str, str]) -> str:
 
 
 def _cpus(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
-    """Yield host → name of its CPU, as some record has it."""
+    """Host → name of its CPU, as some record has it."""
     for record in records:
         device = record.noted("device")
         if isinstance(device, str) and device.startswith(CPU):

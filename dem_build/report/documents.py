@@ -7,21 +7,19 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
-from dem_build.report.comparison import STDERR, measure_of
+from dem_build.report.actions import READERS
+from dem_build.report.comparison import STDERR, gains, measure_of
 from dem_build.report.cost import spent
-from dem_build.report.gains import gains
 from dem_build.report.verdict import judge
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from dem_build.actions.response.read import Response
-    from dem_build.actions.tune.read import Tuning
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Outcome, Result
     from dem_build.errors import DemError
-    from dem_build.plan import Plan, Verdict
+    from dem_build.plan import Plan
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
@@ -29,8 +27,19 @@ __all__ = ["build_document", "failure_document", "plan_document", "results_docum
 
 
 def plan_document(recipe: Path | str, plan: Plan) -> dict[str, JSON]:
-    """Return the document of `dem plan --json`."""
-    return {"recipe": str(recipe), "actions": [_planned(v) for v in plan.verdicts.values()]}
+    """The document of `dem plan --json`."""
+    actions = [
+        {
+            "name": verdict.action.name,
+            "kind": verdict.action.kind.family,
+            "status": verdict.status.value,
+            "reason": str(verdict.reason),
+            "key": verdict.key,
+            "inputs": [str(taken.at) for taken in verdict.action.takes],
+        }
+        for verdict in plan.verdicts.values()
+    ]
+    return {"recipe": str(recipe), "actions": actions}
 
 
 def build_document(
@@ -40,7 +49,7 @@ def build_document(
     results: Results | None,
     gates: Iterable[GateResult] = (),
 ) -> dict[str, JSON]:
-    """Return the document of `dem build --json`, of a failed build as well.
+    """The document of `dem build --json`, of a failed build as well.
 
     Args:
         recipe: The recipe's file, as the user named it.
@@ -60,7 +69,7 @@ def build_document(
 
 
 def results_document(results: Results | None, gates: Iterable[GateResult] = ()) -> dict[str, JSON]:
-    """Return what a build measured: `results.json`, and the second half of the build's document."""
+    """What a build measured: `results.json`, and the second half of the build's document."""
     gates = list(gates)
     if results is None:
         return {"model_digest": None, "omega": {}, "results": {}, "gates": [_gate(g) for g in gates]}
@@ -68,7 +77,12 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         "model_digest": results.model_digest,
         "omega": dict(results.omega),
         **_sections(results),
-        "results": _table(results),
+        "results": {
+            model: {
+                task: {name: _finite(v) for name, v in metrics.items()} for task, metrics in tasks.items()
+            }
+            for model, tasks in results.table.items()
+        },
         **({"corrected_stderr": corrected} if (corrected := _corrected(results)) else {}),
         "gates": [_gate(g) for g in gates],
         **({"verdict": _verdict(results, gates)} if results.table else {}),
@@ -76,31 +90,23 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
 
 
 def _sections(results: Results) -> dict[str, JSON]:
-    """Return what not every build has; what this one has not is left out."""
+    """What not every build has; what this one has not is left out."""
+    read = {reader: results.get(reader) for reader in READERS}
     found = {
-        "tuning": results.tuning and _tuning(results.tuning),
-        "analysis": results.analysis and asdict(results.analysis),
-        "response": results.response and _response(results.response),
-        "ladder": results.ladder and asdict(results.ladder),
-        "tsne": results.tsne and dict(results.tsne),
-        "samples": [asdict(e) for e in results.samples],
-        "baselines": _baselines(results),
+        **{reader.key: reader.document(value) for reader, value in read.items() if value},
+        "baselines": {name: baseline.document() for name, baseline in results.baselines.items()},
         "cost": results.cost.document() if results.cost.costs else None,
     }
     return {name: section for name, section in found.items() if section}
 
 
 def failure_document(recipe: Path | str, error: DemError) -> dict[str, JSON]:
-    """Return the document of a command that failed before it had a plan."""
+    """The document of a command that failed before it had a plan."""
     document: dict[str, JSON] = {"what": error.what, "where": error.where, "hint": error.hint}
     if isinstance(error, RecipeError):
         fields = ("file", "line", "key", "what", "hint")
         document["problems"] = [{name: getattr(p, name) for name in fields} for p in error.problems]
     return {"recipe": str(recipe), "actions": [], "error": document}
-
-
-def _baselines(results: Results) -> dict[str, JSON]:
-    return {name: contender.document() for name, contender in results.baselines.items()}
 
 
 def _verdict(results: Results, gates: Iterable[GateResult]) -> dict[str, JSON]:
@@ -112,41 +118,6 @@ def _verdict(results: Results, gates: Iterable[GateResult]) -> dict[str, JSON]:
         **({"winner": verdict.winner} if verdict.winner else {}),
         "sentences": list(verdict.sentences),
         "gain_recovered": {model: found for model, found in recovered.items() if found},
-    }
-
-
-def _tuning(tuning: Tuning) -> dict[str, JSON]:
-    return {
-        "search": tuning.search,
-        "objective": tuning.objective,
-        "granularity": tuning.granularity,
-        "candidates": tuning.passes,
-        "forward_equivalents": tuning.cost,
-        "vectors": {name: asdict(vector) for name, vector in tuning.vectors.items()},
-        "judges": {name: asdict(judged) for name, judged in tuning.judges.items()},
-        "slopes": {name: dict(row) for name, row in tuning.slopes.items()},
-        "notes": list(tuning.told),
-    }
-
-
-def _response(response: Response) -> dict[str, JSON]:
-    return asdict(response) | {
-        "without": {
-            name: {judge: asdict(loss) for judge, loss in losses.items()}
-            for name, losses in response.without.items()
-        }
-    }
-
-
-def _planned(verdict: Verdict) -> dict[str, JSON]:
-    action = verdict.action
-    return {
-        "name": action.name,
-        "kind": action.kind.family,
-        "status": verdict.status.value,
-        "reason": str(verdict.reason),
-        "key": verdict.key,
-        "inputs": [str(taken.at) for taken in action.takes],
     }
 
 
@@ -173,15 +144,8 @@ def _gate(gate: GateResult) -> dict[str, JSON]:
     }
 
 
-def _table(results: Results) -> dict[str, JSON]:
-    return {
-        model: {task: {name: _finite(v) for name, v in metrics.items()} for task, metrics in tasks.items()}
-        for model, tasks in results.table.items()
-    }
-
-
 def _corrected(results: Results) -> dict[str, JSON]:
-    """Return the standard errors that are judged by in place of those that were recorded; see `stderr_of_share`."""
+    """The standard errors that are judged by in place of those that were recorded; see `stderr_of_share`."""
     found: dict[str, JSON] = {}
     for model, tasks in results.table.items():
         for task, metrics in tasks.items():

@@ -21,7 +21,7 @@ KILO = 1000.0
 
 
 def decimals(value: float) -> str:
-    """Return a measured value with three decimals, and fewer where it is large: `1.234`, `57.10`, `1234`."""
+    """A measured value with three decimals, and fewer where it is large: `1.234`, `57.10`, `1234`."""
     if not math.isfinite(value):
         return str(value)
     shown = f"{value:.{_places(value)}f}"
@@ -29,33 +29,33 @@ def decimals(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Return a change with its sign: `+0.045`, `-0.321`; no change has none."""
+    """A change with its sign: `+0.045`, `-0.321`; no change has none."""
     shown = decimals(value)
     return shown if value <= 0 or not math.isfinite(value) or float(shown) == 0 else f"+{shown}"
 
 
 def plus_minus(stderr: float | None) -> str:
-    """Return a standard error, `±0.021`; nothing where it is unknown."""
+    """A standard error, `±0.021`; nothing where it is unknown."""
     return "" if stderr is None else f"±{decimals(stderr)}"
 
 
 def with_error(shown: str, stderr: float | None) -> str:
-    """Return a number as it is shown, with its standard error where that is known: `0.893 ±0.021`."""
+    """A number as it is shown, with its standard error where that is known: `0.893 ±0.021`."""
     return shown if stderr is None else f"{shown} {plus_minus(stderr)}"
 
 
 def between(low: float, high: float) -> str:
-    """Return an interval, rounded outwards so that what lies in it still does: `0.28 to 1.17`."""
+    """An interval, rounded outwards so that what lies in it still does: `0.28 to 1.17`."""
     return f"{math.floor(100 * low + 1e-9) / 100:.2f} to {math.ceil(100 * high - 1e-9) / 100:.2f}"
 
 
 def percent(share: float) -> str:
-    """Return a share of 1 in whole percent, rounded down: only what is complete is 100%."""
+    """A share of 1 in whole percent, rounded down: only what is complete is 100%."""
     return f"{math.floor(100 * min(max(share, 0.0), 1.0) + 1e-9)}%"
 
 
 def count(value: float) -> str:
-    """Return a count or a rate with about three digits: `7.4`, `185`, `1.2k`, `3.4M`."""
+    """A count or a rate with about three digits: `7.4`, `185`, `1.2k`, `3.4M`."""
     for unit in ("", "k", "M", "G"):
         if abs(value) < KILO - 0.5:
             return f"{value:.0f}{unit}" if abs(value) >= 10 or value == int(value) else f"{value:.1f}{unit}"
@@ -64,7 +64,7 @@ def count(value: float) -> str:
 
 
 def size(octets: float) -> str:
-    """Return a number of bytes in decimal units: `512 B`, `3.1 GB`."""
+    """A number of bytes in decimal units: `512 B`, `3.1 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if octets < KILO - 0.5:
             return f"{octets:.0f} {unit}" if octets >= 10 or unit == "B" else f"{octets:.1f} {unit}"
@@ -73,7 +73,7 @@ def size(octets: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span with its two largest units: `0.4s`, `12s`, `2m 10s`, `1h 03m`, `2d 04h`."""
+    """A time span with its two largest units: `0.4s`, `12s`, `2m 10s`, `1h 03m`, `2d 04h`."""
     if seconds < 9.95:
         return f"{max(seconds, 0.0):.1f}s"
     whole = round(seconds)
@@ -89,6 +89,6 @@ def duration(seconds: float) -> str:
 
 
 def _places(value: float) -> int:
-    """Return how many decimals leave at least three digits after the first, and at most `DECIMALS`."""
+    """How many decimals leave at least three digits after the first, and at most `DECIMALS`."""
     size_of = abs(value)
     return DECIMALS - (size_of >= 10) - (size_of >= 100) - (size_of >= 1000)

@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dem_build import digest
-from dem_build.actions.analysis.read import TABLES, read_analysis
-from dem_build.actions.ladder.read import RUNGS, read_ladder
-from dem_build.actions.response.read import CURVES, read_response
-from dem_build.actions.sample.read import ANSWERS, read_samples
-from dem_build.actions.tsne.read import MAP, read_tsne
-from dem_build.actions.tune.read import SEARCH, layers_of, read_tuning
+from dem_build.actions.loss.read import PairedRows, read_rows
+from dem_build.actions.tune.read import layers_of, read_tuning
 from dem_build.errors import StoreError
 from dem_build.json_text import number, parse_json
+from dem_build.report.actions import READERS
 from dem_build.report.baselines import read_baselines
-from dem_build.report.cost import read_costs
-from dem_build.report.paired import PairedRows, read_rows
-from dem_build.report.reckoning import Reckoning, reckon
-from dem_build.report.recorded import Recorded
+from dem_build.report.cost import BuildCost, read_costs
+from dem_build.report.inputs import BuildRecords
+from dem_build.report.mixing_cost import build_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from dem_build.action import Action
-    from dem_build.actions.analysis.read import Analysis
-    from dem_build.actions.ladder.read import Ladder
-    from dem_build.actions.response.read import Response
-    from dem_build.actions.sample.read import Exchange
-    from dem_build.actions.tsne.read import Map
+    from dem_build.actions.loss.read import RowLosses
     from dem_build.actions.tune.read import Tuning
-    from dem_build.digest import JSON, Digest, Output
+    from dem_build.digest import Digest, Output
     from dem_build.graph import Graph
-    from dem_build.report.baselines import Contender
-    from dem_build.report.paired import RowLosses
+    from dem_build.report.baselines import RecordedBaseline
+    from dem_build.report.inputs import Reader
     from dem_build.store import Record
 
 __all__ = ["READ", "Metrics", "Results", "collect"]
@@ -42,11 +34,12 @@ __all__ = ["READ", "Metrics", "Results", "collect"]
 MODEL = "model"
 METRICS = "metrics"
 ROWS = "rows"
-READ = (METRICS, ROWS, *SEARCH, TABLES, CURVES, RUNGS, MAP, ANSWERS)
+READ = (METRICS, ROWS, *(output for reader in READERS for output in reader.outputs))
 """Outputs whose bytes the results are read from."""
 DIRECTIONS = "higher_is_better"
 
 Metrics = dict[str, float]
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -57,12 +50,7 @@ class Results:
         table: Model → task → metric → value. A held-out loss is the task `loss:NAME`.
         rows: Held-out losses row by row, for the errors of differences.
         omega: Vector → ω: as given, or as tuning found it.
-        tuning: The search for ω, where there was one.
-        analysis: How the vectors lie to each other, where the recipe asks for it.
-        response: What each vector does to the losses around the model, where the recipe asks for it.
-        ladder: What each vector more brings on test rows, where the recipe asks for it.
-        tsne: A map of the datasets as the base reads them, where the recipe asks for it.
-        samples: What base and composed model answer to the same prompts, where the recipe asks.
+        found: Reader of what an action made → what it read; see `get`.
         model_digest: Digest of the composed model, None while it is not there.
         baselines: Baseline → what it is.
         warnings: (action, text), in the graph's order.
@@ -76,16 +64,11 @@ class Results:
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
     rows: PairedRows = field(default_factory=PairedRows)
     omega: Mapping[str, float] = field(default_factory=dict)
-    tuning: Tuning | None = None
-    analysis: Analysis | None = None
-    response: Response | None = None
-    ladder: Ladder | None = None
-    tsne: Map | None = None
-    samples: tuple[Exchange, ...] = ()
+    found: Mapping[Reader[Any], object] = field(default_factory=dict)
     model_digest: Digest | None = None
-    baselines: Mapping[str, Contender] = field(default_factory=dict)
+    baselines: Mapping[str, RecordedBaseline] = field(default_factory=dict)
     warnings: tuple[tuple[str, str], ...] = ()
-    cost: Reckoning = field(default_factory=Reckoning)
+    cost: BuildCost = field(default_factory=BuildCost)
     higher_is_better: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
     datasets: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
@@ -94,15 +77,20 @@ class Results:
     @property
     def layers(self) -> list[str]:
         """The layers that have ω of their own, in the model's order; none where each vector has one ω."""
-        return layers_of(self.tuning.vectors) if self.tuning else []
+        tuning = self.get(read_tuning)
+        return layers_of(tuning.vectors) if tuning else []
+
+    def get(self, reader: Reader[Found]) -> Found | None:
+        """What a reader of `report.actions` found; None where there was nothing to read, or not yet."""
+        return cast("Found | None", self.found.get(reader))
 
     def value(self, model: str, task: str, metric: str) -> float | None:
-        """Return one value, or None where nothing was measured."""
+        """One value, or None where nothing was measured."""
         return self.table.get(model, {}).get(task, {}).get(metric)
 
 
 def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]) -> Results:
-    """Return the results that the records of a graph's actions hold.
+    """The results that the records of a graph's actions hold.
 
     Args:
         graph: The recipe's graph.
@@ -112,25 +100,23 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
     Raises:
         StoreError: An evaluation's metrics are not what they should be.
     """
-    build = Recorded(graph, records, read)
-    tuning = read_tuning(build)
+    build = BuildRecords(graph, records, read)
+    # All is read here, so that a build with something damaged ends before it publishes.
+    found = {reader: reader(build) for reader in READERS}
+    tuning: Tuning | None = found[read_tuning]
     tuned = {name: vector.omega for name, vector in tuning.vectors.items()} if tuning else {}
     present = [(action, records[action.name]) for action in graph if action.name in records]
+    model = records.get(MODEL)
     prepared, vectors = _names(graph, "data:"), _names(graph, "vector:")
     return Results(
         table=_table(present, read),
         rows=_rows(present, read),
         omega={**graph.omega, **tuned},
-        tuning=tuning,
-        analysis=read_analysis(build),
-        response=read_response(build),
-        ladder=read_ladder(build),
-        tsne=read_tsne(build),
-        samples=read_samples(build),
-        model_digest=_model_digest(records.get(MODEL)),
+        found=found,
+        model_digest=digest.of_json({n: o.digest for n, o in model.outputs.items()}) if model else None,
         baselines=read_baselines(build),
-        warnings=tuple((a.name, str(w)) for a, r in present for w in _list(r.provenance.get("warnings"))),
-        cost=reckon(graph, read_costs(build)),
+        warnings=tuple(_warnings(present)),
+        cost=build_cost(graph, read_costs(build)),
         higher_is_better=_directions(present),
         datasets=tuple(name for name in prepared if name in vectors),
         probes=tuple(name for name in prepared if name not in vectors),
@@ -139,7 +125,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
 
 
 def _names(graph: Graph, prefix: str) -> tuple[str, ...]:
-    """Return what actions of a prefix are about, in the graph's order; the rows and vectors of baselines are theirs."""
+    """What actions of a prefix are about, in the graph's order; not the rows and vectors of baselines."""
     found = (name.removeprefix(prefix) for name in graph.actions if name.startswith(prefix))
     return tuple(name for name in found if name not in graph.baselines)
 
@@ -155,6 +141,17 @@ def _table(
     return table
 
 
+def _metrics(action: str, data: bytes) -> Metrics:
+    try:
+        document = parse_json(data)
+    except ValueError as error:
+        raise _unreadable(action, str(error)) from error
+    if not isinstance(document, dict) or any(v is not None and number(v) is None for v in document.values()):
+        raise _unreadable(action, "not an object of numbers")
+    # `null` is how JSON writes a value that is no finite number.
+    return {name: math.nan if value is None else float(value) for name, value in document.items()}
+
+
 def _rows(present: list[tuple[Action, Record]], read: Callable[[Output], bytes]) -> PairedRows:
     losses: dict[str, dict[str, RowLosses]] = {}
     for action, record in present:
@@ -167,6 +164,11 @@ def _rows(present: list[tuple[Action, Record]], read: Callable[[Output], bytes])
     return PairedRows(losses)
 
 
+def _unreadable(action: str, why: str) -> StoreError:
+    hint = f"`dem cache verify` looks for damage; `--rebuild {action}` evaluates again"
+    return StoreError(f"the recorded metrics cannot be read: {why}", where=action, hint=hint)
+
+
 def _directions(present: list[tuple[Action, Record]]) -> dict[str, dict[str, bool]]:
     return {
         action.evaluation.task: {name: value for name, value in said.items() if isinstance(value, bool)}
@@ -175,28 +177,7 @@ def _directions(present: list[tuple[Action, Record]]) -> dict[str, dict[str, boo
     }
 
 
-def _metrics(action: str, data: bytes) -> Metrics:
-    """Return metric → value; `null` is how JSON writes a value that is no finite number."""
-    try:
-        document = parse_json(data)
-    except ValueError as error:
-        raise _unreadable(action, str(error)) from error
-    if not isinstance(document, dict) or any(v is not None and number(v) is None for v in document.values()):
-        raise _unreadable(action, "not an object of numbers")
-    return {name: math.nan if value is None else float(value) for name, value in document.items()}
-
-
-def _list(value: JSON) -> list[JSON]:
-    """Return a list of provenance; nothing where it is none."""
-    return value if isinstance(value, list) else []
-
-
-def _unreadable(action: str, why: str) -> StoreError:
-    hint = f"`dem cache verify` looks for damage; `--rebuild {action}` evaluates again"
-    return StoreError(f"the recorded metrics cannot be read: {why}", where=action, hint=hint)
-
-
-def _model_digest(record: Record | None) -> Digest | None:
-    if record is None:
-        return None
-    return digest.of_json({name: output.digest for name, output in record.outputs.items()})
+def _warnings(present: list[tuple[Action, Record]]) -> Iterator[tuple[str, str]]:
+    for action, record in present:
+        said = record.provenance.get("warnings")
+        yield from ((action.name, str(text)) for text in (said if isinstance(said, list) else ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.actions.sample.read import read_samples
 from dem_build.report.comparison import subject
 from dem_build.report.cost import by_device, on_devices, spent
 from dem_build.report.markdown import baselines_list, code, escape, results_table, samples_table, table
@@ -13,7 +14,7 @@ from dem_build.report.verdict import Finding, judge
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dem_build.engine.outcome import Outcome, Result
+    from dem_build.engine.outcome import Outcome
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
@@ -21,7 +22,7 @@ __all__ = ["summary"]
 
 
 def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateResult] = ()) -> str:
-    """Return the summary of a build, as Markdown.
+    """The summary of a build, as Markdown.
 
     Args:
         name: The recipe's name.
@@ -37,13 +38,17 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
         f"### {escape(name)}{model}\n",
         _verdict(results, judged),
         _counts(outcome) + (f" · ω: {omega}" if omega else "") + "\n",
-        _ran(outcome),
-        _failures(outcome.failed),
+        _listed(
+            f"- {code(r.action.name)} {duration(r.seconds)}" + (f", {escape(r.note)}" if r.note else "")
+            for r in outcome.results.values()
+            if r.status.value == "ran"
+        ),
+        _listed(f"- **failed** {code(r.action.name)}: {escape(str(r.error))}" for r in outcome.failed),
         results_table(results) if results.table else "",
         baselines_list(results) if results.baselines else "",
         _gates(judged) if judged else "",
         _cost(outcome, results, judged),
-        samples_table(results.samples) if results.samples else "",
+        samples_table(samples) if (samples := results.get(read_samples)) else "",
     ]
     return "\n".join(part for part in parts if part)
 
@@ -58,7 +63,7 @@ def _verdict(results: Results, gates: list[GateResult]) -> str:
 
 
 def _counts(outcome: Outcome) -> str:
-    """Return `3 ran, 12 cached`, and what failed or was skipped where something did."""
+    """`3 ran, 12 cached`, and what failed or was skipped where something did."""
     words = {"ran": "ran", "hit": "cached", "failed": "failed", "skipped": "skipped"}
     statuses = [r.status.value for r in outcome.results.values()]
     found = [
@@ -67,22 +72,13 @@ def _counts(outcome: Outcome) -> str:
     return ", ".join(found) + (", interrupted" if outcome.interrupted else "")
 
 
-def _ran(outcome: Outcome) -> str:
-    ran = [r for r in outcome.results.values() if r.status.value == "ran"]
-    lines = [
-        f"- {code(r.action.name)} {duration(r.seconds)}" + (f", {escape(r.note)}" if r.note else "")
-        for r in ran
-    ]
-    return "\n".join([*lines, ""]) if lines else ""
-
-
-def _failures(failed: list[Result]) -> str:
-    lines = [f"- **failed** {code(r.action.name)}: {escape(str(r.error))}" for r in failed]
-    return "\n".join([*lines, ""]) if lines else ""
+def _listed(lines: Iterable[str]) -> str:
+    found = list(lines)
+    return "\n".join([*found, ""]) if found else ""
 
 
 def _cost(outcome: Outcome, results: Results, gates: list[GateResult]) -> str:
-    """Return what this build spent, what all of it cost, and mixing's cost beside it."""
+    """What this build spent, what all of it cost, and mixing's cost beside it."""
     total = by_device(results.cost.costs)
     if not total:
         return ""

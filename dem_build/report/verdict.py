@@ -3,11 +3,11 @@
 Against the base: a dataset's test loss fell or rose where zero lies outside the 95 % interval of its change
 (`comparison.trend_of`), else it did not clearly change.
 
-Against another model (a baseline, or one vector alone): the mean over all datasets, of the gain recovered where the own
-vector of each gains enough alone (`gains.clear`), else of the test loss. One is better where zero lies outside the 95 %
-interval of the mean difference; else they cannot be told apart. Datasets of so few test rows that errors are unknown
-are in no such mean, unless all are. Where another model is better, that is the verdict. A model with a test loss on
-other datasets than the composed one is not compared: a vector may well win on its own.
+Against another model (a baseline, or one vector alone): by the mean over all datasets of the gain recovered, where the
+own vector of each gains enough alone (`comparison.clear`), else of the test loss. One is better where zero lies outside
+the 95 % interval of the mean difference. Where another model is better, that is the verdict. Datasets of so few test
+rows that errors are unknown are in no such mean, unless all are. A model with a test loss on other datasets than the
+composed one is not compared: a vector may well win on its own.
 """
 
 from __future__ import annotations
@@ -16,29 +16,34 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from dem_build.actions.tune.read import read_tuning
 from dem_build.report.comparison import (
     BASE,
     COMPOSED,
     LOSS_TASK,
-    Measure,
+    Measurement,
     Trend,
+    above,
+    clear,
+    gains,
     has_few_rows,
+    losses_of,
+    mean,
     model_names,
     rows,
     trend_of,
 )
-from dem_build.report.gains import above, clear, gains, losses_of, mean
 from dem_build.report.quantities import decimals, signed, with_error
 from dem_build.stats import FEW_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from dem_build.report.comparison import Row
+    from dem_build.report.comparison import MetricRow
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
-__all__ = ["Finding", "Rival", "Verdict", "judge", "measured"]
+__all__ = ["BuildVerdict", "Finding", "Rival", "judge", "measured"]
 
 GAIN = "mean gain recovered"
 MEAN_LOSS = "mean test loss"
@@ -57,7 +62,7 @@ class Finding(StrEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class BuildVerdict:
     """The verdict.
 
     Attributes:
@@ -89,8 +94,8 @@ class Rival:
     model: str
     name: str
     single: bool
-    mean: Measure
-    lead: Measure
+    mean: Measurement
+    lead: Measurement
     trend: Trend
 
 
@@ -106,13 +111,13 @@ class Comparison:
     """
 
     measure: str
-    composed: Measure | None
+    composed: Measurement | None
     rivals: tuple[Rival, ...]
     left_out: tuple[str, ...] = ()
 
 
-def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
-    """Return the verdict on a build.
+def judge(results: Results, gates: Iterable[GateResult] = ()) -> BuildVerdict:
+    """Judge a build.
 
     Args:
         results: What the records say.
@@ -120,6 +125,7 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
     """
     changed = [row for row in rows(results) if row.change is not None]
     losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
+    probes = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.probes]
     tasks = [row for row in changed if not row.task.startswith(LOSS_TASK)]
     compared = _compare(results)
     # The best of all may lead within large errors, and one behind it beyond its own.
@@ -129,14 +135,13 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> Verdict:
         _against_base(losses),
         _recovered(results),
         *_against_rivals(compared),
-        _without(compared),
         _not_compared(results, compared.rivals),
-        _listed("Tasks against the base", tasks),
-        _probes(results, changed),
+        f"Tasks against the base: {_changes(tasks, metric=True)}." if tasks else "",
+        f"Probes, loss against the base: {_changes(probes, metric=True)}." if probes else "",
         _gates(list(gates)),
     ]
     winner = ahead.model if ahead is not None and finding is Finding.BEATEN else None
-    return Verdict(finding, headline, tuple(s for s in sentences if s), winner)
+    return BuildVerdict(finding, headline, tuple(s for s in sentences if s), winner)
 
 
 def _compare(results: Results) -> Comparison:
@@ -149,69 +154,65 @@ def _compare(results: Results) -> Comparison:
         models = [m for m in models if names != [m]]
     gained = set(names) <= set(clear(results))
     measure, values = (GAIN, gains) if gained else (MEAN_LOSS, losses_of)
-    found = [_rival(results, m, names, gained=gained) for m in models]
-    composed = mean(values(results, COMPOSED), names) if found else None
-    rivals = tuple(sorted(found, key=lambda rival: rival.lead.value))
+
+    def rival(model: str) -> Rival:
+        lead = mean(gains(results, COMPOSED, model) if gained else above(results, model, COMPOSED), names)
+        trend, single = trend_of(lead, lower_is_better=False), model in results.vectors
+        return Rival(model, _title(results, model), single, mean(values(results, model), names), lead, trend)
+
+    rivals = tuple(sorted(map(rival, models), key=lambda one: one.lead.value))
+    composed = mean(values(results, COMPOSED), names) if rivals else None
     return Comparison(measure, composed, rivals, left_out)
 
 
-def _rival(results: Results, model: str, names: Sequence[str], *, gained: bool) -> Rival:
-    theirs = gains(results, model) if gained else losses_of(results, model)
-    leads = gains(results, COMPOSED, model) if gained else above(results, model, COMPOSED)
-    lead, single = mean(leads, names), model in results.vectors
-    trend = trend_of(lead, lower_is_better=False)
-    return Rival(model, _model(results, model), single, mean(theirs, names), lead, trend)
-
-
-def _model(results: Results, model: str) -> str:
+def _title(results: Results, model: str) -> str:
     return f"{model}'s vector alone" if model in results.vectors else model
 
 
 def _headline(
-    results: Results, losses: list[Row], tasks: list[Row], others: Sequence[Rival], ahead: Rival | None
+    results: Results,
+    losses: list[MetricRow],
+    tasks: list[MetricRow],
+    rivals: Sequence[Rival],
+    ahead: Rival | None,
 ) -> tuple[Finding, str]:
     judged, what = (losses, "dataset") if _known(losses) or not _known(tasks) else (tasks, "task")
     if not _known(judged):
         lacking = "the errors are unknown" if judged else "base and composed have no measurement in common"
         return Finding.UNKNOWN, f"Not judged: {lacking}."
     if ahead is not None:
-        return Finding.BEATEN, _won(results, ahead)
+        # Whether it was a mixture is what a reader asks first.
+        baseline = results.baselines.get(ahead.model)
+        mixture = baseline is not None and baseline.method == "mixing"
+        return Finding.BEATEN, f"A mixture won: {ahead.name}." if mixture else f"{_capital(ahead.name)} won."
     better, worse = _of(judged, Trend.BETTER), _of(judged, Trend.WORSE)
     if better and worse:
         harmed = f"harmed {_named([row.subject for row in worse])}"
         return Finding.MIXED, f"Composing helped {_share(better, judged, what)} and {harmed}."
     if better:
-        return Finding.HELPED, f"Composing helped {_share(better, judged, what)}{_also_won(results, others)}."
+        return Finding.HELPED, f"Composing helped {_share(better, judged, what)}{_also_won(results, rivals)}."
     if worse:
         return Finding.HARMED, f"Composing did not help: it harmed {_share(worse, judged, what)}."
     return Finding.UNCHANGED, f"Composing made no clear difference to any {what}."
 
 
-def _known(changed: Iterable[Row]) -> list[Row]:
-    """Return the rows of which it is known how sure their changes are."""
+def _known(changed: Iterable[MetricRow]) -> list[MetricRow]:
+    """The rows of which it is known how sure their changes are."""
     return [row for row in changed if row.change is not None and row.change.trend is not Trend.UNKNOWN]
 
 
-def _won(results: Results, winner: Rival) -> str:
-    """Return who won; whether it was a mixture is what a reader asks first."""
-    contender = results.baselines.get(winner.model)
-    if contender is not None and contender.method == "mixing":
-        return f"A mixture won: {winner.name}."
-    return f"{_capital(winner.name)} won."
-
-
-def _also_won(results: Results, others: Sequence[Rival]) -> str:
-    """Return what composing beat, where it beat all that it was compared with."""
-    if not others or any(rival.trend is not Trend.BETTER for rival in others):
+def _also_won(results: Results, rivals: Sequence[Rival]) -> str:
+    """What composing beat, where it beat all that it was compared with."""
+    if not rivals or any(rival.trend is not Trend.BETTER for rival in rivals):
         return ""
-    names = [rival.name for rival in others if not rival.single]
-    alone = [rival.name for rival in others if rival.single]
+    names = [rival.name for rival in rivals if not rival.single]
+    alone = [rival.name for rival in rivals if rival.single]
     if len(alone) == len(results.vectors) > 0:
         alone = ["every vector alone"]
     return f" and beat {_and([*names[:MOST_NAMED], *alone[:MOST_NAMED]])}"
 
 
-def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:
+def _share(some: Sequence[MetricRow], judged: Sequence[MetricRow], what: str) -> str:
     of = len({row.task for row in judged})
     count = len({row.task for row in some})
     if of == 1:
@@ -221,8 +222,8 @@ def _share(some: Sequence[Row], judged: Sequence[Row], what: str) -> str:
     return f"{count} of {of} {what}s"
 
 
-def _against_base(losses: list[Row]) -> str:
-    """Return how many test losses fell, rose and did neither, and by how much."""
+def _against_base(losses: list[MetricRow]) -> str:
+    """How many test losses fell, rose and did neither, and by how much."""
     words = {
         Trend.BETTER: "fell on",
         Trend.WORSE: "rose on",
@@ -238,23 +239,19 @@ def _against_base(losses: list[Row]) -> str:
 
 
 def _recovered(results: Results) -> str:
-    """Return the gain recovered on test rows, else on the rows that ω was chosen on."""
-    found = gains(results, COMPOSED)
-    if found:
-        strong = {name: found[name].value for name in clear(results) if name in found}
-        whole = measured(mean(found, strong)) if strong else ""
-        return _told_of_gain("It recovers", whole, strong, [n for n in found if n not in strong])
-    judged = results.tuning.judges if results.tuning else {}
-    chosen = {name: j.gain for name, j in judged.items() if j.gain is not None}
-    strong = {name: gain for name, gain in chosen.items() if not judged[name].floored}
-    whole = f"{sum(strong.values()) / len(strong):.2f}" if strong else ""
-    recovers = "On the validation rows that ω was chosen on, it recovers"
-    return _told_of_gain(recovers, whole, strong, [n for n in chosen if n not in strong])
-
-
-def _told_of_gain(recovers: str, whole: str, strong: dict[str, float], weak: list[str]) -> str:
-    """Return a mean gain recovered in words, and whose own vector gains too little alone to be in it."""
-    if not strong and not weak:
+    """The gain recovered on test rows, else on the rows that ω was chosen on."""
+    recovers, found = "It recovers", {n: m.value for n, m in gains(results, COMPOSED).items()}
+    strong = {name: found[name] for name in clear(results) if name in found}
+    whole = measured(mean(gains(results, COMPOSED), strong)) if strong else ""
+    if not found:
+        recovers = "On the validation rows that ω was chosen on, it recovers"
+        tuning = results.get(read_tuning)
+        judged = tuning.judges if tuning else {}
+        found = {name: j.gain for name, j in judged.items() if j.gain is not None}
+        strong = {name: gain for name, gain in found.items() if not judged[name].floored}
+        whole = f"{sum(strong.values()) / len(strong):.2f}" if strong else ""
+    weak = [name for name in found if name not in strong]
+    if not found:
         return ""
     if not strong:
         return f"What it recovers cannot be told: the own vector of {_named(weak)} gains too little alone."
@@ -269,8 +266,8 @@ def _extremes(values: dict[str, float]) -> str:
     return f" (mean of {len(values)}; from {values[least]:.2f} on {least} to {values[most]:.2f} on {most})"
 
 
-def _against_rivals(compared: Comparison) -> list[str]:
-    """Return how the baselines compare, and the best of the vectors alone."""
+def _against_rivals(compared: Comparison) -> Iterator[str]:
+    """How the baselines compare, and the best of the vectors alone; which datasets no mean has."""
     words = {
         Trend.WORSE: "better than composing",
         Trend.NOISE: "not to be told from composing",
@@ -280,43 +277,25 @@ def _against_rivals(compared: Comparison) -> list[str]:
     best = next((rival for rival in compared.rivals if rival.single), None)
     said = [rival for rival in compared.rivals if not rival.single or rival is best]
     beside = f"({compared.measure}, composed {measured(compared.composed)})" if compared.composed else ""
-    return [
-        f"{_capital(verb)} {beside}: {', '.join(_beside(r) for r in some[:MOST_NAMED])}{_more(some)}."
-        for trend, verb in words.items()
-        if (some := [r for r in said if r.trend is trend])
-    ]
+    for trend, verb in words.items():
+        some = [rival for rival in said if rival.trend is trend]
+        shown = [
+            f"{rival.name}{', the best of its kind,' if rival.single else ''} {measured(rival.mean)}"
+            for rival in some[:MOST_NAMED]
+        ]
+        if some:
+            yield f"{_capital(verb)} {beside}: {', '.join(shown)}{_more(some)}."
+    if compared.left_out and compared.rivals:
+        yield f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} test rows."
 
 
-def _without(compared: Comparison) -> str:
-    """Return which datasets no mean over all datasets has."""
-    if not compared.left_out or not compared.rivals:
-        return ""
-    return f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} test rows."
-
-
-def _not_compared(results: Results, others: Sequence[Rival]) -> str:
-    """Return which models have a test loss on a dataset of the composed model, but not on just the same ones."""
-    compared = {BASE, COMPOSED, *(rival.model for rival in others)}
+def _not_compared(results: Results, rivals: Sequence[Rival]) -> str:
+    """Which models have a test loss on a dataset of the composed model, but not on just the same ones."""
+    compared = {BASE, COMPOSED, *(rival.model for rival in rivals)}
     ours = losses_of(results, COMPOSED).keys()
     left = {m: losses_of(results, m).keys() for m in model_names(results) if m not in compared}
-    part = [m for m, theirs in left.items() if theirs & ours and theirs != ours]
-    if not part:
-        return ""
-    return f"Not compared, without a test loss on the same datasets: {_named([_model(results, m) for m in part])}."
-
-
-def _beside(rival: Rival) -> str:
-    best = ", the best of its kind," if rival.single else ""
-    return f"{rival.name}{best} {measured(rival.mean)}"
-
-
-def _listed(what: str, changed: list[Row]) -> str:
-    return f"{what}: {_changes(changed, metric=True)}." if changed else ""
-
-
-def _probes(results: Results, changed: list[Row]) -> str:
-    probes = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.probes]
-    return _listed("Probes, loss against the base", probes)
+    part = [_title(results, m) for m, theirs in left.items() if theirs & ours and theirs != ours]
+    return f"Not compared, without a test loss on the same datasets: {_named(part)}." if part else ""
 
 
 def _gates(gates: list[GateResult]) -> str:
@@ -327,22 +306,19 @@ def _gates(gates: list[GateResult]) -> str:
     return f"{passed}; failed: {_named(lost)}." if lost else f"{passed}."
 
 
-def _of(changed: Iterable[Row], trend: Trend) -> list[Row]:
+def _of(changed: Iterable[MetricRow], trend: Trend) -> list[MetricRow]:
     return [row for row in changed if row.change is not None and row.change.trend is trend]
 
 
-def _changes(changed: Sequence[Row], *, metric: bool = False) -> str:
-    """Return the largest changes with their errors."""
-    largest = sorted(changed, key=lambda row: -abs(row.change.delta) if row.change else 0.0)
-    shown = [_change(row, metric=metric) for row in largest[:MOST_NAMED]]
-    return ", ".join(shown) + _more(changed)
-
-
-def _change(row: Row, *, metric: bool) -> str:
-    assert row.change is not None
-    of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
-    told = " (no clear change)" if metric and row.change.trend is Trend.NOISE else ""
-    return f"{row.subject}{of} {with_error(signed(row.change.delta), row.change.stderr)}{told}"
+def _changes(changed: Sequence[MetricRow], *, metric: bool = False) -> str:
+    """The largest changes with their errors; with the metric of each, and whether it is clear, if asked for."""
+    told = []
+    for row in sorted(changed, key=lambda row: -abs(row.change.delta) if row.change else 0.0)[:MOST_NAMED]:
+        assert row.change is not None
+        of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
+        unclear = " (no clear change)" if metric and row.change.trend is Trend.NOISE else ""
+        told.append(f"{row.subject}{of} {with_error(signed(row.change.delta), row.change.stderr)}{unclear}")
+    return ", ".join(told) + _more(changed)
 
 
 def _more(items: Sequence[object]) -> str:
@@ -350,16 +326,15 @@ def _more(items: Sequence[object]) -> str:
 
 
 def _named(names: Sequence[str]) -> str:
-    shown = list(names[:MOST_NAMED])
-    return _and(shown) if len(names) <= MOST_NAMED else ", ".join(shown) + _more(names)
+    return _and(names) if len(names) <= MOST_NAMED else ", ".join(names[:MOST_NAMED]) + _more(names)
 
 
 def _and(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def measured(measure: Measure) -> str:
-    """Return a value with its standard error: `0.893 ±0.021`."""
+def measured(measure: Measurement) -> str:
+    """A value with its standard error: `0.893 ±0.021`."""
     return with_error(decimals(measure.value), measure.stderr)
 
 

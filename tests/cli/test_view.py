@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from dem_build.actions.tune.read import Tuned, Tuning
+from dem_build.actions.tune.read import Tuned, Tuning, read_tuning
 from dem_build.cli import view
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_live import LiveListener
@@ -24,7 +24,8 @@ from dem_build.cli.view_text import say, shorten
 from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
 from dem_build.plan import History, decide
-from dem_build.recipe.schema import Gate
+from dem_build.recipe.sections import Gate
+from dem_build.report.actions import lines_before_results
 from dem_build.report.gates import check
 from dem_build.report.results import Results, collect
 
@@ -544,7 +545,8 @@ def test_the_views_import_nothing_that_a_build_with_nothing_to_do_does_not_need(
 def test_an_interval_of_one_omega_is_not_said_to_be_that_of_the_layers_mean():
     console, layers = a_log(), {"0": 0.9, "1": 0.7}
     tuned = {"math": Tuned(0.8, 0.4, 0.6, layers), "code": Tuned(0.5, 0.4, 0.6)}
-    view.omega_lines(Tuning("gradient", "gain", tuned, {}, (), 9, 20.0, {}), console)
+    tuning = Tuning("gradient", "gain", tuned, {}, (), 9, 20.0, {})
+    view.say_lines(lines_before_results(Results(found={read_tuning: tuning})), console)
     lines = [squeezed(line) for line in shown(console).splitlines()]
     assert "ω math 0.800 mean of its layers; one ω for all of them: 0.40 to 0.60" in lines
     assert "ω code 0.500 0.40 to 0.60" in lines
@@ -552,7 +554,8 @@ def test_an_interval_of_one_omega_is_not_said_to_be_that_of_the_layers_mean():
 
 def test_candidates_of_one_omega_a_vector_are_not_said_to_be_all_of_a_search_of_layers():
     console, tuned = a_log(), {"math": Tuned(0.8, 0.4, 0.6)}
-    view.omega_lines(Tuning("grid", "gain", tuned, {}, (), 9, 20.0, {}, layered=True), console)
+    tuning = Tuning("grid", "gain", tuned, {}, (), 9, 20.0, {}, layered=True)
+    view.say_lines(lines_before_results(Results(found={read_tuning: tuning})), console)
     assert "9 candidates of one ω a vector, then of one a layer; gain" in shown(console)
 
 

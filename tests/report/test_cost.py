@@ -1,4 +1,4 @@
-"""What a build cost: read from records, by device, and reckoned against mixing."""
+"""What a build cost: read from records, by device, and compared with mixing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from dem_build.action import Action, Edge, Evaluation, Input
 from dem_build.actions import KINDS
 from dem_build.cli.view_cost import cost_line
 from dem_build.engine.outcome import Done, Result
-from dem_build.report.baselines import Contender
-from dem_build.report.cost import DEM, Cost, Part, by_device, part_of, read_costs, spent
+from dem_build.report.baselines import RecordedBaseline
+from dem_build.report.cost import DEM, BuildCost, Cost, Part, by_device, part_of, read_costs, spent
 from dem_build.report.documents import build_document
 from dem_build.report.html.cost import cost
-from dem_build.report.material import Material
-from dem_build.report.reckoning import Reckoning, reckon
-from dem_build.report.recorded import Recorded
+from dem_build.report.inputs import BuildRecords, ReportInputs
+from dem_build.report.mixing_cost import build_cost
 from dem_build.report.results import Results
 from dem_build.report.summary import summary
 from dem_build.report.verdict import judge
@@ -32,7 +31,7 @@ MINE = {"device_seconds": 3.0, "seconds": 9.0, "device": "cpu (x86_64)", "thread
 
 def read(provenance, graph=None):
     graph, made = graph or make_graph(), Made(provenance=provenance)
-    return read_costs(Recorded(graph, made.build(graph), made.read))
+    return read_costs(BuildRecords(graph, made.build(graph), made.read))
 
 
 def compared(names=NAMES, mixtures=("mix",), own=(), *, searched=True, scaled=(), validated=()):
@@ -82,14 +81,14 @@ def costs_of(graph, **changed):
     return costs
 
 
-def reckoned(graph=None, **changed) -> Reckoning:
+def cost_of(graph=None, **changed) -> BuildCost:
     graph = graph or compared()
-    return reckon(graph, costs_of(graph, **changed))
+    return build_cost(graph, costs_of(graph, **changed))
 
 
-def refusal(reckoning):
-    assert reckoning.mixing is None
-    [said] = [note for note in reckoning.notes if note.startswith("There is no comparison")]
+def refusal(found):
+    assert found.mixing is None
+    [said] = [note for note in found.notes if note.startswith("There is no comparison")]
     return said
 
 
@@ -107,7 +106,7 @@ def test_an_older_record_has_its_wall_time_and_that_is_said():
     graph = make_graph()
     costs = read({"data:math": {"seconds": 9.0}}, graph)
     assert (costs["data:math"].seconds, costs["data:math"].wall) == (9.0, True)
-    [untimed, wall] = reckon(graph, costs).notes
+    [untimed, wall] = build_cost(graph, costs).notes
     assert "wall time: data:math." in wall
     assert "not recorded" in untimed
     assert "data:math" not in untimed
@@ -170,7 +169,7 @@ def test_baselines_analysis_and_references_are_no_part_of_what_dem_cost():
 
 
 def test_a_mixture_that_ran_is_measured_and_neither_side_has_a_test_evaluation():
-    mixing = reckoned().mixing
+    mixing = cost_of().mixing
     assert (list(mixing.each), mixing.count, mixing.trained) == (["mix"], 1, 1)
     assert mixing.dem.total == 3 * 100 + 20 + 5
     assert mixing.each["mix"].total == mixing.one.total == mixing.all.total == 310 + 4 + 5
@@ -180,7 +179,7 @@ def test_a_mixture_that_ran_is_measured_and_neither_side_has_a_test_evaluation()
 
 def test_where_the_recipe_names_no_mixture_dem_is_set_against_one():
     graph = compared(mixtures=())
-    mixing = reckoned(graph, vector_add={"seconds": 130.0, "tokens": 2000.0}).mixing
+    mixing = cost_of(graph, vector_add={"seconds": 130.0, "tokens": 2000.0}).mixing
     assert (mixing.each, mixing.count) == ({}, 1)
     assert mixing.all.total == mixing.all.projected == 330
     assert mixing.ratio == pytest.approx(330 / (330 + 20 + 5))
@@ -189,19 +188,19 @@ def test_where_the_recipe_names_no_mixture_dem_is_set_against_one():
 
 @pytest.mark.parametrize("tuned", [{}, {"scaled": ("mix", "twin")}])
 def test_with_given_omega_no_search_is_charged_on_either_side(tuned):
-    mixing = reckoned(compared(mixtures=("mix", "twin"), searched=False, **tuned)).mixing
+    mixing = cost_of(compared(mixtures=("mix", "twin"), searched=False, **tuned)).mixing
     assert mixing.dem.choosing == mixing.all.choosing == 0
     assert (mixing.dem.total, mixing.all.total) == (305, (310 + 4 + 5) + (100 + 2 + 5))
 
 
 def test_where_omega_are_searched_so_is_the_scale_of_a_mixture():
-    mixing = reckoned(compared(scaled=("mix",))).mixing
+    mixing = cost_of(compared(scaled=("mix",))).mixing
     assert (mixing.dem.choosing, mixing.one.choosing, mixing.one.projected) == (20, 50, 0)
 
 
 def test_several_mixtures_are_each_charged_with_a_pass_that_chooses_unless_something_else_did():
     graph = compared(mixtures=("mix", "twin", "third"), scaled=("twin",), validated=("third",))
-    mixing = reckoned(graph).mixing
+    mixing = cost_of(graph).mixing
     assert {n: way.choosing for n, way in mixing.each.items()} == {"mix": 20 / 10, "twin": 20, "third": 0}
     assert mixing.all.projected == pytest.approx(2), (
         "a pass of the search is projected, all else was measured"
@@ -210,12 +209,12 @@ def test_several_mixtures_are_each_charged_with_a_pass_that_chooses_unless_somet
 
 
 def test_one_mixture_has_no_others_to_be_chosen_from():
-    assert reckoned().mixing.one.choosing == 0
+    assert cost_of().mixing.one.choosing == 0
 
 
 def test_several_mixtures_count_each_with_what_it_took():
     graph = compared(NAMES[:2], mixtures=("mix", "twin", "third"), searched=False)
-    mixing = reckoned(graph, vector_twin={"seconds": 400.0}, vector_third={"seconds": 550.0}).mixing
+    mixing = cost_of(graph, vector_twin={"seconds": 400.0}, vector_third={"seconds": 550.0}).mixing
     assert mixing.all.training == pytest.approx(310 + 400 + 550)
     assert mixing.one.training == pytest.approx((310 + 400 + 550) / 3)
     assert (mixing.count, mixing.trained) == (3, 3)
@@ -227,11 +226,11 @@ def test_two_scales_of_one_training_are_one_mixture():
     same = {
         f"{of}_twin": {"same_as": f"{of}:mix", "seconds": s} for of, s in (("vector", 310.0), ("data", 4.0))
     }
-    mixing = reckoned(graph, tune_twin={"seconds": 50.0}, **same).mixing
+    mixing = cost_of(graph, tune_twin={"seconds": 50.0}, **same).mixing
     assert (mixing.count, mixing.trained) == (1, 1)
     assert mixing.all.total == pytest.approx(310 + 4 + 2 * 5 + 50)
     assert mixing.each["twin"].total == pytest.approx(310 + 4 + 5 + 50)
-    results = Results(cost=Reckoning(costs_of(graph), mixing), baselines=dict.fromkeys(("mix", "twin")))
+    results = Results(cost=BuildCost(costs_of(graph), mixing), baselines=dict.fromkeys(("mix", "twin")))
     names = [row.name for row in shown(results)[1].blocks[0].rows]
     assert names == ["DEM", "mix", "twin", "one mixture, what they share once"]
 
@@ -239,7 +238,7 @@ def test_two_scales_of_one_training_are_one_mixture():
 def test_a_mixture_that_is_named_and_did_not_run_counts_as_those_that_did():
     graph = compared(mixtures=("mix", "twin"), searched=False)
     costs = {n: c for n, c in costs_of(graph).items() if not n.endswith("twin")}
-    mixing = reckon(graph, costs).mixing
+    mixing = build_cost(graph, costs).mixing
     assert (mixing.count, mixing.trained) == (2, 1)
     assert (mixing.all.total, mixing.all.projected) == (2 * 319, 319)
     assert "the 2 mixtures would take 10m 38s, 1 of them projected, 2.09 times as much" in mixing.headline()
@@ -247,24 +246,24 @@ def test_a_mixture_that_is_named_and_did_not_run_counts_as_those_that_did():
 
 def test_a_mixture_of_another_length_counts_as_it_ran_and_its_tokens_are_said():
     graph = compared(own=("mix",))
-    mixing = reckoned(graph, vector_mix={"seconds": 500.0, "tokens": 1000.0}).mixing
+    mixing = cost_of(graph, vector_mix={"seconds": 500.0, "tokens": 1000.0}).mixing
     assert (mixing.each["mix"].training, mixing.each["mix"].tokens) == (500, 1000)
     assert "One mixture on 1k tokens, where the vectors read 3k: " in " ".join(mixing.sentences())
 
 
 def test_a_mixture_that_read_more_than_the_vectors_is_not_said_to_have_read_as_much():
-    read = [" ".join(reckoned(vector_mix={"tokens": tokens}).mixing.sentences()) for tokens in (3010, 3400)]
+    read = [" ".join(cost_of(vector_mix={"tokens": tokens}).mixing.sentences()) for tokens in (3010, 3400)]
     assert "One mixture on as many tokens as the vectors, 3k: 5m 19s, measured (mix)." in read[0]
     assert "One mixture on 3.4k tokens, where the vectors read 3k: " in read[1]
 
 
 def test_what_dem_cost_is_the_sum_of_its_parts():
-    reckoning = reckoned()
-    assert by_device(reckoning.costs, DEM) == {GPU: reckoning.mixing.dem.total}
+    found = cost_of()
+    assert by_device(found.costs, DEM) == {GPU: found.mixing.dem.total}
 
 
 def test_ratio_and_break_even_follow_from_both_costs():
-    mixing = reckoned().mixing
+    mixing = cost_of().mixing
     assert mixing.ratio == pytest.approx(319 / 325)
     assert mixing.break_even == pytest.approx(325 / 319)
 
@@ -273,7 +272,7 @@ def won(model, table):
     """Results in which a model won, or was not told from the composed one."""
     losses = {"base": 3.0, "composed": 2.5, **table}
     found = {m: {f"loss:{n}": {"loss": v, "loss_stderr": 0.01} for n in NAMES} for m, v in losses.items()}
-    results = Results(found, datasets=NAMES, baselines=dict.fromkeys(table, Contender("mixing")))
+    results = Results(found, datasets=NAMES, baselines=dict.fromkeys(table, RecordedBaseline("mixing")))
     assert judge(results).winner == model
     return results
 
@@ -283,11 +282,11 @@ def shown(results):
     console = Console(file=io.StringIO(), width=300, markup=False, highlight=False)
     cost_line(results, console)
     graph = compared(mixtures=tuple(results.baselines))
-    return console.file.getvalue(), cost(Material(None, graph, {}, results, (), ""))
+    return console.file.getvalue(), cost(ReportInputs(None, graph, {}, results, (), ""))
 
 
 def test_where_the_one_mixture_is_cheaper_and_won_no_headline_says_that_dem_saves():
-    results = replace(won("mix", {"mix": 2.0}), cost=reckoned(vector_mix={"seconds": 200.0}))
+    results = replace(won("mix", {"mix": 2.0}), cost=cost_of(vector_mix={"seconds": 200.0}))
     line, section = shown(results)
     assert "DEM 5m 25s, mix 3m 29s, 0.64 times as much" in line
     assert section.lead.startswith(
@@ -302,7 +301,7 @@ def test_where_the_one_mixture_is_cheaper_and_won_no_headline_says_that_dem_save
 
 def test_where_one_of_several_mixtures_won_what_it_took_alone_is_said_beside_all():
     graph = compared(mixtures=("mix", "twin"))
-    results = replace(won("mix", {"mix": 2.0, "twin": 2.5}), cost=reckon(graph, costs_of(graph)))
+    results = replace(won("mix", {"mix": 2.0, "twin": 2.5}), cost=build_cost(graph, costs_of(graph)))
     line, section = shown(results)
     assert "DEM 5m 25s, 2 mixtures 7m 10s, 1.32 times as much; mix, which won, 5m 21s, 0.99 times" in line
     assert "The mixture that won, mix, took 5m 21s, 0.99 times as much." in section.lead
@@ -312,14 +311,14 @@ def test_where_one_of_several_mixtures_won_what_it_took_alone_is_said_beside_all
 
 
 def test_one_dataset_costs_its_vector_and_all_that_follows_and_mixing_a_whole_mixture():
-    edit = reckoned(vector_upper={"seconds": 40.0}).mixing.edits["upper"]
+    edit = cost_of(vector_upper={"seconds": 40.0}).mixing.edits["upper"]
     assert (edit.own, edit.rest) == (42, 20 + 5)
     assert edit.mixture == 2 + 319
     assert edit.ratio == pytest.approx(321 / 67)
 
 
 def test_a_new_mixture_is_made_once_and_compared_with_no_other():
-    mixing = reckoned(compared(mixtures=("mix", "twin"))).mixing
+    mixing = cost_of(compared(mixtures=("mix", "twin"))).mixing
     assert mixing.one.choosing == 2
     assert mixing.edits["upper"].mixture == 2 + mixing.one.total - 2
 
@@ -327,48 +326,48 @@ def test_a_new_mixture_is_made_once_and_compared_with_no_other():
 def test_a_dataset_more_does_not_take_vectors_from_elsewhere_in_again():
     graph = compared()
     actions = dict(graph.actions) | {"vector:code": Action("vector:code", KINDS["extract"], {})}
-    mixing = reckoned(dataclasses.replace(graph, actions=actions), vector_code={"seconds": 500.0}).mixing
+    mixing = cost_of(dataclasses.replace(graph, actions=actions), vector_code={"seconds": 500.0}).mixing
     assert mixing.dem.making == 505
     assert mixing.edits["upper"].rest == 20 + 5
 
 
 def test_a_training_that_two_datasets_share_read_its_tokens_once():
-    mixing = reckoned(compared(mixtures=()), vector_upper={"same_as": "vector:add"}).mixing
+    mixing = cost_of(compared(mixtures=()), vector_upper={"same_as": "vector:add"}).mixing
     assert (mixing.dem.training, mixing.dem.tokens) == (200, 2000)
     assert mixing.one.training == 200
 
 
 def test_tokens_that_were_not_counted_do_not_hide_the_seconds():
-    mixing = reckoned(vector_copy={"tokens": None}).mixing
+    mixing = cost_of(vector_copy={"tokens": None}).mixing
     assert mixing.all.total == 319
     assert "One mixture on tokens that were not counted: 5m 19s" in " ".join(mixing.sentences())
 
 
 def test_composing_on_another_device_is_said_and_not_added():
-    reckoning = reckoned(model={"device": CPU}, model_mix={"device": CPU}, data_mix={"device": CPU})
-    assert reckoning.mixing.dem.making == reckoning.mixing.one.making == 0
-    assert f"Composing took 5.0s on {CPU}, which is not in the comparison." in reckoning.notes
-    assert "The build ran on several devices, whose seconds are not added up." in reckoning.notes
-    assert by_device(reckoning.costs)[CPU] == 14
+    found = cost_of(model={"device": CPU}, model_mix={"device": CPU}, data_mix={"device": CPU})
+    assert found.mixing.dem.making == found.mixing.one.making == 0
+    assert f"Composing took 5.0s on {CPU}, which is not in the comparison." in found.notes
+    assert "The build ran on several devices, whose seconds are not added up." in found.notes
+    assert by_device(found.costs)[CPU] == 14
 
 
 def test_a_mixture_on_another_device_is_projected_instead():
-    reckoning = reckoned(vector_mix={"device": CPU})
-    assert (reckoning.mixing.each, reckoning.mixing.all.projected) == ({}, 300)
-    assert f"vector:mix ran on {CPU}: its seconds are not compared." in reckoning.notes
+    found = cost_of(vector_mix={"device": CPU})
+    assert (found.mixing.each, found.mixing.all.projected) == ({}, 300)
+    assert f"vector:mix ran on {CPU}: its seconds are not compared." in found.notes
 
 
 def test_a_search_of_a_scale_on_another_device_is_said():
-    reckoning = reckoned(compared(scaled=("mix",)), tune_mix={"device": CPU})
-    assert reckoning.mixing.one.choosing == 0
-    assert f"tune:mix ran on {CPU}: its seconds are not compared." in reckoning.notes
+    found = cost_of(compared(scaled=("mix",)), tune_mix={"device": CPU})
+    assert found.mixing.one.choosing == 0
+    assert f"tune:mix ran on {CPU}: its seconds are not compared." in found.notes
 
 
 @pytest.mark.parametrize("name", ["vector_copy", "tune"])
 def test_trainings_and_search_on_several_devices_are_not_compared(name):
-    reckoning = reckoned(**{name: {"device": CPU}})
-    assert f"ran on several devices ({GPU}; {CPU})" in refusal(reckoning)
-    assert "The vectors read 3k tokens, mix 3.0k." in refusal(reckoning)
+    found = cost_of(**{name: {"device": CPU}})
+    assert f"ran on several devices ({GPU}; {CPU})" in refusal(found)
+    assert "The vectors read 3k tokens, mix 3.0k." in refusal(found)
 
 
 @pytest.mark.parametrize(
@@ -379,33 +378,33 @@ def test_trainings_and_search_on_several_devices_are_not_compared(name):
     ],
 )
 def test_what_is_not_known_is_not_compared(changed, why):
-    assert why in refusal(reckoned(compared(mixtures=()), **changed))
+    assert why in refusal(cost_of(compared(mixtures=()), **changed))
 
 
 def test_a_build_that_is_not_whole_is_not_compared():
     graph = compared()
     costs = {n: c for n, c in costs_of(graph).items() if n not in ("vector:copy", "model")}
-    assert "vector:copy, model did not run yet" in refusal(reckon(graph, costs))
+    assert "vector:copy, model did not run yet" in refusal(build_cost(graph, costs))
 
 
 def test_one_dataset_has_nothing_to_be_mixed_with():
-    assert reckoned(compared(("add",), mixtures=())) == Reckoning(costs_of(compared(("add",), mixtures=())))
+    assert cost_of(compared(("add",), mixtures=())) == BuildCost(costs_of(compared(("add",), mixtures=())))
 
 
 def test_vectors_from_elsewhere_cost_what_nobody_knows():
     graph = compared()
     actions = dict(graph.actions) | {"vector:style": Action("vector:style", KINDS["extract"], {})}
-    reckoning = reckoned(dataclasses.replace(graph, actions=actions))
-    assert reckoning.mixing.dem.training == 300
-    assert any("not counted: style. A mixture would need" in note for note in reckoning.notes)
+    found = cost_of(dataclasses.replace(graph, actions=actions))
+    assert found.mixing.dem.training == 300
+    assert any("not counted: style. A mixture would need" in note for note in found.notes)
 
 
 def test_a_search_that_began_with_what_others_measured_is_said_to_cost_more_from_nothing():
     costs = read({"vector:math": MINE | {"earlier_passes": 12}})
     assert costs["vector:math"].began_from_others
     begun = "A search began with passes of earlier searches"
-    assert [n for n in reckoned(tune={"began_from_others": True}).notes if n.startswith(begun)]
-    assert not [note for note in reckoned().notes if "earlier searches" in note]
+    assert [n for n in cost_of(tune={"began_from_others": True}).notes if n.startswith(begun)]
+    assert not [note for note in cost_of().notes if "earlier searches" in note]
 
 
 # Showing
@@ -426,7 +425,7 @@ def test_a_build_spends_nothing_on_what_is_cached_and_failures_are_counted_apart
 def test_the_summary_says_what_was_spent_now_and_what_mixing_costs():
     graph, made = make_graph(), Made(provenance={"vector:math": MINE})
     records = made.build(graph)
-    results = Results(cost=reckoned())
+    results = Results(cost=cost_of())
     text = summary("tiny", outcome_of(graph, records, {"vector:math": Done.RAN}), results)
     assert "this build: 12s on cpu" in text.replace("\\", "")
     assert "DEM took 5m 25s on NVIDIA H100; the mixture mix took 5m 19s, 0.98 times as much." in text
@@ -437,14 +436,14 @@ def test_the_terminal_has_a_line_for_it_and_none_where_nothing_is_known():
     console = Console(file=io.StringIO(), width=80, markup=False, highlight=False)
     cost_line(Results(), console)
     assert console.file.getvalue() == ""
-    cost_line(Results(cost=reckoned(compared(mixtures=()))), console)
+    cost_line(Results(cost=cost_of(compared(mixtures=()))), console)
     assert console.file.getvalue() == (
         "cost     5m 52s on NVIDIA H100: DEM 5m 25s, one mixture 5m 00s (projected), 0.92 times as much\n"
     )
 
 
 def test_documents_hold_every_number():
-    document = reckoned(compared(mixtures=("mix", "twin"))).document()
+    document = cost_of(compared(mixtures=("mix", "twin"))).document()
     mixing = document["mixing"]
     assert (mixing["mixtures"], mixing["mixtures_measured"], mixing["omega_searched"]) == (2, 2, True)
     assert mixing["all"]["total"] == mixing["mixtures"] * mixing["mixture"]["total"] == 321 + 109

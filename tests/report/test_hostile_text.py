@@ -15,16 +15,19 @@ from markdown_it import MarkdownIt  # rich brings it along
 from rich.console import Console
 from test_html import Page, everything
 
-from dem_build.actions.sample.read import Answer, Exchange
+from dem_build.actions.sample.read import Exchange, SampledAnswer, read_samples
+from dem_build.actions.tsne.read import read_tsne
+from dem_build.actions.tune.read import read_tuning
 from dem_build.cli import view
 from dem_build.cli.view_text import joined
 from dem_build.engine.outcome import Done, Result
 from dem_build.errors import TrainingError
+from dem_build.report.actions import lines_after_results, lines_before_results
 from dem_build.report.card import card
 from dem_build.report.gates import GateResult
 from dem_build.report.html.page import render
-from dem_build.report.markdown import JOINERS, printable
 from dem_build.report.summary import summary
+from dem_build.report.text import JOINERS, printable
 
 OFTEN = "<>&\"'`|*_[]()#!~$\\{}-+=:;/.0a \n\t\r\x00\x07\x1b\x9b\u2028\u202e"
 END = "\N{SKULL AND CROSSBONES}"  # so that no text is empty, or is another name of the sample
@@ -36,8 +39,8 @@ hostile = given(text=TEXTS)
 enough = settings(deadline=None, max_examples=30)
 
 
-def material_of(text):
-    """Material in which a text stands wherever users, data and machines have a say."""
+def inputs_of(text):
+    """What a report is drawn from, in which a text stands wherever users, data and machines have a say."""
     found = everything((text,))
     told = {"warnings": [text], "device": text, "versions": {text: text}, "finished": text}
     records = {name: replace(r, provenance=dict(r.provenance) | told) for name, r in found.records.items()}
@@ -45,29 +48,28 @@ def material_of(text):
     table = {
         m: dict(tasks) | {text: {text: 0.5, f"{text}_stderr": 0.1}} for m, tasks in results.table.items()
     }
-    tuning = replace(results.tuning, told=(text,), search=text, objective=text)
+    tuning = replace(results.get(read_tuning), told=(text,), search=text, objective=text)
     baselines = {text: replace(results.baselines["mixing"], method=text, told=(text,))}
-    answers = {"base": Answer(text, ended=False), "composed": Answer(text, ended=True)}
+    answers = {"base": SampledAnswer(text, ended=False), "composed": SampledAnswer(text, ended=True)}
+    samples = (Exchange(text, text, text, answers), Exchange("", text, None, answers))
     changed = replace(
         results,
         table=table,
-        tuning=tuning,
+        found=results.found | {read_tuning: tuning, read_samples: samples, read_tsne: {text: ((0.0, 1.0),)}},
         baselines=baselines,
-        tsne={text: ((0.0, 1.0),)},
-        samples=(Exchange(text, text, text, answers), Exchange("", text, None, answers)),
         warnings=((f"data:{text}", text),),
     )
     gates = (GateResult(text, text, 0.5, passed=False, why=text),)
     return replace(found, records=records, results=changed, gates=gates)
 
 
-def outcome_with(text, material):
+def outcome_with(text, inputs):
     """Return an outcome in which one action ran, with a note, and another failed."""
-    ran, failed = (material.graph.actions[name] for name in ("model", f"vector:{text}"))
+    ran, failed = (inputs.graph.actions[name] for name in ("model", f"vector:{text}"))
     error = TrainingError(text, where=text, hint=text)
     return outcome_of(
-        material.graph,
-        material.records,
+        inputs.graph,
+        inputs.records,
         ran=Result(ran, Done.RAN, 1.0, note=text),
         failed=Result(failed, Done.FAILED, 1.0, error=error),
     )
@@ -90,7 +92,7 @@ def elements(page_of):
 
 @cache
 def plain_elements():
-    return elements(render(material_of(PLAIN)))[1]
+    return elements(render(inputs_of(PLAIN)))[1]
 
 
 @hostile
@@ -99,7 +101,7 @@ def plain_elements():
 @example("<p>\u2028\u200d\x1b[31m" * 200 + END)
 @enough
 def test_in_a_report_any_text_is_text(text):
-    page, found = elements(render(material_of(text)))
+    page, found = elements(render(inputs_of(text)))
     assert found == plain_elements()
     assert not [c for c in page.text if unicodedata.category(c) in OBEYED and c not in JOINERS]
     dashes = {"\N{MINUS SIGN}": "-"}  # a number's
@@ -114,13 +116,13 @@ def structure(markdown):
 
 
 def markdown_of(text):
-    material = material_of(text)
+    inputs = inputs_of(text)
     # The name of a recipe is of letters and digits, and stands here for any.
-    recipe = material.recipe.model_copy(update={"name": text})
+    recipe = inputs.recipe.model_copy(update={"name": text})
     versions = {text: text}
     return [
-        card(recipe, material.graph, material.records, material.results, versions).partition("---\n\n")[2],
-        summary(text, outcome_with(text, material), material.results, material.gates),
+        card(recipe, inputs.graph, inputs.records, inputs.results, versions).partition("---\n\n")[2],
+        summary(text, outcome_with(text, inputs), inputs.results, inputs.gates),
     ]
 
 
@@ -141,8 +143,8 @@ def test_in_markdown_any_text_is_text(text):
 
 def terminal_of(text):
     console = Console(file=io.StringIO(), width=100_000, markup=False, highlight=False, emoji=False)
-    material = material_of(text)
-    outcome, graph, results = outcome_with(text, material), material.graph, material.results
+    inputs = inputs_of(text)
+    outcome, graph, results = outcome_with(text, inputs), inputs.graph, inputs.results
     vector = graph.actions[f"vector:{text}"]
     with view.PlainListener(console) as following:
         following.build_started(Made().plan(make_graph((text,))))
@@ -151,9 +153,8 @@ def terminal_of(text):
         following.action_waits(vector, text)
         for result in outcome.results.values():
             following.action_ended(result)
-    view.result_table(results, material.gates, console)
-    view.omega_lines(results.tuning, console)
-    view.analysis_lines(results.analysis, console)
+    view.result_table(results, inputs.gates, console)
+    view.say_lines([*lines_before_results(results), *lines_after_results(results)], console)
     view.baseline_lines(results.baselines, console)
     view.unevaluated_line([text], console)
     view.remaining_warnings(results, console)

@@ -12,19 +12,20 @@ from pathlib import Path
 import pytest
 from build_samples import Made, make_graph
 
-from dem_build.actions.analysis.read import Analysis, Compared
+from dem_build.actions.analysis.read import Compared, VectorAnalysis
 from dem_build.actions.ladder.read import Ladder, Rung
 from dem_build.actions.ladder.read import Tested as OnTest  # pytest takes what is called Test… for a test
 from dem_build.actions.response.read import Loss, Point, Response
-from dem_build.actions.sample.read import Answer, Exchange, spread
+from dem_build.actions.sample.read import Exchange, SampledAnswer, spread
 from dem_build.actions.tune.read import Judged, Tuned, Tuning
 from dem_build.recipe import Recipe
-from dem_build.report.baselines import Contender, Mixture
+from dem_build.report.actions import READERS
+from dem_build.report.baselines import Mixture, RecordedBaseline
 from dem_build.report.gates import GateResult
 from dem_build.report.html.blocks import Axis, Scatter, level, rival
 from dem_build.report.html.evaluations import losses, tasks
 from dem_build.report.html.page import SECTIONS, TEMPLATES, render
-from dem_build.report.material import Material, is_drawn, mark_of
+from dem_build.report.inputs import ReportInputs, is_drawn, mark_of
 from dem_build.report.results import Results, collect
 
 HOSTILE = "\"><script>alert('1')</script><img src=x onerror=alert(1)>{{ 7*7 }}\x1b[31m\u202e</style>"
@@ -87,12 +88,13 @@ def curve(steps=30):
 
 
 def make(names=("math",), *, made=None, graph=None, gates=(), recipe=None, **changed):
-    """Material of a build of `names`, whose results are as recorded but for what is `changed`."""
+    """What a report of `names` is drawn from: as recorded, but for fields and read values that are `changed`."""
     graph, made = graph or make_graph(names), made or Made()
     records = made.build(graph)
     results = collect(graph, records, made.read)
-    values = {f: getattr(results, f) for f in results.__dataclass_fields__} | changed
-    return Material(recipe or make_recipe(names), graph, records, Results(**values), gates, "0.1.0")
+    found = results.found | {r: changed.pop(r.key) for r in READERS if r.key in changed}
+    values = {f: getattr(results, f) for f in results.__dataclass_fields__} | changed | {"found": found}
+    return ReportInputs(recipe or make_recipe(names), graph, records, Results(**values), gates, "0.1.0")
 
 
 def make_tuning(names, told=("ω of math ended on the upper bound, 1.5",), **changed):
@@ -119,7 +121,7 @@ def make_analysis(names):
         10, 5.0, dict.fromkeys(names, 1.0), dict.fromkeys(names, 0.2), square, square, 0.4, square, 0.5
     )
     parts = {n: {"0": {"q_proj": 0.5, "norms": 0.0}, "final": {"norms": 0.1}} for n in names}
-    return Analysis(some, {"0": some}, parts)
+    return VectorAnalysis(some, {"0": some}, parts)
 
 
 def make_response(names):
@@ -182,19 +184,21 @@ def everything(names=("math",)):
 
 def make_samples(names, count=1, **changed):
     said = {"asked": "2 + 2?", "reference": "4"} | changed
-    answers = {"base": Answer("dunno", ended=False), "composed": Answer(" 4\n", ended=True)}
+    answers = {"base": SampledAnswer("dunno", ended=False), "composed": SampledAnswer(" 4\n", ended=True)}
     return tuple(Exchange(n, said["asked"], said["reference"], answers) for n in names for _ in range(count))
 
 
 def make_baselines(names):
     parts = dict.fromkeys(names, 1 / len(names))
     mixture = Mixture(12100, 12100, 12034, 12000, parts, dict.fromkeys(names, 1.5))
-    mixing = Contender("mixing", {"mixing": 0.8}, {"mixing": (0.7, 0.9)}, mixture, ("its <b>scale</b>",))
-    return {"mixing": mixing, "even": Contender("uniform", parts)}
+    mixing = RecordedBaseline(
+        "mixing", {"mixing": 0.8}, {"mixing": (0.7, 0.9)}, mixture, ("its <b>scale</b>",)
+    )
+    return {"mixing": mixing, "even": RecordedBaseline("uniform", parts)}
 
 
-def anchors(material):
-    return [s.anchor for make_section in SECTIONS if (s := make_section(material)) is not None]
+def anchors(inputs):
+    return [s.anchor for make_section in SECTIONS if (s := make_section(inputs)) is not None]
 
 
 def test_a_build_with_everything_shows_every_section():
@@ -206,7 +210,9 @@ def test_a_build_with_everything_shows_every_section():
 def with_baselines(count):
     """A build of two datasets and a task whose baselines all have the same losses."""
     names, methods = ("math", "chat"), itertools.cycle(("mixing", "interpolation", "uniform", "single"))
-    baselines = {f"rival{i}": Contender(method) for i, method in zip(range(count), methods, strict=False)}
+    baselines = {
+        f"rival{i}": RecordedBaseline(method) for i, method in zip(range(count), methods, strict=False)
+    }
     models = {"base": 3.0, "composed": 2.0, **dict.fromkeys(baselines, 1.9)}
     table = {
         m: {f"loss:{n}": {"loss": v, "loss_stderr": 0.01} for n in names} | {"arc_easy": {"acc": 0.5}}
@@ -217,16 +223,16 @@ def with_baselines(count):
 
 @pytest.mark.parametrize("section", [losses, tasks])
 def test_every_baseline_has_a_mark_and_a_lane_of_its_own_and_is_named_beside_it(section):
-    material = with_baselines(12)
-    chart = section(material).blocks[0]
-    names = {kind: name for kind, name in chart.legend if name in material.results.baselines}
-    assert list(names.values()) == list(material.results.baselines)
+    inputs = with_baselines(12)
+    chart = section(inputs).blocks[0]
+    names = {kind: name for kind, name in chart.legend if name in inputs.results.baselines}
+    assert list(names.values()) == list(inputs.results.baselines)
     for row in chart.rows:
         rivals = {mark.lane: names[mark.kind] for mark in row.marks if mark.kind in names}
         assert list(rivals.values()) == list(names.values()), "each in a lane, in the order of the legend"
         assert {s.lane for s in row.spans if s.kind.startswith("whisker rival")} == set(rivals)
         assert row.height > max(mark.down for mark in row.marks)
-    assert "a baseline" not in render(material)
+    assert "a baseline" not in render(inputs)
 
 
 def test_marks_of_baselines_differ_in_shape_and_not_in_colour_alone():
@@ -242,10 +248,10 @@ def test_marks_of_baselines_differ_in_shape_and_not_in_colour_alone():
 
 
 def test_what_a_change_of_a_task_is_worth_stands_in_the_column_of_the_change():
-    material = with_baselines(1)
+    inputs = with_baselines(1)
     for model in ("base", "composed"):
-        material.results.table[model]["gsm8k"] = {"exact_match": 0.5, "exact_match_stderr": 0.01}
-    section = tasks(material)
+        inputs.results.table[model]["gsm8k"] = {"exact_match": 0.5, "exact_match_stderr": 0.01}
+    section = tasks(inputs)
     assert "Wilson" not in section.lead
     changes = section.blocks[0]
     assert changes.fits
@@ -277,7 +283,7 @@ def test_the_page_loads_nothing_and_runs_nothing():
 
 def test_before_a_build_the_page_says_what_is_missing():
     graph = make_graph()
-    text = Page(render(Material(make_recipe(), graph, {}, Results(), (), "0.1.0"))).text
+    text = Page(render(ReportInputs(make_recipe(), graph, {}, Results(), (), "0.1.0"))).text
     assert "Not judged" in text
     assert f"{len(graph.actions)} of {len(graph.actions)} actions are not recorded" in text
 
@@ -289,8 +295,8 @@ def test_what_failed_is_named_and_the_rest_is_shown():
         for n, r in made.build(graph).items()
         if n not in ("vector:chat", "model") and "composed" not in n
     }
-    material = Material(make_recipe(), graph, records, collect(graph, records, made.read), (), "0.1.0")
-    text = Page(render(material)).text
+    inputs = ReportInputs(make_recipe(), graph, records, collect(graph, records, made.read), (), "0.1.0")
+    text = Page(render(inputs)).text
     assert "(vector:chat, model, " in text
     assert "not built yet" in text
     assert "2.500 ±0.020" in text
@@ -303,7 +309,7 @@ def test_text_from_outside_is_shown_and_never_markup():
         for m in ("base", "composed")
     }
     told = {"vector:math": {"warnings": [HOSTILE], "device": HOSTILE, "versions": {HOSTILE: HOSTILE}}}
-    material = make(
+    inputs = make(
         names,
         made=Made(provenance=told),
         recipe=make_recipe(model="./" + HOSTILE.replace("/", "")),
@@ -312,11 +318,11 @@ def test_text_from_outside_is_shown_and_never_markup():
         tuning=make_tuning(names, told=(HOSTILE,)),
         tsne={HOSTILE: ((0.0, 1.0),)},
         samples=(
-            Exchange(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: Answer(HOSTILE, ended=False)}),
-            Exchange("", HOSTILE, None, {"composed": Answer(HOSTILE, ended=True)}),
+            Exchange(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: SampledAnswer(HOSTILE, ended=False)}),
+            Exchange("", HOSTILE, None, {"composed": SampledAnswer(HOSTILE, ended=True)}),
         ),
     )
-    text = render(material)
+    text = render(inputs)
     page = Page(text)
     assert not {"script", "img"} & set(page.tags)
     assert "{{ 7*7 }}" in page.text
@@ -427,7 +433,7 @@ def test_one_candidate_that_is_far_worse_does_not_flatten_the_trace_of_all_other
 def test_models_stand_below_each_other_where_they_are_more_than_the_datasets():
     def cells(*models):
         table = {m: {"loss:math": {"loss": 2.0, "loss_stderr": 0.1}} for m in models}
-        return Page(render(make(table=table, baselines={"even": Contender("mixing")}))).text
+        return Page(render(make(table=table, baselines={"even": RecordedBaseline("mixing")}))).text
 
     assert "Every model model math base 2.000 ±0.100 composed 2.000 ±0.100 even 2.000" in cells(
         "math", "even", "composed", "base"
@@ -464,8 +470,8 @@ def test_what_a_search_of_layers_shows_is_said_to_be_of_one_omega_a_vector():
     assert told not in plain
     assert "would do to each dataset at the chosen ω" in plain
     retuned = "searched anew at each step, on validation rows, one a vector until the whole model has those"
-    material = make(names, tuning=make_tuning(names), ladder=make_ladder(names))
-    assert retuned in Page(render(material)).text
+    inputs = make(names, tuning=make_tuning(names), ladder=make_ladder(names))
+    assert retuned in Page(render(inputs)).text
     assert retuned not in Page(render(make(names, ladder=make_ladder(names)))).text
 
 
@@ -513,18 +519,18 @@ def test_probes_that_a_search_read_are_not_said_to_be_unseen():
 
 
 def test_keys_and_digests_are_whole():
-    material = everything()
-    text = Page(render(material)).text
-    for record in material.records.values():
+    inputs = everything()
+    text = Page(render(inputs)).text
+    for record in inputs.records.values():
         assert record.key in text
         assert all(output.digest in text for output in record.outputs.values())
 
 
 def test_where_files_and_hosts_are_is_nobody_elses_business():
-    material = make(
+    inputs = make(
         made=Made(provenance={"base": {"host": "my-host"}}), recipe=make_recipe(model="/home/me/base")
     )
-    text = render(material)
+    text = render(inputs)
     assert "my-host" not in text
     assert "/home/me" not in text
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from build_samples import Made, make_graph, outcome_of
 
-from dem_build.actions.sample.read import Answer, Exchange
-from dem_build.actions.tune.read import Tuned, Tuning
+from dem_build.actions.sample.read import Exchange, SampledAnswer
+from dem_build.actions.tune.read import Tuned, Tuning, read_tuning
 from dem_build.engine.outcome import Done, Result
 from dem_build.errors import TrainingError
 from dem_build.recipe.schema import Base, Compose, Dataset, Gate, Recipe
@@ -59,7 +59,7 @@ def test_a_mean_of_layers_is_not_said_to_be_the_omega_of_the_model():
     layers = {"embeddings": 0.4, "2": 1.2397, "10": 0.1, "final": 0.3}
     tuned = {"math": Tuned(0.5, 0.4, 0.6, layers)}
     tuning = Tuning("gradient", "gain", tuned, {}, (), 9, 20.0, {}, granularity="layer")
-    layered = replace(results, tuning=tuning)
+    layered = replace(results, found={read_tuning: tuning})
     recipe = Recipe(
         name="tiny", base=Base(model="./b"), datasets={"math": Dataset(path="m.jsonl", omega=0.5)}
     )
@@ -146,7 +146,12 @@ def test_the_summary_says_why_an_action_failed():
 def test_prompts_and_answers_are_one_line_each_and_no_markup():
     odd = "| <b>x</b>\n\n# `y` -1\x1b[31m" + "z" * 400
     told = (
-        Exchange("math", odd, odd, {"base": Answer(odd, ended=False), "composed": Answer("", ended=True)}),
+        Exchange(
+            "math",
+            odd,
+            odd,
+            {"base": SampledAnswer(odd, ended=False), "composed": SampledAnswer("", ended=True)},
+        ),
     )
     lines = samples_table(told).splitlines()
     rows = [line for line in lines if line.startswith("| ")]

@@ -16,7 +16,7 @@ from dem_build.recipe import Recipe
 from dem_build.report.card import card
 from dem_build.report.documents import results_document
 from dem_build.report.html.page import render
-from dem_build.report.material import Material
+from dem_build.report.inputs import ReportInputs
 from dem_build.report.results import collect
 from dem_build.report.summary import summary
 
@@ -41,18 +41,18 @@ def make(provenance):
             "datasets": {"math": {"path": "math.jsonl", "omega": 0.5}},
         }
     ).model_copy(update={"folder": Path("/project")})
-    return Material(recipe, graph, records, collect(graph, records, made.read), (), "0.1.0")
+    return ReportInputs(recipe, graph, records, collect(graph, records, made.read), (), "0.1.0")
 
 
 @given(provenance=tables(*FIELDS))
 @settings(deadline=None, max_examples=200)
 def test_results_and_report_are_made_of_provenance_of_any_shape(provenance):
-    material = make(provenance)
-    results = material.results
+    inputs = make(provenance)
+    results = inputs.results
     json.dumps(results_document(results), allow_nan=False)
-    card(material.recipe, material.graph, material.records, results, {})
-    summary("tiny", outcome_of(material.graph, material.records), results)
-    assert render(material)
+    card(inputs.recipe, inputs.graph, inputs.records, results, {})
+    summary("tiny", outcome_of(inputs.graph, inputs.records), results)
+    assert render(inputs)
 
 
 def test_a_mixture_says_what_its_record_does():

@@ -7,11 +7,12 @@ import json
 import pytest
 
 from dem_build.action import Action, Edge, Input
+from dem_build.actions import KINDS
 from dem_build.actions.ladder.read import Ladder, read_ladder
 from dem_build.actions.ladder.spec import LADDER
 from dem_build.digest import Output
 from dem_build.graph import Graph
-from dem_build.report.recorded import Recorded
+from dem_build.report.inputs import BuildRecords
 from dem_build.store import Record
 
 NAMES = ("math", "chat")
@@ -37,7 +38,7 @@ def ladder(singles: list[float], rungs: list[dict], scales: tuple[float, ...] = 
     takes += [Input("delta", Edge(f"vector:{n}", "delta"), group=f"{n}/test") for n in NAMES]
     takes += [Input("data/test", Edge(f"data:{n}", "test"), group=f"{n}/test") for n in NAMES]
     groups = {taken.group: {} for taken in takes}
-    graph = Graph({LADDER.name: Action(LADDER.name, LADDER, {}, tuple(takes), groups=groups)})
+    graph = Graph({LADDER: Action(LADDER, KINDS["ladder"], {}, tuple(takes), groups=groups)})
     document = {
         "vectors": [f"delta-{n}" for n in NAMES],
         "tests": [{"rows": f"rows-{n}", "vector": i, "used": 9} for i, n in enumerate(NAMES)],
@@ -47,8 +48,8 @@ def ladder(singles: list[float], rungs: list[dict], scales: tuple[float, ...] = 
     }
     records = {f"vector:{n}": record(delta=f"delta-{n}") for n in NAMES}
     records |= {f"data:{n}": record(test=f"rows-{n}") for n in NAMES}
-    records[LADDER.name] = record(rungs="rungs")
-    return read_ladder(Recorded(graph, records, lambda _: json.dumps(document).encode()))
+    records[LADDER] = record(rungs="rungs")
+    return read_ladder(BuildRecords(graph, records, lambda _: json.dumps(document).encode()))
 
 
 def test_a_mean_is_of_all_datasets():

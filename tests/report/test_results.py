@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 from build_samples import DEFAULTS, LOSS, Made, make_graph, row_losses
 from safetensors.numpy import save
 
+import dem_build.actions
 from dem_build import digest
 from dem_build.action import Action, Edge, Evaluation, Input
 from dem_build.actions import KINDS
+from dem_build.actions.sample.read import read_samples
 from dem_build.errors import StoreError
+from dem_build.report.actions import READERS, sections
 from dem_build.report.comparison import Trend, rows
+from dem_build.report.inputs import Reader
 from dem_build.report.results import Results, collect
 from dem_build.search.problem import ratio_stderr
 
@@ -217,14 +223,14 @@ def answered(*documents: object):
 
 
 def test_answers_of_two_models_stand_side_by_side():
-    [found] = answered([ANSWERED], [ANSWERED | {"answer": " 4\n"}]).samples
+    [found] = answered([ANSWERED], [ANSWERED | {"answer": " 4\n"}]).get(read_samples)
     assert (found.dataset, found.asked, found.reference) == ("math", "2 + 2?", "4")
     assert [(m, a.text) for m, a in found.answers.items()] == [("base", "5"), ("composed", " 4\n")]
     assert [found.agrees(m) for m in found.answers] == [False, True]
 
 
 def test_answers_of_one_model_are_shown_before_the_other_has_any():
-    [found] = answered([ANSWERED]).samples
+    [found] = answered([ANSWERED]).get(read_samples)
     assert list(found.answers) == ["base"]
 
 
@@ -232,3 +238,15 @@ def test_answers_of_one_model_are_shown_before_the_other_has_any():
 def test_answers_of_another_shape_are_an_error_that_says_how_to_mend_it(answers):
     with pytest.raises(StoreError, match=r"answers to prompts cannot be read.*--rebuild sample:base:math"):
         answered(answers)
+
+
+def test_all_that_actions_read_and_show_is_asked_for():
+    folder = Path(dem_build.actions.__file__).parent
+    read, show = (
+        [import_module(f"dem_build.actions.{path.parent.name}.{path.stem}") for path in folder.glob(name)]
+        for name in ("*/read.py", "*/show.py")
+    )
+    assert {one for module in read for one in vars(module).values() if isinstance(one, Reader)} == set(
+        READERS
+    )
+    assert {section for module in show for section in module.SECTIONS} == set(sections())

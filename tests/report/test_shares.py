@@ -11,12 +11,12 @@ from build_samples import ACC, Made, make_graph
 from rich.console import Console
 
 from dem_build.cli.view_results import result_table
-from dem_build.report.comparison import Measure, Trend, measure_of, rows
+from dem_build.report.comparison import Measurement, Trend, measure_of, rows
 from dem_build.report.documents import results_document
 from dem_build.report.gates import GateResult
 from dem_build.report.html.evaluations import tasks as tasks_section
+from dem_build.report.inputs import ReportInputs
 from dem_build.report.markdown import results_table
-from dem_build.report.material import Material
 from dem_build.report.results import Results, collect
 from dem_build.report.verdict import judge
 from dem_build.stats import Z95, stderr_of_share
@@ -59,7 +59,7 @@ def test_no_share_has_a_smaller_error_than_one_of_which_nothing_was_seen(samples
 
 def test_a_share_that_is_well_known_keeps_the_error_of_lm_eval():
     found = lm_evals(20, 60)
-    assert measure_of(tasks(base=found), "base", "words", "acc") == Measure(1 / 3, found["acc_stderr"])
+    assert measure_of(tasks(base=found), "base", "words", "acc") == Measurement(1 / 3, found["acc_stderr"])
 
 
 def test_a_mean_that_is_no_share_keeps_its_own_error_however_small():
@@ -70,7 +70,7 @@ def test_a_mean_that_is_no_share_keeps_its_own_error_however_small():
 @pytest.mark.parametrize(("metric", "value"), [("bleu", 0.0), ("mean_score", 7.0)])
 def test_an_error_of_0_of_what_is_no_share_is_unknown(metric, value):
     found = {metric: value, f"{metric}_stderr": 0.0, "samples": 60}
-    assert measure_of(tasks(base=found), "base", "words", metric) == Measure(value)
+    assert measure_of(tasks(base=found), "base", "words", metric) == Measurement(value)
 
 
 @pytest.mark.parametrize(("right", "trend"), [(1, Trend.NOISE), (5, Trend.NOISE), (6, Trend.BETTER)])
@@ -114,7 +114,7 @@ def test_the_report_says_whose_error_an_accuracy_of_0_has():
     graph = make_graph()
     made = Made(metrics={(m, "arc_easy"): lm_evals(0, 60) for m in ("base", "composed")})
     records = made.build(graph)
-    section = tasks_section(Material(None, graph, records, collect(graph, records, made.read), (), ""))
+    section = tasks_section(ReportInputs(None, graph, records, collect(graph, records, made.read), (), ""))
     assert section.lead.endswith("That of an accuracy of 0 or 1 is Wilson's.")
     assert [mark.title for mark in section.blocks[0].rows[0].marks] == [
         "base: 0.000 ±0.031",

@@ -14,7 +14,7 @@ from dem_build.digest import Output
 from dem_build.errors import StoreError
 from dem_build.graph import Graph
 from dem_build.report.baselines import read_baselines
-from dem_build.report.recorded import Recorded
+from dem_build.report.inputs import BuildRecords
 from dem_build.store import Record
 
 ROWS, ONE, OTHER = "a" * 64, "b" * 64, "c" * 64
@@ -57,7 +57,7 @@ def test_datasets_of_the_same_rows_keep_the_loss_of_their_own_vector():
         TUNE: record("tune", trace="trace", omega="omega"),
     }
     tuning = read_tuning(
-        Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+        BuildRecords(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
     )
     assert {name: judged.single for name, judged in tuning.judges.items()} == {"slow": 1.5, "fast": 1.0}
 
@@ -79,7 +79,7 @@ def test_another_optimum_is_told_with_the_omega_of_each_name():
     records = {f"vector:{n}": record("finetune", delta=digest) for n, digest in names.items()}
     records[TUNE] = record("tune", trace="trace", omega="omega")
     graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {}, takes, groups=groups)})
-    read = Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+    read = BuildRecords(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
     there = "ω searched 0.750, ω other 0.000 (mean gain recovered 0.600, here 0.616)"
     assert read_tuning(read).told == (
         f"another optimum cannot be told from this one: {there}",
@@ -101,7 +101,7 @@ def search_of(trace: dict, **provenance: object) -> Tuning:
     read = {"trace": whole | trace, "omega": {"omega": {}}}
     records = {TUNE: replace(record("tune", trace="trace", omega="omega"), provenance=provenance)}
     graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {})})
-    return read_tuning(Recorded(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
+    return read_tuning(BuildRecords(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,9 @@ def search_of_one(groups: dict[str, dict], omega: object, findings: tuple[dict, 
     }  # fmt: skip
     records = {f"vector:{name}": record("finetune", delta=ONE) for name in groups}
     records[TUNE] = record("tune", trace="trace", omega="omega")
-    return read_tuning(Recorded(graph, records, lambda output: json.dumps(documents[output.digest]).encode()))
+    return read_tuning(
+        BuildRecords(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+    )
 
 
 def test_of_one_vector_a_given_omega_is_what_is_given_and_the_rest_is_shared():
@@ -160,7 +162,7 @@ def test_what_a_vector_alone_does_is_told_of_its_own_dataset_where_others_have_t
     records = {f"vector:{n}": record("finetune", delta=d) for n, d in (("slow", ONE), ("fast", OTHER))}
     records |= {f"data:{n}": record("prepare", validation=ROWS) for n in ("slow", "fast")}
     records[TUNE] = record("tune", trace="trace", omega="omega")
-    found = read_tuning(Recorded(graph, records, lambda one: json.dumps(documents[one.digest]).encode()))
+    found = read_tuning(BuildRecords(graph, records, lambda one: json.dumps(documents[one.digest]).encode()))
     assert [told.partition(" does not")[0] for told in found.told] == [
         "the vector of fast",
         "the vector of slow",
@@ -201,7 +203,7 @@ def test_datasets_of_the_same_rows_keep_the_share_of_a_mixture_that_each_asked_f
     made = {"planned_tokens": 100, "compared_tokens": None, "parts": parts}
     records = {f"data:{n}": record("prepare", train=ROWS) for n in names}
     records["data:mix"] = replace(record("mix"), provenance=made)
-    mixture = read_baselines(Recorded(graph, records, lambda _: b""))["mix"].mixture
+    mixture = read_baselines(BuildRecords(graph, records, lambda _: b""))["mix"].mixture
     assert mixture.shares == names
     assert mixture.epochs == {"little": 2.0, "much": 8.0}
 
@@ -224,7 +226,7 @@ def test_a_lead_over_equal_omega_is_that_of_one_omega_a_vector(omega, said):
         TUNE: record("tune", trace="trace", omega="omega"),
     }
     tuning = read_tuning(
-        Recorded(Graph({TUNE: action}), records, lambda output: json.dumps(read[output.digest]).encode())
+        BuildRecords(Graph({TUNE: action}), records, lambda output: json.dumps(read[output.digest]).encode())
     )
     assert (tuning.granularity, tuning.layered) == ("layer", False)
     assert tuning.told[0].startswith(said)

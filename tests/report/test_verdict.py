@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dem_build.actions.loss.read import PairedRows, RowLosses
 from dem_build.engine.outcome import Outcome
-from dem_build.report.baselines import Contender
+from dem_build.report.baselines import RecordedBaseline
+from dem_build.report.comparison import gains, mean, scales
 from dem_build.report.documents import results_document
-from dem_build.report.gains import gains, mean, scales
 from dem_build.report.gates import GateResult
-from dem_build.report.paired import PairedRows, RowLosses
 from dem_build.report.results import Results
 from dem_build.report.summary import summary
 from dem_build.report.verdict import Finding, judge
@@ -61,7 +61,7 @@ def test_a_baseline_that_is_better_beyond_the_errors_won():
 def test_a_mixture_that_won_is_called_one():
     found = results(base=BASE, composed=(2.5, 3.0), even=(2.0, 2.2))
     headlines = [
-        judge(replace(found, baselines={"even": Contender(method)})).headline
+        judge(replace(found, baselines={"even": RecordedBaseline(method)})).headline
         for method in ("mixing", "uniform")
     ]
     assert headlines == ["A mixture won: even.", "Even won."]

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from dem_build.actions.analysis.spec import ANALYSIS
+from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.report.recorded import Recorded
+    from dem_build.report.inputs import BuildRecords
 
-__all__ = ["TABLES", "Analysis", "Compared", "Matrix", "read_analysis"]
+__all__ = ["Compared", "Matrix", "VectorAnalysis", "read_analysis"]
 
 TABLES = "tables"
 """The output that is read."""
@@ -52,7 +53,7 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class VectorAnalysis:
     """An analysis of vectors.
 
     Attributes:
@@ -66,17 +67,18 @@ class Analysis:
     distances: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-def read_analysis(build: Recorded) -> Analysis | None:
-    """Return what the analysis of a build found; None where there was none, or not yet.
+@reads("analysis", TABLES)
+def read_analysis(build: BuildRecords) -> VectorAnalysis | None:
+    """What the analysis of a build found; None where there was none, or not yet.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(ANALYSIS.name, lambda action: _analysis(build, action), "analysis", "analyses again")
+    return build.of(ANALYSIS.name, _analysis, "analysis", "analyses again")
 
 
-def _rows(build: Recorded, action: Action, vectors: list[str]) -> dict[str, int]:
-    """Return the name of each vector → its row; of equal vectors, the same."""
+def _rows(build: BuildRecords, action: Action, vectors: list[str]) -> dict[str, int]:
+    """The name of each vector → its row; of equal vectors, the same."""
     deltas = [taken.at for taken in action.takes if taken.of == "delta"]
     digests = {
         edge.action.removeprefix("vector:"): build.records[edge.action].outputs[edge.output].digest
@@ -86,11 +88,11 @@ def _rows(build: Recorded, action: Action, vectors: list[str]) -> dict[str, int]
     return {name: vectors.index(digest) for name, digest in digests.items()}
 
 
-def _analysis(build: Recorded, action: Action) -> Analysis:
+def _analysis(build: BuildRecords, action: Action) -> VectorAnalysis:
     document = build.document(action, TABLES)
     rows = _rows(build, action, document["vectors"])
     layers, kinds = document["layers"], document["kinds"]
-    return Analysis(
+    return VectorAnalysis(
         whole=_compared(document["whole"], rows),
         layers={layer: _compared(one, rows) for layer, one in zip(layers, document["by_layer"], strict=True)},
         distances={

@@ -1,24 +1,27 @@
-"""How the vectors and their data lie to each other, and where in the model the vectors are."""
+"""How the vectors lie to each other, and where in the model they are."""
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
-from dem_build.report.html.blocks import NONE, Cell, Fold, Scatter, Section, Table, level
+from dem_build.actions.analysis.read import read_analysis
+from dem_build.report.html.blocks import NONE, Cell, DataTable, Fold, Section, level
 from dem_build.report.quantities import decimals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from dem_build.actions.analysis.read import Matrix
-    from dem_build.report.material import Material
+    from dem_build.actions.analysis.read import Matrix, VectorAnalysis
+    from dem_build.report.inputs import ReportInputs
+    from dem_build.report.text import Line
 
-__all__ = ["cosines", "datasets", "distances"]
+__all__ = ["SECTIONS", "lines"]
 
 
-def cosines(material: Material) -> Section | None:
+def cosines(inputs: ReportInputs) -> Section | None:
     """Angles between vectors, as they are and with what they share taken out."""
-    analysis = material.results.analysis
+    analysis = inputs.results.get(read_analysis)
     if analysis is None:
         return None
     whole = analysis.whole
@@ -38,13 +41,13 @@ def cosines(material: Material) -> Section | None:
     return Section("cosines", "Angles between vectors", lead, blocks)
 
 
-def _matrix(caption: str, matrix: Matrix) -> Table:
+def _matrix(caption: str, matrix: Matrix) -> DataTable:
     names = list(matrix)
     body = [
         [Cell(name, strong=True), *(_cosine(matrix[name].get(n), same=name == n) for n in names)]
         for name in names
     ]
-    return Table(["", *names], body, len(names), heat=True, caption=caption)
+    return DataTable(["", *names], body, len(names), heat=True, caption=caption)
 
 
 def _cosine(value: float | None, *, same: bool) -> Cell:
@@ -53,9 +56,9 @@ def _cosine(value: float | None, *, same: bool) -> Cell:
     return Cell("1" if same else f"{value:+.2f}", level=0 if same else level(value, 1.0))
 
 
-def distances(material: Material) -> Section | None:
+def distances(inputs: ReportInputs) -> Section | None:
     """Distance of each fine-tuned model to the base, layer by layer and by kind of module."""
-    analysis = material.results.analysis
+    analysis = inputs.results.get(read_analysis)
     if analysis is None or not analysis.distances:
         return None
     tables = [_layers(name, layers) for name, layers in analysis.distances.items()]
@@ -64,7 +67,7 @@ def distances(material: Material) -> Section | None:
     return Section("distances", "Where the vectors are", lead, shown)
 
 
-def _layers(name: str, layers: Mapping[str, Mapping[str, float]]) -> Table:
+def _layers(name: str, layers: Mapping[str, Mapping[str, float]]) -> DataTable:
     modules: Sequence[str] = list(dict.fromkeys(m for row in layers.values() for m in row))
     most = max((v for row in layers.values() for v in row.values()), default=0.0)
     body = [
@@ -74,19 +77,21 @@ def _layers(name: str, layers: Mapping[str, Mapping[str, float]]) -> Table:
         ]
         for layer, row in layers.items()
     ]
-    return Table(["layer", *modules], body, len(modules), heat=True, caption=name)
+    return DataTable(["layer", *modules], body, len(modules), heat=True, caption=name)
 
 
-def datasets(material: Material) -> Section | None:
-    """Where the validation rows of each dataset lie to the base."""
-    found = {name: places for name, places in (material.results.tsne or {}).items() if places}
-    if not found:
-        return None
-    rows = sum(map(len, found.values()))
-    lead = (
-        "Validation rows before any training: the mean of a row's last hidden states, laid out by "
-        "t\N{NON-BREAKING HYPHEN}SNE. Rows that lie together are alike to the base."
-    )
-    note = "Axes have no unit, and how far groups lie from each other, or how wide they are, says nothing."
-    label = f"{rows} validation rows of {', '.join(found)}"
-    return Section("datasets", "The datasets as the base reads them", lead, [Scatter.of(found, label, note)])
+def lines(analysis: VectorAnalysis) -> Iterator[Line]:
+    """How far apart the vectors lie, in a line; the page has the rest."""
+    whole = analysis.whole
+    pairs = [whole.cosines[a][b] for a, b in combinations(whole.norms, 2)]
+    angles = [cosine for cosine in pairs if cosine is not None]
+    if not angles or whole.shared is None or whole.sign_conflict is None:
+        return
+    yield ()
+    several = len(angles) > 1
+    cosines = f"cosines {min(angles):.2f} to {max(angles):.2f}" if several else f"cosine {angles[0]:.2f}"
+    shared = f"shared part {whole.shared:.0%} (at right angles {1 / len(whole.norms):.0%})"
+    yield (f"vectors: {cosines}; {shared}; signs conflict on {whole.sign_conflict:.0%}",)
+
+
+SECTIONS = (cosines, distances)

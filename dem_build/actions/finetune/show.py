@@ -12,22 +12,22 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dem_build.digest import JSON
-    from dem_build.report.material import Material
+    from dem_build.report.inputs import ReportInputs
     from dem_build.store import Record
 
-__all__ = ["curves"]
+__all__ = ["SECTIONS"]
 
 LEGEND = (("faint", "training loss of each step"), ("strong", "validation loss"))
 Point = tuple[float, float]
 
 
-def curves(material: Material) -> Section | None:
+def curves(inputs: ReportInputs) -> Section | None:
     """The training and validation loss of everything that was trained."""
-    named: dict[str, list[str]] = {}  # what several actions share ran once
-    for name, record in material.records.items():
+    named: dict[str, list[str]] = {}  # a training that several actions share ran once, and is drawn once
+    for name, record in inputs.records.items():
         named.setdefault(record.key, []).append(name)
     panels = (
-        _panel(", ".join(n.partition(":")[2] or n for n in names), material.records[names[0]])
+        _panel(", ".join(n.partition(":")[2] or n for n in names), inputs.records[names[0]])
         for names in named.values()
     )
     found = [panel for panel in panels if panel is not None]
@@ -61,14 +61,14 @@ def _panel(name: str, record: Record) -> Panel | None:
 
 
 def _kept_early(record: Record, steps: float) -> Point | None:
-    """Return (step, loss) of kept weights that are not the last; a thinned curve may lack them."""
+    """(step, loss) of kept weights that are not the last; a thinned curve may lack them."""
     kept = quantity(record.noted("validation", "kept_step"))
     step, loss = (quantity(record.noted("validation", "lowest", name)) for name in ("step", "loss"))
     return (step, loss) if step is not None and loss is not None and kept == step < steps else None
 
 
 def _points(curve: JSON) -> list[Point]:
-    """Return (step, loss) of a recorded curve, whose entries may say more."""
+    """(step, loss) of a recorded curve, whose entries may say more."""
     entries = curve if isinstance(curve, list) else []
     numbers = [(quantity(e[0]), quantity(e[1])) for e in entries if isinstance(e, list) and len(e) > 1]
     return [(x, y) for x, y in numbers if x is not None and y is not None]
@@ -81,3 +81,6 @@ def _placed(points: Sequence[Point], steps: float, axis: Axis) -> list[Point]:
 
 def _along(steps: float) -> Axis:
     return Axis(1.0, steps) if steps > 1 else Axis(0.0, 1.0)
+
+
+SECTIONS = (curves,)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 from dem_build.actions.ladder.spec import LADDER
 from dem_build.actions.tune.read import is_floored
+from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.report.recorded import Recorded
+    from dem_build.report.inputs import BuildRecords
 
-__all__ = ["RUNGS", "Ladder", "Rung", "Tested", "read_ladder"]
+__all__ = ["Ladder", "Rung", "Tested", "read_ladder"]
 
 RUNGS = "rungs"
 """The output that is read."""
@@ -75,16 +76,17 @@ class Ladder:
     floored: tuple[str, ...] = ()
 
 
-def read_ladder(build: Recorded) -> Ladder | None:
-    """Return the ladder of a build; None where there is none, or not yet, or nothing judged it.
+@reads("ladder", RUNGS)
+def read_ladder(build: BuildRecords) -> Ladder | None:
+    """The ladder of a build; None where there is none, or not yet, or nothing judged it.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(LADDER.name, lambda action: _ladder(build, action), "ladder", "climbs it again")
+    return build.of(LADDER.name, _ladder, "ladder", "climbs it again")
 
 
-def _ladder(build: Recorded, action: Action) -> Ladder | None:
+def _ladder(build: BuildRecords, action: Action) -> Ladder | None:
     document = build.document(action, RUNGS)
     if not document["rungs"]:
         return None
@@ -99,6 +101,7 @@ def _ladder(build: Recorded, action: Action) -> Ladder | None:
     }
 
     floored = {name: _is_floored(document, j) for name, j in tests.items()}
+    # What is floored says little, and would outweigh the others in the mean.
     clear = [j for name, j in tests.items() if not floored[name]] or list(tests.values())
 
     def tested(one: Mapping[str, JSON]) -> Tested:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.actions.response.spec import RESPONSE
+from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.report.recorded import Recorded
+    from dem_build.report.inputs import BuildRecords
 
-__all__ = ["CURVES", "Loss", "Point", "Response", "read_response"]
+__all__ = ["Loss", "Point", "Response", "read_response"]
 
 CURVES = "curves"
 """The output that is read."""
@@ -68,19 +69,23 @@ class Response:
         """Vector → dataset or probe → loss of the model without the vector: leave-one-out."""
         return {name: next(p.losses for p in points if p.omega == 0) for name, points in self.curves.items()}
 
+    def document(self) -> dict[str, JSON]:
+        """The same as JSON."""
+        without = {n: {judge: asdict(one) for judge, one in ls.items()} for n, ls in self.without.items()}
+        return asdict(self) | {"without": without}
 
-def read_response(build: Recorded) -> Response | None:
-    """Return the response curves of a build; None where there are none, or not yet, or nothing judged them.
+
+@reads("response", CURVES, document=Response.document)
+def read_response(build: BuildRecords) -> Response | None:
+    """The response curves of a build; None where there are none, or not yet, or nothing judged them.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(
-        RESPONSE.name, lambda action: _response(build, action), "response curves", "takes them again"
-    )
+    return build.of(RESPONSE.name, _response, "response curves", "takes them again")
 
 
-def _response(build: Recorded, action: Action) -> Response | None:
+def _response(build: BuildRecords, action: Action) -> Response | None:
     document = build.document(action, CURVES)
     if not document["judges"]:
         return None

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
 from dem_build.actions.sample.spec import SAMPLE
 from dem_build.json_text import text_at
+from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from dem_build.action import Action
-    from dem_build.digest import JSON
-    from dem_build.report.recorded import Recorded
+    from dem_build.report.inputs import BuildRecords
 
-__all__ = ["ANSWERS", "SHOWN", "Answer", "Exchange", "read_samples", "shortened", "spread"]
+__all__ = ["SHOWN", "Exchange", "SampledAnswer", "read_samples", "shortened", "spread"]
 
 ANSWERS = "answers"
 """The output that is read."""
@@ -25,7 +25,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Answer:
+class SampledAnswer:
     """What a model answered; `ended`: whether it came to an end by itself."""
 
     text: str
@@ -46,15 +46,16 @@ class Exchange:
     dataset: str
     asked: str
     reference: str | None
-    answers: Mapping[str, Answer]
+    answers: Mapping[str, SampledAnswer]
 
     def agrees(self, model: str) -> bool:
-        """Return whether a model answered just what the data do, but for blanks around it."""
+        """Whether a model answered just what the data do, but for blanks around it."""
         return self.reference is not None and self.answers[model].text.strip() == self.reference.strip()
 
 
-def read_samples(build: Recorded) -> tuple[Exchange, ...]:
-    """Return all prompts with their answers, dataset by dataset, in an order that does not change.
+@reads("samples", ANSWERS, document=lambda found: [asdict(one) for one in found])
+def read_samples(build: BuildRecords) -> tuple[Exchange, ...]:
+    """All prompts with their answers, dataset by dataset, in an order that does not change.
 
     Raises:
         StoreError: A record is not what it should be.
@@ -62,28 +63,26 @@ def read_samples(build: Recorded) -> tuple[Exchange, ...]:
     found: dict[str, dict[str, list[Exchange]]] = {}
     for action in build.graph:
         if action.kind is SAMPLE and action.evaluation is not None:
-            told = build.of(action.name, lambda a: _told(build, a), "answers to prompts", "asks again")
+            told = build.of(action.name, _told, "answers to prompts", "asks again")
             if told is not None:
                 found.setdefault(action.evaluation.task, {})[action.evaluation.model] = told
     return tuple(chain.from_iterable(_beside(models) for models in found.values()))
 
 
-def _told(build: Recorded, action: Action) -> list[Exchange]:
-    """Return what one model answered."""
+def _told(build: BuildRecords, action: Action) -> list[Exchange]:
+    """What one model answered."""
     assert action.evaluation is not None
     dataset = action.evaluation.task.partition(":")[2]
-    document = build.document(action, ANSWERS)
-    return [_exchange(dataset, action.evaluation.model, one) for one in document["answers"]]
-
-
-def _exchange(dataset: str, model: str, one: Mapping[str, JSON]) -> Exchange:
-    reference = None if one["reference"] is None else text_at(one, "reference")
-    answer = Answer(text_at(one, "answer"), bool(one["ended"]))
-    return Exchange(dataset, text_at(one, "asked"), reference, {model: answer})
+    found = []
+    for one in build.document(action, ANSWERS)["answers"]:
+        reference = None if one["reference"] is None else text_at(one, "reference")
+        answer = SampledAnswer(text_at(one, "answer"), bool(one["ended"]))
+        found.append(Exchange(dataset, text_at(one, "asked"), reference, {action.evaluation.model: answer}))
+    return found
 
 
 def _beside(models: Mapping[str, Sequence[Exchange]]) -> list[Exchange]:
-    """Return the answers of several models to the same prompts as one list: the base first, as it is in time."""
+    """The answers of several models to the same prompts as one list: the base first, as it is in time."""
     first = next(iter(models.values()))
     answers = [
         {model: told[i].answers[model] for model, told in models.items() if i < len(told)}
@@ -93,16 +92,17 @@ def _beside(models: Mapping[str, Sequence[Exchange]]) -> list[Exchange]:
 
 
 def spread(exchanges: Iterable[Exchange], most: int = SHOWN) -> list[Exchange]:
-    """Return at most so many exchanges, as evenly from all datasets as can be, in their own order."""
+    """At most so many exchanges, as evenly from all datasets as can be, in their own order."""
     every = list(exchanges)
     datasets: dict[str, list[int]] = {}
     for place, exchange in enumerate(every):
         datasets.setdefault(exchange.dataset, []).append(place)
+    # In turns, so that a dataset of few prompts gives all of its own and the others fill the rest.
     turns = (place for turn in zip_longest(*datasets.values()) for place in turn if place is not None)
     return [every[place] for place in sorted(list(turns)[:most])]
 
 
 def shortened(text: str, most: int) -> str:
-    """Return a text with its middle left out where it is longer than `most` characters."""
+    """A text with its middle left out where it is longer than `most` characters."""
     half = most // 2
     return text if len(text) <= most else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"

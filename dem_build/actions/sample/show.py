@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.actions.sample.read import shortened, spread
-from dem_build.report.html.blocks import Block, Exchanges, Fold, Question, Reply, Section
+from dem_build.actions.sample.read import read_samples, shortened, spread
+from dem_build.report.html.blocks import Block, Exchanges, Fold, Question, Section, ShownAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dem_build.actions.sample.read import Exchange
-    from dem_build.report.material import Material
+    from dem_build.report.inputs import ReportInputs
 
-__all__ = ["samples"]
+__all__ = ["SECTIONS"]
 
 LONGEST = 700  # characters of a text that are shown
 
 
-def samples(material: Material) -> Section | None:
+def samples(inputs: ReportInputs) -> Section | None:
     """A few prompts at first sight, spread over the datasets; all others when asked for."""
-    found = material.results.samples
+    found = inputs.results.get(read_samples)
     if not found:
         return None
     shown = spread(found)
@@ -44,7 +44,7 @@ def _questions(exchanges: Sequence[Exchange]) -> Exchanges:
 
 def _question(exchange: Exchange) -> Question:
     replies = [
-        Reply(
+        ShownAnswer(
             model,
             model,
             shortened(answer.text.strip(), LONGEST),
@@ -54,5 +54,10 @@ def _question(exchange: Exchange) -> Question:
         for model, answer in exchange.answers.items()
     ]
     if exchange.reference is not None:
-        replies.append(Reply("reference", "in the data", shortened(exchange.reference.strip(), LONGEST)))
+        replies.append(
+            ShownAnswer("reference", "in the data", shortened(exchange.reference.strip(), LONGEST))
+        )
     return Question(exchange.dataset, shortened(exchange.asked.strip(), LONGEST), replies)
+
+
+SECTIONS = (samples,)

@@ -6,15 +6,16 @@ import math
 from typing import TYPE_CHECKING, TypeAlias
 
 from dem_build.actions.tsne.spec import TSNE
+from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.action import Action
     from dem_build.digest import JSON
-    from dem_build.report.recorded import Recorded
+    from dem_build.report.inputs import BuildRecords
 
-__all__ = ["MAP", "Map", "read_tsne"]
+__all__ = ["Map", "read_tsne"]
 
 MAP = "map"
 """The output that is read."""
@@ -23,16 +24,17 @@ Map: TypeAlias = "Mapping[str, tuple[tuple[float, float], ...]]"
 """Dataset → a place in two dimensions for each of its rows; axes and units mean nothing."""
 
 
-def read_tsne(build: Recorded) -> Map | None:
-    """Return the map of a build's datasets; None where there was none, or not yet.
+@reads("tsne", MAP, document=dict)
+def read_tsne(build: BuildRecords) -> Map | None:
+    """The map of a build's datasets; None where there was none, or not yet.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(TSNE.name, lambda action: _map(build, action), "map of the datasets", "draws it again")
+    return build.of(TSNE.name, _map, "map of the datasets", "draws it again")
 
 
-def _map(build: Recorded, action: Action) -> Map:
+def _map(build: BuildRecords, action: Action) -> Map:
     rows = build.document(action, MAP)["rows"]
     named = build.grouped(action, "data/validation")
     return {name: tuple(_place(*row) for row in rows[digest]) for name, digest in named.items()}

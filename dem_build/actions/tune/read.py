@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.json_text import text_at
+from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dem_build.action import Action
     from dem_build.digest import JSON, Digest
-    from dem_build.report.recorded import Recorded
+    from dem_build.report.inputs import BuildRecords
 
 __all__ = [
     "OBJECTIVES",
-    "SEARCH",
     "TUNE",
     "Judged",
     "Tuned",
@@ -25,6 +25,7 @@ __all__ = [
     "is_floored",
     "layers_of",
     "read_tuning",
+    "search_of",
     "shown_score",
 ]
 
@@ -108,9 +109,23 @@ class Tuning:
     granularity: str = "model"
     layered: bool = False
 
+    def document(self) -> dict[str, JSON]:
+        """The same as JSON, without what only the page draws."""
+        return {
+            "search": self.search,
+            "objective": self.objective,
+            "granularity": self.granularity,
+            "candidates": self.passes,
+            "forward_equivalents": self.cost,
+            "vectors": {name: asdict(vector) for name, vector in self.vectors.items()},
+            "judges": {name: asdict(judged) for name, judged in self.judges.items()},
+            "slopes": {name: dict(row) for name, row in self.slopes.items()},
+            "notes": list(self.told),
+        }
+
 
 def is_floored(base: float, single: float, loss: float, gain: float) -> bool:
-    """Tell whether a gain recovered is of more than the own vector gains alone, which then says little.
+    """Whether a gain recovered is of more than the own vector gains alone, which then says little.
 
     Args:
         base: Loss of the base.
@@ -123,34 +138,40 @@ def is_floored(base: float, single: float, loss: float, gain: float) -> bool:
 
 
 def layers_of(vectors: Mapping[str, Tuned]) -> list[str]:
-    """Return the layers that have ω of their own, in the model's order; none where each vector has one ω."""
+    """The layers that have ω of their own, in the model's order; none where each vector has one ω."""
     return list(dict.fromkeys(layer for tuned in vectors.values() for layer in tuned.layers))
 
 
 def shown_score(objective: str, score: float) -> float:
-    """Return a score as people read it: a loss as it is, a gain, which the search lowers the negative of, turned."""
+    """A score as people read it: a loss as it is, a gain, which the search lowers the negative of, turned."""
     return score if objective == "mean" else -score
 
 
-def read_tuning(build: Recorded, search: str = TUNE) -> Tuning | None:
-    """Return what a search for ω found; None where there was none, or not yet.
-
-    Args:
-        build: What is recorded.
-        search: The action: the recipe's own search, or a baseline's.
+@reads("tuning", *SEARCH, document=Tuning.document)
+def read_tuning(build: BuildRecords) -> Tuning | None:
+    """What the recipe's own search for ω found; None where there was none, or not yet.
 
     Raises:
         StoreError: The record of tuning is not what it should be.
     """
-    return build.of(search, lambda action: _tuning(build, action), "search for ω", "searches again")
+    return search_of(build, TUNE)
 
 
-def _tuning(build: Recorded, action: Action) -> Tuning:
+def search_of(build: BuildRecords, action: str) -> Tuning | None:
+    """What a search for ω found, the recipe's own or a baseline's; see `read_tuning`."""
+    return build.of(action, _tuning, "search for ω", "searches again")
+
+
+def _tuning(build: BuildRecords, action: Action) -> Tuning:
     trace, omega = (build.document(action, output) for output in SEARCH)
     vectors = build.grouped(action, "delta")
     judges = build.grouped(action, "data/validation", "data/rows")
     said = {entry["vector"]: entry for entry in trace["vectors"]}
-    found = {digest: _in_order(one, trace["layers"]) for digest, one in omega["omega"].items()}
+    # In the file, layers are in the order of their names; here, in the model's.
+    found = {
+        digest: {layer: one[layer] for layer in trace["layers"]} if isinstance(one, dict) else one
+        for digest, one in omega["omega"].items()
+    }
     given = {name: action.groups[name].get("omega") for name in vectors}
     alike = {n: [given[m] for m in vectors if vectors[m] == d] for n, d in vectors.items()}
     tuned = {n: _tuned(said[d], found[d], given[n], alike[n]) for n, d in vectors.items() if d in said}
@@ -196,15 +217,10 @@ def _finite(score: JSON) -> float:
     return float(score)
 
 
-def _in_order(omega: JSON, layers: Sequence[str]) -> JSON:
-    """Return ω of layers in the model's order; in the file they are in that of their names."""
-    return {layer: omega[layer] for layer in layers} if isinstance(omega, dict) else omega
-
-
 def _tuned(
     entry: Mapping[str, JSON], omega: JSON, given: float | None, alike: Sequence[float | None]
 ) -> Tuned:
-    """Return the ω of one name of a vector: what the recipe gives it, or its part of what the given ones leave.
+    """The ω of one name of a vector: what the recipe gives it, or its part of what the given ones leave.
 
     Args:
         entry: What the search says of the vector.
@@ -221,7 +237,7 @@ def _tuned(
 
 
 def _part(whole: JSON, alike: Sequence[float | None]) -> float:
-    """Return what one name of a vector has of its ω, where that is searched: an equal share of what is not given."""
+    """What one name of a vector has of its ω, where that is searched: an equal share of what is not given."""
     fixed = math.fsum(value for value in alike if value is not None)
     return (float(whole) - fixed) / alike.count(None)
 
@@ -251,17 +267,12 @@ def _sentence(
     searched: Mapping[str, Tuned],
     judges: Mapping[str, Digest],
 ) -> str:
-    """Return a finding as a sentence with today's names: of a vector those that were searched, with the ω of each."""
+    """A finding as a sentence with today's names: of a vector those that were searched, with the ω of each."""
     subject, own = finding.get("vector", finding.get("judge")), finding.get("own")
     parts = {name: one.omega for name, one in searched.items() if vectors[name] == subject}
     judging = [n for n, digest in judges.items() if digest == subject and own in (None, vectors.get(n))]
     part = {"omega": next(iter(parts.values()))} if parts else {}
     return SENTENCES[finding["what"]](", ".join(parts or judging) or str(subject)[:12], {**finding, **part})
-
-
-def _range(finding: Mapping[str, JSON]) -> str:
-    low, high = finding["lead"]
-    return f"{low:.3f} to {high:.3f}"
 
 
 def _shown(finding: Mapping[str, JSON], name: str) -> float:
@@ -296,8 +307,8 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         f"{f['used']} were used"
     ),
     "like_uniform": lambda _, f: (
-        f"the {f['searched']} cannot be told from equal ω: their lead is {_range(f)} (95 %); "
-        "more validation rows would tell"
+        f"the {f['searched']} cannot be told from equal ω: their lead is {f['lead'][0]:.3f} to {f['lead'][1]:.3f} "
+        "(95 %); more validation rows would tell"
     ),
     "not_converged": lambda _, f: f"the search stopped after {f['passes']} candidates, before it settled",
     "starts_disagree": lambda _, f: (

@@ -7,44 +7,48 @@ from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING
 
-from dem_build.actions.tune.read import OBJECTIVES, layers_of, shown_score
+from dem_build.actions.response.read import read_response
+from dem_build.actions.tune.read import OBJECTIVES, layers_of, read_tuning, shown_score
 from dem_build.report.html.blocks import (
     NONE,
     Axis,
     Block,
     Cell,
+    DataTable,
     Lines,
     Mark,
     Notes,
     Panel,
     Section,
+    Segment,
     Series,
-    Span,
     Strip,
     Strips,
-    Table,
     level,
 )
-from dem_build.report.quantities import decimals, signed
+from dem_build.report.quantities import between, decimals, signed
+from dem_build.report.text import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from dem_build.actions.tune.read import Judged, Tuned, Tuning
-    from dem_build.report.material import Material
+    from dem_build.actions.tune.read import Tuned, Tuning
+    from dem_build.report.inputs import ReportInputs
+    from dem_build.report.text import Line
 
-__all__ = ["omega", "search", "slopes"]
+__all__ = ["SECTIONS", "lines"]
 
 FARTHEST = 4  # times as far from the best as the median candidate: what lies beyond is drawn at the edge
 LEAST = 0.05  # of the best: less is noise, and not drawn over the whole height
 
 
-def omega(material: Material) -> Section | None:
+def omega(inputs: ReportInputs) -> Section | None:
     """ω of every vector, with intervals where it was tuned."""
-    results = material.results
+    results = inputs.results
     if not results.omega:
         return None
-    tuned = dict(results.tuning.vectors) if results.tuning else {}
+    tuning = results.get(read_tuning)
+    tuned = dict(tuning.vectors) if tuning else {}
     # A bound of the search may lie far from all that was found: the axis shows what was found, 0 and 1.
     values = [0.0, 1.0, *results.omega.values()]
     values += [v for t in tuned.values() for v in (t.low, t.high, *t.layers.values()) if v is not None]
@@ -86,13 +90,13 @@ def _strip(name: str, value: float, tuned: Tuned | None, axis: Axis) -> Strip:
     return Strip(
         name,
         marks,
-        [Span("interval", axis.at(tuned.low), axis.at(tuned.high), between)],
+        [Segment("interval", axis.at(tuned.low), axis.at(tuned.high), between)],
         f"{value:.3f}",
         between,
     )
 
 
-def _layers(tuned: dict[str, Tuned]) -> Table:
+def _layers(tuned: dict[str, Tuned]) -> DataTable:
     names = layers_of(tuned)
     most = max((abs(w) for t in tuned.values() for w in t.layers.values()), default=0.0)
     body = [
@@ -105,12 +109,12 @@ def _layers(tuned: dict[str, Tuned]) -> Table:
         ]
         for name, t in tuned.items()
     ]
-    return Table(["vector", *names], body, len(names), heat=True, caption="ω of every layer")
+    return DataTable(["vector", *names], body, len(names), heat=True, caption="ω of every layer")
 
 
-def search(material: Material) -> Section | None:
+def search(inputs: ReportInputs) -> Section | None:
     """What the search found on the rows it used, and how it went."""
-    tuning = material.results.tuning
+    tuning = inputs.results.get(read_tuning)
     if tuning is None:
         return None
     layers = " of one ω a vector and then some of one ω a layer" if tuning.layered else ""
@@ -139,78 +143,64 @@ def _objective(tuning: Tuning) -> str:
     return OBJECTIVES.get(tuning.objective, tuning.objective)
 
 
-def _judges(tuning: Tuning) -> Table:
+def _judges(tuning: Tuning) -> DataTable:
     header = ["on", "rows", "base", "own vector", "chosen ω", "gain recovered"]
-    body = [[Cell(name, strong=True), *_judged(one)] for name, one in tuning.judges.items()]
-    weak = [name for name, one in tuning.judges.items() if one.floored]
-    note = (
-        f"Alone, the vector of {', '.join(weak)} gains next to nothing: the gain there says little."
-        if weak
-        else ""
-    )
-    caption = "Validation loss, on the rows that ω was chosen on"
-    return Table(header, body, 5, heat=True, caption=caption, note=note)
-
-
-def _judged(one: Judged) -> list[Cell]:
-    return [
-        Cell(f"{one.rows}"),
-        Cell(decimals(one.base)),
-        Cell("" if one.single is None else decimals(one.single)),
-        Cell(decimals(one.chosen)),
-        NONE if one.gain is None else Cell(f"{one.gain:.2f}", level=level(one.gain, 1.0)),
+    body = [
+        [
+            Cell(name, strong=True),
+            Cell(f"{one.rows}"),
+            Cell(decimals(one.base)),
+            Cell("" if one.single is None else decimals(one.single)),
+            Cell(decimals(one.chosen)),
+            NONE if one.gain is None else Cell(f"{one.gain:.2f}", level=level(one.gain, 1.0)),
+        ]
+        for name, one in tuning.judges.items()
     ]
+    weak = ", ".join(name for name, one in tuning.judges.items() if one.floored)
+    note = f"Alone, the vector of {weak} gains next to nothing: the gain there says little." if weak else ""
+    caption = "Validation loss, on the rows that ω was chosen on"
+    return DataTable(header, body, 5, heat=True, caption=caption, note=note)
 
 
 def _trace(tuning: Tuning) -> Panel:
-    worst = _worst_shown(tuning)
-    scores = [shown_score(tuning.objective, score) for score in tuning.scores]
-    best = [shown_score(tuning.objective, score) for score in _best_so_far(tuning)]
-    axis = Axis.over([shown_score(tuning.objective, min(score, worst)) for score in tuning.scores], pad=0.0)
+    def shown(scores: Iterable[float]) -> list[float]:
+        return [shown_score(tuning.objective, score) for score in scores]
+
+    # One candidate that is far worse than most would leave a flat line of all others: the axis ends before it.
+    best, equal = min(tuning.scores), tuning.uniform
+    lead = 0.0 if equal is None else equal - best
+    worst = best + max(FARTHEST * (median(tuning.scores) - best), 2 * lead, LEAST * abs(best))
+    axis = Axis.over(shown(min(score, worst) for score in tuning.scores), pad=0.0)
     top, bottom = decimals(axis.high), decimals(axis.low)
     if any(score > worst for score in tuning.scores):
         top, bottom = (f"{top} or more", bottom) if tuning.objective == "mean" else (top, f"{bottom} or less")
+    # A candidate that breaks the limit of a probe is drawn, and is never the best.
+    candidates = zip(tuning.scores, tuning.allowed, strict=True)
+    so_far = shown(accumulate((score if allowed else math.inf for score, allowed in candidates), min))
+    along = Axis(0.0, float(len(tuning.scores) - 1))
+
+    def placed(scores: Sequence[float]) -> list[tuple[float, float]]:
+        return [(along.at(i), axis.down(score)) for i, score in enumerate(scores) if math.isfinite(score)]
+
     reference = None
-    if tuning.uniform is not None:
-        equal = shown_score(tuning.objective, tuning.uniform)
-        reference = (axis.down(equal), f"equal ω {decimals(equal)}")
-    lines = [Series("faint", _placed(scores, axis), dots=True), Series("strong", _placed(best, axis))]
+    if equal is not None:
+        [uniform] = shown([equal])
+        reference = (axis.down(uniform), f"equal ω {decimals(uniform)}")
     return Panel(
         _objective(tuning),
-        f"best {decimals(best[-1])}",
-        lines,
+        f"best {decimals(so_far[-1])}",
+        [Series("faint", placed(shown(tuning.scores)), dots=True), Series("strong", placed(so_far))],
         top=top,
         bottom=bottom,
         left="candidate 1",
-        right=f"{len(scores)}",
+        right=f"{len(tuning.scores)}",
         reference=reference,
     )
 
 
-def _worst_shown(tuning: Tuning) -> float:
-    """Return where the axis ends: one candidate that is far worse than most would leave a flat line of all others."""
-    best, usual = min(tuning.scores), median(tuning.scores)
-    equal = best if tuning.uniform is None else tuning.uniform
-    return best + max(FARTHEST * (usual - best), 2 * (equal - best), LEAST * abs(best))
-
-
-def _best_so_far(tuning: Tuning) -> list[float]:
-    """Return the best score up to each candidate, of those that keep the limits of all probes."""
-    kept = [
-        score if allowed else math.inf for score, allowed in zip(tuning.scores, tuning.allowed, strict=True)
-    ]
-    return list(accumulate(kept, min))
-
-
-def _placed(values: Sequence[float], axis: Axis) -> list[tuple[float, float]]:
-    """Return values at even steps as points in a box of 100 × 100; one that is not finite has none."""
-    along = Axis(0.0, float(len(values) - 1))
-    return [(along.at(i), axis.down(v)) for i, v in enumerate(values) if math.isfinite(v)]
-
-
-def slopes(material: Material) -> Section | None:
+def slopes(inputs: ReportInputs) -> Section | None:
     """Who hurts whom: the derivative of each judge's loss to each ω, at the model where that was looked around."""
-    tuning, response = material.results.tuning, material.results.response
+    tuning, response = inputs.results.get(read_tuning), inputs.results.get(read_response)
     # A search takes them of the ω that it searched, where its search of one ω a vector ended.
     of_model = response.slopes if response else {}
     found = of_model or (tuning.slopes if tuning else {})
@@ -231,5 +221,30 @@ def slopes(material: Material) -> Section | None:
         f"What a little more of a vector would do to each dataset at {where}: the derivative of its validation "
         "loss to that ω. Negative (blue) helps, positive (orange) hurts. Where ω is balanced, a column has both."
     )
-    table = Table(["loss on", *(f"more {n}" for n in names)], body, len(names), heat=True)
+    table = DataTable(["loss on", *(f"more {n}" for n in names)], body, len(names), heat=True)
     return Section("slopes", "Who hurts whom", lead, [table])
+
+
+def lines(tuning: Tuning) -> Iterator[Line]:
+    """Each ω that was found, with its 95 % interval, and what the search has to say."""
+    yield ()
+    width = max((len(joined(name)) for name in tuning.vectors), default=0)
+    for name, vector in tuning.vectors.items():
+        interval = "given" if vector.low is None or vector.high is None else between(vector.low, vector.high)
+        if vector.layers:  # the interval is of another number
+            interval = f"mean of its layers; one ω for all of them: {interval}"
+        gain = tuning.judges[name].gain if name in tuning.judges else None
+        recovered = "" if gain is None else f"  gain recovered {gain:.2f}"
+        yield (
+            f"ω {joined(name):<{width}}  ",
+            (f"{vector.omega:.3f}", "bold"),
+            (f"  {interval}{recovered}", "dim"),
+        )
+    layers = " of one ω a vector, then of one a layer" if tuning.layered else ""
+    counted = f"{joined(tuning.search)} search, {tuning.passes} candidates{layers}"
+    yield ((f"{counted}; gain and intervals (95 %) on validation rows", "dim"),)
+    for sentence in tuning.told:
+        yield ("note: ", "yellow"), joined(sentence)
+
+
+SECTIONS = (omega, search, slopes)

@@ -18,6 +18,7 @@ __all__ = [
     "Block",
     "Cell",
     "Cloud",
+    "DataTable",
     "Exchanges",
     "Fold",
     "Lines",
@@ -25,14 +26,13 @@ __all__ = [
     "Notes",
     "Panel",
     "Question",
-    "Reply",
     "Scatter",
     "Section",
+    "Segment",
     "Series",
-    "Span",
+    "ShownAnswer",
     "Strip",
     "Strips",
-    "Table",
     "level",
     "rival",
 ]
@@ -106,7 +106,7 @@ NONE = Cell("\N{EN DASH}")
 
 
 @dataclass(frozen=True)
-class Table(Block):
+class DataTable(Block):
     """A table; the last `numbers` columns are set to the right.
 
     `heat`: cells are a map, coloured by their level. `fits`: it is never wider than the page, its names are broken.
@@ -137,7 +137,7 @@ class Fold(Block):
 
 
 @dataclass(frozen=True)
-class Reply:
+class ShownAnswer:
     """An answer, word for word.
 
     Attributes:
@@ -161,7 +161,7 @@ class Question:
 
     source: str
     text: str
-    replies: Sequence[Reply]
+    replies: Sequence[ShownAnswer]
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Span:
+class Segment:
     """A line from one point of an axis to another, in a lane of its strip."""
 
     kind: str
@@ -218,7 +218,7 @@ class Strip:
 
     name: str
     marks: Sequence[Mark] = ()
-    spans: Sequence[Span] = ()
+    spans: Sequence[Segment] = ()
     value: str = ""
     more: str = ""
     trend: str = ""
@@ -337,7 +337,7 @@ class Scatter(Block):
 
     @classmethod
     def of(cls, named: Mapping[str, Sequence[tuple[float, float]]], label: str, note: str = "") -> Scatter:
-        """Return points by name: the longer side of all of them lies across, and a unit is as long down."""
+        """Points by name: the longer side of all of them lies across, and a unit is as long down."""
         xs, ys = zip(*(p for points in named.values() for p in points), strict=True)
         ends = [(min(xs), max(xs)), (min(ys), max(ys))]
         across, down = sorted((0, 1), key=lambda axis: ends[axis][0] - ends[axis][1])
@@ -356,7 +356,7 @@ class Scatter(Block):
 
 
 def _drawn(shape: str, x: float, y: float) -> str:
-    """Return a point as a part of a path: a line without length has round or square ends, as the style sheet says."""
+    """A point as a part of a path: a line without length has round or square ends, as the style sheet says."""
     return f"M{x:g} {y:g}" + OUTLINES[shape]
 
 
@@ -369,23 +369,23 @@ class Axis:
 
     @classmethod
     def over(cls, values: Iterable[float], *, pad: float = 0.04) -> Axis:
-        """Return the axis that holds all finite values."""
+        """The axis that holds all finite values."""
         finite = [v for v in values if math.isfinite(v)] or [0.0, 1.0]
         low, high = min(finite), max(finite)
         spread = (high - low) or abs(high) or 1.0
         return cls(low - pad * spread, high + pad * spread)
 
     def at(self, value: float) -> float:
-        """Return the place of a value in per cent; what lies outside is at the end."""
+        """The place of a value in per cent; what lies outside is at the end."""
         share = (value - self.low) / ((self.high - self.low) or 1.0)
         return round(100 * min(max(share, 0.0), 1.0), DIGITS)
 
     def down(self, value: float) -> float:
-        """Return the place of a value in per cent from the top, as SVG counts."""
+        """The place of a value in per cent from the top, as SVG counts."""
         return round(100 - self.at(value), DIGITS)
 
     def ticks(self) -> list[float]:
-        """Return at most `TICKS` round values on the axis."""
+        """At most `TICKS` round values on the axis."""
         raw = (self.high - self.low) / (TICKS - 1)
         power = 10 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
         step = next((m * power for m in (1, 2, 2.5, 5) if m * power >= raw), 10 * power)
@@ -394,12 +394,12 @@ class Axis:
 
 
 def rival(number: int) -> str:
-    """Return how one of several models is marked: a shape and a colour, which no two of the first 30 share."""
+    """How one of several models is marked: a shape and a colour, which no two of the first 30 share."""
     return f"rival {RIVALS[number % len(RIVALS)]} hue{1 + number % (COLOURS - 1)}"
 
 
 def level(value: float, most: float) -> int:
-    """Return the colour of a value whose size is at most `most`; none for what is next to nothing or no number."""
+    """The colour of a value whose size is at most `most`; none for what is next to nothing or no number."""
     if not math.isfinite(value) or most <= 0:
         return 0
     return round(max(-1.0, min(1.0, value / most)) * LEVELS)

@@ -10,25 +10,24 @@ from dem_build.report.html.blocks import (
     Axis,
     Block,
     Cell,
+    DataTable,
     Fold,
     Notes,
     Section,
-    Span,
+    Segment,
     Strip,
     Strips,
-    Table,
 )
-from dem_build.report.mixing import times
+from dem_build.report.mixing_cost import times
 from dem_build.report.quantities import count, duration
 from dem_build.report.verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
-    from dem_build.report.cost import Cost, Seconds
-    from dem_build.report.material import Material
-    from dem_build.report.mixing import Mixing, Way
-    from dem_build.report.reckoning import Reckoning
+    from dem_build.report.cost import BuildCost, Cost, Seconds
+    from dem_build.report.inputs import ReportInputs
+    from dem_build.report.mixing_cost import MixingCost, RouteCost
 
 __all__ = ["cost"]
 
@@ -40,36 +39,30 @@ PARTS = {
     Part.BASELINES: "baselines, made and evaluated",
     Part.ANALYSIS: "analysis",
 }
-BAR = ("bar", "bar supposed")
 
 
-def cost(material: Material) -> Section | None:
+def cost(inputs: ReportInputs) -> Section | None:
     """Time and tokens of every action, what mixing costs instead, and what one dataset adds."""
-    found = material.results.cost
+    found = inputs.results.cost
     total = by_device(found.costs)
     if not total:
         return None
-    winner = judge(material.results, material.gates).winner if found.mixing else None
+    winner = judge(inputs.results, inputs.gates).winner if found.mixing else None
     lead = f"{found.mixing.headline(winner)} " if found.mixing else ""
     lead += (
         f"All that is recorded here took {on_devices(total)}: each result once, with the time of the run that made it, "
         "over all interruptions."
     )
-    blocks: list[Block] = [*_mixing(found.mixing, winner)] if found.mixing else []
+    mixing = found.mixing
+    blocks: list[Block] = [_bars(mixing, winner), _breakdown(mixing), _edits(mixing)] if mixing else []
     blocks += [Notes(found.notes)] if found.notes else []
-    blocks += [_parts(found, total), *(_families(material, device) for device in total)]
+    blocks += [_parts(found, total), *(_families(inputs, device) for device in total)]
     blocks.append(Fold(f"Every action ({len(found.costs)})", [_actions(found)]))
     return Section("cost", "Cost", lead, blocks)
 
 
-def _mixing(mixing: Mixing, winner: str | None) -> Iterator[Block]:
-    yield _bars(mixing, winner)
-    yield _breakdown(mixing)
-    yield _edits(mixing)
-
-
-def _ways(mixing: Mixing) -> list[tuple[str, Way]]:
-    """Return DEM, each mixture that was trained, and all of them where that is something else."""
+def _ways(mixing: MixingCost) -> list[tuple[str, RouteCost]]:
+    """DEM, each mixture that was trained, and all of them where that is something else."""
     found = [("DEM", mixing.dem), *mixing.each.items()]
     if mixing.count == 1 == len(mixing.each):
         return found
@@ -77,25 +70,28 @@ def _ways(mixing: Mixing) -> list[tuple[str, Way]]:
     return [*found, (f"{'all ' if mixing.count > 1 else ''}{mixing.named}{shared}", mixing.all)]
 
 
-def _bars(mixing: Mixing, winner: str | None) -> Strips:
+def _bars(mixing: MixingCost, winner: str | None) -> Strips:
     ways = _ways(mixing)
     axis = Axis(0.0, max(way.total for _, way in ways) or 1.0)
-    rows = [
-        Strip(name, spans=_spans(way, axis), value=duration(way.total), more=_more(mixing, name, way, winner))
-        for name, way in ways
-    ]
-    return Strips(rows, axis, caption=f"DEM against mixing, seconds on {mixing.device}", note=_note(mixing))
+    rows = []
+    for name, way in ways:
+        measured = max(way.total - way.projected, 0.0)
+        ends = (("bar", 0.0, measured), ("bar supposed", measured, way.total))
+        spans = [Segment(kind, axis.at(start), axis.at(end)) for kind, start, end in ends if end > start]
+        more = _more(mixing, name, way, winner)
+        rows.append(Strip(name, spans=spans, value=duration(way.total), more=more))
+    chosen = (
+        "Choosing is the search of ω, and of a mixture's scale where that is tuned; of several mixtures, each that "
+        "nothing else judged is charged with one pass over the rows that ω is chosen on, at the pace of that search."
+        if mixing.searched
+        else "ω are given: no search is counted on either side."
+    )
+    note = f"{chosen} Test evaluations are on neither side, nor are other learning rates that somebody tried."
+    return Strips(rows, axis, caption=f"DEM against mixing, seconds on {mixing.device}", note=note)
 
 
-def _spans(way: Way, axis: Axis) -> list[Span]:
-    """Return a bar of what was measured, and one of what was projected."""
-    measured = max(way.total - way.projected, 0.0)
-    ends = ((BAR[0], 0.0, measured), (BAR[1], measured, way.total))
-    return [Span(kind, axis.at(start), axis.at(end)) for kind, start, end in ends if end > start]
-
-
-def _more(mixing: Mixing, name: str, way: Way, winner: str | None) -> str:
-    """Return how a cost is known, how it compares, and whether its model won."""
+def _more(mixing: MixingCost, name: str, way: RouteCost, winner: str | None) -> str:
+    """How a cost is known, how it compares, and whether its model won."""
     if way is mixing.dem:
         return "measured"
     known = f"{duration(way.projected)} of it projected" if way.projected else "measured"
@@ -104,34 +100,21 @@ def _more(mixing: Mixing, name: str, way: Way, winner: str | None) -> str:
     return f"{known}, {times(mixing.times_dem(way))} × DEM{won}"
 
 
-def _note(mixing: Mixing) -> str:
-    """Return what is on both sides, and what on neither."""
-    chosen = (
-        "Choosing is the search of ω, and of a mixture's scale where that is tuned; of several mixtures, each that "
-        "nothing else judged is charged with one pass over the rows that ω is chosen on, at the pace of that search."
-        if mixing.searched
-        else "ω are given: no search is counted on either side."
-    )
-    return f"{chosen} Test evaluations are on neither side, nor are other learning rates that somebody tried."
-
-
-def _breakdown(mixing: Mixing) -> Table:
+def _breakdown(mixing: MixingCost) -> DataTable:
     header = ["", "tokens", "training", "choosing", "composing, mixing rows", "in all"]
-    body = [[Cell(name, strong=True), *_way(way)] for name, way in _ways(mixing)]
-    note = (
-        f"One mixture on {mixing.length}: {mixing.told}. DEM took as much as {mixing.break_even:.2f} of them."
-    )
-    return Table(header, body, 5, caption="Where it goes", note=note)
+    body = [
+        [
+            Cell(name, strong=True),
+            NONE if way.tokens is None else Cell(count(way.tokens)),
+            *(Cell(duration(s)) if s else NONE for s in (way.training, way.choosing, way.making)),
+            Cell(duration(way.total), strong=True),
+        ]
+        for name, way in _ways(mixing)
+    ]
+    return DataTable(header, body, 5, caption="Where it goes", note=mixing.one_told)
 
 
-def _way(way: Way) -> Iterator[Cell]:
-    yield NONE if way.tokens is None else Cell(count(way.tokens))
-    for seconds in (way.training, way.choosing, way.making):
-        yield Cell(duration(seconds)) if seconds else NONE
-    yield Cell(duration(way.total), strong=True)
-
-
-def _edits(mixing: Mixing) -> Table:
+def _edits(mixing: MixingCost) -> DataTable:
     body = [
         [
             Cell(name, strong=True),
@@ -149,16 +132,16 @@ def _edits(mixing: Mixing) -> Table:
         "All other vectors are cached. A mixture is trained again whole: once, with shares that are known, the least "
         f"that mixing takes.{projected}"
     )
-    return Table(header, body, 4, caption="One dataset added to the others, or replaced", note=note)
+    return DataTable(header, body, 4, caption="One dataset added to the others, or replaced", note=note)
 
 
-def _parts(found: Reckoning, total: Seconds) -> Table:
+def _parts(found: BuildCost, total: Seconds) -> DataTable:
     spent = {part: by_device(found.costs, (part,)) for part in Part}
     body = [
         _part(PARTS[part], total, seconds, strong=part in DEM) for part, seconds in spent.items() if seconds
     ]
     body.append(_part("everything", total, total, strong=True))
-    return Table(["", *total], body, len(total), caption="What it was for, each result once")
+    return DataTable(["", *total], body, len(total), caption="What it was for, each result once")
 
 
 def _part(words: str, devices: Collection[str], seconds: Seconds, *, strong: bool = False) -> list[Cell]:
@@ -166,10 +149,10 @@ def _part(words: str, devices: Collection[str], seconds: Seconds, *, strong: boo
     return [Cell(words, strong=strong), *cells]
 
 
-def _families(material: Material, device: str) -> Strips:
-    costs = material.results.cost.costs
+def _families(inputs: ReportInputs, device: str) -> Strips:
+    costs = inputs.results.cost.costs
     families: dict[str, dict[str, Cost]] = {}
-    for action in material.graph:
+    for action in inputs.graph:
         if action.name in costs:
             families.setdefault(action.kind.family, {})[action.name] = costs[action.name]
     spent = {family: by_device(actions).get(device, 0.0) for family, actions in families.items()}
@@ -178,7 +161,7 @@ def _families(material: Material, device: str) -> Strips:
     rows = [
         Strip(
             family,
-            spans=[Span("bar", 0.0, axis.at(s))],
+            spans=[Segment("bar", 0.0, axis.at(s))],
             value=duration(s),
             more=f"{100 * s / total:.0f} %",
         )
@@ -188,24 +171,19 @@ def _families(material: Material, device: str) -> Strips:
     return Strips(rows, axis, caption=f"By kind of action, seconds on {device}")
 
 
-def _actions(found: Reckoning) -> Table:
+def _actions(found: BuildCost) -> DataTable:
     several = len({c.device for c in found.costs.values()}) > 1
-    body = [
-        [Cell(name, code=True), *([Cell(c.device)] if several else []), _time(c), *_tokens(c)]
-        for name, c in found.costs.items()
-    ]
+    body = []
+    for name, cost in found.costs.items():
+        time = NONE if cost.seconds is None else Cell(duration(cost.seconds), "wall" if cost.wall else "")
+        tokens = [Cell("" if n is None else f"{n:,.0f}") for n in (cost.tokens, cost.trained_tokens)]
+        body.append(
+            [
+                Cell(name, code=True),
+                *([Cell(cost.device)] if several else []),
+                time if cost.same_as is None else Cell("", f"is {cost.same_as}"),
+                *tokens,
+            ]
+        )
     header = ["action", *(["device"] if several else []), "time", "tokens", "of them in the loss"]
-    return Table(header, body, 3)
-
-
-def _time(cost: Cost) -> Cell:
-    if cost.same_as is not None:
-        return Cell("", f"is {cost.same_as}")
-    if cost.seconds is None:
-        return NONE
-    return Cell(duration(cost.seconds), "wall" if cost.wall else "")
-
-
-def _tokens(cost: Cost) -> Iterator[Cell]:
-    for tokens in (cost.tokens, cost.trained_tokens):
-        yield Cell("" if tokens is None else f"{tokens:,.0f}")
+    return DataTable(header, body, 3)

@@ -1,7 +1,7 @@
 """How sure a difference between two models is that were evaluated on the same rows.
 
 Two models find the same rows hard, so their losses rise and fall together, and the error of the difference is mostly
-far below both errors taken together. It is that of a ratio (`significance.stderr_of_ratio`), of the differences between
+far below both errors taken together. It is that of a ratio (`stats.stderr_of_ratio`), of the differences between
 the two models' summed losses of each row.
 """
 
@@ -44,7 +44,7 @@ class PairedRows:
         self._known: dict[tuple[str, str, str], float | None] = {}
 
     def stderr(self, task: str, one: str, other: str) -> float | None:
-        """Return the standard error of the difference between two models, None where rows do not tell it."""
+        """The standard error of the difference between two models, None where rows do not tell it."""
         pair = (task, min(one, other), max(one, other))
         if pair not in self._known:
             rows = [self._losses.get(model, {}).get(task) for model in (one, other)]
@@ -60,7 +60,7 @@ def _stderr(one: RowLosses, other: RowLosses) -> float | None:
 
 
 def read_rows(data: bytes) -> RowLosses:
-    """Return what the output `rows` of a held-out loss holds.
+    """What the output `rows` of a held-out loss holds.
 
     Raises:
         ValueError: It is of another shape.
