@@ -18,8 +18,7 @@ from pathlib import Path
 from contest import Memory
 from weights import SMOL, count, project
 
-from dem_build.cli.call import Call
-from dem_build.cli.session import open_session
+from dem_build.cli.session import Call, open_session
 from dem_build.estimate import Shape, training_disk, training_memory
 from dem_build.machine import Machine
 

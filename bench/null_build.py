@@ -19,8 +19,7 @@ from pathlib import Path
 from contest import contest, table, timed
 
 from dem_build.actions import KINDS
-from dem_build.cli.call import Call
-from dem_build.cli.session import open_session
+from dem_build.cli.session import Call, open_session
 from dem_build.engine.outcome import Outcome
 from dem_build.plan import Status, decide
 from dem_build.store import Record

@@ -29,8 +29,7 @@ from dem_build.actions.tune.losses import Landscape
 from dem_build.actions.tune.measuring import resident, validation_judges
 from dem_build.actions.tune.resume import CHANGING, MEASURING, Kept
 from dem_build.actions.tune.space import Space
-from dem_build.cli.call import Call
-from dem_build.cli.session import open_session
+from dem_build.cli.session import Call, open_session
 from dem_build.machine import Machine
 from dem_build.search import Found, Problem, Sample, search
 from dem_build.search.searches import coordinate_search

@@ -19,7 +19,7 @@ from test_build import RECIPE, fresh
 from dem_build.action import Action, Edge, Input, SourceFile
 from dem_build.actions import KINDS
 from dem_build.actions.tune import judges
-from dem_build.cli.view import budget_lines, estimate_lines, memory_lines
+from dem_build.cli.view_plan import budget_lines, estimate_lines, memory_lines
 from dem_build.digest import Output, of_bytes
 from dem_build.estimate import (
     Estimate,

@@ -1,28 +1,208 @@
-"""Which commands there are, and how a call ends: its exit status, and a user's mistakes in words."""
+"""Which commands there are, with their options, and how a call ends: its status, and a user's mistakes in words.
+
+A command is the function of its name in a module of `cli`. That is imported when it is called, so that help,
+completion and a mistyped option wait for none of them.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-from typing import TYPE_CHECKING
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dem_build import __version__
-from dem_build.cli.commands.group import Commands
 from dem_build.errors import DemError, InterruptedBuildError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["app", "run"]
+__all__ = ["Command", "app", "run"]
 
+
+class Command(click.Command):
+    """A command: a function that is given a `Call`, and by name whatever else the user said.
+
+    Args:
+        place: `module.function`, where the module is one of `cli`.
+        text: What the help page says.
+        params: Arguments and options in the order of the help page. Those that are called like a field of `Call` go
+            there.
+        on_actions: Whether what follows `--` names actions, the `targets` of the call, and not arguments.
+    """
+
+    def __init__(self, place: str, text: str, *params: click.Parameter, on_actions: bool = False) -> None:
+        self.module, _, self.function = place.partition(".")
+        self._on_actions = on_actions
+        super().__init__(self.function, params=[*params], help=text, callback=self._run)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the actions apart, and read the rest as click does."""
+        at = args.index("--") if self._on_actions and "--" in args else len(args)
+        left = super().parse_args(ctx, args[:at])
+        if self._on_actions:
+            ctx.params["targets"] = tuple(args[at + 1 :])
+        return left
+
+    def _run(self, **given: Any) -> int:
+        # Only now: pydantic and the recipe's models take longer than all of a help page.
+        function = getattr(import_module(f"{__package__}.{self.module}"), self.function)
+        from dem_build.cli.session import Call  # noqa: PLC0415
+
+        shared = {name: given.pop(name) for name in Call.__dataclass_fields__ if name in given}
+        status: int = function(call=Call(**shared), **given)
+        return status
+
+
+class Commands(click.Group):
+    """Commands, which the help page lists in the order in which they were given."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click gives it
+        """The names in that order."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands with the whole first sentence of each; click would cut it to a line."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(n, c.get_short_help_str(limit=200)) for n, c in self.commands.items()])
+
+
+def _flag(name: str, text: str) -> click.Option:
+    return click.Option([name], is_flag=True, help=text)
+
+
+def _repeatable(name: str, metavar: str, text: str) -> click.Option:
+    return click.Option(name.split(), multiple=True, metavar=metavar, help=f"{text}; repeatable.")
+
+
+RECIPE = click.Argument(["recipe"], metavar="RECIPE")
+ACTION = click.Argument(["action"], metavar="ACTION")
+JSON = click.Option(
+    ["--json", "as_json"], is_flag=True, help="One JSON document on stdout, all else on stderr."
+)
+SET = _repeatable("--set overrides", "KEY=VALUE", "Override a key of the recipe")
+OF_STORE = (
+    click.Option(["--cache"], metavar="DIR", help="Folder of the store."),
+    click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
+)
+OF_RECIPE = (SET, *OF_STORE)
+OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded"), *OF_RECIPE)
+
+cache = Commands(
+    "cache",
+    [
+        Command("stores.stats", "Show how much the store holds, by kind and by recipe.", *OF_STORE, JSON),
+        Command(
+            "stores.verify",
+            "Read everything in the store; exit with 1 where something is damaged.",
+            *OF_STORE,
+            _flag("--repair", "Set aside what is damaged, so that the next build makes it again."),
+            JSON,
+        ),
+        Command(
+            "stores.gc",
+            "Delete what no recipe and no running build needs.",
+            click.Option(["--max-size"], metavar="SIZE", help="Stop when the store is as small: 50G."),
+            click.Option(["--older-than"], metavar="SPAN", help="Keep what was used within this: 30d."),
+            _flag("--vectors", "Take vectors and checkpoints too: GPU-hours."),
+            click.Option(["--grace"], metavar="SPAN", help="Keep what is younger; 1d if not given."),
+            _flag("--dry-run", "Only say what would go."),
+            *OF_STORE,
+            JSON,
+        ),
+    ],
+    help="The store: what it holds, whether it is sound, and what of it can go.",
+)
 app = Commands(
-    {"build": "build"}
-    | dict.fromkeys(("plan", "why", "check", "lock", "data", "show", "logs", "report"), "recipes")
-    | dict.fromkeys(("ls", "cache"), "stores"),
-    name="dem",
+    "dem",
+    [
+        Command(
+            "build.build",
+            "Plan, run what is due, publish out/NAME/ and show the results.",
+            click.Argument(["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]"),
+            _flag("--locked", "Fail (4) where the lock is not what is there."),
+            _flag("--no-train", "Fail where a vector is missing."),
+            _flag("--offline", "Ask no hub for anything."),
+            _flag("--keep-going", "After a failure, do what can be done."),
+            _flag("--trust-tasks", "Run local task files, which are code."),
+            click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            *OF_ACTIONS,
+            JSON,
+            on_actions=True,
+        ),
+        Command(
+            "inspect.plan",
+            "Show what would run, and why.",
+            RECIPE,
+            _flag("--check", "Exit with 4 when something is due."),
+            *OF_ACTIONS,
+            JSON,
+            on_actions=True,
+        ),
+        Command(
+            "inspect.why",
+            "Show which input or parameter of an action differs from its last build.",
+            RECIPE,
+            ACTION,
+            *OF_RECIPE,
+        ),
+        Command(
+            "inspect.check",
+            "Find all mistakes of a recipe, without reading data or running anything.",
+            RECIPE,
+            SET,
+            JSON,
+        ),
+        Command(
+            "inspect.lock",
+            "Write the recipe's lock: every outside name with its digest.",
+            RECIPE,
+            _flag("--upgrade", "Move hub revisions to what they name now."),
+            *OF_STORE,
+        ),
+        Command(
+            "data.data",
+            "Show decoded examples of a dataset, what counts for the loss, and its counts.\n\n"
+            "NAME is a dataset, probe or mixture of the recipe.",
+            RECIPE,
+            click.Argument(["name"], metavar="NAME"),
+            click.Option(
+                ["--rows", "-n"],
+                type=click.IntRange(min=1),
+                default=3,
+                show_default=True,
+                help="Examples to show.",
+            ),
+            click.Option(["--split"], default="train", show_default=True, help="train, validation or test."),
+            *OF_RECIPE,
+        ),
+        Command(
+            "inspect.show",
+            "Show what made a model or the result of an action: inputs, parameters, machine, digests.\n\n"
+            "Without ACTION, of the composed model.",
+            RECIPE,
+            click.Argument(["action"], metavar="[ACTION]", default="model"),
+            *OF_RECIPE,
+            JSON,
+        ),
+        Command(
+            "inspect.logs",
+            "Print the log of an action: of its result, or of its last run where that failed.",
+            RECIPE,
+            ACTION,
+            *OF_RECIPE,
+        ),
+        Command(
+            "ending.report",
+            "Draw out/NAME/report.html from what is recorded, and run nothing.",
+            RECIPE,
+            *OF_RECIPE,
+        ),
+        Command("stores.ls", "List what the store holds.", *OF_STORE, JSON),
+        cache,
+    ],
     help="A build system for models: fine-tune a vector per dataset, compose them, rebuild only what changed.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -42,12 +222,15 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it
         return 1
     except click.ClickException as error:
-        return _report_call(error, command)
+        error.show()  # a mistake of the call itself, in click's own words
+        if "--json" in command:
+            _write_failure(UsageError(error.format_message()), command)
+        return UsageError.exit_status
     return int(status or 0)
 
 
 def _report(error: DemError, command: Sequence[str]) -> int:
-    from dem_build.cli.view import make_console, render_error  # noqa: PLC0415  a call that succeeds needs it late
+    from dem_build.cli.view_text import make_console, render_error  # noqa: PLC0415  a call that succeeds needs none
 
     if "--json" in command:
         _write_failure(error, command)
@@ -55,26 +238,19 @@ def _report(error: DemError, command: Sequence[str]) -> int:
     return error.exit_status
 
 
-def _report_call(error: click.ClickException, command: Sequence[str]) -> int:
-    """Let click show the mistakes of a call in its own words."""
-    error.show()
-    if "--json" in command:
-        _write_failure(UsageError(error.format_message()), command)
-    return UsageError.exit_status
-
-
 def _write_failure(error: DemError, command: Sequence[str]) -> None:
+    from dem_build.cli.view_text import write_json  # noqa: PLC0415  as above
     from dem_build.report.documents import failure_document  # noqa: PLC0415  as above
 
     documents = [failure_document(recipe, error) for recipe in _recipes(command) or [""]]
-    sys.stdout.write(json.dumps(documents if len(documents) > 1 else documents[0]) + "\n")
+    write_json(documents if len(documents) > 1 else documents[0])
 
 
 def _recipes(command: Sequence[str]) -> list[str]:
-    """Return what are most likely the recipes in a call that failed before its options were understood."""
+    """What are most likely the recipes in a call that failed before its options were understood."""
     name, words, takes = command[0], list(command[1:]), {"recipe"}
-    if name in app.places:
-        parameters = app.get_command(click.Context(app), name).params
+    if name in app.commands:
+        parameters = app.commands[name].params
         options = click.Command(name, params=[p for p in parameters if isinstance(p, click.Option)])
         lenient = click.Context(options, ignore_unknown_options=True, resilient_parsing=True)
         words = options.make_parser(lenient).parse_args(words)[1]  # what belongs to no option

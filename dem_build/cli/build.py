@@ -1,100 +1,147 @@
-"""`dem build`: plan, run, publish, show."""
+"""`dem build`: look ahead, plan, run, publish, show."""
 
 from __future__ import annotations
 
-import json
-import sys
+import os
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dem_build.cli import view
 from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared, shared_documents
-from dem_build.cli.preflight import refusals, refuse_plan
-from dem_build.cli.session import open_session
+from dem_build.cli.session import checked, open_session
+from dem_build.cli.view_lines import PlainListener
+from dem_build.cli.view_plan import recipe_line
+from dem_build.cli.view_results import (
+    baseline_lines,
+    closing_lines,
+    remaining_warnings,
+    result_table,
+    say_lines,
+)
+from dem_build.cli.view_text import make_console, render_error, write_json
 from dem_build.cli.watch import disavow, vouch
 from dem_build.engine.interrupt import Interrupt
-from dem_build.engine.options import Options
 from dem_build.engine.outcome import recorded
-from dem_build.errors import DemError, GateError, InterruptedBuildError, UsageError
+from dem_build.errors import DemError, GateError, InterruptedBuildError, RecipeError, UsageError
+from dem_build.recipe import is_local, project_folder, read_recipe
 from dem_build.report.actions import lines_after_results, lines_before_results
 from dem_build.report.documents import build_document, failure_document
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
 
     from rich.console import Console
 
-    from dem_build.cli.call import Call
     from dem_build.cli.ending import Ending
-    from dem_build.cli.session import Session
+    from dem_build.cli.session import Call, Session
     from dem_build.engine.outcome import Listener, Outcome
+    from dem_build.recipe import Recipe
     from dem_build.report.gates import GateResult
 
-__all__ = ["Flags", "build_all", "run_plan"]
+__all__ = ["build", "make_listener", "run_plan"]
 
 MOST_RUNS = 4  # of one plan, each after damage that the one before it met at its end
 # Of several recipes the gravest status is the call's: interrupted, wrong, failed, not up to date, a gate.
 GRAVITY = (130, 2, 1, 4, 3, 0)
 
 
-@dataclass(frozen=True)
-class Flags:
-    """The switches of `dem build`."""
-
-    no_train: bool = False
-    keep_going: bool = False
-    trust_tasks: bool = False
-    jobs: int | None = None
-    as_json: bool = False
-
-
-def build_all(recipes: Sequence[str], call: Call, flags: Flags) -> int:
-    """Build recipes one after another, none where one cannot be built, and return the gravest exit status."""
-    if len(recipes) > 1 and (wrong := _refusals(recipes, call, flags)):
-        return _refuse(recipes, wrong, as_json=flags.as_json)
-    console = view.make_console(stderr=flags.as_json)
+def build(recipes: Sequence[str], call: Call, *, offline: bool) -> int:
+    """Build recipes one after another, none where one cannot be built; the gravest exit status is the call's."""
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    if len(recipes) > 1 and (wrong := _refusals(recipes, call)):
+        for error in wrong.values():
+            render_error(error, make_console(stderr=True))
+        unbuilt = UsageError(f"not built, as {', '.join(wrong)} cannot be")
+        if call.as_json:
+            write_json([failure_document(recipe, wrong.get(recipe, unbuilt)) for recipe in recipes])
+        return min((error.exit_status for error in wrong.values()), key=GRAVITY.index)
+    console = make_console(stderr=call.as_json)
     statuses: list[int] = []
     documents: list[dict[str, Any]] = []
     with Interrupt() as interrupt:
         for recipe in recipes:
             if len(recipes) > 1:
-                view.recipe_line(recipe, console)
+                recipe_line(recipe, console)
             if interrupt.count:
                 status, document = _failed(recipe, InterruptedBuildError("not built: the call was stopped"))
             else:
-                status, document = _build_one(recipe, call, flags, console, interrupt)
+                status, document = _build_one(recipe, call, console, interrupt)
             statuses.append(status)
             documents.append(document)
-    if flags.as_json:
-        sys.stdout.write(json.dumps(documents[0] if len(recipes) == 1 else documents) + "\n")
+    if call.as_json:
+        write_json(documents[0] if len(recipes) == 1 else documents)
     return min(statuses, key=GRAVITY.index)
 
 
-def _refusals(recipes: Sequence[str], call: Call, flags: Flags) -> dict[str, DemError]:
-    return refusals(recipes, call, trust_tasks=flags.trust_tasks, keep_going=flags.keep_going)
+# Several recipes: all that can be told of them is told before the first is built, and none is built then.
 
 
-def _refuse(recipes: Sequence[str], wrong: Mapping[str, DemError], *, as_json: bool) -> int:
-    """Say what is wrong; the recipes in which nothing is are not built either."""
-    for error in wrong.values():
-        view.render_error(error, view.make_console(stderr=True))
-    unbuilt = UsageError(f"not built, as {', '.join(wrong)} cannot be")
-    if as_json:
-        sys.stdout.write(json.dumps([failure_document(r, wrong.get(r, unbuilt)) for r in recipes]) + "\n")
-    return min((error.exit_status for error in wrong.values()), key=GRAVITY.index)
+def _refusals(recipes: Sequence[str], call: Call) -> dict[str, DemError]:
+    """Recipe → what stands against building it.
+
+    A recipe may build on what an earlier one will publish: it does not miss that, and only its text is judged.
+    """
+    found: dict[str, DemError] = {}
+    coming: list[Path] = []
+    for named in recipes:
+        recipe: Recipe | None = None
+        try:
+            recipe = read_recipe(Path(named), call.overrides)[0]
+            if recipe is not None and _coming_names(recipe, coming):
+                checked(named, call.overrides)  # there are no files yet to resolve and plan with
+            else:
+                session = open_session(named, call)
+                session.require()
+                if not session.plan.up_to_date:
+                    _refuse_plan(session)
+        except RecipeError as error:
+            # What is wrong with files that will be others by then is judged when they are there.
+            later = () if recipe is None else tuple(f"{key}." for key in _coming_names(recipe, coming))
+            if problems := [p for p in error.problems if not f"{p.key}.".startswith(later)]:
+                found[named] = RecipeError(problems)
+        except DemError as error:
+            found[named] = error
+        if recipe is not None:
+            coming.append(project_folder(recipe.path) / "out" / recipe.name)
+    return found
 
 
-def _build_one(
-    named: str, call: Call, flags: Flags, console: Console, interrupt: Interrupt
-) -> tuple[int, dict[str, Any]]:
+def _coming_names(recipe: Recipe, coming: Sequence[Path]) -> list[str]:
+    """The keys of a recipe that name files in folders which earlier recipes will publish."""
+    named = {"base.model": recipe.base.model}
+    named |= {f"vectors.{name}": getattr(v, v.source) for name, v in recipe.vectors.items()}
+    places = {key: recipe.resolve(model) for key, model in named.items() if is_local(model, recipe.folder)}
+    return [key for key, place in places.items() if any(place.is_relative_to(folder) for folder in coming)]
+
+
+def _refuse_plan(session: Session) -> None:
+    """Refuse a build that cannot come to its end, as far as files, packages and memory tell it before it runs.
+
+    Raises:
+        DemError: It cannot.
+    """
+    from dem_build.engine.needs import refuse_missing, refuse_unmergeable  # noqa: PLC0415
+    from dem_build.estimate import refuse_unfit  # noqa: PLC0415  where nothing is due, nothing that runs it loads
+
+    refuse_missing(session.plan, session.machine)
+    if not session.call.keep_going:  # else one vector's failure stops nothing else, and it fails by itself
+        refuse_unmergeable(session.plan)
+    refuse_unfit(session.plan)
+
+
+def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -> tuple[int, dict[str, Any]]:
     try:
         with ExitStack() as within:
-            session = _prepared(named, call, flags, within)
-            with view.make_listener(console) as listener:
-                outcome, ending = _run(session, _options(session, call, flags), listener, interrupt)
+            session = open_session(named, call, within)
+            session.require()
+            if not call.locked and not call.overrides:  # the lock is of the recipe as it is written
+                session.save_lock()
+            session.save_root()
+            with make_listener(console) as listener:
+                outcome, ending = _run(session, listener, interrupt)
             if session.plan.up_to_date:
                 vouch(session.fresh_until)
             return _finish(session, outcome, ending, listener.shown, console)
@@ -105,42 +152,49 @@ def _build_one(
 
 
 def _failed(named: str, error: DemError) -> tuple[int, dict[str, Any]]:
-    view.render_error(error, view.make_console(stderr=True))
+    render_error(error, make_console(stderr=True))
     return error.exit_status, failure_document(named, error)
 
 
-def _prepared(named: str, call: Call, flags: Flags, within: ExitStack) -> Session:
-    session = open_session(named, call, within)
-    if call.locked:
-        session.require_locked(call)
-    if not flags.trust_tasks:
-        session.require_trust()
-    session.destination()  # where nothing can be published, nothing is trained first
-    if not call.locked and not call.overrides:  # the lock is of the recipe as it is written
-        session.save_lock()
-    session.save_root()
-    return session
+def make_listener(console: Console) -> PlainListener:
+    """What follows a build on this console: live on a terminal, plain lines elsewhere.
+
+    Use it as a context manager, so that the terminal is left as it was.
+    """
+    # The stream is asked, not rich: FORCE_COLOR makes rich call a log a terminal, which live lines would spoil.
+    if not console.file.isatty() or console.is_dumb_terminal:
+        return PlainListener(console)
+    from dem_build.cli.view_live import LiveListener  # noqa: PLC0415  # a log needs none of it
+
+    return LiveListener(console)
 
 
-def run_plan(session: Session, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
+def run_plan(session: Session, listener: Listener, interrupt: Interrupt) -> Outcome:
     """Run what is due of a session's plan, and record the keys that it used."""
     listener.build_started(session.plan)
     if session.plan.up_to_date:
         return recorded(session.plan)
     disavow("something is due")
-    from dem_build.engine.build import build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
+    # Where nothing is due, nothing that runs it is loaded.
+    from dem_build.engine.build import build as build_plan  # noqa: PLC0415
+    from dem_build.engine.options import Options  # noqa: PLC0415
 
-    refuse_plan(session, keep_going=options.keep_going)
-    outcome = build(session.plan, session.store, options, listener, interrupt)
+    _refuse_plan(session)
+    call = session.call
+    options = Options(
+        session.machine,
+        keep_going=call.keep_going,
+        no_train=call.no_train,
+        rebuild=frozenset(call.rebuild),
+    )
+    outcome = build_plan(session.plan, session.store, options, listener, interrupt)
     session.save_root(outcome)
     return outcome
 
 
-def _run(
-    session: Session, options: Options, listener: Listener, interrupt: Interrupt
-) -> tuple[Outcome, Ending]:
+def _run(session: Session, listener: Listener, interrupt: Interrupt) -> tuple[Outcome, Ending]:
     """Run a plan and read what the build ends with; where that is damaged, what made it runs again."""
-    outcome, runs = run_plan(session, options, listener, interrupt), 1
+    outcome, runs = run_plan(session, listener, interrupt), 1
     while damaged := (ending := conclude(session, outcome)).damaged:
         again = session.planned_again()
         stuck = outcome.failed or outcome.interrupted or again.plan.up_to_date or runs == MOST_RUNS
@@ -150,8 +204,7 @@ def _run(
         for name, error in damaged.items():
             event = {"event": "warning", "message": f"{error.what}; it is made again"}
             listener.action_event(session.plan.graph.actions[name], event)
-        second = run_plan(again, replace(options, rebuild=frozenset()), listener, interrupt)
-        outcome, runs = second.after(outcome), runs + 1
+        outcome, runs = run_plan(again, listener, interrupt).after(outcome), runs + 1
     return outcome, ending
 
 
@@ -163,13 +216,13 @@ def _finish(
     console: Console,
 ) -> tuple[int, dict[str, Any]]:
     results, gates = ending.results, ending.gates
-    view.remaining_warnings(results, console, shown)
+    remaining_warnings(results, console, shown)
     say_shared(ending.shared, console)
-    view.say_lines(lines_before_results(results), console)
-    view.baseline_lines(results.baselines, console)
-    view.result_table(results, gates, console)
-    view.say_lines(lines_after_results(results), console)
-    view.closing_lines(outcome, results, ending.model, console, ending.report)
+    say_lines(lines_before_results(results), console)
+    baseline_lines(results.baselines, console)
+    result_table(results, gates, console)
+    say_lines(lines_after_results(results), console)
+    closing_lines(outcome, results, ending.model, console, ending.report)
     document = build_document(session.named, outcome, ending.model, results, gates)
     document["overlap"] = shared_documents(ending.shared)
     error = _error(outcome, gates)
@@ -178,18 +231,8 @@ def _finish(
     return error.exit_status, document | {"error": failure_document(session.named, error)["error"]}
 
 
-def _options(session: Session, call: Call, flags: Flags) -> Options:
-    machine = session.machine
-    return Options(
-        machine=machine if flags.jobs is None else machine.model_copy(update={"jobs": flags.jobs}),
-        keep_going=flags.keep_going,
-        no_train=flags.no_train,
-        rebuild=frozenset(call.rebuild),
-    )
-
-
 def _error(outcome: Outcome, gates: Sequence[GateResult]) -> DemError | None:
-    """Return what decides the exit status: an interruption, a failure, a gate, in this order."""
+    """What decides the exit status: an interruption, a failure, a gate, in this order."""
     if outcome.interrupted:
         return InterruptedBuildError("stopped", hint="build again to go on from here")
     if outcome.failed:

@@ -1,4 +1,4 @@
-"""What a build ends with: results, gates and the published model, read from the store, where some may be damaged."""
+"""What a build ends with: results, gates and a published model, read from a store that may be damaged; `dem report`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from dem_build import __version__
 from dem_build.cli.overlap import shared_of
+from dem_build.cli.session import open_session
+from dem_build.cli.view_text import clean, make_console
 from dem_build.engine.publish import publish, publish_text
 from dem_build.errors import CorruptObjectError
 from dem_build.report.card import card
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dem_build.cli.session import Session
+    from dem_build.cli.session import Call, Session
     from dem_build.data.splits import Shared
     from dem_build.digest import Digest
     from dem_build.engine.outcome import Outcome
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from dem_build.report.gates import GateResult
     from dem_build.store import Record
 
-__all__ = ["REPORT", "Ending", "conclude", "report"]
+__all__ = ["Ending", "conclude", "report"]
 
 REPORT = "report.html"
 
@@ -72,12 +74,19 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
     gates = check(session.recipe.gates, results) if done and session.whole else []
     if not done or "model" not in outcome.records:
         return Ending(results, gates, shared=shared)
+    to = session.destination()
+    assert results.model_digest is not None
     try:
-        model = _publish(session, outcome, results, gates)
-        drawn = model.with_name(REPORT) if session.whole else None
-        return Ending(results, gates, model, drawn, shared)
+        publish(
+            to,
+            outcome.records["model"],
+            results.model_digest,
+            session.store,
+            lambda: _texts(to, session, outcome, results, gates),
+        )
     except CorruptObjectError as error:
         return Ending(damaged={"model": error})
+    return Ending(results, gates, to.model, to.folder / REPORT if session.whole else None, shared)
 
 
 def _metrics(
@@ -95,60 +104,43 @@ def _metrics(
     return found, damaged
 
 
-def _publish(session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]) -> Path:
-    to, records = session.destination(), outcome.records
-    assert results.model_digest is not None
-    publish(
-        to,
-        records["model"],
-        results.model_digest,
-        session.store,
-        lambda: _texts(to, session, outcome, results, gates),
-    )
-    return to.model
-
-
 def _texts(
     to: Destination, session: Session, outcome: Outcome, results: Results, gates: Sequence[GateResult]
 ) -> dict[str, str]:
     graph, records = session.plan.graph, outcome.records
+    texts = {"model/README.md": card(session.recipe, graph, records, results, {"dem": __version__})}
+    if not session.whole:
+        return texts  # some of the recipe's actions tell less than the last whole build did
     lasting = results_document(results, gates)
-    texts = {
-        "model/README.md": card(session.recipe, graph, records, results, {"dem": __version__}),
-    }
-    if session.whole:  # some of the recipe's actions tell less than the last whole build did
-        texts["results.json"] = json.dumps(lasting, indent=2, ensure_ascii=False) + "\n"
-        texts["summary.md"] = summary(session.recipe.name, outcome, results, gates)
-        texts |= _report(
-            to.folder / REPORT, ReportInputs(session.recipe, graph, records, results, gates, __version__)
-        )
+    texts["results.json"] = json.dumps(lasting, indent=2, ensure_ascii=False) + "\n"
+    texts["summary.md"] = summary(session.recipe.name, outcome, results, gates)
+    inputs = ReportInputs(session.recipe, graph, records, results, gates, __version__)
+    if not is_drawn(to.folder / REPORT, mark_of(inputs)):  # drawing takes longer than all else here
+        from dem_build.report.html.page import render  # noqa: PLC0415  a build with nothing to do draws nothing
+
+        texts[REPORT] = render(inputs)
     return texts
 
 
-def _report(path: Path, inputs: ReportInputs) -> dict[str, str]:
-    """Return the report under its name, and nothing where it is there: drawing takes longer than all else here."""
-    if is_drawn(path, mark_of(inputs)):
-        return {}
-    from dem_build.report.html.page import render  # noqa: PLC0415  a build with nothing to do draws nothing
-
-    return {path.name: render(inputs)}
-
-
-def report(session: Session) -> Path:
-    """Draw the report of what is recorded of a recipe, and return where it is.
+def report(recipe: str, call: Call) -> int:
+    """Draw the report of what is recorded of a recipe, and say where it is and what it lacks.
 
     Raises:
         StoreError: What is recorded cannot be read, or `out/` not be written.
     """
-    from dem_build.report.html.page import render  # noqa: PLC0415
+    from dem_build.report.html.page import render  # noqa: PLC0415  as above
 
+    session = open_session(recipe, call)
+    graph = session.plan.graph
     records = {name: v.record for name, v in session.plan.verdicts.items() if v.record is not None}
     metrics, damaged = _metrics(session, records)
     if damaged:
         raise next(iter(damaged.values()))
-    graph = session.plan.graph
     results = collect(graph, records, lambda output: metrics[output.digest])
-    gates = check(session.recipe.gates, results) if len(records) == len(graph.actions) else []
+    due = len(graph.actions) - len(records)
+    gates = [] if due else check(session.recipe.gates, results)
     inputs = ReportInputs(session.recipe, graph, records, results, gates, __version__)
-    to = session.destination()
-    return publish_text(to, REPORT, render(inputs))
+    path = publish_text(session.destination(), REPORT, render(inputs))
+    lacks = f" ({due} of {len(graph.actions)} actions are due: `dem build` runs them)" if due else ""
+    make_console().print(clean(f"{path}{lacks}"), soft_wrap=True)
+    return 0

@@ -35,7 +35,7 @@ COUNTED = 2
 
 
 def is_overlap(value: JSON) -> bool:
-    """Return whether a root's field `overlap` is what `shared_of` records: names and marks, and what they share."""
+    """Whether a root's field `overlap` is what `shared_of` records: names and marks, and what they share."""
     match value:
         case {"of": dict(of), "shared": list(shared), **rest} if not rest:
             return all(isinstance(mark, str) for mark in of.values()) and all(map(_is_entry, shared))
@@ -50,7 +50,7 @@ def _is_entry(entry: JSON) -> bool:
 
 
 def recorded_shared(session: Session, name: str | None = None) -> list[Shared]:
-    """Return what is recorded of the datasets as they are planned; reads nothing.
+    """What is recorded of the datasets as they are planned; reads nothing.
 
     Args:
         session: The session.
@@ -64,7 +64,7 @@ def recorded_shared(session: Session, name: str | None = None) -> list[Shared]:
 
 
 def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[str, CorruptObjectError]]:
-    """Return what the datasets of a build share; counts it, and records it, where some of them are new.
+    """What the datasets of a build share; counts it, and records it, where some of them are new.
 
     Returns:
         What they share; and action → error of those that are damaged, in quarantine now. Where there is one, nothing
@@ -85,7 +85,7 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
 
 
 def shared_documents(found: Iterable[Shared]) -> list[JSON]:
-    """Return it for `--json`."""
+    """The entries of `overlap` in a document of `--json`."""
     return [vars(shared) for shared in found]
 
 
@@ -111,27 +111,23 @@ _USES = {
 
 
 def _mattering(session: Session, found: Iterable[Shared]) -> list[Shared]:
-    """Return what is shared with rows that this recipe trains on or chooses by."""
+    """What is shared with rows that this recipe trains on or chooses by."""
     chosen = chosen_by(session.plan.graph)
     return [s for s in found if s.other_split == "train" or (s.other, s.other_split) in chosen]
 
 
 def _marks(records: Mapping[str, Record]) -> dict[str, str]:
-    """Return name → what tells a prepared dataset from any other."""
-    return {
-        name.removeprefix("data:"): _mark(record)
+    """Name → what tells a prepared dataset from any other."""
+    outputs = {
+        name.removeprefix("data:"): {split: output.digest for split, output in record.outputs.items()}
         for name, record in records.items()
         if record.kind == "prepare"
     }
-
-
-def _mark(record: Record) -> str:
-    outputs = {name: output.digest for name, output in record.outputs.items()}
-    return digest.of_json([COUNTED, outputs])[:MARK]
+    return {name: digest.of_json([COUNTED, digests])[:MARK] for name, digests in outputs.items()}
 
 
 def _recorded(known: JSON, marks: Mapping[str, str]) -> list[Shared]:
-    """Return what is recorded of datasets that are still what they were."""
+    """What is recorded of datasets that are still what they were."""
     of = known.get("of", {})
     found = [Shared(*entry) for entry in known.get("shared", ())]
     return [s for s in found if all(n in marks and of.get(n) == marks[n] for n in (s.name, s.other))]

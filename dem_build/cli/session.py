@@ -1,4 +1,4 @@
-"""What every command begins with: recipe, machine, store, lock, graph and plan of one call."""
+"""What every command begins with: a call, and of one recipe its machine, store, lock, graph and plan."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import ExitStack
 
-    from dem_build.cli.call import Call
     from dem_build.engine.outcome import Outcome
     from dem_build.engine.publish import Destination
     from dem_build.lock.lock import Located, Lock
@@ -34,14 +33,46 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe
 
-__all__ = ["Session", "checked", "open_session", "open_store"]
-
+__all__ = ["Call", "Session", "checked", "open_session", "open_store"]
 
 REFRESH_SECONDS = 3600
 """How old a root that needs no change may be before a build that has nothing to do writes it again: its time tells a
 collection when what it names was used."""
 
 MOST_DROPPED = 2000
+
+
+@dataclass(frozen=True)
+class Call:
+    """The options that several commands have, or that a session remembers.
+
+    Attributes:
+        cache: `--cache`.
+        machine: `--machine`.
+        overrides: `--set KEY=VALUE`, in order.
+        targets: Actions named after `--`; none means all of them.
+        rebuild: `--rebuild`.
+        upgrade: `dem lock --upgrade`.
+        locked: `--locked`: what no lock pins is an error, and no hub is asked for it.
+        no_train: `--no-train`.
+        keep_going: `--keep-going`.
+        trust_tasks: `--trust-tasks`.
+        jobs: `--jobs`, which stands above the machine file's.
+        as_json: `--json`.
+    """
+
+    cache: str | None = None
+    machine: Path | None = None
+    overrides: Sequence[str] = ()
+    targets: Sequence[str] = ()
+    rebuild: Sequence[str] = ()
+    upgrade: bool = False
+    locked: bool = False
+    no_train: bool = False
+    keep_going: bool = False
+    trust_tasks: bool = False
+    jobs: int | None = None
+    as_json: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,10 +83,10 @@ class Session:
         named: The recipe as the user named it.
         locked: The lock file's document, None when there is none.
         root: What the recipe's last build wrote, every field of it; empty ones when there was none.
-        whole: Whether all actions were asked for: gates judge nothing less.
     """
 
     named: str
+    call: Call
     recipe: Recipe
     machine: Machine
     store: Store
@@ -63,48 +94,41 @@ class Session:
     locked: digest.JSON | None
     plan: Plan
     root: Mapping[str, digest.JSON]
-    whole: bool = True
 
     @property
-    def id(self) -> str:
-        """What tells the recipe from others of its name."""
-        return recipe_id(self.recipe.path)
+    def whole(self) -> bool:
+        """Whether all actions were asked for: gates judge nothing less."""
+        return not self.call.targets
 
     def destination(self) -> Destination:
-        """Return where the recipe publishes: in `out/` of the project, wherever the cache is.
+        """Where the recipe publishes: in `out/` of the project, wherever the cache is.
 
         Raises:
             StoreError: A link lies there.
         """
         out = project_folder(self.recipe.path) / "out"
-        return destination(out, self.recipe.name, self.recipe.path, self.id)
+        place = digest.of_bytes(os.fsencode(self.recipe.path))[:32]  # tells it from others of its name
+        return destination(out, self.recipe.name, self.recipe.path, place)
 
     def planned_again(self) -> Session:
-        """Return this session with a plan of what the store holds now; what was to be rebuilt has been."""
-        return replace(self, plan=make_plan(self.plan.graph, self.store.records, self.plan.history))
+        """This session with a plan of what the store holds now; what was to be rebuilt has been."""
+        plan = make_plan(self.plan.graph, self.store.records, self.plan.history)
+        return replace(self, call=replace(self.call, rebuild=()), plan=plan)
 
-    def require_locked(self, call: Call) -> None:
-        """Raise unless the lock file is what the recipe resolves to.
-
-        Args:
-            call: What the session was opened with.
+    def require(self) -> None:
+        """Raise what can be said before anything is built or written.
 
         Raises:
-            NotUpToDateError: Something has changed since.
+            NotUpToDateError: `--locked`, and the lock file is not what the recipe resolves to.
+            UsageError: A local task file is due, which is code, and the user has not said that it may run.
+            StoreError: Nothing can be published, so nothing is trained first.
         """
-        if changed := lock.changes(self.locked, self.lock, self.recipe.folder):
-            raise _not_locked(self.named, call, lock.lock_path(self.recipe.path), changed)
-
-    def require_trust(self) -> None:
-        """Raise where a local task file would run without the user's word.
-
-        Raises:
-            UsageError: It would; task files are code.
-        """
+        if self.call.locked and (changed := lock.changes(self.locked, self.lock, self.recipe.folder)):
+            raise _not_locked(self.named, self.call, lock.lock_path(self.recipe.path), changed)
         due = [
             v.action for v in self.plan.verdicts.values() if v.action.runs_code and v.status is not Status.HIT
         ]
-        if due:
+        if due and not self.call.trust_tasks:
             files = ", ".join(
                 str(s.path) for s in due[0].sources if s.path.suffix in (".yaml", ".yml", ".py")
             )
@@ -112,6 +136,7 @@ class Session:
             raise UsageError(
                 f"{due[0].name} runs task files, which are code: {files}", where=self.named, hint=hint
             )
+        self.destination()
 
     def save_lock(self) -> None:
         """Write the lock file where something in it has changed."""
@@ -132,8 +157,13 @@ class Session:
         keys = {name: last[name] for name in names if name in last}
         keys |= {n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key}
         keys |= {name: r.key for name, r in outcome.records.items()} if outcome is not None else {}
-        wanted = self._wanted(outcome) - {*keys.values()}
-        if keys == dict(last) and wanted == {*self.root["wanted"]} and self._root_is_fresh():
+        known = [v.key for v in self.plan.verdicts.values()]
+        known += [r.key for r in outcome.results.values()] if outcome is not None else []
+        # Recorded or not, as soon as a key is known: unfinished work on it is worth keeping.
+        wanted = {key for key in known if key} - {*keys.values()}
+        fresh = self.root["built"] <= time.time() < self.fresh_until
+        here = self.root["host"] == os.uname().nodename
+        if keys == dict(last) and wanted == {*self.root["wanted"]} and fresh and here:
             return  # a build with nothing to do writes nothing
         try:
             self.store.roots.write(root_id(self.recipe.path), self._root(keys, wanted))
@@ -149,24 +179,13 @@ class Session:
             document = {"recipe": str(self.recipe.path), **root, "overlap": overlap}
             self.store.roots.write(root_id(self.recipe.path), document)
 
-    def _wanted(self, outcome: Outcome | None) -> set[digest.Digest]:
-        """Return the keys that are known by now, recorded or not: unfinished work on them is worth keeping."""
-        known = [v.key for v in self.plan.verdicts.values()]
-        known += [r.key for r in outcome.results.values()] if outcome is not None else []
-        return {key for key in known if key}
-
     @property
     def fresh_until(self) -> float:
         """Until when the root says well enough when it was used, in seconds since 1970."""
         return float(self.root["built"]) + REFRESH_SECONDS
 
-    def _root_is_fresh(self) -> bool:
-        """Return whether the root says well enough when it was used, and by which host."""
-        young = self.root["built"] <= time.time() < self.fresh_until
-        return bool(young and self.root["host"] == os.uname().nodename)
-
     def _root(self, keys: Mapping[str, digest.Digest], wanted: set[digest.Digest]) -> dict[str, digest.JSON]:
-        """Return the root: what the recipe needs, what it has yet to make, and when it used what it needs no more."""
+        """The root: what the recipe needs, what it has yet to make, and when it used what it needs no more."""
         used = self.root[DROPPED] | dict.fromkeys(self.root["actions"].values(), self.root["built"])
         for key in {*keys.values(), *wanted}:
             used.pop(key, None)
@@ -202,7 +221,7 @@ _FIELDS: dict[str, tuple[digest.JSON, Callable[[digest.JSON], bool]]] = {
 
 
 def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
-    """Return the root of a recipe's last build; fields that are missing or of a wrong type are empty."""
+    """The root of a recipe's last build; fields that are missing or of a wrong type are empty."""
     found = store.roots.read(root_id(recipe)) or store.roots.find(str(recipe))
     document = found if isinstance(found, dict) else {}
     return {
@@ -211,18 +230,13 @@ def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
     }
 
 
-def recipe_id(path: Path) -> str:
-    """Return what tells a recipe from others of its name: a hash of where it lies."""
-    return digest.of_bytes(os.fsencode(path))[:32]
-
-
 def root_id(path: Path) -> str:
-    """Return the name of a recipe's root in the store; on two hosts one path may be two files."""
+    """The name of a recipe's root in the store; on two hosts one path may be two files."""
     return digest.of_bytes(os.fsencode(os.uname().nodename) + b"\0" + os.fsencode(path))[:32]
 
 
 def checked(named: str, overrides: Sequence[str]) -> Recipe:
-    """Return a recipe in which nothing is wrong, as far as that shows without reading data.
+    """A recipe in which nothing is wrong, as far as that shows without reading data.
 
     Raises:
         RecipeError: Its mistakes, files that it names and that are not there among them.
@@ -265,10 +279,16 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     """
     recipe, located = _located(named, call.overrides)
     machine, machine_path = load_machine(call.machine, recipe.path)
+    if call.jobs is not None:
+        machine = machine.model_copy(update={"jobs": call.jobs})
     hints = Hints()
     locked = lock.read(lock.lock_path(recipe.path))
     if call.locked:
-        _require_pinned(named, call, recipe, located, locked)
+        if locked is None:
+            path, hint = str(lock.lock_path(recipe.path)), f"`{_locking(named)}` writes it"
+            raise NotUpToDateError("there is no lock", where=path, hint=hint)
+        if missing := lock.unpinned(located, locked):
+            raise _not_locked(named, call, lock.lock_path(recipe.path), missing)
     resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
     refuse_leaks(recipe, resolved)
     if template_is_new(resolved.base.files, locked):
@@ -281,19 +301,8 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     if within is not None:
         within.enter_context(store.in_use())
     root = _last_root(store, recipe.path)
-    history = History(root["actions"])
-    plan = make_plan(graph, store.records, history, frozenset(call.rebuild))
-    return Session(named, recipe, machine, store, resolved, locked, plan, root, whole=not call.targets)
-
-
-def _require_pinned(
-    named: str, call: Call, recipe: Recipe, located: Located, locked: digest.JSON | None
-) -> None:
-    path = lock.lock_path(recipe.path)
-    if locked is None:
-        raise NotUpToDateError("there is no lock", where=str(path), hint=f"`{_locking(named)}` writes it")
-    if missing := lock.unpinned(located, locked):
-        raise _not_locked(named, call, path, missing)
+    plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
+    return Session(named, call, recipe, machine, store, resolved, locked, plan, root)
 
 
 def _not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> NotUpToDateError:
@@ -304,7 +313,7 @@ def _not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> Not
 
 
 def _locking(named: str) -> str:
-    """Return the command that writes a recipe's lock, to be copied into a shell."""
+    """The command that writes a recipe's lock, to be copied into a shell."""
     import shlex  # noqa: PLC0415  only for a mistake
 
     return shlex.join(["dem", "lock", named])

@@ -1,26 +1,27 @@
-"""`dem ls` and `dem cache`: what the store holds."""
+"""`dem ls` and `dem cache`: what the store holds, whether it is sound, and what of it can go."""
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from dem_build.cli import view
 from dem_build.cli.session import open_store
+from dem_build.cli.view_text import clean, joined, make_console, write_json
+from dem_build.errors import UsageError
 from dem_build.report.quantities import size
+from dem_build.store.gc.unneeded import GRACE_SECONDS, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dem_build.cli.call import Call
+    from dem_build.cli.session import Call
     from dem_build.store import Store
+    from dem_build.store.gc.collect import Collection
     from dem_build.store.gc.usage import Usage
-    from dem_build.store.verify import Damage
+
+__all__ = ["gc", "ls", "stats", "verify"]
 
 AGES_SAID = {
     "day": "within a day",
@@ -31,40 +32,46 @@ AGES_SAID = {
 
 LOG_WIDTH = 200  # where nobody looks, a name is whole, so that it can be searched for
 
-__all__ = ["ls", "stats", "verify"]
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_PREFIXES = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 
 
-def ls(call: Call, *, as_json: bool) -> int:
+def ls(call: Call) -> int:
     """List the records, newest first."""
     store = open_store(call)
     names = _names(store)
     records = sorted(store.records.all(), key=lambda r: str(r.provenance.get("finished", "")), reverse=True)
-    if as_json:
-        rows = [
-            {"key": r.key, "kind": r.kind, "action": names.get(r.key), **_brief(r.provenance)}
-            for r in records
-        ]
-        sys.stdout.write(json.dumps(rows) + "\n")
+    if call.as_json:
+        told = ("seconds", "finished", "host")
+        write_json(
+            [
+                {"key": r.key, "kind": r.kind, "action": names.get(r.key)}
+                | {name: r.provenance[name] for name in told if name in r.provenance}
+                for r in records
+            ]
+        )
         return 0
     table = Table("kind", "action", "key", "bytes", "seconds", "finished, UTC", box=None, pad_edge=False)
     for record in records:
         total = sum(output.size for output in record.outputs.values())
         seconds, finished = record.provenance.get("seconds", ""), str(record.provenance.get("finished", ""))
         cells = (record.kind, names.get(record.key, ""), record.key[:12], size(total), seconds, finished[:16])
-        table.add_row(*(view.joined(cell) for cell in cells))
-    console = view.make_console()
+        table.add_row(*(joined(cell) for cell in cells))
+    console = make_console()
     if not console.is_terminal:
         console.width = max(console.width, LOG_WIDTH)
     console.print(table)
     return 0
 
 
-def stats(call: Call, *, as_json: bool) -> int:
+def stats(call: Call) -> int:
     """Show sizes by kind and by recipe."""
     store = open_store(call)
     found = store.stats()
-    if as_json:
-        sys.stdout.write(json.dumps(asdict(found), default=str) + "\n")
+    if call.as_json:
+        write_json(asdict(found), default=str)
         return 0
     table = Table("", "count", "size", box=None, header_style="dim")
     table.columns[1].justify = table.columns[2].justify = "right"
@@ -79,32 +86,93 @@ def stats(call: Call, *, as_json: bool) -> int:
     for name, usage in found.recipes.items():
         _row(table, f"recipe {_recipe(store, name)}", usage)
         _row(table, "  not shared with others", found.exclusive[name])
-    view.make_console().print(view.clean(store.root), table, sep="\n")
+    make_console().print(clean(store.root), table, sep="\n")
     return 0
 
 
-def verify(call: Call, *, repair: bool, as_json: bool) -> int:
+def verify(call: Call, *, repair: bool) -> int:
     """Read everything, and set aside what is damaged where that is asked for; 1 where something was damaged."""
     damages = open_store(call).verify(repair=repair)
-    if as_json:
-        sys.stdout.write(json.dumps([asdict(d) for d in damages], default=str) + "\n")
+    if call.as_json:
+        write_json([asdict(d) for d in damages], default=str)
     else:
-        console = view.make_console()
+        console = make_console()
         for damage in damages:
-            console.print(view.clean(damage), soft_wrap=True)
-        console.print(_verdict(damages, repair=repair), soft_wrap=True)
+            console.print(clean(damage), soft_wrap=True)
+        again = "the next build makes what it needs of it again"
+        changed = f"and nothing was changed: `dem cache verify --repair` sets it aside, and {again}"
+        damaged = f"{len(damages)} damaged: {again}" if repair else f"{len(damages)} damaged, {changed}"
+        console.print(damaged if damages else "everything is as its name says", soft_wrap=True)
     return 1 if damages else 0
 
 
-def _verdict(damages: Sequence[Damage], *, repair: bool) -> str:
-    if not damages:
-        return "everything is as its name says"
-    if repair:
-        return f"{len(damages)} damaged: the next build makes what it needs of it again"
-    return (
-        f"{len(damages)} damaged, and nothing was changed: "
-        "`dem cache verify --repair` sets it aside, and the next build makes what it needs of it again"
+def gc(  # noqa: PLR0913  the options of a command are its arguments
+    call: Call,
+    *,
+    max_size: str | None,
+    older_than: str | None,
+    grace: str | None,
+    vectors: bool,
+    dry_run: bool,
+) -> int:
+    """Collect, or say what would go.
+
+    Raises:
+        UsageError: A limit is no size or no span of time.
+    """
+    policy = Policy(
+        grace=GRACE_SECONDS if grace is None else _seconds("--grace", grace),
+        older_than=None if older_than is None else _seconds("--older-than", older_than),
+        max_bytes=None if max_size is None else _bytes("--max-size", max_size),
+        vectors=vectors,
     )
+    found = open_store(call).collect(policy, dry_run=dry_run)
+    if call.as_json:
+        write_json(asdict(found) | {"bytes": found.bytes, "dry_run": dry_run})
+        return 0
+    console = make_console()
+    table = Table("", "count", "size", box=None, show_header=False)
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for kind, usage in found.freed.items():
+        _row(table, f"  {kind}", usage)
+    verb = "would free" if dry_run else "freed"
+    console.print(f"{verb} {size(found.bytes)}; {size(found.left)} stay")
+    if found.freed:
+        console.print(table)
+    for line in _remarks(found, policy):
+        console.print(clean(line), soft_wrap=True)
+    return 0
+
+
+def _seconds(option: str, text: str) -> float:
+    found = _SPAN.fullmatch(text.strip())
+    if found is None:
+        hint = "a number and s, m, h, d or w: 12h, 30d"
+        raise UsageError(f"{text!r} is no span of time", where=option, hint=hint)
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def _bytes(option: str, text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        hint = "a number of bytes, or one with k, M, G or T (Gi for powers of 1024): 50G, 1.5T"
+        raise UsageError(f"{text!r} is no size", where=option, hint=hint)
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** _PREFIXES[found[2].lower()])
+
+
+def _remarks(found: Collection, policy: Policy) -> list[str]:
+    lines = [f"gone: {recipe}" for recipe in found.gone]
+    if found.vectors.count:
+        lines.append(
+            f"{found.vectors.count} vectors ({size(found.vectors.bytes)}) that no recipe needs stay: "
+            "--vectors takes them too"
+        )
+    if policy.max_bytes is not None and found.left > policy.max_bytes:
+        lines.append(
+            f"more than {size(policy.max_bytes)} is left: the rest is needed by recipes or running builds, "
+            "or was used within the grace period"
+        )
+    return lines
 
 
 def _names(store: Store) -> dict[str, str]:
@@ -117,15 +185,11 @@ def _names(store: Store) -> dict[str, str]:
 
 
 def _row(table: Table, name: str, usage: Usage) -> None:
-    table.add_row(view.clean(name), str(usage.count), size(usage.bytes))
+    table.add_row(clean(name), str(usage.count), size(usage.bytes))
 
 
 def _recipe(store: Store, name: str) -> str:
-    """Return the file of a recipe that built here, and that it is gone where it is."""
+    """The file of a recipe that built here, and that it is gone where it is."""
     root = store.roots.read(name)
     path = str(root.get("recipe", name)) if isinstance(root, dict) else name
     return path if os.path.exists(path) else f"{path} (gone)"  # noqa: PTH110  Path's raises for a name that cannot be
-
-
-def _brief(provenance: dict[str, object]) -> dict[str, object]:
-    return {name: provenance[name] for name in ("seconds", "finished", "host") if name in provenance}

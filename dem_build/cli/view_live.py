@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from dem_build.action import Action
-    from dem_build.cli.view_progress import Progress
+    from dem_build.cli.view_lines import Progress
     from dem_build.engine.outcome import Result
     from dem_build.plan import Plan, Verdict
 
@@ -159,8 +159,11 @@ def _cells(progress: Progress, shown: Sequence[str], bar: int) -> list[Renderabl
     figures = _figures(progress)
     head = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
     head.add_row(line, Text(f"{'' if share is None else quantities.percent(share):>4}"))
-    return [head, *(_figure(name, figures[name]) for name in shown)]
-
-
-def _figure(name: str, text: str) -> Text:
-    return Text(f"{text:<{WIDTHS[name]}}", "" if name in ("left", "loss") else "dim", no_wrap=True)
+    bright = ("left", "loss")
+    return [
+        head,
+        *(
+            Text(f"{figures[name]:<{WIDTHS[name]}}", "" if name in bright else "dim", no_wrap=True)
+            for name in shown
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""A plan as a table: what would run, and why."""
+"""A plan: what would run, and why; what it will take, and which baselines are part of it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,37 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dem_build.actions import KINDS
 from dem_build.cli.view_text import MARKS, STYLES, joined, say, shorten
 from dem_build.plan import Status, Why
+from dem_build.report import quantities
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from rich.console import Console
     from rich.table import Table
 
+    from dem_build.errors import DemError
+    from dem_build.estimate import Budget, Estimate
     from dem_build.plan import Plan, Reason, Verdict
 
-__all__ = ["name_width", "plan_table", "recipe_line"]
+__all__ = [
+    "budget_lines",
+    "estimate_lines",
+    "memory_lines",
+    "name_width",
+    "plan_table",
+    "recipe_line",
+    "unevaluated_line",
+]
 
 FOLD_FROM = 4
 WAITS_SHOWN = 3
+
+UNKNOWN = "an unknown time"
+BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_training)
+"""Families of what makes base and data, from whose records the others are estimated."""
 
 
 def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
@@ -38,8 +56,13 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
     if console.is_terminal:
         console.print(_table(shown, console.width))
     else:
-        _lines(shown, console)
-    say(console, (_counts(plan), "dim"))
+        width = max((len(joined(v.action.name)) for v in shown), default=0)
+        for verdict in shown:
+            name, why = joined(verdict.action.name), joined(verdict.reason)
+            say(console, f"{verdict.status.value:<8} {name:<{width}}  {why}{_stored(verdict)}")
+    due, pending, recorded = (len(plan.of(s)) for s in (Status.RUN, Status.PENDING, Status.HIT))
+    waiting = f", {pending} depend on what they make" if pending else ""
+    say(console, (f"{_actions(due)} to run{waiting}, {recorded} recorded", "dim"))
 
 
 def recipe_line(named: str, console: Console) -> None:
@@ -49,7 +72,7 @@ def recipe_line(named: str, console: Console) -> None:
 
 
 def name_width(plan: Plan, limit: int) -> int:
-    """Return the width that a column of the plan's due actions takes, at most `limit`."""
+    """The width that a column of the plan's due actions takes, at most `limit`."""
     names = [v.action.name for v in plan.verdicts.values() if v.status is not Status.HIT]
     return min(max((len(joined(n)) for n in names), default=0), limit)
 
@@ -75,7 +98,7 @@ def _table(verdicts: list[Verdict], width: int) -> Table:
 
 
 def _why(reason: Reason, limit: int) -> str:
-    """Return a reason for a narrow column: of what a pending action waits for, the first names alone."""
+    """A reason for a narrow column: of what a pending action waits for, the first names alone."""
     if reason.why is not Why.WAITS:
         return joined(reason)
     names = [shorten(joined(n), limit) for n in reason.waits_for[:WAITS_SHOWN]]
@@ -89,18 +112,101 @@ def _stored(verdict: Verdict) -> str:
     return f" (GGUF, stored as {params['dtype']})" if params.get("source") == "gguf" else ""
 
 
-def _lines(verdicts: list[Verdict], console: Console) -> None:
-    width = max((len(joined(v.action.name)) for v in verdicts), default=0)
-    for verdict in verdicts:
-        name = joined(verdict.action.name)
-        say(console, f"{verdict.status.value:<8} {name:<{width}}  {joined(verdict.reason)}{_stored(verdict)}")
-
-
-def _counts(plan: Plan) -> str:
-    due, pending, hits = (len(plan.of(s)) for s in (Status.RUN, Status.PENDING, Status.HIT))
-    waiting = f", {pending} depend on what they make" if pending else ""
-    return f"{_actions(due)} to run{waiting}, {hits} recorded"
-
-
 def _actions(number: int) -> str:
     return "1 action" if number == 1 else f"{number} actions"
+
+
+def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
+    """Print what is known of actions that are due, and of all of them together."""
+    lines = [*_own_lines(estimates), *_family_lines(estimates)]
+    for line in lines:
+        say(console, (line, "dim"))
+    if len(estimates) > 1 and lines:
+        say(console, (f"all that is due: about {', '.join(_total(estimates))}", "dim"))
+    elif estimates and not lines:
+        lacking = any(estimate.kind in BEFORE for estimate in estimates)
+        reason = " before base and data are there" if lacking else ": nothing like it ran here yet"
+        say(console, (f"what this takes is not known{reason}", "dim"))
+
+
+def memory_lines(errors: Sequence[DemError], warnings: Sequence[str], console: Console) -> None:
+    """Print what cannot fit into memory, and what is not expected to."""
+    for error in errors:
+        say(console, ("error: ", "red"), joined(error.located), (f" ({joined(error.hint or '')})", "dim"))
+    for warning in warnings:
+        say(console, ("warning: ", "yellow"), joined(warning))
+
+
+def _own_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    for estimate in filter(_has_line, estimates):
+        parts = []
+        if estimate.memory is not None:
+            parts.append(f"{quantities.size(estimate.memory)} of memory")
+        read = "" if estimate.tokens is None else f" for {quantities.count(estimate.tokens)} tokens"
+        if estimate.seconds is not None or read:
+            parts.append(f"{_times([estimate])}{read}")
+        if estimate.disk is not None:
+            scratch = estimate.scratch
+            more = "" if scratch is None else f" (and {quantities.size(scratch)} while it trains)"
+            parts.append(f"{quantities.size(estimate.disk)} of disk{more}")
+        if parts:
+            yield f"{joined(estimate.name)}: about {', '.join(parts)}"
+
+
+def _family_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """Yield a line for each family of which some action's time is known: there may be hundreds of evaluations."""
+    others = [e for e in estimates if not _has_line(e)]
+    for kind in dict.fromkeys(e.kind for e in others):
+        members = [e for e in others if e.kind == kind]
+        if any(e.seconds is not None for e in members):
+            yield f"{kind} ({len(members)}): about {_times(members)}"
+
+
+def _has_line(estimate: Estimate) -> bool:
+    return estimate.writes_model or estimate.memory is not None
+
+
+def _times(estimates: Sequence[Estimate]) -> str:
+    """The time of actions one after another, `2m 10s`, `5m 00s to 1h 10m`, and of how many it is not known."""
+    known = [e for e in estimates if e.seconds is not None]
+    if not known:
+        return UNKNOWN
+    most = sum(e.seconds or 0.0 for e in known)
+    least = sum(e.least_seconds or 0.0 for e in known)
+    shown = list(dict.fromkeys(map(quantities.duration, (least, most))))
+    lacking = len(estimates) - len(known)
+    more = f" and {UNKNOWN} for {lacking} of {len(estimates)}" if lacking else ""
+    return " to ".join(shown) + more
+
+
+def _total(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """Yield the sums of what is known of all; memory is that of the largest."""
+    memory = [e.memory for e in estimates if e.memory is not None]
+    if memory:
+        yield f"{quantities.size(max(memory))} of memory at most"
+    yield _times(estimates)
+    disk = [e.disk for e in estimates if e.writes_model]
+    if disk and None not in disk:
+        yield f"{quantities.size(sum(filter(None, disk)))} of disk for models and vectors"
+
+
+def budget_lines(budgets: Sequence[Budget], console: Console) -> None:
+    """Print how long each mixture is trained."""
+    for budget in budgets:
+        tokens = "" if budget.tokens is None else f"{quantities.count(budget.tokens)} tokens"
+        if budget.equal:
+            text = f"as many tokens as the vectors of {', '.join(map(joined, budget.datasets))} together"
+            text += f": {tokens}" if tokens else ""
+        else:
+            text = (
+                f"{tokens}, as its own `train` says" if tokens else "as many tokens as its own `train` says"
+            )
+        say(console, (f"baseline {joined(budget.baseline)} is trained on {text}", "dim"))
+
+
+def unevaluated_line(names: Sequence[str], console: Console) -> None:
+    """Say which baselines are made and not measured."""
+    if names:
+        listed = ", ".join(map(joined, names))
+        what = f"made and not measured, as `models` in [evaluate] does not name it: baseline {listed}"
+        say(console, ("note: ", "yellow"), what)

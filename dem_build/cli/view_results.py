@@ -7,25 +7,28 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dem_build.cli.view_cost import cost_line
 from dem_build.cli.view_text import MARKS, STYLES, hang, joined, say, shorten
 from dem_build.report import comparison, quantities
 from dem_build.report.comparison import BASE, COMPOSED, Trend
+from dem_build.report.cost import by_device, on_devices
+from dem_build.report.mixing_cost import times
+from dem_build.report.verdict import judge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
     from rich.console import Console
     from rich.table import Table
 
     from dem_build.engine.outcome import Outcome
+    from dem_build.report.baselines import RecordedBaseline
     from dem_build.report.comparison import Measurement, MetricRow
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
     from dem_build.report.text import Line
 
-__all__ = ["closing_lines", "remaining_warnings", "result_table", "say_lines"]
+__all__ = ["baseline_lines", "closing_lines", "remaining_warnings", "result_table", "say_lines"]
 
 TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}
 GAP = 3
@@ -74,12 +77,23 @@ def _clear(found: Sequence[MetricRow], *, coloured: bool) -> str:
 
 
 def _changed(found: Sequence[MetricRow], trend: Trend) -> str:
-    """Return the names of the rows whose change has a trend."""
+    """The names of the rows whose change has a trend."""
     names = [
         f"{_subject(row)} {joined(row.metric)}" for row in found if row.change and row.change.trend is trend
     ]
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return ", ".join(names[:NAMES_SHOWN]) + more
+
+
+def baseline_lines(baselines: Mapping[str, RecordedBaseline], console: Console) -> None:
+    """Print a line for each baseline: what it is, its tokens and its ω; then what its search has to say."""
+    if baselines:
+        console.print()
+    for name, contender in baselines.items():
+        parts = [contender.method, *contender.sentences()]
+        say(console, f"baseline {joined(name)}  ", (joined("; ".join(parts)), "dim"))
+        for sentence in contender.told:
+            say(console, ("note: ", "yellow"), joined(f"baseline {name}: {sentence}"))
 
 
 def closing_lines(
@@ -111,6 +125,26 @@ def closing_lines(
         console.print(Text.assemble("report   ", (_here(report), "bold")), soft_wrap=True)
 
 
+def cost_line(results: Results, console: Console) -> None:
+    """Print what everything cost when it ran, and what mixing costs instead."""
+    total = by_device(results.cost.costs)
+    if not total:
+        return
+    against = ""
+    if mixing := results.cost.mixing:
+        some = f"{mixing.count - mixing.trained} of them " if mixing.trained else ""
+        projected = f" ({some}projected)" if mixing.trained < mixing.count else ""
+        against = (
+            f": DEM {quantities.duration(mixing.dem.total)}, "
+            f"{mixing.named} {quantities.duration(mixing.all.total)}{projected}, {times(mixing.ratio)} times as much"
+        )
+        # Of several mixtures the sum is said above; the one that won is said by itself, too.
+        winner = judge(results).winner if len(mixing.each) > 1 else None
+        if winner is not None and (way := mixing.each.get(winner)) is not None:
+            against += f"; {winner}, which won, {quantities.duration(way.total)}, {times(mixing.times_dem(way))} times"
+    hang(console, Text("cost   "), Text.assemble(joined(on_devices(total)), (joined(against), "dim")))
+
+
 def remaining_warnings(
     results: Results, console: Console, shown: AbstractSet[tuple[str, str]] = frozenset()
 ) -> None:
@@ -121,7 +155,7 @@ def remaining_warnings(
 
 
 def _here(path: Path | str) -> str:
-    """Return a path relative to where the user is, if it lies there."""
+    """A path relative to where the user is, if it lies there."""
     given, here = Path(path), Path.cwd()
     return joined(given.relative_to(here) if given.is_relative_to(here) else given)
 
@@ -183,7 +217,10 @@ def _row_cells(row: MetricRow, found: Sequence[MetricRow], models: Sequence[str]
     for model in models:
         cells.append(_measured(row.measures.get(model), _error_width(found, model), bold=model == COMPOSED))
         if model == COMPOSED and BASE in models:
-            cells.append(_change(row))
+            change = row.change
+            cells.append(
+                Text(quantities.signed(change.delta), TREND_STYLES[change.trend]) if change else Text("")
+            )
     return cells
 
 
@@ -200,13 +237,8 @@ def _error_width(found: Sequence[MetricRow], model: str) -> int:
 
 
 def _measured(measure: Measurement | None, error_width: int, *, bold: bool = False) -> Text:
-    """Return a value and its error, padded so that values stand in one column."""
+    """A value and its error, padded so that values stand in one column."""
     if measure is None:
         return Text("-" + " " * error_width, "dim")
     value = (quantities.decimals(measure.value), "bold" if bold else "")
     return Text.assemble(value, (f"{_error(measure):<{error_width}}", "dim"))
-
-
-def _change(row: MetricRow) -> Text:
-    change = row.change
-    return Text("") if change is None else Text(quantities.signed(change.delta), TREND_STYLES[change.trend])

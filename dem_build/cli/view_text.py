@@ -1,16 +1,35 @@
-"""What all views share: consoles, marks, and text from files made safe for a terminal."""
+"""What all views share: consoles, marks, errors, JSON, and text from files made safe for a terminal."""
 
 from __future__ import annotations
 
 import io
+import json
 import sys
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
 
+from dem_build.errors import RecipeError
 from dem_build.report.text import clean, joined
 
-__all__ = ["MARKS", "STYLES", "clean", "hang", "joined", "make_console", "say", "shorten"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dem_build.errors import DemError
+
+__all__ = [
+    "MARKS",
+    "STYLES",
+    "clean",
+    "hang",
+    "joined",
+    "make_console",
+    "render_error",
+    "say",
+    "shorten",
+    "write_json",
+]
 
 # The word of a verdict or a result → its mark and its style.
 MARKS = {"hit": "•", "ran": "✓", "failed": "✗", "skipped": "-", "run": "▸", "pending": "◦", "waits": "…"}
@@ -26,7 +45,7 @@ STYLES = {
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a console that shows text as it is, on a terminal of any encoding."""
+    """A console that shows text as it is, on a terminal of any encoding."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # a Latin-1 terminal shows `?` for `✓`, and the build goes on
@@ -61,6 +80,32 @@ def hang(console: Console, head: Text, body: Text) -> None:
     grid.add_column(overflow="fold")
     grid.add_row(head, body)
     console.print(grid)
+
+
+def render_error(error: DemError, console: Console) -> None:
+    """Print an error; of a recipe, all of its problems. Text of files is shown, never obeyed."""
+    if not isinstance(error, RecipeError):
+        where = [(f"{clean(error.where)}: ", "bold")] if error.where else []
+        say(console, ("error: ", "bold red"), *where, clean(error.what))
+        _hint(error.hint, console)
+        return
+    for problem in error.problems:
+        place = f"{problem.file}:{problem.line}" if problem.line else problem.file
+        key = [(clean(problem.key), "cyan"), (": ", "")] if problem.key else []
+        say(console, (f"{clean(place)}: ", "bold"), ("error: ", "bold red"), *key, clean(problem.what))
+        _hint(problem.hint, console)
+    if len(error.problems) > 1:
+        say(console, (f"{len(error.problems)} problems", "dim"))
+
+
+def _hint(hint: str | None, console: Console) -> None:
+    if hint:
+        hang(console, Text("  hint:", "bold cyan"), Text(clean(hint)))
+
+
+def write_json(document: Any, default: Callable[[Any], Any] | None = None) -> None:
+    """Write the one document of `--json`."""
+    sys.stdout.write(json.dumps(document, default=default) + "\n")
 
 
 def _put(console: Console, line: Text) -> None:

@@ -134,7 +134,9 @@ class Watch:
         elif self.until is None:
             self.give_up("nobody vouches for it")
         if not self.doubt:
-            self._look_at_touched()
+            for name, (way, before) in self._touched.items():
+                if look(way, name) != before:  # neither gone again nor as it was
+                    self.give_up(f"{os.fsdecode(name)} was written")
             self._look_at_code()
         place = folder()
         if self.doubt or not self._call or self.until is None or place is None:
@@ -179,7 +181,7 @@ class Watch:
         return careful, seen
 
     def _careful(self, way: str, name: bytes) -> str:
-        """Return the way to look at a path that misses no later change."""
+        """The way to look at a path that misses no later change."""
         try:
             found = _stat(name)
         except OSError:
@@ -191,12 +193,6 @@ class Watch:
                 self.give_up(f"{os.fsdecode(name)} is young, and large")
             return CONTENT
         return NAMES if way == FOLDER and stat.S_ISDIR(found.st_mode) else way
-
-    def _look_at_touched(self) -> None:
-        """See that what was opened to be written is gone again, or as it was."""
-        for name, (way, before) in self._touched.items():
-            if look(way, name) != before:
-                self.give_up(f"{os.fsdecode(name)} was written")
 
     def _look_at_code(self) -> None:
         """Look at all the code that ran; what is young may be other code than that by now."""
@@ -269,7 +265,7 @@ _NOTHING: Final = (FILE, b"%d" % errno.ENOENT)
 
 
 def _is_of_now(name: bytes) -> bool:
-    """Return whether a path is of /proc itself, and not of a file that a link there leads to."""
+    """Whether a path is of /proc itself, and not of a file that a link there leads to."""
     try:
         return name.startswith(PROC + b"/") and _stat(name).st_dev == _stat(PROC).st_dev
     except OSError:
@@ -356,7 +352,7 @@ class _Copied(io.BufferedIOBase):
 
 
 def _copied(watch: Watch, stream: io.TextIOWrapper, number: int) -> io.TextIOWrapper:
-    """Return a stream that writes what it is given to another one at once, and lets a watch note it."""
+    """A stream that writes what it is given to another one at once, and lets a watch note it."""
     return io.TextIOWrapper(
         _Copied(watch, stream, number),
         stream.encoding,

@@ -100,7 +100,7 @@ class Witness:
         self.said = said
 
     def to_bytes(self, call: str) -> bytes:
-        """Return the witness of a call as it stands in its file: a check of all that follows, a line, looks, words."""
+        """The bytes of its file: a check of all that follows, a line, looks, words."""
         looks = b"".join(b"%s %s\0%s\0" % (way.encode(), seen, p) for (way, p), seen in self.looks.items())
         lengths = " ".join(f"{number}:{len(data)}" for number, data in self.said)
         head = f"{call} {self.status} {self.since!r} {self.until!r} {len(looks)} {lengths}\n"
@@ -109,7 +109,7 @@ class Witness:
 
     @classmethod
     def from_bytes(cls, data: bytes, call: str) -> "Witness":
-        """Return the witness of a call.
+        """The witness of a call, of the bytes of its file.
 
         Raises:
             ValueError: The bytes are not those that were written, or of another call.
@@ -136,7 +136,7 @@ def _digest(data: bytes) -> str:
 
 
 def circumstances(arguments: "Sequence[str]") -> str | None:
-    """Return what tells a call from those that may find or say something else in the same files.
+    """What tells a call from those that may find or say something else in the same files.
 
     Arguments, working directory, user, host, Python and all of the environment but `UNREAD` enter, and which of the
     three streams are terminals, with their sizes. None where there is no witness of such a call.
@@ -164,13 +164,13 @@ def _terminal(number: int) -> object:
 
 
 def folder() -> str | None:
-    """Return the folder of this host's witnesses; None where it has none."""
+    """The folder of this host's witnesses; None where it has none."""
     host = host_folder()
     return None if host is None else os.path.join(host, f"witnesses-{VERSION}")  # noqa: PTH118
 
 
 def look(way: str, path: bytes) -> bytes:
-    """Return what is at a path, seen in one of the ways that are named above."""
+    """What is at a path, seen in one of the ways that are named above."""
     try:
         if way == STATUS:
             return signature(way, _stat(path))
@@ -186,7 +186,7 @@ def look(way: str, path: bytes) -> bytes:
 
 
 def signature(way: str, found: os.stat_result) -> bytes:
-    """Return what counts of an answer of `stat`."""
+    """What counts of an answer of `stat`: the same again means that nothing has changed."""
     mode = found.st_mode
     if stat.S_ISDIR(mode) and way not in (FOLDER, NAMES):
         return b"%x %x %x" % (mode, found.st_dev, found.st_ino)
@@ -195,12 +195,12 @@ def signature(way: str, found: os.stat_result) -> bytes:
 
 
 def failure(error: OSError) -> bytes:
-    """Return what counts where there is no answer."""
+    """What counts where there is no answer."""
     return b"%d" % (error.errno or 0)
 
 
 def _read(way: str, descriptor: int) -> bytes:
-    """Return a digest of what is read of an open file or folder; nothing where its times tell enough."""
+    """A digest of what is read of an open file or folder; nothing where its times tell enough."""
     if way == CONTENT:
         return _digest(os.read(descriptor, MOST_READ)).encode()
     if way == NAMES:
@@ -209,7 +209,7 @@ def _read(way: str, descriptor: int) -> bytes:
 
 
 def same(witness: Witness) -> bool:
-    """Return whether a witness still holds: this is its time, and all that was looked at is as it was."""
+    """Whether a witness still holds: this is its time, and all that was looked at is as it was."""
     return witness.since <= time.time() < witness.until and all(
         look(way, path) == seen for (way, path), seen in witness.looks.items()
     )

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors.numpy import load
 
-from dem_build.cli.call import Call
-from dem_build.cli.session import Session, open_session
+from dem_build.cli.session import Call, Session, open_session
 from dem_build.errors import RecipeError
 from dem_build.search.problem import ratio_stderr
 

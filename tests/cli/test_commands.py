@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
 import pytest
 
 from dem_build.cli import build, inspect
-from dem_build.cli.app import run
-from dem_build.cli.call import Call
+from dem_build.cli.app import Command, app, run
+from dem_build.cli.session import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def test_what_a_build_is_called_with_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Call] = []
-    monkeypatch.setattr(build, "build_all", lambda _recipes, call, _flags: calls.append(call) or 0)
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        build, "build", lambda recipes, call, **more: calls.append((recipes, call, more)) or 0
+    )
     shared = [
         "--locked",
         "--rebuild",
@@ -26,25 +36,59 @@ def test_what_a_build_is_called_with_is_one_call(monkeypatch: pytest.MonkeyPatch
         "store",
         "--machine",
         "m",
+        "--jobs",
+        "2",
+        "--keep-going",
+        "--trust-tasks",
+        "--no-train",
+        "--json",
     ]
     assert run(["build", "one.toml", *shared, "--", "data:a", "eval:b"]) == 0
-    assert calls == [
-        Call("store", Path("m"), ("a.b=1", "c=2"), ("data:a", "eval:b"), ("base",), locked=True),
-    ]
+    call = Call(
+        "store",
+        Path("m"),
+        ("a.b=1", "c=2"),
+        ("data:a", "eval:b"),
+        ("base",),
+        locked=True,
+        no_train=True,
+        keep_going=True,
+        trust_tasks=True,
+        jobs=2,
+        as_json=True,
+    )
+    assert calls == [(("one.toml",), call, {"offline": False})]
+
+
+def every_command(group: click.Group) -> Iterator[Command]:
+    for command in group.commands.values():
+        if isinstance(command, click.Group):
+            yield from every_command(command)
+        else:
+            assert isinstance(command, Command)
+            yield command
+
+
+@pytest.mark.parametrize("command", [*every_command(app)], ids=lambda command: command.name)
+def test_a_command_is_a_function_that_takes_its_options_and_no_others(command: Command) -> None:
+    """Types do not tell: click calls it by names."""
+    function = getattr(import_module(f"dem_build.cli.{command.module}"), command.function)
+    asked = {p.name for p in command.params} - {field.name for field in fields(Call)}
+    assert {*signature(function).parameters} == asked | {"call"}
 
 
 def test_a_lock_that_moves_is_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Call] = []
-    monkeypatch.setattr(inspect, "write_lock", lambda _recipe, call: calls.append(call) or 0)
+    calls: list[tuple[str, Call]] = []
+    monkeypatch.setattr(inspect, "lock", lambda recipe, call: calls.append((recipe, call)) or 0)
     assert run(["lock", "one.toml", "--upgrade", "--cache", "store"]) == 0
-    assert calls == [Call("store", upgrade=True)]
+    assert calls == [("one.toml", Call("store", upgrade=True))]
 
 
 def test_only_what_runs_actions_takes_them_behind_two_dashes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shown: list[str] = []
-    monkeypatch.setattr(inspect, "show", lambda _recipe, action, _call, **_: shown.append(action) or 0)
+    monkeypatch.setattr(inspect, "show", lambda action, **_: shown.append(action) or 0)
     assert run(["show", "one.toml", "--", "vector:chat"]) == 0
     assert shown == ["vector:chat"]
     assert run(["check", "one.toml", "--", "vector:chat"]) == 2

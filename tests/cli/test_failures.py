@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.cli import build
 from dem_build.cli.app import run
+from dem_build.cli.session import Session
 from dem_build.engine.interrupt import Interrupt
 
 
@@ -74,7 +74,7 @@ def test_recipes_that_a_stopped_call_did_not_reach_have_documents_and_are_not_do
     text = f'[base]\nmodel = "{tiny_base}"\n[datasets.a]\npath = "rows.jsonl"\nomega = 1.0\n'
     for name in ("a.toml", "b.toml", "c.toml"):
         (tmp_path / name).write_text(text, encoding="utf-8")
-    monkeypatch.setattr(build, "open_session", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr(Session, "save_lock", lambda _: os.kill(os.getpid(), signal.SIGINT))
     assert run(["build", "--json", "a.toml", "b.toml", "c.toml"]) == 130
     first, *rest = json.loads(capsys.readouterr().out)
     assert (first["recipe"], first["error"]["what"]) == ("a.toml", "stopped")

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from dem_build.cli.app import run
-from dem_build.cli.call import Call
-from dem_build.cli.session import open_session
+from dem_build.cli.session import Call, open_session
 from dem_build.engine.needs import refuse_unmergeable
 from dem_build.errors import CheckpointError
 

@@ -16,11 +16,12 @@ from rich.console import Console
 from rich.text import Text
 
 from dem_build.actions.tune.read import Tuned, Tuning, read_tuning
-from dem_build.cli import view
-from dem_build.cli.view_lines import PlainListener
+from dem_build.cli.build import make_listener
+from dem_build.cli.view_lines import PlainListener, Progress
 from dem_build.cli.view_live import LiveListener
-from dem_build.cli.view_progress import Progress
-from dem_build.cli.view_text import say, shorten
+from dem_build.cli.view_plan import plan_table
+from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table, say_lines
+from dem_build.cli.view_text import render_error, say, shorten
 from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
 from dem_build.plan import History, decide
@@ -78,7 +79,7 @@ def test_a_plan_for_a_terminal_gives_each_action_its_verdict_and_reason(graph):
     made = Made()
     made.build(make_graph(rate=3e-5))
     console = a_terminal(120)
-    view.plan_table(made.plan(graph), console)
+    plan_table(made.plan(graph), console)
     lines = [squeezed(line) for line in shown(console).splitlines()]
     assert "• hit base recorded" in lines
     assert "▸ run vector:math changed: params.learning_rate: 3e-05 → 2e-05" in lines
@@ -89,7 +90,7 @@ def test_a_plan_for_a_terminal_gives_each_action_its_verdict_and_reason(graph):
 def test_a_plan_for_a_log_is_one_whole_line_an_action():
     names = ("math", LONG)
     console = a_log(40)
-    view.plan_table(Made().plan(make_graph(names)), console)
+    plan_table(Made().plan(make_graph(names)), console)
     lines = console.file.getvalue().splitlines()
     assert len(lines) == len(make_graph(names).actions) + 1
     assert any(line.endswith(f"depends on base, vector:math, vector:{LONG}") for line in lines)
@@ -99,7 +100,7 @@ def test_many_recorded_actions_fold_into_a_count(graph):
     made = Made()
     made.build(make_graph(rate=3e-5))
     console = a_log()
-    view.plan_table(made.plan(graph), console, fold=True)
+    plan_table(made.plan(graph), console, fold=True)
     assert "recorded" not in console.file.getvalue().splitlines()[0]
     assert "4 recorded" in console.file.getvalue()
 
@@ -108,7 +109,7 @@ def test_a_plan_with_nothing_due_is_one_line(graph):
     made = Made()
     made.build(graph)
     console = a_terminal()
-    view.plan_table(made.plan(graph), console, fold=True)
+    plan_table(made.plan(graph), console, fold=True)
     assert shown(console).splitlines() == ["✓ up to date: 8 actions recorded"]
 
 
@@ -117,10 +118,8 @@ def test_nothing_is_wider_than_the_terminal(width):
     names = ("math", LONG)
     graph, records, results = sample(names)
     console = a_terminal(width)
-    view.plan_table(Made().plan(graph), console)
-    view.closing_lines(
-        outcome_of(graph, records, dict.fromkeys(graph.actions, Done.RAN)), results, None, console
-    )
+    plan_table(Made().plan(graph), console)
+    closing_lines(outcome_of(graph, records, dict.fromkeys(graph.actions, Done.RAN)), results, None, console)
     assert max(cell_len(line) for line in shown(console).splitlines()) <= width
 
 
@@ -132,7 +131,7 @@ def test_a_long_name_is_cut_in_the_middle():
 # Following a build
 
 
-def follow(console, graph, *calls, listener=view.PlainListener):
+def follow(console, graph, *calls, listener=PlainListener):
     with listener(console) as following:
         following.build_started(Made().plan(graph))
         for name, *arguments in calls:
@@ -193,7 +192,7 @@ def test_a_quick_action_is_not_heard_of_at_all(graph):
     assert "steps" not in console.file.getvalue()
 
 
-@pytest.mark.parametrize("listener", [view.PlainListener, LiveListener])
+@pytest.mark.parametrize("listener", [PlainListener, LiveListener])
 def test_an_ended_action_keeps_its_time_its_last_figures_and_its_note(graph, listener):
     vector = graph.actions["vector:math"]
     last = event(40, 40, 1e9, loss=1.5, tokens_per_second=185.3, memory=3.1e9)
@@ -223,7 +222,7 @@ def test_an_ended_training_has_the_figures_of_the_whole_run_and_not_of_its_last_
     assert "12s      loss 1.500  val 1.250  120 tok/s  4.5 GB" in console.file.getvalue()
 
 
-@pytest.mark.parametrize("listener", [view.PlainListener, LiveListener])
+@pytest.mark.parametrize("listener", [PlainListener, LiveListener])
 def test_a_failure_says_what_where_and_how_to_mend_it(graph, listener):
     error = TrainingError("the loss is NaN", where="step 12", hint="lower learning_rate")
     console = a_terminal()
@@ -262,7 +261,7 @@ def test_actions_that_the_plan_called_recorded_are_not_said_again(graph):
     made = Made()
     made.build(make_graph(rate=3e-5))
     console = a_log()
-    with view.PlainListener(console) as following:
+    with PlainListener(console) as following:
         following.build_started(made.plan(graph))
         following.action_ended(Result(graph.actions["base"], Done.HIT))
         following.action_ended(Result(graph.actions["model"], Done.HIT))
@@ -288,8 +287,8 @@ def test_text_of_users_cannot_steer_the_terminal(graph):
     said = ("action_event", vector, {"event": "warning", "message": HOSTILE})
     error = TrainingError(HOSTILE, where=HOSTILE, hint=HOSTILE)
     follow(console, graph, said, ("action_ended", Result(vector, Done.FAILED, 1.0, error=error)))
-    view.render_error(error, console)
-    view.remaining_warnings(Results(warnings=(("data:x", HOSTILE),)), console)
+    render_error(error, console)
+    remaining_warnings(Results(warnings=(("data:x", HOSTILE),)), console)
     text = console.file.getvalue()
     assert "a\\x1b[2Jb\\x07[bold]c[/bold]\\u202ed" in text
     assert not set(text) & set("\x1b\x07\r\u202e")
@@ -342,9 +341,9 @@ def test_only_a_real_terminal_gets_live_lines(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     master, slave = os.openpty()
     with os.fdopen(slave, "w") as tty, os.fdopen(master):
-        assert isinstance(view.make_listener(Console(file=tty)), LiveListener)
+        assert isinstance(make_listener(Console(file=tty)), LiveListener)
     forced = Console(file=io.StringIO(), force_terminal=True)
-    assert not isinstance(view.make_listener(forced), LiveListener)
+    assert not isinstance(make_listener(forced), LiveListener)
 
 
 # Progress
@@ -388,7 +387,7 @@ def test_without_a_total_there_is_no_share_and_no_time_left(total):
 
 def results_lines(results, gates=(), width=80):
     console = a_terminal(width)
-    view.result_table(results, gates, console)
+    result_table(results, gates, console)
     return [squeezed(line) for line in shown(console).splitlines()]
 
 
@@ -404,7 +403,7 @@ def test_base_and_composed_stand_side_by_side_with_errors_and_the_change():
 @pytest.mark.parametrize(("loss", "colour"), [(2.0, "32"), (3.0, "31"), (2.51, "2")])
 def test_a_better_loss_is_green_a_worse_one_red_and_noise_dim(loss, colour):
     console = a_terminal()
-    view.result_table(sample(metrics={("composed", "loss:math"): LOSS | {"loss": loss}})[2], [], console)
+    result_table(sample(metrics={("composed", "loss:math"): LOSS | {"loss": loss}})[2], [], console)
     assert f"\x1b[{colour}m{loss - 2.5:+.3f}" in console.file.getvalue()
 
 
@@ -422,7 +421,7 @@ def test_a_log_names_the_changes_that_are_not_clear_where_a_terminal_has_colours
         ("composed", "loss:math"): LOSS | {"loss": loss},
         ("composed", "arc_easy"): ACC | {"acc": accuracy},
     }
-    view.result_table(sample(metrics=metrics)[2], [], log)
+    result_table(sample(metrics=metrics)[2], [], log)
     assert log.file.getvalue().splitlines()[-1] == f"± standard error; {said}"
     assert "coloured" in " ".join(results_lines(sample()[2]))
 
@@ -464,7 +463,7 @@ def test_the_last_lines_say_what_was_cached_what_ran_and_where_the_model_is():
     graph, records, results = sample()
     console = a_log(30)
     outcome = outcome_of(graph, records, {"vector:math": Done.RAN, "model": Done.RAN})
-    view.closing_lines(outcome, results, "out/a-rather-long-name/model", console)
+    closing_lines(outcome, results, "out/a-rather-long-name/model", console)
     assert [squeezed(line) for line in console.file.getvalue().splitlines()[1:]] == [
         "cached 6",
         "ran 2 in 25s: vector:math, model",
@@ -476,7 +475,7 @@ def test_a_model_and_its_report_below_the_users_folder_are_named_from_there(tmp_
     monkeypatch.chdir(tmp_path)
     console = a_log()
     folder = tmp_path / "out" / "tiny"
-    view.closing_lines(Outcome({}), None, folder / "model", console, folder / "report.html")
+    closing_lines(Outcome({}), None, folder / "model", console, folder / "report.html")
     assert console.file.getvalue().splitlines()[-2:] == [
         "model    out/tiny/model",
         "report   out/tiny/report.html",
@@ -485,14 +484,14 @@ def test_a_model_and_its_report_below_the_users_folder_are_named_from_there(tmp_
 
 def test_an_interrupted_build_says_that_the_next_one_goes_on():
     console = a_log()
-    view.closing_lines(Outcome({}, interrupted=True), None, None, console)
+    closing_lines(Outcome({}, interrupted=True), None, None, console)
     assert "goes on from here" in console.file.getvalue()
 
 
 def test_warnings_of_earlier_runs_are_shown_again_unless_they_just_were():
     console = a_log()
     results = Results(warnings=(("data:math", "rows were dropped"), ("model", "rounding")))
-    view.remaining_warnings(results, console, {("data:math", "rows were dropped")})
+    remaining_warnings(results, console, {("data:math", "rows were dropped")})
     assert console.file.getvalue() == "warning: model: rounding\n"
 
 
@@ -501,7 +500,7 @@ def test_warnings_of_earlier_runs_are_shown_again_unless_they_just_were():
 
 def test_an_error_is_what_where_and_how_to_mend_it():
     console = a_log()
-    view.render_error(StoreError("no space is left", where="/cache", hint="free some"), console)
+    render_error(StoreError("no space is left", where="/cache", hint="free some"), console)
     assert console.file.getvalue() == "error: /cache: no space is left\n  hint:  free some\n"
 
 
@@ -511,7 +510,7 @@ def test_of_a_recipe_all_problems_are_listed_in_the_order_of_lines():
         Problem("a.toml", 9, "train.lr", "unknown key", "learning_rate?"),
         Problem("a.toml", 2, "", "no base"),
     ]
-    view.render_error(RecipeError(problems), console)
+    render_error(RecipeError(problems), console)
     assert console.file.getvalue().splitlines() == [
         "a.toml:2: error: no base",
         "a.toml:9: error: train.lr: unknown key",
@@ -528,15 +527,14 @@ def run_python(code, **environment):
 
 
 def test_a_terminal_of_another_encoding_gets_question_marks_and_no_crash():
-    code = "from dem_build.cli import view; view.make_console().print('✓ Θ')"
+    code = "from dem_build.cli.view_text import make_console; make_console().print('✓ Θ')"
     assert run_python(code, PYTHONIOENCODING="latin-1")[:2] == (0, b"? ?\n")
 
 
 def test_the_views_import_nothing_that_a_build_with_nothing_to_do_does_not_need():
+    views = ", ".join(f"dem_build.cli.view_{name}" for name in ("lines", "plan", "results", "text"))
     unwanted = {"typer", "click", "torch", "transformers", "datasets", "yaml", "rich.live", "rich.table"}
-    code = (
-        "import sys, dem_build.cli.view, dem_build.report.card, dem_build.report.summary; print(*sys.modules)"
-    )
+    code = f"import sys, {views}, dem_build.report.card, dem_build.report.summary; print(*sys.modules)"
     status, printed, _ = run_python(code)
     assert status == 0
     assert not unwanted & set(printed.decode().split())
@@ -546,7 +544,7 @@ def test_an_interval_of_one_omega_is_not_said_to_be_that_of_the_layers_mean():
     console, layers = a_log(), {"0": 0.9, "1": 0.7}
     tuned = {"math": Tuned(0.8, 0.4, 0.6, layers), "code": Tuned(0.5, 0.4, 0.6)}
     tuning = Tuning("gradient", "gain", tuned, {}, (), 9, 20.0, {})
-    view.say_lines(lines_before_results(Results(found={read_tuning: tuning})), console)
+    say_lines(lines_before_results(Results(found={read_tuning: tuning})), console)
     lines = [squeezed(line) for line in shown(console).splitlines()]
     assert "ω math 0.800 mean of its layers; one ω for all of them: 0.40 to 0.60" in lines
     assert "ω code 0.500 0.40 to 0.60" in lines
@@ -555,7 +553,7 @@ def test_an_interval_of_one_omega_is_not_said_to_be_that_of_the_layers_mean():
 def test_candidates_of_one_omega_a_vector_are_not_said_to_be_all_of_a_search_of_layers():
     console, tuned = a_log(), {"math": Tuned(0.8, 0.4, 0.6)}
     tuning = Tuning("grid", "gain", tuned, {}, (), 9, 20.0, {}, layered=True)
-    view.say_lines(lines_before_results(Results(found={read_tuning: tuning})), console)
+    say_lines(lines_before_results(Results(found={read_tuning: tuning})), console)
     assert "9 candidates of one ω a vector, then of one a layer; gain" in shown(console)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from dem_build.action import Action, Edge, Evaluation, Input
 from dem_build.actions import KINDS
-from dem_build.cli.view_cost import cost_line
+from dem_build.cli.view_results import cost_line
 from dem_build.engine.outcome import Done, Result
 from dem_build.report.baselines import RecordedBaseline
 from dem_build.report.cost import DEM, BuildCost, Cost, Part, by_device, part_of, read_costs, spent

@@ -18,8 +18,16 @@ from test_html import Page, everything
 from dem_build.actions.sample.read import Exchange, SampledAnswer, read_samples
 from dem_build.actions.tsne.read import read_tsne
 from dem_build.actions.tune.read import read_tuning
-from dem_build.cli import view
-from dem_build.cli.view_text import joined
+from dem_build.cli.view_lines import PlainListener
+from dem_build.cli.view_plan import unevaluated_line
+from dem_build.cli.view_results import (
+    baseline_lines,
+    closing_lines,
+    remaining_warnings,
+    result_table,
+    say_lines,
+)
+from dem_build.cli.view_text import joined, render_error
 from dem_build.engine.outcome import Done, Result
 from dem_build.errors import TrainingError
 from dem_build.report.actions import lines_after_results, lines_before_results
@@ -146,20 +154,20 @@ def terminal_of(text):
     inputs = inputs_of(text)
     outcome, graph, results = outcome_with(text, inputs), inputs.graph, inputs.results
     vector = graph.actions[f"vector:{text}"]
-    with view.PlainListener(console) as following:
+    with PlainListener(console) as following:
         following.build_started(Made().plan(make_graph((text,))))
         following.action_event(vector, {"event": "warning", "message": text})
         following.action_event(vector, {"event": "progress", "done": 1, "total": 2, "unit": text})
         following.action_waits(vector, text)
         for result in outcome.results.values():
             following.action_ended(result)
-    view.result_table(results, inputs.gates, console)
-    view.say_lines([*lines_before_results(results), *lines_after_results(results)], console)
-    view.baseline_lines(results.baselines, console)
-    view.unevaluated_line([text], console)
-    view.remaining_warnings(results, console)
-    view.closing_lines(outcome, results, None, console)
-    view.render_error(outcome.failed[0].error, console)
+    result_table(results, inputs.gates, console)
+    say_lines([*lines_before_results(results), *lines_after_results(results)], console)
+    baseline_lines(results.baselines, console)
+    unevaluated_line([text], console)
+    remaining_warnings(results, console)
+    closing_lines(outcome, results, None, console)
+    render_error(outcome.failed[0].error, console)
     return console.file.getvalue()
 
 

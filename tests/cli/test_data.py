@@ -7,13 +7,13 @@ import io
 import pytest
 from rich.console import Console
 
-from dem_build.cli import examples
+from dem_build.cli import data
 from dem_build.store import Record
 
 
 def told(**provenance):
     console = Console(file=io.StringIO(), width=200)
-    examples._counts(console, Record("0" * 64, "prepare", {}, {}, provenance))
+    data._counts(console, Record("0" * 64, "prepare", {}, {}, provenance))
     return console.file.getvalue().splitlines()[:-1]
 
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dem_build.actions.prepare.notes import unread_sentence
-from dem_build.cli import view
-from dem_build.cli.build import run_plan
+from dem_build.cli.build import make_listener, run_plan
 from dem_build.cli.overlap import recorded_shared, say_shared
 from dem_build.cli.session import open_session
+from dem_build.cli.view_text import clean, joined, make_console
 from dem_build.data.splits import SPLITS
 from dem_build.engine.interrupt import Interrupt
-from dem_build.engine.options import Options
 from dem_build.errors import UsageError
 from dem_build.json_text import quantity
 from dem_build.recipe import load_recipe
@@ -25,14 +24,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.actions.prepare.examples import Shown
-    from dem_build.cli.call import Call
+    from dem_build.cli.session import Call
     from dem_build.digest import JSON
     from dem_build.store import Record, Store
 
-__all__ = ["show"]
+__all__ = ["data"]
 
 
-def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
+def data(recipe: str, name: str, call: Call, *, rows: int, split: str) -> int:
     """Prepare a dataset, a probe or a mixture where that is due, and show some of its rows.
 
     Raises:
@@ -40,26 +39,30 @@ def show(named: str, name: str, call: Call, rows: int, split: str) -> int:
     """
     if split not in SPLITS:
         raise UsageError(f"there is no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
-    _require(named, name, call)
-    session = open_session(named, call)
+    _require(recipe, name, call)
+    session = open_session(recipe, replace(call, targets=(f"data:{name}",)))
     if name in session.recipe.probes:
         split = "test"  # the only one that a probe has
     session.store.make()
     session.save_root()
-    with Interrupt() as interrupt, view.make_listener(view.make_console(stderr=True)) as listener:
-        outcome = run_plan(session, Options(session.machine), listener, interrupt)
+    with Interrupt() as interrupt, make_listener(make_console(stderr=True)) as listener:
+        outcome = run_plan(session, listener, interrupt)
     if outcome.interrupted or outcome.failed:
         return 130 if outcome.interrupted else 1
-    records, console = outcome.records, view.make_console()
+    records, console = outcome.records, make_console()
     if split not in records[f"data:{name}"].outputs:
         raise UsageError(
             f"{name} has no split {split!r}", hint="a mixture is judged by its datasets' test rows"
         )
     shown = _examples(session.store, records["base"], records[f"data:{name}"], split, rows)
     for index, example in enumerate(shown):
-        _print(console, split, index, example)
+        console.print(Text(f"{split} {index}: {example.tokens} tokens, {example.trained} trained", "dim"))
+        # Brackets as well as colour: what is trained must be seen in a file, too.
+        parts = [(f"⟦{clean(t)}⟧", "bold green") if on else clean(t) for t, on in example.segments]
+        console.print(Text.assemble(*parts), soft_wrap=True)
+        console.print()
     _counts(console, records[f"data:{name}"])
-    say_shared(recorded_shared(open_session(named, replace(call, targets=())), name), console)
+    say_shared(recorded_shared(open_session(recipe, call), name), console)
     return 0
 
 
@@ -83,33 +86,25 @@ def _examples(store: Store, base: Record, data: Record, split: str, rows: int) -
         return examples(tokenizer, store.objects.path(data.outputs[split].digest), rows)
 
 
-def _print(console: Console, split: str, index: int, example: Shown) -> None:
-    console.print(Text(f"{split} {index}: {example.tokens} tokens, {example.trained} trained", "dim"))
-    # Brackets as well as colour: what is trained must be seen in a file, too.
-    parts = [(f"⟦{view.clean(t)}⟧", "bold green") if on else view.clean(t) for t, on in example.segments]
-    console.print(Text.assemble(*parts), soft_wrap=True)
-    console.print()
-
-
 def _counts(console: Console, record: Record) -> None:
     if rows := _numbers(record.noted("rows")):  # of a dataset: a mixture reads no file
         console.print(f"rows: {', '.join(f'{name} {c}' for name, c in rows.items() if c)}")
     splits = record.noted("splits")
     for name in splits if isinstance(splits, dict) else ():
         counts = _numbers(splits[name])
-        console.print(f"{view.joined(name)}: " + ", ".join(f"{c} {n}" for n, c in counts.items()))
+        console.print(f"{joined(name)}: " + ", ".join(f"{c} {n}" for n, c in counts.items()))
     if sentence := unread_sentence(_names(record.noted("unread"))):
-        console.print(Text(view.joined(sentence)))
+        console.print(Text(joined(sentence)))
     console.print("⟦ ⟧ what is trained")
 
 
 def _names(table: JSON) -> dict[str, list[str]]:
-    """Return the lists of texts in a table; nothing of what is none."""
+    """The lists of texts in a table; nothing of what is none."""
     entries = table.items() if isinstance(table, dict) else ()
     return {n: [v for v in values if isinstance(v, str)] for n, values in entries if isinstance(values, list)}
 
 
 def _numbers(table: JSON) -> dict[str, JSON]:
-    """Return what is counted in a table, by its name for people; nothing of what is no table, or no number."""
+    """What is counted in a table, by its name for people; nothing of what is no table, or no number."""
     entries = table.items() if isinstance(table, dict) else ()
-    return {view.joined(n).replace("_", " "): value for n, value in entries if quantity(value) is not None}
+    return {joined(n).replace("_", " "): value for n, value in entries if quantity(value) is not None}
