@@ -115,7 +115,7 @@ def _relative(name: str) -> str:
 
 
 def canonical(value: JSON) -> bytes:
-    """Return the canonical JSON of `value` (RFC 8785: sorted keys, no spaces, one way to write a number).
+    """The canonical JSON of `value` (RFC 8785: sorted keys, no spaces, one way to write a number).
 
     Raises:
         ValueError: A value that JSON cannot hold exactly (NaN, an integer beyond 2**53), or nested too deeply.
@@ -127,21 +127,21 @@ def canonical(value: JSON) -> bytes:
 
 
 def of_bytes(data: bytes) -> Digest:
-    """Return the digest of `data`."""
+    """The digest of `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def of_json(value: JSON) -> Digest:
-    """Return the digest of the canonical JSON of `value`."""
+    """The digest of the canonical JSON of `value`."""
     return of_bytes(canonical(value))
 
 
 def of_file(path: Path) -> Digest:
-    """Return the digest of the bytes of the file at `path`."""
+    """The digest of the bytes of the file at `path`."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tree_bytes(files: Mapping[str, Blob]) -> bytes:
-    """Return the canonical description of a folder: relative POSIX path → digest and size."""
+    """The canonical description of a folder: relative POSIX path → digest and size."""
     return canonical({"tree": {name: {"sha256": b.digest, "size": b.size} for name, b in files.items()}})

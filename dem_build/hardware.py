@@ -35,7 +35,7 @@ class Room:
 
 
 def room(devices: list[str] | None = None) -> Room | None:
-    """Return the memory of the largest GPU, or of this machine where there is none; None where it cannot be told.
+    """The memory of the largest GPU, or of this machine where there is none; None where it cannot be told.
 
     Args:
         devices: The GPUs that may be used; None finds them.
@@ -45,12 +45,12 @@ def room(devices: list[str] | None = None) -> Room | None:
 
 
 def cpu_name() -> str:
-    """Return what records call a CPU as a device."""
+    """What records call a CPU as a device."""
     return f"cpu ({platform.machine()})"
 
 
 def gpus() -> list[str]:
-    """Return the GPUs that this process may use, found without importing torch."""
+    """The GPUs that this process may use, found without importing torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]
@@ -92,7 +92,7 @@ def _process_room() -> Room | None:
 
 
 def _meminfo() -> dict[str, int]:
-    """Return Linux' counters, in bytes; empty elsewhere."""
+    """Linux' counters, in bytes; empty elsewhere."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -109,7 +109,7 @@ def _sysconf() -> int | None:
 
 
 def _cgroup_limits() -> list[int]:
-    """Return the limits of this process's control groups and of those above them."""
+    """The limits of this process's control groups and of those above them."""
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -23,7 +23,7 @@ class TwinKeyError(ValueError):
 def parse_json(
     text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
 ) -> Any:
-    """Return the document that a text holds.
+    """The document that a text holds.
 
     Args:
         text: JSON; of bytes, in UTF-8, UTF-16 or UTF-32.
@@ -53,7 +53,7 @@ def unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def text_at(document: Any, name: str) -> str:
-    """Return a field that is text.
+    """A field that is text.
 
     Raises:
         KeyError, TypeError: There is no such field, or it holds something else.
@@ -65,7 +65,7 @@ def text_at(document: Any, name: str) -> str:
 
 
 def number(value: Any) -> float | None:
-    """Return a value that is a number which a float can hold, infinite ones and NaN too; None for all others."""
+    """A value that is a number which a float can hold, infinite ones and NaN too; None for all others."""
     if isinstance(value, float):
         return value
     whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
@@ -73,6 +73,6 @@ def number(value: Any) -> float | None:
 
 
 def quantity(value: Any) -> float | None:
-    """Return a value that is a finite number, None for all others."""
+    """A value that is a finite number, None for all others."""
     found = number(value)
     return found if found is not None and math.isfinite(found) else None

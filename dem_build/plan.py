@@ -112,11 +112,11 @@ class Lookup(Protocol):
     """What a plan needs of a store: its records."""
 
     def lookup(self, key: Digest) -> Record | None:
-        """Return the record of `key` when its objects are all there."""
+        """The record of `key` when its objects are all there."""
         ...
 
     def peek(self, key: Digest) -> Record | None:
-        """Return the record of `key` when it can be read, whatever became of its objects."""
+        """The record of `key` when it can be read, whatever became of its objects."""
         ...
 
 
@@ -136,7 +136,7 @@ class Plan:
     history: History = field(default_factory=History)
 
     def of(self, status: Status) -> list[Verdict]:
-        """Return the verdicts of one status."""
+        """The verdicts of one status."""
         return [v for v in self.verdicts.values() if v.status is status]
 
     @property
@@ -148,7 +148,7 @@ class Plan:
 def make_plan(
     graph: Graph, records: Lookup, history: History, rebuild: AbstractSet[str] = frozenset()
 ) -> Plan:
-    """Return what would run, and why, without changing anything."""
+    """What would run, and why, without changing anything."""
     verdicts: dict[str, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
     for action in graph:
@@ -165,7 +165,7 @@ def decide(
     history: History,
     rebuild: AbstractSet[str] = frozenset(),
 ) -> Verdict:
-    """Return the verdict on one action, given the outputs that are known so far.
+    """The verdict on one action, given the outputs that are known so far.
 
     Args:
         action: The action.
@@ -193,14 +193,14 @@ def decide(
 
 
 def key_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> Digest | None:
-    """Return the key of an action, given the outputs that are known so far; None while an input is unknown."""
+    """The key of an action, given the outputs that are known so far; None while an input is unknown."""
     if any(name not in known for name in action.upstream):
         return None
     return actions.key_of(preimage_of(action, known))
 
 
 def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[str, JSON]:
-    """Return the preimage of an action whose inputs are all known."""
+    """The preimage of an action whose inputs are all known."""
     inputs = [taken.moved(known[taken.at.action][taken.at.output]) for taken in action.takes]
     return actions.preimage(action, inputs)
 
@@ -216,7 +216,7 @@ def _makers(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[D
 
 
 def differences(old: JSON, new: JSON, action: Action, makers: Mapping[Digest, str]) -> list[Difference]:
-    """Return where two preimages of an action differ, in words of the recipe: `dem why`.
+    """Where two preimages of an action differ, in words of the recipe: `dem why`.
 
     Args:
         old: The preimage of the last build.

@@ -23,7 +23,7 @@ FEW_ROWS = 8
 
 
 def least_gain(base: float, gain: float, stderr: float | None) -> float:
-    """Return what a vector's gain alone counts as at least, where a gain recovered is divided by it, in nats.
+    """What a vector's gain alone counts as at least, where a gain recovered is divided by it, in nats.
 
     Args:
         base: The base's loss.
@@ -39,7 +39,7 @@ def least_gain(base: float, gain: float, stderr: float | None) -> float:
 
 
 def stderr_of_share(share: float, stderr: float, samples: float) -> float:
-    """Return the standard error that a share of samples has at least, where `stderr` is that of one.
+    """The standard error that a share of samples has at least, where `stderr` is that of one.
 
     Of samples that are 0 or 1 it is estimated as sqrt(p (1 - p) / (n - 1)), by which a share is known to be one. Where
     none or all of them are 1 that is 0, though little is known of a share of 0 in 60: Wilson's 95 % interval of it goes
@@ -63,7 +63,7 @@ def stderr_of_share(share: float, stderr: float, samples: float) -> float:
 
 
 def stderr_of_ratio(sums: Sequence[float], counts: Sequence[int]) -> float | None:
-    """Return the standard error of Σ sums / Σ counts over rows, None where there are too few to tell.
+    """The standard error of Σ sums / Σ counts over rows, None where there are too few to tell.
 
     Rows are what was sampled, not tokens. With n rows, row i of t_i tokens that count and the sum l_i, the ratio is
     R = Σ l_i / Σ t_i, and linearised

@@ -128,7 +128,7 @@ class _Build:
                 self._reconsider(action)
 
     def _outdated(self, action: Action) -> bool:
-        """Return whether an action settled with inputs that came out different when they were made again."""
+        """Whether an action settled with inputs that came out different when they were made again."""
         result = self.results.get(action.name)
         if result is None or result.record is None:
             return False
@@ -160,7 +160,7 @@ class _Build:
             self._take(verdict)
 
     def _known(self, action: Action) -> Mapping[str, Mapping[str, Output]]:
-        """Return the outputs of what an action takes from, as far as they are known."""
+        """The outputs of what an action takes from, as far as they are known."""
         found = {name: self.results[name].record for name in action.upstream if name in self.results}
         return {name: record.outputs for name, record in found.items() if record is not None}
 
@@ -266,13 +266,13 @@ class _Build:
             self._settle(self._found(verdict, record))
 
     def _found(self, verdict: Verdict, record: Record) -> Result:
-        """Return the result of an action that was recorded meanwhile, and who did that."""
+        """The result of an action that was recorded meanwhile, and who did that."""
         ours = [r.action.name for r in self.results.values() if r.key == verdict.key and r.record is not None]
         note = f"the same as {ours[0]}" if ours else "built by another process"
         return replace(hit(verdict), record=record, note=note)
 
     def _left_by(self, verdict: Verdict) -> Record | None:
-        """Return what a worker recorded before it died; of a forced run nobody can tell, as a record was there."""
+        """What a worker recorded before it died; of a forced run nobody can tell, as a record was there."""
         assert verdict.key is not None
         record = self.store.records.lookup(verdict.key) if verdict.record is None else None
         if record is not None:

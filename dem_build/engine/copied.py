@@ -59,7 +59,7 @@ class Copied:
         self._waiting = threading.Lock()
 
     def poll(self) -> int | None:
-        """Return how the process ended, None while it runs."""
+        """How the process ended, None while it runs."""
         if self._status is None and self._waiting.acquire(blocking=False):
             try:
                 self._wait(os.WNOHANG)

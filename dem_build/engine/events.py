@@ -15,7 +15,7 @@ __all__ = ["EventTail", "read_events"]
 
 
 def read_events(lines: bytes) -> list[dict[str, JSON]]:
-    """Return the events of a log's lines; one that is damaged is left out: it costs a line, not a build."""
+    """The events of a log's lines; one that is damaged is left out: it costs a line, not a build."""
     events = []
     for line in lines.splitlines():
         with suppress(ValueError):
@@ -37,7 +37,7 @@ class EventTail:
         self._path, self._offset = Path(work) / "events.jsonl", 0
 
     def read(self) -> list[dict[str, JSON]]:
-        """Return the events that are new."""
+        """The events that are new."""
         if self._path is None:
             return []
         try:
@@ -51,6 +51,6 @@ class EventTail:
         return read_events(whole)
 
     def read_rest(self, log: bytes) -> list[dict[str, JSON]]:
-        """Return the events that are new in a run's whole log, which begins as the run's event file did."""
+        """The events that are new in a run's whole log, which begins as the run's event file did."""
         new, self._offset = log[self._offset :], len(log)
         return read_events(new)

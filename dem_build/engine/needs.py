@@ -70,13 +70,13 @@ def refuse_unmergeable(plan: Plan) -> None:
 
 
 def _here(sources: Iterable[SourceFile]) -> dict[str, Path]:
-    """Return the files that lie on this machine, by their tags."""
+    """The files that lie on this machine, by their tags."""
     found = {s.tag: hub.cached(s.hub) if s.hub is not None else s.path for s in sources}
     return {tag: path for tag, path in found.items() if path is not None}
 
 
 def _shapes(files: Iterable[Path]) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all tensors of some files of weights; of other files none."""
+    """The shapes of all tensors of some files of weights; of other files none."""
     from dem_build.checkpoint.reader import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
 
     weights = [path for path in files if path.suffix == ".safetensors"]

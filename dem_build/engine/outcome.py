@@ -86,12 +86,12 @@ class Outcome:
 
 
 def recorded(plan: Plan) -> Outcome:
-    """Return the outcome of a plan that is up to date: nothing has to run."""
+    """The outcome of a plan that is up to date: nothing has to run."""
     return Outcome({name: hit(verdict) for name, verdict in plan.verdicts.items()})
 
 
 def hit(verdict: Verdict) -> Result:
-    """Return what becomes of an action that is recorded."""
+    """What becomes of an action that is recorded."""
     return Result(verdict.action, Done.HIT, 0.0, verdict.key, verdict.record)
 
 

@@ -66,7 +66,7 @@ class Worker:
         self._write({"run": request.document()})
 
     def runs_in(self, process: Process) -> bool:
-        """Return whether `process` is the one that this worker has now."""
+        """Whether `process` is the one that this worker has now."""
         return process is self._process
 
     def stop(self) -> None:
@@ -83,7 +83,7 @@ class Worker:
             self._process.stdin.close()
 
     def _can_run(self, *, light: bool) -> bool:
-        """Return whether the process that is there can run an action."""
+        """Whether the process that is there can run an action."""
         if self._process is None or self._process.poll() is not None:
             return False
         return light or not isinstance(self._process, Copied)
@@ -138,11 +138,11 @@ class Pool:
         self.workers = [Worker(slot, store, self.inbox) for slot in slots]
 
     def idle(self) -> list[Worker]:
-        """Return the workers that have nothing to do, those that are warm first."""
+        """The workers that have nothing to do, those that are warm first."""
         return sorted((w for w in self.workers if w.request is None), key=lambda w: w._process is None)  # noqa: SLF001
 
     def busy(self) -> list[Worker]:
-        """Return the workers that run an action."""
+        """The workers that run an action."""
         return [w for w in self.workers if w.request is not None]
 
     def stop(self) -> None:

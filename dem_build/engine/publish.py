@@ -55,7 +55,7 @@ class Destination:
 
 
 def destination(out: Path, name: str, recipe: Path, recipe_id: str) -> Destination:
-    """Return where a recipe publishes: two recipes may have one name, and neither overwrites the other.
+    """Where a recipe publishes: two recipes may have one name, and neither overwrites the other.
 
     Raises:
         StoreError: A link lies there.
@@ -78,7 +78,7 @@ def _refuse_links(*folders: Path) -> None:
 
 
 def _is_of_another(owner: Path, recipe: Path) -> bool:
-    """Return whether a folder belongs to another recipe that is still there; a path that cannot be is of nobody."""
+    """Whether a folder belongs to another recipe that is still there; a path that cannot be is of nobody."""
     try:
         held = owner.resolve()
         return held not in (recipe.resolve(), recipe) and held.exists()
@@ -211,7 +211,7 @@ def _published(to: Destination, wanted: Digest) -> bool:
 
 
 def _signatures(model: Path) -> dict[str, list[int]]:
-    """Return size and time of each file of the model, by which a touched copy is known; the card is ours to change."""
+    """Size and time of each file of the model, by which a touched copy is known; the card is ours to change."""
     if not model.is_dir():
         return {}
     files = (p for p in sorted(model.rglob("*")) if p.is_file() and p != model / "README.md")

@@ -79,7 +79,7 @@ class Request:
         }
 
     def document(self) -> dict[str, JSON]:
-        """Return the request as JSON."""
+        """The request as JSON."""
         return {
             "name": self.name,
             "key": self.key,
@@ -95,7 +95,7 @@ class Request:
 
     @classmethod
     def parse(cls, document: Mapping[str, JSON]) -> Request:
-        """Return the request that `document` describes."""
+        """The request that `document` describes."""
         return cls(
             name=document["name"],
             key=document["key"],
@@ -124,7 +124,7 @@ class Reply:
 
     @classmethod
     def parse(cls, document: Mapping[str, JSON]) -> Reply:
-        """Return the reply that `document` describes."""
+        """The reply that `document` describes."""
         log = Blob(**document["log"]) if document["log"] else None
         return cls(**{**document, "answer": Answer(document["answer"]), "log": log})
 
@@ -132,7 +132,7 @@ class Reply:
 def request_for(
     verdict: Verdict, known: Mapping[str, Mapping[str, Output]], machine: Machine, threads: int
 ) -> Request:
-    """Return the request that runs the action of a verdict whose inputs are all known."""
+    """The request that runs the action of a verdict whose inputs are all known."""
     action = verdict.action
     assert verdict.key is not None
     inputs = tuple(taken.moved(known[taken.at.action][taken.at.output]) for taken in action.takes)

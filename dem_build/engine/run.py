@@ -116,7 +116,7 @@ class Runner:
         return Reply(Answer.DONE, time.monotonic() - begun, note=", ".join(notes), log=log)
 
     def _places(self, request: Request, work: Path) -> set[Path]:
-        """Return where the action's inputs lie: objects, and folders of links to them."""
+        """Where the action's inputs lie: objects, and folders of links to them."""
         blobs = {blob.digest for taken in request.inputs for blob in taken.at.blobs()}
         return {work / "in", *map(self.store.objects.path, blobs)}
 
@@ -295,7 +295,7 @@ def _captured(path: Path) -> Iterator[None]:
 
 
 def is_lost(error: BaseException | None, places: Iterable[Path]) -> bool:
-    """Return whether an error comes of a file that is not there, at or below one of some paths.
+    """Whether an error comes of a file that is not there, at or below one of some paths.
 
     Inputs are verified before a step begins. Where locks do nothing, a collection that began before they were in use
     may take one after that, and puts it back when it looks again.
@@ -340,14 +340,14 @@ def _failed(error: BaseException, work: Path, seconds: float) -> Reply:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Return whether a disk takes no more; libraries in other languages say it in words alone."""
+    """Whether a disk takes no more; libraries in other languages say it in words alone."""
     number = error.errno if isinstance(error, OSError) else None
     words = (*(os.strerror(full) for full in FULL), *LESS_WRITTEN)
     return number in FULL or any(word in str(error) for word in words)
 
 
 def _log(work: Path) -> bytes:
-    """Return the run's log: its events, then what libraries printed, as JSON lines."""
+    """The run's log: its events, then what libraries printed, as JSON lines."""
     events = (work / EVENTS).read_bytes() if (work / EVENTS).exists() else b""
     printed = (work / CAPTURED).read_text(encoding="utf-8", errors="replace").splitlines()
     lines = [
@@ -357,7 +357,7 @@ def _log(work: Path) -> bytes:
 
 
 def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
-    """Return what is recorded of every run, whatever its kind."""
+    """What is recorded of every run, whatever its kind."""
     said = read_events(_log(work))
     return {
         "seconds": round(time.monotonic() - begun, 3),
@@ -374,7 +374,7 @@ def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
 
 
 def _fetched_as(request: Request) -> Provenance:
-    """Return which repositories of a hub the sources were fetched from, at which commits: keys know digests alone."""
+    """Which repositories of a hub the sources were fetched from, at which commits: keys know digests alone."""
     found = {(s.hub.kind, s.hub.repo, s.hub.commit) for s in request.sources if s.hub is not None}
     fetched: list[JSON] = [{kind: repo, "commit": commit} for kind, repo, commit in sorted(found)]
     return {"fetched": fetched} if fetched else {}

@@ -35,7 +35,7 @@ class Slot:
     threads: int
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that keep a worker to its slot."""
+        """The variables that keep a worker to its slot."""
         count = str(self.threads)
         return {
             "CUDA_VISIBLE_DEVICES": ",".join(self.gpus),
@@ -66,7 +66,7 @@ def slots(machine: Machine) -> list[Slot]:
 
 
 def _cpus() -> int:
-    """Return how many CPUs this process may use."""
+    """How many CPUs this process may use."""
     # Not every system that has workers has affinities.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -82,14 +82,14 @@ class Training:
     def memory(
         self, shape: Shape, params: Mapping[str, JSON], machine: Machine, length: int, *, gpu: bool
     ) -> int:
-        """Return the bytes that it needs with these parameters and this length, which may be others than its own."""
+        """The bytes that it needs with these parameters and this length, which may be others than its own."""
         if gpu:
             return training_memory(shape, params, machine, length, self.rows)
         return held_memory(shape, params, machine, length, self.rows) + PROCESS
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
-    """Return the verdicts on what is due, or may be; of several actions that are the same work, the first.
+    """The verdicts on what is due, or may be; of several actions that are the same work, the first.
 
     Args:
         plan: What is to be built.
@@ -104,12 +104,12 @@ def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
 
 
 def trainings(plan: Plan) -> list[Training]:
-    """Return the trainings that are due, or may be."""
+    """The trainings that are due, or may be."""
     return [training_of(verdict, plan) for verdict in due(plan, "finetune")]
 
 
 def _key(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Digest:
-    """Return an action's key, or what is the same for the same work while an input of it is not known.
+    """An action's key, or what is the same for the same work while an input of it is not known.
 
     Args:
         verdict: The action's.
@@ -132,7 +132,7 @@ def _outputs(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]
 
 
 def training_of(verdict: Verdict, plan: Plan) -> Training:
-    """Return what is known of a training."""
+    """What is known of a training."""
     data = next(plan.verdicts[t.at.action] for t in verdict.action.takes if t.of == "data/train")
     mixture = data.action.kind.name == "mix"
     rows = rows_of(data.record) if data.record is not None else None
@@ -146,7 +146,7 @@ def training_of(verdict: Verdict, plan: Plan) -> Training:
 
 
 def search_length(action: Action, plan: Plan) -> int | None:
-    """Return the most tokens of a row that a search or its curves judge by; None for what is neither, or has none."""
+    """The most tokens of a row that a search or its curves judge by; None for what is neither, or has none."""
     if action.kind.slopes is None:
         return None
     data = [plan.verdicts[t.at.action].action for t in action.takes if t.of.startswith("data/")]
@@ -154,13 +154,13 @@ def search_length(action: Action, plan: Plan) -> int | None:
 
 
 def shape_of(base: Verdict, store: Store) -> Shape | None:
-    """Return the base's shape: of its record, else of the config that it is imported from."""
+    """The base's shape: of its record, else of the config that it is imported from."""
     config = config_of(base, store)
     return None if config is None else Shape.of(config, parameters_of(base))
 
 
 def parameters_of(base: Verdict | None) -> int | None:
-    """Return how many parameters the base has: of its record, else of its files; None if unknown.
+    """How many parameters the base has: of its record, else of its files; None if unknown.
 
     The headers of all files say it, or where these are not downloaded yet the index of shards.
     """
@@ -182,7 +182,7 @@ def parameters_of(base: Verdict | None) -> int | None:
 
 
 def _indexed(sources: Iterable[SourceFile]) -> int | None:
-    """Return the parameters that the index of a hub's shards tells of: it and the config were read for the lock."""
+    """The parameters that the index of a hub's shards tells of: it and the config were read for the lock."""
     cached = {s.tag: hub.cached(s.hub) for s in sources if s.hub is not None and s.tag in (CONFIG, INDEX)}
     try:
         found = [cached[tag] for tag in (CONFIG, INDEX)]
@@ -196,7 +196,7 @@ def _indexed(sources: Iterable[SourceFile]) -> int | None:
 
 
 def config_of(base: Verdict, store: Store) -> Mapping[str, JSON] | None:
-    """Return the base's config, as it is recorded, else as it is imported; None where it cannot be read."""
+    """The base's config, as it is recorded, else as it is imported; None where it cannot be read."""
     try:
         if base.record is not None:
             return _table(parse_json(store.objects.read_bytes(base.record.outputs["config"])))

@@ -59,7 +59,7 @@ class Estimate:
 
 
 def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
-    """Return an estimate for each action that is due, or may be; where nothing is, nothing is read.
+    """An estimate for each action that is due, or may be; where nothing is, nothing is read.
 
     Args:
         plan: What is due; what is the same work twice is estimated once.
@@ -111,7 +111,7 @@ class _Estimator:
         return self._search_memory(verdict.action, self.shape)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
-        """Return the memory of a search: its model, and base and vectors, which stay beside it as they are stored."""
+        """The memory of a search: its model, and base and vectors, which stay beside it as they are stored."""
         length = search_length(action, self.plan)
         if length is None:
             return None
@@ -127,12 +127,12 @@ class _Estimator:
         return needs + sum(filter(None, held)) + (0 if gpus() else PROCESS)
 
     def _stored(self, edge: Edge) -> int | None:
-        """Return the bytes of an output that is recorded, or is to be."""
+        """The bytes of an output that is recorded, or is to be."""
         verdict = self.plan.verdicts[edge.action]
         return verdict.record.outputs[edge.output].size if verdict.record else self._written(verdict.action)
 
     def _written(self, action: Action) -> int | None:
-        """Return the bytes of the model or vector that an action writes; None where it writes none, or nobody knows."""
+        """The bytes of the model or vector that an action writes; None where it writes none, or nobody knows."""
         if self.shape is None or not action.kind.writes_model:
             return None
         params = action.params

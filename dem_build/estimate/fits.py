@@ -46,7 +46,7 @@ def refuse_unfit(plan: Plan) -> None:
 
 
 def unfit(plan: Plan) -> list[ActionError]:
-    """Return what is due and can never fit, each with the numbers and what would help."""
+    """What is due and can never fit, each with the numbers and what would help."""
     due = [v for v in plan.verdicts.values() if v.status is not Status.HIT and v.action.kind.device]
     parameters = parameters_of(plan.verdicts.get("base")) if due else None
     space = room() if parameters else None
@@ -57,7 +57,7 @@ def unfit(plan: Plan) -> list[ActionError]:
 
 
 def crowded(plan: Plan, store: Store, machine: Machine) -> list[str]:
-    """Return a warning for each training that is expected to need more memory than is free."""
+    """A warning for each training that is expected to need more memory than is free."""
     due = trainings(plan)
     base = plan.verdicts.get("base")
     shape = shape_of(base, store) if due and base else None

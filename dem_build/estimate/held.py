@@ -44,7 +44,7 @@ class Held(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Tensors, usual: float = 1.0) -> Held:
-        """Return what tensors take; those that are small in other steps, by `usual`, fill the heap in these."""
+        """What tensors take; those that are small in other steps, by `usual`, fill the heap in these."""
         heap = mapped = 0.0
         for count, size in tensors:
             in_heap = min(size, MAPPED) if size * usual < MAPPED else 0.0
@@ -53,14 +53,14 @@ class Held(NamedTuple):
         return cls(heap, mapped)
 
     def beside(self, other: Held) -> Held:
-        """Return both."""
+        """Both."""
         return Held(self.heap + other.heap, self.mapped + other.mapped)
 
 
 def held_memory(
     shape: Shape, params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None = None
 ) -> int:
-    """Return the bytes that a training on a CPU holds at its most, beside Python and the libraries.
+    """The bytes that a training on a CPU holds at its most, beside Python and the libraries.
 
     Arguments are those of `training_memory`, which is of a GPU.
     """
@@ -80,7 +80,7 @@ def held_memory(
 
 
 def _matrices(shape: Shape, width: float) -> Tensors:
-    """Return a model's matrices at so many bytes an element; queries are taken to be as wide as the residual stream."""
+    """A model's matrices at so many bytes an element; queries are taken to be as wide as the residual stream."""
     hidden, layers = shape.hidden, shape.layers
     embeddings, head = 1 if shape.tied else 2, shape.vocabulary * hidden
     attention = 2 * hidden * (hidden + shape.keys)
@@ -95,7 +95,7 @@ def _matrices(shape: Shape, width: float) -> Tensors:
 
 
 def _states(shape: Shape, optim: str) -> Held:
-    """Return an optimizer's states: two of each matrix, or none."""
+    """An optimizer's states: two of each matrix, or none."""
     states = Held.of([(2 * count, size) for count, size in _matrices(shape, STATES[optim] / 2)])
     if optim != "adamw_8bit":
         return states
@@ -104,7 +104,7 @@ def _states(shape: Shape, optim: str) -> Held:
 
 
 def _batch(shape: Shape, of: Pass, trained: float, machine: Machine, *, bf16: bool) -> Held:
-    """Return a pass when its tensors are most: as its backward begins, in the head or in the last layer.
+    """A pass when its tensors are most: as its backward begins, in the head or in the last layer.
 
     Args:
         shape: Of the model.
@@ -130,7 +130,7 @@ def _batch(shape: Shape, of: Pass, trained: float, machine: Machine, *, bf16: bo
 
 
 def _layer(shape: Shape, tokens: float, *, bf16: bool) -> Tensors:
-    """Return the tensors that a layer keeps for the backward pass, as `saved_tensors_hooks` counts them.
+    """The tensors that a layer keeps for the backward pass, as `saved_tensors_hooks` counts them.
 
     Two norms keep their input and what they make of it. Under bfloat16 autocast these stay in float32, and each of five
     matrices has a narrow copy of its input; in float32 the queries, keys and values share theirs, and so do both halves

@@ -39,7 +39,7 @@ class Budget:
 
 
 def budgets(plan: Plan) -> list[Budget]:
-    """Return the budget of each mixture of a plan."""
+    """The budget of each mixture of a plan."""
     return [_budget(verdict, plan) for verdict in plan.verdicts.values() if verdict.action.kind.name == "mix"]
 
 
@@ -53,7 +53,7 @@ def _budget(verdict: Verdict, plan: Plan) -> Budget:
 
 
 def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
-    """Return what a mixture that is not made yet will hold; None before its data are prepared."""
+    """What a mixture that is not made yet will hold; None before its data are prepared."""
     action = verdict.action
     records = [plan.verdicts[t.at.action].record for t in action.takes if t.of == "data/train"]
     parts = [rows for record in records if record is not None and (rows := rows_of(record))]
@@ -80,7 +80,7 @@ def _length(group: JSON) -> Length:
 
 
 def rows_of(record: Record) -> Rows | None:
-    """Return what a dataset's or mixture's record says of its train split; None where it names no row."""
+    """What a dataset's or mixture's record says of its train split; None where it names no row."""
     names = ("rows", "tokens", "trained_tokens", "longest")
     rows, tokens, trained, longest = (record.count("splits", "train", n) for n in names)
     return Rows(rows, tokens, trained, longest) if rows and tokens and trained is not None else None

@@ -37,7 +37,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, JSON], parameters: int | None = None) -> Shape | None:
-        """Return the shape that a `config.json` describes; None where it uses other names.
+        """The shape that a `config.json` describes; None where it uses other names.
 
         Args:
             config: The document.
@@ -61,7 +61,7 @@ class Shape:
 
 
 def _mlps(config: Mapping[str, JSON], hidden: int, layers: int) -> tuple[int, int]:
-    """Return the parameters of all MLPs, and the width inside of the one, or of the experts, that a token goes through.
+    """The parameters of all MLPs, and the width inside of the one, or of the experts, that a token goes through.
 
     Of a mixture of experts some layers may have a plain MLP: the first ones, or all but every so manieth.
     """
@@ -80,5 +80,5 @@ def _mlps(config: Mapping[str, JSON], hidden: int, layers: int) -> tuple[int, in
 
 
 def _first(config: Mapping[str, JSON], *names: str) -> int | None:
-    """Return the first of the names that has a number."""
+    """The first of the names that has a number."""
     return next((config[name] for name in names if isinstance(config.get(name), int)), None)

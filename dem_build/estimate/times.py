@@ -68,7 +68,7 @@ class Times:
         self._alike = {likeness: _Alike(alike) for likeness, alike in runs.items()}
 
     def of(self, verdict: Verdict, plan: Plan) -> Span | None:
-        """Return how long an action will take; None where its like never ran, or what it has to do is not known yet."""
+        """How long an action will take; None where its like never ran, or what it has to do is not known yet."""
         load = verdict.action.kind.work
         if load is None:
             return None
@@ -109,7 +109,7 @@ class _Alike:
         self._newest = [newest[did] for did in sorted(newest)]
 
     def nearest(self, work: float) -> _Run:
-        """Return the run with about as much to do as `work`, by their ratio; of several, the newest."""
+        """The run with about as much to do as `work`, by their ratio; of several, the newest."""
         above = bisect_right(self._newest, work, key=lambda run: run.did)
         beside = self._newest[max(above - 1, 0) : above + 1]
         return max(beside, key=lambda run: (-abs(math.log(run.did / work)), run.finished))
@@ -126,7 +126,7 @@ def _likeness(kind: str, load: Workload, params: JSON) -> Likeness:
 
 
 def _run(record: Record, load: Workload) -> _Run | None:
-    """Return what a record says of its run; None where that is nothing.
+    """What a record says of its run; None where that is nothing.
 
     All its time counts, and a model is loaded in it. Of a run that went on from a checkpoint that is the last part
     alone, where its seconds on the device are of all parts.
@@ -137,7 +137,7 @@ def _run(record: Record, load: Workload) -> _Run | None:
 
 
 def _is_from_here(record: Record) -> bool:
-    """Return whether it ran on this host, on a GPU where there is one now and else on the CPU."""
+    """Whether it ran on this host, on a GPU where there is one now and else on the CPU."""
     if record.noted("host") != os.uname().nodename:
         return False
     device = record.noted("device")

@@ -65,7 +65,7 @@ class Rows:
 
 
 def least_memory(parameters: int, params: Mapping[str, JSON]) -> int:
-    """Return the bytes without which a training cannot run, whatever its batches: weights, gradients, states."""
+    """The bytes without which a training cannot run, whatever its batches: weights, gradients, states."""
     return parameters * (MASTER + GRADIENT + STATES[params["optim"]])
 
 
@@ -76,7 +76,7 @@ def training_memory(
     length: int,
     data: Rows | None = None,
 ) -> int:
-    """Return the bytes that a training needs on a GPU: weights, gradients, optimizer, activations and logits.
+    """The bytes that a training needs on a GPU: weights, gradients, optimizer, activations and logits.
 
     Gradients are there from one micro-batch of a step to the next. In the first, which has the step's longest rows,
     they come while its activations go.
@@ -116,7 +116,7 @@ class Pass:
 
 
 def passes(params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None) -> list[Pass]:
-    """Return a step's first pass and, where there is one, its second; arguments are those of `training_memory`.
+    """A step's first pass and, where there is one, its second; arguments are those of `training_memory`.
 
     Rows are taken to be spread evenly about their mean, and a step has its longest first. In the worst of steps, those
     of a pass are half as far below its longest as in the mean of steps.
@@ -131,12 +131,12 @@ def passes(params: Mapping[str, JSON], machine: Machine, length: int, data: Rows
 
 
 def share_trained(data: Rows | None) -> float:
-    """Return the share of tokens that count: only they get logits."""
+    """The share of tokens that count: only they get logits."""
     return data.trained_tokens / max(data.tokens, 1) if data else 1.0
 
 
 def _batch(shape: Shape, tokens: float, trained: float, *, bf16: bool, recomputed: bool) -> float:
-    """Return the bytes of one pass's activations, logits and what the head's gradient takes on its way.
+    """The bytes of one pass's activations, logits and what the head's gradient takes on its way.
 
     Where layers are computed again, the logits are gone before the first of them is.
     """
@@ -150,7 +150,7 @@ def _batch(shape: Shape, tokens: float, trained: float, *, bf16: bool, recompute
 
 
 def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
-    """Return the bytes of one resident model in float32, and of what its passes over a judge's rows take beside it.
+    """The bytes of one resident model in float32, and of what its passes over a judge's rows take beside it.
 
     Args:
         shape: Of the base.
@@ -171,7 +171,7 @@ def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slo
 
 
 def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:
-    """Return the bytes of a float32 pass over tokens all of which count."""
+    """The bytes of a float32 pass over tokens all of which count."""
     kept = shape.layers * MASTER * shape.hidden + _layer(shape, bf16=False)
     if not recomputed:
         kept = shape.layers * _layer(shape, bf16=False)
@@ -179,7 +179,7 @@ def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:
 
 
 def _layer(shape: Shape, *, bf16: bool) -> int:
-    """Return the bytes that one token leaves in a layer for the backward pass.
+    """The bytes that one token leaves in a layer for the backward pass.
 
     Under bfloat16 autocast the residual stream and the norms stay in float32, and each matrix has an input of its
     own: two norms keep 16 bytes a channel, their casts for five matrices 10, query and output 8; keys and values, with
@@ -196,13 +196,13 @@ def _layer(shape: Shape, *, bf16: bool) -> int:
 
 
 def _logits(shape: Shape, tokens: float, *, bf16: bool) -> float:
-    """Return the bytes of logits, their softmax and gradient, and of the hidden states where they come in pieces."""
+    """The bytes of logits, their softmax and gradient, and of the hidden states where they come in pieces."""
     most = min(tokens * shape.vocabulary, MOST_LOGITS)
     return most * (3 * 4 + (2 if bf16 else 0)) + tokens * shape.hidden * 4
 
 
 def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
-    """Return the bytes of a vector, and of the checkpoints while it is trained."""
+    """The bytes of a vector, and of the checkpoints while it is trained."""
     checkpoint = MASTER + STATES[params["optim"]]
     best = MASTER if params.get("load_best_model_at_end") else 0
     return shape.parameters * BYTES[params["vector_dtype"]], shape.parameters * (
@@ -211,5 +211,5 @@ def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
 
 
 def seen_tokens(rows: Rows, params: Mapping[str, JSON]) -> int:
-    """Return the tokens that a training reads: of its epochs, or of its steps."""
+    """The tokens that a training reads: of its epochs, or of its steps."""
     return round(Length.of(params).tokens(Size(rows.rows, rows.tokens)))
