@@ -19,14 +19,14 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     made = Store.open(tmp_path / "cache", hints=Hints(tmp_path / "hints"))
     document = {"kind": "loss"}
     key = digest.of_json(document)
-    work = made.new_work(key)
+    work = made.work.new(key)
     (work / "out" / "metrics").write_text('{"loss": 1.0}')
-    output = made.put(work / "out" / "metrics")
-    made.publish(
+    output = made.objects.put(work / "out" / "metrics")
+    made.records.publish(
         Record(key, "loss", document, {"metrics": output}, {"seconds": 2.5, "finished": "2026-01-01"})
     )
-    made.drop_work(key)
-    made.write_root("a" * 32, {"recipe": "/nowhere/\x1b[31mred.toml", "actions": {"loss:base:a": key}})
+    made.work.drop(key)
+    made.roots.write("a" * 32, {"recipe": "/nowhere/\x1b[31mred.toml", "actions": {"loss:base:a": key}})
     return made
 
 
