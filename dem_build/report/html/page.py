@@ -1,4 +1,4 @@
-"""Sections → one HTML file: style and drawings inside it, nothing to load, no script."""
+"""Sections → one HTML file: style and drawings inside it, nothing to load, no script; and where all in it is from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 
 from dem_build.actions.compose.methods import METHODS
 from dem_build.report.actions import sections
-from dem_build.report.html import cost, evaluations, provenance
+from dem_build.report.html import cost, evaluations
+from dem_build.report.html.blocks import Cell, DataTable, Fold, Notes, Section
 from dem_build.report.inputs import ReportInputs, base_name, mark_of
 from dem_build.report.text import printable, printable_lines
 from dem_build.report.verdict import judge
@@ -22,6 +23,70 @@ if TYPE_CHECKING:
 
 __all__ = ["SECTIONS", "render"]
 
+TEMPLATES = Path(__file__).parent / "templates"
+MINUS = re.compile(r"(?<![\w-])-(?=\d)")
+
+
+def warnings(inputs: ReportInputs) -> Section | None:
+    """Warnings, of the runs that made the results."""
+    told = inputs.results.warnings
+    if not told:
+        return None
+    items = [f"{action}: {text}" for action, text in told]
+    return Section(
+        "warnings", "Warnings", "Said when it ran, and still true of what is here.", [Notes(items)]
+    )
+
+
+def records(inputs: ReportInputs) -> Section | None:
+    """Key, inputs and outputs of every action, and on what it ran."""
+    found = inputs.records
+    if not found:
+        return None
+    lead = (
+        "A key is the SHA-256 of everything that a result follows from; a digest is that of the result. "
+        "dem show tells the rest."
+    )
+    digest = inputs.results.model_digest
+    model = [Cell("the composed model", strong=True), Cell(digest or "", code=True)]
+    outputs = [
+        (f"{name}/{output}", made.digest)
+        for name, record in found.items()
+        for output, made in sorted(record.outputs.items())
+    ]
+    sources = [
+        (f"{name} ({source.get('tag')})", str(source.get("sha256")))
+        for name, record in found.items()
+        if isinstance(record.preimage, dict)
+        for source in record.preimage.get("sources", [])
+    ]
+    blocks = [
+        Fold("Keys", [_digests("action", [(name, record.key) for name, record in found.items()])]),
+        Fold("Outputs", [_digests("output", outputs)]),
+        Fold("Source files", [_digests("of", sources)]),
+        Fold("Machines and versions", [_machines(inputs)]),
+    ]
+    whole = [DataTable(["", "SHA-256"], [model])] if digest else []
+    return Section("provenance", "Provenance", lead, [*whole, *blocks])
+
+
+def _digests(what: str, pairs: list[tuple[str, str]]) -> DataTable:
+    return DataTable(
+        [what, "SHA-256"], [[Cell(n, code=True), Cell(digest, code=True)] for n, digest in pairs]
+    )
+
+
+def _machines(inputs: ReportInputs) -> DataTable:
+    body = []
+    for name, record in inputs.records.items():
+        versions = record.noted("versions")
+        libraries = versions.items() if isinstance(versions, dict) else ()
+        told = ", ".join(f"{library} {version}" for library, version in libraries)
+        ran = (Cell(str(record.noted(what) or "")) for what in ("finished", "device"))
+        body.append([Cell(name, code=True), *ran, Cell(told)])
+    return DataTable(["action", "finished", "device", "versions"], body)
+
+
 SECTIONS: tuple[MakeSection, ...] = (
     evaluations.losses,
     evaluations.gain,
@@ -30,13 +95,10 @@ SECTIONS: tuple[MakeSection, ...] = (
     evaluations.gates,
     *sections(),
     cost.cost,
-    provenance.warnings,
-    provenance.records,
+    warnings,
+    records,
 )
 """The page's sections in order; one that has nothing to show is left out."""
-
-TEMPLATES = Path(__file__).parent / "templates"
-MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 
 
 def render(inputs: ReportInputs) -> str:
