@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dem_build.store.copies import copy
+from dem_build.store.files import copy
 
 PIECE = 1 << 20
 

@@ -152,8 +152,7 @@ def _counted(store: Store, records: Mapping[str, Record]) -> list[Shared]:
 
     datasets = {
         name.removeprefix("data:"): {
-            split: TokenRows.open(store.objects.path(output.digest))
-            for split, output in record.outputs.items()
+            split: TokenRows.open(store.objects.open(output)) for split, output in record.outputs.items()
         }
         for name, record in records.items()
         if record.kind == "prepare"

@@ -13,13 +13,13 @@ from dem_build.cli.session import open_store
 from dem_build.cli.view_text import clean, joined, make_console, write_json
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
-from dem_build.store.gc.unneeded import GRACE_SECONDS, Policy
+from dem_build.store.gc.garbage import GRACE_SECONDS, Policy
 
 if TYPE_CHECKING:
     from dem_build.cli.session import Call
     from dem_build.store import Store
+    from dem_build.store.gc.census import Usage
     from dem_build.store.gc.collect import Collection
-    from dem_build.store.gc.usage import Usage
 
 __all__ = ["gc", "ls", "stats", "verify"]
 

@@ -1,15 +1,14 @@
 """The cache: content-addressed objects, action records, leases, work folders, roots (`docs/cache-format.md`).
 
 store      the facade that other layers use
-objects    files named by their SHA-256          views    outputs under names: links to read, copies to keep
-records    key → outputs; the first one wins     leases   who runs what now
-work       folders of unfinished runs            roots    the last build of each recipe
-uses       what running processes use            holders  who a process is, and whether it lives
-verify     what is there, and is it sound        usage    what is there, by kind, recipe and age
-garbage    what nobody needs any more            collect  takes it away, while others build
-census     one look at all that is there         trash    where what is taken waits until it is deleted
+objects    files named by their SHA-256          folders  files under names: inputs, unfinished work, copies
+records    key → outputs; the first one wins     leases   who runs what now, and whether that process lives
+uses       what running processes use            roots    the last build of each recipe
 sealed     documents that show any change        hints    what this host has hashed already
-layout     where everything lies                 files    the few ways to touch the disk
+backend    what objects and records are kept in: two protocols, of which a remote store would be another implementation
+local      the folder of this host that is one, where everything lies in it, and its format
+files      the few ways to touch the disk        verify   what is there, and is it sound
+gc         census: one look at all that is there; garbage: what nobody needs; collect: takes it away, while others build
 """
 
 from __future__ import annotations

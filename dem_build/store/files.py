@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import shutil
 import stat
@@ -21,18 +22,21 @@ from dem_build.errors import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 __all__ = [
     "FULL",
     "LOCK_SECONDS",
     "NotAFileError",
     "acquire",
+    "copy",
     "exclusively",
     "explained",
     "in_parallel",
     "make_folder",
     "nonce",
     "read_bytes",
+    "read_document",
     "replace_file",
     "swap_in",
     "sync_file",
@@ -53,6 +57,15 @@ LOCK_SECONDS = 10.0
 
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file until either is written
+_DIRECT = getattr(os, "O_DIRECT", 0)
+_LARGE = 1 << 20
+_PIECE = 1 << 24
+_BLOCK = (
+    1 << 16
+)  # what is written past memory begins and ends at multiples of a disk's blocks, which are smaller
+# A file system, or a disk of larger blocks, that does not take it.
+_REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class NotAFileError(OSError):
@@ -60,12 +73,12 @@ class NotAFileError(OSError):
 
 
 def nonce() -> str:
-    """Return a name that nobody else uses."""
+    """A name that nobody else uses."""
     return os.urandom(8).hex()
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Turn an error of the operating system inside the block into one that says how to mend it.
 
     Raises:
@@ -77,8 +90,8 @@ def writing(path: Path) -> Iterator[None]:
         raise explained(error, path) from error
 
 
-def explained(error: OSError, path: Path) -> StoreError:
-    """Return the error that tells a user about `error`."""
+def explained(error: OSError, path: Path | str) -> StoreError:
+    """The error that tells a user about `error`, and how to mend it."""
     place = str(error.filename or path)
     if error.errno in FULL:
         # A copy names what it reads first; what it writes is on the disk that is full.
@@ -101,7 +114,7 @@ def explained(error: OSError, path: Path) -> StoreError:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what a file holds; a named pipe, which others wait for to be written, is none.
+    """What a file holds; a named pipe, which others wait for to be written, is none.
 
     Raises:
         NotAFileError: It is no file.
@@ -115,6 +128,23 @@ def read_bytes(path: Path) -> bytes:
             return file.read()
     finally:
         os.close(descriptor)
+
+
+def read_document(path: Path) -> bytes | None:
+    """What a file of the store holds; None where there is none.
+
+    Raises:
+        ValueError: It is no file.
+        StoreError: It cannot be read.
+    """
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        return None
+    except NotAFileError as error:
+        raise ValueError("it is not a file") from error
+    except OSError as error:
+        raise explained(error, path) from error
 
 
 def sync_file(path: Path) -> None:
@@ -240,7 +270,7 @@ def acquire(descriptor: int, operation: int, seconds: float = LOCK_SECONDS) -> b
 
 
 def in_parallel(function: Callable[[T], U], items: Iterable[T]) -> list[U]:
-    """Return `function` of each item, in order, computed by threads (hashing and fsync leave Python's lock)."""
+    """`function` of each item, in order, computed by threads (hashing and fsync leave Python's lock)."""
     todo = list(items)
     if len(todo) < 2:
         return [function(item) for item in todo]
@@ -248,3 +278,67 @@ def in_parallel(function: Callable[[T], U], items: Iterable[T]) -> list[U]:
 
     with ThreadPoolExecutor(min(len(todo), 8, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, todo))
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file to a new one, flushed; blocks are shared where the file system can.
+
+    Never a second name of the same file: what is written to the copy must not reach the original. A large file is not
+    copied through the system's memory, where the copy would push out what others need: it is written from the pages
+    that hold the original, past them, which takes no time of the CPU and leaves nothing to be flushed.
+
+    Raises:
+        FileExistsError: The target is there.
+    """
+    with source.open("rb") as read, target.open("xb") as write:
+        if not (_shared(read, write) or _written_directly(read, write, target)):
+            write.seek(0)
+            shutil.copyfileobj(read, write, _PIECE)
+            write.flush()
+        os.fsync(write.fileno())
+
+
+def _shared(read: BinaryIO, write: BinaryIO) -> bool:
+    try:
+        fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
+    except OSError:
+        return False
+    return True
+
+
+def _written_directly(read: BinaryIO, write: BinaryIO, target: Path) -> bool:
+    """Write a file past the system's memory; return False where that cannot be, whatever is written by then."""
+    size = os.fstat(read.fileno()).st_size
+    if not _DIRECT or size < _LARGE:
+        return False
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CLOEXEC | _DIRECT)
+    except OSError as error:
+        return _refused(error)
+    try:
+        whole = size - size % _BLOCK
+        for at in range(0, whole, _PIECE):
+            _write(descriptor, read, at, min(_PIECE, whole - at))
+        if whole < size:
+            _write(write.fileno(), read, whole, size - whole)
+    except OSError as error:
+        return _refused(error)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _write(descriptor: int, read: BinaryIO, at: int, size: int) -> None:
+    """Write a piece of a file to the same place in another, from the pages that hold it."""
+    with mmap.mmap(read.fileno(), size, prot=mmap.PROT_READ, offset=at) as mapped, memoryview(mapped) as data:
+        done = 0
+        while done < size:
+            with data[done:] as left:
+                done += os.pwrite(descriptor, left, at + done)
+
+
+def _refused(error: OSError) -> bool:
+    """False for an error of a file system that cannot do it; any other is raised."""
+    if error.errno in _REFUSED:
+        return False
+    raise error

@@ -26,7 +26,7 @@ from dem_build.host import host_folder
 from dem_build.store.files import in_parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from dem_build.digest import Digest
 
@@ -92,7 +92,7 @@ class Hints:
         self._usable = self._folder is not None
 
     def digest_of(self, path: Path) -> Blob:
-        """Return the digest and size of a file; read it only if it may have changed since it was last read.
+        """The digest and size of a file, which is read only if it may have changed since it was last read.
 
         Raises:
             OSError: It cannot be read.
@@ -101,7 +101,7 @@ class Hints:
         return self.digests_of([path])[path]
 
     def digests_of(self, paths: Iterable[Path]) -> dict[Path, Blob]:
-        """Return the digest and size of each file; those that must be read are read in parallel.
+        """The digest and size of each file; those that must be read are read in parallel.
 
         Raises:
             OSError: One cannot be read.
@@ -121,10 +121,15 @@ class Hints:
         return found | {h.path: h.blob for h in hashed}
 
     def recall(self, path: Path, stat: os.stat_result) -> Digest | None:
-        """Return the digest that this host computed of the file when it had this size, inode and these times."""
+        """The digest that this host computed of the file when it had this size, inode and these times."""
         values = (_name(path), *_identity(stat))
-        row = self._run(lambda db: db.execute(_SELECT, values).fetchone(), None)
-        return _opened(values, row[0]) if row else None
+        row = self._run(lambda db: db.execute(_SELECT, values).fetchone())
+        if not row or not isinstance(row[0], bytes):
+            return None
+        found = row[0][:64].decode("ascii", "replace")
+        return (
+            found if row[0] == _checked(values, found) else None
+        )  # else it was changed since it was written
 
     def remember(self, hashed: Iterable[Hashed]) -> None:
         """Keep digests, in one transaction."""
@@ -132,13 +137,19 @@ class Hints:
         for file in hashed:
             values = (_name(file.path), *_identity(file.stat))
             rows.append((*values, _checked(values, file.blob.digest)))
+
+        def insert(database: sqlite3.Connection) -> None:
+            with database:
+                database.execute("BEGIN IMMEDIATE")
+                database.executemany("INSERT OR REPLACE INTO hints VALUES (?, ?, ?, ?, ?, ?)", rows)
+
         if rows:
-            self._run(lambda db: _insert(db, rows), None)
+            self._run(insert)
 
     def forget(self, path: Path) -> None:
         """Drop what is known of a file, whose bytes are others without a trace in `stat`."""
         name = _name(path)
-        self._run(lambda db: db.execute("DELETE FROM hints WHERE path = ?", (name,)), None)
+        self._run(lambda db: db.execute("DELETE FROM hints WHERE path = ?", (name,)))
 
     def close(self) -> None:
         """Close the file; it is opened again when needed."""
@@ -150,17 +161,15 @@ class Hints:
     def __del__(self) -> None:
         self.close()
 
-    def _run(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         with self._lock:
             for _ in range(2):
                 try:
-                    if not self._usable:
-                        return otherwise
-                    return work(self._connection())
+                    return work(self._connection()) if self._usable else None
                 except (sqlite3.Error, ValueError) as error:
                     # Damaged: make a new one, once. Locked, read-only, full, no folder: go on without.
                     self._usable = _is_damage(error) and self._discard()
-        return otherwise
+        return None
 
     def _connection(self) -> sqlite3.Connection:
         assert self._folder is not None
@@ -185,7 +194,7 @@ class Hints:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Return whether the file is to blame: its pages, its schema, or text in it that is none (a `ValueError`)."""
+    """Whether the file is to blame: its pages, its schema, or text in it that is none (a `ValueError`)."""
     if isinstance(error, sqlite3.OperationalError):
         # Without a code it is Python's own, of text that is none.
         return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR
@@ -204,24 +213,10 @@ def _connect(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _insert(database: sqlite3.Connection, rows: Sequence[tuple[bytes | int | str, ...]]) -> None:
-    with database:
-        database.execute("BEGIN IMMEDIATE")
-        database.executemany("INSERT OR REPLACE INTO hints VALUES (?, ?, ?, ?, ?, ?)", rows)
-
-
 def _checked(values: tuple[bytes | int, ...], found: Digest) -> bytes:
-    """Return a digest and the check of its row."""
+    """A digest and the check of its row."""
     row = repr((*values, found)).encode()
     return found.encode() + hashlib.blake2b(row, digest_size=8).digest()
-
-
-def _opened(values: tuple[bytes | int, ...], stored: object) -> Digest | None:
-    """Return the digest that a row holds; None where the row was changed since it was written."""
-    if not isinstance(stored, bytes):
-        return None
-    found = stored[:64].decode("ascii", "replace")
-    return found if stored == _checked(values, found) else None
 
 
 def _name(path: Path) -> bytes:

@@ -1,30 +1,193 @@
 """Leases: one process at a time runs an action. They save work and never guard correctness.
 
-A lease is a file that names its holder (`holders`) and is touched every ten seconds. Should two processes hold one
-lease after all, both work in folders of their own and the first to publish wins.
+A lease is a file that names its holder and is touched every ten seconds. A holder on this host is dead when its process
+is; one on another host when its file was not touched for five minutes. Should two processes hold one lease after all,
+both work in folders of their own and the first to publish wins.
+
 """
 
 from __future__ import annotations
 
 import json
 import os
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from dem_build.errors import LeaseHeldError
+from dem_build.json_text import parse_json
 from dem_build.store import files
-from dem_build.store.holders import HEARTBEAT_SECONDS, Heartbeat, Holder, is_alive, parse_holder
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
-    from dem_build.digest import Digest
-    from dem_build.store.layout import Layout
+    from dem_build.digest import JSON, Digest
+    from dem_build.store.local import CacheLayout
 
-__all__ = ["Lease", "Leases"]
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "SILENT_SECONDS",
+    "Heartbeat",
+    "Holder",
+    "Lease",
+    "Leases",
+    "clock",
+    "is_alive",
+    "parse_holder",
+]
 
+HEARTBEAT_SECONDS = 10.0
+SILENT_SECONDS = 300.0
 _VERSION = "dem-lease"
 _ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease.
+
+    Attributes:
+        host: Its name.
+        boot_id: Of the running kernel; empty where the system has none.
+        pid_namespace: In which `pid` counts; empty where the system has none.
+        pid: The process.
+        start_time: When the process started, in the kernel's ticks since boot; 0 where the system does not say.
+        nonce: Of this lease alone.
+        since: When it was taken, in seconds since 1970 by the holder's clock.
+    """
+
+    host: str
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    start_time: int
+    nonce: str
+    since: float
+
+    @classmethod
+    def me(cls) -> Holder:
+        """This process as a new holder."""
+        pid = os.getpid()
+        try:
+            namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - its target is no path
+        except OSError:
+            namespace = ""
+        return cls(
+            host=os.uname().nodename,
+            boot_id=_text(Path("/proc/sys/kernel/random/boot_id")),
+            pid_namespace=namespace,
+            pid=pid,
+            start_time=_start_time(pid) or 0,
+            nonce=files.nonce(),
+            since=time.time(),
+        )
+
+    def __str__(self) -> str:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
+        return f"process {self.pid} on {self.host} (since {since})"
+
+    def document(self, version: str) -> dict[str, JSON]:
+        """What is written of it, with the field `version` that says what the file is."""
+        return {version: 1} | asdict(self)
+
+
+class Heartbeat:
+    """A thread that touches an open file until it is stopped; the file stays ours whatever lies at its name by then."""
+
+    def __init__(self, descriptor: int, seconds: float) -> None:
+        self._file = descriptor
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, args=(seconds,), name="dem-heartbeat", daemon=True)
+        self._thread.start()
+
+    def _beat(self, seconds: float) -> None:
+        while not self._stop.wait(seconds):
+            with suppress(OSError):  # a heartbeat that fails is one that is missed
+                os.utime(self._file)
+
+    def stop(self) -> None:
+        """End the thread; the file may be closed now."""
+        self._stop.set()
+        self._thread.join()
+
+
+def is_alive(holder: Holder, path: Path, layout: CacheLayout) -> bool:
+    """Whether a holder lives; of another host's only the time when it last touched its file is known.
+
+    Args:
+        holder: Who it is.
+        path: The file that it touches.
+        layout: The store that holds the file.
+    """
+    me = Holder.me()
+    # Whether its pid means ours: a boot id says so, a name only where there is none.
+    same_host = bool(me.boot_id) or holder.host == me.host
+    if same_host and (holder.boot_id, holder.pid_namespace) == (me.boot_id, me.pid_namespace):
+        return _start_time(holder.pid) == holder.start_time
+    if holder.host == me.host and holder.boot_id != me.boot_id:
+        return False  # this host was started anew
+    try:
+        touched = path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    # A time to come as well: a clock was set back since, and who lives touches its file by the clock that is now.
+    return abs(clock(layout) - touched) < SILENT_SECONDS
+
+
+def clock(layout: CacheLayout) -> float:
+    """The time, in seconds since 1970, by the clock that stamps the store's files."""
+    temporary = layout.temporary()
+    try:
+        temporary.touch()
+        now = temporary.stat().st_mtime
+        temporary.unlink()
+    except OSError:  # a read-only store
+        return time.time()
+    return now
+
+
+def parse_holder(data: bytes, version: str) -> Holder | None:
+    """The holder that a file's bytes name; None where they name nobody.
+
+    Args:
+        data: The bytes.
+        version: The field that says what the file is.
+    """
+    try:
+        document = parse_json(data)
+        del document[version]
+        holder = Holder(**document | {"pid": int(document["pid"]), "start_time": int(document["start_time"])})
+        str(holder)  # a time that is none shows here
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        return None
+    return holder
+
+
+def _start_time(pid: int) -> int | None:
+    """When a living process started, in the kernel's ticks since boot; 0 where the system hides it."""
+    if pid <= 0:
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # it lives, and belongs to somebody else
+    # The name in parentheses may hold spaces; what follows the last one is fields 3, 4, … of proc(5).
+    fields = _text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    if len(fields) < 20:
+        return 0
+    return None if fields[0] in "ZX" else int(fields[19])  # a zombie lives no more
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 class Lease:
@@ -70,7 +233,7 @@ class Leases:
         heartbeat: Seconds between two signs of life.
     """
 
-    def __init__(self, layout: Layout, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, layout: CacheLayout, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         self._layout = layout
         self._heartbeat = heartbeat
 
@@ -122,14 +285,14 @@ class Leases:
             return True
 
     def holder(self, key: Digest) -> Holder | None:
-        """Return who holds the lease of `key`; None where nobody does who is alive."""
+        """Who holds the lease of `key`; None where nobody does who is alive."""
         path = self._layout.leases / key
         holder = _read(path)
         return holder if holder is not None and is_alive(holder, path, self._layout) else None
 
 
 def _read(path: Path) -> Holder | None:
-    """Return the holder that a lease names; None where there is no lease or it names nobody."""
+    """The holder that a lease names; None where there is no lease or it names nobody."""
     try:
         return parse_holder(files.read_bytes(path), _VERSION)
     except OSError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,40 +19,54 @@ from dem_build.store import files
 from dem_build.store.hints import Hashed, Hints, hash_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from dem_build.digest import Digest
-    from dem_build.store.layout import Layout
+    from dem_build.store.backend import Bytes
     from dem_build.store.uses import Uses
 
-__all__ = ["Fault", "Objects"]
+__all__ = ["ObjectFault", "Objects"]
 
 
 @dataclass(frozen=True)
-class Fault:
+class ObjectFault:
     """What is wrong with an object: `missing`, or its bytes are not what its name says."""
 
     blob: Blob
-    path: Path
     what: str
     missing: bool = False
 
 
 class Objects:
-    """The content-addressed files of one store."""
+    """The content-addressed files of one store: hashed before they are placed, verified before they are read."""
 
-    def __init__(self, layout: Layout, hints: Hints, uses: Uses) -> None:
-        self._layout = layout
+    def __init__(self, held: Bytes, hints: Hints, uses: Uses) -> None:
+        self._bytes = held
         self._hints = hints
         self._uses = uses
 
     def path(self, name: Digest) -> Path:
-        """Return where the object of a digest lies, or would."""
-        return self._layout.object(name)
+        """Where the file of an object lies on this host once it was opened or checked; nothing is touched."""
+        return self._bytes.path(name)
+
+    def open(self, source: Output | Blob) -> Path:
+        """The file of one object, verified, and brought here if it is elsewhere; not to be written to.
+
+        Raises:
+            CorruptObjectError: The object is damaged or gone.
+            ValueError: The output is a folder.
+        """
+        blob = _single(source)
+        self._check([blob])
+        return self.path(blob.digest)
 
     def present(self, blob: Blob) -> bool:
-        """Return whether the object is there at its size; nothing is read."""
+        """Whether the object is there at its size; nothing is read."""
         return self._misplaced(blob) is None
+
+    def all(self) -> Iterator[Blob]:
+        """Every object that is there, by its name and its size."""
+        return self._bytes.all()
 
     def put(self, path: Path) -> Output:
         """Move a file or folder into the store. Nothing is left at `path`.
@@ -72,13 +85,14 @@ class Objects:
         Raises:
             StoreError: One cannot be moved there, or holds something that is neither file nor folder.
         """
-        with files.writing(self._layout.root):
-            held = {name: _files_below(path) if _is_folder(path) else [path] for name, path in paths.items()}
+        with files.writing(self._bytes.where):
+            folders = {name for name, path in paths.items() if path.is_dir() and not path.is_symlink()}
+            held = {n: _files_below(path) if n in folders else [path] for n, path in paths.items()}
             blobs = self._admit([path for found in held.values() for path in found], hashed)
             trees = {
-                name: {path.relative_to(paths[name]).as_posix(): blobs[path] for path in found}
-                for name, found in held.items()
-                if _is_folder(paths[name])
+                name: {path.relative_to(paths[name]).as_posix(): blobs[path] for path in held[name]}
+                for name in paths
+                if name in folders
             }
             described = self._put_bytes([digest.tree_bytes(tree) for tree in trees.values()])
             for name in trees:
@@ -96,12 +110,12 @@ class Objects:
         Raises:
             StoreError: They cannot be written.
         """
-        with files.writing(self._layout.root):
+        with files.writing(self._bytes.where):
             return self._put_bytes([data])[0]
 
     def _put_bytes(self, contents: list[bytes]) -> list[Blob]:
         """Store bytes, each as an object of its own."""
-        temporary = {self._layout.temporary(): data for data in contents}
+        temporary = {self._bytes.staged(): data for data in contents}
         try:
             files.in_parallel(lambda path: files.write_new(path, temporary[path]), temporary)
             blobs = [Blob(digest.of_bytes(data), len(data)) for data in contents]
@@ -111,13 +125,13 @@ class Objects:
         return blobs
 
     def _admit(self, paths: list[Path], hashed: Mapping[Path, Digest]) -> dict[Path, Blob]:
-        """Move files to the names of their digests, flushed, and their folders flushed."""
+        """Take files in under their digests, flushed, as their names are."""
         strange = [p for p in paths if not p.is_file()]
         if strange:
             raise StoreError(
                 "an output holds what is not a file", where=str(strange[0]), hint="a fault of its step"
             )
-        taken = {path: self._layout.temporary() for path in paths}
+        taken = {path: self._bytes.staged() for path in paths}
         try:
             for path, temporary in taken.items():
                 files.take(path, temporary)
@@ -129,27 +143,24 @@ class Objects:
         return {path: blobs[temporary] for path, temporary in taken.items()}
 
     def _place(self, blobs: Mapping[Path, Blob]) -> None:
-        """Rename flushed files to their digests, where sound bytes are not there yet, and flush their folders."""
-        moved = [self.path(blob.digest) for path, blob in blobs.items() if self._named(path, blob)]
+        """Give flushed files their digests for names, where sound bytes are not there yet; flush the names."""
+        moved = [(self.path(blob.digest), blob) for path, blob in blobs.items() if self._named(path, blob)]
         # Their bytes were read after the last change, so they count as verified however young they are.
-        placed = dict(zip(map(self.path, (b.digest for b in blobs.values())), blobs.values(), strict=True))
-        self._hints.remember([Hashed(path, placed[path], path.stat(), settled=True) for path in moved])
-        files.in_parallel(files.sync_folder, {path.parent for path in placed})
+        self._hints.remember([Hashed(path, blob, path.stat(), settled=True) for path, blob in moved])
+        self._bytes.flush({blob.digest for blob in blobs.values()})
 
-    def _named(self, path: Path, blob: Blob) -> bool:
-        """Rename a file to its digest; return whether it was not there, sound, before."""
-        target = self.path(blob.digest)
-        files.make_folder(target.parent)
+    def _named(self, file: Path, blob: Blob) -> bool:
+        """Give a file its digest for a name; whether it was not there, sound, before."""
         with self._uses.using(blob.digest):
             fault = self.examine(blob)
             if fault is None:
                 return False
             self.set_aside(fault)
-            path.rename(target)
+            self._bytes.place(file, blob.digest)
         return True
 
-    def examine(self, blob: Blob, *, reread: bool = False) -> Fault | None:
-        """Return what is wrong with an object; its bytes are read unless this host has verified them as they are.
+    def examine(self, blob: Blob, *, reread: bool = False) -> ObjectFault | None:
+        """What is wrong with an object; its bytes are read unless this host has verified them as they are.
 
         Args:
             blob: The object.
@@ -159,37 +170,35 @@ class Objects:
             return None
         if fault := self._misplaced(blob):
             return fault
-        path = self.path(blob.digest)
         try:
-            hashed = hash_file(path)
+            hashed = hash_file(self._bytes.open(blob.digest))
         except FileNotFoundError:
-            return Fault(blob, path, "is missing", missing=True)
+            return ObjectFault(blob, "is missing", missing=True)
         except OSError as error:
-            raise _unreadable(error, path) from error
+            raise _unreadable(error, self.path(blob.digest)) from error
         if hashed.blob != blob:
-            self._hints.forget(path)  # a disk that rots changes bytes and no time: the next reader must look
-            return Fault(blob, path, f"holds other bytes (sha256 {hashed.blob.digest})")
+            self._hints.forget(
+                hashed.path
+            )  # a disk that rots changes bytes and no time: the next reader must look
+            return ObjectFault(blob, f"holds other bytes (sha256 {hashed.blob.digest})")
         if hashed.settled:
             self._hints.remember([hashed])
         return None
 
-    def _misplaced(self, blob: Blob) -> Fault | None:
-        """Return what `stat` says is wrong with an object; nothing is read."""
-        path = self.path(blob.digest)
+    def _misplaced(self, blob: Blob) -> ObjectFault | None:
+        """What the size of an object says is wrong with it; nothing is read."""
         try:
-            found = path.stat()
-        except FileNotFoundError:
-            return Fault(blob, path, "is missing", missing=True)
+            size = self._bytes.size(blob.digest)
+        except files.NotAFileError:
+            return ObjectFault(blob, "is not a file")
         except OSError as error:
-            raise files.explained(error, path) from error
-        if not stat.S_ISREG(found.st_mode):
-            return Fault(blob, path, "is not a file")
-        if found.st_size != blob.size:
-            return Fault(blob, path, f"is {found.st_size} bytes, not {blob.size}")
-        return None
+            raise files.explained(error, self.path(blob.digest)) from error
+        if size is None:
+            return ObjectFault(blob, "is missing", missing=True)
+        return None if size == blob.size else ObjectFault(blob, f"is {size} bytes, not {blob.size}")
 
     def _verified(self, blob: Blob) -> bool:
-        """Return whether this host has verified the object as it is now; nothing is read."""
+        """Whether this host has verified the object as it is now; nothing is read."""
         path = self.path(blob.digest)
         try:
             found = path.stat()
@@ -198,30 +207,32 @@ class Objects:
         return found.st_size == blob.size and self._hints.recall(path, found) == blob.digest
 
     def check(self, output: Output) -> None:
-        """Verify what this host has not verified; damaged objects go to quarantine.
+        """Verify what this host has not verified; damaged objects go to quarantine. The rest lies at its `path`.
 
         Raises:
             CorruptObjectError: An object is damaged or gone.
         """
-        doubtful = [b for b in dict.fromkeys(output.blobs()) if not self._verified(b)]
+        self._check(output.blobs())
+
+    def _check(self, blobs: Iterable[Blob]) -> None:
+        doubtful = [b for b in dict.fromkeys(blobs) if not self._verified(b)]
         faults = [f for f in files.in_parallel(self.examine, doubtful) if f]
         if faults:
-            raise self.condemn(faults)
+            raise self._condemn(faults)
 
-    def condemn(self, faults: Iterable[Fault]) -> CorruptObjectError:
-        """Put damaged objects into quarantine, and return the error that says so."""
+    def _condemn(self, faults: Iterable[ObjectFault]) -> CorruptObjectError:
+        """Put damaged objects into quarantine; the error that says so."""
         lines = [f"object {f.blob.digest} {f.what}{self.set_aside(f)}" for f in faults]
         return CorruptObjectError(
-            "; ".join(lines), where=str(self._layout.root), hint="build again: what made it runs again"
+            "; ".join(lines), where=self._bytes.where, hint="build again: what made it runs again"
         )
 
-    def set_aside(self, fault: Fault) -> str:
-        """Move a damaged object to quarantine; return what to say about it."""
+    def set_aside(self, fault: ObjectFault) -> str:
+        """Move a damaged object to quarantine; what to say about it."""
         if fault.missing:
             return ""
-        if self._layout.set_aside(fault.path, "object") is None:
-            return " and could not be moved to quarantine"
-        return ", now in quarantine"
+        moved = self._bytes.set_aside(fault.blob.digest)
+        return ", now in quarantine" if moved else " and could not be moved to quarantine"
 
     def read_bytes(self, source: Output | Blob) -> bytes:
         """The bytes of a small file, verified.
@@ -230,30 +241,33 @@ class Objects:
             CorruptObjectError: The object is damaged or gone.
             ValueError: The output is a folder.
         """
-        if isinstance(source, Output) and source.files is not None:
-            raise ValueError("a folder has no bytes of its own")
-        blob = Blob(source.digest, source.size)
-        path = self.path(blob.digest)
+        blob = _single(source)
         if fault := self._misplaced(blob):
-            raise self.condemn([fault])
+            raise self._condemn([fault])
         try:
-            data = path.read_bytes()
+            data = self._bytes.open(blob.digest).read_bytes()
         except OSError as error:
-            raise _unreadable(error, path) from error
+            raise _unreadable(error, self.path(blob.digest)) from error
         if digest.of_bytes(data) != blob.digest:
-            raise self.condemn([Fault(blob, path, "holds other bytes")])
+            raise self._condemn([ObjectFault(blob, "holds other bytes")])
         return data
 
 
+def _single(source: Output | Blob) -> Blob:
+    if isinstance(source, Output) and source.files is not None:
+        raise ValueError("a folder has no bytes of its own")
+    return Blob(source.digest, source.size)
+
+
 def _unreadable(error: OSError, path: Path) -> StoreError:
-    """Return the error for an object that is there and whose bytes the system does not give."""
+    """The error for an object that is there and whose bytes the system does not give."""
     found = files.explained(error, path)
     found.hint = found.hint or "`dem cache verify --repair` sets aside what cannot be read; then build again"
     return found
 
 
 def _settle(paths: list[Path], known: Mapping[Path, Digest]) -> dict[Path, Blob]:
-    """Make files read-only and flush them, and return what they are. Their time says when they were stored.
+    """Make files read-only, flush them and say what they are. Their time says when they were stored.
 
     Those whose digest is not known are hashed meanwhile: the one waits for the disk, the other computes.
     """
@@ -274,12 +288,8 @@ def _remove(paths: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
-
-
 def _files_below(folder: Path) -> list[Path]:
-    """Return all that is no folder; a link to a folder is among it."""
+    """All that is no folder; a link to a folder is among it."""
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
         here = Path(parent)

@@ -6,7 +6,6 @@ keyed by what was recorded; a later result for the same key is thrown away.
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,11 +20,11 @@ from dem_build.store import files
 from dem_build.store.sealed import read_sealed, sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from dem_build.digest import JSON, Digest
-    from dem_build.store.layout import Layout
+    from dem_build.store.backend import Documents
     from dem_build.store.objects import Objects
     from dem_build.store.uses import Uses
 
@@ -64,28 +63,28 @@ class Record:
     log: Blob | None = None
 
     def blobs(self) -> tuple[Blob, ...]:
-        """Return every object that the outputs consist of; the log is not one of them."""
+        """Every object that the outputs consist of; the log is not one of them."""
         return tuple(dict.fromkeys(b for o in self.outputs.values() for b in o.blobs()))
 
     def noted(self, *place: str) -> JSON:
-        """Return what the provenance has at a place; None where it has nothing there."""
+        """What the provenance has at a place; None where it has nothing there."""
         found = self.provenance
         for name in place:
             found = found.get(name) if isinstance(found, dict) else None
         return found
 
     def amount(self, *place: str) -> float | None:
-        """Return a count or a time of the provenance; None where there is none."""
+        """A count or a time of the provenance; None where there is none."""
         found = quantity(self.noted(*place))
         return found if found is not None and found >= 0 else None
 
     def count(self, *place: str) -> int | None:
-        """Return a whole number of things that the provenance has; None where there is none."""
+        """A whole number of things that the provenance has; None where there is none."""
         found = self.amount(*place)
         return int(found) if found is not None and found.is_integer() and found <= MOST_COUNTED else None
 
     def to_json(self) -> dict[str, JSON]:
-        """Return the document that is stored."""
+        """The document that is stored."""
         document: dict[str, JSON] = {
             "dem-record": RECORD_VERSION,
             "key": self.key,
@@ -98,7 +97,7 @@ class Record:
 
     @classmethod
     def from_json(cls, document: JSON) -> Record:
-        """Return the record of a stored document.
+        """The record of a stored document.
 
         Raises:
             ValueError: It is no record, or its parts contradict each other.
@@ -149,10 +148,10 @@ def _refuse_version(version: JSON) -> None:
 
 
 class Records:
-    """The action records of one store."""
+    """The action records of one store: what a valid record is, on top of documents that know nothing of it."""
 
-    def __init__(self, layout: Layout, objects: Objects, uses: Uses) -> None:
-        self._layout = layout
+    def __init__(self, documents: Documents, objects: Objects, uses: Uses) -> None:
+        self._documents = documents
         self._objects = objects
         self._uses = uses
 
@@ -162,25 +161,25 @@ class Records:
         Reads the record and no object, and keeps both from collection while this process is at work.
         """
         with self._uses.using(key):
-            return self._whole(key)
+            return self._whole(self.peek(key))
 
-    def _whole(self, key: Digest) -> Record | None:
-        record = self.peek(key)
+    def _whole(self, record: Record | None) -> Record | None:
+        """A record, if its objects are all there."""
         if record is None or not all(self._objects.present(blob) for blob in record.blobs()):
             return None
         return record
 
     def peek(self, key: Digest) -> Record | None:
-        """Return the record of `key` whatever became of its objects, or None where there is no valid one."""
+        """The record of `key` whatever became of its objects; None where there is no valid one."""
         try:
-            return read_record(self._layout.action(key))
+            return _record(self._documents.read(key), key)
         except ValueError:
             return None
 
     def all(self) -> Iterator[Record]:
-        """Yield every record that can be read."""
-        for path in sorted(self._layout.actions.glob("*/*.json")):
-            record = self.peek(path.stem)
+        """Every record that can be read."""
+        for key in self._documents.all():
+            record = self.peek(key)
             if record is not None:
                 yield record
 
@@ -193,8 +192,8 @@ class Records:
         data = self._encoded(record)
         with self._uses.using(record.key):
             for _ in range(_ATTEMPTS):
-                self._write(data, record.key)
-                holding = self._whole(record.key)
+                self._documents.create(record.key, data, self._sound(record.key))
+                holding = self._whole(self.peek(record.key))
                 if holding is not None:
                     return holding
                 time.sleep(_PAUSE_SECONDS)  # another process put ours aside by mistake, and puts it back
@@ -202,127 +201,76 @@ class Records:
             "an object vanished while its record was written", where=record.key, hint="build again"
         )
 
-    def _write(self, data: bytes, key: Digest) -> None:
-        temporary, target = self._layout.temporary(), self._layout.action(key)
-        with files.writing(self._layout.root):
-            files.make_folder(target.parent)
-            files.write_new(temporary, data)
-            try:
-                self._link(temporary, target)
-            finally:
-                temporary.unlink()
-            files.sync_folder(target.parent)
-
     def drop_log(self, key: Digest) -> bool:
-        """Write a record again without its log, which is gone; return whether the record was there.
+        """Write a record again without its log, which is gone; whether the record was there.
 
         Raises:
             StoreError: It cannot be written.
         """
-        target, temporary = self._layout.action(key), self._layout.temporary()
-        with files.writing(target), files.exclusively(self._layout.lock):
-            record = self.peek(key)
-            if record is None:
-                return False
-            try:
-                files.write_new(temporary, sealed(replace(record, log=None).to_json()))
-                temporary.replace(target)
-            finally:
-                temporary.unlink(missing_ok=True)
-            files.sync_folder(target.parent)
-        return True
+
+        def without(data: bytes) -> bytes | None:
+            with suppress(ValueError):
+                if (record := _record(data, key)) is not None:
+                    return sealed(replace(record, log=None).to_json())
+            return None
+
+        return self._documents.update(key, without)
 
     def set_aside(self, key: Digest) -> bool:
-        """Move the record of a key to quarantine unless it is a hit by now; return whether it was moved.
+        """Move the record of a key to quarantine unless it is a hit by now; whether it was moved.
 
         Raises:
             StoreError: The store cannot be written.
         """
-        with files.writing(self._layout.lock), files.exclusively(self._layout.lock):
-            with suppress(StoreError):  # one that cannot be read goes
-                if self._whole(key) is not None:
-                    return False
-            return self._put_aside(self._layout.action(key))
+        return self._documents.set_aside(key, self._sound(key))
+
+    def _sound(self, key: Digest) -> Callable[[bytes], bool]:
+        """Whether a document is a record of `key` whose objects are all there."""
+
+        def sound(data: bytes) -> bool:
+            try:
+                return self._whole(_record(data, key)) is not None
+            except ValueError:
+                return False
+
+        return sound
 
     def _encoded(self, record: Record) -> bytes:
         try:
             data = sealed(record.to_json())
-            _parse(data)
+            _record(data, record.key)
         except (ValueError, TypeError) as error:
             raise StoreError(
                 f"the record of {record.kind} is not valid: {error}", where=record.key
             ) from error
-        missing = [
-            b.digest
-            for b in (*record.blobs(), *([record.log] if record.log else []))
-            if not self._objects.present(b)
-        ]
+        named = (*record.blobs(), *([record.log] if record.log else []))
+        missing = [blob.digest for blob in named if not self._objects.present(blob)]
         if missing:
             raise StoreError(
                 f"its object {missing[0]} is not in the cache", where=f"record of {record.kind} {record.key}"
             )
         return data
 
-    def _link(self, temporary: Path, target: Path) -> None:
-        """Give the record its name, unless a valid one has it."""
-        try:
-            os.link(temporary, target)
-        except FileExistsError:
-            with files.exclusively(self._layout.lock):
-                # Asked again under the lock: another process may have replaced the invalid record just now.
-                if self._whole(target.stem) is None:
-                    self._put_aside(target)
-                    with suppress(FileExistsError):
-                        os.link(temporary, target)
-
-    def _put_aside(self, target: Path) -> bool:
-        """Move an invalid record to quarantine; return whether it is there now.
-
-        Where locks do nothing, the file that is moved may be the valid one that another process has linked since we
-        looked. It was the first: it goes back.
-        """
-        moved = self._layout.set_aside(target, "record")
-        if moved is None or not self._holds(moved, target.stem):
-            return moved is not None
-        with suppress(FileExistsError):
-            os.link(moved, target)
-        moved.unlink()
-        return False
-
-    def _holds(self, path: Path, key: Digest) -> bool:
-        """Return whether a file is a record of `key` whose objects are all there."""
-        try:
-            record = _read(path, key)
-        except (ValueError, StoreError):
-            return False
-        return record is not None and all(self._objects.present(blob) for blob in record.blobs())
-
-
-def _parse(data: bytes) -> Record:
-    return Record.from_json(read_sealed(data, "dem-record", unsealed=UNSEALED_VERSION))
-
 
 def read_record(path: Path) -> Record | None:
-    """Return the record in a file named for its key; None where there is no file.
+    """The record in a file named for its key; None where there is no file.
 
     Raises:
         ValueError: It is not a valid record of that key.
         StoreError: The file cannot be read.
     """
-    return _read(path, path.stem)
+    return _record(files.read_document(path), path.stem)
 
 
-def _read(path: Path, key: Digest) -> Record | None:
-    """Return the record of `key` in a file, whatever that is called."""
-    try:
-        data = files.read_bytes(path)
-    except FileNotFoundError:
+def _record(data: bytes | None, key: Digest) -> Record | None:
+    """The record of `key` that a document is, whatever its file is called; None of none.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if data is None:
         return None
-    except files.NotAFileError as error:
-        raise ValueError("it is not a file") from error
-    except OSError as error:
-        raise files.explained(error, path) from error
-    record = _parse(data)
+    record = Record.from_json(read_sealed(data, "dem-record", unsealed=UNSEALED_VERSION))
     if record.key != key:
         raise ValueError(f"the record of {record.key} under another name")
     return record

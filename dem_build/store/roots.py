@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import digest
+from dem_build.digest import DIGEST
 from dem_build.json_text import MALFORMED
 from dem_build.store import files
-from dem_build.store.layout import DIGEST, DIGESTS, DOCUMENT
+from dem_build.store.local import DIGESTS, DOCUMENT
 from dem_build.store.sealed import read_sealed, sealed
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.digest import JSON, Digest
-    from dem_build.store.layout import Layout
+    from dem_build.store.local import CacheLayout
 
 __all__ = ["DROPPED", "END_OF_TIME", "Root", "Roots"]
 
@@ -78,16 +79,16 @@ class Root:
 class Roots:
     """The roots of one store."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: CacheLayout) -> None:
         self._layout = layout
 
     def read(self, recipe_id: str) -> JSON | None:
-        """Return what the last build of a recipe wrote; None where there is none, or it is damaged."""
+        """What the last build of a recipe wrote; None where there is none, or it is damaged."""
         document = self._document(recipe_id)
         return None if document is None else document["root"]
 
     def damaged(self, recipe_id: str) -> bool:
-        """Return whether there is a root of a recipe that is damaged, so that it cannot be told what it named."""
+        """Whether the root of a recipe is there and damaged, so that nobody knows what it named."""
         return self._document(recipe_id) is None and self._path(recipe_id).exists()
 
     def write(self, recipe_id: str, root: JSON) -> None:
@@ -106,7 +107,7 @@ class Roots:
             files.sync_folder(path.parent)
 
     def find(self, recipe: str) -> JSON | None:
-        """Return the newest root of a recipe's file, whichever host built it."""
+        """The newest root of a recipe's file, whichever host built it."""
         found = [root for root in self.all() if root.recipe == recipe]
         return max(found, key=lambda root: root.used).document if found else None
 
@@ -116,7 +117,7 @@ class Roots:
         return [root.document for root in sorted(whole, key=lambda root: root.used)]
 
     def all(self) -> Iterator[Root]:
-        """Yield every root, damaged ones as well.
+        """Every root, damaged ones as well.
 
         Raises:
             StoreError: The folder cannot be read.
@@ -133,12 +134,12 @@ class Roots:
         return None
 
     def _path(self, recipe_id: str) -> Path:
-        """Return where a root lies: a recipe id may be any text, so its hash names the file."""
+        """Where a root lies: a recipe id may be any text, so its hash names the file."""
         return self._layout.roots / f"{digest.of_bytes(recipe_id.encode())}.json"
 
 
 def _bytes(path: Path) -> bytes:
-    """Return what a root's file holds; what is no file is damaged, and holds nothing."""
+    """What a root's file holds; what is no file is damaged, and holds nothing."""
     try:
         return files.read_bytes(path)
     except files.NotAFileError:
@@ -146,7 +147,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _document(data: bytes) -> dict[str, JSON] | None:
-    """Return the document of a root, None where it was changed since it was written."""
+    """The document of a root; None where it was changed since it was written."""
     try:
         document: dict[str, JSON] = read_sealed(data, "dem-root", unsealed=UNSEALED_VERSION)
         return document if document.keys() >= {"recipe_id", "root"} else None
@@ -155,7 +156,7 @@ def _document(data: bytes) -> dict[str, JSON] | None:
 
 
 def _root(path: Path, data: bytes, stat: os.stat_result) -> Root:
-    """Return what a file says; of a damaged one, every digest in it counts as needed."""
+    """What a file says; of a damaged one, every digest in it counts as needed."""
     document = _document(data)
     if document is None:
         names = frozenset(name.decode() for name in DIGESTS.findall(data))

@@ -25,7 +25,7 @@ _SIZE = len(f',\n "{FIELD}": "') + 64 + len(_END)
 
 
 def sealed(document: Mapping[str, JSON], *, escaped: bool = False) -> bytes:
-    """Return a document as JSON, its seal last.
+    """A document as JSON, its seal last.
 
     Args:
         document: What to write.
@@ -42,13 +42,8 @@ def sealed(document: Mapping[str, JSON], *, escaped: bool = False) -> bytes:
     return head + _tail(head)
 
 
-def _is_sealed(data: bytes) -> bool:
-    """Return whether the bytes are those that were sealed."""
-    return data[-_SIZE:] == _tail(data[:-_SIZE])
-
-
 def read_sealed(data: bytes, version: str, *, unsealed: int) -> JSON:
-    """Return the document in `data`.
+    """The document in `data`.
 
     Args:
         data: The bytes of its file.
@@ -61,7 +56,7 @@ def read_sealed(data: bytes, version: str, *, unsealed: int) -> JSON:
     document = parse_json(data)
     if isinstance(document, dict) and FIELD not in document and document.get(version) == unsealed:
         return document
-    if not _is_sealed(data):
+    if data[-_SIZE:] != _tail(data[:-_SIZE]):
         raise ValueError("its seal is broken: it was changed since it was written")
     del document[FIELD]
     return document

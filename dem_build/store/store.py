@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.store.folders import Views, WorkFolders
 from dem_build.store.hints import Hints
-from dem_build.store.layout import open_layout
 from dem_build.store.leases import Leases
+from dem_build.store.local import local_backend, open_layout
 from dem_build.store.objects import Objects
 from dem_build.store.records import Records
 from dem_build.store.roots import Roots
 from dem_build.store.uses import Uses
-from dem_build.store.views import Views
-from dem_build.store.work import WorkFolders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from dem_build.store.backend import Backend
+    from dem_build.store.gc.census import Stats
     from dem_build.store.gc.collect import Collection
-    from dem_build.store.gc.unneeded import Policy
-    from dem_build.store.gc.usage import Stats
-    from dem_build.store.layout import Layout
+    from dem_build.store.gc.garbage import Policy
+    from dem_build.store.local import CacheLayout
     from dem_build.store.verify import Damage
 
 __all__ = ["Store"]
@@ -43,14 +43,20 @@ class Store:
         leases: Who runs what now.
         work: Folders of unfinished runs.
         roots: The last build of each recipe.
+
+    Args:
+        layout: The folder, which holds all that is of this host and of running processes alone.
+        hints: What this host has hashed already.
+        backend: What objects and records are kept in. Default: the folder too.
     """
 
-    def __init__(self, layout: Layout, hints: Hints) -> None:
+    def __init__(self, layout: CacheLayout, hints: Hints, backend: Backend | None = None) -> None:
+        held = backend or local_backend(layout)
         self.root = layout.root
         self.hints = hints
         self._uses = Uses(layout)
-        self.objects = Objects(layout, hints, self._uses)
-        self.records = Records(layout, self.objects, self._uses)
+        self.objects = Objects(held.bytes, hints, self._uses)
+        self.records = Records(held.documents, self.objects, self._uses)
         self.views = Views(self.objects, hints)
         self.leases = Leases(layout)
         self.work = WorkFolders(layout)
@@ -81,33 +87,20 @@ class Store:
 
     def stats(self) -> Stats:
         """Count what the store holds."""
-        from dem_build.store.gc.usage import stats  # noqa: PLC0415  a build never asks
+        from dem_build.store.gc.census import stats  # noqa: PLC0415  a build never asks
 
         return stats(self._layout)
 
     def verify(
         self, progress: Callable[[int, int], None] | None = None, *, repair: bool = False
     ) -> list[Damage]:
-        """Read every object and record, and tell what is wrong.
-
-        Args:
-            progress: Called with the bytes read so far and the bytes in all.
-            repair: Move what is damaged to quarantine; else nothing in the store changes.
-        """
+        """Read every object and record, and tell what is wrong (`verify.verify`)."""
         from dem_build.store.verify import verify  # noqa: PLC0415  a build never asks
 
         return verify(self._layout, self.objects, self.records, repair=repair, progress=progress)
 
     def collect(self, policy: Policy, *, dry_run: bool = False) -> Collection:
-        """Take away what nobody needs.
-
-        Args:
-            policy: How much.
-            dry_run: Only say what would go.
-
-        Raises:
-            LeaseHeldError: Another collection is at work, or a process that stores something does not end.
-        """
+        """Take away what nobody needs (`gc.collect.collect`)."""
         from dem_build.store.gc.collect import collect  # noqa: PLC0415  a build never asks
 
         return collect(self._layout, policy, dry_run=dry_run)

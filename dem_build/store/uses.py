@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from dem_build.store import files
-from dem_build.store.holders import (
+from dem_build.store.leases import (
     HEARTBEAT_SECONDS,
     SILENT_SECONDS,
     Heartbeat,
@@ -25,14 +25,14 @@ from dem_build.store.holders import (
     is_alive,
     parse_holder,
 )
-from dem_build.store.layout import DIGESTS, NONCE
+from dem_build.store.local import DIGESTS, NONCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from dem_build.digest import Digest
-    from dem_build.store.layout import Layout
+    from dem_build.store.local import CacheLayout
 
 __all__ = ["Uses", "read_uses"]
 
@@ -47,7 +47,7 @@ class Uses:
         heartbeat: Seconds between two signs of life.
     """
 
-    def __init__(self, layout: Layout, heartbeat: float = HEARTBEAT_SECONDS) -> None:
+    def __init__(self, layout: CacheLayout, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         self._layout = layout
         self._heartbeat = heartbeat
         self._file: int | None = None
@@ -84,7 +84,12 @@ class Uses:
         with self._threads:
             self._enter()
             try:
-                self._mark(name)
+                if name not in self._marked and self._file is not None:
+                    with suppress(
+                        OSError
+                    ):  # a full disk; what is looked up now may be collected, which costs a miss
+                        os.write(self._file, name.encode() + b"\n")
+                        self._marked.add(name)
                 yield
             finally:
                 self._leave()
@@ -110,12 +115,6 @@ class Uses:
         with suppress(OSError):
             path.unlink(missing_ok=True)
 
-    def _mark(self, name: Digest) -> None:
-        if name not in self._marked and self._file is not None:
-            with suppress(OSError):  # a full disk; what is looked up now may be collected, which costs a miss
-                os.write(self._file, name.encode() + b"\n")
-                self._marked.add(name)
-
     def _enter(self) -> None:
         self._depth += 1
         if self._depth > 1 or self._lock is None:
@@ -132,32 +131,27 @@ class Uses:
                 fcntl.flock(self._lock, fcntl.LOCK_UN)
 
 
-def read_uses(layout: Layout) -> tuple[frozenset[Digest], tuple[Path, ...]]:
-    """Return what living processes use, and the files of dead ones.
+def read_uses(layout: CacheLayout) -> tuple[frozenset[Digest], tuple[Path, ...]]:
+    """What living processes use, and the files of dead ones.
 
     Raises:
         OSError: The store cannot be read.
     """
     used: set[Digest] = set()
     dead: list[Path] = []
-    for path in _files(layout):
+    found: list[Path] = []
+    with suppress(FileNotFoundError):  # nobody has built here
+        found = sorted(path for path in layout.running.iterdir() if NONCE.fullmatch(path.name))
+    for path in found:
         with suppress(FileNotFoundError, files.NotAFileError):  # it has ended just now; it was no note
             head, _, names = files.read_bytes(path).partition(b"\n")
             holder = parse_holder(head, _VERSION)
-            if is_alive(holder, path, layout) if holder else _young(path, layout):
+            if holder is not None:
+                counts = is_alive(holder, path, layout)
+            else:  # one that names nobody may be one that is just being written
+                counts = clock(layout) - path.stat().st_mtime < SILENT_SECONDS
+            if counts:
                 used |= {name.decode() for name in names.split(b"\n") if DIGESTS.fullmatch(name)}
             else:
                 dead.append(path)
     return frozenset(used), tuple(dead)
-
-
-def _young(path: Path, layout: Layout) -> bool:
-    """Return whether a file that names nobody may be one that is just being written."""
-    return clock(layout) - path.stat().st_mtime < SILENT_SECONDS
-
-
-def _files(layout: Layout) -> list[Path]:
-    try:
-        return sorted(path for path in layout.running.iterdir() if NONCE.fullmatch(path.name))
-    except FileNotFoundError:
-        return []

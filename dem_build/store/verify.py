@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.digest import Blob
 from dem_build.errors import StoreError
 from dem_build.store import files
-from dem_build.store.layout import DIGEST
-from dem_build.store.objects import Fault
+from dem_build.store.local import strays
+from dem_build.store.objects import ObjectFault
 from dem_build.store.records import NewerRecordError, read_record
 from dem_build.store.roots import Roots
 
@@ -18,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from dem_build.store.layout import Layout
+    from dem_build.digest import Blob
+    from dem_build.store.local import CacheLayout
     from dem_build.store.objects import Objects
     from dem_build.store.records import Record, Records
 
@@ -52,7 +51,7 @@ class Damage:
 
 
 def verify(
-    layout: Layout,
+    layout: CacheLayout,
     objects: Objects,
     records: Records,
     *,
@@ -84,7 +83,7 @@ def verify(
 class _Check:
     """One pass over a store: objects first, so that a record knows which of its objects are damaged."""
 
-    def __init__(self, layout: Layout, objects: Objects, records: Records, *, repair: bool) -> None:
+    def __init__(self, layout: CacheLayout, objects: Objects, records: Records, *, repair: bool) -> None:
         self._layout = layout
         self._objects = objects
         self._records = records
@@ -92,8 +91,8 @@ class _Check:
         self._damaged: set[str] = set()
 
     def objects(self, progress: Callable[[int, int], None]) -> Iterator[Damage]:
-        strays, blobs = _named(self._layout.objects)
-        yield from (self._damage(path, "is not named as an object") for path in strays)
+        blobs = list(self._objects.all())
+        yield from (self._damage(path, "is not named as an object") for path in strays(self._layout))
         done, total = 0, sum(b.size for b in blobs)
         progress(done, total)
         for batch in _batches(blobs):
@@ -107,11 +106,11 @@ class _Check:
         try:
             fault = self._objects.examine(blob, reread=True)
         except StoreError as error:  # one that cannot be read must not hide the others
-            fault = Fault(blob, self._objects.path(blob.digest), error.what)
+            fault = ObjectFault(blob, error.what)
         if fault is None or fault.missing:
             return None
         self._damaged.add(blob.digest)
-        return self._damage(fault.path, fault.what)
+        return self._damage(self._objects.path(blob.digest), fault.what)
 
     def record(self, path: Path) -> Iterator[Damage]:
         try:
@@ -137,33 +136,20 @@ class _Check:
             yield Damage(path, f"names as its log {what}", record.key, _NO_LOG if dropped else None)
 
     def _lost(self, blob: Blob) -> str:
-        """Return what is wrong with an object of a record, or nothing."""
+        """What is wrong with an object of a record, or nothing."""
         if not self._objects.present(blob):
             return f"object {blob.digest}, which is not there at its size"
         return f"object {blob.digest}, which is damaged" if blob.digest in self._damaged else ""
 
     def _damage(self, path: Path, what: str, key: str | None = None) -> Damage:
-        """Return what is wrong with a file, which is moved to quarantine in a repair."""
+        """What is wrong with a file, which is moved to quarantine in a repair."""
         if not self._repair:
             return Damage(path, what, key)
-        return Damage(path, what, key, _QUARANTINED if self._moved(path, key) else _LEFT)
-
-    def _moved(self, path: Path, key: str | None) -> bool:
         if key is not None and path == self._layout.action(key):
-            return self._records.set_aside(key)
-        return self._layout.set_aside(path, "object" if key is None else "record") is not None
-
-
-def _named(folder: Path) -> tuple[list[Path], list[Blob]]:
-    """Return what is not named as an object, and the objects by their names and sizes."""
-    strays, blobs = [], []
-    for path in sorted(folder.glob("*/*")):
-        if not DIGEST.fullmatch(path.name) or path.parent.name != path.name[:2]:
-            strays.append(path)
-            continue
-        with suppress(FileNotFoundError):  # a build set it aside meanwhile
-            blobs.append(Blob(path.name, path.lstat().st_size))
-    return strays, blobs
+            moved = self._records.set_aside(key)  # unless a build has mended it
+        else:
+            moved = self._layout.set_aside(path, "object" if key is None else "record") is not None
+        return Damage(path, what, key, _QUARANTINED if moved else _LEFT)
 
 
 def _batches(blobs: list[Blob]) -> Iterator[list[Blob]]:

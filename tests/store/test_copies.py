@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.store import copies
-from dem_build.store.copies import copy
+from dem_build.store import files
+from dem_build.store.files import copy
 
-BLOCK, LARGE = copies._BLOCK, copies._LARGE
+BLOCK, LARGE = files._BLOCK, files._LARGE
 SIZES = [0, 1, LARGE - 1, LARGE, LARGE + 1, LARGE + BLOCK, 2 * LARGE + BLOCK // 2 + 3]
 
 
@@ -27,7 +27,7 @@ def opened(monkeypatch):
     real, found = os.open, []
 
     def watched(path, flags, *more):
-        found.extend([path] if flags & copies._DIRECT else [])
+        found.extend([path] if flags & files._DIRECT else [])
         return real(path, flags, *more)
 
     monkeypatch.setattr(os, "open", watched)
@@ -45,9 +45,9 @@ def test_a_copy_has_the_bytes_and_is_a_file_of_its_own(tmp_path, size):
     assert (tmp_path / "copy").stat().st_mode & 0o222
 
 
-@pytest.mark.skipif(not copies._DIRECT, reason="this system has no O_DIRECT")
+@pytest.mark.skipif(not files._DIRECT, reason="this system has no O_DIRECT")
 def test_only_a_large_file_goes_past_memory(tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(copies, "_shared", lambda *_: False)
+    monkeypatch.setattr(files, "_shared", lambda *_: False)
     for size in SIZES:
         copy(made(tmp_path / f"object-{size}", size), tmp_path / f"copy-{size}")
     assert [path.name for path in opened] == [f"copy-{size}" for size in SIZES if size >= LARGE]
@@ -58,7 +58,7 @@ def test_a_file_system_that_refuses_gets_an_ordinary_copy(tmp_path, monkeypatch,
     real_open, real_write, done = os.open, os.pwrite, []
 
     def refuses(path, flags, *more):
-        if where == "open" and flags & copies._DIRECT:
+        if where == "open" and flags & files._DIRECT:
             raise OSError(errno.EINVAL, "refused")
         return real_open(path, flags, *more)
 
@@ -68,8 +68,8 @@ def test_a_file_system_that_refuses_gets_an_ordinary_copy(tmp_path, monkeypatch,
         done.append(at)
         return real_write(descriptor, bytes(len(data)), at)  # what is there by then does not count
 
-    monkeypatch.setattr(copies, "_shared", lambda *_: False)
-    monkeypatch.setattr(copies, "_PIECE", BLOCK)
+    monkeypatch.setattr(files, "_shared", lambda *_: False)
+    monkeypatch.setattr(files, "_PIECE", BLOCK)
     monkeypatch.setattr(os, "open", refuses)
     monkeypatch.setattr(os, "pwrite", stops)
     source = made(tmp_path / "object", LARGE + 5)
@@ -81,7 +81,7 @@ def test_a_full_disk_is_no_refusal(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(copies, "_shared", lambda *_: False)
+    monkeypatch.setattr(files, "_shared", lambda *_: False)
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="full"):
         copy(made(tmp_path / "object", LARGE), tmp_path / "copy")

@@ -19,9 +19,9 @@ from dem_build.digest import Output
 from dem_build.errors import LeaseHeldError, StoreError
 from dem_build.store import Hints, Record, Store
 from dem_build.store.gc import collect
-from dem_build.store.gc.census import entries, size_of
-from dem_build.store.gc.unneeded import DAY, Policy
-from dem_build.store.layout import open_layout
+from dem_build.store.gc.census import DAY, entries, size_of
+from dem_build.store.gc.garbage import Policy
+from dem_build.store.local import open_layout
 
 NOW = Policy(grace=0)
 HOST = os.uname().nodename

@@ -15,9 +15,8 @@ import pytest
 
 from dem_build.errors import LeaseHeldError
 from dem_build.store import Hints, Store
-from dem_build.store.holders import SILENT_SECONDS
-from dem_build.store.layout import open_layout
-from dem_build.store.leases import Leases
+from dem_build.store.leases import SILENT_SECONDS, Leases
+from dem_build.store.local import open_layout
 
 KEY = "ab" * 32
 HOLD = """

@@ -20,7 +20,7 @@ from dem_build.actions import KINDS
 from dem_build.errors import StoreError
 from dem_build.store import Hints, Store
 from dem_build.store.files import exclusively
-from dem_build.store.layout import Layout
+from dem_build.store.local import CacheLayout
 from dem_build.store.sealed import sealed
 
 
@@ -264,14 +264,14 @@ def test_a_valid_record_that_was_put_aside_for_an_invalid_one_goes_back(store, m
     first = store.records.publish(make_record(store))
     file, valid = record_file(store, first.key), record_file(store, first.key).read_bytes()
     rewrite(file, b"{")
-    aside = Layout.set_aside
+    aside = CacheLayout.set_aside
 
     def late(layout, path, kind):
         monkeypatch.undo()
         rewrite(path, valid)
         return aside(layout, path, kind)
 
-    monkeypatch.setattr(Layout, "set_aside", late)
+    monkeypatch.setattr(CacheLayout, "set_aside", late)
     assert store.records.publish(replace(make_record(store), provenance={"who": "a later one"})) == first
     assert not list((store.root / "quarantine").iterdir())
 
@@ -290,7 +290,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from dem_build.store import Hints, Store
 from dem_build.store.files import exclusively
-from dem_build.store.layout import Layout
+from dem_build.store.local import CacheLayout
 from store_samples import make_record
 
 def deadly(name):

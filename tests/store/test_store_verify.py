@@ -17,7 +17,7 @@ from store_samples import make_record, record_file, rewrite
 from dem_build.digest import Blob
 from dem_build.errors import CorruptObjectError, StoreError
 from dem_build.store import Hints, Store
-from dem_build.store.gc.usage import Usage
+from dem_build.store.gc.census import Usage
 from dem_build.store.hints import Hashed
 from dem_build.store.sealed import sealed
 

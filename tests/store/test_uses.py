@@ -11,7 +11,7 @@ from store_samples import make_record
 
 from dem_build.store import Hints, Store, uses
 from dem_build.store.files import LOCK_SECONDS, exclusively
-from dem_build.store.layout import open_layout
+from dem_build.store.local import open_layout
 from dem_build.store.uses import read_uses
 
 KEY = "ab" * 32

@@ -14,32 +14,42 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build.digest import DIGEST
 from dem_build.store import files
-from dem_build.store.holders import clock
-from dem_build.store.layout import DIGEST, DIGESTS, DOCUMENT
+from dem_build.store.leases import clock
+from dem_build.store.local import DIGESTS, DOCUMENT
 from dem_build.store.records import read_record
 from dem_build.store.roots import Roots
 from dem_build.store.uses import read_uses
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.digest import Digest
-    from dem_build.store.layout import Layout
+    from dem_build.store.local import CacheLayout
     from dem_build.store.records import Record
     from dem_build.store.roots import Root
 
 __all__ = [
+    "AGES",
+    "DAY",
     "Census",
     "Entry",
-    "Recorded",
+    "RecordFile",
+    "Stats",
+    "Usage",
     "digests_named_by",
     "entries",
     "record_entries",
     "size_of",
+    "stats",
     "take_census",
 ]
+
+DAY = 86400.0
+AGES: Mapping[str, float] = {"day": DAY, "week": 7 * DAY, "month": 30 * DAY, "older": float("inf")}
+"""Spans since the last use → how long each reaches back, in seconds; the youngest first."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordFile:
     """A record and its file."""
 
     record: Record
@@ -66,7 +76,7 @@ class Recorded:
         return self.record.key
 
     def objects(self) -> frozenset[Digest]:
-        """Return the objects that it names, its log among them."""
+        """The objects that it names, its log among them."""
         found = {blob.digest for blob in self.record.blobs()}
         return frozenset(found | ({self.record.log.digest} if self.record.log else set()))
 
@@ -89,12 +99,12 @@ class Census:
     used: frozenset[Digest]
     dead: tuple[Path, ...]
     roots: tuple[Root, ...]
-    records: Mapping[Digest, Recorded]
+    records: Mapping[Digest, RecordFile]
     opaque: frozenset[Digest]
     objects: Mapping[Digest, Entry]
 
     def last_use(self) -> dict[Digest, float]:
-        """Return when each record was published or used by a build, whichever is later."""
+        """When each record was published or used by a build, whichever is later."""
         times = {key: recorded.entry.modified for key, recorded in self.records.items()}
         for root in self.roots:
             for key, when in {**root.dropped, **dict.fromkeys(root.names, root.used)}.items():
@@ -103,7 +113,7 @@ class Census:
         return times
 
 
-def take_census(layout: Layout, now: float | None = None) -> Census:
+def take_census(layout: CacheLayout, now: float | None = None) -> Census:
     """Look at everything but the bytes of objects.
 
     What protects is read before what it protects, so that nothing is found that came with a protection we missed.
@@ -118,7 +128,7 @@ def take_census(layout: Layout, now: float | None = None) -> Census:
     """
     used, dead = read_uses(layout)
     roots = tuple(Roots(layout).all())
-    records: dict[Digest, Recorded] = {}
+    records: dict[Digest, RecordFile] = {}
     opaque: set[Digest] = set()
     for entry in record_entries(layout):
         try:
@@ -127,19 +137,19 @@ def take_census(layout: Layout, now: float | None = None) -> Census:
             opaque |= digests_named_by(entry.path)
         else:
             if record is not None:
-                records[record.key] = Recorded(record, entry)
+                records[record.key] = RecordFile(record, entry)
     objects = {e.path.name: e for e in entries(layout.objects, DIGEST, str)}
     moment = clock(layout) if now is None else now
     return Census(moment, used, dead, roots, records, frozenset(opaque), objects)
 
 
-def record_entries(layout: Layout) -> Iterator[Entry]:
-    """Yield the files of records."""
+def record_entries(layout: CacheLayout) -> Iterator[Entry]:
+    """The files of records."""
     return entries(layout.actions, DOCUMENT, lambda name: name.removesuffix(".json"))
 
 
 def digests_named_by(path: Path) -> set[Digest]:
-    """Return whatever looks like a digest in a file that cannot be understood; none where it is gone."""
+    """Whatever looks like a digest in a file that cannot be understood; none where it is gone."""
     try:
         return {name.decode() for name in DIGESTS.findall(files.read_bytes(path))}
     except (FileNotFoundError, files.NotAFileError):
@@ -149,7 +159,7 @@ def digests_named_by(path: Path) -> set[Digest]:
 def entries(
     folder: Path, pattern: re.Pattern[str], stem: Callable[[str], str] | None = None
 ) -> Iterator[Entry]:
-    """Yield what lies in a folder under names that match; links, and what goes meanwhile, are passed over.
+    """What lies in a folder under names that match; links, and what goes meanwhile, are passed over.
 
     Args:
         folder: The folder; nothing where there is none.
@@ -183,7 +193,7 @@ def _entry(found: os.DirEntry[str]) -> Iterator[Entry]:
 
 
 def size_of(path: Path) -> tuple[int, float]:
-    """Return the bytes of a file or of all files in a folder, and when the newest was changed; links count as files.
+    """The bytes of a file or of all files in a folder, and when the newest was changed; links count as files.
 
     What is gone has no bytes and was changed never (0).
     """
@@ -195,3 +205,105 @@ def size_of(path: Path) -> tuple[int, float]:
             newest = max(newest, seen.st_mtime)
             total += 0 if stat.S_ISDIR(seen.st_mode) else seen.st_size
     return total, newest
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How many entries, and how many bytes on disk."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the store holds.
+
+    Attributes:
+        objects: All objects.
+        kinds: Kind → its records and the bytes of their objects; an object of several kinds counts for the first
+            by name, so the sums and `unnamed` add up to `objects`.
+        ages: How long ago a build used it last → the records and the bytes of their objects; an object of several
+            ages counts for the youngest.
+        unnamed: Objects that no record names.
+        recipes: Recipe id → the records that its last builds name, and the bytes of their objects.
+        exclusive: Recipe id → those of them that no other recipe names, and the bytes of objects that no other record
+            names: what would be free without it.
+        work: Folders of unfinished runs.
+        quarantine: Damaged files that were set aside.
+    """
+
+    objects: Usage
+    kinds: Mapping[str, Usage]
+    ages: Mapping[str, Usage]
+    unnamed: Usage
+    recipes: Mapping[str, Usage]
+    exclusive: Mapping[str, Usage]
+    work: Usage
+    quarantine: Usage
+
+
+def stats(layout: CacheLayout) -> Stats:
+    """Count what the store holds; of objects nothing is read.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    with files.writing(layout.root):
+        census = take_census(layout)
+        sizes = {name: entry.size for name, entry in census.objects.items()}
+        whole = [root for root in census.roots if root.document is not None]
+        named = {root.recipe_id: {*root.names} & {*census.records} for root in whole}
+        last = census.last_use()
+
+        def age(found: RecordFile) -> str:
+            return next(name for name, reach in AGES.items() if census.now - last[found.key] < reach)
+
+        aged = _grouped(census, age)
+        rest = sizes.keys() - {n for found in census.records.values() for n in found.objects()}
+        return Stats(
+            objects=_sum(sizes, sizes),
+            kinds=_once(_grouped(census, lambda found: found.record.kind), sizes),
+            ages=_once({name: aged[name] for name in AGES if name in aged}, sizes),
+            unnamed=_sum(rest, sizes),
+            recipes={r: _usage([census.records[k] for k in keys], sizes) for r, keys in named.items()},
+            exclusive={r: _exclusive(r, named, census, sizes) for r in named},
+            work=Usage(sum(1 for _ in layout.work.glob("*/*")), size_of(layout.work)[0]),
+            quarantine=Usage(sum(1 for _ in layout.quarantine.iterdir()), size_of(layout.quarantine)[0]),
+        )
+
+
+def _grouped(census: Census, group: Callable[[RecordFile], str]) -> dict[str, list[RecordFile]]:
+    """The records by what `group` says of each, the groups in the order of their names."""
+    found: dict[str, list[RecordFile]] = {}
+    for recorded in census.records.values():
+        found.setdefault(group(recorded), []).append(recorded)
+    return dict(sorted(found.items()))
+
+
+def _once(groups: Mapping[str, list[RecordFile]], sizes: Mapping[str, int]) -> dict[str, Usage]:
+    """The usage of each group; an object counts for the first that names it."""
+    rest, usages = dict(sizes), {}
+    for name, group in groups.items():
+        usages[name] = _usage(group, rest)
+        for digest in {n for recorded in group for n in recorded.objects()}:
+            rest.pop(digest, None)
+    return usages
+
+
+def _exclusive(
+    recipe: str, named: Mapping[str, set[Digest]], census: Census, sizes: Mapping[str, int]
+) -> Usage:
+    keys = named[recipe].difference(*(others for name, others in named.items() if name != recipe))
+    elsewhere = {n for key, found in census.records.items() if key not in keys for n in found.objects()}
+    objects = {n for key in keys for n in census.records[key].objects()} - elsewhere
+    return Usage(len(keys), _sum(objects, sizes).bytes)
+
+
+def _usage(group: list[RecordFile], sizes: Mapping[str, int]) -> Usage:
+    return Usage(len(group), _sum({n for recorded in group for n in recorded.objects()}, sizes).bytes)
+
+
+def _sum(names: Iterable[Digest], sizes: Mapping[str, int]) -> Usage:
+    found = [sizes.get(name, 0) for name in names]
+    return Usage(len(found), sum(found))

@@ -2,7 +2,8 @@
 
 Records go first, then their objects, so a kill leaves no record that looks whole and is not. Everything is moved to the
 trash; then what running processes use and recipes name is read again, and what somebody has come to need meanwhile is
-put back, objects before records. Only then is anything deleted.
+put back, objects before records. Only then is anything deleted. A file keeps its name in the trash, after its sort, so
+that the next collection can put back what a killed one left.
 
 Where the file system has locks this never shows: who looks up, stores or publishes shares a lock that a collection has
 to itself while it decides and moves. Where locks do nothing, or a collection is stopped in the middle and goes on an
@@ -11,35 +12,39 @@ hour later, the second look is what protects: a process says what it uses before
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.errors import LeaseHeldError, StoreError
 from dem_build.store import files
-from dem_build.store.gc.census import digests_named_by, record_entries, take_census
-from dem_build.store.gc.leftovers import delete_files, find_rubbish, take_work
-from dem_build.store.gc.trash import Item, Trash, put_back_all
-from dem_build.store.gc.unneeded import garbage, is_gone, needed
-from dem_build.store.gc.usage import Usage
+from dem_build.store.gc.census import Usage, digests_named_by, record_entries, take_census
+from dem_build.store.gc.garbage import Item, find_garbage, find_leftovers, is_gone, needed
 from dem_build.store.leases import Leases
+from dem_build.store.local import NONCE
 from dem_build.store.roots import Roots
 from dem_build.store.uses import read_uses
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from dem_build.digest import Digest
     from dem_build.store.gc.census import Census
-    from dem_build.store.gc.leftovers import Rubbish
-    from dem_build.store.gc.unneeded import Garbage, Policy
-    from dem_build.store.layout import Layout
+    from dem_build.store.gc.garbage import Garbage, Leftovers, Policy
+    from dem_build.store.local import CacheLayout
 
 __all__ = ["Collection", "collect"]
 
 WAIT_SECONDS = 60.0
 UNNAMED = "objects of no record"
 GONE = "roots of recipes that are gone"
+_OBJECT = re.compile(r"object-([0-9a-f]{64})")
+_RECORD = re.compile(r"record-([0-9a-f]{64})\.json")
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Collection:
     """What was taken, or would be.
 
     Attributes:
-        freed: Kind of action, or of rubbish → how many records or files, and the bytes that were freed with them.
+        freed: Kind of action, or of leftovers → how many records or files, and the bytes that were freed with them.
         left: Bytes that the store still holds.
         vectors: Vectors that nobody needs and that stay, as they are taken only where that is asked for.
         gone: Recipes that are not there any more.
@@ -70,7 +75,7 @@ class _Decided:
 
     census: Census
     garbage: Garbage
-    rubbish: Rubbish
+    leftovers: Leftovers
 
     @property
     def records(self) -> list[Item]:
@@ -92,8 +97,8 @@ class _Decided:
 
     def all(self) -> Iterator[Item]:
         yield from (*self.records, *self.objects.values(), *self.roots)
-        yield from (*self.rubbish.files, *self.rubbish.leases)
-        for runs in self.rubbish.work.values():
+        yield from (*self.leftovers.files, *self.leftovers.leases)
+        for runs in self.leftovers.work.values():
             yield from runs
 
     def told(self, freed: Iterable[Item]) -> Collection:
@@ -101,8 +106,9 @@ class _Decided:
         for item in freed:
             counts[item.kind] += item.count
             sizes[item.kind] += item.bytes
-        held = sum(entry.size for entry in self.census.objects.values()) + self.rubbish.bytes
-        held -= sum(sizes[kind] for kind in sizes if kind in self._kinds())
+        held = sum(entry.size for entry in self.census.objects.values()) + self.leftovers.bytes
+        recorded = {UNNAMED, *(r.record.kind for r in self.garbage.records)}  # as what objects count
+        held -= sum(sizes[kind] for kind in sizes if kind in recorded)
         kept = [o.size for r in self.garbage.vectors for o in r.record.outputs.values()]
         gone = [str(r.recipe) for r in self.census.roots if r.recipe and is_gone(r, self.census.now)]
         return Collection(
@@ -112,11 +118,10 @@ class _Decided:
             tuple(gone),
         )
 
-    def _kinds(self) -> set[str]:
-        return {UNNAMED, *(r.record.kind for r in self.garbage.records)}
 
-
-def collect(layout: Layout, policy: Policy, *, dry_run: bool = False, now: float | None = None) -> Collection:
+def collect(
+    layout: CacheLayout, policy: Policy, *, dry_run: bool = False, now: float | None = None
+) -> Collection:
     """Take away what nobody needs.
 
     Args:
@@ -146,36 +151,31 @@ def collect(layout: Layout, policy: Policy, *, dry_run: bool = False, now: float
                 decided = _decide(layout, leases, policy, now)
                 trash = Trash(layout)
                 _move(decided, layout, trash)
-            for item in take_work(decided.rubbish, leases):
+            for item in take_work(decided.leftovers, leases):
                 trash.take(item)
-            return decided.told([*trash.empty(), *delete_files(layout, decided.rubbish, leases)])
+            return decided.told([*trash.empty(), *delete_files(layout, decided.leftovers, leases)])
 
 
-def _refuse_links(layout: Layout) -> None:
+def _refuse_links(layout: CacheLayout) -> None:
     for folder in (layout.objects.parent, *layout.folders, layout.running, layout.trash):
         if folder.is_symlink():
             hint = "move the whole cache, and say where it is with --cache"
             raise StoreError("is a link, and what it leads to may be others'", where=str(folder), hint=hint)
 
 
-def _refuse_damaged(census: Census) -> None:
-    """Refuse to decide where a root is damaged: what its recipe needs may have any name."""
+def _decide(layout: CacheLayout, leases: Leases, policy: Policy, now: float | None) -> _Decided:
+    census = take_census(layout, now)
     for root in census.roots:
-        if root.document is None and not is_gone(root, census.now):
+        if root.document is None and not is_gone(root, census.now):  # what its recipe needs may have any name
             what = "this root is damaged, so what its recipe needs is not known, and nothing was taken"
             hint = f"build {root.seems or 'the recipe'} again, which writes it anew; or delete it if that is gone"
             raise StoreError(what, where=str(root.path), hint=hint)
-
-
-def _decide(layout: Layout, leases: Leases, policy: Policy, now: float | None) -> _Decided:
-    census = take_census(layout, now)
-    _refuse_damaged(census)
     keep = needed(census.used, census.roots, census.now)
-    rubbish = find_rubbish(layout, census, keep, leases, policy)
-    return _Decided(census, garbage(census, policy, rubbish.bytes), rubbish)
+    leftovers = find_leftovers(layout, census, keep, leases, policy)
+    return _Decided(census, find_garbage(census, policy, leftovers.bytes), leftovers)
 
 
-def _move(decided: _Decided, layout: Layout, trash: Trash) -> None:
+def _move(decided: _Decided, layout: CacheLayout, trash: Trash) -> None:
     """Move records, then objects; after each, put back what has come to be needed."""
     records = {item.path.stem: item for item in decided.records if trash.take(item)}
     _put_back(records, _needed_now(layout, decided.census), trash)
@@ -195,15 +195,109 @@ def _put_back(items: dict[Digest, Item], keep: frozenset[Digest] | set[Digest], 
         trash.put_back(items.pop(name))
 
 
-def _needed_now(layout: Layout, census: Census) -> frozenset[Digest]:
+def _needed_now(layout: CacheLayout, census: Census) -> frozenset[Digest]:
     return needed(read_uses(layout)[0], Roots(layout).all(), census.now)
 
 
-def _named_since(layout: Layout, census: Census) -> frozenset[Digest]:
-    """Return what is named by records that were published or replaced since the census."""
+def _named_since(layout: CacheLayout, census: Census) -> frozenset[Digest]:
+    """What records name that were published or replaced since the census."""
     found: set[Digest] = set()
     for entry in record_entries(layout):
         known = census.records.get(entry.path.stem)
         if known is None or known.entry.inode != entry.inode:
             found |= digests_named_by(entry.path)
     return frozenset(found)
+
+
+def delete_files(layout: CacheLayout, leftovers: Leftovers, leases: Leases) -> Iterator[Item]:
+    """Delete the files and the leases; yield what was deleted."""
+    for item in leftovers.files:
+        with suppress(FileNotFoundError, PermissionError):
+            item.path.unlink()
+            yield item
+    for item in leftovers.leases:
+        with files.exclusively(layout.lock), suppress(FileNotFoundError, PermissionError):
+            if leases.holder(item.path.name) is None:  # nobody has taken it over since
+                item.path.unlink()
+                yield item
+
+
+def take_work(leftovers: Leftovers, leases: Leases) -> Iterator[Item]:
+    """The runs that may be taken now; the lease is ours meanwhile, so nobody starts to go on with them."""
+    for key, runs in leftovers.work.items():
+        with suppress(LeaseHeldError), leases.take(key):
+            yield from runs
+            with suppress(OSError):  # other runs stay, or others have been faster
+                runs[0].path.parent.rmdir()
+
+
+class Trash:
+    """Where one collection puts what it takes, to look once more before it deletes."""
+
+    def __init__(self, layout: CacheLayout) -> None:
+        self._folder = layout.trash / files.nonce()
+        self._items: list[Item] = []
+        files.make_folder(layout.trash)
+        self._folder.mkdir()
+
+    def take(self, item: Item) -> bool:
+        """Move something here; False where it is gone, or another file lies there now, which stays."""
+        target = self._folder / item.name
+        try:
+            item.path.rename(target)
+        except (FileNotFoundError, PermissionError):
+            return False
+        self._items.append(item)
+        if item.inode and target.lstat().st_ino != item.inode:
+            self.put_back(item)
+            return False
+        return True
+
+    def put_back(self, item: Item) -> None:
+        """Move something back to where it lay."""
+        _restore(self._folder / item.name, item.path)
+        self._items.remove(item)
+
+    def empty(self) -> Iterator[Item]:
+        """Delete everything; yield what was deleted."""
+        for item in self._items:
+            path = self._folder / item.name
+            with suppress(FileNotFoundError):  # another collection has taken this one for dead
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+                yield item
+        self._items.clear()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def put_back_all(layout: CacheLayout) -> None:
+    """Undo what killed collections have begun: objects first, then the records that name them.
+
+    Raises:
+        OSError: The store cannot be written.
+    """
+    if not layout.trash.is_dir():
+        return
+    left = [p for p in layout.trash.iterdir() if NONCE.fullmatch(p.name) and not p.is_symlink()]
+    found = [path for folder in left for path in sorted(folder.iterdir())]
+    for path in found:
+        if name := _OBJECT.fullmatch(path.name):
+            _restore(path, layout.object(name[1]))
+    for path in found:
+        if name := _RECORD.fullmatch(path.name):
+            _restore(path, layout.action(name[1]))
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _restore(path: Path, target: Path) -> None:
+    """Give a file its old name unless another has it: what was published meanwhile stays. A folder is renamed."""
+    with suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            path.rename(target)
+            return
+        with suppress(FileExistsError):
+            os.link(path, target)
+        path.unlink()

@@ -1,22 +1,24 @@
-"""Outputs as files with names: links for a step to read, copies for a user to keep."""
+"""Files under the names that readers expect: inputs as links, unfinished work, copies for a user to keep."""
 
 from __future__ import annotations
 
+import shutil
+import time
 from typing import TYPE_CHECKING
 
 from dem_build.digest import Blob
 from dem_build.store import files
-from dem_build.store.copies import copy
 from dem_build.store.hints import Hashed
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dem_build.digest import Output
+    from dem_build.digest import Digest, Output
     from dem_build.store.hints import Hints
+    from dem_build.store.local import CacheLayout
     from dem_build.store.objects import Objects
 
-__all__ = ["Views"]
+__all__ = ["Views", "WorkFolders"]
 
 
 class Views:
@@ -27,11 +29,13 @@ class Views:
         self._hints = hints
 
     def view(self, output: Output, folder: Path, name: str) -> Path:
-        """Return a path that a step can read: the object itself, or a folder of links to a tree's files.
+        """A path that a step can read, its bytes verified: the object itself, or a folder of links to a tree's files.
 
         Raises:
+            CorruptObjectError: An object is damaged or gone.
             StoreError: The links cannot be written.
         """
+        self._objects.check(output)
         if output.files is None:
             return self._objects.path(output.digest)
         target = folder / name
@@ -81,7 +85,43 @@ class Views:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{files.nonce()}")
         try:
-            copy(self._objects.path(blob.digest), partial)
+            files.copy(self._objects.path(blob.digest), partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+
+
+class WorkFolders:
+    """What unfinished runs of actions have made so far.
+
+    Each run has a folder of its own, so that a run that is late can harm nobody. A successor reads what earlier ones
+    left and copies what it wants.
+    """
+
+    def __init__(self, layout: CacheLayout) -> None:
+        self._layout = layout
+
+    def new(self, key: Digest) -> Path:
+        """Make a folder for a run of `key`, with `out/` and `checkpoints/` in it.
+
+        Raises:
+            StoreError: It cannot be made.
+        """
+        # Time first: names sort by age.
+        folder = self._layout.work / key / f"{time.time_ns():019d}-{files.nonce()}"
+        with files.writing(folder):
+            for name in ("out", "checkpoints"):
+                (folder / name).mkdir(parents=True)
+            for place in (folder, folder.parent, self._layout.work):
+                files.sync_folder(place)  # so that checkpoints in it can outlive a power cut
+        return folder
+
+    def previous(self, key: Digest) -> list[Path]:
+        """The folders of all runs of `key` that left something, newest first."""
+        folder = self._layout.work / key
+        with files.writing(folder):
+            return sorted(folder.iterdir(), reverse=True) if folder.is_dir() else []
+
+    def drop(self, key: Digest) -> None:
+        """Remove all folders of `key`; a run that still writes there fails, and harms nobody."""
+        shutil.rmtree(self._layout.work / key, ignore_errors=True)

@@ -1,0 +1,111 @@
+"""What a store keeps its objects and records in: bytes by digest, documents by key.
+
+Neither knows what it holds. `Objects` says whether bytes are sound and `Records` which document is a record; both hold
+of whatever is behind these protocols. A folder of this host is the one that is there (`local`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from dem_build.digest import Blob, Digest
+
+__all__ = ["Backend", "Bytes", "Documents"]
+
+
+class Bytes(Protocol):
+    """Bytes by their digest. What is there was hashed by who placed it, and is replaced by nobody.
+
+    Each method raises `OSError` where what is behind it cannot be reached, or not be written.
+
+    Attributes:
+        where: What an error calls the place.
+    """
+
+    where: str
+
+    def path(self, name: Digest) -> Path:
+        """Where a file of this host has the bytes once they were opened or placed; nothing is touched."""
+        ...
+
+    def size(self, name: Digest) -> int | None:
+        """How many bytes there are, none of which is read; None where there are none.
+
+        Raises:
+            NotAFileError: Something else is there.
+        """
+        ...
+
+    def open(self, name: Digest) -> Path:
+        """The file at `path`, brought there if the bytes are elsewhere. Who reads it verifies it first.
+
+        Raises:
+            FileNotFoundError: They are nowhere.
+        """
+        ...
+
+    def staged(self) -> Path:
+        """A new path to write a file at, from which `place` takes it."""
+        ...
+
+    def place(self, file: Path, name: Digest) -> None:
+        """Give a staged file, flushed and read-only, its digest for a name: at once, and whole."""
+        ...
+
+    def flush(self, names: Iterable[Digest]) -> None:
+        """Have the names that were given outlive a power cut, from when this returns."""
+        ...
+
+    def set_aside(self, name: Digest) -> bool:
+        """Move damaged bytes to where a person may look at them; whether that was done, and by us."""
+        ...
+
+    def all(self) -> Iterator[Blob]:
+        """Everything that is there, in the order of digests."""
+        ...
+
+
+class Documents(Protocol):
+    """Small documents by key, each written whole. The first sound one of a key stays.
+
+    What is sound the caller says, of a document's bytes: one that is not may be replaced, after it was set aside.
+    Each method raises `StoreError` where what is behind it cannot be reached, or not be written.
+    """
+
+    def read(self, key: Digest) -> bytes | None:
+        """The document of a key; None where there is none.
+
+        Raises:
+            ValueError: Something else is there.
+        """
+        ...
+
+    def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
+        """Write a document, on the disk when this returns, unless a sound one is there: that one stays.
+
+        Of any number of writers at once one succeeds. Which one it was says `read`.
+        """
+        ...
+
+    def update(self, key: Digest, change: Callable[[bytes], bytes | None]) -> bool:
+        """Replace a document by what `change` makes of it; whether it was, which None from `change` prevents."""
+        ...
+
+    def set_aside(self, key: Digest, sound: Callable[[bytes], bool]) -> bool:
+        """Move a document to where a person may look at it unless it is sound by now; whether it was moved."""
+        ...
+
+    def all(self) -> Iterator[Digest]:
+        """The keys of all documents, in order."""
+        ...
+
+
+class Backend(NamedTuple):
+    """What one store is kept in."""
+
+    bytes: Bytes
+    documents: Documents

@@ -1,0 +1,363 @@
+"""The cache as a folder of this host: where everything lies, which format it has, and how names are given in it.
+
+A name is given by `rename` or `link`, to a file that was written under another one in `tmp/` and flushed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dem_build.digest import DIGEST, Blob
+from dem_build.errors import StoreError
+from dem_build.json_text import parse_json
+from dem_build.store import files
+from dem_build.store.backend import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from dem_build.digest import Digest
+
+__all__ = [
+    "DIGESTS",
+    "DOCUMENT",
+    "FORMAT",
+    "NONCE",
+    "CacheLayout",
+    "local_backend",
+    "open_layout",
+    "strays",
+]
+
+FORMAT = 1
+
+# The names that a store gives, beside digests; what else lies in its folders is somebody's.
+DOCUMENT = re.compile(r"[0-9a-f]{64}\.json")
+"""A record, a root."""
+NONCE = re.compile(r"[0-9a-f]{16}")
+"""A file in the making, a note of a process, the trash of one collection."""
+DIGESTS = re.compile(rb"[0-9a-f]{64}")
+"""What looks like a digest in a document that cannot be read."""
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """The folders of a store; `docs/cache-format.md` says what each holds."""
+
+    root: Path
+
+    @cached_property
+    def objects(self) -> Path:
+        """Content-addressed files."""
+        return self.root / "cas" / "sha256"
+
+    @cached_property
+    def actions(self) -> Path:
+        """Action records."""
+        return self.root / "actions"
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and events of unfinished actions."""
+        return self.root / "work"
+
+    @property
+    def leases(self) -> Path:
+        """Who runs what now."""
+        return self.root / "leases"
+
+    @property
+    def roots(self) -> Path:
+        """The last build of each recipe."""
+        return self.root / "roots"
+
+    @property
+    def quarantine(self) -> Path:
+        """What was found damaged."""
+        return self.root / "quarantine"
+
+    @property
+    def tmp(self) -> Path:
+        """Files that are being written."""
+        return self.root / "tmp"
+
+    @property
+    def running(self) -> Path:
+        """What each running process uses; made by the first that builds."""
+        return self.root / "running"
+
+    @property
+    def trash(self) -> Path:
+        """What a collection has taken and not yet deleted; made by the first."""
+        return self.root / "trash"
+
+    @property
+    def gc_lock(self) -> Path:
+        """Held by a collection while it decides and moves, and shared by those who look up or store."""
+        return self.root / "gc.lock"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Every folder that is there from the beginning."""
+        return (
+            self.objects,
+            self.actions,
+            self.work,
+            self.leases,
+            self.roots,
+            self.quarantine,
+            self.tmp,
+        )
+
+    @property
+    def lock(self) -> Path:
+        """Held while an invalid record or a dead lease is replaced."""
+        return self.root / "lock"
+
+    def object(self, digest: str) -> Path:
+        """Where the object of a digest lies."""
+        return self.objects / f"{digest[:2]}/{digest}"
+
+    def action(self, key: str) -> Path:
+        """Where the record of a key lies."""
+        return self.actions / f"{key[:2]}/{key}.json"
+
+    def temporary(self) -> Path:
+        """A new name in `tmp/`."""
+        return self.tmp / files.nonce()
+
+    def set_aside(self, path: Path, kind: str) -> Path | None:
+        """Move a damaged file into quarantine; None where it cannot be moved, or somebody else has done it."""
+        target = self.quarantine / f"{kind}-{path.name}-{files.nonce()}"
+        try:
+            path.rename(target)
+        except OSError:
+            return None
+        return target
+
+
+def open_layout(root: Path, *, make: bool = True) -> CacheLayout:
+    """The layout of the store at `root`, made where there is none, if it is to be.
+
+    Raises:
+        StoreError: A newer dem wrote it, its format file is damaged, or it cannot be made.
+    """
+    layout = CacheLayout(Path(os.path.abspath(root)))  # noqa: PTH100 - resolve() would follow a link that a user may move
+    if not _checked(layout):
+        if make:
+            with files.writing(layout.root):
+                _make(layout)
+            _checked(layout)
+    elif not all(folder.is_dir() for folder in layout.folders):
+        # Somebody tidied up. A store that is only read does without; one that is written says where it cannot be.
+        with suppress(OSError):
+            _make(layout)
+    return layout
+
+
+def _checked(layout: CacheLayout) -> bool:
+    """Whether there is a store; refuse one that this version does not understand."""
+    path = layout.root / "format.json"
+    try:
+        document = parse_json(files.read_bytes(path))
+        version = document["dem-store"]
+        if type(version) is not int or version < 1:
+            raise ValueError(f"no version: {version!r}")  # noqa: TRY301  told below, as all that is no format
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise files.explained(error, path) from error
+    except (ValueError, KeyError, TypeError) as error:
+        hint = f'write {{"dem-store": {FORMAT}}} into it if the folder is a cache, or choose another with --cache'
+        raise StoreError(
+            "this file does not say which format the cache has", where=str(path), hint=hint
+        ) from error
+    if version > FORMAT:
+        what = f"the cache has format {version}, and this dem knows {FORMAT}"
+        raise StoreError(
+            what, where=str(layout.root), hint="upgrade dem, or choose another folder with --cache"
+        )
+    return True
+
+
+def _make(layout: CacheLayout) -> None:
+    layout.root.mkdir(parents=True, exist_ok=True)
+    for folder in layout.folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    _write_once(layout, ".gitignore", b"*\n!README.md\n")
+    # Last: its being there means that the folders are.
+    _write_once(layout, "format.json", json.dumps({"dem-store": FORMAT}).encode() + b"\n")
+    files.sync_folder(layout.objects.parent)
+    files.sync_folder(layout.root)
+
+
+def _write_once(layout: CacheLayout, name: str, data: bytes) -> None:
+    temporary = layout.temporary()
+    files.write_new(temporary, data)
+    try:
+        os.link(temporary, layout.root / name)
+    except FileExistsError:
+        pass  # another process was faster
+    finally:
+        temporary.unlink()
+
+
+class _LocalBytes:
+    """Objects as files, in folders named by the first two digits of their digests."""
+
+    def __init__(self, layout: CacheLayout) -> None:
+        self.where = str(layout.root)
+        self._layout = layout
+
+    def path(self, name: Digest) -> Path:
+        return self._layout.object(name)
+
+    def staged(self) -> Path:
+        return self._layout.temporary()  # on the same file system
+
+    def size(self, name: Digest) -> int | None:
+        path = self.path(name)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            raise files.NotAFileError(errno.EISDIR, "it is not a file", str(path))
+        return found.st_size
+
+    def open(self, name: Digest) -> Path:
+        return self.path(name)  # all bytes are here
+
+    def place(self, file: Path, name: Digest) -> None:
+        target = self.path(name)
+        files.make_folder(target.parent)
+        file.rename(target)  # at once: who looks sees all of it or nothing
+
+    def flush(self, names: Iterable[Digest]) -> None:
+        files.in_parallel(files.sync_folder, {self.path(name).parent for name in names})
+
+    def set_aside(self, name: Digest) -> bool:
+        return self._layout.set_aside(self.path(name), "object") is not None
+
+    def all(self) -> Iterator[Blob]:
+        for path in sorted(self._layout.objects.glob("*/*")):
+            with suppress(FileNotFoundError):  # a build set it aside meanwhile
+                if _is_object(path):
+                    yield Blob(path.name, path.lstat().st_size)
+
+
+class _LocalDocuments:
+    """Records as files, in folders named by the first two digits of their keys."""
+
+    def __init__(self, layout: CacheLayout) -> None:
+        self._layout = layout
+
+    def read(self, key: Digest) -> bytes | None:
+        return files.read_document(self._layout.action(key))
+
+    def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
+        temporary, target = self._layout.temporary(), self._layout.action(key)
+        with files.writing(self._layout.root):
+            files.make_folder(target.parent)
+            files.write_new(temporary, data)
+            try:
+                self._link(temporary, target, sound)
+            finally:
+                temporary.unlink()
+            files.sync_folder(target.parent)
+
+    def _link(self, temporary: Path, target: Path, sound: Callable[[bytes], bool]) -> None:
+        try:
+            os.link(temporary, target)  # which never replaces: of many writers one is first
+        except FileExistsError:
+            with files.exclusively(self._layout.lock):
+                # Asked again under the lock: another process may have replaced the unsound one just now.
+                if not _holds(target, sound):
+                    self._put_aside(target, sound)
+                    with suppress(FileExistsError):
+                        os.link(temporary, target)
+
+    def update(self, key: Digest, change: Callable[[bytes], bytes | None]) -> bool:
+        target, temporary = self._layout.action(key), self._layout.temporary()
+        with files.writing(target), files.exclusively(self._layout.lock):
+            try:
+                data = files.read_document(target)
+            except ValueError:
+                return False
+            changed = None if data is None else change(data)
+            if changed is None:
+                return False
+            try:
+                files.write_new(temporary, changed)
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            files.sync_folder(target.parent)
+        return True
+
+    def set_aside(self, key: Digest, sound: Callable[[bytes], bool]) -> bool:
+        target = self._layout.action(key)
+        with files.writing(self._layout.lock), files.exclusively(self._layout.lock):
+            with suppress(StoreError):  # one that cannot be read goes
+                if _holds(target, sound):
+                    return False
+            return self._put_aside(target, sound)
+
+    def _put_aside(self, target: Path, sound: Callable[[bytes], bool]) -> bool:
+        """Move an unsound document to quarantine; whether it is there now.
+
+        Where locks do nothing, the file that is moved may be the sound one that another process has linked since we
+        looked. It was the first: it goes back.
+        """
+        moved = self._layout.set_aside(target, "record")
+        if moved is None:
+            return False
+        try:
+            first = _holds(moved, sound)
+        except StoreError:
+            first = False
+        if not first:
+            return True
+        with suppress(FileExistsError):
+            os.link(moved, target)
+        moved.unlink()
+        return False
+
+    def all(self) -> Iterator[Digest]:
+        return (path.stem for path in sorted(self._layout.actions.glob("*/*.json")))
+
+
+def local_backend(layout: CacheLayout) -> Backend:
+    """The folder as what a store is kept in."""
+    return Backend(_LocalBytes(layout), _LocalDocuments(layout))
+
+
+def strays(layout: CacheLayout) -> list[Path]:
+    """What lies among the objects, and is not named as one."""
+    return [path for path in sorted(layout.objects.glob("*/*")) if not _is_object(path)]
+
+
+def _is_object(path: Path) -> bool:
+    return DIGEST.fullmatch(path.name) is not None and path.parent.name == path.name[:2]
+
+
+def _holds(path: Path, sound: Callable[[bytes], bool]) -> bool:
+    """Whether a file is there and holds a sound document.
+
+    Raises:
+        StoreError: It cannot be read.
+    """
+    try:
+        data = files.read_document(path)
+    except ValueError:
+        return False
+    return data is not None and sound(data)
