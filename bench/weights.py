@@ -131,5 +131,5 @@ def record_vectors(recipe: Path, config: dict[str, Any]) -> list[Path]:
             Record(verdict.key, action.kind, verdict.preimage, {"delta": stored}, {})
         )
         session.store.work.drop(verdict.key)
-        made.append(session.store.objects.path(stored.digest))
+        made.append(session.store.objects.open(stored))
     return made
