@@ -279,7 +279,7 @@ class Leases:
                 raise LeaseHeldError(what, where=key, hint="wait for it, or stop it")
             if not path.exists():
                 return False
-            if path.is_dir():
+            if path.is_dir():  # which `rename` does not replace
                 self._layout.set_aside(path, "lease")
             temporary.rename(path)
             return True

@@ -268,6 +268,7 @@ class _LocalDocuments:
         temporary, target = self._layout.temporary(), self._layout.action(key)
         with files.writing(self._layout.root):
             files.make_folder(target.parent)
+            # Flushed before it has its name, and the name after: what a power cut leaves under a name is whole.
             files.write_new(temporary, data)
             try:
                 self._link(temporary, target, sound)

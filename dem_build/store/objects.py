@@ -94,6 +94,7 @@ class Objects:
                 for name in paths
                 if name in folders
             }
+            # Only now: a tree that is on the disk means that its files are.
             described = self._put_bytes([digest.tree_bytes(tree) for tree in trees.values()])
             for name in trees:
                 shutil.rmtree(paths[name])
@@ -151,6 +152,7 @@ class Objects:
 
     def _named(self, file: Path, blob: Blob) -> bool:
         """Give a file its digest for a name; whether it was not there, sound, before."""
+        # Noted before it is looked for: a collection that moves it away at this moment reads the note and puts it back.
         with self._uses.using(blob.digest):
             fault = self.examine(blob)
             if fault is None:

@@ -101,7 +101,7 @@ class Roots:
         document = {"dem-root": ROOT_VERSION, "recipe_id": recipe_id, "root": root}
         with files.writing(path):
             files.write_new(temporary, sealed(document, escaped=True))
-            if path.is_dir():
+            if path.is_dir():  # which `rename` does not replace
                 self._layout.set_aside(path, "root")
             temporary.rename(path)
             files.sync_folder(path.parent)

@@ -177,14 +177,18 @@ def _decide(layout: CacheLayout, leases: Leases, policy: Policy, now: float | No
 
 def _move(decided: _Decided, layout: CacheLayout, trash: Trash) -> None:
     """Move records, then objects; after each, put back what has come to be needed."""
+    # Records first: a kill from here on leaves objects that no record names, never a record whose objects are gone.
     records = {item.path.stem: item for item in decided.records if trash.take(item)}
+    # Who looked one up noted its key before. So after the move either its note is there to be read, or it saw a miss.
     _put_back(records, _needed_now(layout, decided.census), trash)
+    # A record that could not be taken, or came back, keeps its objects.
     spared = {n for r in decided.garbage.records if r.key not in records for n in r.objects()}
     spared |= _needed_now(layout, decided.census)
     objects = {n: item for n, item in decided.objects.items() if n not in spared and trash.take(item)}
+    # Once more for the objects: one may have been stored again, or a record that names it been published, meanwhile.
     keep = _needed_now(layout, decided.census) | _named_since(layout, decided.census)
     keep |= {n for r in decided.garbage.records if r.key in records and r.key in keep for n in r.objects()}
-    _put_back(objects, keep, trash)
+    _put_back(objects, keep, trash)  # before the records that name them
     _put_back(records, keep, trash)
     for item in decided.roots:
         trash.take(item)
@@ -248,6 +252,7 @@ class Trash:
         except (FileNotFoundError, PermissionError):
             return False
         self._items.append(item)
+        # Replaced since the census looked at it: nobody has judged what lies there now.
         if item.inode and target.lstat().st_ino != item.inode:
             self.put_back(item)
             return False
