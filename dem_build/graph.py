@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dem_build.action import BASE, COMPOSED, MODEL, TUNE
-from dem_build.actions.analysis import spec as analysis
+from dem_build.actions import SPECS
 from dem_build.actions.base.spec import base_action
 from dem_build.actions.compose.methods import EDIT
 from dem_build.actions.compose.spec import composed_model, tuned_model
 from dem_build.actions.extract.spec import extracted_vector
 from dem_build.actions.finetune.spec import finetune_action
-from dem_build.actions.ladder import spec as ladder
-from dem_build.actions.loss import spec as loss
-from dem_build.actions.mix.spec import MIX, mix_action
+from dem_build.actions.mix.spec import KIND as MIX
+from dem_build.actions.mix.spec import mix_action
 from dem_build.actions.prepare.spec import dataset_action, probe_action
-from dem_build.actions.response import spec as response
-from dem_build.actions.sample import spec as sample
-from dem_build.actions.task import spec as task
-from dem_build.actions.tsne import spec as tsne
 from dem_build.actions.tune.spec import best_single, scale_of, tune_action
 from dem_build.errors import UsageError
 
@@ -32,10 +27,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Graph", "build_graph", "chosen_by"]
 
-ANALYSES = (analysis, tsne, response, ladder)
-"""What `[analysis]` asks for: each one's `actions(recipe, omega)`, where ω are None if they are searched."""
-EVALUATIONS = (loss, task, sample)
-"""What `[evaluate]` asks for: each one's `actions(recipe, lock, models)`."""
+
+@runtime_checkable
+class AnalysisSpec(Protocol):
+    """The `spec.py` of what `[analysis]` asks for."""
+
+    def analyses(self, recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
+        """The actions, none where the recipe does not ask for them; ω are None where they are searched."""
+        ...
+
+
+@runtime_checkable
+class EvaluationSpec(Protocol):
+    """The `spec.py` of what `[evaluate]` asks for."""
+
+    def evaluations(self, recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
+        """The actions; `models` are the names of those that are asked → the actions that make them."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,10 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         actions.append(composed_model(recipe, MODEL, omega))
     if recipe.analysis and said:
         wanted = {name: omega.get(name) for name in said}
-        actions += [a.salted(recipe.analysis.salt) for spec in ANALYSES for a in spec.actions(recipe, wanted)]
+        analyses = [spec for spec in SPECS if isinstance(spec, AnalysisSpec)]
+        actions += [
+            a.salted(recipe.analysis.salt) for spec in analyses for a in spec.analyses(recipe, wanted)
+        ]
     models = {COMPOSED: MODEL, BASE: BASE}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
         singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
@@ -120,9 +131,9 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     if evaluate := recipe.evaluate:
         named = (COMPOSED, BASE, *recipe.baselines)  # single vectors are there only where they are asked for
         asked = {m: made for m, made in models.items() if m in evaluate.models or m not in named}
-        actions += [
-            a.salted(evaluate.salt) for spec in EVALUATIONS for a in spec.actions(recipe, lock, asked)
-        ]
+        evaluations = [spec for spec in SPECS if isinstance(spec, EvaluationSpec)]
+        made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
+        actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
     return Graph({a.name: a for a in actions}, models, omega, methods)
 

@@ -1,54 +1,63 @@
 """The actions: a folder for each kind.
 
 `spec.py` says what the kind is and how a recipe asks for it, without torch; `run.py` does the work in a
-worker; `read.py` turns what it recorded into a value, and `show.py` shows that. `KINDS` is the sum of the specs.
+worker; `read.py` turns what it recorded into a value, and `show.py` shows that.
+
+`SPECS` is the one list of them. From it come `KINDS`, what `[analysis]` and `[evaluate]` ask for (`graph`), and what is
+read and shown (`report.actions`): each by what the modules of a folder define.
 """
 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from dem_build.actions.analysis.spec import ANALYSIS
-from dem_build.actions.base.spec import IMPORT
-from dem_build.actions.compose.spec import COMPOSE
-from dem_build.actions.extract.spec import EXTRACT
-from dem_build.actions.finetune.spec import FINETUNE
-from dem_build.actions.ladder.spec import LADDER
-from dem_build.actions.loss.spec import LOSS
-from dem_build.actions.mix.spec import MIX
-from dem_build.actions.prepare.spec import PREPARE
-from dem_build.actions.response.spec import RESPONSE
-from dem_build.actions.sample.spec import SAMPLE
-from dem_build.actions.task.spec import TASK
-from dem_build.actions.tsne.spec import TSNE
-from dem_build.actions.tune.spec import SEARCH
+from dem_build.actions.analysis import spec as analysis
+from dem_build.actions.base import spec as base
+from dem_build.actions.compose import spec as compose
+from dem_build.actions.extract import spec as extract
+from dem_build.actions.finetune import spec as finetune
+from dem_build.actions.ladder import spec as ladder
+from dem_build.actions.loss import spec as loss
+from dem_build.actions.mix import spec as mix
+from dem_build.actions.prepare import spec as prepare
+from dem_build.actions.response import spec as response
+from dem_build.actions.sample import spec as sample
+from dem_build.actions.task import spec as task
+from dem_build.actions.tsne import spec as tsne
+from dem_build.actions.tune import spec as tune
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.action import Kind
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "SPECS", "Spec"]
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {
-        kind.name: kind
-        for kind in (
-            IMPORT,
-            PREPARE,
-            MIX,
-            FINETUNE,
-            EXTRACT,
-            SEARCH,
-            COMPOSE,
-            ANALYSIS,
-            RESPONSE,
-            LADDER,
-            TSNE,
-            LOSS,
-            SAMPLE,
-            TASK,
-        )
-    }
+
+class Spec(Protocol):
+    """The `spec.py` of a folder."""
+
+    __name__: str
+    KIND: Kind
+
+
+SPECS: tuple[Spec, ...] = (
+    base,
+    prepare,
+    mix,
+    finetune,
+    extract,
+    tune,
+    compose,
+    analysis,
+    tsne,
+    response,
+    ladder,
+    loss,
+    task,
+    sample,
 )
+"""In the order in which a graph has them, where nothing else orders them."""
+
+KINDS: Mapping[str, Kind] = MappingProxyType({spec.KIND.name: spec.KIND for spec in SPECS})

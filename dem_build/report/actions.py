@@ -1,18 +1,16 @@
-"""The actions whose results are read and shown, in order: `read.py` and `show.py` in the folder of each say how."""
+"""What actions found, read and shown: the `read.py` and `show.py` of every folder of `actions.SPECS` that has them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from dem_build.actions.analysis.read import read_analysis
-from dem_build.actions.ladder.read import read_ladder
-from dem_build.actions.response.read import read_response
-from dem_build.actions.sample.read import read_samples
-from dem_build.actions.tsne.read import read_tsne
-from dem_build.actions.tune.read import read_tuning
+from dem_build.actions import SPECS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from types import ModuleType
 
     from dem_build.report.html.blocks import Section
     from dem_build.report.inputs import Reader, ReportInputs
@@ -23,13 +21,41 @@ if TYPE_CHECKING:
 
 __all__ = ["READERS", "lines_after_results", "lines_before_results", "sections"]
 
-READERS: tuple[Reader[Any], ...] = (
-    read_tuning,
-    read_analysis,
-    read_response,
-    read_ladder,
-    read_tsne,
-    read_samples,
+JSON_ORDER = ("tune", "analysis", "response", "ladder", "tsne", "sample")
+PAGE_ORDER = ("sample", "tune", "response", "ladder", "analysis", "tsne", "finetune")
+"""Folders whose order differs from that of `SPECS`; others come after them."""
+
+
+@runtime_checkable
+class Read(Protocol):
+    """A `read.py` that has readers; one without is read by who needs it."""
+
+    READERS: tuple[Reader[Any], ...]
+
+
+@runtime_checkable
+class Show(Protocol):
+    """A `show.py`."""
+
+    SECTIONS: tuple[MakeSection, ...]
+
+
+def _folders(order: tuple[str, ...]) -> list[str]:
+    """The packages of all actions, those of `order` first."""
+    known = {
+        package.rpartition(".")[2]: package for package in (s.__name__.removesuffix(".spec") for s in SPECS)
+    }
+    return [known[name] for name in dict.fromkeys((*order, *known))]
+
+
+def _modules(order: tuple[str, ...], name: str) -> Iterator[ModuleType]:
+    for folder in _folders(order):
+        if find_spec(f"{folder}.{name}") is not None:
+            yield import_module(f"{folder}.{name}")
+
+
+READERS: tuple[Reader[Any], ...] = tuple(
+    reader for module in _modules(JSON_ORDER, "read") if isinstance(module, Read) for reader in module.READERS
 )
 """In the order of `--json`."""
 
@@ -38,29 +64,23 @@ READERS: tuple[Reader[Any], ...] = (
 
 def sections() -> tuple[MakeSection, ...]:
     """The sections of `report.html` that show what one action found; one that has nothing to show makes None."""
-    from dem_build.actions.analysis import show as analysis  # noqa: PLC0415  as above
-    from dem_build.actions.finetune import show as finetune  # noqa: PLC0415
-    from dem_build.actions.ladder import show as ladder  # noqa: PLC0415
-    from dem_build.actions.response import show as response  # noqa: PLC0415
-    from dem_build.actions.sample import show as sample  # noqa: PLC0415
-    from dem_build.actions.tsne import show as tsne  # noqa: PLC0415
-    from dem_build.actions.tune import show as tune  # noqa: PLC0415
-
-    shown = (sample, tune, response, ladder, analysis, tsne, finetune)
-    return tuple(section for action in shown for section in action.SECTIONS)
+    shown = (module for module in _modules(PAGE_ORDER, "show") if isinstance(module, Show))
+    return tuple(section for module in shown for section in module.SECTIONS)
 
 
 def lines_before_results(results: Results) -> Iterator[Line]:
     """What actions say on the terminal before the models are put side by side."""
-    if (tuning := results.get(read_tuning)) is not None:
-        from dem_build.actions.tune import show as tune  # noqa: PLC0415  as above
-
-        yield from tune.lines(tuning)
+    return _lines(results, "before")
 
 
 def lines_after_results(results: Results) -> Iterator[Line]:
     """What they say after it."""
-    if (analysis := results.get(read_analysis)) is not None:
-        from dem_build.actions.analysis import show  # noqa: PLC0415  as above
+    return _lines(results, "after")
 
-        yield from show.lines(analysis)
+
+def _lines(results: Results, place: str) -> Iterator[Line]:
+    for reader in READERS:
+        if reader.says == place and (found := results.get(reader)) is not None:
+            show = import_module(reader.read.__module__.removesuffix("read") + "show")
+            said: Iterable[Line] = show.lines(found)
+            yield from said

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from dem_build import digest
 from dem_build.errors import StoreError
@@ -92,12 +92,15 @@ class Reader(Generic[Found]):
         key: What `--json` calls it.
         outputs: Names of the outputs whose bytes it is read from.
         document: The value as JSON.
+        says: Whether the `lines` of the `show.py` beside it are printed before the models are put side by side, or
+            after that; None for a folder that prints nothing.
     """
 
     read: Callable[[BuildRecords], Found | None]
     key: str
     outputs: tuple[str, ...]
     document: Callable[[Any], JSON]
+    says: Literal["before", "after"] | None = None
 
     def __call__(self, build: BuildRecords) -> Found | None:
         """Read the value."""
@@ -105,10 +108,13 @@ class Reader(Generic[Found]):
 
 
 def reads(
-    key: str, *outputs: str, document: Callable[[Any], JSON] = asdict
+    key: str,
+    *outputs: str,
+    document: Callable[[Any], JSON] = asdict,
+    says: Literal["before", "after"] | None = None,
 ) -> Callable[[Callable[[BuildRecords], Found | None]], Reader[Found]]:
     """Make a function the reader of some outputs, see `Reader`; `Results.get` has what it read."""
-    return lambda read: Reader(read, key, outputs, document)
+    return lambda read: Reader(read, key, outputs, document, says)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ import pytest
 from dem_build.action import Action, Edge, Input
 from dem_build.actions import KINDS
 from dem_build.actions.ladder.read import Ladder, read_ladder
-from dem_build.actions.ladder.spec import LADDER
 from dem_build.digest import Output
 from dem_build.graph import Graph
 from dem_build.report.inputs import BuildRecords
 from dem_build.store import Record
 
+LADDER = "ladder"
 NAMES = ("math", "chat")
 
 

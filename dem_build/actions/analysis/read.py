@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from dem_build.actions.analysis.spec import ANALYSIS
+from dem_build.actions.analysis.spec import KIND
 from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["Compared", "Matrix", "VectorAnalysis", "read_analysis"]
+__all__ = ["READERS", "Compared", "Matrix", "VectorAnalysis", "read_analysis"]
 
 TABLES = "tables"
 """The output that is read."""
@@ -67,14 +67,14 @@ class VectorAnalysis:
     distances: Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
-@reads("analysis", TABLES)
+@reads("analysis", TABLES, says="after")
 def read_analysis(build: BuildRecords) -> VectorAnalysis | None:
     """What the analysis of a build found; None where there was none, or not yet.
 
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(ANALYSIS.name, _analysis, "analysis", "analyses again")
+    return build.of(KIND.name, _analysis, "analysis", "analyses again")
 
 
 def _rows(build: BuildRecords, action: Action, vectors: list[str]) -> dict[str, int]:
@@ -122,3 +122,6 @@ def _compared(one: Mapping[str, JSON], rows: Mapping[str, int]) -> Compared:
         sign_conflicts=matrix(one["sign_conflicts"]),
         sign_conflict=one["sign_conflict"],
     )
+
+
+READERS = (read_analysis,)

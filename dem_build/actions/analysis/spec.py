@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["ANALYSIS", "actions"]
+__all__ = ["KIND", "analyses"]
 
-ANALYSIS = Kind(
+KIND = Kind(
     name="analysis",
     module="dem_build.actions.analysis.run",
     family="analyze",
@@ -27,8 +27,8 @@ ANALYSIS = Kind(
 )
 
 
-def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
+def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     """The comparison of the vectors."""
     takes = [Input("base/weights", Edge(BASE, "weights"))]
     takes += [Input("delta", Edge(f"vector:{name}", "delta")) for name in omega]
-    return [Action("analysis", ANALYSIS, {}, tuple(takes))] if recipe.analysis else []
+    return [Action("analysis", KIND, {}, tuple(takes))] if recipe.analysis else []

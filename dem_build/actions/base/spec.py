@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["IMPORT", "base_action"]
+__all__ = ["KIND", "base_action"]
 
-IMPORT = Kind(
+KIND = Kind(
     name="import",
     module="dem_build.actions.base.run",
     family="import",
@@ -39,4 +39,4 @@ def base_action(recipe: Recipe, lock: Lock) -> Action:
         "pad_token": recipe.base.pad_token,
         "added_tokens": list(recipe.base.added_tokens),
     }
-    return Action(BASE, IMPORT, params, sources=lock.base.files, salt=recipe.base.salt)
+    return Action(BASE, KIND, params, sources=lock.base.files, salt=recipe.base.salt)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["COMPOSE", "composed_model", "tuned_model"]
+__all__ = ["KIND", "composed_model", "tuned_model"]
 
-COMPOSE = Kind(
+KIND = Kind(
     name="compose",
     module="dem_build.actions.compose.run",
     family="compose",
@@ -37,7 +37,7 @@ def composed_model(
     params = {"method": method or recipe.compose.method, "dtype": recipe.compose.dtype}
     takes = [Input(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
     takes += [Input("delta", Edge(f"vector:{n}", "delta"), w) for n, w in omega.items()]
-    return Action(name, COMPOSE, params, tuple(takes), salt=recipe.compose.salt)
+    return Action(name, KIND, params, tuple(takes), salt=recipe.compose.salt)
 
 
 def tuned_model(recipe: Recipe, name: str, vectors: Iterable[str], tune: str) -> Action:

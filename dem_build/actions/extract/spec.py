@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["EXTRACT", "extracted_vector"]
+__all__ = ["KIND", "extracted_vector"]
 
-EXTRACT = Kind(
+KIND = Kind(
     name="extract",
     module="dem_build.actions.extract.run",
     family="extract",
@@ -39,4 +39,4 @@ def extracted_vector(recipe: Recipe, name: str, lock: Lock) -> Action:
     params = {"source": vector.source, "vector_dtype": vector.vector_dtype or recipe.train.vector_dtype}
     if vector.source == "adapter":
         params["merged_by"] = "formula 2"
-    return Action(f"vector:{name}", EXTRACT, params, takes, lock.vectors[name], salt=vector.salt)
+    return Action(f"vector:{name}", KIND, params, takes, lock.vectors[name], salt=vector.salt)

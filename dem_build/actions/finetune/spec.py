@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Train
 
-__all__ = ["FINETUNE", "finetune_action"]
+__all__ = ["KIND", "finetune_action"]
 
 VALIDATION = "data/validation"
 
-FINETUNE = Kind(
+KIND = Kind(
     name="finetune",
     module="dem_build.actions.finetune.run",
     family="finetune",
@@ -75,7 +75,7 @@ def finetune_action(name: str, train: Train) -> Action:
         chosen = "eval_steps" in params
         watching = {} if chosen else {"eval_steps": train.eval_steps}
         takes = (*takes, Input(VALIDATION, Edge(f"data:{name}", "validation"), watched=not chosen))
-    return Action(f"vector:{name}", FINETUNE, params, takes, salt=train.salt, watching=watching)
+    return Action(f"vector:{name}", KIND, params, takes, salt=train.salt, watching=watching)
 
 
 def _train_params(train: Train) -> dict[str, JSON]:
@@ -84,5 +84,5 @@ def _train_params(train: Train) -> dict[str, JSON]:
     choosing: tuple[str, ...] = ()
     if train.eval_steps and (train.load_best_model_at_end or train.early_stopping_patience):
         choosing = ("eval_steps", "load_best_model_at_end", "early_stopping_patience")
-    found = {name: getattr(train, name) for name in (*FINETUNE.params, *choosing)}
+    found = {name: getattr(train, name) for name in (*KIND.params, *choosing)}
     return found | packing | dict.fromkeys(train.idle)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from dem_build.actions.ladder.spec import LADDER
+from dem_build.actions.ladder.spec import KIND
 from dem_build.actions.tune.read import is_floored
 from dem_build.report.inputs import reads
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["Ladder", "Rung", "Tested", "read_ladder"]
+__all__ = ["READERS", "Ladder", "Rung", "Tested", "read_ladder"]
 
 RUNGS = "rungs"
 """The output that is read."""
@@ -83,7 +83,7 @@ def read_ladder(build: BuildRecords) -> Ladder | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(LADDER.name, _ladder, "ladder", "climbs it again")
+    return build.of(KIND.name, _ladder, "ladder", "climbs it again")
 
 
 def _ladder(build: BuildRecords, action: Action) -> Ladder | None:
@@ -135,3 +135,6 @@ def _is_floored(document: JSON, test: int) -> bool:
         one for rung in document["rungs"] for one in (rung["frozen"], rung["retuned"]) if one is not None
     ]
     return any(is_floored(base, single, one["losses"][test], one["gains"][test]) for one in models)
+
+
+READERS = (read_ladder,)

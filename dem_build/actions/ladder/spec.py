@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["LADDER", "actions"]
+__all__ = ["KIND", "analyses"]
 
-LADDER = Kind(
+KIND = Kind(
     name="ladder",
     module="dem_build.actions.ladder.run",
     family="analyze",
@@ -31,7 +31,7 @@ LADDER = Kind(
 )
 
 
-def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
+def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     """The ladder, where it is asked for: it takes all that tuning does, what that found, and test rows."""
     wanted, datasets = recipe.analysis, recipe.datasets
     validated = any(dataset.validation != 0 for dataset in datasets.values())
@@ -54,4 +54,4 @@ def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
         takes.append(Input("data/test", Edge(f"data:{name}", "test"), group=group))
     params = {name: tune.params[name] for name in ("objective", "max_samples", "bounds")}
     params["test_samples"] = wanted.max_samples
-    return [Action("ladder", LADDER, params, tuple(takes), groups=groups)]
+    return [Action("ladder", KIND, params, tuple(takes), groups=groups)]

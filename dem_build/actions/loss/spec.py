@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["LOSS", "actions"]
+__all__ = ["KIND", "evaluations"]
 
 
 def _tokens(due: Due) -> int | None:
     return next(iter(due.splits(("data/rows",), "tokens")), None)
 
 
-LOSS = Kind(
+KIND = Kind(
     name="loss",
     module="dem_build.actions.loss.run",
     family="evaluate",
@@ -32,7 +32,7 @@ LOSS = Kind(
 )
 
 
-def actions(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:  # noqa: ARG001  as of all evaluations
+def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:  # noqa: ARG001  as of all evaluations
     """The losses of every model on every dataset and probe that has rows for it."""
     # A test share of 0 says that nothing is held out.
     tested = [*(n for n, d in recipe.datasets.items() if d.test != 0), *recipe.probes]
@@ -48,4 +48,4 @@ def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
     )
     about = Evaluation(model, f"loss:{dataset}")
     params = {"dtype": recipe.compose.dtype}
-    return Action(f"loss:{model}:{dataset}", LOSS, params, takes, evaluation=about)
+    return Action(f"loss:{model}:{dataset}", KIND, params, takes, evaluation=about)

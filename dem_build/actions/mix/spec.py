@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Baseline, Recipe, Train
 
-__all__ = ["MIX", "mix_action"]
+__all__ = ["KIND", "mix_action"]
 
-MIX = Kind(
+KIND = Kind(
     name="mix",
     module="dem_build.actions.mix.run",
     family="mix",
@@ -43,7 +43,7 @@ def mix_action(recipe: Recipe, name: str) -> Action:
         takes.append(Input("data/train", Edge(f"data:{dataset}", "train"), group=dataset))
         if train.eval_steps and recipe.datasets[dataset].validation != 0:
             takes.append(Input("data/validation", Edge(f"data:{dataset}", "validation"), group=dataset))
-    return Action(f"data:{name}", MIX, _length(train) if own else {}, tuple(takes), groups=groups)
+    return Action(f"data:{name}", KIND, _length(train) if own else {}, tuple(takes), groups=groups)
 
 
 def _shares(recipe: Recipe, baseline: Baseline) -> dict[str, float | None]:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe, Source, Train
 
-__all__ = ["PREPARE", "dataset_action", "probe_action"]
+__all__ = ["KIND", "dataset_action", "probe_action"]
 
-PREPARE = Kind(
+KIND = Kind(
     name="prepare",
     module="dem_build.actions.prepare.run",
     family="prepare",
@@ -74,4 +74,4 @@ def _source_params(source: Source, train: Train) -> dict[str, JSON]:
 
 def _prepare(name: str, params: Mapping[str, JSON], lock: Lock, salt: str | None) -> Action:
     takes = (Input("base/tokenizer", Edge(BASE, "tokenizer")),)
-    return Action(f"data:{name}", PREPARE, params, takes, lock.datasets[name], salt=salt)
+    return Action(f"data:{name}", KIND, params, takes, lock.datasets[name], salt=salt)

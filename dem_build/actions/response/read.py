@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.actions.response.spec import RESPONSE
+from dem_build.actions.response.spec import KIND
 from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["Loss", "Point", "Response", "read_response"]
+__all__ = ["READERS", "Loss", "Point", "Response", "read_response"]
 
 CURVES = "curves"
 """The output that is read."""
@@ -82,7 +82,7 @@ def read_response(build: BuildRecords) -> Response | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(RESPONSE.name, _response, "response curves", "takes them again")
+    return build.of(KIND.name, _response, "response curves", "takes them again")
 
 
 def _response(build: BuildRecords, action: Action) -> Response | None:
@@ -116,3 +116,6 @@ def _response(build: BuildRecords, action: Action) -> Response | None:
         },
         rows={name: document["judges"][j]["used"] for name, j in judges.items()},
     )
+
+
+READERS = (read_response,)

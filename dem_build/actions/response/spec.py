@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
 
-__all__ = ["RESPONSE", "actions"]
+__all__ = ["KIND", "analyses"]
 
-RESPONSE = Kind(
+KIND = Kind(
     name="response",
     module="dem_build.actions.response.run",
     family="analyze",
@@ -30,7 +30,7 @@ RESPONSE = Kind(
 )
 
 
-def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
+def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     """The curves, where they are asked for and there are rows to judge by."""
     wanted = recipe.analysis
     validated = any(dataset.validation != 0 for dataset in recipe.datasets.values())
@@ -54,4 +54,4 @@ def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
         groups[name] = {}
         takes.append(Input("data/rows", Edge(f"data:{name}", "test"), group=name))
     params = {"omegas": sorted({0.0, *wanted.response}), "max_samples": wanted.max_samples}
-    return [Action("response", RESPONSE, params, tuple(takes), groups=groups)]
+    return [Action("response", KIND, params, tuple(takes), groups=groups)]

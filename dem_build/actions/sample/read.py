@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain, zip_longest
 from typing import TYPE_CHECKING
 
-from dem_build.actions.sample.spec import SAMPLE
+from dem_build.actions.sample.spec import KIND
 from dem_build.json_text import text_at
 from dem_build.report.inputs import reads
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dem_build.action import Action
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["SHOWN", "Exchange", "SampledAnswer", "read_samples", "shortened", "spread"]
+__all__ = ["READERS", "SHOWN", "Exchange", "SampledAnswer", "read_samples", "shortened", "spread"]
 
 ANSWERS = "answers"
 """The output that is read."""
@@ -62,7 +62,7 @@ def read_samples(build: BuildRecords) -> tuple[Exchange, ...]:
     """
     found: dict[str, dict[str, list[Exchange]]] = {}
     for action in build.graph:
-        if action.kind is SAMPLE and action.evaluation is not None:
+        if action.kind is KIND and action.evaluation is not None:
             told = build.of(action.name, _told, "answers to prompts", "asks again")
             if told is not None:
                 found.setdefault(action.evaluation.task, {})[action.evaluation.model] = told
@@ -106,3 +106,6 @@ def shortened(text: str, most: int) -> str:
     """A text with its middle left out where it is longer than `most` characters."""
     half = most // 2
     return text if len(text) <= most else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+
+
+READERS = (read_samples,)

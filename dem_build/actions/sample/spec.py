@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Evaluate, Recipe
 
-__all__ = ["SAMPLE", "actions"]
+__all__ = ["KIND", "evaluations"]
 
 
 def _prompts(due: Due) -> int | None:
@@ -25,7 +25,7 @@ def _prompts(due: Due) -> int | None:
     return None if there is None else min(wanted, there)
 
 
-SAMPLE = Kind(
+KIND = Kind(
     name="sample",
     module="dem_build.actions.sample.run",
     family="evaluate",
@@ -38,7 +38,7 @@ SAMPLE = Kind(
 )
 
 
-def actions(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:  # noqa: ARG001  as of all evaluations
+def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:  # noqa: ARG001  as of all evaluations
     """What base and composed model answer: an action a dataset, so that another dataset asks no model again."""
     evaluate = recipe.evaluate
     if evaluate is None or not evaluate.prompts:
@@ -70,5 +70,5 @@ def _sample(
         "dtype": recipe.compose.dtype,
     }
     of = [] if dataset is None else [dataset]
-    about = Evaluation(model, ":".join([SAMPLE.name, *of]))
-    return Action(":".join([SAMPLE.name, model, *of]), SAMPLE, params, takes, evaluation=about)
+    about = Evaluation(model, ":".join([KIND.name, *of]))
+    return Action(":".join([KIND.name, model, *of]), KIND, params, takes, evaluation=about)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock, LockedTask
     from dem_build.recipe import Recipe, Task
 
-__all__ = ["TASK", "actions"]
+__all__ = ["KIND", "evaluations"]
 
-TASK = Kind(
+KIND = Kind(
     name="task",
     module="dem_build.actions.task.run",
     family="evaluate",
@@ -41,7 +41,7 @@ TASK = Kind(
 )
 
 
-def actions(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
+def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
     """Every task with every model."""
     tasks = recipe.evaluate.tasks if recipe.evaluate else ()
     return [
@@ -64,7 +64,7 @@ def _task(recipe: Recipe, locked: LockedTask, model: str, source: str, task: Tas
     takes = tuple(Input(f"model/{part}", Edge(source, part)) for part in MODEL_PARTS)
     return Action(
         f"eval:{model}:{task.name}",
-        TASK,
+        KIND,
         params,
         takes,
         locked.files,

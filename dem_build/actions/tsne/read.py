@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, TypeAlias
 
-from dem_build.actions.tsne.spec import TSNE
+from dem_build.actions.tsne.spec import KIND
 from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["Map", "read_tsne"]
+__all__ = ["READERS", "Map", "read_tsne"]
 
 MAP = "map"
 """The output that is read."""
@@ -31,7 +31,7 @@ def read_tsne(build: BuildRecords) -> Map | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(TSNE.name, _map, "map of the datasets", "draws it again")
+    return build.of(KIND.name, _map, "map of the datasets", "draws it again")
 
 
 def _map(build: BuildRecords, action: Action) -> Map:
@@ -44,3 +44,6 @@ def _place(x: JSON, y: JSON) -> tuple[float, float]:
     if not (math.isfinite(x) and math.isfinite(y)):
         raise ValueError("a place that is nowhere")
     return float(x), float(y)
+
+
+READERS = (read_tsne,)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["TSNE", "actions"]
+__all__ = ["KIND", "analyses"]
 
-TSNE = Kind(
+KIND = Kind(
     name="tsne",
     module="dem_build.actions.tsne.run",
     family="analyze",
@@ -26,7 +26,7 @@ TSNE = Kind(
 )
 
 
-def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:  # noqa: ARG001  as of all analyses
+def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:  # noqa: ARG001  as of all analyses
     """The map, where it is asked for and there are validation rows."""
     datasets = [name for name, dataset in recipe.datasets.items() if dataset.validation != 0]
     if recipe.analysis is None or not recipe.analysis.tsne or not datasets:
@@ -35,4 +35,4 @@ def actions(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]: 
     takes = [Input(f"model/{part}", Edge(BASE, part)) for part in ("weights", "config")]
     takes += [Input("data/validation", Edge(f"data:{n}", "validation"), group=n) for n in datasets]
     params = {"max_samples": recipe.analysis.max_samples, "dtype": recipe.compose.dtype}
-    return [Action("tsne", TSNE, params, tuple(takes), groups={name: {} for name in datasets})]
+    return [Action("tsne", KIND, params, tuple(takes), groups={name: {} for name in datasets})]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OBJECTIVES",
+    "READERS",
     "TUNE",
     "Judged",
     "Tuned",
@@ -147,7 +148,7 @@ def shown_score(objective: str, score: float) -> float:
     return score if objective == "mean" else -score
 
 
-@reads("tuning", *SEARCH, document=Tuning.document)
+@reads("tuning", *SEARCH, document=Tuning.document, says="before")
 def read_tuning(build: BuildRecords) -> Tuning | None:
     """What the recipe's own search for ω found; None where there was none, or not yet.
 
@@ -337,3 +338,6 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         "one ω a layer did not win on rows that its search did not see: one ω a vector was kept"
     ),
 }
+
+
+READERS = (read_tuning,)

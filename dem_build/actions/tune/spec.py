@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Params = dict[str, JSON]
 
-__all__ = ["SEARCH", "best_single", "scale_of", "tune_action"]
+__all__ = ["KIND", "best_single", "scale_of", "tune_action"]
 
 
 def _chooses(action: Action, taken: Input[Edge]) -> bool:
@@ -33,7 +33,7 @@ def _slopes(action: Action) -> bool:
     )
 
 
-SEARCH = Kind(
+KIND = Kind(
     name="tune",
     module="dem_build.actions.tune.run",
     family="tune",
@@ -99,7 +99,7 @@ def _search(recipe: Recipe, name: str, vectors: Mapping[str, Params], **other: s
         "bounds": list(tune.bounds),
         "dtype": recipe.compose.dtype,
     }
-    return Action(name, SEARCH, params | other, tuple(takes), salt=tune.salt, groups=groups)
+    return Action(name, KIND, params | other, tuple(takes), salt=tune.salt, groups=groups)
 
 
 def _judging(recipe: Recipe) -> Iterator[Input[Edge]]:
