@@ -227,8 +227,9 @@ class _Tensor:
     def vectors(self) -> Iterator[tuple[NDArray[np.float32], np.float32]]:
         omegas = self.what.omegas_of(self.tensor.name)
         for delta, omega in zip(self.what.deltas, omegas, strict=True):
-            tensor = delta.tensors[self.tensor.name]
-            yield delta.floats(tensor, 0, tensor.size), omega
+            if omega != 0:  # as in `_Chunk.terms`: what is prepared of each is told by its place
+                tensor = delta.tensors[self.tensor.name]
+                yield delta.floats(tensor, 0, tensor.size), omega
 
 
 @dataclass

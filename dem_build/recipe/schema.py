@@ -8,10 +8,11 @@ Annotations are no strings (`from __future__ import annotations`): pydantic woul
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, PrivateAttr, Tag
 
+from dem_build.actions.compose.methods import EDIT, METHODS
 from dem_build.errors import Problem
 from dem_build.paths import absolute, expanded
 from dem_build.recipe.sections import (
@@ -197,11 +198,18 @@ class Vector(Table):
         return self.checkpoint or self.adapter or ""
 
 
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Literal[tuple(METHODS)]  # each by name, so that a typo gets "did you mean"
+
+
 class Compose(Table):
     """How base and vectors become one model."""
 
-    method: Literal["dem", "interpolation"] = Field(
-        default="dem", description="`dem`: Θ + Σ ω ΔΘ. `interpolation`: Σ ω Θᵢ of the fine-tuned models."
+    method: MethodName = Field(
+        default=EDIT.name,
+        description=" ".join(f"`{method.name}`: {method.sentence}." for method in METHODS.values()),
     )
     dtype: Dtype = Field(
         default="bfloat16",

@@ -1,4 +1,7 @@
-"""The ways to compose a model of a base and its vectors: an entry each, which rules, graph, card and report read.
+"""The ways to compose a model of a base and its vectors: an entry each, which all else reads.
+
+`METHODS` is the one list of them: what a recipe may name, its rules and its documentation, the graph, the sum, the card
+and the report go by it.
 
 A way to compose is a function of the float32 values of some elements. Each element is computed alone and rounded once
 afterwards, by operations that are a numpy call each, so that no compiler fuses a product with a sum. Hence no thread
@@ -31,7 +34,7 @@ class Tensor(Protocol):
         ...
 
     def vectors(self) -> Iterator[tuple[Values, np.float32]]:
-        """ΔΘ of each vector, all of it, flat, and its ω, in the order of digests."""
+        """ΔΘ of each vector whose ω is not 0 here, all of it, flat, and its ω: those of `Chunk.terms`, in its order."""
         ...
 
 
@@ -73,8 +76,8 @@ class Method:
         formula: For a page.
         sentence: For the model card, in Markdown, with what its letters stand for.
         combine: Computes the result of some elements.
-        linear: Whether the model is the base where every ω is 0, and linear in ω: then ω can be searched, and what one
-            vector does be told by another ω of it.
+        linear: Whether the model is Θ + Σ ωᵢ ΔΘᵢ: then ω can be searched, and what one vector does be told by another ω
+            of it.
         total: What the ω have to sum to; None for anything.
         prepare: Makes what `combine` needs of a whole tensor, such as a threshold; None for nothing.
     """

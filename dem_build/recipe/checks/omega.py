@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.actions.compose.methods import EDIT, METHODS
 from dem_build.recipe.checks.recovery import WRONG
 from dem_build.recipe.checks.tables import datasets, each, names, vectors, with_rows
 from dem_build.recipe.messages import Mistake, nearest
@@ -66,14 +67,19 @@ def _someone_counts(recipe: Recipe) -> Iterator[Mistake]:
 
 
 @each(lambda recipe: [*datasets(recipe), *vectors(recipe)])
-def _interpolation_takes_numbers(recipe: Recipe, key: Key, vector: Dataset | Vector) -> Iterator[Mistake]:
-    if recipe.compose.method == "interpolation" and vector.omega == "tune":
-        what = 'omega = "tune", the default, is for method = "dem": an interpolation\'s ω sum to 1'
+def _what_is_tuned_is_linear(recipe: Recipe, key: Key, vector: Dataset | Vector) -> Iterator[Mistake]:
+    method = METHODS.get(recipe.compose.method)
+    if method is not None and not method.linear and vector.omega == "tune":
+        why = f"{method.name} is not linear in ω"
+        if method.total is not None:
+            why = f"an {method.name}'s ω sum to {method.total:g}"
+        what = f'omega = "tune", the default, is for method = "{EDIT.name}": {why}'
         yield Mistake((*key, "omega"), what, NUMBER)
 
 
 def _interpolations_have_vectors(recipe: Recipe) -> Iterator[Mistake]:
-    if recipe.compose.method != "interpolation":
+    method = METHODS.get(recipe.compose.method)
+    if method is None or method.total is None:  # an edit of no vectors is the base
         return
     omegas = [dataset.omega for _, dataset in datasets(recipe)]
     omegas += [vector.omega for _, vector in vectors(recipe)]
@@ -85,10 +91,14 @@ def _interpolations_have_vectors(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(("compose", "method"), what, "give one an ω other than 0")
 
 
-def _losses_are_of_dem(recipe: Recipe) -> Iterator[Mistake]:
-    for name in _analyses_by_name(recipe) if recipe.compose.method == "interpolation" else ():
+def _curves_are_of_what_is_linear(recipe: Recipe) -> Iterator[Mistake]:
+    method = METHODS.get(recipe.compose.method)
+    if method is None or method.linear:
+        return
+    why = "another ω scales its base too" if method.total is not None else "it is not linear in ω"
+    for name in _analyses_by_name(recipe):
         if name in {"response", "ladder"}:
-            what = 'has no effect with method = "interpolation": another ω scales its base too'
+            what = f'has no effect with method = "{method.name}": {why}'
             yield Mistake(("analysis", name), what, "remove it")
 
 
@@ -122,8 +132,8 @@ RULES: tuple[Rule, ...] = (
     _tuned_datasets_have_judges,
     _something_judges,
     _someone_counts,
-    _interpolation_takes_numbers,
+    _what_is_tuned_is_linear,
     _interpolations_have_vectors,
-    _losses_are_of_dem,
+    _curves_are_of_what_is_linear,
     _analyses_have_rows,
 )
