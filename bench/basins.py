@@ -1,6 +1,6 @@
 """Counts how often a search for ω ends in the best of several basins of made-up losses, and what looking costs.
 
-python bench/basins.py [--problems N] [--sizes 2,3,4] [--search NAME]
+python bench/basins.py [--problems N] [--first SEED] [--sizes 2,3,4] [--search NAME]
 
 Losses of `tests/tuning/made_up.py` (two wells each; random waves), from fixed seeds. The best of their basins is known
 from a fine grid; it is found where a search ends within 0.5 % of the gain of it. Cost is in forward-equivalents.
@@ -40,6 +40,7 @@ def main() -> int:
     """Run every problem and print a row for each kind of losses and number of vectors."""
     parser = argparse.ArgumentParser(description="How often a search finds the best basin, and at what cost.")
     parser.add_argument("--problems", type=int, default=40, help="of each kind and size")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first problem")
     parser.add_argument("--sizes", type=lambda text: [int(n) for n in text.split(",")], default=[2, 3, 4])
     parser.add_argument("--search", default="gradient")
     options = parser.parse_args()
@@ -50,7 +51,8 @@ def main() -> int:
     everything: list[Result] = []
     for name, family in FAMILIES.items():
         for size in options.sizes:
-            results = [_run(family, size, seed, options.search) for seed in range(options.problems)]
+            seeds = range(options.first, options.first + options.problems)
+            results = [_run(family, size, seed, options.search) for seed in seeds]
             everything += results
             print(_row(name, str(size), results), flush=True)
     print(_row("all", "", everything))

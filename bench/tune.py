@@ -31,7 +31,7 @@ from dem_build.actions.tune.resume import CHANGING, MEASURING, Kept
 from dem_build.actions.tune.space import Space
 from dem_build.cli.session import Call, open_session
 from dem_build.machine import Machine
-from dem_build.search import Found, Problem, Sample, search
+from dem_build.search import Found, Sample, SearchProblem, search
 from dem_build.search.searches import coordinate_search
 from dem_build.step import Context, Group, Inputs
 
@@ -152,8 +152,8 @@ def _tune_inputs(recipe: Path, folder: Path) -> tuple[Inputs, dict[str, object]]
 
 
 def _run(
-    run: Callable[[Problem, Sequence[Sample]], Found], inputs: Inputs, params: dict, folder: str
-) -> tuple[Problem, Found, Passes, list[Pass]]:
+    run: Callable[[SearchProblem, Sequence[Sample]], Found], inputs: Inputs, params: dict, folder: str
+) -> tuple[SearchProblem, Found, Passes, list[Pass]]:
     """Search with passes of its own."""
     home = Path(tempfile.mkdtemp(dir=folder))
     context = Context(work=home, out=home / "out", machine=Machine(), threads=torch.get_num_threads())
@@ -168,20 +168,20 @@ def _run(
     return landscape.problem, found, passes, list(passes.taken)
 
 
-def _random(problem: Problem, known: Sequence[Sample]) -> Found:
+def _random(problem: SearchProblem, known: Sequence[Sample]) -> Found:
     draw = np.random.default_rng(0)
     points = [problem.clip(draw.uniform(problem.lower, problem.upper)) for _ in range(RANDOM)]
     samples = [*known, *(problem.measure(point, slopes=False) for point in points)]
     return Found(problem.best(samples), tuple(samples), "passes")
 
 
-RUNS: dict[str, Callable[[Problem, Sequence[Sample]], Found]] = {
+RUNS: dict[str, Callable[[SearchProblem, Sequence[Sample]], Found]] = {
     **{name: partial(search, name) for name in ("gradient", "coordinate", "grid")},
     "random": _random,
 }
 
 
-def _finest(found: dict[str, tuple[Problem, Found, Passes, list[Pass]]]) -> float:
+def _finest(found: dict[str, tuple[SearchProblem, Found, Passes, list[Pass]]]) -> float:
     """Return the best score of all, after a fine coordinate search around the best of them."""
     problem, best, *_ = min(found.values(), key=lambda run: run[0].score(run[1].best))
     width = 0.05 * (problem.upper - problem.lower)
@@ -194,7 +194,7 @@ def _finest(found: dict[str, tuple[Problem, Found, Passes, list[Pass]]]) -> floa
     return problem.score(finest.best)
 
 
-def _result(name: str, run: tuple[Problem, Found, Passes, list[Pass]], best: float) -> Result:
+def _result(name: str, run: tuple[SearchProblem, Found, Passes, list[Pass]], best: float) -> Result:
     problem, found, passes, searched = run
     cost, reached = 0.0, None
     changing, measuring = (passes.kept.seconds(what) for what in (CHANGING, MEASURING))

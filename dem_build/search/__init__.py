@@ -1,8 +1,7 @@
 """The search for ω, as numerics alone: what is measured comes from a function, and no model is known here."""
 
 from dem_build.search.bootstrap import Intervals, intervals, spread
-from dem_build.search.objective import Objective, gain_scale
-from dem_build.search.problem import Found, Problem, Sample
+from dem_build.search.problem import Found, Objective, Sample, SearchProblem, gain_scale
 from dem_build.search.searches import SEARCHES, gradient_search, search, softmax_start
 
 __all__ = [
@@ -10,8 +9,8 @@ __all__ = [
     "Found",
     "Intervals",
     "Objective",
-    "Problem",
     "Sample",
+    "SearchProblem",
     "gain_scale",
     "gradient_search",
     "intervals",

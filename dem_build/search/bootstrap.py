@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr, stdtrit  # scipy.stats takes a third of a second to import
 
-from dem_build.search.inner import promised, promised_best
+from dem_build.search.acquisition import promised, promised_best
 from dem_build.search.problem import mean_losses
 from dem_build.search.surrogate import Surrogate, observations
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable
 
-    from dem_build.search.problem import Found, Problem, Sample, Vector
+    from dem_build.search.problem import Found, Sample, SearchProblem, Vector
 
 __all__ = ["Intervals", "intervals", "spread"]
 
@@ -40,14 +40,11 @@ class Intervals:
     over_uniform: tuple[float, float] | None
 
 
-def intervals(problem: Problem, found: Found, uniform: Sample | None) -> Intervals:
-    """Return intervals by a percentile bootstrap over blocks: of how far the models' lowest place moves, around `best`.
+def intervals(problem: SearchProblem, found: Found, uniform: Sample | None) -> Intervals:
+    """Intervals by a percentile bootstrap over blocks: of how far the models' lowest place moves, around `best`.
 
     Where the search ended in several basins, the lowest place may be in another one for other rows: an interval then
     reaches from one to the other.
-
-    What a coarse search, a limit or an early end leaves between what was found and the lowest place of the models is no
-    matter of the rows, and shifts no interval. With few blocks plain percentiles lie too close: see `_percentiles`.
 
     Args:
         problem: What was searched.
@@ -59,6 +56,8 @@ def intervals(problem: Problem, found: Found, uniform: Sample | None) -> Interva
     box = found.box or (problem.lower, problem.upper)
     # One for each basin: a descent of the models that begins in one may end in another.
     places = [promised_best(problem, surrogate, box, [end.omega]) for end in found.ends or (found.best,)]
+    # How far the lowest place moves is counted from where the models have it, not from `best`: what a coarse search, a
+    # limit or an early end leaves between the two is no matter of the rows, and shifts no interval.
     lowest = places[0]
     moves, leads = [], []
     for _ in range(DRAWS):
@@ -78,11 +77,12 @@ def intervals(problem: Problem, found: Found, uniform: Sample | None) -> Interva
     )
 
 
-def _percentiles(problem: Problem) -> tuple[float, float]:
-    """Return the percentiles of draws between which 95 % of all samples' true values lie.
+def _percentiles(problem: SearchProblem) -> tuple[float, float]:
+    """The percentiles of draws between which 95 % of all samples' true values lie.
 
-    Expanded for few blocks n: of Student's t with n - 1 degrees of freedom, and by n / (n - 1), which resampling's
-    variance is too small by (T. C. Hesterberg, What Teachers Should Know About the Bootstrap, 2015, section 5.1).
+    With few blocks n plain percentiles lie too close. They are expanded: of Student's t with n - 1 degrees of freedom,
+    and by n / (n - 1), which resampling's variance is too small by (T. C. Hesterberg, What Teachers Should Know About
+    the Bootstrap, 2015, section 5.1).
     """
     filled = np.count_nonzero(problem.tokens[problem.objective.counted], axis=1)
     blocks = max(int(filled.min()), 2)
@@ -91,20 +91,19 @@ def _percentiles(problem: Problem) -> tuple[float, float]:
     return below, 100 - below
 
 
-def spread(problem: Problem, found: Found) -> float:
-    """Return how far from what was found, in one ω, another place is expected to be as good: within half its noise.
-
-    A descent begins at each sample whose slopes were taken, and stays near it: what is expected around any other is a
-    guess, and so is a place that is expected to be better by more than the noise, where the search did not go. Without
-    the best one's slopes nothing is known of the noise, and no place is named.
+def spread(problem: SearchProblem, found: Found) -> float:
+    """How far from what was found, in one ω, another place is expected to be as good: within half its noise.
 
     Args:
         problem: What was searched.
         found: What came of it.
     """
     best = found.best
+    # Without the best one's slopes nothing is known of the noise, and no place is named.
     if best.slopes is None:
         return 0.0
+    # A descent begins at each sample whose slopes were taken, and stays near it: what is expected around any other is a
+    # guess, and so is a place that is expected to be better by more than the noise, where the search did not go.
     surrogate = Surrogate.fit(problem, found.samples)
     around = [sample.omega for sample in found.samples if sample.slopes is not None]
     ends = [promised_best(problem, surrogate, problem.near(omega, REACH), [omega]) for omega in around]
@@ -119,23 +118,10 @@ def spread(problem: Problem, found: Found) -> float:
     return max((float(np.abs(end - best.omega).max()) for end in equal), default=0.0)
 
 
-class _Pick:
-    """Takes the same drawn blocks of every sample."""
-
-    def __init__(self, index: NDArray[np.intp]) -> None:
-        self._index = index
-
-    def __call__(self, sample: Sample) -> Sample:
-        nll = np.take_along_axis(sample.nll, self._index, axis=1)
-        if sample.slopes is None:
-            return replace(sample, nll=nll)
-        return replace(
-            sample, nll=nll, slopes=np.take_along_axis(sample.slopes, self._index[:, :, None], axis=1)
-        )
-
-
-def _resampled(problem: Problem, draws: np.random.Generator) -> tuple[Problem, _Pick]:
-    """Draw each judge's blocks with replacement."""
+def _resampled(
+    problem: SearchProblem, draws: np.random.Generator
+) -> tuple[SearchProblem, Callable[[Sample], Sample]]:
+    """The problem on blocks of each judge that are drawn with replacement, and what takes the same of a sample."""
     filled = np.count_nonzero(problem.tokens, axis=1)
     index = (draws.random(problem.tokens.shape) * filled[:, None]).astype(np.intp)
     # A judge of fewer blocks than others draws as many as it has; its other places stay empty.
@@ -146,4 +132,11 @@ def _resampled(problem: Problem, draws: np.random.Generator) -> tuple[Problem, _
     if problem.base_nll is not None:
         base = mean_losses(np.take_along_axis(problem.base_nll, index, axis=1), tokens)
         drawn = replace(drawn, objective=replace(problem.objective, base=base))
-    return drawn, _Pick(index)
+
+    def pick(sample: Sample) -> Sample:
+        nll, slopes = np.take_along_axis(sample.nll, index, axis=1), sample.slopes
+        if slopes is not None:
+            slopes = np.take_along_axis(slopes, index[:, :, None], axis=1)
+        return replace(sample, nll=nll, slopes=slopes)
+
+    return drawn, pick

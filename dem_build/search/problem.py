@@ -1,4 +1,12 @@
-"""What is searched, and what is known of it so far: samples of losses, and their slopes, at some ω."""
+"""What a search minimises, and what is known of it: samples of the judges' losses, and of their slopes, at some ω.
+
+The score is made of the losses of all datasets; probes set limits. With base loss B_j and the loss S_j that dataset j's
+own vector reaches alone (ω = 1), the gain recovered of a model with loss L_j is
+
+    g_j = (B_j - L_j) / max(B_j - S_j, least_gain_j)
+
+so that 0 is the base and 1 what the single vector reaches. Scores are written so that less is better.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +15,91 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
+from dem_build.stats import least_gain
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from dem_build.search.objective import Objective
-
-__all__ = ["DECIMALS", "Found", "Measure", "Problem", "Sample", "Vector", "mean_losses", "ratio_stderr"]
+__all__ = [
+    "DECIMALS",
+    "Found",
+    "Objective",
+    "Oracle",
+    "Sample",
+    "SearchProblem",
+    "Vector",
+    "gain_scale",
+    "mean_losses",
+    "ratio_stderr",
+]
 
 Vector: TypeAlias = "NDArray[np.float64]"
 
 DECIMALS = 4
 """Decimals of an ω: what is measured is what is written down, and a person can read it."""
+
+SAME_LOSS = 1e-6
+"""Share of a loss: other batches sum the same rows in another order."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A score of the judges' mean losses per token, [judges] everywhere.
+
+    Attributes:
+        kind: `gain`, the mean gain recovered; `mean`, the mean loss; `worst`, the least gain of any dataset.
+        importance: Weight of each judge; 0 for what does not count (probes). Sums to 1.
+        base: Loss of the base.
+        scale: Denominator of the gain, positive; see `gain_scale`.
+        limit: Most that a judge's loss may be above the base's; infinite where it may be anything.
+    """
+
+    kind: str
+    importance: Vector
+    base: Vector
+    scale: Vector
+    limit: Vector
+
+    @property
+    def counted(self) -> NDArray[np.bool_]:
+        """Which judges enter the score."""
+        return np.asarray(self.importance > 0)
+
+    def gains(self, losses: Vector) -> Vector:
+        """The gain recovered of each judge."""
+        return (self.base - losses) / self.scale
+
+    def score(self, losses: Vector) -> float:
+        """What is minimised."""
+        if self.kind == "mean":
+            return float(self.importance @ losses)
+        gains = self.gains(losses)
+        if self.kind == "worst":
+            return float(-gains[self.counted].min())
+        return float(-(self.importance @ gains))
+
+    def slope(self, losses: Vector) -> Vector:
+        """The score's derivative to each loss; of `worst`, that of the worst dataset alone."""
+        if self.kind == "mean":
+            return self.importance
+        if self.kind == "worst":
+            worst = int(np.where(self.counted, self.gains(losses), np.inf).argmin())
+            return np.asarray(np.eye(len(losses))[worst] / self.scale)
+        return self.importance / self.scale
+
+    def excess(self, losses: Vector) -> Vector:
+        """How far each loss is above what its limit allows; -inf where there is no limit."""
+        return losses - self.base - self.limit
+
+    def passed(self, losses: Vector) -> NDArray[np.bool_]:
+        """Which limits are passed, by more than two measurements of one loss in float32 differ."""
+        return np.asarray(self.excess(losses) > SAME_LOSS * self.base)
+
+    def keeps_limits(self, losses: Vector) -> bool:
+        """Whether no limit is passed."""
+        return not self.passed(losses).any()
 
 
 @dataclass(frozen=True)
@@ -37,16 +117,16 @@ class Sample:
     slopes: Vector | None = None
 
 
-class Measure(Protocol):
-    """Measures a candidate on all judges."""
+class Oracle(Protocol):
+    """What a search asks for the losses at an ω: the first-order oracle of optimisation."""
 
     def __call__(self, omega: Vector, *, slopes: bool) -> Sample:
-        """Return what was found at `omega`, with derivatives where they are asked for."""
+        """The sample at `omega`, with slopes where they are asked for."""
         ...
 
 
 @dataclass(frozen=True)
-class Problem:
+class SearchProblem:
     """A search to do.
 
     Attributes:
@@ -65,7 +145,7 @@ class Problem:
     tokens: Vector
     lower: Vector
     upper: Vector
-    measure: Measure
+    measure: Oracle
     center: Vector | None = None
     pull: float = 0.0
     base_nll: Vector | None = None
@@ -76,40 +156,40 @@ class Problem:
         return len(self.lower)
 
     def clip(self, omega: Vector) -> Vector:
-        """Return an ω within the bounds, rounded as it will be written."""
+        """An ω within the bounds, rounded as it will be written."""
         return np.clip(np.round(omega, DECIMALS), self.lower, self.upper)
 
     def near(self, omega: Vector, share: float) -> tuple[Vector, Vector]:
-        """Return the lowest and highest ω within a share of the bounds' width of `omega`, [ω] each."""
+        """The lowest and highest ω within a share of the bounds' width of `omega`, [ω] each."""
         reach = share * (self.upper - self.lower)
         return np.maximum(self.lower, omega - reach), np.minimum(self.upper, omega + reach)
 
     def losses(self, sample: Sample) -> Vector:
-        """Return mean losses per token, [judges]."""
+        """Mean losses per token, [judges]."""
         return mean_losses(sample.nll, self.tokens)
 
     def loss_slopes(self, sample: Sample) -> Vector:
-        """Return derivatives of the mean losses, [judges, ω]."""
+        """Derivatives of the mean losses, [judges, ω]."""
         assert sample.slopes is not None
         return np.asarray(sample.slopes.sum(axis=1) / self.tokens.sum(axis=1)[:, None])
 
     def penalty(self, omega: Vector) -> float:
-        """Return what distance to the center costs."""
+        """What distance to the center costs."""
         return 0.0 if self.center is None else self.pull * float(np.mean((omega - self.center) ** 2))
 
     def score(self, sample: Sample) -> float:
-        """Return what is minimised."""
+        """What is minimised."""
         return self.objective.score(self.losses(sample)) + self.penalty(sample.omega)
 
     def best(self, samples: Sequence[Sample]) -> Sample:
-        """Return the sample of the lowest score that keeps all limits; without one, the least excess."""
+        """The sample of the lowest score that keeps all limits; without one, the least excess."""
         kept = [s for s in samples if self.objective.keeps_limits(self.losses(s))]
         if kept:
             return min(kept, key=self.score)
         return min(samples, key=lambda s: float(self.objective.excess(self.losses(s)).max()))
 
     def step_stderr(self, sample: Sample, step: Vector) -> float:
-        """Return the standard error, over blocks, of the score's change by a small step from a sample.
+        """The standard error, over blocks, of the score's change by a small step from a sample.
 
         To first order the change of a block's loss is its slope times the step; of a judge, their ratio to tokens.
         """
@@ -118,12 +198,12 @@ class Problem:
         return _weighted_stderr(self.objective.slope(self.losses(sample)), errors)
 
     def lead_stderr(self, one: Sample, other: Sample) -> float:
-        """Return the standard error, over blocks, of the difference of two samples' scores; they read the same rows."""
+        """The standard error, over blocks, of the difference of two samples' scores; they read the same rows."""
         errors = ratio_stderr(one.nll - other.nll, self.tokens)
         return _weighted_stderr(self.objective.slope(self.losses(one)), errors)
 
     def gained(self, samples: Sequence[Sample]) -> float:
-        """Return how much better the best of some samples is than the base, or the middle one where that is more.
+        """How much better the best of some samples is than the base, or the middle one where that is more.
 
         A scale of the score, whatever the objective; 0 where all are alike.
         """
@@ -150,13 +230,29 @@ class Found:
     ends: tuple[Sample, ...] = field(default=())
 
 
+def gain_scale(base: Vector, single: Vector, stderr: Vector) -> Vector:
+    """The denominators of the gain recovered, [judges].
+
+    Args:
+        base: Losses of the base.
+        single: Loss of each dataset's own vector alone, at ω = 1; the base's loss where there is none.
+        stderr: Standard error of `base - single`, paired by rows; infinite where there are too few rows to tell.
+    """
+    # A vector that changes next to nothing, or is judged on so few rows that they have no standard error, must not make
+    # its own dataset count for everything: see `stats.least_gain`.
+    known = [error if np.isfinite(error) else None for error in stderr.tolist()]
+    gains = (base - single).tolist()
+    least = [least_gain(*one) for one in zip(base.tolist(), gains, known, strict=True)]
+    return np.asarray(np.maximum(np.maximum(gains, least), np.finfo(np.float32).tiny))
+
+
 def mean_losses(nll: Vector, tokens: Vector) -> Vector:
-    """Return mean losses per token, [judges], from their sums and from the tokens that count, [judges, blocks]."""
+    """Mean losses per token, [judges], from their sums and from the tokens that count, [judges, blocks]."""
     return np.asarray(nll.sum(axis=1) / tokens.sum(axis=1))
 
 
 def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:
-    """Return the standard error of Σ sums / Σ tokens over blocks, [judges].
+    """The standard error of Σ sums / Σ tokens over blocks, [judges].
 
     Linearised as for any ratio of two sums over what was sampled (Cochran 1977, eq. 2.39). Infinite for one block.
 

@@ -1,9 +1,9 @@
-"""Ways to look for ω: a grid, one coordinate after another, along the gradients of all losses, one vector alone.
+"""The searches for ω: a grid, one coordinate after another, along the gradients of all losses, one vector alone.
 
 The gradient search takes, in one forward and backward pass over a dataset, the derivative of its loss to all ω at
 once. It keeps the losses of each dataset apart, models them (`surrogate`), and goes where the models promise the
-lowest score, within a region in which they were right so far. That ends in the basin that it began in: so every search
-looks elsewhere afterwards, where the same models expect most.
+lowest score (`trust_region`). That ends in the basin that it began in: so every search looks elsewhere afterwards,
+where the same models expect most (`acquisition`). What was tried is in decision 0033.
 """
 
 from __future__ import annotations
@@ -15,15 +15,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.search.elsewhere import most_expected, most_promised
-from dem_build.search.inner import promised, promised_best
+from dem_build.search.acquisition import most_expected, most_promised, promised, promised_best
 from dem_build.search.problem import DECIMALS, Found
 from dem_build.search.surrogate import Surrogate
+from dem_build.search.trust_region import (
+    APART,
+    NEARLY,
+    RADIUS,
+    WORTH_A_LOOK,
+    descend,
+    distance,
+    hopeless,
+    seen,
+    step,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dem_build.search.problem import Problem, Sample, Vector
+    from dem_build.search.problem import Sample, SearchProblem, Vector
 
 __all__ = [
     "SEARCHES",
@@ -40,18 +50,11 @@ MOST_LOOKS = 9  # at other places than where a descent went, of a search with gr
 MOST_CHEAP_LOOKS = 8  # the same without
 MOST_ELSEWHERE = 8  # forward-equivalents of looks that found no better, after which none is begun
 MOST_CHEAP_ELSEWHERE = 30  # the same of a search without derivatives, whose descents take more passes
-STEPS_FELT = 4  # by losses alone, from a place that was looked at
-WORTH_FEELING = 5e-3  # of what the best gains: what such a step is promised to bring at least
+STEPS_FOLLOWED = 4  # by losses alone, from a place that was looked at
+WORTH_FOLLOWING = 5e-3  # of what the best gains: what such a step is promised to bring at least
 CLOSE = 0.01  # of the same: what is no further behind the best is worth derivatives
 PROMISED = 0.1  # of the same: how far behind the best a place may be promised that nobody has looked at
 STEPS_ELSEWHERE = 6  # of a descent that began at one of them
-RADIUS = 0.25  # of the first region, as a share of the bounds' width
-LEAST_RADIUS = 0.01
-TRUSTED, DOUBTED = 0.75, 0.25  # share of what was promised that came true
-NEGLIGIBLE = 2e-4  # of the score's size: no step promises less
-WORTH_A_LOOK = 5e-4  # of what the best gains: what a look is expected to bring at least
-NEARLY = 0.03  # of the same: an end that is worse by less is nearly as good, and a descent to one goes on
-APART = 0.07  # of the bounds' width: ends of descents that are nearer to each other are of one basin
 KINDS = ("between", "promised", "anywhere")  # of places that are looked at, in turn
 OTHERS = 5  # samples around which another basin is sought, the best ones
 MOST_GRID = 256
@@ -59,7 +62,7 @@ FIRST_STEP, LAST_STEP = 0.25, 0.02  # of the coordinate search, as a share of th
 TEMPERATURE = 1.0  # nats
 
 
-def search(name: str, problem: Problem, known: Sequence[Sample]) -> Found:
+def search(name: str, problem: SearchProblem, known: Sequence[Sample]) -> Found:
     """Search, from what is known already: at least one sample.
 
     What is found follows from the problem, `known` and what is measured: nothing is drawn anew from run to run.
@@ -73,7 +76,7 @@ def search(name: str, problem: Problem, known: Sequence[Sample]) -> Found:
 
 
 def gradient_search(
-    problem: Problem, known: Sequence[Sample], most: int = MOST_STEPS, looks: int = 0
+    problem: SearchProblem, known: Sequence[Sample], most: int = MOST_STEPS, looks: int = 0
 ) -> Found:
     """Step to where the models of all losses promise the lowest score, in a region that grows and shrinks.
 
@@ -81,8 +84,8 @@ def gradient_search(
     rows), or nothing worth a pass; and where no single ω, moved alone, promises more than its own standard error: what
     one ω is unsure of must not hide what another is sure of.
 
-    Then it looks where the models know least and promise most, see `elsewhere`, and descends from there too, as long as
-    that may end as low.
+    Then it looks where the models know least and promise most, see `acquisition`, and descends from there too, as long
+    as that may end as low.
 
     Args:
         problem: What to search.
@@ -91,33 +94,34 @@ def gradient_search(
         looks: Most looks elsewhere.
     """
     samples = list(known)
-    first = _descend(problem, samples, list(samples), most)
+    first = descend(problem, samples, list(samples), most)
     assert first is not None
 
     def from_there(there: Vector) -> tuple[Sample, str] | None:
         samples.append(problem.measure(there, slopes=False))
-        return _feel(problem, samples, samples[-1:])
+        return _follow(problem, samples, samples[-1:])
 
     kinds = (KINDS * looks)[:looks]
     return _look_elsewhere(problem, samples, [first], from_there, (kinds, _cost(samples) + MOST_ELSEWHERE))
 
 
-def _feel(problem: Problem, samples: list[Sample], path: list[Sample]) -> tuple[Sample, str] | None:
+def _follow(problem: SearchProblem, samples: list[Sample], path: list[Sample]) -> tuple[Sample, str] | None:
     """Go on from a place elsewhere by losses alone, and with derivatives once it is about as good as the best.
 
-    Most places turn out to be worse than they were expected to be: one forward pass tells that, and the models of
-    all samples know the way on. Returns as `_descend` does of one that is not the first.
+    The end and why it ended, as `descend` of one that is not the first; None where it was given up.
     """
-    radius, most = RADIUS, len(path) + STEPS_FELT
+    # Most places turn out to be worse than they were expected to be: one forward pass tells that, a third of the cost
+    # of one with derivatives, and the models of all samples know the way on.
+    radius, most = RADIUS, len(path) + STEPS_FOLLOWED
     while True:
         surrogate, here, best = Surrogate.fit(problem, samples), problem.best(path), problem.best(samples)
-        if _hopeless(problem, surrogate, samples, here, 2 * radius):
+        if hopeless(problem, surrogate, samples, here, 2 * radius):
             return None
         gained = problem.gained(samples)
         if here is best or problem.score(here) - problem.score(best) <= CLOSE * gained:
-            return _descend(problem, samples, path, STEPS_ELSEWHERE, alone=False)
-        there, promise = _step(problem, surrogate, problem.near(here.omega, radius), [here.omega], here)
-        if promise <= WORTH_FEELING * gained or _seen(samples, there) or len(path) >= most:
+            return descend(problem, samples, path, STEPS_ELSEWHERE, alone=False)
+        there, promise = step(problem, surrogate, problem.near(here.omega, radius), [here.omega], here)
+        if promise <= WORTH_FOLLOWING * gained or seen(samples, there) or len(path) >= most:
             return here, "converged"
         path.append(problem.measure(there, slopes=False))
         samples.append(path[-1])
@@ -126,12 +130,12 @@ def _feel(problem: Problem, samples: list[Sample], path: list[Sample]) -> tuple[
 
 
 def _cost(samples: Sequence[Sample]) -> int:
-    """Return what some samples cost in forward-equivalents: a backward pass counts two."""
+    """What some samples cost, in passes forward: a backward pass counts two."""
     return sum(1 if sample.slopes is None else 3 for sample in samples)
 
 
 def _look_elsewhere(
-    problem: Problem,
+    problem: SearchProblem,
     samples: list[Sample],
     ended: list[tuple[Sample, str]],
     from_there: Callable[[Vector], tuple[Sample, str] | None],
@@ -148,6 +152,8 @@ def _look_elsewhere(
             cost of all samples at which no further one is begun, that of looks which found a better ω not counted.
     """
     kinds, most = limits
+    # The kinds take turns, as each sees what another does not: sums of whole vectors, corners, and what the models are
+    # wrongly sure of.
     for look in range(len(kinds)):
         if _cost(samples) >= most:
             break
@@ -157,6 +163,7 @@ def _look_elsewhere(
         best, before = problem.best(samples), _cost(samples)
         if (end := from_there(there)) is not None:
             ended.append(end)
+        # What found a better ω was no vain look, so that those which are left may follow it up.
         if problem.best(samples) is not best:
             most += _cost(samples) - before
     other = _other_basin(problem, samples) if kinds else None
@@ -169,8 +176,8 @@ def _look_elsewhere(
     )
 
 
-def _place(problem: Problem, samples: Sequence[Sample], kinds: Iterable[str]) -> Vector | None:
-    """Return the first place of some kinds that is worth a look; None where all is known well enough.
+def _place(problem: SearchProblem, samples: Sequence[Sample], kinds: Iterable[str]) -> Vector | None:
+    """The first place of some kinds that is worth a look; None where all is known well enough.
 
     Args:
         problem: What is searched.
@@ -187,178 +194,57 @@ def _place(problem: Problem, samples: Sequence[Sample], kinds: Iterable[str]) ->
         else:
             there, expected = most_expected(problem, surrogate, samples, anywhere=kind == "anywhere")
             worth = expected > WORTH_A_LOOK * gained
-        if there is not None and worth and not _seen(samples, there):
+        if there is not None and worth and not seen(samples, there):
             return there
     return None
 
 
-def _other_basin(problem: Problem, samples: Sequence[Sample]) -> Vector | None:
-    """Return where the models promise another basin to be nearly as good as the best one, that nobody has looked at.
-
-    It is no improvement, so no look is spent on it before; but who reads ω should know that others do nearly as well.
-    """
+def _other_basin(problem: SearchProblem, samples: Sequence[Sample]) -> Vector | None:
+    """Where the models promise another basin to be nearly as good as the best one, if nobody has looked there."""
+    # It is no improvement, so no look was spent on it; but who reads ω should know that others do nearly as well.
     surrogate, best = Surrogate.fit(problem, samples), problem.best(samples)
-    apart = [s for s in samples if _distance(problem, s.omega, best.omega) > APART]
+    apart = [s for s in samples if distance(problem, s.omega, best.omega) > APART]
     around = sorted(apart, key=problem.score)[:OTHERS]
     found = [promised_best(problem, surrogate, problem.near(s.omega, RADIUS), [s.omega]) for s in around]
     least = problem.score(best) + NEARLY * problem.gained(samples)
     new = [
         there
         for there in map(problem.clip, found)
-        if _distance(problem, there, best.omega) > APART
+        if distance(problem, there, best.omega) > APART
         and promised(problem, surrogate, there) <= least
         and problem.objective.keeps_limits(surrogate.losses(there))
-        and _slope_back(problem, surrogate, there, best.omega)
-        and not _seen(samples, there)
+        and _has_ridge(problem, surrogate, there, best.omega)
+        and not seen(samples, there)
     ]
     return min(new, key=lambda there: promised(problem, surrogate, there), default=None)
 
 
-def _slope_back(problem: Problem, surrogate: Surrogate, there: Vector, best: Vector) -> bool:
-    """Return whether the models promise a ridge on the way to the best ω: without one, both are of one basin."""
+def _has_ridge(problem: SearchProblem, surrogate: Surrogate, there: Vector, best: Vector) -> bool:
+    """Whether the models promise a ridge on the way from one ω to the best: without one, both are of one basin."""
     way = [promised(problem, surrogate, there + share * (best - there)) for share in (0.25, 0.5, 0.75)]
     return max(way) > max(promised(problem, surrogate, at) for at in (there, best))
 
 
-def _distance(problem: Problem, one: Vector, other: Vector) -> float:
-    """Return how far one ω of two candidates lies apart at most, as a share of its bounds' width."""
-    width = np.maximum(problem.upper - problem.lower, np.finfo(np.float64).tiny)
-    return float((np.abs(one - other) / width).max())
-
-
-def _apart(problem: Problem, samples: Sequence[Sample], ends: Sequence[Sample]) -> tuple[Sample, ...]:
-    """Return the best of the ends of each basin, the first one's own first, the others from the best one on.
-
-    Two ends are of one basin where they are near to each other, or where the models of all samples know of no ridge
-    between them: one that was followed by losses alone may lie on the way to another.
-    """
+def _apart(problem: SearchProblem, samples: Sequence[Sample], ends: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The best of the ends of each basin, the first one's own first, the others from the best one on."""
     surrogate, found = Surrogate.fit(problem, samples), list(ends[:1])
+    # Distance alone does not tell basins apart: one that was followed by losses alone may lie on the way to another.
     for end in sorted(ends[1:], key=problem.score):
         if all(
-            _distance(problem, end.omega, one.omega) > APART
-            and _slope_back(problem, surrogate, end.omega, one.omega)
+            distance(problem, end.omega, one.omega) > APART
+            and _has_ridge(problem, surrogate, end.omega, one.omega)
             for one in found
         ):
             found.append(end)
     return tuple(found)
 
 
-def _hopeless(
-    problem: Problem, surrogate: Surrogate, samples: Sequence[Sample], here: Sample, radius: float
-) -> bool:
-    """Return whether a descent from here is promised to end clearly worse than the best, beyond a limit, or there."""
-    best = problem.best(samples)
-    end = promised_best(problem, surrogate, problem.near(here.omega, radius), [here.omega])
-    promise, gained = problem.score(best) - promised(problem, surrogate, end), problem.gained(samples)
-    if not problem.objective.keeps_limits(surrogate.losses(end)):
-        return True
-    known = here is not best and _distance(problem, end, best.omega) <= APART
-    return promise < (WORTH_A_LOOK if known else -NEARLY) * gained
+def coordinate_search(problem: SearchProblem, known: Sequence[Sample]) -> Found:
+    """Change one ω at a time by a step that is halved when no change helps, and look elsewhere: losses alone."""
+    return _by_losses(problem, list(known), FIRST_STEP)
 
 
-def _descend(
-    problem: Problem, samples: list[Sample], path: list[Sample], most: int, *, alone: bool = True
-) -> tuple[Sample, str] | None:
-    """Descend from the best of a path; return its end and why it ended.
-
-    Args:
-        problem: What is searched.
-        samples: All of them, which the models are made of; those of the descent are appended.
-        path: Those of the descent itself.
-        most: Most steps.
-        alone: Whether it is the first descent; another one is given up, and None returned, where it is promised to end
-            clearly worse than the best sample of all.
-    """
-    radius, reason = RADIUS, "passes"
-    for _ in range(most):
-        best = _with_slopes(problem, samples, path)
-        surrogate = Surrogate.fit(problem, samples)
-        if not alone and _hopeless(problem, surrogate, samples, best, 2 * radius):
-            return None
-        box = problem.near(best.omega, radius)
-        there, promise = _step(problem, surrogate, box, _beginnings(path, best), best)
-        settled = "settled" if promise > 0 else "converged"
-        if not _worth_it(problem, best, there, promise):
-            box = _sure(problem, surrogate, best, there, box)
-            there, promise = _step(problem, surrogate, box, [best.omega], best)
-        if not _worth_it(problem, best, there, promise) or _seen(samples, there):
-            reason = settled
-            break
-        taken = problem.measure(there, slopes=True)
-        samples.append(taken)
-        path.append(taken)
-        # A step back within a limit may promise nothing else.
-        kept = (problem.score(best) - problem.score(taken)) / promise if promise else 1.0
-        if problem.best(path) is not taken or kept < DOUBTED:
-            radius = radius / 2
-        elif kept > TRUSTED:
-            radius = min(2 * radius, 1.0)
-        if radius < LEAST_RADIUS:
-            reason = "converged"
-            break
-    return problem.best(path), reason
-
-
-def _with_slopes(problem: Problem, samples: list[Sample], path: list[Sample]) -> Sample:
-    """Return the best sample of a path, and take its slopes where they were not taken yet."""
-    best = problem.best(path)
-    if best.slopes is None:
-        taken = problem.measure(best.omega, slopes=True)
-        for some in (samples, path):
-            some[next(i for i, s in enumerate(some) if s is best)] = taken
-        return taken
-    return best
-
-
-def _beginnings(samples: Sequence[Sample], best: Sample) -> list[Vector]:
-    """Return where the inner descents begin: the best sample, the others, and points around it."""
-    around = np.random.default_rng(len(samples)).normal(0, 0.3, (4, len(best.omega)))
-    return [best.omega, *(s.omega for s in samples[-4:] if s is not best), *(best.omega + around)]
-
-
-def _step(
-    problem: Problem,
-    surrogate: Surrogate,
-    box: tuple[Vector, Vector],
-    beginnings: Sequence[Vector],
-    best: Sample,
-) -> tuple[Vector, float]:
-    """Return where the models promise the lowest score within a box, and how much lower than the best it is."""
-    there = problem.clip(promised_best(problem, surrogate, box, beginnings))
-    return there, problem.score(best) - promised(problem, surrogate, there)
-
-
-def _sure(
-    problem: Problem, surrogate: Surrogate, best: Sample, there: Vector, box: tuple[Vector, Vector]
-) -> tuple[Vector, Vector]:
-    """Return the part of a box where only those ω differ from the best that promise more than they are unsure of."""
-    sure = np.zeros(problem.size, np.bool_)
-    for index, move in enumerate(np.diag(there - best.omega)):
-        promise = problem.score(best) - promised(problem, surrogate, best.omega + move)
-        sure[index] = promise > problem.step_stderr(best, move)
-    return np.where(sure, box[0], best.omega), np.where(sure, box[1], best.omega)
-
-
-def _worth_it(problem: Problem, best: Sample, there: Vector, promise: float) -> bool:
-    # A best that passes a limit has to be left, whatever the score does.
-    if not problem.objective.keeps_limits(problem.losses(best)):
-        return True
-    noise = problem.step_stderr(best, there - best.omega)
-    floor = NEGLIGIBLE * max(abs(problem.score(best)), 1e-3)
-    return promise > max(0.5 * noise if np.isfinite(noise) else 0.0, floor)
-
-
-def _seen(samples: Sequence[Sample], omega: Vector) -> bool:
-    return any(np.array_equal(s.omega, omega) for s in samples)
-
-
-def coordinate_search(problem: Problem, known: Sequence[Sample]) -> Found:
-    """Change one ω at a time, up and down by a step that is halved when no change helps (compass search)."""
-    samples = list(known)
-    return _cheap_looks(problem, samples, FIRST_STEP)
-
-
-def _cheap_looks(problem: Problem, samples: list[Sample], share: float) -> Found:
+def _by_losses(problem: SearchProblem, samples: list[Sample], share: float) -> Found:
     """Go on from the best sample by single coordinates, then look elsewhere, all by losses alone.
 
     Args:
@@ -374,34 +260,38 @@ def _cheap_looks(problem: Problem, samples: list[Sample], share: float) -> Found
         end = _compass(problem, samples, samples[-1:], FIRST_STEP / 2, alone=False)
         return None if end is None else (end, "converged")
 
+    # Without derivatives the models are so unsure of most places that expected improvement leads to the unsurest: half
+    # of the looks go where they promise most.
     ended, most = [(end, "converged")], _cost(samples) + MOST_CHEAP_ELSEWHERE
     for _ in range(MOST_CHEAP_LOOKS // 2):
         if _cost(samples) >= most:
             break
         there = most_promised(problem, Surrogate.fit(problem, samples), samples)
-        if there is not None and not _seen(samples, there) and (other := from_there(there)) is not None:
+        if there is not None and not seen(samples, there) and (other := from_there(there)) is not None:
             ended.append(other)
     kinds = ("between", "anywhere") * (MOST_CHEAP_LOOKS // 4)
     return _look_elsewhere(problem, samples, ended, from_there, (kinds, most))
 
 
 def _compass(
-    problem: Problem, samples: list[Sample], path: list[Sample], share: float, *, alone: bool = True
+    problem: SearchProblem, samples: list[Sample], path: list[Sample], share: float, *, alone: bool = True
 ) -> Sample | None:
-    """Return where a compass search from the best of a path ends; what it takes is appended to both lists.
+    """Where a compass search from the best of a path ends; what it takes is appended to both lists.
 
-    One that is not alone is given up, and None returned, where it is promised to end clearly worse than the best.
+    Each ω in turn goes up and down by a step that is halved when no change helps (T. G. Kolda, R. M. Lewis and V.
+    Torczon, Optimization by Direct Search, SIAM Review 45, 2003). One that is not alone is given up, and None returned,
+    where it is promised to end clearly worse than the best.
     """
     width = problem.upper - problem.lower
     while share >= LAST_STEP:
         before = problem.best(path)
-        if not alone and _hopeless(problem, Surrogate.fit(problem, samples), samples, before, 2 * share):
+        if not alone and hopeless(problem, Surrogate.fit(problem, samples), samples, before, 2 * share):
             return None
         for index, sign in itertools.product(range(problem.size), (1, -1)):
             step = np.zeros(problem.size)
             step[index] = sign * share * width[index]
             there = problem.clip(problem.best(path).omega + step)
-            if not _seen(samples, there):
+            if not seen(samples, there):
                 samples.append(problem.measure(there, slopes=False))
                 path.append(samples[-1])
         if problem.best(path) is before:
@@ -409,11 +299,9 @@ def _compass(
     return problem.best(path)
 
 
-def grid_search(problem: Problem, known: Sequence[Sample]) -> Found:
-    """Measure every combination of evenly spaced ω, at most 256, and go on from the best by smaller steps.
-
-    A grid is too coarse to end on: between its levels the best basin may look worse than another one.
-    """
+def grid_search(problem: SearchProblem, known: Sequence[Sample]) -> Found:
+    """Measure every combination of evenly spaced ω, at most 256, and go on from the best by smaller steps."""
+    # A grid is too coarse to end on: between its levels the best basin may look worse than another one.
     levels = grid_levels(problem.size)
     axes = [
         np.round(np.linspace(low, high, levels), DECIMALS)
@@ -422,21 +310,22 @@ def grid_search(problem: Problem, known: Sequence[Sample]) -> Found:
     samples = list(known)
     for combination in itertools.product(*axes):
         there = problem.clip(np.array(combination))
-        if not _seen(samples, there):
+        if not seen(samples, there):
             samples.append(problem.measure(there, slopes=False))
-    half = 0.5 / max(levels - 1, 1)
-    return _cheap_looks(problem, samples, half)
+    # Half a level: the best point's neighbours are known.
+    return _by_losses(problem, samples, 0.5 / max(levels - 1, 1))
 
 
 def grid_levels(size: int) -> int:
-    """Return how many levels of each of `size` ω a grid has; below 2 there is none."""
+    """How many levels of each of `size` ω a grid has; below 2 there is none."""
     return next((n for n in range(7, 1, -1) if n**size <= MOST_GRID), 1)
 
 
-def single_search(problem: Problem, known: Sequence[Sample]) -> Found:
+def single_search(problem: SearchProblem, known: Sequence[Sample]) -> Found:
     """Look for the one ω that does best while all others are 0: along each axis by gradients, then the best of them."""
     found = [_along(problem, axis, known) for axis in range(problem.size)]
     best = problem.best([one.best for one in found])
+    # Axes meet at 0, which each has taken: one sample of each ω stays, the best itself or one that has slopes.
     winner = next(one for one in found if one.best is best)
     taken = sorted(
         (s for one in found for s in one.samples), key=lambda s: s is not best and s.slopes is None
@@ -445,7 +334,7 @@ def single_search(problem: Problem, known: Sequence[Sample]) -> Found:
     return replace(winner, samples=tuple(reversed(samples.values())))
 
 
-def _along(problem: Problem, axis: int, known: Sequence[Sample]) -> Found:
+def _along(problem: SearchProblem, axis: int, known: Sequence[Sample]) -> Found:
     others = np.arange(problem.size) != axis
     line = replace(
         problem, lower=np.where(others, 0.0, problem.lower), upper=np.where(others, 0.0, problem.upper)
@@ -457,7 +346,7 @@ def _along(problem: Problem, axis: int, known: Sequence[Sample]) -> Found:
 
 
 def softmax_start(losses: Vector) -> Vector:
-    """Return the ω of LM-Cocktail (arXiv 2311.13534): softmax of minus the loss over the temperature, 1 nat.
+    """The ω of LM-Cocktail (arXiv 2311.13534): softmax of minus the loss over the temperature, 1 nat.
 
     Args:
         losses: Mean loss over all datasets of each vector alone, [vectors].
@@ -466,7 +355,7 @@ def softmax_start(losses: Vector) -> Vector:
     return np.asarray(weights / weights.sum())
 
 
-SEARCHES: dict[str, Callable[[Problem, Sequence[Sample]], Found]] = {
+SEARCHES: dict[str, Callable[[SearchProblem, Sequence[Sample]], Found]] = {
     "grid": grid_search,
     "coordinate": coordinate_search,
     "gradient": partial(gradient_search, looks=MOST_LOOKS),

@@ -4,13 +4,9 @@ Gaussian-process regression with derivative observations and the rational quadra
 
     k(x, y) = (1 + |x - y|² / 2αℓ²)^-α
 
-(C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2, 4.2.1 and 9.4). It
-is a sum of Gaussian kernels of many ℓ: losses bend sharply where a skill sets in and hardly beyond, and a Gaussian
-kernel of the one short ℓ that the bend asks for knows nothing a little further on. All judges are sampled at the same
-ω, so one factorisation serves them all, resampled losses included. ℓ maximises the likelihood.
-
-Losses are modelled by their logarithms: they fall steeply near the base and hardly where a skill is learned, and the
-logarithm falls more evenly.
+(C. E. Rasmussen and C. K. I. Williams, Gaussian Processes for Machine Learning, 2006, sections 2.2, 4.2.1 and 9.4). All
+judges are sampled at the same ω, so one factorisation serves them all, resampled losses included. ℓ maximises the
+likelihood.
 """
 
 from __future__ import annotations
@@ -24,12 +20,14 @@ from scipy.linalg import cho_factor, cho_solve
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dem_build.search.problem import Problem, Sample, Vector
+    from dem_build.search.problem import Sample, SearchProblem, Vector
 
 __all__ = ["Design", "Surrogate", "observations"]
 
 LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)  # of ℓ, for one ω; in k dimensions √k times that
-ALPHA = 2.0  # of the kernel
+# The kernel is a sum of Gaussian ones of many ℓ: losses bend sharply where a skill sets in and hardly beyond, and a
+# Gaussian kernel of the one short ℓ that the bend asks for knows nothing a little further on.
+ALPHA = 2.0
 LEAST = 1e-6  # nats: what a loss of nothing counts as
 NOISE = 1e-6  # of a loss or slope against the signal's variance: losses are computed in float32
 
@@ -44,16 +42,23 @@ class Design:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], length: float) -> Design:
-        """Return the design of some samples."""
+        """The design of some samples."""
         points = np.array([s.omega for s in samples])
         sloped = np.array([s.omega for s in samples if s.slopes is not None]).reshape(-1, points.shape[1])
         return cls(points, sloped, length)
 
-    def covariance(self) -> Vector:
-        """Return the covariance of all observations: losses first, then slopes point by point."""
-        upper = _values_with(self.points, self)
-        lower = _slopes_with(self.sloped, self)
-        return np.vstack([upper, lower])
+    def factor(self) -> tuple[Vector, bool]:
+        """The Cholesky factor of all observations' covariance: losses first, then slopes point by point."""
+        covariance = np.vstack([_values_with(self.points, self), _slopes_with(self.sloped, self)])
+        scale = np.diag(covariance).copy()
+        noise = NOISE
+        while True:
+            try:
+                factor, lower = cho_factor(covariance + np.diag(scale * noise), lower=True)
+            except np.linalg.LinAlgError:
+                noise *= 10  # points that nearly coincide: believe them a little less
+            else:
+                return factor, lower
 
 
 class Surrogate:
@@ -76,22 +81,26 @@ class Surrogate:
         self._centred = centred
 
     @classmethod
-    def fit(cls, problem: Problem, samples: Sequence[Sample]) -> Surrogate:
-        """Return the surrogate of the most likely ℓ."""
+    def fit(cls, problem: SearchProblem, samples: Sequence[Sample]) -> Surrogate:
+        """The surrogate of the most likely ℓ."""
         targets = observations(problem, samples)
         root = np.sqrt(problem.size)
         designs = (Design.of(samples, scale * root) for scale in LENGTHS)
         # One at a time: with an ω for each layer a factor is large.
         return max(
-            (cls(design, targets, _factored(design)) for design in designs), key=Surrogate.log_likelihood
+            (cls(design, targets, design.factor()) for design in designs), key=Surrogate.log_likelihood
         )
 
     def refit(self, targets: Vector) -> Surrogate:
-        """Return the surrogate of other observations at the same points."""
+        """The surrogate of other observations at the same points."""
         return Surrogate(self._design, targets, self.factor)
 
     def log_likelihood(self) -> float:
-        """Return the log marginal likelihood of all judges, the signal's variance of each at its best value."""
+        """The log marginal likelihood of all judges, the signal's variance of each at its best value.
+
+        Rasmussen and Williams, equation 5.8, of which the quadratic term is a constant once the variance is the best
+        one.
+        """
         count = len(self._centred)
         determinant = 2 * np.log(np.diag(self.factor[0])).sum()
         return float(-0.5 * (count * np.log(self._variance) + determinant).sum())
@@ -103,10 +112,7 @@ class Surrogate:
         return np.asarray(np.maximum(signal, 1e-300))
 
     def among(self, points: Vector) -> tuple[Vector, Vector]:
-        """Return the expected losses at several ω, and how unsure they are: [points, judges] each.
-
-        No place is less sure than one of which nothing is known but how the losses differ that were taken: the signal's
-        variance, which slopes are a part of, would promise anything of a far corner.
+        """The expected losses at several ω and their standard deviations: [points, judges] each.
 
         Args:
             points: [points, ω].
@@ -115,56 +121,47 @@ class Surrogate:
         losses = np.exp(self._center + beside @ self._weights)
         explained = np.einsum("po,op->p", beside, cho_solve(self.factor, beside.T))
         unsure = np.sqrt(np.maximum(1.0 - explained, 0.0))[:, None] * np.sqrt(self._variance)
+        # No place is less sure than one of which nothing is known but how the losses differ that were taken: the
+        # signal's variance, which slopes are a part of, would promise anything of a far corner.
         differ = self._centred[: len(self._design.points)].std(axis=0)
         return losses, losses * np.minimum(unsure, differ)
 
     def losses(self, omega: Vector) -> Vector:
-        """Return the expected losses, [judges]."""
+        """The expected losses, [judges]."""
         return np.asarray(np.exp(self._center + (_values_with(omega[None], self._design) @ self._weights)[0]))
 
     def slopes(self, omega: Vector) -> Vector:
-        """Return their derivatives, [judges, ω]."""
+        """Their derivatives, [judges, ω]."""
         logarithms = (_slopes_with(omega[None], self._design) @ self._weights).T
         return np.asarray(self.losses(omega)[:, None] * logarithms)
 
 
-def observations(problem: Problem, samples: Sequence[Sample]) -> Vector:
-    """Return logarithms of losses, then their slopes, in a design's order: [observations, judges]."""
+def observations(problem: SearchProblem, samples: Sequence[Sample]) -> Vector:
+    """Logarithms of losses, then their slopes, in a design's order: [observations, judges]."""
+    # Logarithms: a loss falls steeply near the base and hardly where a skill is learned, and its logarithm more evenly.
     losses = np.array([np.maximum(problem.losses(s), LEAST) for s in samples])
     sloped = [(s, loss) for s, loss in zip(samples, losses, strict=True) if s.slopes is not None]
     slopes = [(problem.loss_slopes(s) / loss[:, None]).T for s, loss in sloped]
     return np.vstack([np.log(losses), *slopes])
 
 
-def _factored(design: Design) -> tuple[Vector, bool]:
-    covariance = design.covariance()
-    scale = np.diag(covariance).copy()
-    noise = NOISE
-    while True:
-        try:
-            factor, lower = cho_factor(covariance + np.diag(scale * noise), lower=True)
-        except np.linalg.LinAlgError:
-            noise *= 10  # points that nearly coincide: believe them a little less
-        else:
-            return factor, lower
-
-
 def _values_with(at: Vector, design: Design) -> Vector:
-    """Return the covariance of losses `at` [m, ω] with a design's observations, [m, observations]."""
+    """The covariance of losses `at` [m, ω] with a design's observations, [m, observations]."""
     with_values = _kernel(at, design.points, design.length)
-    difference = at[:, None, :] - design.sloped[None, :, :]  # cov(f(x), ∂f(y)/∂y) = k' (x - y) / ℓ²
+    difference = at[:, None, :] - design.sloped[None, :, :]  # cov(f(x), ∂f(y)/∂y) = k1 / ℓ² · (x - y)
     kernel = _kernel(at, design.sloped, design.length, 1)
     with_slopes = kernel[:, :, None] * difference / design.length**2
     return np.hstack([with_values, with_slopes.reshape(len(at), design.sloped.size)])
 
 
 def _slopes_with(at: Vector, design: Design) -> Vector:
-    """Return the covariance of slopes `at` [m, ω] with a design's observations, [m · ω, observations]."""
+    """The covariance of slopes `at` [m, ω] with a design's observations, [m · ω, observations]."""
     size, squared = at.shape[1], design.length**2
     difference = at[:, None, :] - design.points[None, :, :]
     with_values = -_kernel(at, design.points, design.length, 1)[:, :, None] * difference / squared
     between = at[:, None, :] - design.sloped[None, :, :]
     once, twice = (_kernel(at, design.sloped, design.length, times)[:, :, None, None] for times in (1, 2))
+    # cov(∂f(x)/∂x, ∂f(y)/∂y) = k1 / ℓ² · I - (α + 1) / α · k2 / ℓ⁴ · (x - y)(x - y)', ki of the exponent -(α + i)
     outer = between[:, :, :, None] * between[:, :, None, :] * ((ALPHA + 1) / ALPHA / squared**2)
     with_slopes = once * (np.eye(size) / squared) - twice * outer  # [m, sloped, ω of at, ω of design]
     return np.hstack(

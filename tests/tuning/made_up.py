@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from scipy.optimize import minimize
 
-from dem_build.search import Objective, Problem, Sample, gain_scale
+from dem_build.search import Objective, Sample, SearchProblem, gain_scale
 
 BLOCKS = 8
 HIGHEST = 1.5
@@ -95,24 +95,24 @@ class Waves(MadeUp):
         return losses, bent - np.einsum("pjw,jwk->pjk", self._heights * np.sin(angle), self._waves)
 
 
-def problem_of(losses: MadeUp, kind: str = "gain") -> Problem:
+def problem_of(losses: MadeUp, kind: str = "gain") -> SearchProblem:
     """Return the search for ω from 0 to 1.5, whose gains are of each dataset's own vector."""
     size = losses.size
     base = losses.losses(np.zeros(size))
     single = np.array([losses.losses(row)[i] for i, row in enumerate(np.eye(size))])
     scale = gain_scale(base, single, np.full(size, 0.02))
     objective = Objective(kind, np.full(size, 1 / size), base, scale, np.full(size, np.inf))
-    return Problem(objective, losses.tokens, np.zeros(size), np.full(size, HIGHEST), losses)
+    return SearchProblem(objective, losses.tokens, np.zeros(size), np.full(size, HIGHEST), losses)
 
 
-def begin(problem: Problem) -> list[Sample]:
+def begin(problem: SearchProblem) -> list[Sample]:
     """Take what every search begins with: none, each alone, equal ω."""
     size = problem.size
     starts = [np.zeros(size), *np.eye(size), np.full(size, 1 / size)]
     return [problem.measure(start, slopes=False) for start in starts]
 
 
-def finest(problem: Problem, losses: MadeUp) -> float:
+def finest(problem: SearchProblem, losses: MadeUp) -> float:
     """Return the lowest score: the lowest on a fine grid, and below the best of its points."""
     axis = np.linspace(0, HIGHEST, LEVELS[problem.size])
     points = np.array(list(itertools.product(axis, repeat=problem.size)))

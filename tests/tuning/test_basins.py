@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_up import BLOCKS, Waves, Wells, begin, finest, problem_of
 
-from dem_build.search import Objective, Problem, Sample, gradient_search, intervals, search
+from dem_build.search import Objective, Sample, SearchProblem, gradient_search, intervals, search
 
 CLOSE = 0.005  # of the gain
 MOST_IN_VAIN = (
@@ -44,10 +44,10 @@ def test_looks_elsewhere_that_find_nothing_better_cost_little():
             assert losses.cost - descent <= MOST_IN_VAIN
 
 
-def twins(lead: float, noise: float = 0.05) -> Problem:
+def twins(lead: float, noise: float = 0.05) -> SearchProblem:
     losses = Twins(lead, noise)
     objective = Objective("mean", np.ones(1), losses.losses(np.zeros(2)), np.ones(1), np.full(1, np.inf))
-    return Problem(objective, losses.tokens, np.zeros(2), np.full(2, 1.5), losses)
+    return SearchProblem(objective, losses.tokens, np.zeros(2), np.full(2, 1.5), losses)
 
 
 class Twins:

@@ -11,8 +11,8 @@ from dem_build.search import (
     SEARCHES,
     Found,
     Objective,
-    Problem,
     Sample,
+    SearchProblem,
     gain_scale,
     intervals,
     search,
@@ -54,7 +54,7 @@ class Losses:
         return self(omega, slopes=False).nll.sum(axis=1) / self.tokens.sum(axis=1)
 
 
-def problem_of(losses: Losses, kind: str = "gain", limit: float = np.inf) -> Problem:
+def problem_of(losses: Losses, kind: str = "gain", limit: float = np.inf) -> SearchProblem:
     size = losses.size
     base, single = (
         losses.mean(np.zeros(size)),
@@ -62,15 +62,15 @@ def problem_of(losses: Losses, kind: str = "gain", limit: float = np.inf) -> Pro
     )
     scale = gain_scale(base, single, np.zeros(size))
     objective = Objective(kind, np.full(size, 1 / size), base, scale, np.full(size, limit))
-    return Problem(objective, losses.tokens, np.zeros(size), np.full(size, 1.5), losses)
+    return SearchProblem(objective, losses.tokens, np.zeros(size), np.full(size, 1.5), losses)
 
 
-def begin(problem: Problem) -> list[Sample]:
+def begin(problem: SearchProblem) -> list[Sample]:
     starts = [np.zeros(problem.size), np.full(problem.size, 1 / problem.size)]
     return [problem.measure(start, slopes=False) for start in starts]
 
 
-def finest(problem: Problem) -> float:
+def finest(problem: SearchProblem) -> float:
     """The lowest score of many starts of a dense local search."""
     rng, best = np.random.default_rng(9), np.inf
     for _ in range(3):
@@ -229,7 +229,7 @@ def test_a_lead_over_equal_omega_that_is_real_is_told_from_none():
     assert intervals(problem, found, found.best).over_uniform == (0, 0)
 
 
-def flat(noise: float) -> Problem:
+def flat(noise: float) -> SearchProblem:
     """One dataset whose loss hardly falls along ω, while rows differ in it by `noise`."""
     tilt = noise * np.linspace(-1, 1, BLOCKS)[None, :] - 1e-3
 
@@ -237,7 +237,7 @@ def flat(noise: float) -> Problem:
         return Sample(omega, 2 + tilt * omega[0], tilt[:, :, None] if slopes else None)
 
     objective = Objective("mean", np.ones(1), np.full(1, 2.0), np.ones(1), np.full(1, np.inf))
-    return Problem(objective, np.ones((1, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
+    return SearchProblem(objective, np.ones((1, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
 
 
 def test_another_omega_is_as_good_within_the_noise_only_where_something_was_measured():
@@ -247,7 +247,7 @@ def test_another_omega_is_as_good_within_the_noise_only_where_something_was_meas
     assert 0.1 < spread(problem, found) < 0.5
 
 
-def apart(noise: tuple[float, float], lowest: tuple[float, float] = (0.9, 0.8)) -> Problem:
+def apart(noise: tuple[float, float], lowest: tuple[float, float] = (0.9, 0.8)) -> SearchProblem:
     """Two datasets, each with an ω of its own at which it is lowest; the rows differ in the slopes by `noise`."""
     tilt = np.linspace(-1, 1, BLOCKS)[None, :] * np.array(noise)[:, None]
 
@@ -258,7 +258,7 @@ def apart(noise: tuple[float, float], lowest: tuple[float, float] = (0.9, 0.8)) 
         return Sample(omega, nll, found if slopes else None)
 
     objective = Objective("mean", np.full(2, 0.5), np.full(2, 2.5), np.ones(2), np.full(2, np.inf))
-    return Problem(objective, np.ones((2, BLOCKS)), np.zeros(2), np.full(2, 1.5), measure)
+    return SearchProblem(objective, np.ones((2, BLOCKS)), np.zeros(2), np.full(2, 1.5), measure)
 
 
 def test_an_omega_that_rows_agree_on_is_found_beside_one_that_they_do_not():
@@ -312,7 +312,7 @@ def test_no_omega_beyond_a_limit_is_called_as_good():
 
     limits = np.array([np.inf, 0.01])
     objective = Objective("mean", np.array([1.0, 0.0]), np.full(2, 2.0), np.ones(2), limits)
-    problem = Problem(objective, np.ones((2, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
+    problem = SearchProblem(objective, np.ones((2, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
     samples = [measure(np.array([at]), slopes=True) for at in (0.0, 0.05, 0.6, 0.9)]
     assert spread(problem, Found(samples[1], tuple(samples), "settled")) < 0.06
 
@@ -330,7 +330,7 @@ def test_a_limit_is_sought_where_the_score_does_not_change():
         found = np.repeat([[[0.0]], [[-0.1]]], BLOCKS, axis=1)
         return Sample(omega, nll, found if slopes else None)
 
-    problem = Problem(objective, np.ones((2, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
+    problem = SearchProblem(objective, np.ones((2, BLOCKS)), np.zeros(1), np.full(1, 1.5), measure)
     found = search("gradient", problem, [measure(np.zeros(1), slopes=False)])
     assert found.best.omega[0] >= 0.5
 

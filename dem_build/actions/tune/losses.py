@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.actions.tune.judges import BLOCKS
-from dem_build.search import Objective, Problem, Sample, gain_scale, gradient_search, softmax_start
+from dem_build.search import Objective, Sample, SearchProblem, gain_scale, gradient_search, softmax_start
 from dem_build.search.problem import mean_losses, ratio_stderr
 
 if TYPE_CHECKING:
@@ -97,7 +97,9 @@ class Landscape:
                 self.singles[j] = passes.losses(self._alone[vector])[j]
         self.objective = self._objective()
         low, high = space.bounds(*params["bounds"])
-        whole = Problem(self.objective, passes.counted, low, high, partial(self._measure, layered=False))
+        whole = SearchProblem(
+            self.objective, passes.counted, low, high, partial(self._measure, layered=False)
+        )
         self.problem = self._on_blocks(whole, self._seen)
 
     def starts(self) -> list[Sample]:
@@ -145,7 +147,7 @@ class Landscape:
         """Return the pass that a sample was made of."""
         return self.passes.take(self.expand(sample), slopes=sample.slopes is not None)
 
-    def unseen(self) -> Problem | None:
+    def unseen(self) -> SearchProblem | None:
         """Return the problem on the rows that the layers' search does not see; None where a judge has none."""
         if not self.passes.counted[:, ~self._seen].sum(axis=1).all():
             return None
@@ -155,7 +157,7 @@ class Landscape:
         """Return a sample's losses as they are on the rows that the layers' search does not see."""
         return Sample(sample.omega, self.pass_of(sample).nll[:, ~self._seen])
 
-    def layer_problem(self, center: NDArray[np.float64], pull: float) -> Problem:
+    def layer_problem(self, center: NDArray[np.float64], pull: float) -> SearchProblem:
         """Return the search for one ω a layer, drawn towards one a vector."""
         around = np.repeat(center, len(self.passes.layers))
         low, high = (np.repeat(b, len(self.passes.layers)) for b in (self.problem.lower, self.problem.upper))
@@ -202,7 +204,7 @@ class Landscape:
             limit=np.array([np.inf if limit is None else float(limit) for limit in limits]),
         )
 
-    def _on_blocks(self, problem: Problem, blocks: NDArray[np.bool_]) -> Problem:
+    def _on_blocks(self, problem: SearchProblem, blocks: NDArray[np.bool_]) -> SearchProblem:
         """Return a problem on some blocks: gains and limits are counted from the base's loss on these."""
         nll, tokens = self.base.nll[:, blocks], self.passes.counted[:, blocks]
         objective = replace(self.objective, base=mean_losses(nll, tokens))

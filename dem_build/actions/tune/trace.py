@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dem_build.actions.tune.losses import Chosen, Landscape, Refined
     from dem_build.actions.tune.space import Space
     from dem_build.digest import JSON
-    from dem_build.search import Found, Intervals, Problem, Sample
+    from dem_build.search import Found, Intervals, Sample, SearchProblem
 
 __all__ = ["FORMAT", "Outcome", "trace"]
 
@@ -111,7 +111,7 @@ def _vectors(space: Space, found: Found, bounds: Intervals) -> list[dict[str, JS
     return described
 
 
-def _pass(problem: Problem, sample: Sample) -> dict[str, JSON]:
+def _pass(problem: SearchProblem, sample: Sample) -> dict[str, JSON]:
     return {
         "omega": sample.omega.tolist(),
         "losses": problem.losses(sample).tolist(),
