@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dem_build.actions.tune.judging import Passes
-from dem_build.actions.tune.losses import Landscape
-from dem_build.actions.tune.measuring import resident, validation_judges
-from dem_build.actions.tune.resume import CHANGING, MEASURING, Kept
-from dem_build.actions.tune.space import Space
+from dem_build.actions.tune.candidates import resident
+from dem_build.actions.tune.judges import validation_judges
+from dem_build.actions.tune.landscape import Landscape, Space
+from dem_build.actions.tune.pass_log import CHANGING, MEASURING, PassLog
+from dem_build.actions.tune.passes import Passes
 from dem_build.cli.session import Call, open_session
 from dem_build.machine import Machine
 from dem_build.search import Found, Sample, SearchProblem, search
@@ -41,7 +41,7 @@ from tiny import make_base
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dem_build.actions.tune.passes import Pass
+    from dem_build.actions.tune.pass_log import Pass
 
 CLOSE = 0.005  # of the best objective
 RANDOM = 150
@@ -159,8 +159,8 @@ def _run(
     context = Context(work=home, out=home / "out", machine=Machine(), threads=torch.get_num_threads())
     judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
     space = Space(inputs.groups)
-    candidates, kept = resident(inputs, space.deltas, context), Kept(context)
-    passes = Passes(candidates, judged, torch.float32, kept)
+    candidates, log = resident(inputs, space.deltas, context), PassLog(context)
+    passes = Passes(candidates, judged, torch.float32, log)
     landscape = Landscape(space, passes, params)
     known = landscape.samples(passes.earlier, landscape.starts())
     found = run(landscape.problem, known)
@@ -197,7 +197,7 @@ def _finest(found: dict[str, tuple[SearchProblem, Found, Passes, list[Pass]]]) -
 def _result(name: str, run: tuple[SearchProblem, Found, Passes, list[Pass]], best: float) -> Result:
     problem, found, passes, searched = run
     cost, reached = 0.0, None
-    changing, measuring = (passes.kept.seconds(what) for what in (CHANGING, MEASURING))
+    changing, measuring = (passes.log.seconds(what) for what in (CHANGING, MEASURING))
     for taken in searched:
         cost += passes.cost_of(taken)
         sample = next((s for s in found.samples if np.array_equal(s.nll.sum(), taken.nll.sum())), None)

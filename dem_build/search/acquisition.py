@@ -67,8 +67,8 @@ def _descend(
     problem: SearchProblem, surrogate: Surrogate, box: tuple[Vector, Vector], start: Vector
 ) -> Vector:
     """The end of a descent by sequential quadratic programming (SLSQP), within a box and beside the limits."""
-    # The worst dataset's score bends where another becomes the worst, which SLSQP cannot descend. It is smooth in [ω,
-    # t]: the least t above every dataset's score.
+    # The worst dataset's score has a kink where another one becomes the worst, which SLSQP cannot descend. Instead it
+    # looks for the least t above every dataset's score: smooth in ω and t.
     worst = problem.objective.kind == "worst"
     bounds = list(zip(*box, strict=True)) + [(None, None)] * worst
 

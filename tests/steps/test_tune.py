@@ -27,7 +27,7 @@ from weight_samples import make_context, run_compose, store_vector
 from dem_build.actions.checkpoints import mark_complete, newest_complete
 from dem_build.actions.tune.candidates import Candidates
 from dem_build.actions.tune.judges import judged_nll, judges, trained_prompts
-from dem_build.actions.tune.passes import read_passes
+from dem_build.actions.tune.pass_log import read_passes
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.digest import of_bytes
@@ -215,7 +215,7 @@ def test_layers_are_held_back_by_noise_also_where_the_search_ends_in_equal_omega
         problems.append(problem)
         return gradient_search(problem, known)
 
-    monkeypatch.setattr("dem_build.actions.tune.losses.gradient_search", watched)
+    monkeypatch.setattr("dem_build.actions.tune.landscape.gradient_search", watched)
     tuned = run_tune(tmp_path, [dataset("up")], granularity="layer", bounds=[0.0, 1.0])
     assert tuned.trace["uniform"]["omega"] == [tuned.trace["vectors"][0]["omega"]] == [1]
     [layers] = problems
@@ -225,7 +225,7 @@ def test_layers_are_held_back_by_noise_also_where_the_search_ends_in_equal_omega
 def test_a_search_of_layers_that_stops_before_it_settles_is_told_of(layered, tmp_path, monkeypatch):
     assert layered.trace["layerwise"]["reason"] != "passes"
     assert "layers_not_converged" not in words(layered)
-    monkeypatch.setattr("dem_build.actions.tune.losses.gradient_search", partial(gradient_search, most=1))
+    monkeypatch.setattr("dem_build.actions.tune.landscape.gradient_search", partial(gradient_search, most=1))
     cut = run_tune(tmp_path, [dataset("up"), dataset("down")], granularity="layer")
     [told] = [f for f in cut.trace["findings"] if f["what"] == "layers_not_converged"]
     assert told["passes"] == cut.trace["layerwise"]["passes"]
@@ -419,7 +419,7 @@ def test_what_many_vectors_alone_cost_a_judge_enters_no_search_that_did_not_ask(
     histories, tmp_path, monkeypatch
 ):
     """Of more vectors than that, each is judged on its own rows alone; another search may know the others' too."""
-    monkeypatch.setattr("dem_build.actions.tune.losses.MOST_SINGLES", 1)
+    monkeypatch.setattr("dem_build.actions.tune.landscape.MOST_SINGLES", 1)
     groups = [dataset("up"), dataset("down")]
     alone = run_tune(tmp_path / "alone", groups)
     context = replace(

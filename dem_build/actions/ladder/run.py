@@ -7,7 +7,7 @@ earlier rung, or of the search for the whole model, with ω = 0 for what is not 
 that a rung takes few of its own. The last rung is the model itself. In float32, as tuning. Nothing is chosen on test
 rows.
 
-The gain recovered on test rows is, as in `tuning`, (B - L) / max(B - S, 2 stderr), with the test losses B of the base
+The gain recovered on test rows is, as in tuning, (B - L) / max(B - S, 2 stderr), with the test losses B of the base
 and S of the dataset's own vector alone.
 """
 
@@ -19,20 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dem_build.actions.tune.judges import judges, trained_prompts
-from dem_build.actions.tune.judging import Passes
-from dem_build.actions.tune.losses import Landscape
-from dem_build.actions.tune.measuring import (
-    begin,
-    known_stderr,
-    recorded,
-    resident,
-    validation_judges,
-    vectors_of,
-)
-from dem_build.actions.tune.model_point import model_omega
-from dem_build.actions.tune.passes import read_passes
-from dem_build.actions.tune.space import Space
+from dem_build.actions.tune.candidates import resident, vectors_of
+from dem_build.actions.tune.judges import judges, trained_prompts, validation_judges
+from dem_build.actions.tune.landscape import Landscape, Space
+from dem_build.actions.tune.omega import model_omega
+from dem_build.actions.tune.pass_log import read_passes
+from dem_build.actions.tune.passes import Passes, begin
 from dem_build.model.context_length import refuse_longer
 from dem_build.search import gain_scale, gradient_search
 from dem_build.search.problem import mean_losses, ratio_stderr
@@ -43,8 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.actions.tune.judges import Judge
-    from dem_build.actions.tune.passes import Pass
-    from dem_build.digest import JSON, Digest
+    from dem_build.digest import JSON
     from dem_build.step import Context, Group, Inputs, Provenance
 
 __all__ = ["FORMAT", "run"]
@@ -77,63 +68,55 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
-    kept = begin(context)
+    log = begin(context)
     tuning = replace(inputs, groups=tuple(g for g in inputs.groups if TEST not in g.paths))
     tests = _tests(inputs, params["test_samples"])
-    judged = _judges(tuning, params["max_samples"])
-    if lacking := _lacking(judged, tests):
+    # The judges of the search; where there was none, those that can judge.
+    judged = validation_judges(
+        tuning.groups, inputs.paths["base/config"], params["max_samples"], all_can="omega" in inputs.paths
+    )
+    lacking = None if tests else "test rows to judge a ladder by, so there is none: raise a `test`"
+    if not any(judge.group.params.get("importance") for judge in judged):
+        lacking = "validation rows to order a ladder by, so there is none: raise a `validation`"
+    if lacking:
         context.warn(f"no dataset has {lacking} share, or set ladder = false in [analysis]")
         context.write("rungs", {"format": FORMAT, "rungs": []})
         return {}
     candidates = resident(inputs, vectors_of(tuning.groups), context)
-    passes = Passes(candidates, judged, torch.float32, kept)
+    passes = Passes(candidates, judged, torch.float32, log)
     if "passes" in inputs.paths:
         passes.earlier += read_passes(inputs.paths["passes"], passes.scope)
     climb = _Climb(tuning, params, passes)
     rungs = climb.rungs()
-    tested = Passes(candidates, tests, torch.float32, kept, "tests")
+    tested = Passes(candidates, tests, torch.float32, log, "tests")
     document = {
         "format": FORMAT,
         "vectors": climb.vectors,
-        "tests": [_test(test, climb.vectors) for test in tests],
-        **_Judgement(tested, climb.vectors).of(rungs),
+        "tests": [
+            {
+                "rows": test.digest,
+                "vector": climb.vectors.index(test.group.digests["delta"]),
+                "used": test.used,
+                "tokens": int(test.tokens.sum()),
+            }
+            for test in tests
+        ],
+        **_TestLosses(tested, climb.vectors).document(rungs),
     }
     context.write("rungs", document)
-    return recorded(passes) | {
+    return passes.recorded() | {
         "test_forward_equivalents": round(tested.cost, 3),
         "tokens": {"seen": passes.tokens + tested.tokens},
     }
 
 
-def _judges(inputs: Inputs, most: int) -> list[Judge]:
-    """Return the judges of the search; where there was none, those that can judge."""
-    searched = "omega" in inputs.paths
-    return validation_judges(inputs.groups, inputs.paths["base/config"], most, all_can=searched)
-
-
 def _tests(inputs: Inputs, most: int) -> list[Judge]:
-    """Return judges on test rows, in the order of their digests; a dataset without such rows is left out."""
+    """Judges on test rows, in the order of their digests; a dataset without such rows is left out."""
     groups = {g.name: g for g in inputs.groups if TEST in g.paths}
     found = judges(groups, dict.fromkeys(groups, TEST), trained_prompts([]), most, all_can=False)
     for judge in found:
         refuse_longer(judge.rows, inputs.paths["base/config"])
     return sorted(found, key=lambda judge: (judge.digest, judge.group.digests["delta"]))
-
-
-def _lacking(judged: Sequence[Judge], tests: Sequence[Judge]) -> str | None:
-    """Say which rows there are none of, and what makes some."""
-    if not any(judge.group.params.get("importance") for judge in judged):
-        return "validation rows to order a ladder by, so there is none: raise a `validation`"
-    return None if tests else "test rows to judge a ladder by, so there is none: raise a `test`"
-
-
-def _test(test: Judge, vectors: Sequence[Digest]) -> dict[str, JSON]:
-    return {
-        "rows": test.digest,
-        "vector": vectors.index(test.group.digests["delta"]),
-        "used": test.used,
-        "tokens": int(test.tokens.sum()),
-    }
 
 
 class _Climb:
@@ -148,7 +131,7 @@ class _Climb:
         self._known = list(passes.earlier)
 
     def rungs(self) -> list[_Rung]:
-        """Return the rungs, in order."""
+        """The rungs, in order."""
         order, found = self._order(), []
         for count in range(1, len(order) + 1):
             frozen = np.zeros_like(self._model)
@@ -170,7 +153,9 @@ class _Climb:
         return sorted(range(len(self.vectors)), key=lambda vector: scores[vector])
 
     def _retuned(self, added: Sequence[int], frozen: NDArray[np.float64]) -> NDArray[np.float64]:
-        space = self._space(added)
+        there = {self.vectors[v] for v in added}
+        # Vectors that are not added yet are 0, and take part as such: so passes of other rungs count here, too.
+        space = Space([g if g.digests.get("delta") in there else _with(g, 0.0) for g in self._inputs.groups])
         if not space.free:
             return frozen
         self._known.append(self._passes.take(frozen))
@@ -179,59 +164,50 @@ class _Climb:
         self._known += [landscape.pass_of(sample) for sample in found.samples]
         return landscape.expand(found.best)
 
-    def _space(self, added: Sequence[int]) -> Space:
-        """Return the space of the ω of some vectors; those of the others are 0."""
-        there = {self.vectors[v] for v in added}
-        groups = [g if g.digests.get("delta") in there else _with(g, 0.0) for g in self._inputs.groups]
-        return Space(groups)
-
 
 def _with(group: Group, omega: float | None) -> Group:
-    """Return a group whose vector has another ω; None where it is searched."""
+    """A group whose vector has another ω; None where it is searched."""
     return replace(group, params={**group.params, "omega": omega}) if "delta" in group.digests else group
 
 
-class _Judgement:
-    """Judges models on test rows, by the losses of the base and of each dataset's own vector alone."""
+class _TestLosses:
+    """Losses of models on test rows, and their gains by those of the base and of each dataset's own vector alone."""
 
     def __init__(self, tested: Passes, vectors: Sequence[str]) -> None:
         self._tested = tested
         self._nothing = np.zeros((len(vectors), len(tested.layers)))
         own = [vectors.index(judge.group.digests["delta"]) for judge in tested.judges]
         base = tested.take(self._nothing)
-        singles = np.array([self._single(vector, j).nll[j] for j, vector in enumerate(own)])
+        # Each dataset's own vector alone, at ω = 1, judged by that dataset.
+        alone = np.repeat(np.eye(len(vectors))[own][:, :, None], len(tested.layers), axis=2)
+        singles = np.array([tested.take(omega, judged=[j]).nll[j] for j, omega in enumerate(alone)])
         self._base, self._singles = tested.losses(base), mean_losses(singles, tested.counted)
         stderr = ratio_stderr(base.nll - singles, tested.counted)
         self._scale = gain_scale(self._base, self._singles, stderr)
 
-    def of(self, rungs: Sequence[_Rung]) -> dict[str, JSON]:
-        """Return what became of the base, of each dataset's own vector alone, and of every rung."""
+    def document(self, rungs: Sequence[_Rung]) -> dict[str, JSON]:
+        """What became of the base, of each dataset's own vector alone, and of every rung."""
         return {
-            "base": self._judged(self._nothing),
+            "base": self._of_model(self._nothing),
             "singles": self._singles.tolist(),
             "rungs": [
                 {
                     "added": rung.added,
-                    "frozen": self._judged(rung.frozen),
-                    "retuned": None if rung.retuned is None else self._judged(rung.retuned),
+                    "frozen": self._of_model(rung.frozen),
+                    "retuned": None if rung.retuned is None else self._of_model(rung.retuned),
                 }
                 for rung in rungs
             ],
         }
 
-    def _single(self, vector: int, j: int) -> Pass:
-        alone = self._nothing.copy()
-        alone[vector] = 1.0
-        return self._tested.take(alone, judged=[j])
-
-    def _judged(self, omega: NDArray[np.float64]) -> dict[str, JSON]:
+    def _of_model(self, omega: NDArray[np.float64]) -> dict[str, JSON]:
         taken = self._tested.take(omega)
         losses = self._tested.losses(taken)
         gains = (self._base - losses) / self._scale
         return {
             "omega": omega.mean(axis=1).tolist(),
             "losses": losses.tolist(),
-            "stderr": known_stderr(taken.nll, self._tested.counted),
+            "stderr": self._tested.stderr(taken.nll),
             "gains": gains.tolist(),
             "mean_gain": float(gains.mean()),
         }

@@ -12,25 +12,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dem_build.actions.tune.judging import Passes
-from dem_build.actions.tune.measuring import (
-    begin,
-    known_stderr,
-    recorded,
-    resident,
-    validation_judges,
-    vectors_of,
-)
-from dem_build.actions.tune.model_point import direction, model_omega, with_omega
+from dem_build.actions.tune.candidates import resident, vectors_of
+from dem_build.actions.tune.judges import validation_judges
+from dem_build.actions.tune.omega import direction, model_omega, with_omega
+from dem_build.actions.tune.passes import Passes, begin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from dem_build.actions.tune.judges import Judge
-    from dem_build.actions.tune.passes import Pass
+    from dem_build.actions.tune.pass_log import Pass
     from dem_build.digest import JSON, Digest
     from dem_build.step import Context, Inputs, Provenance
 
@@ -54,8 +47,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
-    kept = begin(context)
-    judged = _judges(inputs, params["max_samples"])
+    log = begin(context)
+    judged = validation_judges(
+        inputs.groups, inputs.paths["base/config"], params["max_samples"], all_can=False
+    )
+    judged.sort(key=lambda judge: judge.digest)  # the order of datasets in a recipe reaches no byte
     if not judged:
         context.warn(
             "no dataset has validation rows to judge by, so there are no curves: raise a `validation` share, or set "
@@ -65,17 +61,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         return {}
     deltas = vectors_of(inputs.groups)
     candidates = resident(inputs, deltas, context)
-    passes = Passes(candidates, judged, torch.float32, kept)
+    passes = Passes(candidates, judged, torch.float32, log)
     omega = model_omega(inputs, list(deltas), passes.layers)
     document = _document(passes, list(deltas), omega, params["omegas"])
     context.write("curves", document)
-    return recorded(passes)
-
-
-def _judges(inputs: Inputs, most: int) -> list[Judge]:
-    """Return the judges in the order of their rows' digests; who has nothing to judge by is left out."""
-    found = validation_judges(inputs.groups, inputs.paths["base/config"], most, all_can=False)
-    return sorted(found, key=lambda judge: judge.digest)
+    return passes.recorded()
 
 
 def _document(
@@ -88,33 +78,33 @@ def _document(
         "format": FORMAT,
         "vectors": vectors,
         "omega": omega.mean(axis=1).tolist(),
-        "judges": [_judge(judge) for judge in passes.judges],
+        "judges": [
+            {
+                "rows": judge.digest,
+                "used": judge.used,
+                "left_out": judge.left_out,
+                "tokens": int(judge.tokens.sum()),
+            }
+            for judge in passes.judges
+        ],
         "model": _losses(passes, model, model),
         "slopes": slopes.tolist(),
-        "points": list(_points(passes, model, values)),
+        "points": [
+            {
+                "vector": vector,
+                "omega": value,
+                **_losses(passes, passes.take(with_omega(omega, vector, value)), model),
+            }
+            for vector in range(len(vectors))
+            for value in values
+        ],
     }
-
-
-def _judge(judge: Judge) -> dict[str, JSON]:
-    return {
-        "rows": judge.digest,
-        "used": judge.used,
-        "left_out": judge.left_out,
-        "tokens": int(judge.tokens.sum()),
-    }
-
-
-def _points(passes: Passes, model: Pass, values: list[float]) -> Iterator[dict[str, JSON]]:
-    for vector in range(len(model.omega)):
-        for value in values:
-            taken = passes.take(with_omega(model.omega, vector, value))
-            yield {"vector": vector, "omega": value, **_losses(passes, taken, model)}
 
 
 def _losses(passes: Passes, taken: Pass, model: Pass) -> dict[str, JSON]:
-    """Return mean losses, their standard errors and those of the change from the model, [judges] each."""
+    """Mean losses, their standard errors and those of the change from the model, [judges] each."""
     return {
         "losses": passes.losses(taken).tolist(),
-        "stderr": known_stderr(taken.nll, passes.counted),
-        "change_stderr": known_stderr(taken.nll - model.nll, passes.counted),
+        "stderr": passes.stderr(taken.nll),
+        "change_stderr": passes.stderr(taken.nll - model.nll),
     }

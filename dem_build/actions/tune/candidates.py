@@ -17,21 +17,49 @@ from dem_build.checkpoint.floats import CODES, FLOATS
 from dem_build.checkpoint.kept import kept_in
 from dem_build.checkpoint.layers import layer_of, layers_of
 from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.errors import EvaluationError
 from dem_build.model.layout import Layout
+from dem_build.model.load import device, load_model
+from dem_build.model.out_of_memory import memory_told
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from dem_build.digest import Digest
+    from dem_build.step import Context, Group, Inputs
 
-__all__ = ["Candidates"]
+__all__ = ["Candidates", "resident", "vectors_of"]
 
 CHUNK = 1 << 18  # elements: what is at work stays in a core's cache
 ROOM = 0.5  # share of a GPU's free memory that base and vectors may take beside the model
+
+
+def vectors_of(groups: Iterable[Group]) -> dict[Digest, Path]:
+    """The file of each vector, in the order of their digests."""
+    return dict(sorted((g.digests["delta"], g.paths["delta"]) for g in groups if "delta" in g.digests))
+
+
+def resident(inputs: Inputs, deltas: Mapping[Digest, Path], context: Context) -> Candidates:
+    """Load the base in float32, to become one candidate after another.
+
+    Raises:
+        EvaluationError: Memory ran out.
+        CheckpointError: A vector of another base, or weights that are not those of the config's model.
+    """
+    weights = inputs.paths["base/weights"]
+    with memory_told(EvaluationError, "while loading the base in float32", "end what else takes memory"):
+        model = load_model(
+            weights,
+            inputs.paths["base/config"],
+            dtype=torch.float32,
+            device=device(),
+            attn_implementation=context.machine.attn_implementation,
+        )
+        return Candidates(model, weights, inputs.digests["base/weights"], deltas)
 
 
 class Candidates:
@@ -82,14 +110,13 @@ class Candidates:
             if group.converter is None:  # in place
                 self._sum(group.files[0], omega, rounded_to, self._own[group.own[0]].view(-1))
                 continue
-            sums = {name: self._summed(name, omega, rounded_to) for name in group.files}
+            # The files have these tensors in another layout than the model: the sum is made in the files' layout, where
+            # base and vectors are, and then converted.
+            sums = {n: torch.empty(self._shapes[n], device=self.model.device) for n in group.files}
+            for name, values in sums.items():
+                self._sum(name, omega, rounded_to, values.view(-1))
             for name, values in self._layout.to_model(sums).items():
                 self._own[name].copy_(values)
-
-    def _summed(self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None) -> torch.Tensor:
-        values = torch.empty(self._shapes[name], device=self.model.device)
-        self._sum(name, omega, rounded_to, values.view(-1))
-        return values
 
     def _sum(
         self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None, flat: torch.Tensor
@@ -97,6 +124,7 @@ class Candidates:
         """Write a tensor of the candidate into `flat`."""
         weights = omega[:, self._column[name]].astype(np.float32).tolist()
         rounded = rounded_to is not None and name not in self._kept[rounded_to]
+        # Vectors of ω = 0 are not read: most candidates of many vectors have a part of few.
         terms = [(d[name], w) for d, w in zip(self._deltas, weights, strict=True) if w]
         for start in range(0, flat.numel(), CHUNK):
             part = slice(start, start + CHUNK)
@@ -111,13 +139,16 @@ class Candidates:
         slopes = np.zeros((len(self._deltas), len(self.layers)))
         for group in self._layout.groups:
             if any(self._own[name].grad is not None for name in group.own):
-                gradients = {name: _gradient(self._own[name]) for name in group.own}
+                # A tensor that no row reached has no gradient, but the conversion takes all of its group.
+                own = {name: self._own[name] for name in group.own}
+                gradients = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in own.items()}
                 for name, gradient in self._layout.to_files(gradients).items():
                     slopes[:, self._column[name]] += self._dots(name, gradient.reshape(-1))
         self.model.zero_grad(set_to_none=True)
         return slopes
 
     def _dots(self, name: str, gradient: torch.Tensor) -> NDArray[np.float64]:
+        # Chunks are summed in float64: a tensor has millions of products, of both signs.
         sums = torch.zeros(len(self._deltas), dtype=torch.float64, device=gradient.device)
         for start in range(0, gradient.numel(), CHUNK):
             part = slice(start, start + CHUNK)
@@ -126,21 +157,17 @@ class Candidates:
         return np.asarray(sums.cpu().numpy())
 
 
-def _gradient(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-
-
-def _place(device: torch.device, files: Sequence[Path]) -> torch.device:
-    """Return where base and vectors are kept: on the GPU where they fit, else mapped from their files."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
+def _place(model_device: torch.device, files: Sequence[Path]) -> torch.device:
+    """Where base and vectors are kept: on the GPU where they fit, else mapped from their files."""
+    if model_device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model_device)
         if sum(path.stat().st_size for path in files) < ROOM * free:
-            return device
+            return model_device
     return torch.device("cpu")
 
 
 def _tensors(files: set[Path], names: Collection[str], place: torch.device) -> dict[str, torch.Tensor]:
-    """Return flat tensors in their stored type; on the CPU they are mapped, not read."""
+    """Flat tensors in their stored type; on the CPU they are mapped, not read."""
     found: dict[str, torch.Tensor] = {}
     for path in sorted(files):
         with safe_open(path, framework="pt") as file:

@@ -12,7 +12,7 @@ from dem_build.data.arrays import TokenRows
 from dem_build.digest import of_json
 from dem_build.errors import EvaluationError
 from dem_build.model.batches import by_length
-from dem_build.model.context_length import longest_short
+from dem_build.model.context_length import longest_short, refuse_longer
 from dem_build.model.likelihood import IGNORED
 from dem_build.model.row_losses import row_nll
 
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.step import Group
 
-__all__ = ["BLOCKS", "ROWS", "Judge", "batches", "judged_nll", "judges", "trained_prompts"]
+__all__ = [
+    "BLOCKS",
+    "ROWS",
+    "Judge",
+    "batches",
+    "judged_nll",
+    "judges",
+    "trained_prompts",
+    "validation_judges",
+]
 
 ROWS = ("data/rows", "data/validation", "data/test")
 """Tags under which a group has rows that judge."""
@@ -73,7 +82,9 @@ class Judge:
 
 
 def trained_prompts(trains: Sequence[Path]) -> NDArray[np.uint64]:
-    """Return the different prompts of all train splits: the first 8 bytes of their digests, sorted."""
+    """The different prompts of all train splits: the first 8 bytes of their digests, sorted."""
+    # 8 bytes: two prompts of a million share them by a chance below 1 in 30 million, and then a row is left out in
+    # vain.
     found = [TokenRows.open(path).prompt_numbers for path in trains]
     return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
@@ -86,7 +97,7 @@ def judges(
     *,
     all_can: bool = True,
 ) -> list[Judge]:
-    """Return a judge for each group, in order.
+    """A judge for each group, in order.
 
     Args:
         groups: By name.
@@ -100,8 +111,39 @@ def judges(
     """
     found = [_judge(group, group.paths[tag[name]], trained, most) for name, group in groups.items()]
     for judge in found if all_can else ():
-        _refuse_empty(judge)
+        if not judge.tokens.sum():
+            raise EvaluationError(
+                f"there is nothing to tune on: of {len(judge.rows)} validation rows {judge.left_out} are trained on "
+                "too, and no token of the others counts",
+                where=judge.group.name,
+                hint="raise its `validation` share, or give every ω a number",
+            )
     return [judge for judge in found if judge.tokens.sum()]
+
+
+def validation_judges(
+    groups: Sequence[Group], config: Path, most: int, *, all_can: bool = True
+) -> list[Judge]:
+    """The datasets' judges, then the probes'.
+
+    Args:
+        groups: Of a dataset (`data/validation`, `data/train`), of a probe (`data/rows`), or of neither.
+        config: The base's config.
+        most: Most rows of each.
+        all_can: Whether a group without rows to judge by is an error; else it is left out.
+
+    Raises:
+        EvaluationError: A group has no row that counts and that no vector was trained on.
+        DataError: A row has more tokens than the model takes.
+    """
+    rows = {g.name: tag for g in groups for tag in ROWS if tag in g.paths}
+    judging: dict[str, Group] = {g.name: g for g in groups if g.name in rows}
+    trained = trained_prompts([g.paths["data/train"] for g in groups if "data/train" in g.paths])
+    found = judges(judging, rows, trained, most, all_can=all_can)
+    for judge in found:
+        refuse_longer(judge.rows, config)
+    # A stable sort: each part stays in the order of its groups.
+    return sorted(found, key=lambda judge: "data/rows" in judge.group.paths)
 
 
 def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> Judge:
@@ -117,16 +159,6 @@ def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> 
     return Judge(group, rows, blocks, int(known.sum()), tokens)
 
 
-def _refuse_empty(judge: Judge) -> None:
-    if not judge.tokens.sum():
-        raise EvaluationError(
-            f"there is nothing to tune on: of {len(judge.rows)} validation rows {judge.left_out} are trained on too, "
-            "and no token of the others counts",
-            where=judge.group.name,
-            hint="raise its `validation` share, or give every ω a number",
-        )
-
-
 def batches(model: PreTrainedModel, judge: Judge, block: int | None, size: int) -> Iterator[list[int]]:
     """Yield the rows of one block, or of all, in batches as `row_losses` makes them."""
     rows = [i for part in judge.blocks for i in part] if block is None else judge.blocks[block]
@@ -137,7 +169,7 @@ def batches(model: PreTrainedModel, judge: Judge, block: int | None, size: int) 
 
 
 def judged_nll(model: PreTrainedModel, judge: Judge, rows: Sequence[int]) -> torch.Tensor:
-    """Return the summed loss of each of a judge's rows, with its graph, [rows]."""
+    """The summed loss of each of a judge's rows, with its graph, [rows]."""
     return row_nll(model, [judge.rows[i] for i in rows])[0]
 
 

@@ -1,147 +1,264 @@
-"""What was measured of candidates, and the files that hold it."""
+"""Passes over the judges' rows with one resident model: each is taken once, counted, and kept."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import safe_open
-from safetensors.numpy import save_file
+import torch
 
-from dem_build.json_text import parse_json
+from dem_build.actions.tune.judges import BLOCKS, batches, judged_nll
+from dem_build.actions.tune.pass_log import CHANGING, MEASURING, Pass, PassLog, Scope, read_passes
+from dem_build.errors import DemError, EvaluationError
+from dem_build.model.environment import bits_of, peak_memory, ran_on, release_memory, reset_peak_memory
+from dem_build.model.load import device
+from dem_build.model.out_of_memory import memory_told
+from dem_build.search.problem import mean_losses, ratio_stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Pass", "Scope", "read_passes", "write_passes"]
+    from dem_build.actions.tune.candidates import Candidates
+    from dem_build.actions.tune.judges import Judge
+    from dem_build.step import Context, Provenance
+
+__all__ = ["Passes", "begin"]
+
+MEMORY_HINT = "lower micro_batch and eval_batch_size in the machine file"
+FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What was measured of one candidate.
+def begin(context: Context) -> PassLog:
+    """The log of an action that takes passes, its device made ready; an interrupted run's where there is one."""
+    torch.set_num_threads(context.threads)
+    # What another action left loaded would take the memory of the candidates.
+    context.resident.clear()
+    reset_peak_memory(device())
+    return PassLog(context)
+
+
+class Passes:
+    """Takes passes over the judges' rows with one resident model.
 
     Attributes:
-        omega: The candidate, [vectors, layers].
-        judged: Which judges were asked, [judges].
-        nll: Summed losses, [judges, blocks]; 0 where a judge was not asked.
-        slopes: Their derivatives to ω, [judges, blocks, vectors, layers]; None where none were taken.
-        rounded: Whether the candidate was rounded to the composed model's dtype.
-        under: What it was measured under, see `environment.bits_of`; empty where nobody said.
+        candidates: The model.
+        judges: Whose rows they are taken over.
+        counted: Tokens of the judges that count, [judges, blocks].
+        layers: Names of the layers, in the order of ω's columns.
+        scope: What they are of.
+        log: Keeps them through an interruption.
+        taken: All passes, in order; those of an interrupted run first.
+        earlier: Passes that earlier searches took of the same vectors, over rows of the same judges: of some judges
+            alone where theirs were others. They save work where they are what measuring here would give, to the last
+            bit, and say nothing else: no result depends on what they are.
+        taken_over: How many passes were, in whole or in part, not taken as an earlier one answered them.
+        cost: Forward-equivalents of all passes: a share of the rows forward counts that share, backward twice it.
     """
 
-    omega: NDArray[np.float64]
-    judged: NDArray[np.bool_]
-    nll: NDArray[np.float64]
-    slopes: NDArray[np.float64] | None = None
-    rounded: bool = False
-    under: str = ""
+    def __init__(
+        self,
+        candidates: Candidates,
+        judges: Sequence[Judge],
+        dtype: torch.dtype,
+        log: PassLog,
+        name: str = "passes",
+    ) -> None:
+        self.candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, log.context
+        self.counted = np.array([judge.tokens for judge in judges])
+        self.layers = candidates.layers
+        self.scope = Scope(candidates.vectors, [judge.identity for judge in judges])
+        self.log = log
+        self.taken = log.passes(name)
+        self.earlier = [p for path in log.context.earlier for p in read_passes(path, self.scope)]
+        self._answers: dict[tuple[bytes, bool, bool], Pass] = {}
+        self.taken_over = 0
+        machine, model = log.context.machine, candidates.model
+        # Other batches, another machine or library sum in another order: passes that were so measured do not answer.
+        self._under = {
+            slopes: bits_of(model, machine.micro_batch if slopes else machine.eval_batch_size)
+            for slopes in (False, True)
+        }
+        self.cost = sum(self.cost_of(p) for p in self.taken)
 
-    def answers(self, asked: Pass) -> bool:
-        """Return whether this is, of its judges, bit for bit what measuring another pass here would give.
+    def take(
+        self,
+        omega: NDArray[np.float64],
+        *,
+        slopes: bool = False,
+        judged: Iterable[int] | None = None,
+        rounded: bool = False,
+    ) -> Pass:
+        """The pass of a candidate; what was measured before, here or by an earlier search, is not measured again.
 
-        A pass without derivatives reads the rows in other batches than one with them, and their sums differ in their
-        last digits: enough for a search to go another way.
+        Args:
+            omega: The candidate, [vectors, layers].
+            slopes: Whether derivatives are asked for.
+            judged: Indices of the judges that are asked; all of them where absent.
+            rounded: Round the candidate to the composed model's dtype.
+
+        Raises:
+            EvaluationError: A loss is not finite, or memory ran out.
+            InterruptedBuildError: The user asked to stop; the passes so far are kept.
         """
-        return (
-            self.rounded == asked.rounded
-            and self.under == asked.under
-            and (self.slopes is None) == (asked.slopes is None)
-            and np.array_equal(self.omega, asked.omega)
+        # To float32 nothing is rounded: one pass serves for both.
+        rounded = rounded and self._dtype is not torch.float32
+        asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
+        place = asked.omega.tobytes()
+        # Losses alone and losses with derivatives differ in their last digits, see `Pass.answers`. Where losses are
+        # asked for and this search has asked for derivatives there, those are the answer: that follows from what was
+        # asked, and not from what the cache has recorded.
+        for with_slopes in (slopes, True):
+            answered = self._answers.get((place, with_slopes, rounded))
+            if answered is not None and answered.judged[asked.judged].all():
+                return answered
+        if (before := self._answers.get((place, slopes, rounded))) is not None:
+            asked.judged[:] |= before.judged
+        known = self._known(asked)
+        self.taken_over += any(p.answers(asked) and (p.judged & asked.judged).any() for p in self.earlier)
+        if (lacking := asked.judged & ~known.judged).any():
+            self._take(self._asked(omega, np.flatnonzero(lacking), slopes=slopes, rounded=rounded))
+            known = self._known(asked)
+        self._answers[place, slopes, rounded] = known
+        return known
+
+    @property
+    def answers(self) -> list[Pass]:
+        """All passes that were asked for, each once, whoever took them."""
+        return list(self._answers.values())
+
+    def _take(self, asked: Pass) -> None:
+        try:
+            with memory_told(EvaluationError, "while judging a candidate", MEMORY_HINT):
+                self._measure(asked)
+        except DemError:
+            # What was measured of a judge without coming to its last row is taken back; the judges before it are kept.
+            asked.nll[~asked.judged] = 0
+            if asked.slopes is not None:
+                asked.slopes[~asked.judged] = 0
+            if asked.judged.any():
+                self.taken.append(asked)
+            self.log.keep()
+            raise
+        self.taken.append(asked)
+        self.cost += self.cost_of(asked)
+        self.log.keep_at_times()
+
+    def _known(self, asked: Pass) -> Pass:
+        """What is known of a candidate, of those judges alone that are asked."""
+        known = self._asked(asked.omega, (), slopes=asked.slopes is not None, rounded=asked.rounded)
+        for one in (*self.earlier, *self.taken):
+            if one.answers(asked):
+                known.add(one, asked.judged)
+        return known
+
+    def losses(self, taken: Pass) -> NDArray[np.float64]:
+        """A pass's mean losses per token, [judges]; 0 where a judge was not asked."""
+        return mean_losses(taken.nll, self.counted)
+
+    def _asked(
+        self, omega: NDArray[np.float64], judged: Iterable[int] | None, *, slopes: bool, rounded: bool
+    ) -> Pass:
+        count = len(self.judges)
+        mask = np.zeros(count, np.bool_)
+        mask[list(range(count) if judged is None else judged)] = True
+        empty = np.zeros((count, BLOCKS, *omega.shape)) if slopes else None
+        under = self._under[slopes]
+        return Pass(np.array(omega, np.float64), mask, np.zeros((count, BLOCKS)), empty, rounded, under)
+
+    def _measure(self, asked: Pass) -> None:
+        with self.log.timed(CHANGING):
+            self.candidates.become(asked.omega, self._dtype if asked.rounded else None)
+        try:
+            with self.log.timed(MEASURING):
+                self._measure_judges(asked)
+        finally:
+            release_memory()
+
+    def _measure_judges(self, asked: Pass) -> None:
+        """Measure a pass; until the end only those judges count as judged that it has come to the end of."""
+        wanted = [int(j) for j in np.flatnonzero(asked.judged)]
+        asked.judged[:] = False
+        for count, j in enumerate(wanted, 1):
+            if asked.slopes is None:
+                self._take_losses(asked, j)
+            else:
+                self._take_slopes(asked, asked.slopes, j)
+            self._check(asked, j)
+            asked.judged[j] = True
+            done = len(self.taken) + count / len(wanted)
+            self._context.progress(round(done, 2), len(self.taken) + 1, "passes")
+
+    @torch.no_grad()
+    def _take_losses(self, asked: Pass, j: int) -> None:
+        judge, model = self.judges[j], self.candidates.model
+        block_of = {row: block for block, rows in enumerate(judge.blocks) for row in rows}
+        for batch in batches(model, judge, None, self._context.machine.eval_batch_size):
+            self._context.check_stop()
+            for row, nll in zip(batch, judged_nll(model, judge, batch).tolist(), strict=True):
+                asked.nll[j, block_of[row]] += nll
+
+    def _take_slopes(self, asked: Pass, slopes: NDArray[np.float64], j: int) -> None:
+        judge, model, size = self.judges[j], self.candidates.model, self._context.machine.micro_batch
+        # A batch holds rows of one block: a backward pass gives the derivative of its sum, and each block needs its
+        # own.
+        for block in range(BLOCKS):
+            for batch in batches(model, judge, block, size):
+                self._context.check_stop()
+                nll = judged_nll(model, judge, batch).sum()
+                nll.backward()  # type: ignore[no-untyped-call]
+                asked.nll[j, block] += nll.item()
+            if judge.blocks[block]:
+                slopes[j, block] = self.candidates.take_slopes()
+
+    def _check(self, asked: Pass, j: int) -> None:
+        finite = np.isfinite(asked.nll[j]).all() and (
+            asked.slopes is None or np.isfinite(asked.slopes[j]).all()
         )
+        if not finite:
+            raise EvaluationError(
+                "the loss of a candidate, or its derivative, is not finite",
+                where=self.judges[j].group.name,
+                hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
+            )
 
-    def add(self, other: Pass, wanted: NDArray[np.bool_]) -> None:
-        """Take over what another pass says of those judges that are wanted and lacking."""
-        new = other.judged & wanted & ~self.judged
-        self.nll[new] = other.nll[new]
-        if self.slopes is not None and other.slopes is not None:
-            self.slopes[new] = other.slopes[new]
-        self.judged[new] = True
+    def stderr(self, nll: NDArray[np.float64]) -> list[float | None]:
+        """The standard errors over blocks of mean losses, or of their differences, [judges]; None of one block alone.
 
+        Args:
+            nll: Summed losses or their differences, [judges, blocks].
+        """
+        errors = ratio_stderr(nll, self.counted)
+        return [float(error) if np.isfinite(error) else None for error in errors]
 
-@dataclass(frozen=True)
-class Scope:
-    """What passes are of.
+    def cost_of(self, taken: Pass) -> float:
+        """A pass's forward-equivalents."""
+        rows = np.array([judge.used for judge in self.judges], np.float64)
+        share = float(rows[taken.judged].sum() / rows.sum())
+        return share * (FORWARD + (BACKWARD if taken.slopes is not None else 0))
 
-    Attributes:
-        vectors: Digests of the vectors, in the order of ω's rows.
-        judges: Identities of the judges, in their order.
-    """
+    @property
+    def tokens(self) -> int:
+        """Tokens that all passes read, prompts included; a backward pass reads none anew."""
+        read = np.array([sum(int(j.rows.lengths[i]) for b in j.blocks for i in b) for j in self.judges])
+        return int(sum(read[p.judged].sum() for p in self.taken))
 
-    vectors: Sequence[str]
-    judges: Sequence[str]
-
-
-def write_passes(path: Path, passes: Sequence[Pass], scope: Scope | None = None) -> None:
-    """Write passes as safetensors, stacked; `slopes` holds those of the passes that `sloped` names.
-
-    Args:
-        path: The file.
-        passes: What is written.
-        scope: What they are of, for searches of another scope.
-    """
-    sloped = [p.slopes for p in passes if p.slopes is not None]
-    arrays = {
-        "omega": np.array([p.omega for p in passes]),
-        "judged": np.array([p.judged for p in passes]),
-        "nll": np.array([p.nll for p in passes]),
-        "rounded": np.array([p.rounded for p in passes]),
-        "sloped": np.array([p.slopes is not None for p in passes]),
-    }
-    # One entry: safetensors writes several in no fixed order.
-    of = {"vectors": [*scope.vectors], "judges": [*scope.judges]} if scope else {}
-    about = {"scope": json.dumps({**of, "under": [p.under for p in passes]})}
-    save_file(arrays | ({"slopes": np.array(sloped)} if sloped else {}), path, about)
-
-
-def read_passes(path: Path, scope: Scope | None = None) -> list[Pass]:
-    """Return the passes of a file that `write_passes` wrote.
-
-    Args:
-        path: The file.
-        scope: What passes are wanted of. Those of other vectors, or rounded to what may be another dtype, are left out;
-            of the others what they say of its judges and vectors is returned. None for all as they are.
-    """
-    with safe_open(path, framework="numpy") as file:
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
-        about = parse_json((file.metadata() or {}).get("scope", "{}"))
-    slopes = iter(arrays.get("slopes", ()))
-    # Passes of an earlier version do not say what they were measured under, and so answer nothing.
-    under = about.get("under", [""] * len(arrays["omega"]))
-    found = [
-        Pass(omega, judged, nll, next(slopes) if sloped else None, bool(rounded), str(said))
-        for omega, judged, nll, sloped, rounded, said in zip(
-            *(arrays[name] for name in ("omega", "judged", "nll", "sloped", "rounded")), under, strict=True
-        )
-    ]
-    if scope is None:
-        return found
-    if "vectors" not in about:
-        return []
-    theirs = Scope(about["vectors"], about["judges"])
-    return list(_translated([one for one in found if not one.rounded], theirs, scope))
-
-
-def _translated(passes: Iterable[Pass], theirs: Scope, ours: Scope) -> Iterator[Pass]:
-    """Yield what passes of another scope say in ours; none of a vector that we have not, or of none of our judges."""
-    moved = [theirs.vectors.index(v) for v in ours.vectors if v in theirs.vectors]
-    have = np.array([v in theirs.vectors for v in ours.vectors], np.bool_)
-    others = [i for i, v in enumerate(theirs.vectors) if v not in ours.vectors]
-    asked = [theirs.judges.index(j) if j in theirs.judges else None for j in ours.judges]
-    for one in passes:
-        judged = np.array([j is not None and one.judged[j] for j in asked], np.bool_)
-        if one.omega[others].any() or not judged.any():
-            continue
-        omega = np.zeros((len(have), one.omega.shape[1]))
-        omega[have] = one.omega[moved]
-        nll = np.array([np.zeros(one.nll.shape[1]) if j is None else one.nll[j] for j in asked])
-        slopes = None
-        if one.slopes is not None and have.all():
-            empty = np.zeros_like(one.slopes[0])
-            slopes = np.array([empty if j is None else one.slopes[j] for j in asked])[:, :, moved]
-        if slopes is not None or one.slopes is None:
-            yield Pass(omega, judged, nll, slopes, under=one.under)
+    def recorded(self) -> Provenance:
+        """What is recorded of the passes: their cost, and where they were taken."""
+        machine = self._context.machine
+        return {
+            "forward_equivalents": round(self.cost, 3),
+            "passes": len(self.taken),
+            "earlier_passes": self.taken_over,
+            "candidate_seconds": round(self.log.seconds(CHANGING), 3),
+            "measuring_seconds": round(self.log.seconds(MEASURING), 3),
+            # Of the whole action: what it reckons between two passes holds the device, too.
+            "device_seconds": round(self.log.elapsed, 3),
+            "peak_memory": peak_memory(device()),
+            "micro_batch": machine.micro_batch,
+            "batch_size": machine.eval_batch_size,
+            **ran_on(self.candidates.model),
+            "rows": int(np.sum([judge.used for judge in self.judges])),
+            "tokens": {"seen": self.tokens},
+        }

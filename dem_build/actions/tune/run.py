@@ -1,6 +1,6 @@
 """Kind `tune`: finds ω of the vectors on validation rows that no vector was trained on.
 
-One float32 model on the device becomes every candidate in turn; `tuning` decides which. What is found is written by
+One float32 model on the device becomes every candidate in turn; `search` decides which. What is found is written by
 the digests of the vectors: names and their order in a recipe reach no byte.
 """
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dem_build.actions.tune.judging import Passes
-from dem_build.actions.tune.losses import Landscape, layerwise
-from dem_build.actions.tune.measuring import begin, recorded, resident, validation_judges
+from dem_build.actions.tune.candidates import resident
+from dem_build.actions.tune.judges import validation_judges
+from dem_build.actions.tune.landscape import Landscape, Space, layerwise
 from dem_build.actions.tune.omega import by_vector, write_omega
-from dem_build.actions.tune.passes import write_passes
-from dem_build.actions.tune.space import Space
-from dem_build.actions.tune.trace import Outcome, trace
+from dem_build.actions.tune.pass_log import write_passes
+from dem_build.actions.tune.passes import Passes, begin
+from dem_build.actions.tune.trace import SearchOutcome, trace
 from dem_build.errors import EvaluationError
 from dem_build.search import SEARCHES, intervals, search
 from dem_build.search.searches import grid_levels
@@ -45,28 +45,24 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: A vector of another base.
         InterruptedBuildError: The user asked to stop; the passes so far are kept.
     """
-    kept = begin(context)
+    log = begin(context)
     judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
     space = Space(inputs.groups)
-    _check_grid(params["search"], space)
+    assert params["search"] in SEARCHES
+    if params["search"] == "grid" and grid_levels(len(space.free)) < 2:
+        raise EvaluationError(
+            f"a grid of {len(space.free)} ω has too many candidates", hint='use search = "gradient" in [tune]'
+        )
     candidates = resident(inputs, space.deltas, context)
-    passes = Passes(candidates, judged, getattr(torch, params["dtype"]), kept)
+    passes = Passes(candidates, judged, getattr(torch, params["dtype"]), log)
     landscape = Landscape(space, passes, params)
     starts = landscape.starts()
     found = search(params["search"], landscape.problem, landscape.samples((), starts))
     bounds = intervals(landscape.problem, found, starts[0])
     refined = layerwise(landscape, found) if params["granularity"] == "layer" else None
     chosen = landscape.choose(refined.omega if refined and refined.accepted else landscape.expand(found.best))
-    outcome = Outcome(landscape, found, starts[0], bounds, refined, chosen)
+    outcome = SearchOutcome(landscape, found, starts[0], bounds, refined, chosen)
     context.write("trace", trace(outcome))
     write_omega(context.out / "omega", by_vector(chosen.taken.omega, space.deltas, passes.layers))
     write_passes(context.out / "passes", passes.answers, passes.scope)
-    return recorded(passes)
-
-
-def _check_grid(name: str, space: Space) -> None:
-    assert name in SEARCHES
-    if name == "grid" and grid_levels(len(space.free)) < 2:
-        raise EvaluationError(
-            f"a grid of {len(space.free)} ω has too many candidates", hint='use search = "gradient" in [tune]'
-        )
+    return passes.recorded()

@@ -13,26 +13,25 @@ import numpy as np
 
 from dem_build.search import spread
 from dem_build.search.problem import ratio_stderr
+from dem_build.search.trust_region import NEARLY
 from dem_build.stats import FEW_ROWS, SURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.actions.tune.losses import Chosen, Landscape, Refined
-    from dem_build.actions.tune.space import Space
+    from dem_build.actions.tune.landscape import Chosen, Landscape, Refined, Space
     from dem_build.digest import JSON
     from dem_build.search import Found, Intervals, Sample, SearchProblem
 
-__all__ = ["FORMAT", "Outcome", "trace"]
+__all__ = ["FORMAT", "SearchOutcome", "trace"]
 
 FORMAT = "trace/1"
 DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
-NEARLY = 0.03  # of what the chosen one gains: another optimum that is worse by less is told of
 NOTABLE = 0.02  # of the score's change from the base's: what rounding may cost without a word
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """All that a search came to."""
 
     landscape: Landscape
@@ -43,8 +42,8 @@ class Outcome:
     chosen: Chosen
 
 
-def trace(outcome: Outcome) -> dict[str, JSON]:
-    """Return the search as a document: judges, vectors, every pass, what it came to. Less is better in scores."""
+def trace(outcome: SearchOutcome) -> dict[str, JSON]:
+    """The search as a document: judges, vectors, every pass, what it came to. Less is better in scores."""
     landscape, found, bounds, refined = outcome.landscape, outcome.found, outcome.bounds, outcome.refined
     uniform, chosen, problem = outcome.uniform, outcome.chosen, landscape.problem
     return {
@@ -180,6 +179,7 @@ def _of_single(landscape: Landscape, j: int, about: dict[str, JSON]) -> Iterator
 
 
 def _of_search(landscape: Landscape, found: Found, bounds: Intervals) -> Iterator[dict[str, JSON]]:
+    # With a single vector, equal ω is ω = 1, which is no alternative to a search.
     if (
         found.box is None
         and bounds.over_uniform is not None
