@@ -11,7 +11,7 @@ import numpy as np
 
 from dem_build.checkpoint.delta import write_delta
 from dem_build.checkpoint.floats import to_bfloat16
-from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.cli.session import Call, open_session
 from dem_build.plan import decide

@@ -85,7 +85,7 @@ class Resident:
         self._value: Any = None
 
     def get(self, key: str, make: Callable[[], T]) -> T:
-        """Return what was last made under `key`, or drop that and make it."""
+        """What was last made under `key`, or drop that and make it."""
         if self._key != key:
             self.clear()
             self._value = make()
@@ -135,6 +135,15 @@ class Context:
             more: `loss`, `validation_loss`, `tokens_per_second`, `memory` (bytes).
         """
         self._emit("progress", done=done, total=total, unit=unit, **more)
+
+    def teller(self, total: float, unit: str) -> Callable[[float], None]:
+        """What to call with the units that are done: it stops where the user asked to, else it tells them."""
+
+        def tell(done: float) -> None:
+            self.check_stop()
+            self.progress(done, total, unit)
+
+        return tell
 
     def note(self, message: str) -> None:
         """Say something worth knowing that needs no action."""

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.store import Record
 
-__all__ = ["Due", "Workload", "inputs_of", "judging_rows", "rows_by_vectors", "vectors_of"]
+__all__ = [
+    "Due",
+    "Workload",
+    "inputs_of",
+    "judging_rows",
+    "recorded_rows_by_vectors",
+    "rows_by_vectors",
+    "vectors_of",
+]
 
 JUDGING = ("data/validation", "data/rows")
 """What searches and curves judge by."""

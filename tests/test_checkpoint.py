@@ -22,7 +22,7 @@ from dem_build.actions.compose.methods import METHODS
 from dem_build.checkpoint.combine import Combination, combine, result_specs
 from dem_build.checkpoint.delta import delta_shapes, open_delta, write_delta
 from dem_build.checkpoint.floats import from_bfloat16, to_bfloat16
-from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.reader import Checkpoint, open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError

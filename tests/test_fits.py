@@ -6,7 +6,7 @@ import json
 
 import pytest
 from build_samples import Made, make_graph
-from test_estimate import known
+from test_estimate import Reading, known
 
 from dem_build import hardware as rooms
 from dem_build.action import Action, Edge, Input
@@ -112,7 +112,7 @@ def test_a_warning_says_the_least_change_that_is_enough(having):
 
     def warned(free):
         having(100 * GB, free)
-        return crowded(plan, made, Machine())
+        return crowded(plan, Reading(made), Machine())
 
     assert warned(90 * GB) == []
     [text] = warned(3 * GB)
@@ -123,9 +123,9 @@ def test_a_warning_says_the_least_change_that_is_enough(having):
 
 
 def test_the_pieces_of_logits_that_are_counted_are_those_that_are_made():
-    from dem_build.model import head
+    from dem_build.model import likelihood
 
-    assert training.MOST_LOGITS == head.MOST_LOGITS
+    assert training.MOST_LOGITS == likelihood.MOST_LOGITS
 
 
 def test_a_control_groups_limit_is_the_machines_memory(tmp_path, monkeypatch):

@@ -37,7 +37,7 @@ import numpy as np, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from dem_build.data.arrays import RowsWriter
 from dem_build.machine import Machine
-from dem_build.actions import finetune
+from dem_build.actions.finetune import run as finetune
 from dem_build.step import Context, Inputs
 from dem_build.model.environment import release_memory
 

@@ -1,9 +1,7 @@
 """Checkpoints of an unfinished action: a folder counts only once its marker, written last, is there.
 
 Trainer writes checkpoints in place; a kill in the middle leaves half a one. `mark_complete` writes the list of
-files, sizes and digests last, so a folder whose marker is missing or disagrees is never resumed from. What a checkpoint
-replaces goes only when the checkpoint would outlive a power cut. Digests are compared when another run takes a
-checkpoint up, which may be days later: a flipped bit in it would be in the vector for good.
+files, sizes and digests last, so a folder whose marker is missing or disagrees is never resumed from.
 """
 
 from __future__ import annotations
@@ -13,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from dem_build import digest
@@ -32,15 +31,17 @@ KEPT = 2
 def keep(checkpoint: Path) -> None:
     """Complete a checkpoint; only then remove all but the last few that it replaces."""
     mark_complete(checkpoint)
+    # What it replaces goes only now: the new one would outlive a power cut.
     for old in complete_checkpoints(checkpoint.parent)[:-KEPT]:
         shutil.rmtree(old)
 
 
 def adopt(checkpoint: Path, folder: Path) -> Path | None:
-    """Return a complete copy of a checkpoint in the run's own `folder`; None where its bytes are not those saved."""
+    """A complete copy of a checkpoint in the run's own `folder`; None where its bytes are not those saved."""
     copied = folder / checkpoint.name
     # Without the marker: copied before the files are flushed, it would vouch for bytes that a power cut takes.
     saved = _saved(checkpoint)
+    # Digests are compared here, which may be days later: a flipped bit would be in the vector for good.
     if _copy(checkpoint, copied, saved) and (files := _flushed(copied)) == saved:
         _mark(copied, files)
         return copied
@@ -70,7 +71,8 @@ def mark_complete(checkpoint: Path) -> None:
 def _flushed(checkpoint: Path) -> dict[str, tuple[int, str]]:
     """Flush a checkpoint's files and folders; return the size and digest of each file."""
     found = {}
-    for path in _files(checkpoint):
+    files = (p for p in checkpoint.rglob("*") if p.is_file() and not p.name.startswith(MARKER))
+    for path in sorted(files):
         _flush(path)
         found[path.relative_to(checkpoint).as_posix()] = (path.stat().st_size, digest.of_file(path))
     for folder in (p for p in checkpoint.rglob("*") if p.is_dir()):
@@ -89,20 +91,24 @@ def _mark(checkpoint: Path, files: dict[str, tuple[int, str]]) -> None:
 
 
 def newest_complete(folder: Path) -> Path | None:
-    """Return the complete checkpoint of the highest step in `folder` (`checkpoint-STEP`), or None."""
+    """The complete checkpoint of the highest step in `folder` (`checkpoint-STEP`), or None."""
     return max(complete_checkpoints(folder), key=step_of, default=None)
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints in `folder`, in the order of their steps."""
-    found = [
-        p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and _complete(p)
-    ]
+    """The complete checkpoints in `folder`, in the order of their steps."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        saved = _saved(path) if re.fullmatch(r"checkpoint-\d+", path.name) else {}
+        # By sizes, since every resume looks at every checkpoint: bytes are hashed once one is taken up.
+        with suppress(OSError, ValueError):
+            if saved and all((path / name).stat().st_size == size for name, (size, _) in saved.items()):
+                found.append(path)
     return sorted(found, key=step_of)
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the optimizer step that a checkpoint's folder is named for."""
+    """The optimizer step that a checkpoint's folder is named for."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
@@ -115,22 +121,10 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _files(checkpoint: Path) -> list[Path]:
-    return sorted(p for p in checkpoint.rglob("*") if p.is_file() and not p.name.startswith(MARKER))
-
-
 def _saved(checkpoint: Path) -> dict[str, tuple[int, str]]:
-    """Return what the marker says of each file; empty where it says nothing that can be read."""
+    """What the marker says of each file; empty where it says nothing that can be read."""
     try:
         said = parse_json((checkpoint / MARKER).read_text(encoding="utf-8"))
         return {str(name): (int(size), str(found)) for name, (size, found) in said.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _complete(checkpoint: Path) -> bool:
-    saved = _saved(checkpoint)
-    try:
-        return bool(saved) and all((checkpoint / n).stat().st_size == size for n, (size, _) in saved.items())
-    except (OSError, ValueError):
-        return False

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dem_build.checkpoint.floats import FLOATS, NAMES, is_finite, narrow_planes, widen_planes
+from dem_build.checkpoint.header import ITEM_SIZES, TensorSpec
 from dem_build.checkpoint.layers import layer_of
-from dem_build.checkpoint.layout import ITEM_SIZES, TensorSpec
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.actions.compose.methods import Method
-    from dem_build.checkpoint.layout import TensorInfo
+    from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.checkpoint.writer import Writer
 
@@ -48,8 +48,8 @@ class Combination:
     Attributes:
         base: Θ, open.
         deltas: The vectors ΔΘ, open, each checked against the base, in the order of their digests.
-        omegas: ω of each: a number, or one for each layer (`layers.layer_of`); 0 in a layer that is not named, as the
-            model leaves it unused.
+        omegas: ω of each: a number, or one for each layer (`layers.layer_of`). A layer without one has 0: the model
+            does not use it.
         method: How they are combined.
         code: Format of the result's floats in safetensors' words; None for each as the base has it.
         kept: Names of the tensors that stay in float32 where `code` is a narrower format.
@@ -63,12 +63,13 @@ class Combination:
     kept: frozenset[str] = frozenset()
 
     def omegas_of(self, tensor: str) -> list[np.float32]:
-        """Return ω of each vector for a tensor, rounded to float32."""
+        """ω of each vector for a tensor, rounded to float32."""
         layer = layer_of(tensor)
+        # Rounded before it is used, so that a sum in float32 is all that there is.
         return [np.float32(w.get(layer, 0.0) if isinstance(w, Mapping) else w) for w in self.omegas]
 
     def code_of(self, tensor: TensorSpec) -> str:
-        """Return the format of the result of one of the base's float tensors."""
+        """The format of the result of one of the base's float tensors."""
         return _code(tensor, self.code, self.kept)
 
 
@@ -133,7 +134,7 @@ def combine(
 
 
 def result_specs(base: Checkpoint, code: str | None, kept: frozenset[str] = frozenset()) -> list[TensorSpec]:
-    """Return the tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any.
+    """The tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any.
 
     Args:
         base: Θ.
@@ -154,7 +155,8 @@ class _Units:
     """Hands out units in file order, to any thread, until it is stopped."""
 
     def __init__(self, base: Checkpoint) -> None:
-        self._units = _split(base)
+        pieces = ((t, start) for t in base.tensors.values() for start in range(0, t.size, UNIT))
+        self._units = (_Unit(i, t, s, min(s + UNIT, t.size)) for i, (t, s) in enumerate(pieces))
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -168,14 +170,6 @@ class _Units:
 
     def stop(self) -> None:
         self._stopped = True
-
-
-def _split(base: Checkpoint) -> Iterator[_Unit]:
-    index = 0
-    for tensor in base.tensors.values():
-        for start in range(0, tensor.size, UNIT):
-            yield _Unit(index, tensor, start, min(start + UNIT, tensor.size))
-            index += 1
 
 
 def _work(what: Combination, writer: Writer, units: _Units, chunk: int, tally: _Tally) -> None:
@@ -207,7 +201,7 @@ class _Tally:
             self.bytes += (unit.stop - unit.start) * item_size
 
     def norms(self) -> Norms:
-        """Sum in the order of the units, so that threads do not reach the last digit."""
+        # In the order of the units, so that threads do not reach the last digit.
         rows = np.array([self._squares[i] for i in sorted(self._squares)]).reshape(-1, self._columns)
         edit, error, *deltas = (math.sqrt(math.fsum(column)) for column in rows.T)
         return Norms(edit, error, tuple(deltas))
@@ -272,6 +266,7 @@ class _Chunk:
     def add(
         self, so_far: NDArray[np.float32], term: NDArray[np.float32], omega: np.float32
     ) -> NDArray[np.float32]:
+        # Rounded twice, product and sum, on every CPU: where one has a fused multiply-add, that would give other bits.
         np.multiply(term, omega, out=term)
         return np.add(so_far, term, out=self._total)
 
@@ -323,13 +318,14 @@ class _Kernel:
         code = self._what.code_of(tensor)
         stored = self._buffer(code)[: total.size]
         narrow_planes(so_far, code, stored, term)
+        # What was stored minus what was meant: the rounding error, in the buffer that no vector needs any more.
         np.subtract(term, so_far, out=term)
         error = _square(term)
         if not math.isfinite(error):  # so is it where a sum or what is stored of it is not
             _refuse_infinite(tensor, so_far, stored, code)
         self._writer.write(tensor.name, start, stored[:n])
         squares[1] += error
-        if so_far is not base:
+        if so_far is not base:  # without a vector it is the base's own buffer, and the edit is 0
             np.subtract(so_far, base, out=term)
             squares[0] += _square(term)
 
@@ -344,7 +340,7 @@ class _Kernel:
         self, source: Checkpoint, tensor: TensorInfo, start: int, n: int, out: NDArray[np.float32]
     ) -> None:
         stored = self._buffer(tensor.dtype)[: out.size]
-        stored[n:] = 0
+        stored[n:] = 0  # what an odd chunk has too much: left over bits could be a NaN, and reach the norms
         source.read_into(tensor, start, stored[:n])
         widen_planes(stored, tensor.dtype, out)
 

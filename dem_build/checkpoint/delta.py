@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.checkpoint.floats import CODES, FLOATS, is_finite, narrow, widen
-from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import Writer
 from dem_build.errors import CheckpointError
@@ -56,7 +56,7 @@ class DeltaNorms:
     elements: int
 
     def provenance(self, dtype: str) -> dict[str, JSON]:
-        """Return what is recorded of a vector that is stored in `dtype`."""
+        """What is recorded of a vector that is stored in `dtype`."""
         return {
             "dtype": dtype,
             "elements": self.elements,
@@ -67,7 +67,7 @@ class DeltaNorms:
 
 
 def delta_shapes(base: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Return the names and shapes that a vector of `base` has: those of its float tensors, in file order."""
+    """The names and shapes that a vector of `base` has: those of its float tensors, in file order."""
     return {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
 
 
@@ -91,13 +91,15 @@ def write_delta(
         CheckpointError: A tensor that is missing, unknown, twice, of another shape or not finite.
     """
     due = dict(shapes)
-    squares: list[tuple[float, float]] = []
+    squares = [(0.0, 0.0)]
     with delta_writer(path, base_digest, shapes, dtype) as writer:
         for name, values in tensors:
             if due.pop(name, None) != values.shape:
                 expected = f"{shapes[name]}, once" if name in shapes else "no such tensor"
                 raise CheckpointError(f"{name} of shape {values.shape} does not fit: the base has {expected}")
-            squares += _write_tensor(writer, name, values, CODES[dtype])
+            flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
+            starts, code = range(0, flat.size, CHUNK), CODES[dtype]
+            squares += [_write_chunk(writer, name, s, flat[s : s + CHUNK], code) for s in starts]
         if due:
             raise CheckpointError(f"the vector lacks {len(due)} of the base's tensors, first {min(due)}")
     return _norms(squares, sum(math.prod(shape) for shape in shapes.values()))
@@ -140,7 +142,7 @@ def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> 
 def delta_writer(
     path: Path, base_digest: Digest, shapes: Mapping[str, tuple[int, ...]], dtype: str
 ) -> Writer:
-    """Return a writer of a vector; what it takes is what `write_delta` takes."""
+    """A writer of a vector; what it takes is what `write_delta` takes."""
     specs = [TensorSpec(name, CODES[dtype], tuple(shape)) for name, shape in shapes.items()]
     return Writer({path: specs}, {"dem": DELTA_FORMAT, "base": base_digest})
 
@@ -183,7 +185,9 @@ def write_difference(
             done += theta.size
             on_progress(done)
         squares += of_tensor
-        moved[name] = _relative(math.fsum(square for square, _ in of_tensor), math.fsum(lengths))
+        length = math.fsum(lengths)
+        # What was zero has no length to compare with.
+        moved[name] = math.sqrt(math.fsum(square for square, _ in of_tensor) / length) if length > 0 else 0.0
     return _norms(squares, done), moved
 
 
@@ -193,23 +197,10 @@ def _chunk(weights: Checkpoint, name: str, start: int) -> NDArray[np.float32]:
     return weights.floats(tensor, start, min(CHUNK, max(tensor.size - start, 0)))
 
 
-def _relative(moved: float, length: float) -> float:
-    """Return the root of a ratio of squares; what was zero has no length to compare with."""
-    return math.sqrt(moved / length) if length > 0 else 0.0
-
-
 def _norms(squares: list[tuple[float, float]], elements: int) -> DeltaNorms:
+    # fsum rounds once, at the end: the order in which tensors came reaches no digit.
     norm, error = (math.sqrt(math.fsum(column)) for column in zip(*squares, strict=True))
     return DeltaNorms(norm, error, elements)
-
-
-def _write_tensor(
-    writer: Writer, name: str, values: NDArray[np.float32], code: str
-) -> list[tuple[float, float]]:
-    """Write one tensor in chunks; return each chunk's squared norm and squared rounding error."""
-    flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
-    starts = range(0, flat.size, CHUNK)
-    return [(0.0, 0.0), *(_write_chunk(writer, name, s, flat[s : s + CHUNK], code) for s in starts)]
 
 
 def _write_chunk(

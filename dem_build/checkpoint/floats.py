@@ -1,7 +1,8 @@
 """Float formats of stored tensors as numpy sees them: widen to float32, round once to what is stored.
 
-bfloat16 is the upper half of a float32, so both directions are integer operations and give the same bits on
-every CPU. safetensors files are little-endian, and so is every machine that numpy's views here assume.
+bfloat16 is the upper half of a float32 (sign, 8 bits of exponent, 7 of the mantissa's 23), so both directions are
+integer operations and give the same bits on every CPU. safetensors files are little-endian, and so is every machine
+that numpy's views here assume.
 
 For sums of many elements there is a faster layout than the file's: two planes, the elements of even index and
 then those of odd index. Two stored bfloat16 are one 32-bit integer, whose halves become the planes by a shift and a
@@ -39,11 +40,7 @@ CODES: Mapping[str, str] = MappingProxyType({"bfloat16": "BF16", "float16": "F16
 NAMES: Mapping[str, str] = MappingProxyType({code: name for name, code in CODES.items()})
 
 FLOATS: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
-    {
-        "BF16": np.dtype(np.uint16),
-        "F16": np.dtype(np.float16),
-        "F32": np.dtype(np.float32),
-    }
+    {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 )
 """Code of a float format that weights may have → the numpy dtype that holds its bits."""
 
@@ -61,7 +58,7 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def from_bfloat16(bits: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return the float32 values of bfloat16 bits, exactly, in the same shape."""
+    """The float32 values of bfloat16 bits, exactly, in the same shape."""
     out = np.empty(bits.shape, np.float32)
     widen(bits.reshape(-1), "BF16", out.reshape(-1))
     return out
@@ -99,7 +96,8 @@ def narrow(values: NDArray[np.float32], code: str, out: NDArray[np.generic]) -> 
     work = np.empty_like(bits)
     _round(bits, work)
     out[...] = work.view(np.uint16)[1::2]
-    if (nan := np.isnan(values)).any():  # the carry may have run over the exponent
+    # A NaN's exponent is all ones: a carry out of its mantissa makes it an infinity, or runs on into the sign.
+    if (nan := np.isnan(values)).any():
         out[nan] = QUIET_NAN
 
 
@@ -113,7 +111,7 @@ def widen_planes(stored: NDArray[np.generic], code: str, out: NDArray[np.float32
     """
     half = out.size // 2
     if code == "BF16":
-        pairs = stored.view(np.uint32)
+        pairs = stored.view(np.uint32)  # little-endian: the element of even index is the lower half
         bits = out.view(np.uint32)
         np.left_shift(pairs, 16, out=bits[:half])
         np.bitwise_and(pairs, UPPER, out=bits[half:])
@@ -147,7 +145,10 @@ def narrow_planes(
 
 
 def _round(bits: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
-    """Add what carries into the upper half where the lower one is above its middle, or at it below an odd one."""
+    """Round to the upper half of each element, to nearest with ties to even; the lower half of `out` is left over."""
+    # Half of the last kept bit is 0x8000. Adding 0x7FFF carries into the upper half where the lower one is above its
+    # middle, and adding the last kept bit too where it is at its middle below an odd one: ties to even (IEEE 754,
+    # 4.3.1). A carry that runs into the exponent is right: it is the next power of two, or infinity.
     np.right_shift(bits, 16, out=out)
     np.bitwise_and(out, 1, out=out)
     np.add(out, 0x7FFF, out=out)
@@ -155,10 +156,11 @@ def _round(bits: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
 
 
 def is_finite(stored: NDArray[np.generic], code: str) -> bool:
-    """Return whether no stored value is an infinity or a NaN."""
+    """Whether no stored value is an infinity or a NaN."""
     if not stored.size:
         return True
     infinity = INFINITY[code]
+    # Without its sign a float is an integer in the order of its size: infinity is above all numbers, NaN above that.
     bits: NDArray[np.unsignedinteger] = stored.view(np.uint16 if stored.itemsize == 2 else np.uint32)
     sign = 1 << (8 * stored.itemsize - 1)
     return bool((bits & (sign - 1)).max() < infinity)

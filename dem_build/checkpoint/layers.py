@@ -25,21 +25,21 @@ _LAST = re.compile(r"\.(?:weight|bias)$")
 
 
 def layer_of(tensor: str) -> str:
-    """Return the layer of a tensor: its number as text, `embeddings` or `final`."""
+    """The layer of a tensor: its number as text, `embeddings` or `final`."""
     if numbered := _NUMBERED.search(f".{tensor}"):
         return numbered.group(1)
     return EMBEDDINGS if _EMBEDDING.search(tensor) else FINAL
 
 
 def layers_of(tensors: list[str]) -> list[str]:
-    """Return the layers of some tensors, each once: embeddings, the numbered ones in order, the final."""
+    """The layers of some tensors, each once: embeddings, the numbered ones in order, the final."""
     found = {layer_of(name) for name in tensors}
     numbered = sorted((layer for layer in found if layer.isdigit()), key=int)
     return [EMBEDDINGS] * (EMBEDDINGS in found) + numbered + [FINAL] * (FINAL in found)
 
 
 def kind_of(tensor: str) -> str:
-    """Return the kind of module that a tensor is of: `embeddings`, `norms`, or the module's name (`q_proj`)."""
+    """The kind of module that a tensor is of: `embeddings`, `norms`, or the module's name (`q_proj`)."""
     if layer_of(tensor) == EMBEDDINGS:
         return EMBEDDINGS
     module = _LAST.sub("", tensor).rpartition(".")[2]

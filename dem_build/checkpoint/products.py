@@ -1,8 +1,6 @@
 """Inner products and sign counts of vectors, streamed tensor by tensor: all that comparing vectors takes.
 
-A product of two float32 is exact in float64, and numpy adds a row of float64 pairwise in an order of its own that
-knows no SIMD width. Chunks and units are added in the order of the file. Hence no thread count or CPU capability
-reaches a bit of a sum. Memory is a few chunks a thread, however large the model is.
+No thread count or CPU capability reaches a bit of a sum. Memory is a few chunks a thread, however large the model is.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dem_build.checkpoint.layout import TensorInfo
+    from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
 __all__ = ["Sums", "sum_products"]
@@ -56,7 +54,7 @@ class Sums:
 
     @classmethod
     def none(cls, vectors: int) -> Sums:
-        """Return the sums over nothing."""
+        """The sums over nothing."""
         counts = np.zeros((vectors, vectors), np.int64)
         return cls(0, 0.0, np.zeros((vectors, vectors)), counts, counts, 0, 0)
 
@@ -79,7 +77,7 @@ def sum_products(
     threads: int = 1,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Sums]:
-    """Return the sums of each float tensor of a base, in file order.
+    """The sums of each float tensor of a base, in file order.
 
     Args:
         base: Θ, open.
@@ -96,6 +94,7 @@ def sum_products(
             if tensor.dtype in FLOATS
             for start in range(0, max(tensor.size, 1), UNIT)
         )
+        # Units are added in the order of the file, whichever is done first.
         for name, sums in _in_order(work, AHEAD * threads):
             found[name] = found[name] + sums if name in found else sums
             done += sums.elements
@@ -134,6 +133,8 @@ def _sum_chunk(theta: NDArray[np.float64], rows: NDArray[np.float64]) -> Sums:
     gram = np.zeros((size, size))
     both, opposed = np.zeros((size, size), np.int64), np.zeros((size, size), np.int64)
     negative, other_than_0 = rows < 0, rows != 0
+    # A product of two float32 is exact in float64 (24 + 24 bits of 53), and numpy adds a row of float64 pairwise, in an
+    # order of its own that knows no SIMD width. np.dot would leave the order to BLAS, and so to the CPU.
     products = np.empty(elements)
     for i in range(size):
         for j in range(i, size):
@@ -141,6 +142,7 @@ def _sum_chunk(theta: NDArray[np.float64], rows: NDArray[np.float64]) -> Sums:
             shared = other_than_0[i] & other_than_0[j]
             both[i, j] = both[j, i] = np.count_nonzero(shared)
             opposed[i, j] = opposed[j, i] = np.count_nonzero(shared & (negative[i] ^ negative[j]))
+    # A zero has no sign: a vector that leaves an element alone is in conflict with none.
     several = other_than_0.sum(axis=0, dtype=np.int32) >= 2
     torn = negative.any(axis=0) & (rows > 0).any(axis=0)
     base = float(np.multiply(theta, theta, out=products).sum())

@@ -9,7 +9,7 @@ import numpy as np
 
 from dem_build.checkpoint.filenames import INDEX, SINGLE, shards_of
 from dem_build.checkpoint.floats import FLOATS, widen
-from dem_build.checkpoint.layout import DOWNLOAD_AGAIN, ITEM_SIZES, TensorInfo, read_header
+from dem_build.checkpoint.header import DOWNLOAD_AGAIN, ITEM_SIZES, TensorInfo, read_header
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Checkpoint:
         """
         view = out.view(np.uint8).data
         offset = tensor.offset + start * ITEM_SIZES[tensor.dtype]
+        # With the place in each call: a file has one position of its own, which threads would move for each other. A
+        # read may also give less than was asked for.
         while view:
             count = os.preadv(self._files[tensor.path], [view], offset)
             if not count:
@@ -62,7 +64,7 @@ class Checkpoint:
             view, offset = view[count:], offset + count
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """Return a float tensor's values as float32, in its shape.
+        """A float tensor's values as float32, in its shape.
 
         Raises:
             CheckpointError: No tensor of this name, or one that holds no floats.
@@ -73,14 +75,14 @@ class Checkpoint:
         return self.floats(tensor, 0, tensor.size).reshape(tensor.shape)
 
     def floats(self, tensor: TensorInfo, start: int, size: int) -> NDArray[np.float32]:
-        """Return `size` elements of a float tensor as float32, from the `start`-th on; threads may share it.
+        """The values of `size` elements of a float tensor as float32, from the `start`-th on; threads may share it.
 
         Raises:
             CheckpointError: As of `read_into`.
         """
         stored = np.empty(size, FLOATS[tensor.dtype])
         self.read_into(tensor, start, stored)
-        if tensor.dtype == "F32":
+        if tensor.dtype == "F32":  # nothing to convert, and so no second buffer
             return stored.view(np.float32)
         values = np.empty(size, np.float32)
         widen(stored, tensor.dtype, values)
@@ -103,6 +105,7 @@ def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
     if isinstance(source, os.PathLike):
         if not source.is_dir():
             return _join([source])
+        # As transformers loads a folder: an index beside a whole file is a leftover.
         if (source / SINGLE).exists() or not (source / INDEX).exists():
             return _join([source / SINGLE])
         shards = shards_of(source / INDEX)

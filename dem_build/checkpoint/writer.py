@@ -1,34 +1,40 @@
-"""Weights written tensor by tensor, in one canonical way: the same tensors are the same bytes."""
+"""Weights written tensor by tensor, in one canonical way: the same tensors are the same bytes.
+
+A file is hashed while it is written: its digest is there when its last byte is.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import threading
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dem_build.checkpoint.filenames import INDEX, SINGLE
-from dem_build.checkpoint.growing import Flusher, Growing
-from dem_build.checkpoint.layout import ITEM_SIZES, canonical_order, header_bytes
+from dem_build.checkpoint.header import ITEM_SIZES, canonical_order, header_bytes
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
     from numpy.typing import NDArray
 
-    from dem_build.checkpoint.layout import TensorSpec
+    from dem_build.checkpoint.header import TensorSpec
     from dem_build.digest import Digest
 
 __all__ = ["MAX_SHARD_BYTES", "Writer", "weights_writer"]
 
 MAX_SHARD_BYTES = 5_000_000_000
+PIECE = 1 << 19  # bytes that are read back at a time
+FLUSH_SECONDS = 0.1
 NOT_SUPPORTED = frozenset({errno.EINVAL, errno.EOPNOTSUPP})  # a file system that cannot reserve
 METADATA = {"format": "pt"}  # what transformers asks of a file of PyTorch weights
 
@@ -46,13 +52,22 @@ class Writer:
         self.digests: Mapping[Path, Digest] = {}
         self._specs = {path: canonical_order(specs) for path, specs in files.items()}
         self._metadata = metadata
-        self._places: dict[str, tuple[Growing, int, TensorSpec]] = {}
-        self._files: list[Growing] = []
+        self._places: dict[str, tuple[_HashedFile, int, TensorSpec]] = {}
+        self._files: list[_HashedFile] = []
 
     def __enter__(self) -> Self:
         for path, specs in self._specs.items():
-            self._create(path, specs)
-        self._flusher = Flusher(self._files)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            header = header_bytes(specs, self._metadata)
+            offset, size = len(header), len(header) + sum(spec.nbytes for spec in specs)
+            file = _HashedFile(path, size)
+            self._files.append(file)
+            for spec in specs:
+                self._places[spec.name] = (file, offset, spec)
+                offset += spec.nbytes
+            _allocate(file.descriptor, size, path)
+            file.write(0, memoryview(header))
+        self._flusher = _Flusher(self._files)
         return self
 
     def __exit__(
@@ -66,6 +81,7 @@ class Writer:
         finally:
             while self._files:
                 self._files.pop().close()
+        # After the files are closed; and of an error inside the block, that one counts.
         if kind is None and missing:
             raise ValueError(f"{missing} bytes of the tensors were not written")
 
@@ -74,19 +90,6 @@ class Writer:
         file, offset, spec = self._places[name]
         file.write(offset + start * ITEM_SIZES[spec.dtype], stored.view(np.uint8).data)
 
-    def _create(self, path: Path, specs: list[TensorSpec]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        header = header_bytes(specs, self._metadata)
-        size = len(header) + sum(spec.nbytes for spec in specs)
-        file = Growing(path, size)
-        self._files.append(file)
-        offset = len(header)
-        for spec in specs:
-            self._places[spec.name] = (file, offset, spec)
-            offset += spec.nbytes
-        _allocate(file.descriptor, size, path)
-        file.write(0, memoryview(header))
-
 
 def weights_writer(
     folder: Path,
@@ -94,7 +97,7 @@ def weights_writer(
     max_shard_bytes: int = MAX_SHARD_BYTES,
     metadata: Mapping[str, str] = MappingProxyType({}),
 ) -> Writer:
-    """Return a writer of a folder of weights, which must not exist; `metadata` are those beside the format.
+    """A writer of a folder of weights, which must not exist; `metadata` are those beside the format.
 
     The folder will hold `model.safetensors`, or above `max_shard_bytes` shards and their index, named as
     transformers names them. A shard exceeds `max_shard_bytes` only to hold a single tensor.
@@ -111,17 +114,13 @@ def weights_writer(
     if len(shards) == 1:
         return Writer({folder / SINGLE: shards[0]}, {**METADATA, **metadata})
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    _write_index(folder / INDEX, dict(zip(names, shards, strict=True)))
     files = {folder / name: held for name, held in zip(names, shards, strict=True)}
-    return Writer(files, {**METADATA, **metadata})
-
-
-def _write_index(path: Path, shards: Mapping[str, list[TensorSpec]]) -> None:
-    document = {
-        "metadata": {"total_size": sum(spec.nbytes for held in shards.values() for spec in held)},
-        "weight_map": {spec.name: file for file, held in shards.items() for spec in held},
+    index = {
+        "metadata": {"total_size": sum(spec.nbytes for held in shards for spec in held)},
+        "weight_map": {spec.name: path.name for path, held in files.items() for spec in held},
     }
-    path.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return Writer(files, {**METADATA, **metadata})
 
 
 def _allocate(file: int, size: int, path: Path) -> None:
@@ -134,3 +133,129 @@ def _allocate(file: int, size: int, path: Path) -> None:
         if error.errno not in NOT_SUPPORTED:
             what, hint = f"cannot hold {size} bytes: {error.strerror}", "free some space, and build again"
             raise CheckpointError(what, where=str(path), hint=hint) from error
+
+
+class _HashedFile:
+    """A new file of a known size, open until it is closed; its bytes may come in any order, from any thread.
+
+    Attributes:
+        path: Where it is.
+        descriptor: The open file.
+
+    Raises:
+        FileExistsError: There is a file already.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._size = size
+        self._whole = 0  # bytes that are there from the beginning on
+        self._ahead: dict[int, int] = {}  # of what is there beyond them: start → stop
+        self._noting = threading.Lock()
+        self._hashing = threading.Lock()
+        self._hash = hashlib.sha256()
+        self._hashed = self._flushed = 0
+
+    @property
+    def missing(self) -> int:
+        """How many bytes have not been written."""
+        return self._size - self._whole - sum(stop - start for start, stop in self._ahead.items())
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Write bytes at a place; each place once.
+
+        Raises:
+            ValueError: They were written before.
+        """
+        stop, left = start + len(data), data
+        while left:
+            left = left[os.pwrite(self.descriptor, left, stop - len(left)) :]
+        self._note(start, stop)
+        # Whoever has written some bytes hashes them where all before them are hashed, and then what others wrote
+        # behind them, which is read back out of the system's memory; unless another thread is at it. Threads for
+        # hashing alone, more than there are cores, would only have all of them wait for Python's lock.
+        if self._hashing.acquire(blocking=False):
+            try:
+                if start == self._hashed:
+                    self._hash.update(data)
+                    self._hashed = stop
+                self._go_on()
+            finally:
+                self._hashing.release()
+
+    def digest(self) -> Digest:
+        """The SHA-256 of the file, all of which must have been written."""
+        assert not self.missing
+        with self._hashing:
+            self._go_on()
+            return self._hash.hexdigest()
+
+    def flush(self) -> None:
+        """Write to the disk what was hashed since the last time, and whatever else is there."""
+        if (hashed := self._hashed) != self._flushed:
+            # While others compute: at the end, the disk would be waited for with all of a model to write.
+            os.fdatasync(self.descriptor)
+            self._flushed = hashed
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self.descriptor)
+
+    def _note(self, start: int, stop: int) -> None:
+        if start == stop:
+            return
+        # Its own lock: who only notes a write does not wait for who hashes.
+        with self._noting:
+            if start < self._whole or start in self._ahead:
+                raise ValueError(f"{self.path}: bytes {start} to {stop} are written twice")
+            self._ahead[start] = stop
+            while (end := self._ahead.pop(self._whole, None)) is not None:
+                self._whole = end
+
+    def _go_on(self) -> None:
+        """Hash what is there from the beginning on, and was not hashed."""
+        whole = self._whole
+        if self._hashed == whole:
+            return
+        buffer = memoryview(bytearray(min(PIECE, whole - self._hashed)))
+        while self._hashed < whole:
+            count = os.preadv(self.descriptor, [buffer[: whole - self._hashed]], self._hashed)
+            if not count:
+                raise OSError(f"{self.path} was cut off while it was written")
+            self._hash.update(buffer[:count])
+            self._hashed += count
+
+
+class _Flusher:
+    """Writes to the disk what some files hold, time and again until it is stopped: the disk works while others compute.
+
+    Args:
+        files: The files. They may grow in number.
+    """
+
+    def __init__(self, files: Sequence[_HashedFile]) -> None:
+        self._files = files
+        self._stopped = threading.Event()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._work, name="dem-flushing", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End. What is left is flushed by whoever needs it on the disk.
+
+        Raises:
+            OSError: The disk did not take what was written: the system tells that once.
+        """
+        self._stopped.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            while not self._stopped.wait(FLUSH_SECONDS):
+                for file in self._files:
+                    file.flush()
+        except OSError as error:
+            self._error = error

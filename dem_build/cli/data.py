@@ -23,7 +23,7 @@ from dem_build.recipe import load_recipe
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dem_build.actions.prepare.examples import Shown
+    from dem_build.actions.prepare.run import Shown
     from dem_build.cli.session import Call
     from dem_build.digest import JSON
     from dem_build.store import Record, Store
@@ -77,7 +77,7 @@ def _require(named: str, name: str, call: Call) -> None:
 
 
 def _examples(store: Store, base: Record, data: Record, split: str, rows: int) -> list[Shown]:
-    from dem_build.actions.prepare.examples import examples  # noqa: PLC0415  it brings the tokenizer's library along
+    from dem_build.actions.prepare.run import examples  # noqa: PLC0415  it brings the tokenizer's library along
 
     with tempfile.TemporaryDirectory(prefix="dem-") as folder:
         tokenizer = store.views.view(base.outputs["tokenizer"], Path(folder), "tokenizer")

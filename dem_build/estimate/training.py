@@ -40,7 +40,7 @@ STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
 CHECKPOINTS = 3
 """Two are kept, and one more is being written."""
 MOST_LOGITS = 1 << 28
-"""Logits that `model.head` makes at once."""
+"""Logits that `model.likelihood` makes at once."""
 BLOCKS = 16
 """Parts that `actions.tune.judges` deals rows into; derivatives are taken of one after another."""
 PROCESS = 620_000_000

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from dem_build.model.likelihood import IGNORED
+from dem_build.data.tokenise import MASKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,8 +24,6 @@ __all__ = ["RowOrder", "by_length", "collate", "few_sizes", "largest_divisor"]
 
 class RowOrder(Sampler[int]):
     """The order of rows: shuffled anew in each epoch, and by length within an optimizer step.
-
-    Rows of a length lie together, so a micro-batch holds little padding; the sum over a step is the same.
 
     Attributes:
         epoch: The epoch that iterating gives.
@@ -49,15 +47,14 @@ class RowOrder(Sampler[int]):
             yield from self.rows(step).tolist()
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """Return the rows of an optimizer step, counted from 0 over all epochs, the longest first."""
+        """The rows of an optimizer step, counted from 0 over all epochs, the longest first."""
         epoch, step = divmod(step, self.steps_per_epoch)
-        rows = self._permutation(epoch)[step * self._size : (step + 1) * self._size]
-        return rows[np.argsort(-self._lengths[rows], kind="stable")]
-
-    def _permutation(self, epoch: int) -> NDArray[np.int64]:
+        # By seed and epoch alone: a resumed training draws the same order, and the last one is kept.
         if self._shuffled is None or self._shuffled[0] != epoch:
             self._shuffled = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self))
-        return self._shuffled[1]
+        # By length within the step, so that a micro-batch holds little padding; the sum over the step is the same.
+        rows = self._shuffled[1][step * self._size : (step + 1) * self._size]
+        return rows[np.argsort(-self._lengths[rows], kind="stable")]
 
 
 def by_length(
@@ -68,7 +65,7 @@ def by_length(
     Args:
         lengths: Tokens of each row.
         size: Most rows of a batch.
-        boundary: Rows that are longer are never beside rows that are not, see `context_length.longest_short`.
+        boundary: Longer rows and others are never in one batch, see `context_length.longest_short`.
         padding: Most of a batch that may be padding, as a share of its tokens: few rows sorted are not of like length.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
@@ -76,23 +73,21 @@ def by_length(
     for sort in (order[:long].tolist(), order[long:].tolist()):
         batch: list[int] = []
         for row in sort:
-            if batch and (len(batch) == size or _padded([*batch, row], lengths) > padding):
-                yield batch
-                batch = []
+            if batch:
+                more = [*batch, row]  # the first is the longest: all others are padded to it
+                filled = float(lengths[more].sum()) / (len(more) * max(int(lengths[batch[0]]), 1))
+                if len(batch) == size or 1.0 - filled > padding:
+                    yield batch
+                    batch = []
             batch.append(row)
         if batch:
             yield batch
 
 
-def _padded(batch: Sequence[int], lengths: NDArray[np.integer]) -> float:
-    """Return the share of a batch's tokens that is padding; its first row is the longest."""
-    return 1.0 - float(lengths[batch].sum()) / (len(batch) * max(int(lengths[batch[0]]), 1))
-
-
 def collate(
     rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], ceilings: Sequence[int] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return rows as tensors [rows, length], padded on the right with token 0 and labels that do not count.
+    """Rows as tensors [rows, length], padded on the right with token 0 and labels that do not count.
 
     Args:
         rows: Input ids and labels, [tokens] each.
@@ -101,7 +96,7 @@ def collate(
     longest = max(len(ids) for ids, _ in rows)
     length = longest if ceilings is None else few_sizes(longest, ceilings)
     input_ids = np.zeros((len(rows), length), np.int64)
-    labels = np.full((len(rows), length), IGNORED, np.int64)
+    labels = np.full((len(rows), length), MASKED, np.int64)
     for i, (ids, targets) in enumerate(rows):
         input_ids[i, : len(ids)] = ids
         labels[i, 1 : len(targets)] = targets[1:]  # a row's first token is predicted from nothing
@@ -109,20 +104,19 @@ def collate(
 
 
 def few_sizes(longest: int, ceilings: Sequence[int] = ()) -> int:
-    """Return a length that is little above `longest` and one of few: at most 16 between a power of two and the next.
-
-    Libraries keep what they made for each shape that they met, on a CPU some 20 MB: a training whose batches have
-    hundreds of lengths fills the memory with it.
+    """A length a little above `longest`, out of few: at most 16 lie between a power of two and the next.
 
     Args:
         longest: Tokens of the longest row.
         ceilings: Lengths that mean something to the model, and that padding does not pass.
     """
+    # Libraries keep what they made for each shape that they met, on a CPU some 20 MB: a training whose batches have
+    # hundreds of lengths fills the memory with it.
     step = 1 << max((longest - 1).bit_length() - 5, 3)
     padded = -(-longest // step) * step
     return min([padded, *(most for most in ceilings if longest <= most)])
 
 
 def largest_divisor(number: int, at_most: int) -> int:
-    """Return the largest divisor of `number` that is not above `at_most`."""
+    """The largest divisor of `number` that is not above `at_most`."""
     return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)

@@ -1,10 +1,5 @@
 """How many tokens a model takes, as its config says, and whether it reads long rows in another way than short ones.
 
-Rows that are longer than what a model takes are refused before it is loaded.
-
-Where positions are looked up in a table, one token too many is an index out of range, which on a GPU takes the whole
-process down; where they are computed, the model says something that it was never trained to.
-
 A model with LongRoPE (Ding et al. 2024, arXiv 2402.13753) has two sets of rotary frequencies, for rows up to its
 original length and for longer ones. transformers takes one set for a whole batch, by its longest row: a row beside
 a longer one would have another loss than alone. So rows of both sorts are kept apart.
@@ -42,7 +37,7 @@ ORIGINAL = "original_max_position_embeddings"
 
 
 def most_tokens(config: Path) -> int | None:
-    """Return how many tokens a model takes, as its `config.json` says; None where it names no such length."""
+    """How many tokens a model takes, as its `config.json` says; None where it names no such length."""
     document = parse_json(config.read_text(encoding="utf-8"))
     return next((document[name] for name in NAMES if isinstance(document.get(name), int)), None)
 
@@ -57,6 +52,8 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
     Raises:
         DataError: A row has more tokens than the model takes.
     """
+    # Before the model is loaded. Where positions are looked up in a table, one token too many is an index out of range,
+    # which on a GPU takes the whole process down; where they are computed, the model says what it was never trained to.
     most = most_tokens(config)
     longest = int(rows.lengths.max(initial=0))
     if most is not None and longest > most:
@@ -68,7 +65,7 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
 
 
 def ceilings(config: Any) -> list[int]:
-    """Return the lengths that padding must not pass: the longest that a model takes, or reads as a short row.
+    """The lengths that padding must not pass: the longest that a model takes, or reads as a short row.
 
     Args:
         config: A model's, as transformers reads it.
@@ -78,22 +75,20 @@ def ceilings(config: Any) -> list[int]:
 
 
 def longest_short(config: Any) -> int | None:
-    """Return the most tokens of a row that is read with the short rotary frequencies; None where there is one set.
+    """The most tokens of a row that is read with the short rotary frequencies; None where there is one set.
 
     Args:
         config: A model's, as transformers reads it.
     """
     parameters = getattr(config, "rope_parameters", None) or {}
-    sets = [
-        parameters,
-        *(p for p in parameters.values() if isinstance(p, dict)),
-    ]  # or one for each type of layer
+    # One table, or one for each type of layer.
+    sets = [parameters, *(p for p in parameters.values() if isinstance(p, dict))]
     found = [s[ORIGINAL] for s in sets if s.get("rope_type") == "longrope"]
     return min(found, default=None)
 
 
 def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
-    """Return whether some rows are read with a model's short rotary frequencies, and others with its long ones.
+    """Whether some rows are read with a model's short rotary frequencies, and others with its long ones.
 
     Args:
         lengths: Tokens of each row.

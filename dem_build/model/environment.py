@@ -1,12 +1,15 @@
-"""What a model ran on: recorded with results, never part of a key."""
+"""What a model runs on: its device, its memory and what running out of it says, the libraries.
+
+It is recorded with results, and never part of a key.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
 import resource
 import sys
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +17,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dem_build.digest import of_json
-from dem_build.hardware import cpu_name
+from dem_build.hardware import cpu_name, room
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from transformers import PreTrainedModel
+
+    from dem_build.errors import ActionError
 
 __all__ = [
     "bits_of",
+    "device",
     "device_name",
+    "is_out_of_memory",
+    "memory_numbers",
+    "memory_told",
     "peak_memory",
     "ran_on",
     "release_memory",
@@ -32,10 +43,28 @@ __all__ = [
 CPUINFO = Path("/proc/cpuinfo")
 LIBC = ctypes.CDLL(None)
 PEAK, RESET = Path("/proc/self/clear_refs"), b"5"  # proc(5)
+# A GPU's allocator and Python each have an error of their own; the CPU's allocators are known by their words.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
+
+
+def device() -> torch.device:
+    """The device that models run on: the first visible GPU, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the CPU's architecture."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides a training's last bits."""
+    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate", "numpy")}
+    return {"python": platform.python_version(), **libraries}
 
 
 def ran_on(model: PreTrainedModel) -> dict[str, Any]:
-    """Return what a model ran on: the device, the attention kernel that transformers chose, and the libraries."""
+    """What a model ran on: the device, the attention kernel that transformers chose, and the libraries."""
     return {
         "device": device_name(model.device),
         "attn_implementation": str(model.config._attn_implementation),  # noqa: SLF001  it has no other name
@@ -44,7 +73,7 @@ def ran_on(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def bits_of(model: PreTrainedModel, batch: int) -> str:
-    """Return a hash of all that a loss's last bits depend on beside the model, the rows and our code.
+    """A hash of all that a loss's last bits depend on beside the model, the rows and our code.
 
     The order in which a kernel sums is chosen by the library's version, the processor and its instructions, the number
     of threads, the attention kernel and how many rows there are at once. Where all of these are the same, a CPU gives
@@ -54,9 +83,11 @@ def bits_of(model: PreTrainedModel, batch: int) -> str:
         model: What is measured, on its device.
         batch: Most rows at once.
     """
+    # Libraries choose their kernels by more of a processor than its instructions.
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     of = {
         **ran_on(model),
-        "processor": _processor(),
+        "processor": next((x for x in lines if x.startswith("model name")), platform.processor()),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "batch": batch,
@@ -64,33 +95,10 @@ def bits_of(model: PreTrainedModel, batch: int) -> str:
     return of_json(of)
 
 
-def _processor() -> str:
-    """Return the processor's model: libraries choose their kernels by more of it than its instructions."""
-    if CPUINFO.exists():
-        named = (
-            line for line in CPUINFO.read_text(encoding="utf-8").splitlines() if line.startswith("model name")
-        )
-        return next(named, platform.processor())
-    return platform.processor()
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a training's last bits."""
-    libraries = {name: version(name) for name in ("torch", "transformers", "accelerate", "numpy")}
-    return {"python": platform.python_version(), **libraries}
-
-
-def device_name(device: torch.device) -> str:
-    """Return the GPU's name, or the CPU's architecture."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
-
-
 def release_memory() -> None:
-    """Give back to the system what the C library holds and nobody uses.
-
-    Between tensors of changing sizes glibc keeps gaps: over some hundred steps of a training on a CPU as much again as
-    the training needs.
-    """
+    """Give back to the system what the C library holds and nobody uses."""
+    # Between tensors of changing sizes glibc keeps gaps: over some hundred steps of a training on a CPU as much again
+    # as the training needs.
     if hasattr(LIBC, "malloc_trim"):
         LIBC.malloc_trim(0)
 
@@ -101,12 +109,12 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     else:
         release_memory()
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             PEAK.write_bytes(RESET)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes in use since the last reset: of the GPU, on a CPU of the process.
+    """The most bytes in use since the last reset: of the GPU, on a CPU of the process.
 
     Where a process' peak cannot be reset, it is since the process started.
     """
@@ -114,3 +122,43 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, a GPU's or the machine's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
+
+
+@contextlib.contextmanager
+def memory_told(error: type[ActionError], what: str, hint: str) -> Iterator[None]:
+    """Raise `error`, which a user can mend, in place of any sort of running out of memory.
+
+    Args:
+        error: The class of error.
+        what: What was done, as in "out of memory while computing a loss".
+        hint: What to change.
+
+    Raises:
+        ActionError: Memory ran out.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as cause:
+        if not is_out_of_memory(cause):
+            raise
+        raise error(f"out of memory {what}: {memory_numbers()}", hint=hint) from cause
+
+
+def memory_numbers() -> str:
+    """How much memory was in use, and how much there is."""
+    used = f"{_size(peak_memory(device()))} in use at most"
+    if torch.cuda.is_available():
+        return f"{used}, and the GPU has {_size(torch.cuda.mem_get_info()[1])}"
+    space = room([])
+    return used if space is None else f"{used}, and {space.place} has {_size(space.total)}"
+
+
+def _size(octets: int) -> str:
+    return f"{octets / 1e9:,.1f} GB"

@@ -1,8 +1,4 @@
-"""Loads a model for training and evaluation from weights and a config: all of it, or an error.
-
-In the store the two are separate objects; transformers wants them in one folder, which is made here of links
-and lives as long as the loading.
-"""
+"""Loads a model for training and evaluation from weights and a config: all of it, or an error."""
 
 from __future__ import annotations
 
@@ -19,20 +15,63 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from dem_build.errors import CheckpointError
+from dem_build.model.environment import device, is_out_of_memory, ran_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from transformers import PreTrainedModel
 
-__all__ = ["device", "is_out_of_memory", "load_model", "quiet", "refuse_partial"]
+    from dem_build.step import Context, Inputs
 
-OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
+__all__ = [
+    "OUT_OF_MEMORY_HINT",
+    "evaluated_model",
+    "first_of",
+    "load_model",
+    "quiet",
+    "refuse_partial",
+    "surroundings",
+]
+
+OUT_OF_MEMORY_HINT = (
+    "lower eval_batch_size in the machine file; where that is 1, dtype in [compose] or max_length"
+)
+"""Of an evaluation."""
+MOST_NAMED = 4  # weights in a message
 
 
-def device() -> torch.device:
-    """Return the device that models run on: the first visible GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def evaluated_model(inputs: Inputs, dtype: str, context: Context) -> PreTrainedModel:
+    """The model of `model/weights` and `model/config`, its parameters in `dtype`, in evaluation mode.
+
+    It stays loaded for all evaluations of the model that follow one another in a worker: whoever changes it puts it
+    back.
+    """
+    torch.set_num_threads(context.threads)  # which the last action of this worker may have set otherwise
+    attention = context.machine.attn_implementation
+    key = [
+        "evaluated",
+        inputs.digests["model/weights"],
+        inputs.digests["model/config"],
+        dtype,
+        str(attention),
+    ]
+
+    def load() -> PreTrainedModel:
+        return load_model(
+            inputs.paths["model/weights"],
+            inputs.paths["model/config"],
+            dtype=getattr(torch, dtype),
+            device=device(),
+            attn_implementation=attention,
+        )
+
+    return context.resident.get(" ".join(key), load)
+
+
+def surroundings(model: PreTrainedModel, context: Context) -> dict[str, Any]:
+    """What an evaluation records of where it ran: these can move its results in their last digits."""
+    return {"batch_size": context.machine.eval_batch_size, **ran_on(model)}
 
 
 def load_model(
@@ -55,8 +94,15 @@ def load_model(
     Raises:
         CheckpointError: The folder's weights are not exactly the weights of the config's model.
     """
-    with tempfile.TemporaryDirectory(prefix="dem-model-") as folder, quiet():
-        _link(weights, config, Path(folder))
+    # In the store weights and config are two objects; transformers wants them in one folder.
+    with tempfile.TemporaryDirectory(prefix="dem-model-") as name, quiet():
+        folder = Path(name)  # of links, and only as long as the loading
+        for file in weights.iterdir():
+            (folder / file.name).symlink_to(file.resolve())
+        (folder / "config.json").unlink(
+            missing_ok=True
+        )  # weights copied with their config: the one given counts
+        (folder / "config.json").symlink_to(config.resolve())
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder,
@@ -81,33 +127,15 @@ def load_model(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and log messages below errors; what matters is raised by dem."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    _progress_bars(shown=False)
+    log: Any = transformers_logging  # its functions carry no types
+    verbosity, bars = log.get_verbosity(), log.is_progress_bar_enabled()
+    log.set_verbosity(logging.ERROR)
+    log.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
-        _progress_bars(shown=bars)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory ran out, a GPU's or the machine's."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
-
-
-def _progress_bars(*, shown: bool) -> None:
-    log: Any = transformers_logging  # its functions carry no types
-    (log.enable_progress_bar if shown else log.disable_progress_bar)()
-
-
-def _link(weights: Path, config: Path, folder: Path) -> None:
-    for file in weights.iterdir():
-        (folder / file.name).symlink_to(file.resolve())
-    (folder / "config.json").unlink(missing_ok=True)  # weights copied with their config: the one given counts
-    (folder / "config.json").symlink_to(config.resolve())
+        log.set_verbosity(verbosity)
+        (log.enable_progress_bar if bars else log.disable_progress_bar)()
 
 
 def refuse_partial(report: dict[str, set[object]], weights: Path, hint: str) -> None:
@@ -117,9 +145,10 @@ def refuse_partial(report: dict[str, set[object]], weights: Path, hint: str) -> 
         CheckpointError: Weights are missing, unexpected or of another shape; `hint` is how to mend that.
     """
     wrong = [
-        f"{kind.removesuffix('_keys')}: {_some(report[kind])}"
+        f"{kind.removesuffix('_keys')}: {first_of(names, MOST_NAMED)}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
-        if report[kind]
+        # A mismatched key comes with the two shapes.
+        if (names := sorted(json.dumps(k) if isinstance(k, tuple) else str(k) for k in report[kind]))
     ]
     if wrong:
         raise CheckpointError(
@@ -129,8 +158,7 @@ def refuse_partial(report: dict[str, set[object]], weights: Path, hint: str) -> 
         )
 
 
-def _some(keys: set[object], most: int = 4) -> str:
-    """Name the first few keys; a mismatched one comes with the two shapes."""
-    names = sorted(json.dumps(key) if isinstance(key, tuple) else str(key) for key in keys)
+def first_of(names: list[str], most: int) -> str:
+    """The first few of some names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

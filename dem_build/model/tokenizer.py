@@ -48,7 +48,10 @@ class BaseTokenizer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.backend = _load(folder)
+        try:
+            self.backend = load_tokenizer(folder)
+        except UNLOADABLE as error:
+            raise DataError(f"the base's tokenizer cannot be loaded: {error}", where=str(folder)) from error
         if self.backend.eos_token_id is None:
             raise DataError(
                 "the base's tokenizer has no EOS token, so no row could be ended",
@@ -57,20 +60,29 @@ class BaseTokenizer:
             )
         self.eos_token: str = self.backend.eos_token
         self.eos_id: int = self.backend.eos_token_id
-        self.prefix_ids = self._prefix_ids()
+        # What it puts before a text is asked of it: not every tokenizer that has a BOS adds it.
+        plain, full = self.backend("a", add_special_tokens=False)["input_ids"], self.backend("a")["input_ids"]
+        starts = [i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain]
+        self.prefix_ids = tuple(full[: starts[0]]) if starts else ()
         self.control_tokens = tuple(
             sorted(t.content for t in self.backend.added_tokens_decoder.values() if t.special)
         )
         self.has_chat_template = bool(self.backend.chat_template)
-        if self.has_chat_template:
-            self.backend.chat_template = _pinned(self.backend.chat_template)
-        templates = _templates(self.backend.chat_template)
+        found = self.backend.chat_template
+        if found:  # one that prints today's date would give other rows tomorrow
+            found = (
+                pin_date(found)
+                if isinstance(found, str)
+                else {n: pin_date(text) for n, text in found.items()}
+            )
+            self.backend.chat_template = found
+        templates = [found] if isinstance(found, str) else list((found or {}).values())
         self.cues, self.switches = cues(templates), switches(templates)
         self.variables = frozenset().union(*map(variables, templates))
         self.shapes: dict[str, frozenset[str]] = {}
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the ids of each text, without special tokens that are not in the text."""
+        """The ids of each text, without special tokens that are not in the text."""
         if not texts:
             return []
         encoded = self.backend(
@@ -84,7 +96,7 @@ class BaseTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of `ids`, special tokens and all."""
+        """The text of `ids`, special tokens and all."""
         text: str = self.backend.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return text
 
@@ -96,7 +108,7 @@ class BaseTokenizer:
         tools: Sequence[dict[str, Any]] = (),
         variables: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Return each conversation as text, in the base's chat template; what is given beside them is that of all.
+        """Each conversation as text, in the base's chat template, with the same tools and variables for all.
 
         Of several templates it is the one called `tool_use` where there are tools, else `default`, as in transformers.
 
@@ -112,7 +124,9 @@ class BaseTokenizer:
                 hint="it holds what a template asks for beside turns and tools, such as enable_thinking",
             )
 
-        conversations = self._spelled(conversations)
+        # Some templates, as DeepSeek's, take what a call is given as a text of JSON alone.
+        if any("tool_calls" in turn for turns in conversations for turn in turns) and self._takes_text:
+            conversations = [[as_text(turn) for turn in turns] for turns in conversations]
 
         def render(turns: list[list[Turn]]) -> list[str]:
             rendered: list[str] = self.backend.apply_chat_template(
@@ -127,20 +141,15 @@ class BaseTokenizer:
         try:
             return render(conversations)
         except (jinja2.TemplateError, *FAULTS) as error:
+            # transformers renders all at once and does not say which it was.
             turns, reason = next(_refused(conversations, render), (conversations[0], error))
             roles = " → ".join(turn["role"] for turn in turns)
             what = f"the base's chat template refuses the turns {roles}: {reason}"
             raise DataError(what, hint=_mend(turns, render)) from error
 
-    def _spelled(self, conversations: list[list[Turn]]) -> list[list[Turn]]:
-        """Return conversations with what calls are given in the form that the chat template takes."""
-        if not any("tool_calls" in turn for turns in conversations for turn in turns):
-            return conversations
-        return [[as_text(t) for t in c] for c in conversations] if self._takes_text else conversations
-
     @cached_property
     def _takes_text(self) -> bool:
-        """Whether the template takes what a call is given as a text of JSON alone, as DeepSeek's do."""
+        """Whether the template takes what a call is given as a text of JSON alone: it is tried."""
 
         def takes(turn: Turn) -> bool:
             try:
@@ -165,13 +174,6 @@ class BaseTokenizer:
                 hint="name one in the recipe: chat_template in [base] takes a file of Jinja",
             )
 
-    def _prefix_ids(self) -> tuple[int, ...]:
-        """Return what the tokenizer puts before a text: not every one that has a BOS adds it."""
-        plain = self.backend("a", add_special_tokens=False)["input_ids"]
-        full = self.backend("a")["input_ids"]
-        starts = [i for i in range(len(full) - len(plain) + 1) if full[i : i + len(plain)] == plain]
-        return tuple(full[: starts[0]]) if starts else ()
-
 
 ASKS: Turn = {"role": "user", "content": "a"}
 CALLS: Turn = {
@@ -184,10 +186,6 @@ CALLS: Turn = {
 _APPLY = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
 _TAKEN = frozenset(_APPLY.parameters) - {"documents"} | {"messages"}
 """Names that a row may not give to a template: they are somebody else's to set."""
-
-
-def _templates(found: str | dict[str, str] | None) -> list[str]:
-    return [found] if isinstance(found, str) else list((found or {}).values())
 
 
 def _refused(
@@ -210,16 +208,3 @@ def _mend(turns: list[Turn], render: Callable[[list[list[Turn]]], list[str]]) ->
             render([spoken])
             return f"the template takes no such system turn: leave `system` out of the recipe or of the row, or {other}"
     return other
-
-
-def _pinned(templates: str | dict[str, str]) -> str | dict[str, str]:
-    if isinstance(templates, str):
-        return pin_date(templates)
-    return {name: pin_date(text) for name, text in templates.items()}
-
-
-def _load(folder: Path) -> Any:
-    try:
-        return load_tokenizer(folder)
-    except UNLOADABLE as error:
-        raise DataError(f"the base's tokenizer cannot be loaded: {error}", where=str(folder)) from error

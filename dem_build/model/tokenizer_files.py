@@ -59,10 +59,9 @@ TEXTS = (
     "👩‍👩‍👧‍👦 🇩🇪 👍🏽 ∑∫√≠ €$£¥ «»„“ \x07 \ufffd ▁under ▁ ĠG Ċ",
     "http://example.org/a/b?c=d&e=%20#f user@host.com CamelCaseWords SHOUTING snake_case kebab-case",
 )
-WORDS = 64
-"""Tokens of the vocabulary that are tried in one text."""
-FEW = len(TEXTS)
-"""Texts that are also tried with what a tokenizer adds to them."""
+WORDS = 64  # tokens of the vocabulary that are tried in one text
+FEW = len(TEXTS)  # texts that are also tried with what a tokenizer adds to them
+SHOWN = 40  # characters of a text in a message
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class _Reference:
         return probe(self.raw)
 
     def faults(self, alone: _Reader, beside: _Reader) -> list[str]:
-        """Return how each of two readers differs from tokenizer.json; empty texts where they do not."""
+        """How each of two readers differs from tokenizer.json; empty texts where they do not."""
         first = self._fault(alone)
         both = alone.tokenizer is not None and beside.tokenizer is not None
         same = both and _is(alone.tokenizer, beside.tokenizer)
@@ -103,11 +102,12 @@ class _Reference:
             return ""
         if (text := _differing(reader.tokenizer, self.raw, self.texts)) is None:
             return ""
-        return f"its {type(reader.tokenizer).__name__} cuts {_shortened(text)!r} otherwise"
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+        return f"its {type(reader.tokenizer).__name__} cuts {shown!r} otherwise"
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the tokenizer of a folder, as transformers loads it.
+    """The tokenizer of a folder, as transformers loads it.
 
     Raises:
         Exception: One of `UNLOADABLE`: the folder's files are no tokenizer.
@@ -142,7 +142,14 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
     made = "" if (folder / TOKENIZER_JSON).exists() else _made(folder, config, where)
     if not (folder / TOKENIZER_JSON).exists():
         return []
-    raw = _raw(folder, where)
+    # tokenizer.json by the library that defines it, without what it says of batches.
+    try:
+        raw = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
+    except Exception as error:  # the Rust library raises plain Exceptions
+        reason = next(iter(str(error).splitlines()), "")
+        raise CheckpointError(f"the tokenizer cannot be loaded: {reason}", where=where) from error
+    raw.no_truncation()
+    raw.no_padding()
     reference = _Reference(raw)
     alone, beside = _readers(folder, config)
     faults = reference.faults(alone, beside)
@@ -153,6 +160,7 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
     named = _read(folder / TOKENIZER_CONFIG).get("tokenizer_class")
     word = f"tokenizer_class {named}" if named else f"the model_type {config.get('model_type')}"
     mended = [""]
+    # The gentler mending first: files that only override may be what the user meant.
     for without_overriding in (False, True):
         _name_class(folder, raw, loaded, AS_IT_IS, without_overriding=without_overriding)
         mended = reference.faults(*_readers(folder, config))
@@ -163,11 +171,19 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
         kind = f"transformers' {type(beside.tokenizer).__name__}, its tokenizer of every {config.get('model_type')}"
         but = f"{kind}, makes one letter of a letter and the accent after it"
         return [*told, f"the tokens are those of tokenizer.json, but that {but}"]
-    raise _other_ids(next(filter(None, mended)), config, where)
+    what = (
+        f"the tokens of tokenizer.json cannot be had from transformers for the model_type {config.get('model_type')}: "
+        f"{next(filter(None, mended))}, whatever class the files name"
+    )
+    hint = (
+        "if transformers' tokens are meant, save them beside the weights: "
+        "AutoTokenizer.from_pretrained(BASE).save_pretrained(FOLDER)"
+    )
+    raise CheckpointError(what, where=where, hint=hint)
 
 
 def probe(tokenizer: Any) -> list[str]:
-    """Return texts that tell tokenizers apart: TEXTS, each added token between words, and every word of the vocabulary.
+    """Texts that tell tokenizers apart: TEXTS, each added token between words, and every word of the vocabulary.
 
     Args:
         tokenizer: Of transformers, or of tokenizers.
@@ -175,13 +191,14 @@ def probe(tokenizer: Any) -> list[str]:
     added = [t.content for t in _added(tokenizer)]
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     ids = sorted(backend.get_vocab().values()) if isinstance(backend, Tokenizer) else []
-    plain = [text for text in _decoded(backend, ids) if text]
+    decoded: list[str] = backend.decode_batch([[i] for i in ids], skip_special_tokens=True) if ids else []
+    plain = [text for text in decoded if text]
     vocabulary = [" ".join(plain[i : i + WORDS]) for i in range(0, len(plain), WORDS)]
     return [*TEXTS, *(f"a{t}b {t} 12{t}{t}\n" for t in added), "".join(added), *vocabulary]
 
 
 def same_ids(one: Any, other: Any, texts: Sequence[str]) -> bool:
-    """Return whether two tokenizers give the same ids of each text, with what they add to a text and without."""
+    """Whether two tokenizers give the same ids of each text, with what they add to a text and without."""
     return _differing(one, other, texts) is None
 
 
@@ -221,7 +238,7 @@ def _made(folder: Path, config: Mapping[str, JSON], where: str) -> str:
 
 
 def _is_as_named(folder: Path, reader: _Reader) -> bool:
-    """Return whether a reader makes of a SentencePiece model what the files' own tokenizer_class makes of it.
+    """Whether a reader makes of a SentencePiece model what the files' own tokenizer_class makes of it.
 
     Where config.json's model_type overrules that class, transformers loses what the class knows of such a model: that
     a text begins with a space.
@@ -257,18 +274,6 @@ def _reader(folder: Path) -> _Reader:
         return _Reader(None, next(iter(str(error).splitlines()), type(error).__name__))
 
 
-def _raw(folder: Path, where: str) -> Tokenizer:
-    """Load tokenizer.json by the library that defines it, without what it says of batches."""
-    try:
-        raw = Tokenizer.from_file(str(folder / TOKENIZER_JSON))
-    except Exception as error:  # plain Exceptions, as above
-        reason = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(f"the tokenizer cannot be loaded: {reason}", where=where) from error
-    raw.no_truncation()
-    raw.no_padding()
-    return raw
-
-
 def _added(tokenizer: Any) -> Iterable[Any]:
     if isinstance(tokenizer, Tokenizer):
         return tokenizer.get_added_tokens_decoder().values()
@@ -277,20 +282,15 @@ def _added(tokenizer: Any) -> Iterable[Any]:
 
 
 def _is(one: Any, other: Any) -> bool:
-    """Return whether two tokenizers have the same rules and words, so that no text need be tried."""
+    """Whether two tokenizers have the same rules and words, so that no text need be tried."""
     backends = [getattr(tokenizer, "backend_tokenizer", tokenizer) for tokenizer in (one, other)]
     if not all(isinstance(backend, Tokenizer) for backend in backends):
         return False
     return bool(backends[0].to_str() == backends[1].to_str())
 
 
-def _decoded(backend: Any, ids: Sequence[int]) -> list[str]:
-    texts: list[str] = backend.decode_batch([[i] for i in ids], skip_special_tokens=True) if ids else []
-    return texts
-
-
 def _differing(one: Any, other: Any, texts: Sequence[str]) -> str | None:
-    """Return a text of which two tokenizers give other ids, None where there is none.
+    """A text of which two tokenizers give other ids, None where there is none.
 
     Texts that hold a token which one of them alone keeps whole are left out: tokenizer_config.json may name special
     tokens that tokenizer.json does not, and chat templates write them.
@@ -305,7 +305,7 @@ def _differing(one: Any, other: Any, texts: Sequence[str]) -> str | None:
 
 
 def _ids(tokenizer: Any, texts: Sequence[str], adds: bool) -> list[list[int] | None]:
-    """Return the ids of each text, None of one that the tokenizer has no tokens for."""
+    """The ids of each text, None of one that the tokenizer has no tokens for."""
     try:
         if isinstance(tokenizer, Tokenizer):
             return [e.ids for e in tokenizer.encode_batch(list(texts), add_special_tokens=adds)]
@@ -313,10 +313,6 @@ def _ids(tokenizer: Any, texts: Sequence[str], adds: bool) -> list[list[int] | N
         return list(tokenizer(list(texts), add_special_tokens=adds, **wanted)["input_ids"])
     except Exception:  # noqa: BLE001  plain Exceptions, as above
         return [None] if len(texts) == 1 else [_ids(tokenizer, [text], adds)[0] for text in texts]
-
-
-def _shortened(text: str, most: int = 40) -> str:
-    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def _name_class(
@@ -352,7 +348,7 @@ def _composes_alone(folder: Path, reference: _Reference, loaded: Any, config: Ma
 
 
 def _contradicted(folder: Path, raw: Tokenizer) -> list[str]:
-    """Return what to say of `add_bos_token` and `add_eos_token` that tokenizer.json does not bear out."""
+    """What to say of `add_bos_token` and `add_eos_token` that tokenizer.json does not bear out."""
     config = _read(folder / TOKENIZER_CONFIG)
     (ids,) = _ids(raw, ["a"], adds=True)
     if ids is None:  # it has no tokens for that
@@ -373,22 +369,9 @@ def _contradicted(folder: Path, raw: Tokenizer) -> list[str]:
 
 
 def _content(token: JSON) -> str | None:
-    """Return the text of a special token, which is text or a table of its properties; None where there is none."""
+    """The text of a special token, which is text or a table of its properties; None where there is none."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
-
-
-def _other_ids(fault: str, config: Mapping[str, JSON], where: str) -> CheckpointError:
-    kind = config.get("model_type")
-    what = (
-        f"the tokens of tokenizer.json cannot be had from transformers for the model_type {kind}: {fault}, "
-        "whatever class the files name"
-    )
-    hint = (
-        "if transformers' tokens are meant, save them beside the weights: "
-        "AutoTokenizer.from_pretrained(BASE).save_pretrained(FOLDER)"
-    )
-    return CheckpointError(what, where=where, hint=hint)
 
 
 def _read(path: Path) -> dict[str, Any]:

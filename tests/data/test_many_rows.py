@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 
-from dem_build.actions.prepare import rows
+from dem_build.actions.prepare import parallel as rows
 from dem_build.actions.prepare import run as step
-from dem_build.actions.prepare.rows import processes_for
+from dem_build.actions.prepare.parallel import processes_for
 from dem_build.errors import DataError
 
 ROWS = [{"prompt": f"question {i} é?", "completion": f" answer {i}"} for i in range(200)]

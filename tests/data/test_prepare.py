@@ -11,7 +11,7 @@ from data_samples import CHATML, Preparer, make_tokenizer, source, write_rows
 
 from dem_build.actions import KINDS
 from dem_build.actions.prepare import run as step
-from dem_build.actions.prepare.examples import examples
+from dem_build.actions.prepare.run import examples
 from dem_build.errors import DataError, InterruptedBuildError
 from dem_build.machine import Machine
 from dem_build.step import Context, Inputs

@@ -178,7 +178,7 @@ def test_every_optimizer_resumes_to_the_same_bytes(dropout_base, tmp_path, optim
     shutil.copytree(before / "checkpoints", after / "checkpoints")
     resumed, again = train(dropout_base, after, context_of(after), **params)
     assert resumed["resumed_from"] == 2
-    assert again.objects.read_bytes() == delta.read_bytes()
+    assert again.read_bytes() == delta.read_bytes()
 
 
 def tensors_of(state):
@@ -194,7 +194,7 @@ def test_a_stopped_training_resumes_to_the_same_bytes(straight, dropout_base, tm
     with pytest.raises(InterruptedBuildError):
         train(dropout_base, before, context_of(before, stopping=stop_after(steps, before)))
     resumed, again = resume(dropout_base, before, after)
-    assert again.objects.read_bytes() == delta.read_bytes()
+    assert again.read_bytes() == delta.read_bytes()
     assert resumed["resumed_from"] == steps
     assert resumed["curve"] == provenance["curve"]
     assert resumed["tokens"] == provenance["tokens"]
@@ -211,7 +211,7 @@ def test_a_killed_training_resumes_to_the_same_bytes(straight, dropout_base, tmp
     assert child.wait() == -signal.SIGKILL
     resumed, again = resume(dropout_base, before, after)
     assert resumed["resumed_from"] >= 3
-    assert again.objects.read_bytes() == straight[1].read_bytes()
+    assert again.read_bytes() == straight[1].read_bytes()
 
 
 def test_a_checkpoint_that_is_half_written_is_not_resumed_from(straight, dropout_base, tmp_path):
@@ -224,7 +224,7 @@ def test_a_checkpoint_that_is_half_written_is_not_resumed_from(straight, dropout
         file.truncate(1000)
     resumed, again = resume(dropout_base, before, after)
     assert resumed["resumed_from"] == 4
-    assert again.objects.read_bytes() == straight[1].read_bytes()
+    assert again.read_bytes() == straight[1].read_bytes()
 
 
 def test_a_resumed_training_keeps_its_micro_batch_and_its_seconds(base, tmp_path):

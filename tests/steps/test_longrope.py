@@ -18,9 +18,8 @@ from dem_build.data.arrays import TokenRows
 from dem_build.errors import TrainingError
 from dem_build.model.batches import collate
 from dem_build.model.context_length import has_both_sorts
-from dem_build.model.likelihood import token_nll
+from dem_build.model.likelihood import row_losses, token_nll
 from dem_build.model.load import load_model
-from dem_build.model.row_losses import row_losses
 from dem_build.step import Group
 
 SHORT = 12

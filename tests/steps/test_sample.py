@@ -12,8 +12,7 @@ from tiny import make_base
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from dem_build.actions.sample import run as sample
-from dem_build.actions.sample.greedy import greedy_answers
-from dem_build.actions.sample.prompts import continued, of_rows, of_texts
+from dem_build.actions.sample.run import continued, greedy_answers, of_rows, of_texts
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.conversations import Conversation
 from dem_build.data.formats import Example

@@ -30,10 +30,10 @@ from dem_build.actions.tune.judges import judged_nll, judges, trained_prompts
 from dem_build.actions.tune.pass_log import read_passes
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import RowsWriter, TokenRows
+from dem_build.data.tokenise import MASKED
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.machine import Machine
-from dem_build.model.likelihood import IGNORED
 from dem_build.search import gradient_search
 from dem_build.step import Group
 
@@ -235,7 +235,7 @@ def test_a_row_of_which_nothing_counts_leaves_no_block_empty_among_others(tmp_pa
     with RowsWriter((tmp_path / "rows").with_suffix(".spool")) as writer:
         for i in range(5):
             ids = np.arange(4, 12, dtype=np.int32)
-            labels = np.full_like(ids, IGNORED) if i == 2 else ids
+            labels = np.full_like(ids, MASKED) if i == 2 else ids
             writer.append(ids, labels, bytes([i]) * 32)
         writer.save(tmp_path / "rows")
     group = Group("up", {}, {"data/validation": tmp_path / "rows"}, {"data/validation": DIGEST})

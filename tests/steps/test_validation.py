@@ -24,7 +24,7 @@ from test_finetune import (
 )
 
 from dem_build.actions.finetune import run as finetune
-from dem_build.actions.finetune.validation import lowest_of
+from dem_build.actions.finetune.trainer import lowest_of
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.errors import DataError, InterruptedBuildError, TrainingError
 from dem_build.model.batches import collate

@@ -228,7 +228,7 @@ def _leftovers(chosen: tuple[str, bytes], home: Path) -> None:
 
 
 def _safetensors(data: bytes, home: Path) -> None:
-    from dem_build.checkpoint.layout import read_header
+    from dem_build.checkpoint.header import read_header
     from dem_build.checkpoint.reader import open_checkpoint
 
     path = home / "model.safetensors"

@@ -18,7 +18,7 @@ import numpy as np
 
 from dem_build.actions.checkpoints import keep, newest_complete, step_of
 from dem_build.checkpoint.delta import delta_shapes, write_delta
-from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.data.arrays import RowsWriter

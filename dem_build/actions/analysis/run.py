@@ -80,19 +80,16 @@ def _sums(inputs: Inputs, context: Context) -> dict[str, Sums]:
     digest = inputs.digests["base/weights"]
     vectors = [open_delta(t.at.path, base, digest, f"vector {t.at.digest[:12]}…") for t in inputs.terms]
     total = sum(tensor.size for tensor in base.tensors.values() if tensor.dtype in FLOATS)
-
-    def progress(done: int) -> None:
-        context.check_stop()
-        context.progress(done, total, "elements")
-
     with ExitStack() as stack:
         for checkpoint in (base, *vectors):
             stack.enter_context(checkpoint)
-        return sum_products(base, vectors, threads=context.threads, on_progress=progress)
+        return sum_products(
+            base, vectors, threads=context.threads, on_progress=context.teller(total, "elements")
+        )
 
 
 def _tables(vectors: list[Digest], sums: Mapping[str, Sums]) -> dict[str, JSON]:
-    """Return the document.
+    """The tables as they are written.
 
     Args:
         vectors: Digests, in the order of the sums' rows.
@@ -133,8 +130,9 @@ def _norms(sums: Sums) -> NDArray[np.float64]:
 
 
 def _compared(sums: Sums) -> dict[str, JSON]:
-    """Return what the sums over some elements say of the vectors."""
+    """What the sums over some elements say of the vectors."""
     count = len(sums.gram)
+    # Inner products of Δ_i - m follow from those of Δ_i: C G C with C = I - 1/n, so no second pass over the vectors.
     center = np.eye(count) - 1 / count
     squares = np.diagonal(sums.gram)
     base = float(np.sqrt(sums.base))
@@ -145,6 +143,7 @@ def _compared(sums: Sums) -> dict[str, JSON]:
         "relative_norms": [_ratio(norm, base) for norm in _norms(sums).tolist()],
         "cosines": _cosines(sums.gram, squares),
         "centred_cosines": _cosines(center @ sums.gram @ center, squares),
+        # ‖Σ Δ_i / n‖² is the sum of all inner products by n²; both sides of the ratio times n.
         "shared": _ratio(float(sums.gram.sum()) / count, float(squares.sum())),
         "sign_conflicts": [
             [_ratio(int(o), int(b)) for o, b in zip(*rows, strict=True)]
@@ -155,13 +154,14 @@ def _compared(sums: Sums) -> dict[str, JSON]:
 
 
 def _cosines(gram: NDArray[np.float64], squares: NDArray[np.float64]) -> list[list[float | None]]:
-    """Return cosines, [vectors, vectors]; None where next to nothing is left of a vector.
+    """Cosines, [vectors, vectors]; None where next to nothing is left of a vector.
 
     Args:
         gram: Inner products.
         squares: Squared lengths that next to nothing is measured against, [vectors].
     """
     length = np.sqrt(np.maximum(np.diagonal(gram), 0))
+    # Of equal vectors nothing is left when their mean is taken off, but rounding: an angle of that says nothing.
     there = np.diagonal(gram) > NOTHING * squares
     return [
         [

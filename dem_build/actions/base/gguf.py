@@ -21,13 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from dem_build.actions.base.vocabulary import MACHINE_KEYS
 from dem_build.checkpoint.filenames import CONFIG, GENERATION_CONFIG
-from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
-from dem_build.model.layout import published_tensors
 from dem_build.model.load import quiet, refuse_partial
-from dem_build.model.weights import named_weights
+from dem_build.model.weight_layout import named_weights, published_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,25 +39,10 @@ __all__ = ["expand_gguf"]
 # by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
 DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
 # And those that are GPT-2's pattern, which transformers also takes for every pre-tokenizer that it does not know.
-GPT2S = frozenset(
-    {
-        "a.x-4.0",
-        "gigachat",
-        "gpt-2",
-        "granite-docling",
-        "jais",
-        "jina-de",
-        "jina-es",
-        "jina-v2-de",
-        "jina-v2-es",
-        "mellum",
-        "modern-bert",
-        "mpt",
-        "olmo",
-        "phi-2",
-        "trillion",
-    }
-)
+GPT2S = frozenset({
+    "a.x-4.0", "gigachat", "gpt-2", "granite-docling", "jais", "jina-de", "jina-es", "jina-v2-de",
+    "jina-v2-es", "mellum", "modern-bert", "mpt", "olmo", "phi-2", "trillion",
+})  # fmt: skip
 METADATA_BYTES = 1 << 26
 TEMPLATE_KEY = re.compile(rb"tokenizer\.chat_template\.([a-z0-9_]+)\x08\0\0\0")  # with its type: a string
 # Tensors by which llama.cpp scales a rotary embedding, and an architecture whose scaling transformers reads.
@@ -66,16 +50,9 @@ ROPE_FACTORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_s
 SCALING_IS_READ = frozenset({"gpt-oss"})
 ORIGINAL = "take the folder that the GGUF file was made from"
 UNREADABLE = (
-    struct.error,
-    ValueError,
-    KeyError,
-    TypeError,
-    IndexError,
-    NotImplementedError,
-    ImportError,
-    OSError,
+    struct.error, ValueError, KeyError, TypeError, IndexError, NotImplementedError, ImportError, OSError,
     RuntimeError,
-)
+)  # fmt: skip
 
 
 def expand_gguf(path: Path, folder: Path) -> str:
@@ -90,13 +67,25 @@ def expand_gguf(path: Path, folder: Path) -> str:
     """
     _refuse_scaled_rope(path)
     tokenizer = _load(path, AutoTokenizer)
-    warning = _settle_pre_tokenizer(path, tokenizer.backend_tokenizer)
-    _settle_normalizer(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    warning = _settle_pre_tokenizer(path, backend)
+    # A GGUF file has no word of a normalizer: it is the one of the architecture's own class.
+    if backend.normalizer is None and type(tokenizer) is not PreTrainedTokenizerFast:
+        backend.normalizer = type(tokenizer)().backend_tokenizer.normalizer
     # transformers would go on, with random values for what the file lacks: one part of several, say.
     model, report = _load(path, AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True)
     refuse_partial(report, path, f"a file that is one of several parts must be joined, else {ORIGINAL}")
-    _write_weights(model, folder)
-    if named := _named_templates(path):
+    # In the layout in which models of this kind are published, whichever transformers holds them in.
+    published = published_tensors(model)
+    specs = [TensorSpec(n, "F32", tuple(tensor.shape)) for n, tensor in published.items()]
+    with weights_writer(folder, specs) as writer:
+        for name, tensor in named_weights(model, published).items():
+            assert tensor is not None
+            writer.write(name, 0, tensor.contiguous().numpy().reshape(-1))
+    # transformers reads the default chat template alone.
+    with _header(path) as data:
+        names = {found[1].decode() for found in TEMPLATE_KEY.finditer(data[:METADATA_BYTES])}
+    if named := {name: _text(path, f"tokenizer.chat_template.{name}") for name in sorted(names)}:
         default = tokenizer.chat_template
         tokenizer.chat_template = named | ({"default": default} if isinstance(default, str) else {})
     tokenizer.save_pretrained(folder)
@@ -111,7 +100,8 @@ def expand_gguf(path: Path, folder: Path) -> str:
 def _settle_pre_tokenizer(path: Path, backend: Tokenizer) -> str:
     """Let the tokenizer cut text as the file says, where transformers does not; return what to warn of, or nothing."""
     name = _text(path, "tokenizer.ggml.pre")
-    if not _cuts_as_gpt2(backend) or name in GPT2S:
+    cut = json.loads(backend.to_str())["pre_tokenizer"] or {}
+    if cut.get("type") != "ByteLevel" or not cut.get("use_regex", True) or name in GPT2S:
         return ""
     if name in DIGITS_APART:
         apart: Any = [
@@ -127,25 +117,6 @@ def _settle_pre_tokenizer(path: Path, backend: Tokenizer) -> str:
         "the GGUF file says no pre-tokenizer (tokenizer.ggml.pre), so text is cut by GPT-2's pattern: "
         f"{ORIGINAL} if its tokens are others"
     )
-
-
-def _settle_normalizer(tokenizer: Any) -> None:
-    """Give the tokenizer the normalizer of the architecture's own class: a GGUF file has no word of it."""
-    backend = tokenizer.backend_tokenizer
-    if backend.normalizer is None and type(tokenizer) is not PreTrainedTokenizerFast:
-        backend.normalizer = type(tokenizer)().backend_tokenizer.normalizer
-
-
-def _cuts_as_gpt2(backend: Tokenizer) -> bool:
-    cut = json.loads(backend.to_str())["pre_tokenizer"] or {}
-    return cut.get("type") == "ByteLevel" and bool(cut.get("use_regex", True))
-
-
-def _named_templates(path: Path) -> dict[str, str]:
-    """Return the chat templates beside the default one, by their names: transformers reads that one alone."""
-    with _header(path) as data:
-        names = {found[1].decode() for found in TEMPLATE_KEY.finditer(data[:METADATA_BYTES])}
-    return {name: _text(path, f"tokenizer.chat_template.{name}") for name in sorted(names)}
 
 
 def _load(path: Path, kind: Any, **wanted: Any) -> Any:
@@ -176,7 +147,7 @@ def _refuse_scaled_rope(path: Path) -> None:
 
 
 def _text(path: Path, key: str) -> str:
-    """Return the value of a key whose type is string; empty where the file has no such key."""
+    """The value of a key whose type is string; empty where the file has no such key."""
     field = _string(key) + struct.pack("<I", 8)  # name, type: a string
     with _header(path) as data:
         at = data.find(field, 0, METADATA_BYTES)
@@ -195,16 +166,6 @@ def _string(text: str) -> bytes:
 def _header(path: Path) -> Iterator[mmap.mmap]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         yield data
-
-
-def _write_weights(model: Any, folder: Path) -> None:
-    """Write the weights in the layout in which models of this kind are published."""
-    published = published_tensors(model)
-    specs = [TensorSpec(name, "F32", tuple(tensor.shape)) for name, tensor in published.items()]
-    with weights_writer(folder, specs) as writer:
-        for name, tensor in named_weights(model, published).items():
-            assert tensor is not None
-            writer.write(name, 0, tensor.contiguous().numpy().reshape(-1))
 
 
 def _mend_tokenizer_files(folder: Path, rows: int) -> None:

@@ -1,30 +1,47 @@
-"""The base's tokenizer as all vectors will share it: its chat template, padding token, added tokens."""
+"""The base's tokenizer as all vectors will share it: chat template, padding token, added tokens and their rows."""
 
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+import numpy as np
 from tokenizers import AddedToken
 
 from dem_build.checkpoint.filenames import TOKENIZER_CONFIG, TOKENIZER_FILES, is_named_template
+from dem_build.checkpoint.floats import FLOATS, narrow, widen
 from dem_build.data.template import ASKED, FAULTS, leaves_out
 from dem_build.errors import CheckpointError, UsageError
 from dem_build.json_text import parse_json
+from dem_build.model.architecture import architecture
 from dem_build.model.tokenizer_files import UNLOADABLE, load_tokenizer, probe, same_ids, settle, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
+    from dem_build.checkpoint.header import TensorSpec
+    from dem_build.checkpoint.reader import Checkpoint
+    from dem_build.checkpoint.writer import Writer
     from dem_build.digest import JSON
+    from dem_build.model.architecture import Architecture
+    from dem_build.model.weight_layout import WeightLayout
 
-__all__ = ["MACHINE_KEYS", "Vocabulary", "Wishes", "prepare_tokenizer"]
+__all__ = [
+    "MACHINE_KEYS",
+    "Vocabulary",
+    "Wishes",
+    "enlarged",
+    "enlarged_specs",
+    "prepare_tokenizer",
+    "write_new_rows",
+]
 
 # How transformers came by the tokenizer, which differs from machine to machine.
 MACHINE_KEYS = ("is_local", "local_files_only", "name_or_path")
+CHUNK_ROWS = 4096  # of embeddings that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -84,31 +101,39 @@ def prepare_tokenizer(
         CheckpointError: The files are no tokenizer, or transformers gives other ids than tokenizer.json's.
         UsageError: A wish that this tokenizer cannot fulfil.
     """
-    _copy(files, folder)
-    notes = tuple(settle(folder, config, where))
-    tokenizer = _load(folder, where)
-    known = len(tokenizer)
-    if not wishes:
-        return Vocabulary(known, known, notes=notes)
-    added = _add(tokenizer, wishes.added)
-    warning = _pad(tokenizer, wishes.pad_token, where)
-    if wishes.template is not None:
-        tokenizer.chat_template = wishes.template
-        _check_template(tokenizer, where)
-    _save(tokenizer, folder)
-    settle(folder, config, where)
-    _check_saved(tokenizer, _load(folder, where), where)
-    pad_id = tokenizer.pad_token_id if wishes.pad_token is not None else None
-    ends = [tokenizer.convert_tokens_to_ids(token) + 1 for token in added]
-    return Vocabulary(known, max([known, *ends]), added, pad_id, warning, notes)
-
-
-def _copy(files: Mapping[str, Path], folder: Path) -> None:
     folder.mkdir()
     for name, path in files.items():
         if name in TOKENIZER_FILES or is_named_template(name):
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(path, folder / name)
+    notes = tuple(settle(folder, config, where))
+    tokenizer = _load(folder, where)
+    known = len(tokenizer)
+    if not wishes:
+        return Vocabulary(known, known, notes=notes)
+    before, kept = tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    # Special, so that they are never cut and never part of a text's own words.
+    new = [AddedToken(t, special=True, normalized=False) for t in wishes.added if t not in kept]
+    tokenizer.add_tokens(new, special_tokens=True)
+    added = tuple(dict.fromkeys(t for t in wishes.added if t not in before))
+    warning = _pad(tokenizer, wishes.pad_token, where)
+    if wishes.template is not None:
+        tokenizer.chat_template = wishes.template
+        _check_template(tokenizer, where)
+    shutil.rmtree(folder)
+    tokenizer.save_pretrained(folder)
+    saved = parse_json((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / TOKENIZER_CONFIG, {k: v for k, v in saved.items() if k not in MACHINE_KEYS})
+    settle(folder, config, where)
+    # What is trained with must be what is published.
+    again = _load(folder, where)
+    same = same_ids(again, tokenizer, probe(tokenizer))
+    if not same or again.get_vocab() != tokenizer.get_vocab() or again.pad_token != tokenizer.pad_token:
+        what = "transformers saves this tokenizer as another one, so it can be given no template or tokens"
+        raise CheckpointError(what, where=where, hint="prepare the folder by hand, and name that")
+    pad_id = tokenizer.pad_token_id if wishes.pad_token is not None else None
+    ends = [tokenizer.convert_tokens_to_ids(token) + 1 for token in added]
+    return Vocabulary(known, max([known, *ends]), added, pad_id, warning, notes)
 
 
 def _load(folder: Path, where: str) -> Any:
@@ -117,15 +142,6 @@ def _load(folder: Path, where: str) -> Any:
     except UNLOADABLE as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"the tokenizer cannot be loaded: {reason}", where=where) from error
-
-
-def _add(tokenizer: Any, tokens: Sequence[str]) -> tuple[str, ...]:
-    """Add tokens that are never cut and never part of a text's own; return those that are new."""
-    before = tokenizer.get_vocab()
-    kept = tokenizer.get_added_vocab()
-    wanted = [AddedToken(t, special=True, normalized=False) for t in tokens if t not in kept]
-    tokenizer.add_tokens(wanted, special_tokens=True)
-    return tuple(dict.fromkeys(t for t in tokens if t not in before))
 
 
 def _pad(tokenizer: Any, token: str | None, where: str) -> str:
@@ -157,16 +173,82 @@ def _check_template(tokenizer: Any, where: str) -> None:
         raise UsageError(f"the recipe's chat_template {missing}", where=where, hint="mend the template")
 
 
-def _check_saved(tokenizer: Any, saved: Any, where: str) -> None:
-    """Refuse a tokenizer that is another one once it is saved: what is trained with must be what is published."""
-    same = same_ids(saved, tokenizer, probe(tokenizer))
-    if not same or saved.get_vocab() != tokenizer.get_vocab() or saved.pad_token != tokenizer.pad_token:
-        what = "transformers saves this tokenizer as another one, so it can be given no template or tokens"
-        raise CheckpointError(what, where=where, hint="prepare the folder by hand, and name that")
+def enlarged(
+    config: dict[str, JSON], weights: Architecture, rows: int, where: str
+) -> tuple[dict[str, JSON], Architecture]:
+    """Config and architecture of the same model with more rows for tokens.
+
+    Raises:
+        CheckpointError: A model whose vocabulary does not follow from `vocab_size`, or alone.
+    """
+    wanted = config | {"vocab_size": rows}
+    larger = architecture(wanted, where)
+    before, after = weights.shapes, larger.shapes
+    grown = {n: s for n, s in after.items() if s != before.get(n)}
+    fits = all(
+        before.get(name, ())[:1] == (weights.vocabulary,) and (rows, *before[name][1:]) == shape
+        for name, shape in grown.items()
+    )
+    if larger.vocabulary != rows or not fits or after.keys() != before.keys():
+        raise CheckpointError(
+            f"{weights.model} has {weights.vocabulary} rows for tokens, and no more can be added",
+            where=where,
+            hint="name tokens that the tokenizer has already, such as its reserved ones",
+        )
+    return wanted, larger
 
 
-def _save(tokenizer: Any, folder: Path) -> None:
-    shutil.rmtree(folder)
-    tokenizer.save_pretrained(folder)
-    config = parse_json((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
-    write_json(folder / TOKENIZER_CONFIG, {k: v for k, v in config.items() if k not in MACHINE_KEYS})
+def enlarged_specs(specs: list[TensorSpec], weights: Architecture, layout: WeightLayout) -> list[TensorSpec]:
+    """The tensors to write, in the shapes of an enlarged architecture.
+
+    Args:
+        specs: The tensors as they were.
+        weights: The enlarged architecture.
+        layout: How the tensors are its own.
+    """
+    # Embeddings and head are one tensor in files and model, if under two names.
+    own = {group.files[0]: group.own[0] for group in layout.groups if group.converter is None}
+    shapes = {name: weights.shapes[of] for name, of in own.items()}
+    return [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in specs]
+
+
+def write_new_rows(checkpoint: Checkpoint, specs: list[TensorSpec], writer: Writer, known: int) -> None:
+    """Write the rows that the checkpoint has not, each the mean of its first `known` ones.
+
+    The mean is taken in float64, rounded to float32 as all weights are computed in, and once more to what is stored.
+
+    Args:
+        checkpoint: The base, open.
+        specs: The tensors that are written.
+        writer: Takes them; all that the checkpoint has is written.
+        known: Rows of tokens that the base's tokenizer has.
+    """
+    for spec in specs:
+        old = checkpoint.tensors[spec.name]
+        if spec.shape == old.shape:
+            continue
+        row = _mean_row(checkpoint, spec.name, known)
+        stored = np.empty(row.size, FLOATS[spec.dtype])
+        narrow(row, spec.dtype, stored)
+        more = spec.shape[0] - old.shape[0]
+        writer.write(spec.name, old.size, np.tile(stored, more))
+
+
+def _mean_row(checkpoint: Checkpoint, name: str, rows: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    # A random row, or one of zeros, would get a logit that has nothing to do with the others', and where these are
+    # negative takes much of the probability from them before anything is trained; the mean's logit is the mean of
+    # theirs (J. Hewitt, "Initializing new word embeddings for pretrained language models", 2021). It also makes the
+    # same bytes wherever it is computed, and takes no seed.
+    tensor = checkpoint.tensors[name]
+    width = tensor.size // tensor.shape[0]
+    total = np.zeros(width, np.float64)
+    for first in range(0, rows, CHUNK_ROWS):
+        count = min(CHUNK_ROWS, rows - first)
+        stored = np.empty(count * width, FLOATS[tensor.dtype])
+        checkpoint.read_into(tensor, first * width, stored)
+        values = np.empty(count * width, np.float32)
+        widen(stored, tensor.dtype, values)
+        # Row after row: whole rows are added, so neither the chunks nor the CPU decide the order of the sum.
+        for row in values.reshape(count, width):
+            total += row
+    return (total / rows).astype(np.float32)

@@ -104,7 +104,7 @@ def _interpolate(chunk: Chunk) -> Values:
     so_far = chunk.zeros()
     for vector, omega in chunk.terms():
         model = vector
-        model += chunk.base
+        model += chunk.base  # in the vector's buffer, which is read anew for each chunk
         so_far = chunk.add(so_far, model, omega)
     return so_far
 

@@ -13,7 +13,7 @@ from dem_build.actions.tune.omega import read_omega
 from dem_build.checkpoint.combine import Combination, combine, result_specs
 from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.floats import CODES
-from dem_build.checkpoint.kept import kept_in
+from dem_build.checkpoint.header import kept_in
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
@@ -59,7 +59,10 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             "out of memory while composing, which takes a few megabytes a thread beside mapped files",
             hint="end what else takes memory, or lower `jobs` in the machine file, and build again",
         ) from error
-    _config(inputs, params["dtype"], context)
+    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8")) | {"dtype": params["dtype"]}
+    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
+    (context.out / "config").write_text(text + "\n", encoding="utf-8")
+    # Every vector was trained with the base's tokenizer: it is copied, byte for byte.
     shutil.copytree(inputs.paths["base/tokenizer"], context.out / "tokenizer", copy_function=shutil.copyfile)
     shutil.copyfile(inputs.paths["base/generation_config"], context.out / "generation_config")
     _warn_of_rounding(norms, params["dtype"], context)
@@ -104,26 +107,15 @@ def _weights(
     code = CODES[params["dtype"]]
     kept = kept_in(base.metadata, code)
     specs = result_specs(base, code, kept)
-    total = sum(spec.nbytes for spec in specs)
-
-    def progress(done: int) -> None:
-        context.check_stop()
-        context.progress(done, total, "bytes")
-
+    tell = context.teller(sum(spec.nbytes for spec in specs), "bytes")
     with ExitStack() as stack:
         for checkpoint in (base, *deltas):
             stack.enter_context(checkpoint)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
         what = Combination(base, deltas, list(terms.values()), METHODS[params["method"]], code, kept)
-        norms = combine(what, writer, threads=context.threads, on_progress=progress)
-    context.hashed |= writer.digests
+        norms = combine(what, writer, threads=context.threads, on_progress=tell)
+    context.hashed |= writer.digests  # known since the last byte: the files need not be read again
     return norms
-
-
-def _config(inputs: Inputs, dtype: str, context: Context) -> None:
-    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
-    text = json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True, ensure_ascii=False)
-    (context.out / "config").write_text(text + "\n", encoding="utf-8")
 
 
 def _warn_of_rounding(norms: Norms, dtype: str, context: Context) -> None:

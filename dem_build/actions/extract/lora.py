@@ -26,6 +26,7 @@ __all__ = ["OF_THIS_BASE", "Adapter", "Update", "misfit", "read_adapter", "refus
 OF_THIS_BASE = "take an adapter that was trained on this base"
 AGAIN = "download or save the adapter again, config and weights of one training"
 PREFIX = "base_model.model."
+DEFAULTS = {"r": 8, "lora_alpha": 8}  # peft's, where a config leaves them out
 INNER = ".base_layer"  # peft's name for what it has wrapped
 _PART = re.compile(
     r"(?P<path>.+)\.(?P<part>lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_embedding_A|lora_embedding_B"
@@ -80,7 +81,7 @@ class Adapter:
 
 
 def read_adapter(config: Mapping[str, JSON], shapes: Shapes, where: str) -> Adapter:
-    """Return what an adapter's config and the header of its weights say.
+    """What an adapter's config and the header of its weights say.
 
     Args:
         config: `adapter_config.json`, of a LoRA that dem merges.
@@ -102,7 +103,10 @@ def read_adapter(config: Mapping[str, JSON], shapes: Shapes, where: str) -> Adap
         else:
             depth = len(path) - len(path := path.replace(INNER, ""))
             parts.setdefault((path, depth // len(INNER)), {})[part] = name
-    _refuse_unknown(unknown, where)
+    if unknown:
+        count, first = len(unknown), unknown[0]
+        what = f"the adapter does not fit: a LoRA has no place for {count} of its weights, first {first}"
+        raise CheckpointError(what, where=where, hint=AGAIN)
     updates = tuple(_update(*key, found, shapes, where) for key, found in parts.items())
     adapter = Adapter(config, updates, replaced, shapes, where)
     if not updates and not replaced:
@@ -114,21 +118,13 @@ def read_adapter(config: Mapping[str, JSON], shapes: Shapes, where: str) -> Adap
 
 
 def _place(name: str) -> tuple[str | None, str | None]:
-    """Return a tensor's module and which part of its update it is; or its name in the base and None; or neither."""
+    """A tensor's module and part (`lora_A.weight`); its name in the base and None if it replaces one; else two None."""
     if not name.startswith(PREFIX):
         return None, None
     inside = name.removeprefix(PREFIX)
     if (found := _PART.fullmatch(inside)) is not None:
         return found["path"], found["part"]
     return (None if ".lora_" in inside else inside), None
-
-
-def _refuse_unknown(names: list[str], where: str) -> None:
-    if names:
-        what = (
-            f"the adapter does not fit: a LoRA has no place for {len(names)} of its weights, first {names[0]}"
-        )
-        raise CheckpointError(what, where=where, hint=AGAIN)
 
 
 def _update(path: str, depth: int, parts: Mapping[str, str], shapes: Shapes, where: str) -> Update:
@@ -148,7 +144,7 @@ def _update(path: str, depth: int, parts: Mapping[str, str], shapes: Shapes, whe
 
 
 def scale_of(adapter: Adapter, target: str, rank: int) -> float:
-    """Return the factor of B A.
+    """The factor of B A.
 
     Args:
         adapter: Whose config says it.
@@ -164,10 +160,8 @@ def scale_of(adapter: Adapter, target: str, rank: int) -> float:
     if said != rank:
         what = f"the adapter does not fit: {target} has rank {rank}, and its config says r = {said:g}"
         raise CheckpointError(what, where=adapter.where, hint=AGAIN)
+    # rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): with alpha / r an update of high rank learns ever less.
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-
-
-DEFAULTS = {"r": 8, "lora_alpha": 8}  # peft's, where a config leaves them out
 
 
 def _of_pattern(config: Mapping[str, JSON], patterns: str, target: str, default: str, where: str) -> float:
@@ -212,11 +206,11 @@ def refuse_misfits(adapter: Adapter, base: Shapes, *, grows: bool) -> None:
 
 
 def _unlike(made: tuple[int, ...], stored: tuple[int, ...], *, grows: bool) -> bool:
-    """Return whether an update cannot be of a tensor, which may have more rows: of tokens that the adapter has not."""
+    """Whether shapes rule an update of a tensor out; the tensor may have more rows, for tokens new to the adapter."""
     return len(made) != len(stored) or made[1:] != stored[1:] or (made[0] > stored[0] and not grows)
 
 
 def misfit(adapter: Adapter, name: str, made: Iterable[int], stored: Iterable[int]) -> CheckpointError:
-    """Return the error of an update whose shape is not the base's."""
+    """The error of an update whose shape is not the base's."""
     what = f"the adapter does not fit the base: it changes {name} of shape {tuple(made)}, and the base's is "
     return CheckpointError(f"{what}{tuple(stored)}", where=adapter.where, hint=OF_THIS_BASE)

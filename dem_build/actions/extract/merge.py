@@ -3,7 +3,7 @@
 W + scale · B A is computed here and not by peft, whose conversion of the adapters of experts loses ranks and patterns.
 peft says which modules a config means; the adapter's weights must be exactly those. They may have the model's own names
 or those of its published files, whichever the base's are: what they change is converted as weights are
-(`model/layout.py`), the tensors that transformers keeps as one together, so that memory does not grow with the model.
+(`model/weight_layout.py`), the tensors that transformers keeps as one together: memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dem_build.checkpoint.filenames import ADAPTER_WEIGHTS
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
 from dem_build.lock.finetuned import ADAPTER_KEYS
-from dem_build.model.layout import Layout, published_tensors
+from dem_build.model.weight_layout import WeightLayout, published_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dem_build.actions.extract.lora import Adapter, Update
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
-    from dem_build.model.layout import Group
+    from dem_build.model.weight_layout import TensorGroup
     from dem_build.step import Inputs
 
     Conversion = Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]]
@@ -84,11 +84,17 @@ class _Merger:
     ) -> None:
         self.adapter, self.weights, self.model, self.note = adapter, weights, model, note
         published = published_tensors(model, ties=True)
-        self.published = Layout(model, published)
+        self.published = WeightLayout(model, published)
         named = {name: published[name] for name in self.published.of_file} | model.state_dict()
         self.shapes = {name: tuple(tensor.shape) for name, tensor in named.items()}
         self.modules = dict(model.named_modules())
-        self.tokens = _names_of_rows(model)
+        ends = (model.get_input_embeddings(), model.get_output_embeddings())
+        self.tokens = {  # what has a row for each token
+            f"{path}.{kind}"
+            for path, module in model.named_modules()
+            if any(module is end for end in ends)
+            for kind in ("weight", "bias")
+        }
         self.edits: dict[str, list[Edit]] = {}
         for name, own in adapter.replaced.items():
             self._replace(name, own)
@@ -99,9 +105,9 @@ class _Merger:
 
     def merge(self, base: Checkpoint) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
         """Yield each of the base's float tensors once."""
-        stored = Layout(self.model, base.tensors)
+        stored = WeightLayout(self.model, base.tensors)
         self._check_ties(base, stored)
-        seen: set[Group] = set()
+        seen: set[TensorGroup] = set()
         for first in stored.groups:
             if first in seen:
                 continue
@@ -112,7 +118,7 @@ class _Merger:
             yield from self._merged(base, stored, list(groups))
 
     def _merged(
-        self, base: Checkpoint, stored: Layout, groups: list[Group]
+        self, base: Checkpoint, stored: WeightLayout, groups: list[TensorGroup]
     ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
         files = [name for group in groups for name in group.files]
         own = [name for group in groups for name in group.own]
@@ -126,6 +132,7 @@ class _Merger:
             for n in files:
                 yield n, self._edited(there[n], _read(base, n)).numpy() if n in there else None
             return
+        # To the model's tensors, and from there on to the published ones where the adapter changes these; then back.
         tensors = self._exactly({file: _read(base, file) for file in files}, stored.to_model, stored.to_files)
         tensors = {name: self._edited(name, values) for name, values in tensors.items()}
         if changed & theirs:
@@ -137,7 +144,7 @@ class _Merger:
     def _exactly(
         self, tensors: Mapping[str, torch.Tensor], there: Conversion, back: Conversion
     ) -> dict[str, torch.Tensor]:
-        """Return tensors in another layout.
+        """Tensors in another layout.
 
         Raises:
             CheckpointError: They do not come back as they were: then the vector would hold more than the adapter.
@@ -156,7 +163,7 @@ class _Merger:
             values = edit(values)
         return values
 
-    def _check_ties(self, base: Checkpoint, stored: Layout) -> None:
+    def _check_ties(self, base: Checkpoint, stored: WeightLayout) -> None:
         """Refuse an adapter after which embeddings and head are no longer one, as the base has them."""
         for twin, name in self.model.all_tied_weights_keys.items():
             if not {twin, name} & self.edits.keys():
@@ -175,12 +182,12 @@ class _Merger:
             self.edits.pop(twin, None)
 
     def _target(self, update: Update) -> _Target:
-        """Return what an update adds to.
+        """What an update adds to.
 
         Raises:
             CheckpointError: Nothing that the base has.
         """
-        wrapped = self.parameters_of(update.path)
+        wrapped = _parameters_of(self.adapter, self.modules.get(update.path), update.path)
         if wrapped and update.depth < len(wrapped):  # the first is wrapped first, and lies innermost
             name = wrapped[len(wrapped) - 1 - update.depth]
             return _Target(name, name)
@@ -189,10 +196,6 @@ class _Merger:
             what = f"the adapter does not fit the base: it changes {update.path}, which the base has not"
             raise CheckpointError(what, where=self.adapter.where, hint=OF_THIS_BASE)
         return _Target(name, update.path)
-
-    def parameters_of(self, path: str) -> list[str]:
-        """Return a module's tensors that the config names as parameters, in the module's order."""
-        return _parameters_of(self.adapter, self.modules.get(path), path)
 
     def _add(self, name: str, edit: Edit) -> None:
         """Note an edit, under the model's own name where that is another of the same tensor: ties are told by these."""
@@ -232,11 +235,14 @@ class _Merger:
             raise misfit(self.adapter, target.name, update.shape, stored)
 
         def edit(values: torch.Tensor) -> torch.Tensor:
+            # LoRA (Hu et al. 2021, arXiv 2106.09685), in float32 whatever the adapter is stored in: nothing is rounded
+            # before the vector is.
             product = self._read(update.b) @ self._read(update.a)
             delta = (product.T if transposed else product) * scale
             if update.magnitude is None:
                 return values + delta
-            # DoRA: each output (of an embedding, each of its channels) has a length of its own.
+            # DoRA (Liu et al. 2024, arXiv 2402.09353): each output (of an embedding, each of its channels) has a length
+            # of its own, and the sum has only the direction.
             magnitude, across = self._read(update.magnitude), 0 if transposed else 1
             moved = values + delta
             factor: torch.Tensor = magnitude / moved.norm(dim=across)
@@ -254,7 +260,7 @@ class _Merger:
         self._add(name, lambda values: _on_rows(values, rows, lambda kept: kept + self._read(own) * scale))
 
     def _of_experts(self, update: Update, target: _Target, stored: tuple[int, ...]) -> Edit:
-        """Return what adds to the matrices of all experts, which peft keeps as one A and one B."""
+        """What adds to the matrices of all experts, which peft keeps as one A and one B."""
         experts = stored[0]
         turned = bool(getattr(self.modules.get(update.path), "is_transposed", False))
         rank, odd = divmod(update.rank, experts)
@@ -266,6 +272,7 @@ class _Merger:
         ):
             raise misfit(self.adapter, target.name, update.shape, stored)
         scale = scale_of(self.adapter, target.words, rank)
+        # peft's own order: in A an expert's rows lie together, and in B the experts' columns lie in turn.
         axes = "ore,eri->eio" if turned else "ore,eri->eoi"
 
         def edit(values: torch.Tensor) -> torch.Tensor:
@@ -276,7 +283,7 @@ class _Merger:
         return edit
 
     def _rows(self, name: str, made: tuple[int, ...]) -> int:
-        """Return how many rows of a tensor are changed: all, but for tokens that the base alone has.
+        """How many rows of a tensor are changed: all, but for tokens that the base alone has.
 
         Raises:
             CheckpointError: Another shape than the base's.
@@ -296,24 +303,14 @@ def _read(weights: Checkpoint, name: str) -> torch.Tensor:
 
 
 def _on_rows(values: torch.Tensor, rows: int, edit: Edit) -> torch.Tensor:
-    """Return values whose first rows are edited."""
+    """Values whose first rows are edited."""
     if rows == len(values):
         return edit(values)
     return torch.cat([edit(values[:rows]), values[rows:]])
 
 
-def _names_of_rows(model: Any) -> set[str]:
-    """Return the names of the tensors that have a row for each token."""
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    return {
-        f"{path}.{kind}"
-        for path, module in model.named_modules()
-        if any(module is end for end in ends)
-        for kind in ("weight", "bias")
-    }
-
-
 def _parameters_of(adapter: Adapter, module: Any, path: str) -> list[str]:
+    """A module's tensors that the config names as parameters, in the module's order."""
     wanted = tuple(adapter.config.get("target_parameters") or ())
     if module is None or not wanted:
         return []
@@ -324,7 +321,9 @@ def _parameters_of(adapter: Adapter, module: Any, path: str) -> list[str]:
 class _Wanted:
     """What an adapter's config asks for."""
 
-    def __init__(self, adapter: Adapter, modules: Mapping[str, Any], published: Layout, model: Any) -> None:
+    def __init__(
+        self, adapter: Adapter, modules: Mapping[str, Any], published: WeightLayout, model: Any
+    ) -> None:
         self.adapter, self.modules, self.published, self.model = adapter, modules, published, model
         used: dict[str, Any] = {k: v for k in ADAPTER_KEYS if (v := adapter.config.get(k)) is not None}
         try:
@@ -349,7 +348,7 @@ class _Wanted:
             self._refuse(f"its config has no place for {len(odd)} of its weights, first {has[odd[0]].a}")
 
     def _replaces(self, name: str) -> bool:
-        """Return whether the adapter has a tensor of the base whole, under this name or those of published files."""
+        """Whether the adapter has a tensor of the base whole, under this name or those of published files."""
         replaced, group = self.adapter.replaced, self.published.of_own.get(name)
         return name in replaced or (group is not None and all(file in replaced for file in group.files))
 
@@ -362,15 +361,12 @@ class _Wanted:
         if words in self._parameters() or self.config.target_modules is None:
             return True
         if str(self.config.target_modules).lower() == ALL_LINEAR:
-            return not self._is_head(words)
+            module = self.modules.get(words)  # all but the head
+            return module is None or module is not self.model.get_output_embeddings()
         return bool(check_target_module_exists(self.config, words))
 
-    def _is_head(self, path: str) -> bool:
-        module = self.modules.get(path)
-        return module is not None and module is self.model.get_output_embeddings()
-
     def _modules(self, has: Mapping[str, object]) -> set[str]:
-        """Return the modules that the config means; experts that are one tensor now, where it has weights of them."""
+        """The modules that the config means; experts that are one tensor now, where it has weights of them."""
         if self.config.target_modules is None:
             return set()
         kinds = (torch.nn.Linear, Conv1D)
@@ -390,7 +386,7 @@ class _Wanted:
         return {name for names in each for name in names}
 
     def _saved(self) -> set[str]:
-        """Return the tensors of the modules that were trained whole."""
+        """The tensors of the modules that were trained whole."""
         saved = tuple(self.config.modules_to_save or ())
         paths = [path for path in self.modules if saved and path.endswith(saved)]
         return {f"{path}.{name}" for path in paths for name, _ in self.modules[path].named_parameters()}

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.actions.extract.converted import in_layout_of
-from dem_build.actions.extract.same_model import OF_THE_BASE, refuse_strangers
+from dem_build.actions.extract.full_model import OF_THE_BASE, in_layout_of, refuse_strangers
 from dem_build.checkpoint.delta import delta_shapes, delta_writer, write_delta, write_difference
 from dem_build.checkpoint.filenames import ADAPTER_CONFIG, CONFIG
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
-from dem_build.model.architecture import architecture
-from dem_build.model.selection import open_files, select
+from dem_build.model.architecture import architecture, open_files, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -80,15 +78,10 @@ def _checkpoint(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorm
     base = open_checkpoint(inputs.paths["base/weights"])
     selected = select(weights, open_files(files), where)
     with base, in_layout_of(base.tensors, selected, weights) as tuned:
-        total = sum(tensor.size for tensor in base.tensors.values())
-
-        def progress(done: int) -> None:
-            context.check_stop()
-            context.progress(done, total, "parameters")
-
+        tell = context.teller(sum(tensor.size for tensor in base.tensors.values()), "parameters")
         digest, shapes = inputs.digests["base/weights"], delta_shapes(base)
         with delta_writer(context.out / "delta", digest, shapes, dtype) as writer:
-            norms, moved = write_difference(writer, base, tuned, dtype, progress)
+            norms, moved = write_difference(writer, base, tuned, dtype, tell)
     _judge_rows(base, tuned, moved, where, context)
     return norms, moved
 
@@ -131,22 +124,19 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
             for done, (name, values) in enumerate(merged):
                 context.check_stop()
                 context.progress(done, len(shapes), "tensors")
-                if name in shapes:
-                    yield name, _subtract(base, name, values, moved)
+                if name not in shapes:
+                    continue
+                theta = base.read(name)
+                # In float32, and rounded to the vector's format only when it is stored; of a tensor that the adapter
+                # leaves alone, zeros.
+                difference = np.subtract(theta if values is None else values, theta, out=values)
+                length = float(np.square(theta, out=theta).sum())  # in place: a layer's experts are gigabytes
+                squares = float(np.square(difference, out=theta).sum())
+                moved[name] = (squares / length) ** 0.5 if length > 0 else 0.0
+                yield name, difference
 
         digest = inputs.digests["base/weights"]
         return write_delta(context.out / "delta", digest, shapes, differences(), dtype), moved
-
-
-def _subtract(
-    base: Checkpoint, name: str, values: NDArray[np.float32] | None, moved: dict[str, float]
-) -> NDArray[np.float32]:
-    """Make values the difference to the base's, and note how far that is; None are values that nothing changed."""
-    theta = base.read(name)
-    difference = np.subtract(theta if values is None else values, theta, out=values)
-    length = float(np.square(theta, out=theta).sum())  # in place: a layer's experts are gigabytes
-    moved[name] = (float(np.square(difference, out=theta).sum()) / length) ** 0.5 if length > 0 else 0.0
-    return difference
 
 
 def _judge(

@@ -1,8 +1,4 @@
-"""Packing: several documents in one sequence, kept apart by their positions, and a check that the model does so.
-
-transformers takes a position that does not follow the one before as the start of another document, and masks
-attention accordingly, where it is given no attention mask and no cache.
-"""
+"""Packing: several documents in one sequence, kept apart by their positions, and a check that the model does so."""
 
 from __future__ import annotations
 
@@ -12,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dem_build.data.tokenise import MASKED
 from dem_build.errors import TrainingError
-from dem_build.model.likelihood import IGNORED, token_nll
+from dem_build.model.likelihood import token_nll
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,16 +46,22 @@ class Packs:
         return len(self.members)
 
     def __getitem__(self, index: int) -> Pack:
-        """Return a pack's input ids, labels and positions, [tokens] each; positions begin anew with each document."""
-        rows = [self._rows[row] for row in self.members[index]]
-        ids, labels = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
-        starts = np.cumsum([0, *(len(row) for row, _ in rows[:-1])])
-        labels[starts] = IGNORED  # alone, a document's first token is predicted from nothing
-        return ids, labels, np.concatenate([np.arange(len(row)) for row, _ in rows])
+        """A pack's input ids, labels and positions, [tokens] each; positions begin anew with each document."""
+        return _joined([self._rows[row] for row in self.members[index]])
+
+
+def _joined(documents: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) -> Pack:
+    ids, labels = (np.concatenate(arrays) for arrays in zip(*documents, strict=True))
+    starts = np.cumsum([0, *(len(document) for document, _ in documents[:-1])])
+    labels[starts] = MASKED  # alone, a document's first token is predicted from nothing
+    # Positions alone keep documents apart: transformers takes one that does not follow the one before as the start of
+    # another document, and masks attention accordingly, where it is given no attention mask and no cache
+    # (`masking_utils.find_packed_sequence_indices`). Rotary positions are then those of each document alone.
+    return ids, labels, np.concatenate([np.arange(len(document)) for document, _ in documents])
 
 
 def best_fit(lengths: NDArray[np.integer], capacity: int, seed: int) -> list[list[int]]:
-    """Put rows together, the longest first, each where it leaves the least room (best-fit decreasing).
+    """Put rows together, the longest first, each where it leaves the least room.
 
     Args:
         lengths: Tokens of each row.
@@ -68,6 +71,8 @@ def best_fit(lengths: NDArray[np.integer], capacity: int, seed: int) -> list[lis
     Returns:
         The rows of each pack.
     """
+    # Best-fit decreasing: at most 11/9 of the fewest packs that there can be, and 4 (Johnson et al., SIAM J. Comput. 3,
+    # 1974).
     shuffled = np.random.default_rng([seed, len(lengths)]).permutation(len(lengths))
     packs: list[list[int]] = []
     with_room: dict[int, list[int]] = {}
@@ -89,19 +94,14 @@ def best_fit(lengths: NDArray[np.integer], capacity: int, seed: int) -> list[lis
 
 
 def collate_packs(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
-    """Return packs as tensors [packs, longest], padded on the right with documents of one token, which do not count."""
+    """Packs as tensors [packs, longest], padded on the right with documents of one token, which do not count."""
     longest = max(len(ids) for ids, *_ in packs)
     input_ids = np.zeros((len(packs), longest), np.int64)
-    labels = np.full((len(packs), longest), IGNORED, np.int64)
+    labels = np.full((len(packs), longest), MASKED, np.int64)
     positions = np.zeros((len(packs), longest), np.int64)
     for i, (ids, targets, places) in enumerate(packs):
         input_ids[i, : len(ids)], labels[i, : len(ids)], positions[i, : len(ids)] = ids, targets, places
     return _tensors(input_ids, labels, positions)
-
-
-def _collate_flat(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
-    """Return packs as one row [1, tokens], without padding."""
-    return _tensors(*(np.concatenate(arrays)[None].astype(np.int64) for arrays in zip(*packs, strict=True)))
 
 
 def _tensors(*arrays: NDArray[np.int64]) -> dict[str, torch.Tensor]:
@@ -110,9 +110,17 @@ def _tensors(*arrays: NDArray[np.int64]) -> dict[str, torch.Tensor]:
 
 
 def collation_for(model: PreTrainedModel) -> Callable[[Sequence[Pack]], dict[str, torch.Tensor]]:
-    """Return what makes packs into tensors for the model's attention kernel."""
-    # transformers tells flash attention of packed documents in a batch of one row only.
-    return _collate_flat if _is_flash(model) else collate_packs
+    """What makes packs into tensors for the model's attention kernel."""
+    if not _is_flash(model):
+        return collate_packs
+
+    # transformers tells flash attention of packed documents in a batch of one row only: [1, tokens], without padding.
+    def in_one_row(packs: Sequence[Pack]) -> dict[str, torch.Tensor]:
+        return _tensors(
+            *(np.concatenate(arrays)[None].astype(np.int64) for arrays in zip(*packs, strict=True))
+        )
+
+    return in_one_row
 
 
 def refuse_mixing(model: PreTrainedModel) -> None:
@@ -142,24 +150,18 @@ def _keeps_apart(model: PreTrainedModel) -> bool:
         rng.integers(embeddings.num_embeddings, size=n).astype(np.int32) for n in (7, 12, 9)
     )
     collate, training = collation_for(model), model.training
+    # Flash kernels take no float32, and training runs them in bfloat16.
     half = torch.autocast(model.device.type, torch.bfloat16) if _is_flash(model) else contextlib.nullcontext()
     model.train(False)
     with half:
-        alone = _nll(model, collate([_pack(document)]))
-        behind = _nll(model, collate([_pack(first, document), _pack(second, document)]))
+        alone = _nll(model, collate([_joined([(document, document)])]))
+        packs = [_joined([(other, other), (document, document)]) for other in (first, second)]
+        behind = _nll(model, collate(packs))
     model.train(training)
+    # First tokens count for nothing, so `first` has one loss fewer than tokens; the last pack ends with the document.
     both = behind[len(first) - 1 :][: len(alone)], behind[-len(alone) :]
     most = LARGEST_HALF_DIFFERENCE if _is_flash(model) else LARGEST_DIFFERENCE
     return all((losses - alone).abs().max().item() < most for losses in both)
-
-
-def _pack(*documents: NDArray[np.int32]) -> Pack:
-    labels = [np.concatenate([[IGNORED], ids[1:]]) for ids in documents]
-    return (
-        np.concatenate(documents),
-        np.concatenate(labels).astype(np.int32),
-        np.concatenate([np.arange(len(ids)) for ids in documents]),
-    )
 
 
 def _nll(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -1,4 +1,8 @@
-"""Follows a training from inside Trainer: tells how far it is, refuses divergence, saves checkpoints by the clock."""
+"""Follows a training from inside Trainer: tells how far it is, refuses divergence, saves checkpoints by the clock.
+
+The machine file's trackers (TensorBoard, Weights & Biases) are told its figures. Both write into a folder of the
+action, where a resumed training goes on. A run is uploaded only where the user sets WANDB_MODE.
+"""
 
 # ruff: noqa: ARG002  # the signatures are Trainer's
 
@@ -6,10 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import TrainerCallback
@@ -20,20 +27,28 @@ from dem_build.json_text import parse_json
 from dem_build.model.environment import device_name, peak_memory, release_memory, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
+    from dem_build.digest import JSON
     from dem_build.model.batches import RowOrder
     from dem_build.step import Context
 
-__all__ = ["Progress", "RunState", "read_run_state"]
+__all__ = ["RunState", "Trackers", "TrainingProgress"]
 
 RUN_STATE = "dem.json"
-RELEASED = 8
-"""Steps between two releases of memory: some 30 ms."""
+RELEASED = 8  # steps between two releases of memory, of some 30 ms
+PROJECT = "dem"
+NAMES = {
+    "loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "grad_norm": "train/grad_norm",
+    "eval_loss": "eval/loss",
+}
+"""Trainer's names of figures → the trackers', which are those of transformers' own integrations."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +71,16 @@ class RunState:
 
     @classmethod
     def here(cls, micro_batch: int, seconds: float, device: torch.device) -> RunState:
-        """Return the state of a run of this process."""
+        """The state of a run of this process."""
         return cls(micro_batch, seconds, torch.get_num_threads(), device_name(device), versions())
 
+    @classmethod
+    def read(cls, checkpoint: Path) -> RunState:
+        """What `TrainingProgress` wrote into a checkpoint."""
+        return cls(**parse_json((checkpoint / RUN_STATE).read_text(encoding="utf-8")))
+
     def differences(self, other: RunState) -> list[str]:
-        """Return what differs from `other` and may change the last bits of a result."""
+        """What differs from `other` and may change the last bits of a result."""
         mine, others = ({**s.versions, "threads": s.threads, "device": s.device} for s in (self, other))
         mine["micro-batch"], others["micro-batch"] = self.micro_batch, other.micro_batch
         return [
@@ -68,12 +88,7 @@ class RunState:
         ]
 
 
-def read_run_state(checkpoint: Path) -> RunState:
-    """Read what `Progress` wrote into a checkpoint."""
-    return RunState(**parse_json((checkpoint / RUN_STATE).read_text(encoding="utf-8")))
-
-
-class Progress(TrainerCallback):
+class TrainingProgress(TrainerCallback):
     """Tells how far a training is, refuses a loss that is no number, and saves by the clock or when asked to stop.
 
     Attributes:
@@ -88,7 +103,7 @@ class Progress(TrainerCallback):
         self._context = context
         self._order = order
         self._lengths = lengths
-        self._before = seconds
+        self._before = seconds  # of the runs that were interrupted
         self._started = self._stepped = self._saved = time.monotonic()
 
     @property
@@ -124,9 +139,16 @@ class Progress(TrainerCallback):
         entry = state.log_history[-1]
         if "loss" not in entry:
             return
-        refuse_divergence(entry)
+        for name, words in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
+            value = entry.get(name, 0.0)
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the {words} is {value} at optimizer step {entry['step']}",
+                    hint="lower learning_rate, and look for odd rows with `dem data`",
+                )
         now, before = time.monotonic(), self._stepped
         self._stepped = now
+        # Of the rows, without what pads them.
         tokens = int(self._lengths[self._order.rows(state.global_step - 1)].sum())
         self.speed = tokens / max(now - before, 1e-9)
         self._context.progress(
@@ -153,16 +175,107 @@ class Progress(TrainerCallback):
         self._saved = time.monotonic()
 
 
-def refuse_divergence(entry: Mapping[str, Any]) -> None:
-    """Check what Trainer logged of an optimizer step.
+class _Writer(Protocol):
+    def write(self, figures: Mapping[str, float], step: int) -> None: ...
 
-    Raises:
-        TrainingError: The loss or the norm of the gradient is NaN or infinite.
+    def close(self) -> None: ...
+
+
+class Trackers(TrainerCallback):
+    """Tells trackers what Trainer logs.
+
+    Args:
+        context: Its machine names the trackers, `runs` is where they write.
+        params: Of the kind `finetune`, told as the run's configuration.
+        progress: Knows the speed of the last step; called before this.
     """
-    for name, words in (("loss", "loss"), ("grad_norm", "norm of the gradient")):
-        value = entry.get(name, 0.0)
-        if not -float("inf") < value < float("inf"):
-            raise TrainingError(
-                f"the {words} is {value} at optimizer step {entry['step']}",
-                hint="lower learning_rate, and look for odd rows with `dem data`",
-            )
+
+    def __init__(self, context: Context, params: Mapping[str, JSON], progress: TrainingProgress) -> None:
+        self._context, self._params, self._progress = context, params, progress
+        self._writers: dict[str, _Writer] = {}
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Open the trackers; a training that begins anew with a smaller micro-batch opens them again."""
+        self.close()
+        folder = self._context.runs
+        if folder is None:
+            return
+
+        def start(name: str) -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writers[name] = WRITERS[name](folder, self._params, state.global_step)
+
+        for name in self._context.machine.report_to:
+            self._try(name, partial(start, name))
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Write the newest figures."""
+        entry = state.log_history[-1]
+        figures = {told: float(entry[name]) for name, told in NAMES.items() if name in entry}
+        if "loss" in entry:
+            figures["train/tokens_per_second"] = self._progress.speed
+        for name, writer in list(self._writers.items()):
+            self._try(name, partial(writer.write, figures, state.global_step))
+
+    def close(self) -> None:
+        """End the runs, also after a training that failed."""
+        for name, writer in list(self._writers.items()):
+            self._try(name, writer.close)
+        self._writers.clear()
+
+    def _try(self, name: str, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001  a training does not fail for who watches it: dropped, and said once
+            self._writers.pop(name, None)
+            self._context.note(f"{name} stopped: {type(error).__name__}: {error}")
+
+
+class _TensorBoard:
+    """An event file of the folder; what a run that was killed wrote after its last checkpoint is hidden."""
+
+    def __init__(self, folder: Path, params: Mapping[str, JSON], step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  an optional package
+
+        writer: Any = SummaryWriter
+        self._writer = writer(str(folder), purge_step=step + 1 if step else None)
+        if not step:
+            self._writer.add_text("parameters", "".join(f"    {k} = {v}\n" for k, v in params.items()))
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _Wandb:
+    """A run in the folder's `wandb/`, offline but where the user's environment says otherwise."""
+
+    def __init__(self, folder: Path, params: Mapping[str, JSON], step: int) -> None:
+        import wandb  # type: ignore[import-not-found,unused-ignore]  # noqa: PLC0415  an optional package
+
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=folder.name,
+            id=folder.name,
+            resume="allow",
+            dir=str(folder),
+            config=dict(params),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, JSON], int], _Writer]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _Wandb,
+}

@@ -12,30 +12,33 @@ import torch
 
 from dem_build.actions.checkpoints import newest_complete, step_of
 from dem_build.actions.finetune.packing import Packs, refuse_mixing
-from dem_build.actions.finetune.progress import Progress, RunState, read_run_state
-from dem_build.actions.finetune.trackers import Trackers
-from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, arguments
-from dem_build.actions.finetune.validation import TrainingEnded, Validation
+from dem_build.actions.finetune.progress import RunState, Trackers, TrainingProgress
+from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, TrainingEnded, Validation, arguments
 from dem_build.checkpoint.delta import delta_shapes, write_delta
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
+from dem_build.data.tokenise import MASKED
 from dem_build.errors import InterruptedBuildError, TrainingError
-from dem_build.model import load as models
 from dem_build.model.batches import RowOrder, largest_divisor
 from dem_build.model.context_length import has_both_sorts, refuse_longer, refuse_mixed_packs
-from dem_build.model.environment import peak_memory, ran_on, reset_peak_memory
-from dem_build.model.likelihood import IGNORED
-from dem_build.model.out_of_memory import memory_told, numbers
-from dem_build.model.weights import named_weights
+from dem_build.model.environment import (
+    device,
+    is_out_of_memory,
+    memory_numbers,
+    memory_told,
+    peak_memory,
+    ran_on,
+    reset_peak_memory,
+)
+from dem_build.model.load import load_model, quiet
+from dem_build.model.weight_layout import named_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from dem_build.checkpoint.delta import DeltaNorms
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
@@ -63,7 +66,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         raise TrainingError(f'method "{params["method"]}" cannot be trained yet', hint='use method = "full"')
     torch.set_num_threads(context.threads)
     context.resident.clear()  # what another action left would take the room that training needs
-    reset_peak_memory(models.device())
+    reset_peak_memory(device())
     try:
         return _fine_tune(inputs, params, context)
     finally:
@@ -75,10 +78,13 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
     refuse_longer(rows, inputs.paths["base/config"])
     run = _Run(inputs, params, context, rows)
     model, history = run.train()
-    with memory_told(
-        TrainingError, "while writing the vector", "end what else takes memory, and build again"
+    with (
+        memory_told(TrainingError, "while writing the vector", "end what else takes memory, and build again"),
+        open_checkpoint(inputs.paths["base/weights"]) as base,
     ):
-        norms = _write_delta(model, inputs, params, context)
+        shapes, digest = delta_shapes(base), inputs.digests["base/weights"]
+        tensors = _differences(named_weights(model, shapes), base)
+        norms = write_delta(context.out / "delta", digest, shapes, tensors, params["vector_dtype"])
     if not math.isfinite(norms.norm):
         raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
     if norms.norm == 0:
@@ -101,17 +107,20 @@ class _Run:
         if not len(rows):
             raise TrainingError("there is no row to train on")
         self.inputs, self.params, self.context, self.rows = inputs, params, context, rows
-        self.sequences = _sequences(rows, params, inputs.paths["base/config"])
+        self.sequences: TokenRows | Packs = rows
+        if params.get("packing"):
+            refuse_mixed_packs(rows.lengths, inputs.paths["base/config"])
+            self.sequences = Packs(rows, params["max_length"], params["seed"])
         self.order = RowOrder(self.sequences.lengths, params["global_batch_size"], params["seed"])
         self.warnings: list[str] = []
         self.micro_batch = largest_divisor(params["global_batch_size"], self._most_rows())
         self.resumed_from = self._take_up()
         self.validation = _validation(inputs, params, context)
-        self.progress = Progress(context, self.order, self.sequences.lengths, self.seconds)
+        self.progress = TrainingProgress(context, self.order, self.sequences.lengths, self.seconds)
         self.trackers = Trackers(context, params, self.progress)
 
     def _most_rows(self) -> int:
-        """Return the most sequences of a micro-batch: one, where the model would read a row by its neighbours."""
+        """The most sequences of a micro-batch: one, where the model would read a row by its neighbours."""
         most = self.context.machine.micro_batch
         if most == 1 or self.sequences is not self.rows:
             return most
@@ -128,12 +137,12 @@ class _Run:
         checkpoint = newest_complete(self.context.work / CHECKPOINTS)
         if checkpoint is None:
             return None
-        left = read_run_state(checkpoint)
+        left = RunState.read(checkpoint)
         self.seconds = left.seconds
         # The user may have lowered it, and then means it.
         if left.micro_batch <= self.context.machine.micro_batch:
             self.micro_batch = left.micro_batch
-        here = RunState.here(self.micro_batch, self.seconds, models.device())
+        here = RunState.here(self.micro_batch, self.seconds, device())
         if differences := left.differences(here):
             self.context.note(
                 f"resumed where something differs, so the vector's last bits may: {', '.join(differences)}"
@@ -141,10 +150,11 @@ class _Run:
         return step_of(checkpoint)
 
     def train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
-        """Return the trained model and Trainer's history, halving the micro-batch while memory runs out."""
+        """The trained model and Trainer's history, halving the micro-batch while memory runs out."""
         try:
             while (trained := self._attempt()) is None:
-                _free_memory()  # here and not where it was caught: the exception holds the frames that hold the memory
+                # Here and not where it was caught: the exception holds the frames that hold the memory.
+                _free_memory()
                 self._halve()
         finally:
             self.trackers.close()
@@ -152,42 +162,43 @@ class _Run:
 
     def _attempt(self) -> tuple[PreTrainedModel, list[dict[str, Any]]] | None:
         """Train from the newest checkpoint to the end; None where memory ran out."""
+        # A function of its own: once it has returned, nothing holds the exception any more.
         try:
             return self._train()
         except (RuntimeError, MemoryError) as error:
-            if not models.is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
         return None
 
     def _train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
-        with models.quiet():
+        with quiet():
             trainer = self._trainer()
             checkpoint = newest_complete(self.context.work / CHECKPOINTS)
             if self.validation:
                 self.validation.take_up(checkpoint)
+            # A checkpoint has the optimizer, the schedule and the random numbers too: what comes of it is what comes of
+            # a training that nobody stopped, on a CPU bit for bit.
             try:
                 with contextlib.suppress(TrainingEnded):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
                 raise TrainingError(f"training cannot run: {error}") from error
-        if self._is_stopped():
+        stopped = self.progress.stopped
+        if self.validation:  # that it ended is no stop, though both end Trainer's loop
+            stopped = self.validation.stopped or (stopped and not self.validation.ended)
+        if stopped:
             raise InterruptedBuildError(f"stopped after step {trainer.state.global_step}, which is saved")
         model, history = cast("PreTrainedModel", trainer.model), trainer.state.log_history
         if self.validation:
             self.validation.choose(model, history)
         return model, history
 
-    def _is_stopped(self) -> bool:
-        if self.validation is None:
-            return self.progress.stopped
-        return self.validation.stopped or (self.progress.stopped and not self.validation.ended)
-
     def _trainer(self) -> TokenTrainer:
-        model = models.load_model(
+        model = load_model(
             self.inputs.paths["base/weights"],
             self.inputs.paths["base/config"],
             dtype=torch.float32,
-            device=models.device(),
+            device=device(),
             attn_implementation=self.context.machine.attn_implementation,
         )
         with open_checkpoint(self.inputs.paths["base/weights"]) as base:
@@ -199,14 +210,14 @@ class _Run:
         try:
             return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:
-            if models.is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             raise TrainingError(f"training cannot start: {error}") from error
 
     def _halve(self) -> None:
         if self.micro_batch == 1:
             raise TrainingError(
-                f"one row of {self.sequences.lengths.max()} tokens does not fit in memory: {numbers()}",
+                f"one row of {self.sequences.lengths.max()} tokens does not fit in memory: {memory_numbers()}",
                 hint="set gradient_checkpointing = true in the machine file, lower max_length, or train with "
                 'optim = "adafactor"',
             )
@@ -219,10 +230,14 @@ class _Run:
         self.context.warn(message)
 
     def provenance(self, model: PreTrainedModel, history: list[dict[str, Any]]) -> Provenance:
-        """Return what is worth knowing of the training of a model."""
+        """What is worth knowing of the training of a model."""
         entries = [entry for entry in history if "loss" in entry]
         steps = len(entries)
-        return self._validated(history) | {
+        validated = {}
+        if self.validation:
+            found = self.validation.provenance(history)
+            validated = {"validation": found | {"curve": _thinned(found["curve"])}}
+        return validated | {
             "rows": len(self.rows),
             "sequences": len(self.sequences),
             "steps": steps,
@@ -241,36 +256,23 @@ class _Run:
             "warnings": self.warnings,
         }
 
-    def _validated(self, history: list[dict[str, Any]]) -> Provenance:
-        if self.validation is None:
-            return {}
-        found = self.validation.provenance(history)
-        return {"validation": found | {"curve": _thinned(found["curve"])}}
-
     def _tokens(self, steps: int) -> dict[str, int]:
         """Count tokens over all steps, from the order of the rows, which an interruption does not change."""
         labels = (self.sequences[i][1] for i in range(len(self.sequences)))
-        counted = np.array([np.count_nonzero(row[1:] != IGNORED) for row in labels])
+        counted = np.array([np.count_nonzero(row[1:] != MASKED) for row in labels])
         times = np.zeros(len(self.sequences), np.int64)
         for step in range(steps):
             np.add.at(times, self.order.rows(step), 1)
         return {"seen": int(times @ self.sequences.lengths), "trained": int(times @ counted)}
 
 
-def _sequences(rows: TokenRows, params: Mapping[str, JSON], config: Path) -> TokenRows | Packs:
-    if not params.get("packing"):
-        return rows
-    refuse_mixed_packs(rows.lengths, config)
-    return Packs(rows, params["max_length"], params["seed"])
-
-
 def _validation(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Validation | None:
-    """Return what validates while training, where the recipe says so."""
+    """What validates while training, where the recipe says so."""
     if not params.get("eval_steps"):
         return None
     rows = TokenRows.open(inputs.paths["data/validation"])
     refuse_longer(rows, inputs.paths["base/config"])
-    if not any((rows[i][1][1:] != IGNORED).any() for i in range(len(rows))):
+    if not any((rows[i][1][1:] != MASKED).any() for i in range(len(rows))):
         raise TrainingError(
             "there is no validation row to take a loss on",
             hint="raise the dataset's `validation`, or set eval_steps = 0",
@@ -279,20 +281,10 @@ def _validation(inputs: Inputs, params: Mapping[str, JSON], context: Context) ->
 
 
 def _thinned(entries: list[Any]) -> list[Any]:
-    """Return evenly spread entries, the last one among them: a record is read by every plan and must stay small."""
+    """Evenly spread entries, the last one among them: a record is read by every plan and must stay small."""
+    # From the end backwards, so that the last one is there whatever the step is.
     every = -(-len(entries) // MOST_CURVE_POINTS) or 1
     return entries[::-every][::-1]
-
-
-def _write_delta(
-    model: PreTrainedModel, inputs: Inputs, params: Mapping[str, JSON], context: Context
-) -> DeltaNorms:
-    with open_checkpoint(inputs.paths["base/weights"]) as base:
-        shapes = delta_shapes(base)
-        tensors = _differences(named_weights(model, shapes), base)
-        return write_delta(
-            context.out / "delta", inputs.digests["base/weights"], shapes, tensors, params["vector_dtype"]
-        )
 
 
 def _differences(

@@ -1,11 +1,18 @@
 """Training with transformers' Trainer, made to fit dem: steps by the seed, one loss, checkpoints of plain tensors.
 
-What Trainer is told and what it is kept from doing is here; what is trained and what becomes of it is not.
+What Trainer is told and what it is kept from doing is here, and validation: its loss every so many steps, when to stop
+for it, and the weights where it was lowest. What is trained and what becomes of it is not.
 """
+
+# ruff: noqa: ARG002  # the signatures are Trainer's
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+import shutil
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,47 +20,177 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from dem_build.actions.finetune.packing import Packs, collation_for
-from dem_build.actions.finetune.validation import TrainingEnded, Validation
-from dem_build.errors import InterruptedBuildError
+from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.model.batches import collate
 from dem_build.model.context_length import ceilings
-from dem_build.model.likelihood import token_nll
+from dem_build.model.likelihood import row_losses, token_nll
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from transformers import PreTrainedModel, TrainerCallback
+    from transformers import PreTrainedModel, TrainerControl, TrainerState
 
     from dem_build.data.arrays import TokenRows
     from dem_build.digest import JSON
     from dem_build.machine import Machine
     from dem_build.model.batches import RowOrder
 
-__all__ = ["CHECKPOINTS", "TokenTrainer", "arguments"]
+__all__ = ["CHECKPOINTS", "Lowest", "TokenTrainer", "TrainingEnded", "Validation", "arguments", "lowest_of"]
 
 CHECKPOINTS = "checkpoints"
+LOSS = "eval_loss"
+BEST = "best.safetensors"
 AS_GIVEN = (
-    "optim",
-    "adam_beta1",
-    "adam_beta2",
-    "adam_epsilon",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "seed",
-    "bf16",
-)
+    "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "learning_rate", "lr_scheduler_type", "warmup_steps",
+    "weight_decay", "max_grad_norm", "seed", "bf16",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """The lowest validation loss: at which step it was first seen, and how many losses came after it."""
+
+    step: int
+    loss: float
+    since: int
+
+
+def lowest_of(history: Iterable[Mapping[str, Any]]) -> Lowest | None:
+    """The lowest validation loss of Trainer's history; None where it has none."""
+    losses = [(entry["step"], entry[LOSS]) for entry in history if LOSS in entry]
+    if not losses:
+        return None
+    first = min(range(len(losses)), key=lambda i: losses[i][1])
+    return Lowest(*losses[first], since=len(losses) - 1 - first)
+
+
+class TrainingEnded(Exception):  # noqa: N818  no error: Trainer takes a step whatever its callbacks say
+    """The loss that a resumed training owed was its last."""
+
+
+class Validation(TrainerCallback):
+    """Takes validation losses while a model is trained, and does what the recipe says about them.
+
+    All that is decided follows from the losses in Trainer's history, which a checkpoint holds. The weights of the
+    lowest loss are a file beside the checkpoints, and linked into each: a checkpoint alone is enough to go on from. A
+    stop that comes while a loss is taken leaves a checkpoint without it. A resumed training takes that loss first, and
+    may find that it has ended.
+
+    Attributes:
+        ended: Whether training ended because the loss fell no further.
+        stopped: Whether the user asked to stop while a loss was taken.
+        owed: Whether a resumed training begins with the loss that a stop cut off.
+    """
+
+    def __init__(
+        self, rows: TokenRows, params: Mapping[str, JSON], checkpoints: Path, stopping: Callable[[], bool]
+    ) -> None:
+        self.ended = self.stopped = self.owed = False
+        self._rows = rows
+        self._stopping = stopping
+        self._every: int = params["eval_steps"]
+        self._keeps_best = bool(params.get("load_best_model_at_end"))
+        self._patience: int | None = params.get("early_stopping_patience")
+        self._best = checkpoints / BEST
+
+    @torch.no_grad()
+    def loss(self, model: PreTrainedModel, batch_size: int) -> float | None:
+        """The mean loss per token that counts, in nats, without dropout; None where the user asked to stop."""
+        training = model.training
+        model.train(False)
+        found: list[tuple[float, int]] = []
+        for batch in row_losses(model, self._rows, batch_size):
+            found += batch.values()
+            if len(found) < len(self._rows) and self._stopping():
+                self.stopped = True
+                break
+        model.train(training)
+        return None if self.stopped else math.fsum(x for x, _ in found) / sum(n for _, n in found)
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Take the loss that a stop cut off, before the first step."""
+        taken = any(LOSS in entry and entry["step"] == state.global_step for entry in state.log_history)
+        args.eval_on_start = self.owed = self._is_due(state) and not taken
+
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a loss every so many steps, and after the last."""
+        control.should_evaluate = self._is_due(state)
+
+    def _is_due(self, state: TrainerState) -> bool:
+        steps = state.global_step
+        return steps > 0 and (steps % self._every == 0 or steps >= state.max_steps)
+
+    def on_evaluate(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Keep the weights of a new lowest loss; stop where there was none for long enough.
+
+        Raises:
+            TrainingError: The loss is NaN or infinite.
+        """
+        lowest = lowest_of(state.log_history)
+        assert lowest is not None
+        if not math.isfinite(state.log_history[-1][LOSS]):
+            raise TrainingError(
+                f"the validation loss is {state.log_history[-1][LOSS]} at optimizer step {state.global_step}",
+                hint="lower learning_rate",
+            )
+        if self._keeps_best and lowest.step == state.global_step < state.max_steps:
+            self._best.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = self._best.with_suffix(".partial")
+            safetensors.torch.save_model(kwargs["model"], str(partial_file))
+            partial_file.replace(self._best)  # a new file: links to the one before keep what they had
+        if self._patience is not None and lowest.since >= self._patience:
+            # Nothing is left to go on with, so no checkpoint: the vector is as near.
+            self.ended, control.should_training_stop, control.should_save = True, True, False
+
+    def on_save(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Put the best weights so far into the checkpoint that Trainer wrote, where they are not its own."""
+        lowest = lowest_of(state.log_history)
+        kept = self._best.parent / f"checkpoint-{state.global_step}" / BEST
+        kept.unlink(missing_ok=True)  # of a run that was killed while it wrote the same checkpoint
+        if self._keeps_best and lowest is not None and lowest.step < state.global_step:
+            _link(self._best, kept)
+
+    def take_up(self, checkpoint: Path | None) -> None:
+        """Go back to the best weights as of a checkpoint, or to none at all."""
+        self._best.unlink(missing_ok=True)
+        if self._keeps_best and checkpoint is not None:
+            kept = checkpoint / BEST
+            _link(kept if kept.exists() else checkpoint / "model.safetensors", self._best)
+
+    def choose(self, model: PreTrainedModel, history: list[dict[str, Any]]) -> None:
+        """Give the trained model the weights of the lowest loss, where the recipe wants them."""
+        lowest = lowest_of(history)
+        if self._keeps_best and lowest is not None and lowest.step < history[-1]["step"]:
+            safetensors.torch.load_model(model, self._best, device=str(model.device))
+
+    def provenance(self, history: list[dict[str, Any]]) -> dict[str, JSON]:
+        """What is worth knowing of the losses."""
+        lowest = lowest_of(history)
+        assert lowest is not None
+        return {
+            "rows": len(self._rows),
+            "curve": [[entry["step"], entry[LOSS]] for entry in history if LOSS in entry],
+            "lowest": {"step": lowest.step, "loss": lowest.loss},
+            "kept_step": lowest.step if self._keeps_best else history[-1]["step"],
+            "stopped_early": self.ended,
+        }
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let `target` be the same file as `source`, or a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def arguments(
     params: Mapping[str, JSON], machine: Machine, micro_batch: int, work: Path
 ) -> TrainingArguments:
-    """Return what Trainer is told: the recipe's hyper-parameters, and how this machine runs them.
+    """What Trainer is told: the recipe's hyper-parameters, and how this machine runs them.
 
     Args:
         params: Of the `finetune` kind.
@@ -107,7 +244,7 @@ class TokenTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
 
     def get_train_dataloader(self) -> Any:
-        """Return the micro-batches of an epoch, in the order of the seed."""
+        """The micro-batches of an epoch, in the order of the seed."""
         rows: Any = self.rows  # a length and an index is all that a data set must have
         model: Any = self.model
         longest = int(self.rows.lengths.max())  # padding does not pass it: an estimate of memory goes by it
@@ -124,8 +261,9 @@ class TokenTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return a micro-batch's part of the step's mean loss per token."""
+        """A micro-batch's part of the step's mean loss per token."""
         del return_outputs  # asked for in Trainer's own evaluations
+        # By the tokens of the whole step, not of the micro-batch: how a step is cut changes nothing but rounding.
         return token_nll(model, **inputs).sum() / num_items_in_batch
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -141,24 +279,22 @@ class TokenTrainer(Trainer):
         with self.compute_loss_context_manager():
             loss = validation.loss(model, self.args.per_device_train_batch_size)
         if loss is None:
-            return self._stop(validation)
+            if validation.owed:
+                raise InterruptedBuildError(f"stopped at step {self.state.global_step}, which is saved")
+            # A checkpoint without the loss: a resumed training begins by taking it.
+            self.control.should_training_stop = self.control.should_save = True
+            return {}
         metrics = {"eval_loss": loss}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        # Of a resumed training that began with the loss of its last step: Trainer's loop would take one step more.
         if validation.owed and (validation.ended or self.state.global_step >= self.state.max_steps):
             raise TrainingEnded
         validation.owed = False
         return metrics
 
-    def _stop(self, validation: Validation) -> dict[str, float]:
-        """End without a loss, and save what it is to be taken of, unless that is where this run began."""
-        if validation.owed:
-            raise InterruptedBuildError(f"stopped at step {self.state.global_step}, which is saved")
-        self.control.should_training_stop = self.control.should_save = True
-        return {}
-
     def floating_point_ops(self, inputs: Any) -> int:
-        """Return 0: Trainer counts all parameters at each micro-batch to estimate what nobody reads."""
+        """No count: Trainer would add up all parameters at each micro-batch, to estimate what nobody reads."""
         del inputs
         return 0
 
@@ -167,4 +303,5 @@ class TokenTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         model: Any = self.model
+        # save_model and not save_file: of tied tensors it stores one.
         safetensors.torch.save_model(model, str(folder / "model.safetensors"))

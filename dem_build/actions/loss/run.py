@@ -1,8 +1,4 @@
-"""Held-out loss: the mean negative log-likelihood per token of one model on one split.
-
-The standard error is that of a ratio of two sums over rows (`significance.stderr_of_ratio`). With one row there is
-none, and `loss_stderr` is left out.
-"""
+"""Held-out loss: the mean negative log-likelihood per token of one model on one split."""
 
 from __future__ import annotations
 
@@ -16,9 +12,9 @@ from safetensors.numpy import save_file
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import EvaluationError
 from dem_build.model.context_length import refuse_longer
-from dem_build.model.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
-from dem_build.model.out_of_memory import memory_told
-from dem_build.model.row_losses import row_losses
+from dem_build.model.environment import memory_told
+from dem_build.model.likelihood import row_losses
+from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.stats import stderr_of_ratio
 
 if TYPE_CHECKING:
@@ -62,7 +58,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 
 def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JSON]:
-    """Return the metrics of per-row summed losses and counts of tokens, [rows] each.
+    """The metrics of per-row summed losses and counts of tokens, [rows] each.
 
     Raises:
         EvaluationError: No token counts, or a loss is not finite.
@@ -77,8 +73,9 @@ def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JS
             f"the loss of {len(bad)} of {len(nll)} rows is not finite, that of row {bad[0]} first",
             hint='the model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
         )
-    loss = math.fsum(nll) / total
+    loss = math.fsum(nll) / total  # per token over all rows, and not the mean of the rows' means
     metrics: dict[str, JSON] = {"loss": loss, "tokens": total, "rows": len(nll)}
+    # Of a ratio of two sums over rows: a token's loss is not independent of those of its own row. One row has none.
     stderr = stderr_of_ratio(nll.tolist(), tokens.tolist())
     return metrics if stderr is None else metrics | {"loss_stderr": stderr}
 
@@ -87,7 +84,7 @@ def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JS
 def _losses(
     model: PreTrainedModel, rows: TokenRows, context: Context
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Return summed loss and count of tokens for each row, in the order of the rows."""
+    """Summed loss and count of tokens for each row, in the order of the rows."""
     nll, tokens = np.zeros(len(rows), np.float32), np.zeros(len(rows), np.int32)
     done = 0
     for batch in row_losses(model, rows, context.machine.eval_batch_size):

@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.actions.prepare.notes import size_of, whole_prompts
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.budget import Length, Size, mixture_tokens, token_shares
 from dem_build.errors import DataError
@@ -50,7 +51,7 @@ class _Part:
     indices: npt.NDArray[np.int64]
 
     def document(self) -> dict[str, JSON]:
-        """Return what is worth knowing of it: the names of datasets are the recipe's, so it is by its digest."""
+        """What is worth knowing of it: the names of datasets are the recipe's, so it is by its digest."""
         tokens = int(self.rows.lengths[self.indices].sum())
         return {
             "train": self.group.digests["data/train"],
@@ -85,7 +86,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     together = math.fsum(length.tokens(size) for length, size in zip(trained, sizes, strict=True) if length)
     planned = together if own is None else mixture_tokens(sizes, shares, own)
     parts = list(_parts(inputs.groups, splits, shares, planned))
-    _refuse_nothing(parts, planned)
+    if not any(len(part.indices) for part in parts):
+        raise DataError(
+            f"a mixture of {planned:,.0f} tokens has room for no row",
+            hint="train it, or the vectors that it is compared with, for longer",
+        )
     _tell(parts, planned, context)
     context.out.mkdir(parents=True, exist_ok=True)
     return {
@@ -108,7 +113,7 @@ def _parts(
 
 
 def drawn(lengths: npt.NDArray[np.int64], tokens: float, begin: float = 0.0) -> npt.NDArray[np.int64]:
-    """Return the rows that come to some number of tokens: whole passes first, then a sample without replacement.
+    """The rows that come to some number of tokens: whole passes first, then a sample without replacement.
 
     Args:
         lengths: Tokens of each row.
@@ -121,7 +126,7 @@ def drawn(lengths: npt.NDArray[np.int64], tokens: float, begin: float = 0.0) -> 
     if not begin:
         return _first(lengths, tokens)
     before, all_drawn = (np.bincount(_first(lengths, n), minlength=len(lengths)) for n in (begin, tokens))
-    left = all_drawn - before  # a longer draw holds a shorter one
+    left = all_drawn - before
     passes = [np.flatnonzero(left > n) for n in range(int(left.max(initial=0)))]
     return np.concatenate([np.zeros(0, np.int64), *passes])
 
@@ -131,7 +136,9 @@ def _first(lengths: npt.NDArray[np.int64], tokens: float) -> npt.NDArray[np.int6
     if not total:
         return np.zeros(0, np.int64)
     passes = int(tokens // total)
+    # The same order for every number of tokens: so a longer draw holds a shorter one.
     shuffled = np.random.default_rng([SEED, len(lengths)]).permutation(len(lengths))
+    # Rows are drawn until their tokens are nearest to what is left: less than half a row is missing, or too many.
     ends = np.concatenate([[0], np.cumsum(lengths[shuffled])])
     count = int(np.abs(ends - (tokens - passes * total)).argmin())
     rest = np.sort(shuffled[:count])
@@ -141,14 +148,6 @@ def _first(lengths: npt.NDArray[np.int64], tokens: float) -> npt.NDArray[np.int6
 def _length(params: Mapping[str, JSON]) -> Length | None:
     found = {name: params.get(name) for name in ("epochs", "sequences", "pack")}
     return Length(**found) if any(found.values()) else None
-
-
-def _refuse_nothing(parts: Sequence[_Part], planned: float) -> None:
-    if not any(len(part.indices) for part in parts):
-        raise DataError(
-            f"a mixture of {planned:,.0f} tokens has room for no row",
-            hint="train it, or the vectors that it is compared with, for longer",
-        )
 
 
 def _tell(parts: Sequence[_Part], planned: float, context: Context) -> None:
@@ -165,7 +164,7 @@ def _tell(parts: Sequence[_Part], planned: float, context: Context) -> None:
 
 def _write(parts: Sequence[_Part], context: Context) -> dict[str, JSON]:
     """Write both splits and return their sizes, as those of a dataset."""
-    trained = np.unique(np.concatenate([_whole(part.rows.prompts) for part in parts]))
+    trained = np.unique(np.concatenate([whole_prompts(part.rows.prompts) for part in parts]))
     with ExitStack() as stack:
         names = ("train", "validation")
         writers = {n: stack.enter_context(RowsWriter(context.work / "spool" / n)) for n in names}
@@ -173,11 +172,11 @@ def _write(parts: Sequence[_Part], context: Context) -> dict[str, JSON]:
             _copy(part.rows, part.indices.tolist(), writers["train"], context)
             if "data/validation" in part.group.paths:
                 held = TokenRows.open(part.group.paths["data/validation"])
-                fresh = np.flatnonzero(~np.isin(_whole(held.prompts), trained))
+                fresh = np.flatnonzero(~np.isin(whole_prompts(held.prompts), trained))
                 _copy(held, fresh.tolist(), writers["validation"], context)
         for name, writer in writers.items():
             writer.save(context.out / name)
-        return {name: _size(writer) for name, writer in writers.items()}
+        return {name: size_of(writer) for name, writer in writers.items()}
 
 
 def _copy(rows: TokenRows, indices: Iterable[int], writer: RowsWriter, context: Context) -> None:
@@ -186,18 +185,3 @@ def _copy(rows: TokenRows, indices: Iterable[int], writer: RowsWriter, context: 
             context.check_stop()
         ids, labels = rows[index]
         writer.append(ids, labels, rows.prompts[index].tobytes())
-
-
-def _size(writer: RowsWriter) -> dict[str, Any]:
-    return {
-        "rows": len(writer),
-        "tokens": writer.tokens,
-        "trained_tokens": writer.trained,
-        "longest": writer.longest,
-        "prompts": len(np.unique(_whole(writer.prompts))),
-    }
-
-
-def _whole(prompts: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """View each prompt's bytes as one value, which numpy can sort and compare."""
-    return np.ascontiguousarray(prompts).view(np.dtype((np.void, prompts.shape[1])))[:, 0]

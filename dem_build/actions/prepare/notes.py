@@ -1,23 +1,55 @@
-"""What `prepare` says once of a dataset: what nothing reads, and what a chat template reads and does not write."""
+"""What `prepare` says of a dataset: counts, warnings, and the refusal of one that leaves nothing.
+
+What nothing reads, and what a chat template reads and does not write, is gathered while rows pass, and said once.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from dem_build.data import splits
 from dem_build.data.rows import columns_of
+from dem_build.data.sources import side_of
+from dem_build.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    import numpy.typing as npt
 
     from dem_build.action import SourceFile
-    from dem_build.data.formats import AnyExample
+    from dem_build.data.arrays import RowsWriter
+    from dem_build.data.control import ControlTokens
+    from dem_build.data.formats import AnyExample, Layout
     from dem_build.data.rows import Row
-    from dem_build.data.tokenise import Tokenised
+    from dem_build.data.tokenise import Style, Tokenised
     from dem_build.step import Context
 
-__all__ = ["MEANT", "Told", "unread_sentence"]
+__all__ = [
+    "MEANT",
+    "Notes",
+    "provenance_of",
+    "refuse_nothing",
+    "size_of",
+    "tell",
+    "tell_control",
+    "unread_sentence",
+    "whole_prompts",
+]
 
+# What may be odd about a conversation: it is used, counted and said.
+ODD_TURNS = {
+    "unanswered_turns": "with turns after the last answer, which are left out",
+    "unasked_answers": "that begin with an answer, which is not trained: nothing asks for it",
+    "empty_turns": "with an empty turn; one of the assistant's is not trained",
+    "repeated_roles": "with two turns of the same role in a row",
+    "system_twice": "with a `system` column that is not read: a turn of theirs says something else as the system",
+    "trained_prompts": "with a turn that says that it is trained, and is not the assistant's: it is not trained",
+}
 # What a template does not write, as it is meant to: the row is used, and it is counted and said.
 MEANT = {
     "switches": "with a switch of the base's chat template, which it reads and does not write",
@@ -29,9 +61,139 @@ MEANT = {
     "unused_variables": "with chat_template_kwargs that the base's chat template does not ask for",
 }
 MOST_NAMES = 100
+USE = {"train": "train on", "validation": "choose by", "test": "judge by"}
+AWAY = {
+    "train": "held out for validation and test",
+    "validation": "for other splits",
+    "test": "for other splits",
+}
 
 
-class Told:
+def refuse_nothing(
+    counts: Mapping[str, int], writers: Mapping[str, RowsWriter], style: Style, sources: Sequence[SourceFile]
+) -> None:
+    """Refuse a split that has files and no rows. A probe has files for `test` alone.
+
+    Raises:
+        DataError: There is one; says what became of its rows.
+    """
+    for side in splits.SPLITS:
+        files = [str(s.path) for s in sources if (side_of(s) or "train") == side]
+        if files and not len(writers[side]):
+            others = sum(len(w) for name, w in writers.items() if name != side)
+            held = [f"{_rows(others)} {AWAY[side]}"] if others else []
+            raise DataError(
+                f"of {_rows(counts['read'])}, none is left to {USE[side]}: {'; '.join(_lost(counts, style) + held)}",
+                where=", ".join(files),
+                hint="raise max_length, hold out less, or give the dataset more rows",
+            )
+
+
+def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
+    """Say how many rows were left out, and why."""
+    reasons = {
+        "over_max_length": f"dropped: over max_length = {style.max_length} tokens",
+        "completion_cut_off": f"dropped: prompt alone fills max_length = {style.max_length} tokens",
+        "empty": "dropped: completion, text or every answer is empty",
+        "untrained": "dropped: every answer says that it is not trained",
+        "beyond_max_samples": "left out by max_samples",
+    }
+    return [f"{_rows(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" if count == 1 else f"{count} rows"
+
+
+def provenance_of(
+    layout: Layout, style: Style, counts: Counter[str], writers: Mapping[str, RowsWriter]
+) -> dict[str, Any]:
+    """What is worth knowing of the rows: format, counts, sizes of the splits, prompts shared with train."""
+    counted = (
+        "read", "used", "empty", "untrained", "over_max_length", "truncated", "completion_cut_off",
+        "beyond_max_samples", "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length",
+        *ODD_TURNS, *MEANT,
+    )  # fmt: skip
+    train = whole_prompts(writers["train"].prompts)
+    return {
+        "format": layout.format.name,
+        "columns": dict(layout.columns),
+        "chat": style.chat,
+        "versions": {name: version(name) for name in ("tokenizers", "transformers")},
+        "rows": {name: counts[name] for name in counted},
+        "splits": {name: size_of(writer) for name, writer in writers.items()},
+        "overlap": {
+            name: int(np.isin(whole_prompts(writers[name].prompts), train).sum())
+            for name in splits.SPLITS
+            if name != "train"
+        },
+    }
+
+
+def size_of(writer: RowsWriter) -> dict[str, int]:
+    """How large a split is: rows, tokens, and prompts that differ."""
+    return {
+        "rows": len(writer),
+        "tokens": writer.tokens,
+        "trained_tokens": writer.trained,
+        "longest": writer.longest,
+        "prompts": len(np.unique(whole_prompts(writer.prompts))),
+    }
+
+
+def whole_prompts(prompts: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """View each prompt's 16 bytes as one value, which numpy can sort and compare."""
+    return np.ascontiguousarray(prompts).view(np.dtype((np.void, prompts.shape[1])))[:, 0]
+
+
+def tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None:
+    """Say how many rows are used, and warn of what became of the others."""
+    rows, parts = provenance["rows"], provenance["splits"]
+    sizes = ", ".join(f"{part['rows']} {name}" for name, part in parts.items() if part["rows"])
+    train = parts["train"]
+    context.note(
+        f"{rows['used']} of {_rows(rows['read'])} used ({sizes}); "
+        f"train: {train['tokens']} tokens, {train['trained_tokens']} of them trained"
+    )
+    for line in _lost({**rows, "beyond_max_samples": 0}, style):  # those the user asked to leave out
+        context.warn(line)
+    if rows["truncated"]:
+        context.warn(f"{_rows(rows['truncated'])} cut at max_length = {style.max_length} tokens")
+    _tell_turns(rows, context)
+    for name, shared in provenance["overlap"].items():
+        if shared:
+            context.warn(f"{_rows(shared)} of {name} with a prompt that is in train, too")
+    for name, near in provenance["near_duplicates"].items():
+        if near:
+            context.warn(f"{_rows(near)} of {name} nearly repeat{'s' if near == 1 else ''} rows of train")
+
+
+def _tell_turns(rows: Mapping[str, int], context: Context) -> None:
+    for name, what in ODD_TURNS.items():
+        if rows[name]:
+            context.warn(f"{_rows(rows[name])} {what}")
+    if rows["one_an_answer"]:
+        context.note(
+            f"{_rows(rows['one_an_answer'])} became one row an answer: the base's chat template writes earlier turns "
+            "differently once there are later ones"
+        )
+    if rows["answers_over_max_length"]:
+        context.warn(
+            f"{rows['answers_over_max_length']} answers dropped: over max_length, in rows of one an answer"
+        )
+
+
+def tell_control(control: ControlTokens, context: Context) -> None:
+    """Warn of rows that spell a control token."""
+    if control.first is not None:
+        where, token = control.first
+        context.warn(
+            f"{_rows(control.rows)} with a control token of the base in the text, first {token} at {where}: "
+            "where it is written, it is that token and not text"
+        )
+
+
+class Notes:
     """Gathers what there is to say while rows pass.
 
     Args:
@@ -69,7 +231,11 @@ class Told:
     def unread(self) -> dict[str, list[str]]:
         """Columns, and keys of turns, that nothing reads; sorted."""
         found = {"columns": self._columns, "keys": self._keys}
-        return {what: sorted(_clean(name) for name in names) for what, names in found.items()}
+        # A key may hold half a surrogate pair, which no record can be written with.
+        return {
+            what: sorted(name.encode("utf-8", "replace").decode("utf-8") for name in names)
+            for what, names in found.items()
+        }
 
     def tell(self, context: Context) -> None:
         """Say it, once."""
@@ -96,7 +262,3 @@ def _add(names: set[str], more: Iterable[str]) -> None:
     """Keep what is new, but no more than people read: a key may be a date or an id."""
     if len(names) < MOST_NAMES:
         names.update(more)
-
-
-def _clean(name: str) -> str:
-    return name.encode("utf-8", "replace").decode("utf-8")

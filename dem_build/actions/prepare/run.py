@@ -2,6 +2,8 @@
 
 Rows keep the order of their file. Several files are ordered by what their rows say, not by their bytes, so that a
 blank line, another spelling of the same JSON or another name of a file changes no byte of the outputs.
+
+`examples` reads prepared rows back, as a person reads them.
 """
 
 from __future__ import annotations
@@ -10,33 +12,38 @@ import hashlib
 from collections import Counter
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
-from dem_build.actions.prepare.notes import Told
-from dem_build.actions.prepare.rows import Cutter, processes_for
-from dem_build.actions.prepare.summary import provenance_of, refuse_nothing, tell, tell_control
+import numpy as np
+
+from dem_build.actions.prepare.notes import Notes, provenance_of, refuse_nothing, tell, tell_control
+from dem_build.actions.prepare.parallel import Cutter, processes_for
 from dem_build.data import splits
-from dem_build.data.arrays import RowsWriter
+from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.control import ControlTokens
 from dem_build.data.duplicates import NearDuplicates
 from dem_build.data.formats import resolve
 from dem_build.data.rows import columns_of, read_rows
 from dem_build.data.sources import side_of
-from dem_build.data.tokenise import Style, tokenise
+from dem_build.data.tokenise import MASKED, Style, tokenise
 from dem_build.errors import DataError
 from dem_build.model.tokenizer import BaseTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
 
     from dem_build.action import SourceFile
-    from dem_build.actions.prepare.rows import Cut
+    from dem_build.actions.prepare.parallel import Cut
     from dem_build.data.formats import AnyExample, Layout
     from dem_build.data.rows import Row
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["run"]
+__all__ = ["Shown", "examples", "run"]
 
 BATCH_ROWS = 1024
 BATCH_CHARACTERS = 2**20  # bounds memory where rows are long
@@ -68,20 +75,20 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     size = sum(s.path.stat().st_size for s in sources)
     progress = _Progress(context, size, passes=1 + (len(sources) > 1) + (most is not None))
     dataset = _Dataset(sources, layout, splitter, params.get("group_by")).ordered(progress)
-    control = _control(tokenizer, style)
+    # A text may spell out its own BOS and EOS, but not in a chat: there the template writes them.
+    own = () if style.chat else (tokenizer.decode(tokenizer.prefix_ids), tokenizer.eos_token)
+    control = ControlTokens(tokenizer.control_tokens, *own)
     cutter = Cutter(
-        tokenizer,
-        style,
-        compares=dataset.holds_out,
-        processes=processes_for(context.threads, size),
+        tokenizer, style, compares=dataset.holds_out, processes=processes_for(context.threads, size)
     )
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
-        counts, told = Counter[str](), Told(dataset.read, sources)
+        counts, told = Counter[str](), Notes(dataset.read, sources)
         items = _kept(dataset, dataset.smallest(most, progress), counts)
-        cut_up = stack.enter_context(closing(cutter.cut(_batches(items), _example)))
-        for batch, cuts in _told(cut_up, dataset.sources, progress):
+        cut_up = stack.enter_context(closing(cutter.cut(_batches(items), lambda item: item.example)))
+        for batch, cuts in cut_up:
+            context.check_stop()
             if cuts is None:
                 _refuse_row(batch, tokenizer, style)
             control.look((item.row, item.example) for item in batch)
@@ -90,6 +97,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
                 told.unwritten(cut.rows)
                 if cut.shingles is not None:
                     near.add(item.side, cut.shingles)
+            progress.tell(batch[-1].row, dataset.sources)
         counts["control_tokens"] = control.rows
         counts.update(told.counts)
         refuse_nothing(counts, writers, style, sources)
@@ -137,13 +145,9 @@ class _Progress:
         """Pass items on, telling now and then, and stopping where the user asked to."""
         for number, item in enumerate(items, 1):
             if number % BATCH_ROWS == 0:
-                self.check_stop()
+                self._context.check_stop()
                 self.tell(item.row, sources)
             yield item
-
-    def check_stop(self) -> None:
-        """Raise where the user asked to stop."""
-        self._context.check_stop()
 
     def end_pass(self) -> None:
         """Say that all files were read once more."""
@@ -172,7 +176,7 @@ class _Dataset:
             yield from self._items_of(source)
 
     def ordered(self, progress: _Progress) -> _Dataset:
-        """Return the dataset with its files in the order of what their rows say; reads several files once."""
+        """The dataset with its files in the order of what their rows say; reads several files once."""
         if len(self.sources) < 2:
             return self
         ordered = sorted(self.sources, key=lambda source: self._content(source, progress))
@@ -195,7 +199,7 @@ class _Dataset:
         return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
 
     def smallest(self, most: int | None, progress: _Progress) -> splits.Smallest | None:
-        """Return which rows of the limited split are the `most` first; reads all files once."""
+        """Which rows of the limited split are the `most` first; reads all files once."""
         if most is None:
             return None
         limited, items = self.limited, progress.follow(self.items(), self.sources)
@@ -204,6 +208,7 @@ class _Dataset:
         return found
 
     def _content(self, source: SourceFile, progress: _Progress) -> bytes:
+        # Of what the rows say, in their order: where a file lies and how it spells its JSON must move no byte.
         content = hashlib.sha256((side_of(source) or "").encode())
         for item in progress.follow(self._items_of(source), self.sources):
             content.update(_place(item))
@@ -215,16 +220,14 @@ class _Dataset:
         for row in read_rows(source, required, self.read):
             example = self.layout.example(row)
             digest = splits.prompt_digest(example.split_key)
-            yield _Item(row, example, digest, held or self._side(row, digest))
-
-    def _side(self, row: Row, digest: bytes) -> str:
-        if self.group_by is None:
-            return self.splitter.side(digest)
-        return self.splitter.side(splits.prompt_digest(_group(row, self.group_by)))
+            if not (side := held):
+                by = digest if self.group_by is None else splits.prompt_digest(_group(row, self.group_by))
+                side = self.splitter.side(by)
+            yield _Item(row, example, digest, side)
 
 
 def _group(row: Row, column: str) -> str:
-    """Return a row's group; 7 of a JSON file and the text 7 of a CSV file are one."""
+    """A row's group; 7 of a JSON file and the text 7 of a CSV file are one."""
     value = row.values.get(column)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value)
@@ -244,6 +247,7 @@ def _group(row: Row, column: str) -> str:
 
 def _layout(sources: Sequence[SourceFile], params: Mapping[str, JSON]) -> Layout:
     """Decide the format by the first file that has a row."""
+    # All files of a dataset have one format: the others are held against it row by row.
     for source in sources:
         if columns := columns_of(source):
             return resolve(params.get("format"), params.get("columns"), columns, str(source.path))
@@ -285,15 +289,6 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
     return Style(chat, system, loss == "all", int(params["max_length"]), truncate, loss == "completion")
 
 
-def _control(tokenizer: BaseTokenizer, style: Style) -> ControlTokens:
-    """A text may spell out its own BOS and EOS, but not in a chat: there the template writes them."""
-    if style.chat:
-        return ControlTokens(tokenizer.control_tokens)
-    return ControlTokens(
-        tokenizer.control_tokens, tokenizer.decode(tokenizer.prefix_ids), tokenizer.eos_token
-    )
-
-
 def _tell_empty(splitter: splits.Splitter, provenance: Provenance, context: Context) -> None:
     """Warn, before hours of training, of a held-out split that no row fell into: it has no loss."""
     for name, share in (("validation", splitter.validation), ("test", splitter.test)):
@@ -302,7 +297,7 @@ def _tell_empty(splitter: splits.Splitter, provenance: Provenance, context: Cont
 
 
 def _share(params: Mapping[str, JSON], split: str) -> float:
-    """Return the share held out by hash; files held out whole come as sources of their own."""
+    """The share held out by hash; files held out whole come as sources of their own."""
     value = params.get(split)
     return float(value) if isinstance(value, int | float) else 0.0
 
@@ -323,22 +318,6 @@ def _kept(dataset: _Dataset, smallest: splits.Smallest | None, counts: Counter[s
         else:
             counts.update(item.example.oddities)
             yield item
-
-
-def _told(
-    batches: Iterator[tuple[list[_Item], list[Cut] | None]],
-    sources: Sequence[SourceFile],
-    progress: _Progress,
-) -> Iterator[tuple[list[_Item], list[Cut] | None]]:
-    """Pass batches on, telling after each how much of the files is done, and stopping where the user asked to."""
-    for batch, cuts in batches:
-        progress.check_stop()
-        yield batch, cuts
-        progress.tell(batch[-1].row, sources)
-
-
-def _example(item: _Item) -> AnyExample:
-    return item.example
 
 
 def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
@@ -371,6 +350,7 @@ def _write(
         else:
             cut_off = any(row is not None for row in cut.rows)
             counts["completion_cut_off" if cut_off else "over_max_length"] += 1
+        # By the example's prompt and not the row's: all rows of one conversation are on one side.
         for row in kept:
             writers[item.side].append(row.input_ids, row.labels, item.digest)
     return used
@@ -384,3 +364,46 @@ def _refuse_row(batch: Sequence[_Item], tokenizer: BaseTokenizer, style: Style) 
         except DataError as error:
             raise DataError(error.what, where=item.row.where, hint=error.hint) from error
     raise AssertionError("a batch was refused, and none of its rows is")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One row, decoded.
+
+    Attributes:
+        segments: Stretches of text in their order, each with whether its tokens are trained; special tokens and all.
+        tokens: How many tokens the row has.
+        trained: How many of them are trained.
+    """
+
+    segments: tuple[tuple[str, bool], ...]
+    tokens: int
+    trained: int
+
+
+def examples(tokenizer: Path, rows: Path, most: int) -> list[Shown]:
+    """The first rows of a split, at most `most`.
+
+    Args:
+        tokenizer: Folder of the base's tokenizer.
+        rows: An output of the kind `prepare`.
+        most: How many rows to show.
+
+    Raises:
+        DataError: The tokenizer cannot be loaded.
+    """
+    opened, loaded = TokenRows.open(rows), BaseTokenizer(tokenizer)
+    return [_shown(loaded, *opened[i]) for i in range(min(most, len(opened)))]
+
+
+def _shown(tokenizer: BaseTokenizer, ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32]) -> Shown:
+    # What is trained, apart from what is not.
+    trained = labels != MASKED
+    edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(ids)]
+    # Each text is the difference of two decoded prefixes: SentencePiece would lose the space a stretch begins with.
+    texts = [tokenizer.decode(ids[:edge].tolist()) for edge in edges]
+    segments = tuple(
+        (after[len(before) :], bool(trained[start]))
+        for (before, after), start in zip(pairwise(texts), edges[:-1], strict=True)
+    )
+    return Shown(segments, len(ids), int(trained.sum()))

@@ -2,35 +2,45 @@
 
 Prompts are held-out rows of a dataset as they were prepared, or texts of the recipe, which are put in the prepared
 base's chat template. Answers are greedy: the likeliest token each time, from the same parameters as held-out losses.
+What is shown to people is the question alone: the template's words around it are taken off where they can be told.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from itertools import groupby, islice, takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dem_build.actions.sample.greedy import greedy_answers
-from dem_build.actions.sample.prompts import continued, of_rows, of_texts
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
 from dem_build.data.arrays import TokenRows
+from dem_build.data.tokenise import MASKED
 from dem_build.digest import canonical
-from dem_build.errors import EvaluationError
+from dem_build.errors import DataError, EvaluationError
 from dem_build.json_text import parse_json
-from dem_build.model.context_length import most_tokens, refuse_longer
-from dem_build.model.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
-from dem_build.model.out_of_memory import memory_told
+from dem_build.model.context_length import longest_short, most_tokens, refuse_longer
+from dem_build.model.environment import memory_told
+from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, quiet, surroundings
 from dem_build.model.tokenizer import BaseTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from dem_build.actions.sample.prompts import Prompt
+    import numpy as np
+    from numpy.typing import NDArray
+    from transformers import PreTrainedModel
+
+    from dem_build.data.conversations import Turn
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["FORMAT", "run"]
+__all__ = ["FORMAT", "Prompt", "continued", "greedy_answers", "of_rows", "of_texts", "run"]
 
 FORMAT = "sample/1"
+OPENING = 32  # tokens that a text without a prompt is begun with, at most
+MARK = "dem asks"  # stands for a question in a rendered template
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -49,9 +59,18 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     """
     config = inputs.paths["model/config"]
     tokenizer = BaseTokenizer(inputs.paths["model/tokenizer"])
-    prompts = _prompts(inputs, params["prompts"], tokenizer)
+    wanted = params["prompts"]
+    if isinstance(wanted, list):
+        prompts = of_texts(tokenizer, wanted)
+    else:
+        rows = TokenRows.open(inputs.paths["data/rows"])
+        refuse_longer(rows, config)
+        prompts = of_rows(tokenizer, rows, wanted)
     rooms = _rooms(prompts, params["max_new_tokens"], most_tokens(config))
-    stops = _stops(tokenizer, inputs.paths["model/generation_config"])
+    # What ends an answer: the token that training ends rows with first, then the base's others.
+    said = parse_json(inputs.paths["model/generation_config"].read_bytes()).get("eos_token_id")
+    more = said if isinstance(said, list) else [said]
+    stops = list(dict.fromkeys([tokenizer.eos_id, *(t for t in more if isinstance(t, int))]))
     if not prompts:
         context.warn("there are no held-out rows to ask")
     with memory_told(EvaluationError, "while answering prompts", OUT_OF_MEMORY_HINT):
@@ -66,16 +85,124 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     return surroundings(model, context) | counts | {"device_seconds": round(seconds, 3)}
 
 
-def _prompts(inputs: Inputs, wanted: JSON, tokenizer: BaseTokenizer) -> list[Prompt]:
-    if isinstance(wanted, list):
-        return of_texts(tokenizer, wanted)
-    rows = TokenRows.open(inputs.paths["data/rows"])
-    refuse_longer(rows, inputs.paths["model/config"])
-    return of_rows(tokenizer, rows, wanted)
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked.
+
+    Attributes:
+        ids: Tokens that the model continues.
+        asked: The question as people read it.
+        reference: What the data answer; None of a text that a recipe gives.
+    """
+
+    ids: tuple[int, ...]
+    asked: str
+    reference: str | None = None
+
+
+def of_rows(tokenizer: BaseTokenizer, rows: TokenRows, most: int) -> list[Prompt]:
+    """The prompts of the rows with the smallest prompt hashes, no prompt twice: the same ones every time.
+
+    Of a conversation, that is all up to its first answer that counts; of a text all of which counts, its first
+    question, or where it has none, its beginning.
+    """
+    # By hashes: the choice does not move when other rows come or go, or the file is sorted anew.
+    first: dict[bytes, int] = {}
+    for row, digest in enumerate(rows.prompts):
+        first.setdefault(digest.tobytes(), row)
+    frame = _frame(tokenizer)
+    found = (_of_row(tokenizer, *rows[first[digest]], frame) for digest in sorted(first))
+    return list(islice((prompt for prompt in found if prompt is not None), most))
+
+
+def of_texts(tokenizer: BaseTokenizer, texts: Sequence[str]) -> list[Prompt]:
+    """Texts as questions in the base's chat template, or as they are where it has none.
+
+    Raises:
+        DataError: The template refuses a question without a system prompt.
+    """
+    if not tokenizer.has_chat_template:
+        encoded = tokenizer.encode(texts)
+        return [Prompt((*tokenizer.prefix_ids, *ids), text) for ids, text in zip(encoded, texts, strict=True)]
+    rendered = tokenizer.render([[_user(text)] for text in texts], add_generation_prompt=True)
+    encoded = tokenizer.encode(rendered)  # the template writes BOS itself where the model wants it
+    return [Prompt(tuple(ids), text) for ids, text in zip(encoded, texts, strict=True)]
+
+
+def continued(tokenizer: BaseTokenizer, ids: Sequence[int], more: Sequence[int]) -> str:
+    """The text that `more` adds to `ids`: alone, SentencePiece would lose the space that it begins with."""
+    before, both = tokenizer.decode(ids), tokenizer.decode([*ids, *more])
+    return both[len(before) :] if both.startswith(before) else tokenizer.decode(more)
+
+
+class _Frame(NamedTuple):
+    """What a chat template writes before a question, whatever comes before it, and after it."""
+
+    opening: str
+    closing: str
+
+
+def _frame(tokenizer: BaseTokenizer) -> _Frame | None:
+    """The template's words around a question; None where there are none, or where they cannot be told."""
+    if not tokenizer.has_chat_template:
+        return None
+    # The question alone and after an earlier turn: what both have before it is the template's, and what only the first
+    # has (a default system prompt) is not part of every question.
+    question = [_user(MARK)]
+    later: list[Turn] = [_user("a"), {"role": "assistant", "content": "b"}, *question]
+    try:
+        first, last = tokenizer.render([question, later], add_generation_prompt=True)
+    except DataError:
+        return None
+    head, _, closing = first.partition(MARK)
+    pairs = zip(reversed(head), reversed(last.rpartition(MARK)[0]), strict=False)
+    both = "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return _Frame(both[::-1], closing)
+
+
+def _of_row(
+    tokenizer: BaseTokenizer, ids: NDArray[np.int32], labels: NDArray[np.int32], frame: _Frame | None
+) -> Prompt | None:
+    """The prompt of a row; None where nothing in it counts."""
+    counts = labels != MASKED
+    if not counts[1:].any():
+        return None
+    tokens: list[int] = ids.tolist()
+    start = int(counts.argmax())
+    if start <= max(1, len(tokenizer.prefix_ids)):
+        start = _beginning(tokenizer, tokens, frame)
+        counts[start:] = True
+    answer = takewhile(lambda i: counts[i] and tokens[i] != tokenizer.eos_id, range(start, len(tokens)))
+    given = tuple(tokens[:start])
+    reference = continued(tokenizer, given, [tokens[i] for i in answer])
+    return Prompt(given, _question(tokenizer, given, frame), reference)
+
+
+def _beginning(tokenizer: BaseTokenizer, tokens: list[int], frame: _Frame | None) -> int:
+    """How many tokens a row begins with, all of which counts: up to its first question's end, if it has one."""
+    if frame is not None and frame.closing:
+        closing = tokenizer.encode([frame.closing])[0]
+        for end in range(len(closing), len(tokens)):
+            if tokens[end - len(closing) : end] == closing:
+                return end
+    return max(1, min(OPENING, len(tokens) // 2))
+
+
+def _question(tokenizer: BaseTokenizer, ids: tuple[int, ...], frame: _Frame | None) -> str:
+    prefix = tokenizer.prefix_ids
+    text = tokenizer.decode(ids[len(prefix) :] if ids[: len(prefix)] == prefix else ids)
+    if frame is None or not frame.opening or not text.endswith(frame.closing):
+        return text
+    _, opening, question = text.removesuffix(frame.closing).rpartition(frame.opening)
+    return question if opening else text
+
+
+def _user(text: str) -> Turn:
+    return {"role": "user", "content": text}
 
 
 def _rooms(prompts: Sequence[Prompt], wanted: int, most: int | None) -> list[int]:
-    """Return the most tokens of each answer: prompt and answer have to fit in what the model takes."""
+    """The most tokens of each answer: prompt and answer have to fit in what the model takes."""
     rooms = [wanted if most is None else min(wanted, most - len(p.ids)) for p in prompts]
     for prompt, room in zip(prompts, rooms, strict=True):
         if room < 1:
@@ -84,13 +211,6 @@ def _rooms(prompts: Sequence[Prompt], wanted: int, most: int | None) -> list[int
                 hint="shorten it in `prompts` of [evaluate]",
             )
     return rooms
-
-
-def _stops(tokenizer: BaseTokenizer, generation_config: Path) -> list[int]:
-    """Return the tokens that end an answer: the one that training ends rows with first, then the base's others."""
-    said = parse_json(generation_config.read_bytes()).get("eos_token_id")
-    more = said if isinstance(said, list) else [said]
-    return list(dict.fromkeys([tokenizer.eos_id, *(t for t in more if isinstance(t, int))]))
 
 
 def _told(
@@ -106,3 +226,102 @@ def _told(
         "tokens": len(said),
         "ended": ended,
     }
+
+
+@torch.inference_mode()
+def greedy_answers(
+    model: PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    rooms: Sequence[int],
+    stops: Sequence[int],
+    context: Context,
+) -> list[list[int]]:
+    """The likeliest tokens that follow each prompt, the stop at the end included where the model came to one.
+
+    Prompts are padded on the left: the answers are those of each prompt alone. What a model's own generation config
+    says of sampling, penalties and the like plays no part.
+
+    Args:
+        model: A causal language model.
+        prompts: Token ids of each.
+        rooms: Most tokens of each answer.
+        stops: Tokens that end an answer.
+        context: Uses `machine.eval_batch_size`.
+
+    Raises:
+        InterruptedBuildError: The user asked to stop.
+    """
+    answers: dict[int, list[int]] = {}
+    config: Any = GenerationConfig  # it has no types
+    own = model.generation_config
+    model.generation_config = config()  # generate() would take from it what ours leaves open
+    try:
+        for batch in _batches(model, prompts, rooms, context.machine.eval_batch_size):
+            watch = _Watch(context, len(answers), len(batch), len(prompts), rooms[batch[0]])
+            made = _generated(model, [prompts[i] for i in batch], rooms[batch[0]], stops, watch)
+            answers |= dict(zip(batch, made, strict=True))
+    finally:
+        model.generation_config = own
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _batches(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], rooms: Sequence[int], size: int
+) -> Iterator[list[int]]:
+    """Yield prompts that have the same room, those of like length together; alone where a batch would be read apart."""
+    if longest_short(model.config) is not None:
+        size = 1
+    order = sorted(range(len(prompts)), key=lambda i: (rooms[i], len(prompts[i])))
+    for _, alike in groupby(order, key=lambda i: rooms[i]):
+        group = list(alike)
+        yield from (group[start : start + size] for start in range(0, len(group), size))
+
+
+def _generated(
+    model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int, stops: Sequence[int], watch: _Watch
+) -> list[list[int]]:
+    longest = max(map(len, prompts))
+    ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    config: Any = GenerationConfig  # it has no types
+    settings = config(
+        max_new_tokens=room,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=list(stops),
+        pad_token_id=0,  # what it is does not matter: the mask leaves it out, and so do we
+    )
+    generate: Any = model.generate  # its types leave out what it takes
+    with quiet():
+        # Positions follow from the mask, so padding moves none of them.
+        made = generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=settings,
+            stopping_criteria=StoppingCriteriaList([watch]),
+        )
+    answers: list[list[int]] = made[:, longest:].tolist()
+    # Up to the first stop, itself included: what follows is padding.
+    ends = [next((i for i, token in enumerate(row) if token in stops), len(row) - 1) for row in answers]
+    return [row[: end + 1] for row, end in zip(answers, ends, strict=True)]
+
+
+class _Watch(StoppingCriteria):
+    """Stops no answer: it tells how far a batch is, and heeds a user who asks to stop."""
+
+    def __init__(self, context: Context, before: int, size: int, total: int, room: int) -> None:
+        self._context, self._before, self._size, self._total, self._room = context, before, size, total, room
+        self._steps = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Whether each answer is at its end: none is."""
+        del scores
+        self._context.check_stop()
+        self._steps += 1
+        done = self._before + self._size * min(self._steps / self._room, 1.0)
+        self._context.progress(round(done, 2), self._total, "prompts")
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

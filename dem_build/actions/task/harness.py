@@ -1,10 +1,8 @@
 """dem's model as lm-eval's: it says how far it is, stops when asked to, and keeps sums of log-likelihoods precise.
 
 It gives every kind of request the special tokens of training: before a text what the tokenizer puts there, once and
-never scored; after it nothing, for a prompt goes on. lm-eval leaves both to the tokenizer, which may end each text with
-EOS, and puts BOS before a rolling log-likelihood's text that has one already.
-
-It also says when prompts were cut, or lack the task's description, of which lm-eval's results have no word.
+never scored; after it nothing, for a prompt goes on. It also says when prompts were cut, or lack the task's
+description, of which lm-eval's results have no word.
 """
 
 from __future__ import annotations
@@ -47,6 +45,8 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             batch_size=context.machine.eval_batch_size,
             softmax_dtype="float32",
         )
+        # lm-eval leaves special tokens to the tokenizer, which may end each text with EOS, and puts BOS before a
+        # rolling log-likelihood's text that has one already.
         self._words = tokenizer
         self._prefix = () if chat else tokenizer.prefix_ids
         self._context = context
@@ -56,7 +56,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self._undescribed = 0
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Return the log-likelihood of each continuation, and whether it is the greedy one."""
+        """The log-likelihood of each continuation, and whether it is the greedy one."""
         self._begin(requests)
         pairs = [(one.args, *self._pair(*one.args)) for one in requests]
         answers: list[tuple[float, bool]] = self._loglikelihood_tokens(pairs, disable_tqdm=disable_tqdm)
@@ -64,7 +64,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return answers
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = True) -> list[float]:
-        """Return the log-likelihood of each whole text."""
+        """The log-likelihood of each whole text."""
         self._begin(requests)
         del disable_tqdm  # as below
         windows = [list(self._windows(*one.args)) for one in requests]
@@ -75,7 +75,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return answers
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
-        """Return each prompt's continuation."""
+        """Each prompt's continuation."""
         self._begin(requests)
         answers: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
         self._end()
@@ -89,13 +89,13 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return super()._loglikelihood_tokens(requests, disable_tqdm=True, override_bs=override_bs)
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Return a text's ids, after what training puts before a text unless `add_special_tokens` is False."""
+        """A text's ids, after what training puts before a text unless `add_special_tokens` is False."""
         return self._begun(string) if add_special_tokens is not False else self._words.encode([string])[0]
 
     def tok_batch_encode(
         self, strings: list[str], *_: Any, left_truncate_len: int | None = None, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return prompts' ids, of their last `left_truncate_len` tokens, padded on the left, and their mask."""
+        """Prompts' ids, of their last `left_truncate_len` tokens, padded on the left, and their mask."""
         rows = [self._begun(string) or [self.prefix_token_id] for string in strings]
         if left_truncate_len is not None:
             self._cut += sum(len(row) > left_truncate_len for row in rows)
@@ -111,7 +111,7 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Return turns as text; without the task's description where the template refuses it, which is then said."""
+        """Turns as text; without the task's description where the template refuses it, which is then said."""
         described = [turn["content"].strip() for turn in chat_history if turn["role"] == "system"]
         try:
             text = self._rendered(chat_history, add_generation_prompt)
@@ -141,19 +141,19 @@ class ReportingLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return text
 
     def _begun(self, string: str) -> list[int]:
-        """Return a text's ids as a row of training begins: after BOS where the tokenizer adds it, once."""
+        """A text's ids as a row of training begins: after BOS where the tokenizer adds it, once."""
         ids = self._words.encode([string])[0]
         return ids if tuple(ids[: len(self._prefix)]) == self._prefix else [*self._prefix, *ids]
 
     def _pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Return the ids of what is given, never none, and of what is scored."""
+        """The ids of what is given, never none, and of what is scored."""
         if context.strip():
             before, after = self._encode_pair(context, continuation)
             return before, after
         return self._opened(self._words.encode([context + continuation])[0])
 
     def _opened(self, ids: list[int]) -> tuple[list[int], list[int]]:
-        """Return what stands before a text that has no context, in no template, and the text's ids without it."""
+        """What stands before a text that has no context, in no template, and the text's ids without it."""
         first = list(self._words.prefix_ids) or [self.prefix_token_id]
         return first, ids[len(first) :] if ids[: len(first)] == first else ids
 

@@ -34,9 +34,8 @@ from dem_build.actions.task.harness import ReportingLM
 from dem_build.errors import EvaluationError
 from dem_build.json_text import parse_json
 from dem_build.lock.tasks import FILE_FORMATS, TASK_MARK, map_data_files, within
-from dem_build.model.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
-from dem_build.model.load import quiet
-from dem_build.model.out_of_memory import memory_told
+from dem_build.model.environment import memory_told
+from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, quiet, surroundings
 from dem_build.model.tokenizer import BaseTokenizer
 
 if TYPE_CHECKING:
@@ -60,21 +59,9 @@ STDERR = "_stderr"
 
 # What a task can raise: its YAML, templates, Python and data are the user's, and lm-eval asserts much of them.
 TASK_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    jinja2.TemplateError,
-    datasets.exceptions.DatasetsError,
-)
+    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, NameError, OSError,
+    RuntimeError, SyntaxError, TypeError, ValueError, jinja2.TemplateError, datasets.exceptions.DatasetsError,
+)  # fmt: skip
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -93,31 +80,27 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     if params["lm_eval"] != lm_eval.__version__:
         what = f"the task is locked to lm-eval {params['lm_eval']}, and {lm_eval.__version__} is installed"
         raise EvaluationError(what, where=name, hint="build again, or install that version")
-    tokenizer = _tokenizer(inputs.paths["model/tokenizer"], chat=params["apply_chat_template"])
+    tokenizer, chat = BaseTokenizer(inputs.paths["model/tokenizer"]), bool(params["apply_chat_template"])
+    if chat and not tokenizer.has_chat_template:
+        hint = "set apply_chat_template = false for the task, or chat_template in [base]"
+        raise EvaluationError("the base has no chat template to apply", hint=hint)
+    if chat:
+        tokenizer.require_template()
     try:
         # Quiet also around the imports of a task's Python.
         with quiet(), _no_bars(), _task_file(inputs.sources, context.work / "task") as file:
             task = _load_task(file, params, context.work / "datasets")
             with memory_told(EvaluationError, f"in {name}", OUT_OF_MEMORY_HINT):
                 model = evaluated_model(inputs, params["dtype"], context)
-                lm = ReportingLM(model, tokenizer, context, chat=bool(params["apply_chat_template"]))
+                lm = ReportingLM(model, tokenizer, context, chat=chat)
                 results = _evaluate(task, lm, inputs, params)
                 lm.tell_of_descriptions()
     except TASK_ERRORS as error:
-        raise EvaluationError(
-            f"lm-eval cannot run it: {_said(error)}", where=name, hint=_hint(error)
-        ) from error
+        # An error's first line, and its type, where the line alone may say nothing.
+        first = next(iter(str(error).strip().splitlines()), "")
+        said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+        raise EvaluationError(f"lm-eval cannot run it: {said}", where=name, hint=_hint(error)) from error
     return _write(results, name, context) | surroundings(model, context)
-
-
-def _tokenizer(folder: Path, *, chat: bool) -> BaseTokenizer:
-    tokenizer = BaseTokenizer(folder)
-    if chat and not tokenizer.has_chat_template:
-        hint = "set apply_chat_template = false for the task, or chat_template in [base]"
-        raise EvaluationError("the base has no chat template to apply", hint=hint)
-    if chat:
-        tokenizer.require_template()
-    return tokenizer
 
 
 @contextlib.contextmanager
@@ -141,7 +124,7 @@ def _task_file(sources: Sequence[SourceFile], folder: Path) -> Iterator[Path]:
 
 
 def _near(tag: str) -> PurePosixPath | None:
-    """Return where a file lies relative to the task's folder, None for one named by an absolute path."""
+    """Where a file lies relative to the task's folder, None for one named by an absolute path."""
     place = tag.removeprefix(TASK_MARK)
     return PurePosixPath(place.removeprefix("local/")) if place.startswith("local/") else None
 
@@ -164,7 +147,7 @@ def _importable(folder: Path, home: Path) -> Iterator[None]:
 
 
 def _load_task(file: Path, params: Mapping[str, JSON], cache: Path) -> Any:
-    """Return lm-eval's task of a YAML file, its data read from beside the file, or at the locked revision."""
+    """lm-eval's task of a YAML file, its data read from beside the file, or at the locked revision."""
     config = load_yaml(file)
     config |= _dataset(config, file.parent, params["dataset_revision"], cache)
     _set_fewshot(config, params)
@@ -188,7 +171,7 @@ def _set_fewshot(config: dict[str, Any], params: Mapping[str, JSON]) -> None:
 
 
 def _dataset(config: Mapping[str, Any], folder: Path, revision: str | None, cache: Path) -> dict[str, Any]:
-    """Return a task's `dataset_path` and `dataset_kwargs`, local files by absolute paths, hub datasets pinned.
+    """A task's `dataset_path` and `dataset_kwargs`, local files by absolute paths, hub datasets pinned.
 
     What is made of local files is cached in this run's folder; hub datasets, which a commit pins, in Hugging Face's.
     """
@@ -217,7 +200,9 @@ def _data_files(kwargs: Mapping[str, Any], folder: Path, revision: str | None) -
 
 
 def _evaluate(task: Any, lm: ReportingLM, inputs: Inputs, params: Mapping[str, JSON]) -> dict[str, Any]:
-    _seed()
+    random.seed(PYTHON_SEED)
+    np.random.seed(OTHER_SEEDS)  # noqa: NPY002 -- a task's Python may draw from the global generators
+    torch.manual_seed(OTHER_SEEDS)
     with _generating_as(lm.model, inputs.paths["model/generation_config"]), _one_process():
         results: dict[str, Any] = evaluate(
             lm,
@@ -229,12 +214,6 @@ def _evaluate(task: Any, lm: ReportingLM, inputs: Inputs, params: Mapping[str, J
             fewshot_as_multiturn=True,
         )
     return results
-
-
-def _seed() -> None:
-    random.seed(PYTHON_SEED)
-    np.random.seed(OTHER_SEEDS)  # noqa: NPY002 -- a task's Python may draw from the global generators
-    torch.manual_seed(OTHER_SEEDS)
 
 
 @contextlib.contextmanager
@@ -277,12 +256,6 @@ def _no_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _said(error: BaseException) -> str:
-    """Return an error's first line, and the type where the line alone says nothing."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
 def _hint(error: BaseException) -> str:
     if isinstance(error, ConnectionError):
         return "its dataset is on the hub: build once where that can be reached"
@@ -299,7 +272,16 @@ def _write(results: Mapping[str, Any], name: str, context: Context) -> Provenanc
     context.write("metrics", metrics | {"samples": samples})
     with (context.out / "samples").open("w", encoding="utf-8") as file:
         for sample in results["samples"][name]:
-            file.write(json.dumps(_sample(sample), ensure_ascii=False, sort_keys=True, default=_plain) + "\n")
+            told = {
+                "doc_id": sample["doc_id"],
+                "doc": sample["doc"],
+                "prompt": sample["arguments"][0][0],
+                "target": sample["target"],
+                "filter": sample["filter"],
+                "responses": sample["filtered_resps"],
+                "metrics": {metric: sample[metric] for metric in sample["metrics"]},
+            }
+            file.write(json.dumps(told, ensure_ascii=False, sort_keys=True, default=_plain) + "\n")
     return {
         "samples": samples,
         "num_fewshot": results["n-shot"][name],
@@ -311,7 +293,7 @@ def _write(results: Mapping[str, Any], name: str, context: Context) -> Provenanc
 
 
 def _metrics(found: Mapping[str, Any], name: str) -> dict[str, float]:
-    """Return metrics under lm-eval's names without the filter.
+    """Metrics under lm-eval's names without the filter.
 
     Where two filters give a metric, the first has the plain name and others are `metric@filter`. The standard error
     of each is its name and `_stderr`.
@@ -333,20 +315,8 @@ def _metrics(found: Mapping[str, Any], name: str) -> dict[str, float]:
     return metrics
 
 
-def _sample(sample: Mapping[str, Any]) -> dict[str, JSON]:
-    return {
-        "doc_id": sample["doc_id"],
-        "doc": sample["doc"],
-        "prompt": sample["arguments"][0][0],
-        "target": sample["target"],
-        "filter": sample["filter"],
-        "responses": sample["filtered_resps"],
-        "metrics": {metric: sample[metric] for metric in sample["metrics"]},
-    }
-
-
 def _plain(value: Any) -> JSON:
-    """Return what JSON has for an object that it does not know: numpy's numbers and arrays, sets, or text."""
+    """What JSON has for an object that it does not know: numpy's numbers and arrays, sets, or text."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return sorted(value, key=str) if isinstance(value, set | frozenset) else str(value)

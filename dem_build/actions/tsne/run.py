@@ -2,8 +2,7 @@
 
 A row is the mean of its tokens' last hidden states, after the final norm. t-SNE (L. van der Maaten and G. Hinton,
 Visualizing Data using t-SNE, JMLR 9, 2008; scikit-learn's) lays all rows out in two dimensions: what lies together is
-alike to the base, while axes and the distances between groups mean nothing. It starts from the principal components,
-with a fixed seed and on one thread.
+alike to the base, while axes and the distances between groups mean nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from dem_build.data.arrays import TokenRows
 from dem_build.errors import EvaluationError
 from dem_build.model.batches import by_length, collate
 from dem_build.model.context_length import longest_short, refuse_longer
-from dem_build.model.evaluated import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
-from dem_build.model.out_of_memory import memory_told
+from dem_build.model.environment import memory_told
+from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,17 +68,15 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 
 def _chosen(rows: TokenRows, most: int) -> list[int]:
-    """Return the rows of the smallest prompt hashes, the same ones every time."""
+    """The rows of the smallest prompt hashes, the same ones every time."""
     return sorted(range(len(rows)), key=lambda i: bytes(rows.prompts[i]))[:most]
 
 
 @torch.inference_mode()
 def _states(
-    model: PreTrainedModel,
-    rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]],
-    context: Context,
+    model: PreTrainedModel, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], context: Context
 ) -> NDArray[np.float32]:
-    """Return mean last hidden states, [rows, hidden]; rows of like length are read together."""
+    """Mean last hidden states, [rows, hidden]; rows of like length are read together."""
     lengths = np.array([len(ids) for ids, _ in rows], np.int64)
     found: dict[int, NDArray[np.float32]] = {}
     for batch in by_length(lengths, context.machine.eval_batch_size, longest_short(model.config)):
@@ -99,12 +96,13 @@ def _states(
 
 
 def _laid_out(states: NDArray[np.float32], context: Context) -> NDArray[np.float64]:
-    """Return a place for each row, [rows, 2]; of too few rows there is no map, and all lie at its middle."""
+    """A place for each row, [rows, 2]; of too few rows there is no map, and all lie at its middle."""
     count = len(states)
     if count < FEWEST:
         context.warn(f"{count} validation rows are too few for a map")
         return np.zeros((count, 2))
     perplexity = min(PERPLEXITY, (count - 1) / 3)
+    # From the principal components, with a fixed seed and on one thread: the same map every time.
     method = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1)
     places = np.asarray(method.fit_transform(states), np.float64)
     return np.asarray(np.round(places, DECIMALS), np.float64)

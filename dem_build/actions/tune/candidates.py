@@ -14,13 +14,13 @@ from safetensors import safe_open
 
 from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.floats import CODES, FLOATS
-from dem_build.checkpoint.kept import kept_in
+from dem_build.checkpoint.header import kept_in
 from dem_build.checkpoint.layers import layer_of, layers_of
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import EvaluationError
-from dem_build.model.layout import Layout
-from dem_build.model.load import device, load_model
-from dem_build.model.out_of_memory import memory_told
+from dem_build.model.environment import device, memory_told
+from dem_build.model.load import load_model
+from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -87,7 +87,7 @@ class Candidates:
         for name, path in deltas.items():
             open_delta(path, base, digest, f"vector {name[:12]}…")
         self._shapes = {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
-        self._layout = Layout(model, self._shapes)
+        self._layout = WeightLayout(model, self._shapes)
         names = self._layout.of_file.keys()
         self.layers = layers_of([name for name in self._shapes if name in names])
         self._kept = {getattr(torch, n): kept_in(base.metadata, code) for n, code in CODES.items()}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.data.arrays import TokenRows
+from dem_build.data.tokenise import MASKED
 from dem_build.digest import of_json
 from dem_build.errors import EvaluationError
 from dem_build.model.batches import by_length
 from dem_build.model.context_length import longest_short, refuse_longer
-from dem_build.model.likelihood import IGNORED
-from dem_build.model.row_losses import row_nll
+from dem_build.model.likelihood import row_nll
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -175,4 +175,4 @@ def judged_nll(model: PreTrainedModel, judge: Judge, rows: Sequence[int]) -> tor
 
 def _counted(rows: TokenRows, index: int) -> int:
     _, labels = rows[index]
-    return int(np.count_nonzero(labels[1:] != IGNORED))
+    return int(np.count_nonzero(labels[1:] != MASKED))

@@ -10,9 +10,15 @@ import torch
 from dem_build.actions.tune.judges import BLOCKS, batches, judged_nll
 from dem_build.actions.tune.pass_log import CHANGING, MEASURING, Pass, PassLog, Scope, read_passes
 from dem_build.errors import DemError, EvaluationError
-from dem_build.model.environment import bits_of, peak_memory, ran_on, release_memory, reset_peak_memory
-from dem_build.model.load import device
-from dem_build.model.out_of_memory import memory_told
+from dem_build.model.environment import (
+    bits_of,
+    device,
+    memory_told,
+    peak_memory,
+    ran_on,
+    release_memory,
+    reset_peak_memory,
+)
 from dem_build.search.problem import mean_losses, ratio_stderr
 
 if TYPE_CHECKING:

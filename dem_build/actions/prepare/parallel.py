@@ -58,7 +58,7 @@ class Cut:
 
 
 def processes_for(threads: int, size: int) -> int:
-    """Return how many processes to cut up `size` bytes of data with; 1 is this one alone.
+    """How many processes to cut up `size` bytes of data with; 1 is this one alone.
 
     One of the threads stays with this process, which reads and writes meanwhile.
     """
@@ -96,6 +96,7 @@ class Cutter:
             yield from ((batch, here.cut([example(i) for i in batch])) for batch in batches)
             return
         settings = (self._tokenizer.folder, self._style, self._compares, os.getpid())
+        # Spawned: a fork of a process whose libraries have threads may hold a lock that nobody will release.
         pool = ProcessPoolExecutor(self._processes, get_context("spawn"), _begin, settings)
         try:
             yield from self._cut_apart(pool, batches, example)
@@ -128,7 +129,7 @@ class _Here:
         self._tokenizer, self._style, self._compares = tokenizer, style, compares
 
     def cut(self, examples: Sequence[AnyExample]) -> list[Cut] | None:
-        """Return what becomes of the examples, None where one of them is refused."""
+        """What becomes of the examples, None where one of them is refused."""
         try:
             rows = tokenise(self._tokenizer, examples, self._style)
         except DataError:
@@ -143,9 +144,9 @@ _here: _Here | None = None
 def _begin(folder: Path, style: Style, compares: bool, parent: int) -> None:
     """Make this process ready: it leaves Ctrl-C to its parent, and ends when its parent is gone."""
     global _here  # noqa: PLW0603  a pool has no other place for what its processes keep
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes of the group
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # there is a process for each core already
     _here = _Here(BaseTokenizer(folder), style, compares)
 
 

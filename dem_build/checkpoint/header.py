@@ -31,6 +31,8 @@ __all__ = [
     "TensorSpec",
     "canonical_order",
     "header_bytes",
+    "kept_in",
+    "kept_metadata",
     "read_header",
 ]
 
@@ -38,6 +40,7 @@ ITEM_SIZES = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
     "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
 }  # fmt: skip
+FLOAT32 = "float32"  # of the metadata
 MAX_HEADER = 100_000_000
 MAX_DIMENSIONS = 16
 MAX_NUMBER = 2**63 - 1
@@ -80,19 +83,19 @@ class Header:
 
 
 def canonical_order(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
-    """Return tensors in the order in which dem writes them."""
+    """Tensors in the order in which dem writes them."""
     return sorted(specs, key=lambda s: (-ITEM_SIZES[s.dtype], s.name))
 
 
 def header_bytes(specs: Iterable[TensorSpec], metadata: Mapping[str, str]) -> bytes:
-    """Return the first bytes of a file whose tensors are `specs`, in this order."""
+    """The first bytes of a file whose tensors are `specs`, in this order."""
     document: dict[str, JSON] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
     for spec in specs:
         begin, end = end, end + spec.nbytes
         document[spec.name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [begin, end]}
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # so that the first tensor is aligned too: readers map the file
     return len(text).to_bytes(8, "little") + text
 
 
@@ -105,6 +108,7 @@ def read_header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
+            # A length that no file could hold would be read into memory.
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(MAX_HEADER, size - 8):
                 raise _damaged(path, "is no safetensors file, or is cut off inside its header")
@@ -116,12 +120,14 @@ def read_header(path: Path) -> Header:
     if not isinstance(metadata, dict):
         raise _damaged(path, "has metadata that is no table")
     tensors = [_tensor(path, name, entry, 8 + length) for name, entry in document.items()]
+    # By size too: an empty tensor shares its place with the one that begins there.
     tensors.sort(key=lambda t: (t.offset, t.nbytes))
     _check_extent(path, tensors, 8 + length, size)
     return Header(tuple(tensors), {str(k): str(v) for k, v in metadata.items()})
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    # JSON itself would take the last of two tensors of one name, without a word.
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if len(document := dict(pairs)) != len(pairs):
             raise ValueError("a name occurs twice")
@@ -171,3 +177,24 @@ def _check_extent(path: Path, tensors: list[TensorInfo], data: int, size: int) -
 
 def _damaged(path: Path, what: str) -> CheckpointError:
     return CheckpointError(what, where=str(path), hint=DOWNLOAD_AGAIN)
+
+
+def kept_metadata(kept: Mapping[str, Iterable[str]]) -> dict[str, str]:
+    """The metadata that say which tensors of a base stay in float32 whatever format a model gets.
+
+    Some models compute with a few tensors in float32 though all else is bfloat16 or float16, and transformers so loads
+    them. Which these are is found when a base is imported; composing needs to know, and loads no model. The metadata
+    have it only where there are any: `{"float32": {"BF16": [NAME, …], "F16": [NAME, …]}}`, as JSON.
+
+    Args:
+        kept: Format in safetensors' words → names of tensors that stay in float32 in a model of this format.
+    """
+    named = {code: sorted(names) for code, names in sorted(kept.items())}
+    return {FLOAT32: json.dumps(named)} if any(named.values()) else {}
+
+
+def kept_in(metadata: Mapping[str, str], code: str | None) -> frozenset[str]:
+    """The names of the tensors that stay in float32 in a model of the format `code`; None is each as it is."""
+    if code is None or FLOAT32 not in metadata:
+        return frozenset()
+    return frozenset(parse_json(metadata[FLOAT32]).get(code, ()))

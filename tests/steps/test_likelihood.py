@@ -15,7 +15,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from dem_build.model import head
+from dem_build.model import likelihood
 from dem_build.model.likelihood import token_nll
 
 SMALL = {
@@ -75,7 +75,7 @@ def shapes_of(model):
 def test_pieces_give_the_losses_and_gradients_of_the_whole(model, monkeypatch, dtype):
     losses, gradients = losses_and_gradients(model, dtype)
     seen = shapes_of(model)
-    monkeypatch.setattr(head, "MOST_LOGITS", 5 * 300)
+    monkeypatch.setattr(likelihood, "MOST_LOGITS", 5 * 300)
     again, cut = losses_and_gradients(model, dtype)
     assert min(seen) == (1 if not isinstance(model, Squared) else 2)  # 2 are the check's
     exact = {"rtol": 1e-5, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
@@ -87,7 +87,7 @@ def test_pieces_give_the_losses_and_gradients_of_the_whole(model, monkeypatch, d
 def test_pieces_leave_the_random_numbers_of_a_training_alone(monkeypatch):
     """Else a training that is resumed would draw others."""
     model = MODELS["Llama"]().train()
-    monkeypatch.setattr(head, "MOST_LOGITS", 5 * 300)
+    monkeypatch.setattr(likelihood, "MOST_LOGITS", 5 * 300)
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -99,5 +99,5 @@ def test_pieces_leave_the_random_numbers_of_a_training_alone(monkeypatch):
 def test_a_loss_without_gradients_is_cut_too(model, monkeypatch):
     with torch.inference_mode():
         whole = token_nll(model, **batch())
-        monkeypatch.setattr(head, "MOST_LOGITS", 5 * 300)
+        monkeypatch.setattr(likelihood, "MOST_LOGITS", 5 * 300)
         torch.testing.assert_close(token_nll(model, **batch()), whole)
