@@ -2,7 +2,7 @@
 
 python bench/basins.py [--problems N] [--first SEED] [--sizes 2,3,4] [--search NAME]
 
-Losses of `tests/search/made_up.py` (two wells each; random waves), from fixed seeds. The best of their basins is known
+Losses of `tests/samples/made_up.py` (two wells each; random waves), from fixed seeds. The best of their basins is known
 from a fine grid; it is found where a search ends within 0.5 % of the gain of it. Cost is in forward-equivalents.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from dem_build.search import gradient_search, search
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "search"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
 from made_up import MadeUp, Waves, Wells, begin, finest, problem_of
 
 CLOSE = 0.005  # of the gain

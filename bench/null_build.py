@@ -24,7 +24,7 @@ from dem_build.engine.outcome import Outcome
 from dem_build.plan import Status, decide
 from dem_build.store import Record
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
 from tiny import make_base, make_data
 
 HEAD = """\

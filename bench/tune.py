@@ -35,7 +35,7 @@ from dem_build.search import Found, Sample, SearchProblem, search
 from dem_build.search.searches import coordinate_search
 from dem_build.step import Context, Group, Inputs
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
 from tiny import make_base
 
 if TYPE_CHECKING:

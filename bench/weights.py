@@ -17,7 +17,7 @@ from dem_build.cli.session import Call, open_session
 from dem_build.plan import decide
 from dem_build.store import Record
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
 from tiny import make_base, make_data
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import data_samples
 import pytest
 from data_samples import CHATML, Preparer, make_tokenizer, write_rows
 
@@ -101,7 +102,7 @@ print((done.folder / "out" / "train").stat().st_size)
 def test_memory_does_not_grow_with_the_data(tmp_path):
     """What is written is twice the memory that the second of two runs may take on top of the first's."""
     allowed = 20 * 2**20
-    arguments = [str(Path(__file__).parent), str(tmp_path), str(allowed)]
+    arguments = [str(Path(data_samples.__file__).parent), str(tmp_path), str(allowed)]
     done = subprocess.run(
         [sys.executable, "-c", BOUNDED, *arguments], capture_output=True, text=True, check=False
     )

@@ -12,8 +12,8 @@ from build_samples import Made, make_graph, outcome_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt  # rich brings it along
+from page_samples import Page, everything
 from rich.console import Console
-from test_html import Page, everything
 
 from dem_build.actions.sample.read import Exchange, SampledAnswer, read_samples
 from dem_build.actions.tsne.read import read_tsne

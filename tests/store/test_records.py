@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import store_samples
 from store_samples import make_record, record_file, rewrite
 
 from dem_build import digest
@@ -316,7 +317,7 @@ def test_a_kill_at_any_call_leaves_a_store_without_damage_that_the_next_run_comp
     point, survived = 0, False
     while not survived:
         root = tmp_path / str(point)
-        arguments = [str(root), str(point), str(Path(__file__).parent)]
+        arguments = [str(root), str(point), str(Path(store_samples.__file__).parent)]
         status = subprocess.run([sys.executable, "-c", KILLED, *arguments], check=False).returncode
         assert status in (0, -signal.SIGKILL)
         survived = status == 0

@@ -99,7 +99,7 @@ class Places:
         )
         self._start = folder / "start"
         self._start.mkdir()
-        tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "samples")}
         subprocess.run(
             [sys.executable, "-c", MAKE], cwd=self._start, env=tests, check=True, capture_output=True
         )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tally import Tally
 
 CHAPTERS = ("crashes", "corruption", "concurrency", "garbage", "odd_places", "hostile_input", "determinism")
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # what tests share, as pytest has it
+sys.path.append(str(Path(__file__).resolve().parents[1] / "samples"))  # what tests share, as pytest has it
 HEAD = """\
 # Reliability
 

@@ -86,7 +86,7 @@ class Trainings:
         self._folder = folder
         self._start = folder / "start"
         self._start.mkdir(parents=True)
-        tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+        tests = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "samples")}
         subprocess.run(
             [sys.executable, "-c", MAKE], cwd=self._start, env=tests, check=True, capture_output=True
         )

@@ -129,7 +129,7 @@ class Workshop:
 
 
 def _lay_out_real(home: Path) -> None:
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "samples"))
     from tiny import make_base, make_data
 
     make_base(home / "base", layers=1)

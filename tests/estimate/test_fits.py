@@ -1,0 +1,167 @@
+"""What cannot fit into memory is refused with the numbers, what may not is warned of, and nothing else is touched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from build_samples import Made, Reading, known, make_graph
+from project import RECIPE, fresh
+
+from dem_build import hardware as rooms
+from dem_build.action import Action, Edge, Input
+from dem_build.actions import KINDS
+from dem_build.errors import TrainingError
+from dem_build.estimate import crowded, fits, refuse_unfit, training, unfit
+from dem_build.graph import Graph
+from dem_build.hardware import Room, room
+from dem_build.machine import Machine
+
+GB = 10**9
+
+
+@pytest.fixture
+def having(monkeypatch):
+    """Let the machine have so many bytes, of which so many are free."""
+
+    def has(total, free=None, *, gpu=True):
+        place = "the GPU" if gpu else "this machine"
+        found = Room(place, total, total if free is None else free, is_gpu=gpu)
+        monkeypatch.setattr(fits, "room", lambda: found)
+
+    return has
+
+
+def due(parameters):
+    """A plan where a vector is due, on a base of so many parameters."""
+    made = Made(provenance={"base": {"parameters": parameters}})
+    made.build(make_graph())
+    return made.plan(make_graph(rate=1e-4))
+
+
+def test_what_needs_all_memory_is_not_refused_and_one_byte_more_is(having):
+    plan = due(10**9)
+    having(16 * GB)
+    assert unfit(plan) == []
+    having(16 * GB - 1)
+    [error] = unfit(plan)
+    assert error.where == "vector:math"
+    assert "1,000,000,000 parameters take 16.0 GB, and the GPU has 16.0 GB" in error.what
+    assert error.hint == 'optim = "adamw_8bit" needs 10.0 GB and may fit'
+    with pytest.raises(TrainingError):
+        refuse_unfit(plan)
+
+
+def test_what_no_optimizer_makes_fit_needs_another_machine_or_base(having):
+    having(7 * GB)
+    assert "smaller base" in unfit(due(10**9))[0].hint
+
+
+def test_an_evaluation_needs_room_for_its_model(having):
+    having(1.5 * GB)
+    found = {e.where: e.hint for e in unfit(due(10**9))}
+    assert found["loss:composed:math"] == "evaluate on a machine with more memory"
+
+
+LOOKING = {
+    "tune": {"search": "gradient"},
+    "tune:best": {"search": "grid"},
+    "tune:layers": {"search": "grid", "granularity": "layer"},
+    "response": {"omegas": [0.0]},
+    "ladder": {"test_samples": 8},
+}
+
+
+def test_what_looks_at_candidates_needs_them_in_float32_and_gradients_where_derivatives_are_taken(having):
+    """The vectors of others need no training, and a model in bfloat16 may still be evaluated."""
+    about = {
+        "max_samples": 8,
+        "objective": "gain",
+        "granularity": "model",
+        "bounds": [0.0, 1.5],
+        "dtype": "bfloat16",
+    }
+    weights = (Input("base/weights", Edge("base", "weights")),)
+    made = Made(provenance={"base": {"parameters": 10**9}})
+    made.build(graph := make_graph())
+    for name, params in LOOKING.items():
+        kind = name.partition(":")[0]
+        asked = {n: v for n, v in (about | params).items() if n in KINDS[kind].params}
+        graph = Graph({**graph.actions, name: Action(name, KINDS[kind], asked, weights)})
+    plan = made.plan(graph)
+    having(8 * GB)
+    assert unfit(plan) == []
+    having(8 * GB - 1)
+    assert [e.where for e in unfit(plan)] == ["tune", "tune:layers", "response"]
+    having(4 * GB - 1)
+    hints = {e.where: e.hint for e in unfit(plan)}
+    assert hints.keys() == LOOKING.keys()
+    assert hints["ladder"] == "set ladder = false in [analysis]"
+
+
+def test_nothing_is_refused_where_the_memory_or_the_base_is_unknown(monkeypatch, having):
+    having(1)
+    assert unfit(Made().plan(make_graph())) == []
+    monkeypatch.setattr(fits, "room", lambda: None)
+    assert unfit(due(10**9)) == []
+
+
+def test_a_warning_says_the_least_change_that_is_enough(having):
+    made = known(make_graph())
+    plan = made.plan(make_graph(rate=1e-4))
+
+    def warned(free):
+        having(100 * GB, free)
+        return crowded(plan, Reading(made), Machine())
+
+    assert warned(90 * GB) == []
+    [text] = warned(3 * GB)
+    assert "vector:math needs about" in text
+    assert "the GPU has 3.0 GB free; micro_batch = " in text
+    assert "gradient_checkpointing = true with optim" in warned(2 * GB)[0]
+    assert warned(10**6)[0].endswith("nothing smaller fits")
+
+
+def test_the_pieces_of_logits_that_are_counted_are_those_that_are_made():
+    from dem_build.model import likelihood
+
+    assert training.MOST_LOGITS == likelihood.MOST_LOGITS
+
+
+def test_a_control_groups_limit_is_the_machines_memory(tmp_path, monkeypatch):
+    """That of any group above the process's own too; `max` is none."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "memory.max").write_text("3000000000\n")
+    (tmp_path / "a" / "b" / "memory.max").write_text("max\n")
+    folders = [tmp_path / "a" / "b", tmp_path / "a"]
+    assert [n for f in folders for n in rooms._limits(f)] == [3 * GB]
+    monkeypatch.setattr(rooms, "_cgroup_limits", lambda: [3 * GB])
+    monkeypatch.setattr(
+        rooms, "_meminfo", lambda: {"MemTotal": 8 * GB, "MemAvailable": 7 * GB, "SwapTotal": 0}
+    )
+    assert room([]) == Room("this machine", 3 * GB, 3 * GB, is_gpu=False)
+
+
+def test_the_memory_of_gpus_is_that_of_the_largest(tmp_path, monkeypatch):
+    script = tmp_path / "nvidia-smi"
+    script.write_text("#!/bin/sh\necho $2 >&2\necho 81920, 80000\necho 40960, 40000\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert room(["0", "1"]) == Room("the GPU", 81920 << 20, 80000 << 20, is_gpu=True)
+    script.write_text("#!/bin/sh\nexit 9\n")
+    assert room(["0"]) is None
+
+
+def test_a_plan_tells_what_does_not_fit(having, monkeypatch, capsys, tmp_path, tiny_base):
+    from dem_build.cli.app import run
+
+    project = fresh(tmp_path, tiny_base)
+    project.write(RECIPE)
+    monkeypatch.chdir(project.home)
+    monkeypatch.setenv("DEM_CACHE", str(tmp_path / "cache"))
+    having(1000)
+    assert run(["plan", "tiny.toml", "--json"]) == 0
+    problems = json.loads(capsys.readouterr().out)["problems"]
+    assert any("vector:add: cannot fit" in p for p in problems)
+    assert run(["plan", "tiny.toml"]) == 0
+    assert "error: vector:add: cannot fit" in capsys.readouterr().out
