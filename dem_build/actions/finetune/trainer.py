@@ -213,7 +213,7 @@ def arguments(
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
         report_to="none",  # in Trackers, which a failure does not stop
-        save_strategy="no",  # by the clock, in Progress
+        save_strategy="no",  # by the clock, in TrainingProgress
         eval_strategy="no",
         logging_steps=1,
         logging_nan_inf_filter=False,
