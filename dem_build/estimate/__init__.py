@@ -5,12 +5,10 @@ Rough by nature: allocators, kernels and libraries are not counted. What cannot 
 
 from __future__ import annotations
 
+from dem_build.estimate.due import Budget, budgets
 from dem_build.estimate.estimates import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
-from dem_build.estimate.held import held_memory
-from dem_build.estimate.mixtures import Budget, budgets
-from dem_build.estimate.shape import Shape
-from dem_build.estimate.training import Rows, seen_tokens, training_disk, training_memory
+from dem_build.estimate.memory import Rows, Shape, held_memory, seen_tokens, training_disk, training_memory
 
 __all__ = [
     "Budget",

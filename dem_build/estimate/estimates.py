@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dem_build.actions import KINDS
 from dem_build.estimate.due import DueAction, config_of, due, search_length, shape_of, training_of
+from dem_build.estimate.memory import BYTES, PROCESS, search_memory, training_disk
 from dem_build.estimate.times import Times
-from dem_build.estimate.training import BYTES, PROCESS, search_memory, training_disk
 from dem_build.hardware import gpus
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import Action, Edge
     from dem_build.digest import JSON
-    from dem_build.estimate.shape import Shape
+    from dem_build.estimate.memory import Shape
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store

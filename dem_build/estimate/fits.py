@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import EvaluationError, TrainingError
 from dem_build.estimate.due import parameters_of, shape_of, trainings
-from dem_build.estimate.training import BYTES, GRADIENT, MASTER, STATES, least_memory
+from dem_build.estimate.memory import BYTES, GRADIENT, MASTER, STATES, least_memory
 from dem_build.hardware import room
 from dem_build.plan import Status
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.errors import ActionError
     from dem_build.estimate.due import Training
-    from dem_build.estimate.shape import Shape
+    from dem_build.estimate.memory import Shape
     from dem_build.hardware import Room
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict

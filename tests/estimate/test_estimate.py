@@ -34,8 +34,7 @@ from dem_build.estimate import (
     training_memory,
     unfit,
 )
-from dem_build.estimate.held import GAPS
-from dem_build.estimate.training import BLOCKS, PROCESS, search_memory
+from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, search_memory
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
 from dem_build.store import Record

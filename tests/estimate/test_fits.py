@@ -12,7 +12,7 @@ from dem_build import hardware as rooms
 from dem_build.action import Action, Edge, Input
 from dem_build.actions import KINDS
 from dem_build.errors import TrainingError
-from dem_build.estimate import crowded, fits, refuse_unfit, training, unfit
+from dem_build.estimate import crowded, fits, memory, refuse_unfit, unfit
 from dem_build.graph import Graph
 from dem_build.hardware import Room, room
 from dem_build.machine import Machine
@@ -125,7 +125,7 @@ def test_a_warning_says_the_least_change_that_is_enough(having):
 def test_the_pieces_of_logits_that_are_counted_are_those_that_are_made():
     from dem_build.model import likelihood
 
-    assert training.MOST_LOGITS == likelihood.MOST_LOGITS
+    assert memory.MOST_LOGITS == likelihood.MOST_LOGITS
 
 
 def test_a_control_groups_limit_is_the_machines_memory(tmp_path, monkeypatch):

@@ -1,0 +1,421 @@
+"""What a training or a search takes: memory and disk from the shape of its model, tokens from its data.
+
+On a GPU bytes are counted. On a CPU it is also asked where the C library puts them: a tensor from `MAPPED` bytes on may
+be a mapping of its own, which goes back to the system when it is freed; a smaller one lies in the heap, among others
+that stay, and what a pass frees there becomes gaps, into which not all fits that comes after it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from dem_build.data.budget import Length, Size
+from dem_build.hardware import MAPPED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.machine import Machine
+
+    Tensors: TypeAlias = Iterable[tuple[float, float]]
+    """How many there are, and the bytes of each."""
+
+__all__ = [
+    "BYTES",
+    "GAPS",
+    "GRADIENT",
+    "MASTER",
+    "PROCESS",
+    "STATES",
+    "Rows",
+    "Shape",
+    "held_memory",
+    "least_memory",
+    "search_memory",
+    "seen_tokens",
+    "training_disk",
+    "training_memory",
+]
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+MASTER = 4
+GRADIENT = 4
+STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
+"""Bytes a parameter of an optimizer's state; adafactor's rows and columns are next to nothing."""
+CHECKPOINTS = 3
+"""Two are kept, and one more is being written."""
+MOST_LOGITS = 1 << 28
+"""Logits that `model.likelihood` makes at once."""
+BLOCKS = 16
+"""Parts that `actions.tune.judges` deals rows into; derivatives are taken of one after another."""
+PROCESS = 620_000_000
+"""Python and the libraries of a worker, and the code that they make for shapes; on a GPU they are the host's."""
+SCRATCH = {"adamw_torch_fused": 0, "adamw_8bit": 3, "adafactor": 2}
+"""Float32 copies of a matrix that an optimizer's step makes on its way on a CPU; it takes one matrix after another."""
+GAPS = 0.4
+"""Gaps beside what is in the heap at its most, as a share of it: 0.37 by mallinfo2 where they were 0.4 GB."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a decoder's memory follows from.
+
+    Attributes:
+        parameters: Of the whole model, tied ones once.
+        layers: How many.
+        hidden: Width of the residual stream.
+        keys: Width of all key heads together.
+        inner: Width inside of the MLP that a token goes through.
+        vocabulary: Rows of the embedding.
+        tied: Whether the head is the embedding.
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    keys: int
+    inner: int
+    vocabulary: int
+    tied: bool = True
+
+    @classmethod
+    def of(cls, config: Mapping[str, JSON], parameters: int | None = None) -> Shape | None:
+        """The shape that a `config.json` describes; None where it uses other names.
+
+        Args:
+            config: The document.
+            parameters: Their number where it is known; else it is that of gated MLPs and no biases.
+        """
+        hidden, layers = (
+            _first(config, "hidden_size", "n_embd"),
+            _first(config, "num_hidden_layers", "n_layer"),
+        )
+        heads, vocabulary = _first(config, "num_attention_heads", "n_head"), _first(config, "vocab_size")
+        if not hidden or not layers or not heads or not vocabulary:
+            return None
+        head = _first(config, "head_dim") or hidden // heads
+        keys = (_first(config, "num_key_value_heads") or heads) * head
+        mlps, inner = _mlps(config, hidden, layers)
+        attention = 2 * hidden * (heads * head + keys)
+        tied = bool(config.get("tie_word_embeddings", True))
+        embeddings = 1 if tied else 2
+        counted = layers * attention + mlps + embeddings * vocabulary * hidden
+        return cls(parameters or counted, layers, hidden, keys, inner, vocabulary, tied)
+
+
+def _mlps(config: Mapping[str, JSON], hidden: int, layers: int) -> tuple[int, int]:
+    """The parameters of all MLPs, and the width inside of the one, or of the experts, that a token goes through.
+
+    Of a mixture of experts some layers may have a plain MLP: the first ones, or all but every so manieth.
+    """
+    inner = _first(config, "intermediate_size", "n_inner") or 4 * hidden
+    shared = _first(config, "shared_expert_intermediate_size", "shared_intermediate_size") or 0
+    experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts") or 1
+    if experts <= 1:
+        return layers * 3 * hidden * (shared or inner), shared or inner
+    each = _first(config, "moe_intermediate_size") or inner
+    shared = shared or each * (_first(config, "n_shared_experts", "moe_num_shared_experts") or 0)
+    plain = _first(config, "first_k_dense_replace", "moe_layer_start_index") or 0
+    sparse = (layers - plain) // (_first(config, "expert_layer_period", "decoder_sparse_step") or 1)
+    widths = sparse * (experts * each + shared) + (layers - sparse) * inner
+    active = each * (_first(config, "num_experts_per_tok", "moe_k", "moe_topk") or 1) + shared
+    return 3 * hidden * widths, max(active, inner if sparse < layers else 0)
+
+
+def _first(config: Mapping[str, JSON], *names: str) -> int | None:
+    """The first of the names that has a number."""
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a dataset's train split holds.
+
+    Attributes:
+        rows: How many.
+        tokens: Of all rows.
+        trained_tokens: Those that count.
+        longest: Tokens of the longest row; None where it is not recorded.
+    """
+
+    rows: int
+    tokens: int
+    trained_tokens: int
+    longest: int | None = None
+
+
+def least_memory(parameters: int, params: Mapping[str, JSON]) -> int:
+    """The bytes without which a training cannot run, whatever its batches: weights, gradients, states."""
+    return parameters * (MASTER + GRADIENT + STATES[params["optim"]])
+
+
+def training_memory(
+    shape: Shape,
+    params: Mapping[str, JSON],
+    machine: Machine,
+    length: int,
+    data: Rows | None = None,
+) -> int:
+    """The bytes that a training needs on a GPU: weights, gradients, optimizer, activations and logits.
+
+    Gradients are there from one micro-batch of a step to the next. In the first, which has the step's longest rows,
+    they come while its activations go.
+
+    Args:
+        shape: Of the base.
+        params: Of the kind `finetune`.
+        machine: Its micro-batch, and whether activations are computed again.
+        length: Tokens of the longest sequence.
+        data: What is trained on; None where it is not known: then all sequences are as long, and all tokens count.
+    """
+    trained = share_trained(data)
+    cast = 2 if params["bf16"] else 0
+    held = shape.parameters * (MASTER + STATES[params["optim"]] + cast)
+    if params["optim"] == "adamw_8bit":
+        held += shape.vocabulary * shape.hidden * 6  # transformers keeps an embedding's states in 32 bits
+    gradients = shape.parameters * GRADIENT
+    bf16, recomputed = bool(params["bf16"]), machine.gradient_checkpointing
+    first, *second = (
+        _micro_batch(shape, one.tokens, trained, bf16=bf16, recomputed=recomputed)
+        for one in micro_batches(params, machine, length, data)
+    )
+    return int(held + max([gradients, first, *(gradients + batch for batch in second)]))
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one pass of a step takes together, of the step where it is longest.
+
+    Attributes:
+        tokens: Padding included.
+        filled: Tokens that are no padding, about; where it is not known how long rows are, all of them.
+    """
+
+    tokens: float
+    filled: float
+
+
+def micro_batches(
+    params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None
+) -> list[MicroBatch]:
+    """A step's first pass and, where there is one, its second; arguments are those of `training_memory`.
+
+    Rows are taken to be spread evenly about their mean, and a step has its longest first. In the worst of steps, those
+    of a pass are half as far below its longest as in the mean of steps.
+    """
+    rows, of = min(machine.micro_batch, params["global_batch_size"]), params["global_batch_size"]
+    mean = float(length)
+    if data and not params.get("packing"):  # packs are full, or nearly
+        mean = min(data.tokens / max(data.rows, 1), mean)
+    below = min(2 * (length - mean), length) * rows / of / 4
+    longest = [length, length - 2 * below] if rows < of else [length]
+    return [MicroBatch(rows * most, rows * (most - below)) for most in longest]
+
+
+def share_trained(data: Rows | None) -> float:
+    """The share of tokens that count: only they get logits."""
+    return data.trained_tokens / max(data.tokens, 1) if data else 1.0
+
+
+def _micro_batch(shape: Shape, tokens: float, trained: float, *, bf16: bool, recomputed: bool) -> float:
+    """The bytes of one pass's activations, logits and what the head's gradient takes on its way.
+
+    Where layers are computed again, the logits are gone before the first of them is.
+    """
+    logits = _logits(shape, tokens * trained, bf16=bf16)
+    # The head's gradient is made in the precision of the pass and waits, widened, for the embeddings'.
+    head = shape.vocabulary * shape.hidden * (GRADIENT + (2 if bf16 else 0))
+    last = max(logits, head)
+    if recomputed:
+        return tokens * shape.layers * MASTER * shape.hidden + max(
+            last, tokens * _kept_by_layer(shape, bf16=bf16)
+        )
+    return tokens * shape.layers * _kept_by_layer(shape, bf16=bf16) + last
+
+
+def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
+    """The bytes of one resident model in float32, and of what its passes over a judge's rows take beside it.
+
+    Args:
+        shape: Of the base.
+        machine: Its batch of evaluations, and its micro-batch, of which derivatives are taken.
+        length: Tokens of a row.
+        most: Most rows of a judge.
+        slopes: Whether derivatives are taken, by backward passes over the rows of one block after another.
+    """
+    forward = min(machine.eval_batch_size, most) * length
+    needs = shape.parameters * MASTER + _passed(
+        shape, forward, recomputed=True
+    )  # a layer's tensors at a time
+    if not slopes:
+        return int(needs)
+    backward = min(machine.micro_batch, math.ceil(most / BLOCKS)) * length
+    gradients = shape.parameters * (MASTER + GRADIENT)
+    return int(max(needs, gradients + _passed(shape, backward, recomputed=False)))
+
+
+def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:
+    """The bytes of a float32 pass over tokens all of which count."""
+    kept = shape.layers * MASTER * shape.hidden + _kept_by_layer(shape, bf16=False)
+    if not recomputed:
+        kept = shape.layers * _kept_by_layer(shape, bf16=False)
+    return tokens * kept + _logits(shape, tokens, bf16=False)
+
+
+def _kept_by_layer(shape: Shape, *, bf16: bool) -> int:
+    """The bytes that one token leaves in a layer for the backward pass.
+
+    Under bfloat16 autocast the residual stream and the norms stay in float32, and each matrix has an input of its
+    own: two norms keep 16 bytes a channel, their casts for five matrices 10, query and output 8; keys and values, with
+    those that are repeated for each query head, 8 a channel of theirs and 4 of the stream; the MLP's four tensors 8 a
+    channel. In float32 inputs are shared, and the rest is twice as wide.
+    """
+    hidden, keys, inner = shape.hidden, shape.keys, shape.inner
+    repeated = hidden if keys < hidden else 0
+    return (
+        34 * hidden + 8 * keys + 4 * repeated + 8 * inner
+        if bf16
+        else 40 * hidden + 16 * keys + 8 * repeated + 16 * inner
+    )
+
+
+def _logits(shape: Shape, tokens: float, *, bf16: bool) -> float:
+    """The bytes of logits, their softmax and gradient, and of the hidden states where they come in pieces."""
+    most = min(tokens * shape.vocabulary, MOST_LOGITS)
+    return most * (3 * 4 + (2 if bf16 else 0)) + tokens * shape.hidden * 4
+
+
+def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
+    """The bytes of a vector, and of the checkpoints while it is trained."""
+    checkpoint = MASTER + STATES[params["optim"]]
+    best = MASTER if params.get("load_best_model_at_end") else 0
+    return shape.parameters * BYTES[params["vector_dtype"]], shape.parameters * (
+        CHECKPOINTS * checkpoint + best
+    )
+
+
+def seen_tokens(rows: Rows, params: Mapping[str, JSON]) -> int:
+    """The tokens that a training reads: of its epochs, or of its steps."""
+    return round(Length.of(params).tokens(Size(rows.rows, rows.tokens)))
+
+
+# A CPU.
+
+
+class Held(NamedTuple):
+    """Bytes of tensors.
+
+    Attributes:
+        heap: Of those that lie in the heap.
+        mapped: Of those that may be mappings of their own.
+    """
+
+    heap: float = 0.0
+    mapped: float = 0.0
+
+    @classmethod
+    def of(cls, tensors: Tensors, usual: float = 1.0) -> Held:
+        """What tensors take; those that are small in other steps, by `usual`, fill the heap in these."""
+        heap = mapped = 0.0
+        for count, size in tensors:
+            in_heap = min(size, MAPPED) if size * usual < MAPPED else 0.0
+            heap += count * in_heap
+            mapped += count * (size - in_heap)
+        return cls(heap, mapped)
+
+    def beside(self, other: Held) -> Held:
+        """Both."""
+        return Held(self.heap + other.heap, self.mapped + other.mapped)
+
+
+def held_memory(
+    shape: Shape, params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None = None
+) -> int:
+    """The bytes that a training on a CPU holds at its most, beside Python and the libraries.
+
+    Arguments are those of `training_memory`, which is of a GPU.
+    """
+    trained = share_trained(data)
+    bf16, head = bool(params["bf16"]), shape.vocabulary * shape.hidden
+    gradients = Held.of(_matrices(shape, GRADIENT))
+    of_step = micro_batches(params, machine, length, data)
+    first, *second = (_held_by_micro_batch(shape, one, trained, machine, bf16=bf16) for one in of_step)
+    # At the end of a pass a tied embedding's gradient is beside the head's, which it is then added to.
+    way = max(int(shape.tied), SCRATCH[params["optim"]])
+    ending = gradients.beside(Held.of([(way, head * GRADIENT)]))
+    moments = [first, ending, *(gradients.beside(batch) for batch in second)]
+    stays = Held.of(_matrices(shape, MASTER)).beside(_states(shape, params["optim"]))
+    heap = stays.heap + max(moment.heap for moment in moments)
+    return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap)
+
+
+def _matrices(shape: Shape, width: float) -> Tensors:
+    """A model's matrices at so many bytes an element; queries are taken to be as wide as the residual stream."""
+    hidden, layers = shape.hidden, shape.layers
+    embeddings, head = 1 if shape.tied else 2, shape.vocabulary * hidden
+    attention = 2 * hidden * (hidden + shape.keys)
+    # What is left are the matrices of the MLPs; those of a layer's experts are one tensor.
+    left = max(shape.parameters - embeddings * head - layers * attention, 0)
+    return [
+        (embeddings, width * head),
+        (2 * layers, width * hidden * hidden),
+        (2 * layers, width * hidden * shape.keys),
+        (3 * layers, width * left / (3 * layers)),
+    ]
+
+
+def _states(shape: Shape, optim: str) -> Held:
+    """An optimizer's states: two of each matrix, or none."""
+    states = Held.of([(2 * count, size) for count, size in _matrices(shape, STATES[optim] / 2)])
+    if optim != "adamw_8bit":
+        return states
+    # transformers keeps an embedding's in 32 bits.
+    return states.beside(Held.of([(2, shape.vocabulary * shape.hidden * 3)]))
+
+
+def _held_by_micro_batch(
+    shape: Shape, of: MicroBatch, trained: float, machine: Machine, *, bf16: bool
+) -> Held:
+    """A pass when its tensors are most: as its backward begins, in the head or in the last layer.
+
+    Args:
+        shape: Of the model.
+        of: How long it is.
+        trained: The share of tokens that get logits.
+        machine: Whether layers are computed again: then their inputs alone wait.
+        bf16: Whether it is computed in bfloat16, of which each matrix gets a copy that waits for the backward too.
+    """
+    counted = of.filled * trained
+    logits = min(counted * shape.vocabulary, MOST_LOGITS) * 4
+    # A log-softmax, and what comes back of the loss and of it, in float32; the head's input, narrow and wide.
+    loss = Held.of([(3, logits), (1, counted * shape.hidden * 4), (1, counted * shape.hidden * 2)])
+    # The head's gradient is made in the precision of the pass and waits, widened, for the embeddings'.
+    head = shape.vocabulary * shape.hidden
+    last = max(loss, Held.of([(1, head * GRADIENT), (1, head * 2 if bf16 else 0)]), key=sum)
+    copies = Held.of(_matrices(shape, 2 if bf16 else 0))
+    kept = _tensors_of_layer(shape, of.tokens, bf16=bf16)
+    layers = Held.of([(shape.layers * count, size) for count, size in kept], of.filled / max(of.tokens, 1))
+    if machine.gradient_checkpointing:
+        inputs = Held.of([(shape.layers, of.tokens * shape.hidden * 4)])
+        return inputs.beside(copies).beside(max(last, Held.of(kept), key=sum))
+    return layers.beside(copies).beside(last)
+
+
+def _tensors_of_layer(shape: Shape, tokens: float, *, bf16: bool) -> Tensors:
+    """The tensors that a layer keeps for the backward pass, as `saved_tensors_hooks` counts them.
+
+    Two norms keep their input and what they make of it. Under bfloat16 autocast these stay in float32, and each of five
+    matrices has a narrow copy of its input; in float32 the queries, keys and values share theirs, and so do both halves
+    of the MLP. Queries and what attention gives, which the output's matrix reads; keys and values; the MLP's four.
+    """
+    width = 2 if bf16 else 4
+    return [
+        (4, tokens * shape.hidden * 4),
+        (5 if bf16 else 2, tokens * shape.hidden * width),
+        (2, tokens * shape.hidden * width),
+        (2, tokens * shape.keys * width),
+        (4, tokens * shape.inner * width),
+    ]
