@@ -36,10 +36,10 @@ __all__ = [
     "Action",
     "Edge",
     "Evaluation",
+    "HasDigest",
     "HubFile",
     "Input",
     "Kind",
-    "Named",
     "SourceFile",
     "grouped",
     "key_of",
@@ -121,8 +121,8 @@ class Kind:
         return digest.of_json([document["kind"], document["inputs"], document["sources"], *salt])
 
 
-class Named(Protocol):
-    """What a digest names: an output of the store, or a file."""
+class HasDigest(Protocol):
+    """An output of the store, or a file in a run: all that a key asks of an input."""
 
     @property
     def digest(self) -> Digest:
@@ -258,7 +258,7 @@ class Action:
         return replace(self, salt=salt)
 
 
-def preimage(action: Action, inputs: Iterable[Input[Named]]) -> dict[str, JSON]:
+def preimage(action: Action, inputs: Iterable[Input[HasDigest]]) -> dict[str, JSON]:
     """The document whose hash is the key of an action.
 
     Args:
@@ -271,6 +271,7 @@ def preimage(action: Action, inputs: Iterable[Input[Named]]) -> dict[str, JSON]:
     kind = action.kind
     taken = [i for i in inputs if not i.watched]
     document: dict[str, JSON] = {
+        # Whatever is added here makes every key another one, and with that every cache out there one of misses.
         "dem": PREIMAGE_VERSION,
         "kind": kind.name,
         "version": kind.version,
@@ -284,10 +285,10 @@ def preimage(action: Action, inputs: Iterable[Input[Named]]) -> dict[str, JSON]:
 
 
 def grouped(
-    inputs: Iterable[Input[Named]], groups: Mapping[str, Mapping[str, JSON]]
+    inputs: Iterable[Input[HasDigest]], groups: Mapping[str, Mapping[str, JSON]]
 ) -> list[tuple[str, dict[str, JSON]]]:
     """The name of each group and the group as a preimage has it, sorted by their canonical bytes: no name enters."""
-    taken: dict[str | None, list[Input[Named]]] = {}
+    taken: dict[str | None, list[Input[HasDigest]]] = {}
     for found in inputs:
         if not found.watched:
             taken.setdefault(found.group, []).append(found)
@@ -315,6 +316,7 @@ def _params(kind: Kind, params: Mapping[str, JSON]) -> dict[str, JSON]:
         raise ValueError(f"{kind.name}: parameters that its spec does not declare: {sorted(unknown)}")
     if missing := set(kind.params) - kind.optional - set(params):
         raise ValueError(f"{kind.name}: parameters without a value: {sorted(missing)}")
+    # A parameter that came later is left out at the value which does what was done before it: old keys stay.
     return {
         name: value
         for name, value in params.items()
@@ -323,7 +325,7 @@ def _params(kind: Kind, params: Mapping[str, JSON]) -> dict[str, JSON]:
     }
 
 
-def _terms(kind: Kind, inputs: Iterable[Input[Named]]) -> list[dict[str, JSON]]:
+def _terms(kind: Kind, inputs: Iterable[Input[HasDigest]]) -> list[dict[str, JSON]]:
     """Inputs by tag and digest; the ω of equal digests are summed, and terms of ω = 0 dropped."""
     plain: dict[tuple[str, Digest], dict[str, JSON]] = {}
     omegas: dict[Digest, list[float]] = {}
@@ -338,10 +340,10 @@ def _terms(kind: Kind, inputs: Iterable[Input[Named]]) -> list[dict[str, JSON]]:
     return [plain[name] for name in sorted(plain)] + terms
 
 
-def _order(taken: Input[Named]) -> tuple[str, Digest]:
+def _order(taken: Input[HasDigest]) -> tuple[str, Digest]:
     return taken.of, taken.at.digest
 
 
-def _input(taken: Input[Named]) -> dict[str, JSON]:
+def _input(taken: Input[HasDigest]) -> dict[str, JSON]:
     document: dict[str, JSON] = {"of": taken.of, "sha256": taken.at.digest}
     return document if taken.omega is None else document | {"omega": taken.omega}

@@ -179,11 +179,12 @@ def decide(
     document = preimage_of(action, known)
     key = actions.key_of(document)
     record = records.lookup(key)
-    if action.name in rebuild:
+    if action.name in rebuild:  # with its record, which says whether the same came out again
         return Verdict(action, Status.RUN, Reason(Why.ASKED), key, document, record)
     if record is not None:
         return Verdict(action, Status.HIT, Reason(Why.RECORDED), key, document, record)
     last = history.keys.get(action.name)
+    # Nothing changed and yet it is a miss: the record, or an object that it names, is gone.
     lost = last == key or records.peek(key) is not None
     old = records.peek(last) if last is not None and not lost else None
     if old is None:

@@ -123,7 +123,7 @@ def _refuse_plan(session: Session) -> None:
     Raises:
         DemError: It cannot.
     """
-    from dem_build.engine.needs import refuse_missing, refuse_unmergeable  # noqa: PLC0415
+    from dem_build.engine.preflight import refuse_missing, refuse_unmergeable  # noqa: PLC0415
     from dem_build.estimate import refuse_unfit  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
     refuse_missing(session.plan, session.machine)
@@ -176,8 +176,8 @@ def run_plan(session: Session, listener: Listener, interrupt: Interrupt) -> Outc
         return recorded(session.plan)
     disavow("something is due")
     # Where nothing is due, nothing that runs it is loaded.
+    from dem_build.engine.build import Options  # noqa: PLC0415
     from dem_build.engine.build import build as build_plan  # noqa: PLC0415
-    from dem_build.engine.options import Options  # noqa: PLC0415
 
     _refuse_plan(session)
     call = session.call

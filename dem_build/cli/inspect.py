@@ -18,7 +18,7 @@ from dem_build.cli.view_plan import (
 )
 from dem_build.cli.view_text import clean, make_console, write_json
 from dem_build.cli.watch import vouch
-from dem_build.engine.events import read_events
+from dem_build.engine.protocol import read_events
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import budgets, crowded, estimates, unfit
 from dem_build.lock.lock import changes, lock_path

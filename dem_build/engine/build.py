@@ -14,11 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dem_build.engine.events import EventTail
 from dem_build.engine.outcome import Done, Outcome, Result, hit
-from dem_build.engine.pool import Pool
-from dem_build.engine.request import Answer, request_for
-from dem_build.engine.slots import slots
+from dem_build.engine.pool import Pool, slots
+from dem_build.engine.protocol import Answer, EventTail, request_for
 from dem_build.errors import ActionError, CorruptObjectError, DemError
 from dem_build.plan import Status, decide, key_of
 
@@ -28,18 +26,34 @@ if TYPE_CHECKING:
     from dem_build.action import Action
     from dem_build.digest import Blob, Output
     from dem_build.engine.interrupt import Interrupt
-    from dem_build.engine.options import Options
     from dem_build.engine.outcome import Listener
-    from dem_build.engine.pool import Message, Worker
+    from dem_build.engine.pool import Message
+    from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
 
-__all__ = ["build"]
+__all__ = ["Options", "build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
 MOST_REPAIRS = 3
-# A training is dear: every dataset is known to be sound before the first one starts.
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a build is run.
+
+    Attributes:
+        machine: How to use this machine: the machine file, and what the call says in its place.
+        keep_going: After a failure, go on with what does not depend on it.
+        no_train: Fail where a vector would have to be trained.
+        rebuild: Actions that run whatever is recorded.
+    """
+
+    machine: Machine
+    keep_going: bool = False
+    no_train: bool = False
+    rebuild: frozenset[str] = frozenset()
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -73,10 +87,13 @@ class _Build:
     repairs: Counter[str] = field(default_factory=Counter)
     stopping: int = 0
 
+    # An action is in one of `results`, `due`, `held` (by another process) and `running`, or else waits for an input.
+
     def run(self) -> Outcome:
         for verdict in self.plan.verdicts.values():
             self._take(verdict)
         while self._unfinished():
+            # Looked at before anything is given out: what starts after Ctrl-C would never hear of it.
             self._heed_interrupt()
             self._retry_held()
             self._dispatch()
@@ -87,7 +104,7 @@ class _Build:
     # What is left to do.
 
     def _unfinished(self) -> bool:
-        if self.running:
+        if self.running:  # also after a failure or Ctrl-C: what runs ends, or saves its state
             return True
         return not self._winding_down() and bool(self.due or self.held)
 
@@ -122,6 +139,7 @@ class _Build:
         for action in self.plan.graph:
             if settled.name not in action.upstream:
                 continue
+            # A forced run or a repair may give other bytes than the ones that its dependents were decided with.
             if self._outdated(action):
                 self._unsettle(action.name)
             if self._waiting(action):
@@ -152,9 +170,11 @@ class _Build:
         if lost:
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
-        rebuild = self.options.rebuild - self.rebuilt
+        rebuild = (
+            self.options.rebuild - self.rebuilt
+        )  # what was asked for is forced once, not after each repair
         verdict = decide(action, self._known(action), self.store.records, self.plan.history, rebuild)
-        if verdict.status is Status.HIT:
+        if verdict.status is Status.HIT:  # early cutoff: inputs were made again, and came out as they were
             self._settle(hit(verdict))
         else:
             self._take(verdict)
@@ -173,10 +193,14 @@ class _Build:
             verdict = self._next()
             if verdict is None:
                 return
-            self._start(worker, verdict)
+            self.running[verdict.action.name] = (verdict, EventTail())
+            known = self._known(verdict.action)
+            worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
 
     def _next(self) -> Verdict | None:
         """Take the next action that may start from those that are due; one that may not start at all fails."""
+        # A training is dear: each dataset is known to be sound before the first one starts.
+        unprepared = any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
         for name in [n for n in self.plan.graph.actions if n in self.due]:
             verdict = self.due[name]
             if any(verdict.key == other.key for other, _ in self.running.values()):
@@ -186,18 +210,10 @@ class _Build:
                     del self.due[name]
                     self._settle(_not_trained(verdict))
                     return None
-                if self._data_unfinished():
+                if unprepared:
                     continue
             return self.due.pop(name)
         return None
-
-    def _data_unfinished(self) -> bool:
-        return any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
-
-    def _start(self, worker: Worker, verdict: Verdict) -> None:
-        self.running[verdict.action.name] = (verdict, EventTail())
-        known = self._known(verdict.action)
-        worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
 
     def _receive(self) -> None:
         if not self.running:
@@ -218,6 +234,7 @@ class _Build:
             tail.follow(reply.work)
             self.listener.action_started(verdict)
             return
+        # What it said comes before the news that it ended, on every screen.
         self._follow_events()
         self._follow_to_the_end(verdict.action, tail, reply.log)
         message.worker.request = None
@@ -249,7 +266,7 @@ class _Build:
 
     def _finish_recorded(self, verdict: Verdict, message: Message) -> None:
         assert verdict.key is not None
-        record = self.store.records.lookup(verdict.key)
+        record = self.store.records.lookup(verdict.key)  # the store's word counts, not the worker's
         if record is None:
             error = CorruptObjectError(
                 "its result was lost at once", where=verdict.action.name, hint="`dem cache verify`"
@@ -289,6 +306,7 @@ class _Build:
         self.listener.action_event(
             verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
         )
+        # All inputs: which of them it was, the store alone knows, and those that are whole are hits at once.
         for name in verdict.action.upstream:
             self._unsettle(name)
         for action in self.plan.graph:
@@ -308,7 +326,9 @@ class _Build:
             if record is not None:
                 del self.held[name]
                 self._settle(self._found(verdict, record))
-            elif self.store.leases.holder(verdict.key) is None:
+            elif (
+                self.store.leases.holder(verdict.key) is None
+            ):  # it gave up or died: the action is ours to run
                 del self.held[name]
                 self.due[name] = verdict
 

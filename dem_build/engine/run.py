@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, cast
 from dem_build import __version__
 from dem_build.action import grouped
 from dem_build.actions.checkpoints import adopt, complete_checkpoints, step_of
-from dem_build.engine.events import read_events
-from dem_build.engine.request import Answer, Reply
+from dem_build.engine.protocol import Answer, Reply, read_events
 from dem_build.errors import (
     ActionError,
     CorruptObjectError,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import Input, Kind, SourceFile
     from dem_build.digest import JSON, Blob, Output
-    from dem_build.engine.request import Request
+    from dem_build.engine.protocol import Request
     from dem_build.step import Provenance, Step
     from dem_build.store import Store
 
@@ -84,6 +83,7 @@ class Runner:
     def _run_unless_recorded(self, request: Request, begun: float) -> Reply:
         if not request.force and self.store.records.lookup(request.key) is not None:
             return Reply(Answer.FOUND)
+        # Looked up before the lease too: what is recorded needs none, and another process may hold it.
         with self.store.leases.take(request.key):
             # Another process may have published between our look and our lease.
             if not request.force and self.store.records.lookup(request.key) is not None:
@@ -100,7 +100,7 @@ class Runner:
         except InterruptedBuildError:
             return Reply(Answer.INTERRUPTED, time.monotonic() - begun, str(work))
         except (Exception, SystemExit) as error:  # noqa: BLE001  a step's failure must not take the worker down
-            self.resident.clear()
+            self.resident.clear()  # half changed, or what memory ran out for
             if not request.force and self.store.records.lookup(request.key) is not None:
                 return Reply(
                     Answer.FOUND
@@ -133,6 +133,7 @@ class Runner:
             runs=self.store.root / RUNS / f"{request.name.replace(':', '-')}-{request.key[:8]}",
         )
         request = replace(request, sources=tuple(_fetched(request, context)))
+        # Before and after the step: a file that changed while it was read would be recorded under the old digest.
         self._check_sources(request)
         inputs = self._inputs(request, work)
         step = _step_of(request.kind)
@@ -165,6 +166,7 @@ class Runner:
     ) -> tuple[bool | None, Blob]:
         before = self.store.records.lookup(request.key)
         log = self.store.objects.put_bytes(_log(work))
+        # The record comes last: where it is, all that it names is whole and on the disk.
         made = Record(request.key, request.kind.name, request.preimage, outputs, provenance, log)
         self.store.records.publish(made)
         return None if before is None else _digests(before) == _digests(made), log
@@ -275,6 +277,7 @@ def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
 @contextlib.contextmanager
 def _captured(path: Path) -> Iterator[None]:
     """Send what libraries print, from Python or below it, to the file at `path`."""
+    # Below Python: torch, tokenizers and CUDA write to the descriptors themselves.
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build.engine.request import Answer, Reply, Request
+from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.engine.run import Runner
 from dem_build.store import Store
 
@@ -53,6 +53,7 @@ def main(store: str) -> None:
     )
     while True:
         request = requests.get()
+        # A stop may come between two actions: what was sent before it must not start after it.
         _send(answers, Reply(Answer.INTERRUPTED) if stop.is_set() else runner.run(request))
 
 
@@ -60,6 +61,7 @@ def _listen(stream: TextIO, requests: queue.Queue[Request], stop: threading.Even
     try:
         for line in stream:
             message = json.loads(line)
+            # Read in a thread of its own, so that a stop reaches a step that is in the middle of its work.
             if "run" in message:
                 requests.put(Request.parse(message["run"]))
             else:

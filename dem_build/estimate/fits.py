@@ -84,6 +84,7 @@ def _crowded(training: Training, shape: Shape, machine: Machine, space: Room, fr
 def _ways(training: Training, machine: Machine) -> Iterator[tuple[str, Settings]]:
     """Yield what can be changed, the cheapest first: the machine's ways cost time, the recipe's another vector."""
     params, length = training.params, training.length
+    # The machine's settings first: they are in no key.
     rows = min(machine.micro_batch, params["global_batch_size"]) // 2
     while rows >= 1:
         yield f"micro_batch = {rows}", (params, machine.model_copy(update={"micro_batch": rows}), length)

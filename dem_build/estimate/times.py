@@ -57,6 +57,7 @@ class Times:
     def __init__(self, records: Iterable[Record], weights: Digest | None) -> None:
         found = [r for r in records if _work(r.kind)] if weights is not None else []
         composed = [r for r in found if r.kind == "compose" and _takes(r, {weights})]
+        # Evaluations read a composed model, whose weights are others: it counts as its base.
         models = {weights, *(r.outputs["weights"].digest for r in composed if "weights" in r.outputs)}
         runs: dict[Likeness, list[_Run]] = {}
         for record in found:
@@ -76,6 +77,7 @@ class Times:
         work = load.planned(DueAction(verdict.action, plan)) if alike else None
         if alike is None or not work:
             return None
+        # By pace, not by seconds: runs of other sizes tell too, and the nearest in size shares the fixed part.
         paces = alike.paces if load.varies else [alike.nearest(work).pace]
         span = Span(min(paces) * work, max(paces) * work)
         return span if span.most <= LONGEST else None

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from dem_build.cli.app import run
 from dem_build.cli.session import Call, open_session
-from dem_build.engine.needs import refuse_unmergeable
+from dem_build.engine.preflight import refuse_unmergeable
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.engine.events import EventTail, read_events
+from dem_build.engine.protocol import EventTail, read_events
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,13 +9,11 @@ from typing import Any
 from dem_build.action import Action, Edge, Input
 from dem_build.actions import KINDS
 from dem_build.digest import Output, of_json
-from dem_build.engine.build import _Build
+from dem_build.engine.build import Options, _Build
 from dem_build.engine.interrupt import Interrupt
-from dem_build.engine.options import Options
 from dem_build.engine.outcome import Done, Outcome
-from dem_build.engine.pool import Message, Pool
-from dem_build.engine.request import Answer, Reply
-from dem_build.engine.slots import Slot
+from dem_build.engine.pool import Message, Pool, Slot
+from dem_build.engine.protocol import Answer, Reply
 from dem_build.graph import Graph
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan, preimage_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dem_build.engine.slots import MEMORY, Slot
+from dem_build.engine.pool import MEMORY, Slot
 
 
 @pytest.mark.parametrize("name", MEMORY)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.engine.slots import Slot
+from dem_build.engine.pool import Slot
 from dem_build.estimate import Rows, Shape, held_memory
 from dem_build.machine import Machine
 

@@ -206,7 +206,7 @@ class OneWorker:
         return [self] if self.request is None else []
 
     def submit(self, request: Any) -> None:
-        from dem_build.engine.request import Answer, Reply, Request
+        from dem_build.engine.protocol import Answer, Reply, Request
         from dem_build.engine.run import Runner
         from dem_build.store import Store
 

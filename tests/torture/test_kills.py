@@ -21,9 +21,8 @@ from light_trials import BUILD, RECIPE, lay_out
 from dem_build.action import Action, Edge, Input, SourceFile
 from dem_build.actions import KINDS
 from dem_build.digest import of_json
-from dem_build.engine.build import build
+from dem_build.engine.build import Options, build
 from dem_build.engine.interrupt import Interrupt
-from dem_build.engine.options import Options
 from dem_build.engine.outcome import Done, Result
 from dem_build.graph import Graph
 from dem_build.machine import Machine

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from build_samples import Made, make_graph
 
-from dem_build.engine.needs import refuse_missing
+from dem_build.engine.preflight import refuse_missing
 from dem_build.errors import UsageError
 from dem_build.machine import Machine
 
