@@ -28,8 +28,8 @@ ITERATIONS = 60
 SPARE = 0.02  # of a limit: what a step leaves of it
 LEAST_SPARE = 1e-4  # of the base's loss, where a limit is about 0
 
-CANDIDATES = 1024
-NEAR = 128  # around the best of them, nearer and nearer
+POINTS = 1024
+NEAR_POINTS = 128  # around the best of them, nearer and nearer
 REACHES = (0.1, 0.05, 0.025)  # of the bounds' width
 UNSEEN = 0.1  # of the bounds' width: how far from all samples a place is that nobody has looked at
 LIKELY = 0.5  # that limits are kept, where that is asked of a place
@@ -143,14 +143,14 @@ def most_expected(
     """
     draws = np.random.default_rng(SEED)
     if anywhere:
-        points = draws.uniform(problem.lower, problem.upper, (CANDIDATES, problem.size))
+        points = draws.uniform(problem.lower, problem.upper, (POINTS, problem.size))
     else:
         points = _between(problem, draws)
     expected = expected_improvement(problem, surrogate, samples, points)
     at, most = points[expected.argmax()], float(expected.max())
     # The improvement is flat and has many peaks, on which a descent would end anywhere: it is drawn, nearer and nearer.
     for reach in REACHES:
-        move = reach * (problem.upper - problem.lower) * draws.normal(size=(NEAR, problem.size))
+        move = reach * (problem.upper - problem.lower) * draws.normal(size=(NEAR_POINTS, problem.size))
         points = np.clip(at + move, problem.lower, problem.upper)
         expected = expected_improvement(problem, surrogate, samples, points)
         if expected.max() > most:
@@ -179,8 +179,8 @@ def _between(problem: SearchProblem, draws: np.random.Generator) -> Vector:
     """Shares of each ω's upper bound that add up to a half to one and a half, [points, ω]."""
     # Models that are worth a look have a part of each vector; of many ω, hardly a point of the whole box is such a one.
     nothing = np.clip(0.0, problem.lower, problem.upper)
-    shares = draws.dirichlet(np.ones(problem.size), CANDIDATES)
-    shares *= draws.uniform(0.5, 1.5, (CANDIDATES, 1))
+    shares = draws.dirichlet(np.ones(problem.size), POINTS)
+    shares *= draws.uniform(0.5, 1.5, (POINTS, 1))
     return np.asarray(np.clip(nothing + shares * (problem.upper - nothing), problem.lower, problem.upper))
 
 
