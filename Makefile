@@ -22,9 +22,10 @@ export PYTHONDONTWRITEBYTECODE :=
 
 setup: $(VENV)/dev.stamp
 
-# A process for each of up to four cores: most tests wait for one, in imports and in models too small for two.
+# A process for each of up to four cores: most tests wait for one, in imports and in models too small for two. A file's
+# tests share what they build, so one process has them all; tests/conftest.py puts the slow files first.
 test: setup
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check
