@@ -115,10 +115,14 @@ class Kind:
         Returns:
             None where the kind, or the version that made it, measures nothing that is of use.
         """
-        if self.measures is None or not self.measured_since <= document["version"] <= self.version:
+        version = document.get("version")
+        # A cache may be anybody's, and a record's kind another than its preimage's.
+        if self.measures is None or document.get("kind") != self.name or not isinstance(version, int):
+            return None
+        if not self.measured_since <= version <= self.version:
             return None
         salt = [document["salt"]] if "salt" in document else []  # what is disowned is not taken over either
-        return digest.of_json([document["kind"], document["inputs"], document["sources"], *salt])
+        return digest.of_json([self.name, document.get("inputs"), document.get("sources"), *salt])
 
 
 class HasDigest(Protocol):

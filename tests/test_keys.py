@@ -273,6 +273,12 @@ def test_what_an_earlier_version_measured_the_same_way_is_still_of_use():
     assert later.measured({**document, "version": since + 2}) is None
 
 
+@pytest.mark.parametrize("wrong", [{"kind": "loss"}, {"version": None}, {"version": "6"}, {"kind": None}])
+def test_a_preimage_of_another_shape_measured_nothing(wrong):
+    """A cache may come from anybody."""
+    assert KINDS["tune"].measured({**preimage("tune", *GIVEN["tune"]), **wrong}) is None
+
+
 def test_every_kind_has_a_golden_preimage_and_nothing_else_has():
     assert {p.stem for p in GOLDEN.glob("*.json")} == set(KINDS)
 

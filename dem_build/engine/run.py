@@ -158,7 +158,9 @@ class Runner:
             record = self.store.records.lookup(found.key)  # which keeps it from collection while we read
             if record is None:
                 continue
-            with contextlib.suppress(CorruptObjectError):
+            with contextlib.suppress(
+                CorruptObjectError, ValueError, KeyError
+            ):  # what is no such file is no help
                 yield self.store.objects.open(record.outputs[measures])
 
     def _record(

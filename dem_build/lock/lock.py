@@ -279,8 +279,9 @@ def _pins(old: JSON | None) -> list[Pin]:
     """What a lock pins on a hub."""
     if old is None:
         return []
-    entries = (old["base"], *old.get("vectors", {}).values(), *old["datasets"].values())
-    return [Pin.parse(entry["hub"]) for entry in entries if "hub" in entry]
+    models, datasets = (old["base"], *old.get("vectors", {}).values()), old["datasets"].values()
+    pins = [Pin.parse(entry["hub"], dataset=False) for entry in models if "hub" in entry]
+    return pins + [Pin.parse(entry["hub"], dataset=True) for entry in datasets if "hub" in entry]
 
 
 def lock_path(recipe: Path) -> Path:

@@ -112,15 +112,19 @@ class Pin:
         return self.ref.document() | {"commit": self.commit, "files": files}
 
     @classmethod
-    def parse(cls, document: JSON) -> Pin:
+    def parse(cls, document: JSON, *, dataset: bool) -> Pin:
         """The pin that stands in a lock.
+
+        Args:
+            document: Its entry.
+            dataset: Whether it is among the datasets of the lock; else it pins a model.
 
         Raises:
             KeyError, TypeError, AttributeError: It is not whole.
         """
         commit, revision = text_at(document, "commit"), text_at(document, "revision")
         ref: Ref
-        if "dataset" in document:
+        if dataset:
             config = None if document["config"] is None else text_at(document, "config")
             splits = tuple((side, text_at(document["splits"], side)) for side in document["splits"])
             ref = DatasetRef(text_at(document, "dataset"), revision, config, splits)

@@ -2,6 +2,7 @@
 
 Neither knows what it holds. `Objects` says whether bytes are sound and `Records` which document is a record; both hold
 of whatever is behind these protocols. A folder of this host is the one that is there (`local`).
+`Store.verify`, `stats` and `collect` look at that folder alone: another backend needs ways of its own to say them.
 """
 
 from __future__ import annotations

@@ -154,7 +154,8 @@ class Objects:
         """Give a file its digest for a name; whether it was not there, sound, before."""
         # Noted before it is looked for: a collection that moves it away at this moment reads the note and puts it back.
         with self._uses.using(blob.digest):
-            fault = self.examine(blob)
+            # Asked first whether it is there: a file of this host, verified once, says nothing of a store elsewhere.
+            fault = self._misplaced(blob) or self.examine(blob)
             if fault is None:
                 return False
             self.set_aside(fault)

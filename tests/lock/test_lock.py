@@ -54,6 +54,8 @@ ODD = (
         {"tasks": {"arc_easy": "x"}},
         *({"datasets": {"math": {"files": [], "hub": HUB | odd}}} for odd in ODD),
         *({"base": {"source": "directory", "files": [], "hub": MODEL | odd}} for odd in ODD_MODELS),
+        {"datasets": {"math": {"files": [], "hub": MODEL}}},
+        {"base": {"source": "directory", "files": [], "hub": HUB}},
     ],
 )
 def test_a_lock_that_lacks_parts_is_a_mistake_of_its_file(tmp_path: Path, change: dict[str, object]) -> None:

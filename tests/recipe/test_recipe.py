@@ -570,3 +570,12 @@ def test_an_override_that_costs_more_than_any_is_refused(tmp_path, text):
     (tmp_path / "r.toml").write_text("[base]\nmodel = 'base'\n")
     with pytest.raises(RecipeError):
         load_recipe(tmp_path / "r.toml", [text])
+
+
+def test_a_wrong_method_of_one_training_hides_no_mistake_of_another():
+    text = (
+        'name = "a"\n[base]\nmodel = "org/name"\n[datasets.a]\npath = "a.jsonl"\ntrain = { method = "lra" }\n'
+        '[datasets.b]\npath = "b.jsonl"\ntrain = { r = 4 }\n'
+    )
+    told = [str(mistake) for mistake in mistakes_in(frozen(tomllib.loads(text)))]
+    assert any("has no effect without method" in mistake for mistake in told), told

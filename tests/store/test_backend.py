@@ -162,3 +162,13 @@ def test_a_record_that_is_damaged_where_it_comes_from_is_a_miss_and_is_replaced(
     assert two.records.lookup(record.key) is None
     later = made(two, b"second")
     assert one.records.lookup(record.key) == later != record
+
+
+def test_bytes_that_are_gone_where_they_were_are_placed_again_though_this_host_still_has_a_copy(shared):
+    one, _ = shared.host("one")
+    record = made(one, b"first")
+    config = record.outputs["config"]
+    del shared.objects[config.digest]
+    assert one.records.lookup(record.key) is None
+    assert made(one, b"first") == record
+    assert shared.objects[config.digest] == b"firstconfig"

@@ -39,7 +39,7 @@ def _whole_warmup(_: Recipe, key: Key, train: Train) -> Iterator[Mistake]:
 
 def _lora_keys_need_lora(recipe: Recipe) -> Iterator[Mistake]:
     # A key of [train] may be meant for the one dataset that is trained so.
-    if any(train.method == "lora" for _, train in trains(recipe)):
+    if any(is_any(train.method, "lora") for _, train in trains(recipe)):
         return
     what, hint = 'has no effect without method = "lora"', 'remove it, or set method = "lora"'
     for key, train in trains(recipe):
