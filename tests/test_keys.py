@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dem_build import action, digest
+from dem_build import action, actions, digest
 from dem_build.action import Action, Input, Kind, SourceFile, key_of
-from dem_build.actions import KINDS
+from dem_build.actions import KINDS, SPECS
 from dem_build.digest import Blob
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -281,6 +281,14 @@ def test_a_preimage_of_another_shape_measured_nothing(wrong):
 
 def test_every_kind_has_a_golden_preimage_and_nothing_else_has():
     assert {p.stem for p in GOLDEN.glob("*.json")} == set(KINDS)
+
+
+def test_every_folder_of_an_action_is_listed_and_keeps_its_name():
+    folders = {path.parent.name for path in Path(actions.__file__).parent.glob("*/spec.py")}
+    assert {spec.__name__ for spec in SPECS} == {f"dem_build.actions.{name}.spec" for name in folders}
+    assert {getattr(actions, name).__name__ for name in folders} == {
+        f"dem_build.actions.{n}" for n in folders
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)

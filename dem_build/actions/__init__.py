@@ -12,20 +12,21 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
-from dem_build.actions.analysis import spec as analysis
-from dem_build.actions.base import spec as base
-from dem_build.actions.compose import spec as compose
-from dem_build.actions.extract import spec as extract
-from dem_build.actions.finetune import spec as finetune
-from dem_build.actions.ladder import spec as ladder
-from dem_build.actions.loss import spec as loss
-from dem_build.actions.mix import spec as mix
-from dem_build.actions.prepare import spec as prepare
-from dem_build.actions.response import spec as response
-from dem_build.actions.sample import spec as sample
-from dem_build.actions.task import spec as task
-from dem_build.actions.tsne import spec as tsne
-from dem_build.actions.tune import spec as tune
+# Under other names than the folders have: `dem_build.actions.tune` is the folder.
+from dem_build.actions.analysis import spec as analysis_spec
+from dem_build.actions.base import spec as base_spec
+from dem_build.actions.compose import spec as compose_spec
+from dem_build.actions.extract import spec as extract_spec
+from dem_build.actions.finetune import spec as finetune_spec
+from dem_build.actions.ladder import spec as ladder_spec
+from dem_build.actions.loss import spec as loss_spec
+from dem_build.actions.mix import spec as mix_spec
+from dem_build.actions.prepare import spec as prepare_spec
+from dem_build.actions.response import spec as response_spec
+from dem_build.actions.sample import spec as sample_spec
+from dem_build.actions.task import spec as task_spec
+from dem_build.actions.tsne import spec as tsne_spec
+from dem_build.actions.tune import spec as tune_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,20 +44,20 @@ class Spec(Protocol):
 
 
 SPECS: tuple[Spec, ...] = (
-    base,
-    prepare,
-    mix,
-    finetune,
-    extract,
-    tune,
-    compose,
-    analysis,
-    tsne,
-    response,
-    ladder,
-    loss,
-    task,
-    sample,
+    base_spec,
+    prepare_spec,
+    mix_spec,
+    finetune_spec,
+    extract_spec,
+    tune_spec,
+    compose_spec,
+    analysis_spec,
+    tsne_spec,
+    response_spec,
+    ladder_spec,
+    loss_spec,
+    task_spec,
+    sample_spec,
 )
 """In the order in which a graph has them, where nothing else orders them."""
 

@@ -99,7 +99,11 @@ class _Build:
             self._dispatch()
             self._receive()
             self._follow_events()
-        return self._outcome()
+        for action in self.plan.graph:
+            if action.name not in self.results:
+                self._settle(Result(action, Done.SKIPPED))
+        ordered = {name: self.results[name] for name in self.plan.graph.actions}
+        return Outcome(ordered, interrupted=self.stopping > 0)
 
     # What is left to do.
 
@@ -111,13 +115,6 @@ class _Build:
     def _winding_down(self) -> bool:
         failed = any(r.status is Done.FAILED for r in self.results.values())
         return self.stopping > 0 or (failed and not self.options.keep_going)
-
-    def _outcome(self) -> Outcome:
-        for action in self.plan.graph:
-            if action.name not in self.results:
-                self._settle(Result(action, Done.SKIPPED))
-        ordered = {name: self.results[name] for name in self.plan.graph.actions}
-        return Outcome(ordered, interrupted=self.stopping > 0)
 
     # Verdicts.
 

@@ -130,7 +130,8 @@ class Worker:
         if not self._can_run(light=light):
             # One slot, one process: a copy of the driver is cheap to make again, and what it holds is the slot's.
             self.kill()
-            self._process = self._start(light=light)
+            self._process = process = self._copy() if light and POSSIBLE else self._new()
+            threading.Thread(target=self._receive, args=(process,), daemon=True).start()
         self._write({"run": request.document()})
 
     def runs_in(self, process: Process) -> bool:
@@ -155,11 +156,6 @@ class Worker:
         if self._process is None or self._process.poll() is not None:
             return False
         return light or not isinstance(self._process, Copied)
-
-    def _start(self, *, light: bool) -> Process:
-        process = self._copy() if light and POSSIBLE else self._new()
-        threading.Thread(target=self._receive, args=(process,), daemon=True).start()
-        return process
 
     def _copy(self) -> Process:
         # Each thread of a sum is one of the step's; those of numpy's own would only be in their way.
@@ -186,7 +182,8 @@ class Worker:
                     self._inbox.put(Message(self, reply, process))
         # Every end is told, one on purpose too: the driver knows whether it still waits for this process.
         status = process.wait()
-        death = Reply(Answer.DIED, what=_death(status), hint=_DEATH_HINT)
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        death = Reply(Answer.DIED, what=f"the worker {how}", hint=_DEATH_HINT)
         self._inbox.put(Message(self, death, process))
 
     def _write(self, message: object) -> None:
@@ -245,11 +242,3 @@ def _reply(line: str) -> Reply | None:
         return Reply.parse(parse_json(line))
     except (ValueError, KeyError, TypeError):
         return None
-
-
-def _death(status: int) -> str:
-    return (
-        f"the worker was killed by signal {-status}"
-        if status < 0
-        else f"the worker ended with status {status}"
-    )

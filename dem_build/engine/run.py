@@ -112,7 +112,9 @@ class Runner:
             return _failed(error, work, time.monotonic() - begun)
         self.store.work.drop(request.key)
         notes = [f"resumed from step {resumed}"] if resumed is not None else []
-        notes += [] if same is None else [_compared(same)]
+        if same is not None:
+            another = "came out different; the first record stays (a `salt` disowns it)"
+            notes.append("came out as recorded" if same else another)
         return Reply(Answer.DONE, time.monotonic() - begun, note=", ".join(notes), log=log)
 
     def _places(self, request: Request, work: Path) -> set[Path]:
@@ -361,6 +363,9 @@ def _log(work: Path) -> bytes:
 def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
     """What is recorded of every run, whatever its kind."""
     said = read_events(_log(work))
+    # Keys know digests alone: which repositories of a hub the sources are of is said here.
+    repos = sorted({(s.hub.kind, s.hub.repo, s.hub.commit) for s in request.sources if s.hub is not None})
+    fetched: list[JSON] = [{kind: repo, "commit": commit} for kind, repo, commit in repos]
     return {
         "seconds": round(time.monotonic() - begun, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -369,17 +374,10 @@ def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
         "python": sys.version.split()[0],
         "threads": request.threads,
         "machine": request.machine.model_dump(exclude={"cache"}),
-        **_fetched_as(request),
+        **({"fetched": fetched} if fetched else {}),
         "warnings": _said(said, "warning"),
         "notes": _said(said, "note"),
     }
-
-
-def _fetched_as(request: Request) -> Provenance:
-    """Which repositories of a hub the sources were fetched from, at which commits: keys know digests alone."""
-    found = {(s.hub.kind, s.hub.repo, s.hub.commit) for s in request.sources if s.hub is not None}
-    fetched: list[JSON] = [{kind: repo, "commit": commit} for kind, repo, commit in sorted(found)]
-    return {"fetched": fetched} if fetched else {}
 
 
 def _said(events: list[dict[str, JSON]], kind: str) -> list[str]:
@@ -388,9 +386,3 @@ def _said(events: list[dict[str, JSON]], kind: str) -> list[str]:
 
 def _digests(record: Record) -> dict[str, str]:
     return {name: output.digest for name, output in record.outputs.items()}
-
-
-def _compared(same: bool) -> str:
-    return (
-        "came out as recorded" if same else "came out different; the first record stays (a `salt` disowns it)"
-    )

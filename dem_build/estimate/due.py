@@ -238,16 +238,17 @@ class Budget:
 
 def budgets(plan: Plan) -> list[Budget]:
     """The budget of each mixture of a plan."""
-    return [_budget(verdict, plan) for verdict in plan.verdicts.values() if verdict.action.kind.name == "mix"]
-
-
-def _budget(verdict: Verdict, plan: Plan) -> Budget:
-    action = verdict.action
-    rows = mixed_rows(verdict, plan) if verdict.record is None else None
-    tokens = rows.tokens if rows else None
-    if verdict.record is not None:
-        tokens = verdict.record.count("planned_tokens")
-    return Budget(action.name.removeprefix("data:"), not action.params, tuple(action.groups), tokens)
+    found = []
+    for verdict in plan.verdicts.values():
+        action, record = verdict.action, verdict.record
+        if action.kind.name != "mix":
+            continue
+        planned = mixed_rows(verdict, plan) if record is None else None
+        tokens = record.count("planned_tokens") if record is not None else planned.tokens if planned else None
+        found.append(
+            Budget(action.name.removeprefix("data:"), not action.params, tuple(action.groups), tokens)
+        )
+    return found
 
 
 def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
@@ -263,7 +264,9 @@ def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
     if action.params:
         tokens = mixture_tokens(sizes, shares, Length(**action.params))
     else:
-        tokens = math.fsum(_length(group).tokens(size) for group, size in zip(groups, sizes, strict=True))
+        # Nothing is said of the mixture's own length: it is as long as the trainings of its datasets together.
+        lengths = [Length(group["epochs"], group["sequences"], group["pack"]) for group in groups]
+        tokens = math.fsum(length.tokens(size) for length, size in zip(lengths, sizes, strict=True))
     passes = [share * tokens / max(rows.tokens, 1) for share, rows in zip(shares, parts, strict=True)]
     return Rows(
         round(sum(n * part.rows for n, part in zip(passes, parts, strict=True))),
@@ -271,10 +274,6 @@ def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
         round(sum(n * part.trained_tokens for n, part in zip(passes, parts, strict=True))),
         max(part.longest for part in parts if part.longest) if all(part.longest for part in parts) else None,
     )
-
-
-def _length(group: JSON) -> Length:
-    return Length(group["epochs"], group["sequences"], group["pack"])
 
 
 def rows_of(record: Record) -> Rows | None:

@@ -86,18 +86,18 @@ class _Estimator:
     config: Mapping[str, JSON]
 
     def of(self, verdict: Verdict, times: Times) -> Estimate:
-        span = times.of(verdict, self.plan)
-        load = verdict.action.kind.work
-        tokens = load.planned(DueAction(verdict.action, self.plan)) if load and load.tokens else None
+        action, span = verdict.action, times.of(verdict, self.plan)
+        load = action.kind.work
+        tokens = load.planned(DueAction(action, self.plan)) if load and load.tokens else None
         return Estimate(
-            verdict.action.name,
-            verdict.action.kind.family,
+            action.name,
+            action.kind.family,
             self._memory(verdict),
             int(tokens) if tokens is not None else None,
             span.most if span else None,
             span.least if span else None,
-            self._written(verdict.action),
-            self._scratch(verdict.action),
+            self._written(action),
+            training_disk(self.shape, action.params)[1] if self.shape and action.kind.trains else None,
         )
 
     def _memory(self, verdict: Verdict) -> int | None:
@@ -141,8 +141,3 @@ class _Estimator:
             dtype = self.config.get("dtype") or self.config.get("torch_dtype")
         size = BYTES.get(dtype) if isinstance(dtype, str) else None
         return None if size is None else size * self.shape.parameters
-
-    def _scratch(self, action: Action) -> int | None:
-        if self.shape is None or not action.kind.trains:
-            return None
-        return training_disk(self.shape, action.params)[1]
