@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
-from dem_build.report.actions import READERS
 from dem_build.report.comparison import STDERR, gains, measure_of
 from dem_build.report.cost import spent
 from dem_build.report.verdict import judge
@@ -91,6 +90,8 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
 
 def _sections(results: Results) -> dict[str, JSON]:
     """What not every build has; what this one has not is left out."""
+    from dem_build.report.actions import READERS  # noqa: PLC0415  plans read nothing that actions found
+
     read = {reader: results.get(reader) for reader in READERS}
     found = {
         **{reader.key: reader.document(value) for reader, value in read.items() if value},

@@ -10,7 +10,7 @@ from __future__ import annotations
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from dem_build.recipe.sections import Table, Train, with_one_length
 
@@ -63,6 +63,8 @@ def recovered(table: type[M], data: Mapping[str, Any]) -> M:
 
 
 def _recovered_value(kind: Any, value: Any) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415  a good recipe needs none
+
     try:
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError:
