@@ -326,7 +326,9 @@ def test_a_row_that_does_not_fit_in_memory_fails_with_a_hint(base, tmp_path):
 def start(source, work):
     """Run a line of the samples' words in a process of its own."""
     program = f"import sys; sys.path[:0] = {[str(Path(finetune_samples.__file__).parent)]}\n"
-    program += f"from pathlib import Path\nfrom finetune_samples import *\nwork = Path({str(work)!r})\n{source}"
+    program += (
+        f"from pathlib import Path\nfrom finetune_samples import *\nwork = Path({str(work)!r})\n{source}"
+    )
     return subprocess.Popen([sys.executable, "-c", program])
 
 
