@@ -18,7 +18,6 @@ from pathlib import Path
 
 from contest import contest, table, timed
 
-from dem_build.actions import KINDS
 from dem_build.cli.session import Call, open_session
 from dem_build.engine.outcome import Outcome
 from dem_build.plan import Status, decide
@@ -59,15 +58,15 @@ def pretend(recipe: Path) -> int:
     known = {}
     records = {}
     for action in session.plan.graph:
-        verdict = decide(action, known, session.store, session.plan.history)
+        verdict = decide(action, known, session.store.records, session.plan.history)
         assert verdict.key is not None
         outputs = {}
-        for name in KINDS[action.kind].outputs:
+        for name in action.kind.outputs:
             file = session.store.work.new(verdict.key) / "out" / name
             file.write_text('{"loss": 1.0}' if name == "metrics" else f"{action.name} {name}")
             outputs[name] = session.store.objects.put(file)
         if verdict.status is not Status.HIT:
-            made = Record(verdict.key, action.kind, verdict.preimage, outputs, {})
+            made = Record(verdict.key, action.kind.name, verdict.preimage, outputs, {})
             session.store.records.publish(made)
         session.store.work.drop(verdict.key)
         records[action.name] = session.store.records.lookup(verdict.key)

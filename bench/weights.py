@@ -121,14 +121,14 @@ def record_vectors(recipe: Path, config: dict[str, Any]) -> list[Path]:
     known = {n: v.record.outputs for n, v in session.plan.verdicts.items() if v.record is not None}
     made = []
     for action in [a for a in session.plan.graph if a.kind.name == "finetune"]:
-        verdict = decide(action, known, session.store, session.plan.history)
+        verdict = decide(action, known, session.store.records, session.plan.history)
         assert verdict.key is not None
         file = session.store.work.new(verdict.key) / "out" / "delta"
         base = known["base"]["weights"].digest
         write_delta(file, base, shapes(config), delta_tensors(shapes(config), len(made) + 1), "bfloat16")
         stored = session.store.objects.put(file)
         session.store.records.publish(
-            Record(verdict.key, action.kind, verdict.preimage, {"delta": stored}, {})
+            Record(verdict.key, action.kind.name, verdict.preimage, {"delta": stored}, {})
         )
         session.store.work.drop(verdict.key)
         made.append(session.store.objects.open(stored))

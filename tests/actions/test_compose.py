@@ -193,7 +193,7 @@ import pathlib, sys
 import numpy as np
 from dem_build.checkpoint.delta import write_delta
 from dem_build.checkpoint.floats import from_bfloat16, to_bfloat16
-from dem_build.checkpoint.layout import TensorSpec
+from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.writer import weights_writer
 home = pathlib.Path(sys.argv[1])
 rng = np.random.default_rng(0)

@@ -270,7 +270,7 @@ def test_a_name_that_the_hub_does_not_know_is_told_at_its_key(
 ) -> None:
     said = refused(unlocked, RECIPE.replace(old, new, 1))
     assert told in said
-    assert "tiny.toml:10" in said
+    assert "tiny.toml:13" in said
 
 
 def test_all_that_the_hub_does_not_have_is_told_at_once(unlocked: Project) -> None:
