@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEANT",
-    "Notes",
+    "RowNotes",
     "provenance_of",
     "refuse_nothing",
     "size_of",
@@ -193,7 +193,7 @@ def tell_control(control: ControlTokens, context: Context) -> None:
         )
 
 
-class Notes:
+class RowNotes:
     """Gathers what there is to say while rows pass.
 
     Args:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from dem_build.actions.prepare.notes import Notes, provenance_of, refuse_nothing, tell, tell_control
+from dem_build.actions.prepare.notes import RowNotes, provenance_of, refuse_nothing, tell, tell_control
 from dem_build.actions.prepare.parallel import Cutter, processes_for
 from dem_build.data import splits
 from dem_build.data.arrays import RowsWriter, TokenRows
@@ -84,7 +84,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
-        counts, told = Counter[str](), Notes(dataset.read, sources)
+        counts, told = Counter[str](), RowNotes(dataset.read, sources)
         items = _kept(dataset, dataset.smallest(most, progress), counts)
         cut_up = stack.enter_context(closing(cutter.cut(_batches(items), lambda item: item.example)))
         for batch, cuts in cut_up:
