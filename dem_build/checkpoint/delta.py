@@ -100,6 +100,7 @@ def write_delta(
             flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
             starts, code = range(0, flat.size, CHUNK), CODES[dtype]
             squares += [_write_chunk(writer, name, s, flat[s : s + CHUNK], code) for s in starts]
+            del flat  # a copy where the values do not lie in order: not beside the next tensor
         if due:
             raise CheckpointError(f"the vector lacks {len(due)} of the base's tensors, first {min(due)}")
     return _norms(squares, sum(math.prod(shape) for shape in shapes.values()))

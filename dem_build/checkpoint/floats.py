@@ -96,7 +96,7 @@ def narrow(values: NDArray[np.float32], code: str, out: NDArray[np.generic]) -> 
     work = np.empty_like(bits)
     _round(bits, work)
     out[...] = work.view(np.uint16)[1::2]
-    # A NaN's exponent is all ones: a carry out of its mantissa makes it an infinity, or runs on into the sign.
+    # A NaN's exponent is all ones: cut off or carried, its mantissa may end as that of an infinity, or the sign change.
     if (nan := np.isnan(values)).any():
         out[nan] = QUIET_NAN
 

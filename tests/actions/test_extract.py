@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +15,19 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import make_base
 from transformers import AutoModelForCausalLM
-from weight_samples import DIGEST, import_base, load, run_compose
+from weight_samples import DIGEST, import_base, load, make_context, run_compose
 from weight_samples import run_extract as run
 
+from dem_build.action import SourceFile
+from dem_build.actions.extract import merge
+from dem_build.actions.extract import run as extract
 from dem_build.checkpoint import delta
 from dem_build.checkpoint.delta import open_delta
+from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError, InterruptedBuildError
+from dem_build.step import Inputs
 
 IDS = torch.arange(3, 35).reshape(2, 16)
 
@@ -330,3 +338,31 @@ def test_a_folder_of_either_kind_may_move(tmp_path, tiny_base, imported):
     (moved / "README.md").write_text("A card.")
     assert run(imported, tmp_path / "2", moved)[0].read_bytes() == first
     assert np.frombuffer(first[:8], np.uint64)[0] > 0
+
+
+def test_no_more_than_three_tensors_of_an_adapters_difference_are_held_at_once(tmp_path, monkeypatch):
+    """A layer's experts are gigabytes: what is read of the base is let go before the next tensor is merged."""
+    count, size = 4, 1 << 20
+    names = [f"model.layers.{i}.w.weight" for i in range(count)]
+    specs = [TensorSpec(name, "F32", (size // 1024, 1024)) for name in names]
+    with weights_writer(tmp_path / "base", specs) as writer:
+        for i, name in enumerate(names):
+            writer.write(name, 0, np.full(size, i + 1, np.float32))
+
+    def merged(_inputs, _config, _built, base, _note):
+        for name in names:
+            yield name, base.read(name) + np.float32(0.01)
+
+    monkeypatch.setattr(merge, "merged_weights", merged)
+    monkeypatch.setattr(extract, "architecture", lambda *_: SimpleNamespace(built=None))
+    (tmp_path / "config").write_text("{}")
+    source = SourceFile("adapter_config.json", "0" * 64, tmp_path / "config")
+    paths = {"base/config": tmp_path / "config", "base/weights": tmp_path / "base"}
+    inputs = Inputs(paths, {"base/weights": DIGEST}, sources=(source,))
+    tracemalloc.start()
+    try:
+        extract._adapter(inputs, "bfloat16", make_context(tmp_path / "run"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.5 * 4 * size

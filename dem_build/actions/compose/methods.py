@@ -92,7 +92,7 @@ class Method:
 
 
 def _edit(chunk: Chunk) -> Values:
-    """A = Θ; for each vector: a = a + (ω · ΔΘ)."""
+    """Result = Θ; for each vector: result = result + (ω · ΔΘ)."""
     so_far = chunk.base
     for vector, omega in chunk.terms():
         so_far = chunk.add(so_far, vector, omega)
@@ -100,7 +100,7 @@ def _edit(chunk: Chunk) -> Values:
 
 
 def _interpolate(chunk: Chunk) -> Values:
-    """A = 0; for each vector: a = a + (ω · (Θ + ΔΘ))."""
+    """Result = 0; for each vector: result = result + (ω · (Θ + ΔΘ))."""
     so_far = chunk.zeros()
     for vector, omega in chunk.terms():
         model = vector

@@ -133,6 +133,7 @@ def _adapter(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorms, 
                 length = float(np.square(theta, out=theta).sum())  # in place: a layer's experts are gigabytes
                 squares = float(np.square(difference, out=theta).sum())
                 moved[name] = (squares / length) ** 0.5 if length > 0 else 0.0
+                del theta  # else it is held while the difference is written and the next tensor is merged
                 yield name, difference
 
         digest = inputs.digests["base/weights"]

@@ -56,7 +56,7 @@ def write_omega(path: Path, omega: Mapping[Digest, Omega]) -> None:
 
 
 def read_omega(path: Path) -> dict[Digest, Omega]:
-    """Ω by vector.
+    """The ω of each vector.
 
     Raises:
         CheckpointError: The file is not what `write_omega` writes.
