@@ -167,9 +167,8 @@ class _Build:
         if lost:
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
-        rebuild = (
-            self.options.rebuild - self.rebuilt
-        )  # what was asked for is forced once, not after each repair
+        # What was asked for is forced once, not after each repair.
+        rebuild = self.options.rebuild - self.rebuilt
         verdict = decide(action, self._known(action), self.store.records, self.plan.history, rebuild)
         if verdict.status is Status.HIT:  # early cutoff: inputs were made again, and came out as they were
             self._settle(hit(verdict))

@@ -315,6 +315,16 @@ class Recipe(Table):
         return self.train.with_own(owner.train)
 
     @property
+    def validated(self) -> list[str]:
+        """Names of the datasets that have validation rows; a share of 0 says that none are held out."""
+        return [name for name, dataset in self.datasets.items() if dataset.validation != 0]
+
+    @property
+    def tested(self) -> list[str]:
+        """Names of the datasets that have test rows."""
+        return [name for name, dataset in self.datasets.items() if dataset.test != 0]
+
+    @property
     def unevaluated(self) -> list[str]:
         """Names of the baselines of which nothing is measured."""
         measured = self.evaluate.models if self.evaluate else ()

@@ -180,9 +180,8 @@ class Objects:
         except OSError as error:
             raise _unreadable(error, self.path(blob.digest)) from error
         if hashed.blob != blob:
-            self._hints.forget(
-                hashed.path
-            )  # a disk that rots changes bytes and no time: the next reader must look
+            # A disk that rots changes bytes and no time: the next reader must look.
+            self._hints.forget(hashed.path)
             return ObjectFault(blob, f"holds other bytes (sha256 {hashed.blob.digest})")
         if hashed.settled:
             self._hints.remember([hashed])

@@ -33,13 +33,11 @@ KIND = Kind(
 
 def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     """The ladder, where it is asked for: it takes all that tuning does, what that found, and test rows."""
-    wanted, datasets = recipe.analysis, recipe.datasets
-    validated = any(dataset.validation != 0 for dataset in datasets.values())
-    tested = [name for name, dataset in datasets.items() if dataset.test != 0]
+    wanted, tested = recipe.analysis, recipe.tested
     if (
         wanted is None
         or not wanted.ladder
-        or not (validated and tested)
+        or not (recipe.validated and tested)
         or not METHODS[recipe.compose.method].linear
     ):
         return []

@@ -34,9 +34,7 @@ KIND = Kind(
 
 def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:  # noqa: ARG001  as of all evaluations
     """The losses of every model on every dataset and probe that has rows for it."""
-    # A test share of 0 says that nothing is held out.
-    tested = [*(n for n, d in recipe.datasets.items() if d.test != 0), *recipe.probes]
-    datasets = tested if recipe.evaluate and recipe.evaluate.loss else []
+    datasets = [*recipe.tested, *recipe.probes] if recipe.evaluate and recipe.evaluate.loss else []
     return [_loss(recipe, model, source, name) for name in datasets for model, source in models.items()]
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, TUNE, Action, Edge, Input, Kind
 from dem_build.actions.compose.methods import METHODS
+from dem_build.actions.tune.spec import judging_inputs
 from dem_build.workload import Workload, recorded_rows_by_vectors, rows_by_vectors
 
 if TYPE_CHECKING:
@@ -33,8 +34,7 @@ KIND = Kind(
 def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     """The curves, where they are asked for and there are rows to judge by."""
     wanted = recipe.analysis
-    validated = any(dataset.validation != 0 for dataset in recipe.datasets.values())
-    if wanted is None or not wanted.response or not (validated or recipe.probes):
+    if wanted is None or not wanted.response or not (recipe.validated or recipe.probes):
         return []
     if not METHODS[recipe.compose.method].linear:
         return []  # an interpolation with other ω scales the base too: its losses say nothing of a vector
@@ -46,12 +46,7 @@ def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
     for name, value in omega.items():
         groups[name] = {} if tuned else {"omega": value}
         takes.append(Input("delta", Edge(f"vector:{name}", "delta"), group=name))
-    for name, dataset in recipe.datasets.items():
-        takes.append(Input("data/train", Edge(f"data:{name}", "train"), group=name))
-        if dataset.validation != 0:
-            takes.append(Input("data/validation", Edge(f"data:{name}", "validation"), group=name))
-    for name in recipe.probes:
-        groups[name] = {}
-        takes.append(Input("data/rows", Edge(f"data:{name}", "test"), group=name))
+    takes += judging_inputs(recipe)
+    groups |= {name: {} for name in recipe.probes}
     params = {"omegas": sorted({0.0, *wanted.response}), "max_samples": wanted.max_samples}
     return [Action("response", KIND, params, tuple(takes), groups=groups)]

@@ -48,7 +48,7 @@ def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[A
         return [
             _sample(recipe, evaluate, model, asked[model]) for model in (BASE, COMPOSED) if model in asked
         ]
-    datasets = [name for name, dataset in recipe.datasets.items() if dataset.test != 0]
+    datasets = recipe.tested
     # A model's one after another: it is loaded once.
     return [
         _sample(recipe, evaluate, model, asked[model], name)

@@ -28,7 +28,7 @@ KIND = Kind(
 
 def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:  # noqa: ARG001  as of all analyses
     """The map, where it is asked for and there are validation rows."""
-    datasets = [name for name, dataset in recipe.datasets.items() if dataset.validation != 0]
+    datasets = recipe.validated
     if recipe.analysis is None or not recipe.analysis.tsne or not datasets:
         return []
     # The base is loaded as for its evaluation, so that a worker loads it once for both.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Params = dict[str, JSON]
 
-__all__ = ["KIND", "best_single", "scale_of", "tune_action"]
+__all__ = ["KIND", "best_single", "judging_inputs", "scale_of", "tune_action"]
 
 
 def _chooses(action: Action, taken: Input[Edge]) -> bool:
@@ -86,7 +86,7 @@ def _search(recipe: Recipe, name: str, vectors: Mapping[str, Params], **other: s
     tune = recipe.tune or Tune()
     takes = [Input(f"base/{part}", Edge(BASE, part)) for part in ("weights", "config")]
     takes += [Input("delta", Edge(f"vector:{vector}", "delta"), group=vector) for vector in vectors]
-    takes += _judging(recipe)
+    takes += judging_inputs(recipe)
     groups: dict[str, Params] = {vector: dict(said) for vector, said in vectors.items()}
     for dataset in recipe.datasets:
         groups[dataset]["importance"] = tune.importance.get(dataset, 1.0)
@@ -102,7 +102,7 @@ def _search(recipe: Recipe, name: str, vectors: Mapping[str, Params], **other: s
     return Action(name, KIND, params | other, tuple(takes), salt=tune.salt, groups=groups)
 
 
-def _judging(recipe: Recipe) -> Iterator[Input[Edge]]:
+def judging_inputs(recipe: Recipe) -> Iterator[Input[Edge]]:
     """What judges: validation rows, and the train splits whose prompts are left out of them."""
     for name, dataset in recipe.datasets.items():
         yield Input("data/train", Edge(f"data:{name}", "train"), group=name)
