@@ -263,6 +263,9 @@ class _Build:
     def _finish_recorded(self, verdict: Verdict, message: Message) -> None:
         assert verdict.key is not None
         record = self.store.records.lookup(verdict.key)  # the store's word counts, not the worker's
+        if record is None and self._may_repair(verdict.action):
+            self._reconsider(verdict.action)
+            return
         if record is None:
             error = CorruptObjectError(
                 "its result was lost at once", where=verdict.action.name, hint="`dem cache verify`"

@@ -85,7 +85,7 @@ class Views:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.{files.nonce()}")
         try:
-            files.copy(self._objects.path(blob.digest), partial)
+            files.copy(self._objects.open(blob), partial)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)

@@ -36,6 +36,7 @@ __all__ = [
     "local_backend",
     "open_layout",
     "strays",
+    "trash_name",
 ]
 
 FORMAT = 1
@@ -135,6 +136,17 @@ class CacheLayout:
         """A new name in `tmp/`."""
         return self.tmp / files.nonce()
 
+    def take_back(self, path: Path, sort: str) -> None:
+        """Give a missing file its name again where a collection has moved it and not deleted it yet.
+
+        Who looks for something has noted that before, so the collection would put it back in a moment, or, if it was
+        killed, the next one. Until then it would look lost: a record would be made again, an object end a build.
+        """
+        with suppress(OSError):  # there is no trash, or this store cannot be written
+            for folder in [f for f in self.trash.iterdir() if NONCE.fullmatch(f.name) and not f.is_symlink()]:
+                with suppress(FileNotFoundError, FileExistsError):  # it does not lie here; it is back already
+                    os.link(folder / trash_name(sort, path), path)
+
     def set_aside(self, path: Path, kind: str) -> Path | None:
         """Move a damaged file into quarantine; None where it cannot be moved, or somebody else has done it."""
         target = self.quarantine / f"{kind}-{path.name}-{files.nonce()}"
@@ -143,6 +155,16 @@ class CacheLayout:
         except OSError:
             return None
         return target
+
+
+def trash_name(sort: str, path: Path) -> str:
+    """What a file or a folder is called in the trash.
+
+    Args:
+        sort: `object`, `record` or `work`, for those that are put back by what they are; "" for others.
+        path: Where it lay.
+    """
+    return f"{sort}-{path.name}"
 
 
 def open_layout(root: Path, *, make: bool = True) -> CacheLayout:
@@ -229,13 +251,20 @@ class _LocalBytes:
         try:
             found = path.stat()
         except FileNotFoundError:
-            return None
+            self._layout.take_back(path, "object")
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                return None
         if not stat.S_ISREG(found.st_mode):
             raise files.NotAFileError(errno.EISDIR, "it is not a file", str(path))
         return found.st_size
 
     def open(self, name: Digest) -> Path:
-        return self.path(name)  # all bytes are here
+        path = self.path(name)
+        if not path.exists():  # all bytes are here, if not under their name
+            self._layout.take_back(path, "object")
+        return path
 
     def place(self, file: Path, name: Digest) -> None:
         target = self.path(name)
@@ -262,7 +291,12 @@ class _LocalDocuments:
         self._layout = layout
 
     def read(self, key: Digest) -> bytes | None:
-        return files.read_document(self._layout.action(key))
+        path = self._layout.action(key)
+        data = files.read_document(path)
+        if data is None:
+            self._layout.take_back(path, "record")
+            data = files.read_document(path)
+        return data
 
     def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
         temporary, target = self._layout.temporary(), self._layout.action(key)

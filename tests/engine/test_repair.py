@@ -35,6 +35,7 @@ class Cluster:
         self.damaged: str | None = None
         self.rotting = False  # whether the base is damaged each time it is read
         self.late: set[str] = set()  # these answer only after the base was made again
+        self.losing: dict[str, int] = {}  # name → how often what it makes is gone before anybody looks
         self.waiting: list[Message] = []
         self.pool: Any = Pool([Slot((), 1)] * slots, None)  # type: ignore[arg-type]
         for worker in self.pool.workers:
@@ -60,6 +61,9 @@ class Cluster:
             assert {e["sha256"] for e in request.preimage["inputs"]} == taken
             self.make(request.name, request.key, request.kind.name, request.preimage)
             reply = Reply(Answer.DONE)
+            if self.losing.get(request.name, 0) > 0:
+                self.losing[request.name] -= 1
+                del self.recorded[request.key]
         message = Message(worker, reply, None)  # type: ignore[arg-type]
         if request.name in self.late:
             self.waiting.append(message)
@@ -150,3 +154,21 @@ def test_damage_that_comes_back_each_time_fails_the_action_that_reads_it() -> No
     outcome = build(cluster, made)
     assert [r.action.name for r in outcome.failed] == ["data:a"]
     assert cluster.ran["base"] < 10
+
+
+def test_a_result_that_is_lost_at_once_is_made_again() -> None:
+    cluster, made = Cluster(slots=1), graph(("a",))
+    record(cluster, made, "base")
+    cluster.losing = {"data:a": 1}
+    outcome = build(cluster, made)
+    assert {r.status for r in outcome.results.values()} == {Done.RAN}
+    assert cluster.ran["data:a"] == 2
+
+
+def test_a_result_that_is_lost_each_time_fails_its_action() -> None:
+    cluster, made = Cluster(slots=1), graph(("a",))
+    record(cluster, made, "base")
+    cluster.losing = {"data:a": 99}
+    outcome = build(cluster, made)
+    assert outcome.results["data:a"].status is Done.FAILED
+    assert "lost at once" in str(outcome.results["data:a"].error)

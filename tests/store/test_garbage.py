@@ -360,15 +360,30 @@ def test_two_collections_at_once_are_one(store, tmp_path):
         store.collect(NOW)
 
 
-def test_what_a_killed_collection_moved_is_put_back_and_decided_again(store, recipe):
-    record = publish(store, "a")
+def moved_to_trash(store, record):
     trash = store.root / "trash" / ("ab" * 8)
     trash.mkdir(parents=True)
     record_file(store, record.key).rename(trash / f"record-{record.key}.json")
     thing = record.outputs["weights"].digest
     store.objects.path(thing).rename(trash / f"object-{thing}")
+
+
+def test_what_a_collection_has_moved_and_not_deleted_is_found(store):
+    """Where locks do nothing, or the collection was killed: nobody makes again, or misses, what is there."""
+    record = publish(store, "a")
+    moved_to_trash(store, record)
+    assert store.records.lookup(record.key) == record
+    assert store.objects.read_bytes(record.outputs["weights"]) == b"a"
+    collect.put_back_all(store._layout)
+    assert store.records.lookup(record.key) == record
+    assert list((store.root / "trash").iterdir()) == []
+
+
+def test_what_a_killed_collection_moved_is_put_back_and_decided_again(store, recipe):
+    record = publish(store, "a")
+    moved_to_trash(store, record)
     root(store, recipe, record)
-    assert store.records.lookup(record.key) is None
+    assert not record_file(store, record.key).exists()
     assert kinds(store) == {}
     assert store.records.lookup(record.key) == record
     recipe.unlink()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.digest import DIGEST
 from dem_build.store.gc.census import DAY, entries, size_of
-from dem_build.store.local import NONCE
+from dem_build.store.local import NONCE, trash_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -98,7 +98,7 @@ class Item:
     @property
     def name(self) -> str:
         """Its name in the trash."""
-        return f"{self.sort}-{self.path.name}"
+        return trash_name(self.sort, self.path)
 
 
 @dataclass(frozen=True)
