@@ -8,6 +8,7 @@
     ├── InterruptedBuildError   130   Ctrl-C: state was saved, the next build goes on from it
     ├── StoreError                1   the cache cannot be read or written
     │   ├── CorruptObjectError    1   bytes in the cache are not what their name says
+    │   ├── RemoteError           1   a remote cannot be reached, or does not do what was asked
     │   └── LeaseHeldError        1   another process is running this action
     └── ActionError               1   an action failed
         ├── DataError             1   a dataset cannot be prepared
@@ -36,6 +37,7 @@ __all__ = [
     "NotUpToDateError",
     "Problem",
     "RecipeError",
+    "RemoteError",
     "StoreError",
     "TrainingError",
     "UsageError",
@@ -131,6 +133,10 @@ class StoreError(DemError):
 
 class CorruptObjectError(StoreError):
     """Bytes in the cache are not what their name says; they are in quarantine now."""
+
+
+class RemoteError(StoreError):
+    """A remote cannot be reached, forbids what was asked, or does not do it."""
 
 
 class LeaseHeldError(StoreError):
