@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dem_build import digest
 from dem_build.errors import InterruptedBuildError, RemoteError
 from dem_build.store import files
+from dem_build.store.local import open_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -158,6 +159,7 @@ class Reader:
         todo = sorted(blobs, key=lambda blob: -blob.size)
         if not todo:
             return
+        open_layout(self._layout.root, work=self._layout.scratch)  # a report may be the first to write here
         stopped = threading.Event()
 
         def heard(more: int) -> None:
