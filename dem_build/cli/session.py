@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.cli.overlap import is_overlap
-from dem_build.cli.sharing import Sharing
+from dem_build.cli.shared.sharing import Sharing
 from dem_build.engine.publish import destination
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Lookup, Plan
     from dem_build.recipe import Recipe
 
-__all__ = ["Call", "Planned", "Session", "checked", "open_session", "open_store", "planned"]
+__all__ = ["Call", "Planned", "Session", "checked", "open_session", "open_shared", "open_store", "planned"]
 
 REFRESH_SECONDS = 3600
 """How old a root that needs no change may be before a build that has nothing to do writes it again: its time tells a
@@ -416,3 +416,17 @@ def open_store(call: Call) -> Store:
         hint = "--cache says where it is; the first `dem build` makes it"
         raise StoreError("there is no cache here", where=str(folder), hint=hint)
     return Store.open(folder, make=False, work=work_folder(machine, machine_path))
+
+
+def open_shared(call: Call) -> tuple[Store, Sharing]:
+    """Open the store that a recipe in the current folder would use, with its remotes.
+
+    Raises:
+        StoreError: It cannot be used.
+    """
+    here = Path.cwd() / "recipe.toml"
+    machine, machine_path = load_machine(call.machine, here)
+    folder = cache_folder(call.cache, machine, machine_path, here)
+    layout = open_layout(folder, make=False, work=work_folder(machine, machine_path))
+    sharing = Sharing(remotes_of(machine, machine_path), required=call.require_remote)
+    return Store(layout, Hints(), elsewhere=sharing.reader(layout)), sharing
