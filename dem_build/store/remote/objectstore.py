@@ -255,6 +255,6 @@ def _told(error: Exception, where: str) -> RemoteError:
         )
     if isinstance(error, OSError) and error.strerror:
         return RemoteError(f"cannot be read or written: {error.strerror}", where=where)
-    timed = "timed out" in text or "timeout" in text.lower()
+    timed = "timed out" in text or "TimedOut" in text
     what = "the store did not answer in time" if timed else "the store cannot be reached"
     return RemoteError(what, where=where, hint="is the address right, and the network up?")
