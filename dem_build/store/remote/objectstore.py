@@ -31,12 +31,7 @@ _RETRIES = 2
 _MEMORY = 128 << 20  # of parts under way at once
 _PARTS = 9000  # stores take ten thousand
 _ONE_BY_ONE = {"s3", "s3a"}  # many that speak S3's language do not know its DeleteObjects
-_NO_CREDENTIALS = (
-    "169.254.169.254",
-    "metadata.google.internal",
-    "CredentialsNotLoaded",
-    "MissingCredentials",
-)
+_NO_CREDENTIALS = ("/latest/api/token", "/latest/meta-data", "/computeMetadata/", "/metadata/identity")
 _REFUSED = (412, 409)  # a condition that failed, or one that somebody else's write made fail
 _pid_in_use: int | None = None
 """The process in which the library has threads."""
@@ -255,6 +250,6 @@ def _told(error: Exception, where: str) -> RemoteError:
         )
     if isinstance(error, OSError) and error.strerror:
         return RemoteError(f"cannot be read or written: {error.strerror}", where=where)
-    timed = "timed out" in text or "timeout" in text.lower()
+    timed = "timed out" in text or "TimedOut" in text
     what = "the store did not answer in time" if timed else "the store cannot be reached"
     return RemoteError(what, where=where, hint="is the address right, and the network up?")
