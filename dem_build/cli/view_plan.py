@@ -12,7 +12,7 @@ from dem_build.plan import Status, Why
 from dem_build.report import quantities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Reason, Verdict
 
 __all__ = [
+    "absent_lines",
     "budget_lines",
     "estimate_lines",
     "memory_lines",
@@ -33,6 +34,7 @@ __all__ = [
 
 FOLD_FROM = 4
 WAITS_SHOWN = 3
+FILES_SHOWN = 8
 
 UNKNOWN = "an unknown time"
 BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_training)
@@ -49,6 +51,7 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
     """
     if plan.up_to_date and fold:
         say(console, (f"{MARKS['ran']} ", "green"), f"up to date: {_actions(len(plan.verdicts))} recorded")
+        _transfer_lines(plan, console)
         return
     hits = plan.of(Status.HIT)
     folded = fold and len(hits) >= FOLD_FROM
@@ -59,10 +62,52 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
         width = max((len(joined(v.action.name)) for v in shown), default=0)
         for verdict in shown:
             name, why = joined(verdict.action.name), joined(verdict.reason)
-            say(console, f"{verdict.status.value:<8} {name:<{width}}  {why}{_stored(verdict)}")
+            more = _stored(verdict) + _missing(verdict)
+            say(console, f"{verdict.status.value:<8} {name:<{width}}  {why}{more}")
     due, pending, recorded = (len(plan.of(s)) for s in (Status.RUN, Status.PENDING, Status.HIT))
     waiting = f", {pending} depend on what they make" if pending else ""
     say(console, (f"{_actions(due)} to run{waiting}, {recorded} recorded", "dim"))
+    _transfer_lines(plan, console)
+
+
+def _transfer_lines(plan: Plan, console: Console) -> None:
+    """Print what will be fetched, and from where."""
+    if any(v.reason.away is not None for v in plan.verdicts.values()):
+        from dem_build.estimate.transfer import transfers  # noqa: PLC0415  most plans fetch nothing
+        from dem_build.report.results import READ  # noqa: PLC0415
+
+        for found in transfers(plan, READ):
+            objects = "1 object" if found.objects == 1 else f"{found.objects} objects"
+            text = f"to fetch: {quantities.size(found.bytes)}, {objects}, from {joined(found.where)}"
+            say(console, (text, "dim"))
+
+
+def absent_lines(plan: Plan, console: Console) -> None:
+    """Print which files are not on this machine: those that something due has to read, and those that nothing does."""
+    needed = _absent(v for v in plan.verdicts.values() if v.status is not Status.HIT)
+    for path, names in needed.items():
+        first, others = names[0], len(names) - 1
+        more = f" and {_actions(others)} more" if others else ""
+        say(
+            console,
+            ("warning: ", "yellow"),
+            f"{joined(path)} is not here, and {joined(first)}{more} would read it",
+        )
+    idle = [path for path in _absent(plan.verdicts.values()) if path not in needed]
+    if idle:
+        shown = ", ".join(map(joined, idle[:FILES_SHOWN]))
+        more = f" and {len(idle) - FILES_SHOWN} more" if len(idle) > FILES_SHOWN else ""
+        say(console, ("note: ", "dim"), f"not here, and not needed for what is recorded: {shown}{more}")
+
+
+def _absent(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
+    """File that is not here → the actions that take it."""
+    takers: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for source in verdict.action.sources:
+            if source.absent:
+                takers.setdefault(str(source.path), []).append(verdict.action.name)
+    return takers
 
 
 def recipe_line(named: str, console: Console) -> None:
@@ -92,7 +137,7 @@ def _table(verdicts: list[Verdict], width: int) -> Table:
         table.add_row(
             Text(f"{MARKS[status]} {status}", style),
             name,
-            Text(_why(verdict.reason, limit) + _stored(verdict), "dim"),
+            Text(_why(verdict.reason, limit) + _stored(verdict) + _missing(verdict), "dim"),
         )
     return table
 
@@ -110,6 +155,12 @@ def _stored(verdict: Verdict) -> str:
     """Say what a GGUF file's blocks of integers become: the format is chosen, and not the file's own."""
     params = verdict.action.params
     return f" (GGUF, stored as {params['dtype']})" if params.get("source") == "gguf" else ""
+
+
+def _missing(verdict: Verdict) -> str:
+    """Say how much of what is recorded elsewhere is not here."""
+    away = verdict.reason.away
+    return "" if away is None else f", {quantities.size(away.bytes)} not here"
 
 
 def _actions(number: int) -> str:
