@@ -144,7 +144,9 @@ class Reader:
         with suppress(OSError):  # who may not write here asks again
             if self._layout.tmp.is_dir():  # who only looks makes no cache
                 path.parent.mkdir(parents=True, exist_ok=True)
-                files.swap_in(path, data, self._layout.temporary())
+                partial = self._layout.temporary()
+                partial.write_bytes(data)  # and not flushed: one that a power cut damages is none, by its seal
+                partial.replace(path)
 
     # Bytes.
 
