@@ -32,9 +32,9 @@ def push(call: Call, recipes: Sequence[str]) -> int:
     """
     status = 0
     for name, store, sharing, records in _each(call, recipes):
-        if not sharing.writes:
-            raise UsageError("no remote is written", hint="`write = ` in [[remotes]] of the machine file")
         pusher = sharing.pusher(store)
+        if pusher is None:
+            raise UsageError("no remote is written", hint="`write = ` in [[remotes]] of the machine file")
         with store.in_use():
             for action, record in records:
                 if record.away is None:

@@ -145,7 +145,9 @@ class Reader:
             if self._layout.tmp.is_dir():  # who only looks makes no cache
                 path.parent.mkdir(parents=True, exist_ok=True)
                 partial = self._layout.temporary()
-                partial.write_bytes(data)  # and not flushed: one that a power cut damages is none, by its seal
+                partial.write_bytes(
+                    data
+                )  # and not flushed: one that a power cut damages is none, by its seal
                 partial.replace(path)
 
     # Bytes.
