@@ -233,24 +233,17 @@ def test_who_made_it_is_recorded(trained):
 
 
 def test_unfinished_work_lies_where_the_machine_file_says(trained, tmp_path, builder):
-    one, _ = trained
     lay_out(tmp_path / "one")
-    machine = Machine(tmp_path / "one", builder)
-    (machine.home / "machine.toml").write_text('work = "../nvme"\n')
-    shutil.copy(one.home / "tiny.toml", machine.home)
-    assert (
-        builder.call(machine.home, ("build", "tiny.toml"), Plan(at=1, named=r"^os\.rename .*/checkpoints/"))
-        < 0
-    )
-    assert [p for p in (tmp_path / "nvme").rglob("*") if p.is_file()]
-    assert (
-        list(
-            (machine.home / "cache" / "work").iterdir() if (machine.home / "cache" / "work").exists() else ()
-        )
-        == []
-    )
-    machine.build()
-    assert not [p for p in (tmp_path / "nvme").rglob("*") if p.is_file()]
+    one = Machine(tmp_path / "one", builder)
+    (one.home / "machine.toml").write_text('work = "nvme"\n')
+    shutil.copy(trained[0].home / "tiny.toml", one.home)
+    second = Plan(at=2, named=r"^os\.rename .*/checkpoints/")
+    assert builder.call(one.home, ("build", "tiny.toml"), second) == -9
+    assert list((one.home / "nvme").rglob("complete.json"))
+    assert not (one.home / "cache" / "work").exists()
+    assert one.json("cache", "stats")["work"]["count"] == 1
+    one.build()
+    assert not [p for p in (one.home / "nvme").rglob("*") if p.is_file()]
 
 
 def test_a_build_that_is_killed_while_it_pushes_leaves_a_sound_remote(trained, tmp_path, builder):
