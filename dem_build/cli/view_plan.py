@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Reason, Verdict
 
 __all__ = [
+    "absent_lines",
     "budget_lines",
     "estimate_lines",
     "memory_lines",
@@ -33,6 +34,7 @@ __all__ = [
 
 FOLD_FROM = 4
 WAITS_SHOWN = 3
+NAMES_SHOWN = 3
 
 UNKNOWN = "an unknown time"
 BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_training)
@@ -63,6 +65,26 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
     due, pending, recorded = (len(plan.of(s)) for s in (Status.RUN, Status.PENDING, Status.HIT))
     waiting = f", {pending} depend on what they make" if pending else ""
     say(console, (f"{_actions(due)} to run{waiting}, {recorded} recorded", "dim"))
+
+
+def absent_lines(plan: Plan, console: Console) -> None:
+    """Print which files are not on this machine: first those that something due has to read."""
+    needed: dict[str, None] = {}
+    for verdict in plan.verdicts.values():
+        paths = [str(s.path) for s in verdict.action.sources if s.absent]
+        if paths and verdict.status is not Status.HIT:
+            needed |= dict.fromkeys(paths)
+            text = f"{joined(verdict.action.name)} has to read what is not here: {_some(paths)}"
+            say(console, ("warning: ", "yellow"), text)
+    absent = dict.fromkeys(str(s.path) for a in plan.graph for s in a.sources if s.absent)
+    if idle := [path for path in absent if path not in needed]:
+        say(console, ("note: ", "dim"), f"not here, and nothing has to read it: {_some(idle)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(map(joined, names[:NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def recipe_line(named: str, console: Console) -> None:
