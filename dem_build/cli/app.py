@@ -90,6 +90,19 @@ OF_STORE = (
 OF_RECIPE = (SET, *OF_STORE)
 OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded"), *OF_RECIPE)
 
+REMOTE = (
+    click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
+    JSON,
+)
+remote = Commands(
+    "remote",
+    [
+        Command("remotes.init", "Try what a remote can, and write dem-remote.json at its root.", *REMOTE),
+        Command("remotes.show", "Show namespaces, what was probed, and how much is there.", *REMOTE),
+        Command("remotes.probe", "Try again what a remote can; exit with 1 where it is less.", *REMOTE),
+    ],
+    help="The shared stores of the machine file or of DEM_REMOTE.",
+)
 cache = Commands(
     "cache",
     [
@@ -112,6 +125,7 @@ cache = Commands(
             *OF_STORE,
             JSON,
         ),
+        remote,
     ],
     help="The store: what it holds, whether it is sound, and what of it can go.",
 )

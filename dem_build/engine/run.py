@@ -393,7 +393,7 @@ def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
         "dem": __version__,
         "python": sys.version.split()[0],
         "threads": request.threads,
-        "machine": request.machine.model_dump(exclude={"cache"}),
+        "machine": request.machine.model_dump(exclude={"cache", "remotes"}),
         **({"fetched": fetched} if fetched else {}),
         "warnings": _said(said, "warning"),
         "notes": _said(said, "note"),
