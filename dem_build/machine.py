@@ -105,6 +105,11 @@ class Machine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cache: str | None = Field(default=None, description="Folder of the store; relative to the machine file.")
+    work: str | None = Field(
+        default=None,
+        description="Folder for unfinished runs and their checkpoints, on any disk of this machine; relative to the "
+        "machine file. Default: in the store.",
+    )
     jobs: int | None = Field(
         default=None,
         ge=1,

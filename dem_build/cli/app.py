@@ -34,7 +34,7 @@ class Command(click.Command):
     """
 
     def __init__(self, place: str, text: str, *params: click.Parameter, on_actions: bool = False) -> None:
-        self.module, _, self.function = place.partition(".")
+        self.module, _, self.function = place.rpartition(".")
         self._on_actions = on_actions
         super().__init__(self.function, params=[*params], help=text, callback=self._run)
 
@@ -87,7 +87,11 @@ OF_STORE = (
     click.Option(["--cache"], metavar="DIR", help="Folder of the store."),
     click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
 )
-OF_RECIPE = (SET, *OF_STORE)
+OF_REMOTES = (
+    _flag("--offline", "Ask no hub and no remote for anything."),
+    _flag("--require-remote", "Fail where a remote does not answer."),
+)
+OF_RECIPE = (SET, *OF_STORE, *OF_REMOTES)
 OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded"), *OF_RECIPE)
 
 REMOTE = (
@@ -97,9 +101,13 @@ REMOTE = (
 remote = Commands(
     "remote",
     [
-        Command("remotes.init", "Try what a remote can, and write dem-remote.json at its root.", *REMOTE),
-        Command("remotes.show", "Show namespaces, what was probed, and how much is there.", *REMOTE),
-        Command("remotes.probe", "Try again what a remote can; exit with 1 where it is less.", *REMOTE),
+        Command(
+            "shared.remotes.init", "Try what a remote can, and write dem-remote.json at its root.", *REMOTE
+        ),
+        Command("shared.remotes.show", "Show namespaces, what was probed, and how much is there.", *REMOTE),
+        Command(
+            "shared.remotes.probe", "Try again what a remote can; exit with 1 where it is less.", *REMOTE
+        ),
     ],
     help="The shared stores of the machine file or of DEM_REMOTE.",
 )
@@ -112,6 +120,7 @@ cache = Commands(
             "Read everything in the store; exit with 1 where something is damaged.",
             *OF_STORE,
             _flag("--repair", "Set aside what is damaged, so that the next build makes it again."),
+            _flag("--remote", "Look at the remotes: their records, and whether all objects are there."),
             JSON,
         ),
         Command(
@@ -122,8 +131,26 @@ cache = Commands(
             _flag("--vectors", "Take vectors and checkpoints too: GPU-hours."),
             click.Option(["--grace"], metavar="SPAN", help="Keep what is younger; 1d if not given."),
             _flag("--dry-run", "Only say what would go."),
+            click.Option(
+                ["--remote"],
+                metavar="NAMESPACE",
+                help="Collect in that namespace, which this machine writes.",
+            ),
             *OF_STORE,
             JSON,
+        ),
+        Command(
+            "shared.exchange.push",
+            "Push what builds made here, and a remote lacks.",
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            *OF_STORE,
+        ),
+        Command(
+            "shared.exchange.pull",
+            "Fetch what is recorded in a remote and is not here.",
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            _flag("--records", "Records alone, not their bytes."),
+            *OF_STORE,
         ),
         remote,
     ],
@@ -138,7 +165,6 @@ app = Commands(
             click.Argument(["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]"),
             _flag("--locked", "Fail (4) where the lock is not what is there."),
             _flag("--no-train", "Fail (4) where a vector is missing."),
-            _flag("--offline", "Ask no hub for anything."),
             _flag("--keep-going", "After a failure, do what can be done."),
             _flag("--trust-tasks", "Run local task files, which are code."),
             click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),

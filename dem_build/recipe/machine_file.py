@@ -15,7 +15,7 @@ from dem_build.recipe.messages import mistakes_of
 if TYPE_CHECKING:
     from dem_build.recipe.messages import Mistake
 
-__all__ = ["cache_folder", "load_machine", "remotes_of"]
+__all__ = ["cache_folder", "load_machine", "remotes_of", "work_folder"]
 
 _VARIABLES = {"url": "DEM_REMOTE", "read": "DEM_REMOTE_READ", "write": "DEM_REMOTE_WRITE"}
 
@@ -70,6 +70,19 @@ def cache_folder(explicit: str | None, machine: Machine, machine_path: Path | No
         folder = machine_path.absolute().parent if machine_path else Path.cwd()
         return folder / expanded(machine.cache)
     return project_folder(recipe) / "cache"
+
+
+def work_folder(machine: Machine, machine_path: Path | None) -> Path | None:
+    """The folder for unfinished runs; None where they lie in the store.
+
+    Args:
+        machine: The machine file's keys; its `work` is relative to the file.
+        machine_path: The machine file, None where there is none.
+    """
+    if machine.work is None:
+        return None
+    folder = machine_path.absolute().parent if machine_path else Path.cwd()
+    return folder / expanded(machine.work)
 
 
 def remotes_of(machine: Machine, machine_path: Path | None) -> tuple[Remote, ...]:
