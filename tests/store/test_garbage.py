@@ -390,6 +390,13 @@ def test_a_record_in_the_trash_stays_there_for_who_only_looks_or_where_its_objec
         moved_to_trash(store, broken)
         (store.root / "trash" / ("ab" * 8) / f"object-{broken.outputs['weights'].digest}").unlink()
         assert store.records.lookup(broken.key) is None
+        log, preimage = store.objects.put_bytes(b"log"), {"kind": "logged"}
+        blob = store.objects.put_bytes(b"c")
+        outputs = {"weights": Output(blob.digest, blob.size)}
+        told = Record(digest.of_json(preimage), "logged", preimage, outputs, {}, log)
+        moved_to_trash(store, store.records.publish(told))
+        store.objects.path(log.digest).unlink()
+        assert store.records.lookup(told.key) is None
     assert [*(store.root / "actions").glob("*/*.json")] == []
 
 
