@@ -43,6 +43,7 @@ LAYERS: dict[str, int] = {
     "report": 6,
     "estimate": 6,
     "compare": 7,
+    "review": 7,
     "cli": 8,
     "__init__": 0,
     "__main__": 9,
