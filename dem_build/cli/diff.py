@@ -223,4 +223,4 @@ def _published(named: str, folder: Path) -> _Opened:
         raise StoreError(f"cannot be read: {error.strerror}", where=str(home / RESULTS)) from error
     if data is None and not [*model.glob("*.safetensors")]:
         raise UsageError("holds no published model", where=named, hint=f"a side is {_FORMS}")
-    return _Opened(published_side(named, data) if data is not None else Side(named), model)
+    return _Opened(published_side(named, data) if data is not None else Side(named, keyed=False), model)

@@ -139,9 +139,7 @@ def compare(before: Side, after: Side) -> Comparison:
         StoreError: What a side recorded is not what it should be.
     """
     sides, found = (before, after), (nodes(before), nodes(after))
-    if not (
-        found[0] and found[1]
-    ):  # results alone have no keys, and nothing to match those of the other side with
+    if not (before.keyed and after.keyed):  # then there is nothing to match the other side's keys with
         found = {}, {}
     keys = match_keys(*found, built=after.build.records)
     return Comparison(

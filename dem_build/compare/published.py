@@ -40,7 +40,7 @@ def published_side(name: str, data: bytes) -> Side:
     except MALFORMED as error:
         hint = "`dem build` or `dem report` of its recipe writes it anew"
         raise UsageError("its results.json holds no results of dem", where=name, hint=hint) from error
-    return Side(name, results=results, gates=gates)
+    return Side(name, results=results, gates=gates, keyed=False)
 
 
 def _table(document: JSON) -> dict[str, dict[str, dict[str, float]]]:
