@@ -136,9 +136,7 @@ def _metric_lines(metrics: Sequence[MetricChange], console: Console) -> None:
         console.print()
         console.print(_metric_table(model, [m for m in shown if m.model == model], console.width))
     if any(m.corrected is not None for m in shown):
-        paired = (
-            "Δ over what both sides have, ± its standard error; p after Holm's correction over all metrics"
-        )
+        paired = "Δ ± its standard error, over the rows of both; p after Holm's correction over all metrics, at 5 %"
         say(console, (paired, "dim"))
     for note, of in _notes(shown):
         say(console, ("note: ", "yellow"), f"{of}: {joined(note)}")
