@@ -51,7 +51,10 @@ How and where to build is in the [machine file](#the-machine-file), which never 
 - Names follow Hugging Face where it has one.
 - Relative paths start from the recipe's folder, and `~` is the home folder.
 - Of models, bare names, `./`, `../`, `/`, `~` and `*.gguf` are local and nothing else. `org/name` is a local folder if
-  there is one, else a hub id.
+  there is one, or if the lock has it as one and no `revision` is given; else it is a hub id.
+- A local file that the lock pins need not be here: only an action that has to read it fails. The lock is asked where
+  nothing lies at a path, or a folder lacks what its model needs; what is here counts as it is. A pattern that matches
+  something means what it matches.
 - Names of tables are made of letters, digits, `_` and `-`. Datasets, vectors, probes and baselines share their names,
   and none is called `composed`, `base` or `vectors`.
 - Numbers are finite, and no text is read as a number.
