@@ -362,7 +362,9 @@ def _refuse_infinite(
 
 
 def _square(values: NDArray[np.float32]) -> float:
-    # In rows, since BLAS would start threads of its own for a longer product, inside each of ours.
+    # In rows, since BLAS would start threads of its own for a longer product, inside each of ours. BLAS adds in the
+    # order of its CPU's kernels: the last digits of norms may differ between machines. They are told of, and enter no
+    # output.
     whole = values.size - values.size % ROW
     rows, rest = values[:whole].reshape(-1, ROW), values[whole:]
     return float(np.vecdot(rows, rows).sum(dtype=np.float64) + np.dot(rest, rest))

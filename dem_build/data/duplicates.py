@@ -30,8 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["NearDuplicates", "shingles"]
 
 WORDS = 8
+# By the smallest hashes, as in A. Broder, On the Resemblance and Containment of Documents, 1997: they are a sample of
+# the row's shingles without knowing any other row. A share of 0.8 that is estimated from 64 has a standard error of
+# 0.05.
 KEPT = 64
-ENOUGH = 0.8
+ENOUGH = 0.8  # containment, not resemblance: train is one large set, and the row is to be in it
 MOST_ROWS = 100_000
 COMMON_ROWS, COMMON_SHARE = 3, 0.01
 CHUNK = 2**17
@@ -50,7 +53,8 @@ def shingles(texts: Iterable[str]) -> npt.NDArray[np.uint64]:
     hashes = np.zeros(count, dtype=np.uint64)
     for place in range(min(WORDS, len(codes))):
         hashes += codes[place : place + count] * _PLACES[place]
-    # The sums are regular; mixed, the smallest are a fair sample.
+    # The sums are regular; mixed, the smallest are a fair sample. Shifts and an odd factor can be undone, so no two
+    # sums become one.
     hashes ^= hashes >> np.uint64(29)
     hashes *= np.uint64(0xBF58476D1CE4E5B9)
     hashes ^= hashes >> np.uint64(32)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["crowded", "refuse_unfit", "unfit"]
 
-SMALLER = ("adamw_8bit", "adafactor")
+SMALLER = ("adamw_8bit", "adafactor")  # the nearest to AdamW first: its moments in 8 bits, then other ones
 SHORTEST = 64
 
 

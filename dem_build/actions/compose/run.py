@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-ROUNDING_WARNING = 0.1  # share of the edit's length that rounding may lose before the user is told
+# Share of the edit's length that rounding may lose before the user is told. It is a warning and no error: of 40 % in
+# bfloat16, after short trainings, held-out losses moved by 0.08 at most (docs/log.md).
+ROUNDING_WARNING = 0.1
 OMEGA_SUM_TOLERANCE = 1e-6
 
 
@@ -90,6 +92,7 @@ def _check_omegas(terms: Mapping[StoredFile, Omega], method: Method, context: Co
         raise CheckpointError(
             "an interpolation of no vectors is a model of zeros", hint="set an ω other than 0"
         )
+    # An ω for each layer comes of a search alone, and what is not linear in ω is not searched.
     total = sum(w for w in terms.values() if not isinstance(w, dict))
     if abs(total - method.total) > OMEGA_SUM_TOLERANCE:
         context.warn(

@@ -125,6 +125,7 @@ def drawn(lengths: npt.NDArray[np.int64], tokens: float, begin: float = 0.0) -> 
     """
     if not begin:
         return _first(lengths, tokens)
+    # A longer draw holds a shorter one, so what it has more is what comes after it.
     before, all_drawn = (np.bincount(_first(lengths, n), minlength=len(lengths)) for n in (begin, tokens))
     left = all_drawn - before
     passes = [np.flatnonzero(left > n) for n in range(int(left.max(initial=0)))]

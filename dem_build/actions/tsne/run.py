@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "run"]
 
 FORMAT = "tsne/1"
-PERPLEXITY = 30.0
+PERPLEXITY = 30.0  # of the 5 to 50 among which the map hardly changes (van der Maaten and Hinton, section 2)
 FEWEST = 4  # rows of which there is a map
 DECIMALS = 3
 
@@ -101,6 +101,7 @@ def _laid_out(states: NDArray[np.float32], context: Context) -> NDArray[np.float
     if count < FEWEST:
         context.warn(f"{count} validation rows are too few for a map")
         return np.zeros((count, 2))
+    # It is about a number of neighbours, and scikit-learn looks at three times as many for each row.
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     # From the principal components, with a fixed seed and on one thread: the same map every time.
     method = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1)

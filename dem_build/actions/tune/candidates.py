@@ -122,6 +122,8 @@ class Candidates:
         self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None, flat: torch.Tensor
     ) -> None:
         """Write a tensor of the candidate into `flat`."""
+        # From the base and in the order of digests, as composing adds them; never from the candidate before, whose
+        # rounding would then be in this one, and the same ω would not be the same model.
         weights = omega[:, self._column[name]].astype(np.float32).tolist()
         rounded = rounded_to is not None and name not in self._kept[rounded_to]
         # Vectors of ω = 0 are not read: most candidates of many vectors have a part of few.
@@ -148,7 +150,8 @@ class Candidates:
         return slopes
 
     def _dots(self, name: str, gradient: torch.Tensor) -> NDArray[np.float64]:
-        # Chunks are summed in float64: a tensor has millions of products, of both signs.
+        # Chunks are summed in float64: a tensor has millions of products, of both signs, and what is left of them is
+        # far smaller than they are.
         sums = torch.zeros(len(self._deltas), dtype=torch.float64, device=gradient.device)
         for start in range(0, gradient.numel(), CHUNK):
             part = slice(start, start + CHUNK)

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Passes", "begin"]
 
 MEMORY_HINT = "lower micro_batch and eval_batch_size in the machine file"
-FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
+# Cost of a pass in forward-equivalents: backward has two products of matrices for each of the forward pass, one to the
+# gradient of what went in and one to that of the weights.
+FORWARD, BACKWARD = 1, 2
 
 
 def begin(context: Context) -> PassLog:
@@ -212,6 +214,7 @@ class Passes:
         for block in range(BLOCKS):
             for batch in batches(model, judge, block, size):
                 self._context.check_stop()
+                # Of the sum, not of the mean: gradients of batches add up in place, and are taken once a block.
                 nll = judged_nll(model, judge, batch).sum()
                 nll.backward()  # type: ignore[no-untyped-call]
                 asked.nll[j, block] += nll.item()

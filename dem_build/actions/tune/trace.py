@@ -152,6 +152,7 @@ def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]
     passes, objective = landscape.passes, landscape.objective
     losses, base = passes.losses(chosen.taken), objective.base
     passed = objective.passed(losses)
+    # Paired by blocks: base and model read the same rows, so the error of the difference is far below either's own.
     errors = ratio_stderr(chosen.taken.nll - landscape.base.nll, passes.counted)
     for j, judge in enumerate(passes.judges):
         about = {"judge": judge.digest, "loss": float(losses[j]), "base": float(base[j])}
