@@ -108,9 +108,12 @@ def _jsonl(source: SourceFile) -> Iterator[Row]:
 
 def _json(source: SourceFile) -> Iterator[Row]:
     # On a hub, `.json` is the name of files of one object a line as well, and not the user's to change.
-    if source.hub is not None and _begins_with_object(source):
-        yield from _jsonl(source)
-        return
+    if source.hub is not None:
+        with source.path.open("rb") as file:
+            begins_with_object = file.read(1024).removeprefix(UTF8_BOM).lstrip().startswith(b"{")
+        if begins_with_object:
+            yield from _jsonl(source)
+            return
     data = source.path.read_bytes().removeprefix(UTF8_BOM)
     if not data.strip():
         return
@@ -122,16 +125,15 @@ def _json(source: SourceFile) -> Iterator[Row]:
         yield _object(source, number, value, len(data) * number // len(rows))
 
 
-def _begins_with_object(source: SourceFile) -> bool:
-    with source.path.open("rb") as file:
-        return file.read(1024).removeprefix(UTF8_BOM).lstrip().startswith(b"{")
-
-
 def _csv(source: SourceFile) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default refuses a field over 128 KiB; the limit is the process's
     with source.path.open("rb") as raw:
+        lines = (
+            _decode(line.removeprefix(UTF8_BOM) if number == 1 else line, _place(source, number))
+            for number, line in enumerate(raw, 1)
+        )
         # Strict: without it, an open quote swallows the rest of the file as one field, silently.
-        reader = csv.DictReader(_lines(source, raw), strict=True)
+        reader = csv.DictReader(lines, strict=True)
         try:
             _refuse_twins(source, reader.fieldnames or ())
             yield from _csv_rows(source, reader, raw)
@@ -140,11 +142,6 @@ def _csv(source: SourceFile) -> Iterator[Row]:
             hint = 'close each quote, and write a quote inside of a field as ""'
             where = _place(source, reader.line_num + 1)
             raise DataError(f"not CSV: {error}", where=where, hint=hint) from error
-
-
-def _lines(source: SourceFile, raw: BinaryIO) -> Iterator[str]:
-    for number, line in enumerate(raw, 1):
-        yield _decode(line.removeprefix(UTF8_BOM) if number == 1 else line, _place(source, number))
 
 
 def _refuse_twins(source: SourceFile, columns: Sequence[str]) -> None:

@@ -179,18 +179,14 @@ def _join(tokenizer: Tokenizer, rows: Sequence[Pieces]) -> list[_Joined]:
 
 def _apart(tokenizer: Tokenizer, ids: list[int], pieces: Sequence[str]) -> _Joined:
     ids, starts = list(ids), []
+    (line_break,) = tokenizer.encode(["\n"])
     for piece in pieces:
         starts.append(len(ids))
-        ids += _continuation(tokenizer, piece)
+        # After a line break, so that SentencePiece adds no space before a text that continues another.
+        (both,) = tokenizer.encode(["\n" + piece])
+        after_it = both[: len(line_break)] == line_break
+        ids += both[len(line_break) :] if after_it else tokenizer.encode([piece])[0]
     return _Joined(ids, tuple(starts), apart=True)
-
-
-def _continuation(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode a text that continues another: after a line break, so that SentencePiece adds no space before it."""
-    (line_break,), (both,) = tokenizer.encode(["\n"]), tokenizer.encode(["\n" + text])
-    if both[: len(line_break)] == line_break:
-        return both[len(line_break) :]
-    return tokenizer.encode([text])[0]
 
 
 def _prefixed(joined: _Joined, prefix: tuple[int, ...]) -> _Joined:

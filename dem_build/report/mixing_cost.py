@@ -34,6 +34,8 @@ FEWEST = 2
 """Datasets that there are to mix."""
 AS_MANY = 0.01
 """Share by which two numbers of tokens may differ and be called the same."""
+MOST_LISTED = 6
+"""Names in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -192,18 +194,17 @@ class MixingCost:
             if self.each
             else "projected: as long as the vectors' trainings took, and nothing to mix its rows"
         )
-        return (
-            f"One mixture on {self._length()}: {duration(self.one.total)}, {known}. "
-            f"DEM took as much as {self.break_even:.2f} of them."
-        )
-
-    def _length(self) -> str:
         vectors, mixture = self.dem.tokens, self.one.tokens
         if vectors is None or mixture is None:
-            return "tokens that were not counted" if self.each else "as many tokens as the vectors"
-        if abs(mixture - vectors) <= AS_MANY * vectors or count(mixture) == count(vectors):
-            return f"as many tokens as the vectors, {count(vectors)}"
-        return f"{count(mixture)} tokens, where the vectors read {count(vectors)}"
+            read = "tokens that were not counted" if self.each else "as many tokens as the vectors"
+        elif abs(mixture - vectors) <= AS_MANY * vectors or count(mixture) == count(vectors):
+            read = f"as many tokens as the vectors, {count(vectors)}"
+        else:
+            read = f"{count(mixture)} tokens, where the vectors read {count(vectors)}"
+        return (
+            f"One mixture on {read}: {duration(self.one.total)}, {known}. "
+            f"DEM took as much as {self.break_even:.2f} of them."
+        )
 
     def document(self) -> dict[str, JSON]:
         """The same as JSON."""
@@ -380,9 +381,9 @@ def _notes(graph: Graph, costs: Mapping[str, Cost]) -> Iterator[str]:
         yield "The build ran on several devices, whose seconds are not added up."
 
 
-def _listed(names: list[str], most: int = 6) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + rest
 
 
 def _between(values: list[float], shown: Callable[[float], str]) -> str:

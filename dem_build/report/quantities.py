@@ -24,7 +24,9 @@ def decimals(value: float) -> str:
     """A measured value with three decimals, and fewer where it is large: `1.234`, `57.10`, `1234`."""
     if not math.isfinite(value):
         return str(value)
-    shown = f"{value:.{_places(value)}f}"
+    # At least three digits after the first, and at most so many decimals.
+    places = DECIMALS - sum(abs(value) >= power for power in (10, 100, 1000))
+    shown = f"{value:.{places}f}"
     return shown.removeprefix("-") if float(shown) == 0 else shown
 
 
@@ -86,9 +88,3 @@ def duration(seconds: float) -> str:
     if hours < 24:
         return f"{hours}h {minutes:02d}m"
     return f"{hours // 24}d {hours % 24:02d}h"
-
-
-def _places(value: float) -> int:
-    """How many decimals leave at least three digits after the first, and at most `DECIMALS`."""
-    size_of = abs(value)
-    return DECIMALS - (size_of >= 10) - (size_of >= 100) - (size_of >= 1000)

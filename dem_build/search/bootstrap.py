@@ -74,7 +74,14 @@ def intervals(problem: SearchProblem, found: Found, uniform: Sample | None) -> I
         # Both scores on the rows of one draw: what is hard or easy in these is in both, and takes itself away.
         if uniform is not None:
             leads.append(drawn.score(pick(uniform)) - drawn.score(pick(found.best)))
-    covered = _percentiles(problem)
+    # With few blocks n plain percentiles lie too close. They are expanded: of Student's t with n - 1 degrees of
+    # freedom, and by n / (n - 1), which resampling's variance is too small by (T. C. Hesterberg, What Teachers Should
+    # Know About the Bootstrap, 2015, section 5.1). The judge of the fewest blocks is the one whose error is known
+    # least.
+    filled = np.count_nonzero(problem.tokens[problem.objective.counted], axis=1)
+    blocks = max(int(filled.min()), 2)
+    below = 100 * float(ndtr(-np.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, (1 + COVERED) / 2)))
+    covered = below, 100 - below
     low, high = np.clip(found.best.omega + np.percentile(np.array(moves), covered, axis=0), *box)
     lead = tuple(float(x) for x in np.percentile(leads, covered)) if leads else None
     # At a bound all draws may move one way; an interval has the ω that it is printed with all the same.
@@ -83,20 +90,6 @@ def intervals(problem: SearchProblem, found: Found, uniform: Sample | None) -> I
         np.maximum(high, found.best.omega),
         None if lead is None else (lead[0], lead[1]),
     )
-
-
-def _percentiles(problem: SearchProblem) -> tuple[float, float]:
-    """The percentiles of draws between which 95 % of all samples' true values lie.
-
-    With few blocks n plain percentiles lie too close. They are expanded: of Student's t with n - 1 degrees of freedom,
-    and by n / (n - 1), which resampling's variance is too small by (T. C. Hesterberg, What Teachers Should Know About
-    the Bootstrap, 2015, section 5.1).
-    """
-    filled = np.count_nonzero(problem.tokens[problem.objective.counted], axis=1)
-    blocks = max(int(filled.min()), 2)
-    reach = np.sqrt(blocks / (blocks - 1)) * stdtrit(blocks - 1, (1 + COVERED) / 2)
-    below = 100 * float(ndtr(-reach))
-    return below, 100 - below
 
 
 def spread(problem: SearchProblem, found: Found) -> float:

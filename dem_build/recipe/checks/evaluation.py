@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.recipe.checks.recovery import WRONG, items
-from dem_build.recipe.checks.tables import datasets, each, gates, names, with_rows
+from dem_build.recipe.checks.tables import WRONG, datasets, each, gates, items, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 from dem_build.recipe.schema import Evaluate
 

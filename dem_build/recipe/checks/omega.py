@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.actions.compose.methods import EDIT, METHODS
-from dem_build.recipe.checks.recovery import WRONG
-from dem_build.recipe.checks.tables import datasets, each, names, vectors, with_rows
+from dem_build.recipe.checks.tables import WRONG, datasets, each, names, vectors, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 
 if TYPE_CHECKING:

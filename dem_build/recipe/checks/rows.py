@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dem_build.data.columns import OPTIONAL, REQUIRED
 from dem_build.paths import is_local, may_be_hub_id
 from dem_build.recipe.checks.evaluation import MODELS
-from dem_build.recipe.checks.recovery import WRONG
-from dem_build.recipe.checks.tables import datasets, each, is_any, names, sources, vectors
+from dem_build.recipe.checks.tables import WRONG, datasets, each, is_any, names, sources, vectors
 from dem_build.recipe.messages import Mistake, any_of, listed, nearest
 from dem_build.recipe.schema import NAME, SplitName
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dem_build.recipe.checks.recovery import WRONG
-from dem_build.recipe.checks.tables import datasets, each, is_any, mixtures, trains
+from dem_build.recipe.checks.tables import WRONG, datasets, each, is_any, mixtures, trains
 from dem_build.recipe.messages import Mistake, listed
 from dem_build.recipe.schema import IDLE, Train
 
