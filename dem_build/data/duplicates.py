@@ -41,7 +41,8 @@ CHUNK = 2**17
 
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
-# Odd constants, one for each place in a shingle, from the digits of a fixed generator.
+# Odd constants, one for each place in a shingle, from the digits of a fixed generator: the order of words counts, and
+# a factor that is odd loses no bit of a word's hash modulo 2^64.
 _PLACES = np.random.Generator(np.random.PCG64(8)).integers(2**63, size=WORDS, dtype=np.uint64) * 2 + 1
 
 
@@ -103,6 +104,8 @@ class NearDuplicates:
     def _near(self) -> npt.NDArray[np.bool_]:
         rows = np.repeat(np.arange(len(self._held)), [len(row) for row in self._held])
         known, places, counts = np.unique(np.concatenate(self._held), return_inverse=True, return_counts=True)
+        # What many held-out rows share is their instruction, and train has it too: it would make all of them
+        # duplicates.
         telling = counts <= max(COMMON_ROWS, COMMON_SHARE * len(self._held))
         found = telling & self._in_train(known)
         judged, hits = (

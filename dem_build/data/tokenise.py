@@ -199,6 +199,8 @@ def _prefixed(joined: _Joined, prefix: tuple[int, ...]) -> _Joined:
 
 def _row(joined: _Joined, eos_id: int, style: Style, row: Rendered) -> Tokenised | None:
     ids, starts, apart = joined
+    # A text may spell its own EOS, which is not doubled. One at the end of what is given ends no answer: where that is
+    # empty, its end is all that there is to learn of it.
     if ids[-1:] != [eos_id] or len(ids) == starts[-1]:
         ids = [*ids, eos_id]
     if len(ids) > style.max_length and not style.truncate:
@@ -206,8 +208,9 @@ def _row(joined: _Joined, eos_id: int, style: Style, row: Rendered) -> Tokenised
     # A row that is cut keeps no EOS: its text does not end there.
     input_ids = np.asarray(ids[: style.max_length], dtype=np.int32)
     trained = np.full(len(input_ids), style.train_prompt)
+    # Pieces are given and answered in turn, so the beginnings are of an answer, of what is given next, and so on.
     for answer, (start, end) in enumerate(zip(starts[::2], (*starts[1::2], len(ids)), strict=True)):
         trained[start:end] = answer not in row.muted
-    trained[:1] = False
+    trained[:1] = False  # nothing predicts it
     labels = np.where(trained, input_ids, np.int32(MASKED))
     return Tokenised(input_ids, labels, len(ids), apart, row.unwritten)

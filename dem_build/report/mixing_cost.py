@@ -128,6 +128,7 @@ class MixingCost:
     @property
     def all(self) -> RouteCost:
         """All mixtures."""
+        # Of the mean mixture a part may be projected itself: a pass to choose by, of those that were trained.
         lacking = (self.count - self.trained) if self.each else 0
         measured = self.one.projected * (self.count - lacking)
         return replace(self.one.times(self.count), projected=measured + lacking * self.one.total)

@@ -240,6 +240,7 @@ def _against_base(losses: list[MetricRow]) -> str:
 
 def _recovered(results: Results) -> str:
     """The gain recovered on test rows, else on the rows that ω was chosen on."""
+    # A mean is of those whose own vector gains enough alone: a ratio by next to nothing would outweigh all others.
     recovers, found = "It recovers", {n: m.value for n, m in gains(results, COMPOSED).items()}
     strong = {name: found[name] for name in clear(results) if name in found}
     whole = measured(mean(gains(results, COMPOSED), strong)) if strong else ""

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Chosen", "Landscape", "Refined", "Space", "layerwise"]
 
 MOST_SINGLES = 8
-"""Vectors of which each is judged on every dataset before the search; of more, on its own alone."""
+"""Vectors of which each is judged on every dataset before the search; of more, on its own alone.
+
+Each is a pass over all rows, of which a search takes some ten itself.
+"""
 HELD_BACK = 4  # where layers are tuned: one block in so many judges whether that was worth it
 ALIKE = 0.05  # of ω: a start that is as near to another one is not worth a pass
 LAYER_RADIUS = 0.5  # how far a layer's ω may go from its vector's

@@ -193,7 +193,13 @@ class Passes:
                 self._take_losses(asked, j)
             else:
                 self._take_slopes(asked, asked.slopes, j)
-            self._check(asked, j)
+            found = [asked.nll[j], *([] if asked.slopes is None else [asked.slopes[j]])]
+            if not all(np.isfinite(values).all() for values in found):
+                raise EvaluationError(
+                    "the loss of a candidate, or its derivative, is not finite",
+                    where=self.judges[j].group.name,
+                    hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
+                )
             asked.judged[j] = True
             done = len(self.taken) + count / len(wanted)
             self._context.progress(round(done, 2), len(self.taken) + 1, "passes")
@@ -220,17 +226,6 @@ class Passes:
                 asked.nll[j, block] += nll.item()
             if judge.blocks[block]:
                 slopes[j, block] = self.candidates.take_slopes()
-
-    def _check(self, asked: Pass, j: int) -> None:
-        finite = np.isfinite(asked.nll[j]).all() and (
-            asked.slopes is None or np.isfinite(asked.slopes[j]).all()
-        )
-        if not finite:
-            raise EvaluationError(
-                "the loss of a candidate, or its derivative, is not finite",
-                where=self.judges[j].group.name,
-                hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
-            )
 
     def stderr(self, nll: NDArray[np.float64]) -> list[float | None]:
         """The standard errors over blocks of mean losses, or of their differences, [judges]; None of one block alone.

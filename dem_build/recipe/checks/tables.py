@@ -11,7 +11,6 @@ Presence can be asked (`is not None`, `model_fields_set`): that a key is given i
 
 from __future__ import annotations
 
-from functools import wraps
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
@@ -32,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WRONG",
+    "Rules",
     "WrongValueError",
     "baselines",
     "datasets",
-    "each",
     "entries",
     "gates",
     "is_any",
@@ -137,18 +136,32 @@ def unless_wrong(mistakes: Iterator[Mistake]) -> Iterator[Mistake]:
         return
 
 
-def each(tables: Callable[[Recipe], Iterable[tuple[Key, Any]]]) -> Callable[[RuleOfOne], Rule]:
-    """Make a rule of one that judges a single table, so that a wrong value silences it about that table alone."""
+class Rules:
+    """Rules in the order in which they are written: a function becomes one by its decorator, so none is forgotten."""
 
-    def rule_of_all(rule: RuleOfOne) -> Rule:
-        @wraps(rule)
-        def judged(recipe: Recipe) -> Iterator[Mistake]:
-            for key, table in tables(recipe):
-                yield from unless_wrong(rule(recipe, key, table))
+    def __init__(self) -> None:
+        self._rules: list[Rule] = []
 
-        return judged
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self._rules)
 
-    return rule_of_all
+    def whole(self, rule: Rule) -> Rule:
+        """A rule that judges a whole recipe."""
+        self._rules.append(rule)
+        return rule
+
+    def each(self, tables: Callable[[Recipe], Iterable[tuple[Key, Any]]]) -> Callable[[RuleOfOne], RuleOfOne]:
+        """A rule that judges one of some tables at a time: a wrong value silences it about that table alone."""
+
+        def add(rule: RuleOfOne) -> RuleOfOne:
+            def judged(recipe: Recipe) -> Iterator[Mistake]:
+                for key, table in tables(recipe):
+                    yield from unless_wrong(rule(recipe, key, table))
+
+            self._rules.append(judged)
+            return rule
+
+        return add
 
 
 def is_any(value: Any, *words: str) -> bool:
