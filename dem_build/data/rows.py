@@ -13,7 +13,7 @@ from dem_build.errors import DataError
 from dem_build.json_text import TwinKeyError, parse_json, unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -135,21 +135,17 @@ def _csv(source: SourceFile) -> Iterator[Row]:
         # Strict: without it, an open quote swallows the rest of the file as one field, silently.
         reader = csv.DictReader(lines, strict=True)
         try:
-            _refuse_twins(source, reader.fieldnames or ())
+            names = reader.fieldnames or ()
+            twin = next((name for number, name in enumerate(names) if name in names[:number]), None)
+            if twin is not None:  # only the last of the two would be read
+                what = f"the header names the column `{twin}` twice"
+                raise DataError(what, where=_place(source, 1), hint="rename or remove one of the two")
             yield from _csv_rows(source, reader, raw)
         except csv.Error as error:
             # The row begins after the last good one; a quote that is left open goes on to the end of the file.
             hint = 'close each quote, and write a quote inside of a field as ""'
             where = _place(source, reader.line_num + 1)
             raise DataError(f"not CSV: {error}", where=where, hint=hint) from error
-
-
-def _refuse_twins(source: SourceFile, columns: Sequence[str]) -> None:
-    """Refuse a header that names a column twice: only the last of the two would be read."""
-    for number, name in enumerate(columns):
-        if name in columns[:number]:
-            what = f"the header names the column `{name}` twice"
-            raise DataError(what, where=_place(source, 1), hint="rename or remove one of the two")
 
 
 def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) -> Iterator[Row]:

@@ -365,7 +365,11 @@ def held_memory(
     ending = gradients.beside(Held.of([(way, head * GRADIENT)]))
     moments = [first, ending, *(gradients.beside(batch) for batch in second)]
     # The heap keeps its most: what a later moment has less of it stays resident, as gaps.
-    stays = Held.of(_matrices(shape, MASTER)).beside(_states(shape, params["optim"]))
+    # An optimizer's states: two of each matrix, or none.
+    states = Held.of([(2 * count, size) for count, size in _matrices(shape, STATES[params["optim"]] / 2)])
+    if params["optim"] == "adamw_8bit":  # transformers keeps an embedding's in 32 bits
+        states = states.beside(Held.of([(2, head * 3)]))
+    stays = Held.of(_matrices(shape, MASTER)).beside(states)
     heap = stays.heap + max(moment.heap for moment in moments)
     return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap)
 
@@ -383,15 +387,6 @@ def _matrices(shape: Shape, width: float) -> Tensors:
         (2 * layers, width * hidden * shape.keys),
         (3 * layers, width * left / (3 * layers)),
     ]
-
-
-def _states(shape: Shape, optim: str) -> Held:
-    """An optimizer's states: two of each matrix, or none."""
-    states = Held.of([(2 * count, size) for count, size in _matrices(shape, STATES[optim] / 2)])
-    if optim != "adamw_8bit":
-        return states
-    # transformers keeps an embedding's in 32 bits.
-    return states.beside(Held.of([(2, shape.vocabulary * shape.hidden * 3)]))
 
 
 def _held_by_micro_batch(

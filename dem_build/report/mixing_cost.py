@@ -279,7 +279,10 @@ class _Comparison:
         chosen = self.count > 1
         each = {name: self._mixture([name], chosen=chosen) for name in self.here}
         one, alone = (self._one(dem, chosen=among) for among in (chosen, False))
-        edits = {name: self._edit(name, search, alone) for name in self.datasets}
+        edits = {}
+        for name in self.datasets:  # another one in its place; vectors from elsewhere stay as they are
+            data, vector = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector"))
+            edits[name] = EditCost(data + vector, search + self._seconds([MODEL]), data + alone.total)
         return MixingCost(
             self.device, dem, each, one, self.count, self.trained, searched=bool(self.searches), edits=edits
         )
@@ -340,11 +343,6 @@ class _Comparison:
         if search is None or not search.passes:
             return 0.0
         return (search.seconds or 0.0) / max(search.passes, 1.0)
-
-    def _edit(self, name: str, search: float, mixture: RouteCost) -> EditCost:
-        """Another dataset in place of one; vectors from elsewhere stay as they are."""
-        data, vector = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector"))
-        return EditCost(data + vector, search + self._seconds([MODEL]), data + mixture.total)
 
     def _searches(self) -> list[str]:
         """The searches that are charged and recorded."""
