@@ -147,6 +147,7 @@ class _Marker:
 
     def mark(self, key: str, text: str, *, thought: bool = False) -> str:
         """A mark for a text."""
+        # No word of a template, and whole once white space or signs around it are taken off.
         made = f"qz{len(self._stretches):04}zq"
         self._stretches.append(Stretch(self._turn, key, text.strip(), thought, made))
         return made
