@@ -324,14 +324,13 @@ def _toml(text: str) -> str:
 def _keys(model: type[BaseModel]) -> str:
     fields = model.model_fields
     shared = schema.Source.model_fields if model is schema.Probe else {}
-    rows = "".join(_row(name, field) for name, field in fields.items() if name not in shared)
+    rows = ""
+    for name, key in fields.items():
+        if name not in shared:
+            kind = _type(key.annotation, key.metadata).replace("|", "\\|")
+            rows += f"| `{name}` | {kind} | {_default(key)} | {key.description} |\n"
     first = "The keys `path` to `salt` of a dataset, and:\n\n" if shared else ""
     return f"{first}| key | type | default | meaning |\n|---|---|---|---|\n{rows}" if rows else ""
-
-
-def _row(name: str, field: FieldInfo) -> str:
-    kind = _type(field.annotation, field.metadata).replace("|", "\\|")
-    return f"| `{name}` | {kind} | {_default(field)} | {field.description} |\n"
 
 
 def _default(field: FieldInfo) -> str:

@@ -288,6 +288,7 @@ class Recipe(Table):
     baselines: dict[str, Baseline] = Field(
         default_factory=dict, description="What the model is compared with, by name."
     )
+    # Private, so that no dump, and so no key, knows where a recipe lies.
     _path: Path = PrivateAttr(default=Path("recipe.toml"))
     _origin: Origin = PrivateAttr(default=Origin("recipe.toml"))
 

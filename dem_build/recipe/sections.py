@@ -36,6 +36,7 @@ def shapes(expected: str, word: str | None = None) -> Discriminator:
     """
 
     def shape(value: object) -> str | None:
+        # First, as Python's booleans are whole numbers too, and TOML's are not.
         if isinstance(value, bool):
             return "<boolean>"
         if isinstance(value, int | float):

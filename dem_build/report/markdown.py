@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 CELL = 160  # characters of an answer in a table
+# `~` strikes through, `!` begins an image and `$` a formula, all of which GitHub's Markdown has.
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$!])")
 
 
