@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 
 import pytest
@@ -215,3 +216,11 @@ def test_a_hub_that_refuses_or_is_not_there_is_an_error_within_seconds():
     for url in ("hf://team", "hf://spaces/team/name", "hf://buckets/team/name"):
         with pytest.raises(RemoteError, match="model or dataset repository"):
             open_bucket(url)
+
+
+def test_an_error_and_what_led_to_it_name_no_signature(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", f"sv=2020-01-01&sig={SECRET}")
+    with pytest.raises(RemoteError, match="cannot be reached") as caught:
+        open_bucket("az://container/dem", "http://127.0.0.1:9/account").get("a")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
