@@ -97,7 +97,8 @@ class Proxy:
     server: str
     faults: list[Fault] = field(default_factory=list)
     asked: list[Asked] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    running: int = 0
+    lock: threading.Condition = field(default_factory=threading.Condition)
 
     def count(self, match: str = "") -> int:
         """How many requests matched."""
@@ -119,11 +120,14 @@ class Proxy:
 
     def _matching(self, match: str) -> list[Asked]:
         with self.lock:
+            # A client has its reply a moment before the request has ended here; one that hangs is not waited for.
+            self.lock.wait_for(lambda: not self.running, timeout=2)
             return [item for item in self.asked if re.search(match, item.line)]
 
     def fault_of(self, line: str) -> Fault:
-        """What happens to a request, counted; a fault that does nothing where none matches."""
+        """What happens to a request that begins; a fault that does nothing where none matches."""
         with self.lock:
+            self.running += 1
             for fault in self.faults:
                 if fault.times != 0 and re.search(fault.match, line):
                     if fault.skip:
@@ -135,8 +139,11 @@ class Proxy:
         return Fault()
 
     def note(self, item: Asked) -> None:
+        """Count a request that ended."""
         with self.lock:
+            self.running -= 1
             self.asked.append(item)
+            self.lock.notify_all()
 
 
 class _Server(ThreadingHTTPServer):

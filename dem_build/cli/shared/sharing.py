@@ -67,13 +67,16 @@ class Sharing:
         """What reads the remotes for a store; None where there is nothing to read."""
         if not self.reads:
             return None
-        from dem_build.store.remote.reader import Reader  # noqa: PLC0415  as above
+        from dem_build.store.remote.reader import Caller, Reader  # noqa: PLC0415  as above
 
-        return Reader(layout, self.reads, self.warn, _ask, required=self.required)
+        return Reader(layout, self.reads, Caller(self.warn, self._fetched, _ask), required=self.required)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
         say(self.console, ("warning: ", "yellow"), clean(text))
+
+    def _fetched(self, done: int, total: int) -> None:
+        say(self.console, (f"fetched {size(done)} of {size(total)}", "dim"))
 
     def pusher(self, store: Store) -> Pusher | None:
         """What pushes to the namespaces that are written; None where there are none."""

@@ -41,7 +41,7 @@ class ObjectStoreBucket:
     """A bucket of an object store, or with `https://` what a web server shows; see `Bucket`.
 
     Args:
-        url: `s3://bucket/prefix`, `gs://…`, `az://account/container/prefix`, `https://host/path`.
+        url: `s3://bucket/prefix`, `gs://…`, `az://container/prefix`, `https://host/path`.
         endpoint: Where a store is that is none of the large ones: `http://127.0.0.1:9000`.
     """
 
@@ -212,7 +212,8 @@ class ObjectStoreBucket:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
             raise RemoteError("the bucket is not there", where=where) from error
         except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-            raise _told(error, where) from error
+            # Not `from error`: its text quotes addresses and what servers say, and nobody vouches for what these hold.
+            raise _told(error, where) from None
 
 
 def _profile() -> dict[str, Any]:

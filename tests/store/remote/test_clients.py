@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 
 import pytest
@@ -141,17 +142,17 @@ def test_a_file_of_any_size_is_put_and_read_within_a_bounded_memory(moto, tmp_pa
     with (tmp_path / "large").open("wb") as file:
         file.truncate(160_000_000)
     out = python(f"""
-import resource
 from pathlib import Path
 from dem_build.store.remote.address import open_bucket
 bucket = open_bucket("s3://team-models/large", {moto!r})
 bucket.put("a", Path({str(tmp_path / "large")!r}))
 print(sum(map(len, bucket.read("a"))))
 bucket.delete(["a"])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+# Not getrusage's, which begins with what the process had that started this one.
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """)
     assert int(out[0]) == 160_000_000
-    assert int(out[1]) < 200_000  # KiB
+    assert int(out[1]) < 130_000  # KiB
 
 
 def test_a_profile_of_aws_files_is_read_by_boto3(moto, monkeypatch, tmp_path):
@@ -215,3 +216,11 @@ def test_a_hub_that_refuses_or_is_not_there_is_an_error_within_seconds():
     for url in ("hf://team", "hf://spaces/team/name", "hf://buckets/team/name"):
         with pytest.raises(RemoteError, match="model or dataset repository"):
             open_bucket(url)
+
+
+def test_an_error_and_what_led_to_it_name_no_signature(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", f"sv=2020-01-01&sig={SECRET}")
+    with pytest.raises(RemoteError, match="cannot be reached") as caught:
+        open_bucket("az://container/dem", "http://127.0.0.1:9/account").get("a")
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
