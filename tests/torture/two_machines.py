@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 BUILD = ("build", "tiny.toml", "--json")
 PUSH = ("cache", "push", "tiny.toml")
-RECORD = re.compile(r"trusted/(actions/[0-9a-f]{2}/([0-9a-f]{64})|candidates/([0-9a-f]{64})/[0-9a-f]{64})\.json")
+RECORD = re.compile(
+    r"trusted/(actions/[0-9a-f]{2}/([0-9a-f]{64})|candidates/([0-9a-f]{64})/[0-9a-f]{64})\.json"
+)
 OBJECT = "trusted/cas/sha256/"
 MARKER = "dem-remote.json"
 HEAD = '[base]\nmodel = "base"\n[train]\nmax_steps = 2\n[compose]\ndtype = "bfloat16"\n'
@@ -63,13 +65,14 @@ class Pair:
         folder: Where they are.
         server: The endpoint of moto.
         number: Tells their bucket from others'.
+        like: Another pair, whose first machine has built already what theirs has.
 
     Attributes:
         proxy: What stands between them and the bucket; nothing else does.
         pushed: What is in the bucket after a push, name → bytes.
     """
 
-    def __init__(self, folder: Path, server: str, number: int) -> None:
+    def __init__(self, folder: Path, server: str, number: int, like: Pair | None = None) -> None:
         self._within = ExitStack()
         self._folder = folder
         folder.mkdir(parents=True)
@@ -89,6 +92,9 @@ class Pair:
         self._models: dict[tuple[str, str], Mapping[str, str]] = {}
         self._variables = keys | {"AWS_CONFIG_FILE": "none", "AWS_SHARED_CREDENTIALS_FILE": "none"}
         self.pushed: dict[str, bytes] = {}
+        if like is not None:
+            shutil.copytree(like._alone(BOTH, ""), self._alone(BOTH, ""), symlinks=True)
+            self._models[BOTH, ""] = like._models[BOTH, ""]
         self.begin()
 
     def close(self) -> None:
