@@ -77,7 +77,9 @@ def push(record: Record, store: Store, to: Namespace) -> Push:
     holding = to.publish(record, data)
     if holding is None:
         what = f"the record {record.key} is not there after it was put, or what is there is none"
-        raise NotKeptError(what, where=to.where, hint="`dem cache verify --remote --repair` takes damage away")
+        raise NotKeptError(
+            what, where=to.where, hint="`dem cache verify --remote --repair` takes damage away"
+        )
     result = _compared(record, holding)
     if result is Pushed.DIFFERS:
         return Push(result, sum(blob.size for blob in sent))
