@@ -239,5 +239,5 @@ def _error(outcome: Outcome, gates: Sequence[GateResult]) -> DemError | None:
         first = outcome.failed[0]
         return first.error or DemError("failed", where=first.action.name)
     if lost := [g for g in gates if not g.passed]:
-        return GateError(f"{len(lost)} of {len(gates)} gates failed")
+        return GateError(f"{len(lost)} of {sum(g.judged for g in gates)} gates failed")
     return None
