@@ -298,8 +298,8 @@ class Gate(Table):
     )
     against: Text | None = Field(
         default=None,
-        description="The model that `max_drop` and `margin` compare with, such as `base`; or `base-revision`: the composed "
-        "model of the recipe at the base revision of `dem ci`, which alone judges that.",
+        description="The model that `max_drop` and `margin` compare with, such as `base`; or `base-revision`: the "
+        "composed model of the recipe at the base revision of `dem ci`, which alone judges that.",
     )
     margin: float | None = Field(
         default=None,
