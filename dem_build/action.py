@@ -203,12 +203,14 @@ class SourceFile:
         digest: SHA-256 of its bytes.
         path: Where it is on this machine; of a file on a hub, its path there until it is downloaded. Never hashed.
         hub: Where it lies on a hub; None for a file of the user's.
+        absent: Whether a file of the user's is not on this machine: a lock tells its digest.
     """
 
     tag: str
     digest: Digest
     path: Path = field(compare=False)
     hub: HubFile | None = field(default=None, compare=False)
+    absent: bool = field(default=False, compare=False)
 
     @property
     def origin(self) -> str:

@@ -29,17 +29,19 @@ def may_be_hub_id(model: str) -> bool:
     return _HUB_ID.fullmatch(model) is not None and not model.endswith(".gguf")
 
 
-def is_local(model: str, folder: Path) -> bool:
+def is_local(model: str, folder: Path | None) -> bool:
     """Whether a recipe's model is a file or folder here, and not a hub id.
 
     Args:
         model: As the recipe writes it.
-        folder: The recipe's folder.
+        folder: The recipe's folder; None where nothing is looked at.
 
     Returns:
         True for bare names, `./`, `../`, `/`, `~` and `*.gguf`; for `org/name`, whether there is such a folder.
     """
-    return not may_be_hub_id(model) or os.path.isdir(folder / model)  # noqa: PTH112  Path.is_dir raises for a name that is too long
+    if not may_be_hub_id(model):
+        return True
+    return folder is not None and os.path.isdir(folder / model)  # noqa: PTH112  Path.is_dir raises for a name that is too long
 
 
 def project_folder(recipe: Path) -> Path:

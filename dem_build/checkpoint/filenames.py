@@ -12,7 +12,7 @@ from dem_build.errors import CheckpointError, UsageError
 from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 __all__ = [
@@ -71,6 +71,8 @@ class Listing:
         given: How it is named to `from_pretrained`.
         again: What to do where a file is missing or damaged.
         other: What to do where it is no model.
+        locked: The names that a lock has, of which only some may be here.
+        absent: Those of `locked` that are not here, and have no text.
     """
 
     names: frozenset[str]
@@ -80,16 +82,29 @@ class Listing:
     given: str = "FOLDER"
     again: str = _AGAIN
     other: str = "name a folder that save_pretrained wrote"
+    locked: frozenset[str] = frozenset()
+    absent: frozenset[str] = frozenset()
 
 
-def listed(folder: Path) -> Listing:
-    """The files of a folder, and those of the folder of named chat templates in it."""
-    found = [*folder.iterdir(), *(folder / NAMED_TEMPLATES).glob("*")]
+def listed(folder: Path, locked: Iterable[str] = (), *, alone: bool = False) -> Listing:
+    """The files of a folder, and those of the folder of named chat templates in it.
+
+    Args:
+        folder: The folder; it has to be there where no lock tells of it.
+        locked: The names that a lock has in it, which count as there.
+        alone: Whether they alone count, and nothing is looked at.
+    """
+    told = frozenset(locked)
+    looked = not alone and (not told or folder.is_dir())
+    found = [*folder.iterdir(), *(folder / NAMED_TEMPLATES).glob("*")] if looked else []
+    here = frozenset(p.relative_to(folder).as_posix() for p in found if p.is_file())
     return Listing(
-        names=frozenset(p.relative_to(folder).as_posix() for p in found if p.is_file()),
+        names=here | told,
         text=lambda name: (folder / name).read_text(encoding="utf-8"),
         place=lambda name: str(folder / name),
         where=str(folder),
+        locked=told,
+        absent=told - here,
     )
 
 
@@ -109,6 +124,8 @@ def weight_files(files: Listing) -> list[str]:
     # Whatever else lies there: as transformers decides.
     if SINGLE in files.names:
         return [SINGLE]
+    if INDEX in files.absent:  # what it names was locked with it
+        return [INDEX, *sorted(name for name in files.locked if name.endswith(".safetensors"))]
     if INDEX in files.names:
         shards = sorted(set(_shards(lambda: files.text(INDEX), files.place(INDEX), files.again).values()))
         if missing := [name for name in shards if name not in files.names]:

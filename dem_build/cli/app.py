@@ -123,7 +123,7 @@ app = Commands(
             "Plan, run what is due, publish out/NAME/ and show the results.",
             click.Argument(["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]"),
             _flag("--locked", "Fail (4) where the lock is not what is there."),
-            _flag("--no-train", "Fail where a vector is missing."),
+            _flag("--no-train", "Fail (4) where a vector is missing."),
             _flag("--offline", "Ask no hub for anything."),
             _flag("--keep-going", "After a failure, do what can be done."),
             _flag("--trust-tasks", "Run local task files, which are code."),

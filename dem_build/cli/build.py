@@ -232,12 +232,12 @@ def _finish(
 
 
 def _error(outcome: Outcome, gates: Sequence[GateResult]) -> DemError | None:
-    """What decides the exit status: an interruption, a failure, a gate, in this order."""
+    """What decides the exit status: an interruption, a failure, what is to be trained first, a gate, in this order."""
     if outcome.interrupted:
         return InterruptedBuildError("stopped", hint="build again to go on from here")
     if outcome.failed:
-        first = outcome.failed[0]
-        return first.error or DemError("failed", where=first.action.name)
+        errors = [r.error or DemError("failed", where=r.action.name) for r in outcome.failed]
+        return min(errors, key=lambda error: GRAVITY.index(error.exit_status))
     if lost := [g for g in gates if not g.passed]:
         return GateError(f"{len(lost)} of {sum(g.judged for g in gates)} gates failed")
     return None

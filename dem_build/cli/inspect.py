@@ -10,13 +10,14 @@ from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
 from dem_build.cli.session import checked, open_session
 from dem_build.cli.view_lines import Progress
 from dem_build.cli.view_plan import (
+    absent_lines,
     budget_lines,
     estimate_lines,
     memory_lines,
     plan_table,
     unevaluated_line,
 )
-from dem_build.cli.view_text import clean, make_console, write_json
+from dem_build.cli.view_text import clean, joined, make_console, write_json
 from dem_build.cli.watch import vouch
 from dem_build.engine.protocol import read_events
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
@@ -61,6 +62,9 @@ def lock(recipe: str, call: Call) -> int:
     session.save_lock()
     said = f"changed: {', '.join(changed)}" if changed else "nothing changed"
     _say(f"{lock_path(session.recipe.path)}: {said}")
+    absent = sorted({str(s.path) for a in session.plan.graph for s in a.sources if s.absent})
+    if absent:
+        _say(f"not here, and kept as locked: {', '.join(map(joined, absent))}")
     return 0
 
 
@@ -83,6 +87,7 @@ def plan(recipe: str, call: Call, *, check: bool) -> int:
     else:
         console = make_console()
         plan_table(session.plan, console)
+        absent_lines(session.plan, console)
         budget_lines(mixtures, console)
         unevaluated_line(session.recipe.unevaluated, console)
         estimate_lines(found, console)

@@ -15,7 +15,8 @@ from dem_build.engine.publish import destination
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
 from dem_build.lock import lock
-from dem_build.lock.base import refuse_template, template_is_new
+from dem_build.lock.absent import Absent
+from dem_build.lock.base import CHAT_TEMPLATE, refuse_template, template_is_new
 from dem_build.lock.leaks import refuse_leaks, refuse_shared_files
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, project_folder, read_recipe
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
     from dem_build.engine.publish import Destination
     from dem_build.lock.lock import Located, Lock
     from dem_build.machine import Machine
-    from dem_build.plan import Plan
+    from dem_build.plan import Lookup, Plan
     from dem_build.recipe import Recipe
 
-__all__ = ["Call", "Session", "checked", "open_session", "open_store"]
+__all__ = ["Call", "Planned", "Session", "checked", "open_session", "open_store", "planned"]
 
 REFRESH_SECONDS = 3600
 """How old a root that needs no change may be before a build that has nothing to do writes it again: its time tells a
@@ -230,6 +231,20 @@ def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
     }
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A recipe and its lock, resolved and planned without anything else.
+
+    Attributes:
+        stale: Names in the lock (`datasets.math`) that the recipe does not have: `--locked` refuses that.
+    """
+
+    recipe: Recipe
+    lock: Lock
+    plan: Plan
+    stale: tuple[str, ...] = ()
+
+
 def root_id(path: Path) -> str:
     """The name of a recipe's root in the store; on two hosts one path may be two files."""
     return digest.of_bytes(os.fsencode(os.uname().nodename) + b"\0" + os.fsencode(path))[:32]
@@ -239,28 +254,34 @@ def checked(named: str, overrides: Sequence[str]) -> Recipe:
     """A recipe in which nothing is wrong, as far as that shows without reading data.
 
     Raises:
-        RecipeError: Its mistakes, files that it names and that are not there among them.
+        RecipeError: Its mistakes, files that it names and that are neither here nor locked among them.
     """
-    recipe, located = _located(named, overrides)
+    recipe, located, _ = _located(named, overrides, Hints())
     refuse_shared_files(recipe, located)
-    refuse_template(recipe)
+    if not any(path in located.absent for tag, path in located.base if tag == CHAT_TEMPLATE):
+        refuse_template(recipe)
     return recipe
 
 
-def _located(named: str, overrides: Sequence[str]) -> tuple[Recipe, Located]:
-    """Read a recipe and find what it names.
+def _located(
+    named: str, overrides: Sequence[str], hints: Hints
+) -> tuple[Recipe, Located, digest.JSON | None]:
+    """Read a recipe and its lock, and find what it names.
 
     Raises:
         RecipeError: Its mistakes and what is missing, at once: of a recipe with mistakes, what they leave is looked at.
     """
     recipe, problems = read_recipe(Path(named), overrides)
+    if recipe is None:
+        raise RecipeError(problems)
     try:
-        located = None if recipe is None else lock.locate(recipe)
+        locked = lock.read(lock.lock_path(recipe.path))
+        located = lock.locate(recipe, Absent(locked, recipe.folder, hints))
     except RecipeError as error:
         raise RecipeError([*problems, *error.problems]) from error
-    if recipe is None or located is None or problems:
+    if problems:
         raise RecipeError(problems)
-    return recipe, located
+    return recipe, located, locked
 
 
 def open_session(named: str, call: Call, within: ExitStack | None = None) -> Session:
@@ -277,12 +298,11 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         StoreError: The cache cannot be used.
         NotUpToDateError: The call asks for a lock, and there is none, or it does not pin a name on a hub.
     """
-    recipe, located = _located(named, call.overrides)
+    hints = Hints()
+    recipe, located, locked = _located(named, call.overrides, hints)
     machine, machine_path = load_machine(call.machine, recipe.path)
     if call.jobs is not None:
         machine = machine.model_copy(update={"jobs": call.jobs})
-    hints = Hints()
-    locked = lock.read(lock.lock_path(recipe.path))
     if call.locked:
         if locked is None:
             path, hint = str(lock.lock_path(recipe.path)), f"`{_locking(named)}` writes it"
@@ -303,6 +323,49 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     root = _last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
     return Session(named, call, recipe, machine, store, resolved, locked, plan, root)
+
+
+def planned(
+    named: Path,
+    written: bytes,
+    locked: digest.JSON | None,
+    records: Lookup,
+    history: History | None = None,
+) -> Planned:
+    """Resolve and plan a recipe and its lock that need not lie anywhere, such as those of a revision of git.
+
+    Everything that the recipe names comes from the lock: nothing of the working tree is read, where other bytes may lie
+    under the same names, and no hub is asked.
+
+    Args:
+        named: The recipe's file, as messages name it; it need not exist. Paths start from its folder.
+        written: The recipe's bytes.
+        locked: The lock's document, as `lock.parse` returns it; None where the revision has none.
+        records: Where keys are looked up.
+        history: Keys of the build to compare with; by default of none.
+
+    Raises:
+        RecipeError: Mistakes in the recipe; a file that it is both judged by and learns from.
+        NotUpToDateError: There is no lock, or it does not tell of everything that the recipe names.
+    """
+    recipe, problems = read_recipe(named, written=written)
+    if recipe is None or problems:
+        raise RecipeError(problems)
+    path, hint = lock.lock_path(named), f"`{_locking(str(named))}` writes it"
+    if locked is None:
+        raise NotUpToDateError("there is no lock", where=str(path), hint=hint)
+    try:
+        located = lock.locate(recipe, Absent(locked, recipe.folder, alone=True))
+        missing = lock.unpinned(located, locked)
+    except RecipeError as error:  # the lock is whole, and of another recipe
+        missing = [problem.key for problem in error.problems]
+    if missing:
+        what = f"does not tell of {', '.join(dict.fromkeys(missing))}"
+        raise NotUpToDateError(what, where=str(path), hint=hint)
+    resolved = lock.resolve(located, Hints(), locked)
+    refuse_leaks(recipe, resolved)
+    plan = make_plan(build_graph(recipe, resolved), records, history or History())
+    return Planned(recipe, resolved, plan, tuple(lock.changes(locked, resolved, recipe.folder)))
 
 
 def _not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> NotUpToDateError:

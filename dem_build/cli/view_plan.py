@@ -12,7 +12,7 @@ from dem_build.plan import Status, Why
 from dem_build.report import quantities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Reason, Verdict
 
 __all__ = [
+    "absent_lines",
     "budget_lines",
     "estimate_lines",
     "memory_lines",
@@ -33,6 +34,7 @@ __all__ = [
 
 FOLD_FROM = 4
 WAITS_SHOWN = 3
+FILES_SHOWN = 8
 
 UNKNOWN = "an unknown time"
 BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_training)
@@ -63,6 +65,34 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
     due, pending, recorded = (len(plan.of(s)) for s in (Status.RUN, Status.PENDING, Status.HIT))
     waiting = f", {pending} depend on what they make" if pending else ""
     say(console, (f"{_actions(due)} to run{waiting}, {recorded} recorded", "dim"))
+
+
+def absent_lines(plan: Plan, console: Console) -> None:
+    """Print which files are not on this machine: those that something due has to read, and those that nothing does."""
+    needed = _absent(v for v in plan.verdicts.values() if v.status is not Status.HIT)
+    for path, names in needed.items():
+        first, others = names[0], len(names) - 1
+        more = f" and {_actions(others)} more" if others else ""
+        say(
+            console,
+            ("warning: ", "yellow"),
+            f"{joined(path)} is not here, and {joined(first)}{more} would read it",
+        )
+    idle = [path for path in _absent(plan.verdicts.values()) if path not in needed]
+    if idle:
+        shown = ", ".join(map(joined, idle[:FILES_SHOWN]))
+        more = f" and {len(idle) - FILES_SHOWN} more" if len(idle) > FILES_SHOWN else ""
+        say(console, ("note: ", "dim"), f"not here, and not needed for what is recorded: {shown}{more}")
+
+
+def _absent(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
+    """File that is not here → the actions that take it."""
+    takers: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        for source in verdict.action.sources:
+            if source.absent:
+                takers.setdefault(str(source.path), []).append(verdict.action.name)
+    return takers
 
 
 def recipe_line(named: str, console: Console) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dem_build.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from dem_build.action import SourceFile
@@ -27,12 +27,13 @@ FILE_TYPES = {
 MOST_FOLDERS = 100_000  # that a `**` goes through: links to links may stand for any number of them
 
 
-def expand(pattern: str, folder: Path) -> list[Path]:
+def expand(pattern: str, folder: Path, otherwise: Callable[[], list[Path]] = list) -> list[Path]:
     """The files that a dataset's `path` names, sorted.
 
     Args:
         pattern: A file or a glob (`**` crosses folders); `~` is the home folder.
         folder: What a relative pattern is relative to.
+        otherwise: What it names where nothing here matches.
 
     Raises:
         UsageError: Nothing matches, the pattern names a folder, or it leads through too many of them.
@@ -43,7 +44,7 @@ def expand(pattern: str, folder: Path) -> list[Path]:
         return [path]
     if path.is_dir():
         raise UsageError(f"`{pattern}` is a folder", hint=f"name its files: {pattern.rstrip('/')}/*.jsonl")
-    found = sorted({match for match in matching(pattern, folder) if match.is_file()})
+    found = sorted({match for match in matching(pattern, folder) if match.is_file()}) or otherwise()
     if not found:
         raise UsageError(f"no file matches `{pattern}`", hint=_nearest(path))
     return found

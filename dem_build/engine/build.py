@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dem_build.engine.outcome import Done, Outcome, Result, hit
 from dem_build.engine.pool import Pool, slots
 from dem_build.engine.protocol import Answer, EventTail, request_for
-from dem_build.errors import ActionError, CorruptObjectError, DemError
+from dem_build.errors import ActionError, CorruptObjectError, DemError, NotUpToDateError
 from dem_build.plan import Status, decide, key_of
 
 if TYPE_CHECKING:
@@ -354,7 +354,7 @@ class _Build:
 
 
 def _not_trained(verdict: Verdict) -> Result:
-    error: DemError = ActionError(
+    error: DemError = NotUpToDateError(
         f"this vector is not in the cache ({verdict.reason}), and --no-train forbids to train it",
         where=verdict.action.name,
         hint="build without --no-train, or point --cache at the one that has it",

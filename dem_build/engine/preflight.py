@@ -71,7 +71,7 @@ def refuse_unmergeable(plan: Plan) -> None:
 
 def _here(sources: Iterable[SourceFile]) -> dict[str, Path]:
     """The files that lie on this machine, by their tags."""
-    found = {s.tag: hub.cached(s.hub) if s.hub is not None else s.path for s in sources}
+    found = {s.tag: hub.here(s) for s in sources}
     return {tag: path for tag, path in found.items() if path is not None}
 
 

@@ -28,12 +28,13 @@ from dem_build.errors import (
 )
 from dem_build.hardware import cpu_name
 from dem_build.lock import hub
+from dem_build.lock.absent import is_absent
 from dem_build.step import Context, Group, Inputs, Resident, StoredFile
 from dem_build.store import Record
 from dem_build.store.files import FULL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from dem_build.action import Input, Kind, SourceFile
     from dem_build.digest import JSON, Blob, Output
@@ -248,7 +249,13 @@ def _timed(step: Step, inputs: Inputs, request: Request, context: Context) -> Pr
 
 
 def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:
-    """Yield the sources as files of this machine: those of a hub are downloaded where they are not here yet."""
+    """Yield the sources as files of this machine: those of a hub are downloaded where they are not here yet.
+
+    Raises:
+        ActionError: One of the user's is not here.
+    """
+    if missing := [s for s in request.sources if s.hub is None and is_absent(s.path)]:
+        raise _not_here(request.name, missing)
     for source in request.sources:
         if source.hub is None:
             yield source
@@ -261,6 +268,15 @@ def _fetched(request: Request, context: Context) -> Iterator[SourceFile]:
             context.progress(done, total, unit)
 
         yield replace(source, path=hub.download(source.hub, tell))
+
+
+def _not_here(name: str, missing: Sequence[SourceFile]) -> ActionError:
+    first, others = missing[0], len(missing) - 1
+    what = f"is not on this machine; its SHA-256 is {first.digest}"
+    if others:
+        what += f" ({others} more of {name} {'is' if others == 1 else 'are'} missing)"
+    hint = f"put there what was locked, or use a cache that has what {name} makes"
+    return ActionError(what, where=str(first.path), hint=hint)
 
 
 def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:

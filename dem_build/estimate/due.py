@@ -172,7 +172,7 @@ def parameters_of(base: Verdict | None) -> int | None:
     from dem_build.checkpoint.reader import open_checkpoint  # noqa: PLC0415  numpy is not on a plan's path
 
     wanted = [s for s in base.action.sources if s.tag.endswith(".safetensors")]
-    paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in wanted]
+    paths = [hub.here(s) for s in wanted]
     files = [path for path in paths if path is not None]
     if len(files) < len(wanted):
         return _indexed(base.action.sources)
@@ -202,7 +202,7 @@ def config_of(base: Verdict, store: Store) -> Mapping[str, JSON] | None:
         if base.record is not None:
             return _table(parse_json(store.objects.read_bytes(base.record.outputs["config"])))
         sources = [source for source in base.action.sources if source.tag == "config.json"]
-        paths = [hub.cached(s.hub) if s.hub is not None else s.path for s in sources]
+        paths = [hub.here(s) for s in sources]
         return _table(parse_json(paths[0].read_text(encoding="utf-8"))) if paths and paths[0] else None
     except (OSError, ValueError, DemError):
         return None  # a build tells what is wrong with it; a plan goes on

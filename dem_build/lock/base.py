@@ -128,11 +128,13 @@ def model_files(files: Listing) -> list[str]:
 
 
 def read_config(files: Listing) -> dict[str, JSON]:
-    """The `config.json` of a model, of a kind that dem composes.
+    """The `config.json` of a model, of a kind that dem composes; nothing of one that a lock alone tells of.
 
     Raises:
         UsageError: No such file, no config, or a kind of model that dem does not take.
     """
+    if CONFIG in files.absent:
+        return {}  # it was judged when it was locked
     if CONFIG not in files.names:
         if ADAPTER_CONFIG in files.names:
             hint = "name the model it was trained on"

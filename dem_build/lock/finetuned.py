@@ -120,6 +120,8 @@ def adapter_files(files: Listing) -> list[str]:
         hint = "name it in `checkpoint`" if whole else "name an adapter that peft's save_pretrained wrote"
         what = "is a whole model, not an adapter" if whole else f"holds no {ADAPTER_CONFIG}"
         raise UsageError(what, where=files.where, hint=hint)
+    if ADAPTER_CONFIG in files.absent and ADAPTER_WEIGHTS in files.names:
+        return [ADAPTER_CONFIG, ADAPTER_WEIGHTS]  # it was judged when it was locked
     try:
         config = parse_json(files.text(ADAPTER_CONFIG))
     except ValueError as error:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from huggingface_hub import HfApi
 
-__all__ = ["Listed", "cached", "commit_of", "download", "files_of", "require_access"]
+    from dem_build.action import SourceFile
+
+__all__ = ["Listed", "cached", "commit_of", "download", "files_of", "here", "require_access"]
 
 _PIN = "`dem lock` with a network pins it; with the lock, builds work offline"
 
@@ -114,6 +116,13 @@ def cached(file: HubFile) -> Path | None:
 
     found = try_to_load_from_cache(file.repo, file.name, revision=file.commit, repo_type=file.kind)
     return Path(found) if isinstance(found, str) else None
+
+
+def here(source: SourceFile) -> Path | None:
+    """Where a source lies on this machine, None where it is not here; no network is asked."""
+    if source.hub is not None:
+        return cached(source.hub)
+    return None if source.absent else source.path
 
 
 def _silent_bar(tell: Callable[[int, int], None]) -> type[Any]:

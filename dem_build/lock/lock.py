@@ -11,24 +11,26 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.action import SourceFile
+from dem_build.checkpoint.filenames import INDEX, SINGLE, listed
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
 from dem_build.lock import hub
-from dem_build.lock.base import base_files, locate_template
+from dem_build.lock.absent import Absent, is_absent
+from dem_build.lock.base import CHAT_TEMPLATE, GGUF, base_files, locate_template
 from dem_build.lock.finetuned import local_files
-from dem_build.lock.pin import Pin, Resolver, hub_refs
-from dem_build.recipe import is_local
+from dem_build.lock.pin import CHOOSE, Pin, Resolver, hub_refs
 from dem_build.store.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from dem_build.digest import JSON
+    from dem_build.digest import JSON, Digest
     from dem_build.lock.pin import Ref
     from dem_build.lock.tasks import Closure
     from dem_build.recipe import Recipe
@@ -42,6 +44,7 @@ __all__ = [
     "changes",
     "locate",
     "lock_path",
+    "parse",
     "read",
     "resolve",
     "unpinned",
@@ -111,11 +114,12 @@ class Located:
 
     Attributes:
         base_source: How the base is read.
-        base: Its files that are on this machine.
-        datasets: The files of each dataset and probe that are on this machine.
+        base: Its local files.
+        datasets: The local files of each dataset and probe.
         closures: The evaluation tasks.
-        vectors: The files of each vector from elsewhere that are on this machine.
+        vectors: The local files of each vector from elsewhere.
         refs: What is asked of a hub, by names in the lock.
+        absent: The files that are not on this machine → the digests that the lock has of them.
         problem: Makes a mistake at a key of the recipe.
     """
 
@@ -125,35 +129,98 @@ class Located:
     closures: Mapping[str, Closure]
     vectors: Mapping[str, tuple[Tagged, ...]] = field(default_factory=dict)
     refs: Mapping[str, Ref] = field(default_factory=dict)
+    absent: Mapping[Path, Digest] = field(default_factory=dict)
     problem: Callable[[str, str, str], Problem] = lambda key, what, hint: Problem("", 0, key, what, hint)
 
 
-def locate(recipe: Recipe) -> Located:
+def locate(recipe: Recipe, known: Absent | None = None) -> Located:
     """Find every file that a recipe names.
+
+    Args:
+        recipe: The recipe.
+        known: What its lock tells of files that are not here; by default nothing.
 
     Raises:
         RecipeError: All of what is missing or refused, at once.
     """
-    source = "directory"
-    files: list[Tagged] = []
+    known = known or Absent(None, recipe.folder)
+    models = {"base": ("model", recipe.base.model, "revision" in recipe.base.model_fields_set)}
+    models |= {
+        f"vectors.{n}": (v.source, v.origin, v.revision is not None) for n, v in recipe.vectors.items()
+    }
+    found: dict[str, tuple[Tagged, ...]] = dict.fromkeys(models, ())
+    local: set[str] = set()
     problems: list[Problem] = []
-    with _told(recipe, "base.model", problems):
-        if is_local(recipe.base.model, recipe.folder):
-            path = recipe.resolve(recipe.base.model)
-            source = "gguf" if path.suffix == ".gguf" else source
-            files += base_files(path)
-    with _told(recipe, "base.chat_template", problems):
-        files += locate_template(recipe)
-    datasets = {n: _locate_data(recipe, n, problems) for n in (*recipe.datasets, *recipe.probes)}
-    vectors: dict[str, tuple[Tagged, ...]] = dict.fromkeys(recipe.vectors, ())
-    for name, vector in recipe.vectors.items():
-        with _told(recipe, f"vectors.{name}.{vector.source}", problems):
-            if is_local(vector.origin, recipe.folder):
-                vectors[name] = tuple(local_files(vector.source, recipe.resolve(vector.origin)))
-    closures = _locate_tasks(recipe, problems)
+    for name, (key, model, revision) in models.items():
+        with _told(recipe, f"{name}.{key}", problems):
+            if known.is_local(name, model, revision=revision):
+                local.add(name)
+                found[name] = tuple(_locate_model(recipe, known, name, key, model))
+        if name == "base":
+            with _told(recipe, "base.chat_template", problems):
+                found[name] += _locate_template(recipe, known)
+    source = (
+        "gguf" if "base" in local and recipe.resolve(recipe.base.model).suffix == ".gguf" else "directory"
+    )
+    datasets = {n: _locate_data(recipe, known, n, problems) for n in (*recipe.datasets, *recipe.probes)}
+    closures = _locate_tasks(recipe, known, problems)
     if problems:
         raise RecipeError(problems)
-    return Located(source, tuple(files), datasets, closures, vectors, hub_refs(recipe), recipe.problem)
+    base, *others = found.items()
+    vectors = {name.partition(".")[2]: files for name, files in others}
+    refs = hub_refs(recipe, local)
+    return Located(source, base[1], datasets, closures, vectors, refs, known.digests, recipe.problem)
+
+
+def _locate_model(recipe: Recipe, known: Absent, name: str, key: str, model: str) -> list[Tagged]:
+    """The files of a base or a vector; where it is not whole here, those too that a lock has of it.
+
+    Raises:
+        DemError: It is not whole with them either, or it is none that dem takes.
+    """
+    path = recipe.resolve(model)
+    wrong: DemError | None = None
+    if not known.alone:
+        try:
+            return base_files(path) if key == "model" else local_files(key, path)
+        except DemError as error:
+            wrong = error
+    locked = known.model(name, model)
+    try:
+        if not locked or not (known.alone or path.is_dir() or is_absent(path)):
+            raise wrong or _unlocked(path)
+        if GGUF in locked:
+            known.take(path, locked[GGUF])
+            return [(GGUF, path)]
+        listing = listed(path, locked, alone=known.alone)
+        # Weights that no lock knows are another model's, which lacks some of its files.
+        if {SINGLE, INDEX} & listing.names - listing.locked:
+            raise wrong or _unlocked(path)
+        files = CHOOSE[key](listing)
+    except DemError as error:
+        raise wrong or error from None
+    for tag in listing.absent.intersection(files):
+        known.take(path / tag, locked[tag])
+    return [(tag, path / tag) for tag in files]
+
+
+def _locate_template(recipe: Recipe, known: Absent) -> tuple[Tagged, ...]:
+    """The recipe's chat template, here or as a lock has it.
+
+    Raises:
+        UsageError: There is none.
+    """
+    named = recipe.base.chat_template
+    if named is not None and (known.alone or is_absent(recipe.resolve(named))):
+        if found := known.template(named):
+            return tuple((CHAT_TEMPLATE, path) for path in found)
+        if known.alone:
+            raise _unlocked(recipe.resolve(named))
+    return locate_template(recipe)
+
+
+def _unlocked(path: Path) -> UsageError:
+    return UsageError("is not in the lock", where=str(path), hint="`dem lock`, where the file is, pins it")
 
 
 @contextmanager
@@ -168,7 +235,7 @@ def _told(recipe: Recipe, key: str, problems: list[Problem]) -> Iterator[None]:
         problems.append(recipe.problem(key, error.located, error.hint or ""))
 
 
-def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
+def _locate_data(recipe: Recipe, known: Absent, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
     """The files of a dataset or a probe. Those that are held out whole say so in their tag: `test:jsonl`."""
     if name in recipe.probes:
         named = [(f"probes.{name}.path", "test:", recipe.probes[name].path)]
@@ -182,22 +249,54 @@ def _locate_data(recipe: Recipe, name: str, problems: list[Problem]) -> tuple[Ta
         if pattern is None:
             continue
         with _told(recipe, key, problems):
-            found += [(mark + sources.file_type(p), p) for p in sources.expand(pattern, recipe.folder)]
+            found += [(mark + sources.file_type(p), p) for p in _expanded(recipe, known, name, mark, pattern)]
     return tuple(found)
 
 
-def _locate_tasks(recipe: Recipe, problems: list[Problem]) -> dict[str, Closure]:
+def _expanded(recipe: Recipe, known: Absent, name: str, mark: str, pattern: str) -> list[Path]:
+    """The files that a path or pattern names, here or as a lock has them.
+
+    Raises:
+        UsageError: There are none.
+    """
+    if not known.alone:
+        return sources.expand(pattern, recipe.folder, lambda: known.data(name, mark, pattern))
+    if found := known.data(name, mark, pattern):
+        return found
+    raise _unlocked(recipe.resolve(pattern))
+
+
+def _locate_tasks(recipe: Recipe, known: Absent, problems: list[Problem]) -> dict[str, Closure]:
     if recipe.evaluate is None or not recipe.evaluate.tasks:
         return {}
-    from dem_build.lock import tasks  # noqa: PLC0415  a recipe without tasks need not wait for the parser of their files
-
     include = recipe.evaluate.include_path
     folder = recipe.resolve(include) if include else None
     found: dict[str, Closure] = {}
     for task in recipe.evaluate.tasks:
         with _told(recipe, "evaluate.tasks", problems):
-            found[task.name] = tasks.find_task(task.name, folder)
+            found[task.name] = _locate_task(known, task.name, folder)
     return found
+
+
+def _locate_task(known: Absent, name: str, folder: Path | None) -> Closure:
+    """What a task is made of, here or as a lock has it.
+
+    Raises:
+        UsageError: There is no such task, or files of it are missing or cannot be read.
+    """
+    from dem_build.lock import tasks  # noqa: PLC0415  a recipe without tasks need not wait for the parser of their files
+
+    if known.alone:
+        closure = known.task(name, folder)
+        if closure is None:
+            raise UsageError(f"the task {name} is not in the lock", hint="`dem lock`, where it is, pins it")
+        return closure
+    try:
+        return tasks.find_task(name, folder)
+    except UsageError:
+        if (closure := known.task(name, folder)) is None:
+            raise
+        return closure
 
 
 def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade: bool = False) -> Lock:
@@ -225,18 +324,17 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     if problems:
         raise RecipeError(problems)
     on_hub = {name: pin.files for name, pin in pins.items()}
-    base = LockedBase(located.base_source, (*on_hub.get("base", ()), *_hashed(located.base, hints)))
+    hashed = partial(_hashed, hints=hints, absent=located.absent)
+    base = LockedBase(located.base_source, (*on_hub.get("base", ()), *hashed(located.base)))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {
-        name: tuple(sorted([*_hashed(files, hints), *on_hub.get(f"datasets.{name}", ())]))
+        name: tuple(sorted([*hashed(files), *on_hub.get(f"datasets.{name}", ())]))
         for name, files in located.datasets.items()
     }
-    vectors = {n: on_hub.get(f"vectors.{n}") or _hashed(f, hints) for n, f in located.vectors.items()}
+    vectors = {n: on_hub.get(f"vectors.{n}") or hashed(f) for n, f in located.vectors.items()}
     # Last, as each may ask the hub: what of models and datasets is missing has been said by then.
     pinned = known["tasks"] if known is not None else {}
-    tasks = {
-        n: _lock_task(c, _hashed(c.files, hints), pinned.get(n, {})) for n, c in located.closures.items()
-    }
+    tasks = {n: _lock_task(c, hashed(c.files), pinned.get(n, {})) for n, c in located.closures.items()}
     return Lock(base, datasets, tasks, vectors, pins)
 
 
@@ -249,14 +347,19 @@ def unpinned(located: Located, old: JSON | None) -> list[str]:
     return names + [f"tasks.{n}" for n, c in closures if c.dataset and not _commit(c, tasks.get(n, {}))]
 
 
-def _hashed(files: Iterable[Tagged], hints: Hints) -> tuple[SourceFile, ...]:
+def _hashed(files: Iterable[Tagged], hints: Hints, absent: Mapping[Path, Digest]) -> tuple[SourceFile, ...]:
     tagged = list(files)
     try:
-        blobs = hints.digests_of(path for _, path in tagged)
+        blobs = hints.digests_of(path for _, path in tagged if path not in absent)
     except OSError as error:
         hint = "mend its permissions, or build again if it was just moved"
         raise UsageError(f"cannot be read: {error.strerror}", where=str(error.filename), hint=hint) from error
-    return tuple(SourceFile(tag, blobs[path].digest, path) for tag, path in tagged)
+    return tuple(
+        SourceFile(tag, absent[path], path, absent=True)
+        if path in absent
+        else SourceFile(tag, blobs[path].digest, path)
+        for tag, path in tagged
+    )
 
 
 def _lock_task(closure: Closure, files: tuple[SourceFile, ...], pinned: JSON) -> LockedTask:
@@ -267,7 +370,9 @@ def _lock_task(closure: Closure, files: tuple[SourceFile, ...], pinned: JSON) ->
     if closure.dataset is not None:
         commit = _commit(closure, pinned) or hub.commit_of("dataset", closure.dataset)
     scored = tuple(f for f in files if f.path in closure.scored)
-    return LockedTask(lm_eval_version(), closure.local, files, closure.dataset, commit, scored)
+    return LockedTask(
+        closure.lm_eval or lm_eval_version(), closure.local, files, closure.dataset, commit, scored
+    )
 
 
 def _commit(closure: Closure, pinned: JSON) -> str | None:
@@ -295,15 +400,33 @@ def read(path: Path) -> JSON | None:
     Raises:
         RecipeError: The file is no lock, or one of a newer dem.
     """
-
-    def refused(what: str, mend: str = "restore it") -> RecipeError:
-        return RecipeError([Problem(str(path), 0, "", what, f"{mend}, or delete it and run `dem lock`")])
-
     try:
-        document = parse_json(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _refused(path, f"cannot be read as a lock: {error}") from error
+    return parse(data, path)
+
+
+def _refused(path: Path, what: str, mend: str = "restore it") -> RecipeError:
+    return RecipeError([Problem(str(path), 0, "", what, f"{mend}, or delete it and run `dem lock`")])
+
+
+def parse(data: bytes, path: Path) -> JSON:
+    """The document of a lock file's bytes.
+
+    Args:
+        data: The bytes.
+        path: What messages call the file.
+
+    Raises:
+        RecipeError: It is no lock, or one of a newer dem.
+    """
+    refused = partial(_refused, path)
+    try:
+        document = parse_json(data.decode())
+    except ValueError as error:
         raise refused(f"cannot be read as a lock: {error}") from error
     version = document.get("dem_lock") if isinstance(document, dict) else None
     if version is None:
@@ -336,17 +459,17 @@ def write(path: Path, lock: Lock) -> None:
 def document(lock: Lock, folder: Path) -> dict[str, JSON]:
     """The lock as it stands in its file, paths relative to `folder`."""
 
-    def listed(files: Iterable[SourceFile]) -> list[JSON]:
+    def rows(files: Iterable[SourceFile]) -> list[JSON]:
         paths = [(f, Path(os.path.relpath(f.path, folder)).as_posix()) for f in files]
         return [{"tag": f.tag, "path": path, "sha256": f.digest} for f, path in paths]
 
     def entry(name: str, files: Iterable[SourceFile]) -> dict[str, JSON]:
-        local = {"files": listed(f for f in files if f.hub is None)}
+        local = {"files": rows(f for f in files if f.hub is None)}
         return local | ({"hub": lock.pins[name].document()} if name in lock.pins else {})
 
     def task_entry(task: LockedTask) -> dict[str, JSON]:
         pinned = {"dataset": task.dataset, "dataset_revision": task.dataset_revision} if task.dataset else {}
-        return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": listed(task.files)}
+        return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": rows(task.files)}
 
     vectors = {name: entry(f"vectors.{name}", files) for name, files in sorted(lock.vectors.items())}
     return {

@@ -22,7 +22,7 @@ from dem_build.lock.finetuned import adapter_files, checkpoint_files
 from dem_build.recipe import SplitName, is_local
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
 
     from dem_build.digest import JSON
     from dem_build.lock.hub import Listed
@@ -143,12 +143,19 @@ def _pinned_file(entry: JSON, ref: Ref, commit: str) -> SourceFile:
     return SourceFile(tag, text_at(entry, "sha256"), Path(path), HubFile(ref.kind, ref.name, commit, path))
 
 
-def hub_refs(recipe: Recipe) -> dict[str, Ref]:
-    """What a recipe asks of a hub, by names in the lock: `base`, `vectors.code`, `datasets.math`; so are probes."""
+def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, Ref]:
+    """What a recipe asks of a hub, by names in the lock: `base`, `vectors.code`, `datasets.math`; so are probes.
+
+    Args:
+        recipe: The recipe.
+        local: The names of bases and vectors that are the user's files; None for those that are here.
+    """
     models = {"base": ModelRef("model", recipe.base.model, recipe.base.revision)}
     for name, vector in recipe.vectors.items():
         models[f"vectors.{name}"] = ModelRef(vector.source, vector.origin, vector.revision or "main")
-    refs: dict[str, Ref] = {n: ref for n, ref in models.items() if not is_local(ref.name, recipe.folder)}
+    if local is None:
+        local = {n for n, ref in models.items() if is_local(ref.name, recipe.folder)}
+    refs: dict[str, Ref] = {n: ref for n, ref in models.items() if n not in local}
     for name, source in {**recipe.datasets, **recipe.probes}.items():
         if source.hub is None:
             continue

@@ -71,7 +71,8 @@ class Closure:
         local: Whether it is the user's, not one that lm-eval brings. Running it then executes code that is not
             lm-eval's own: lm-eval renders a task's templates with Jinja outside of a sandbox.
         dataset: The hub dataset that it needs; None when its data are local files.
-        scored: Those of its files that hold what a model is scored on.
+        scored: Those of its files that hold what a model is scored on; none where a lock alone tells of it.
+        lm_eval: Version of lm-eval that gives it its meaning; None for the one that is installed.
     """
 
     task: str
@@ -79,6 +80,7 @@ class Closure:
     local: bool
     dataset: str | None
     scored: tuple[Path, ...] = ()
+    lm_eval: str | None = None
 
 
 def lm_eval_version() -> str:

@@ -43,12 +43,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | None, list[Problem]]:
+def read_recipe(
+    path: Path, overrides: Sequence[str] = (), written: bytes | None = None
+) -> tuple[Recipe | None, list[Problem]]:
     """Read and check a recipe, and keep what is right of one that is wrong, so that more can be said of it.
 
     Args:
         path: The recipe's file; messages name it as it is given here.
         overrides: `KEY=VALUE` of each `--set`, applied in order before anything is checked.
+        written: The bytes of a recipe that need not lie there; then nothing on this machine is looked at.
 
     Returns:
         The recipe, less what a mistake puts in doubt, None where no recipe is left; and all the mistakes of the file
@@ -57,7 +60,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | Non
     Raises:
         RecipeError: There is no TOML to read.
     """
-    text, tables = toml.load(path, "recipe")
+    text, tables = toml.load(path, "recipe") if written is None else toml.parse(written, path, "recipe")
     keys, problems = _override(tables, overrides)
     if toml.too_deep(tables):
         raise RecipeError([*problems, Problem(str(path), 0, "", toml.TOO_DEEP)])
@@ -70,7 +73,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> tuple[Recipe | Non
             hint = 'set name = "…", made of letters, digits, `_` and `-`'
             problems.append(Problem(str(path), 0, "name", what, hint))
     recipe, mistakes = checked(data)
-    mistakes += [*revisions_of_folders(recipe, path.parent), *not_yet(data)]
+    mistakes += [*revisions_of_folders(recipe, path.parent if written is None else None), *not_yet(data)]
     origin = toml.Origin(str(path), text, keys)
     problems += [origin.problem(m.key, m.what, m.hint) for m in mistakes]
     # A recipe with `WRONG` values is for rules alone: what is kept is read anew, without what is in doubt.

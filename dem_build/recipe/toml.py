@@ -31,6 +31,7 @@ __all__ = [
     "line_of",
     "load",
     "locate",
+    "parse",
     "parsed",
     "too_deep",
 ]
@@ -73,10 +74,6 @@ def load(path: Path, word: str) -> tuple[str, dict[str, Any]]:
     """
     try:
         data = path.read_bytes()
-        if len(data) > MOST_BYTES:
-            what = f"is {len(data)} bytes: a {word} has at most {MOST_BYTES}"
-            raise RecipeError([Problem(str(path), 0, "", what, "is it another file?")])
-        text = data.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise RecipeError([Problem(str(path), 0, "", f"there is no such {word}", _nearest(path))]) from error
     except IsADirectoryError as error:
@@ -84,6 +81,25 @@ def load(path: Path, word: str) -> tuple[str, dict[str, Any]]:
         raise RecipeError([problem]) from error
     except OSError as error:
         raise RecipeError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from error
+    return parse(data, path, word)
+
+
+def parse(data: bytes, path: Path, word: str) -> tuple[str, dict[str, Any]]:
+    """The text of a file's bytes, and its tables, as `load` returns them.
+
+    Args:
+        data: The bytes.
+        path: What messages call the file.
+        word: What it should be, such as `recipe`.
+
+    Raises:
+        RecipeError: It is far too large, is not UTF-8, or is no TOML.
+    """
+    if len(data) > MOST_BYTES:
+        what = f"is {len(data)} bytes: a {word} has at most {MOST_BYTES}"
+        raise RecipeError([Problem(str(path), 0, "", what, "is it another file?")])
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise RecipeError([Problem(str(path), line, "", "is not UTF-8", "save it as UTF-8")]) from error

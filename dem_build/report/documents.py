@@ -38,7 +38,13 @@ def plan_document(recipe: Path | str, plan: Plan) -> dict[str, JSON]:
         }
         for verdict in plan.verdicts.values()
     ]
-    return {"recipe": str(recipe), "actions": actions}
+    absent = [
+        {"action": action.name, "path": str(source.path), "sha256": source.digest}
+        for action in plan.graph
+        for source in action.sources
+        if source.absent
+    ]
+    return {"recipe": str(recipe), "actions": actions, "absent": absent}
 
 
 def build_document(

@@ -128,12 +128,12 @@ def _one_origin(_: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
         yield Mistake(key, f"`checkpoint` and `adapter` are one choice, and {which} given")
 
 
-def revisions_of_folders(recipe: Recipe, folder: Path) -> Iterator[Mistake]:
+def revisions_of_folders(recipe: Recipe, folder: Path | None) -> Iterator[Mistake]:
     """Each revision of a base or vector that is on this machine: hubs have some, and folders have none.
 
     Args:
         recipe: The recipe.
-        folder: The recipe's folder, which tells whether `org/name` is one here.
+        folder: The recipe's folder, which tells whether `org/name` is one here; None where none is.
     """
     models: list[tuple[Key, Any]] = [] if recipe.base is WRONG else [(("base",), recipe.base)]
     for key, model in (*models, *vectors(recipe)):
