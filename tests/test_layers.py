@@ -42,9 +42,10 @@ LAYERS: dict[str, int] = {
     "engine": 6,
     "report": 6,
     "estimate": 6,
-    "cli": 7,
+    "compare": 7,
+    "cli": 8,
     "__init__": 0,
-    "__main__": 8,
+    "__main__": 9,
 }
 SPECS = {"actions", "spec"}
 """Modules of actions that say what a kind is: torch-free, and lower than all that plans or runs one."""
