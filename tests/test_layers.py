@@ -43,9 +43,10 @@ LAYERS: dict[str, int] = {
     "report": 6,
     "estimate": 6,
     "compare": 7,
-    "cli": 8,
+    "review": 8,
+    "cli": 9,
     "__init__": 0,
-    "__main__": 9,
+    "__main__": 10,
 }
 SPECS = {"actions", "spec"}
 """Modules of actions that say what a kind is: torch-free, and lower than all that plans or runs one."""

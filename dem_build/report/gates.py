@@ -19,6 +19,7 @@ __all__ = ["GateResult", "Reference", "check"]
 
 # 0.30 - 0.29 is above 0.01 in binary: a bound that is met exactly in decimals must not fail.
 SLACK = 1e-9
+MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class _Condition:
 def check(
     gates: Iterable[Gate],
     results: Results,
-    before: Mapping[tuple[str, str], Reference] | None = None,
+    before: Mapping[tuple[str, str], Reference | None] | None = None,
 ) -> list[GateResult]:
     """Judge each gate on the composed model; a value that was not measured, or is no number, fails.
 
@@ -77,13 +78,16 @@ def check(
     Args:
         gates: The gates.
         results: What was measured.
-        before: Task and metric → what the base revision's model reached. None: nobody compares two revisions, and
-            gates against the base revision are not judged. In a mapping, what is missing was not measured, and fails.
+        before: Task and metric → what the base revision's model reached, None where that revision does not ask for
+            it. No mapping: nobody compares two revisions. In both cases gates against the base revision are not
+            judged. What a mapping lacks should have been measured and was not, and fails.
     """
     return [_check(gate, results, before) for gate in gates]
 
 
-def _check(gate: Gate, results: Results, before: Mapping[tuple[str, str], Reference] | None) -> GateResult:
+def _check(
+    gate: Gate, results: Results, before: Mapping[tuple[str, str], Reference | None] | None
+) -> GateResult:
     value = results.value(COMPOSED, gate.task, gate.metric)
     if value is None:
         why = f"{COMPOSED} has no {gate.metric} on {subject(gate.task)}"
@@ -96,7 +100,7 @@ def _check(gate: Gate, results: Results, before: Mapping[tuple[str, str], Refere
 
 
 def _conditions(
-    gate: Gate, value: float, results: Results, before: Mapping[tuple[str, str], Reference] | None
+    gate: Gate, value: float, results: Results, before: Mapping[tuple[str, str], Reference | None] | None
 ) -> list[_Condition]:
     found = []
     if gate.min is not None:
@@ -107,16 +111,18 @@ def _conditions(
         return found
     if gate.against == BASE_REVISION and before is None:
         found.append(_Condition(None, "compared with the base revision by `dem ci` alone"))
+    elif gate.against == BASE_REVISION and before and before.get((gate.task, gate.metric), MISSING) is None:
+        found.append(_Condition(None, "the base revision does not measure it"))
     else:
         found.append(_drop(gate, results, _reference(gate, value, results, before)))
     return found
 
 
 def _reference(
-    gate: Gate, value: float, results: Results, before: Mapping[tuple[str, str], Reference] | None
+    gate: Gate, value: float, results: Results, before: Mapping[tuple[str, str], Reference | None] | None
 ) -> Reference | None:
     if gate.against == BASE_REVISION:
-        return (before or {}).get((gate.task, gate.metric))
+        return before.get((gate.task, gate.metric)) if before else None
     against = gate.against or BASE
     theirs = results.value(against, gate.task, gate.metric)
     if theirs is None:

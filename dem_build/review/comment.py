@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from dem_build.compare.keys import Standing
 from dem_build.report.comparison import subject
 from dem_build.report.markdown import code, escape, table
 from dem_build.report.quantities import decimals, duration, plus_minus, signed, size
@@ -410,9 +411,9 @@ def _plan(recipe: RecipeReview) -> str:
         return ""
     lines = [
         f"{change.what:<8} {printable(change.action)}  "
-        + ("" if change.what == "new" else _key(change.before))
-        + (" → " if change.what not in ("new", "gone") else "")
-        + ("" if change.what == "gone" else _key(change.after))
+        + ("" if change.what is Standing.NEW else _key(change.before))
+        + ("" if change.what in (Standing.NEW, Standing.GONE) else " → ")
+        + ("" if change.what is Standing.GONE else _key(change.after))
         for change in recipe.keys
     ]
     return _folded(f"The plan's difference: {len(lines)} actions", _fenced(lines))

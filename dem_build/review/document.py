@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from dem_build.compare.keys import Standing
 from dem_build.errors import UsageError
 
 __all__ = [
@@ -205,7 +206,7 @@ class KeyChange(Part):
     action: Name
     before: Digest | None = None
     after: Digest | None = None
-    what: Literal["new", "gone", "changed", "renamed"]
+    what: Standing
 
 
 class RecipeReview(Part):
