@@ -1,10 +1,102 @@
 """The machine file: how and where to build. Recorded with every action, never part of a key."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-__all__ = ["Machine"]
+__all__ = ["Machine", "Remote"]
+
+_KINDS = ("s3", "gs", "az", "hf", "https", "http", "file")
+_READ_ONLY = ("https", "http")
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+_NAMESPACE = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_HOLDS_ONE = "holds a credential: leave it to the store's own variables and files"
+
+
+def _address(url: str) -> str:
+    """Refuse an address that nothing reaches, or that holds a secret: it is shown, and files with it are shared."""
+    try:
+        parts = urlsplit(url)
+        host, secret = parts.hostname, "@" in parts.netloc or parts.query or parts.fragment
+    except ValueError:
+        raise PydanticCustomError("no_address", "must be an address") from None
+    # A folder may be called anything; of an address, also of an unknown kind, no part may be a secret.
+    if "://" in url and secret:
+        raise PydanticCustomError("credential", _HOLDS_ONE)
+    if "://" in url and parts.scheme not in _KINDS:
+        what = "must begin with s3://, gs://, az://, hf:// or https://, or be a folder"
+        raise PydanticCustomError("no_address", what)
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        raise PydanticCustomError("no_address", "must begin with https:// where it is not on this machine")
+    if "://" in url and parts.scheme != "file" and not host:
+        raise PydanticCustomError("no_address", "must name a bucket, a repository or a host")
+    return url.rstrip("/") or "/"
+
+
+def _endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if "@" in parts.netloc or parts.query:
+        raise PydanticCustomError("credential", _HOLDS_ONE)
+    if parts.scheme not in _READ_ONLY or not parts.netloc:
+        raise PydanticCustomError("no_address", "must begin with https:// or http://")
+    return url
+
+
+def _namespace(name: str) -> str:
+    if not _NAMESPACE.fullmatch(name):
+        what = "must be made of small letters, digits, `.`, `_` and `-`, and begin with a letter or digit"
+        raise PydanticCustomError("no_namespace", what)
+    return name
+
+
+Namespace = Annotated[str, Field(min_length=1), AfterValidator(_namespace)]
+
+
+class Remote(BaseModel):
+    """One shared store, which is asked for what is not here and given what was made here.
+
+    Its parts are *namespaces* (`trusted`, `pr-17`, `user-ada`): who may write to one is up to the store's access rules
+    on the folder of that name. Credentials come by the store's own variables and files, and never stand here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    url: Annotated[str, Field(min_length=1), AfterValidator(_address)] = Field(
+        description="Where it is: `s3://`, `gs://`, `az://`, `hf://` (a repository), `https://` (read only), or a "
+        "folder, relative to the machine file."
+    )
+    read: tuple[Namespace, ...] = Field(
+        default=(), description="Namespaces that are asked, in this order. Default: the one of `write`."
+    )
+    write: Namespace | None = Field(
+        default=None, description="The namespace that is written. Without it nothing is written."
+    )
+    endpoint: Annotated[str, Field(min_length=1), AfterValidator(_endpoint)] | None = Field(
+        default=None,
+        description="The server of a store that speaks S3's language and is not Amazon's: `https://…`, or `http://…` "
+        "on a network that you trust.",
+    )
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        scheme = urlsplit(self.url).scheme
+        if not self.read and self.write is None:
+            raise PydanticCustomError("nothing_asked", "needs `read`, `write` or both")
+        if self.write is not None and scheme in _READ_ONLY:
+            raise PydanticCustomError(
+                "read_only", "an address of a web server is read only: leave out `write`"
+            )
+        if self.endpoint is not None and scheme not in {"s3", "gs", "az"}:
+            raise PydanticCustomError("no_endpoint", "`endpoint` is for s3://, gs:// and az:// alone")
+        return self
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The namespaces that are asked, in order."""
+        return self.read or ((self.write,) if self.write else ())
 
 
 class Machine(BaseModel):
@@ -13,6 +105,11 @@ class Machine(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     cache: str | None = Field(default=None, description="Folder of the store; relative to the machine file.")
+    work: str | None = Field(
+        default=None,
+        description="Folder for unfinished runs and their checkpoints, on any disk of this machine; relative to the "
+        "machine file. Default: in the store.",
+    )
     jobs: int | None = Field(
         default=None,
         ge=1,
@@ -38,4 +135,8 @@ class Machine(BaseModel):
         default=300.0,
         ge=0,
         description="Seconds between two checkpoints of a training; 0 saves after each step.",
+    )
+    remotes: tuple[Remote, ...] = Field(
+        default=(),
+        description="Shared stores, each a table `[[remotes]]`; the first that has something counts.",
     )

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Protocol
 from dem_build import action as actions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from collections.abc import Set as AbstractSet
 
     from dem_build.action import Action
     from dem_build.digest import JSON, Digest, Output
     from dem_build.graph import Graph
     from dem_build.store import Record
+    from dem_build.store.records import Away
 
 __all__ = [
     "Difference",
@@ -48,6 +49,7 @@ class Why(StrEnum):
     """Why an action has its verdict; closed, so that every reason is rendered in one place."""
 
     RECORDED = "recorded"
+    AWAY = "recorded elsewhere"
     FIRST = "never built"
     CHANGED = "changed"
     LOST = "lost"
@@ -75,11 +77,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an action is hit, due or pending."""
+    """Why an action is hit, due or pending; `away` tells which objects of a hit are not here, and where they are."""
 
     why: Why
     differences: tuple[Difference, ...] = ()
     waits_for: tuple[str, ...] = ()
+    away: Away | None = None
 
     def __str__(self) -> str:
         if self.why is Why.CHANGED:
@@ -88,6 +91,8 @@ class Reason:
             return f"changed: {shown}" + (f"; and {more} more" if more > 0 else "")
         if self.why is Why.WAITS:
             return f"depends on {', '.join(self.waits_for)}"
+        if self.away is not None:
+            return f"recorded in {self.away.where}"
         return {
             Why.RECORDED: "recorded",
             Why.FIRST: "never built",
@@ -117,6 +122,10 @@ class Lookup(Protocol):
 
     def peek(self, key: Digest) -> Record | None:
         """The record of `key` when it can be read, whatever became of its objects."""
+        ...
+
+    def expect(self, keys: Iterable[Digest]) -> None:
+        """Hear which keys are about to be looked up: who has to ask others for records asks for all at once."""
         ...
 
 
@@ -151,11 +160,23 @@ def make_plan(
     """What would run, and why, without changing anything."""
     verdicts: dict[str, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
+    for ready in _levels(graph):
+        records.expect(key for action in ready if (key := key_of(action, known)) is not None)
+        for action in ready:
+            verdict = verdicts[action.name] = decide(action, known, records, history, rebuild)
+            if verdict.record is not None and verdict.status is Status.HIT:
+                known[action.name] = verdict.record.outputs
+    return Plan(graph, {name: verdicts[name] for name in graph.actions}, history)
+
+
+def _levels(graph: Graph) -> Iterator[list[Action]]:
+    """The actions in groups: what an action takes from is in groups before its own."""
+    depth: dict[str, int] = {}
+    levels: dict[int, list[Action]] = {}
     for action in graph:
-        verdict = verdicts[action.name] = decide(action, known, records, history, rebuild)
-        if verdict.record is not None and verdict.status is Status.HIT:
-            known[action.name] = verdict.record.outputs
-    return Plan(graph, verdicts, history)
+        at = depth[action.name] = 1 + max((depth[name] for name in action.upstream), default=-1)
+        levels.setdefault(at, []).append(action)
+    return iter(levels[at] for at in sorted(levels))
 
 
 def decide(
@@ -182,7 +203,9 @@ def decide(
     if action.name in rebuild:  # with its record, which says whether the same came out again
         return Verdict(action, Status.RUN, Reason(Why.ASKED), key, document, record)
     if record is not None:
-        return Verdict(action, Status.HIT, Reason(Why.RECORDED), key, document, record)
+        away = record.away if record.away is not None and record.away.blobs else None
+        reason = Reason(Why.RECORDED if away is None else Why.AWAY, away=away)
+        return Verdict(action, Status.HIT, reason, key, document, record)
     last = history.keys.get(action.name)
     # Nothing changed and yet it is a miss: the record, or an object that it names, is gone.
     lost = last == key or records.peek(key) is not None

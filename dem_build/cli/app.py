@@ -87,7 +87,11 @@ OF_STORE = (
     click.Option(["--cache"], metavar="DIR", help="Folder of the store."),
     click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
 )
-OF_RECIPE = (SET, *OF_STORE)
+OF_REMOTES = (
+    _flag("--offline", "Ask no hub and no remote for anything."),
+    _flag("--require-remote", "Fail where a remote does not answer."),
+)
+OF_RECIPE = (SET, *OF_STORE, *OF_REMOTES)
 OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded"), *OF_RECIPE)
 
 cache = Commands(
@@ -124,7 +128,6 @@ app = Commands(
             click.Argument(["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]"),
             _flag("--locked", "Fail (4) where the lock is not what is there."),
             _flag("--no-train", "Fail (4) where a vector is missing."),
-            _flag("--offline", "Ask no hub for anything."),
             _flag("--keep-going", "After a failure, do what can be done."),
             _flag("--trust-tasks", "Run local task files, which are code."),
             click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared, shared_documents
 from dem_build.cli.session import checked, open_session
+from dem_build.cli.sharing import Pushing
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import recipe_line
 from dem_build.cli.view_results import (
@@ -47,10 +47,8 @@ MOST_RUNS = 4  # of one plan, each after damage that the one before it met at it
 GRAVITY = (130, 2, 1, 4, 3, 0)
 
 
-def build(recipes: Sequence[str], call: Call, *, offline: bool) -> int:
+def build(recipes: Sequence[str], call: Call) -> int:
     """Build recipes one after another, none where one cannot be built; the gravest exit status is the call's."""
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"
     if len(recipes) > 1 and (wrong := _refusals(recipes, call)):
         for error in wrong.values():
             render_error(error, make_console(stderr=True))
@@ -140,11 +138,15 @@ def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -
             if not call.locked and not call.overrides:  # the lock is of the recipe as it is written
                 session.save_lock()
             session.save_root()
+            pusher = session.sharing.pusher(session.store)
             with make_listener(console) as listener:
-                outcome, ending = _run(session, listener, interrupt)
+                session.sharing.console = listener.console
+                outcome, ending = _run(session, Pushing(listener, pusher), interrupt)
+            session.store.records.adopt()
             if session.plan.up_to_date:
                 vouch(session.fresh_until)
-            return _finish(session, outcome, ending, listener.shown, console)
+            status, document = _finish(session, outcome, ending, listener.shown, console)
+            return status, document | session.sharing.finish(pusher, named)
     except KeyboardInterrupt:
         return _failed(named, InterruptedBuildError("stopped"))
     except DemError as error:

@@ -76,6 +76,8 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
         return _mattering(session, _recorded(known, marks)), {}
     if len(marks) < sum(r.action.kind.name == "prepare" for r in outcome.results.values()):
         return [], {}  # one of them failed, or is not there yet
+    if not _here(session.store, outcome.records):
+        return [], {}  # who made them has counted, and gigabytes are not fetched for a count
     if damaged := _damaged(session.store, outcome.records):
         return [], damaged
     found = _counted(session.store, outcome.records)
@@ -131,6 +133,12 @@ def _recorded(known: JSON, marks: Mapping[str, str]) -> list[Shared]:
     of = known.get("of", {})
     found = [Shared(*entry) for entry in known.get("shared", ())]
     return [s for s in found if all(n in marks and of.get(n) == marks[n] for n in (s.name, s.other))]
+
+
+def _here(store: Store, records: Mapping[str, Record]) -> bool:
+    """Whether no prepared dataset among the records is elsewhere."""
+    datasets = [r for r in records.values() if r.kind == "prepare"]
+    return not store.objects.away(b for r in datasets for o in r.outputs.values() for b in o.blobs())
 
 
 def _damaged(store: Store, records: Mapping[str, Record]) -> dict[str, CorruptObjectError]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.cli.overlap import is_overlap
+from dem_build.cli.sharing import Sharing
 from dem_build.engine.publish import destination
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
@@ -19,8 +20,16 @@ from dem_build.lock.absent import Absent
 from dem_build.lock.base import CHAT_TEMPLATE, refuse_template, template_is_new
 from dem_build.lock.leaks import refuse_leaks, refuse_shared_files
 from dem_build.plan import History, Status, make_plan
-from dem_build.recipe import cache_folder, load_machine, project_folder, read_recipe
+from dem_build.recipe import (
+    cache_folder,
+    load_machine,
+    project_folder,
+    read_recipe,
+    remotes_of,
+    work_folder,
+)
 from dem_build.store import Hints, Store
+from dem_build.store.local import open_layout
 from dem_build.store.roots import DROPPED, END_OF_TIME
 
 if TYPE_CHECKING:
@@ -56,6 +65,8 @@ class Call:
         upgrade: `dem lock --upgrade`.
         locked: `--locked`: what no lock pins is an error, and no hub is asked for it.
         no_train: `--no-train`.
+        offline: `--offline`: no hub and no remote is asked for anything.
+        require_remote: `--require-remote`: a remote that does not answer is an error.
         keep_going: `--keep-going`.
         trust_tasks: `--trust-tasks`.
         jobs: `--jobs`, which stands above the machine file's.
@@ -70,6 +81,8 @@ class Call:
     upgrade: bool = False
     locked: bool = False
     no_train: bool = False
+    offline: bool = False
+    require_remote: bool = False
     keep_going: bool = False
     trust_tasks: bool = False
     jobs: int | None = None
@@ -84,6 +97,7 @@ class Session:
         named: The recipe as the user named it.
         locked: The lock file's document, None when there is none.
         root: What the recipe's last build wrote, every field of it; empty ones when there was none.
+        sharing: The remotes.
     """
 
     named: str
@@ -95,6 +109,7 @@ class Session:
     locked: digest.JSON | None
     plan: Plan
     root: Mapping[str, digest.JSON]
+    sharing: Sharing
 
     @property
     def whole(self) -> bool:
@@ -298,6 +313,8 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         StoreError: The cache cannot be used.
         NotUpToDateError: The call asks for a lock, and there is none, or it does not pin a name on a hub.
     """
+    if call.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
     hints = Hints()
     recipe, located, locked = _located(named, call.overrides, hints)
     machine, machine_path = load_machine(call.machine, recipe.path)
@@ -316,13 +333,17 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     graph = build_graph(recipe, resolved)
     graph = graph.only(call.targets) if call.targets else graph
     graph.require(sorted(call.rebuild))
+    # Who only looks makes no folder.
     folder = cache_folder(call.cache, machine, machine_path, recipe.path)
-    store = Store.open(folder, hints=hints, make=within is not None)  # who only looks makes no folder
+    layout = open_layout(folder, make=within is not None, work=work_folder(machine, machine_path))
+    remotes = () if call.offline else remotes_of(machine, machine_path)
+    sharing = Sharing(remotes, required=call.require_remote)
+    store = Store(layout, hints, elsewhere=sharing.reader(layout))
     if within is not None:
         within.enter_context(store.in_use())
     root = _last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
-    return Session(named, call, recipe, machine, store, resolved, locked, plan, root)
+    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, sharing)
 
 
 def planned(
@@ -394,4 +415,4 @@ def open_store(call: Call) -> Store:
     if not (folder / "format.json").exists():
         hint = "--cache says where it is; the first `dem build` makes it"
         raise StoreError("there is no cache here", where=str(folder), hint=hint)
-    return Store.open(folder, make=False)
+    return Store.open(folder, make=False, work=work_folder(machine, machine_path))

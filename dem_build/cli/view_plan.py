@@ -51,6 +51,7 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
     """
     if plan.up_to_date and fold:
         say(console, (f"{MARKS['ran']} ", "green"), f"up to date: {_actions(len(plan.verdicts))} recorded")
+        _transfer_lines(plan, console)
         return
     hits = plan.of(Status.HIT)
     folded = fold and len(hits) >= FOLD_FROM
@@ -61,10 +62,24 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
         width = max((len(joined(v.action.name)) for v in shown), default=0)
         for verdict in shown:
             name, why = joined(verdict.action.name), joined(verdict.reason)
-            say(console, f"{verdict.status.value:<8} {name:<{width}}  {why}{_stored(verdict)}")
+            more = _stored(verdict) + _missing(verdict)
+            say(console, f"{verdict.status.value:<8} {name:<{width}}  {why}{more}")
     due, pending, recorded = (len(plan.of(s)) for s in (Status.RUN, Status.PENDING, Status.HIT))
     waiting = f", {pending} depend on what they make" if pending else ""
     say(console, (f"{_actions(due)} to run{waiting}, {recorded} recorded", "dim"))
+    _transfer_lines(plan, console)
+
+
+def _transfer_lines(plan: Plan, console: Console) -> None:
+    """Print what will be fetched, and from where."""
+    if any(v.reason.away is not None for v in plan.verdicts.values()):
+        from dem_build.estimate.transfer import transfers  # noqa: PLC0415  most plans fetch nothing
+        from dem_build.report.results import READ  # noqa: PLC0415
+
+        for found in transfers(plan, READ):
+            objects = "1 object" if found.objects == 1 else f"{found.objects} objects"
+            text = f"to fetch: {quantities.size(found.bytes)}, {objects}, from {joined(found.where)}"
+            say(console, (text, "dim"))
 
 
 def absent_lines(plan: Plan, console: Console) -> None:
@@ -122,7 +137,7 @@ def _table(verdicts: list[Verdict], width: int) -> Table:
         table.add_row(
             Text(f"{MARKS[status]} {status}", style),
             name,
-            Text(_why(verdict.reason, limit) + _stored(verdict), "dim"),
+            Text(_why(verdict.reason, limit) + _stored(verdict) + _missing(verdict), "dim"),
         )
     return table
 
@@ -140,6 +155,12 @@ def _stored(verdict: Verdict) -> str:
     """Say what a GGUF file's blocks of integers become: the format is chosen, and not the file's own."""
     params = verdict.action.params
     return f" (GGUF, stored as {params['dtype']})" if params.get("source") == "gguf" else ""
+
+
+def _missing(verdict: Verdict) -> str:
+    """Say how much of what is recorded elsewhere is not here."""
+    away = verdict.reason.away
+    return "" if away is None else f", {quantities.size(away.bytes)} not here"
 
 
 def _actions(number: int) -> str:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 import queue
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from dem_build.engine.fetch import Fetch
 from dem_build.engine.outcome import Done, Outcome, Result, hit
 from dem_build.engine.pool import Pool, slots
 from dem_build.engine.protocol import Answer, EventTail, request_for
@@ -21,7 +23,7 @@ from dem_build.errors import ActionError, CorruptObjectError, DemError, NotUpToD
 from dem_build.plan import Status, decide, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from dem_build.action import Action
     from dem_build.digest import Blob, Output
@@ -37,6 +39,8 @@ __all__ = ["Options", "build"]
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
 MOST_REPAIRS = 3
+MOST_FETCHED = 8
+"""Actions whose inputs are brought at once: the next ones are on their way while others run."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,13 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
     """
     gc.freeze()  # what there is stays, and need not be looked through
     gc.enable()  # `dem` starts without it
-    pool = Pool(slots(options.machine), store.root)
+    pool = Pool(slots(options.machine), store.root, *([store.scratch] if store.scratch else []))
     try:
         with interrupt.counting():
             return _Build(plan, store, options, listener, interrupt, pool).run()
     finally:
         pool.kill()
+        store.records.adopt()
 
 
 @dataclass
@@ -83,11 +88,14 @@ class _Build:
     due: dict[str, Verdict] = field(default_factory=dict)
     held: dict[str, tuple[Verdict, float]] = field(default_factory=dict)
     running: dict[str, tuple[Verdict, EventTail]] = field(default_factory=dict)
+    fetching: dict[str, tuple[Verdict, Fetch]] = field(default_factory=dict)
+    fetched: threading.Event = field(default_factory=threading.Event)
     rebuilt: set[str] = field(default_factory=set)
     repairs: Counter[str] = field(default_factory=Counter)
     stopping: int = 0
 
-    # An action is in one of `results`, `due`, `held` (by another process) and `running`, or else waits for an input.
+    # An action is in one of `results`, `due`, `held` (by another process), `fetching` (its inputs) and `running`, or
+    # else waits for an input to be made.
 
     def run(self) -> Outcome:
         for verdict in self.plan.verdicts.values():
@@ -96,9 +104,12 @@ class _Build:
             # Looked at before anything is given out: what starts after Ctrl-C would never hear of it.
             self._heed_interrupt()
             self._retry_held()
+            self._take_fetched()
             self._dispatch()
             self._receive()
             self._follow_events()
+        for _, fetch in self.fetching.values():
+            fetch.stop()
         for action in self.plan.graph:
             if action.name not in self.results:
                 self._settle(Result(action, Done.SKIPPED))
@@ -110,7 +121,7 @@ class _Build:
     def _unfinished(self) -> bool:
         if self.running:  # also after a failure or Ctrl-C: what runs ends, or saves its state
             return True
-        return not self._winding_down() and bool(self.due or self.held)
+        return not self._winding_down() and bool(self.due or self.held or self.fetching)
 
     def _winding_down(self) -> bool:
         failed = any(r.status is Done.FAILED for r in self.results.values())
@@ -159,8 +170,8 @@ class _Build:
                 self.held.pop(action.name, None)
 
     def _waiting(self, action: Action) -> bool:
-        name = action.name
-        return not (name in self.results or name in self.due or name in self.held or name in self.running)
+        places = (self.results, self.due, self.held, self.fetching, self.running)
+        return not any(action.name in place for place in places)
 
     def _reconsider(self, action: Action) -> None:
         lost = [n for n in action.upstream if (r := self.results.get(n)) is not None and r.record is None]
@@ -208,12 +219,16 @@ class _Build:
                     return None
                 if unprepared:
                     continue
-            return self.due.pop(name)
+            if not self._fetches(verdict):
+                return self.due.pop(name)
         return None
 
     def _receive(self) -> None:
         if not self.running:
-            time.sleep(TICK_SECONDS)  # all that is left is held by other processes
+            self.fetched.wait(
+                TICK_SECONDS
+            )  # all that is left is held by other processes, or comes from elsewhere
+            self.fetched.clear()
             return
         try:
             message = self.pool.inbox.get(timeout=TICK_SECONDS)
@@ -312,6 +327,43 @@ class _Build:
             if self._waiting(action):
                 self._reconsider(action)
 
+    # Inputs that are elsewhere.
+
+    def _fetches(self, verdict: Verdict) -> bool:
+        """Whether an action has to wait for what it takes to come from elsewhere; it is on its way then, or will be."""
+        known = self._known(verdict.action)
+        taken = [known[t.at.action][t.at.output] for t in verdict.action.takes]
+        away = self.store.objects.away(blob for output in taken for blob in output.blobs())
+        if away and len(self.fetching) < MOST_FETCHED:
+            del self.due[verdict.action.name]
+            self.fetching[verdict.action.name] = (verdict, Fetch(self.store, away, self.fetched))
+        return bool(away)
+
+    def _take_fetched(self) -> None:
+        """See to the actions for whose inputs nothing more is coming."""
+        for name, (verdict, fetch) in list(self.fetching.items()):
+            if fetch.running:
+                self.listener.action_event(verdict.action, fetch.progress())
+                continue
+            del self.fetching[name]
+            if key_of(verdict.action, self._known(verdict.action)) != verdict.key:
+                self._reconsider(verdict.action)  # an input is made again meanwhile
+            elif fetch.error is not None:
+                self._settle(Result(verdict.action, Done.FAILED, key=verdict.key, error=fetch.error))
+            elif not (missing := fetch.missing):
+                self.due[name] = verdict
+            else:
+                self._make_again(verdict, missing)
+
+    def _make_again(self, verdict: Verdict, missing: Sequence[Blob]) -> None:
+        """Inputs came from nowhere, whatever was recorded elsewhere: what made them is due."""
+        what = f"object {missing[0].digest} is in no remote with the bytes of its name"
+        if self._may_repair(verdict.action):
+            self._repair(verdict, what)
+        else:
+            error = CorruptObjectError(what, where=verdict.action.name, hint="`dem cache verify --remote`")
+            self._settle(Result(verdict.action, Done.FAILED, key=verdict.key, error=error))
+
     # Other processes, events, the user.
 
     def _retry_held(self) -> None:
@@ -347,6 +399,8 @@ class _Build:
             return
         self.stopping = self.interrupt.count
         self.listener.stopping()
+        for _, fetch in self.fetching.values():
+            fetch.stop()
         if self.stopping == 1:
             self.pool.stop()
         else:

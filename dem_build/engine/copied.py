@@ -21,7 +21,7 @@ from dem_build.engine import worker
 from dem_build.engine.interrupt import Interrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["POSSIBLE", "Copied"]
 
@@ -34,7 +34,7 @@ class Copied:
     """The driver's end of such a process: what the pool asks of `subprocess.Popen`.
 
     Args:
-        store: The store's folder.
+        places: The store's folder, and where unfinished runs lie if not there, as `worker.main` takes them.
         environment: Variables that the process has beside the driver's.
 
     Attributes:
@@ -42,7 +42,7 @@ class Copied:
         stdout: Where answers are read.
     """
 
-    def __init__(self, store: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, places: Sequence[Path], environment: Mapping[str, str]) -> None:
         (read, write), (answered, answer) = os.pipe(), os.pipe()
         with warnings.catch_warnings():
             # From Python 3.12 on, of the driver's other threads, which may hold locks: those that read workers' pipes
@@ -50,7 +50,7 @@ class Copied:
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:
-            _serve(store, environment, read, answer)
+            _serve(places, environment, read, answer)
         os.close(read)
         os.close(answer)
         self.stdin = os.fdopen(write, "w", encoding="utf-8")
@@ -87,7 +87,7 @@ class Copied:
                 self._status = os.waitstatus_to_exitcode(status)
 
 
-def _serve(store: Path, environment: Mapping[str, str], requests: int, answers: int) -> NoReturn:
+def _serve(places: Sequence[Path], environment: Mapping[str, str], requests: int, answers: int) -> NoReturn:
     """Be a worker. Nothing of what the driver was about to do is done here."""
     try:
         gc.freeze()  # what the driver dropped is not cleaned up: its files have our numbers by then
@@ -105,6 +105,6 @@ def _serve(store: Path, environment: Mapping[str, str], requests: int, answers: 
             os.fdopen(number, mode, encoding="utf-8", closefd=False) for number, mode in enumerate("rww")
         )
         os.environ.update(environment)
-        worker.main(str(store))
+        worker.main(*map(str, places))
     finally:
         os._exit(FAILED)

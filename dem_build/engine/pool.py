@@ -25,7 +25,7 @@ from dem_build.hardware import MAPPED, gpus
 from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from dem_build.engine.protocol import Request
@@ -116,10 +116,10 @@ class Message:
 class Worker:
     """The driver's end of a worker process; the process starts with its first request."""
 
-    def __init__(self, slot: Slot, store: Path, inbox: queue.Queue[Message]) -> None:
+    def __init__(self, slot: Slot, places: Sequence[Path], inbox: queue.Queue[Message]) -> None:
         self.slot = slot
         self.request: Request | None = None
-        self._store = store
+        self._places = places
         self._inbox = inbox
         self._process: Process | None = None
 
@@ -159,13 +159,13 @@ class Worker:
 
     def _copy(self) -> Process:
         # Each thread of a sum is one of the step's; those of numpy's own would only be in their way.
-        return Copied(self._store, _QUIET | self.slot.environment() | {"OPENBLAS_NUM_THREADS": "1"})
+        return Copied(self._places, _QUIET | self.slot.environment() | {"OPENBLAS_NUM_THREADS": "1"})
 
     def _new(self) -> Process:
         # A session of its own: Ctrl-C reaches the driver alone, which tells the workers what to do.
         # -P: a `datasets` or `queue.py` in the user's folder is not the module of that name.
         return subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-P", "-m", "dem_build.engine.worker", str(self._store)],
+            [sys.executable, "-P", "-m", "dem_build.engine.worker", *map(str, self._places)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -197,11 +197,16 @@ class Worker:
 
 
 class Pool:
-    """The workers of a build."""
+    """The workers of a build.
 
-    def __init__(self, slots: Iterable[Slot], store: Path) -> None:
+    Args:
+        slots: What they run on.
+        places: The store's folder, and where unfinished runs lie if not there.
+    """
+
+    def __init__(self, slots: Iterable[Slot], *places: Path) -> None:
         self.inbox: queue.Queue[Message] = queue.Queue()
-        self.workers = [Worker(slot, store, self.inbox) for slot in slots]
+        self.workers = [Worker(slot, places, self.inbox) for slot in slots]
 
     def idle(self) -> list[Worker]:
         """The workers that have nothing to do, those that are warm first."""

@@ -19,6 +19,7 @@ from dem_build import __version__
 from dem_build.action import grouped
 from dem_build.actions.checkpoints import adopt, complete_checkpoints, step_of
 from dem_build.engine.protocol import Answer, Reply, read_events
+from dem_build.engine.writer import writer
 from dem_build.errors import (
     ActionError,
     CorruptObjectError,
@@ -386,10 +387,11 @@ def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
         "seconds": round(time.monotonic() - begun, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": os.uname().nodename,
+        "writer": writer(),
         "dem": __version__,
         "python": sys.version.split()[0],
         "threads": request.threads,
-        "machine": request.machine.model_dump(exclude={"cache"}),
+        "machine": request.machine.model_dump(exclude={"cache", "work", "remotes"}),
         **({"fetched": fetched} if fetched else {}),
         "warnings": _said(said, "warning"),
         "notes": _said(said, "note"),

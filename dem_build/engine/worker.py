@@ -34,11 +34,12 @@ __all__ = ["main"]
 PR_SET_PDEATHSIG = 1
 
 
-def main(store: str) -> None:
+def main(store: str, scratch: str = "") -> None:
     """Serve until standard input ends.
 
     Args:
         store: The store's folder.
+        scratch: Where unfinished runs lie, if not there.
     """
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -47,7 +48,7 @@ def main(store: str) -> None:
     stop = threading.Event()
     threading.Thread(target=_listen, args=(sys.stdin, requests, stop), daemon=True).start()
     runner = Runner(
-        Store.open(Path(store)),
+        Store.open(Path(store), work=Path(scratch) if scratch else None),
         stop.is_set,
         lambda work: _send(answers, Reply(Answer.STARTED, work=str(work))),
     )
@@ -82,4 +83,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

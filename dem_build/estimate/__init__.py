@@ -9,12 +9,14 @@ from dem_build.estimate.due import Budget, budgets
 from dem_build.estimate.estimates import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
 from dem_build.estimate.memory import Rows, Shape, held_memory, seen_tokens, training_disk, training_memory
+from dem_build.estimate.transfer import Transfer, transfers
 
 __all__ = [
     "Budget",
     "Estimate",
     "Rows",
     "Shape",
+    "Transfer",
     "budgets",
     "crowded",
     "estimates",
@@ -23,5 +25,6 @@ __all__ = [
     "seen_tokens",
     "training_disk",
     "training_memory",
+    "transfers",
     "unfit",
 ]

@@ -2,7 +2,7 @@
 
 from dem_build.paths import is_local, project_folder
 from dem_build.recipe.load import load_recipe, read_recipe
-from dem_build.recipe.machine_file import cache_folder, load_machine
+from dem_build.recipe.machine_file import cache_folder, load_machine, remotes_of, work_folder
 from dem_build.recipe.schema import (
     Analysis,
     Baseline,
@@ -33,4 +33,6 @@ __all__ = [
     "load_recipe",
     "project_folder",
     "read_recipe",
+    "remotes_of",
+    "work_folder",
 ]

@@ -165,7 +165,10 @@ def _key_hint(model: type[BaseModel], key: Key) -> str:
     return elsewhere or nearest(word, here)
 
 
-_WITHOUT_VALUE = {"missing", "string_too_short", "too_long"}
+_WITHOUT_VALUE = {
+    *("missing", "string_too_short", "too_long"),
+    *("credential", "nothing_asked", "read_only", "no_endpoint"),
+}
 _SAYINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "missing": lambda _: "is required",
     "string_type": lambda _: "must be text",

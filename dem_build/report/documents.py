@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Outcome, Result
     from dem_build.errors import DemError
-    from dem_build.plan import Plan
+    from dem_build.plan import Plan, Reason
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
 
@@ -35,6 +35,7 @@ def plan_document(recipe: Path | str, plan: Plan) -> dict[str, JSON]:
             "reason": str(verdict.reason),
             "key": verdict.key,
             "inputs": [str(taken.at) for taken in verdict.action.takes],
+            **_away(verdict.reason),
         }
         for verdict in plan.verdicts.values()
     ]
@@ -45,6 +46,12 @@ def plan_document(recipe: Path | str, plan: Plan) -> dict[str, JSON]:
         if source.absent
     ]
     return {"recipe": str(recipe), "actions": actions, "absent": absent}
+
+
+def _away(reason: Reason) -> dict[str, JSON]:
+    """Of a result that is recorded elsewhere: where, and how much of it is not here."""
+    away = reason.away
+    return {} if away is None else {"not_here": {"from": away.where, "bytes": away.bytes}}
 
 
 def build_document(

@@ -3,6 +3,8 @@
 Neither knows what it holds. `Objects` says whether bytes are sound and `Records` which document is a record; both hold
 of whatever is behind these protocols. A folder of this host is the one that is there (`local`).
 `Store.verify`, `stats` and `collect` look at that folder alone: another backend needs ways of its own to say them.
+
+What other stores hold is no part of it: `Elsewhere` brings their bytes into it, and tells their records.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.digest import Blob, Digest
+    from dem_build.store.records import Record
 
-__all__ = ["Backend", "Bytes", "Documents"]
+__all__ = ["Backend", "Bytes", "Documents", "Elsewhere"]
 
 
 class Bytes(Protocol):
@@ -110,3 +113,39 @@ class Backend(NamedTuple):
 
     bytes: Bytes
     documents: Documents
+
+
+class Elsewhere(Protocol):
+    """Stores that others share: their records count here, and their bytes come when something opens them.
+
+    Methods may be called from several threads at once. A store that does not answer is one that holds nothing, unless
+    the user said that it must answer: then each raises `RemoteError`.
+    """
+
+    def expect(self, keys: Iterable[Digest]) -> None:
+        """Ask for the records of some keys at once, so that whoever looks them up waits for nobody."""
+        ...
+
+    def records(self, key: Digest) -> Iterator[Record]:
+        """The valid records of a key, those of the stores that are asked first before others."""
+        ...
+
+    def lacks(self, blob: Blob) -> bool:
+        """Whether an object was asked for in vain: no store has its bytes, whatever their records say."""
+        ...
+
+    def fetch(
+        self, blobs: Iterable[Blob], place: Callable[[Path, Blob], None], came: Callable[[int], None]
+    ) -> None:
+        """Bring objects here, several at a time; what no store has is lacking from now on.
+
+        Args:
+            blobs: The objects; those that are here by now are passed over.
+            place: Takes a file, read-only, flushed and hashed, for an object.
+            came: Told how many more bytes have come. What it raises ends all of them; what came is kept, and is not
+                asked for again.
+
+        Raises:
+            StoreError: They cannot be written here.
+        """
+        ...

@@ -34,6 +34,7 @@ __all__ = [
     "explained",
     "in_parallel",
     "make_folder",
+    "move_back",
     "nonce",
     "read_bytes",
     "read_document",
@@ -56,6 +57,8 @@ LOCK_SECONDS = 10.0
 """How long a lock is waited for: what it is held for takes milliseconds, so a longer wait is for a stopped process."""
 
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_ACROSS = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""Errors of a link from one folder to another, where a file system has links within a folder alone (BeeGFS)."""
 _NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file until either is written
 _DIRECT = getattr(os, "O_DIRECT", 0)
@@ -233,6 +236,31 @@ def take(path: Path, target: Path) -> None:
             return
     shutil.copyfile(path, target)
     path.unlink()
+
+
+def move_back(path: Path, target: Path, beside: Path) -> None:
+    """Give a file its old name, in another folder, unless another file has it by now, which stays.
+
+    It may keep the name that it has: where there are links from one folder to another there is no moment without any.
+
+    Args:
+        path: The file.
+        target: Its old name.
+        beside: A new name in that folder.
+
+    Raises:
+        FileExistsError: Another file has the name.
+    """
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in _ACROSS:
+            raise
+        path.rename(beside)
+        try:
+            os.link(beside, target)
+        finally:
+            beside.unlink()
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The cache as a folder of this host: where everything lies, which format it has, and how names are given in it.
 
-A name is given by `rename` or `link`, to a file that was written under another one in `tmp/` and flushed.
+A name is given by `rename`, to a file that was written under another one in `tmp/` and flushed, or by `link`, within
+one folder: not every file system has links between folders.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build import digest
 from dem_build.digest import DIGEST, Blob
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
@@ -32,6 +34,7 @@ __all__ = [
     "DOCUMENT",
     "FORMAT",
     "NONCE",
+    "PARTIAL",
     "CacheLayout",
     "local_backend",
     "open_layout",
@@ -46,15 +49,23 @@ DOCUMENT = re.compile(r"[0-9a-f]{64}\.json")
 """A record, a root."""
 NONCE = re.compile(r"[0-9a-f]{16}")
 """A file in the making, a note of a process, the trash of one collection."""
+PARTIAL = re.compile(r"\.[0-9a-f]{16}")
+"""A record or a lease in the making: in its own folder, as not every file system has links between folders."""
 DIGESTS = re.compile(rb"[0-9a-f]{64}")
 """What looks like a digest in a document that cannot be read."""
 
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """The folders of a store; `docs/cache-format.md` says what each holds."""
+    """The folders of a store; `docs/cache-format.md` says what each holds.
+
+    Attributes:
+        root: The store's folder.
+        scratch: A folder of this host for unfinished runs, of any store; None where they lie in the store's own.
+    """
 
     root: Path
+    scratch: Path | None = None
 
     @cached_property
     def objects(self) -> Path:
@@ -69,7 +80,9 @@ class CacheLayout:
     @property
     def work(self) -> Path:
         """Checkpoints and events of unfinished actions."""
-        return self.root / "work"
+        if self.scratch is None:
+            return self.root / "work"
+        return self.scratch / digest.of_bytes(os.fsencode(self.root))[:16]  # another store's are none of ours
 
     @property
     def leases(self) -> Path:
@@ -100,6 +113,25 @@ class CacheLayout:
     def trash(self) -> Path:
         """What a collection has taken and not yet deleted; made by the first."""
         return self.root / "trash"
+
+    @property
+    def remote(self) -> Path:
+        """What came of other stores, and is no object and no record of this one; made by the first that comes."""
+        return self.root / "remote"
+
+    @property
+    def parts(self) -> Path:
+        """Objects that are being fetched."""
+        return self.remote / "parts"
+
+    def pulled(self, store: str, key: str) -> Path:
+        """Where the record of a key is noted that another store has.
+
+        Args:
+            store: Which one, in 16 hex digits.
+            key: The key.
+        """
+        return self.remote / store / f"{key[:2]}/{key}.json"
 
     @property
     def gc_lock(self) -> Path:
@@ -136,6 +168,10 @@ class CacheLayout:
         """A new name in `tmp/`."""
         return self.tmp / files.nonce()
 
+    def beside(self, path: Path) -> Path:
+        """A new name in the folder of a file, for what is to have that name."""
+        return path.with_name(f".{files.nonce()}")
+
     def take_back(self, path: Path, sort: str) -> None:
         """Give a missing file its name again where a collection has moved it and not deleted it yet.
 
@@ -145,7 +181,7 @@ class CacheLayout:
         with suppress(OSError):  # there is no trash, or this store cannot be written
             for folder in [f for f in self.trash.iterdir() if NONCE.fullmatch(f.name) and not f.is_symlink()]:
                 with suppress(FileNotFoundError, FileExistsError):  # it does not lie here; it is back already
-                    os.link(folder / trash_name(sort, path), path)
+                    files.move_back(folder / trash_name(sort, path), path, self.beside(path))
 
     def set_aside(self, path: Path, kind: str) -> Path | None:
         """Move a damaged file into quarantine; None where it cannot be moved, or somebody else has done it."""
@@ -167,13 +203,21 @@ def trash_name(sort: str, path: Path) -> str:
     return f"{sort}-{path.name}"
 
 
-def open_layout(root: Path, *, make: bool = True) -> CacheLayout:
+def open_layout(root: Path, *, make: bool = True, work: Path | None = None) -> CacheLayout:
     """The layout of the store at `root`, made where there is none, if it is to be.
+
+    Args:
+        root: Its folder.
+        make: Whether it is to be made.
+        work: A folder for unfinished runs that may lie on another file system. Default: one in the store.
 
     Raises:
         StoreError: A newer dem wrote it, its format file is damaged, or it cannot be made.
     """
-    layout = CacheLayout(Path(os.path.abspath(root)))  # noqa: PTH100 - resolve() would follow a link that a user may move
+    # resolve() would follow a link that a user may move
+    folder, scratch = (None if p is None else Path(os.path.abspath(p)) for p in (root, work))  # noqa: PTH100
+    assert folder is not None
+    layout = CacheLayout(folder, scratch)
     if not _checked(layout):
         if make:
             with files.writing(layout.root):
@@ -223,7 +267,7 @@ def _make(layout: CacheLayout) -> None:
 
 
 def _write_once(layout: CacheLayout, name: str, data: bytes) -> None:
-    temporary = layout.temporary()
+    temporary = layout.beside(layout.root / name)
     files.write_new(temporary, data)
     try:
         os.link(temporary, layout.root / name)
@@ -299,7 +343,8 @@ class _LocalDocuments:
         return data
 
     def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
-        temporary, target = self._layout.temporary(), self._layout.action(key)
+        target = self._layout.action(key)
+        temporary = self._layout.beside(target)
         with files.writing(self._layout.root):
             files.make_folder(target.parent)
             # Flushed before it has its name, and the name after: what a power cut leaves under a name is whole.
@@ -322,7 +367,8 @@ class _LocalDocuments:
                         os.link(temporary, target)
 
     def update(self, key: Digest, change: Callable[[bytes], bytes | None]) -> bool:
-        target, temporary = self._layout.action(key), self._layout.temporary()
+        target = self._layout.action(key)
+        temporary = self._layout.beside(target)
         with files.writing(target), files.exclusively(self._layout.lock):
             try:
                 data = files.read_document(target)
@@ -363,8 +409,8 @@ class _LocalDocuments:
         if not first:
             return True
         with suppress(FileExistsError):
-            os.link(moved, target)
-        moved.unlink()
+            files.move_back(moved, target, self._layout.beside(target))
+        moved.unlink(missing_ok=True)
         return False
 
     def all(self) -> Iterator[Digest]:

@@ -19,10 +19,10 @@ from dem_build.store import files
 from dem_build.store.hints import Hashed, Hints, hash_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.digest import Digest
-    from dem_build.store.backend import Bytes
+    from dem_build.store.backend import Bytes, Elsewhere
     from dem_build.store.uses import Uses
 
 __all__ = ["ObjectFault", "Objects"]
@@ -38,12 +38,16 @@ class ObjectFault:
 
 
 class Objects:
-    """The content-addressed files of one store: hashed before they are placed, verified before they are read."""
+    """The content-addressed files of one store: hashed before they are placed, verified before they are read.
 
-    def __init__(self, held: Bytes, hints: Hints, uses: Uses) -> None:
+    What is not here is brought from elsewhere, where there is such a place, by whoever opens or checks it.
+    """
+
+    def __init__(self, held: Bytes, hints: Hints, uses: Uses, elsewhere: Elsewhere | None = None) -> None:
         self._bytes = held
         self._hints = hints
         self._uses = uses
+        self._elsewhere = elsewhere
 
     def path(self, name: Digest) -> Path:
         """Where the file of an object lies on this host once it was opened or checked; nothing is touched."""
@@ -63,6 +67,37 @@ class Objects:
     def present(self, blob: Blob) -> bool:
         """Whether the object is there at its size; nothing is read."""
         return self._misplaced(blob) is None
+
+    def lacking(self, blob: Blob) -> bool:
+        """Whether an object that is not here was asked for elsewhere, and was nowhere."""
+        return self._elsewhere is None or self._elsewhere.lacks(blob)
+
+    def away(self, blobs: Iterable[Blob]) -> list[Blob]:
+        """Those of some objects that are not here, and may be brought from elsewhere."""
+        if self._elsewhere is None:
+            return []
+        return [b for b in dict.fromkeys(blobs) if not self.present(b) and not self.lacking(b)]
+
+    def bring(self, blobs: Iterable[Blob], came: Callable[[int], None] = lambda _: None) -> None:
+        """Bring objects here that are not, several at a time; those that no other store has stay missing.
+
+        Args:
+            blobs: The objects.
+            came: Told how many more bytes have come; what it raises ends it.
+
+        Raises:
+            StoreError: They cannot be written here.
+        """
+        if self._elsewhere is not None and (away := self.away(blobs)):
+            with files.writing(self._bytes.where):
+                self._elsewhere.fetch(away, self._take_in, came)
+
+    def _take_in(self, file: Path, blob: Blob) -> None:
+        """Place a file that came from elsewhere; nothing is left at its path."""
+        try:
+            self._place({file: blob})
+        finally:
+            file.unlink(missing_ok=True)
 
     def all(self) -> Iterator[Blob]:
         """Every object that is there, by its name and its size."""
@@ -218,6 +253,7 @@ class Objects:
 
     def _check(self, blobs: Iterable[Blob]) -> None:
         doubtful = [b for b in dict.fromkeys(blobs) if not self._verified(b)]
+        self.bring(doubtful)
         faults = [f for f in files.in_parallel(self.examine, doubtful) if f]
         if faults:
             raise self._condemn(faults)
@@ -244,6 +280,7 @@ class Objects:
             ValueError: The output is a folder.
         """
         blob = _single(source)
+        self.bring([blob])
         if fault := self._misplaced(blob):
             raise self._condemn([fault])
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dem_build import digest
@@ -20,15 +20,15 @@ from dem_build.store import files
 from dem_build.store.sealed import read_sealed, sealed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from dem_build.digest import JSON, Digest
-    from dem_build.store.backend import Documents
+    from dem_build.store.backend import Documents, Elsewhere
     from dem_build.store.objects import Objects
     from dem_build.store.uses import Uses
 
-__all__ = ["NewerRecordError", "Record", "Records", "read_record"]
+__all__ = ["Away", "NewerRecordError", "Record", "Records", "parse_record", "read_record"]
 
 RECORD_VERSION = 2
 UNSEALED_VERSION = 1  # what versions of dem before the seal wrote; such records count as long as they parse
@@ -39,6 +39,26 @@ _PAUSE_SECONDS = 0.1
 
 class NewerRecordError(ValueError):
     """A sound record that a newer dem wrote: no hit for this one, and no damage."""
+
+
+@dataclass(frozen=True)
+class Away:
+    """That a record is of another store.
+
+    Attributes:
+        where: Of which, for people.
+        data: Its bytes, as they are there.
+        blobs: Its objects that were not here when it was looked up.
+    """
+
+    where: str
+    data: bytes
+    blobs: frozenset[Blob] = frozenset()
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of these objects."""
+        return sum(blob.size for blob in self.blobs)
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,7 @@ class Record:
         provenance: What is worth knowing and in no key: curve, tokens, seconds, versions, machine. Nothing vouches for
             it: `noted`, `amount` and `count` take what is of another shape than it should be as absent.
         log: The run's events, where they were kept.
+        away: Of which other store it is; None where it is this one's.
     """
 
     key: Digest
@@ -61,6 +82,7 @@ class Record:
     outputs: Mapping[str, Output]
     provenance: JSON
     log: Blob | None = None
+    away: Away | None = field(default=None, compare=False, repr=False)
 
     def blobs(self) -> tuple[Blob, ...]:
         """Every object that the outputs consist of; the log is not one of them."""
@@ -148,20 +170,64 @@ def _refuse_version(version: JSON) -> None:
 
 
 class Records:
-    """The action records of one store: what a valid record is, on top of documents that know nothing of it."""
+    """The action records of one store: what a valid record is, on top of documents that know nothing of it.
 
-    def __init__(self, documents: Documents, objects: Objects, uses: Uses) -> None:
+    A record of another store counts where this one has none, and becomes this one's when all of its objects are here.
+    """
+
+    def __init__(
+        self, documents: Documents, objects: Objects, uses: Uses, elsewhere: Elsewhere | None = None
+    ) -> None:
         self._documents = documents
         self._objects = objects
         self._uses = uses
+        self._elsewhere = elsewhere
+        self._pulled: dict[Digest, Record] = {}
 
     def lookup(self, key: Digest) -> Record | None:
         """The record of `key`; None where there is no valid one whose objects are all there at their sizes.
 
-        Reads the record and no object, and keeps both from collection while this process is at work.
+        Reads the record and no object, and keeps both from collection while this process is at work. Where there is
+        none here, one of another store counts, unless its objects were asked for in vain; it is `away`.
         """
         with self._uses.using(key):
-            return self._whole(self.peek(key))
+            record = self._whole(self.peek(key))
+        return self._found_elsewhere(key) if record is None else record
+
+    def _found_elsewhere(self, key: Digest) -> Record | None:
+        for record in self._elsewhere.records(key) if self._elsewhere is not None else ():
+            away = frozenset(blob for blob in record.blobs() if not self._objects.present(blob))
+            if record.away is not None and not any(map(self._objects.lacking, away)):
+                found = replace(record, away=replace(record.away, blobs=away))
+                self._pulled[key] = found
+                return found
+        return None
+
+    def expect(self, keys: Iterable[Digest]) -> None:
+        """Say which keys are about to be looked up: other stores are asked at once for those that are not here."""
+        if self._elsewhere is not None:
+            # What names the key is enough: whether its objects are here is asked when it is looked up.
+            self._elsewhere.expect([key for key in keys if self.peek(key) is None])
+
+    def adopt(self) -> None:
+        """Write down, as this store's, the records of others whose objects have all come here.
+
+        A store that cannot be written goes on without.
+        """
+        come = [r for r in self._pulled.values() if all(map(self._objects.present, r.blobs()))]
+        self._objects.bring([record.log for record in come if record.log is not None])
+        for record in come:
+            del self._pulled[record.key]
+            with suppress(StoreError):
+                self._adopt(record)
+
+    def _adopt(self, record: Record) -> None:
+        assert record.away is not None
+        with self._uses.using(record.key):
+            if all(map(self._objects.present, record.blobs())):
+                logged = record.log is None or self._objects.present(record.log)
+                data = record.away.data if logged else sealed(replace(record, log=None).to_json())
+                self._documents.create(record.key, data, self._sound(record.key))
 
     def _whole(self, record: Record | None) -> Record | None:
         """A record, if its objects are all there."""
@@ -172,7 +238,7 @@ class Records:
     def peek(self, key: Digest) -> Record | None:
         """The record of `key` whatever became of its objects; None where there is no valid one."""
         try:
-            return _record(self._documents.read(key), key)
+            return parse_record(self._documents.read(key), key)
         except ValueError:
             return None
 
@@ -201,6 +267,19 @@ class Records:
             "an object vanished while its record was written", where=record.key, hint="build again"
         )
 
+    def document(self, record: Record) -> tuple[bytes, Blob | None]:
+        """The bytes of a record as another store is to have them, and its log; without the log where that is lost.
+
+        Raises:
+            StoreError: The record is not here any more.
+        """
+        if record.log is None or self._objects.present(record.log):
+            data = self._documents.read(record.key)
+            if data is None:
+                raise StoreError("its record is not in the cache any more", where=record.key)
+            return data, record.log
+        return sealed(replace(record, log=None).to_json()), None
+
     def drop_log(self, key: Digest) -> bool:
         """Write a record again without its log, which is gone; whether the record was there.
 
@@ -210,7 +289,7 @@ class Records:
 
         def without(data: bytes) -> bytes | None:
             with suppress(ValueError):
-                if (record := _record(data, key)) is not None:
+                if (record := parse_record(data, key)) is not None:
                     return sealed(replace(record, log=None).to_json())
             return None
 
@@ -229,7 +308,7 @@ class Records:
 
         def sound(data: bytes) -> bool:
             try:
-                return self._whole(_record(data, key)) is not None
+                return self._whole(parse_record(data, key)) is not None
             except ValueError:
                 return False
 
@@ -238,7 +317,7 @@ class Records:
     def _encoded(self, record: Record) -> bytes:
         try:
             data = sealed(record.to_json())
-            _record(data, record.key)
+            parse_record(data, record.key)
         except (ValueError, TypeError) as error:
             raise StoreError(
                 f"the record of {record.kind} is not valid: {error}", where=record.key
@@ -259,10 +338,10 @@ def read_record(path: Path) -> Record | None:
         ValueError: It is not a valid record of that key.
         StoreError: The file cannot be read.
     """
-    return _record(files.read_document(path), path.stem)
+    return parse_record(files.read_document(path), path.stem)
 
 
-def _record(data: bytes | None, key: Digest) -> Record | None:
+def parse_record(data: bytes | None, key: Digest) -> Record | None:
     """The record of `key` that a document is, whatever its file is called; None of none.
 
     Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from dem_build.store.backend import Backend
+    from dem_build.store.backend import Backend, Elsewhere
     from dem_build.store.gc.census import Stats
     from dem_build.store.gc.collect import Collection
     from dem_build.store.gc.garbage import Policy
@@ -36,6 +36,7 @@ class Store:
 
     Attributes:
         root: The folder.
+        scratch: Where unfinished runs lie, if not there.
         hints: What this host has hashed already.
         objects: Files by the SHA-256 of their bytes.
         records: Key → what the action made.
@@ -48,15 +49,23 @@ class Store:
         layout: The folder, which holds all that is of this host and of running processes alone.
         hints: What this host has hashed already.
         backend: What objects and records are kept in. Default: the folder too.
+        elsewhere: Stores of others, whose records and objects count. Default: none.
     """
 
-    def __init__(self, layout: CacheLayout, hints: Hints, backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        layout: CacheLayout,
+        hints: Hints,
+        backend: Backend | None = None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         held = backend or local_backend(layout)
         self.root = layout.root
+        self.scratch = layout.scratch
         self.hints = hints
         self._uses = Uses(layout)
-        self.objects = Objects(held.bytes, hints, self._uses)
-        self.records = Records(held.documents, self.objects, self._uses)
+        self.objects = Objects(held.bytes, hints, self._uses, elsewhere)
+        self.records = Records(held.documents, self.objects, self._uses, elsewhere)
         self.views = Views(self.objects, hints)
         self.leases = Leases(layout)
         self.work = WorkFolders(layout)
@@ -64,22 +73,25 @@ class Store:
         self._layout = layout
 
     @classmethod
-    def open(cls, root: Path, *, hints: Hints | None = None, make: bool = True) -> Store:
+    def open(
+        cls, root: Path, *, hints: Hints | None = None, make: bool = True, work: Path | None = None
+    ) -> Store:
         """Open the store at `root`, and make it where there is none.
 
         Args:
             root: Its folder.
             make: False leaves it unmade, for those who only look: a store that is not there is empty.
             hints: What this host has hashed already. Default: the file of this user on this host.
+            work: A folder for unfinished runs, on any file system. Default: one in the store.
 
         Raises:
             StoreError: A newer dem wrote it, or it is not there and cannot be made.
         """
-        return cls(open_layout(root, make=make), hints or Hints())
+        return cls(open_layout(root, make=make, work=work), hints or Hints())
 
     def make(self) -> None:
         """Make the folder where there is none."""
-        open_layout(self.root)
+        open_layout(self.root, work=self.scratch)
 
     def in_use(self) -> AbstractContextManager[None]:
         """Keep what this process looks up or stores in the block from collection until the block ends."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import StoreError
 from dem_build.store import files
-from dem_build.store.local import strays
+from dem_build.store.local import PARTIAL, strays
 from dem_build.store.objects import ObjectFault
 from dem_build.store.records import NewerRecordError, read_record
 from dem_build.store.roots import Roots
@@ -74,7 +74,12 @@ def verify(
     with files.writing(layout.root):
         check = _Check(layout, objects, records, repair=repair)
         found = list(check.objects(progress or (lambda _done, _total: None)))
-        found += [d for path in sorted(layout.actions.glob("*/*")) for d in check.record(path)]
+        found += [
+            d
+            for path in sorted(layout.actions.glob("*/*"))
+            if not PARTIAL.fullmatch(path.name)
+            for d in check.record(path)
+        ]
         # Left where it is: without it a collection would take what the recipe needs.
         damaged = [root.path for root in Roots(layout).all() if root.document is None]
         return found + [Damage(path, _ROOT) for path in damaged]

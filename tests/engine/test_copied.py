@@ -28,7 +28,7 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from dem_build.engine.copied import Copied
-copy = Copied(Path(sys.argv[1]), {})
+copy = Copied([Path(sys.argv[1])], {})
 print(copy._pid, flush=True)
 time.sleep(600)
 """
@@ -114,7 +114,7 @@ def test_another_action_gets_a_worker_of_its_own_which_then_runs_light_ones(pool
 
 def test_a_copy_has_none_of_the_drivers_files_and_no_terminals_signals(tmp_path: Path) -> None:
     with (tmp_path / "held").open("w"):
-        copy = Copied(Store.open(tmp_path / "cache").root, {})
+        copy = Copied([Store.open(tmp_path / "cache").root], {})
         try:
             links = Path(f"/proc/{copy._pid}/fd")
             wait_until(
@@ -145,7 +145,7 @@ def test_a_copy_ends_with_its_driver(tmp_path: Path, number: int) -> None:
 
 
 def test_a_copy_ends_where_its_driver_hangs_up(tmp_path: Path) -> None:
-    copy = Copied(Store.open(tmp_path / "cache").root, {})
+    copy = Copied([Store.open(tmp_path / "cache").root], {})
     copy.stdin.close()
     assert copy.wait() == -signal.SIGKILL
     assert copy.poll() == -signal.SIGKILL
@@ -154,7 +154,7 @@ def test_a_copy_ends_where_its_driver_hangs_up(tmp_path: Path) -> None:
 
 def test_a_copy_that_cannot_serve_ends_with_a_status(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("no folder")
-    copy = Copied(tmp_path / "cache", {})
+    copy = Copied([tmp_path / "cache"], {})
     assert copy.wait() == 70
     copy.stdin.close()
     copy.stdout.close()

@@ -12,7 +12,6 @@ hour later, the second look is what protects: a process says what it uses before
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections import Counter
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import LeaseHeldError, StoreError
 from dem_build.store import files
-from dem_build.store.gc.census import Usage, digests_named_by, record_entries, take_census
+from dem_build.store.gc.census import Usage, digests_named_by, entries, record_entries, take_census
 from dem_build.store.gc.garbage import Item, find_garbage, find_leftovers, is_gone, needed
 from dem_build.store.leases import Leases
-from dem_build.store.local import NONCE
+from dem_build.store.local import NONCE, PARTIAL
 from dem_build.store.roots import Roots
 from dem_build.store.uses import read_uses
 
@@ -240,7 +239,8 @@ class Trash:
 
     def __init__(self, layout: CacheLayout) -> None:
         self._folder = layout.trash / files.nonce()
-        self._items: list[Item] = []
+        self._work = layout.work
+        self._at: dict[Item, Path] = {}
         files.make_folder(layout.trash)
         self._folder.mkdir()
 
@@ -248,10 +248,12 @@ class Trash:
         """Move something here; False where it is gone, or another file lies there now, which stays."""
         target = self._folder / item.name
         try:
+            if item.sort == "work":  # which may lie on another file system, and is never put back
+                target = self._work / f".{files.nonce()}"
             item.path.rename(target)
         except (FileNotFoundError, PermissionError):
             return False
-        self._items.append(item)
+        self._at[item] = target
         # Replaced since the census looked at it: nobody has judged what lies there now.
         if item.inode and target.lstat().st_ino != item.inode:
             self.put_back(item)
@@ -260,20 +262,18 @@ class Trash:
 
     def put_back(self, item: Item) -> None:
         """Move something back to where it lay."""
-        _restore(self._folder / item.name, item.path)
-        self._items.remove(item)
+        _restore(self._at.pop(item), item.path)
 
     def empty(self) -> Iterator[Item]:
         """Delete everything; yield what was deleted."""
-        for item in self._items:
-            path = self._folder / item.name
+        for item, path in self._at.items():
             with suppress(FileNotFoundError):  # another collection has taken this one for dead
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
                 yield item
-        self._items.clear()
+        self._at.clear()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -283,6 +283,8 @@ def put_back_all(layout: CacheLayout) -> None:
     Raises:
         OSError: The store cannot be written.
     """
+    for run in entries(layout.work, PARTIAL):  # on its way to be deleted
+        shutil.rmtree(run.path, ignore_errors=True)
     if not layout.trash.is_dir():
         return
     left = [p for p in layout.trash.iterdir() if NONCE.fullmatch(p.name) and not p.is_symlink()]
@@ -304,5 +306,5 @@ def _restore(path: Path, target: Path) -> None:
             path.rename(target)
             return
         with suppress(FileExistsError):
-            os.link(path, target)
-        path.unlink()
+            files.move_back(path, target, target.with_name(f".{files.nonce()}"))
+        path.unlink(missing_ok=True)

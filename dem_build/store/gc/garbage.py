@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from dem_build.digest import DIGEST
 from dem_build.store.gc.census import DAY, entries, size_of
-from dem_build.store.local import NONCE, trash_name
+from dem_build.store.local import NONCE, PARTIAL, trash_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from dem_build.digest import Digest
@@ -44,6 +44,8 @@ STALE_SECONDS = 30 * DAY
 """After which a root counts whose recipe this host cannot see, unfinished work that no recipe wants, a damaged file."""
 WRITING_SECONDS = 3600.0
 """How long a file in `tmp/` may be in the making, whatever the grace period is."""
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_PART = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}")
 _RUN = re.compile(r"\d{19}-[0-9a-f]{16}")
 _SET_ASIDE = re.compile(r"(object|record)-.+-[0-9a-f]{16}")
 
@@ -217,7 +219,7 @@ class _Search:
 
     def run(self, layout: CacheLayout) -> Leftovers:
         now = self.census.now
-        for entry in entries(layout.tmp, NONCE):
+        for entry in self._in_the_making(layout):
             old = now - entry.time >= max(self.policy.grace, WRITING_SECONDS)
             self._file(entry, "temporary files", old=old)
         for entry in entries(layout.quarantine, _SET_ASIDE):
@@ -230,6 +232,14 @@ class _Search:
         for folder in entries(layout.work, DIGEST):
             self._work(folder.path)
         return self.found
+
+    @staticmethod
+    def _in_the_making(layout: CacheLayout) -> Iterator[Entry]:
+        """What is being written, or was when its process died."""
+        yield from entries(layout.tmp, NONCE)
+        yield from entries(layout.parts, _PART)
+        for folder in (layout.root, layout.leases, *(e.path for e in entries(layout.actions, _SHARD))):
+            yield from entries(folder, PARTIAL)
 
     def _file(self, entry: Entry, kind: str, *, old: bool) -> None:
         if old and entry.path.is_file():

@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["Bucket", "Listed"]
+__all__ = ["PIECE", "Bucket", "Listed"]
+
+PIECE = 8 << 20
+"""The most bytes of a name that are held at once while it is read."""
 
 
 class Listed(NamedTuple):
@@ -39,11 +42,13 @@ class Bucket(Protocol):
         url: The root, without credentials, for people.
         conditional: Whether `create` is said to be atomic there. A probe shows whether it is.
         writable: Whether there is a way to write at all.
+        listed: Whether `list` is there; a web server has none.
     """
 
     url: str
     conditional: bool
     writable: bool
+    listed: bool
 
     def get(self, name: str) -> bytes | None:
         """Everything under a name, which is small; None where there is nothing."""
@@ -73,7 +78,7 @@ class Bucket(Protocol):
         ...
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        """What is under names that begin with `prefix`, in no order, asked for anew."""
+        """What is under names that begin with `prefix`, in no order, asked for anew; an error where not `listed`."""
         ...
 
     def delete(self, names: Iterable[str]) -> None:

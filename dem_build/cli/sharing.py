@@ -1,0 +1,154 @@
+"""What a call has to do with stores that others share: which it reads, what it pushes, and what it says of them."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+from dem_build.cli.view_text import clean, joined, make_console, say
+from dem_build.cli.watch import disavow
+from dem_build.engine.outcome import Done
+from dem_build.errors import UsageError
+from dem_build.report.quantities import size
+from dem_build.store.remote.namespace import Connection, Namespace
+from dem_build.store.remote.push import Pushed, Pusher
+from dem_build.store.remote.reader import Reader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from dem_build.action import Action
+    from dem_build.digest import JSON
+    from dem_build.engine.outcome import Listener, Result
+    from dem_build.machine import Remote
+    from dem_build.plan import Plan, Verdict
+    from dem_build.store import Store
+    from dem_build.store.local import CacheLayout
+    from dem_build.store.remote.bucket import Bucket
+
+__all__ = ["Pushing", "Sharing"]
+
+QUIET_SECONDS = 2.0
+SPOKEN_SECONDS = 30.0
+
+
+class Sharing:
+    """The remotes of one call.
+
+    Args:
+        remotes: Which there are.
+        required: One that does not answer is an error.
+
+    Attributes:
+        console: Where to warn.
+        required: As above.
+        reads: Namespaces to look in, the first one first.
+        writes: Namespaces to push to.
+    """
+
+    def __init__(self, remotes: Sequence[Remote], *, required: bool = False) -> None:
+        self.console = make_console(stderr=True)
+        self.required = required
+        opened = [(remote, Connection(remote.url, _opener(remote))) for remote in remotes]
+        self.reads = tuple(Namespace(at, name) for remote, at in opened for name in remote.asked)
+        self.writes = tuple(Namespace(at, remote.write) for remote, at in opened if remote.write)
+        if required and not opened:
+            hint = "leave out --require-remote, or write [[remotes]] into the machine file"
+            raise UsageError("no remote is there that could be required", hint=hint)
+
+    def reader(self, layout: CacheLayout) -> Reader | None:
+        """What reads the remotes for a store; None where there is nothing to read."""
+        if not self.reads:
+            return None
+        return Reader(layout, self.reads, self.warn, _ask, required=self.required)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        say(self.console, ("warning: ", "yellow"), clean(text))
+
+    def pusher(self, store: Store) -> Pusher:
+        """What pushes to the namespaces that are written."""
+        return Pusher(store, self.writes, self.warn)
+
+    def finish(self, pusher: Pusher, recipe: str) -> dict[str, JSON]:
+        """Wait for what is being pushed, and say what became of it.
+
+        Returns:
+            What a build's document says of it; nothing where nothing was to be pushed.
+
+        Raises:
+            RemoteError: Something could not be pushed, and a remote is required.
+        """
+        pusher.close()
+        begun = said = time.monotonic()
+        pusher.wait(QUIET_SECONDS)
+        while pusher.busy:
+            if said == begun or time.monotonic() - said > SPOKEN_SECONDS:
+                said = time.monotonic()
+                say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
+            pusher.wait(QUIET_SECONDS)
+        sent = [push for push in pusher.done if push.result is Pushed.SENT]
+        if sent:
+            records = "1 result" if len(sent) == 1 else f"{len(sent)} results"
+            amount = size(sum(push.bytes for push in sent))
+            say(self.console, (f"pushed {records}, {amount}, to {self._told()}", "dim"))
+        if pusher.error is not None:
+            if self.required:
+                raise pusher.error
+            again = shlex.join(["dem", "cache", "push", recipe])
+            self.warn(f"{pusher.left} not pushed: {pusher.error}; `{again}` pushes what is missing")
+        if not pusher.done and pusher.error is None:
+            return {}
+        states = {state.value: sum(push.result is state for push in pusher.done) for state in Pushed}
+        return {"pushed": states | {"failed": pusher.left, "bytes": sum(p.bytes for p in pusher.done)}}
+
+    def _told(self) -> str:
+        return ", ".join(joined(namespace.where) for namespace in self.writes)
+
+
+def _ask() -> None:
+    disavow("a remote is asked")
+
+
+def _opener(remote: Remote) -> Callable[[], Bucket]:
+    def opened() -> Bucket:
+        from dem_build.store.remote.address import open_bucket  # noqa: PLC0415  a null build asks nobody
+
+        return open_bucket(remote.url, remote.endpoint)
+
+    return opened
+
+
+class Pushing:
+    """Follows a build for another listener, and gives what ran to a pusher."""
+
+    def __init__(self, listener: Listener, pusher: Pusher) -> None:
+        self._listener = listener
+        self._pusher = pusher
+
+    def build_started(self, plan: Plan) -> None:
+        """Tell the other one."""
+        self._listener.build_started(plan)
+
+    def action_started(self, verdict: Verdict) -> None:
+        """Tell the other one."""
+        self._listener.action_started(verdict)
+
+    def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
+        """Tell the other one."""
+        self._listener.action_event(action, event)
+
+    def action_waits(self, action: Action, holder: str) -> None:
+        """Tell the other one."""
+        self._listener.action_waits(action, holder)
+
+    def action_ended(self, result: Result) -> None:
+        """Push what ran, and tell the other one."""
+        if result.status is Done.RAN and result.record is not None:
+            self._pusher.add(result.action.name, result.record)
+        self._listener.action_ended(result)
+
+    def stopping(self) -> None:
+        """Tell the other one."""
+        self._listener.stopping()

@@ -1,0 +1,38 @@
+"""From the address of a remote to what reaches it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from dem_build.errors import RemoteError
+
+if TYPE_CHECKING:
+    from dem_build.store.remote.bucket import Bucket
+
+__all__ = ["open_bucket"]
+
+
+def open_bucket(url: str, endpoint: str | None = None) -> Bucket:
+    """What reaches a remote; nothing is asked of it yet.
+
+    Args:
+        url: As `[[remotes]]` has it: an object store, `hf://`, `https://`, or a folder by its absolute path.
+        endpoint: Where an object store is that is none of the large ones.
+
+    Raises:
+        RemoteError: There is no such kind of address.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme in {"", "file"}:
+        from dem_build.store.remote.folder import FolderBucket  # noqa: PLC0415
+
+        return FolderBucket(Path(unquote(urlsplit(url).path) if scheme else url))
+    if scheme in {"s3", "gs", "az", "https", "http"}:
+        from dem_build.store.remote.objectstore import ObjectStoreBucket  # noqa: PLC0415
+
+        return ObjectStoreBucket(url, endpoint)
+    raise RemoteError(
+        f"`{scheme}://` is no kind of remote", hint="s3://, gs://, az://, hf://, https:// or a folder"
+    )

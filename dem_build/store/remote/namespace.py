@@ -1,0 +1,170 @@
+"""One namespace of a remote: under which names objects and records lie there, and which record of a key holds.
+
+    <namespace>/cas/sha256/ab/<digest>
+    <namespace>/actions/ab/<key>.json                     where `create` is atomic
+    <namespace>/candidates/<key>/<record's digest>.json   where it is not
+
+A record is there byte for byte as a local store has it, and is judged in the same way. Who may write to a namespace
+the store's access rules say; so objects lie in it as records do, and are looked for where the reader lists it alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dem_build import digest
+from dem_build.errors import RemoteError
+from dem_build.json_text import parse_json
+from dem_build.store.records import Away, parse_record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dem_build.digest import Digest
+    from dem_build.store.records import Record
+    from dem_build.store.remote.bucket import Bucket
+
+__all__ = ["Connection", "Namespace"]
+
+SETTINGS = "dem-remote.json"
+VERSION = 1
+
+
+class Connection:
+    """A bucket, which is opened when it is first asked, and what one process has learned of it.
+
+    Args:
+        url: Its address, without credentials, for people and for notes.
+        opened: Opens it, in the process that asks.
+
+    Attributes:
+        url: As above.
+        down: Why it is asked no more; None while it answers.
+    """
+
+    def __init__(self, url: str, opened: Callable[[], Bucket]) -> None:
+        self.url = url
+        self.down: RemoteError | None = None
+        self._opened = opened
+        self._lock = threading.RLock()
+        self._bucket: Bucket | None = None
+        self._candidates: bool | None = None
+
+    @property
+    def bucket(self) -> Bucket:
+        """Where the bytes are.
+
+        Raises:
+            RemoteError: There is no way to it.
+        """
+        with self._lock:
+            if self._bucket is None:
+                self._bucket = self._opened()
+            return self._bucket
+
+    @property
+    def candidates(self) -> bool:
+        """Whether its records are candidates, as `create` is not atomic there; its settings say so, read once.
+
+        Raises:
+            RemoteError: They cannot be read.
+        """
+        with self._lock:
+            if self._candidates is None:
+                self._candidates = read_candidates(self.bucket)
+            return self._candidates
+
+
+def read_candidates(bucket: Bucket) -> bool:
+    """Whether a remote's `dem-remote.json` says that its records are candidates."""
+    data = bucket.get(SETTINGS)
+    if data is None:
+        return not bucket.conditional
+    try:
+        document = parse_json(data)
+        known = {"conditional": False, "candidates": True}
+        version, create = document["dem-remote"], document["create"]
+        if version != VERSION or create not in known:
+            raise RemoteError(f"{SETTINGS} is of another dem", where=bucket.url, hint="upgrade dem")
+        return known[create]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RemoteError(
+            f"{SETTINGS} is damaged", where=bucket.url, hint="`dem cache remote init`"
+        ) from error
+
+
+class Namespace:
+    """Objects and records under one prefix.
+
+    Attributes:
+        remote: The remote.
+        name: The prefix.
+        where: Both, for people.
+    """
+
+    def __init__(self, remote: Connection, name: str) -> None:
+        self.remote = remote
+        self.name = name
+        self.where = f"{remote.url} ({name})"
+
+    @property
+    def objects(self) -> str:
+        """What the names of its objects begin with."""
+        return f"{self.name}/cas/sha256/"
+
+    def object(self, name: Digest) -> str:
+        """Where an object lies."""
+        return f"{self.objects}{name[:2]}/{name}"
+
+    def record(self, key: Digest) -> str:
+        """Where the record of a key lies, if records are created."""
+        return f"{self.name}/actions/{key[:2]}/{key}.json"
+
+    def candidates(self, key: Digest) -> str:
+        """What the names of the records of a key begin with, if they are candidates."""
+        return f"{self.name}/candidates/{key}/"
+
+    def holding(self, key: Digest) -> Record | None:
+        """The record that holds for a key; None where there is no valid one.
+
+        Of candidates it is the one that was finished first, for every reader alike; of two, that of the lesser digest.
+
+        Raises:
+            RemoteError: The remote does not answer.
+        """
+        bucket = self.remote.bucket
+        if not self.remote.candidates:
+            return self.judged(bucket.get(self.record(key)), key)
+        found = [self.judged(bucket.get(listed.name), key) for listed in bucket.list(self.candidates(key))]
+        return min(filter(None, found), key=_order, default=None)
+
+    def publish(self, record: Record, data: bytes) -> Record | None:
+        """Put a record, whose objects are all there, unless there is one; return the one that holds.
+
+        What the server says of the write is not believed: a refusal may be of a write of ours that worked, whose reply
+        was lost.
+
+        Raises:
+            RemoteError: The remote does not answer.
+        """
+        if self.remote.candidates:
+            name = f"{self.candidates(record.key)}{digest.of_bytes(data)}.json"
+        else:
+            name = self.record(record.key)
+        self.remote.bucket.create(name, data)
+        return self.holding(record.key)
+
+    def judged(self, data: bytes | None, key: Digest) -> Record | None:
+        """The record of a key that some bytes of this namespace are; None where they are none."""
+        try:
+            found = parse_record(data, key)
+        except ValueError:
+            return None
+        return None if found is None or data is None else replace(found, away=Away(self.where, data))
+
+
+def _order(record: Record) -> tuple[str, Digest]:
+    assert record.away is not None
+    return str(record.noted("finished") or ""), digest.of_bytes(record.away.data)

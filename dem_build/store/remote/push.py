@@ -1,0 +1,180 @@
+"""Pushes what a store holds to a namespace: files before the trees that name them, the log, then the record.
+
+So whatever ends a push, at any step, leaves objects that no record names and never a record whose objects are not
+there; whoever pushes next sends what is missing. Training does not reproduce, so two machines may come to two results
+for one key: the one that is there stays there, ours stays here, and the caller is told.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from dem_build.errors import DemError, RemoteError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from dem_build.digest import Blob
+    from dem_build.store import Record, Store
+    from dem_build.store.remote.namespace import Namespace
+
+__all__ = ["Push", "Pushed", "Pusher", "push"]
+
+SENT_AT_ONCE = 4
+
+
+class Pushed(StrEnum):
+    """What became of a record: it is there now, it was there, or another result of its key is."""
+
+    SENT = "sent"
+    KNOWN = "known"
+    DIFFERS = "differs"
+
+
+@dataclass(frozen=True)
+class Push:
+    """What became of a record, and how many bytes of objects were sent for it."""
+
+    result: Pushed
+    bytes: int = 0
+
+
+def push(record: Record, store: Store, to: Namespace) -> Push:
+    """Push a record of this store, after its objects.
+
+    Args:
+        record: The record; its objects are here.
+        store: Where they are.
+        to: Where to.
+
+    Raises:
+        RemoteError: The remote does not answer, or does not keep what it was given.
+        StoreError: An object cannot be read.
+    """
+    there = to.holding(record.key)
+    if there is not None:
+        return Push(_compared(record, there))
+    data, log = store.records.document(record)
+    trees = {output.digest for output in record.outputs.values() if output.files is not None}
+    objects = record.blobs()
+    steps = (
+        [blob for blob in objects if blob.digest not in trees],
+        [blob for blob in objects if blob.digest in trees],
+        [] if log is None else [log],
+    )
+    sent = sum(_send(blobs, store, to) for blobs in steps)
+    # Once more, all of them: what was there may have been collected meanwhile, and a reply is no proof.
+    if lacking := [blob for step in steps for blob in _lacking(step, to)]:
+        what = f"object {lacking[0].digest} is not there after it was put"
+        raise RemoteError(what, where=to.where, hint="`dem cache push` tries again")
+    holding = to.publish(record, data)
+    if holding is None:
+        what = f"the record {record.key} is not there after it was put, or what is there is none"
+        raise RemoteError(what, where=to.where, hint="`dem cache verify --remote --repair` takes damage away")
+    result = _compared(record, holding)
+    return Push(Pushed.SENT if result is Pushed.KNOWN else result, sent)
+
+
+def _compared(ours: Record, theirs: Record) -> Pushed:
+    return Pushed.KNOWN if ours.outputs == theirs.outputs else Pushed.DIFFERS
+
+
+def _send(blobs: Sequence[Blob], store: Store, to: Namespace) -> int:
+    """Put those of some objects that are not there, the largest first; how many bytes they have."""
+    todo = sorted(_lacking(blobs, to), key=lambda blob: -blob.size)
+    with ThreadPoolExecutor(SENT_AT_ONCE) as pool:
+        put = to.remote.bucket.put
+        list(pool.map(lambda blob: put(to.object(blob.digest), store.objects.open(blob)), todo))
+    return sum(blob.size for blob in todo)
+
+
+def _lacking(blobs: Sequence[Blob], to: Namespace) -> list[Blob]:
+    """Those of some objects that are not there at their sizes."""
+    with ThreadPoolExecutor(2 * SENT_AT_ONCE) as pool:
+        sizes = pool.map(lambda blob: to.remote.bucket.size(to.object(blob.digest)), blobs)
+        return [blob for blob, size in zip(blobs, sizes, strict=True) if size != blob.size]
+
+
+class Pusher:
+    """Pushes records in a thread, one after another, while their successors are made.
+
+    Args:
+        store: Where they are.
+        namespaces: Where to; each gets all of them.
+        say: Told of each record that another result is there for, and of what stands against pushing.
+
+    Attributes:
+        done: What became of those that were pushed.
+        left: How many could not be.
+        error: Why, of the first.
+    """
+
+    def __init__(
+        self, store: Store, namespaces: Iterable[Namespace], say: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.done: list[Push] = []
+        self.left = 0
+        self.error: DemError | None = None
+        self._store = store
+        self._namespaces = tuple(namespaces)
+        self._say = say
+        self._todo: queue.SimpleQueue[tuple[str, Record] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def add(self, name: str, record: Record) -> None:
+        """Push a record.
+
+        Args:
+            name: Of its action, for messages.
+            record: What this store has recorded.
+        """
+        if not self._namespaces:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="dem-push", daemon=True)
+            self._thread.start()
+        self._todo.put((name, record))
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is yet to be pushed, as far as `close` was called."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def close(self) -> None:
+        """Say that nothing more comes."""
+        self._todo.put(None)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the end for so long at most."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while (todo := self._todo.get()) is not None:
+            name, record = todo
+            for namespace in self._namespaces:
+                self._push(name, record, namespace)
+
+    def _push(self, name: str, record: Record, to: Namespace) -> None:
+        try:
+            if to.remote.down is not None:
+                raise to.remote.down
+            found = push(record, self._store, to)
+        except RemoteError as error:
+            to.remote.down = error  # each of the others would wait as long
+            self._failed(error)
+        except StoreError as error:
+            self._failed(error)
+        else:
+            self.done.append(found)
+            if found.result is Pushed.DIFFERS:
+                self._say(f"{name}: {to.where} has another result of this action; each keeps its own")
+
+    def _failed(self, error: DemError) -> None:
+        self.left += 1
+        self.error = self.error or error
