@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from dem_build.json_text import MALFORMED
+from dem_build.errors import DataError
 from dem_build.plan import Status
 from dem_build.review.untrusted import Takes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
     from dem_build.action import SourceFile
     from dem_build.estimate.estimates import Estimate
@@ -108,24 +107,24 @@ def _rows(most: int | None, sources: Iterable[SourceFile]) -> float:
     for source in sources:
         if total >= limit:
             return limit
-        total += math.inf if source.hub is not None else _counted(source.path, source.tag.rpartition(":")[2])
+        total += math.inf if source.hub is not None else _counted(source, source.tag.rpartition(":")[2])
     return min(total, limit)
 
 
-def _counted(path: Path, kind: str) -> float:
+def _counted(source: SourceFile, kind: str) -> float:
     """Rows of a file, at most; a file that is not here has none, as nothing reads it."""
     try:
         if kind == "parquet":
-            import pyarrow.parquet as pq  # noqa: PLC0415  few recipes have one
+            from dem_build.data.rows import parquet_rows  # noqa: PLC0415  few recipes have one
 
-            return float(pq.read_metadata(path).num_rows)  # type: ignore[no-untyped-call]
+            return float(parquet_rows(source))
         lines = 1
-        with path.open("rb") as file:
+        with source.path.open("rb") as file:
             while block := file.read(BLOCK):
                 # No row of a list in one line of JSON is shorter than its two braces.
                 lines += block.count(b"{" if kind == "json" else b"\n")
     except FileNotFoundError:
         return 0.0
-    except (OSError, *MALFORMED):
+    except (OSError, DataError):
         return math.inf
     return float(lines)

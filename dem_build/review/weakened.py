@@ -22,8 +22,7 @@ def weakened(
     before: Sequence[Gate],
     after: Sequence[Gate],
     renamed: Callable[[str], str],
-    results: Results | None,
-    references: Mapping[tuple[str, str], Reference | None] | None,
+    measured: tuple[Results, Mapping[tuple[str, str], Reference | None] | None] | None,
     line_of: Callable[[int], int],
 ) -> list[Weakened]:
     """The gates of the base revision that no gate of the head is as strict as.
@@ -32,8 +31,7 @@ def weakened(
         before: The base revision's gates.
         after: The head's.
         renamed: What a task of the base revision is called at the head.
-        results: What the head measured; None where it is not built.
-        references: What the base revision reached, see `gates.check`.
+        measured: What the head measured, and what the base revision reached (`gates.check`); None: it is not built.
         line_of: The line of a gate of the head, by its number.
     """
     found = []
@@ -42,8 +40,8 @@ def weakened(
         if all(any(_implies(new, *bound) for _, new in peers) for bound in _bounds(old)):
             continue
         value, passed, why = None, None, "not built yet"
-        if results is not None:
-            (judged,) = check([old], results, references)
+        if measured is not None:
+            (judged,) = check([old], *measured)
             value, passed = finite(judged.value), judged.passed if judged.judged else None
             why = judged.why
         found.append(
