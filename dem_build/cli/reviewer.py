@@ -214,6 +214,7 @@ class Reviewer:
         named = Path(os.path.relpath(self.root / recipe.path))
         if self.boundary is not None:
             self._refuse_machine(named, recipe.path)
+            self._refuse_names(pair, recipe, named)
         shared = open_shared(self.call, named)
         with ExitStack() as stack:
             stack.enter_context(shared.store.in_use())
@@ -224,7 +225,7 @@ class Reviewer:
             if before is not None and (same := _unchanged(before.found, after.found)) is not None:
                 return bare.model_copy(update={"change": Change.UNCHANGED, "notes": same})
             if self.boundary is not None:
-                refuse_names(after.found.recipe, self.boundary)
+                refuse_names(after.found.recipe, self.boundary)  # of one that only moved, or whose lock changed
                 refuse_sources(after.found.recipe, after.found.lock, self.boundary)
             return self._judged(bare, shared, before, after, missing)
 
@@ -236,6 +237,18 @@ class Reviewer:
             return self._revision(pair.before, shared), ""
         except DemError as error:
             return None, shown(f"at the base revision, {error}")
+
+    def _refuse_names(self, pair: RecipePair, recipe: RecipeFile, named: Path) -> None:
+        """Refuse what a recipe that was changed names, before a lock is asked for it.
+
+        Raises:
+            RecipeError: There is something.
+        """
+        if self.boundary is None or (pair.before is not None and pair.before.text == recipe.text):
+            return
+        found, problems = read_recipe(named, written=recipe.text)
+        if found is not None and not problems:
+            refuse_names(found, self.boundary)
 
     def _refuse_machine(self, named: Path, path: str) -> None:
         """Refuse a machine file or a cache that a stranger brings: they say where this machine reads and writes.

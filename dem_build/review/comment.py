@@ -273,7 +273,7 @@ def _metrics(recipe: RecipeReview) -> str:
     header = ["on", "metric", "before", "after", "Δ", "which is", "compared by"]
     told = table(header, body)
     if any(m.p is not None for m in recipe.metrics):
-        told += "\n<sub>Differences on the same rows; p after Holm over this table, at 5 %.</sub>\n"
+        told += "\n<sub>Differences on the same rows; p after Holm over all that was compared, at 5 %.</sub>\n"
     return told + (f"\nNo baseline: {escape(recipe.no_baseline)}.\n" if recipe.no_baseline else "")
 
 
@@ -326,7 +326,7 @@ def _actions(recipe: RecipeReview) -> str:
     if recipe.recorded[1]:
         lines.append(f"- recorded: {recipe.recorded[0]} of {recipe.recorded[1]} actions")
     if recipe.cost:
-        lines.append(f"- cost of all that is recorded, each result once, as it ran: {escape(recipe.cost)}")
+        lines.append(f"- cost of what is new, each result once, as it ran: {escape(recipe.cost)}")
     return "\n".join([*lines, ""]) if lines else ""
 
 

@@ -217,8 +217,8 @@ class RecipeReview(Part):
         was: Where it was, if elsewhere.
         notes: What else there is to say, a sentence each.
         no_baseline: Why nothing is compared with; empty where something is.
-        cost: What the head's result took to make, by device, in words.
-        saved: How many of the head's actions are recorded, and of how many.
+        cost: What the head has and the base revision has not took to make, by device, in words.
+        recorded: How many of the head's actions are recorded, and of how many.
     """
 
     path: Name
