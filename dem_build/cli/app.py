@@ -169,6 +169,18 @@ app = Commands(
             on_actions=True,
         ),
         Command(
+            "diff.diff",
+            "Show what differs between two recipes, revisions or models: keys, ω, metrics, cost.\n\n"
+            "A and B are each a recipe's file, a recipe in git (REV:PATH, from the root of the repository, or "
+            "REV:./PATH from here), or the folder of a published model. Nothing is run.",
+            click.Argument(["before"], metavar="A"),
+            click.Argument(["after"], metavar="B"),
+            _flag("--exit-code", "Exit with 1 where they differ."),
+            _flag("--locked", "Fail (4) where a lock is not what is there."),
+            *OF_STORE,
+            JSON,
+        ),
+        Command(
             "inspect.why",
             "Show which input or parameter of an action differs from its last build.",
             RECIPE,

@@ -60,7 +60,7 @@ class SideCost:
 
     Attributes:
         recorded: Device → seconds of all that is recorded.
-        own: The same of what the other side has not.
+        own: The same of what the other side has not; nothing where keys are not known.
         due: Actions that are not recorded.
         expected: Seconds that they are expected to take, as far as anybody knows.
         unknown: Of how many of them nobody knows.
@@ -139,6 +139,8 @@ def compare(before: Side, after: Side) -> Comparison:
         StoreError: What a side recorded is not what it should be.
     """
     sides, found = (before, after), (nodes(before), nodes(after))
+    if not (before.keyed and after.keyed):  # then there is nothing to match the other side's keys with
+        found = {}, {}
     keys = match_keys(*found, built=after.build.records)
     return Comparison(
         before.name,
@@ -174,12 +176,14 @@ def _costs(sides: tuple[Side, Side], keys: Keys) -> tuple[SideCost, SideCost]:
     shared = (Standing.SAME, Standing.RENAMED)
     after = {change.name for change in keys.of(*shared)}
     before = {change.was or change.name for change in keys.of(*shared)}
+    if not keys.changes:
+        return _cost(sides[0], None), _cost(sides[1], None)
     return _cost(sides[0], before), _cost(sides[1], after)
 
 
-def _cost(side: Side, shared: set[str]) -> SideCost:
+def _cost(side: Side, shared: set[str] | None) -> SideCost:
     costs = side.results.cost.costs
-    own = {name: cost for name, cost in costs.items() if name not in shared}
+    own = {name: cost for name, cost in costs.items() if shared is not None and name not in shared}
     known = [seconds for seconds in side.due.values() if seconds is not None]
     return SideCost(
         by_device(costs), by_device(own), len(side.due), math.fsum(known), len(side.due) - len(known)

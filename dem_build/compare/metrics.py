@@ -95,6 +95,7 @@ class MetricChange:
         trend: What the change is worth, by `corrected`.
         note: What is to be known of it; empty where nothing is.
         data_changed: Whether the test data are other ones; None where nobody knows.
+        same_model: Whether one model was asked in one way, on other data: there is no change to find.
     """
 
     model: str
@@ -112,6 +113,7 @@ class MetricChange:
     trend: Trend = Trend.UNKNOWN
     note: str = ""
     data_changed: bool | None = None
+    same_model: bool = False
 
     def document(self) -> dict[str, JSON]:
         """The same as JSON."""
@@ -133,6 +135,7 @@ class MetricChange:
             "method": change.method.value if change and change.method else None,
             "trend": self.trend.value,
             "data_changed": self.data_changed,
+            "same_model": self.same_model,
             "note": self.note,
         }
 
@@ -333,6 +336,7 @@ def _of_pairs(bare: MetricChange, found: _Paired, same_model: bool) -> MetricCha
         change=change,
         trend=trend,
         note="; ".join(notes),
+        same_model=same_model,
     )
 
 

@@ -39,10 +39,11 @@ class Side:
 
     Attributes:
         name: What people call it: `recipe.toml`, `main:recipe.toml`, `out/tiny/model`.
-        build: The recipe's graph and its records; without actions where only results are known.
+        build: The recipe's graph and its records; without actions where there is no recipe.
         results: What the records say.
         gates: The gates, judged.
         due: Action that is not recorded → the seconds that it is expected to take, None where nobody knows.
+        keyed: Whether all that it asks for is in the graph; False for results alone, of which no keys are known.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Side:
     results: Results = field(default_factory=Results)
     gates: Sequence[GateResult] = ()
     due: Mapping[str, float | None] = field(default_factory=dict)
+    keyed: bool = True
 
     @classmethod
     def of_build(

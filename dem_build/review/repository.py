@@ -16,8 +16,9 @@ from dem_build.errors import UsageError
 __all__ = ["Blob", "Repository"]
 
 REGULAR = ("100644", "100755")
-_NO_GIT = "`dem ci` compares two revisions of a git repository: run it in one"
+_NO_GIT = "a revision is one of a git repository: call dem in one"
 _SHALLOW = "fetch the history too: `fetch-depth: 0` of actions/checkout, or `git fetch --unshallow`"
+_UNKNOWN = "`git log --all --oneline` lists what there is; `git fetch` gets what is new"
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,22 @@ class Repository:
         # --end-of-options: a revision that begins with a dash is no option.
         found = self._ask("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
         if found is None:
-            raise UsageError(f"git knows no revision `{revision}`", where=str(self.root), hint=_SHALLOW)
+            hint = _SHALLOW if self.is_shallow else _UNKNOWN
+            raise UsageError(f"git knows no revision `{revision}`", where=str(self.root), hint=hint)
         return found.decode().strip()
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether older commits were left out when it was fetched."""
+        return self._ask("rev-parse", "--is-shallow-repository") == b"true\n"
+
+    def submodule(self, commit: str, path: str) -> str | None:
+        """The submodule of a commit that a path leads into; None where it leads into none."""
+        parts = path.split("/")
+        places = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+        listed = self._ask("ls-tree", "-z", "--full-tree", commit, "--", *places) or b""
+        found = (entry.partition(b"\t") for entry in listed.split(b"\0") if entry)
+        return next((os.fsdecode(name) for head, _, name in found if head.split()[1] == b"commit"), None)
 
     def merge_base(self, one: str, other: str) -> str:
         """The commit that two commits have in common.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dem_build.action import Edge, Input
 from dem_build.actions import KINDS
-from dem_build.compare import Standing, compare
+from dem_build.compare import Side, Standing, compare
 from dem_build.graph import Graph
 
 TWO = ("math", "chat")
@@ -118,6 +118,16 @@ def test_a_dataset_more_is_one_cause_of_all_that_it_brings(only):
     back = compare(side(make_graph((*TWO, "new")), only=only), side(make_graph(TWO), only=only))
     assert told(back) == [(["datasets.new is gone"], {"data:new"}, {"model", *EVALUATIONS, *new})]
     assert [(one.before, one.after) for one in comparison.omega] == [(0.5, 0.5), (0.5, 0.5), (None, 0.5)]
+
+
+def test_a_recipe_beside_nothing_is_new_with_all_that_it_asks_for():
+    recipe = side(make_graph(TWO))
+    comparison = compare(Side("nothing"), recipe)
+    assert {*standings(comparison).values()} == {Standing.NEW}
+    assert {a for r in comparison.reasons for a in r.actions} == {*recipe.build.graph.actions}
+    gone = compare(recipe, Side("nothing"))
+    assert {*standings(gone).values()} == {Standing.GONE}
+    assert not gone.same
 
 
 def test_what_has_two_causes_is_told_once_under_both():

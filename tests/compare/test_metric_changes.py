@@ -11,7 +11,7 @@ from build_samples import make_graph
 from compare_samples import Recorded, side
 from scipy import stats as scipy_stats
 
-from dem_build.compare import Basis, Method, compare
+from dem_build.compare import Basis, Method, Side, compare
 from dem_build.errors import StoreError
 from dem_build.report.comparison import Trend
 from dem_build.report.results import Results
@@ -192,8 +192,11 @@ def test_a_metric_that_is_no_mean_of_documents_is_not_paired(values, recorded):
 
 def test_of_published_results_two_values_are_compared_and_that_is_said():
     before, after = built(), built(0.25, docs=right(20))
-    alone = [replace(one, build=type(one)("none").build) for one in (before, after)]
-    change = change_of(compare(*alone), task="arc_easy", metric="acc")
+    alone = [replace(one, build=Side("none").build, keyed=False) for one in (before, after)]
+    comparison = compare(*alone)
+    assert not comparison.keys.changes
+    assert not compare(before, alone[1]).keys.changes  # nor where one side has some
+    change = change_of(comparison, task="arc_easy", metric="acc")
     assert (change.basis, change.data_changed) == (Basis.VALUES, None)
     assert "nothing is known row by row" in change.note
     assert (
@@ -227,7 +230,7 @@ def test_what_one_side_alone_measured_has_no_change():
 
 def test_a_value_that_is_no_number_is_no_change():
     results = Results({"composed": {"t": {"acc": math.nan}}})
-    one = replace(built(), results=results, build=type(built())("none").build)
+    one = replace(built(), results=results, build=Side("none").build, keyed=False)
     (change,) = compare(one, one).metrics
     assert change.change is None
     json.dumps(compare(one, one).document(), allow_nan=False)
