@@ -34,7 +34,7 @@ class Command(click.Command):
     """
 
     def __init__(self, place: str, text: str, *params: click.Parameter, on_actions: bool = False) -> None:
-        self.module, _, self.function = place.partition(".")
+        self.module, _, self.function = place.rpartition(".")
         self._on_actions = on_actions
         super().__init__(self.function, params=[*params], help=text, callback=self._run)
 
@@ -104,6 +104,7 @@ cache = Commands(
             "Read everything in the store; exit with 1 where something is damaged.",
             *OF_STORE,
             _flag("--repair", "Set aside what is damaged, so that the next build makes it again."),
+            _flag("--remote", "Look at the remotes: their records, and whether all objects are there."),
             JSON,
         ),
         Command(
@@ -114,8 +115,26 @@ cache = Commands(
             _flag("--vectors", "Take vectors and checkpoints too: GPU-hours."),
             click.Option(["--grace"], metavar="SPAN", help="Keep what is younger; 1d if not given."),
             _flag("--dry-run", "Only say what would go."),
+            click.Option(
+                ["--remote"],
+                metavar="NAMESPACE",
+                help="Collect in that namespace, which this machine writes.",
+            ),
             *OF_STORE,
             JSON,
+        ),
+        Command(
+            "shared.exchange.push",
+            "Push what builds made here, and a remote lacks.",
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            *OF_STORE,
+        ),
+        Command(
+            "shared.exchange.pull",
+            "Fetch what is recorded in a remote and is not here.",
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            _flag("--records", "Records alone, not their bytes."),
+            *OF_STORE,
         ),
     ],
     help="The store: what it holds, whether it is sound, and what of it can go.",

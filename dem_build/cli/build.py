@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dem_build.cli.ending import conclude
 from dem_build.cli.overlap import say_shared, shared_documents
 from dem_build.cli.session import checked, open_session
-from dem_build.cli.sharing import Pushing
+from dem_build.cli.shared.sharing import Pushing
 from dem_build.cli.view_lines import PlainListener
 from dem_build.cli.view_plan import recipe_line
 from dem_build.cli.view_results import (

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.cli.build import make_listener, run_plan
-from dem_build.cli.session import not_locked, open_shared, planned, session_of
-from dem_build.cli.sharing import Pushing
+from dem_build.cli.session import not_locked, open_workplace, planned, session_of
+from dem_build.cli.shared.sharing import Pushing
 from dem_build.cli.view_plan import recipe_line
 from dem_build.compare import Side, Standing, compare
 from dem_build.compare.keys import match_keys
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from dem_build.cli.session import Call, Planned, Shared
+    from dem_build.cli.session import Call, Planned, Workplace
     from dem_build.compare import Comparison
     from dem_build.digest import JSON
     from dem_build.engine.interrupt import Interrupt
@@ -195,7 +195,7 @@ class Reviewer:
 
     # What a recipe asks for at a revision: of git and the lock alone.
 
-    def _revision(self, recipe: RecipeFile, shared: Shared) -> _Revision:
+    def _revision(self, recipe: RecipeFile, place: Workplace) -> _Revision:
         """Plan a recipe as it stands at a revision.
 
         Raises:
@@ -205,7 +205,7 @@ class Reviewer:
         named = Path(os.path.relpath(self.root / recipe.path))
         path = lock.lock_path(named)
         locked = None if recipe.lock is None else lock.parse(recipe.lock, path)
-        found = planned(named, recipe.text, locked, shared.store.records)
+        found = planned(named, recipe.text, locked, place.store.records)
         if found.stale:
             raise not_locked(str(named), self.call, path, found.stale)
         return _Revision(str(named), locked, found)
@@ -215,26 +215,28 @@ class Reviewer:
         if self.boundary is not None:
             self._refuse_machine(named, recipe.path)
             self._refuse_names(pair, recipe, named)
-        shared = open_shared(self.call, named)
+        place = open_workplace(self.call, named)
         with ExitStack() as stack:
-            stack.enter_context(shared.store.in_use())
-            after = self._revision(recipe, shared)
+            stack.enter_context(place.store.in_use())
+            after = self._revision(recipe, place)
             if changed := stale(after.found.recipe, after.found.lock, self.files[1], self.digests):
                 raise not_locked(after.named, self.call, lock.lock_path(named), changed)
-            before, missing = self._before(pair, shared)
+            before, missing = self._before(pair, place)
             if before is not None and (same := _unchanged(before.found, after.found)) is not None:
                 return bare.model_copy(update={"change": Change.UNCHANGED, "notes": same})
             if self.boundary is not None:
-                refuse_names(after.found.recipe, self.boundary)  # of one that only moved, or whose lock changed
+                refuse_names(
+                    after.found.recipe, self.boundary
+                )  # of one that only moved, or whose lock changed
                 refuse_sources(after.found.recipe, after.found.lock, self.boundary)
-            return self._judged(bare, shared, before, after, missing)
+            return self._judged(bare, place, before, after, missing)
 
-    def _before(self, pair: RecipePair, shared: Shared) -> tuple[_Revision | None, str]:
+    def _before(self, pair: RecipePair, place: Workplace) -> tuple[_Revision | None, str]:
         """The recipe at the base revision, or why it tells nothing there."""
         if pair.before is None:
             return None, ""
         try:
-            return self._revision(pair.before, shared), ""
+            return self._revision(pair.before, place), ""
         except DemError as error:
             return None, shown(f"at the base revision, {error}")
 
@@ -287,13 +289,13 @@ class Reviewer:
     # What is recorded of it, and made.
 
     def _judged(
-        self, bare: RecipeReview, shared: Shared, before: _Revision | None, after: _Revision, missing: str
+        self, bare: RecipeReview, place: Workplace, before: _Revision | None, after: _Revision, missing: str
     ) -> RecipeReview:
-        built = self._built(after, shared, head=True)
+        built = self._built(after, place, head=True)
         whole = built.plan.up_to_date
         base = None
         if before is not None:
-            base = self._built(before, shared, head=False, run=whole)
+            base = self._built(before, place, head=False, run=whole)
             missing = _lacks(base)
         comparison = compare(base.side if base else Side("nothing"), built.side)
         recipe = after.found.recipe
@@ -338,12 +340,12 @@ class Reviewer:
         )
         return found.model_copy(update={"status": _status(built, found)})
 
-    def _built(self, revision: _Revision, shared: Shared, *, head: bool, run: bool = True) -> _Built:
+    def _built(self, revision: _Revision, place: Workplace, *, head: bool, run: bool = True) -> _Built:
         """Build what may be built of a revision, and read what is recorded of it.
 
         Args:
             revision: The recipe there.
-            shared: The store.
+            place: The store.
             head: Whether it is the head: the base revision is trusted, and nothing of it is trained.
             run: Whether anything may run at all.
 
@@ -352,7 +354,7 @@ class Reviewer:
         """
         no_train = self.call.no_train or not head
         call = replace(self.call, no_train=no_train, keep_going=self.call.keep_going or no_train)
-        session = session_of(revision.named, call, revision.found, shared, revision.locked)
+        session = session_of(revision.named, call, revision.found, place, revision.locked)
         plan, outcome = session.plan, None
         trains = _trainings(plan)
         # Nothing that takes a vector can be made before the vector is.
@@ -360,20 +362,20 @@ class Reviewer:
         if run and not plan.up_to_date and not waits:
             session.require_trust()
             if self.boundary is not None and head:
-                expected = estimates(plan, shared.store, shared.machine)
+                expected = estimates(plan, place.store, place.machine)
                 found = revision.found
                 takes = takes_of(found.recipe, found.lock, plan, expected, trains=not no_train)
                 refuse_excess(found.recipe, takes, self.boundary.policy)
-            pusher = shared.sharing.pusher(shared.store)
+            pusher = place.sharing.pusher(place.store)
             with make_listener(self.console) as listener:
-                shared.sharing.console = self.console
+                place.sharing.console = self.console
                 outcome = run_plan(session, Pushing(listener, pusher), self.interrupt, rooted=False)
-            shared.sharing.finish(pusher, revision.named)
-            plan = make_plan(plan.graph, shared.store.records, History())
-        shared.store.records.adopt()
+            place.sharing.finish(pusher, revision.named)
+            plan = make_plan(plan.graph, place.store.records, History())
+        place.store.records.adopt()
         records = {n: v.record for n, v in plan.verdicts.items() if v.record is not None}
-        due = {e.name: e for e in estimates(plan, shared.store, shared.machine)}
-        read = BuildRecords(plan.graph, records, shared.store.objects.read_bytes)
+        due = {e.name: e for e in estimates(plan, place.store, place.machine)}
+        read = BuildRecords(plan.graph, records, place.store.objects.read_bytes)
         side = Side.of_build(self.commits[head][:12], read, due={n: e.seconds for n, e in due.items()})
         failed = {r.action.name for r in outcome.failed if not _waits(r.error)} if outcome else set()
         return _Built(side, plan, outcome, {n: e for n, e in due.items() if n not in failed})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.cli.overlap import is_overlap
-from dem_build.cli.sharing import Sharing
+from dem_build.cli.shared.sharing import Sharing
 from dem_build.engine.publish import destination
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
@@ -47,12 +47,13 @@ __all__ = [
     "Call",
     "Planned",
     "Session",
-    "Shared",
+    "Workplace",
     "checked",
     "not_locked",
     "open_session",
     "open_shared",
     "open_store",
+    "open_workplace",
     "planned",
     "session_of",
 ]
@@ -352,17 +353,17 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     graph = graph.only(call.targets) if call.targets else graph
     graph.require(sorted(call.rebuild))
     # Who only looks makes no folder.
-    shared = _open_shared(call, (machine, machine_path), recipe.path, hints, make=within is not None)
-    store = shared.store
+    place = _open_workplace(call, (machine, machine_path), recipe.path, hints, make=within is not None)
+    store = place.store
     if within is not None:
         within.enter_context(store.in_use())
     root = _last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
-    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, shared.sharing)
+    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing)
 
 
 @dataclass(frozen=True)
-class Shared:
+class Workplace:
     """Where a call's results are kept and looked for, whichever recipe they are of.
 
     Attributes:
@@ -376,7 +377,7 @@ class Shared:
     sharing: Sharing
 
 
-def open_shared(call: Call, recipe: Path) -> Shared:
+def open_workplace(call: Call, recipe: Path) -> Workplace:
     """Open what a recipe that need not lie there would use.
 
     Args:
@@ -389,7 +390,7 @@ def open_shared(call: Call, recipe: Path) -> Shared:
     """
     if call.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    return _open_shared(call, _machine(call, recipe), recipe, Hints(), make=True)
+    return _open_workplace(call, _machine(call, recipe), recipe, Hints(), make=True)
 
 
 def _machine(call: Call, recipe: Path) -> tuple[Machine, Path | None]:
@@ -397,30 +398,30 @@ def _machine(call: Call, recipe: Path) -> tuple[Machine, Path | None]:
     return machine if call.jobs is None else machine.model_copy(update={"jobs": call.jobs}), path
 
 
-def _open_shared(
+def _open_workplace(
     call: Call, machine_file: tuple[Machine, Path | None], recipe: Path, hints: Hints, *, make: bool
-) -> Shared:
+) -> Workplace:
     machine, path = machine_file
     folder = cache_folder(call.cache, machine, path, recipe)
     layout = open_layout(folder, make=make, work=work_folder(machine, path))
     sharing = Sharing(() if call.offline else remotes_of(machine, path), required=call.require_remote)
-    return Shared(machine, Store(layout, hints, elsewhere=sharing.reader(layout)), sharing)
+    return Workplace(machine, Store(layout, hints, elsewhere=sharing.reader(layout)), sharing)
 
 
-def session_of(named: str, call: Call, found: Planned, shared: Shared, locked: digest.JSON) -> Session:
+def session_of(named: str, call: Call, found: Planned, place: Workplace, locked: digest.JSON) -> Session:
     """A session of a recipe that is planned already, as of a revision of git; it has no root, and so no last build."""
     root = {name: empty for name, (empty, _) in _FIELDS.items()}
     return Session(
         named,
         call,
         found.recipe,
-        shared.machine,
-        shared.store,
+        place.machine,
+        place.store,
         found.lock,
         locked,
         found.plan,
         root,
-        shared.sharing,
+        place.sharing,
     )
 
 
@@ -495,3 +496,17 @@ def open_store(call: Call) -> Store:
         hint = "--cache says where it is; the first `dem build` makes it"
         raise StoreError("there is no cache here", where=str(folder), hint=hint)
     return Store.open(folder, make=False, work=work_folder(machine, machine_path))
+
+
+def open_shared(call: Call) -> tuple[Store, Sharing]:
+    """Open the store that a recipe in the current folder would use, with its remotes.
+
+    Raises:
+        StoreError: It cannot be used.
+    """
+    here = Path.cwd() / "recipe.toml"
+    machine, machine_path = load_machine(call.machine, here)
+    folder = cache_folder(call.cache, machine, machine_path, here)
+    layout = open_layout(folder, make=False, work=work_folder(machine, machine_path))
+    sharing = Sharing(remotes_of(machine, machine_path), required=call.require_remote)
+    return Store(layout, Hints(), elsewhere=sharing.reader(layout)), sharing

@@ -90,8 +90,15 @@ def stats(call: Call) -> int:
     return 0
 
 
-def verify(call: Call, *, repair: bool) -> int:
-    """Read everything, and set aside what is damaged where that is asked for; 1 where something was damaged."""
+def verify(call: Call, *, repair: bool, remote: bool = False) -> int:
+    """Read everything, and set aside what is damaged where that is asked for; 1 where something was damaged.
+
+    Of remotes, records are read, and of objects only their sizes.
+    """
+    if remote:
+        from dem_build.cli.shared.exchange import verify_remote  # noqa: PLC0415
+
+        return verify_remote(call, repair=repair)
     damages = open_store(call).verify(repair=repair)
     if call.as_json:
         write_json([asdict(d) for d in damages], default=str)
@@ -114,6 +121,7 @@ def gc(  # noqa: PLR0913  the options of a command are its arguments
     grace: str | None,
     vectors: bool,
     dry_run: bool,
+    remote: str | None = None,
 ) -> int:
     """Collect, or say what would go.
 
@@ -126,6 +134,12 @@ def gc(  # noqa: PLR0913  the options of a command are its arguments
         max_bytes=None if max_size is None else _bytes("--max-size", max_size),
         vectors=vectors,
     )
+    if remote is not None:
+        from dem_build.cli.shared.exchange import gc_remote  # noqa: PLC0415
+
+        if max_size is not None:
+            raise UsageError("a remote has no size to stop at", where="--max-size", hint="--older-than")
+        return gc_remote(call, remote, policy, dry_run=dry_run)
     found = open_store(call).collect(policy, dry_run=dry_run)
     if call.as_json:
         write_json(asdict(found) | {"bytes": found.bytes, "dry_run": dry_run})

@@ -273,7 +273,9 @@ def _metrics(recipe: RecipeReview) -> str:
     header = ["on", "metric", "before", "after", "Δ", "which is", "compared by"]
     told = table(header, body)
     if any(m.p is not None for m in recipe.metrics):
-        told += "\n<sub>Differences on the same rows; p after Holm over all that was compared, at 5 %.</sub>\n"
+        told += (
+            "\n<sub>Differences on the same rows; p after Holm over all that was compared, at 5 %.</sub>\n"
+        )
     return told + (f"\nNo baseline: {escape(recipe.no_baseline)}.\n" if recipe.no_baseline else "")
 
 

@@ -34,4 +34,3 @@ def said(history):
 @pytest.mark.parametrize("name", CASES)
 def test_the_status(said, name):
     assert said[name].status == STATUSES[name], said[name].err
-    print(name, "|", said[name].line)

@@ -106,8 +106,11 @@ def test_what_git_does_not_know_is_said_with_what_helps(tmp_path):
     repo = Repo(tmp_path / "r")
     repo.commit()
     git = Repository.around(repo.root)
-    with pytest.raises(UsageError, match="fetch-depth: 0"):
+    with pytest.raises(UsageError, match="git log --all"):
         git.commit("nowhere")
+    repo.git("clone", "-q", "--depth", "1", f"file://{repo.root}", str(tmp_path / "shallow"))
+    with pytest.raises(UsageError, match="fetch-depth: 0"):
+        Repository.around(tmp_path / "shallow").commit("nowhere")
     with pytest.raises(UsageError, match="no revision `--output=x`"):
         git.commit("--output=x")
     repo.git("checkout", "-q", "--orphan", "other")

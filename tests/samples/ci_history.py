@@ -139,7 +139,9 @@ class Said:
         train = [a["action"] for a in self.recipe["actions"] if a["state"] == "due" and a["trains"]]
         told += [f"to train first: {', '.join(train)}"] if train else []
         told += [
-            f"failed: {g['metric']} on {g['task'].removeprefix('loss:')}" for g in self.recipe["gates"] if g["passed"] is False
+            f"failed: {g['metric']} on {g['task'].removeprefix('loss:')}"
+            for g in self.recipe["gates"]
+            if g["passed"] is False
         ]
         told += self.recipe["notes"]
         return re.sub(r"\b[0-9a-f]{64}\b", "…", "; ".join(told))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from dem_build.digest import DIGEST
 from dem_build.store import files
 from dem_build.store.leases import clock
-from dem_build.store.local import DIGESTS, DOCUMENT
+from dem_build.store.local import DIGESTS, DOCUMENT, NONCE
 from dem_build.store.records import read_record
 from dem_build.store.roots import Roots
 from dem_build.store.uses import read_uses
@@ -93,6 +93,7 @@ class Census:
         records: Key → record.
         opaque: Digests in records that this dem cannot read; a newer one may need what they name.
         objects: Digest → file.
+        notes: Files that tell of records of other stores, each named for its key.
     """
 
     now: float
@@ -102,6 +103,7 @@ class Census:
     records: Mapping[Digest, RecordFile]
     opaque: frozenset[Digest]
     objects: Mapping[Digest, Entry]
+    notes: tuple[Entry, ...] = ()
 
     def last_use(self) -> dict[Digest, float]:
         """When each record was published or used by a build, whichever is later."""
@@ -140,12 +142,17 @@ def take_census(layout: CacheLayout, now: float | None = None) -> Census:
                 records[record.key] = RecordFile(record, entry)
     objects = {e.path.name: e for e in entries(layout.objects, DIGEST, str)}
     moment = clock(layout) if now is None else now
-    return Census(moment, used, dead, roots, records, frozenset(opaque), objects)
+    return Census(moment, used, dead, roots, records, frozenset(opaque), objects, tuple(_notes(layout)))
 
 
 def record_entries(layout: CacheLayout) -> Iterator[Entry]:
     """The files of records."""
     return entries(layout.actions, DOCUMENT, lambda name: name.removesuffix(".json"))
+
+
+def _notes(layout: CacheLayout) -> Iterator[Entry]:
+    for store in entries(layout.remote, NONCE):
+        yield from entries(store.path, DOCUMENT, lambda name: name.removesuffix(".json"))
 
 
 def digests_named_by(path: Path) -> set[Digest]:

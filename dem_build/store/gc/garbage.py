@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.digest import DIGEST
-from dem_build.store.gc.census import DAY, entries, size_of
+from dem_build.store.gc.census import DAY, digests_named_by, entries, size_of
 from dem_build.store.local import NONCE, PARTIAL, trash_name
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ def _exists(path: str) -> bool:
 def find_garbage(census: Census, policy: Policy, besides: int = 0) -> Garbage:
     """What may go; `besides` are bytes of no object that stay, and count for `max_bytes`."""
     keep = needed(census.used, census.roots, census.now) | census.opaque
+    # Of a result of another store, what has come is kept while a recipe needs that: the rest may never be asked for.
+    keep |= {name for note in census.notes if note.path.stem in keep for name in digests_named_by(note.path)}
     naming = Counter(
         name for r in census.records.values() for name in r.objects()
     )  # how many that stay name it
@@ -222,6 +224,9 @@ class _Search:
         for entry in self._in_the_making(layout):
             old = now - entry.time >= max(self.policy.grace, WRITING_SECONDS)
             self._file(entry, "temporary files", old=old)
+        for entry in self.census.notes:
+            unused = entry.path.stem not in self.keep and now - entry.time >= self.policy.unused
+            self._file(entry, "notes of remotes", old=unused)
         for entry in entries(layout.quarantine, _SET_ASIDE):
             self._file(entry, "quarantine", old=now - entry.time >= self.policy.stale)
         for path in self.census.dead:

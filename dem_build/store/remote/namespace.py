@@ -10,6 +10,7 @@ the store's access rules say; so objects lie in it as records do, and are looked
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,14 +21,17 @@ from dem_build.json_text import parse_json
 from dem_build.store.records import Away, parse_record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dem_build.digest import Digest
     from dem_build.store.records import Record
-    from dem_build.store.remote.bucket import Bucket
+    from dem_build.store.remote.bucket import Bucket, Listed
 
-__all__ = ["Connection", "Namespace"]
+__all__ = ["Connection", "Namespace", "key_of"]
 
+_RECORD = re.compile(
+    r"/actions/[0-9a-f]{2}/(?P<key>[0-9a-f]{64})\.json$|/candidates/(?P<chosen>[0-9a-f]{64})/[0-9a-f]{64}\.json$"
+)
 SETTINGS = "dem-remote.json"
 VERSION = 1
 
@@ -156,6 +160,20 @@ class Namespace:
         self.remote.bucket.create(name, data)
         return self.holding(record.key)
 
+    def recorded(self) -> Iterator[Digest]:
+        """The keys that have a record, each once.
+
+        Raises:
+            RemoteError: The remote does not answer, or has no listings.
+        """
+        found = {key_of(listed.name) for listed in self.listed_records()}
+        return iter(sorted(key for key in found if key))
+
+    def listed_records(self) -> Iterator[Listed]:
+        """What is listed where records lie, candidates too."""
+        for prefix in (f"{self.name}/actions/", f"{self.name}/candidates/"):
+            yield from self.remote.bucket.list(prefix)
+
     def judged(self, data: bytes | None, key: Digest) -> Record | None:
         """The record of a key that some bytes of this namespace are; None where they are none."""
         try:
@@ -163,6 +181,12 @@ class Namespace:
         except ValueError:
             return None
         return None if found is None or data is None else replace(found, away=Away(self.where, data))
+
+
+def key_of(name: str) -> Digest | None:
+    """The key whose record has this name; None where it is no record's name."""
+    found = _RECORD.search(name)
+    return found and (found["key"] or found["chosen"])
 
 
 def _order(record: Record) -> tuple[str, Digest]:

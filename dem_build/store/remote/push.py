@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Push", "Pushed", "Pusher", "push"]
 
 SENT_AT_ONCE = 4
+RECORDS_AT_ONCE = 4
 
 
 class Pushed(StrEnum):
@@ -101,7 +103,7 @@ def _lacking(blobs: Sequence[Blob], to: Namespace) -> list[Blob]:
 
 
 class Pusher:
-    """Pushes records in a thread, one after another, while their successors are made.
+    """Pushes records in threads of its own while their successors are made.
 
     Args:
         store: Where they are.
@@ -124,7 +126,7 @@ class Pusher:
         self._namespaces = tuple(namespaces)
         self._say = say
         self._todo: queue.SimpleQueue[tuple[str, Record] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
 
     def add(self, name: str, record: Record) -> None:
         """Push a record.
@@ -135,24 +137,26 @@ class Pusher:
         """
         if not self._namespaces:
             return
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="dem-push", daemon=True)
-            self._thread.start()
         self._todo.put((name, record))
+        if len(self._threads) < RECORDS_AT_ONCE:
+            self._threads.append(threading.Thread(target=self._run, name="dem-push", daemon=True))
+            self._threads[-1].start()
 
     @property
     def busy(self) -> bool:
         """Whether something is yet to be pushed, as far as `close` was called."""
-        return self._thread is not None and self._thread.is_alive()
+        return any(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
         """Say that nothing more comes."""
-        self._todo.put(None)
+        for _ in self._threads:
+            self._todo.put(None)
 
     def wait(self, seconds: float) -> None:
         """Wait for the end for so long at most."""
-        if self._thread is not None:
-            self._thread.join(seconds)
+        until = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self) -> None:
         while (todo := self._todo.get()) is not None:

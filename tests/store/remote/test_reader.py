@@ -1,0 +1,263 @@
+"""What a machine reads of a shared store: records when it plans, bytes when it opens them, and never wrong ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from shared_samples import Killed, Shared
+
+from dem_build.digest import Output
+from dem_build.errors import CorruptObjectError, InterruptedBuildError, RemoteError
+from dem_build.store.remote import reader
+from dem_build.store.remote.push import Pushed, push
+from dem_build.store.sealed import sealed
+
+
+@pytest.fixture
+def shared(tmp_path):
+    return Shared(tmp_path)
+
+
+@pytest.fixture
+def record(shared):
+    """A record that one machine made and pushed."""
+    one = shared.machine("one")
+    made = one.make()
+    assert push(made, one.store, one.write).result is Pushed.SENT
+    return made
+
+
+def test_planning_reads_records_alone_and_opening_brings_bytes(shared, record):
+    two = shared.machine("two")
+    found = two.store.records.lookup(record.key)
+    assert found == record
+    assert found.away.blobs == set(record.blobs())
+    assert two.bucket.named("read") == []
+    assert two.store.objects.open(record.outputs["delta"]).read_bytes() == b"delta"
+    assert len(two.bucket.named("read")) == 1
+    assert two.store.records.peek(record.key) is None, "not all of its objects are here"
+
+
+def test_a_record_becomes_this_stores_when_all_of_it_is_here(shared, record):
+    two = shared.machine("two")
+    assert two.store.records.lookup(record.key) == record
+    two.store.objects.bring(record.blobs())
+    two.store.records.adopt()
+    alone = shared.machine("two", read=())
+    assert alone.store.records.lookup(record.key) == record
+    assert alone.store.objects.read_bytes(record.log) == b"log of delta"
+    assert alone.store.verify() == []
+
+
+def test_what_came_once_is_not_asked_for_again(shared, record):
+    assert shared.machine("two").store.records.lookup(record.key) == record
+    again = shared.machine("two")
+    again.bucket.dead = True
+    found = again.store.records.lookup(record.key)
+    assert found == record
+    assert again.bucket.calls == []
+
+
+def test_what_is_not_there_is_asked_for_again_by_the_next_process(shared):
+    two = shared.machine("two")
+    one = shared.machine("one")
+    record = one.make()
+    assert two.store.records.lookup(record.key) is None
+    push(record, one.store, one.write)
+    assert two.store.records.lookup(record.key) is None, "one process has one answer"
+    assert shared.machine("two").store.records.lookup(record.key) == record
+
+
+def test_keys_are_asked_for_at_once(shared):
+    one = shared.machine("one")
+    records = [one.make(params=n) for n in range(40)]
+    for made in records:
+        push(made, one.store, one.write)
+    two = shared.machine("two")
+    two.store.records.expect(made.key for made in records)
+    asked = len(two.bucket.calls)
+    assert [two.store.records.lookup(made.key) for made in records] == records
+    assert len(two.bucket.calls) == asked
+
+
+@pytest.mark.parametrize("how", ["lost", "wrong"])
+def test_each_object_that_is_lost_or_wrong_makes_its_record_a_miss(shared, record, how):
+    for blob in dict.fromkeys(record.blobs()):
+        two = shared.machine(f"two {blob.digest[:8]}")
+        getattr(two.bucket, how).add(two.name(blob))
+        assert two.store.records.lookup(record.key) == record
+        with pytest.raises(CorruptObjectError, match=f"{blob.digest} is missing"):
+            two.store.objects.check(Output("", 0, {b.digest: b for b in record.blobs()}))
+        assert two.store.records.lookup(record.key) is None
+        assert not two.store.objects.present(blob)
+        assert two.store.verify() == []
+        assert list((two.store.root / "remote").glob("*/*/*.json")) == [], "no note promises it"
+        assert two.make() == record, "and it is made again"
+        assert two.store.objects.open(record.outputs["delta"]).read_bytes() == b"delta"
+
+
+def test_what_one_namespace_lacks_another_may_have(shared, record):
+    own = shared.machine("one", write="user-ada")
+    push(record, own.store, own.write)
+    two = shared.machine("two", read=("user-ada", "trusted"))
+    delta = record.outputs["delta"]
+    two.bucket.lost.add(own.name(delta))
+    assert two.store.objects.open(delta).read_bytes() == b"delta"
+    assert two.store.records.lookup(record.key) == record
+
+
+def test_a_namespace_that_is_not_listed_serves_nothing(shared, record):
+    two = shared.machine("two", read=("user-ada",))
+    assert two.store.records.lookup(record.key) is None
+    with pytest.raises(CorruptObjectError):
+        two.store.objects.open(record.outputs["delta"])
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\xff", b'{"dem-record": 99}'])
+def test_a_record_that_is_none_is_a_miss(shared, record, damage):
+    two = shared.machine("two")
+    path = shared.folder / two.write.record(record.key)
+    path.chmod(0o644)
+    path.write_bytes(damage)
+    assert two.store.records.lookup(record.key) is None
+
+
+def test_a_record_under_anothers_key_is_a_miss(shared, record):
+    other = "0" * 64
+    two = shared.machine("two")
+    path = shared.folder / two.write.record(other)
+    path.parent.mkdir()
+    path.write_bytes((shared.folder / two.write.record(record.key)).read_bytes())
+    assert two.store.records.lookup(other) is None
+
+
+def test_a_dead_remote_is_told_once_and_asked_once_more_at_most(shared, record):
+    two = shared.machine("two")
+    two.bucket.dead = True
+    for n in range(50):
+        assert two.store.records.lookup(f"{n:064x}") is None
+    assert two.make() == record
+    assert len(two.bucket.calls) == 1
+    assert len(two.said) == 1
+    assert "cannot be reached" in two.said[0]
+
+
+def test_a_dead_remote_that_is_required_is_an_error(shared, record):
+    two = shared.machine("two", required=True)
+    two.bucket.dead = True
+    with pytest.raises(RemoteError, match="cannot be reached"):
+        two.store.records.lookup(record.key)
+
+
+def test_a_remote_that_dies_before_bytes_came_makes_its_records_misses(shared, record):
+    two = shared.machine("two")
+    assert two.store.records.lookup(record.key) == record
+    two.bucket.dead = True
+    with pytest.raises(CorruptObjectError):
+        two.store.objects.open(record.outputs["delta"])
+    assert two.store.records.lookup(record.key) is None
+    assert len(two.said) == 1
+
+
+def test_a_transfer_that_is_cut_goes_on_where_it_was(shared, monkeypatch):
+    monkeypatch.setattr(reader, "PAUSE_SECONDS", 0.0)
+    one, two = shared.machine("one"), shared.machine("two")
+    data = b"0123456789abcdef" * 640
+    made = one.make(data)
+    push(made, one.store, one.write)
+    delta = made.outputs["delta"]
+    two.bucket.cut_at = [1000, 5000]
+    assert two.store.objects.read_bytes(delta) == data
+    starts = [int(name.rpartition("@")[2]) for name in two.bucket.named("read")]
+    assert starts == [0, 1000, 6000]
+
+
+def test_what_came_before_a_stop_is_not_asked_for_again(shared):
+    one = shared.machine("one")
+    data = b"0123456789abcdef" * 640
+    made = one.make(data)
+    push(made, one.store, one.write)
+    delta = made.outputs["delta"].blobs()[0]
+    two = shared.machine("two")
+    two.bucket.cut_at = [3000]
+
+    def stop(more):
+        if more:
+            raise InterruptedBuildError("Ctrl-C")
+
+    with pytest.raises(InterruptedBuildError):
+        two.store.objects.bring([delta], stop)
+    again = shared.machine("two")
+    assert again.store.objects.read_bytes(made.outputs["delta"]) == data
+    assert again.bucket.named("read") == [f"{again.name(delta)}@3000"]
+    assert list((two.store.root / "remote" / "parts").iterdir()) == []
+
+
+def test_what_a_dead_process_left_is_not_believed(shared, record):
+    two = shared.machine("two")
+    delta = record.outputs["delta"]
+    parts = two.store.root / "remote" / "parts"
+    parts.mkdir(parents=True)
+    (parts / f"{delta.digest}-{'0' * 16}").write_bytes(b"de\0\0")
+    assert two.store.objects.read_bytes(delta) == b"delta"
+    assert list(parts.iterdir()) == []
+
+
+def test_an_object_that_is_damaged_here_is_mended_from_there(shared, record):
+    two = shared.machine("two")
+    two.store.records.lookup(record.key)
+    two.store.objects.bring(record.blobs())
+    two.store.records.adopt()
+    path = two.store.objects.path(record.outputs["delta"].digest)
+    path.unlink()
+    again = shared.machine("two")
+    assert again.store.records.lookup(record.key) == record
+    assert again.store.objects.open(record.outputs["delta"]).read_bytes() == b"delta"
+
+
+def test_of_candidates_the_one_that_was_finished_first_holds_for_everybody(shared, tmp_path):
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "remote" / "dem-remote.json").write_text('{"dem-remote": 1, "create": "candidates"}')
+    made = {}
+    for name, finished in (("late", "2026-11-29T12:00:00Z"), ("early", "2026-11-29T11:00:00Z")):
+        one = shared.machine(name)
+        record = one.make(name.encode())
+        made[name] = replace(record, provenance=record.provenance | {"finished": finished})
+        for blob in (*record.blobs(), record.log):
+            one.bucket.put(one.name(blob), one.store.objects.open(blob))
+        one.write.publish(made[name], sealed(made[name].to_json()))
+    for reader_name in ("a", "b"):
+        found = shared.machine(reader_name).store.records.lookup(made["early"].key)
+        assert found == made["early"]
+    late = shared.machine("late", read=())
+    assert push(late.store.records.lookup(made["late"].key), late.store, late.write).result is Pushed.DIFFERS
+
+
+def test_a_store_whose_settings_are_of_another_dem_is_not_read(shared, record):
+    (shared.folder / "dem-remote.json").write_text('{"dem-remote": 2, "create": "conditional"}')
+    two = shared.machine("two")
+    assert two.store.records.lookup(record.key) is None
+    assert "another dem" in two.said[0]
+
+
+def test_killed_readers_leave_a_sound_store(shared, record):
+    """At each call to the bucket the reader dies; what it leaves is whole, and the next one goes on."""
+    for at in range(1, 40):
+        two = shared.machine(f"two {at}")
+        two.bucket.stop_at = at
+        try:
+            two.store.records.lookup(record.key)
+            two.store.objects.bring(record.blobs())
+            two.store.records.adopt()
+            ended = True
+        except Killed:
+            ended = False
+        assert shared.machine(f"two {at}", read=()).store.verify() == []
+        again = shared.machine(f"two {at}")
+        assert again.store.records.lookup(record.key) == record
+        for output in record.outputs.values():
+            again.store.objects.check(output)
+        if ended:
+            return
+    raise AssertionError("it never came to an end")
