@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from ci_history import CASES, History
+from ci_history import CASES, History, add_row
+from workflow_runner import Ran, Runner
 
 STATUSES = {
-    "comment": 0, "reorder": 0, "move": 0, "row": 4, "omega": 0, "dataset": 4, "trained": 0, "loosened": 0,
-    "removed-gate": 3, "worse": 3, "tests": 0, "stale": 4, "removed": 0, "mistake": 2, "outside": 2,
+    "comment": 0, "reorder": 0, "move": 0, "row": 4, "omega": 3, "dataset": 4, "trained": 0, "loosened": 0,
+    "removed-gate": 3, "tests": 0, "stale": 4, "removed": 0, "mistake": 2, "outside": 2,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs/ci.md"
 
@@ -34,3 +39,150 @@ def said(history):
 @pytest.mark.parametrize("name", CASES)
 def test_the_status(said, name):
     assert said[name].status == STATUSES[name], said[name].err
+
+
+# The workflows: a bare repository stands for GitHub's, a folder for the store that is shared, and every step is run.
+
+TEMPLATES = Path(__file__).parents[2] / "docs/workflows"
+ACTION = Path(__file__).parents[2] / ".github/actions/dem-ci/action.yml"
+STAND_IN = Path(__file__).parents[1] / "samples/gh_stand_in.py"
+
+
+class Forge:
+    """GitHub's side: a bare repository, pull requests, comments and a shared store."""
+
+    def __init__(self, home: Path, history: History, remote: str, environment: dict[str, str]) -> None:
+        self.home, self.history, self.count = home, history, 0
+        self.bare = home / "bare.git"
+        history.repo.git("checkout", "--quiet", "main")
+        history.repo.git("clone", "--quiet", "--bare", str(history.repo.root), str(self.bare))
+        history.repo.git("-C", str(self.bare), "config", "uploadpack.allowAnySHA1InWant", "true")
+        self.state = home / "gh"
+        self.state.mkdir()
+        self.save(
+            pulls=[], comments=[{"id": 1, "user": {"login": "eve"}, "body": "<!-- dem ci --> not the bot's"}]
+        )
+        tools = home / "bin"
+        tools.mkdir()
+        (tools / "gh").write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" "$@"\n')
+        (tools / "gh").chmod(0o755)
+        self.environment = {
+            "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}", "GH_STATE": str(self.state),
+            "DEM_HINTS": str(home / "hints"), "NO_COLOR": "1", "DEM_REMOTE": remote, "OMP_NUM_THREADS": "1",
+            "PIP_DRY_RUN": "1", "PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", **environment,
+        }  # fmt: skip
+
+    def save(self, **documents: object) -> None:
+        for name, document in documents.items():
+            (self.state / f"{name}.json").write_text(json.dumps(document))
+
+    @property
+    def comments(self) -> list[dict[str, object]]:
+        return json.loads((self.state / "comments.json").read_text())
+
+    def main_has(self, files: dict[str, str]) -> None:
+        self.history.repo.git("checkout", "--quiet", "-B", "with-action", "main")
+        for path, content in files.items():
+            self.history.repo.put(path, content)
+        self.history.repo.commit("the action")
+        self.history.repo.git("push", "--quiet", "--force", str(self.bare), "HEAD:main")
+
+    def open_pull(self, number: int, branch: str) -> str:
+        """Push a branch as a pull request of a fork; return its commit."""
+        head = self.history.repo.git("rev-parse", branch)
+        self.history.repo.git(
+            "push", "--quiet", "--force", str(self.bare), f"{branch}:refs/pull/{number}/head"
+        )
+        pull = {"number": number, "label": "eve:patch", "head": {"sha": head}}
+        self.save(pulls=[{**pull, "number": 3, "head": {"sha": "0" * 40}}, pull])
+        return head
+
+    def run(self, template: str, event: dict[str, object], **environment: str) -> Ran:
+        self.count += 1
+        runner = Runner(
+            self.home / f"run-{self.count}", self.bare, event,
+            {"repository": "ours/models", "token": "a-token", "event_name": event.get("name", "pull_request"),
+             "workflow": template},
+            {**self.environment, **environment}, self.state,
+        )  # fmt: skip
+        return runner.run(TEMPLATES / f"{template}.yml")
+
+
+def pull_event(number: int, head: str, base: str, owner: str = "eve") -> dict[str, object]:
+    repository = {"full_name": f"{owner}/models", "owner": {"login": owner}}
+    ours = {"full_name": "ours/models"}
+    return {
+        "name": "pull_request_target", "label": {"name": "dem train"}, "repository": ours,
+        "pull_request": {
+            "number": number, "head": {"sha": head, "repo": repository, "ref": "patch"},
+            "base": {"sha": base, "repo": ours, "ref": "main"},
+        },
+    }  # fmt: skip
+
+
+def run_event(head: str) -> dict[str, object]:
+    repository = {"full_name": "eve/models", "owner": {"login": "eve"}}
+    run = {
+        "id": 77,
+        "event": "pull_request",
+        "head_sha": head,
+        "head_branch": "patch",
+        "head_repository": repository,
+    }
+    return {"workflow_run": run, "repository": {"full_name": "ours/models"}}
+
+
+needs_tools = pytest.mark.skipif(
+    not (shutil.which("jq") and shutil.which("unzip")), reason="needs jq and unzip"
+)
+
+
+@pytest.fixture(scope="module")
+def forge(history, tmp_path_factory):
+    home = tmp_path_factory.mktemp("forge")
+    remote = home / "store"
+    remote.mkdir()
+    made = Forge(home, history, str(remote), {})
+    pushed = history.call(
+        "cache", "push", "recipes/tiny.toml", DEM_REMOTE=str(remote), DEM_REMOTE_WRITE="trusted"
+    )
+    assert pushed.status == 0, pushed.err
+    made.main_has({".github/actions/dem-ci/action.yml": ACTION.read_text(encoding="utf-8")})
+    return made
+
+
+@needs_tools
+def test_a_pull_request_is_checked_commented_on_trained_and_checked_again(forge, history):
+    history.branch("pull", add_row, "with-action")
+    base, head = history.repo.git("rev-parse", "with-action"), forge.open_pull(7, "pull")
+
+    checked = forge.run("dem-check", pull_event(7, head, base))
+    assert checked.conclusion == "failure", checked.log
+    assert checked.outputs["review"] == {
+        "status": "4", "changed": "1", "train": '["vector:add"]', "recipes": '["recipes/tiny.toml"]',
+    }  # fmt: skip
+    assert checked.summary.startswith("<!-- dem ci -->\n## dem ci: … something comes first")
+    assert "taken for a stranger's" in checked.summary
+    assert "::warning file=recipes/tiny.toml,line=1,title=dem ci%3A train first::vector:add" in checked.log
+    assert [line.partition("@")[0] for line in checked.used] == [
+        "actions/checkout", "actions/setup-python", "actions/cache", "actions/upload-artifact",
+    ]  # fmt: skip
+
+    for _ in range(2):  # put there, then updated in place
+        commented = forge.run("dem-comment", run_event(head))
+        assert commented.conclusion == "success", commented.log
+        assert [c["user"]["login"] for c in forge.comments] == ["eve", "github-actions[bot]"]
+        assert forge.comments[1]["body"].strip() == checked.summary.strip()
+    calls = [json.loads(line) for line in (forge.state / "calls.jsonl").read_text().splitlines()]
+    assert [c[:2] for c in calls if c[0] != "GET"] == [
+        ["POST", "repos/ours/models/issues/7/comments"], ["PATCH", "repos/ours/models/issues/comments/101"],
+    ]  # fmt: skip
+
+    trained = forge.run("dem-train", pull_event(7, head, base))
+    assert trained.conclusion == "success", trained.log
+    assert "vector:add" in trained.log
+
+    again = forge.run("dem-check", pull_event(7, head, base))
+    assert again.conclusion == "success", again.log
+    assert again.outputs["review"]["status"] == "0"
+    assert "recorded: 12 of 12 actions" in again.summary
