@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from bucket_servers import SECRET, credentials, made_bucket, moto_serving
 from ci_history import CASES, History, add_row
 from workflow_runner import Ran, Runner
 
@@ -186,3 +187,30 @@ def test_a_pull_request_is_checked_commented_on_trained_and_checked_again(forge,
     assert again.conclusion == "success", again.log
     assert again.outputs["review"]["status"] == "0"
     assert "recorded: 12 of 12 actions" in again.summary
+
+
+@needs_tools
+def test_the_shared_store_may_be_a_bucket_of_s3(history, tmp_path):
+    with moto_serving() as endpoint:
+        url = made_bucket(endpoint)
+        machine = tmp_path / "machine.toml"
+        machine.write_text(f'[[remotes]]\nurl = "{url}/dem"\nendpoint = "{endpoint}"\nread = ["trusted"]\n')
+        environment = {**credentials(), "DEM_MACHINE": str(machine)}
+        forge = Forge(tmp_path, history, f"{url}/dem", environment)
+        pushed = history.call(
+            "cache",
+            "push",
+            "recipes/tiny.toml",
+            DEM_REMOTE=f"{url}/dem",
+            DEM_REMOTE_WRITE="trusted",
+            **environment,
+        )
+        assert pushed.status == 0, pushed.err
+        forge.main_has({".github/actions/dem-ci/action.yml": ACTION.read_text(encoding="utf-8")})
+        history.branch("bucket", lambda h: h.edit("max = 9.0", "max = 99.0"), "with-action")
+        head = forge.open_pull(8, "bucket")
+        checked = forge.run("dem-check", pull_event(8, head, history.repo.git("rev-parse", "with-action")))
+    assert checked.conclusion == "success", checked.log
+    assert "⚠ A gate asks for less" in checked.summary
+    assert "recorded: 12 of 12 actions" in checked.summary
+    assert SECRET not in checked.log + checked.summary
