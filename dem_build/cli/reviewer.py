@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from dem_build.engine.outcome import Outcome
     from dem_build.estimate.estimates import Estimate
     from dem_build.plan import Plan
-    from dem_build.recipe import Gate
+    from dem_build.recipe import Gate, Recipe
     from dem_build.report.gates import Reference
     from dem_build.review.found import RecipeFile, RecipePair
     from dem_build.review.repository import Blob
@@ -327,7 +328,9 @@ class Reviewer:
                 "metrics": told.tell_metrics(comparison) if whole else (),
                 "omega": told.tell_omega(comparison),
                 "reasons": told.tell_reasons(comparison) if before else (),
-                "actions": told.tell_actions(built.outcome, built.due, _trainings(built.plan)),
+                "actions": told.tell_actions(
+                    built.outcome, built.due, built.plan.graph, partial(_line_of, recipe)
+                ),
                 "prompts": _prompts(comparison, base, built),
                 "keys": told.tell_keys(comparison),
                 "model_before": base.side.results.model_digest if base else None,
@@ -412,6 +415,13 @@ def _unread(_: object) -> bytes:
 def _renamed(names: Mapping[str, str]) -> tuple[str, ...]:
     told_of = [f"{old} is called {new}" for old, new in names.items()]
     return tuple(shown(text) for text in told_of)[:50]
+
+
+def _line_of(recipe: Recipe, name: str) -> int:
+    """The line of the table that has a name: datasets, probes, vectors and baselines share their names."""
+    sections = ("datasets", "probes", "vectors", "baselines")
+    section = next((section for section in sections if name in getattr(recipe, section)), None)
+    return recipe.problem(f"{section}.{name}", "").line if section else 0
 
 
 def _trainings(plan: Plan) -> set[str]:

@@ -9,7 +9,7 @@ from rich.text import Text
 from dem_build.cli.view_text import hang, joined, say
 from dem_build.report import quantities
 from dem_build.report.comparison import subject
-from dem_build.review.comment import verdict
+from dem_build.review.comment import probability, verdict
 from dem_build.review.document import Worth
 
 if TYPE_CHECKING:
@@ -109,5 +109,5 @@ def _metric(metric: Metric) -> Text:
     told = f"{metric.metric} on {subject(metric.on)}: {values[0]} → {values[1]}"
     if metric.delta is not None:
         told += f", {quantities.with_error(quantities.signed(metric.delta), metric.stderr)}"
-    p = "" if metric.p is None else f", p {metric.p:.3f}"
+    p = "" if metric.p is None else f" ({probability(metric.p)})"
     return Text.assemble(joined(told), (f" {metric.worth.value}{p}", WORTH[metric.worth]))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.review.document import DueAction, GateVerdict, Metric, Reason, Review, Trouble, Weakened
 
-__all__ = ["MARKER", "MOST_CHARACTERS", "comment", "verdict"]
+__all__ = ["MARKER", "MOST_CHARACTERS", "comment", "probability", "verdict"]
 
 MARKER = "<!-- dem ci -->"
 """The first line, by which the comment is found that is to be replaced."""
@@ -149,12 +149,11 @@ def _without_prompts(recipe: RecipeReview) -> list[str]:
     return [
         _heading(recipe),
         _trouble(recipe.trouble),
+        _reasons(recipe.reasons),
         _gates(recipe.gates),
         _metrics(recipe),
         _omega(recipe),
         _actions(recipe),
-        _reasons(recipe.reasons),
-        _digests(recipe),
     ]
 
 
@@ -265,7 +264,7 @@ def _metrics(recipe: RecipeReview) -> str:
             _number(m.before),
             _number(m.after),
             "" if m.delta is None else f"{signed(m.delta)} {plus_minus(m.stderr)}".rstrip(),
-            _WORTH[m.worth] + ("" if m.p is None else f" ({_probability(m.p)})"),
+            _WORTH[m.worth] + ("" if m.p is None else f" ({probability(m.p)})"),
             _rows(m),
         ]
         for m in recipe.metrics
@@ -283,7 +282,8 @@ def _number(value: float | None) -> str:
     return "" if value is None else decimals(value)
 
 
-def _probability(p: float) -> str:
+def probability(p: float) -> str:
+    """A p-value for people."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
@@ -321,7 +321,8 @@ def _actions(recipe: RecipeReview) -> str:
     if others := [a for a in due if not a.trains]:
         lines.append(f"- due after that: {_listed(code(a.action) for a in others)}")
     if ran := [a for a in recipe.actions if a.state == "ran"]:
-        lines.append(f"- ran: {_listed(map(_took, ran))}")
+        devices = ", ".join(dict.fromkeys(escape(a.device) for a in ran if a.device))
+        lines.append(f"- ran{f' on {devices}' if devices else ''}: {_listed(map(_took, ran))}")
     lines += [
         f"- **failed** {code(a.action)}: {escape(a.error)}" for a in recipe.actions if a.state == "failed"
     ]
@@ -329,6 +330,9 @@ def _actions(recipe: RecipeReview) -> str:
         lines.append(f"- recorded: {recipe.recorded[0]} of {recipe.recorded[1]} actions")
     if recipe.cost:
         lines.append(f"- cost of what is new, each result once, as it ran: {escape(recipe.cost)}")
+    models = (("before", recipe.model_before), ("after", recipe.model_after))
+    if told := [f"{word} {code(digest[:12])}" for word, digest in models if digest]:
+        lines.append(f"- model: {', '.join(told)}")
     return "\n".join([*lines, ""]) if lines else ""
 
 
@@ -339,10 +343,7 @@ def _expected(action: DueAction) -> str:
 
 
 def _took(action: DueAction) -> str:
-    device = f" on {escape(action.device)}" if action.device else ""
-    return code(action.action) + (
-        f" {duration(action.seconds)}{device}" if action.seconds is not None else ""
-    )
+    return code(action.action) + (f" {duration(action.seconds)}" if action.seconds is not None else "")
 
 
 def _together(actions: Sequence[DueAction]) -> str:
@@ -364,15 +365,6 @@ def _reasons(reasons: Sequence[Reason]) -> str:
         )
         lines.append(f"- {escape(reason.text)}{follow}")
     return "\n".join([*lines, ""]) if lines else ""
-
-
-def _digests(recipe: RecipeReview) -> str:
-    told = [
-        f"{word} {code(digest[:12])}"
-        for word, digest in (("before", recipe.model_before), ("after", recipe.model_after))
-        if digest
-    ]
-    return f"Model: {', '.join(told)}\n" if told else ""
 
 
 def _prompts(recipe: RecipeReview) -> str:

@@ -174,6 +174,7 @@ class DueAction(Part):
 
     Attributes:
         trains: Whether it is a training.
+        line: Of the dataset, vector or baseline that it is of, in the recipe; 0 where it is of none.
         state: `due`, `ran`, `failed` or `skipped`.
         seconds: What it took; of one that is due, what it is expected to take.
         device: What it ran on.
@@ -183,6 +184,7 @@ class DueAction(Part):
 
     action: Name
     trains: bool = False
+    line: Count = 0
     state: Literal["due", "ran", "failed", "skipped"]
     seconds: float | None = None
     device: Name = ""

@@ -94,9 +94,9 @@ def _of_actions(recipe: RecipeReview) -> Iterator[tuple[str, int, str, str]]:
     """The same of what failed, what has to be trained first, and what changed."""
     for action in recipe.actions:
         if action.state == "failed":
-            yield "error", 1, "dem ci: an action failed", f"{action.action}: {action.error}"
-    if trains := [a.action for a in recipe.actions if a.state == "due" and a.trains]:
-        yield "warning", 1, "dem ci: train first", ", ".join(trains)
+            yield "error", action.line, "dem ci: an action failed", f"{action.action}: {action.error}"
+        elif action.state == "due" and action.trains:
+            yield "warning", action.line, "dem ci: train first", action.action
     if recipe.change is Change.CHANGED and recipe.reasons:
         text = "\n".join(reason.text for reason in recipe.reasons[:10])
         yield "notice", 1, "dem ci: what changed", text

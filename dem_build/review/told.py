@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from dem_build.compare import Comparison, MetricChange, Side
     from dem_build.engine.outcome import Outcome
     from dem_build.estimate.estimates import Estimate
+    from dem_build.graph import Graph
     from dem_build.report.gates import GateResult
 
 __all__ = ["changed_datasets", "references", "tell_actions", "tell_gates", "tell_keys", "tell_metrics", "tell_omega",
@@ -142,42 +143,43 @@ def tell_keys(comparison: Comparison) -> tuple[KeyChange, ...]:
 
 
 def tell_actions(
-    outcome: Outcome | None, due: Mapping[str, Estimate], trains: set[str]
+    outcome: Outcome | None, due: Mapping[str, Estimate], graph: Graph, line_of: Callable[[str], int]
 ) -> tuple[DueAction, ...]:
     """What ran, failed, or has to run yet.
 
     Args:
         outcome: Of the build of the head; None where nothing was built.
         due: Action that is not recorded → what it is expected to take.
-        trains: The actions that are trainings.
+        graph: The head's actions.
+        line_of: The line of the table that something is called after, by its name.
     """
+    results = outcome.results if outcome else {}
+    shown_of = {Done.RAN: "ran", Done.FAILED: "failed"}
+    told = [(name, r) for name, r in results.items() if r.status in shown_of and name not in due]
     found = []
-    for name, result in (outcome.results if outcome else {}).items():
-        if result.status is Done.RAN:
-            device = result.record.noted("device") if result.record else None
-            device = device if isinstance(device, str) else ""
-            found.append(
-                DueAction(
-                    action=shown(name, NAME),
-                    trains=name in trains,
-                    state="ran",
-                    seconds=finite(result.seconds),
-                    device=shown(device, NAME),
-                )
-            )
-        elif result.status is Done.FAILED and name not in due:
-            error = shown(str(result.error))
-            found.append(
-                DueAction(action=shown(name, NAME), trains=name in trains, state="failed", error=error)
-            )
-    for name, estimate in due.items():
-        seconds, disk = finite(estimate.seconds), estimate.disk
+    for name, result in told:
+        ran = result.status is Done.RAN
+        device = result.record.noted("device") if ran and result.record else None
         found.append(
-            DueAction(
-                action=shown(name, NAME), trains=name in trains, state="due", seconds=seconds, disk=disk
+            _action(name, graph, line_of).model_copy(
+                update={
+                    "state": shown_of[result.status],
+                    "seconds": finite(result.seconds) if ran else None,
+                    "device": shown(device, NAME) if isinstance(device, str) else "",
+                    "error": "" if ran else shown(str(result.error)),
+                }
             )
         )
-    return tuple(found)[:1000]
+    for name, estimate in due.items():
+        expected = {"seconds": finite(estimate.seconds), "disk": estimate.disk}
+        found.append(_action(name, graph, line_of).model_copy(update=expected))
+    return tuple(found)[:MOST]
+
+
+def _action(name: str, graph: Graph, line_of: Callable[[str], int]) -> DueAction:
+    prefix, _, rest = name.partition(":")
+    line = line_of(rest) if prefix in ("data", "vector", "model") and rest else 0
+    return DueAction(action=shown(name, NAME), trains=graph.actions[name].kind.trains, line=line, state="due")
 
 
 @dataclass(frozen=True)

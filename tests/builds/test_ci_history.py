@@ -14,7 +14,7 @@ from ci_history import CASES, History, add_row
 from workflow_runner import Ran, Runner
 
 STATUSES = {
-    "comment": 0, "reorder": 0, "move": 0, "row": 4, "omega": 3, "dataset": 4, "trained": 0, "loosened": 0,
+    "comment": 0, "reorder": 0, "move": 0, "row": 4, "omega": 3, "dataset": 4, "loosened": 0,
     "removed-gate": 3, "tests": 0, "stale": 4, "removed": 0, "mistake": 2, "outside": 2,
 }  # fmt: skip
 PAGE = Path(__file__).parents[2] / "docs/ci.md"
@@ -38,8 +38,59 @@ def said(history):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_status(said, name):
+def test_the_status_and_what_is_said(said, name):
     assert said[name].status == STATUSES[name], said[name].err
+    row = f"| {CASES[name][0]} | {' '.join(f'`{o}`' for o in CASES[name][2])} | {said[name].cell} | {STATUSES[name]} |"
+    assert row in PAGE.read_text(encoding="utf-8").splitlines(), f"docs/ci.md has not this row:\n{row}"
+
+
+@pytest.mark.parametrize("name", ["comment", "reorder", "move"])
+def test_what_asks_for_the_same_work_is_said_in_one_line(said, name):
+    assert "✓ no recipe changed" in said[name].err
+    assert (said[name].recipe["keys"], said[name].recipe["actions"]) == ([], [])
+    assert said[name].recipe["was"] == ("recipes/tiny.toml" if name == "move" else None)
+
+
+def test_vectors_to_train_are_told_with_what_is_known_of_them(said):
+    (due,) = [a for a in said["row"].recipe["actions"] if a["trains"]]
+    assert (due["action"], due["state"]) == ("vector:add", "due")
+    assert due["disk"] > 100_000
+    assert said["row"].recipe["reasons"][0]["changed"] == ["data:add"]
+    assert {"vector:add", "model", "loss:composed:add"} <= {*said["row"].recipe["reasons"][0]["follow"]}
+
+
+def test_metrics_are_compared_row_by_row_and_prompts_are_shown_side_by_side(said):
+    found = {m["on"]: m for m in said["omega"].recipe["metrics"]}
+    assert found["loss:copy"]["worth"] == "worse"
+    assert found["loss:copy"]["delta"] > 0.01
+    assert found["loss:copy"]["common"] >= 8
+    assert found["loss:copy"]["only_before"] == 0
+    assert said["omega"].recipe["omega"][1] == {"vector": "copy", "before": 0.5, "after": -0.5}
+    assert {p["dataset"] for p in said["omega"].recipe["prompts"]} == {"copy"}
+    assert len(said["omega"].recipe["prompts"]) == 2
+    (gate,) = [g for g in said["omega"].recipe["gates"] if g["passed"] is False]
+    assert gate["task"] == "loss:copy"
+    text = (Path(said["omega"].recipe["path"]), gate["line"])
+    assert text[1] > 10
+
+
+def test_a_gate_that_is_removed_is_judged_as_it_was(said):
+    (gate,) = said["removed-gate"].recipe["weakened"]
+    assert (gate["how"], gate["passed"], gate["line"]) == ("removed", False, 0)
+    (loosened,) = said["loosened"].recipe["weakened"]
+    assert (loosened["was"], loosened["now"], loosened["passed"]) == ("at most 9", "at most 99", True)
+
+
+def test_where_test_data_changed_only_the_rows_of_both_count(said):
+    found = {m["on"]: m for m in said["tests"].recipe["metrics"]}["loss:held"]
+    assert (found["common"], found["only_before"], found["only_after"]) == (10, 2, 1)
+    assert not [a for a in said["tests"].recipe["actions"] if a["trains"]]
+
+
+def test_what_is_read_outside_is_at_its_line(said, history):
+    (mistake,) = said["outside"].recipe["trouble"]["mistakes"]
+    lines = history.repo.git("show", "outside:recipes/tiny.toml").splitlines()
+    assert "credentials" in lines[mistake["line"] - 1]
 
 
 # The workflows: a bare repository stands for GitHub's, a folder for the store that is shared, and every step is run.
@@ -164,7 +215,7 @@ def test_a_pull_request_is_checked_commented_on_trained_and_checked_again(forge,
     }  # fmt: skip
     assert checked.summary.startswith("<!-- dem ci -->\n## dem ci: … something comes first")
     assert "taken for a stranger's" in checked.summary
-    assert "::warning file=recipes/tiny.toml,line=1,title=dem ci%3A train first::vector:add" in checked.log
+    assert "::warning file=recipes/tiny.toml,line=12,title=dem ci%3A train first::vector:add" in checked.log
     assert [line.partition("@")[0] for line in checked.used] == [
         "actions/checkout", "actions/setup-python", "actions/cache", "actions/upload-artifact",
     ]  # fmt: skip

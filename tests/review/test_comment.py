@@ -109,7 +109,7 @@ def test_at_most_three_prompts_of_a_dataset():
 def test_it_always_fits_and_says_when_something_is_left_out(many):
     long = "@x #1 `|<" * 100
     recipes = [
-        sample(path=f"{i}-{long[:200]}.toml", prompts=200, metrics=1000, text=long).recipes[0]
+        sample(path=f"{i}-{long[:200]}.toml", prompts=50, metrics=2000 // (many + 1), text=long).recipes[0]
         for i in range(many)
     ]
     review = sample().model_copy(update={"recipes": tuple(recipes)})

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,11 @@ class Said:
         return only
 
     @property
+    def cell(self) -> str:
+        """The same for a table in Markdown."""
+        return self.line.replace("|", "\\|").replace("<", "&lt;")
+
+    @property
     def line(self) -> str:
         """What decides it, in a line that is the same on every machine."""
         told = [self.recipe["change"]]
@@ -197,11 +203,6 @@ CASES: dict[str, tuple[str, Callable[[History], None], tuple[str, ...]]] = {
         lambda h: h.edit("[probes", dataset("upper", omega=0.3, test=0.2) + "\n[probes"),
         ("--no-train",),
     ),
-    "trained": (
-        "the same, and vectors may be trained",
-        lambda h: h.edit("[probes", dataset("upper", omega=0.3, test=0.2) + "\n[probes"),
-        (),
-    ),
     "loosened": ("a gate loosened", lambda h: h.edit("max = 9.0", "max = 99.0"), ()),
     "removed-gate": (
         "the same, and the gate removed",
@@ -215,3 +216,23 @@ CASES: dict[str, tuple[str, Callable[[History], None], tuple[str, ...]]] = {
     "outside": ("a stranger's, that reads outside", read_outside, ("--untrusted",)),
 }  # fmt: skip
 """Branch → what it changes, in words and in deed, and the options of its review."""
+
+
+def main() -> None:
+    """Print the rows of the table in docs/ci.md: `cd tests/samples && python ci_history.py`."""
+    import tempfile
+
+    from tiny import make_base
+
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(Path(folder), make_base(Path(folder) / "base"))
+        assert history.call("build", "recipes/tiny.toml").status == 0
+        for name, (words, change, options) in CASES.items():
+            history.branch(name, change)
+            found = history.review(*options)
+            row = f"| {words} | {' '.join(f'`{o}`' for o in options)} | {found.cell} | {found.status} |"
+            sys.stdout.write(f"{row}\n")
+
+
+if __name__ == "__main__":
+    main()

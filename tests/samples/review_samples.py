@@ -51,12 +51,14 @@ def sample(
         ),
         gates=(GateVerdict(metric="acc", task="words", line=9, value=0.25, passed=True, why="at least 0.2"),),
         metrics=tuple(
-            Metric(on=f"loss:d{i}", metric="loss", before=2.5, after=2.25, delta=-0.25, stderr=0.02, p=0.0004, common=64,
-                   only_before=2, only_after=1, test="paired", worth="better")
+            Metric(on=f"loss:d{i}", metric="loss", before=2.5, after=2.25, delta=-0.25, stderr=0.02, p=0.0004,
+                   common=64, only_before=2, only_after=1, test="paired", worth="better")
             for i in range(metrics)
         ),
         omega=(Omega(vector="chat", before=0.5, after=0.7), Omega(vector="new", after=0.2)),
-        reasons=(Reason(text="datasets.chat has 214 rows more", changed=("data:chat",), follow=("vector:chat", "model")),),
+        reasons=(
+            Reason(text="datasets.chat has 214 rows more", changed=("data:chat",), follow=("vector:chat", "model")),
+        ),
         actions=(
             DueAction(action="vector:chat", trains=True, state="due", seconds=3700.0, disk=3_000_000_000),
             DueAction(action="loss:composed:chat", state="ran", seconds=2.0, device="cpu"),

@@ -1,7 +1,7 @@
 """Runs the steps of GitHub's workflows on this machine: what stands in the YAML is what is run, and nothing is copied.
 
 `run:` steps run in bash, those of local composite actions too. Of what others wrote (`uses: owner/name@…`) each has a
-stand-in here: `checkout` clones from a bare repository on disk, `upload-artifact` zips, and the rest sets up what is here.
+stand-in here: `checkout` clones from a bare repository, `upload-artifact` zips, and the rest sets up what is here.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ TOKEN = re.compile(
 )
 
 
-def evaluate(text: str, contexts: dict[str, Any]) -> Any:
-    """An expression of workflows, as far as the templates have them: names, texts, `||`, `&&`, `==`, `!=`, `always()`."""
-    tokens = [m for m in TOKEN.finditer(text)]
+def evaluate(text: str, contexts: dict[str, Any]) -> Any:  # noqa: C901  a parser of five rules, one a function
+    """An expression of workflows, as far as the templates have them: names, texts, `||`, `&&`, `==`, `!=`."""
+    tokens = list(TOKEN.finditer(text))
     assert "".join(m.group() for m in tokens).strip() == text.strip(), f"not understood: {text}"
     words = [m.group().strip() for m in tokens]
 
@@ -62,8 +62,8 @@ def evaluate(text: str, contexts: dict[str, Any]) -> Any:
         if word.startswith("'"):
             return word[1:-1].replace("''", "'")
         if take("("):
-            assert take(")") and word == "always", word
-            return True
+            assert word == "always", word
+            return take(")")
         value: Any = contexts
         for part in word.split("."):
             value = value.get(part) if isinstance(value, dict) else None
@@ -227,7 +227,6 @@ class Runner:
         for command in commands:
             subprocess.run(["git", *command], env={**os.environ, **quiet}, check=True, capture_output=True)
         if "ref" in given:
-            found = subprocess.run(
-                ["git", "-C", str(place), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
-            )
+            asked = ["git", "-C", str(place), "rev-parse", "HEAD"]
+            found = subprocess.run(asked, check=True, capture_output=True, text=True)
             assert found.stdout.strip() == given["ref"]
