@@ -16,9 +16,10 @@ from dem_build.cli.view_plan import recipe_line
 from dem_build.compare import Side, Standing, compare
 from dem_build.compare.keys import match_keys
 from dem_build.compare.sides import nodes
-from dem_build.errors import DemError, NotUpToDateError, Problem, RecipeError
+from dem_build.errors import DemError, NotUpToDateError, Problem, RecipeError, UsageError
 from dem_build.estimate import estimates
 from dem_build.lock import lock
+from dem_build.lock.absent import is_absent
 from dem_build.plan import History, Status, make_plan
 from dem_build.recipe import cache_folder, load_machine, read_recipe
 from dem_build.report.comparison import COMPOSED, subject
@@ -357,11 +358,19 @@ class Reviewer:
         """
         no_train = self.call.no_train or not head
         call = replace(self.call, no_train=no_train, keep_going=self.call.keep_going or no_train)
-        session = session_of(revision.named, call, revision.found, place, revision.locked)
+        # Planned again: what the other revision's build has made since may be this one's, too.
+        session = session_of(revision.named, call, revision.found, place, revision.locked).planned_again()
         plan, outcome = session.plan, None
         trains = _trainings(plan)
         # Nothing that takes a vector can be made before the vector is.
         waits = no_train and any(plan.verdicts[name].status is Status.RUN for name in trains)
+        if run and not waits and (others := _others(plan, place)):
+            if head:
+                hint = "check the head out, and put back what was changed since"
+                raise UsageError(
+                    "is not what is locked at the head", where=os.path.relpath(others[0]), hint=hint
+                )
+            waits = True  # what lies here is the head's, or somebody's work
         if run and not plan.up_to_date and not waits:
             session.require_trust()
             if self.boundary is not None and head:
@@ -408,6 +417,14 @@ def _unchanged(before: Planned, after: Planned) -> tuple[str, ...] | None:
     return _renamed(keys.names.renamed)
 
 
+def _others(plan: Plan, place: Workplace) -> list[Path]:
+    """The files that what is due would read, and that are here with other bytes than the lock has of them."""
+    due = [v.action for v in plan.verdicts.values() if v.status is not Status.HIT]
+    here = {s.path: s.digest for a in due for s in a.sources if s.hub is None and not is_absent(s.path)}
+    found = place.store.hints.digests_of(here)
+    return [path for path, digest in here.items() if found[path].digest != digest]
+
+
 def _unread(_: object) -> bytes:
     raise AssertionError("a plan reads nothing")
 
@@ -443,8 +460,8 @@ def _lacks(base: _Built) -> str:
         for result in outcome.failed:
             if not _waits(result.error):
                 return shown(f"at the base revision {result.action.name} failed: {result.error}")
-    untrained = [n for n in due if base.plan.verdicts[n].action.kind.trains]
-    names = ", ".join(untrained[:5] or asked[:5])
+    first = [n for n in due if base.plan.verdicts[n].status is Status.RUN]
+    names = ", ".join((first or asked)[:5])
     return shown(f"of the base revision there is no {names} in the cache or its remotes")
 
 

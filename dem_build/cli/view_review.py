@@ -109,5 +109,7 @@ def _metric(metric: Metric) -> Text:
     told = f"{metric.metric} on {subject(metric.on)}: {values[0]} → {values[1]}"
     if metric.delta is not None:
         told += f", {quantities.with_error(quantities.signed(metric.delta), metric.stderr)}"
+    if metric.worth is Worth.UNKNOWN:
+        return Text(joined(told))
     p = "" if metric.p is None else f" ({probability(metric.p)})"
     return Text.assemble(joined(told), (f" {metric.worth.value}{p}", WORTH[metric.worth]))

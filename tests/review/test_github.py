@@ -82,8 +82,10 @@ def test_annotations_stand_on_the_lines_of_the_recipe():
     recipe = RecipeReview(path="a,b.toml", change=Change.CHANGED, status=3, gates=gates, weakened=weak)
     assert annotation_lines(review_of(recipe)) == [
         "::error file=a%2Cb.toml,line=12,title=dem ci%3A a gate failed::acc on t: must be at least 0.2",
-        "::warning file=a%2Cb.toml,line=20,title=dem ci%3A a gate was loosened::"
-        "loss on a: it was at most 1, now at most 2.",
+        (
+            "::warning file=a%2Cb.toml,line=20,title=dem ci%3A a gate was loosened::"
+            "loss on a: it was at most 1, now at most 2."
+        ),
     ]
 
 

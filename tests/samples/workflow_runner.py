@@ -215,7 +215,7 @@ class Runner:
         place = self.workspace / given.get("path", ".")
         git = ["-C", str(place)]
         wanted = given.get("ref", "refs/heads/main")
-        # As the action does it: branches are those of the repository, and what else is asked for is fetched by its name.
+        # As the action does it: branches are those of the repository; what else is asked for is fetched by its name.
         commands = [
             ["init", "--quiet", str(place)],
             [*git, "remote", "add", "origin", f"file://{self.remote}"],
