@@ -95,6 +95,23 @@ OF_REMOTES = (
 OF_RECIPE = (SET, *OF_STORE, *OF_REMOTES)
 OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded"), *OF_RECIPE)
 
+REMOTE = (
+    click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
+    JSON,
+)
+remote = Commands(
+    "remote",
+    [
+        Command(
+            "shared.remotes.init", "Try what a remote can, and write dem-remote.json at its root.", *REMOTE
+        ),
+        Command("shared.remotes.show", "Show namespaces, what was probed, and how much is there.", *REMOTE),
+        Command(
+            "shared.remotes.probe", "Try again what a remote can; exit with 1 where it is less.", *REMOTE
+        ),
+    ],
+    help="The shared stores of the machine file or of DEM_REMOTE.",
+)
 cache = Commands(
     "cache",
     [
@@ -136,6 +153,7 @@ cache = Commands(
             _flag("--records", "Records alone, not their bytes."),
             *OF_STORE,
         ),
+        remote,
     ],
     help="The store: what it holds, whether it is sound, and what of it can go.",
 )

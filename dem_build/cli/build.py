@@ -141,12 +141,13 @@ def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -
             pusher = session.sharing.pusher(session.store)
             with make_listener(console) as listener:
                 session.sharing.console = listener.console
-                outcome, ending = _run(session, Pushing(listener, pusher), interrupt)
+                followed = listener if pusher is None else Pushing(listener, pusher)
+                outcome, ending = _run(session, followed, interrupt)
             session.store.records.adopt()
             if session.plan.up_to_date:
                 vouch(session.fresh_until)
             status, document = _finish(session, outcome, ending, listener.shown, console)
-            return status, document | session.sharing.finish(pusher, named)
+            return status, document | ({} if pusher is None else session.sharing.finish(pusher, named))
     except KeyboardInterrupt:
         return _failed(named, InterruptedBuildError("stopped"))
     except DemError as error:

@@ -142,6 +142,7 @@ def report(recipe: str, call: Call) -> int:
     gates = [] if due else check(session.recipe.gates, results)
     inputs = ReportInputs(session.recipe, graph, records, results, gates, __version__)
     path = publish_text(session.destination(), REPORT, render(inputs))
+    session.store.records.adopt()
     lacks = f" ({due} of {len(graph.actions)} actions are due: `dem build` runs them)" if due else ""
     make_console().print(clean(f"{path}{lacks}"), soft_wrap=True)
     return 0

@@ -22,7 +22,7 @@ from dem_build.cli.watch import vouch
 from dem_build.engine.protocol import read_events
 from dem_build.errors import NotUpToDateError, RecipeError, UsageError
 from dem_build.estimate import budgets, crowded, estimates, unfit
-from dem_build.lock.lock import changes, lock_path
+from dem_build.lock.lock import changes, dropped, lock_path
 from dem_build.plan import Status
 from dem_build.report.documents import plan_document
 
@@ -58,10 +58,14 @@ def check(recipe: str, call: Call) -> int:
 def lock(recipe: str, call: Call) -> int:
     """Write the lock and say what in it changed."""
     session = open_session(recipe, call)
-    changed = changes(session.locked, session.lock, session.recipe.folder)
+    folder = session.recipe.folder
+    changed = changes(session.locked, session.lock, folder)
+    gone = dropped(session.locked, session.lock, folder) if changed else []
     session.save_lock()
     said = f"changed: {', '.join(changed)}" if changed else "nothing changed"
     _say(f"{lock_path(session.recipe.path)}: {said}")
+    if gone:
+        _say(f"no longer in it: {', '.join(map(joined, gone))}")
     absent = sorted({str(s.path) for a in session.plan.graph for s in a.sources if s.absent})
     if absent:
         _say(f"not here, and kept as locked: {', '.join(map(joined, absent))}")

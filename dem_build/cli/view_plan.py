@@ -12,7 +12,7 @@ from dem_build.plan import Status, Why
 from dem_build.report import quantities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -34,7 +34,7 @@ __all__ = [
 
 FOLD_FROM = 4
 WAITS_SHOWN = 3
-FILES_SHOWN = 8
+NAMES_SHOWN = 3
 
 UNKNOWN = "an unknown time"
 BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_training)
@@ -83,31 +83,23 @@ def _transfer_lines(plan: Plan, console: Console) -> None:
 
 
 def absent_lines(plan: Plan, console: Console) -> None:
-    """Print which files are not on this machine: those that something due has to read, and those that nothing does."""
-    needed = _absent(v for v in plan.verdicts.values() if v.status is not Status.HIT)
-    for path, names in needed.items():
-        first, others = names[0], len(names) - 1
-        more = f" and {_actions(others)} more" if others else ""
-        say(
-            console,
-            ("warning: ", "yellow"),
-            f"{joined(path)} is not here, and {joined(first)}{more} would read it",
-        )
-    idle = [path for path in _absent(plan.verdicts.values()) if path not in needed]
-    if idle:
-        shown = ", ".join(map(joined, idle[:FILES_SHOWN]))
-        more = f" and {len(idle) - FILES_SHOWN} more" if len(idle) > FILES_SHOWN else ""
-        say(console, ("note: ", "dim"), f"not here, and not needed for what is recorded: {shown}{more}")
+    """Print which files are not on this machine: first those that something due has to read."""
+    needed: dict[str, None] = {}
+    for verdict in plan.verdicts.values():
+        paths = [str(s.path) for s in verdict.action.sources if s.absent]
+        if paths and verdict.status is not Status.HIT:
+            needed |= dict.fromkeys(paths)
+            text = f"{joined(verdict.action.name)} has to read what is not here: {_some(paths)}"
+            say(console, ("warning: ", "yellow"), text)
+    absent = dict.fromkeys(str(s.path) for a in plan.graph for s in a.sources if s.absent)
+    if idle := [path for path in absent if path not in needed]:
+        say(console, ("note: ", "dim"), f"not here, and nothing has to read it: {_some(idle)}")
 
 
-def _absent(verdicts: Iterable[Verdict]) -> dict[str, list[str]]:
-    """File that is not here → the actions that take it."""
-    takers: dict[str, list[str]] = {}
-    for verdict in verdicts:
-        for source in verdict.action.sources:
-            if source.absent:
-                takers.setdefault(str(source.path), []).append(verdict.action.name)
-    return takers
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(map(joined, names[:NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")
 
 
 def recipe_line(named: str, console: Console) -> None:

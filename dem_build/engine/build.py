@@ -73,7 +73,6 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
             return _Build(plan, store, options, listener, interrupt, pool).run()
     finally:
         pool.kill()
-        store.records.adopt()
 
 
 @dataclass

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Absent", "is_absent", "matches"]
 
+_SIDES = ("", "validation:", "test:")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -101,7 +102,7 @@ class Absent:
         if found := self._literal(pattern, known):
             return found
         matching = {path for _, path, _ in known if self._place(pattern, path, matches)}
-        groups = [self._group(entry, m) for entry in entries for m in (mark, "", "validation:", "test:")]
+        groups = [_of_side(entry, side) for entry in entries for side in (mark, *_SIDES)]
         # All that was locked together, and nothing else that is known: else the pattern was another one.
         group = next((g for g in groups if g and {path for _, path, _ in g} == matching), [])
         return self._taken((self._place(pattern, path, matches), digest) for _, path, digest in group)
@@ -162,9 +163,6 @@ class Absent:
         places = ((self._place(named, path), digest) for _, path, digest in files)
         return self._taken(next(([found] for found in places if found[0] is not None), []))
 
-    def _group(self, entry: Iterable[Entry], mark: str) -> list[Entry]:
-        return [file for file in entry if file[0].rpartition(":")[0] == mark.removesuffix(":")]
-
     def _taken(self, files: Iterable[tuple[Path | None, Digest]]) -> list[Path]:
         """Note files whose digests the lock tells; none of them where something else lies at the path of one."""
         found = {path: digest for path, digest in files if path is not None}
@@ -212,13 +210,14 @@ def _joined(folder: Path, path: str) -> Path:
 
 
 def _files(entry: JSON) -> list[Entry]:
-    """The local files of a lock's entry. A lock may be anybody's: what is no file's is left out."""
+    """The local files of a lock's entry; none where a part of one is missing, as no set of files is told then."""
     found = [tuple(file.get(key) for key in ("tag", "path", "sha256")) for file in entry.get("files", ())]
-    return [
-        (tag, path, digest)
-        for tag, path, digest in found
-        if isinstance(tag, str) and isinstance(path, str) and _DIGEST.fullmatch(str(digest))
-    ]
+    whole = all(isinstance(part, str) for file in found for part in file)
+    return found if whole and all(_DIGEST.fullmatch(digest) for _, _, digest in found) else []
+
+
+def _of_side(entry: Iterable[Entry], mark: str) -> list[Entry]:
+    return [file for file in entry if file[0].rpartition(":")[0] == mark.removesuffix(":")]
 
 
 def _text(value: JSON) -> str | None:

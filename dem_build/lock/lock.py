@@ -42,6 +42,7 @@ __all__ = [
     "LockedBase",
     "LockedTask",
     "changes",
+    "dropped",
     "locate",
     "lock_path",
     "parse",
@@ -485,6 +486,17 @@ def changes(old: JSON | None, lock: Lock, folder: Path) -> list[str]:
     """The names (`base`, `datasets.math`, `vectors.code`) whose digests are not those of the old lock."""
     now, then = _digests(document(lock, folder)), _digests(old) if old is not None else {}
     return [name for name in sorted({*now, *then}) if now.get(name) != then.get(name)]
+
+
+def dropped(old: JSON | None, lock: Lock, folder: Path) -> list[str]:
+    """The local files, as the old lock names them, that the lock has no more under any name."""
+
+    def paths(document: JSON) -> set[str]:
+        tables = [document["datasets"], document.get("vectors", {}), document["tasks"]]
+        entries = [document["base"], *(entry for table in tables for entry in table.values())]
+        return {str(file.get("path")) for entry in entries for file in entry["files"]}
+
+    return sorted(paths(old) - paths(document(lock, folder))) if old is not None else []
 
 
 def _digests(lock: JSON) -> dict[str, JSON]:

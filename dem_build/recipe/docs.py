@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from dem_build.machine import Machine
+from dem_build.machine import Machine, Remote
 from dem_build.recipe import schema
 from dem_build.recipe.checks.unsupported import UNSUPPORTED
 
@@ -51,7 +51,10 @@ How and where to build is in the [machine file](#the-machine-file), which never 
 - Names follow Hugging Face where it has one.
 - Relative paths start from the recipe's folder, and `~` is the home folder.
 - Of models, bare names, `./`, `../`, `/`, `~` and `*.gguf` are local and nothing else. `org/name` is a local folder if
-  there is one, else a hub id.
+  there is one, or if the lock has it as one and no `revision` is given; else it is a hub id.
+- A local file that the lock pins need not be here: only an action that has to read it fails. The lock is asked where
+  nothing lies at a path, or a folder lacks what its model needs; what is here counts as it is. A pattern that matches
+  something means what it matches.
 - Names of tables are made of letters, digits, `_` and `-`. Datasets, vectors, probes and baselines share their names,
   and none is called `composed`, `base`, `base-revision` or `vectors`.
 - Numbers are finite, and no text is read as a number.
@@ -66,6 +69,41 @@ MACHINE = """\
 `--machine FILE`, else `$DEM_MACHINE`, else `machine.toml` beside the recipe; all keys are optional. The cache is
 `--cache`, else `$DEM_CACHE`, else `cache` here, else `cache/` in the nearest folder around the recipe that holds `.git`
 or `pyproject.toml`, else beside the recipe.
+"""
+REMOTES = """\
+`$DEM_REMOTE` names one remote in place of those of the file, `$DEM_REMOTE_READ` its namespaces with commas between
+them, `$DEM_REMOTE_WRITE` the one that is written. Without `$DEM_REMOTE` the other two replace `read` and `write` of
+the first remote of the file; with it the file's `endpoint` of the same `url` counts. `DEM_REMOTE=none` asks no remote.
+
+Object stores and `https://` need `pip install 'dem-build[remote]'`; folders and `hf://` need nothing. Credentials are
+found by the store's own client and are never printed or recorded; an address that holds one is refused.
+"""
+CREDENTIALS = (
+    ("store", "where its credentials are looked for"),
+    (
+        "`s3://`",
+        (
+            "`AWS_ACCESS_KEY_ID` and its kin, a web identity (OIDC), the role of a container or instance; with `boto3` "
+            "installed also `AWS_PROFILE`, `~/.aws` and SSO"
+        ),
+    ),
+    (
+        "`gs://`",
+        (
+            "`GOOGLE_SERVICE_ACCOUNT`, `GOOGLE_APPLICATION_CREDENTIALS`, `gcloud auth application-default login`, an "
+            "instance's role"
+        ),
+    ),
+    (
+        "`az://`",
+        "`AZURE_STORAGE_ACCOUNT_NAME` with a key, a SAS token, a client's secret or a workload identity",
+    ),
+    ("`hf://`", "`HF_TOKEN`, `hf auth login`"),
+    ("`https://`", "none: what is public is read"),
+)
+REMOTES_END = """\
+A reader of S3 needs `s3:ListBucket` beside `s3:GetObject`: without it S3 answers 403, and not 404, to what is not
+there, and a 403 is an error. What an `https://` remote has is read by anybody; it lists nothing and is never written.
 """
 UNSUPPORTED_INTRODUCTION = """\
 ## Not in this version yet
@@ -179,6 +217,14 @@ gradient_checkpointing = true
 report_to = ["tensorboard"]
 """
 
+REMOTES_EXAMPLE = """\
+[[remotes]]
+url = "s3://team-models/dem"
+read = ["trusted", "pr-17"]
+write = "pr-17"
+endpoint = "https://minio.example.com"
+"""
+
 ROWS = """\
 ### What a row holds
 
@@ -270,7 +316,9 @@ def markdown() -> str:
         ]
         if model is schema.Dataset:
             parts += [ROWS, _table(FORMAT_ROWS), TEMPLATED, _table(BESIDE_ROWS), _table(TURN_ROWS), ROWS_END]
-    parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE), UNSUPPORTED_INTRODUCTION]
+    parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE)]
+    parts += ["### `[[remotes]]`\n", f"{inspect.cleandoc(Remote.__doc__ or '')}\n", _keys(Remote)]
+    parts += [_toml(REMOTES_EXAMPLE), REMOTES, _table(CREDENTIALS), REMOTES_END, UNSUPPORTED_INTRODUCTION]
     shown = [item for item in UNSUPPORTED if ".*.train." not in item.key]
     page = "\n".join(part for part in parts if part)
     return page + "".join(f"| `{item.key}` | {item.feature} | {item.until} |\n" for item in shown)

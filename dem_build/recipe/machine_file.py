@@ -89,8 +89,8 @@ def remotes_of(machine: Machine, machine_path: Path | None) -> tuple[Remote, ...
     """The remotes, with folders as absolute paths.
 
     `$DEM_REMOTE` names one remote in place of those of the file, `$DEM_REMOTE_READ` its namespaces with commas between
-    them and `$DEM_REMOTE_WRITE` the one that is written. Without the first, the other two replace `read` and `write` of the
-    file's first remote. A variable that is empty is none; `DEM_REMOTE=none` asks no remote.
+    them and `$DEM_REMOTE_WRITE` the one that is written. Without the first, these two replace `read` and `write` of
+    the file's first remote. A variable that is empty is none; `DEM_REMOTE=none` asks no remote.
 
     Args:
         machine: The machine file's keys; its folders are relative to the file.

@@ -135,7 +135,10 @@ class Elsewhere(Protocol):
         ...
 
     def fetch(
-        self, blobs: Iterable[Blob], place: Callable[[Path, Blob], None], came: Callable[[int], None]
+        self,
+        blobs: Iterable[Blob],
+        place: Callable[[Path, Blob], None],
+        came: Callable[[int], None] | None = None,
     ) -> None:
         """Bring objects here, several at a time; what no store has is lacking from now on.
 

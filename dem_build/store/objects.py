@@ -78,7 +78,7 @@ class Objects:
             return []
         return [b for b in dict.fromkeys(blobs) if not self.present(b) and not self.lacking(b)]
 
-    def bring(self, blobs: Iterable[Blob], came: Callable[[int], None] = lambda _: None) -> None:
+    def bring(self, blobs: Iterable[Blob], came: Callable[[int], None] | None = None) -> None:
         """Bring objects here that are not, several at a time; those that no other store has stay missing.
 
         Args:

@@ -206,8 +206,14 @@ class Records:
     def expect(self, keys: Iterable[Digest]) -> None:
         """Say which keys are about to be looked up: other stores are asked at once for those that are not here."""
         if self._elsewhere is not None:
-            # What names the key is enough: whether its objects are here is asked when it is looked up.
-            self._elsewhere.expect([key for key in keys if self.peek(key) is None])
+            self._elsewhere.expect([key for key in keys if not self._noted(key)])
+
+    def _noted(self, key: Digest) -> bool:
+        """Whether a document of a key is here, sound or not: what is wrong with it shows when it is looked up."""
+        try:
+            return self._documents.read(key) is not None
+        except ValueError:
+            return True
 
     def adopt(self) -> None:
         """Write down, as this store's, the records of others whose objects have all come here.

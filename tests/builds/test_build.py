@@ -258,7 +258,7 @@ def test_no_train_fails_where_a_vector_is_missing_and_trains_nothing(
     built: tuple[Project, dict[str, object]],
 ) -> None:
     project, _ = built
-    document = project.build(RECIPE.replace("max_steps = 4", "max_steps = 5"), "--no-train", status=1)
+    document = project.build(RECIPE.replace("max_steps = 4", "max_steps = 5"), "--no-train", status=4)
     assert ran(document) == []
     assert "vector:add" in document["error"]["where"]  # type: ignore[index]
     project.build()

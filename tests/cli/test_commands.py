@@ -41,6 +41,8 @@ def test_what_a_build_is_called_with_is_one_call(monkeypatch: pytest.MonkeyPatch
         "--keep-going",
         "--trust-tasks",
         "--no-train",
+        "--offline",
+        "--require-remote",
         "--json",
     ]
     assert run(["build", "one.toml", *shared, "--", "data:a", "eval:b"]) == 0
@@ -52,12 +54,14 @@ def test_what_a_build_is_called_with_is_one_call(monkeypatch: pytest.MonkeyPatch
         ("base",),
         locked=True,
         no_train=True,
+        offline=True,
+        require_remote=True,
         keep_going=True,
         trust_tasks=True,
         jobs=2,
         as_json=True,
     )
-    assert calls == [(("one.toml",), call, {"offline": False})]
+    assert calls == [(("one.toml",), call, {})]
 
 
 def every_command(group: click.Group) -> Iterator[Command]:

@@ -194,6 +194,11 @@ def damage(home: Path) -> None:
             path.write_bytes(data)
 
 
+def take_data_away(home: Path) -> None:
+    """Leave what a clone has without its data."""
+    shutil.rmtree(home / "data")
+
+
 def unpublish(home: Path) -> None:
     """Remove what was published."""
     shutil.rmtree(home / "out")
@@ -277,8 +282,19 @@ AFTER_A_BUILD = (
             "    this vector is not in the cache (never built), and --no-train forbids to train it\n"
             "    hint: build without --no-train, or point --cache at the one that has it"
         ),
+        4,
         call="build recipe.toml --no-train",
         replaced=LONGER,
+    ),
+    Build(
+        "A file that is locked is not here, and something has to read it",
+        (
+            "✗ data:add           failed after … s\n"
+            "    data/add.jsonl: is not on this machine; its SHA-256 is DIGEST\n"
+            "    hint: put there what was locked, or use a cache that has what data:add makes"
+        ),
+        replaced=("max_length = 64", "max_length = 65"),
+        setup=take_data_away,
     ),
     Build(
         "The disk of `out/` is full",

@@ -8,6 +8,8 @@ from error_cases import ROWS, Call, edit, lock_then, write
 
 __all__ = ["STORES"]
 
+REMOTE = '[[remotes]]\nurl = "shared"\nwrite = "trusted"\n'
+
 
 def linked_work(home: Path) -> None:
     """Make a cache whose `work/` leads out of it."""
@@ -217,5 +219,36 @@ STORES = (
         ),
         1,
         setup=linked_work,
+    ),
+    # shared stores
+    Call(
+        "A remote is required, and none is named",
+        "build recipe.toml --require-remote",
+        (
+            "error: no remote is there that could be required\n"
+            "  hint:  leave out --require-remote, or write [[remotes]] into the machine file"
+        ),
+    ),
+    Call(
+        "A remote is required, and is not there",
+        "build recipe.toml --require-remote",
+        ("error: shared: the folder is not there\n  hint:  mount it, or make it: `dem cache remote init`"),
+        1,
+        setup=write("machine.toml", REMOTE),
+    ),
+    Call(
+        "Nothing is written, and is to be pushed",
+        "cache push",
+        ("error: no remote is written\n  hint:  `write = ` in [[remotes]] of the machine file"),
+        setup=write("machine.toml", REMOTE.replace('write = "trusted"', 'read = ["trusted"]')),
+    ),
+    Call(
+        "Another's namespace is to be collected",
+        "cache gc --remote user-ada",
+        (
+            "error: --remote: this machine does not write the namespace user-ada\n"
+            "  hint:  namespaces that are written: trusted"
+        ),
+        setup=write("machine.toml", REMOTE),
     ),
 )

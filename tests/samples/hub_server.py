@@ -7,11 +7,13 @@ their git blob.
 
 from __future__ import annotations
 
+import base64
 import fnmatch
 import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +25,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 __all__ = ["HubServer", "Repository", "serving"]
 
 LFS = ("*.safetensors", "*.parquet", "*.arrow", "*.bin", "*.gguf", "*.zip")
-API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
+API = re.compile(
+    r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|preupload|commit)/([^/]+)(?:/(.*))?)?"
+)
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 
@@ -61,6 +65,8 @@ class HubServer:
     asked: list[str] = field(default_factory=list)
     token: str = "hf_a_token_of_the_test"
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def commit(self, kind: str, name: str, files: Path | Mapping[str, bytes], revision: str = "main") -> str:
         """Make a commit of exactly these files, and let a branch or tag name it.
@@ -131,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := RESOLVE.fullmatch(raw):
             dataset, name, revision, file = (unquote(g) if g else "" for g in found.groups())
             self._file("datasets" if dataset else "models", name, revision, file)
+        elif raw.endswith(".git/info/lfs/objects/batch"):
+            self._batch()
         else:
             self._fail(404, "")  # the client's own business, such as news of its version
 
@@ -145,8 +153,57 @@ class _Handler(BaseHTTPRequestHandler):
             self._json(_tree(repository.commits[commit], under, recursive="recursive" in self.path))
         elif verb == "paths-info":
             self._json(_named(repository.commits[commit], self._form().get("paths", [])))
+        elif verb == "preupload":
+            modes = [
+                {
+                    "path": f["path"],
+                    "uploadMode": "lfs" if _is_large(f["path"]) else "regular",
+                    "shouldIgnore": False,
+                }
+                for f in self._form()["files"]
+            ]
+            self._json({"files": modes})
+        elif verb == "commit":
+            self._commit(kind, name, revision, repository)
         else:
             self._json(_info(name, commit, repository))
+
+    def _commit(self, kind: str, name: str, revision: str, repository: Repository) -> None:
+        """Apply the client's lines, unless they follow a commit that is no longer the last."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        head, *lines = (json.loads(line) for line in body.splitlines() if line)
+        with self.served.lock:
+            last = repository.branches[revision]
+            if head["value"].get("parentCommit", last) != last:
+                self._fail(412, "")
+                return
+            files = dict(repository.commits[last])
+            for line in lines:
+                path = line["value"]["path"]
+                if line["key"] == "file":
+                    files[path] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "lfsFile":
+                    files[path] = self.served.uploaded[line["value"]["oid"]]
+                else:
+                    files.pop(path)
+            commit = self.served.commit(kind, name, files, revision)
+        url = f"{self.served.endpoint}/{name}/commit/{commit}"
+        self._json({"commitOid": commit, "commitUrl": url, "success": True})
+
+    def _batch(self) -> None:
+        """Say where the client sends large files that are not here."""
+        objects = [
+            o
+            if o["oid"] in self.served.uploaded
+            else o | {"actions": {"upload": {"href": f"{self.served.endpoint}/upload/{o['oid']}"}}}
+            for o in self._form()["objects"]
+        ]
+        self._json({"transfer": "basic", "objects": objects})
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.served.uploaded[_sha256(data)] = data
+        self._send(200, b"", {})
 
     def _file(self, kind: str, name: str, revision: str, path: str) -> None:
         repository = self._repository(kind, name)
@@ -171,6 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, data, headers)
             return
         start, end = int(asked[1]), int(asked[2] or len(data) - 1)
+        if start >= len(data):
+            self._send(416, b"", headers)
+            return
         part = data[start : end + 1]
         self._send(206, part, headers | {"Content-Range": f"bytes {start}-{end}/{len(data)}"})
 
@@ -246,7 +306,12 @@ def _entries(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
 
 
 def _entry(path: str, data: bytes) -> dict[str, Any]:
-    entry = {"type": "file", "path": path, "size": len(data), "oid": _blob(data)}
+    last = {
+        "id": "0" * 40,
+        "title": "a commit",
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime()),
+    }
+    entry = {"type": "file", "path": path, "size": len(data), "oid": _blob(data), "lastCommit": last}
     large = {"lfs": {"oid": _sha256(data), "size": len(data), "pointerSize": 130}}
     return entry | large if _is_large(path) else entry
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from store_samples import make_record
@@ -13,7 +14,7 @@ from dem_build.store.local import open_layout
 from dem_build.store.records import read_record
 from dem_build.store.remote.folder import FolderBucket
 from dem_build.store.remote.namespace import Connection, Namespace
-from dem_build.store.remote.reader import Reader
+from dem_build.store.remote.reader import Caller, Reader
 
 
 class Bucket(FolderBucket):
@@ -30,7 +31,6 @@ class Bucket(FolderBucket):
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
         super().__init__(folder)
         self.calls: list[tuple[str, str]] = []
         self.dead = False
@@ -97,6 +97,13 @@ class Shared:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.folder = home / "remote"
+        self.folder.mkdir()
+        self.mark("conditional")
+
+    def mark(self, create: str, version: int = 1) -> None:
+        """Write the file that says what the remote is."""
+        document = {"dem-remote": version, "create": create, "probed": "by hand"}
+        (self.folder / "dem-remote.json").write_text(json.dumps(document))
 
     def machine(self, name: str, read=("trusted",), write="trusted", *, required=False):
         return Machine(self, name, read, write, required=required)
@@ -111,7 +118,7 @@ class Machine:
         self.write = Namespace(at, write)
         home = shared.home / name
         layout = open_layout(home / "cache")
-        self.reader = Reader(layout, self.reads, self.said.append, required=required)
+        self.reader = Reader(layout, self.reads, Caller(self.said.append), required=required)
         self.store = Store(layout, Hints(home / "hints"), elsewhere=self.reader)
 
     def make(self, data: bytes = b"delta", **keys) -> Record:

@@ -195,11 +195,11 @@ def _load() -> None:
 class OneWorker:
     """A pool of one worker in the driver's own process; its requests are written and read as if it were another."""
 
-    def __init__(self, slots: Sequence[Any], store: Path) -> None:
+    def __init__(self, slots: Sequence[Any], *places: Path) -> None:
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.request: Any = None
         self.slot = slots[0]
-        self._store = store
+        self._places = places
         self._runner: Any = None
 
     def idle(self) -> list[OneWorker]:
@@ -212,7 +212,7 @@ class OneWorker:
 
         self.request = request
         self._runner = self._runner or Runner(
-            Store.open(self._store),
+            Store.open(self._places[0], work=next(iter(self._places[1:]), None)),
             lambda: False,
             lambda work: self._answer(Reply(Answer.STARTED, work=str(work))),
         )

@@ -13,7 +13,7 @@ from dem_build.report.quantities import size
 from dem_build.store.remote.survey import collect, survey, take
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dem_build.cli.session import Call
     from dem_build.cli.shared.sharing import Sharing
@@ -31,10 +31,10 @@ def push(call: Call, recipes: Sequence[str]) -> int:
         UsageError: No remote is written.
     """
     status = 0
-    for name, store, sharing, records in _each(call, recipes):
-        if not sharing.writes:
-            raise UsageError("no remote is written", hint="`write = ` in [[remotes]] of the machine file")
+    for name, store, sharing, records in _each(call, recipes, lambda store, _: _here(store)):
         pusher = sharing.pusher(store)
+        if pusher is None:
+            raise UsageError("no remote is written", hint="`write = ` in [[remotes]] of the machine file")
         with store.in_use():
             for action, record in records:
                 if record.away is None:
@@ -50,7 +50,7 @@ def push(call: Call, recipes: Sequence[str]) -> int:
 def pull(call: Call, recipes: Sequence[str], *, records: bool) -> int:
     """Fetch all that is recorded elsewhere of recipes, or of all that the remotes hold; with `records` these alone."""
     status = 0
-    for name, store, sharing, found in _each(call, recipes):
+    for name, store, sharing, found in _each(call, recipes, _everywhere):
         if not sharing.reads:
             raise UsageError("no remote is read", hint="[[remotes]] of the machine file names one")
         away = [record for _, record in found if record.away is not None]
@@ -71,10 +71,13 @@ def pull(call: Call, recipes: Sequence[str], *, records: bool) -> int:
     return status
 
 
+Named = list[tuple[str, "Record"]]
+
+
 def _each(
-    call: Call, recipes: Sequence[str]
-) -> Iterator[tuple[str, Store, Sharing, list[tuple[str, Record]]]]:
-    """Yield each recipe's name, store, remotes, and records by their actions; without recipes, of the whole store."""
+    call: Call, recipes: Sequence[str], every: Callable[[Store, Sharing], Named]
+) -> Iterator[tuple[str, Store, Sharing, Named]]:
+    """Yield each recipe's name, store, remotes, and records by their actions; without recipes what `every` finds."""
     for named in recipes:
         with ExitStack() as within:
             session = open_session(named, call, within)
@@ -83,13 +86,19 @@ def _each(
             yield named, session.store, session.sharing, recorded
     if not recipes:
         store, sharing = open_shared(call)
-        keys = {record.key for record in store.records.all()}
-        keys |= {key for namespace in sharing.reads for key in namespace.recorded()}
-        store.records.expect(keys)
-        found = [
-            (key[:12], record) for key in sorted(keys) if (record := store.records.lookup(key)) is not None
-        ]
-        yield "", store, sharing, found
+        yield "", store, sharing, every(store, sharing)
+
+
+def _here(store: Store) -> Named:
+    """The whole records of a store, by the beginnings of their keys."""
+    return [(r.key[:12], r) for r in store.records.all() if store.records.lookup(r.key) == r]
+
+
+def _everywhere(store: Store, sharing: Sharing) -> Named:
+    """The records that the remotes hold and the store lacks, likewise."""
+    keys = {key for namespace in sharing.reads for key in namespace.recorded()}
+    store.records.expect(keys)
+    return [(key[:12], record) for key in sorted(keys) if (record := store.records.lookup(key)) is not None]
 
 
 def verify_remote(call: Call, *, repair: bool) -> int:

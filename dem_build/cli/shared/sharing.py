@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from dem_build.cli.view_text import clean, joined, make_console, say
@@ -11,9 +12,6 @@ from dem_build.cli.watch import disavow
 from dem_build.engine.outcome import Done
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
-from dem_build.store.remote.namespace import Connection, Namespace
-from dem_build.store.remote.push import Pushed, Pusher
-from dem_build.store.remote.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,6 +24,9 @@ if TYPE_CHECKING:
     from dem_build.store import Store
     from dem_build.store.local import CacheLayout
     from dem_build.store.remote.bucket import Bucket
+    from dem_build.store.remote.namespace import Namespace
+    from dem_build.store.remote.push import Pusher
+    from dem_build.store.remote.reader import Reader
 
 __all__ = ["Pushing", "Sharing"]
 
@@ -50,10 +51,15 @@ class Sharing:
     def __init__(self, remotes: Sequence[Remote], *, required: bool = False) -> None:
         self.console = make_console(stderr=True)
         self.required = required
-        opened = [(remote, Connection(remote.url, _opener(remote))) for remote in remotes]
-        self.reads = tuple(Namespace(at, name) for remote, at in opened for name in remote.asked)
-        self.writes = tuple(Namespace(at, remote.write) for remote, at in opened if remote.write)
-        if required and not opened:
+        self.reads: tuple[Namespace, ...] = ()
+        self.writes: tuple[Namespace, ...] = ()
+        if remotes:
+            from dem_build.store.remote.namespace import Connection, Namespace  # noqa: PLC0415  most have none
+
+            opened = [(remote, Connection(remote.url, _opener(remote))) for remote in remotes]
+            self.reads = tuple(Namespace(at, name) for remote, at in opened for name in remote.asked)
+            self.writes = tuple(Namespace(at, remote.write) for remote, at in opened if remote.write)
+        elif required:
             hint = "leave out --require-remote, or write [[remotes]] into the machine file"
             raise UsageError("no remote is there that could be required", hint=hint)
 
@@ -61,14 +67,23 @@ class Sharing:
         """What reads the remotes for a store; None where there is nothing to read."""
         if not self.reads:
             return None
-        return Reader(layout, self.reads, self.warn, _ask, required=self.required)
+        from dem_build.store.remote.reader import Caller, Reader  # noqa: PLC0415  as above
+
+        return Reader(layout, self.reads, Caller(self.warn, self._fetched, _ask), required=self.required)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
         say(self.console, ("warning: ", "yellow"), clean(text))
 
-    def pusher(self, store: Store) -> Pusher:
-        """What pushes to the namespaces that are written."""
+    def _fetched(self, done: int, total: int) -> None:
+        say(self.console, (f"fetched {size(done)} of {size(total)}", "dim"))
+
+    def pusher(self, store: Store) -> Pusher | None:
+        """What pushes to the namespaces that are written; None where there are none."""
+        if not self.writes:
+            return None
+        from dem_build.store.remote.push import Pusher  # noqa: PLC0415  as above
+
         return Pusher(store, self.writes, self.warn)
 
     def finish(self, pusher: Pusher, recipe: str) -> dict[str, JSON]:
@@ -88,11 +103,11 @@ class Sharing:
                 said = time.monotonic()
                 say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
             pusher.wait(QUIET_SECONDS)
-        sent = [push for push in pusher.done if push.result is Pushed.SENT]
-        if sent:
-            records = "1 result" if len(sent) == 1 else f"{len(sent)} results"
-            amount = size(sum(push.bytes for push in sent))
-            say(self.console, (f"pushed {records}, {amount}, to {self._told()}", "dim"))
+        states = Counter(push.result.value for push in pusher.done)
+        amount = sum(push.bytes for push in pusher.done)
+        if sent := states["sent"]:
+            records = "1 result" if sent == 1 else f"{sent} results"
+            say(self.console, (f"pushed {records}, {size(amount)}, to {self._told()}", "dim"))
         if pusher.error is not None:
             if self.required:
                 raise pusher.error
@@ -100,8 +115,8 @@ class Sharing:
             self.warn(f"{pusher.left} not pushed: {pusher.error}; `{again}` pushes what is missing")
         if not pusher.done and pusher.error is None:
             return {}
-        states = {state.value: sum(push.result is state for push in pusher.done) for state in Pushed}
-        return {"pushed": states | {"failed": pusher.left, "bytes": sum(p.bytes for p in pusher.done)}}
+        counts = {state: states[state] for state in ("sent", "known", "differs")}
+        return {"pushed": counts | {"failed": pusher.left, "bytes": amount}}
 
     def _told(self) -> str:
         return ", ".join(joined(namespace.where) for namespace in self.writes)

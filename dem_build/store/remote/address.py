@@ -29,6 +29,10 @@ def open_bucket(url: str, endpoint: str | None = None) -> Bucket:
         from dem_build.store.remote.folder import FolderBucket  # noqa: PLC0415
 
         return FolderBucket(Path(unquote(urlsplit(url).path) if scheme else url))
+    if scheme == "hf":
+        from dem_build.store.remote.hub import HubBucket  # noqa: PLC0415
+
+        return HubBucket(url, endpoint)
     if scheme in {"s3", "gs", "az", "https", "http"}:
         from dem_build.store.remote.objectstore import ObjectStoreBucket  # noqa: PLC0415
 

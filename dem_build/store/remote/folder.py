@@ -106,8 +106,13 @@ class FolderBucket:
     def delete(self, names: Iterable[str]) -> None:
         """See `Bucket`."""
         for name in names:
+            path = self._root / name
             with self._explained(name), suppress(*_ABSENT):
-                (self._root / name).unlink()
+                path.unlink()
+            # Only what is nobody else's: who makes a file makes its folder just before, and would find it gone.
+            if path.parent.name.startswith("."):
+                with suppress(OSError):
+                    path.parent.rmdir()
 
     def _reachable(self) -> None:
         """Refuse to speak of a root that is not there: a disk that is not mounted has lost nothing."""

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.errors import RemoteError
-from dem_build.json_text import parse_json
 from dem_build.store.records import Away, parse_record
+from dem_build.store.remote.probe import MARKER, read_marker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,8 +32,6 @@ __all__ = ["Connection", "Namespace", "key_of"]
 _RECORD = re.compile(
     r"/actions/[0-9a-f]{2}/(?P<key>[0-9a-f]{64})\.json$|/candidates/(?P<chosen>[0-9a-f]{64})/[0-9a-f]{64}\.json$"
 )
-SETTINGS = "dem-remote.json"
-VERSION = 1
 
 
 class Connection:
@@ -70,33 +68,20 @@ class Connection:
 
     @property
     def candidates(self) -> bool:
-        """Whether its records are candidates, as `create` is not atomic there; its settings say so, read once.
+        """Whether its records are candidates, as `create` is not atomic there; its own file says so, read once.
 
         Raises:
-            RemoteError: They cannot be read.
+            RemoteError: It cannot be read, or nobody has made a remote of it.
         """
         with self._lock:
             if self._candidates is None:
-                self._candidates = read_candidates(self.bucket)
+                marker = read_marker(self.bucket)
+                if marker is None:
+                    what = f"is no remote: it has no {MARKER}"
+                    hint = "mend its address in [[remotes]], or make it one: `dem cache remote init`"
+                    raise RemoteError(what, where=self.url, hint=hint)
+                self._candidates = marker.create == "candidates"
             return self._candidates
-
-
-def read_candidates(bucket: Bucket) -> bool:
-    """Whether a remote's `dem-remote.json` says that its records are candidates."""
-    data = bucket.get(SETTINGS)
-    if data is None:
-        return not bucket.conditional
-    try:
-        document = parse_json(data)
-        known = {"conditional": False, "candidates": True}
-        version, create = document["dem-remote"], document["create"]
-        if version != VERSION or create not in known:
-            raise RemoteError(f"{SETTINGS} is of another dem", where=bucket.url, hint="upgrade dem")
-        return known[create]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RemoteError(
-            f"{SETTINGS} is damaged", where=bucket.url, hint="`dem cache remote init`"
-        ) from error
 
 
 class Namespace:

@@ -31,12 +31,7 @@ _RETRIES = 2
 _MEMORY = 128 << 20  # of parts under way at once
 _PARTS = 9000  # stores take ten thousand
 _ONE_BY_ONE = {"s3", "s3a"}  # many that speak S3's language do not know its DeleteObjects
-_NO_CREDENTIALS = (
-    "169.254.169.254",
-    "metadata.google.internal",
-    "CredentialsNotLoaded",
-    "MissingCredentials",
-)
+_NO_CREDENTIALS = ("/latest/api/token", "/latest/meta-data", "/computeMetadata/", "/metadata/identity")
 _REFUSED = (412, 409)  # a condition that failed, or one that somebody else's write made fail
 _pid_in_use: int | None = None
 """The process in which the library has threads."""
@@ -46,7 +41,7 @@ class ObjectStoreBucket:
     """A bucket of an object store, or with `https://` what a web server shows; see `Bucket`.
 
     Args:
-        url: `s3://bucket/prefix`, `gs://…`, `az://account/container/prefix`, `https://host/path`.
+        url: `s3://bucket/prefix`, `gs://…`, `az://container/prefix`, `https://host/path`.
         endpoint: Where a store is that is none of the large ones: `http://127.0.0.1:9000`.
     """
 
@@ -217,7 +212,8 @@ class ObjectStoreBucket:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name) from error
             raise RemoteError("the bucket is not there", where=where) from error
         except (obstore.exceptions.BaseError, OSError, ValueError) as error:
-            raise _told(error, where) from error
+            # Not `from error`: its text quotes addresses and what servers say, and nobody vouches for what these hold.
+            raise _told(error, where) from None
 
 
 def _profile() -> dict[str, Any]:
@@ -255,6 +251,6 @@ def _told(error: Exception, where: str) -> RemoteError:
         )
     if isinstance(error, OSError) and error.strerror:
         return RemoteError(f"cannot be read or written: {error.strerror}", where=where)
-    timed = "timed out" in text or "timeout" in text.lower()
+    timed = "timed out" in text or "TimedOut" in text
     what = "the store did not answer in time" if timed else "the store cannot be reached"
     return RemoteError(what, where=where, hint="is the address right, and the network up?")

@@ -20,7 +20,7 @@ from dem_build.errors import DemError, RemoteError, StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dem_build.digest import Blob
+    from dem_build.digest import Blob, Digest
     from dem_build.store import Record, Store
     from dem_build.store.remote.namespace import Namespace
 
@@ -127,6 +127,7 @@ class Pusher:
         self._say = say
         self._todo: queue.SimpleQueue[tuple[str, Record] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._added: set[Digest] = set()
 
     def add(self, name: str, record: Record) -> None:
         """Push a record.
@@ -135,8 +136,9 @@ class Pusher:
             name: Of its action, for messages.
             record: What this store has recorded.
         """
-        if not self._namespaces:
+        if not self._namespaces or record.key in self._added:
             return
+        self._added.add(record.key)
         self._todo.put((name, record))
         if len(self._threads) < RECORDS_AT_ONCE:
             self._threads.append(threading.Thread(target=self._run, name="dem-push", daemon=True))

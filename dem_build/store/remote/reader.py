@@ -16,7 +16,7 @@ from collections import defaultdict
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from itertools import product
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from dem_build import digest
 from dem_build.errors import InterruptedBuildError, RemoteError
@@ -33,15 +33,30 @@ if TYPE_CHECKING:
     from dem_build.store.records import Record
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["Reader"]
+__all__ = ["Caller", "Reader"]
 
 T = TypeVar("T")
 
 ASKED_AT_ONCE = 32
 FETCHED_AT_ONCE = 8
+TOLD_SECONDS = 5.0
 PAUSE_SECONDS = 0.5
 """Before a transfer that was cut goes on. Whatever brought nothing since the last cut has failed."""
 _PIECE = 1 << 23
+
+
+class Caller(NamedTuple):
+    """What is called when something happens, from any thread.
+
+    Attributes:
+        warn: Once of each remote that does not answer, with the reason.
+        fetched: Every few seconds, with how many bytes of how many have come, where nobody else hears of it.
+        asks: Before a remote is asked for anything.
+    """
+
+    warn: Callable[[str], None]
+    fetched: Callable[[int, int], None] = lambda _done, _total: None
+    asks: Callable[[], None] = lambda: None
 
 
 class Reader:
@@ -50,8 +65,7 @@ class Reader:
     Args:
         layout: The cache, whose folder `remote/` has what came.
         namespaces: Where to look, the first one first.
-        warn: Told, once each, of remotes that do not answer.
-        asks: Called before a remote is asked for anything.
+        caller: Who is told what happens.
         required: Raise where one does not answer, instead of going on without it.
     """
 
@@ -59,15 +73,13 @@ class Reader:
         self,
         layout: CacheLayout,
         namespaces: Sequence[Namespace],
-        warn: Callable[[str], None],
-        asks: Callable[[], None] = lambda: None,
+        caller: Caller,
         *,
         required: bool = False,
     ) -> None:
         self._layout = layout
         self._namespaces = namespaces
-        self._warn = warn
-        self._asks = asks
+        self._caller = caller
         self._required = required
         self._found: dict[Digest, list[Record]] = {}
         self._noted: set[Digest] = set()  # keys of which only notes were read
@@ -114,7 +126,7 @@ class Reader:
         remote = namespace.remote
         if remote.down is not None:
             return None
-        self._asks()
+        self._caller.asks()
         try:
             return question()
         except RemoteError as error:
@@ -123,7 +135,7 @@ class Reader:
             with self._lock:
                 first, remote.down = remote.down is None, error
             if first:
-                self._warn(f"{error}; this call goes on without it")
+                self._caller.warn(f"{error}; this call goes on without it")
             return None
 
     # Notes.
@@ -144,7 +156,9 @@ class Reader:
         with suppress(OSError):  # who may not write here asks again
             if self._layout.tmp.is_dir():  # who only looks makes no cache
                 path.parent.mkdir(parents=True, exist_ok=True)
-                files.swap_in(path, data, self._layout.temporary())
+                partial = self._layout.temporary()
+                partial.write_bytes(data)
+                partial.replace(path)  # and not flushed: one that a power cut damages is none, by its seal
 
     # Bytes.
 
@@ -153,27 +167,29 @@ class Reader:
         return blob in self._lost
 
     def fetch(
-        self, blobs: Iterable[Blob], place: Callable[[Path, Blob], None], came: Callable[[int], None]
+        self,
+        blobs: Iterable[Blob],
+        place: Callable[[Path, Blob], None],
+        came: Callable[[int], None] | None = None,
     ) -> None:
         """Bring objects, the largest first; what no namespace has is lacking, and the notes of it are removed."""
         todo = sorted(blobs, key=lambda blob: -blob.size)
         if not todo:
             return
         open_layout(self._layout.root, work=self._layout.scratch)  # a report may be the first to write here
-        stopped = threading.Event()
-
-        def heard(more: int) -> None:
-            if stopped.is_set():
-                raise InterruptedBuildError("stopped while objects were fetched")
-            came(more)
-
+        heard = _Heard(came)
         with ThreadPoolExecutor(min(FETCHED_AT_ONCE, len(todo))) as pool:
             running = [pool.submit(self._bring, blob, place, heard) for blob in todo]
             try:
-                for one in wait(running, return_when=FIRST_EXCEPTION).done:
+                while (state := wait(running, TOLD_SECONDS, FIRST_EXCEPTION)).not_done:
+                    for one in state.done:
+                        one.result()
+                    if came is None:
+                        self._caller.fetched(heard.bytes, sum(blob.size for blob in todo))
+                for one in running:
                     one.result()
             except BaseException:  # Ctrl-C too
-                stopped.set()
+                heard.stopped = True
                 pool.shutdown(cancel_futures=True)
                 raise
 
@@ -213,7 +229,7 @@ class Reader:
                 right = self._transfer(namespace, blob, file, came)
             if not right:
                 if right is False:
-                    path.unlink()
+                    file.truncate(0)
                 return None
             file.flush()
             os.fsync(file.fileno())
@@ -264,12 +280,35 @@ class Reader:
         left = (_taken_over(path) for path in folder.glob(f"{blob.digest}-*"))
         found = next(filter(None, left), None)
         if found is None:
-            path = folder / f"{blob.digest}-{files.nonce()}"
-            found = path, path.open("x+b")
+            new = folder / f"{blob.digest}-{files.nonce()}"
+            found = new, new.open("x+b")
             with suppress(OSError):
                 fcntl.flock(found[1].fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with found[1]:
-            yield found
+        path, file = found
+        with file:
+            try:
+                yield path, file
+            finally:
+                if file.seek(0, os.SEEK_END) == 0:
+                    path.unlink(missing_ok=True)
+
+
+class _Heard:
+    """Counts the bytes that come, in any thread, until it is stopped."""
+
+    def __init__(self, came: Callable[[int], None] | None) -> None:
+        self.bytes = 0
+        self.stopped = False
+        self._came = came
+        self._counting = threading.Lock()
+
+    def __call__(self, more: int) -> None:
+        if self.stopped:
+            raise InterruptedBuildError("stopped while objects were fetched")
+        with self._counting:
+            self.bytes += more
+        if self._came is not None:
+            self._came(more)
 
 
 def _taken_over(path: Path) -> tuple[Path, BinaryIO] | None:

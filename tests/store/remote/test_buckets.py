@@ -7,13 +7,20 @@ import threading
 import time
 
 import pytest
+from hub_server import serving
 
 from dem_build.errors import RemoteError
 from dem_build.store.remote.address import open_bucket
 from dem_build.store.remote.bucket import PIECE
 
 pytestmark = pytest.mark.usefixtures("store_credentials")
-WRITABLE = ("folder", "moto", "localbucket")
+WRITABLE = ("folder", "moto", "localbucket", "hub")
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with serving() as hub:
+        yield hub
 
 
 @pytest.fixture(params=WRITABLE)
@@ -22,6 +29,10 @@ def bucket(request, tmp_path):
     if request.param == "folder":
         (tmp_path / "shared").mkdir()
         return open_bucket(str(tmp_path / "shared"))
+    if request.param == "hub":
+        hub = request.getfixturevalue("hub")
+        hub.commit("datasets", "team/vectors", {".gitattributes": b""})
+        return open_bucket("hf://datasets/team/vectors/dem", hub.endpoint)
     endpoint = request.getfixturevalue(request.param)
     return open_bucket(f"s3://team-models/{os.urandom(4).hex()}", endpoint)
 

@@ -216,9 +216,8 @@ def test_an_object_that_is_damaged_here_is_mended_from_there(shared, record):
     assert again.store.objects.open(record.outputs["delta"]).read_bytes() == b"delta"
 
 
-def test_of_candidates_the_one_that_was_finished_first_holds_for_everybody(shared, tmp_path):
-    (tmp_path / "remote").mkdir()
-    (tmp_path / "remote" / "dem-remote.json").write_text('{"dem-remote": 1, "create": "candidates"}')
+def test_of_candidates_the_one_that_was_finished_first_holds_for_everybody(shared):
+    shared.mark("candidates")
     made = {}
     for name, finished in (("late", "2026-11-29T12:00:00Z"), ("early", "2026-11-29T11:00:00Z")):
         one = shared.machine(name)
@@ -234,11 +233,20 @@ def test_of_candidates_the_one_that_was_finished_first_holds_for_everybody(share
     assert push(late.store.records.lookup(made["late"].key), late.store, late.write).result is Pushed.DIFFERS
 
 
-def test_a_store_whose_settings_are_of_another_dem_is_not_read(shared, record):
-    (shared.folder / "dem-remote.json").write_text('{"dem-remote": 2, "create": "conditional"}')
+def test_a_remote_of_another_dem_is_not_read(shared, record):
+    shared.mark("conditional", version=2)
     two = shared.machine("two")
     assert two.store.records.lookup(record.key) is None
-    assert "another dem" in two.said[0]
+    assert "a newer dem can use it" in two.said[0]
+
+
+def test_a_folder_that_is_no_remote_is_neither_read_nor_written(shared, record):
+    (shared.folder / "dem-remote.json").unlink()
+    two = shared.machine("two")
+    assert two.store.records.lookup(record.key) is None
+    assert "dem cache remote init" in two.said[0]
+    with pytest.raises(RemoteError, match="is no remote"):
+        push(two.make(), two.store, two.write)
 
 
 def test_killed_readers_leave_a_sound_store(shared, record):

@@ -1,0 +1,83 @@
+"""`dem cache remote`, as a person calls it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bucket_servers import SECRET
+from faulty import Fault, faulty
+
+from dem_build.cli.app import run
+from dem_build.store.remote.address import open_bucket
+
+pytestmark = pytest.mark.usefixtures("store_credentials")
+
+
+@pytest.fixture
+def dem(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status = run([*arguments])
+        said = capsys.readouterr()
+        assert SECRET not in said.out + said.err
+        return status, said.out + said.err
+
+    return call
+
+
+def test_a_folder_becomes_a_remote_once(dem, tmp_path):
+    (tmp_path / "machine.toml").write_text(
+        '[[remotes]]\nurl = "shared"\nread = ["trusted"]\nwrite = "trusted"\n'
+    )
+    status, said = dem("cache", "remote", "init")
+    assert (status, "is a remote now" in said, "records: conditional" in said) == (0, True, True)
+    document = json.loads((tmp_path / "shared/dem-remote.json").read_text())
+    assert (document["dem-remote"], document["create"]) == (1, "conditional")
+    assert "was a remote already" in dem("cache", "remote", "init")[1]
+    assert [p.name for p in (tmp_path / "shared").iterdir()] == ["dem-remote.json"]
+    assert dem("cache", "remote", "probe")[0] == 0
+
+
+def test_show_counts_what_each_namespace_has(dem, moto, monkeypatch):
+    monkeypatch.setenv("DEM_REMOTE", "s3://team-models/shown")
+    monkeypatch.setenv("DEM_REMOTE_WRITE", "pr-17")
+    Path("machine.toml").write_text(
+        f'[[remotes]]\nurl = "s3://team-models/shown"\nread = ["trusted"]\nendpoint = "{moto}"\n'
+    )
+    bucket = open_bucket("s3://team-models/shown", moto)
+    bucket.create("pr-17/actions/ab/ab.json", b"12345")
+    bucket.create("pr-17/cas/sha256/ab/ab", b"123")
+    bucket.create("trusted/cas/sha256/ab/ab", b"123")
+    status, said = dem("cache", "remote", "show")
+    assert (status, "no dem-remote.json" in said) == (0, True)
+    assert dem("cache", "remote", "init")[0] == 0
+    status, said = dem("cache", "remote", "show", "--json")
+    (found,) = json.loads(said)
+    assert found["marker"]["create"] == "conditional"
+    assert found["namespaces"] == {
+        "pr-17": {"records": 1, "candidates": 0, "objects": 1, "bytes": 8},
+        "trusted": {"records": 0, "candidates": 0, "objects": 1, "bytes": 3},
+    }
+
+
+def test_a_store_that_no_longer_refuses_is_found_out(dem, moto, tmp_path):
+    with faulty(moto) as proxy:
+        (tmp_path / "machine.toml").write_text(
+            f'[[remotes]]\nurl = "s3://team-models/found-out"\nwrite = "trusted"\nendpoint = "{proxy.endpoint}"\n'
+        )
+        assert dem("cache", "remote", "init")[0] == 0
+        assert dem("cache", "remote", "probe")[0] == 0
+        proxy.faults.append(Fault("^PUT", overwrite=True))
+        status, said = dem("cache", "remote", "probe")
+    assert (status, "replaced the first" in said) == (1, True)
+
+
+def test_without_a_remote_or_a_namespace_to_write_the_way_is_said(dem, tmp_path):
+    status, said = dem("cache", "remote", "show")
+    assert (status, "DEM_REMOTE" in said) == (2, True)
+    (tmp_path / "machine.toml").write_text('[[remotes]]\nurl = "shared"\nread = ["trusted"]\n')
+    status, said = dem("cache", "remote", "init")
+    assert (status, "DEM_REMOTE_WRITE" in said) == (1, True)
