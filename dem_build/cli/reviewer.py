@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from dem_build.cli.session import Call, Planned, Workplace
+    from dem_build.cli.session import Call, Planned, Session, Workplace
     from dem_build.compare import Comparison
     from dem_build.digest import JSON
     from dem_build.engine.interrupt import Interrupt
@@ -378,11 +378,7 @@ class Reviewer:
                 found = revision.found
                 takes = takes_of(found.recipe, found.lock, plan, expected, trains=not no_train)
                 refuse_excess(found.recipe, takes, self.boundary.policy)
-            pusher = place.sharing.pusher(place.store)
-            with make_listener(self.console) as listener:
-                place.sharing.console = self.console
-                outcome = run_plan(session, Pushing(listener, pusher), self.interrupt, rooted=False)
-            place.sharing.finish(pusher, revision.named)
+            outcome = self._run(session, place)
             plan = make_plan(plan.graph, place.store.records, History())
         place.store.records.adopt()
         records = {n: v.record for n, v in plan.verdicts.items() if v.record is not None}
@@ -391,6 +387,17 @@ class Reviewer:
         side = Side.of_build(self.commits[head][:12], read, due={n: e.seconds for n, e in due.items()})
         failed = {r.action.name for r in outcome.failed if not _waits(r.error)} if outcome else set()
         return _Built(side, plan, outcome, {n: e for n, e in due.items() if n not in failed})
+
+    def _run(self, session: Session, place: Workplace) -> Outcome:
+        """Run what is due, and push what it makes."""
+        pusher = place.sharing.pusher(place.store)
+        with make_listener(self.console) as listener:
+            place.sharing.console = self.console
+            followed = listener if pusher is None else Pushing(listener, pusher)
+            outcome = run_plan(session, followed, self.interrupt, rooted=False)
+        if pusher is not None:
+            place.sharing.finish(pusher, session.named)
+        return outcome
 
 
 def _unchanged(before: Planned, after: Planned) -> tuple[str, ...] | None:

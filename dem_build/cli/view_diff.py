@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -133,15 +132,11 @@ def _columns(first: str, *others: str) -> Table:
 
 def _metric_lines(metrics: Sequence[MetricChange], console: Console) -> None:
     shown = [m for m in metrics if m.basis is not Basis.SAME and not m.same_model]
-    for model, group in groupby(
-        sorted(shown, key=lambda m: [o.model for o in shown].index(m.model)), lambda m: m.model
-    ):
+    for model in dict.fromkeys(m.model for m in shown):
         console.print()
-        console.print(_metric_table(model, [*group], console.width))
+        console.print(_metric_table(model, [m for m in shown if m.model == model], console.width))
     if any(m.corrected is not None for m in shown):
-        paired = (
-            "Δ over what both sides have, ± its standard error; p after Holm's correction over all metrics"
-        )
+        paired = "Δ ± its standard error, over the rows of both; p after Holm's correction over all metrics, at 5 %"
         say(console, (paired, "dim"))
     for note, of in _notes(shown):
         say(console, ("note: ", "yellow"), f"{of}: {joined(note)}")

@@ -129,7 +129,7 @@ class MetricChange:
             "rows": vars(self.rows) if self.rows else None,
             "common": {"before": _finite(self.common_before), "after": _finite(self.common_after)},
             "delta": _finite(change.delta) if change else None,
-            "stderr": change.stderr if change else None,
+            "stderr": _finite(change.stderr) if change else None,
             "p": change.p if change else None,
             "p_holm": self.corrected,
             "method": change.method.value if change and change.method else None,

@@ -186,9 +186,10 @@ def effect_of(pairs: Pairs) -> Effect | None:
 
     With unit i of weight t_i and the difference d_i, Δ = Σ d_i / Σ t_i, whose error is that of a ratio
     (`stats.stderr_of_ratio`); of documents, that is the mean difference with s / √n. Δ over its error is held against
-    Student's t with n - 1 degrees of freedom. Where rows are right or wrong and few pairs disagree, McNemar's exact
-    test says more, see `FEW_DISCORDANT`. Of fewer than `stats.FEW_ROWS` units, the error is hardly known itself, and
-    is not given.
+    Student's t with n' - 1 degrees of freedom, where n' = (Σ t_i)² / Σ t_i² is n for equal weights, and less where a
+    few long rows weigh most (L. Kish, Survey Sampling, 1965, 11.7). Where rows are right or wrong and few pairs
+    disagree, McNemar's exact test says more, see `FEW_DISCORDANT`. Of fewer than `stats.FEW_ROWS` units, the error is
+    hardly known itself, and is not given.
     """
     means = pairs.means
     if means is None:
@@ -207,9 +208,10 @@ def effect_of(pairs: Pairs) -> Effect | None:
         return Effect(delta, stderr, mcnemar(b, c), Method.MCNEMAR)
     if known and not any(apart):
         return Effect(0.0, None, 1.0, Method.PAIRED)
-    if stderr is None:
-        return Effect(delta)
-    return Effect(delta, stderr, _student(delta / stderr, len(apart) - 1), Method.PAIRED)
+    freedom = sum(weights) ** 2 / sum(w * w for w in weights) - 1
+    if stderr is None or freedom < 1:  # one row outweighs all others
+        return Effect(delta, stderr)
+    return Effect(delta, stderr, _student(delta / stderr, freedom), Method.PAIRED)
 
 
 def unpaired(delta: float, before: float | None, after: float | None) -> Effect:
@@ -249,7 +251,7 @@ def holm(chances: Sequence[float | None]) -> list[float | None]:
     return found
 
 
-def _student(t: float, freedom: int) -> float:
+def _student(t: float, freedom: float) -> float:
     """The chance of a value of Student's t further from 0, either way."""
     from scipy.special import stdtr  # noqa: PLC0415  a comparison of what is the same needs none
 

@@ -104,6 +104,27 @@ def test_a_loss_is_a_ratio_over_rows_whose_error_that_of_resampled_rows_comes_to
     assert found.stderr == pytest.approx(ratios.std(), rel=0.05)
 
 
+def test_where_a_few_long_rows_weigh_most_chance_is_not_called_a_change():
+    """Eight rows of 5 to 100 tokens: with n - 1 degrees of freedom one in ten would be, and not one in twenty."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(3000):
+        tokens = np.maximum(1, random.lognormal(3, 0.8, 8)).astype(int).tolist()
+        apart = (random.normal(0, 0.3, 8) * tokens).tolist()
+        old = [Observation(i, 0.0, t) for i, t in enumerate(tokens)]
+        new = [Observation(i, d, t) for i, (d, t) in enumerate(zip(apart, tokens, strict=True))]
+        found.append(effect_of(pair(old, new)).p)
+    assert 0.03 < np.mean([p is not None and p < 0.05 for p in found]) < 0.075
+
+
+def test_one_row_that_outweighs_all_others_tells_nothing_of_them():
+    sides = [
+        [Observation(i, v, 10_000 if i == 0 else 1) for i, v in enumerate(side)]
+        for side in ([0.0] * 9, range(9))
+    ]
+    assert effect_of(pair(*sides)).p is None
+
+
 def test_rows_are_paired_by_what_tells_them_apart_whatever_their_order():
     pairs = pair(
         [Observation("a", 1.0), Observation("b", 2.0), Observation("gone", 3.0)],
