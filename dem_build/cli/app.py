@@ -82,6 +82,7 @@ ACTION = click.Argument(["action"], metavar="ACTION")
 JSON = click.Option(
     ["--json", "as_json"], is_flag=True, help="One JSON document on stdout, all else on stderr."
 )
+PATH = click.Path(path_type=Path)
 SET = _repeatable("--set overrides", "KEY=VALUE", "Override a key of the recipe")
 OF_STORE = (
     click.Option(["--cache"], metavar="DIR", help="Folder of the store."),
@@ -171,6 +172,29 @@ app = Commands(
             *OF_ACTIONS,
             JSON,
             on_actions=True,
+        ),
+        Command(
+            "ci.ci",
+            "Review what a branch does to the recipes of a git repository, as a pull request is reviewed.\n\n"
+            "RECIPE is a path or pattern; without one, all recipes that git has at either revision.",
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            click.Option(
+                ["--base"], metavar="REV", help="What it is to be merged into, such as origin/main."
+            ),
+            click.Option(["--head"], metavar="REV", help="What is reviewed; by default what is checked out."),
+            _flag("--no-train", "Train nothing: say what is to be trained first (4)."),
+            _flag("--untrusted", "Take the head for a stranger's; a fork's pull request always is."),
+            _flag("--trust-tasks", "Run local task files, which are code."),
+            click.Option(["--summary"], metavar="FILE", type=PATH, help="Write the review as Markdown."),
+            click.Option(["--junit"], metavar="FILE", type=PATH, help="Write it as JUnit's XML."),
+            _flag("--github", "Write annotations, outputs and the job's summary for GitHub Actions."),
+            click.Option(
+                ["--render"], metavar="FILE", type=PATH, help="Write it again, of the JSON in FILE."
+            ),
+            click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            *OF_STORE,
+            *OF_REMOTES,
+            JSON,
         ),
         Command(
             "inspect.plan",

@@ -172,8 +172,15 @@ def make_listener(console: Console) -> PlainListener:
     return LiveListener(console)
 
 
-def run_plan(session: Session, listener: Listener, interrupt: Interrupt) -> Outcome:
-    """Run what is due of a session's plan, and record the keys that it used."""
+def run_plan(session: Session, listener: Listener, interrupt: Interrupt, *, rooted: bool = True) -> Outcome:
+    """Run what is due of a session's plan.
+
+    Args:
+        session: The session.
+        listener: Who follows.
+        interrupt: Whether the user asked to stop.
+        rooted: Record the keys that it used, as those of the recipe's last build.
+    """
     listener.build_started(session.plan)
     if session.plan.up_to_date:
         return recorded(session.plan)
@@ -191,7 +198,8 @@ def run_plan(session: Session, listener: Listener, interrupt: Interrupt) -> Outc
         rebuild=frozenset(call.rebuild),
     )
     outcome = build_plan(session.plan, session.store, options, listener, interrupt)
-    session.save_root(outcome)
+    if rooted:
+        session.save_root(outcome)
     return outcome
 
 
@@ -242,5 +250,5 @@ def _error(outcome: Outcome, gates: Sequence[GateResult]) -> DemError | None:
         errors = [r.error or DemError("failed", where=r.action.name) for r in outcome.failed]
         return min(errors, key=lambda error: GRAVITY.index(error.exit_status))
     if lost := [g for g in gates if not g.passed]:
-        return GateError(f"{len(lost)} of {len(gates)} gates failed")
+        return GateError(f"{len(lost)} of {sum(g.judged for g in gates)} gates failed")
     return None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
 
-__all__ = ["Row", "columns_of", "read_rows"]
+__all__ = ["Row", "columns_of", "parquet_rows", "read_rows"]
 
 UTF8_BOM = b"\xef\xbb\xbf"
 PARQUET_BATCH = 1024
@@ -83,6 +83,16 @@ def columns_of(source: SourceFile) -> tuple[str, ...]:
             return tuple(file.schema_arrow.names) if file.metadata.num_rows else ()
     first = next(read_rows(source), None)
     return tuple(first.values) if first else ()
+
+
+def parquet_rows(source: SourceFile) -> int:
+    """How many rows a parquet file says it has.
+
+    Raises:
+        DataError: As `read_rows`.
+    """
+    with _opened(source) as file:
+        return int(file.metadata.num_rows)
 
 
 def _type_of(source: SourceFile) -> str:

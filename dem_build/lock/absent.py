@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Same = Callable[[tuple[str, ...], tuple[str, ...]], bool]
     Entry = tuple[str, str, Digest]  # tag, path as the lock has it, digest
 
-__all__ = ["Absent", "is_absent"]
+__all__ = ["Absent", "is_absent", "matches"]
 
 _SIDES = ("", "validation:", "test:")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -101,11 +101,11 @@ class Absent:
         known = [file for entry in entries for file in entry]
         if found := self._literal(pattern, known):
             return found
-        matching = {path for _, path, _ in known if self._place(pattern, path, _matches)}
+        matching = {path for _, path, _ in known if self._place(pattern, path, matches)}
         groups = [_of_side(entry, side) for entry in entries for side in (mark, *_SIDES)]
         # All that was locked together, and nothing else that is known: else the pattern was another one.
         group = next((g for g in groups if g and {path for _, path, _ in g} == matching), [])
-        return self._taken((self._place(pattern, path, _matches), digest) for _, path, digest in group)
+        return self._taken((self._place(pattern, path, matches), digest) for _, path, digest in group)
 
     def task(self, name: str, folder: Path | None) -> Closure | None:
         """What a lock has of a task some of whose files are not here; None where that does not say what it is made of.
@@ -225,13 +225,13 @@ def _text(value: JSON) -> str | None:
 
 
 @cache
-def _matches(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
+def matches(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     """Whether a path is one of those that `data.sources.matching` would yield for a pattern, both in parts."""
     if not pattern:
         return not path
     first, rest = pattern[0], pattern[1:]
     if first == "**":
-        below = bool(path) and not path[0].startswith(".") and _matches(pattern, path[1:])
-        return below or _matches(rest or ("*",), path)
+        below = bool(path) and not path[0].startswith(".") and matches(pattern, path[1:])
+        return below or matches(rest or ("*",), path)
     hidden = bool(path) and path[0].startswith(".") and not first.startswith(".")
-    return bool(path) and not hidden and fnmatch.fnmatchcase(path[0], first) and _matches(rest, path[1:])
+    return bool(path) and not hidden and fnmatch.fnmatchcase(path[0], first) and matches(rest, path[1:])

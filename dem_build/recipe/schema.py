@@ -16,6 +16,7 @@ from dem_build.actions.compose.methods import EDIT, METHODS
 from dem_build.errors import Problem
 from dem_build.paths import absolute, expanded
 from dem_build.recipe.sections import (
+    BASE_REVISION,
     IDLE,
     Analysis,
     Dtype,
@@ -34,6 +35,7 @@ from dem_build.recipe.sections import (
 from dem_build.recipe.toml import Origin, parsed
 
 __all__ = [
+    "BASE_REVISION",
     "IDLE",
     "NAME",
     "Analysis",

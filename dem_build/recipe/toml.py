@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "MOST_BYTES",
     "TOO_DEEP",
     "Key",
     "Origin",

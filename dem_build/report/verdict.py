@@ -301,6 +301,7 @@ def _not_compared(results: Results, rivals: Sequence[Rival]) -> str:
 
 
 def _gates(gates: list[GateResult]) -> str:
+    gates = [gate for gate in gates if gate.judged]
     if not gates:
         return ""
     lost = [f"{g.metric} on {g.task.removeprefix(LOSS_TASK)}" for g in gates if not g.passed]

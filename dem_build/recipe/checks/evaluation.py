@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.recipe.checks.tables import WRONG, Rules, datasets, gates, items, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
-from dem_build.recipe.schema import Evaluate
+from dem_build.recipe.schema import BASE_REVISION, Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from dem_build.recipe.schema import Gate, Recipe
     from dem_build.recipe.toml import Key
 
-__all__ = ["MODELS", "RULES"]
+__all__ = ["RULES", "TAKEN"]
 
 MODELS = ("composed", "base", "vectors")
+TAKEN = (*MODELS, BASE_REVISION)
+"""What no table may be called, as a gate or `models` would name two things."""
 LOSS_METRICS = ("loss", "loss_stderr")
 LOSS_HINT = "it takes [evaluate] with loss = true, and a test share of the dataset"
 
@@ -75,13 +77,16 @@ def _each_prompt_once(recipe: Recipe) -> Iterator[Mistake]:
 
 @RULES.each(gates)
 def _gates_have_bounds(_: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
-    if gate.min is None and gate.max is None and gate.max_drop is None:
+    if gate.min is None and gate.max is None and gate.max_drop is None and gate.margin is None:
         hint = "give it min, max, or max_drop with against"
         yield Mistake(key, "has no bound, and so passes always", hint)
     if gate.max_drop is not None and gate.against is None:
         what = "says of no model what it may drop from"
         yield Mistake((*key, "max_drop"), what, 'add against = "base"')
-    if gate.against is not None and gate.max_drop is None:
+    if gate.margin is not None and gate.max_drop is None and gate.against is None:
+        what = "says of no model what it may lie below"
+        yield Mistake((*key, "margin"), what, 'add against = "base"')
+    if gate.against is not None and gate.max_drop is None and gate.margin is None:
         yield Mistake((*key, "against"), "has no effect without `max_drop`", "add max_drop, or remove it")
     if gate.min is not None and gate.max is not None and gate.min > gate.max:
         what = f"min is {gate.min:g} and max is {gate.max:g}, so nothing can pass"
@@ -110,7 +115,7 @@ def _gates_name_metrics(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistak
 def _gates_compare_models(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
     models = _models(recipe)
     # The composed one is what a gate judges, and "vectors" stands for each of them by its name.
-    known = {*models} - {"composed", "vectors"}
+    known = {*models} - {"composed", "vectors"} | {BASE_REVISION}
     known |= {*names(recipe, "datasets", "vectors")} if "vectors" in models else set()
     if gate.against is not None and gate.against not in known:
         what = f"`{gate.against}` is no model that [evaluate] measures besides the composed one"

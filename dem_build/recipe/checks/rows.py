@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.data.columns import OPTIONAL, REQUIRED
 from dem_build.paths import is_local, may_be_hub_id
-from dem_build.recipe.checks.evaluation import MODELS
+from dem_build.recipe.checks.evaluation import TAKEN
 from dem_build.recipe.checks.tables import WRONG, Rules, datasets, is_any, names, sources, vectors
 from dem_build.recipe.messages import Mistake, any_of, listed, nearest
 from dem_build.recipe.schema import NAME, SplitName
@@ -46,7 +46,7 @@ def _one_name_space(recipe: Recipe) -> Iterator[Mistake]:
     for section in ("datasets", "vectors", "probes", "baselines"):
         for name in names(recipe, section):
             key = (section, name)
-            if name in MODELS:
+            if name in TAKEN:
                 yield Mistake(key, f"`{name}` names a model of every build", "choose another name")
             elif name in taken:
                 yield Mistake(key, f"the name `{name}` is taken by [{taken[name]}.{name}]", shared)

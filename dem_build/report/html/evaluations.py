@@ -278,7 +278,7 @@ def gates(inputs: ReportInputs) -> Section | None:
     body = [
         [
             Cell(
-                "✓ passed" if gate.passed else "✗ failed",
+                "✗ failed" if not gate.passed else "✓ passed" if gate.judged else "not judged",
                 level=0 if gate.passed else -LOST,
                 strong=not gate.passed,
             ),
