@@ -81,7 +81,7 @@ def ci(  # noqa: PLR0913  the options of a command
             hint = "add --base REV, such as --base origin/main"
             raise UsageError("says of no revision what to compare with", where="dem ci", hint=hint)
         else:
-            review = _reviewed(recipes, call, (base, head or "HEAD"), console, untrusted=untrusted)
+            review = _reviewed(recipes, call, (base, head), console, untrusted=untrusted)
         say_review(review, console)
     text = comment(review)
     for path, made in ((summary, text), (junit, junit_of(review))):
@@ -116,10 +116,15 @@ def _put(path: Path, text: str) -> None:
 
 
 def _reviewed(
-    patterns: Sequence[str], call: Call, revisions: tuple[str, str], console: Console, *, untrusted: bool
+    patterns: Sequence[str],
+    call: Call,
+    revisions: tuple[str, str | None],
+    console: Console,
+    *,
+    untrusted: bool,
 ) -> Review:
     repository = Repository.around(Path.cwd())
-    after = repository.commit(revisions[1])
+    after = repository.commit(revisions[1] or "HEAD")
     before = repository.merge_base(repository.commit(revisions[0]), after)
     fork = from_fork()
     if (untrusted or fork) and call.trust_tasks:
@@ -139,6 +144,7 @@ def _reviewed(
         [Path(os.path.relpath(pattern, repository.root)).as_posix() for pattern in patterns],
     )
     again = ["dem", "ci", *patterns, "--base", before[:12]]
+    again += ["--head", after[:12]] if revisions[1] else []
     again += ["--no-train"] if call.no_train else []
     again += ["--untrusted"] if boundary else []
     with Interrupt() as interrupt:

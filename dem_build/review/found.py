@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RecipeFile", "RecipePair", "is_recipe", "pair_recipes", "recipes_at"]
 
+MOST_LOCK = 50_000_000
+"""Bytes of a lock; a larger file is none."""
 _TABLES = ("datasets", "vectors")
 # Of what is no TOML: whoever broke a recipe's syntax is to hear of it.
 _BASE = re.compile(r"^\s*\[\s*base\s*\]", re.MULTILINE)
@@ -75,7 +77,8 @@ def recipes_at(repository: Repository, files: Mapping[str, Blob]) -> dict[str, R
         text = repository.read(blob)
         if is_recipe(text):
             lock = files.get(str(PurePosixPath(path).with_suffix(".lock")))
-            locked = repository.read(lock) if lock is not None and lock.regular else None
+            whole = lock is not None and lock.regular and lock.size <= MOST_LOCK
+            locked = repository.read(lock) if lock is not None and whole else None
             found[path] = RecipeFile(path, text, locked)
     return found
 

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
 import pytest
+from bucket_servers import moto_serving
 
 boto3 = pytest.importorskip("boto3")
 
 PAGE = Path(__file__).parents[2] / "docs/ci.md"
 BUCKET = "team-models"
-SERVER = """
-import sys
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-server.start()
-print(server.get_host_and_port()[1], flush=True)
-sys.stdin.read()
-"""
 
 
 def policy(action: str) -> str:
@@ -34,13 +25,8 @@ def policy(action: str) -> str:
 
 @pytest.fixture(scope="module")
 def endpoint():
-    command = [sys.executable, "-W", "ignore", "-c", SERVER]
-    quiet = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    with subprocess.Popen(command, **quiet) as server:
-        try:
-            yield f"http://127.0.0.1:{int(server.stdout.readline())}"
-        finally:
-            server.kill()
+    with moto_serving() as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
