@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from bucket_servers import SECRET, credentials, made_bucket, moto_serving
-from ci_history import CASES, History, add_row
-from workflow_runner import Ran, Runner
+from pulls.ci_history import CASES, History, add_row
+from pulls.workflow_runner import Ran, Runner
 
 STATUSES = {
     "comment": 0, "reorder": 0, "move": 0, "row": 4, "omega": 3, "dataset": 4, "loosened": 0,
@@ -97,7 +97,7 @@ def test_what_is_read_outside_is_at_its_line(said, history):
 
 TEMPLATES = Path(__file__).parents[2] / "docs/workflows"
 ACTION = Path(__file__).parents[2] / ".github/actions/dem-ci/action.yml"
-STAND_IN = Path(__file__).parents[1] / "samples/gh_stand_in.py"
+STAND_IN = Path(__file__).parents[1] / "samples/pulls/gh_stand_in.py"
 
 
 class Forge:
