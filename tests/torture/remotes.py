@@ -37,12 +37,15 @@ TITLE = "Remotes"
 INTRODUCTION = """
 Two machines and a bucket on moto's server, behind a proxy that does what networks and servers do. One machine pushes
 what it has built; the other has recipe, lock and machine file alone, or all files too. Under each fault a call ends
-within 60 s, with the model of a build alone or with an error that says how to mend it, never with another model; the
-next call without the fault ends with the right one, and what was in the bucket is there as it was. After every call
-the bucket is read without `dem`: no record that lacks an object, or has one of other bytes. Machines that have files
-build what the remote does not give them in the same call. Noticed are the calls that warned or failed. Where a server
-accepts and never answers, deadlines are a tenth of the real ones: 1.5 s for a small call, 2 s for a read that stands
-still, 12 s for a part that is written.
+within 60 s, with the model of a build alone or with an error that says how to mend it, never with another model; who
+has files builds in the same call what the remote does not give. The next call without the fault ends with the right
+model, and what was in the bucket is there as it was. After every call the bucket is read without `dem`: no record that
+lacks an object, or has one of other bytes. Noticed are the calls that warned or failed. Of two writers the second is
+told, each keeps its own result, and all readers have one of the two. A store that was probed and overwrites since
+(`dem cache remote probe` says so) may give a later reader the other one: each is whole. Where a server accepts and
+never answers, deadlines here are a tenth of the real ones. With these a call goes on without the remote after 16 s (2 s
+where nobody listens, 22 s where objects alone hang), and a write that hangs is given up after 121 s; what trickles is
+waited for as long as it comes.
 """
 PAIRS = 2
 READS, WRITES = r"^(GET|HEAD) ", r"^(PUT|POST|DELETE) "
@@ -62,7 +65,7 @@ def run(scale: Scale, folder: Path) -> Iterator[Tally]:
         pairs, held = Pairs(made, short=scale.short), made[0].pushed  # of the same names and bytes in each
         yield from _slow_and_cut(scale, pairs, held)
         yield from _refused(pairs)
-        yield from _spoiled(pairs, held)
+        yield from _spoiled(scale, pairs, held)
         yield from _in_the_middle(pairs)
         yield from _killed(pairs)
         yield from stores_that_lie(pairs)
@@ -114,6 +117,8 @@ def _slow_and_cut(scale: Scale, pairs: Pairs, held: Mapping[str, bytes]) -> Iter
     ]
     trials.append(("all replies to writes", pushing(always("^PUT ", lose=True))))
     yield pairs.tally("the reply to a write that worked is lost", trials)
+    if scale.short:
+        return
     hung = [
         ("to reads", reading(always("", delay=30.0), files=True, builder=HASTY)),
         ("to objects", reading(always(GET_OBJECT, delay=30.0), text=REWEIGHTED, builder=HASTY)),
@@ -158,7 +163,7 @@ def _refused(pairs: Pairs) -> Iterator[Tally]:
 # What is in the bucket.
 
 
-def _spoiled(pairs: Pairs, held: Mapping[str, bytes]) -> Iterator[Tally]:
+def _spoiled(scale: Scale, pairs: Pairs, held: Mapping[str, bytes]) -> Iterator[Tally]:
     forms = [(text, files) for text in (BOTH, REWEIGHTED) for files in (False, True)]
 
     def row(
@@ -181,14 +186,14 @@ def _spoiled(pairs: Pairs, held: Mapping[str, bytes]) -> Iterator[Tally]:
     records = records_in(held)
     yield row("404 of each object in turn", objects_in(held), lambda *_: None)
     yield row("404 of each record in turn", records, lambda *_: None)
-    yield row(
-        "wrong bytes of the right size, for each object in turn", objects, lambda data, _: flipped(data)
-    )
-    yield row("an object that is cut short, or longer than it was", objects[::2], lambda data, _: data[:-1])
-    yield row("a record that is cut short", records, lambda data, _: data[: len(data) // 2])
-    yield row("a record that somebody changed", records, lambda data, _: tampered(data))
-    yield row("a record of objects that are nowhere", records, lambda data, _: resealed(tampered(data)))
+    yield row("wrong bytes of the right size, each object in turn", objects, lambda data, _: flipped(data))
     yield row("the record of another key", records, _another)
+    yield row("a record that somebody changed", records, lambda data, _: tampered(data))
+    if scale.short:
+        return
+    yield row("an object that is cut short", objects[::2], lambda data, _: data[:-1])
+    yield row("a record that is cut short", records, lambda data, _: data[: len(data) // 2])
+    yield row("a record of objects that are nowhere", records, lambda data, _: resealed(tampered(data)))
     yield row("an error page in place of a record", records, lambda *_: PAGE)
 
     def all_objects(change: Callable[[bytes], bytes | None]) -> Callable[[dict[str, bytes]], None]:

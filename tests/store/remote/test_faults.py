@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 import pytest
 from bucket_servers import SECRET
@@ -155,3 +156,18 @@ def test_a_marker_of_a_newer_dem_or_a_damaged_one_is_an_error(bucket):
         with pytest.raises(RemoteError):
             read_marker(bucket)
         bucket.delete(["dem-remote.json"])
+
+
+def test_what_came_before_each_cut_is_kept(bucket, proxy, tmp_path):
+    data = os.urandom(1_500_000)
+    (tmp_path / "file").write_bytes(data)
+    bucket.put("a", tmp_path / "file")
+    proxy.faults.append(Fault("^GET", cut=300_000))
+    got = bytearray()
+    while len(got) < len(data):
+        before = len(got)
+        with suppress(RemoteError):
+            for piece in bucket.read("a", before):
+                got += piece
+        assert len(got) > before
+    assert got == data
