@@ -198,8 +198,10 @@ def _opened(source: SourceFile) -> Iterator[pq.ParquetFile]:
             _refuse_twin_fields(source, file.schema_arrow)
             yield file
     # Arrow's own errors, and those of values that Python has not: text that is no UTF-8, a date after the year 9999.
-    except (pa.ArrowException, ValueError, KeyError, OverflowError) as error:
-        what, hint = f"not a parquet file: {error}", "it is damaged, or not what its name says"
+    except (pa.ArrowException, ValueError, KeyError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's; one without a number is Arrow's, of a footer that makes no sense
+        what, hint = f"not a parquet file: {str(error).strip()}", "it is damaged, or not what its name says"
         raise DataError(what, where=str(source.path), hint=hint) from error
 
 
