@@ -86,7 +86,7 @@ def test_each_object_that_is_lost_or_wrong_makes_its_record_a_miss(shared, recor
         two = shared.machine(f"two {blob.digest[:8]}")
         getattr(two.bucket, how).add(two.name(blob))
         assert two.store.records.lookup(record.key) == record
-        [output] = [o for o in record.outputs.values() if blob in o.blobs()]
+        output = next(o for o in record.outputs.values() if blob in o.blobs())
         with pytest.raises(CorruptObjectError, match=f"{blob.digest} is missing"):
             two.store.objects.check(output)
         said = [line for line in two.said if "has other bytes than its name says" in line]
