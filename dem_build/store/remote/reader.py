@@ -230,6 +230,11 @@ class Reader:
             if not right:
                 if right is False:
                     file.truncate(0)
+                    name = f"{namespace.remote.url}/{namespace.object(blob.digest)}"
+                    mend = (
+                        "delete it there, then `dem cache verify --remote --repair` takes away what names it"
+                    )
+                    self._caller.warn(f"{name} has other bytes than its name says: {mend}")
                 return None
             file.flush()
             os.fsync(file.fileno())

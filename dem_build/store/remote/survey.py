@@ -218,7 +218,9 @@ def take(of: Namespace, found: Survey, going: Going) -> list[str]:
     taken = {o.name.rpartition("/")[2] for o in going.objects}
     late = []
     for name, held in _come(of, found).records.items():
-        blobs = held.record.blobs() if held.record is not None else ()
+        if held.record is None:
+            continue
+        blobs = (*held.record.blobs(), *([held.record.log] if held.record.log is not None else []))
         if any(b.digest in taken and bucket.size(of.object(b.digest)) != b.size for b in blobs):
             late.append(name)
     bucket.delete(late)

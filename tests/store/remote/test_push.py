@@ -260,6 +260,23 @@ def test_a_push_at_any_moment_of_a_collection_of_what_it_finds_there(shared, cal
     assert whole(shared.folder) == [record.key]
 
 
+def test_a_log_that_goes_while_its_record_comes_takes_the_record_with_it(shared):
+    one, other = shared.machine("one"), shared.machine("other")
+    record = one.make()
+    one.bucket.put(one.name(record.log), one.store.objects.open(record.log))
+    aged(shared)
+    found = survey(other.write)
+    going = collect(found, Policy(), (), time.time())
+    other.bucket.calls.clear()
+    deletion = 2  # after the look at what has come
+    other.bucket.meanwhile = {deletion + 1: lambda: push(record, one.store, one.write)}
+    take(other.write, found, going)
+    assert ("delete", one.name(record.log)) in other.bucket.calls
+    assert whole(shared.folder) == []
+    assert push(record, one.store, one.write).result is Pushed.SENT
+    assert whole(shared.folder) == [record.key]
+
+
 def test_what_goes_while_it_is_pushed_is_sent_again(shared):
     one = shared.machine("one")
     record = one.make()

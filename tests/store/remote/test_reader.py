@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from shared_samples import Killed, Shared
 
-from dem_build.digest import Output
 from dem_build.errors import CorruptObjectError, InterruptedBuildError, RemoteError
 from dem_build.store.remote import reader
 from dem_build.store.remote.push import Pushed, push
@@ -87,8 +86,13 @@ def test_each_object_that_is_lost_or_wrong_makes_its_record_a_miss(shared, recor
         two = shared.machine(f"two {blob.digest[:8]}")
         getattr(two.bucket, how).add(two.name(blob))
         assert two.store.records.lookup(record.key) == record
+        output = next(o for o in record.outputs.values() if blob in o.blobs())
         with pytest.raises(CorruptObjectError, match=f"{blob.digest} is missing"):
-            two.store.objects.check(Output("", 0, {b.digest: b for b in record.blobs()}))
+            two.store.objects.check(output)
+        said = [line for line in two.said if "has other bytes than its name says" in line]
+        assert len(said) == (how == "wrong"), (
+            "it is there at its size, so nothing else would tell who may delete it"
+        )
         assert two.store.records.lookup(record.key) is None
         assert not two.store.objects.present(blob)
         assert two.store.verify() == []
