@@ -53,6 +53,7 @@ class Connection:
         self._lock = threading.RLock()
         self._bucket: Bucket | None = None
         self._candidates: bool | None = None
+        self._unmarked: RemoteError | None = None
 
     @property
     def bucket(self) -> Bucket:
@@ -74,14 +75,23 @@ class Connection:
             RemoteError: It cannot be read, or nobody has made a remote of it.
         """
         with self._lock:
+            if self._unmarked is not None:
+                raise self._unmarked  # whoever waited for this answer would wait as long for the same one
             if self._candidates is None:
-                marker = read_marker(self.bucket)
-                if marker is None:
-                    what = f"is no remote: it has no {MARKER}"
-                    hint = "mend its address in [[remotes]], or make it one: `dem cache remote init`"
-                    raise RemoteError(what, where=self.url, hint=hint)
-                self._candidates = marker.create == "candidates"
+                try:
+                    self._candidates = self._marked()
+                except RemoteError as error:
+                    self._unmarked = error
+                    raise
             return self._candidates
+
+    def _marked(self) -> bool:
+        marker = read_marker(self.bucket)
+        if marker is None:
+            what = f"is no remote: it has no {MARKER}"
+            hint = "mend its address in [[remotes]], or make it one: `dem cache remote init`"
+            raise RemoteError(what, where=self.url, hint=hint)
+        return marker.create == "candidates"
 
 
 class Namespace:

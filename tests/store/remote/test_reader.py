@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -269,3 +270,19 @@ def test_killed_readers_leave_a_sound_store(shared, record):
         if ended:
             return
     raise AssertionError("it never came to an end")
+
+
+def test_a_silent_remote_is_waited_for_once_however_many_keys_are_asked_for(shared):
+    two = shared.machine("two")
+
+    def silent(name):
+        two.bucket.calls.append(("get", name))
+        time.sleep(0.2)
+        raise RemoteError("did not answer in time", where=two.bucket.url)
+
+    two.bucket.get = silent
+    begun = time.monotonic()
+    two.store.records.expect(f"{n:064x}" for n in range(20))
+    assert time.monotonic() - begun < 1
+    assert two.bucket.calls == [("get", "dem-remote.json")]
+    assert len(two.said) == 1
