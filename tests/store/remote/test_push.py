@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -285,3 +286,21 @@ def test_a_record_that_is_damaged_there_does_not_keep_others_from_being_pushed(s
     pusher.wait(30)
     assert (len(pusher.done), pusher.left) == (5, 1)
     assert "what is there is none" in str(pusher.error)
+
+
+def test_a_folder_of_records_that_cannot_be_listed_ends_a_collection(shared, monkeypatch):
+    """Its records would not be seen, and their objects be taken for nobody's."""
+    one = shared.machine("one")
+    record = one.make()
+    push(record, one.store, one.write)
+    hidden = (shared.folder / one.write.record(record.key)).parent
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path) == str(hidden):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(RemoteError, match="Permission denied"):
+        survey(one.write)
