@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import time
 from dataclasses import replace
 
@@ -286,3 +288,42 @@ def test_a_silent_remote_is_waited_for_once_however_many_keys_are_asked_for(shar
     assert time.monotonic() - begun < 1
     assert two.bucket.calls == [("get", "dem-remote.json")]
     assert len(two.said) == 1
+
+
+def test_a_part_that_another_process_took_over_as_it_was_begun_is_left_to_it(shared, record, monkeypatch):
+    """Between its making and its lock any process may find it, and take it for what a dead one has left."""
+    two = shared.machine("two")
+    delta = record.outputs["delta"]
+    parts = two.store.root / "remote" / "parts"
+    flock, other = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not other:
+            [path] = parts.iterdir()
+            other.append(path.open("r+b"))
+            flock(other[0], operation)
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr(reader.fcntl, "flock", late)
+    assert two.store.objects.read_bytes(delta) == b"delta"
+    [left] = parts.iterdir()
+    assert os.path.samestat(os.fstat(other[0].fileno()), left.stat())
+    assert left.read_bytes() == b""
+    other[0].close()
+
+
+def test_a_part_that_is_taken_over_is_in_the_making_again(shared, record):
+    two = shared.machine("two")
+    delta = record.outputs["delta"]
+    part = two.store.root / "remote" / "parts" / f"{delta.digest}-{'0' * 16}"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"de")
+    os.utime(part, (0, 0))
+    read = two.bucket.read
+
+    def seen(name, start=0):
+        assert time.time() - part.stat().st_mtime < 60
+        return read(name, start)
+
+    two.bucket.read = seen
+    assert two.store.objects.read_bytes(delta) == b"delta"
