@@ -6,13 +6,14 @@ import errno
 import os
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from shared_samples import Killed, Shared, whole
 
 from dem_build.errors import RemoteError
 from dem_build.store.gc.garbage import Policy
-from dem_build.store.remote.push import Pushed, Pusher, push
+from dem_build.store.remote.push import NotKeptError, Pushed, Pusher, push
 from dem_build.store.remote.survey import Going, collect, survey, take
 from dem_build.store.sealed import sealed
 
@@ -258,6 +259,34 @@ def test_a_push_at_any_moment_of_a_collection_of_what_it_finds_there(shared, cal
     assert pushed or call > len(other.bucket.calls)
     there = whole(shared.folder)  # which fails where a record lacks an object
     assert push(record, one.store, one.write).result is (Pushed.KNOWN if there else Pushed.SENT)
+    assert whole(shared.folder) == [record.key]
+
+
+@pytest.mark.parametrize("call", range(1, 10))
+def test_a_push_in_the_place_of_a_record_that_goes(shared, call):
+    """The record that came has the name of one that the collection has seen."""
+    one, other = shared.machine("one"), shared.machine("other")
+    record = one.make()
+    for blob in (*record.blobs(), record.log):
+        one.bucket.put(one.name(blob), one.store.objects.open(blob))
+    damaged = shared.folder / one.write.record(record.key)
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"of no record")
+    aged(shared)
+    found = survey(other.write)
+    going = collect(found, Policy(), (), time.time())
+    assert len(going.records) == 1
+    assert len(going.objects) == len({*record.blobs(), record.log})
+    other.bucket.calls.clear()
+
+    def pushing():
+        with suppress(NotKeptError):  # while the damaged one is there
+            push(record, one.store, one.write)
+
+    other.bucket.meanwhile = {call: pushing}
+    take(other.write, found, going)
+    whole(shared.folder)  # which fails where a record lacks an object
+    push(record, one.store, one.write)
     assert whole(shared.folder) == [record.key]
 
 
