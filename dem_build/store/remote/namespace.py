@@ -40,14 +40,17 @@ class Connection:
     Args:
         url: Its address, without credentials, for people and for notes.
         opened: Opens it, in the process that asks.
+        endpoint: Its server, where the address does not say it.
 
     Attributes:
         url: As above.
+        identity: What no other remote has: one address may be of a bucket on each of two servers.
         down: Why it is asked no more; None while it answers.
     """
 
-    def __init__(self, url: str, opened: Callable[[], Bucket]) -> None:
+    def __init__(self, url: str, opened: Callable[[], Bucket], endpoint: str | None = None) -> None:
         self.url = url
+        self.identity = url if endpoint is None else f"{url} at {endpoint}"
         self.down: RemoteError | None = None
         self._opened = opened
         self._lock = threading.RLock()

@@ -141,7 +141,8 @@ class Reader:
     # Notes.
 
     def _note_of(self, namespace: Namespace, key: Digest) -> Path:
-        return self._layout.pulled(digest.of_bytes(namespace.where.encode())[:16], key)
+        store = f"{namespace.remote.identity} ({namespace.name})"
+        return self._layout.pulled(digest.of_bytes(store.encode())[:16], key)
 
     def _read_notes(self, key: Digest) -> list[Record]:
         found = []

@@ -10,9 +10,15 @@ from dataclasses import replace
 import pytest
 from shared_samples import Killed, Shared
 
+from dem_build.cli.shared.sharing import Sharing
 from dem_build.digest import Output
 from dem_build.errors import CorruptObjectError, InterruptedBuildError, RemoteError
+from dem_build.machine import Remote
+from dem_build.store import Hints, Store
+from dem_build.store.local import open_layout
 from dem_build.store.remote import reader
+from dem_build.store.remote.folder import FolderBucket
+from dem_build.store.remote.namespace import Connection, Namespace
 from dem_build.store.remote.push import Pushed, push
 from dem_build.store.sealed import sealed
 
@@ -327,3 +333,24 @@ def test_a_part_that_is_taken_over_is_in_the_making_again(shared, record):
 
     two.bucket.read = seen
     assert two.store.objects.read_bytes(delta) == b"delta"
+
+
+def test_a_bucket_of_the_same_name_on_another_server_is_another_remote(shared, record):
+    """Whoever changes `endpoint` does not go on with what the other server told."""
+    home = shared.home / "two"
+    layout = open_layout(home / "cache")
+    empty = shared.home / "empty"
+    empty.mkdir()
+    (empty / "dem-remote.json").write_bytes((shared.folder / "dem-remote.json").read_bytes())
+
+    def found(folder, endpoint):
+        at = Connection("s3://team-models", lambda: FolderBucket(folder), endpoint)
+        elsewhere = reader.Reader(layout, [Namespace(at, "trusted")], reader.Caller(lambda _: None))
+        return Store(layout, Hints(home / "hints"), elsewhere=elsewhere).records.lookup(record.key)
+
+    assert found(shared.folder, "http://127.0.0.1:9000") == record
+    assert found(empty, None) is None
+    assert found(empty, "http://127.0.0.1:9001") is None
+    remote = Remote(url="s3://team-models", endpoint="http://127.0.0.1:9000", read=("trusted",))
+    [namespace] = Sharing([remote]).reads
+    assert "9000" in namespace.remote.identity
