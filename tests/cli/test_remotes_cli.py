@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from bucket_servers import SECRET
 from faulty import Fault, faulty
+from project import Project
+from store_samples import make_record
 
 from dem_build.cli.app import run
+from dem_build.store import Hints, Store
 from dem_build.store.remote.address import open_bucket
 
 pytestmark = pytest.mark.usefixtures("store_credentials")
@@ -81,3 +87,29 @@ def test_without_a_remote_or_a_namespace_to_write_the_way_is_said(dem, tmp_path)
     (tmp_path / "machine.toml").write_text('[[remotes]]\nurl = "shared"\nread = ["trusted"]\n')
     status, said = dem("cache", "remote", "init")
     assert (status, "DEM_REMOTE_WRITE" in said) == (1, True)
+
+
+def test_ctrl_c_waits_for_no_object_that_is_on_its_way(moto, tmp_path):
+    store = Store.open(tmp_path / "cache", hints=Hints(tmp_path / "hints"))
+    store.records.publish(make_record(store))
+    with faulty(moto) as proxy:
+        url = f"s3://team-models/{os.urandom(4).hex()}"
+        (tmp_path / "machine.toml").write_text(
+            f'[[remotes]]\nurl = "{url}"\nendpoint = "{proxy.endpoint}"\nwrite = "trusted"\n'
+        )
+        project = Project(tmp_path)
+        project.call("cache", "remote", "init")
+        proxy.faults.append(Fault("^PUT .*/cas/", delay=30))
+        process = project.start("cache", "push")
+        for _ in range(600):
+            if proxy.count("^HEAD .*/cas/") >= 2:
+                break
+            time.sleep(0.05)
+        time.sleep(0.5)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - begun < 5
+    assert "Traceback" not in said
+    assert said.endswith("error: stopped\n")

@@ -56,7 +56,9 @@ class Sharing:
         if remotes:
             from dem_build.store.remote.namespace import Connection, Namespace  # noqa: PLC0415  most have none
 
-            opened = [(remote, Connection(remote.url, _opener(remote))) for remote in remotes]
+            opened = [
+                (remote, Connection(remote.url, _opener(remote), remote.endpoint)) for remote in remotes
+            ]
             self.reads = tuple(Namespace(at, name) for remote, at in opened for name in remote.asked)
             self.writes = tuple(Namespace(at, remote.write) for remote, at in opened if remote.write)
         elif required:

@@ -93,7 +93,7 @@ class FolderBucket:
         """See `Bucket`."""
         with self._explained(prefix):
             self._reachable()
-            for folder, _, names in os.walk(self._root / prefix.rpartition("/")[0]):
+            for folder, _, names in os.walk(self._root / prefix.rpartition("/")[0], onerror=_unless_absent):
                 for found in names:
                     path = os.path.join(folder, found)  # noqa: PTH118  there may be hundreds of thousands
                     name = os.path.relpath(path, self._root)
@@ -146,6 +146,12 @@ class FolderBucket:
             full = "no space left there" if error.errno in files.FULL else None
             reason = full or error.strerror or type(error).__name__
             raise RemoteError(f"cannot be read or written: {reason}", where=f"{self.url}/{name}") from error
+
+
+def _unless_absent(error: OSError) -> None:
+    """Refuse a listing that lacks a folder: objects would look as if no record named them, and be collected."""
+    if not isinstance(error, _ABSENT):
+        raise error
 
 
 class _AbsentError(OSError):

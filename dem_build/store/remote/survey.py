@@ -209,15 +209,17 @@ def take(of: Namespace, found: Survey, going: Going) -> list[str]:
     """
     bucket = of.remote.bucket
     bucket.delete([held.name for held in going.records])
+    # What went may have been pushed anew, under the same name and with other objects.
+    stayed = found.records.keys() - {held.name for held in going.records}
     for at in range(0, len(going.objects), _DELETED_AT_ONCE):
-        needed = _come(of, found).named()
+        needed = _come(of, stayed).named()
         some = going.objects[at : at + _DELETED_AT_ONCE]
         bucket.delete([o.name for o in some if o.name.rpartition("/")[2] not in needed])
     if not going.objects:
         return []
     taken = {o.name.rpartition("/")[2] for o in going.objects}
     late = []
-    for name, held in _come(of, found).records.items():
+    for name, held in _come(of, stayed).records.items():
         if held.record is None:
             continue
         blobs = (*held.record.blobs(), *([held.record.log] if held.record.log is not None else []))
@@ -227,6 +229,6 @@ def take(of: Namespace, found: Survey, going: Going) -> list[str]:
     return late
 
 
-def _come(of: Namespace, found: Survey) -> Survey:
-    """The records that have come since a survey."""
-    return Survey({}, _records(of, [each for each in of.listed_records() if each.name not in found.records]))
+def _come(of: Namespace, stayed: Collection[str]) -> Survey:
+    """The records that are not of those that stayed: they have come since the survey."""
+    return Survey({}, _records(of, [each for each in of.listed_records() if each.name not in stayed]))

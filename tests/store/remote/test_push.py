@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from shared_samples import Killed, Shared, whole
 
 from dem_build.errors import RemoteError
 from dem_build.store.gc.garbage import Policy
-from dem_build.store.remote.push import Pushed, Pusher, push
+from dem_build.store.remote.push import NotKeptError, Pushed, Pusher, push
 from dem_build.store.remote.survey import Going, collect, survey, take
 from dem_build.store.sealed import sealed
 
@@ -277,6 +279,34 @@ def test_a_log_that_goes_while_its_record_comes_takes_the_record_with_it(shared)
     assert whole(shared.folder) == [record.key]
 
 
+@pytest.mark.parametrize("call", range(1, 10))
+def test_a_push_in_the_place_of_a_record_that_goes(shared, call):
+    """The record that came has the name of one that the collection has seen."""
+    one, other = shared.machine("one"), shared.machine("other")
+    record = one.make()
+    for blob in (*record.blobs(), record.log):
+        one.bucket.put(one.name(blob), one.store.objects.open(blob))
+    damaged = shared.folder / one.write.record(record.key)
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"of no record")
+    aged(shared)
+    found = survey(other.write)
+    going = collect(found, Policy(), (), time.time())
+    assert len(going.records) == 1
+    assert len(going.objects) == len({*record.blobs(), record.log})
+    other.bucket.calls.clear()
+
+    def pushing():
+        with suppress(NotKeptError):  # while the damaged one is there
+            push(record, one.store, one.write)
+
+    other.bucket.meanwhile = {call: pushing}
+    take(other.write, found, going)
+    whole(shared.folder)  # which fails where a record lacks an object
+    push(record, one.store, one.write)
+    assert whole(shared.folder) == [record.key]
+
+
 def test_what_goes_while_it_is_pushed_is_sent_again(shared):
     one = shared.machine("one")
     record = one.make()
@@ -302,3 +332,21 @@ def test_a_record_that_is_damaged_there_does_not_keep_others_from_being_pushed(s
     pusher.wait(30)
     assert (len(pusher.done), pusher.left) == (5, 1)
     assert "what is there is none" in str(pusher.error)
+
+
+def test_a_folder_of_records_that_cannot_be_listed_ends_a_collection(shared, monkeypatch):
+    """Its records would not be seen, and their objects be taken for nobody's."""
+    one = shared.machine("one")
+    record = one.make()
+    push(record, one.store, one.write)
+    hidden = (shared.folder / one.write.record(record.key)).parent
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path) == str(hidden):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(RemoteError, match="Permission denied"):
+        survey(one.write)
