@@ -43,7 +43,7 @@ from dem_build.review.untrusted import refuse_excess, refuse_names, refuse_sourc
 from dem_build.review.weakened import bounds, weakened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
@@ -148,11 +148,6 @@ class Reviewer:
 
     def _removed(self, pair: RecipePair, bare: RecipeReview) -> RecipeReview:
         """Tell of a recipe that is gone, and of the gates that go with it."""
-        assert pair.before is not None, "it was there"
-        try:
-            recipe, _ = read_recipe(Path(pair.before.path), written=pair.before.text)
-        except RecipeError:
-            recipe = None  # of what nobody could build, no gate was judged either
         gates = tuple(
             Weakened(
                 gate=shown(f"{gate.metric} on {subject(gate.task)}", 1000),
@@ -160,7 +155,7 @@ class Reviewer:
                 was=shown(bounds(gate)),
                 why="the recipe is removed",
             )
-            for gate in (recipe.gates if recipe else ())
+            for gate in _gates_of(pair.before)
         )
         return bare.model_copy(update={"change": Change.REMOVED, "weakened": gates})
 
@@ -231,7 +226,7 @@ class Reviewer:
                     after.found.recipe, self.boundary
                 )  # of one that only moved, or whose lock changed
                 refuse_sources(after.found.recipe, after.found.lock, self.boundary)
-            return self._judged(bare, place, before, after, missing)
+            return self._judged(pair, bare, place, after, (before, missing))
 
     def _before(self, pair: RecipePair, place: Workplace) -> tuple[_Revision | None, str]:
         """The recipe at the base revision, or why it tells nothing there."""
@@ -291,8 +286,14 @@ class Reviewer:
     # What is recorded of it, and made.
 
     def _judged(
-        self, bare: RecipeReview, place: Workplace, before: _Revision | None, after: _Revision, missing: str
+        self,
+        pair: RecipePair,
+        bare: RecipeReview,
+        place: Workplace,
+        after: _Revision,
+        then: tuple[_Revision | None, str],
     ) -> RecipeReview:
+        before, missing = then
         built = self._built(after, place, head=True)
         whole = built.plan.up_to_date
         base = None
@@ -315,7 +316,7 @@ class Reviewer:
             else [_unjudged(g) for g in recipe.gates]
         )
         weak = weakened(
-            before.found.recipe.gates if before else (),
+            before.found.recipe.gates if before else _gates_of(pair.before),
             recipe.gates,
             names.task,
             (built.side.results, reached) if whole else None,
@@ -398,6 +399,17 @@ class Reviewer:
         if pusher is not None:
             place.sharing.finish(pusher, session.named)
         return outcome
+
+
+def _gates_of(recipe: RecipeFile | None) -> Sequence[Gate]:
+    """The gates that stand in a recipe, though its lock tells nothing; none where it cannot be read."""
+    if recipe is None:
+        return ()
+    try:
+        found, _ = read_recipe(Path(recipe.path), written=recipe.text)
+    except RecipeError:
+        return ()
+    return found.gates if found else ()
 
 
 def _unchanged(before: Planned, after: Planned) -> tuple[str, ...] | None:
