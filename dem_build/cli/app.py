@@ -174,7 +174,7 @@ app = Commands(
             on_actions=True,
         ),
         Command(
-            "ci.ci",
+            "review.ci.ci",
             "Review what a branch does to the recipes of a git repository, as a pull request is reviewed.\n\n"
             "RECIPE is a path or pattern; without one, all recipes that git has at either revision.",
             click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),

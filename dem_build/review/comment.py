@@ -174,11 +174,15 @@ def _commits(review: Review) -> str:
 def _unchanged(recipes: Sequence[RecipeReview]) -> str:
     if not recipes:
         return ""
-    names = ", ".join(
-        code(r.path[:100]) + (f" (was {code(r.was[:100])})" if r.was else "") for r in recipes[:20]
-    )
+    names = ", ".join(map(_same, recipes[:20]))
     more = f" and {len(recipes) - 20} more" if len(recipes) > 20 else ""
     return f"Unchanged, as every key is what it was: {names}{more}.\n"
+
+
+def _same(recipe: RecipeReview) -> str:
+    told = [f"was {code(recipe.was[:100])}"] if recipe.was else []
+    told += [escape(note[:BRIEF]) for note in recipe.notes[:2]]
+    return code(recipe.path[:100]) + (f" ({'; '.join(told)})" if told else "")
 
 
 def _name(recipe: RecipeReview, most: int = 200) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from bucket_servers import SECRET, credentials, made_bucket, moto_serving
-from ci_history import CASES, History, add_row
-from workflow_runner import Ran, Runner
+from pulls.ci_history import CASES, History, add_row
+from pulls.workflow_runner import Ran, Runner
 
 STATUSES = {
     "comment": 0, "reorder": 0, "move": 0, "row": 4, "omega": 3, "dataset": 4, "loosened": 0,
@@ -97,7 +97,7 @@ def test_what_is_read_outside_is_at_its_line(said, history):
 
 TEMPLATES = Path(__file__).parents[2] / "docs/workflows"
 ACTION = Path(__file__).parents[2] / ".github/actions/dem-ci/action.yml"
-STAND_IN = Path(__file__).parents[1] / "samples/gh_stand_in.py"
+STAND_IN = Path(__file__).parents[1] / "samples/pulls/gh_stand_in.py"
 
 
 class Forge:
@@ -189,16 +189,21 @@ needs_tools = pytest.mark.skipif(
 )
 
 
+def share(history: History, **environment: str) -> None:
+    """Make a remote, and push there what `main` has."""
+    history.repo.git("checkout", "--quiet", "main")
+    for call in (("cache", "remote", "init"), ("cache", "push", "recipes/tiny.toml")):
+        done = history.call(*call, DEM_REMOTE_WRITE="trusted", **environment)
+        assert done.status == 0, done.err
+
+
 @pytest.fixture(scope="module")
 def forge(history, tmp_path_factory):
     home = tmp_path_factory.mktemp("forge")
     remote = home / "store"
     remote.mkdir()
     made = Forge(home, history, str(remote), {})
-    pushed = history.call(
-        "cache", "push", "recipes/tiny.toml", DEM_REMOTE=str(remote), DEM_REMOTE_WRITE="trusted"
-    )
-    assert pushed.status == 0, pushed.err
+    share(history, DEM_REMOTE=str(remote))
     made.main_has({".github/actions/dem-ci/action.yml": ACTION.read_text(encoding="utf-8")})
     return made
 
@@ -248,15 +253,7 @@ def test_the_shared_store_may_be_a_bucket_of_s3(history, tmp_path):
         machine.write_text(f'[[remotes]]\nurl = "{url}/dem"\nendpoint = "{endpoint}"\nread = ["trusted"]\n')
         environment = {**credentials(), "DEM_MACHINE": str(machine)}
         forge = Forge(tmp_path, history, f"{url}/dem", environment)
-        pushed = history.call(
-            "cache",
-            "push",
-            "recipes/tiny.toml",
-            DEM_REMOTE=f"{url}/dem",
-            DEM_REMOTE_WRITE="trusted",
-            **environment,
-        )
-        assert pushed.status == 0, pushed.err
+        share(history, DEM_REMOTE=f"{url}/dem", **environment)
         forge.main_has({".github/actions/dem-ci/action.yml": ACTION.read_text(encoding="utf-8")})
         history.branch("bucket", lambda h: h.edit("max = 9.0", "max = 99.0"), "with-action")
         head = forge.open_pull(8, "bucket")

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 from markdown_it import MarkdownIt
-from review_samples import COMMIT, hostile, review_of, sample
+from pulls.review_samples import COMMIT, hostile, review_of, sample
 
 from dem_build.errors import UsageError
 from dem_build.review.comment import MOST_CHARACTERS, comment, verdict

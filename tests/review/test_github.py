@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from lxml import etree
-from review_samples import hostile, review_of, sample
+from pulls.review_samples import hostile, review_of, sample
 
 from dem_build.errors import UsageError
 from dem_build.review.document import Change, DueAction, GateVerdict, Mistake, RecipeReview, Trouble, Weakened

@@ -388,3 +388,28 @@ def test_without_a_policy_no_name_on_a_hub_is_allowed():
     assert not Untrusted().allows("org/name")
     assert Untrusted(hub=("org/*",)).allows("org/name")
     assert not Untrusted(hub=("org/*",)).allows("organisation/name")
+
+
+@pytest.mark.parametrize("what", ["no lock", "a mistake", "a stale lock"])
+def test_what_was_wrong_before_and_is_not_touched_is_not_the_pull_requests(pull, what):
+    made = pull()
+    made.repo.git("checkout", "-q", "main")
+    changes = {
+        "no lock": {"r_lock": None},
+        "a mistake": {"r_toml": HEAD.format("rows.jsonl") + "steps = 1\n"},
+        "a stale lock": {"rows_jsonl": '{"text": "a"}\n'},
+    }
+    made.repo.write(**changes[what])
+    made.repo.commit("wrong")
+    made.repo.git("checkout", "-q", "-B", "head", "main")
+    made.repo.write(notes_txt="something else")
+    assert made.review(status=0) == ""
+    if what == "a stale lock":
+        made.repo.write(rows_jsonl='{"text": "b"}\n')  # it is stale in another way now, and stays what it was
+        assert made.review(status=0) == ""
+
+
+def test_data_that_changed_without_the_lock_are_the_pull_requests(pull):
+    made = pull()
+    made.repo.write(rows_jsonl='{"text": "a"}\n')
+    assert made.review(status=4) == ""

@@ -160,13 +160,8 @@ class Reviewer:
         return bare.model_copy(update={"change": Change.REMOVED, "weakened": gates})
 
     def _refused(self, pair: RecipePair, bare: RecipeReview, error: DemError) -> RecipeReview:
-        wrong = isinstance(error, RecipeError)
-        before, after = pair.before, pair.after
-        same = (
-            wrong and before is not None and after is not None and before == replace(after, path=before.path)
-        )
-        if same and self.boundary is None:
-            notes = (shown(f"wrong as it was at the base revision: {error}"),)
+        if self.boundary is None and self._was_so(pair):
+            notes = (shown(f"as at the base revision: {error}"),)
             return bare.model_copy(update={"change": Change.UNCHANGED, "notes": notes})
         trouble = Trouble(
             what=shown(error.what),
@@ -176,8 +171,21 @@ class Reviewer:
             if isinstance(error, RecipeError)
             else (),
         )
-        change = Change.BROKEN if wrong else bare.change
+        change = Change.BROKEN if isinstance(error, RecipeError) else bare.change
         return bare.model_copy(update={"change": change, "status": error.exit_status, "trouble": trouble})
+
+    def _was_so(self, pair: RecipePair) -> bool:
+        """Whether a recipe that cannot be reviewed is one that nobody touched, with what it is made of."""
+        before, after = pair.before, pair.after
+        if before is None or after is None or before != replace(after, path=before.path):
+            return False
+        try:
+            found = self._revision(
+                before, open_workplace(self.call, Path(os.path.relpath(self.root / before.path)))
+            ).found
+        except (RecipeError, NotUpToDateError):
+            return True
+        return bool(stale(found.recipe, found.lock, self.files[0], self.digests))
 
     def _mistake(self, problem: Problem) -> Mistake:
         whole = os.path.normpath(Path.cwd() / problem.file)

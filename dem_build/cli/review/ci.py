@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build.cli.reviewer import Reviewer
-from dem_build.cli.view_review import say_review
+from dem_build.cli.review.reviewer import Reviewer
+from dem_build.cli.review.view_review import say_review
 from dem_build.cli.view_text import make_console
 from dem_build.engine.interrupt import Interrupt
 from dem_build.errors import UsageError

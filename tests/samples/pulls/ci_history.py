@@ -219,7 +219,7 @@ CASES: dict[str, tuple[str, Callable[[History], None], tuple[str, ...]]] = {
 
 
 def main() -> None:
-    """Print the rows of the table in docs/ci.md: `cd tests/samples && python ci_history.py`."""
+    """Print the rows of the table in docs/ci.md: `cd tests/samples && python -m pulls.ci_history`."""
     import tempfile
 
     from tiny import make_base
