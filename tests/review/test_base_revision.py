@@ -37,3 +37,37 @@ def test_a_gate_is_told_as_loosened_where_the_base_revisions_lock_tells_nothing(
     (gate,) = found["weakened"]
     assert (gate["how"], gate["was"], gate["now"]) == ("loosened", "at most 1", "at most 9")
     assert "at the base revision" in found["no_baseline"]
+
+
+def test_a_machine_file_that_the_head_breaks_is_the_heads(repo, capsys):
+    repo.write(r_toml="[base]\nmodel = 1\n[datasets.a]\n", machine_toml="jobs = 1\n")
+    repo.commit("the base")
+    repo.git("checkout", "-q", "-b", "head")
+    repo.write(notes_txt="something else")
+    repo.commit("untouched")
+    assert run(["ci", "--base", "main", "--json", "--no-train"]) == 0
+    repo.write(machine_toml="jobs = 'many'\n")
+    repo.commit("the head")
+    capsys.readouterr()
+    assert run(["ci", "--base", "main", "--json", "--no-train"]) == 2
+    (found,) = json.loads(capsys.readouterr().out)["recipes"]
+    assert found["trouble"]["mistakes"][0]["file"] == "machine.toml"
+
+
+@pytest.mark.parametrize("link", ["file", "folder"])
+def test_data_behind_a_link_of_git_are_held_against_the_lock(repo, link):
+    """A lock names the file as the recipe does, and git has a link there."""
+    place = "rows.jsonl" if link == "file" else "data/rows.jsonl"
+    repo.write(r_toml=HEAD.format(place), r_lock=lock_of(place), deep__rows_jsonl="")
+    if link == "file":
+        (repo.root / place).symlink_to("deep/rows.jsonl")
+    else:
+        (repo.root / "data").symlink_to("./deep")
+    repo.commit("the base")
+    repo.git("checkout", "-q", "-b", "head")
+    repo.write(notes_txt="something else")
+    repo.commit("untouched")
+    assert run(["ci", "--base", "main", "--no-train"]) == 0
+    repo.write(deep__rows_jsonl='{"text": "a"}\n')
+    repo.commit("other rows, and the lock as it was")
+    assert run(["ci", "--base", "main", "--no-train"]) == 4

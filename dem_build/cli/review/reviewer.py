@@ -160,7 +160,7 @@ class Reviewer:
         return bare.model_copy(update={"change": Change.REMOVED, "weakened": gates})
 
     def _refused(self, pair: RecipePair, bare: RecipeReview, error: DemError) -> RecipeReview:
-        if self.boundary is None and self._was_so(pair):
+        if self.boundary is None and self._was_so(pair, error):
             notes = (shown(f"as at the base revision: {error}"),)
             return bare.model_copy(update={"change": Change.UNCHANGED, "notes": notes})
         trouble = Trouble(
@@ -174,18 +174,25 @@ class Reviewer:
         change = Change.BROKEN if isinstance(error, RecipeError) else bare.change
         return bare.model_copy(update={"change": change, "status": error.exit_status, "trouble": trouble})
 
-    def _was_so(self, pair: RecipePair) -> bool:
+    def _was_so(self, pair: RecipePair, error: DemError) -> bool:
         """Whether a recipe that cannot be reviewed is one that nobody touched, with what it is made of."""
         before, after = pair.before, pair.after
         if before is None or after is None or before != replace(after, path=before.path):
             return False
+        named = Path(os.path.relpath(self.root / after.path))
+        if isinstance(error, RecipeError):  # and not of a machine file, which nobody looked at there
+            return {problem.file for problem in error.problems} <= {str(named), str(lock.lock_path(named))}
+        if not isinstance(error, NotUpToDateError):
+            return False
+        place = open_workplace(self.call, named)
         try:
-            found = self._revision(
-                before, open_workplace(self.call, Path(os.path.relpath(self.root / before.path)))
-            ).found
-        except (RecipeError, NotUpToDateError):
+            found = [self._revision(recipe, place).found for recipe in (before, after)]
+        except NotUpToDateError:
             return True
-        return bool(stale(found.recipe, found.lock, self.files[0], self.digests))
+        told = [
+            stale(f.recipe, f.lock, files, self.digests) for f, files in zip(found, self.files, strict=True)
+        ]
+        return told[0] == told[1]
 
     def _mistake(self, problem: Problem) -> Mistake:
         whole = os.path.normpath(Path.cwd() / problem.file)
@@ -225,7 +232,7 @@ class Reviewer:
             stack.enter_context(place.store.in_use())
             after = self._revision(recipe, place)
             if changed := stale(after.found.recipe, after.found.lock, self.files[1], self.digests):
-                raise not_locked(after.named, self.call, lock.lock_path(named), changed)
+                raise not_locked(after.named, self.call, lock.lock_path(named), [*changed])
             before, missing = self._before(pair, place)
             if before is not None and (same := _unchanged(before.found, after.found)) is not None:
                 return bare.model_copy(update={"change": Change.UNCHANGED, "notes": same})
