@@ -272,6 +272,12 @@ def test_a_cache_of_the_head_is_refused(pull, monkeypatch):
         ("max_tokens = 100", "max_steps = 4\nmax_length = 16", "2,048 tokens, and at most 100"),
         ("max_disk = 1", "max_steps = 1", "of disk, and at most 1 B"),
         ("max_steps = 3", "num_train_epochs = 900.0\nglobal_batch_size = 1", "1,800 steps, and at most 3"),
+        # A mixture is as long as the trainings of all datasets together.
+        (
+            "max_steps = 30",
+            'max_steps = 1\n[datasets.a.train]\nmax_steps = 20\n[baselines.m]\nmethod = "mixing"',
+            "40 steps, and at most 30",
+        ),
     ],
 )
 def test_what_is_due_is_bounded(pull, capsys, policy, train, what):
