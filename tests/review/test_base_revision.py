@@ -32,11 +32,24 @@ def test_a_gate_is_told_as_loosened_where_the_base_revisions_lock_tells_nothing(
     repo.git("checkout", "-q", "-b", "head")
     repo.write(r_toml=recipe + GATE.format(9.0), r_lock=lock_of("rows.jsonl"))
     repo.commit("the head")
-    assert run(["ci", "--base", "main", "--json", "--no-train"]) == 1  # its base is not here
+    assert run(["ci", "--base", "main", "--json", "--no-train"]) == 4
     (found,) = json.loads(capsys.readouterr().out)["recipes"]
     (gate,) = found["weakened"]
     assert (gate["how"], gate["was"], gate["now"]) == ("loosened", "at most 1", "at most 9")
     assert "at the base revision" in found["no_baseline"]
+
+
+def test_a_vector_whose_data_are_not_here_is_to_be_trained_and_no_failure(repo, capsys):
+    """A runner of the check has no data: it plans from the lock."""
+    repo.write(r_toml=HEAD.format("rows.jsonl"), r_lock=lock_of("rows.jsonl"))
+    repo.commit("the base")
+    repo.git("checkout", "-q", "-b", "head")
+    repo.write(r_lock=lock_of("rows.jsonl", "1" * 64))
+    repo.commit("other rows, which git has not")
+    assert run(["ci", "--base", "main", "--json", "--no-train"]) == 4
+    (found,) = json.loads(capsys.readouterr().out)["recipes"]
+    assert [(a["action"], a["state"]) for a in found["actions"] if a["trains"]] == [("vector:a", "due")]
+    assert run(["ci", "--base", "main"]) == 1  # who trains has to have them
 
 
 def test_a_machine_file_that_the_head_breaks_is_the_heads(repo, capsys):

@@ -377,9 +377,8 @@ class Reviewer:
         # Planned again: what the other revision's build has made since may be this one's, too.
         session = session_of(revision.named, call, revision.found, place, revision.locked).planned_again()
         plan, outcome = session.plan, None
-        trains = _trainings(plan)
         # Nothing that takes a vector can be made before the vector is.
-        waits = no_train and any(plan.verdicts[name].status is Status.RUN for name in trains)
+        waits = no_train and _waits_for_training(plan)
         if run and not waits and (others := _others(plan, place)):
             if head:
                 hint = "check the head out, and put back what was changed since"
@@ -475,8 +474,13 @@ def _line_of(recipe: Recipe, name: str) -> int:
     return recipe.problem(f"{section}.{name}", "").line if section else 0
 
 
-def _trainings(plan: Plan) -> set[str]:
-    return {name for name, verdict in plan.verdicts.items() if verdict.action.kind.trains}
+def _waits_for_training(plan: Plan) -> bool:
+    """Whether something has to be trained: surely, or as far as can be told where files that it takes are not here."""
+    due = [v for v in plan.verdicts.values() if v.status is not Status.HIT]
+    trains = [v for v in due if v.action.kind.trains]
+    if any(v.status is Status.RUN for v in trains):
+        return True
+    return bool(trains) and any(is_absent(s.path) for v in due for s in v.action.sources if s.hub is None)
 
 
 def _waits(error: DemError | None) -> bool:
