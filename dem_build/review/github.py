@@ -20,10 +20,22 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.review.document import RecipeReview, Review
 
-__all__ = ["annotation_lines", "append_summary", "commands_stopped", "from_fork", "write_outputs"]
+__all__ = [
+    "annotation_lines",
+    "append_summary",
+    "commands_stopped",
+    "from_fork",
+    "in_actions",
+    "write_outputs",
+]
 
 MOST_SUMMARY = 1_000_000
 _LEVELS = ("error", "warning", "notice")
+
+
+def in_actions() -> bool:
+    """Whether GitHub's runner reads what is printed."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def from_fork() -> bool:
@@ -119,13 +131,14 @@ def _property(text: str) -> str:
 
 @contextmanager
 def commands_stopped(say: Callable[[str], None]) -> Iterator[None]:
-    """Have the runner take no line that is printed meanwhile for a command: logs hold what others wrote."""
+    """Have the runner take no line that is printed meanwhile for a command: logs hold what others wrote.
+
+    After an error it takes none for the rest of the step: what is said of it then may be in others' words, too.
+    """
     token = secrets.token_hex(16)
     say(f"::stop-commands::{token}")
-    try:
-        yield
-    finally:
-        say(f"::{token}::")
+    yield
+    say(f"::{token}::")
 
 
 def write_outputs(review: Review) -> None:

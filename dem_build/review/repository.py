@@ -18,6 +18,7 @@ __all__ = ["Blob", "Repository"]
 REGULAR = ("100644", "100755")
 _NO_GIT = "a revision is one of a git repository: call dem in one"
 _SHALLOW = "fetch the history too: `fetch-depth: 0` of actions/checkout, or `git fetch --unshallow`"
+_PARTIAL = "a partial clone fetches it: is the network there? else `git fsck` tells what is missing"
 _UNKNOWN = "`git log --all --oneline` lists what there is; `git fetch` gets what is new"
 
 
@@ -99,8 +100,12 @@ class Repository:
         return found.decode().split()[0]
 
     def files(self, commit: str) -> dict[str, Blob]:
-        """Path → each file of a commit, links among them; no submodules."""
-        listed = self._ask("ls-tree", "-r", "-z", "-l", "--full-tree", commit) or b""
+        """Path → each file of a commit, links among them; no submodules.
+
+        Raises:
+            UsageError: git has not all that tells of them.
+        """
+        listed = self._told("ls-tree", "-r", "-z", "-l", "--full-tree", commit)
         found = {}
         for line in listed.split(b"\0"):
             if not line:
@@ -116,20 +121,28 @@ class Repository:
         """The bytes of a file."""
         found = self._ask("cat-file", "blob", blob.oid)
         if found is None:
-            hint = "a partial clone fetches it: is the network there?"
-            raise UsageError("git has not the bytes of this file", where=blob.path, hint=hint)
+            raise UsageError("git has not the bytes of this file", where=blob.path, hint=_PARTIAL)
         return found
 
     def renames(self, before: str, after: str) -> dict[str, str]:
-        """Old path → new path, of the files that git takes for moved between two commits."""
-        told = (
-            self._ask("diff-tree", "-r", "-z", "-M", "--diff-filter=R", "--name-status", before, after) or b""
-        )
+        """Old path → new path, of the files that git takes for moved between two commits.
+
+        Raises:
+            UsageError: git has not all that tells of them.
+        """
+        told = self._told("diff-tree", "-r", "-z", "-M", "--diff-filter=R", "--name-status", before, after)
         parts = [os.fsdecode(part) for part in told.split(b"\0") if part]
         return {old: new for _, old, new in zip(parts[::3], parts[1::3], parts[2::3], strict=True)}
 
     def _ask(self, *arguments: str) -> bytes | None:
         return _git(self.root, *arguments)
+
+    def _told(self, *arguments: str) -> bytes:
+        # An answer that git cannot give is not an empty one: a revision would have no recipes, and nothing to judge.
+        found = self._ask(*arguments)
+        if found is None:
+            raise UsageError("git cannot read what its commits hold", where=str(self.root), hint=_PARTIAL)
+        return found
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

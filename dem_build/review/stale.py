@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.action import SourceFile
+    from dem_build.digest import Digest
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
     from dem_build.review.repository import Blob, Repository
@@ -24,6 +25,7 @@ __all__ = ["Digests", "stale"]
 
 _POINTER = re.compile(rb"version https://git-lfs\.github\.com/spec/v1\n(?:.*\n)*?oid sha256:([0-9a-f]{64})\n")
 MOST_POINTER = 1024
+MOST_LINKS = 40
 
 
 @dataclass
@@ -42,8 +44,10 @@ class Digests:
         return self.known[blob.oid]
 
 
-def stale(recipe: Recipe, lock: Lock, files: Mapping[str, Blob], digests: Digests) -> list[str]:
-    """The names in a lock (`datasets.math`) of which git has other files than it says.
+def stale(
+    recipe: Recipe, lock: Lock, files: Mapping[str, Blob], digests: Digests
+) -> dict[str, tuple[Digest, ...]]:
+    """The names in a lock (`datasets.math`) of which git has other files than it says → what those files hash to.
 
     Files that git has not are on somebody's disk: of those the lock is believed.
 
@@ -58,18 +62,31 @@ def stale(recipe: Recipe, lock: Lock, files: Mapping[str, Blob], digests: Digest
     groups += [(f"datasets.{name}", found) for name, found in lock.datasets.items()]
     groups += [(f"vectors.{name}", found) for name, found in lock.vectors.items()]
     groups += [(f"tasks.{name}", task.files) for name, task in lock.tasks.items() if task.local]
-    found = set()
+    found: dict[str, list[Digest]] = {}
     for name, sources in groups:
         for source in sources:
-            blob = files.get(_inside(source.path, root) or "") if source.hub is None else None
-            if blob is not None and blob.regular and digests.of(blob) != source.digest:
-                found.add(name)
+            place = _inside(source.path, root) if source.hub is None else None
+            blob = _followed(place, files, digests.repository) if place else None
+            if blob is not None and digests.of(blob) != source.digest:
+                found.setdefault(name, []).append(digests.of(blob))
     locked = {place for s in _data(lock) if (place := _inside(s.path, root))}
     for name, pattern in _patterns(recipe):
         folder = PurePosixPath(_inside(recipe.folder, root) or ".")
-        if set(_matching(folder / pattern, files)) - locked:
-            found.add(name)
-    return sorted(found)
+        for path in set(_matching(folder / pattern, files)) - locked:
+            found.setdefault(name, []).append(files[path].oid)
+    return {name: tuple(sorted(found[name])) for name in sorted(found)}
+
+
+def _followed(path: str, files: Mapping[str, Blob], repository: Repository) -> Blob | None:
+    """The file that a path leads to, through the links that git has; None where that is none of git's."""
+    for _ in range(MOST_LINKS):
+        steps = [path, *map(str, PurePosixPath(path).parents)]
+        at = next((step for step in steps if step in files), None)
+        if at is None or files[at].regular:
+            return files[path] if at == path else None
+        to = os.fsdecode(repository.read(files[at]))
+        path = os.path.normpath(PurePosixPath(at).parent / to / PurePosixPath(path).relative_to(at))
+    return None
 
 
 def _inside(path: Path, root: Path) -> str | None:

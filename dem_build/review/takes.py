@@ -51,11 +51,23 @@ def takes_of(recipe: Recipe, lock: Lock, plan: Plan, estimates: Iterable[Estimat
 
 def _trainings(recipe: Recipe, rows: dict[str, float], due: set[str]) -> Iterator[tuple[Train, float]]:
     """Each training that is due, with its steps."""
-    for name in (*recipe.datasets, *recipe.baselines):
-        if f"vector:{name}" in due:
-            train = recipe.train_of(name)
-            read = rows.get(name, sum(rows[n] for n in recipe.datasets))
-            yield train, float(train.max_steps or _steps(train, read))
+    alone = {name: (train := recipe.train_of(name), _length(train, rows[name])) for name in recipe.datasets}
+    yield from (training for name, training in alone.items() if f"vector:{name}" in due)
+    for name, baseline in recipe.baselines.items():
+        if f"vector:{name}" not in due:
+            continue
+        train = recipe.train_of(name)
+        if baseline.length is not None:
+            yield train, _length(train, sum(rows[n] for n in recipe.datasets))
+            continue
+        # As long as the trainings of all datasets together, those too that are recorded.
+        sequences = sum(t.global_batch_size * steps for t, steps in alone.values())
+        tokens = sum(t.global_batch_size * t.max_length * steps for t, steps in alone.values())
+        yield train, max(sequences, tokens / train.max_length) / train.global_batch_size
+
+
+def _length(train: Train, rows: float) -> float:
+    return float(train.max_steps or _steps(train, rows))
 
 
 def _steps(train: Train, rows: float) -> float:
@@ -121,8 +133,10 @@ def _counted(source: SourceFile, kind: str) -> float:
         lines = 1
         with source.path.open("rb") as file:
             while block := file.read(BLOCK):
-                # No row of a list in one line of JSON is shorter than its two braces.
-                lines += block.count(b"{" if kind == "json" else b"\n")
+                # No row of a list in one line of JSON is shorter than its two braces; of CSV, either may end a row.
+                lines += block.count(b"{" if kind == "json" else b"\n") + kind.count("csv") * block.count(
+                    b"\r"
+                )
     except FileNotFoundError:
         return 0.0
     except (OSError, DataError):

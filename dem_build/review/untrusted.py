@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
+from dem_build.lock.absent import is_absent
 from dem_build.paths import may_be_hub_id
 from dem_build.report.quantities import size
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
     from dem_build.errors import Problem
-    from dem_build.lock.lock import Lock
+    from dem_build.lock.lock import Lock, LockedTask
     from dem_build.recipe import Recipe
     from dem_build.review.policy import Untrusted
     from dem_build.review.repository import Blob
@@ -112,8 +113,11 @@ def refuse_sources(recipe: Recipe, lock: Lock, boundary: Boundary) -> None:
     for name, task in lock.tasks.items():
         if task.local:
             problems.append(recipe.problem("evaluate.tasks", f"`{name}` is of local task files", CODE))
-        if task.dataset is not None and not boundary.policy.allows(task.dataset):
-            problems.append(recipe.problem("evaluate.tasks", _unlisted(task.dataset), LISTED))
+        problems += [
+            recipe.problem("evaluate.tasks", _unlisted(dataset), LISTED)
+            for dataset in sorted(filter(None, {task.dataset, _read_by(name, task)}))
+            if not boundary.policy.allows(dataset)
+        ]
     if problems:
         raise RecipeError(problems)
 
@@ -163,6 +167,17 @@ def _is_folder(name: str, recipe: Recipe, boundary: Boundary) -> bool:
     """Whether `org/name` is a folder of the repository."""
     folder = f"{(recipe.folder / name).relative_to(boundary.root).as_posix()}/"
     return any(path.startswith(folder) for path in boundary.files)
+
+
+def _read_by(name: str, task: LockedTask) -> str | None:
+    """The dataset on a hub that a task of lm-eval's reads, whatever a lock says that it reads.
+
+    None where it reads none, or where its file is not here: then it does not run.
+    """
+    from dem_build.lock.tasks import TASK_MARK, closure_of  # noqa: PLC0415  few recipes have a task
+
+    own = next((file.path for file in task.files if file.tag.startswith(TASK_MARK)), None)
+    return None if task.local or own is None or is_absent(own) else closure_of(own, name).dataset
 
 
 def _unlisted(name: str) -> str:

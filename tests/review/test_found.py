@@ -120,3 +120,17 @@ def test_what_git_does_not_know_is_said_with_what_helps(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match="in no git repository"):
         Repository.around(tmp_path / "none")
+
+
+def test_what_git_cannot_read_is_no_revision_without_recipes(tmp_path):
+    """A partial clone that cannot fetch: that is no answer, and a review would pass all that it was not shown."""
+    repo = Repo(tmp_path / "whole")
+    repo.write(r_toml=RECIPE)
+    repo.commit()
+    repo.git("config", "uploadpack.allowFilter", "true")
+    part = tmp_path / "part"
+    repo.git("clone", "--quiet", "--filter=blob:none", "--no-checkout", repo.root.as_uri(), str(part))
+    repo.root.rename(tmp_path / "gone")
+    git = Repository.around(part)
+    with pytest.raises(UsageError, match="cannot read what its commits hold"):
+        git.files(git.commit("HEAD"))

@@ -9,6 +9,7 @@ import pytest
 from lxml import etree
 from pulls.review_samples import hostile, review_of, sample
 
+from dem_build.cli.app import run
 from dem_build.errors import UsageError
 from dem_build.review.document import Change, DueAction, GateVerdict, Mistake, RecipeReview, Trouble, Weakened
 from dem_build.review.github import annotation_lines, append_summary, commands_stopped, write_outputs
@@ -108,13 +109,17 @@ def test_the_outputs_and_the_summary_are_added_to_the_runners_files(tmp_path, mo
         write_outputs(sample())
 
 
-def test_commands_are_stopped_while_others_words_are_printed_and_resumed_whatever_happens():
+def test_commands_are_stopped_while_others_words_are_printed_and_after_an_error_too():
     said: list[str] = []
-    with pytest.raises(ValueError, match="x"), commands_stopped(said.append):
-        raise ValueError("x")
+    with commands_stopped(said.append):
+        pass
     (stop, token) = said
     assert stop == f"::stop-commands::{token.strip(':')}"
     assert len(token.strip(":")) == 32
+    said.clear()
+    with pytest.raises(ValueError, match="x"), commands_stopped(said.append):
+        raise ValueError("x")  # what it says is printed after this
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("review", [sample(), review_of(), review_of(broken()), *map(hostile, ATTACKS)])
@@ -140,3 +145,24 @@ def test_junit_tells_failures_errors_and_what_waits_apart():
     assert root[0].get("skipped") == "1"
     (wrong,) = ET.fromstring(junit(review_of(broken()))).iter("error")
     assert wrong.get("message") == "wrong"
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_on_a_runner_nothing_that_is_printed_is_a_command_until_all_is_said(
+    tmp_path, monkeypatch, capsys, wrong
+):
+    """A job that may write renders what a stranger's check wrote: a path or a key of it may look like a command."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    command = "::add-mask::x"
+    recipe = {"path": command, "change": "changed", "notes": [f"##[error]{command}"]}
+    document = {"dem_ci": 1, "against": "main", "base": "a" * 40, "head": "b" * 40, "recipes": [recipe]}
+    path = tmp_path / "review.json"
+    path.write_text(json.dumps({**document, f"\n{command}": 1} if wrong else document))
+    assert run(["ci", "--render", str(path)]) == (2 if wrong else 0)
+    said = capsys.readouterr()
+    first, *lines = said.out.splitlines()
+    stop, token = first.removeprefix("::").split("::")
+    assert stop == "stop-commands"
+    assert (f"::{token}::" in lines) is not wrong
+    if not wrong:
+        assert next(i for i, line in enumerate(lines) if command in line) < lines.index(f"::{token}::")

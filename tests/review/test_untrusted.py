@@ -11,7 +11,12 @@ from git_samples import Repo
 
 from dem_build.cli.app import run
 from dem_build.errors import RecipeError
+from dem_build.lock import lock
+from dem_build.lock.absent import Absent
+from dem_build.lock.task_index import builtin_folder
+from dem_build.recipe import load_recipe
 from dem_build.review.policy import Policy, Untrusted, read_policy
+from dem_build.store import Hints
 
 SECRET = '{"text": "what nobody shall see"}\n'
 HEAD = '[base]\nmodel = "base"\n\n[datasets.a]\npath = "{}"\nomega = 1.0\n'
@@ -171,6 +176,56 @@ def test_local_task_files_are_refused_and_trusting_them_too(pull, capsys):
     assert "--trust-tasks runs code" in capsys.readouterr().err
 
 
+TASK = '\n[evaluate]\ntasks = ["{}"]\n'
+
+
+def lock_of_task(name: str, tag: str, path: str, **says: object) -> str:
+    """A lock that says of a task that lm-eval brings it, whatever its file is."""
+    lock = json.loads(lock_of("rows.jsonl"))
+    files = [{"tag": f"task:{tag}", "path": path, "sha256": EMPTY}]
+    lock["tasks"][name] = {"lm_eval": "0.4.13", "local": False, **says, "files": files}
+    return json.dumps(lock)
+
+
+@pytest.mark.parametrize(
+    "tag", ["local/t.yaml", "builtin/../../../t.yaml", "local/builtin/t.yaml", "absolute/t"]
+)
+def test_that_task_files_are_no_code_is_not_taken_on_a_locks_word(pull, tag):
+    """A lock is a stranger's, too: what it calls lm-eval's and is not would run with all that it calls."""
+    made = pull()
+    made.repo.write(
+        t_yaml="task: t\n",
+        r_toml=HEAD.format("rows.jsonl") + TASK.format("t"),
+        r_lock=lock_of_task("t", tag, "t.yaml"),
+    )
+    assert made.review("--untrusted", status=4) == ""
+    assert made.review(status=4) == ""
+
+
+def test_a_task_of_lm_evals_is_read_where_lm_eval_is_whatever_a_lock_says(pull):
+    made = pull()
+    made.repo.write(
+        t_yaml="task: t\nprocess_docs: !function t.f\n",
+        r_toml=HEAD.format("rows.jsonl") + TASK.format("t"),
+        r_lock=lock_of_task("t", "builtin/t.yaml", "t.yaml"),
+    )
+    made.repo.commit("the head")
+    recipe, document = load_recipe(Path("r.toml")), lock.read(Path("r.lock"))
+    located = lock.locate(recipe, Absent(document, recipe.folder, alone=True))
+    task = lock.resolve(located, Hints(), document).tasks["t"]
+    assert [source.path for source in task.files] == [builtin_folder() / "t.yaml"]
+
+
+def test_a_task_reads_what_lm_eval_says_and_not_what_a_lock_says(pull):
+    made = pull('[untrusted]\nhub = ["ours/rows"]\n')
+    for said in ({}, {"dataset": "ours/rows", "dataset_revision": "0" * 40}):
+        made.repo.write(
+            r_toml=HEAD.format("rows.jsonl") + TASK.format("arc_easy"),
+            r_lock=lock_of_task("arc_easy", "builtin/arc/arc_easy.yaml", "arc_easy.yaml", **said),
+        )
+        assert "evaluate.tasks: `allenai/ai2_arc` on the hub is on no list" in made.review("--untrusted")
+
+
 @pytest.mark.parametrize("kind", ["new", "changed", "link"])
 def test_a_machine_file_of_the_head_is_refused(pull, kind):
     made = pull()
@@ -217,6 +272,12 @@ def test_a_cache_of_the_head_is_refused(pull, monkeypatch):
         ("max_tokens = 100", "max_steps = 4\nmax_length = 16", "2,048 tokens, and at most 100"),
         ("max_disk = 1", "max_steps = 1", "of disk, and at most 1 B"),
         ("max_steps = 3", "num_train_epochs = 900.0\nglobal_batch_size = 1", "1,800 steps, and at most 3"),
+        # A mixture is as long as the trainings of all datasets together.
+        (
+            "max_steps = 30",
+            'max_steps = 1\n[datasets.a.train]\nmax_steps = 20\n[baselines.m]\nmethod = "mixing"',
+            "40 steps, and at most 30",
+        ),
     ],
 )
 def test_what_is_due_is_bounded(pull, capsys, policy, train, what):
@@ -350,8 +411,10 @@ def test_what_was_wrong_before_and_is_not_touched_is_not_the_pull_requests(pull,
     made.repo.write(notes_txt="something else")
     assert made.review(status=0) == ""
     if what == "a stale lock":
-        made.repo.write(rows_jsonl='{"text": "b"}\n')  # it is stale in another way now, and stays what it was
-        assert made.review(status=0) == ""
+        made.repo.write(
+            rows_jsonl='{"text": "b"}\n'
+        )  # it is stale in another way now, which the head made it
+        assert made.review(status=4) == ""
 
 
 def test_data_that_changed_without_the_lock_are_the_pull_requests(pull):

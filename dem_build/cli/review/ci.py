@@ -23,6 +23,7 @@ from dem_build.review.github import (
     append_summary,
     commands_stopped,
     from_fork,
+    in_actions,
     write_outputs,
 )
 from dem_build.review.junit import junit as junit_of
@@ -73,7 +74,7 @@ def ci(  # noqa: PLR0913  the options of a command
         console.file.flush()
 
     with ExitStack() as stack:
-        if github:
+        if github or in_actions():
             stack.enter_context(commands_stopped(for_machine))
         if render is not None:
             review = _rendered(render, head)

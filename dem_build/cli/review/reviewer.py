@@ -43,7 +43,7 @@ from dem_build.review.untrusted import refuse_excess, refuse_names, refuse_sourc
 from dem_build.review.weakened import bounds, weakened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
@@ -148,11 +148,6 @@ class Reviewer:
 
     def _removed(self, pair: RecipePair, bare: RecipeReview) -> RecipeReview:
         """Tell of a recipe that is gone, and of the gates that go with it."""
-        assert pair.before is not None, "it was there"
-        try:
-            recipe, _ = read_recipe(Path(pair.before.path), written=pair.before.text)
-        except RecipeError:
-            recipe = None  # of what nobody could build, no gate was judged either
         gates = tuple(
             Weakened(
                 gate=shown(f"{gate.metric} on {subject(gate.task)}", 1000),
@@ -160,12 +155,12 @@ class Reviewer:
                 was=shown(bounds(gate)),
                 why="the recipe is removed",
             )
-            for gate in (recipe.gates if recipe else ())
+            for gate in _gates_of(pair.before)
         )
         return bare.model_copy(update={"change": Change.REMOVED, "weakened": gates})
 
     def _refused(self, pair: RecipePair, bare: RecipeReview, error: DemError) -> RecipeReview:
-        if self.boundary is None and self._was_so(pair):
+        if self.boundary is None and self._was_so(pair, error):
             notes = (shown(f"as at the base revision: {error}"),)
             return bare.model_copy(update={"change": Change.UNCHANGED, "notes": notes})
         trouble = Trouble(
@@ -179,18 +174,25 @@ class Reviewer:
         change = Change.BROKEN if isinstance(error, RecipeError) else bare.change
         return bare.model_copy(update={"change": change, "status": error.exit_status, "trouble": trouble})
 
-    def _was_so(self, pair: RecipePair) -> bool:
+    def _was_so(self, pair: RecipePair, error: DemError) -> bool:
         """Whether a recipe that cannot be reviewed is one that nobody touched, with what it is made of."""
         before, after = pair.before, pair.after
         if before is None or after is None or before != replace(after, path=before.path):
             return False
+        named = Path(os.path.relpath(self.root / after.path))
+        if isinstance(error, RecipeError):  # and not of a machine file, which nobody looked at there
+            return {problem.file for problem in error.problems} <= {str(named), str(lock.lock_path(named))}
+        if not isinstance(error, NotUpToDateError):
+            return False
+        place = open_workplace(self.call, named)
         try:
-            found = self._revision(
-                before, open_workplace(self.call, Path(os.path.relpath(self.root / before.path)))
-            ).found
-        except (RecipeError, NotUpToDateError):
+            found = [self._revision(recipe, place).found for recipe in (before, after)]
+        except NotUpToDateError:
             return True
-        return bool(stale(found.recipe, found.lock, self.files[0], self.digests))
+        told = [
+            stale(f.recipe, f.lock, files, self.digests) for f, files in zip(found, self.files, strict=True)
+        ]
+        return told[0] == told[1]
 
     def _mistake(self, problem: Problem) -> Mistake:
         whole = os.path.normpath(Path.cwd() / problem.file)
@@ -230,7 +232,7 @@ class Reviewer:
             stack.enter_context(place.store.in_use())
             after = self._revision(recipe, place)
             if changed := stale(after.found.recipe, after.found.lock, self.files[1], self.digests):
-                raise not_locked(after.named, self.call, lock.lock_path(named), changed)
+                raise not_locked(after.named, self.call, lock.lock_path(named), [*changed])
             before, missing = self._before(pair, place)
             if before is not None and (same := _unchanged(before.found, after.found)) is not None:
                 return bare.model_copy(update={"change": Change.UNCHANGED, "notes": same})
@@ -239,7 +241,7 @@ class Reviewer:
                     after.found.recipe, self.boundary
                 )  # of one that only moved, or whose lock changed
                 refuse_sources(after.found.recipe, after.found.lock, self.boundary)
-            return self._judged(bare, place, before, after, missing)
+            return self._judged(pair, bare, place, after, (before, missing))
 
     def _before(self, pair: RecipePair, place: Workplace) -> tuple[_Revision | None, str]:
         """The recipe at the base revision, or why it tells nothing there."""
@@ -299,8 +301,14 @@ class Reviewer:
     # What is recorded of it, and made.
 
     def _judged(
-        self, bare: RecipeReview, place: Workplace, before: _Revision | None, after: _Revision, missing: str
+        self,
+        pair: RecipePair,
+        bare: RecipeReview,
+        place: Workplace,
+        after: _Revision,
+        then: tuple[_Revision | None, str],
     ) -> RecipeReview:
+        before, missing = then
         built = self._built(after, place, head=True)
         whole = built.plan.up_to_date
         base = None
@@ -323,7 +331,7 @@ class Reviewer:
             else [_unjudged(g) for g in recipe.gates]
         )
         weak = weakened(
-            before.found.recipe.gates if before else (),
+            before.found.recipe.gates if before else _gates_of(pair.before),
             recipe.gates,
             names.task,
             (built.side.results, reached) if whole else None,
@@ -369,9 +377,8 @@ class Reviewer:
         # Planned again: what the other revision's build has made since may be this one's, too.
         session = session_of(revision.named, call, revision.found, place, revision.locked).planned_again()
         plan, outcome = session.plan, None
-        trains = _trainings(plan)
         # Nothing that takes a vector can be made before the vector is.
-        waits = no_train and any(plan.verdicts[name].status is Status.RUN for name in trains)
+        waits = no_train and _waits_for_training(plan)
         if run and not waits and (others := _others(plan, place)):
             if head:
                 hint = "check the head out, and put back what was changed since"
@@ -406,6 +413,17 @@ class Reviewer:
         if pusher is not None:
             place.sharing.finish(pusher, session.named)
         return outcome
+
+
+def _gates_of(recipe: RecipeFile | None) -> Sequence[Gate]:
+    """The gates that stand in a recipe, though its lock tells nothing; none where it cannot be read."""
+    if recipe is None:
+        return ()
+    try:
+        found, _ = read_recipe(Path(recipe.path), written=recipe.text)
+    except RecipeError:
+        return ()
+    return found.gates if found else ()
 
 
 def _unchanged(before: Planned, after: Planned) -> tuple[str, ...] | None:
@@ -456,8 +474,13 @@ def _line_of(recipe: Recipe, name: str) -> int:
     return recipe.problem(f"{section}.{name}", "").line if section else 0
 
 
-def _trainings(plan: Plan) -> set[str]:
-    return {name for name, verdict in plan.verdicts.items() if verdict.action.kind.trains}
+def _waits_for_training(plan: Plan) -> bool:
+    """Whether something has to be trained: surely, or as far as can be told where files that it takes are not here."""
+    due = [v for v in plan.verdicts.values() if v.status is not Status.HIT]
+    trains = [v for v in due if v.action.kind.trains]
+    if any(v.status is Status.RUN for v in trains):
+        return True
+    return bool(trains) and any(is_absent(s.path) for v in due for s in v.action.sources if s.hub is None)
 
 
 def _waits(error: DemError | None) -> bool:
