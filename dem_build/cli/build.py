@@ -139,14 +139,20 @@ def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -
                 session.save_lock()
             session.save_root()
             pusher = session.sharing.pusher(session.store)
-            with make_listener(console) as listener:
-                session.sharing.console = listener.console
-                followed = listener if pusher is None else Pushing(listener, pusher)
-                outcome, ending = _run(session, followed, interrupt)
-            session.store.records.adopt()
-            if session.plan.up_to_date:
-                vouch(session.fresh_until)
-            status, document = _finish(session, outcome, ending, listener.shown, console)
+            try:
+                with make_listener(console) as listener:
+                    session.sharing.console = listener.console
+                    followed = listener if pusher is None else Pushing(listener, pusher)
+                    outcome, ending = _run(session, followed, interrupt)
+                session.store.records.adopt()
+                if session.plan.up_to_date:
+                    vouch(session.fresh_until)
+                status, document = _finish(session, outcome, ending, listener.shown, console)
+            except DemError:
+                if pusher is not None:  # what ended well is pushed, whatever ended badly
+                    session.sharing.required = False  # the error that is told is the first one
+                    session.sharing.finish(pusher, named)
+                raise
             return status, document | ({} if pusher is None else session.sharing.finish(pusher, named))
     except KeyboardInterrupt:
         return _failed(named, InterruptedBuildError("stopped"))

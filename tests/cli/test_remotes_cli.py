@@ -47,6 +47,13 @@ def test_a_folder_becomes_a_remote_once(dem, tmp_path):
     assert dem("cache", "remote", "probe")[0] == 0
 
 
+def test_a_folder_by_its_address_becomes_a_remote_too(dem, tmp_path):
+    url = f"file://{tmp_path}/a%20new/one"
+    (tmp_path / "machine.toml").write_text(f'[[remotes]]\nurl = "{url}"\nwrite = "trusted"\n')
+    assert dem("cache", "remote", "init")[0] == 0
+    assert (tmp_path / "a new/one/dem-remote.json").exists()
+
+
 def test_show_counts_what_each_namespace_has(dem, moto, monkeypatch):
     monkeypatch.setenv("DEM_REMOTE", "s3://team-models/shown")
     monkeypatch.setenv("DEM_REMOTE_WRITE", "pr-17")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Blob, Digest
     from dem_build.store import Record, Store
-    from dem_build.store.remote.namespace import Namespace
+    from dem_build.store.remote.namespace import Connection, Namespace
 
 __all__ = ["NotKeptError", "Push", "Pushed", "Pusher", "push"]
 
@@ -150,6 +150,7 @@ class Pusher:
         self._todo: queue.SimpleQueue[tuple[str, Record] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._added: set[Digest] = set()
+        self._refused: dict[Connection, RemoteError] = {}
 
     def add(self, name: str, record: Record) -> None:
         """Push a record.
@@ -190,13 +191,14 @@ class Pusher:
 
     def _push(self, name: str, record: Record, to: Namespace) -> None:
         try:
-            if to.remote.down is not None:
-                raise to.remote.down
+            if error := self._refused.get(to.remote) or to.remote.down:
+                raise error
             found = push(record, self._store, to)
         except NotKeptError as error:
             self._failed(error)  # it answers, and the others may be kept
         except RemoteError as error:
-            to.remote.down = error  # each of the others would wait as long
+            # Each of the others would wait as long. It may give all the same: who must not write still reads.
+            self._refused[to.remote] = error
             self._failed(error)
         except StoreError as error:
             self._failed(error)

@@ -350,3 +350,24 @@ def test_a_folder_of_records_that_cannot_be_listed_ends_a_collection(shared, mon
     monkeypatch.setattr(os, "scandir", refused)
     with pytest.raises(RemoteError, match="Permission denied"):
         survey(one.write)
+
+
+def test_a_remote_that_takes_nothing_is_read_all_the_same(shared):
+    """With credentials that only read, a build's first push failed, and then whatever it had yet to fetch."""
+    one, two = shared.machine("one"), shared.machine("two")
+    record = one.make()
+    push(record, one.store, one.write)
+    assert two.store.records.lookup(record.key) == record
+
+    def forbidden(name, _file):
+        raise RemoteError("the store forbids it", where=name)
+
+    two.bucket.put = forbidden
+    pusher = Pusher(two.store, [two.write])
+    for n in (2, 3):
+        pusher.add(f"action {n}", two.make(b"another", params=n))
+    pusher.close()
+    pusher.wait(30)
+    assert pusher.left == 2
+    assert two.store.objects.read_bytes(record.outputs["delta"]) == b"delta"
+    assert two.said == []
