@@ -18,6 +18,7 @@ from dem_build.errors import UsageError
 __all__ = [
     "GRAVITY",
     "MOST_BYTES",
+    "MOST_RECIPES",
     "AskedPrompt",
     "Change",
     "DueAction",
@@ -42,6 +43,7 @@ GRAVITY = (130, 2, 1, 4, 3, 0)
 
 MOST_BYTES = 4_000_000
 MOST_TEXT = 4000
+MOST_RECIPES = 500
 
 Name = Annotated[str, Field(max_length=1000)]
 Prose = Annotated[str, Field(max_length=MOST_TEXT)]
@@ -266,7 +268,7 @@ class Review(Part):
     head: Commit
     untrusted: bool = False
     command: Name = ""
-    recipes: tuple[RecipeReview, ...] = Field(default=(), max_length=500)
+    recipes: tuple[RecipeReview, ...] = Field(default=(), max_length=MOST_RECIPES)
     notes: tuple[Prose, ...] = Field(default=(), max_length=50)
 
     @property

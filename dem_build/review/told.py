@@ -66,9 +66,12 @@ def _metric(one: MetricChange) -> Metric:
 
 def _test(one: MetricChange) -> str:
     """How a change was judged, or why it was not."""
-    if one.change is not None and one.change.method is not None:
-        return one.change.method.value
-    return "" if one.rows is not None and one.change is not None else one.note
+    if one.rows is None or one.change is None:
+        return one.change.method.value if one.change and one.change.method else one.note
+    told = [one.change.method.value] if one.change.method else []
+    # How many rows there are says the rest of the note.
+    told += [f"{one.rows.asked_otherwise} asked with another prompt"] if one.rows.asked_otherwise else []
+    return ", ".join(told)
 
 
 def references(

@@ -230,6 +230,9 @@ def test_a_pull_request_is_checked_commented_on_trained_and_checked_again(forge,
         assert commented.conclusion == "success", commented.log
         assert [c["user"]["login"] for c in forge.comments] == ["eve", "github-actions[bot]"]
         assert forge.comments[1]["body"].strip() == checked.summary.strip()
+    (theirs,) = [p for p in json.loads((forge.state / "pulls.json").read_text()) if p["number"] == 7]
+    forge.save(pulls=[theirs, {**theirs, "number": 8}])  # of one branch: nobody says which was checked
+    assert forge.run("dem-comment", run_event(head)).conclusion == "success"
     calls = [json.loads(line) for line in (forge.state / "calls.jsonl").read_text().splitlines()]
     assert [c[:2] for c in calls if c[0] != "GET"] == [
         ["POST", "repos/ours/models/issues/7/comments"], ["PATCH", "repos/ours/models/issues/comments/101"],

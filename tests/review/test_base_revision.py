@@ -84,3 +84,14 @@ def test_data_behind_a_link_of_git_are_held_against_the_lock(repo, link):
     repo.write(deep__rows_jsonl='{"text": "a"}\n')
     repo.commit("other rows, and the lock as it was")
     assert run(["ci", "--base", "main", "--no-train"]) == 4
+
+
+def test_more_recipes_than_a_review_holds_are_refused_before_any_is_reviewed(repo, capsys, monkeypatch):
+    monkeypatch.setattr("dem_build.cli.review.ci.MOST_RECIPES", 3)
+    for number in range(3):
+        repo.put(f"many/{number}.toml", "[base]\n[datasets.a]\n")
+    repo.put("one.toml", "[base]\n[datasets.a]\n")
+    repo.commit("the base")
+    assert run(["ci", "--base", "HEAD"]) == 2
+    assert "there are 4 recipes, and a review is of at most 3" in capsys.readouterr().err
+    assert run(["ci", "one.toml", "--base", "HEAD"]) == 0

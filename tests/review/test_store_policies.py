@@ -101,6 +101,13 @@ def allowed(call) -> bool:
     return True
 
 
+def test_who_reads_without_credentials_is_told_what_is_not_there():
+    """S3 answers 403 for that to who may not list, and a store that forbids something is left out of the call."""
+    public = {one["Sid"]: one for one in json.loads(policy("PublicRead"))["Statement"]}
+    role = {one["Sid"]: one for one in json.loads(policy("WriteTrusted"))["Statement"]}
+    assert {**public["PublicList"], "Sid": "List"} == {**role["List"], "Principal": "*"}
+
+
 def test_every_block_of_the_page_is_json():
     blocks = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 5

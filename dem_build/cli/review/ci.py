@@ -16,7 +16,7 @@ from dem_build.cli.view_text import make_console
 from dem_build.engine.interrupt import Interrupt
 from dem_build.errors import UsageError
 from dem_build.review.comment import comment
-from dem_build.review.document import Review, read_review, shown
+from dem_build.review.document import MOST_RECIPES, Review, read_review, shown
 from dem_build.review.found import pair_recipes, recipes_at
 from dem_build.review.github import (
     annotation_lines,
@@ -144,6 +144,9 @@ def _reviewed(
         repository.renames(before, after),
         [Path(os.path.relpath(pattern, repository.root)).as_posix() for pattern in patterns],
     )
+    if len(pairs) > MOST_RECIPES:
+        what = f"there are {len(pairs)} recipes, and a review is of at most {MOST_RECIPES}"
+        raise UsageError(what, where="dem ci", hint="name some of them: dem ci 'folder/*' --base REV")
     again = ["dem", "ci", *patterns, "--base", before[:12]]
     again += ["--head", after[:12]] if revisions[1] else []
     again += ["--no-train"] if call.no_train else []
