@@ -168,3 +168,13 @@ def test_the_layers_are_those_of_the_documentation():
         for name in cells[2].split(",")
     }
     assert drawn == {name: layer for name, layer in LAYERS.items() if not name.startswith("__")}
+
+
+def test_no_two_public_classes_have_one_name():
+    """A name that means two things is looked up twice by whoever reads."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "dem_build").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.name)
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from dem_build.compare import Comparison, GateChange, MetricChange, Reason, SideCost
+    from dem_build.compare import CauseOfChange, GateChange, MetricChange, SideBySide, SideCost
     from dem_build.compare.weights import WeightsChange
     from dem_build.report.gates import GateResult
 
@@ -34,7 +34,7 @@ WORTH = {Trend.BETTER: "better", Trend.WORSE: "worse", Trend.NOISE: "", Trend.UN
 
 
 def diff_lines(
-    comparison: Comparison, weights: WeightsChange | None, console: Console, *, same: bool
+    comparison: SideBySide, weights: WeightsChange | None, console: Console, *, same: bool
 ) -> None:
     """Print a comparison.
 
@@ -56,13 +56,13 @@ def diff_lines(
     _gate_lines(comparison.gates, console)
 
 
-def _same_line(comparison: Comparison, weights: WeightsChange | None) -> str:
+def _same_line(comparison: SideBySide, weights: WeightsChange | None) -> str:
     if comparison.keys.changes:
         return "the same: every action has the key that it had"
     return "the same results" + (" and the same weights" if weights is not None else "")
 
 
-def _key_lines(comparison: Comparison, console: Console) -> None:
+def _key_lines(comparison: SideBySide, console: Console) -> None:
     changes = comparison.keys.changes
     if not changes:
         return
@@ -76,7 +76,7 @@ def _key_lines(comparison: Comparison, console: Console) -> None:
         hang(console, Text("  •", "cyan"), _reason(reason))
 
 
-def _reason(reason: Reason) -> Text:
+def _reason(reason: CauseOfChange) -> Text:
     causes = [joined(cause.text) for cause in reason.causes]
     head = causes[0] if len(causes) == 1 else f"both: {' and '.join(causes)}"
     head = head if len(causes) < 3 else f"all of: {'; '.join(causes)}"
@@ -100,7 +100,7 @@ def _together(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
-def _omega_lines(comparison: Comparison, console: Console) -> None:
+def _omega_lines(comparison: SideBySide, console: Console) -> None:
     if not comparison.omega or all(o.before == o.after and o.was is None for o in comparison.omega):
         return
     table = _columns("ω", "before", "after", "change")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dem_build.compare.causes import Cause, CauseKind, Reason
-from dem_build.compare.compare import Comparison, GateChange, OmegaChange, SideCost, compare
+from dem_build.compare.causes import Cause, CauseKind, CauseOfChange
+from dem_build.compare.compare import GateChange, OmegaChange, SideBySide, SideCost, compare
 from dem_build.compare.keys import ActionChange, Keys, Standing
 from dem_build.compare.metrics import Basis, MetricChange, RowCounts
-from dem_build.compare.paired import Effect, Method
+from dem_build.compare.paired import Effect, SignificanceTest
 from dem_build.compare.sides import Side
 
 __all__ = [
@@ -14,17 +14,17 @@ __all__ = [
     "Basis",
     "Cause",
     "CauseKind",
-    "Comparison",
+    "CauseOfChange",
     "Effect",
     "GateChange",
     "Keys",
-    "Method",
     "MetricChange",
     "OmegaChange",
-    "Reason",
     "RowCounts",
     "Side",
+    "SideBySide",
     "SideCost",
+    "SignificanceTest",
     "Standing",
     "compare",
 ]

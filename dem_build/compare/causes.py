@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dem_build.compare.sides import Node, Side
     from dem_build.digest import JSON
 
-__all__ = ["Cause", "CauseKind", "Reason", "find_reasons"]
+__all__ = ["Cause", "CauseKind", "CauseOfChange", "find_reasons"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -76,7 +76,7 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Reason:
+class CauseOfChange:
     """Actions that differ for the same causes.
 
     Attributes:
@@ -102,7 +102,7 @@ class Reason:
 
 def find_reasons(
     keys: Keys, before: Mapping[str, Node], after: Mapping[str, Node], sides: tuple[Side, Side]
-) -> tuple[Reason, ...]:
+) -> tuple[CauseOfChange, ...]:
     """Why each action that changed, is new or is gone does so, the fewest causes first.
 
     Args:
@@ -122,7 +122,7 @@ def find_reasons(
         own[name] = is_own
     order = {mark: place for place, mark in enumerate(known)}
     found = [
-        Reason(
+        CauseOfChange(
             tuple(known[mark] for mark in sorted(marks, key=order.__getitem__)),
             tuple(name for name in names if own[name]),
             tuple(name for name in names if not own[name]),

@@ -15,7 +15,7 @@ from dem_build.report.cost import by_device, rounded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dem_build.compare.causes import Reason
+    from dem_build.compare.causes import CauseOfChange
     from dem_build.compare.keys import Keys, Names
     from dem_build.compare.metrics import MetricChange
     from dem_build.compare.sides import Side
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dem_build.report.cost import Seconds
     from dem_build.report.gates import GateResult
 
-__all__ = ["Comparison", "GateChange", "OmegaChange", "SideCost", "compare"]
+__all__ = ["GateChange", "OmegaChange", "SideBySide", "SideCost", "compare"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class SideCost:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """Two sides, side by side.
 
     Attributes:
@@ -101,7 +101,7 @@ class Comparison:
     before: str
     after: str
     keys: Keys
-    reasons: tuple[Reason, ...]
+    reasons: tuple[CauseOfChange, ...]
     omega: tuple[OmegaChange, ...]
     metrics: tuple[MetricChange, ...]
     costs: tuple[SideCost, SideCost]
@@ -132,7 +132,7 @@ class Comparison:
         }
 
 
-def compare(before: Side, after: Side) -> Comparison:
+def compare(before: Side, after: Side) -> SideBySide:
     """Compare two sides.
 
     Raises:
@@ -142,7 +142,7 @@ def compare(before: Side, after: Side) -> Comparison:
     if not (before.keyed and after.keyed):  # then there is nothing to match the other side's keys with
         found = {}, {}
     keys = match_keys(*found, built=after.build.records)
-    return Comparison(
+    return SideBySide(
         before.name,
         after.name,
         keys,

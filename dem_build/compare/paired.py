@@ -21,9 +21,9 @@ __all__ = [
     "ALPHA",
     "FEW_DISCORDANT",
     "Effect",
-    "Method",
     "Observation",
     "Pairs",
+    "SignificanceTest",
     "Unit",
     "effect_of",
     "holm",
@@ -41,7 +41,7 @@ on the distribution that larger samples come close to. The exact test is never t
 rather slow (Fagerland, Lydersen, Laake, BMC Med. Res. Methodol. 13:91, 2013)."""
 
 
-class Method(StrEnum):
+class SignificanceTest(StrEnum):
     """How a p-value was come by."""
 
     PAIRED = "paired t"
@@ -137,7 +137,7 @@ class Effect:
     delta: float
     stderr: float | None = None
     p: float | None = None
-    method: Method | None = None
+    method: SignificanceTest | None = None
 
 
 def pair(before: Iterable[Observation], after: Iterable[Observation]) -> Pairs:
@@ -205,13 +205,13 @@ def effect_of(pairs: Pairs) -> Effect | None:
         pairs.is_binary
         and (b := sum(a < 0 for a in apart)) + (c := sum(a > 0 for a in apart)) < FEW_DISCORDANT
     ):
-        return Effect(delta, stderr, mcnemar(b, c), Method.MCNEMAR)
+        return Effect(delta, stderr, mcnemar(b, c), SignificanceTest.MCNEMAR)
     if known and not any(apart):
-        return Effect(0.0, None, 1.0, Method.PAIRED)
+        return Effect(0.0, None, 1.0, SignificanceTest.PAIRED)
     freedom = sum(weights) ** 2 / sum(w * w for w in weights) - 1
     if stderr is None or freedom < 1:  # one row outweighs all others
         return Effect(delta, stderr)
-    return Effect(delta, stderr, _student(delta / stderr, freedom), Method.PAIRED)
+    return Effect(delta, stderr, _student(delta / stderr, freedom), SignificanceTest.PAIRED)
 
 
 def unpaired(delta: float, before: float | None, after: float | None) -> Effect:
@@ -221,7 +221,7 @@ def unpaired(delta: float, before: float | None, after: float | None) -> Effect:
     """
     if before is None or after is None or not (stderr := math.hypot(before, after)):
         return Effect(delta)
-    return Effect(delta, stderr, math.erfc(abs(delta / stderr) / math.sqrt(2)), Method.UNPAIRED)
+    return Effect(delta, stderr, math.erfc(abs(delta / stderr) / math.sqrt(2)), SignificanceTest.UNPAIRED)
 
 
 def mcnemar(fell: int, rose: int) -> float:

@@ -14,12 +14,12 @@ from dem_build.report.comparison import subject
 from dem_build.report.markdown import code, escape, table
 from dem_build.report.quantities import decimals, duration, plus_minus, signed, size
 from dem_build.report.text import printable
-from dem_build.review.document import Change, RecipeReview, Worth
+from dem_build.review.document import RecipeReview, ToldChange, Worth
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from dem_build.review.document import DueAction, GateVerdict, Metric, Reason, Review, Trouble, Weakened
+    from dem_build.review.document import GateVerdict, Metric, Review, ToldDue, ToldReason, Trouble, Weakened
 
 __all__ = ["MARKER", "MOST_CHARACTERS", "comment", "probability", "verdict"]
 
@@ -192,11 +192,11 @@ def _name(recipe: RecipeReview, most: int = 200) -> str:
 def _heading(recipe: RecipeReview) -> str:
     was = f", which was {code(recipe.was[:200])}" if recipe.was else ""
     words = {
-        Change.ADDED: "a new recipe",
-        Change.REMOVED: "removed",
-        Change.CHANGED: "changed",
-        Change.UNCHANGED: "unchanged",
-        Change.BROKEN: "cannot be read",
+        ToldChange.ADDED: "a new recipe",
+        ToldChange.REMOVED: "removed",
+        ToldChange.CHANGED: "changed",
+        ToldChange.UNCHANGED: "unchanged",
+        ToldChange.BROKEN: "cannot be read",
     }
     lines = [f"### {_MARKS[recipe.status]} {code(_name(recipe))}: {words[recipe.change]}{was}\n"]
     lines += [f"- {escape(note)}" for note in recipe.notes]
@@ -340,17 +340,17 @@ def _actions(recipe: RecipeReview) -> str:
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def _expected(action: DueAction) -> str:
+def _expected(action: ToldDue) -> str:
     told = [duration(action.seconds)] if action.seconds is not None else ["time unknown"]
     told += [size(action.disk)] if action.disk else []
     return f"{code(action.action)} ({', '.join(told)})"
 
 
-def _took(action: DueAction) -> str:
+def _took(action: ToldDue) -> str:
     return code(action.action) + (f" {duration(action.seconds)}" if action.seconds is not None else "")
 
 
-def _together(actions: Sequence[DueAction]) -> str:
+def _together(actions: Sequence[ToldDue]) -> str:
     known = [a.seconds for a in actions if a.seconds is not None]
     return f"; together {duration(sum(known))}" if len(actions) > 1 and len(known) == len(actions) else ""
 
@@ -360,7 +360,7 @@ def _listed(items: Iterable[str], most: int = 12) -> str:
     return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
-def _reasons(reasons: Sequence[Reason]) -> str:
+def _reasons(reasons: Sequence[ToldReason]) -> str:
     lines = []
     for reason in reasons:
         names = [*reason.changed, *reason.follow]

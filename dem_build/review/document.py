@@ -20,16 +20,16 @@ __all__ = [
     "MOST_BYTES",
     "MOST_RECIPES",
     "AskedPrompt",
-    "Change",
-    "DueAction",
     "GateVerdict",
     "KeyChange",
     "Metric",
-    "Mistake",
     "Omega",
-    "Reason",
     "RecipeReview",
     "Review",
+    "ToldChange",
+    "ToldDue",
+    "ToldMistake",
+    "ToldReason",
     "Trouble",
     "Weakened",
     "Worth",
@@ -53,13 +53,13 @@ Status = Literal[0, 1, 2, 3, 4, 130]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
 
-class Part(BaseModel):
+class ToldPart(BaseModel):
     """A part of the document: strict, and never changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class Change(StrEnum):
+class ToldChange(StrEnum):
     """What became of a recipe between the two revisions."""
 
     ADDED = "added"
@@ -78,7 +78,7 @@ class Worth(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Mistake(Part):
+class ToldMistake(ToldPart):
     """A mistake at a line of a file; line 0 is the whole of it."""
 
     file: Name
@@ -88,16 +88,16 @@ class Mistake(Part):
     hint: Prose = ""
 
 
-class Trouble(Part):
+class Trouble(ToldPart):
     """Why a recipe could not be reviewed to its end."""
 
     what: Prose
     where: Name | None = None
     hint: Prose | None = None
-    mistakes: tuple[Mistake, ...] = Field(default=(), max_length=200)
+    mistakes: tuple[ToldMistake, ...] = Field(default=(), max_length=200)
 
 
-class Weakened(Part):
+class Weakened(ToldPart):
     """A gate that was loosened or removed, judged by what it was at the base revision.
 
     Attributes:
@@ -115,7 +115,7 @@ class Weakened(Part):
     why: Prose = ""
 
 
-class GateVerdict(Part):
+class GateVerdict(ToldPart):
     """A gate of the head, judged; `passed` is None where nothing could be."""
 
     metric: Name
@@ -126,7 +126,7 @@ class GateVerdict(Part):
     why: Prose = ""
 
 
-class Metric(Part):
+class Metric(ToldPart):
     """One metric of the composed model at both revisions.
 
     Attributes:
@@ -155,7 +155,7 @@ class Metric(Part):
     worth: Worth = Worth.UNKNOWN
 
 
-class Omega(Part):
+class Omega(ToldPart):
     """A vector's ω at both revisions; None where it has none."""
 
     vector: Name
@@ -163,7 +163,7 @@ class Omega(Part):
     after: float | None = None
 
 
-class Reason(Part):
+class ToldReason(ToldPart):
     """What was changed, and which actions that makes others."""
 
     text: Prose
@@ -171,7 +171,7 @@ class Reason(Part):
     follow: tuple[Name, ...] = Field(default=(), max_length=500)
 
 
-class DueAction(Part):
+class ToldDue(ToldPart):
     """An action that ran, or has to.
 
     Attributes:
@@ -194,7 +194,7 @@ class DueAction(Part):
     error: Prose = ""
 
 
-class AskedPrompt(Part):
+class AskedPrompt(ToldPart):
     """A prompt, and what the composed models of both revisions answered."""
 
     dataset: Name
@@ -204,7 +204,7 @@ class AskedPrompt(Part):
     reference: Prose | None = None
 
 
-class KeyChange(Part):
+class KeyChange(ToldPart):
     """An action that is other work than it was; a key is None where there is no action, or its key is not known yet."""
 
     action: Name
@@ -213,7 +213,7 @@ class KeyChange(Part):
     what: Standing
 
 
-class RecipeReview(Part):
+class RecipeReview(ToldPart):
     """One recipe at both revisions.
 
     Attributes:
@@ -227,15 +227,15 @@ class RecipeReview(Part):
 
     path: Name
     was: Name | None = None
-    change: Change
+    change: ToldChange
     status: Status = 0
     trouble: Trouble | None = None
     weakened: tuple[Weakened, ...] = Field(default=(), max_length=200)
     gates: tuple[GateVerdict, ...] = Field(default=(), max_length=200)
     metrics: tuple[Metric, ...] = Field(default=(), max_length=1000)
     omega: tuple[Omega, ...] = Field(default=(), max_length=500)
-    reasons: tuple[Reason, ...] = Field(default=(), max_length=500)
-    actions: tuple[DueAction, ...] = Field(default=(), max_length=1000)
+    reasons: tuple[ToldReason, ...] = Field(default=(), max_length=500)
+    actions: tuple[ToldDue, ...] = Field(default=(), max_length=1000)
     prompts: tuple[AskedPrompt, ...] = Field(default=(), max_length=300)
     keys: tuple[KeyChange, ...] = Field(default=(), max_length=2000)
     model_before: Digest | None = None
@@ -248,10 +248,10 @@ class RecipeReview(Part):
     @property
     def is_same(self) -> bool:
         """Whether all there is to say is that nothing changed."""
-        return self.change is Change.UNCHANGED and not self.status and not self.weakened
+        return self.change is ToldChange.UNCHANGED and not self.status and not self.weakened
 
 
-class Review(Part):
+class Review(ToldPart):
     """All recipes of two revisions.
 
     Attributes:

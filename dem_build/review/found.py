@@ -14,7 +14,7 @@ from dem_build.recipe import toml
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dem_build.review.repository import Blob, Repository
+    from dem_build.review.repository import GitBlob, Repository
 
 __all__ = ["RecipeFile", "RecipePair", "is_recipe", "pair_recipes", "recipes_at"]
 
@@ -68,7 +68,7 @@ def is_recipe(text: bytes) -> bool:
     return isinstance(tables.get("base"), dict) and any(isinstance(tables.get(n), dict) for n in _TABLES)
 
 
-def recipes_at(repository: Repository, files: Mapping[str, Blob]) -> dict[str, RecipeFile]:
+def recipes_at(repository: Repository, files: Mapping[str, GitBlob]) -> dict[str, RecipeFile]:
     """Path → each recipe among the files of a revision."""
     found = {}
     for path, blob in files.items():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dem_build.errors import UsageError
 from dem_build.json_text import parse_json
 from dem_build.report.text import printable
-from dem_build.review.document import Change
+from dem_build.review.document import ToldChange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -109,7 +109,7 @@ def _of_actions(recipe: RecipeReview) -> Iterator[tuple[str, int, str, str]]:
             yield "error", action.line, "dem ci: an action failed", f"{action.action}: {action.error}"
         elif action.state == "due" and action.trains:
             yield "warning", action.line, "dem ci: train first", action.action
-    if recipe.change is Change.CHANGED and recipe.reasons:
+    if recipe.change is ToldChange.CHANGED and recipe.reasons:
         text = "\n".join(reason.text for reason in recipe.reasons[:10])
         yield "notice", 1, "dem ci: what changed", text
 

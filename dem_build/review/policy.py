@@ -14,7 +14,7 @@ from dem_build.errors import Problem, RecipeError
 from dem_build.recipe import toml
 from dem_build.recipe.messages import mistakes_of
 
-__all__ = ["POLICY", "Policy", "Untrusted", "read_policy"]
+__all__ = ["POLICY", "ReviewPolicy", "Untrusted", "read_policy"]
 
 POLICY = "dem-ci.toml"
 """Where it lies, from the root of the repository."""
@@ -52,7 +52,7 @@ class Untrusted(BaseModel):
         return repository in self.hub or f"{repository.partition('/')[0]}/*" in self.hub
 
 
-class Policy(BaseModel):
+class ReviewPolicy(BaseModel):
     """The keys of `dem-ci.toml`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -60,7 +60,7 @@ class Policy(BaseModel):
     untrusted: Untrusted = Field(default_factory=Untrusted)
 
 
-def read_policy(data: bytes | None) -> Policy:
+def read_policy(data: bytes | None) -> ReviewPolicy:
     """The policy of a revision.
 
     Args:
@@ -70,12 +70,12 @@ def read_policy(data: bytes | None) -> Policy:
         RecipeError: All its mistakes.
     """
     if data is None:
-        return Policy()
+        return ReviewPolicy()
     text, tables = toml.parse(data, Path(POLICY), "policy")
     if toml.too_deep(tables):
         raise RecipeError([Problem(POLICY, 0, "", toml.TOO_DEEP)])
     values = toml.frozen(tables)
-    if mistakes := mistakes_of(Policy, values):
+    if mistakes := mistakes_of(ReviewPolicy, values):
         origin = toml.Origin(POLICY, text)
         raise RecipeError([origin.problem(m.key, m.what, m.hint) for m in mistakes])
-    return Policy.model_validate(values, strict=True)
+    return ReviewPolicy.model_validate(values, strict=True)

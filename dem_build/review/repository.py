@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dem_build.errors import UsageError
 
-__all__ = ["Blob", "Repository"]
+__all__ = ["GitBlob", "Repository"]
 
 REGULAR = ("100644", "100755")
 _NO_GIT = "a revision is one of a git repository: call dem in one"
@@ -23,7 +23,7 @@ _UNKNOWN = "`git log --all --oneline` lists what there is; `git fetch` gets what
 
 
 @dataclass(frozen=True)
-class Blob:
+class GitBlob:
     """A file at a revision.
 
     Attributes:
@@ -99,7 +99,7 @@ class Repository:
             raise UsageError(what, where=str(self.root), hint=_SHALLOW)
         return found.decode().split()[0]
 
-    def files(self, commit: str) -> dict[str, Blob]:
+    def files(self, commit: str) -> dict[str, GitBlob]:
         """Path → each file of a commit, links among them; no submodules.
 
         Raises:
@@ -114,10 +114,10 @@ class Repository:
             mode, kind, oid, size = head.decode().split()
             if kind == "blob":
                 path = os.fsdecode(name)
-                found[path] = Blob(path, oid, int(size), mode in REGULAR)
+                found[path] = GitBlob(path, oid, int(size), mode in REGULAR)
         return found
 
-    def read(self, blob: Blob) -> bytes:
+    def read(self, blob: GitBlob) -> bytes:
         """The bytes of a file."""
         found = self._ask("cat-file", "blob", blob.oid)
         if found is None:

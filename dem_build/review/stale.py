@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dem_build.digest import Digest
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
-    from dem_build.review.repository import Blob, Repository
+    from dem_build.review.repository import GitBlob, Repository
 
 __all__ = ["Digests", "stale"]
 
@@ -35,7 +35,7 @@ class Digests:
     repository: Repository
     known: dict[str, str] = field(default_factory=dict)
 
-    def of(self, blob: Blob) -> str:
+    def of(self, blob: GitBlob) -> str:
         """The digest of a file."""
         if blob.oid not in self.known:
             data = self.repository.read(blob)
@@ -45,7 +45,7 @@ class Digests:
 
 
 def stale(
-    recipe: Recipe, lock: Lock, files: Mapping[str, Blob], digests: Digests
+    recipe: Recipe, lock: Lock, files: Mapping[str, GitBlob], digests: Digests
 ) -> dict[str, tuple[Digest, ...]]:
     """The names in a lock (`datasets.math`) of which git has other files than it says → what those files hash to.
 
@@ -77,7 +77,7 @@ def stale(
     return {name: tuple(sorted(found[name])) for name in sorted(found)}
 
 
-def _followed(path: str, files: Mapping[str, Blob], repository: Repository) -> Blob | None:
+def _followed(path: str, files: Mapping[str, GitBlob], repository: Repository) -> GitBlob | None:
     """The file that a path leads to, through the links that git has; None where that is none of git's."""
     for _ in range(MOST_LINKS):
         steps = [path, *map(str, PurePosixPath(path).parents)]
@@ -110,7 +110,7 @@ def _patterns(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield f"datasets.{name}", text
 
 
-def _matching(pattern: PurePosixPath, files: Mapping[str, Blob]) -> Iterator[str]:
+def _matching(pattern: PurePosixPath, files: Mapping[str, GitBlob]) -> Iterator[str]:
     parts = PurePosixPath(os.path.normpath(pattern)).parts
     if parts[:1] not in (("..",), ("/",), ("~",)):
         yield from (path for path in files if matches(parts, PurePosixPath(path).parts))

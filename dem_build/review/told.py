@@ -12,12 +12,12 @@ from dem_build.report.comparison import COMPOSED
 from dem_build.report.gates import Reference
 from dem_build.review.document import (
     AskedPrompt,
-    DueAction,
     GateVerdict,
     KeyChange,
     Metric,
     Omega,
-    Reason,
+    ToldDue,
+    ToldReason,
     Worth,
     finite,
     shown,
@@ -26,7 +26,7 @@ from dem_build.review.document import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dem_build.compare import Comparison, MetricChange, Side
+    from dem_build.compare import MetricChange, Side, SideBySide
     from dem_build.engine.outcome import Outcome
     from dem_build.estimate.estimates import Estimate
     from dem_build.graph import Graph
@@ -40,7 +40,7 @@ PROMPTS = 3
 NAME = 1000
 
 
-def tell_metrics(comparison: Comparison) -> tuple[Metric, ...]:
+def tell_metrics(comparison: SideBySide) -> tuple[Metric, ...]:
     """Every metric of the composed model."""
     return tuple(_metric(one) for one in comparison.metrics if one.model == COMPOSED)[:MOST]
 
@@ -75,7 +75,7 @@ def _test(one: MetricChange) -> str:
 
 
 def references(
-    comparison: Comparison, before: Side, renamed: Callable[[str], str]
+    comparison: SideBySide, before: Side, renamed: Callable[[str], str]
 ) -> dict[tuple[str, str], Reference | None]:
     """What gates against the base revision compare with; None of what that revision does not measure."""
     asked = {renamed(e.task) for a in before.build.graph if (e := a.evaluation) and e.model == COMPOSED}
@@ -107,7 +107,7 @@ def tell_gates(gates: Iterable[GateResult], line_of: Callable[[int], int]) -> tu
     )
 
 
-def tell_omega(comparison: Comparison) -> tuple[Omega, ...]:
+def tell_omega(comparison: SideBySide) -> tuple[Omega, ...]:
     """Every ω."""
     return tuple(
         Omega(vector=shown(one.vector, NAME), before=finite(one.before), after=finite(one.after))
@@ -115,10 +115,10 @@ def tell_omega(comparison: Comparison) -> tuple[Omega, ...]:
     )
 
 
-def tell_reasons(comparison: Comparison) -> tuple[Reason, ...]:
+def tell_reasons(comparison: SideBySide) -> tuple[ToldReason, ...]:
     """What was changed, and what follows of it."""
     return tuple(
-        Reason(
+        ToldReason(
             text=shown("; ".join(cause.text for cause in reason.causes)),
             changed=_names(reason.changed),
             follow=_names(reason.follow),
@@ -131,7 +131,7 @@ def _names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(shown(name, NAME) for name in names)[:500]
 
 
-def tell_keys(comparison: Comparison) -> tuple[KeyChange, ...]:
+def tell_keys(comparison: SideBySide) -> tuple[KeyChange, ...]:
     """Every action that is other work than it was."""
     told = (Standing.NEW, Standing.GONE, Standing.CHANGED, Standing.RENAMED)
     return tuple(
@@ -147,7 +147,7 @@ def tell_keys(comparison: Comparison) -> tuple[KeyChange, ...]:
 
 def tell_actions(
     outcome: Outcome | None, due: Mapping[str, Estimate], graph: Graph, line_of: Callable[[str], int]
-) -> tuple[DueAction, ...]:
+) -> tuple[ToldDue, ...]:
     """What ran, failed, or has to run yet.
 
     Args:
@@ -179,10 +179,10 @@ def tell_actions(
     return tuple(found)[:MOST]
 
 
-def _action(name: str, graph: Graph, line_of: Callable[[str], int]) -> DueAction:
+def _action(name: str, graph: Graph, line_of: Callable[[str], int]) -> ToldDue:
     prefix, _, rest = name.partition(":")
     line = line_of(rest) if prefix in ("data", "vector", "model") and rest else 0
-    return DueAction(action=shown(name, NAME), trains=graph.actions[name].kind.trains, line=line, state="due")
+    return ToldDue(action=shown(name, NAME), trains=graph.actions[name].kind.trains, line=line, state="due")
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ def tell_prompts(
     return tuple(found)[:300]
 
 
-def changed_datasets(comparison: Comparison) -> set[str]:
+def changed_datasets(comparison: SideBySide) -> set[str]:
     """The datasets whose rows, vector or ω are others than they were."""
     keys = comparison.keys.of(Standing.CHANGED, Standing.NEW)
     found = {c.name.partition(":")[2] for c in keys if c.name.startswith(("data:", "vector:"))}

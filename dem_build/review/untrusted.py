@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock, LockedTask
     from dem_build.recipe import Recipe
     from dem_build.review.policy import Untrusted
-    from dem_build.review.repository import Blob
+    from dem_build.review.repository import GitBlob
 
 __all__ = ["Boundary", "Takes", "refuse_excess", "refuse_names", "refuse_sources", "without_tokens"]
 
@@ -47,7 +47,7 @@ class Boundary:
     """
 
     root: Path
-    files: Mapping[str, Blob]
+    files: Mapping[str, GitBlob]
     policy: Untrusted
 
     def written(self, text: str, folder: PurePosixPath) -> str | None:

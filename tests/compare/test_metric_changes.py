@@ -11,7 +11,7 @@ from build_samples import make_graph
 from compare_samples import Recorded, side
 from scipy import stats as scipy_stats
 
-from dem_build.compare import Basis, Method, Side, compare
+from dem_build.compare import Basis, Side, SignificanceTest, compare
 from dem_build.errors import StoreError
 from dem_build.report.comparison import Trend
 from dem_build.report.results import Results
@@ -64,7 +64,7 @@ def test_a_loss_is_paired_by_row():
 def test_documents_are_paired_by_their_places_while_the_data_are_the_same():
     change = change_of(compare(built(), built(0.25, docs=right(20))), task="arc_easy", metric="acc")
     assert (change.basis, change.rows.common) == (Basis.DOCUMENTS, 30)
-    assert change.change.method is Method.MCNEMAR
+    assert change.change.method is SignificanceTest.MCNEMAR
     assert change.change.p == pytest.approx(2 * 0.5**10)  # ten documents, all of them for the better
     assert change.trend is Trend.BETTER
 
@@ -177,7 +177,11 @@ def test_a_metric_that_is_no_mean_of_documents_is_not_paired(values, recorded):
 
     change = change_of(compare(one(0.5, 0.0), one(0.25, 0.1)), task="arc_easy", metric=metric)
     stderr = math.hypot(*[recorded[f"{metric}_stderr"]] * 2)
-    assert (change.basis, change.rows, change.change.method) == (Basis.VALUES, None, Method.UNPAIRED)
+    assert (change.basis, change.rows, change.change.method) == (
+        Basis.VALUES,
+        None,
+        SignificanceTest.UNPAIRED,
+    )
     assert change.change.stderr == pytest.approx(stderr)
     assert change.change.p == pytest.approx(2 * scipy_stats.norm.sf(0.1 / stderr))
     assert "not the mean of what its documents have" in change.note

@@ -13,9 +13,9 @@ from scipy import stats as scipy_stats
 
 from dem_build.compare.paired import (
     FEW_DISCORDANT,
-    Method,
     Observation,
     Pairs,
+    SignificanceTest,
     effect_of,
     holm,
     mcnemar,
@@ -54,8 +54,8 @@ def test_few_pairs_that_disagree_are_judged_exactly_and_many_by_students_t():
     few = [0] * (FEW_DISCORDANT - 1) + right[FEW_DISCORDANT - 1 :]
     many = [0] * FEW_DISCORDANT + right[FEW_DISCORDANT:]
     exact, normal = difference(right, few), difference(right, many)
-    assert (exact.method, exact.p) == (Method.MCNEMAR, mcnemar(FEW_DISCORDANT - 1, 0))
-    assert normal.method is Method.PAIRED
+    assert (exact.method, exact.p) == (SignificanceTest.MCNEMAR, mcnemar(FEW_DISCORDANT - 1, 0))
+    assert normal.method is SignificanceTest.PAIRED
 
 
 values = st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), min_size=FEW_ROWS, max_size=40)
@@ -68,7 +68,7 @@ def test_the_change_of_a_mean_is_the_paired_t_test_of_scipy(scores):
     found = difference(before, after)
     assert found.delta == pytest.approx(apart.mean(), abs=1e-9)
     spread = apart.std(ddof=1) / math.sqrt(len(apart))
-    if found.method is Method.PAIRED and spread > 1e-6:
+    if found.method is SignificanceTest.PAIRED and spread > 1e-6:
         assert found.stderr == pytest.approx(spread, rel=1e-6)
         assert found.p == pytest.approx(scipy_stats.ttest_rel(after, before).pvalue, rel=1e-6, abs=1e-12)
 

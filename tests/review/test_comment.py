@@ -12,12 +12,12 @@ from pulls.review_samples import COMMIT, hostile, review_of, sample
 from dem_build.errors import UsageError
 from dem_build.review.comment import MOST_CHARACTERS, comment, verdict
 from dem_build.review.document import (
-    Change,
     GateVerdict,
     KeyChange,
     Metric,
     RecipeReview,
     Review,
+    ToldChange,
     read_review,
 )
 
@@ -77,7 +77,7 @@ def test_nothing_that_a_stranger_wrote_is_markup_or_notifies_anybody(attack):
 
 def test_a_fence_is_longer_than_any_run_of_backticks_in_it():
     keys = tuple(KeyChange(action="x" + "`" * n, what="gone") for n in (3, 9, 4))
-    page = comment(review_of(RecipeReview(path="a.toml", change=Change.CHANGED, keys=keys)))
+    page = comment(review_of(RecipeReview(path="a.toml", change=ToldChange.CHANGED, keys=keys)))
     assert "\n``````````text\n" in page
     assert html(page).count("<pre>") == 1
 
@@ -93,7 +93,7 @@ def test_the_verdict_and_the_two_commits_come_first_then_weakened_gates():
 
 
 def test_what_has_not_changed_is_one_line():
-    same = [RecipeReview(path=f"r{i}.toml", change=Change.UNCHANGED) for i in range(3)]
+    same = [RecipeReview(path=f"r{i}.toml", change=ToldChange.UNCHANGED) for i in range(3)]
     page = comment(review_of(*same))
     assert "✓ no recipe changed" in verdict(review_of(*same))
     assert [line for line in page.splitlines() if "r0.toml" in line and "r2.toml" in line]
@@ -123,7 +123,7 @@ def test_it_always_fits_and_says_when_something_is_left_out(many):
 def test_worse_metrics_are_kept_where_not_all_fit():
     metrics = [Metric(on=f"t{i}", metric="acc", before=0.5, after=0.5, worth="noise") for i in range(900)]
     metrics.append(Metric(on="the-bad-one", metric="acc", before=0.5, after=0.1, delta=-0.4, worth="worse"))
-    page = comment(review_of(RecipeReview(path="a.toml", change=Change.CHANGED, metrics=tuple(metrics))))
+    page = comment(review_of(RecipeReview(path="a.toml", change=ToldChange.CHANGED, metrics=tuple(metrics))))
     assert "the-bad-one" in page.replace("\\", "")
     assert "metrics more" in page
 
@@ -152,5 +152,5 @@ def test_a_document_of_a_stranger_is_read_strictly(data):
 
 def test_gates_that_nobody_judged_are_not_called_passed():
     gate = GateVerdict(metric="loss", task="loss:a", passed=None, why="vectors are to be trained first")
-    page = comment(review_of(RecipeReview(path="a.toml", change=Change.CHANGED, status=4, gates=(gate,))))
+    page = comment(review_of(RecipeReview(path="a.toml", change=ToldChange.CHANGED, status=4, gates=(gate,))))
     assert "| - | loss on a | vectors are to be trained first |" in page

@@ -11,7 +11,15 @@ from pulls.review_samples import hostile, review_of, sample
 
 from dem_build.cli.app import run
 from dem_build.errors import UsageError
-from dem_build.review.document import Change, DueAction, GateVerdict, Mistake, RecipeReview, Trouble, Weakened
+from dem_build.review.document import (
+    GateVerdict,
+    RecipeReview,
+    ToldChange,
+    ToldDue,
+    ToldMistake,
+    Trouble,
+    Weakened,
+)
 from dem_build.review.github import annotation_lines, append_summary, commands_stopped, write_outputs
 from dem_build.review.junit import junit
 
@@ -54,7 +62,7 @@ ATTACKS = (
 
 def broken(**trouble) -> RecipeReview:
     return RecipeReview(
-        path="r.toml", change=Change.BROKEN, status=2, trouble=Trouble(what="wrong", **trouble)
+        path="r.toml", change=ToldChange.BROKEN, status=2, trouble=Trouble(what="wrong", **trouble)
     )
 
 
@@ -72,7 +80,7 @@ def test_no_text_of_a_stranger_is_a_command(attack):
 
 
 def test_annotations_stand_on_the_lines_of_the_recipe():
-    mistakes = (Mistake(file="r.toml", line=7, key="train.steps", what="is no key", hint="max_steps"),)
+    mistakes = (ToldMistake(file="r.toml", line=7, key="train.steps", what="is no key", hint="max_steps"),)
     assert annotation_lines(review_of(broken(mistakes=mistakes))) == [
         "::error file=r.toml,line=7,title=dem ci%3A a mistake::train.steps: is no key (max_steps)"
     ]
@@ -80,7 +88,7 @@ def test_annotations_stand_on_the_lines_of_the_recipe():
     weak = (
         Weakened(gate="loss on a", how="loosened", was="at most 1", now="at most 2", line=20, passed=True),
     )
-    recipe = RecipeReview(path="a,b.toml", change=Change.CHANGED, status=3, gates=gates, weakened=weak)
+    recipe = RecipeReview(path="a,b.toml", change=ToldChange.CHANGED, status=3, gates=gates, weakened=weak)
     assert annotation_lines(review_of(recipe)) == [
         "::error file=a%2Cb.toml,line=12,title=dem ci%3A a gate failed::acc on t: must be at least 0.2",
         (
@@ -95,8 +103,8 @@ def test_the_outputs_and_the_summary_are_added_to_the_runners_files(tmp_path, mo
     for name, path in files.items():
         path.write_text("before=1\n")
         monkeypatch.setenv(name, str(path))
-    due = DueAction(action="vector:a\nstatus=0", trains=True, state="due")
-    write_outputs(review_of(RecipeReview(path="r.toml", change=Change.CHANGED, status=4, actions=(due,))))
+    due = ToldDue(action="vector:a\nstatus=0", trains=True, state="due")
+    write_outputs(review_of(RecipeReview(path="r.toml", change=ToldChange.CHANGED, status=4, actions=(due,))))
     append_summary("# text")
     lines = files["GITHUB_OUTPUT"].read_text().splitlines()
     assert lines == [

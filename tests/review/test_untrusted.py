@@ -15,7 +15,7 @@ from dem_build.lock import lock
 from dem_build.lock.absent import Absent
 from dem_build.lock.task_index import builtin_folder
 from dem_build.recipe import load_recipe
-from dem_build.review.policy import Policy, Untrusted, read_policy
+from dem_build.review.policy import ReviewPolicy, Untrusted, read_policy
 from dem_build.store import Hints
 
 SECRET = '{"text": "what nobody shall see"}\n'
@@ -390,7 +390,7 @@ def test_a_policy_with_a_mistake_is_refused(text, what):
 
 
 def test_without_a_policy_no_name_on_a_hub_is_allowed():
-    assert read_policy(None) == Policy()
+    assert read_policy(None) == ReviewPolicy()
     assert not Untrusted().allows("org/name")
     assert Untrusted(hub=("org/*",)).allows("org/name")
     assert not Untrusted(hub=("org/*",)).allows("organisation/name")

@@ -15,7 +15,7 @@ from dem_build.store.local import open_layout
 from dem_build.store.records import read_record
 from dem_build.store.remote.folder import FolderBucket
 from dem_build.store.remote.namespace import Connection, Namespace
-from dem_build.store.remote.reader import Caller, Reader
+from dem_build.store.remote.reader import Caller, RemoteReader
 
 
 class Bucket(FolderBucket):
@@ -129,7 +129,7 @@ class Machine:
         self.write = Namespace(at, write)
         home = shared.home / name
         layout = open_layout(home / "cache")
-        self.reader = Reader(layout, self.reads, Caller(self.said.append), required=required)
+        self.reader = RemoteReader(layout, self.reads, Caller(self.said.append), required=required)
         self.store = Store(layout, Hints(home / "hints"), elsewhere=self.reader)
 
     def make(self, data: bytes = b"delta", **keys) -> Record:

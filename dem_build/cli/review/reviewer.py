@@ -30,9 +30,9 @@ from dem_build.review import told
 from dem_build.review.document import (
     GRAVITY,
     AskedPrompt,
-    Change,
-    Mistake,
     RecipeReview,
+    ToldChange,
+    ToldMistake,
     Trouble,
     Weakened,
     shown,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.cli.session import Call, Planned, Session, Workplace
-    from dem_build.compare import Comparison
+    from dem_build.compare import SideBySide
     from dem_build.digest import JSON
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.outcome import Outcome
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from dem_build.recipe import Gate, Recipe
     from dem_build.report.gates import Reference
     from dem_build.review.found import RecipeFile, RecipePair
-    from dem_build.review.repository import Blob
+    from dem_build.review.repository import GitBlob
     from dem_build.review.stale import Digests
     from dem_build.review.untrusted import Boundary
 
@@ -115,7 +115,7 @@ class Reviewer:
     call: Call
     digests: Digests
     commits: tuple[str, str]
-    files: tuple[Mapping[str, Blob], Mapping[str, Blob]]
+    files: tuple[Mapping[str, GitBlob], Mapping[str, GitBlob]]
     boundary: Boundary | None
     console: Console
     interrupt: Interrupt
@@ -130,7 +130,7 @@ class Reviewer:
         bare = RecipeReview(
             path=shown(pair.path, 1000),
             was=self._was(pair),
-            change=Change.CHANGED if pair.before else Change.ADDED,
+            change=ToldChange.CHANGED if pair.before else ToldChange.ADDED,
         )
         recipe_line(pair.path, self.console)
         if pair.after is None:
@@ -157,12 +157,12 @@ class Reviewer:
             )
             for gate in _gates_of(pair.before)
         )
-        return bare.model_copy(update={"change": Change.REMOVED, "weakened": gates})
+        return bare.model_copy(update={"change": ToldChange.REMOVED, "weakened": gates})
 
     def _refused(self, pair: RecipePair, bare: RecipeReview, error: DemError) -> RecipeReview:
         if self.boundary is None and self._was_so(pair, error):
             notes = (shown(f"as at the base revision: {error}"),)
-            return bare.model_copy(update={"change": Change.UNCHANGED, "notes": notes})
+            return bare.model_copy(update={"change": ToldChange.UNCHANGED, "notes": notes})
         trouble = Trouble(
             what=shown(error.what),
             where=shown(error.where, 1000) if error.where else None,
@@ -171,7 +171,7 @@ class Reviewer:
             if isinstance(error, RecipeError)
             else (),
         )
-        change = Change.BROKEN if isinstance(error, RecipeError) else bare.change
+        change = ToldChange.BROKEN if isinstance(error, RecipeError) else bare.change
         return bare.model_copy(update={"change": change, "status": error.exit_status, "trouble": trouble})
 
     def _was_so(self, pair: RecipePair, error: DemError) -> bool:
@@ -194,10 +194,10 @@ class Reviewer:
         ]
         return told[0] == told[1]
 
-    def _mistake(self, problem: Problem) -> Mistake:
+    def _mistake(self, problem: Problem) -> ToldMistake:
         whole = os.path.normpath(Path.cwd() / problem.file)
         file = os.path.relpath(whole, self.root) if whole.startswith(f"{self.root}{os.sep}") else problem.file
-        return Mistake(
+        return ToldMistake(
             file=shown(file, 1000),
             line=problem.line,
             key=shown(problem.key, 1000),
@@ -235,7 +235,7 @@ class Reviewer:
                 raise not_locked(after.named, self.call, lock.lock_path(named), [*changed])
             before, missing = self._before(pair, place)
             if before is not None and (same := _unchanged(before.found, after.found)) is not None:
-                return bare.model_copy(update={"change": Change.UNCHANGED, "notes": same})
+                return bare.model_copy(update={"change": ToldChange.UNCHANGED, "notes": same})
             if self.boundary is not None:
                 refuse_names(
                     after.found.recipe, self.boundary
@@ -323,7 +323,7 @@ class Reviewer:
             return recipe.problem(f"gates[{index}]", "").line
 
         reached: Mapping[tuple[str, str], Reference | None] | None = None
-        if bare.change is not Change.ADDED:
+        if bare.change is not ToldChange.ADDED:
             reached = told.references(comparison, base.side, names.task) if base else {}
         gates = (
             check(recipe.gates, built.side.results, reached)
@@ -503,7 +503,7 @@ def _lacks(base: _Built) -> str:
     return shown(f"of the base revision there is no {names} in the cache or its remotes")
 
 
-def _prompts(comparison: Comparison, base: _Built | None, built: _Built) -> tuple[AskedPrompt, ...]:
+def _prompts(comparison: SideBySide, base: _Built | None, built: _Built) -> tuple[AskedPrompt, ...]:
     before = base.side if base else Side("nothing")
     return told.tell_prompts(before, built.side, told.changed_datasets(comparison), comparison.keys.names.one)
 

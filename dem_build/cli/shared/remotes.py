@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.cli.session import Call
     from dem_build.machine import Remote
-    from dem_build.store.remote.bucket import Bucket, Listed
+    from dem_build.store.remote.bucket import Bucket, Stored
 
 __all__ = ["init", "probe", "show"]
 
@@ -82,7 +82,7 @@ def show(call: Call) -> int:
     return 0
 
 
-def census(items: Iterable[Listed]) -> dict[str, dict[str, int]]:
+def census(items: Iterable[Stored]) -> dict[str, dict[str, int]]:
     """For each namespace how many records, candidates and objects are in a listing, and bytes of all of it."""
     found: dict[str, dict[str, int]] = {}
     for name, many, _ in items:

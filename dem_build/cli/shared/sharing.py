@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dem_build.store.remote.bucket import Bucket
     from dem_build.store.remote.namespace import Namespace
     from dem_build.store.remote.push import Pusher
-    from dem_build.store.remote.reader import Reader
+    from dem_build.store.remote.reader import RemoteReader
 
 __all__ = ["Pushing", "Sharing"]
 
@@ -65,13 +65,15 @@ class Sharing:
             hint = "leave out --require-remote, or write [[remotes]] into the machine file"
             raise UsageError("no remote is there that could be required", hint=hint)
 
-    def reader(self, layout: CacheLayout) -> Reader | None:
+    def reader(self, layout: CacheLayout) -> RemoteReader | None:
         """What reads the remotes for a store; None where there is nothing to read."""
         if not self.reads:
             return None
-        from dem_build.store.remote.reader import Caller, Reader  # noqa: PLC0415  as above
+        from dem_build.store.remote.reader import Caller, RemoteReader  # noqa: PLC0415  as above
 
-        return Reader(layout, self.reads, Caller(self.warn, self._fetched, _ask), required=self.required)
+        return RemoteReader(
+            layout, self.reads, Caller(self.warn, self._fetched, _ask), required=self.required
+        )
 
     def warn(self, text: str) -> None:
         """Print a warning."""

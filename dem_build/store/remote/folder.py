@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import RemoteError
 from dem_build.store import files
-from dem_build.store.remote.bucket import PIECE, Listed
+from dem_build.store.remote.bucket import PIECE, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,7 +89,7 @@ class FolderBucket:
             files.sync_folder(partial.parent)
             return True
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[Stored]:
         """See `Bucket`."""
         with self._explained(prefix):
             self._reachable()
@@ -101,7 +101,7 @@ class FolderBucket:
                         with suppress(FileNotFoundError):  # deleted meanwhile
                             kept = os.stat(path, follow_symlinks=False)  # noqa: PTH116
                             if stat.S_ISREG(kept.st_mode):
-                                yield Listed(name, kept.st_size, kept.st_mtime)
+                                yield Stored(name, kept.st_size, kept.st_mtime)
 
     def delete(self, names: Iterable[str]) -> None:
         """See `Bucket`."""

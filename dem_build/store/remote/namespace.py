@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
     from dem_build.store.records import Record
-    from dem_build.store.remote.bucket import Bucket, Listed
+    from dem_build.store.remote.bucket import Bucket, Stored
 
 __all__ = ["Connection", "Namespace", "key_of"]
 
@@ -167,7 +167,7 @@ class Namespace:
         found = {key_of(listed.name) for listed in self.listed_records()}
         return iter(sorted(key for key in found if key))
 
-    def listed_records(self) -> Iterator[Listed]:
+    def listed_records(self) -> Iterator[Stored]:
         """What is listed where records lie, candidates too."""
         for prefix in (f"{self.name}/actions/", f"{self.name}/candidates/"):
             yield from self.remote.bucket.list(prefix)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dem_build.errors import RemoteError
-from dem_build.store.remote.bucket import PIECE, Listed
+from dem_build.store.remote.bucket import PIECE, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -119,7 +119,7 @@ class ObjectStoreBucket:
                 raise
             return True
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[Stored]:
         """See `Bucket`."""
         if not self.listed:
             raise RemoteError("a web server does not say what it has", where=self.url)
@@ -129,7 +129,7 @@ class ObjectStoreBucket:
             for chunk in obstore.list(self._store("small"), folder, chunk_size=1000):
                 for item in chunk:
                     if item["path"].startswith(prefix):
-                        yield Listed(item["path"], item["size"], item["last_modified"].timestamp())
+                        yield Stored(item["path"], item["size"], item["last_modified"].timestamp())
 
     def delete(self, names: Iterable[str]) -> None:
         """See `Bucket`."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.store.records import Record
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["Caller", "Reader"]
+__all__ = ["Caller", "RemoteReader"]
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Caller(NamedTuple):
     asks: Callable[[], None] = lambda: None
 
 
-class Reader:
+class RemoteReader:
     """What a process reads of stores that others share: an `Elsewhere`.
 
     Args:

@@ -14,7 +14,7 @@ from dem_build.digest import DIGEST
 from dem_build.errors import RemoteError
 from dem_build.store.local import DIGESTS
 from dem_build.store.records import NewerRecordError, parse_record
-from dem_build.store.remote.bucket import Listed
+from dem_build.store.remote.bucket import Stored
 from dem_build.store.remote.namespace import key_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dem_build.store.gc.garbage import Policy
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["Going", "Held", "Survey", "collect", "survey", "take"]
+__all__ = ["Going", "HeldRecord", "Survey", "collect", "survey", "take"]
 
 READ_AT_ONCE = 32
 _ATTEMPTS = 2
@@ -34,7 +34,7 @@ _DELETED_AT_ONCE = 200
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldRecord:
     """A record as it was found.
 
     Attributes:
@@ -44,7 +44,7 @@ class Held:
         opaque: What looks like a digest in one that cannot be understood.
     """
 
-    listed: Listed
+    listed: Stored
     record: Record | None
     newer: bool = False
     opaque: frozenset[Digest] = frozenset()
@@ -59,8 +59,8 @@ class Survey:
         records: Name → the record.
     """
 
-    objects: Mapping[Digest, Listed]
-    records: Mapping[str, Held]
+    objects: Mapping[Digest, Stored]
+    records: Mapping[str, HeldRecord]
 
     def damage(self) -> Iterator[tuple[str, str]]:
         """Yield names of records, and what is wrong with each; what a newer dem wrote is not ours to judge."""
@@ -104,18 +104,18 @@ def survey(of: Namespace) -> Survey:
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         for blob, name, size in zip(doubtful, names, pool.map(of.remote.bucket.size, names), strict=True):
             if size is not None:
-                objects[blob.digest] = Listed(name, size, time.time())
+                objects[blob.digest] = Stored(name, size, time.time())
     return Survey(objects, records)
 
 
-def _records(of: Namespace, listed: Iterable[Listed]) -> dict[str, Held]:
+def _records(of: Namespace, listed: Iterable[Stored]) -> dict[str, HeldRecord]:
     keys = [(each, key) for each in listed if (key := key_of(each.name)) is not None]
     with ThreadPoolExecutor(READ_AT_ONCE) as pool:
         read = pool.map(lambda pair: _read(of, *pair), keys)
         return {held.listed.name: held for held in read if held is not None}
 
 
-def _read(of: Namespace, listed: Listed, key: Digest) -> Held | None:
+def _read(of: Namespace, listed: Stored, key: Digest) -> HeldRecord | None:
     """A record that is listed; None where it is gone meanwhile.
 
     Read again where it is not what it should be: a proxy's page, a reply cut short or a moment's 404 says nothing of
@@ -140,12 +140,12 @@ def _read(of: Namespace, listed: Listed, key: Digest) -> Held | None:
     return held
 
 
-def _understood(listed: Listed, data: bytes, key: Digest) -> Held:
+def _understood(listed: Stored, data: bytes, key: Digest) -> HeldRecord:
     try:
-        return Held(listed, parse_record(data, key))
+        return HeldRecord(listed, parse_record(data, key))
     except ValueError as error:
         opaque = frozenset(name.decode() for name in DIGESTS.findall(data))
-        return Held(listed, None, isinstance(error, NewerRecordError), opaque)
+        return HeldRecord(listed, None, isinstance(error, NewerRecordError), opaque)
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class Going:
             has planned with one of these has that time to fetch them.
     """
 
-    records: tuple[Listed, ...]
-    objects: tuple[Listed, ...]
+    records: tuple[Stored, ...]
+    objects: tuple[Stored, ...]
 
     @property
     def bytes(self) -> int:

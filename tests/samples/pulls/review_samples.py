@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dem_build.review.document import (
     AskedPrompt,
-    Change,
-    DueAction,
     GateVerdict,
     KeyChange,
     Metric,
-    Mistake,
     Omega,
-    Reason,
     RecipeReview,
     Review,
+    ToldChange,
+    ToldDue,
+    ToldMistake,
+    ToldReason,
     Trouble,
     Weakened,
     shown,
@@ -43,7 +43,7 @@ def sample(
     recipe = RecipeReview(
         path=path[:1000],
         was="recipes/old.toml",
-        change=Change.CHANGED,
+        change=ToldChange.CHANGED,
         status=status,
         weakened=(
             Weakened(gate="acc on words", how="loosened", was="at least 0.3", now="at least 0.2", line=9, value=0.25,
@@ -57,12 +57,12 @@ def sample(
         ),
         omega=(Omega(vector="chat", before=0.5, after=0.7), Omega(vector="new", after=0.2)),
         reasons=(
-            Reason(text="datasets.chat has 214 rows more", changed=("data:chat",), follow=("vector:chat", "model")),
+            ToldReason(text="datasets.chat has 214 rows more", changed=("data:chat",), follow=("vector:chat", "model")),
         ),
         actions=(
-            DueAction(action="vector:chat", trains=True, state="due", seconds=3700.0, disk=3_000_000_000),
-            DueAction(action="loss:composed:chat", state="ran", seconds=2.0, device="cpu"),
-            DueAction(action="eval:composed:words", state="failed", error="no such file"),
+            ToldDue(action="vector:chat", trains=True, state="due", seconds=3700.0, disk=3_000_000_000),
+            ToldDue(action="loss:composed:chat", state="ran", seconds=2.0, device="cpu"),
+            ToldDue(action="eval:composed:words", state="failed", error="no such file"),
         ),
         prompts=tuple(AskedPrompt(dataset="chat", asked=text[:4000], before="before", after="after", reference="data")
                       for _ in range(prompts)),
@@ -82,18 +82,18 @@ def hostile(text: str) -> Review:
     recipe = RecipeReview(
         path=name,
         was=name,
-        change=Change.CHANGED,
+        change=ToldChange.CHANGED,
         status=1,
         trouble=Trouble(what=prose, where=name, hint=prose),
         weakened=(Weakened(gate=name, how="removed", was=prose, now=prose, passed=False, why=prose),),
         gates=(GateVerdict(metric=name, task=name, passed=False, why=prose),),
         metrics=(Metric(on=name, metric=name, before=1.0, test=name, common=1),),
         omega=(Omega(vector=name, before=0.1),),
-        reasons=(Reason(text=prose, changed=(name,), follow=(name,)),),
+        reasons=(ToldReason(text=prose, changed=(name,), follow=(name,)),),
         actions=(
-            DueAction(action=name, trains=True, state="due"),
-            DueAction(action=name, state="failed", error=prose),
-            DueAction(action=name, state="ran", seconds=1.0, device=name),
+            ToldDue(action=name, trains=True, state="due"),
+            ToldDue(action=name, state="failed", error=prose),
+            ToldDue(action=name, state="ran", seconds=1.0, device=name),
         ),
         prompts=(AskedPrompt(dataset=name, asked=prose, before=prose, after=prose, reference=prose),),
         keys=(KeyChange(action=name, before="a" * 64, what="gone"),),
@@ -103,10 +103,12 @@ def hostile(text: str) -> Review:
     )
     broken = RecipeReview(
         path=name,
-        change=Change.BROKEN,
+        change=ToldChange.BROKEN,
         status=2,
-        trouble=Trouble(what=prose, mistakes=(Mistake(file=name, line=3, key=name, what=prose, hint=prose),)),
+        trouble=Trouble(
+            what=prose, mistakes=(ToldMistake(file=name, line=3, key=name, what=prose, hint=prose),)
+        ),
     )
-    same = RecipeReview(path=name, was=name, change=Change.UNCHANGED)
+    same = RecipeReview(path=name, was=name, change=ToldChange.UNCHANGED)
     review = review_of(recipe, broken, same)
     return review.model_copy(update={"against": name, "notes": (prose,)})

@@ -349,7 +349,7 @@ def test_a_bucket_of_the_same_name_on_another_server_is_another_remote(shared, r
 
     def found(folder, endpoint):
         at = Connection("s3://team-models", lambda: FolderBucket(folder), endpoint)
-        elsewhere = reader.Reader(layout, [Namespace(at, "trusted")], reader.Caller(lambda _: None))
+        elsewhere = reader.RemoteReader(layout, [Namespace(at, "trusted")], reader.Caller(lambda _: None))
         return Store(layout, Hints(home / "hints"), elsewhere=elsewhere).records.lookup(record.key)
 
     assert found(shared.folder, "http://127.0.0.1:9000") == record
