@@ -31,6 +31,7 @@ PROMPTS = 3
 """Prompts that are shown of a dataset."""
 CELL = 300
 BRIEF = 120
+NAME = 200
 ABSENT = "-"
 
 _HEADLINES = {
@@ -96,7 +97,7 @@ def _parts(
     yield MARKER
     yield f"## dem ci: {escape(verdict(review))}\n"
     yield _commits(review)
-    yield from (f"> {escape(note[:CELL])}\n" for note in review.notes[:10])
+    yield from (f"> {_brief(note, CELL)}\n" for note in review.notes[:10])
     weakened = [r for r in review.touched if r.weakened]
     few = 500 if most else 5
     yield from (_weakened(r, most or 2, named=len(review.touched) > 1) for r in weakened[:few])
@@ -106,7 +107,7 @@ def _parts(
     yield _more(len(review.touched) - recipes, "more recipes")
     yield _unchanged(review.same)
     yield "" if all_fits else "Not all of it fits here: the whole is in the JSON of this run.\n"
-    yield f"<sub>Again: {code(review.command[:300])}</sub>\n" if review.command else ""
+    yield f"<sub>Again: {_brief(review.command, 300, code)}</sub>\n" if review.command else ""
 
 
 def _more(count: int, what: str) -> str:
@@ -162,12 +163,12 @@ def _short(recipe: RecipeReview) -> list[str]:
 
 
 def _heading_only(recipe: RecipeReview) -> list[str]:
-    return [f"- {_MARKS[recipe.status]} {code(_name(recipe, 80))}"]
+    return [f"- {_MARKS[recipe.status]} {_brief(recipe.path, 80, code)}"]
 
 
 def _commits(review: Review) -> str:
     untrusted = " · **taken for a stranger's** (`--untrusted`)" if review.untrusted else ""
-    of = f", the merge base with {code(review.against[:100])}" if review.against else ""
+    of = f", the merge base with {_brief(review.against, 100, code)}" if review.against else ""
     return f"{code(review.base[:12])} → {code(review.head[:12])}{of}{untrusted}\n"
 
 
@@ -180,13 +181,13 @@ def _unchanged(recipes: Sequence[RecipeReview]) -> str:
 
 
 def _same(recipe: RecipeReview) -> str:
-    told = [f"was {code(recipe.was[:100])}"] if recipe.was else []
-    told += [escape(note[:BRIEF]) for note in recipe.notes[:2]]
-    return code(recipe.path[:100]) + (f" ({'; '.join(told)})" if told else "")
+    told = [f"was {_brief(recipe.was, 100, code)}"] if recipe.was else []
+    told += [_brief(note) for note in recipe.notes[:2]]
+    return _brief(recipe.path, 100, code) + (f" ({'; '.join(told)})" if told else "")
 
 
-def _name(recipe: RecipeReview, most: int = 200) -> str:
-    return recipe.path if len(recipe.path) <= most else recipe.path[: most - 1] + "…"
+def _name(recipe: RecipeReview) -> str:
+    return recipe.path if len(recipe.path) <= NAME else recipe.path[: NAME - 1] + "…"
 
 
 def _heading(recipe: RecipeReview) -> str:
@@ -222,7 +223,7 @@ def _trouble(trouble: Trouble | None) -> str:
 
 def _weakened(recipe: RecipeReview, most: int, *, named: bool) -> str:
     """The gates that ask for less than they did: before all else, since it is what a reader must not miss."""
-    of = f" in {code(_name(recipe))}" if named else ""
+    of = f" in {_brief(recipe.path, NAME, code)}" if named else ""
     body = [[_brief(g.gate), g.how, _brief(g.was), _brief(g.now), _judged(g)] for g in recipe.weakened[:most]]
     count = "A gate asks" if len(recipe.weakened) == 1 else f"{len(recipe.weakened)} gates ask"
     head = f"**⚠ {count} for less than at the base revision{of}:**\n"
@@ -237,9 +238,13 @@ def _judged(gate: Weakened) -> str:
     return f"{value}{'✓ passes' if gate.passed else '**✗ fails**'}{why}"
 
 
-def _brief(text: str) -> str:
-    """A text in a cell of the table that has to be there, whatever else there is no room for."""
-    return escape(text if len(text) <= BRIEF else text[: BRIEF - 2] + " …")
+def _brief(text: str, most: int = BRIEF, shape: Callable[[str], str] = escape) -> str:
+    """A text that has to be there, whatever else there is no room for: cut, and with its escapes hardly longer."""
+    if len(text) > most:
+        text = text[: most - 2] + " …"
+    while len(shape(text)) > 2 * most:
+        text = text[: len(text) // 2] + " …"
+    return shape(text)
 
 
 def _gates(gates: Sequence[GateVerdict]) -> str:

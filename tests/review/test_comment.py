@@ -18,6 +18,7 @@ from dem_build.review.document import (
     RecipeReview,
     Review,
     ToldChange,
+    Weakened,
     read_review,
 )
 
@@ -118,6 +119,28 @@ def test_it_always_fits_and_says_when_something_is_left_out(many):
     assert "metrics more" in page or "the whole is in the JSON" in page
     assert "⚠" in page
     assert Shown(html(page)).tags <= OURS
+
+
+@pytest.mark.parametrize("word", ["@a`", "`#1", "://`|", "&`<", "`\\"])
+def test_the_longest_document_that_is_read_fits_and_has_its_weakened_gates(word):
+    """Every name of it grows most when it is escaped: whoever made it would have no comment written."""
+    long = (word * 4000)[:4000]
+    gate = Weakened(gate=long[:1000], how="loosened", was=long, now=long, passed=False, why=long)
+    recipe = RecipeReview(
+        path=long[:1000],
+        was=long[:1000],
+        change=Change.CHANGED,
+        status=3,
+        weakened=(gate,) * 200,
+        notes=(long,) * 50,
+    )
+    same = RecipeReview(path=long[:1000], was=long[:1000], change=Change.UNCHANGED, notes=(long,) * 50)
+    review = review_of(*(recipe,) * 250, *(same,) * 250)
+    page = comment(
+        review.model_copy(update={"notes": (long,) * 50, "command": long[:1000], "against": long[:1000]})
+    )
+    assert len(page) < MOST_CHARACTERS
+    assert "200 gates ask for less" in page
 
 
 def test_worse_metrics_are_kept_where_not_all_fit():
