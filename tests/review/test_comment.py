@@ -129,12 +129,12 @@ def test_the_longest_document_that_is_read_fits_and_has_its_weakened_gates(word)
     recipe = RecipeReview(
         path=long[:1000],
         was=long[:1000],
-        change=Change.CHANGED,
+        change=ToldChange.CHANGED,
         status=3,
         weakened=(gate,) * 200,
         notes=(long,) * 50,
     )
-    same = RecipeReview(path=long[:1000], was=long[:1000], change=Change.UNCHANGED, notes=(long,) * 50)
+    same = RecipeReview(path=long[:1000], was=long[:1000], change=ToldChange.UNCHANGED, notes=(long,) * 50)
     review = review_of(*(recipe,) * 250, *(same,) * 250)
     page = comment(
         review.model_copy(update={"notes": (long,) * 50, "command": long[:1000], "against": long[:1000]})
