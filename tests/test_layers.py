@@ -178,3 +178,9 @@ def test_no_two_public_classes_have_one_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found.setdefault(node.name, []).append(path.name)
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def test_no_two_test_modules_have_one_name():
+    """pytest imports them by their names alone: of two, the second is not collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -120,10 +120,16 @@ def test_the_probe_finds_a_store_that_says_yes_and_overwrites(bucket, proxy):
     assert initialise(bucket) == (marker, None)
 
 
-def test_the_probe_believes_a_store_whose_replies_are_lost(bucket, proxy):
-    proxy.faults += [Fault("^PUT .*created", lose=True, times=1), Fault("^PUT .*race", lose=True, times=3)]
-    assert probe(bucket).create == "conditional"
-    assert [*bucket.list("")] == []
+def test_the_probe_believes_a_store_whose_replies_are_lost(localbucket):
+    # Not moto, which looks and then writes: beside load two writers may win there, and the probe says so.
+    with faulty(localbucket) as proxy:
+        bucket = open_bucket(f"s3://team-models/{os.urandom(4).hex()}", proxy.endpoint)
+        proxy.faults += [
+            Fault("^PUT .*created", lose=True, times=1),
+            Fault("^PUT .*race", lose=True, times=3),
+        ]
+        assert probe(bucket).create == "conditional"
+        assert [*bucket.list("")] == []
 
 
 def test_a_probe_leaves_nothing_where_it_fails(bucket, proxy):
@@ -140,7 +146,7 @@ def test_wrong_bytes_of_the_right_size_are_found_by_the_probe(bucket, proxy):
         probe(bucket)
 
 
-@pytest.mark.parametrize("kind", ["folder", "moto", "localbucket"])
+@pytest.mark.parametrize("kind", ["folder", "localbucket"])  # moto's is not atomic under load
 def test_where_creation_holds_the_probe_says_so(kind, request, tmp_path):
     (tmp_path / "shared").mkdir()
     url = str(tmp_path / "shared") if kind == "folder" else f"s3://team-models/{os.urandom(4).hex()}"
