@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MAPPED", "Room", "cpu_name", "gpus", "room"]
+__all__ = ["MAPPED", "Room", "cpu_name", "gigabytes", "gpus", "room"]
 
 MAPPED = 2 << 20
 """Bytes from which on a worker's C library makes what it is asked for a mapping of its own: a large page."""
@@ -42,6 +42,11 @@ def room(devices: list[str] | None = None) -> Room | None:
     """
     visible = gpus() if devices is None else devices
     return _gpu_room(visible) if visible else _process_room()
+
+
+def gigabytes(octets: float) -> str:
+    """Bytes of memory, for a message."""
+    return f"{octets / 1e9:,.1f} GB"
 
 
 def cpu_name() -> str:

@@ -17,6 +17,7 @@ SURE = 2.0
 """Standard errors: a loss that rose by more is said to be worse; see also `least_gain`."""
 
 LEAST_SHARE = 1e-3
+"""Of the base's loss: whoever gains less than that alone has gained nothing that others could recover."""
 
 FEW_ROWS = 8
 """Fewer have a standard error that is hardly known itself."""
@@ -34,6 +35,8 @@ def least_gain(base: float, gain: float, stderr: float | None) -> float:
     Returns:
         Two standard errors, and a thousandth of the base's loss at least.
     """
+    # The interval of a ratio has no end where that of its denominator has 0 in it (E. C. Fieller, Some Problems in
+    # Interval Estimation, JRSS B 16, 1954): a gain within its own error would make of any change any number.
     unsure = abs(gain) if stderr is None else SURE * stderr
     return max(unsure, LEAST_SHARE * base)
 

@@ -42,9 +42,11 @@ LAYERS: dict[str, int] = {
     "engine": 6,
     "report": 6,
     "estimate": 6,
-    "cli": 7,
+    "compare": 7,
+    "review": 8,
+    "cli": 9,
     "__init__": 0,
-    "__main__": 8,
+    "__main__": 10,
 }
 SPECS = {"actions", "spec"}
 """Modules of actions that say what a kind is: torch-free, and lower than all that plans or runs one."""
@@ -166,3 +168,19 @@ def test_the_layers_are_those_of_the_documentation():
         for name in cells[2].split(",")
     }
     assert drawn == {name: layer for name, layer in LAYERS.items() if not name.startswith("__")}
+
+
+def test_no_two_public_classes_have_one_name():
+    """A name that means two things is looked up twice by whoever reads."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "dem_build").rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found.setdefault(node.name, []).append(path.name)
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def test_no_two_test_modules_have_one_name():
+    """pytest imports them by their names alone: of two, the second is not collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -25,7 +25,7 @@ __all__ = ["adopt", "complete_checkpoints", "keep", "mark_complete", "newest_com
 
 MARKER = "complete.json"
 UNREADABLE = frozenset({errno.EACCES, errno.EIO, errno.EPERM})
-KEPT = 2
+KEPT = 2  # the newest may turn out to be damaged when it is taken up: then the one before it serves
 
 
 def keep(checkpoint: Path) -> None:

@@ -321,8 +321,12 @@ class _Kernel:
         # What was stored minus what was meant: the rounding error, in the buffer that no vector needs any more.
         np.subtract(term, so_far, out=term)
         error = _square(term)
-        if not math.isfinite(error):  # so is it where a sum or what is stored of it is not
-            _refuse_infinite(tensor, so_far, stored, code)
+        # So it is where a sum or what is stored of it is not; else its square alone is beyond float32.
+        if not math.isfinite(error) and not (np.isfinite(so_far).all() and is_finite(stored, code)):
+            raise CheckpointError(
+                f"{tensor.name} is not finite in {NAMES[code]}",
+                hint="the base or a vector is damaged, an ω is far too large, or the format too narrow",
+            )
         self._writer.write(tensor.name, start, stored[:n])
         squares[1] += error
         if so_far is not base:  # without a vector it is the base's own buffer, and the edit is 0
@@ -350,19 +354,10 @@ class _Kernel:
         return self._stored[code]
 
 
-def _refuse_infinite(
-    tensor: TensorInfo, total: NDArray[np.float32], stored: NDArray[np.generic], code: str
-) -> None:
-    if np.isfinite(total).all() and is_finite(stored, code):
-        return  # only the square of the error is beyond float32
-    raise CheckpointError(
-        f"{tensor.name} is not finite in {NAMES[code]}",
-        hint="the base or a vector is damaged, an ω is far too large, or the format too narrow",
-    )
-
-
 def _square(values: NDArray[np.float32]) -> float:
-    # In rows, since BLAS would start threads of its own for a longer product, inside each of ours.
+    # In rows, since BLAS would start threads of its own for a longer product, inside each of ours. BLAS adds in the
+    # order of its CPU's kernels: the last digits of norms may differ between machines. They are told of, and enter no
+    # output.
     whole = values.size - values.size % ROW
     rows, rest = values[:whole].reshape(-1, ROW), values[whole:]
     return float(np.vecdot(rows, rows).sum(dtype=np.float64) + np.dot(rest, rest))

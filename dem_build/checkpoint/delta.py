@@ -177,6 +177,8 @@ def write_difference(
         for start in range(0, math.prod(shape), CHUNK):
             theta, difference = _chunk(base, name, start), _chunk(tuned, name, start)
             lengths.append(float(np.vdot(theta, theta)))
+            # Exact where tuned is within a factor of 2 of base (Sterbenz's lemma): base + ΔΘ, in float32, is then tuned
+            # again, to the last bit.
             with np.errstate(all="ignore"):  # what is not finite is found when it is stored, and named
                 difference -= theta[: difference.size]
             # Rows at the end that the base alone has are as they were.

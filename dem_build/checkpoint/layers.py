@@ -17,6 +17,7 @@ NORMS = "norms"
 """Norms of all kinds: of a layer's input, of queries and keys, the last one."""
 
 _NUMBERED = re.compile(r"\.(?:layers|h|blocks|block|decoder_layers)\.(\d+)\.")
+# The head is of the embeddings: it may be tied to them, and then is one tensor with one ω.
 _EMBEDDING = re.compile(
     r"(?:^|\.)(?:embed_tokens|wte|wpe|embed_in|word_embeddings|lm_head|embed_out|embed_positions)\."
 )

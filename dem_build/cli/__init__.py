@@ -8,6 +8,8 @@ import sys
 
 __all__ = ["main"]
 
+STOPPED = 130
+
 
 def main() -> None:
     """Run `dem` and exit with its status."""
@@ -21,7 +23,19 @@ def main() -> None:
         status = _run(call)
     # Python looks once more for cycles in all that is there when it ends: a tenth of a build with nothing to do.
     gc.freeze()
+    if status == STOPPED:
+        _leave(status)
     sys.exit(status)
+
+
+def _leave(status: int) -> None:
+    """End at once: Python would wait for its threads, and who asks to stop waits for no transfer of theirs."""
+    from contextlib import suppress  # noqa: PLC0415  as above
+
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)
 
 
 def _run(call: str | None) -> int:

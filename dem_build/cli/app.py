@@ -82,6 +82,7 @@ ACTION = click.Argument(["action"], metavar="ACTION")
 JSON = click.Option(
     ["--json", "as_json"], is_flag=True, help="One JSON document on stdout, all else on stderr."
 )
+PATH = click.Path(path_type=Path)
 SET = _repeatable("--set overrides", "KEY=VALUE", "Override a key of the recipe")
 OF_STORE = (
     click.Option(["--cache"], metavar="DIR", help="Folder of the store."),
@@ -173,6 +174,29 @@ app = Commands(
             on_actions=True,
         ),
         Command(
+            "review.ci.ci",
+            "Review what a branch does to the recipes of a git repository, as a pull request is reviewed.\n\n"
+            "RECIPE is a path or pattern; without one, all recipes that git has at either revision.",
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            click.Option(
+                ["--base"], metavar="REV", help="What it is to be merged into, such as origin/main."
+            ),
+            click.Option(["--head"], metavar="REV", help="What is reviewed; by default what is checked out."),
+            _flag("--no-train", "Train nothing: say what is to be trained first (4)."),
+            _flag("--untrusted", "Take the head for a stranger's; a fork's pull request always is."),
+            _flag("--trust-tasks", "Run local task files, which are code."),
+            click.Option(["--summary"], metavar="FILE", type=PATH, help="Write the review as Markdown."),
+            click.Option(["--junit"], metavar="FILE", type=PATH, help="Write it as JUnit's XML."),
+            _flag("--github", "Write annotations, outputs and the job's summary for GitHub Actions."),
+            click.Option(
+                ["--render"], metavar="FILE", type=PATH, help="Write it again, of the JSON in FILE."
+            ),
+            click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            *OF_STORE,
+            *OF_REMOTES,
+            JSON,
+        ),
+        Command(
             "inspect.plan",
             "Show what would run, and why.",
             RECIPE,
@@ -180,6 +204,18 @@ app = Commands(
             *OF_ACTIONS,
             JSON,
             on_actions=True,
+        ),
+        Command(
+            "diff.diff",
+            "Show what differs between two recipes, revisions or models: keys, ω, metrics, cost.\n\n"
+            "A and B are each a recipe's file, a recipe in git (REV:PATH, from the root of the repository, or "
+            "REV:./PATH from here), or the folder of a published model. Nothing is run.",
+            click.Argument(["before"], metavar="A"),
+            click.Argument(["after"], metavar="B"),
+            _flag("--exit-code", "Exit with 1 where they differ."),
+            _flag("--locked", "Fail (4) where a lock is not what is there."),
+            *OF_STORE,
+            JSON,
         ),
         Command(
             "inspect.why",

@@ -139,14 +139,20 @@ def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -
                 session.save_lock()
             session.save_root()
             pusher = session.sharing.pusher(session.store)
-            with make_listener(console) as listener:
-                session.sharing.console = listener.console
-                followed = listener if pusher is None else Pushing(listener, pusher)
-                outcome, ending = _run(session, followed, interrupt)
-            session.store.records.adopt()
-            if session.plan.up_to_date:
-                vouch(session.fresh_until)
-            status, document = _finish(session, outcome, ending, listener.shown, console)
+            try:
+                with make_listener(console) as listener:
+                    session.sharing.console = listener.console
+                    followed = listener if pusher is None else Pushing(listener, pusher)
+                    outcome, ending = _run(session, followed, interrupt)
+                session.store.records.adopt()
+                if session.plan.up_to_date:
+                    vouch(session.fresh_until)
+                status, document = _finish(session, outcome, ending, listener.shown, console)
+            except DemError:
+                if pusher is not None:  # what ended well is pushed, whatever ended badly
+                    session.sharing.required = False  # the error that is told is the first one
+                    session.sharing.finish(pusher, named)
+                raise
             return status, document | ({} if pusher is None else session.sharing.finish(pusher, named))
     except KeyboardInterrupt:
         return _failed(named, InterruptedBuildError("stopped"))
@@ -172,8 +178,15 @@ def make_listener(console: Console) -> PlainListener:
     return LiveListener(console)
 
 
-def run_plan(session: Session, listener: Listener, interrupt: Interrupt) -> Outcome:
-    """Run what is due of a session's plan, and record the keys that it used."""
+def run_plan(session: Session, listener: Listener, interrupt: Interrupt, *, rooted: bool = True) -> Outcome:
+    """Run what is due of a session's plan.
+
+    Args:
+        session: The session.
+        listener: Who follows.
+        interrupt: Whether the user asked to stop.
+        rooted: Record the keys that it used, as those of the recipe's last build.
+    """
     listener.build_started(session.plan)
     if session.plan.up_to_date:
         return recorded(session.plan)
@@ -191,7 +204,8 @@ def run_plan(session: Session, listener: Listener, interrupt: Interrupt) -> Outc
         rebuild=frozenset(call.rebuild),
     )
     outcome = build_plan(session.plan, session.store, options, listener, interrupt)
-    session.save_root(outcome)
+    if rooted:
+        session.save_root(outcome)
     return outcome
 
 
@@ -242,5 +256,5 @@ def _error(outcome: Outcome, gates: Sequence[GateResult]) -> DemError | None:
         errors = [r.error or DemError("failed", where=r.action.name) for r in outcome.failed]
         return min(errors, key=lambda error: GRAVITY.index(error.exit_status))
     if lost := [g for g in gates if not g.passed]:
-        return GateError(f"{len(lost)} of {len(gates)} gates failed")
+        return GateError(f"{len(lost)} of {sum(g.judged for g in gates)} gates failed")
     return None

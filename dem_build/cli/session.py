@@ -43,7 +43,20 @@ if TYPE_CHECKING:
     from dem_build.plan import Lookup, Plan
     from dem_build.recipe import Recipe
 
-__all__ = ["Call", "Planned", "Session", "checked", "open_session", "open_shared", "open_store", "planned"]
+__all__ = [
+    "Call",
+    "Planned",
+    "Session",
+    "Workplace",
+    "checked",
+    "not_locked",
+    "open_session",
+    "open_shared",
+    "open_store",
+    "open_workplace",
+    "planned",
+    "session_of",
+]
 
 REFRESH_SECONDS = 3600
 """How old a root that needs no change may be before a build that has nothing to do writes it again: its time tells a
@@ -140,7 +153,16 @@ class Session:
             StoreError: Nothing can be published, so nothing is trained first.
         """
         if self.call.locked and (changed := lock.changes(self.locked, self.lock, self.recipe.folder)):
-            raise _not_locked(self.named, self.call, lock.lock_path(self.recipe.path), changed)
+            raise not_locked(self.named, self.call, lock.lock_path(self.recipe.path), changed)
+        self.require_trust()
+        self.destination()
+
+    def require_trust(self) -> None:
+        """Refuse to run code of task files that the user has not said may run.
+
+        Raises:
+            UsageError: A local task file is due.
+        """
         due = [
             v.action for v in self.plan.verdicts.values() if v.action.runs_code and v.status is not Status.HIT
         ]
@@ -152,7 +174,6 @@ class Session:
             raise UsageError(
                 f"{due[0].name} runs task files, which are code: {files}", where=self.named, hint=hint
             )
-        self.destination()
 
     def save_lock(self) -> None:
         """Write the lock file where something in it has changed."""
@@ -317,15 +338,13 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         os.environ["HF_HUB_OFFLINE"] = "1"
     hints = Hints()
     recipe, located, locked = _located(named, call.overrides, hints)
-    machine, machine_path = load_machine(call.machine, recipe.path)
-    if call.jobs is not None:
-        machine = machine.model_copy(update={"jobs": call.jobs})
+    machine, machine_path = _machine(call, recipe.path)
     if call.locked:
         if locked is None:
             path, hint = str(lock.lock_path(recipe.path)), f"`{_locking(named)}` writes it"
             raise NotUpToDateError("there is no lock", where=path, hint=hint)
         if missing := lock.unpinned(located, locked):
-            raise _not_locked(named, call, lock.lock_path(recipe.path), missing)
+            raise not_locked(named, call, lock.lock_path(recipe.path), missing)
     resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
     refuse_leaks(recipe, resolved)
     if template_is_new(resolved.base.files, locked):
@@ -334,16 +353,76 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     graph = graph.only(call.targets) if call.targets else graph
     graph.require(sorted(call.rebuild))
     # Who only looks makes no folder.
-    folder = cache_folder(call.cache, machine, machine_path, recipe.path)
-    layout = open_layout(folder, make=within is not None, work=work_folder(machine, machine_path))
-    remotes = () if call.offline else remotes_of(machine, machine_path)
-    sharing = Sharing(remotes, required=call.require_remote)
-    store = Store(layout, hints, elsewhere=sharing.reader(layout))
+    place = _open_workplace(call, (machine, machine_path), recipe.path, hints, make=within is not None)
+    store = place.store
     if within is not None:
         within.enter_context(store.in_use())
     root = _last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
-    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, sharing)
+    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a call's results are kept and looked for, whichever recipe they are of.
+
+    Attributes:
+        machine: The machine file's keys, and what the call says in their place.
+        store: The cache.
+        sharing: The remotes.
+    """
+
+    machine: Machine
+    store: Store
+    sharing: Sharing
+
+
+def open_workplace(call: Call, recipe: Path) -> Workplace:
+    """Open what a recipe that need not lie there would use.
+
+    Args:
+        call: The options.
+        recipe: The recipe's file, beside which a machine file may lie.
+
+    Raises:
+        RecipeError: Mistakes in the machine file.
+        StoreError: The cache cannot be used.
+    """
+    if call.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return _open_workplace(call, _machine(call, recipe), recipe, Hints(), make=True)
+
+
+def _machine(call: Call, recipe: Path) -> tuple[Machine, Path | None]:
+    machine, path = load_machine(call.machine, recipe)
+    return machine if call.jobs is None else machine.model_copy(update={"jobs": call.jobs}), path
+
+
+def _open_workplace(
+    call: Call, machine_file: tuple[Machine, Path | None], recipe: Path, hints: Hints, *, make: bool
+) -> Workplace:
+    machine, path = machine_file
+    folder = cache_folder(call.cache, machine, path, recipe)
+    layout = open_layout(folder, make=make, work=work_folder(machine, path))
+    sharing = Sharing(() if call.offline else remotes_of(machine, path), required=call.require_remote)
+    return Workplace(machine, Store(layout, hints, elsewhere=sharing.reader(layout)), sharing)
+
+
+def session_of(named: str, call: Call, found: Planned, place: Workplace, locked: digest.JSON) -> Session:
+    """A session of a recipe that is planned already, as of a revision of git; it has no root, and so no last build."""
+    root = {name: empty for name, (empty, _) in _FIELDS.items()}
+    return Session(
+        named,
+        call,
+        found.recipe,
+        place.machine,
+        place.store,
+        found.lock,
+        locked,
+        found.plan,
+        root,
+        place.sharing,
+    )
 
 
 def planned(
@@ -389,7 +468,8 @@ def planned(
     return Planned(recipe, resolved, plan, tuple(lock.changes(locked, resolved, recipe.folder)))
 
 
-def _not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> NotUpToDateError:
+def not_locked(named: str, call: Call, path: Path, names: Sequence[str]) -> NotUpToDateError:
+    """What is said where a lock is not what is there."""
     hint = f"`{_locking(named)}` accepts what is there now; or put back what was locked"
     if call.overrides:
         hint += "; no lock has what --set brings in: write that into the recipe first, or leave out --locked"

@@ -169,7 +169,7 @@ def _group(word: str, status: str, names: Sequence[str], more: str, console: Con
 
 
 def _gate(gate: GateResult, console: Console) -> None:
-    status = "ran" if gate.passed else "failed"
+    status = "failed" if not gate.passed else "ran" if gate.judged else "skipped"
     value = "not measured" if gate.value is None else quantities.decimals(gate.value)
     name = f"gate {joined(gate.metric)} on {joined(comparison.subject(gate.task))}: "
     must = joined(gate.why) if gate.passed or gate.value is None else f"must be {joined(gate.why)}"

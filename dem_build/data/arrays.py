@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PROMPT_BYTES", "RowsWriter", "TokenRows"]
 
+# Of a digest: two of 10^12 different prompts share them by a chance of 10^24 / 2^129, 1.5e-15.
 PROMPT_BYTES = 16
 _PREPARE_AGAIN = "`--rebuild data:NAME` prepares them again"
 

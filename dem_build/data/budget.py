@@ -80,5 +80,7 @@ def mixture_tokens(sizes: Sequence[Size], shares: Sequence[float], length: Lengt
         return length.tokens(Size(0, sum(size.tokens for size, _ in used)))
     if length.pack is not None:
         return float(length.sequences * length.pack)
+    # A mixture has its datasets by tokens, and a training counts sequences: of rows as long as each dataset's mean one,
+    # so many make up a token of the mixture.
     rows_a_token = math.fsum(share * size.rows / max(size.tokens, 1) for size, share in used)
     return length.sequences / rows_a_token

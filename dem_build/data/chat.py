@@ -213,8 +213,10 @@ def _refuse_silence(
     for place, text in zip(asked.places, written, strict=True):
         upto = Marked(marked.turns[: place + 1], [s for s in marked.stretches if s.turn <= place])
         for stretch in lost(tokenizer, text, upto, tools=bool(asked.tools), variables=asked.variables):
-            meant = _meant(asked, stretch, place)
-            switch = "" if meant else _switch(tokenizer, asked, stretch, text)
+            meant, switch = _meant(asked, stretch, place), ""
+            # What a text of anybody else sets in the template, where that is all of it that was left out.
+            if not meant and stretch.key == "content" and asked.turns[stretch.turn]["role"] != "assistant":
+                switch = switch_in(stretch.text, text, tokenizer.switches)
             if not meant and not switch:
                 what, hint = _left_out(asked.turns[stretch.turn], stretch)
                 raise DataError(f"the base's chat template leaves out {what}", hint=hint)
@@ -248,13 +250,6 @@ def _completion(tokenizer: Tokenizer, asked: _Asked, place: int, before: str, wh
     completion = whole[len(before) :]
     ended = completion.rstrip()
     return ended if ended.endswith(tokenizer.eos_token) else completion
-
-
-def _switch(tokenizer: Tokenizer, asked: _Asked, stretch: Stretch, written: str) -> str:
-    """What of a text is a switch of the template and all that it left out; empty where it left out more."""
-    if stretch.key != "content" or asked.turns[stretch.turn]["role"] == "assistant":
-        return ""
-    return switch_in(stretch.text, written, tokenizer.switches)
 
 
 def _rewrites(tokenizer: Tokenizer, asked: _Asked, place: int, before: str, same: int) -> str:

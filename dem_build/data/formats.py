@@ -193,6 +193,7 @@ def _alpaca(cells: Cells) -> AnyExample:
 
 
 def _headed(parts: Sequence[tuple[str, str]]) -> str:
+    # The headings of Stanford Alpaca's own prompts (R. Taori et al., 2023), without the sentence that these begin with.
     return "".join([*(f"### {heading}:\n{text}\n\n" for heading, text in parts), "### Response:\n"])
 
 

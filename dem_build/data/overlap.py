@@ -52,6 +52,7 @@ class _Prompts:
 
     def __init__(self, datasets: Mapping[str, Mapping[str, TokenRows]], split: str) -> None:
         self.names, self._split = sorted(datasets), split
+        # Sorted once, so that each split to compare costs a search by halves and no set of all prompts in Python.
         none = np.zeros(0, np.uint64)
         rows = [datasets[name].get(split) for name in self.names]
         parts = [none if part is None else np.unique(part.prompt_numbers) for part in rows]

@@ -13,7 +13,7 @@ from dem_build.errors import DataError
 from dem_build.json_text import TwinKeyError, parse_json, unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from typing import BinaryIO
 
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
 
-__all__ = ["Row", "columns_of", "read_rows"]
+__all__ = ["Row", "columns_of", "parquet_rows", "read_rows"]
 
 UTF8_BOM = b"\xef\xbb\xbf"
 PARQUET_BATCH = 1024
@@ -85,6 +85,16 @@ def columns_of(source: SourceFile) -> tuple[str, ...]:
     return tuple(first.values) if first else ()
 
 
+def parquet_rows(source: SourceFile) -> int:
+    """How many rows a parquet file says it has.
+
+    Raises:
+        DataError: As `read_rows`.
+    """
+    with _opened(source) as file:
+        return int(file.metadata.num_rows)
+
+
 def _type_of(source: SourceFile) -> str:
     return source.tag.rpartition(":")[2]
 
@@ -108,9 +118,12 @@ def _jsonl(source: SourceFile) -> Iterator[Row]:
 
 def _json(source: SourceFile) -> Iterator[Row]:
     # On a hub, `.json` is the name of files of one object a line as well, and not the user's to change.
-    if source.hub is not None and _begins_with_object(source):
-        yield from _jsonl(source)
-        return
+    if source.hub is not None:
+        with source.path.open("rb") as file:
+            begins_with_object = file.read(1024).removeprefix(UTF8_BOM).lstrip().startswith(b"{")
+        if begins_with_object:
+            yield from _jsonl(source)
+            return
     data = source.path.read_bytes().removeprefix(UTF8_BOM)
     if not data.strip():
         return
@@ -122,37 +135,27 @@ def _json(source: SourceFile) -> Iterator[Row]:
         yield _object(source, number, value, len(data) * number // len(rows))
 
 
-def _begins_with_object(source: SourceFile) -> bool:
-    with source.path.open("rb") as file:
-        return file.read(1024).removeprefix(UTF8_BOM).lstrip().startswith(b"{")
-
-
 def _csv(source: SourceFile) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)  # the default refuses a field over 128 KiB; the limit is the process's
     with source.path.open("rb") as raw:
+        lines = (
+            _decode(line.removeprefix(UTF8_BOM) if number == 1 else line, _place(source, number))
+            for number, line in enumerate(raw, 1)
+        )
         # Strict: without it, an open quote swallows the rest of the file as one field, silently.
-        reader = csv.DictReader(_lines(source, raw), strict=True)
+        reader = csv.DictReader(lines, strict=True)
         try:
-            _refuse_twins(source, reader.fieldnames or ())
+            names = reader.fieldnames or ()
+            twin = next((name for number, name in enumerate(names) if name in names[:number]), None)
+            if twin is not None:  # only the last of the two would be read
+                what = f"the header names the column `{twin}` twice"
+                raise DataError(what, where=_place(source, 1), hint="rename or remove one of the two")
             yield from _csv_rows(source, reader, raw)
         except csv.Error as error:
             # The row begins after the last good one; a quote that is left open goes on to the end of the file.
             hint = 'close each quote, and write a quote inside of a field as ""'
             where = _place(source, reader.line_num + 1)
             raise DataError(f"not CSV: {error}", where=where, hint=hint) from error
-
-
-def _lines(source: SourceFile, raw: BinaryIO) -> Iterator[str]:
-    for number, line in enumerate(raw, 1):
-        yield _decode(line.removeprefix(UTF8_BOM) if number == 1 else line, _place(source, number))
-
-
-def _refuse_twins(source: SourceFile, columns: Sequence[str]) -> None:
-    """Refuse a header that names a column twice: only the last of the two would be read."""
-    for number, name in enumerate(columns):
-        if name in columns[:number]:
-            what = f"the header names the column `{name}` twice"
-            raise DataError(what, where=_place(source, 1), hint="rename or remove one of the two")
 
 
 def _csv_rows(source: SourceFile, reader: csv.DictReader[str], raw: BinaryIO) -> Iterator[Row]:
@@ -195,8 +198,10 @@ def _opened(source: SourceFile) -> Iterator[pq.ParquetFile]:
             _refuse_twin_fields(source, file.schema_arrow)
             yield file
     # Arrow's own errors, and those of values that Python has not: text that is no UTF-8, a date after the year 9999.
-    except (pa.ArrowException, ValueError, KeyError, OverflowError) as error:
-        what, hint = f"not a parquet file: {error}", "it is damaged, or not what its name says"
+    except (pa.ArrowException, ValueError, KeyError, OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the system's; one without a number is Arrow's, of a footer that makes no sense
+        what, hint = f"not a parquet file: {str(error).strip()}", "it is damaged, or not what its name says"
         raise DataError(what, where=str(source.path), hint=hint) from error
 
 

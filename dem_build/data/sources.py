@@ -87,7 +87,13 @@ def _folders(top: Path, pattern: str) -> Iterator[Path]:
             stat = folder.stat()
             identity = (stat.st_dev, stat.st_ino)
             with os.scandir(folder) as entries:
-                names = [e.name for e in entries if not e.name.startswith(".") and _is_folder(e)]
+                # By os.path: what a link leads to may be nobody's to look at, and then is no folder and no error.
+                names = [
+                    e.name
+                    for e in entries
+                    if not e.name.startswith(".")
+                    and (e.is_dir(follow_symlinks=False) or (e.is_symlink() and os.path.isdir(e.path)))  # noqa: PTH112
+                ]
         except OSError:  # no folder, or one that nobody may read: nothing in it matches
             continue
         if identity not in above:
@@ -95,10 +101,6 @@ def _folders(top: Path, pattern: str) -> Iterator[Path]:
             todo += [(folder / name, above | {identity}) for name in names]
     hint = "name the folders that hold the files; a link among them may lead to others again and again"
     raise UsageError(f"`{pattern}` goes through more than {MOST_FOLDERS:,} folders", hint=hint)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) or (entry.is_symlink() and os.path.isdir(entry.path))  # noqa: PTH112
 
 
 def file_type(path: Path) -> str:

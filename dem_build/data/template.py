@@ -1,14 +1,19 @@
 """A chat template that the recipe brings: judged before any work, without a tokenizer and without transformers.
 
-It is rendered as transformers would: the same sandbox, extensions and names.
+It is rendered as transformers would: the same sandbox, extensions and names. And in a process of its own, which is this
+module: a stranger's may loop without end, or write without end, and Jinja's sandbox keeps a template from files and
+code, and not from time and memory. That process reads the template from standard input; on standard output a JSON
+document says what is wrong with it, and in which line.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import resource
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +52,8 @@ FAULTS = (
 ENDLESS = "takes too long, or too much memory, to write a question and its answer"
 PATIENCE = 120.0
 """Seconds of a busy machine; the trial itself bounds the processor's time."""
+CPU_SECONDS = 3
+MOST_BYTES = 1 << 30
 MEND = "a template writes `messages`, each with a `role` and a `content` that is text"
 
 
@@ -93,7 +100,7 @@ def check_template(text: str, where: str) -> None:
 
 def _tried(text: str) -> Fault | None:
     """What a process of its own finds, which may be killed."""
-    call = [sys.executable, "-P", "-m", "dem_build.data.template_trial"]
+    call = [sys.executable, "-P", "-m", "dem_build.data.template"]
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter and module
             call,
@@ -175,6 +182,7 @@ def variables(text: str) -> set[str]:
 
 
 def _environment() -> Environment:
+    from jinja2 import TemplateError  # noqa: PLC0415
     from jinja2.ext import Extension, loopcontrols  # noqa: PLC0415
     from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
 
@@ -190,17 +198,32 @@ def _environment() -> Environment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def tojson(value: Any, ensure_ascii: bool = False, **more: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **more)
+
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = dt.datetime(2025, 1, 1, tzinfo=dt.UTC).strftime
     return environment
 
 
-def _raise(message: str) -> None:
-    from jinja2 import TemplateError  # noqa: PLC0415
+def _trial() -> None:
+    """Judge one template, within bounds of time and memory."""
+    bounds = ((resource.RLIMIT_CPU, CPU_SECONDS), (resource.RLIMIT_AS, MOST_BYTES), (resource.RLIMIT_CORE, 0))
+    for bound, most in bounds:
+        with suppress(OSError, ValueError):  # a system without it, or with a lower one
+            resource.setrlimit(bound, (most, most))
+    text = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
+    try:
+        fault = judge(text)
+    except MemoryError:
+        fault = Fault(ENDLESS)
+    sys.stdout.write(json.dumps(None if fault is None else {"what": fault.what, "line": fault.line}))
 
-    raise TemplateError(message)
 
-
-def _tojson(value: Any, ensure_ascii: bool = False, **more: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **more)
+if __name__ == "__main__":
+    _trial()

@@ -179,18 +179,14 @@ def _join(tokenizer: Tokenizer, rows: Sequence[Pieces]) -> list[_Joined]:
 
 def _apart(tokenizer: Tokenizer, ids: list[int], pieces: Sequence[str]) -> _Joined:
     ids, starts = list(ids), []
+    (line_break,) = tokenizer.encode(["\n"])
     for piece in pieces:
         starts.append(len(ids))
-        ids += _continuation(tokenizer, piece)
+        # After a line break, so that SentencePiece adds no space before a text that continues another.
+        (both,) = tokenizer.encode(["\n" + piece])
+        after_it = both[: len(line_break)] == line_break
+        ids += both[len(line_break) :] if after_it else tokenizer.encode([piece])[0]
     return _Joined(ids, tuple(starts), apart=True)
-
-
-def _continuation(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode a text that continues another: after a line break, so that SentencePiece adds no space before it."""
-    (line_break,), (both,) = tokenizer.encode(["\n"]), tokenizer.encode(["\n" + text])
-    if both[: len(line_break)] == line_break:
-        return both[len(line_break) :]
-    return tokenizer.encode([text])[0]
 
 
 def _prefixed(joined: _Joined, prefix: tuple[int, ...]) -> _Joined:
@@ -203,6 +199,8 @@ def _prefixed(joined: _Joined, prefix: tuple[int, ...]) -> _Joined:
 
 def _row(joined: _Joined, eos_id: int, style: Style, row: Rendered) -> Tokenised | None:
     ids, starts, apart = joined
+    # A text may spell its own EOS, which is not doubled. One at the end of what is given ends no answer: where that is
+    # empty, its end is all that there is to learn of it.
     if ids[-1:] != [eos_id] or len(ids) == starts[-1]:
         ids = [*ids, eos_id]
     if len(ids) > style.max_length and not style.truncate:
@@ -210,8 +208,9 @@ def _row(joined: _Joined, eos_id: int, style: Style, row: Rendered) -> Tokenised
     # A row that is cut keeps no EOS: its text does not end there.
     input_ids = np.asarray(ids[: style.max_length], dtype=np.int32)
     trained = np.full(len(input_ids), style.train_prompt)
+    # Pieces are given and answered in turn, so the beginnings are of an answer, of what is given next, and so on.
     for answer, (start, end) in enumerate(zip(starts[::2], (*starts[1::2], len(ids)), strict=True)):
         trained[start:end] = answer not in row.muted
-    trained[:1] = False
+    trained[:1] = False  # nothing predicts it
     labels = np.where(trained, input_ids, np.int32(MASKED))
     return Tokenised(input_ids, labels, len(ids), apart, row.unwritten)

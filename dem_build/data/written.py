@@ -134,7 +134,9 @@ class _Marker:
     def text(self, key: str, text: str) -> str:
         """A text with marks between the cues in it."""
         parts = self._cues.split(text)
-        ends = [i for i in range(1, len(parts), 2) if _closes(parts[i])]
+        # Tags that end what is thought; of those that a template looks for, all but those of tools.
+        tags = [(i, parts[i]) for i in range(1, len(parts), 2)]
+        ends = [i for i, tag in tags if "/" in tag and "tool" not in tag.lower() and CLOSES.fullmatch(tag)]
         thought = max(ends, default=0) if self._answers and key == "content" else 0
         for i, part in enumerate(parts):
             if i % 2 and not self._answers:  # a tag of what is thought is none, and others set no switches
@@ -145,6 +147,7 @@ class _Marker:
 
     def mark(self, key: str, text: str, *, thought: bool = False) -> str:
         """A mark for a text."""
+        # No word of a template, and whole once white space or signs around it are taken off.
         made = f"qz{len(self._stretches):04}zq"
         self._stretches.append(Stretch(self._turn, key, text.strip(), thought, made))
         return made
@@ -158,11 +161,6 @@ class _Marker:
             marked["arguments"] = {"a": self.mark("arguments", leaves[0])}
             self._stretches.extend(Stretch(self._turn, "arguments", leaf.strip()) for leaf in leaves[1:])
         return {**{key: call[key] for key in ("type", "id") if key in call}, "function": marked}
-
-
-def _closes(cue: str) -> bool:
-    """Whether a cue is a tag that ends what is thought; of those that a template looks for, all but those of tools."""
-    return "/" in cue and "tool" not in cue.lower() and bool(CLOSES.fullmatch(cue))
 
 
 def _leaves(value: Any) -> Iterator[str]:

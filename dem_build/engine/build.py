@@ -347,6 +347,9 @@ class _Build:
             del self.fetching[name]
             if key_of(verdict.action, self._known(verdict.action)) != verdict.key:
                 self._reconsider(verdict.action)  # an input is made again meanwhile
+            elif self.stopping:
+                note = "stopped; what came is kept"
+                self._settle(Result(verdict.action, Done.SKIPPED, key=verdict.key, note=note))
             elif fetch.error is not None:
                 self._settle(Result(verdict.action, Done.FAILED, key=verdict.key, error=fetch.error))
             elif not (missing := fetch.missing):

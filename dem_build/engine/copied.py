@@ -45,8 +45,9 @@ class Copied:
     def __init__(self, places: Sequence[Path], environment: Mapping[str, str]) -> None:
         (read, write), (answered, answer) = os.pipe(), os.pipe()
         with warnings.catch_warnings():
-            # From Python 3.12 on, of the driver's other threads, which may hold locks: those that read workers' pipes
-            # and touch files every ten seconds, and hold none that a worker takes.
+            # From Python 3.12 on, of the driver's other threads, which may hold locks. Those that read workers' pipes
+            # and touch files every ten seconds hold none that a worker takes; those that fetch and push ask stores,
+            # which no worker does, and note what they hashed: `store.hints` is not copied while they do.
             warnings.simplefilter("ignore", DeprecationWarning)
             self._pid = os.fork()
         if self._pid == 0:

@@ -80,6 +80,10 @@ class Runner:
         except LeaseHeldError as error:
             return Reply(Answer.HELD, what=error.what)
         except DemError as error:
+            # Stopped for so long that it counted as dead: another process has made it meanwhile, and removed all work
+            # on it, the folder that this one was just making too.
+            if not request.force and self.store.records.lookup(request.key) is not None:
+                return Reply(Answer.FOUND)
             return Reply(Answer.FAILED, time.monotonic() - begun, what=error.located, hint=error.hint)
 
     def _run_unless_recorded(self, request: Request, begun: float) -> Reply:

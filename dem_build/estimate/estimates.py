@@ -14,7 +14,7 @@ from dem_build.hardware import gpus
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dem_build.action import Action, Edge
+    from dem_build.action import Action
     from dem_build.digest import JSON
     from dem_build.estimate.memory import Shape
     from dem_build.machine import Machine
@@ -115,21 +115,18 @@ class _Estimator:
         length = search_length(action, self.plan)
         if length is None:
             return None
-        held = [
-            self._stored(edge) for edge in {t.at for t in action.takes if t.of in ("base/weights", "delta")}
-        ]
-        if None in held:
-            return None
+        held = 0
+        for edge in {t.at for t in action.takes if t.of in ("base/weights", "delta")}:
+            made = self.plan.verdicts[edge.action]
+            size = made.record.outputs[edge.output].size if made.record else self._written(made.action)
+            if size is None:
+                return None
+            held += size
         most = action.params["max_samples"]
         needs = search_memory(
             shape, self.machine, length, most, slopes=bool(action.kind.slopes and action.kind.slopes(action))
         )
-        return needs + sum(filter(None, held)) + (0 if gpus() else PROCESS)
-
-    def _stored(self, edge: Edge) -> int | None:
-        """The bytes of an output that is recorded, or is to be."""
-        verdict = self.plan.verdicts[edge.action]
-        return verdict.record.outputs[edge.output].size if verdict.record else self._written(verdict.action)
+        return needs + held + (0 if gpus() else PROCESS)
 
     def _written(self, action: Action) -> int | None:
         """The bytes of the model or vector that an action writes; None where it writes none, or nobody knows."""

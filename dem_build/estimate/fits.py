@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dem_build.errors import EvaluationError, TrainingError
 from dem_build.estimate.due import parameters_of, shape_of, trainings
 from dem_build.estimate.memory import BYTES, GRADIENT, MASTER, STATES, least_memory
-from dem_build.hardware import room
+from dem_build.hardware import gigabytes, room
 from dem_build.plan import Status
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["crowded", "refuse_unfit", "unfit"]
 
-SMALLER = ("adamw_8bit", "adafactor")
+SMALLER = ("adamw_8bit", "adafactor")  # the nearest to AdamW first: its moments in 8 bits, then other ones
 SHORTEST = 64
 
 
@@ -52,7 +52,12 @@ def unfit(plan: Plan) -> list[ActionError]:
     space = room() if parameters else None
     if parameters is None or space is None:
         return []
-    found = (_judge(v, parameters, space) for v in due)
+    found = []
+    for verdict in due:
+        # What holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor.
+        kind = verdict.action.kind
+        judge = _untrainable if kind.trains else _unevaluable if kind.slopes is None else _untunable
+        found.append(judge(verdict, parameters, space))
     return [error for error in found if error]
 
 
@@ -76,9 +81,9 @@ def _crowded(training: Training, shape: Shape, machine: Machine, space: Room, fr
         return None
     ways = ((words, memory(*settings)) for words, settings in _ways(training, machine))
     advice = next(
-        (f"{words} would need {_size(n)}" for words, n in ways if n <= free), "nothing smaller fits"
+        (f"{words} would need {gigabytes(n)}" for words, n in ways if n <= free), "nothing smaller fits"
     )
-    return f"{training.name} needs about {_size(needs)}, and {space.place} has {_size(free)} free; {advice}"
+    return f"{training.name} needs about {gigabytes(needs)}, and {space.place} has {gigabytes(free)} free; {advice}"
 
 
 def _ways(training: Training, machine: Machine) -> Iterator[tuple[str, Settings]]:
@@ -101,23 +106,16 @@ def _ways(training: Training, machine: Machine) -> Iterator[tuple[str, Settings]
         yield shorter, ({**params, "optim": "adafactor"}, least, length)
 
 
-def _judge(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
-    """Judge what holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor."""
-    kind = verdict.action.kind
-    judge = _untrainable if kind.trains else _unevaluable if kind.slopes is None else _untunable
-    return judge(verdict, parameters, space)
-
-
 def _untrainable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
     params = verdict.action.params
     least = least_memory(parameters, params)
     if least <= space.total:
         return None
     smaller = [(o, least_memory(parameters, {**params, "optim": o})) for o in SMALLER]
-    fitting = next((f'optim = "{o}" needs {_size(n)}' for o, n in smaller if n <= space.total), None)
+    fitting = next((f'optim = "{o}" needs {gigabytes(n)}' for o, n in smaller if n <= space.total), None)
     return TrainingError(
-        f"cannot fit: weights, gradients and optimizer states of {parameters:,} parameters take {_size(least)}, and "
-        f"{space.place} has {_size(space.total)} of memory",
+        f"cannot fit: weights, gradients and optimizer states of {parameters:,} parameters take {gigabytes(least)}, "
+        f"and {space.place} has {gigabytes(space.total)} of memory",
         where=verdict.action.name,
         hint=f"{fitting} and may fit" if fitting else "take a smaller base, or a machine with more memory",
     )
@@ -130,8 +128,8 @@ def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
         return None
     half = dtype == "float32" and least // 2 <= space.total
     return EvaluationError(
-        f"cannot fit: a model of {parameters:,} parameters in {dtype} takes {_size(least)}, and {space.place} has "
-        f"{_size(space.total)} of memory",
+        f"cannot fit: a model of {parameters:,} parameters in {dtype} takes {gigabytes(least)}, and {space.place} has "
+        f"{gigabytes(space.total)} of memory",
         where=verdict.action.name,
         hint='set dtype = "bfloat16" in [compose]' if half else "evaluate on a machine with more memory",
     )
@@ -146,11 +144,7 @@ def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | 
         return None
     return EvaluationError(
         f"cannot fit: a model of {parameters:,} parameters in float32{' with its gradients' if slopes else ''} takes "
-        f"{_size(least)}, and {space.place} has {_size(space.total)} of memory",
+        f"{gigabytes(least)}, and {space.place} has {gigabytes(space.total)} of memory",
         where=verdict.action.name,
         hint=kind.unfit,
     )
-
-
-def _size(octets: int) -> str:
-    return f"{octets / 1e9:,.1f} GB"

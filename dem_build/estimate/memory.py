@@ -44,7 +44,11 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MASTER = 4
 GRADIENT = 4
 STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
-"""Bytes a parameter of an optimizer's state; adafactor's rows and columns are next to nothing."""
+"""Bytes a parameter of an optimizer's state; adafactor's rows and columns are next to nothing.
+
+Two moments in float32 (D. P. Kingma and J. Ba, arXiv 1412.6980), or in 8 bits each (T. Dettmers et al., arXiv
+2110.02861); of the second moment's rows and columns alone (N. Shazeer and M. Stern, arXiv 1804.04235).
+"""
 CHECKPOINTS = 3
 """Two are kept, and one more is being written."""
 MOST_LOGITS = 1 << 28
@@ -113,6 +117,7 @@ def _mlps(config: Mapping[str, JSON], hidden: int, layers: int) -> tuple[int, in
     """
     inner = _first(config, "intermediate_size", "n_inner") or 4 * hidden
     shared = _first(config, "shared_expert_intermediate_size", "shared_intermediate_size") or 0
+    # Names as the configs of transformers' models have them: no two families agree.
     experts = _first(config, "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts") or 1
     if experts <= 1:
         return layers * 3 * hidden * (shared or inner), shared or inner
@@ -120,6 +125,7 @@ def _mlps(config: Mapping[str, JSON], hidden: int, layers: int) -> tuple[int, in
     shared = shared or each * (_first(config, "n_shared_experts", "moe_num_shared_experts") or 0)
     plain = _first(config, "first_k_dense_replace", "moe_layer_start_index") or 0
     sparse = (layers - plain) // (_first(config, "expert_layer_period", "decoder_sparse_step") or 1)
+    # Memory follows from all experts, and what a token leaves behind from those it goes through.
     widths = sparse * (experts * each + shared) + (layers - sparse) * inner
     active = each * (_first(config, "num_experts_per_tok", "moe_k", "moe_topk") or 1) + shared
     return 3 * hidden * widths, max(active, inner if sparse < layers else 0)
@@ -178,6 +184,8 @@ def training_memory(
         held += shape.vocabulary * shape.hidden * 6  # transformers keeps an embedding's states in 32 bits
     gradients = shape.parameters * GRADIENT
     bf16, recomputed = bool(params["bf16"]), machine.gradient_checkpointing
+    # The second pass comes while the first one's gradients wait, and its rows are shorter: which of the two needs more
+    # depends on the data.
     first, *second = (
         _micro_batch(shape, one.tokens, trained, bf16=bf16, recomputed=recomputed)
         for one in micro_batches(params, machine, length, data)
@@ -210,6 +218,8 @@ def micro_batches(
     mean = float(length)
     if data and not params.get("packing"):  # packs are full, or nearly
         mean = min(data.tokens / max(data.rows, 1), mean)
+    # From the longest row to the shortest it is twice as far as to the mean one, and a pass has this share of a step's
+    # rows, sorted. Half of that way lies above the pass' mean row; half of it again, in the worst of steps.
     below = min(2 * (length - mean), length) * rows / of / 4
     longest = [length, length - 2 * below] if rows < of else [length]
     return [MicroBatch(rows * most, rows * (most - below)) for most in longest]
@@ -229,6 +239,7 @@ def _micro_batch(shape: Shape, tokens: float, trained: float, *, bf16: bool, rec
     # The head's gradient is made in the precision of the pass and waits, widened, for the embeddings'.
     head = shape.vocabulary * shape.hidden * (GRADIENT + (2 if bf16 else 0))
     last = max(logits, head)
+    # A layer's input alone waits then (T. Chen et al., arXiv 1604.06174), and one layer's tensors at a time come back.
     if recomputed:
         return tokens * shape.layers * MASTER * shape.hidden + max(
             last, tokens * _kept_by_layer(shape, bf16=bf16)
@@ -273,6 +284,8 @@ def _kept_by_layer(shape: Shape, *, bf16: bool) -> int:
     those that are repeated for each query head, 8 a channel of theirs and 4 of the stream; the MLP's four tensors 8 a
     channel. In float32 inputs are shared, and the rest is twice as wide.
     """
+    # Of a GPU, where nothing was measured. On a CPU autograd keeps less, by `_tensors_of_layer`, so this is rather too
+    # much than too little (decision 0042).
     hidden, keys, inner = shape.hidden, shape.keys, shape.inner
     repeated = hidden if keys < hidden else 0
     return (
@@ -284,6 +297,8 @@ def _kept_by_layer(shape: Shape, *, bf16: bool) -> int:
 
 def _logits(shape: Shape, tokens: float, *, bf16: bool) -> float:
     """The bytes of logits, their softmax and gradient, and of the hidden states where they come in pieces."""
+    # Three times float32, and once as the head gives them under autocast: of a small model with a large vocabulary they
+    # are more than all layers keep.
     most = min(tokens * shape.vocabulary, MOST_LOGITS)
     return most * (3 * 4 + (2 if bf16 else 0)) + tokens * shape.hidden * 4
 
@@ -319,6 +334,8 @@ class Held(NamedTuple):
     @classmethod
     def of(cls, tensors: Tensors, usual: float = 1.0) -> Held:
         """What tensors take; those that are small in other steps, by `usual`, fill the heap in these."""
+        # A tensor of this step alone that is large enough to be mapped is served from gaps all the same, where earlier
+        # steps left them; so what is usually small counts as heap up to the threshold.
         heap = mapped = 0.0
         for count, size in tensors:
             in_heap = min(size, MAPPED) if size * usual < MAPPED else 0.0
@@ -347,7 +364,12 @@ def held_memory(
     way = max(int(shape.tied), SCRATCH[params["optim"]])
     ending = gradients.beside(Held.of([(way, head * GRADIENT)]))
     moments = [first, ending, *(gradients.beside(batch) for batch in second)]
-    stays = Held.of(_matrices(shape, MASTER)).beside(_states(shape, params["optim"]))
+    # The heap keeps its most: what a later moment has less of it stays resident, as gaps.
+    # An optimizer's states: two of each matrix, or none.
+    states = Held.of([(2 * count, size) for count, size in _matrices(shape, STATES[params["optim"]] / 2)])
+    if params["optim"] == "adamw_8bit":  # transformers keeps an embedding's in 32 bits
+        states = states.beside(Held.of([(2, head * 3)]))
+    stays = Held.of(_matrices(shape, MASTER)).beside(states)
     heap = stays.heap + max(moment.heap for moment in moments)
     return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap)
 
@@ -365,15 +387,6 @@ def _matrices(shape: Shape, width: float) -> Tensors:
         (2 * layers, width * hidden * shape.keys),
         (3 * layers, width * left / (3 * layers)),
     ]
-
-
-def _states(shape: Shape, optim: str) -> Held:
-    """An optimizer's states: two of each matrix, or none."""
-    states = Held.of([(2 * count, size) for count, size in _matrices(shape, STATES[optim] / 2)])
-    if optim != "adamw_8bit":
-        return states
-    # transformers keeps an embedding's in 32 bits.
-    return states.beside(Held.of([(2, shape.vocabulary * shape.hidden * 3)]))
 
 
 def _held_by_micro_batch(

@@ -77,7 +77,8 @@ class Times:
         work = load.planned(DueAction(verdict.action, plan)) if alike else None
         if alike is None or not work:
             return None
-        # By pace, not by seconds: runs of other sizes tell too, and the nearest in size shares the fixed part.
+        # By pace, not by seconds: runs of other sizes tell too, and the nearest in size shares the fixed part. A line
+        # through two runs would tell that part as well, and of two runs of about one size anything.
         paces = alike.paces if load.varies else [alike.nearest(work).pace]
         span = Span(min(paces) * work, max(paces) * work)
         return span if span.most <= LONGEST else None

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from dem_build.errors import UsageError
 from dem_build.lock.base import CHAT_TEMPLATE, GGUF
 from dem_build.paths import expanded, is_local, may_be_hub_id
 from dem_build.store import Hints
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Same = Callable[[tuple[str, ...], tuple[str, ...]], bool]
     Entry = tuple[str, str, Digest]  # tag, path as the lock has it, digest
 
-__all__ = ["Absent", "is_absent"]
+__all__ = ["Absent", "is_absent", "matches"]
 
 _SIDES = ("", "validation:", "test:")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -101,11 +102,11 @@ class Absent:
         known = [file for entry in entries for file in entry]
         if found := self._literal(pattern, known):
             return found
-        matching = {path for _, path, _ in known if self._place(pattern, path, _matches)}
+        matching = {path for _, path, _ in known if self._place(pattern, path, matches)}
         groups = [_of_side(entry, side) for entry in entries for side in (mark, *_SIDES)]
         # All that was locked together, and nothing else that is known: else the pattern was another one.
         group = next((g for g in groups if g and {path for _, path, _ in g} == matching), [])
-        return self._taken((self._place(pattern, path, _matches), digest) for _, path, digest in group)
+        return self._taken((self._place(pattern, path, matches), digest) for _, path, digest in group)
 
     def task(self, name: str, folder: Path | None) -> Closure | None:
         """What a lock has of a task some of whose files are not here; None where that does not say what it is made of.
@@ -121,7 +122,8 @@ class Absent:
         table = (self._document or {}).get("tasks", {}).get(name, {})
         found = [(tag, self._task_place(tag, path), digest) for tag, path, digest in _files(table)]
         own = next((path for tag, path, _ in found if tag.startswith(TASK_MARK)), None)
-        local = table.get("local") is not False
+        # A lock that came with a recipe may be anybody's: that a task is no code of its own is not taken on its word.
+        local = table.get("local") is not False or not all(_builtin(tag) for tag, _, _ in found)
         # What lm-eval brings is where lm-eval is; the user's tasks are where the recipe says.
         known = folder is not None and own is not None and own.is_relative_to(os.path.normpath(folder))
         if own is None or not (known if local else self.alone):
@@ -144,10 +146,16 @@ class Absent:
         """Where a file of a task is here: what it takes of lm-eval lies where that is installed."""
         from dem_build.lock.task_index import builtin_folder  # noqa: PLC0415  few recipes have such a task
 
-        builtin = tag.rpartition("builtin/")[2]
-        if self.alone or builtin == tag:
+        if (builtin := _builtin(tag)) is None:
             return _joined(self._folder, path)
-        return _joined(builtin_folder(), builtin)
+        try:
+            return _joined(builtin_folder(), builtin)
+        except UsageError:
+            if not self.alone:
+                raise
+            return _joined(
+                self._folder, path
+            )  # a plan alone asks for no lm-eval, and without it no task runs
 
     def _entries(self, section: str, name: str = "") -> Iterator[list[Entry]]:
         """Yield the local files of each entry of a part of the lock, first of the one that has the name."""
@@ -205,6 +213,14 @@ def is_absent(path: Path) -> bool:
     return False
 
 
+def _builtin(tag: str) -> str | None:
+    """Where a file of a task is among those that lm-eval brings, by its tag in a lock; None for any other."""
+    from dem_build.lock.tasks import TASK_MARK  # noqa: PLC0415  few recipes have such a task
+
+    mark, _, place = tag.removeprefix(TASK_MARK).partition("builtin/")
+    return None if mark or not place or ".." in place.split("/") or place.startswith("/") else place
+
+
 def _joined(folder: Path, path: str) -> Path:
     return Path(os.path.normpath(folder / path))
 
@@ -225,13 +241,13 @@ def _text(value: JSON) -> str | None:
 
 
 @cache
-def _matches(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
+def matches(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     """Whether a path is one of those that `data.sources.matching` would yield for a pattern, both in parts."""
     if not pattern:
         return not path
     first, rest = pattern[0], pattern[1:]
     if first == "**":
-        below = bool(path) and not path[0].startswith(".") and _matches(pattern, path[1:])
-        return below or _matches(rest or ("*",), path)
+        below = bool(path) and not path[0].startswith(".") and matches(pattern, path[1:])
+        return below or matches(rest or ("*",), path)
     hidden = bool(path) and path[0].startswith(".") and not first.startswith(".")
-    return bool(path) and not hidden and fnmatch.fnmatchcase(path[0], first) and _matches(rest, path[1:])
+    return bool(path) and not hidden and fnmatch.fnmatchcase(path[0], first) and matches(rest, path[1:])

@@ -52,7 +52,8 @@ class RowOrder(Sampler[int]):
         # By seed and epoch alone: a resumed training draws the same order, and the last one is kept.
         if self._shuffled is None or self._shuffled[0] != epoch:
             self._shuffled = epoch, np.random.default_rng([self._seed, epoch]).permutation(len(self))
-        # By length within the step, so that a micro-batch holds little padding; the sum over the step is the same.
+        # By length within the step, so that a micro-batch holds little padding; the sum over the step is the same. Not
+        # over the epoch: steps of rows of one length would be steps of one kind of row.
         rows = self._shuffled[1][step * self._size : (step + 1) * self._size]
         return rows[np.argsort(-self._lengths[rows], kind="stable")]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dem_build.digest import of_json
-from dem_build.hardware import cpu_name, room
+from dem_build.hardware import cpu_name, gigabytes, room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,12 +153,8 @@ def memory_told(error: type[ActionError], what: str, hint: str) -> Iterator[None
 
 def memory_numbers() -> str:
     """How much memory was in use, and how much there is."""
-    used = f"{_size(peak_memory(device()))} in use at most"
+    used = f"{gigabytes(peak_memory(device()))} in use at most"
     if torch.cuda.is_available():
-        return f"{used}, and the GPU has {_size(torch.cuda.mem_get_info()[1])}"
+        return f"{used}, and the GPU has {gigabytes(torch.cuda.mem_get_info()[1])}"
     space = room([])
-    return used if space is None else f"{used}, and {space.place} has {_size(space.total)}"
-
-
-def _size(octets: int) -> str:
-    return f"{octets / 1e9:,.1f} GB"
+    return used if space is None else f"{used}, and {space.place} has {gigabytes(space.total)}"

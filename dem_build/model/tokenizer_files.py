@@ -216,7 +216,10 @@ def _made(folder: Path, config: Mapping[str, JSON], where: str) -> str:
         What the user should know of it, or nothing.
     """
     alone, beside = _readers(folder, config)
-    named = _is_as_named(folder, alone)
+    # Of a SentencePiece model what the files' own tokenizer_class makes of it is right. Where config.json's model_type
+    # overrules that class, transformers loses what the class knows of such a model: that a text begins with a space.
+    said = str(_read(folder / TOKENIZER_CONFIG).get("tokenizer_class")).removesuffix("Fast")
+    named = (folder / SENTENCEPIECE).exists() and type(alone.tokenizer).__name__.removesuffix("Fast") == said
     right, other = (alone, beside) if named else (beside, alone)
     if right.tokenizer is None:
         raise _unreadable(folder, right.fault, where)
@@ -235,17 +238,6 @@ def _made(folder: Path, config: Mapping[str, JSON], where: str) -> str:
             "the files name: tokenizer.json is what comes of that class"
         )
     return "transformers reads the tokenizer's files by config.json's model_type: tokenizer.json is what comes of them"
-
-
-def _is_as_named(folder: Path, reader: _Reader) -> bool:
-    """Whether a reader makes of a SentencePiece model what the files' own tokenizer_class makes of it.
-
-    Where config.json's model_type overrules that class, transformers loses what the class knows of such a model: that
-    a text begins with a space.
-    """
-    named = str(_read(folder / TOKENIZER_CONFIG).get("tokenizer_class"))
-    kind = type(reader.tokenizer).__name__
-    return (folder / SENTENCEPIECE).exists() and kind.removesuffix("Fast") == named.removesuffix("Fast")
 
 
 def _unreadable(folder: Path, fault: str, where: str) -> CheckpointError:

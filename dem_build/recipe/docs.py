@@ -56,7 +56,7 @@ How and where to build is in the [machine file](#the-machine-file), which never 
   nothing lies at a path, or a folder lacks what its model needs; what is here counts as it is. A pattern that matches
   something means what it matches.
 - Names of tables are made of letters, digits, `_` and `-`. Datasets, vectors, probes and baselines share their names,
-  and none is called `composed`, `base` or `vectors`.
+  and none is called `composed`, `base`, `base-revision` or `vectors`.
 - Numbers are finite, and no text is read as a number.
 - `--set KEY=VALUE` changes a key from the command line: a dotted key and a TOML value, such as
   `--set train.learning_rate=1e-5` or `--set evaluate.tasks.0.limit=10`. A bare word is text. A build with it leaves
@@ -191,6 +191,13 @@ min = 0.30
 task = "loss:chat"
 metric = "loss"
 max = 3.5
+
+[[gates]]
+task = "loss:math"
+metric = "loss"
+against = "base-revision"
+max_drop = 0.01
+margin = 2.0
 """,
     schema.Baseline: """\
 [baselines.mix]
@@ -324,14 +331,13 @@ def _toml(text: str) -> str:
 def _keys(model: type[BaseModel]) -> str:
     fields = model.model_fields
     shared = schema.Source.model_fields if model is schema.Probe else {}
-    rows = "".join(_row(name, field) for name, field in fields.items() if name not in shared)
+    rows = ""
+    for name, key in fields.items():
+        if name not in shared:
+            kind = _type(key.annotation, key.metadata).replace("|", "\\|")
+            rows += f"| `{name}` | {kind} | {_default(key)} | {key.description} |\n"
     first = "The keys `path` to `salt` of a dataset, and:\n\n" if shared else ""
     return f"{first}| key | type | default | meaning |\n|---|---|---|---|\n{rows}" if rows else ""
-
-
-def _row(name: str, field: FieldInfo) -> str:
-    kind = _type(field.annotation, field.metadata).replace("|", "\\|")
-    return f"| `{name}` | {kind} | {_default(field)} | {field.description} |\n"
 
 
 def _default(field: FieldInfo) -> str:

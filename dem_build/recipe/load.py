@@ -11,6 +11,7 @@ from dem_build.errors import Problem, RecipeError
 from dem_build.recipe import toml
 from dem_build.recipe.checks import contradictions
 from dem_build.recipe.checks.rows import revisions_of_folders
+from dem_build.recipe.checks.tables import recovered
 from dem_build.recipe.checks.unsupported import not_yet
 from dem_build.recipe.messages import Mistake, mistakes_in
 from dem_build.recipe.schema import NAME, Recipe
@@ -93,8 +94,6 @@ def checked(data: Mapping[str, Any]) -> tuple[Recipe, list[Mistake]]:
     try:
         recipe, mistakes = Recipe.model_validate(data), []
     except ValidationError as error:
-        from dem_build.recipe.checks.recovery import recovered  # noqa: PLC0415  a good recipe needs none
-
         recipe, mistakes = recovered(Recipe, data), mistakes_in(Recipe, error)
     return recipe, [*mistakes, *_inexact(data), *contradictions(recipe)]
 

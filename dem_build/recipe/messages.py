@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Mistake", "any_of", "listed", "mistakes_in", "mistakes_of", "nearest"]
 
+# What other tools call the same: transformers and TRL, axolotl (`sequence_len`), LLaMA-Factory (`cutoff_len`), mergekit
+# (`merge_method`, `out_dtype`).
 OTHER_NAMES = {
     "lr": "learning_rate",
     "epochs": "num_train_epochs",

@@ -16,6 +16,7 @@ from dem_build.actions.compose.methods import EDIT, METHODS
 from dem_build.errors import Problem
 from dem_build.paths import absolute, expanded
 from dem_build.recipe.sections import (
+    BASE_REVISION,
     IDLE,
     Analysis,
     Dtype,
@@ -34,6 +35,7 @@ from dem_build.recipe.sections import (
 from dem_build.recipe.toml import Origin, parsed
 
 __all__ = [
+    "BASE_REVISION",
     "IDLE",
     "NAME",
     "Analysis",
@@ -288,6 +290,7 @@ class Recipe(Table):
     baselines: dict[str, Baseline] = Field(
         default_factory=dict, description="What the model is compared with, by name."
     )
+    # Private, so that no dump, and so no key, knows where a recipe lies.
     _path: Path = PrivateAttr(default=Path("recipe.toml"))
     _origin: Origin = PrivateAttr(default=Origin("recipe.toml"))
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Fiel
 from pydantic_core import PydanticCustomError
 
 __all__ = [
+    "BASE_REVISION",
     "IDLE",
     "Analysis",
     "Dtype",
@@ -36,6 +37,7 @@ def shapes(expected: str, word: str | None = None) -> Discriminator:
     """
 
     def shape(value: object) -> str | None:
+        # First, as Python's booleans are whole numbers too, and TOML's are not.
         if isinstance(value, bool):
             return "<boolean>"
         if isinstance(value, int | float):
@@ -279,6 +281,10 @@ class Evaluate(Table):
     salt: Salt = None
 
 
+BASE_REVISION = "base-revision"
+"""What a gate calls the composed model of the recipe at the base revision of `dem ci`."""
+
+
 class Gate(Table):
     """A condition on a result of the composed model, which decides the exit status of a build."""
 
@@ -292,5 +298,13 @@ class Gate(Table):
         default=None, ge=0, description="Most that the value may lie below that of `against`."
     )
     against: Text | None = Field(
-        default=None, description="The model that `max_drop` compares with, such as `base`."
+        default=None,
+        description="The model that `max_drop` and `margin` compare with, such as `base`; or `base-revision`: the "
+        "composed model of the recipe at the base revision of `dem ci`, which alone judges that.",
+    )
+    margin: float | None = Field(
+        default=None,
+        ge=0,
+        description="Standard errors of the difference that the value may lie below `max_drop` (0 where it is absent): "
+        "what is noise fails no gate. An error that nobody knows gives no way.",
     )

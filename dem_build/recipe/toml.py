@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "MOST_BYTES",
     "TOO_DEEP",
     "Key",
     "Origin",
@@ -188,19 +189,17 @@ class Origin:
 
     def problem(self, key: Key, what: str, hint: str = "") -> Problem:
         """A mistake at a key, with the line or the option that it is from."""
-        if (option := self._option(key)) is not None:
+        # The option that set the key, or a table around it, or that alone made the table that it is.
+        around = (self.sets[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.sets)
+        below = (option for k, option in self.sets.items() if k[: len(key)] == key and key not in self._lines)
+        option = next(around, None) or (next(below, None) if key else None)
+        if option is not None:
             return Problem(option, 0, dotted(key), what, hint)
         return Problem(self.file, line_of(self._lines, key), dotted(key), what, hint)
 
     @cached_property
     def _lines(self) -> dict[Key, int]:
         return locate(self.text)
-
-    def _option(self, key: Key) -> str | None:
-        """The option that set a key, or a table around it, or that alone made the table that it is."""
-        around = (self.sets[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.sets)
-        below = (option for k, option in self.sets.items() if k[: len(key)] == key and key not in self._lines)
-        return next(around, None) or (next(below, None) if key else None)
 
 
 def locate(text: str) -> dict[Key, int]:

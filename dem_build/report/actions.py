@@ -40,18 +40,13 @@ class Show(Protocol):
     SECTIONS: tuple[MakeSection, ...]
 
 
-def _folders(order: tuple[str, ...]) -> list[str]:
-    """The packages of all actions, those of `order` first."""
-    known = {
-        package.rpartition(".")[2]: package for package in (s.__name__.removesuffix(".spec") for s in SPECS)
-    }
-    return [known[name] for name in dict.fromkeys((*order, *known))]
-
-
 def _modules(order: tuple[str, ...], name: str) -> Iterator[ModuleType]:
-    for folder in _folders(order):
-        if find_spec(f"{folder}.{name}") is not None:
-            yield import_module(f"{folder}.{name}")
+    """Import the modules of a name in the folders of all actions, those of `order` first."""
+    packages = [spec.__name__.removesuffix(".spec") for spec in SPECS]
+    known = {package.rpartition(".")[2]: package for package in packages}
+    for folder in dict.fromkeys((*order, *known)):
+        if find_spec(f"{known[folder]}.{name}") is not None:
+            yield import_module(f"{known[folder]}.{name}")
 
 
 READERS: tuple[Reader[Any], ...] = tuple(

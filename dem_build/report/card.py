@@ -81,8 +81,13 @@ def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) ->
         record, cost = records.get(f"vector:{name}"), results.cost.costs.get(f"vector:{name}")
         delta = record.outputs.get("delta") if record else None
         digest = f"`{delta.digest}`" if delta else ""
+        dataset, vector = recipe.datasets.get(name), recipe.vectors.get(name)
+        origin = (dataset.hub or dataset.path or "") if dataset else vector.origin if vector else ""
+        # The folders of an absolute path are the builder's, and the card is published.
+        if PurePath(origin).is_absolute() or origin.startswith("~"):
+            origin = PurePath(origin).name
         tokens = count(cost.trained_tokens) if cost and cost.trained_tokens is not None else ""
-        body.append([escape(name), code(_origin(recipe, name)), digest, tokens, f"{omega:.6g}"])
+        body.append([escape(name), code(origin), digest, tokens, f"{omega:.6g}"])
     return table(["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"], body, numbers=2)
 
 
@@ -100,15 +105,6 @@ def _layers(results: Results) -> Iterator[str]:
         for layer in results.layers
     ]
     yield table(["ω of layer", *map(escape, results.omega)], body, numbers=len(results.omega))
-
-
-def _origin(recipe: Recipe, name: str) -> str:
-    """Where a dataset's rows, or a vector, come from."""
-    dataset, vector = recipe.datasets.get(name), recipe.vectors.get(name)
-    source = (dataset.hub or dataset.path or "") if dataset else vector.origin if vector else ""
-    path = PurePath(source)
-    # The folders of an absolute path are the builder's, and the card is published.
-    return path.name if path.is_absolute() or source.startswith("~") else source
 
 
 def _provenance(records: Mapping[str, Record], results: Results) -> str:

@@ -155,6 +155,7 @@ def _gate(gate: GateResult) -> dict[str, JSON]:
         "value": _finite(gate.value),
         "passed": gate.passed,
         "why": gate.why,
+        **({} if gate.judged else {"judged": False}),
     }
 
 

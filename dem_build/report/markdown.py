@@ -27,13 +27,21 @@ __all__ = [
 ]
 
 CELL = 160  # characters of an answer in a table
+ZERO_WIDTH = "\N{ZERO WIDTH SPACE}"
+# `~` strikes through, `!` begins an image and `$` a formula, all of which GitHub's Markdown has.
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#|~$!])")
+# GitHub looks for these in the text that is left when Markdown is done, so that no backslash helps: names that it
+# notifies, numbers of issues and addresses that it links, and says so where they lead to.
+REFERENCES = re.compile(r"@(?=\w)|#(?=\d)|\bGH-(?=\d)|:(?=//)|\bwww(?=\.)", re.IGNORECASE)
+UNSEEN = "&#8203;"
+"""A space of no width."""
 
 
 def escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line: no markup, no HTML, no control characters."""
+    """Text that Markdown shows as it is, on one line: no markup, no HTML, no control characters, nobody notified."""
     plain = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return SPECIAL.sub(r"\\\1", plain)
+    apart = REFERENCES.sub(rf"\g<0>{ZERO_WIDTH}", plain)
+    return SPECIAL.sub(r"\\\1", apart).replace(ZERO_WIDTH, UNSEEN)
 
 
 def code(text: str) -> str:

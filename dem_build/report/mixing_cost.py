@@ -34,6 +34,8 @@ FEWEST = 2
 """Datasets that there are to mix."""
 AS_MANY = 0.01
 """Share by which two numbers of tokens may differ and be called the same."""
+MOST_LISTED = 6
+"""Names in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class MixingCost:
     @property
     def all(self) -> RouteCost:
         """All mixtures."""
+        # Of the mean mixture a part may be projected itself: a pass to choose by, of those that were trained.
         lacking = (self.count - self.trained) if self.each else 0
         measured = self.one.projected * (self.count - lacking)
         return replace(self.one.times(self.count), projected=measured + lacking * self.one.total)
@@ -192,18 +195,17 @@ class MixingCost:
             if self.each
             else "projected: as long as the vectors' trainings took, and nothing to mix its rows"
         )
-        return (
-            f"One mixture on {self._length()}: {duration(self.one.total)}, {known}. "
-            f"DEM took as much as {self.break_even:.2f} of them."
-        )
-
-    def _length(self) -> str:
         vectors, mixture = self.dem.tokens, self.one.tokens
         if vectors is None or mixture is None:
-            return "tokens that were not counted" if self.each else "as many tokens as the vectors"
-        if abs(mixture - vectors) <= AS_MANY * vectors or count(mixture) == count(vectors):
-            return f"as many tokens as the vectors, {count(vectors)}"
-        return f"{count(mixture)} tokens, where the vectors read {count(vectors)}"
+            read = "tokens that were not counted" if self.each else "as many tokens as the vectors"
+        elif abs(mixture - vectors) <= AS_MANY * vectors or count(mixture) == count(vectors):
+            read = f"as many tokens as the vectors, {count(vectors)}"
+        else:
+            read = f"{count(mixture)} tokens, where the vectors read {count(vectors)}"
+        return (
+            f"One mixture on {read}: {duration(self.one.total)}, {known}. "
+            f"DEM took as much as {self.break_even:.2f} of them."
+        )
 
     def document(self) -> dict[str, JSON]:
         """The same as JSON."""
@@ -277,7 +279,10 @@ class _Comparison:
         chosen = self.count > 1
         each = {name: self._mixture([name], chosen=chosen) for name in self.here}
         one, alone = (self._one(dem, chosen=among) for among in (chosen, False))
-        edits = {name: self._edit(name, search, alone) for name in self.datasets}
+        edits = {}
+        for name in self.datasets:  # another one in its place; vectors from elsewhere stay as they are
+            data, vector = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector"))
+            edits[name] = EditCost(data + vector, search + self._seconds([MODEL]), data + alone.total)
         return MixingCost(
             self.device, dem, each, one, self.count, self.trained, searched=bool(self.searches), edits=edits
         )
@@ -339,11 +344,6 @@ class _Comparison:
             return 0.0
         return (search.seconds or 0.0) / max(search.passes, 1.0)
 
-    def _edit(self, name: str, search: float, mixture: RouteCost) -> EditCost:
-        """Another dataset in place of one; vectors from elsewhere stay as they are."""
-        data, vector = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector"))
-        return EditCost(data + vector, search + self._seconds([MODEL]), data + mixture.total)
-
     def _searches(self) -> list[str]:
         """The searches that are charged and recorded."""
         found = [*self.searches, *(f"{TUNE}:{name}" for name in self.mixtures if self.searches)]
@@ -380,9 +380,9 @@ def _notes(graph: Graph, costs: Mapping[str, Cost]) -> Iterator[str]:
         yield "The build ran on several devices, whose seconds are not added up."
 
 
-def _listed(names: list[str], most: int = 6) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + rest
 
 
 def _between(values: list[float], shown: Callable[[float], str]) -> str:

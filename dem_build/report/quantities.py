@@ -24,7 +24,9 @@ def decimals(value: float) -> str:
     """A measured value with three decimals, and fewer where it is large: `1.234`, `57.10`, `1234`."""
     if not math.isfinite(value):
         return str(value)
-    shown = f"{value:.{_places(value)}f}"
+    # At least three digits after the first, and at most so many decimals.
+    places = DECIMALS - sum(abs(value) >= power for power in (10, 100, 1000))
+    shown = f"{value:.{places}f}"
     return shown.removeprefix("-") if float(shown) == 0 else shown
 
 
@@ -46,6 +48,7 @@ def with_error(shown: str, stderr: float | None) -> str:
 
 def between(low: float, high: float) -> str:
     """An interval, rounded outwards so that what lies in it still does: `0.28 to 1.17`."""
+    # 100 * 0.29 is 28.999999999999996: what float64 lacks is no reason to round a bound outwards by another hundredth.
     return f"{math.floor(100 * low + 1e-9) / 100:.2f} to {math.ceil(100 * high - 1e-9) / 100:.2f}"
 
 
@@ -57,6 +60,7 @@ def percent(share: float) -> str:
 def count(value: float) -> str:
     """A count or a rate with about three digits: `7.4`, `185`, `1.2k`, `3.4M`."""
     for unit in ("", "k", "M", "G"):
+        # What would be rounded to 1000 is one of the next unit.
         if abs(value) < KILO - 0.5:
             return f"{value:.0f}{unit}" if abs(value) >= 10 or value == int(value) else f"{value:.1f}{unit}"
         value /= KILO
@@ -74,7 +78,7 @@ def size(octets: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time span with its two largest units: `0.4s`, `12s`, `2m 10s`, `1h 03m`, `2d 04h`."""
-    if seconds < 9.95:
+    if seconds < 9.95:  # from there on one decimal would say 10.0
         return f"{max(seconds, 0.0):.1f}s"
     whole = round(seconds)
     if whole < 60:
@@ -86,9 +90,3 @@ def duration(seconds: float) -> str:
     if hours < 24:
         return f"{hours}h {minutes:02d}m"
     return f"{hours // 24}d {hours % 24:02d}h"
-
-
-def _places(value: float) -> int:
-    """How many decimals leave at least three digits after the first, and at most `DECIMALS`."""
-    size_of = abs(value)
-    return DECIMALS - (size_of >= 10) - (size_of >= 100) - (size_of >= 1000)

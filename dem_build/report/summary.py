@@ -94,7 +94,7 @@ def _cost(outcome: Outcome, results: Results, gates: list[GateResult]) -> str:
 def _gates(gates: list[GateResult]) -> str:
     body = [
         [
-            "✓" if gate.passed else "✗",
+            "✗" if not gate.passed else "✓" if gate.judged else "-",
             f"{escape(gate.metric)} on {escape(subject(gate.task))}",
             escape(gate.why),
             "" if gate.value is None else decimals(gate.value),

@@ -14,7 +14,8 @@ Line: TypeAlias = "Sequence[str | tuple[str, str]]"
 """A line for a terminal, in parts that are plain or (text, style of rich). Text from outside is `joined` already."""
 
 UNSHOWN = ("Cc", "Cf", "Cs", "Cn")
-# Cf holds the direction overrides that make text read as something else; joiners in emoji go with them.
+# Cf holds the direction overrides that make text read as something else (N. Boucher and R. Anderson, Trojan Source,
+# arXiv 2111.00169); joiners in emoji go with them.
 OBEYED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 

@@ -128,7 +128,8 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> BuildVerdict:
     probes = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.probes]
     tasks = [row for row in changed if not row.task.startswith(LOSS_TASK)]
     compared = _compare(results)
-    # The best of all may lead within large errors, and one behind it beyond its own.
+    # The best of all may lead within large errors, and one behind it beyond its own. Rivals are judged one by one, at
+    # 95 % each: of many that are no better, one may seem so by chance.
     ahead = next((rival for rival in compared.rivals if rival.trend is Trend.WORSE), None)
     finding, headline = _headline(results, losses, tasks, compared.rivals, ahead)
     sentences = [
@@ -240,6 +241,7 @@ def _against_base(losses: list[MetricRow]) -> str:
 
 def _recovered(results: Results) -> str:
     """The gain recovered on test rows, else on the rows that ω was chosen on."""
+    # A mean is of those whose own vector gains enough alone: a ratio by next to nothing would outweigh all others.
     recovers, found = "It recovers", {n: m.value for n, m in gains(results, COMPOSED).items()}
     strong = {name: found[name] for name in clear(results) if name in found}
     whole = measured(mean(gains(results, COMPOSED), strong)) if strong else ""
@@ -299,6 +301,7 @@ def _not_compared(results: Results, rivals: Sequence[Rival]) -> str:
 
 
 def _gates(gates: list[GateResult]) -> str:
+    gates = [gate for gate in gates if gate.judged]
     if not gates:
         return ""
     lost = [f"{g.metric} on {g.task.removeprefix(LOSS_TASK)}" for g in gates if not g.passed]

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["expected_improvement", "most_expected", "most_promised", "promised", "promised_best"]
 
 ITERATIONS = 60
+# About its minimum a score of curvature 1 rises by this where ω is off by 4.5e-5, half of the last decimal of an ω.
+PRECISION = 1e-9
 SPARE = 0.02  # of a limit: what a step leaves of it
 LEAST_SPARE = 1e-4  # of the base's loss, where a limit is about 0
 
@@ -66,9 +68,14 @@ def promised_best(
 def _descend(
     problem: SearchProblem, surrogate: Surrogate, box: tuple[Vector, Vector], start: Vector
 ) -> Vector:
-    """The end of a descent by sequential quadratic programming (SLSQP), within a box and beside the limits."""
+    """The end of a descent by sequential quadratic programming, within a box and beside the limits.
+
+    SLSQP (D. Kraft, A Software Package for Sequential Quadratic Programming, DFVLR-FB 88-28, 1988; scipy's): it takes
+    bounds and limits that are not linear, and gradients, which the models give for next to nothing.
+    """
     # The worst dataset's score has a kink where another one becomes the worst, which SLSQP cannot descend. Instead it
-    # looks for the least t above every dataset's score: smooth in ω and t.
+    # looks for the least t above every dataset's score, which is smooth in ω and t: the problem's epigraph form (S.
+    # Boyd and L. Vandenberghe, Convex Optimization, 2004, section 4.1.3).
     worst = problem.objective.kind == "worst"
     bounds = list(zip(*box, strict=True)) + [(None, None)] * worst
 
@@ -83,8 +90,9 @@ def _descend(
         method="SLSQP",
         bounds=bounds,
         constraints=_constraints(problem, surrogate, worst=worst),
-        options={"maxiter": ITERATIONS, "ftol": 1e-9},
+        options={"maxiter": ITERATIONS, "ftol": PRECISION},
     )
+    # A line search that fails may leave what is no number, and a last digit may be beyond the box.
     found: Vector = result.x[:-1] if worst else result.x
     return np.clip(np.where(np.isfinite(found), found, start), *box)
 
@@ -177,8 +185,10 @@ def most_promised(problem: SearchProblem, surrogate: Surrogate, samples: Sequenc
 
 def _between(problem: SearchProblem, draws: np.random.Generator) -> Vector:
     """Shares of each ω's upper bound that add up to a half to one and a half, [points, ω]."""
-    # Models that are worth a look have a part of each vector; of many ω, hardly a point of the whole box is such a one.
+    # Models that are worth a look have a part of each vector; of many ω, hardly a point of the whole box is such a one:
+    # between 0 and 1 they sum to half the number of vectors.
     nothing = np.clip(0.0, problem.lower, problem.upper)
+    # With all parameters 1 a Dirichlet distribution is uniform over the shares that sum to 1.
     shares = draws.dirichlet(np.ones(problem.size), POINTS)
     shares *= draws.uniform(0.5, 1.5, (POINTS, 1))
     return np.asarray(np.clip(nothing + shares * (problem.upper - nothing), problem.lower, problem.upper))
@@ -204,9 +214,11 @@ def expected_improvement(
     losses, doubt = surrogate.among(points)
     allowed, penalties = _allowed(problem, losses, doubt), np.array([problem.penalty(at) for at in points])
     scores = np.array([objective.score(at) for at in losses]) + penalties
+    # Times the spread of all points' scores: those who ask hold it against a share of what was gained, in its units.
     if not objective.keeps_limits(problem.losses(best)):
         return np.asarray(allowed * np.ptp(scores))
-    # The score's error, to first order in the losses; the models of different judges err apart from each other.
+    # The score's error, to first order in the losses; the models of different judges err apart from each other. Of the
+    # worst dataset's score it is that dataset's alone, which is too little where another one is about as bad.
     slopes = np.array([objective.slope(at) for at in losses])
     error = np.maximum(np.sqrt(((slopes * doubt) ** 2).sum(axis=1)), LEAST_DOUBT)
     # Models that know little of a place promise a gain there that no vector has. So a loss is at most three standard
@@ -228,5 +240,7 @@ def _shortfall(limit: Vector, error: Vector) -> Vector:
 def _allowed(problem: SearchProblem, losses: Vector, doubt: Vector) -> Vector:
     """The probability that all limits are kept, [points]."""
     limited = np.isfinite(problem.objective.limit)
+    # A product, as the models of different judges err apart from each other (Schonlau, Welch and Jones 1998). Where a
+    # sample lies there is no doubt, and no quotient either.
     room = (problem.objective.base + problem.objective.limit - losses)[:, limited]
     return np.asarray(ndtr(room / np.maximum(doubt[:, limited], LEAST_DOUBT)).prod(axis=1))

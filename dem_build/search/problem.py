@@ -86,6 +86,7 @@ class Objective:
             return self.importance
         if self.kind == "worst":
             worst = int(np.where(self.counted, self.gains(losses), np.inf).argmin())
+            # Of two that are equally bad, the first: the score has a kink there, and this is one of its subgradients.
             return np.asarray(np.eye(len(losses))[worst] / self.scale)
         return self.importance / self.scale
 
@@ -207,6 +208,8 @@ class SearchProblem:
 
         A scale of the score, whatever the objective; 0 where all are alike.
         """
+        # Where nothing beats the base, or what keeps all limits does not, shares of its gain would be shares of
+        # nothing.
         best, middle = self.score(self.best(samples)), float(np.median([self.score(s) for s in samples]))
         return max(self.objective.score(self.objective.base) - best, middle - best, 0.0)
 
@@ -269,4 +272,5 @@ def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:
 
 def _weighted_stderr(weight: Vector, errors: Vector) -> float:
     counted = weight != 0  # what does not count may be known as badly as it likes
+    # To first order in the losses; squares add up as judges have rows of their own, whose errors are independent.
     return float(np.sqrt(((weight[counted] * errors[counted]) ** 2).sum()))

@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Design", "Surrogate", "observations"]
 
-LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)  # of ℓ, for one ω; in k dimensions √k times that
-# The kernel is a sum of Gaussian ones of many ℓ: losses bend sharply where a skill sets in and hardly beyond, and a
-# Gaussian kernel of the one short ℓ that the bend asks for knows nothing a little further on.
+# Of ℓ, for one ω; in k dimensions √k times that, as the distance of places whose ω all differ by as much. With half of
+# the shortest, that is the one which the likelihood chose of real losses, and every look elsewhere went astray.
+LENGTHS = (0.35, 0.7, 1.4, 2.8, 5.6)
+# The kernel is a sum of Gaussian ones of many ℓ (Rasmussen and Williams, equation 4.20): losses bend sharply where a
+# skill sets in and hardly beyond, and a Gaussian kernel of the one short ℓ that the bend asks for knows nothing a
+# little further on. With α = 1, a wider sum, searches took more steps.
 ALPHA = 2.0
 LEAST = 1e-6  # nats: what a loss of nothing counts as
 NOISE = 1e-6  # of a loss or slope against the signal's variance: losses are computed in float32
@@ -49,6 +52,8 @@ class Design:
 
     def factor(self) -> tuple[Vector, bool]:
         """The Cholesky factor of all observations' covariance: losses first, then slopes point by point."""
+        # Losses and slopes are one set of observations: differentiating is linear, so their covariances are the
+        # kernel's derivatives (Rasmussen and Williams, equation 9.1).
         covariance = np.vstack([_values_with(self.points, self), _slopes_with(self.sloped, self)])
         scale = np.diag(covariance).copy()
         noise = NOISE
@@ -75,9 +80,10 @@ class Surrogate:
         self.factor = factor
         losses = targets[: len(design.points)]
         self._center = losses.mean(axis=0)
+        # A prior mean that is constant: nothing is known of a loss but those that were measured. Its slope is 0.
         centred = targets.copy()
         centred[: len(design.points)] -= self._center
-        self._weights = cho_solve(factor, centred)
+        self._weights = cho_solve(factor, centred)  # Rasmussen and Williams, algorithm 2.1
         self._centred = centred
 
     @classmethod
@@ -101,6 +107,7 @@ class Surrogate:
         Rasmussen and Williams, equation 5.8, of which the quadratic term is a constant once the variance is the best
         one.
         """
+        # One ℓ for all judges, and so one factor for all refits; docs/log.md has what one each was worth.
         count = len(self._centred)
         determinant = 2 * np.log(np.diag(self.factor[0])).sum()
         return float(-0.5 * (count * np.log(self._variance) + determinant).sum())
@@ -118,6 +125,7 @@ class Surrogate:
             points: [points, ω].
         """
         beside = _values_with(points, self._design)
+        # The median of a loss whose logarithm is normal, and to first order its error: that of the logarithm times it.
         losses = np.exp(self._center + beside @ self._weights)
         explained = np.einsum("po,op->p", beside, cho_solve(self.factor, beside.T))
         unsure = np.sqrt(np.maximum(1.0 - explained, 0.0))[:, None] * np.sqrt(self._variance)

@@ -23,10 +23,10 @@ __all__ = ["APART", "NEARLY", "RADIUS", "WORTH_A_LOOK", "descend", "distance", "
 
 RADIUS = 0.25  # of the first region, as a share of the bounds' width
 LEAST_RADIUS = 0.01
-GROWS, SHRINKS = (
-    0.75,
-    0.25,
-)  # share of what was promised that came true, above and below which the region does so
+# Share of what was promised that came true, above and below which the region does so, as in J. Nocedal and S. J.
+# Wright, Numerical Optimization, 2nd ed. 2006, algorithm 4.1. That shrinks it to a quarter; here to a half, as the
+# models have learned of the step that went wrong.
+GROWS, SHRINKS = 0.75, 0.25
 NEGLIGIBLE = 2e-4  # of the score's size: no step promises less
 WORTH_A_LOOK = 5e-4  # of what the best gains: what a look elsewhere is expected to bring at least
 NEARLY = 0.03  # of the same: an end that is worse by less is nearly as good, and a descent to one goes on
@@ -53,7 +53,8 @@ def descend(
         if not alone and hopeless(problem, surrogate, samples, best, 2 * radius):
             return None
         box = problem.near(best.omega, radius)
-        # The models' own minimum is not the only one in the box: the last samples and points around are other starts.
+        # The models' own minimum is not the only one in the box: the last samples and points around are other starts,
+        # drawn by how many steps there were, so that a search which was interrupted goes the same way.
         around = np.random.default_rng(len(path)).normal(0, 0.3, (4, problem.size))
         starts = [best.omega, *(s.omega for s in path[-4:] if s is not best), *(best.omega + around)]
         there, promise = step(problem, surrogate, box, starts, best)
@@ -68,7 +69,7 @@ def descend(
         taken = problem.measure(there, slopes=True)
         samples.append(taken)
         path.append(taken)
-        # A step back within a limit may promise nothing else.
+        # A step back within a limit may promise nothing else, and then is no reason to shrink.
         kept = (problem.score(best) - problem.score(taken)) / promise if promise else 1.0
         if problem.best(path) is not taken or kept < SHRINKS:
             radius = radius / 2

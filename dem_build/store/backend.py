@@ -95,6 +95,13 @@ class Documents(Protocol):
         """
         ...
 
+    def take_back(self, key: Digest, sound: Callable[[bytes], bool]) -> None:
+        """Give a sound document its place again that a collection has moved and not deleted.
+
+        Only for who uses it from now on, and has said so: what it names is not kept for others.
+        """
+        ...
+
     def update(self, key: Digest, change: Callable[[bytes], bytes | None]) -> bool:
         """Replace a document by what `change` makes of it; whether it was, which None from `change` prevents."""
         ...

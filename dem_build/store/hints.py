@@ -34,6 +34,11 @@ __all__ = ["Hashed", "Hints", "hash_file"]
 
 T = TypeVar("T")
 
+# Of the process, and held while it is copied: SQLite has locks of its own, which would stay locked in a copy if another
+# thread had one then. Again by one thread, as what is collected while it is held may close a database.
+_SQLITE = threading.RLock()
+os.register_at_fork(before=_SQLITE.acquire, after_in_parent=_SQLITE.release, after_in_child=_SQLITE.release)
+
 _GRAIN_NS = 2_000_000_000
 _WAIT_SECONDS = 2.0
 _NAME = "hints-2.sqlite"  # another number for another schema: old ones are simply not read
@@ -86,7 +91,6 @@ class Hints:
     def __init__(self, folder: Path | None = None) -> None:
         place = host_folder() if folder is None else folder
         self._folder = None if place is None else Path(place)
-        self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._usable = self._folder is not None
@@ -153,7 +157,7 @@ class Hints:
 
     def close(self) -> None:
         """Close the file; it is opened again when needed."""
-        with self._lock:
+        with _SQLITE:
             if self._database is not None and self._process == os.getpid():
                 self._database.close()
             self._database = None
@@ -162,7 +166,7 @@ class Hints:
         self.close()
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
-        with self._lock:
+        with _SQLITE:
             for _ in range(2):
                 try:
                     return work(self._connection()) if self._usable else None

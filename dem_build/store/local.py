@@ -172,16 +172,22 @@ class CacheLayout:
         """A new name in the folder of a file, for what is to have that name."""
         return path.with_name(f".{files.nonce()}")
 
-    def take_back(self, path: Path, sort: str) -> None:
-        """Give a missing file its name again where a collection has moved it and not deleted it yet.
+    def in_trash(self, path: Path, sort: str) -> list[Path]:
+        """Where a file lies that had a name here, and that a collection has moved and not deleted yet."""
+        try:
+            folders = [f for f in self.trash.iterdir() if NONCE.fullmatch(f.name) and not f.is_symlink()]
+        except OSError:
+            return []  # nobody has collected here
+        return [at for folder in folders if (at := folder / trash_name(sort, path)).is_file()]
+
+    def take_back(self, at: Path, path: Path) -> None:
+        """Give a file of the trash its name again.
 
         Who looks for something has noted that before, so the collection would put it back in a moment, or, if it was
         killed, the next one. Until then it would look lost: a record would be made again, an object end a build.
         """
-        with suppress(OSError):  # there is no trash, or this store cannot be written
-            for folder in [f for f in self.trash.iterdir() if NONCE.fullmatch(f.name) and not f.is_symlink()]:
-                with suppress(FileNotFoundError, FileExistsError):  # it does not lie here; it is back already
-                    files.move_back(folder / trash_name(sort, path), path, self.beside(path))
+        with suppress(OSError):  # it is back already, or deleted by now; this store cannot be written
+            files.move_back(at, path, self.beside(path))
 
     def set_aside(self, path: Path, kind: str) -> Path | None:
         """Move a damaged file into quarantine; None where it cannot be moved, or somebody else has done it."""
@@ -295,9 +301,8 @@ class _LocalBytes:
         try:
             found = path.stat()
         except FileNotFoundError:
-            self._layout.take_back(path, "object")
             try:
-                found = path.stat()
+                found = self.open(name).stat()
             except FileNotFoundError:
                 return None
         if not stat.S_ISREG(found.st_mode):
@@ -307,7 +312,8 @@ class _LocalBytes:
     def open(self, name: Digest) -> Path:
         path = self.path(name)
         if not path.exists():  # all bytes are here, if not under their name
-            self._layout.take_back(path, "object")
+            for at in self._layout.in_trash(path, "object"):
+                self._layout.take_back(at, path)
         return path
 
     def place(self, file: Path, name: Digest) -> None:
@@ -335,12 +341,7 @@ class _LocalDocuments:
         self._layout = layout
 
     def read(self, key: Digest) -> bytes | None:
-        path = self._layout.action(key)
-        data = files.read_document(path)
-        if data is None:
-            self._layout.take_back(path, "record")
-            data = files.read_document(path)
-        return data
+        return files.read_document(self._layout.action(key))
 
     def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
         target = self._layout.action(key)
@@ -365,6 +366,12 @@ class _LocalDocuments:
                     self._put_aside(target, sound)
                     with suppress(FileExistsError):
                         os.link(temporary, target)
+
+    def take_back(self, key: Digest, sound: Callable[[bytes], bool]) -> None:
+        target = self._layout.action(key)
+        for at in self._layout.in_trash(target, "record"):
+            if _holds(at, sound):
+                self._layout.take_back(at, target)
 
     def update(self, key: Digest, change: Callable[[bytes], bytes | None]) -> bool:
         target = self._layout.action(key)

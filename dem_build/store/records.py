@@ -190,8 +190,12 @@ class Records:
         Reads the record and no object, and keeps both from collection while this process is at work. Where there is
         none here, one of another store counts, unless its objects were asked for in vain; it is `away`.
         """
-        with self._uses.using(key):
+        with self._uses.using(key) as noted:
             record = self._whole(self.peek(key))
+            if record is None and noted:
+                # A collection may be about to put it back, as it is noted; or has done so between the two looks.
+                self._documents.take_back(key, self._with_log(key))
+                record = self._whole(self.peek(key))
         return self._found_elsewhere(key) if record is None else record
 
     def _found_elsewhere(self, key: Digest) -> Record | None:
@@ -319,6 +323,18 @@ class Records:
                 return False
 
         return sound
+
+    def _with_log(self, key: Digest) -> Callable[[bytes], bool]:
+        """Whether a document is a sound record of `key`, and its log is there too."""
+
+        def whole(data: bytes) -> bool:
+            try:
+                record = self._whole(parse_record(data, key))
+            except ValueError:
+                return False
+            return record is not None and (record.log is None or self._objects.present(record.log))
+
+        return whole
 
     def _encoded(self, record: Record) -> bytes:
         try:

@@ -76,10 +76,13 @@ class Uses:
             self._close(path)
 
     @contextmanager
-    def using(self, name: Digest) -> Iterator[None]:
-        """Note a key or an object, and run the block that looks for it or stores it while nothing is collected."""
+    def using(self, name: Digest) -> Iterator[bool]:
+        """Note a key or an object, and run the block that looks for it or stores it while nothing is collected.
+
+        Yields whether it is noted, and so kept until this process ends.
+        """
         if self._file is None:
-            yield
+            yield False
             return
         with self._threads:
             self._enter()
@@ -90,7 +93,7 @@ class Uses:
                     ):  # a full disk; what is looked up now may be collected, which costs a miss
                         os.write(self._file, name.encode() + b"\n")
                         self._marked.add(name)
-                yield
+                yield name in self._marked
             finally:
                 self._leave()
 

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from dem_build.action import SourceFile
 from dem_build.actions.loss import run as loss
 from dem_build.actions.task import run as task
+from dem_build.compare.observed import ScoredDocuments, scores
 from dem_build.data.arrays import RowsWriter
-from dem_build.digest import of_file
+from dem_build.digest import of_bytes, of_file
 from dem_build.errors import DataError, EvaluationError, InterruptedBuildError
 from dem_build.lock import tasks
 from dem_build.machine import Machine
@@ -486,3 +487,27 @@ def test_of_several_templates_prompts_are_in_the_default_one(base, folder, tmp_p
         evaluate(named, folder, "pick", tmp_path / "bare")[0]
         == evaluate(base, folder, "pick", tmp_path / "b")[0]
     )
+
+
+@pytest.mark.parametrize("name", ["pick", "say"])
+def test_each_document_has_lm_evals_hashes_and_the_means_of_documents_are_the_metrics(
+    base, folder, tmp_path, name
+):
+    """Two builds find the documents that they share by them, and compare these alone."""
+    write_docs(folder, [*DOCS, DOCS[0]])
+    metrics, samples, _ = evaluate(base, folder, name, tmp_path)
+    asked = len({s["filter"] for s in samples})
+    for sample in samples:
+        assert sample["prompt_hash"] == of_bytes(sample["prompt"].encode())
+        assert sample["target_hash"] == of_bytes(str(sample["target"]).encode())
+    assert len({s["doc_hash"] for s in samples}) == len(DOCS)  # the one that is there twice has one hash
+    data = (tmp_path / "work" / "out" / "samples").read_bytes()
+    documents = ScoredDocuments.of_samples(data)
+    assert documents.hashed
+    told = [key for key in metrics if key != "samples" and not key.endswith("_stderr")]
+    assert len(told) == asked
+    for key in told:
+        metric, chosen = documents.of_metric(key)
+        found = scores(chosen, metric, by_place=False, hashed=True)
+        assert len(found) == metrics["samples"] == len(DOCS) + 1
+        assert math.fsum(o.value for o in found) / len(found) == pytest.approx(metrics[key])

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from project import EVALUATE, Project, dataset, fresh, ran, recipe
+
+from dem_build.cli.app import run
+from dem_build.errors import StoreError
 
 RECIPE = recipe(dataset("add", omega=0.5, test=0.2), EVALUATE, steps=2)
 MACHINE = '[[remotes]]\nurl = "../remote"\nread = ["trusted"]\nwrite = "trusted"\n'
@@ -72,6 +76,24 @@ def test_a_build_there_trains_nothing_and_publishes_the_same_model(trained, two)
         "the model's own bytes come, no others"
     )
     two.call("cache", "verify")
+
+
+def test_what_ended_well_is_pushed_where_the_build_cannot_be_concluded(two, monkeypatch, capsys):
+    """Else a vector that took hours would lie on a machine whose disk is full."""
+
+    def full(*_):
+        time.sleep(1)
+        raise StoreError("no space left")
+
+    (two.home / "tiny.toml").write_text(
+        (two.home / "tiny.toml").read_text().replace("omega = 0.5", "omega = 0.25")
+    )
+    monkeypatch.chdir(two.home)
+    monkeypatch.setattr("dem_build.cli.build.conclude", full)
+    assert run(["build", "tiny.toml"]) == 1
+    said = capsys.readouterr()
+    assert "no space left" in said.err
+    assert "pushed 2 results" in said.out
 
 
 def test_on_s3_it_is_the_same(trained, moto, store_credentials, tmp_path):  # noqa: ARG001  a fixture for its effect

@@ -179,6 +179,17 @@ def test_a_tag_can_hold_a_whole_file_out(tmp_path):
     assert [row.values for row in read_rows(source(path, "test:jsonl"))] == ROWS
 
 
+@pytest.mark.parametrize("ask", [lambda source: [*read_rows(source, ("text",))], columns_of])
+def test_a_damaged_footer_of_parquet_is_refused(tmp_path, ask):
+    path = write_rows(tmp_path / "a.parquet", [{"text": "a"}])
+    data = bytearray(path.read_bytes())
+    data[-8 - int.from_bytes(data[-8:-4], "little")] = 0  # the first byte of the footer
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="not a parquet file: Couldn't deserialize") as caught:
+        ask(source(path))
+    assert not caught.value.what.endswith("\n")
+
+
 def test_parquet_values_that_python_has_not_are_refused_with_the_file(tmp_path):
     broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"\xff"]).buffers())
     late = pa.array([2**62, 0]).cast(pa.timestamp("us"))

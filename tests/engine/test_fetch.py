@@ -13,9 +13,10 @@ from store_samples import tree
 from dem_build.action import Action, Edge, Input
 from dem_build.actions import KINDS
 from dem_build.digest import Output
-from dem_build.engine.build import Options, build
+from dem_build.engine.build import Options, _Build, build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done
+from dem_build.errors import InterruptedBuildError
 from dem_build.graph import Graph
 from dem_build.machine import Machine
 from dem_build.plan import History, key_of, make_plan, preimage_of
@@ -96,3 +97,18 @@ def test_ctrl_c_ends_what_is_fetched_and_keeps_what_came(two):
             break
         time.sleep(0.05)
     assert 0 < left[0].stat().st_size < 1000
+
+
+def test_an_action_whose_inputs_ctrl_c_stopped_has_not_failed(two):
+    """While another one runs, whose end is waited for, what was being fetched ends first."""
+    plan = make_plan(GRAPH, two.store.records, History())
+    ended: list[Any] = []
+    listener: Any = SimpleNamespace(action_ended=ended.append, action_event=lambda *_: None)
+    pool: Any = None
+    running = _Build(plan, two.store, Options(Machine()), listener, Interrupt(), pool)
+    fetch: Any = SimpleNamespace(running=False, error=InterruptedBuildError("stopped"), missing=[1])
+    running._take(plan.verdicts["base"])
+    running.fetching["model"] = plan.verdicts["model"], fetch
+    running.stopping = 1
+    running._take_fetched()
+    assert [(r.action.name, r.status, r.error) for r in ended] == [("model", Done.SKIPPED, None)]

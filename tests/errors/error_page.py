@@ -9,6 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # as a script; pytest has done s
 from base_cases import BASES
 from build_cases import AFTER_A_BUILD, BROKEN_DATA, BUILDS
 from call_cases import CALLS
+from diff_cases import DIFFS
+from review_cases import REVIEWS
 from store_cases import STORES
 from vector_cases import STRANGERS, VECTORS
 
@@ -39,7 +41,9 @@ TABLE = "\n| what happened | status | message |\n|---|---|---|\n"
 
 def page() -> str:
     """Return the text of `docs/errors.md`."""
-    calls = [(c.what, c.status, c.says, c.call) for c in (*CALLS, *BASES, *VECTORS, *STORES)]
+    calls = [
+        (c.what, c.status, c.says, c.call) for c in (*CALLS, *DIFFS, *REVIEWS, *BASES, *VECTORS, *STORES)
+    ]
     data = [(c.what, 1, c.says, "build recipe.toml") for c in (*BROKEN_DATA, *STRANGERS)]
     builds = [(c.what, c.status, c.says, c.call) for c in (*BUILDS, *AFTER_A_BUILD)]
     builds.append(("Ctrl-C while the plan is made", 130, "error: stopped", "build recipe.toml"))

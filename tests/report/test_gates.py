@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dem_build.recipe.schema import Gate
-from dem_build.report.gates import check
+from dem_build.report.gates import Reference, check
 from dem_build.report.results import Results
 
 RESULTS = Results(
@@ -80,3 +80,51 @@ def test_a_model_to_compare_with_that_was_not_measured_fails():
 
 def test_a_failed_gate_names_the_conditions_that_failed_alone():
     assert judged(min=0.1, max=0.2).why == "at most 0.2"
+
+
+def against_base_revision(before, **gate):
+    asked = Gate(task="words", metric="acc", against="base-revision", **gate)
+    (result,) = check([asked], RESULTS, before)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("gate", "stderr", "passed"),
+    [
+        ({"max_drop": 0.01}, None, True),
+        ({"max_drop": 0.009}, None, False),
+        ({"margin": 2.0}, 0.005, True),  # 0.30 - 0.29 is two standard errors of 0.005
+        ({"margin": 1.9}, 0.005, False),
+        ({"max_drop": 0.005, "margin": 1.0}, 0.005, True),
+        ({"max_drop": 0.005, "margin": 0.9}, 0.005, False),
+        ({"margin": 100.0}, None, False),  # of an error that nobody knows nothing is given
+    ],
+)
+def test_a_margin_gives_way_by_standard_errors_of_the_difference(gate, stderr, passed):
+    before = {("words", "acc"): Reference(0.30, 0.29, stderr)}
+    assert against_base_revision(before, **gate).passed is passed
+
+
+def test_a_build_alone_judges_no_gate_against_the_base_revision():
+    result = against_base_revision(None, max_drop=0.0)
+    assert (result.passed, result.judged) == (True, False)
+    assert "dem ci" in result.why
+
+
+def test_the_other_bounds_of_such_a_gate_are_judged_by_every_build():
+    result = against_base_revision(None, max_drop=0.0, min=0.5)
+    assert (result.passed, result.judged) == (False, True)
+
+
+def test_what_the_base_revision_never_measured_fails():
+    assert not against_base_revision({}, max_drop=1.0).passed
+
+
+def test_where_test_data_changed_the_rows_of_both_are_what_counts():
+    """On all its rows the model lies at 0.29; on those of both revisions it is better than before."""
+    assert against_base_revision({("words", "acc"): Reference(0.20, 0.21, None)}, max_drop=0.0).passed
+
+
+def test_a_margin_is_a_bound_against_a_model_of_the_same_recipe_too():
+    assert not judged(margin=1.0, against="base").passed  # no error is known there
+    assert judged(margin=0.0, against="mix").passed

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
@@ -35,27 +35,35 @@ class Fault:
 
     Attributes:
         match: A pattern that is looked for in `METHOD /path?query`.
+        skip: How many requests that match pass before the first one that it happens to.
         times: How many requests it happens to; all of them where None.
         delay: Seconds before anything else.
         rate: Bytes a second of the reply.
         status: This answer, and the server is not asked.
+        code: What S3 calls the reason of `status`.
         cut: The connection ends after as many bytes of the reply's body.
         wrong: The reply's body has its size and other bytes.
+        edit: Makes of the reply's body another one.
         lose: The server is asked, and its reply is not passed on.
         vanish: The connection ends before the server is asked.
         overwrite: The server does not see the condition of a write, so it replaces and says that all is well.
+        strike: Called before the server is asked; where `lose`, after it has answered.
     """
 
     match: str = ""
+    skip: int = 0
     times: int | None = None
     delay: float = 0.0
     rate: float | None = None
     status: int | None = None
+    code: str = ""
     cut: int | None = None
     wrong: bool = False
+    edit: Callable[[bytes], bytes] | None = None
     lose: bool = False
     vanish: bool = False
     overwrite: bool = False
+    strike: Callable[[], None] | None = None
 
 
 class Asked(NamedTuple):
@@ -122,6 +130,9 @@ class Proxy:
             self.running += 1
             for fault in self.faults:
                 if fault.times != 0 and re.search(fault.match, line):
+                    if fault.skip:
+                        fault.skip -= 1
+                        continue
                     if fault.times is not None:
                         fault.times -= 1
                     return fault
@@ -183,10 +194,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bytes, fault: Fault) -> None:
         time.sleep(fault.delay)
+        if fault.strike is not None and not fault.lose:
+            fault.strike()
         if fault.vanish:
             raise _GoneError
         if fault.status is not None:
-            self._begin(fault.status, {}, 0)
+            self._refuse(fault)
             return
         headers = {k: v for k, v in self.headers.items() if k.lower() not in {"connection", "content-length"}}
         if fault.overwrite:
@@ -203,14 +216,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _pass_on(self, reply: HTTPResponse, fault: Fault) -> None:
         if fault.lose:
             reply.read()
+            if fault.strike is not None:
+                fault.strike()
             raise _GoneError
         kept = {name: value for name, value in reply.getheaders() if name.lower() not in _HOP}
         stated = reply.getheader("Content-Length")
-        whole = reply.read() if stated is None else None
+        edit = fault.edit if self.command == "GET" else None
+        whole = reply.read() if stated is None or edit is not None else None
+        if whole is not None and edit is not None:
+            whole = edit(whole)
         self._begin(reply.status, kept, len(whole) if whole is not None else int(stated or 0))
         if self.command == "HEAD":
             return
-        while piece := (reply.read(_PIECE) if whole is None else whole):
+        most = _PIECE if fault.rate is None else max(1, int(fault.rate / 10))
+        while piece := (reply.read(most) if whole is None else whole):
             if whole is not None:
                 whole = b""
             if fault.wrong:
@@ -221,6 +240,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(piece)
             if fault.rate:
                 time.sleep(len(piece) / fault.rate)
+
+    def _refuse(self, fault: Fault) -> None:
+        page = f"<Error><Code>{fault.code}</Code></Error>".encode() if fault.code else b""
+        self._begin(fault.status or 0, {"Content-Type": "application/xml"}, len(page))
+        if self.command != "HEAD":
+            self._send(page)
 
     def _begin(self, status: int, headers: dict[str, str], size: int) -> None:
         self.status = status

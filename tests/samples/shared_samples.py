@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from store_samples import make_record
@@ -14,7 +15,7 @@ from dem_build.store.local import open_layout
 from dem_build.store.records import read_record
 from dem_build.store.remote.folder import FolderBucket
 from dem_build.store.remote.namespace import Connection, Namespace
-from dem_build.store.remote.reader import Caller, Reader
+from dem_build.store.remote.reader import Caller, RemoteReader
 
 
 class Bucket(FolderBucket):
@@ -27,6 +28,9 @@ class Bucket(FolderBucket):
         lost: Names of which it has nothing.
         wrong: Names of which it has other bytes.
         cut_at: After how many bytes a read is cut, once for each number.
+        shown: Names → what is read in place of what is there; `shown_once`: but once.
+        unlisted: Names that no listing has.
+        meanwhile: Calls, counted from 1, → what happens before them.
         lossy: Whether the reply to a `create` that worked is lost, and the next try of the client refused.
     """
 
@@ -39,12 +43,17 @@ class Bucket(FolderBucket):
         self.wrong: set[str] = set()
         self.cut_at: list[int] = []
         self.lossy = False
+        self.shown: dict[str, bytes | None] = {}
+        self.shown_once = False
+        self.unlisted: set[str] = set()
+        self.meanwhile: dict[int, Callable[[], object]] = {}
 
     def named(self, what):
         return [name for call, name in self.calls if call == what]
 
     def _called(self, what, name):
         self.calls.append((what, name))
+        self.meanwhile.get(len(self.calls), lambda: None)()
         if self.dead:
             raise RemoteError("cannot be reached", where=self.url)
         if len(self.calls) == self.stop_at:
@@ -52,6 +61,8 @@ class Bucket(FolderBucket):
 
     def get(self, name):
         self._called("get", name)
+        if name in self.shown:
+            return self.shown.pop(name) if self.shown_once else self.shown[name]
         return None if name in self.lost else super().get(name)
 
     def read(self, name, start=0):
@@ -79,7 +90,7 @@ class Bucket(FolderBucket):
 
     def list(self, prefix):
         self._called("list", prefix)
-        return super().list(prefix)
+        return (listed for listed in super().list(prefix) if listed.name not in self.unlisted)
 
     def delete(self, names):
         for name in names:
@@ -118,7 +129,7 @@ class Machine:
         self.write = Namespace(at, write)
         home = shared.home / name
         layout = open_layout(home / "cache")
-        self.reader = Reader(layout, self.reads, Caller(self.said.append), required=required)
+        self.reader = RemoteReader(layout, self.reads, Caller(self.said.append), required=required)
         self.store = Store(layout, Hints(home / "hints"), elsewhere=self.reader)
 
     def make(self, data: bytes = b"delta", **keys) -> Record:

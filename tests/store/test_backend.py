@@ -75,6 +75,9 @@ class MemoryDocuments:
         if not sound(self._held.setdefault(key, data)):
             self._held[key] = data
 
+    def take_back(self, key, sound):
+        """Nothing is ever moved away."""
+
     def update(self, key, change):
         changed = change(self._held[key]) if key in self._held else None
         if changed is not None:

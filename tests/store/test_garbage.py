@@ -362,7 +362,7 @@ def test_two_collections_at_once_are_one(store, tmp_path):
 
 def moved_to_trash(store, record):
     trash = store.root / "trash" / ("ab" * 8)
-    trash.mkdir(parents=True)
+    trash.mkdir(parents=True, exist_ok=True)
     record_file(store, record.key).rename(trash / f"record-{record.key}.json")
     thing = record.outputs["weights"].digest
     store.objects.path(thing).rename(trash / f"object-{thing}")
@@ -372,11 +372,32 @@ def test_what_a_collection_has_moved_and_not_deleted_is_found(store):
     """Where locks do nothing, or the collection was killed: nobody makes again, or misses, what is there."""
     record = publish(store, "a")
     moved_to_trash(store, record)
-    assert store.records.lookup(record.key) == record
-    assert store.objects.read_bytes(record.outputs["weights"]) == b"a"
+    with store.in_use():
+        assert store.records.lookup(record.key) == record
+        assert store.objects.read_bytes(record.outputs["weights"]) == b"a"
     collect.put_back_all(store._layout)
     assert store.records.lookup(record.key) == record
     assert list((store.root / "trash").iterdir()) == []
+
+
+def test_a_record_in_the_trash_stays_there_for_who_only_looks_or_where_its_objects_are_gone(store):
+    """Else it would be a record without its objects as soon as the collection goes on."""
+    looked_at, broken = publish(store, "a"), publish(store, "b")
+    moved_to_trash(store, looked_at)
+    assert store.records.lookup(looked_at.key) is None
+    with store.in_use():
+        assert store.records.peek(looked_at.key) is None
+        moved_to_trash(store, broken)
+        (store.root / "trash" / ("ab" * 8) / f"object-{broken.outputs['weights'].digest}").unlink()
+        assert store.records.lookup(broken.key) is None
+        log, preimage = store.objects.put_bytes(b"log"), {"kind": "logged"}
+        blob = store.objects.put_bytes(b"c")
+        outputs = {"weights": Output(blob.digest, blob.size)}
+        told = Record(digest.of_json(preimage), "logged", preimage, outputs, {}, log)
+        moved_to_trash(store, store.records.publish(told))
+        store.objects.path(log.digest).unlink()
+        assert store.records.lookup(told.key) is None
+    assert [*(store.root / "actions").glob("*/*.json")] == []
 
 
 def test_what_a_killed_collection_moved_is_put_back_and_decided_again(store, recipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -117,6 +118,26 @@ def test_hints_go_on_in_a_forked_process(settled, tmp_path, reads):
     if child == 0:
         os._exit(0 if hints.digest_of(settled) == ROWS and len(reads) == 1 else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_no_process_is_copied_while_a_thread_is_in_sqlite(settled, tmp_path):
+    """A copy would have its locks, and nobody who unlocks them: it hung, where others fetched meanwhile."""
+    hints, inside, left = Hints(tmp_path / "hints"), threading.Event(), []
+
+    def looked(_):
+        inside.set()
+        time.sleep(0.5)
+        left.append(time.monotonic())
+
+    thread = threading.Thread(target=lambda: hints._run(looked))
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if left and Hints(tmp_path / "hints").digest_of(settled) else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join()
+    assert hints.digest_of(settled), "and nothing is locked afterwards"
 
 
 def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):

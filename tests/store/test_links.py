@@ -47,7 +47,8 @@ def test_records_leases_and_the_trash_need_no_links_between_folders(tmp_path):
         return delta
 
     delta = taken()
-    assert store.records.lookup(record.key) == record, "who misses something finds it in the trash"
+    with store.in_use():
+        assert store.records.lookup(record.key) == record, "who misses something finds it in the trash"
     assert delta.read_bytes() == b"delta"
     taken()
     put_back_all(layout)

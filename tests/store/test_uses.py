@@ -37,7 +37,7 @@ def test_a_key_counts_as_used_from_before_it_is_looked_up_until_the_block_ends(s
     monkeypatch.setattr(store.records, "peek", lambda key: seen.append(used(store)) or peek(key))
     with store.in_use():
         store.records.lookup(KEY)
-        assert seen == [{KEY}]
+        assert {*seen} == {frozenset({KEY})}
         assert used(store) == {KEY}
     assert used(store) == frozenset()
     assert not list((store.root / "running").iterdir())

@@ -35,7 +35,7 @@ WALL_SECONDS = 240  # a machine may be busy
 MORE_BYTES = 1 << 30  # over what the process has when it begins
 CODE = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pickle.find_class")
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.sendto")
-TRIAL = ["-P", "-m", "dem_build.data.template_trial"]
+TRIAL = ["-P", "-m", "dem_build.data.template"]
 CHANGES = {
     "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink",
     "os.truncate", "os.utime", "shutil.rmtree", "sqlite3.connect",

@@ -121,9 +121,10 @@ class _Scene:
 
 
 def _files(cache: Path) -> set[str]:
-    """Return the names of what a collection may take."""
+    """Return the names of what a collection may take at once; what is in the making stays for an hour."""
     parts = ("actions/*/*", "cas/sha256/*/*", "work/*", "leases/*", "running/*", "trash/*", "roots/*")
-    return {str(p.relative_to(cache)) for part in parts for p in cache.glob(part)}
+    found = (p for part in parts for p in cache.glob(part) if not p.name.startswith("."))
+    return {str(p.relative_to(cache)) for p in found}
 
 
 def _each(fault: str, scene: _Scene, trial: Callable[[int], list[str]], most: int) -> Tally:

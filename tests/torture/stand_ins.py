@@ -35,6 +35,8 @@ STEPS_A_CHECKPOINT = 2
 TENSORS = (TensorSpec("embed", "F32", (16, 8)), TensorSpec("head", "F32", (8, 16)))
 TRAINED = "DEM_TORTURE_TRAINED"
 """Names the file that each step of a training is written down in, outside of what is killed."""
+LUCK = "DEM_TORTURE_LUCK"
+"""What a training comes to depends on it, as it does on the GPU: no key knows of it."""
 
 
 def import_base(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -72,8 +74,9 @@ def finetune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Pr
     state = (
         (checkpoint / "optimizer" / "state").read_bytes() if checkpoint else _hash(inputs.paths["data/train"])
     )
+    luck = os.environ.get(LUCK, "").encode()
     for step in range(begun + 1, params["max_steps"] + 1):
-        state = hashlib.sha256(state + str(params["seed"]).encode()).digest()
+        state = hashlib.sha256(state + str(params["seed"]).encode() + luck).digest()
         _tell(context.work.parent.name, step)
         context.progress(step, params["max_steps"], "steps", loss=1.0)
         if step % STEPS_A_CHECKPOINT == 0:

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
 
     from tally import Tally
 
-CHAPTERS = ("crashes", "corruption", "concurrency", "garbage", "odd_places", "hostile_input", "determinism")
+CHAPTERS = (
+    "crashes",
+    "corruption",
+    "concurrency",
+    "garbage",
+    "odd_places",
+    "hostile_input",
+    "determinism",
+    "remotes",
+)
 sys.path.append(str(Path(__file__).resolve().parents[1] / "samples"))  # what tests share, as pytest has it
 HEAD = """\
 # Reliability

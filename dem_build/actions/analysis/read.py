@@ -77,20 +77,16 @@ def read_analysis(build: BuildRecords) -> VectorAnalysis | None:
     return build.of(KIND.name, _analysis, "analysis", "analyses again")
 
 
-def _rows(build: BuildRecords, action: Action, vectors: list[str]) -> dict[str, int]:
-    """The name of each vector → its row; of equal vectors, the same."""
-    deltas = [taken.at for taken in action.takes if taken.of == "delta"]
-    digests = {
-        edge.action.removeprefix("vector:"): build.records[edge.action].outputs[edge.output].digest
-        for edge in deltas
-        if edge.action in build.records
-    }
-    return {name: vectors.index(digest) for name, digest in digests.items()}
-
-
 def _analysis(build: BuildRecords, action: Action) -> VectorAnalysis:
     document = build.document(action, TABLES)
-    rows = _rows(build, action, document["vectors"])
+    # The name of each vector → its row in the tables; equal vectors have one row.
+    rows = {
+        at.action.removeprefix("vector:"): document["vectors"].index(
+            build.records[at.action].outputs[at.output].digest
+        )
+        for at in (taken.at for taken in action.takes if taken.of == "delta")
+        if at.action in build.records
+    }
     layers, kinds = document["layers"], document["kinds"]
     return VectorAnalysis(
         whole=_compared(document["whole"], rows),

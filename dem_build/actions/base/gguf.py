@@ -89,7 +89,12 @@ def expand_gguf(path: Path, folder: Path) -> str:
         default = tokenizer.chat_template
         tokenizer.chat_template = named | ({"default": default} if isinstance(default, str) else {})
     tokenizer.save_pretrained(folder)
-    _mend_tokenizer_files(folder, model.get_input_embeddings().num_embeddings)
+    settings = _read(folder / "tokenizer_config.json")
+    _write(folder / "tokenizer_config.json", {k: v for k, v in settings.items() if k not in MACHINE_KEYS})
+    # transformers gives every byte-level GGUF GPT-2's own end token, also where there is no embedding for it.
+    made, rows = _read(folder / "tokenizer.json"), model.get_input_embeddings().num_embeddings
+    made["added_tokens"] = [token for token in made["added_tokens"] if token["id"] < rows]
+    _write(folder / "tokenizer.json", made)
     config = model.config.to_diff_dict()
     config.pop("quantization_config", None)
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
@@ -166,15 +171,6 @@ def _string(text: str) -> bytes:
 def _header(path: Path) -> Iterator[mmap.mmap]:
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         yield data
-
-
-def _mend_tokenizer_files(folder: Path, rows: int) -> None:
-    config = _read(folder / "tokenizer_config.json")
-    _write(folder / "tokenizer_config.json", {k: v for k, v in config.items() if k not in MACHINE_KEYS})
-    # transformers gives every byte-level GGUF GPT-2's own end token, also where there is no embedding for it.
-    tokenizer = _read(folder / "tokenizer.json")
-    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["id"] < rows]
-    _write(folder / "tokenizer.json", tokenizer)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def prepare_tokenizer(
     known = len(tokenizer)
     if not wishes:
         return Vocabulary(known, known, notes=notes)
+    # A word of the vocabulary becomes special without a new id; what was added before stays as it is.
     before, kept = tokenizer.get_vocab(), tokenizer.get_added_vocab()
     # Special, so that they are never cut and never part of a text's own words.
     new = [AddedToken(t, special=True, normalized=False) for t in wishes.added if t not in kept]

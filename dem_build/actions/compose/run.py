@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
-ROUNDING_WARNING = 0.1  # share of the edit's length that rounding may lose before the user is told
+# Share of the edit's length that rounding may lose before the user is told. It is a warning and no error: of 40 % in
+# bfloat16, after short trainings, held-out losses moved by 0.08 at most (docs/log.md).
+ROUNDING_WARNING = 0.1
 OMEGA_SUM_TOLERANCE = 1e-6
 
 
@@ -65,8 +67,20 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     # Every vector was trained with the base's tokenizer: it is copied, byte for byte.
     shutil.copytree(inputs.paths["base/tokenizer"], context.out / "tokenizer", copy_function=shutil.copyfile)
     shutil.copyfile(inputs.paths["base/generation_config"], context.out / "generation_config")
-    _warn_of_rounding(norms, params["dtype"], context)
-    return _provenance(terms, norms) | {
+    lost = norms.rounding_error / norms.edit if norms.edit else None
+    if lost is not None and norms.rounding_error > ROUNDING_WARNING * norms.edit:
+        context.warn(
+            f"rounding the composed model to {params['dtype']} is an error of {lost:.0%} of what the vectors change: "
+            'set dtype = "float32" in [compose] to keep it'
+        )
+    return {
+        "edit_norm": norms.edit,
+        "rounding_error": norms.rounding_error,
+        "relative_rounding_error": lost,
+        "terms": [
+            {"vector": at.digest, "omega": omega, "norm": norm}
+            for (at, omega), norm in zip(terms.items(), norms.deltas, strict=True)
+        ],
         "seconds": round(time.monotonic() - started, 3),
         "threads": context.threads,
     }
@@ -90,6 +104,7 @@ def _check_omegas(terms: Mapping[StoredFile, Omega], method: Method, context: Co
         raise CheckpointError(
             "an interpolation of no vectors is a model of zeros", hint="set an ω other than 0"
         )
+    # An ω for each layer comes of a search alone, and what is not linear in ω is not searched.
     total = sum(w for w in terms.values() if not isinstance(w, dict))
     if abs(total - method.total) > OMEGA_SUM_TOLERANCE:
         context.warn(
@@ -116,24 +131,3 @@ def _weights(
         norms = combine(what, writer, threads=context.threads, on_progress=tell)
     context.hashed |= writer.digests  # known since the last byte: the files need not be read again
     return norms
-
-
-def _warn_of_rounding(norms: Norms, dtype: str, context: Context) -> None:
-    if norms.edit and norms.rounding_error > ROUNDING_WARNING * norms.edit:
-        share = norms.rounding_error / norms.edit
-        context.warn(
-            f"rounding the composed model to {dtype} is an error of {share:.0%} of what the vectors change: "
-            'set dtype = "float32" in [compose] to keep it'
-        )
-
-
-def _provenance(terms: Mapping[StoredFile, Omega], norms: Norms) -> Provenance:
-    return {
-        "edit_norm": norms.edit,
-        "rounding_error": norms.rounding_error,
-        "relative_rounding_error": norms.rounding_error / norms.edit if norms.edit else None,
-        "terms": [
-            {"vector": at.digest, "omega": omega, "norm": norm}
-            for (at, omega), norm in zip(terms.items(), norms.deltas, strict=True)
-        ],
-    }

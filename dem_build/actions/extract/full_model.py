@@ -21,7 +21,7 @@ from dem_build.model.architecture import architecture, parse_config
 from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
@@ -101,20 +101,18 @@ def _same_tie(base: Architecture, tuned: Architecture, where: str) -> None:
 
 
 def _same_shapes(base: Architecture, tuned: Architecture, where: str) -> None:
-    names = sorted({*base.shapes, *tuned.shapes})
-    odd = [name for name in names if not _fits(base, tuned, name)]
+    odd, rows = [], ((base.vocabulary,), (tuned.vocabulary,))
+    for name in sorted({*base.shapes, *tuned.shapes}):
+        # What has a row for each token may have another number of them than the base's, if they are as wide.
+        ours, theirs = base.shapes.get(name, ()), tuned.shapes.get(name, ())
+        alike = (ours[:1], theirs[:1]) == rows and ours[1:] == theirs[1:]
+        if base.shapes.get(name) != tuned.shapes.get(name) and not alike:
+            odd.append(name)
     if odd:
         first = odd[0]
         there, here = (f"has {w.shapes[first]}" if first in w.shapes else "has none" for w in (tuned, base))
         what = f"{len(odd)} of its tensors are not those of the base, first {first}: {there}, and the base {here}"
         raise CheckpointError(what, where=where, hint=OF_THE_BASE)
-
-
-def _fits(base: Architecture, tuned: Architecture, name: str) -> bool:
-    ours, theirs = base.shapes.get(name), tuned.shapes.get(name)
-    if ours == theirs or ours is None or theirs is None:
-        return ours == theirs
-    return (ours[:1], theirs[:1]) == ((base.vocabulary,), (tuned.vocabulary,)) and ours[1:] == theirs[1:]
 
 
 def _same_settings(base: Any, tuned: Any, where: str, context: Context) -> None:
@@ -160,7 +158,11 @@ class _Converted(Checkpoint):
         self._values = lru_cache(HELD)(self._convert)
         described: dict[str, TensorInfo] = {}
         for group in (g for g in self._to.groups if self._from.of_own.keys() >= {*g.own}):
-            described |= self._describe(group, self._to.to_files({n: weights.tensors[n] for n in group.own}))
+            files = [self._stored.tensors[name] for own in group.own for name in self._from.of_own[own].files]
+            codes = {info.dtype for info in files}
+            code = files[0].dtype if len(codes) == 1 else "F32"  # which holds the values of all
+            made = self._to.to_files({n: weights.tensors[n] for n in group.own})
+            described |= {n: TensorInfo(n, code, tuple(t.shape), files[0].path, 0) for n, t in made.items()}
         super().__init__({name: described[name] for name in names if name in described}, {})
 
     def __enter__(self) -> Self:
@@ -180,15 +182,6 @@ class _Converted(Checkpoint):
         size = ITEM_SIZES[tensor.dtype]
         held = out.view(np.uint8)
         held[:] = values[start * size : start * size + held.size]
-
-    def _describe(self, group: TensorGroup, tensors: Mapping[str, torch.Tensor]) -> dict[str, TensorInfo]:
-        files = [self._stored.tensors[name] for own in group.own for name in self._from.of_own[own].files]
-        codes = {info.dtype for info in files}
-        code = files[0].dtype if len(codes) == 1 else "F32"  # which holds the values of all
-        return {
-            name: TensorInfo(name, code, tuple(tensor.shape), files[0].path, 0)
-            for name, tensor in tensors.items()
-        }
 
     def _convert(self, group: TensorGroup) -> dict[str, NDArray[np.uint8]]:
         """The bytes of a group's tensors in the other layout."""

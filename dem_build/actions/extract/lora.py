@@ -200,14 +200,14 @@ def refuse_misfits(adapter: Adapter, base: Shapes, *, grows: bool) -> None:
         name = f"{update.path}.weight"
         stored = base.get(name)
         made = update.shape[::-1] if update.embedding else update.shape
-        # GPT-2's layers keep their weights transposed.
-        if stored is not None and all(_unlike(shape, stored, grows=grows) for shape in (made, made[::-1])):
+        if stored is None:
+            continue
+        # The tensor may have more rows, for tokens new to the adapter. GPT-2's layers keep their weights transposed.
+        if all(
+            len(shape) != len(stored) or shape[1:] != stored[1:] or (shape[0] > stored[0] and not grows)
+            for shape in (made, made[::-1])
+        ):
             raise misfit(adapter, name, made, stored)
-
-
-def _unlike(made: tuple[int, ...], stored: tuple[int, ...], *, grows: bool) -> bool:
-    """Whether shapes rule an update of a tensor out; the tensor may have more rows, for tokens new to the adapter."""
-    return len(made) != len(stored) or made[1:] != stored[1:] or (made[0] > stored[0] and not grows)
 
 
 def misfit(adapter: Adapter, name: str, made: Iterable[int], stored: Iterable[int]) -> CheckpointError:

@@ -339,7 +339,11 @@ class _Wanted:
             CheckpointError: They are not one adapter's, or not of this base.
         """
         has = {target.words: update for update, target in targets}
-        wanted = self._modules(has) | self._parameters() | self._saved()
+        # Modules that were trained whole have all of their tensors in the adapter.
+        saved = tuple(self.config.modules_to_save or ())
+        paths = [path for path in self.modules if saved and path.endswith(saved)]
+        whole = {f"{path}.{name}" for path in paths for name, _ in self.modules[path].named_parameters()}
+        wanted = self._modules(has) | self._parameters() | whole
         if self.config.target_modules and not has and not self.adapter.replaced:
             wanted = wanted or {str(self.config.target_modules)}
         if missing := sorted(name for name in wanted - has.keys() if not self._replaces(name)):
@@ -384,9 +388,3 @@ class _Wanted:
     def _parameters(self) -> set[str]:
         each = (_parameters_of(self.adapter, module, path) for path, module in self.modules.items())
         return {name for names in each for name in names}
-
-    def _saved(self) -> set[str]:
-        """The tensors of the modules that were trained whole."""
-        saved = tuple(self.config.modules_to_save or ())
-        paths = [path for path in self.modules if saved and path.endswith(saved)]
-        return {f"{path}.{name}" for path in paths for name, _ in self.modules[path].named_parameters()}

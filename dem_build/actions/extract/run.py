@@ -152,6 +152,8 @@ def _judge(
         where: What messages call the fine-tune.
         context: Takes the warnings.
     """
+    # The median of matrices, and no length of the whole: a head that was trained anew, or one new layer, is far from
+    # the base, and the model may be its fine-tune all the same.
     middle = statistics.median(shares.values()) if shares else 0.0
     farthest = sorted(shares, key=lambda name: -shares[name])[:NAMED]
     strange = [name for name in farthest if shares[name] >= UNRELATED]

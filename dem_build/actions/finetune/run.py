@@ -221,6 +221,7 @@ class _Run:
                 hint="set gradient_checkpointing = true in the machine file, lower max_length, or train with "
                 'optim = "adafactor"',
             )
+        # A divisor, so that micro-batches still make up the step: its loss is by all of its tokens, and the same.
         before, self.micro_batch = self.micro_batch, largest_divisor(self.micro_batch, self.micro_batch // 2)
         self.warn(f"out of memory with a micro-batch of {before}; going on with {self.micro_batch}")
 
@@ -296,6 +297,7 @@ def _differences(
         if tensor is None:
             yield name, np.zeros_like(values)
             continue
+        # Of the master weights, which are float32: in bfloat16 most of so small a difference would be rounding.
         difference = tensor.detach().float().cpu().numpy() - values
         if not np.isfinite(difference).all():
             raise TrainingError(f"training made {name} NaN or infinite", hint="lower learning_rate")

@@ -53,18 +53,14 @@ def _panel(name: str, record: Record) -> Panel | None:
     series = [Series("faint", _placed(trained, steps, axis))]
     if validated:
         series.append(Series("strong", _placed(validated, steps, axis), dots=len(validated) <= 40))
-    early = _kept_early(record, steps)
+    # Weights that were kept and are not the last; a thinned curve may lack their step.
+    kept = quantity(record.noted("validation", "kept_step"))
+    step, lowest = (quantity(record.noted("validation", "lowest", name)) for name in ("step", "loss"))
+    early = (step, lowest) if step is not None and lowest is not None and kept == step < steps else None
     _, loss = early or (validated or trained)[-1]
     value = f"{'validation' if validated else 'loss'} {decimals(loss)}"
     ends = decimals(axis.high), decimals(axis.low), "step 1", f"{steps:g}"
     return Panel(name, value, series, *ends, here=_along(steps).at(early[0]) if early else None)
-
-
-def _kept_early(record: Record, steps: float) -> Point | None:
-    """(step, loss) of kept weights that are not the last; a thinned curve may lack them."""
-    kept = quantity(record.noted("validation", "kept_step"))
-    step, loss = (quantity(record.noted("validation", "lowest", name)) for name in ("step", "loss"))
-    return (step, loss) if step is not None and loss is not None and kept == step < steps else None
 
 
 def _points(curve: JSON) -> list[Point]:

@@ -263,7 +263,8 @@ class TokenTrainer(Trainer):
     ) -> Any:
         """A micro-batch's part of the step's mean loss per token."""
         del return_outputs  # asked for in Trainer's own evaluations
-        # By the tokens of the whole step, not of the micro-batch: how a step is cut changes nothing but rounding.
+        # By the tokens of the whole step, not of the micro-batch: how a step is cut changes nothing but rounding. A
+        # mean of the micro-batches' means would weigh a token by how few there are beside it.
         return token_nll(model, **inputs).sum() / num_items_in_batch
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:

@@ -42,7 +42,9 @@ __all__ = ["FORMAT", "run"]
 
 FORMAT = "ladder/1"
 TEST = "data/test"
-MOST_STEPS = 3  # of the search at a rung, which begins with what is known
+# Of the search at a rung, which begins with what is known. It looks at no other places: the last rung is the model as
+# it was found, and the ones before it show what each vector adds.
+MOST_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ class _TestLosses:
         self._nothing = np.zeros((len(vectors), len(tested.layers)))
         own = [vectors.index(judge.group.digests["delta"]) for judge in tested.judges]
         base = tested.take(self._nothing)
-        # Each dataset's own vector alone, at ω = 1, judged by that dataset.
+        # Each dataset's own vector alone, at ω = 1, judged by that dataset: on the same rows as the base, so that the
+        # error of its gain is that of a difference in pairs.
         alone = np.repeat(np.eye(len(vectors))[own][:, :, None], len(tested.layers), axis=2)
         singles = np.array([tested.take(omega, judged=[j]).nll[j] for j, omega in enumerate(alone)])
         self._base, self._singles = tested.losses(base), mean_losses(singles, tested.counted)

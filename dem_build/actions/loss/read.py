@@ -47,16 +47,13 @@ class PairedRows:
         """The standard error of the difference between two models, None where rows do not tell it."""
         pair = (task, min(one, other), max(one, other))
         if pair not in self._known:
-            rows = [self._losses.get(model, {}).get(task) for model in (one, other)]
-            self._known[pair] = None if rows[0] is None or rows[1] is None else _stderr(rows[0], rows[1])
+            ours, theirs = (self._losses.get(model, {}).get(task) for model in (one, other))
+            self._known[pair] = None
+            # Other counts of tokens are other rows, or others of their tokens: then there are no pairs.
+            if ours is not None and theirs is not None and ours.tokens == theirs.tokens:
+                apart = [a - b for a, b in zip(ours.nll, theirs.nll, strict=True)]
+                self._known[pair] = stderr_of_ratio(apart, ours.tokens)
         return self._known[pair]
-
-
-def _stderr(one: RowLosses, other: RowLosses) -> float | None:
-    if one.tokens != other.tokens:
-        return None
-    apart = [mine - theirs for mine, theirs in zip(one.nll, other.nll, strict=True)]
-    return stderr_of_ratio(apart, one.tokens)
 
 
 def read_rows(data: bytes) -> RowLosses:

@@ -73,7 +73,9 @@ def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JS
             f"the loss of {len(bad)} of {len(nll)} rows is not finite, that of row {bad[0]} first",
             hint='the model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
         )
-    loss = math.fsum(nll) / total  # per token over all rows, and not the mean of the rows' means
+    # Per token over all rows, and not the mean of the rows' means: then its exponential is the perplexity of the split,
+    # and a short row weighs no more than its tokens.
+    loss = math.fsum(nll) / total
     metrics: dict[str, JSON] = {"loss": loss, "tokens": total, "rows": len(nll)}
     # Of a ratio of two sums over rows: a token's loss is not independent of those of its own row. One row has none.
     stderr = stderr_of_ratio(nll.tolist(), tokens.tolist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.action import Action, Edge, Evaluation, Input, Kind
-from dem_build.workload import Due, Workload
+from dem_build.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["KIND", "evaluations"]
 
 
-def _tokens(due: Due) -> int | None:
-    return next(iter(due.splits(("data/rows",), "tokens")), None)
-
-
 KIND = Kind(
     name="loss",
     module="dem_build.actions.loss.run",
@@ -28,7 +24,12 @@ KIND = Kind(
     params=("dtype",),
     outputs=("metrics", "rows"),
     device=True,
-    work=Workload(_tokens, lambda record: record.count("tokens", "seen"), ("dtype",), tokens=True),
+    work=Workload(
+        lambda due: next(iter(due.splits(("data/rows",), "tokens")), None),
+        lambda record: record.count("tokens", "seen"),
+        ("dtype",),
+        tokens=True,
+    ),
 )
 
 

@@ -21,7 +21,7 @@ from dem_build.data.budget import Length, Size, mixture_tokens, token_shares
 from dem_build.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import numpy.typing as npt
 
@@ -85,7 +85,13 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     trained = [_length(group.params) for group in inputs.groups]
     together = math.fsum(length.tokens(size) for length, size in zip(trained, sizes, strict=True) if length)
     planned = together if own is None else mixture_tokens(sizes, shares, own)
-    parts = list(_parts(inputs.groups, splits, shares, planned))
+    # Where some datasets have the same rows, each goes on where the one before it ended.
+    ends = dict.fromkeys((group.digests["data/train"] for group in inputs.groups), 0.0)
+    parts = []
+    for group, rows, share in zip(inputs.groups, splits, shares, strict=True):
+        train = group.digests["data/train"]
+        begin, ends[train] = ends[train], ends[train] + share * planned
+        parts.append(_Part(group, rows, share, drawn(rows.lengths, ends[train], begin)))
     if not any(len(part.indices) for part in parts):
         raise DataError(
             f"a mixture of {planned:,.0f} tokens has room for no row",
@@ -101,17 +107,6 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     }
 
 
-def _parts(
-    groups: Sequence[Group], splits: Sequence[TokenRows], shares: Sequence[float], planned: float
-) -> Iterator[_Part]:
-    """Yield what each dataset gives: where some have the same rows, each goes on where the one before it ended."""
-    ends = dict.fromkeys((group.digests["data/train"] for group in groups), 0.0)
-    for group, rows, share in zip(groups, splits, shares, strict=True):
-        train = group.digests["data/train"]
-        begin, ends[train] = ends[train], ends[train] + share * planned
-        yield _Part(group, rows, share, drawn(rows.lengths, ends[train], begin))
-
-
 def drawn(lengths: npt.NDArray[np.int64], tokens: float, begin: float = 0.0) -> npt.NDArray[np.int64]:
     """The rows that come to some number of tokens: whole passes first, then a sample without replacement.
 
@@ -125,6 +120,7 @@ def drawn(lengths: npt.NDArray[np.int64], tokens: float, begin: float = 0.0) -> 
     """
     if not begin:
         return _first(lengths, tokens)
+    # A longer draw holds a shorter one, so what it has more is what comes after it.
     before, all_drawn = (np.bincount(_first(lengths, n), minlength=len(lengths)) for n in (begin, tokens))
     left = all_drawn - before
     passes = [np.flatnonzero(left > n) for n in range(int(left.max(initial=0)))]

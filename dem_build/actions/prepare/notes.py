@@ -5,6 +5,7 @@ What nothing reads, and what a chat template reads and does not write, is gather
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
     from dem_build.data.arrays import RowsWriter
-    from dem_build.data.control import ControlTokens
     from dem_build.data.formats import AnyExample, Layout
     from dem_build.data.rows import Row
     from dem_build.data.tokenise import Style, Tokenised
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MEANT",
+    "ControlTokens",
     "RowNotes",
     "provenance_of",
     "refuse_nothing",
     "size_of",
     "tell",
-    "tell_control",
     "unread_sentence",
     "whole_prompts",
 ]
@@ -183,14 +183,46 @@ def _tell_turns(rows: Mapping[str, int], context: Context) -> None:
         )
 
 
-def tell_control(control: ControlTokens, context: Context) -> None:
-    """Warn of rows that spell a control token."""
-    if control.first is not None:
-        where, token = control.first
-        context.warn(
-            f"{_rows(control.rows)} with a control token of the base in the text, first {token} at {where}: "
-            "where it is written, it is that token and not text"
-        )
+class ControlTokens:
+    """Finds rows whose own text spells a control token of the base, such as `<|im_end|>`: it is encoded as that token.
+
+    Such a row can end a turn or begin one that is nobody's. That is what every tokenizer does with the text, here and
+    wherever the model is asked, so the row is used as it is; but nobody should find out by the model's answers.
+
+    Args:
+        texts: The control tokens as text.
+        start: What a row may begin with all the same: BOS, which is not doubled.
+        end: What a row may end with all the same: EOS, which is not doubled.
+
+    Attributes:
+        rows: How many rows spell one.
+        first: Where the first such row stands, and the token that it spells; None while there is none.
+    """
+
+    def __init__(self, texts: Collection[str], start: str = "", end: str = "") -> None:
+        # The longest first, as a tokenizer matches them. Without any, a pattern that nothing matches.
+        ordered = sorted(texts, key=lambda text: (-len(text), text))
+        self._pattern = re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+        self._start, self._end = start, end
+        self.rows = 0
+        self.first: tuple[str, str] | None = None
+
+    def look(self, rows: Iterable[tuple[Row, AnyExample]]) -> None:
+        """Look through more rows."""
+        for row, example in rows:
+            texts = (t.removeprefix(self._start).removesuffix(self._end) for t in example.texts)
+            if found := next((f for f in map(self._pattern.search, texts) if f), None):
+                self.rows += 1
+                self.first = self.first or (row.where, found[0])
+
+    def tell(self, context: Context) -> None:
+        """Warn of them."""
+        if self.first is not None:
+            where, token = self.first
+            context.warn(
+                f"{_rows(self.rows)} with a control token of the base in the text, first {token} at {where}: "
+                "where it is written, it is that token and not text"
+            )
 
 
 class RowNotes:
@@ -243,8 +275,7 @@ class RowNotes:
             context.note(sentence)
         for name, what in MEANT.items():
             if count := self.counts[name]:
-                rows = "1 row" if count == 1 else f"{count} rows"
-                context.note(f"{rows} {what}, such as {self._shown[name]!r}")
+                context.note(f"{_rows(count)} {what}, such as {self._shown[name]!r}")
 
 
 def unread_sentence(unread: dict[str, list[str]]) -> str:

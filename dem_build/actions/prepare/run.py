@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
-from dem_build.actions.prepare.notes import RowNotes, provenance_of, refuse_nothing, tell, tell_control
+from dem_build.actions.prepare.notes import ControlTokens, RowNotes, provenance_of, refuse_nothing, tell
 from dem_build.actions.prepare.parallel import Cutter, processes_for
 from dem_build.data import splits
 from dem_build.data.arrays import RowsWriter, TokenRows
-from dem_build.data.control import ControlTokens
 from dem_build.data.duplicates import NearDuplicates
 from dem_build.data.formats import resolve
 from dem_build.data.rows import columns_of, read_rows
@@ -105,7 +104,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         provenance |= {"near_duplicates": near.count(), "unread": told.unread}
         tell(provenance, style, context)
         told.tell(context)
-        tell_control(control, context)
+        control.tell(context)
         _tell_empty(splitter, provenance, context)
         for name, writer in writers.items():
             writer.save(context.out / name)

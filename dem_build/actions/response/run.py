@@ -73,6 +73,7 @@ def _document(
 ) -> dict[str, JSON]:
     model = passes.take(omega, slopes=True)
     assert model.slopes is not None
+    # By the chain rule: each layer's ω moves by its direction as the mean of its vector's does.
     slopes = (model.slopes.sum(axis=1) * direction(omega)).sum(axis=2) / passes.counted.sum(axis=1)[:, None]
     return {
         "format": FORMAT,

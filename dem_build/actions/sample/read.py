@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from itertools import chain, zip_longest
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from dem_build.actions.sample.spec import KIND
@@ -11,7 +11,7 @@ from dem_build.json_text import text_at
 from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from dem_build.action import Action
     from dem_build.report.inputs import BuildRecords
@@ -66,7 +66,13 @@ def read_samples(build: BuildRecords) -> tuple[Exchange, ...]:
             told = build.of(action.name, _told, "answers to prompts", "asks again")
             if told is not None:
                 found.setdefault(action.evaluation.task, {})[action.evaluation.model] = told
-    return tuple(chain.from_iterable(_beside(models) for models in found.values()))
+    exchanges = []
+    for models in found.values():
+        # All were asked the same; the base first, as it is in time.
+        for i, one in enumerate(next(iter(models.values()))):
+            answers = {model: told[i].answers[model] for model, told in models.items() if i < len(told)}
+            exchanges.append(replace(one, answers=answers))
+    return tuple(exchanges)
 
 
 def _told(build: BuildRecords, action: Action) -> list[Exchange]:
@@ -79,16 +85,6 @@ def _told(build: BuildRecords, action: Action) -> list[Exchange]:
         answer = SampledAnswer(text_at(one, "answer"), bool(one["ended"]))
         found.append(Exchange(dataset, text_at(one, "asked"), reference, {action.evaluation.model: answer}))
     return found
-
-
-def _beside(models: Mapping[str, Sequence[Exchange]]) -> list[Exchange]:
-    """The answers of several models to the same prompts as one list: the base first, as it is in time."""
-    first = next(iter(models.values()))
-    answers = [
-        {model: told[i].answers[model] for model, told in models.items() if i < len(told)}
-        for i in range(len(first))
-    ]
-    return [Exchange(e.dataset, e.asked, e.reference, a) for e, a in zip(first, answers, strict=True)]
 
 
 def spread(exchanges: Iterable[Exchange], most: int = SHOWN) -> list[Exchange]:

@@ -271,6 +271,8 @@ def _batches(
     """Yield prompts that have the same room, those of like length together; alone where a batch would be read apart."""
     if longest_short(model.config) is not None:
         size = 1
+    # One room a batch: generate() takes one limit for all of its rows, and padding on the left costs the work of
+    # tokens.
     order = sorted(range(len(prompts)), key=lambda i: (rooms[i], len(prompts[i])))
     for _, alike in groupby(order, key=lambda i: rooms[i]):
         group = list(alike)
@@ -305,7 +307,7 @@ def _generated(
             stopping_criteria=StoppingCriteriaList([watch]),
         )
     answers: list[list[int]] = made[:, longest:].tolist()
-    # Up to the first stop, itself included: what follows is padding.
+    # Up to the first stop, itself included: what follows is padding, as a batch goes on until its last row has ended.
     ends = [next((i for i, token in enumerate(row) if token in stops), len(row) - 1) for row in answers]
     return [row[: end + 1] for row, end in zip(answers, ends, strict=True)]
 

@@ -56,6 +56,7 @@ PYTHON_SEED, OTHER_SEEDS = 0, 1234
 """lm-eval's own defaults, so that its few-shot examples are ours."""
 
 STDERR = "_stderr"
+HASHES = ("doc_hash", "prompt_hash", "target_hash")
 
 # What a task can raise: its YAML, templates, Python and data are the user's, and lm-eval asserts much of them.
 TASK_ERRORS = (
@@ -275,6 +276,9 @@ def _write(results: Mapping[str, Any], name: str, context: Context) -> Provenanc
             told = {
                 "doc_id": sample["doc_id"],
                 "doc": sample["doc"],
+                **{
+                    name: sample[name] for name in HASHES
+                },  # by which two builds find the documents they share
                 "prompt": sample["arguments"][0][0],
                 "target": sample["target"],
                 "filter": sample["filter"],

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "run"]
 
 FORMAT = "tsne/1"
-PERPLEXITY = 30.0
+PERPLEXITY = 30.0  # of the 5 to 50 among which the map hardly changes (van der Maaten and Hinton, section 2)
 FEWEST = 4  # rows of which there is a map
 DECIMALS = 3
 
@@ -51,7 +51,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         InterruptedBuildError: The user asked to stop.
     """
     splits = {g.digests["data/validation"]: TokenRows.open(g.paths["data/validation"]) for g in inputs.groups}
-    chosen = {digest: _chosen(splits[digest], params["max_samples"]) for digest in sorted(splits)}
+    chosen: dict[str, list[int]] = {}
+    for digest, rows in sorted(splits.items()):
+        # The rows of the smallest prompt hashes, the same ones every time.
+        prompts = [bytes(prompt) for prompt in rows.prompts]
+        chosen[digest] = sorted(range(len(rows)), key=prompts.__getitem__)[: params["max_samples"]]
     for rows in splits.values():
         refuse_longer(rows, inputs.paths["model/config"])
     with memory_told(EvaluationError, "while reading validation rows", OUT_OF_MEMORY_HINT):
@@ -65,11 +69,6 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     context.write("map", document)
     tokens = sum(len(ids) for ids, _ in wanted)
     return surroundings(model, context) | {"rows": len(states), "tokens": {"seen": tokens}}
-
-
-def _chosen(rows: TokenRows, most: int) -> list[int]:
-    """The rows of the smallest prompt hashes, the same ones every time."""
-    return sorted(range(len(rows)), key=lambda i: bytes(rows.prompts[i]))[:most]
 
 
 @torch.inference_mode()
@@ -101,6 +100,7 @@ def _laid_out(states: NDArray[np.float32], context: Context) -> NDArray[np.float
     if count < FEWEST:
         context.warn(f"{count} validation rows are too few for a map")
         return np.zeros((count, 2))
+    # It is about a number of neighbours, and scikit-learn looks at three times as many for each row.
     perplexity = min(PERPLEXITY, (count - 1) / 3)
     # From the principal components, with a fixed seed and on one thread: the same map every time.
     method = TSNE(perplexity=perplexity, init="pca", random_state=0, n_jobs=1)

@@ -23,7 +23,7 @@ from dem_build.model.load import load_model
 from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -94,7 +94,10 @@ class Candidates:
         self._column = {name: self.layers.index(layer_of(name)) for name in names}
         self._own = model.state_dict(keep_vars=True)
         files = {info.path for info in base.tensors.values()}
-        place = _place(model.device, [*files, *deltas.values()])
+        # On the GPU where they fit beside the model, else mapped from their files.
+        size, place = sum(path.stat().st_size for path in (*files, *deltas.values())), torch.device("cpu")
+        if model.device.type == "cuda" and size < ROOM * torch.cuda.mem_get_info(model.device)[0]:
+            place = model.device
         self._base = _tensors(files, names, place)
         self._deltas = [_tensors({path}, names, place) for path in deltas.values()]
 
@@ -122,6 +125,8 @@ class Candidates:
         self, name: str, omega: NDArray[np.float64], rounded_to: torch.dtype | None, flat: torch.Tensor
     ) -> None:
         """Write a tensor of the candidate into `flat`."""
+        # From the base and in the order of digests, as composing adds them; never from the candidate before, whose
+        # rounding would then be in this one, and the same ω would not be the same model.
         weights = omega[:, self._column[name]].astype(np.float32).tolist()
         rounded = rounded_to is not None and name not in self._kept[rounded_to]
         # Vectors of ω = 0 are not read: most candidates of many vectors have a part of few.
@@ -148,22 +153,14 @@ class Candidates:
         return slopes
 
     def _dots(self, name: str, gradient: torch.Tensor) -> NDArray[np.float64]:
-        # Chunks are summed in float64: a tensor has millions of products, of both signs.
+        # Chunks are summed in float64: a tensor has millions of products, of both signs, and what is left of them is
+        # far smaller than they are.
         sums = torch.zeros(len(self._deltas), dtype=torch.float64, device=gradient.device)
         for start in range(0, gradient.numel(), CHUNK):
             part = slice(start, start + CHUNK)
             for i, delta in enumerate(self._deltas):
                 sums[i] += torch.dot(gradient[part], delta[name][part].to(gradient.device, torch.float32))
         return np.asarray(sums.cpu().numpy())
-
-
-def _place(model_device: torch.device, files: Sequence[Path]) -> torch.device:
-    """Where base and vectors are kept: on the GPU where they fit, else mapped from their files."""
-    if model_device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(model_device)
-        if sum(path.stat().st_size for path in files) < ROOM * free:
-            return model_device
-    return torch.device("cpu")
 
 
 def _tensors(files: set[Path], names: Collection[str], place: torch.device) -> dict[str, torch.Tensor]:

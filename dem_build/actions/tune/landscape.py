@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Chosen", "Landscape", "Refined", "Space", "layerwise"]
 
 MOST_SINGLES = 8
-"""Vectors of which each is judged on every dataset before the search; of more, on its own alone."""
+"""Vectors of which each is judged on every dataset before the search; of more, on its own alone.
+
+Each is a pass over all rows, of which a search takes some ten itself.
+"""
 HELD_BACK = 4  # where layers are tuned: one block in so many judges whether that was worth it
 ALIKE = 0.05  # of ω: a start that is as near to another one is not worth a pass
 LAYER_RADIUS = 0.5  # how far a layer's ω may go from its vector's
@@ -252,6 +255,7 @@ class Landscape:
             kind=self.params["objective"],
             importance=importance / importance.sum(),
             base=base,
+            # A probe has no gain, and nobody divides by this.
             scale=np.where(importance > 0, gain_scale(base, self.singles, stderr), 1.0),
             limit=np.array([np.inf if limit is None else float(limit) for limit in limits]),
         )
@@ -271,12 +275,14 @@ class Landscape:
         nll = taken.nll[:, self._seen]
         if taken.slopes is None:
             return Sample(omega, nll)
+        # One ω for all layers moves them all, so its derivative is the sum of theirs (the chain rule).
         slopes = taken.slopes[:, self._seen][:, :, self.space.free]
         return Sample(omega, nll, slopes.reshape(*nll.shape, -1) if layered else slopes.sum(axis=3))
 
     def _sample(self, taken: Pass) -> Sample | None:
         """A pass as a sample, where it lies in the space: within bounds, and the fixed ω are as they are."""
         omega = taken.omega[self.space.free, 0]
+        # To the last bit: a pass whose layers differ, or that has other ω of what is fixed, is of another space.
         if not np.array_equal(self.space.expand(omega, len(self.passes.layers)), taken.omega):
             return None
         if ((omega < self.problem.lower) | (omega > self.problem.upper)).any():
@@ -296,13 +302,14 @@ def layerwise(landscape: Landscape, found: Found) -> Refined | None:
     stderr = landscape.problem.step_stderr(best, np.full(len(best.omega), 0.5))
     if not np.isfinite(stderr):
         return None
-    # The pull is a weight of the mean squared distance: with this one, moving all ω by 0.5 costs as much as the
-    # standard error of what that changes, so that noise alone moves little.
+    # The pull is a weight of the mean squared distance: with this one, moving all ω by 0.5 costs 4 · 0.5² = 1 standard
+    # error of what that changes, so that noise alone moves little. As a prior, ω of layers lie around their vector's.
     problem = landscape.layer_problem(best.omega, 4 * stderr)
     sloped = _distinct([best, *(s for s in found.samples if s.slopes is not None)])
     known = [landscape.in_layers(s) for s in sloped]
     refined = gradient_search(problem, known)
     omega = landscape.expand(refined.best)
+    # On the blocks held back: on those that it was searched on, the refined one wins whatever it is.
     score, before = (
         unseen.objective.score(unseen.losses(landscape.on_unseen(sample))) for sample in (refined.best, best)
     )

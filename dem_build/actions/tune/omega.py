@@ -99,6 +99,8 @@ def model_omega(inputs: Inputs, vectors: Sequence[Digest], layers: Sequence[str]
 
 def direction(omega: NDArray[np.float64]) -> NDArray[np.float64]:
     """How each layer's ω changes with the mean ω of its vector, [vectors, layers]; their ratios stay."""
+    # Around a mean of 0 there are no ratios to keep: all layers move alike. To scale them towards 0 alone, and beyond
+    # the model to move them alike, was tried: the curve then has a kink at the model (docs/log.md).
     mean = omega.mean(axis=1, keepdims=True)
     return np.asarray(np.divide(omega, mean, out=np.ones_like(omega), where=mean != 0))
 

@@ -101,7 +101,7 @@ def write_passes(path: Path, passes: Sequence[Pass], scope: Scope | None = None)
         "rounded": np.array([p.rounded for p in passes]),
         "sloped": np.array([p.slopes is not None for p in passes]),
     }
-    # One entry: safetensors writes several in no fixed order.
+    # One entry: safetensors writes several in no fixed order, and equal passes are to be equal bytes.
     of = {"vectors": [*scope.vectors], "judges": [*scope.judges]} if scope else {}
     about = {"scope": json.dumps({**of, "under": [p.under for p in passes]})}
     save_file(arrays | ({"slopes": np.array(sloped)} if sloped else {}), path, about)

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Passes", "begin"]
 
 MEMORY_HINT = "lower micro_batch and eval_batch_size in the machine file"
-FORWARD, BACKWARD = 1, 2  # cost of a pass in forward-equivalents
+# Cost of a pass in forward-equivalents: backward has two products of matrices for each of the forward pass, one to the
+# gradient of what went in and one to that of the weights.
+FORWARD, BACKWARD = 1, 2
 
 
 def begin(context: Context) -> PassLog:
@@ -191,7 +193,13 @@ class Passes:
                 self._take_losses(asked, j)
             else:
                 self._take_slopes(asked, asked.slopes, j)
-            self._check(asked, j)
+            found = [asked.nll[j], *([] if asked.slopes is None else [asked.slopes[j]])]
+            if not all(np.isfinite(values).all() for values in found):
+                raise EvaluationError(
+                    "the loss of a candidate, or its derivative, is not finite",
+                    where=self.judges[j].group.name,
+                    hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
+                )
             asked.judged[j] = True
             done = len(self.taken) + count / len(wanted)
             self._context.progress(round(done, 2), len(self.taken) + 1, "passes")
@@ -212,22 +220,12 @@ class Passes:
         for block in range(BLOCKS):
             for batch in batches(model, judge, block, size):
                 self._context.check_stop()
+                # Of the sum, not of the mean: gradients of batches add up in place, and are taken once a block.
                 nll = judged_nll(model, judge, batch).sum()
                 nll.backward()  # type: ignore[no-untyped-call]
                 asked.nll[j, block] += nll.item()
             if judge.blocks[block]:
                 slopes[j, block] = self.candidates.take_slopes()
-
-    def _check(self, asked: Pass, j: int) -> None:
-        finite = np.isfinite(asked.nll[j]).all() and (
-            asked.slopes is None or np.isfinite(asked.slopes[j]).all()
-        )
-        if not finite:
-            raise EvaluationError(
-                "the loss of a candidate, or its derivative, is not finite",
-                where=self.judges[j].group.name,
-                hint="narrow [tune] bounds: an ω in them takes the model too far from its base",
-            )
 
     def stderr(self, nll: NDArray[np.float64]) -> list[float | None]:
         """The standard errors over blocks of mean losses, or of their differences, [judges]; None of one block alone.

@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SECTIONS", "lines"]
 
-FARTHEST = 4  # times as far from the best as the median candidate: what lies beyond is drawn at the edge
+# Times as far from the best as the median candidate, which one that is far worse than all others does not move: what
+# lies beyond is drawn at the edge.
+FARTHEST = 4
 LEAST = 0.05  # of the best: less is noise, and not drawn over the whole height
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.actions.tune.landscape import Chosen, Landscape, Refined, Space
     from dem_build.digest import JSON
-    from dem_build.search import Found, Intervals, Sample, SearchProblem
+    from dem_build.search import Found, Intervals, Sample
 
 __all__ = ["FORMAT", "SearchOutcome", "trace"]
 
@@ -63,9 +63,26 @@ def trace(outcome: SearchOutcome) -> dict[str, JSON]:
         "chosen_score": chosen.score,
         "rounded_score": chosen.rounded_score,
         "ends": [{"omega": end.omega.tolist(), "score": problem.score(end)} for end in found.ends],
-        "passes": [_pass(problem, sample) for sample in found.samples],
+        "passes": [
+            {
+                "omega": sample.omega.tolist(),
+                "losses": problem.losses(sample).tolist(),
+                "score": problem.score(sample),
+                "slopes": sample.slopes is not None,
+                "keeps_limits": problem.objective.keeps_limits(problem.losses(sample)),
+            }
+            for sample in found.samples
+        ],
         "slopes": None if found.best.slopes is None else problem.loss_slopes(found.best).tolist(),
-        "layerwise": None if refined is None else _refined(refined),
+        "layerwise": None
+        if refined is None
+        else {
+            "accepted": refined.accepted,
+            "unseen_score": refined.score,
+            "unseen_global_score": refined.global_score,
+            "passes": len(refined.found.samples),
+            "reason": refined.found.reason,
+        },
         "findings": [
             *_of_vectors(landscape, found, chosen),
             *_of_judges(landscape, chosen),
@@ -110,26 +127,6 @@ def _vectors(space: Space, found: Found, bounds: Intervals) -> list[dict[str, JS
     return described
 
 
-def _pass(problem: SearchProblem, sample: Sample) -> dict[str, JSON]:
-    return {
-        "omega": sample.omega.tolist(),
-        "losses": problem.losses(sample).tolist(),
-        "score": problem.score(sample),
-        "slopes": sample.slopes is not None,
-        "keeps_limits": problem.objective.keeps_limits(problem.losses(sample)),
-    }
-
-
-def _refined(refined: Refined) -> dict[str, JSON]:
-    return {
-        "accepted": refined.accepted,
-        "unseen_score": refined.score,
-        "unseen_global_score": refined.global_score,
-        "passes": len(refined.found.samples),
-        "reason": refined.found.reason,
-    }
-
-
 def _of_vectors(landscape: Landscape, found: Found, chosen: Chosen) -> Iterator[dict[str, JSON]]:
     space, problem = landscape.space, landscape.problem
     names = list(space.deltas)
@@ -152,6 +149,7 @@ def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]
     passes, objective = landscape.passes, landscape.objective
     losses, base = passes.losses(chosen.taken), objective.base
     passed = objective.passed(losses)
+    # Paired by blocks: base and model read the same rows, so the error of the difference is far below either's own.
     errors = ratio_stderr(chosen.taken.nll - landscape.base.nll, passes.counted)
     for j, judge in enumerate(passes.judges):
         about = {"judge": judge.digest, "loss": float(losses[j]), "base": float(base[j])}

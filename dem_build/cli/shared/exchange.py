@@ -153,8 +153,10 @@ def gc_remote(call: Call, named: str, policy: Policy, *, dry_run: bool) -> int:
     for namespace in namespaces:
         found = survey(namespace)
         going = collect(found, policy, keep, time.time())
-        if not dry_run:
-            take(namespace, found, going)
+        late = [] if dry_run else take(namespace, found, going)
+        if late:
+            what = "1 result" if len(late) == 1 else f"{len(late)} results"
+            sharing.warn(f"{what} came while their objects were taken, and went too: push again")
         told = {"records": len(going.records), "objects": len(going.objects), "bytes": going.bytes}
         documents.append({"namespace": namespace.where, **told, "dry_run": dry_run})
         verb = "would free" if dry_run else "freed"

@@ -12,6 +12,7 @@ from dem_build.errors import RemoteError, UsageError
 from dem_build.recipe.machine_file import load_machine, remotes_of
 from dem_build.report.quantities import size
 from dem_build.store.remote.address import open_bucket
+from dem_build.store.remote.folder import FolderBucket
 from dem_build.store.remote.probe import MARKER, initialise, read_marker
 from dem_build.store.remote.probe import probe as probe_bucket
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.cli.session import Call
     from dem_build.machine import Remote
-    from dem_build.store.remote.bucket import Bucket, Listed
+    from dem_build.store.remote.bucket import Bucket, Stored
 
 __all__ = ["init", "probe", "show"]
 
@@ -29,9 +30,10 @@ def init(call: Call) -> int:
     """Probe each remote that is written, and write down at its root how records are created there."""
     told = []
     for remote in _written(call):
-        if "://" not in remote.url:
-            Path(remote.url).mkdir(parents=True, exist_ok=True)
-        marker, found = initialise(open_bucket(remote.url, remote.endpoint))
+        bucket = open_bucket(remote.url, remote.endpoint)
+        if isinstance(bucket, FolderBucket):
+            Path(bucket.url).mkdir(parents=True, exist_ok=True)
+        marker, found = initialise(bucket)
         told.append(marker._asdict() | {"url": remote.url, "new": found is not None})
         if not call.as_json:
             how = "is a remote now" if found else "was a remote already"
@@ -80,7 +82,7 @@ def show(call: Call) -> int:
     return 0
 
 
-def census(items: Iterable[Listed]) -> dict[str, dict[str, int]]:
+def census(items: Iterable[Stored]) -> dict[str, dict[str, int]]:
     """For each namespace how many records, candidates and objects are in a listing, and bytes of all of it."""
     found: dict[str, dict[str, int]] = {}
     for name, many, _ in items:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dem_build.store.remote.bucket import Bucket
     from dem_build.store.remote.namespace import Namespace
     from dem_build.store.remote.push import Pusher
-    from dem_build.store.remote.reader import Reader
+    from dem_build.store.remote.reader import RemoteReader
 
 __all__ = ["Pushing", "Sharing"]
 
@@ -56,20 +56,24 @@ class Sharing:
         if remotes:
             from dem_build.store.remote.namespace import Connection, Namespace  # noqa: PLC0415  most have none
 
-            opened = [(remote, Connection(remote.url, _opener(remote))) for remote in remotes]
+            opened = [
+                (remote, Connection(remote.url, _opener(remote), remote.endpoint)) for remote in remotes
+            ]
             self.reads = tuple(Namespace(at, name) for remote, at in opened for name in remote.asked)
             self.writes = tuple(Namespace(at, remote.write) for remote, at in opened if remote.write)
         elif required:
             hint = "leave out --require-remote, or write [[remotes]] into the machine file"
             raise UsageError("no remote is there that could be required", hint=hint)
 
-    def reader(self, layout: CacheLayout) -> Reader | None:
+    def reader(self, layout: CacheLayout) -> RemoteReader | None:
         """What reads the remotes for a store; None where there is nothing to read."""
         if not self.reads:
             return None
-        from dem_build.store.remote.reader import Caller, Reader  # noqa: PLC0415  as above
+        from dem_build.store.remote.reader import Caller, RemoteReader  # noqa: PLC0415  as above
 
-        return Reader(layout, self.reads, Caller(self.warn, self._fetched, _ask), required=self.required)
+        return RemoteReader(
+            layout, self.reads, Caller(self.warn, self._fetched, _ask), required=self.required
+        )
 
     def warn(self, text: str) -> None:
         """Print a warning."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.recipe.checks.tables import baselines, each, mixtures, names, with_rows
+from dem_build.recipe.checks.tables import Rules, baselines, mixtures, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dem_build.recipe.checks.tables import Rule
     from dem_build.recipe.schema import Baseline, Recipe
     from dem_build.recipe.toml import Key
 
@@ -19,15 +18,17 @@ __all__ = ["RULES"]
 # Key of a baseline → the method that reads it.
 READ_BY = {"proportions": "mixing", "alpha": "mixing", "train": "mixing", "omega": "interpolation"}
 
+RULES = Rules()
 
-@each(baselines)
+
+@RULES.each(baselines)
 def _keys_fit_the_method(_: Recipe, key: Key, baseline: Baseline) -> Iterator[Mistake]:
     for name, method in READ_BY.items():
         if name in baseline.model_fields_set and baseline.method != method:
             yield Mistake((*key, name), f'has no effect with method = "{baseline.method}"', "remove it")
 
 
-@each(mixtures)
+@RULES.each(mixtures)
 def _shares_name_datasets(recipe: Recipe, key: Key, mixture: Baseline) -> Iterator[Mistake]:
     if isinstance(mixture.proportions, dict):
         yield from _unknown((*key, "proportions"), mixture.proportions, names(recipe, "datasets"), "dataset")
@@ -35,7 +36,7 @@ def _shares_name_datasets(recipe: Recipe, key: Key, mixture: Baseline) -> Iterat
             yield Mistake((*key, "proportions"), "gives no dataset a share", "give one a share above 0")
 
 
-@each(lambda recipe: baselines(recipe, "interpolation"))
+@RULES.each(lambda recipe: baselines(recipe, "interpolation"))
 def _omegas_name_vectors(recipe: Recipe, key: Key, baseline: Baseline) -> Iterator[Mistake]:
     omega = baseline.omega or {}
     known = names(recipe, "datasets", "vectors")
@@ -51,7 +52,7 @@ def _unknown(key: Key, given: Mapping[str, float], known: list[str], what: str) 
             yield Mistake((*key, name), f"there is no such {what}", nearest(name, known))
 
 
-@each(baselines)
+@RULES.each(baselines)
 def _something_to_make_it_of(recipe: Recipe, key: Key, baseline: Baseline) -> Iterator[Mistake]:
     hint = "add [datasets.NAME], or remove it"
     if baseline.method == "mixing" and not names(recipe, "datasets"):
@@ -60,7 +61,7 @@ def _something_to_make_it_of(recipe: Recipe, key: Key, baseline: Baseline) -> It
         yield Mistake(key, "there is no vector to make it of", hint)
 
 
-@each(baselines)
+@RULES.each(baselines)
 def _tuned_baselines_have_judges(recipe: Recipe, key: Key, baseline: Baseline) -> Iterator[Mistake]:
     if with_rows(recipe, "validation"):
         return
@@ -71,12 +72,3 @@ def _tuned_baselines_have_judges(recipe: Recipe, key: Key, baseline: Baseline) -
         yield Mistake((*key, "alpha"), f'alpha = "tune" {what}', f"{hint}, or give α a number")
     if baseline.method == "single" and names(recipe, "datasets", "vectors"):
         yield Mistake((*key, "method"), f'method = "single" {what}', hint)
-
-
-RULES: tuple[Rule, ...] = (
-    _keys_fit_the_method,
-    _shares_name_datasets,
-    _omegas_name_vectors,
-    _something_to_make_it_of,
-    _tuned_baselines_have_judges,
-)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.recipe.checks.recovery import WRONG, items
-from dem_build.recipe.checks.tables import datasets, each, gates, names, with_rows
+from dem_build.recipe.checks.tables import WRONG, Rules, datasets, gates, items, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
-from dem_build.recipe.schema import Evaluate
+from dem_build.recipe.schema import BASE_REVISION, Evaluate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.recipe.checks.tables import Rule
     from dem_build.recipe.schema import Gate, Recipe
     from dem_build.recipe.toml import Key
 
-__all__ = ["MODELS", "RULES"]
+__all__ = ["RULES", "TAKEN"]
 
 MODELS = ("composed", "base", "vectors")
+TAKEN = (*MODELS, BASE_REVISION)
+"""What no table may be called, as a gate or `models` would name two things."""
 LOSS_METRICS = ("loss", "loss_stderr")
 LOSS_HINT = "it takes [evaluate] with loss = true, and a test share of the dataset"
 
+RULES = Rules()
 
+
+@RULES.whole
 def _known_models(recipe: Recipe) -> Iterator[Mistake]:
     known = [*MODELS, *names(recipe, "baselines")]
     seen: set[str] = set()
@@ -35,6 +38,7 @@ def _known_models(recipe: Recipe) -> Iterator[Mistake]:
         seen.add(model)
 
 
+@RULES.whole
 def _each_task_once(recipe: Recipe) -> Iterator[Mistake]:
     seen: set[str] = set()
     for index, name in _tasks(recipe):
@@ -43,6 +47,7 @@ def _each_task_once(recipe: Recipe) -> Iterator[Mistake]:
         seen.add(name)
 
 
+@RULES.whole
 def _answers_have_prompts(recipe: Recipe) -> Iterator[Mistake]:
     evaluate = recipe.evaluate
     if evaluate and "max_new_tokens" in evaluate.model_fields_set and not evaluate.prompts:
@@ -50,6 +55,7 @@ def _answers_have_prompts(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(("evaluate", "max_new_tokens"), what, "remove it, or ask something")
 
 
+@RULES.whole
 def _prompts_are_answered(recipe: Recipe) -> Iterator[Mistake]:
     evaluate = recipe.evaluate
     # By default a question is asked of those that are there to answer; written out, somebody shall answer.
@@ -59,6 +65,7 @@ def _prompts_are_answered(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(("evaluate", "prompts"), what, 'add "composed" or "base" to `models`')
 
 
+@RULES.whole
 def _each_prompt_once(recipe: Recipe) -> Iterator[Mistake]:
     prompts = recipe.evaluate.prompts if recipe.evaluate else ()
     seen: set[str] = set()
@@ -68,22 +75,25 @@ def _each_prompt_once(recipe: Recipe) -> Iterator[Mistake]:
         seen.add(prompt)
 
 
-@each(gates)
+@RULES.each(gates)
 def _gates_have_bounds(_: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
-    if gate.min is None and gate.max is None and gate.max_drop is None:
+    if gate.min is None and gate.max is None and gate.max_drop is None and gate.margin is None:
         hint = "give it min, max, or max_drop with against"
         yield Mistake(key, "has no bound, and so passes always", hint)
     if gate.max_drop is not None and gate.against is None:
         what = "says of no model what it may drop from"
         yield Mistake((*key, "max_drop"), what, 'add against = "base"')
-    if gate.against is not None and gate.max_drop is None:
+    if gate.margin is not None and gate.max_drop is None and gate.against is None:
+        what = "says of no model what it may lie below"
+        yield Mistake((*key, "margin"), what, 'add against = "base"')
+    if gate.against is not None and gate.max_drop is None and gate.margin is None:
         yield Mistake((*key, "against"), "has no effect without `max_drop`", "add max_drop, or remove it")
     if gate.min is not None and gate.max is not None and gate.min > gate.max:
         what = f"min is {gate.min:g} and max is {gate.max:g}, so nothing can pass"
         yield Mistake((*key, "min"), what)
 
 
-@each(gates)
+@RULES.each(gates)
 def _gates_are_measured(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
     known = [name for _, name in _tasks(recipe)] + _losses(recipe)
     if gate.task not in known:
@@ -94,24 +104,25 @@ def _gates_are_measured(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistak
         yield Mistake((*key, "task"), f"nothing evaluates `{gate.task}`", hint)
 
 
-@each(gates)
+@RULES.each(gates)
 def _gates_name_metrics(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
     if gate.task in _losses(recipe) and gate.metric not in LOSS_METRICS:
         what = f"a held-out loss has no metric `{gate.metric}`"
         yield Mistake((*key, "metric"), what, nearest(gate.metric, LOSS_METRICS))
 
 
-@each(gates)
+@RULES.each(gates)
 def _gates_compare_models(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mistake]:
     models = _models(recipe)
     # The composed one is what a gate judges, and "vectors" stands for each of them by its name.
-    known = {*models} - {"composed", "vectors"}
+    known = {*models} - {"composed", "vectors"} | {BASE_REVISION}
     known |= {*names(recipe, "datasets", "vectors")} if "vectors" in models else set()
     if gate.against is not None and gate.against not in known:
         what = f"`{gate.against}` is no model that [evaluate] measures besides the composed one"
         yield Mistake((*key, "against"), what, "add it to `models` in [evaluate]")
 
 
+@RULES.whole
 def _gates_judge_the_composed_model(recipe: Recipe) -> Iterator[Mistake]:
     if gates(recipe) and "composed" not in _models(recipe):
         what = "gates judge the composed model, and it is not measured"
@@ -133,17 +144,3 @@ def _losses(recipe: Recipe) -> list[str]:
     tested = {key for key, _ in with_rows(recipe, "test")}
     untested = {key[1] for key, _ in datasets(recipe) if key not in tested}
     return [f"loss:{name}" for name in names(recipe, "datasets", "probes") if name not in untested]
-
-
-RULES: tuple[Rule, ...] = (
-    _known_models,
-    _each_task_once,
-    _answers_have_prompts,
-    _prompts_are_answered,
-    _each_prompt_once,
-    _gates_have_bounds,
-    _gates_are_measured,
-    _gates_name_metrics,
-    _gates_compare_models,
-    _gates_judge_the_composed_model,
-)

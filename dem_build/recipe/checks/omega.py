@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.actions.compose.methods import EDIT, METHODS
-from dem_build.recipe.checks.recovery import WRONG
-from dem_build.recipe.checks.tables import datasets, each, names, vectors, with_rows
+from dem_build.recipe.checks.tables import WRONG, Rules, datasets, names, vectors, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.recipe.checks.tables import Rule
     from dem_build.recipe.schema import Dataset, Recipe, Vector
     from dem_build.recipe.toml import Key
 
@@ -20,12 +18,16 @@ __all__ = ["RULES"]
 
 NUMBER = "give ω a number, such as omega = 0.5"
 
+RULES = Rules()
 
+
+@RULES.whole
 def _bounds_are_ordered(recipe: Recipe) -> Iterator[Mistake]:
     if recipe.tune is not None and not recipe.tune.bounds[0] < recipe.tune.bounds[1]:
         yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
 
 
+@RULES.whole
 def _importance_names_datasets(recipe: Recipe) -> Iterator[Mistake]:
     for name in recipe.tune.importance if recipe.tune else ():
         if name not in (known := names(recipe, "datasets")):
@@ -33,6 +35,7 @@ def _importance_names_datasets(recipe: Recipe) -> Iterator[Mistake]:
             yield Mistake(key, "there is no such dataset", nearest(name, known))
 
 
+@RULES.whole
 def _importance_is_of_judges(recipe: Recipe) -> Iterator[Mistake]:
     importance = recipe.tune.importance if recipe.tune else {}
     judges = {key for key, _ in with_rows(recipe, "validation")}
@@ -43,20 +46,21 @@ def _importance_is_of_judges(recipe: Recipe) -> Iterator[Mistake]:
             yield Mistake(("tune", "importance", key[1]), what, hint)
 
 
-@each(datasets)
+@RULES.each(datasets)
 def _tuned_datasets_have_judges(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
     if dataset.omega == "tune" and dataset.validation == 0:
         what = 'is 0, and omega = "tune", the default, is judged on validation rows'
         yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {NUMBER}")
 
 
-@each(vectors)
+@RULES.each(vectors)
 def _something_judges(recipe: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
     if vector.omega == "tune" and not with_rows(recipe, "validation"):
         what = 'omega = "tune", the default, needs a dataset with validation rows to judge it'
         yield Mistake((*key, "omega"), what, NUMBER)
 
 
+@RULES.whole
 def _someone_counts(recipe: Recipe) -> Iterator[Mistake]:
     importance = recipe.tune.importance if recipe.tune else {}
     # A wrong value may be any weight, 0 too: then nothing is said.
@@ -66,7 +70,7 @@ def _someone_counts(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(("tune", "importance"), what)
 
 
-@each(lambda recipe: [*datasets(recipe), *vectors(recipe)])
+@RULES.each(lambda recipe: [*datasets(recipe), *vectors(recipe)])
 def _what_is_tuned_is_linear(recipe: Recipe, key: Key, vector: Dataset | Vector) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
     if method is not None and not method.linear and vector.omega == "tune":
@@ -77,6 +81,7 @@ def _what_is_tuned_is_linear(recipe: Recipe, key: Key, vector: Dataset | Vector)
         yield Mistake((*key, "omega"), what, NUMBER)
 
 
+@RULES.whole
 def _interpolations_have_vectors(recipe: Recipe) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
     if method is None or method.total is None:  # an edit of no vectors is the base
@@ -91,6 +96,7 @@ def _interpolations_have_vectors(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(("compose", "method"), what, "give one an ω other than 0")
 
 
+@RULES.whole
 def _curves_are_of_what_is_linear(recipe: Recipe) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
     if method is None or method.linear:
@@ -102,6 +108,7 @@ def _curves_are_of_what_is_linear(recipe: Recipe) -> Iterator[Mistake]:
             yield Mistake(("analysis", name), what, "remove it")
 
 
+@RULES.whole
 def _analyses_have_rows(recipe: Recipe) -> Iterator[Mistake]:
     judged = with_rows(recipe, "validation")
     found = {
@@ -123,17 +130,3 @@ def _analyses_by_name(recipe: Recipe) -> list[str]:
     given = recipe.analysis.model_fields_set & {"response", "ladder", "tsne"}
     values = {name: getattr(recipe.analysis, name) for name in sorted(given)}
     return [name for name, value in values.items() if value is not WRONG and value]
-
-
-RULES: tuple[Rule, ...] = (
-    _bounds_are_ordered,
-    _importance_names_datasets,
-    _importance_is_of_judges,
-    _tuned_datasets_have_judges,
-    _something_judges,
-    _someone_counts,
-    _what_is_tuned_is_linear,
-    _interpolations_have_vectors,
-    _curves_are_of_what_is_linear,
-    _analyses_have_rows,
-)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.data.columns import OPTIONAL, REQUIRED
 from dem_build.paths import is_local, may_be_hub_id
-from dem_build.recipe.checks.evaluation import MODELS
-from dem_build.recipe.checks.recovery import WRONG
-from dem_build.recipe.checks.tables import datasets, each, is_any, names, sources, vectors
+from dem_build.recipe.checks.evaluation import TAKEN
+from dem_build.recipe.checks.tables import WRONG, Rules, datasets, is_any, names, sources, vectors
 from dem_build.recipe.messages import Mistake, any_of, listed, nearest
 from dem_build.recipe.schema import NAME, SplitName
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dem_build.recipe.checks.tables import Rule
     from dem_build.recipe.schema import Dataset, Recipe, Source, Vector
     from dem_build.recipe.toml import Key
 
@@ -29,7 +27,10 @@ EVERY_COLUMN = tuple(role for roles in COLUMNS.values() for role in roles)
 LOSSES: dict[str, tuple[str, ...]] = {"text": ("all",)}
 """Losses of a format that has not all of them."""
 
+RULES = Rules()
 
+
+@RULES.whole
 def _good_names(recipe: Recipe) -> Iterator[Mistake]:
     for section in ("datasets", "probes", "vectors", "baselines"):
         for name in names(recipe, section):
@@ -37,6 +38,7 @@ def _good_names(recipe: Recipe) -> Iterator[Mistake]:
                 yield Mistake((section, name), "a name is made of letters, digits, `_` and `-`")
 
 
+@RULES.whole
 def _one_name_space(recipe: Recipe) -> Iterator[Mistake]:
     # Results name models: composed, base, each single vector by its dataset, and baselines.
     shared = "datasets, vectors, probes and baselines share their names"
@@ -44,14 +46,14 @@ def _one_name_space(recipe: Recipe) -> Iterator[Mistake]:
     for section in ("datasets", "vectors", "probes", "baselines"):
         for name in names(recipe, section):
             key = (section, name)
-            if name in MODELS:
+            if name in TAKEN:
                 yield Mistake(key, f"`{name}` names a model of every build", "choose another name")
             elif name in taken:
                 yield Mistake(key, f"the name `{name}` is taken by [{taken[name]}.{name}]", shared)
             taken.setdefault(name, section)
 
 
-@each(sources)
+@RULES.each(sources)
 def _one_source(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
     if source.path is not None and source.hub is not None:
         what = "`path` and `hub` are one choice, and both are given"
@@ -64,7 +66,7 @@ def _one_source(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
                 yield Mistake((*key, name), "applies to a hub dataset only", "remove it, or use `hub`")
 
 
-@each(sources)
+@RULES.each(sources)
 def _columns_fit(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
     columns, form = source.columns or {}, source.format
     # A format of the wrong shape says nothing of columns: then one of any format will do, as where none is given.
@@ -81,7 +83,7 @@ def _columns_fit(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
         yield Mistake((*key, "columns"), what, "set `format`")
 
 
-@each(sources)
+@RULES.each(sources)
 def _loss_fits(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
     losses = LOSSES.get(source.format or "", ())
     if losses and source.loss is not None and source.loss not in losses:
@@ -89,7 +91,7 @@ def _loss_fits(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
         yield Mistake((*key, "loss"), what, f"use {any_of(losses)}")
 
 
-@each(sources)
+@RULES.each(sources)
 def _chat_fits(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
     if source.chat is False and is_any(source.format, "messages", "sharegpt"):
         what = f"the turns of {source.format} are written by the base's chat template"
@@ -103,7 +105,7 @@ def _chat_fits(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
         yield Mistake((*key, "system"), "has no effect with chat = false", "remove one of them")
 
 
-@each(datasets)
+@RULES.each(datasets)
 def _shares_leave_rows(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
     shares = [share for share in (dataset.validation, dataset.test) if isinstance(share, float)]
     if len(shares) == 2 and sum(shares) >= 1:
@@ -113,7 +115,7 @@ def _shares_leave_rows(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistak
         yield Mistake((*key, part), what)
 
 
-@each(datasets)
+@RULES.each(datasets)
 def _splits_are_the_hubs(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
     for part in ("validation", "test"):
         if isinstance(getattr(dataset, part), SplitName) and dataset.hub is None:
@@ -121,7 +123,7 @@ def _splits_are_the_hubs(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mist
             yield Mistake((*key, part), "only a hub dataset has splits", hint)
 
 
-@each(vectors)
+@RULES.each(vectors)
 def _one_origin(_: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
     if (vector.checkpoint is None) == (vector.adapter is None):
         which = "neither is" if vector.adapter is None else "both are"
@@ -146,16 +148,3 @@ def revisions_of_folders(recipe: Recipe, folder: Path | None) -> Iterator[Mistak
                     what, hint = f"{what}, and there is a folder `{name}` here", "move that folder away"
                 yield Mistake((*key, "revision"), what, f"remove it, or {hint}")
                 break  # of a checkpoint and an adapter only one can stay
-
-
-RULES: tuple[Rule, ...] = (
-    _good_names,
-    _one_name_space,
-    _one_source,
-    _columns_fit,
-    _loss_fits,
-    _chat_fits,
-    _shares_leave_rows,
-    _splits_are_the_hubs,
-    _one_origin,
-)

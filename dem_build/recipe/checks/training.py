@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dem_build.recipe.checks.recovery import WRONG
-from dem_build.recipe.checks.tables import datasets, each, is_any, mixtures, trains
+from dem_build.recipe.checks.tables import WRONG, Rules, datasets, is_any, mixtures, trains
 from dem_build.recipe.messages import Mistake, listed
 from dem_build.recipe.schema import IDLE, Train
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.recipe.checks.tables import Rule
     from dem_build.recipe.schema import Baseline, Dataset, Recipe
     from dem_build.recipe.toml import Key
 
@@ -22,8 +20,10 @@ CHOOSING = ("load_best_model_at_end", "early_stopping_patience")
 NO_CHOICE = "has no effect while `eval_steps` is 0"
 LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
 
+RULES = Rules()
 
-@each(trains)
+
+@RULES.each(trains)
 def _one_length(_: Recipe, key: Key, train: Train) -> Iterator[Mistake]:
     # Where one of them is written the other is None.
     if train.num_train_epochs is not None and train.max_steps is not None:
@@ -31,12 +31,13 @@ def _one_length(_: Recipe, key: Key, train: Train) -> Iterator[Mistake]:
         yield Mistake((*key, "max_steps"), what, "remove one of them")
 
 
-@each(trains)
+@RULES.each(trains)
 def _whole_warmup(_: Recipe, key: Key, train: Train) -> Iterator[Mistake]:
     if train.warmup_steps > 1 and not train.warmup_steps.is_integer():
         yield Mistake((*key, "warmup_steps"), "from 1 on it is a number of steps, and must be whole")
 
 
+@RULES.whole
 def _lora_keys_need_lora(recipe: Recipe) -> Iterator[Mistake]:
     # A key of [train] may be meant for the one dataset that is trained so.
     if any(is_any(train.method, "lora") for _, train in trains(recipe)):
@@ -48,6 +49,7 @@ def _lora_keys_need_lora(recipe: Recipe) -> Iterator[Mistake]:
                 yield Mistake((*key, name), what, hint)
 
 
+@RULES.whole
 def _idle_keys(recipe: Recipe) -> Iterator[Mistake]:
     """Of [train] all who take it over must leave a key unread, of an own `train` its owner."""
     (_, shared), *owners = trains(recipe)
@@ -64,6 +66,7 @@ def _unread(key: Key, train: Train, shared: Train, owners: list[Train]) -> Itera
             yield from (Mistake((*key, name), what, hint) for name in given)
 
 
+@RULES.whole
 def _choosing_needs_validation(recipe: Recipe) -> Iterator[Mistake]:
     (_, shared), *owners = trains(recipe)
     # Mixtures are left out: each is asked by itself below, for what it writes itself.
@@ -87,6 +90,7 @@ def _choosing_needs_validation(recipe: Recipe) -> Iterator[Mistake]:
             yield Mistake(("train", name), NO_CHOICE, "set eval_steps")
 
 
+@RULES.whole
 def _mixtures_choice_needs_validation(recipe: Recipe) -> Iterator[Mistake]:
     (_, shared), *owners = trains(recipe)
     for key, own in owners:
@@ -106,28 +110,16 @@ def _resolved(shared: Train, own: Train, name: str) -> Any:
     return getattr(own if name in own.model_fields_set else shared, name)
 
 
-@each(datasets)
+@RULES.each(datasets)
 def _validating_needs_rows(recipe: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
     if dataset.validation == 0 and _resolved(recipe.train, dataset.train, "eval_steps"):
         what = "is 0, and `eval_steps` takes losses on it"
         yield Mistake((*key, "validation"), what, "hold out a share such as 0.05, or set eval_steps = 0")
 
 
-@each(mixtures)
+@RULES.each(mixtures)
 def _length_counts_when_packed(recipe: Recipe, key: Key, mixture: Baseline) -> Iterator[Mistake]:
     packing = _resolved(recipe.train, mixture.train, "packing")
     if "max_length" in mixture.train.model_fields_set and not packing:
         what = "has no effect without `packing`: the rows are as their datasets say"
         yield Mistake((*key, "train", "max_length"), what, "remove it, or set packing = true")
-
-
-RULES: tuple[Rule, ...] = (
-    _one_length,
-    _whole_warmup,
-    _lora_keys_need_lora,
-    _idle_keys,
-    _choosing_needs_validation,
-    _mixtures_choice_needs_validation,
-    _validating_needs_rows,
-    _length_counts_when_packed,
-)

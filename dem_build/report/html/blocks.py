@@ -340,6 +340,7 @@ class Scatter(Block):
         """Points by name: the longer side of all of them lies across, and a unit is as long down."""
         xs, ys = zip(*(p for points in named.values() for p in points), strict=True)
         ends = [(min(xs), max(xs)), (min(ys), max(ys))]
+        # Axes of a map mean nothing, so it may be turned to fit; distances do, so both have one unit.
         across, down = sorted((0, 1), key=lambda axis: ends[axis][0] - ends[axis][1])
         (left, right), (top, bottom) = ends[across], ends[down]
         unit = (100 - 2 * MARGIN) / max(right - left, (bottom - top) / TALLEST, 1e-9)
@@ -386,10 +387,13 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """At most `TICKS` round values on the axis."""
+        # Steps of 1, 2, 2.5 or 5 times a power of ten, as P. S. Heckbert, Nice Numbers for Graph Labels, Graphics Gems,
+        # 1990, who has no 2.5.
         raw = (self.high - self.low) / (TICKS - 1)
         power = 10 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
         step = next((m * power for m in (1, 2, 2.5, 5) if m * power >= raw), 10 * power)
         first = math.ceil(self.low / step - 1e-9)
+        # + 0.0: a negative zero would be written as -0.
         return [round(i * step, 10) + 0.0 for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 

@@ -108,6 +108,7 @@ def _strip(results: Results, row: MetricRow, axis: Axis) -> Strip:
         )
         for m, v in measures.items()
     ]
+    # Drawn in their order: the way from base to composed lies under the whiskers, and these two over all other marks.
     if old and new:
         spans.insert(0, Segment("path", axis.at(old.value), axis.at(new.value)))
     marks = [
@@ -277,7 +278,7 @@ def gates(inputs: ReportInputs) -> Section | None:
     body = [
         [
             Cell(
-                "✓ passed" if gate.passed else "✗ failed",
+                "✗ failed" if not gate.passed else "✓ passed" if gate.judged else "not judged",
                 level=0 if gate.passed else -LOST,
                 strong=not gate.passed,
             ),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["SECTIONS", "render"]
 
 TEMPLATES = Path(__file__).parent / "templates"
+# A hyphen that begins a number: not one inside of a date, a range or a name.
 MINUS = re.compile(r"(?<![\w-])-(?=\d)")
 
 

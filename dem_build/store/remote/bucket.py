@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["PIECE", "Bucket", "Listed"]
+__all__ = ["PIECE", "Bucket", "Stored"]
 
 PIECE = 8 << 20
 """The most bytes of a name that are held at once while it is read."""
 
 
-class Listed(NamedTuple):
+class Stored(NamedTuple):
     """One name in a listing.
 
     Attributes:
@@ -77,7 +77,7 @@ class Bucket(Protocol):
         """
         ...
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[Stored]:
         """What is under names that begin with `prefix`, in no order, asked for anew; an error where not `listed`."""
         ...
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import RemoteError
 from dem_build.store import files
-from dem_build.store.remote.bucket import PIECE, Listed
+from dem_build.store.remote.bucket import PIECE, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,11 +89,11 @@ class FolderBucket:
             files.sync_folder(partial.parent)
             return True
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[Stored]:
         """See `Bucket`."""
         with self._explained(prefix):
             self._reachable()
-            for folder, _, names in os.walk(self._root / prefix.rpartition("/")[0]):
+            for folder, _, names in os.walk(self._root / prefix.rpartition("/")[0], onerror=_unless_absent):
                 for found in names:
                     path = os.path.join(folder, found)  # noqa: PTH118  there may be hundreds of thousands
                     name = os.path.relpath(path, self._root)
@@ -101,7 +101,7 @@ class FolderBucket:
                         with suppress(FileNotFoundError):  # deleted meanwhile
                             kept = os.stat(path, follow_symlinks=False)  # noqa: PTH116
                             if stat.S_ISREG(kept.st_mode):
-                                yield Listed(name, kept.st_size, kept.st_mtime)
+                                yield Stored(name, kept.st_size, kept.st_mtime)
 
     def delete(self, names: Iterable[str]) -> None:
         """See `Bucket`."""
@@ -146,6 +146,12 @@ class FolderBucket:
             full = "no space left there" if error.errno in files.FULL else None
             reason = full or error.strerror or type(error).__name__
             raise RemoteError(f"cannot be read or written: {reason}", where=f"{self.url}/{name}") from error
+
+
+def _unless_absent(error: OSError) -> None:
+    """Refuse a listing that lacks a folder: objects would look as if no record named them, and be collected."""
+    if not isinstance(error, _ABSENT):
+        raise error
 
 
 class _AbsentError(OSError):

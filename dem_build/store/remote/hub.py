@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dem_build.errors import RemoteError
-from dem_build.store.remote.bucket import PIECE, Listed
+from dem_build.store.remote.bucket import PIECE, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -116,7 +116,7 @@ class HubBucket:
                     return True
         return False
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[Stored]:
         """See `Bucket`."""
         with self._explained(prefix) as hub:
             folder = (self._folder + prefix).rpartition("/")[0]
@@ -127,7 +127,7 @@ class HubBucket:
                 for entry in entries:
                     name = entry.path.removeprefix(self._folder)
                     if isinstance(entry, hub.hf_api.RepoFile) and name.startswith(prefix):
-                        yield Listed(name, entry.size, entry.last_commit.date.timestamp())
+                        yield Stored(name, entry.size, entry.last_commit.date.timestamp())
             except hub.errors.EntryNotFoundError:
                 return  # git has no empty folders
 

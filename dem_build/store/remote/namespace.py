@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
     from dem_build.store.records import Record
-    from dem_build.store.remote.bucket import Bucket, Listed
+    from dem_build.store.remote.bucket import Bucket, Stored
 
 __all__ = ["Connection", "Namespace", "key_of"]
 
@@ -40,19 +40,23 @@ class Connection:
     Args:
         url: Its address, without credentials, for people and for notes.
         opened: Opens it, in the process that asks.
+        endpoint: Its server, where the address does not say it.
 
     Attributes:
         url: As above.
+        identity: What no other remote has: one address may be of a bucket on each of two servers.
         down: Why it is asked no more; None while it answers.
     """
 
-    def __init__(self, url: str, opened: Callable[[], Bucket]) -> None:
+    def __init__(self, url: str, opened: Callable[[], Bucket], endpoint: str | None = None) -> None:
         self.url = url
+        self.identity = url if endpoint is None else f"{url} at {endpoint}"
         self.down: RemoteError | None = None
         self._opened = opened
         self._lock = threading.RLock()
         self._bucket: Bucket | None = None
         self._candidates: bool | None = None
+        self._unmarked: RemoteError | None = None
 
     @property
     def bucket(self) -> Bucket:
@@ -74,14 +78,23 @@ class Connection:
             RemoteError: It cannot be read, or nobody has made a remote of it.
         """
         with self._lock:
+            if self._unmarked is not None:
+                raise self._unmarked  # whoever waited for this answer would wait as long for the same one
             if self._candidates is None:
-                marker = read_marker(self.bucket)
-                if marker is None:
-                    what = f"is no remote: it has no {MARKER}"
-                    hint = "mend its address in [[remotes]], or make it one: `dem cache remote init`"
-                    raise RemoteError(what, where=self.url, hint=hint)
-                self._candidates = marker.create == "candidates"
+                try:
+                    self._candidates = self._marked()
+                except RemoteError as error:
+                    self._unmarked = error
+                    raise
             return self._candidates
+
+    def _marked(self) -> bool:
+        marker = read_marker(self.bucket)
+        if marker is None:
+            what = f"is no remote: it has no {MARKER}"
+            hint = "mend its address in [[remotes]], or make it one: `dem cache remote init`"
+            raise RemoteError(what, where=self.url, hint=hint)
+        return marker.create == "candidates"
 
 
 class Namespace:
@@ -154,7 +167,7 @@ class Namespace:
         found = {key_of(listed.name) for listed in self.listed_records()}
         return iter(sorted(key for key in found if key))
 
-    def listed_records(self) -> Iterator[Listed]:
+    def listed_records(self) -> Iterator[Stored]:
         """What is listed where records lie, candidates too."""
         for prefix in (f"{self.name}/actions/", f"{self.name}/candidates/"):
             yield from self.remote.bucket.list(prefix)

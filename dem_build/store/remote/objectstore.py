@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dem_build.errors import RemoteError
-from dem_build.store.remote.bucket import PIECE, Listed
+from dem_build.store.remote.bucket import PIECE, Stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,6 +28,7 @@ __all__ = ["ObjectStoreBucket"]
 # Seconds. A small call ends within them, with all of its retries within about twice as many; of a large one, a piece.
 _CONNECT, _SMALL, _STALLED, _PART, _RETRY = 5, 15, 20, 120, 10
 _RETRIES = 2
+_CHUNK = 64 << 10  # bytes: what has come of a chunk is lost where a connection is cut
 _MEMORY = 128 << 20  # of parts under way at once
 _PARTS = 9000  # stores take ten thousand
 _ONE_BY_ONE = {"s3", "s3a"}  # many that speak S3's language do not know its DeleteObjects
@@ -75,7 +76,7 @@ class ObjectStoreBucket:
                 found = obstore.get(self._store("read"), name, options=options)
             except obstore.exceptions.NotSupportedError:
                 skip, found = start, obstore.get(self._store("read"), name)  # a web server without ranges
-            for piece in found.stream(min_chunk_size=PIECE // 8):
+            for piece in found.stream(min_chunk_size=_CHUNK):
                 data = memoryview(piece)
                 skip, data = max(skip - len(data), 0), data[skip:]
                 for at in range(0, len(data), PIECE):
@@ -118,7 +119,7 @@ class ObjectStoreBucket:
                 raise
             return True
 
-    def list(self, prefix: str) -> Iterator[Listed]:
+    def list(self, prefix: str) -> Iterator[Stored]:
         """See `Bucket`."""
         if not self.listed:
             raise RemoteError("a web server does not say what it has", where=self.url)
@@ -128,7 +129,7 @@ class ObjectStoreBucket:
             for chunk in obstore.list(self._store("small"), folder, chunk_size=1000):
                 for item in chunk:
                     if item["path"].startswith(prefix):
-                        yield Listed(item["path"], item["size"], item["last_modified"].timestamp())
+                        yield Stored(item["path"], item["size"], item["last_modified"].timestamp())
 
     def delete(self, names: Iterable[str]) -> None:
         """See `Bucket`."""

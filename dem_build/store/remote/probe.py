@@ -22,7 +22,7 @@ from dem_build.store.files import nonce
 if TYPE_CHECKING:
     from dem_build.store.remote.bucket import Bucket
 
-__all__ = ["MARKER", "Marker", "Probe", "initialise", "probe", "read_marker"]
+__all__ = ["MARKER", "Marker", "ProbeResult", "initialise", "probe", "read_marker"]
 
 MARKER = "dem-remote.json"
 VERSION = 1
@@ -44,7 +44,7 @@ class Marker(NamedTuple):
     probed: str
 
 
-class Probe(NamedTuple):
+class ProbeResult(NamedTuple):
     """What a bucket was seen to do.
 
     Attributes:
@@ -79,7 +79,7 @@ def read_marker(bucket: Bucket) -> Marker | None:
     return Marker(cast("Creation", create), str(probed))
 
 
-def initialise(bucket: Bucket) -> tuple[Marker, Probe | None]:
+def initialise(bucket: Bucket) -> tuple[Marker, ProbeResult | None]:
     """Probe a bucket and write down what was found, unless that was done before; what is written, and the probe.
 
     Raises:
@@ -98,7 +98,7 @@ def initialise(bucket: Bucket) -> tuple[Marker, Probe | None]:
     return marker, found
 
 
-def probe(bucket: Bucket, namespace: str | None = None) -> Probe:
+def probe(bucket: Bucket, namespace: str | None = None) -> ProbeResult:
     """Try what a remote must do, under a name of its own that is deleted afterwards.
 
     Args:
@@ -114,7 +114,7 @@ def probe(bucket: Bucket, namespace: str | None = None) -> Probe:
         raise RemoteError("is read only: there is nothing to probe", where=bucket.url)
     names: list[str] = []
     try:
-        return Probe(*_tried(bucket, folder, names))
+        return ProbeResult(*_tried(bucket, folder, names))
     finally:
         with suppress(RemoteError):
             bucket.delete(names)

@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Blob, Digest
     from dem_build.store import Record, Store
-    from dem_build.store.remote.namespace import Namespace
+    from dem_build.store.remote.namespace import Connection, Namespace
 
-__all__ = ["Push", "Pushed", "Pusher", "push"]
+__all__ = ["NotKeptError", "Push", "Pushed", "Pusher", "push"]
 
 SENT_AT_ONCE = 4
 RECORDS_AT_ONCE = 4
+
+
+class NotKeptError(RemoteError):
+    """The remote answers, and does not have what it was given: there is damage, or a fault of its own."""
 
 
 class Pushed(StrEnum):
@@ -55,7 +59,7 @@ def push(record: Record, store: Store, to: Namespace) -> Push:
         to: Where to.
 
     Raises:
-        RemoteError: The remote does not answer, or does not keep what it was given.
+        RemoteError: The remote does not answer, or does not keep what it was given (`NotKeptError`).
         StoreError: An object cannot be read.
     """
     there = to.holding(record.key)
@@ -69,30 +73,48 @@ def push(record: Record, store: Store, to: Namespace) -> Push:
         [blob for blob in objects if blob.digest in trees],
         [] if log is None else [log],
     )
-    sent = sum(_send(blobs, store, to) for blobs in steps)
-    # Once more, all of them: what was there may have been collected meanwhile, and a reply is no proof.
-    if lacking := [blob for step in steps for blob in _lacking(step, to)]:
-        what = f"object {lacking[0].digest} is not there after it was put"
-        raise RemoteError(what, where=to.where, hint="`dem cache push` tries again")
+    sent = _put_all(steps, store, to)
     holding = to.publish(record, data)
     if holding is None:
         what = f"the record {record.key} is not there after it was put, or what is there is none"
-        raise RemoteError(what, where=to.where, hint="`dem cache verify --remote --repair` takes damage away")
+        raise NotKeptError(
+            what, where=to.where, hint="`dem cache verify --remote --repair` takes damage away"
+        )
     result = _compared(record, holding)
-    return Push(Pushed.SENT if result is Pushed.KNOWN else result, sent)
+    if result is Pushed.DIFFERS:
+        return Push(result, sum(blob.size for blob in sent))
+    # A collection that did not see the record may have taken what no other one named: see `survey.take`.
+    reused = [[blob for blob in step if blob not in sent] for step in steps]
+    if any(_lacking(step, to) for step in reused):
+        sent += _put_all(reused, store, to)
+    return Push(Pushed.SENT, sum(blob.size for blob in sent))
+
+
+def _put_all(steps: Sequence[Sequence[Blob]], store: Store, to: Namespace) -> list[Blob]:
+    """Put those of some objects that are not there, a step after the one before; what was put.
+
+    Raises:
+        NotKeptError: One is not there afterwards.
+    """
+    sent = [blob for blobs in steps for blob in _send(blobs, store, to)]
+    # Once more, all of them: what was there may have been collected meanwhile, and a reply is no proof.
+    if lacking := [blob for blobs in steps for blob in _lacking(blobs, to)]:
+        what = f"object {lacking[0].digest} is not there after it was put"
+        raise NotKeptError(what, where=to.where, hint="`dem cache push` tries again")
+    return sent
 
 
 def _compared(ours: Record, theirs: Record) -> Pushed:
     return Pushed.KNOWN if ours.outputs == theirs.outputs else Pushed.DIFFERS
 
 
-def _send(blobs: Sequence[Blob], store: Store, to: Namespace) -> int:
-    """Put those of some objects that are not there, the largest first; how many bytes they have."""
+def _send(blobs: Sequence[Blob], store: Store, to: Namespace) -> list[Blob]:
+    """Put those of some objects that are not there, the largest first; which these were."""
     todo = sorted(_lacking(blobs, to), key=lambda blob: -blob.size)
     with ThreadPoolExecutor(SENT_AT_ONCE) as pool:
         put = to.remote.bucket.put
         list(pool.map(lambda blob: put(to.object(blob.digest), store.objects.open(blob)), todo))
-    return sum(blob.size for blob in todo)
+    return todo
 
 
 def _lacking(blobs: Sequence[Blob], to: Namespace) -> list[Blob]:
@@ -128,6 +150,7 @@ class Pusher:
         self._todo: queue.SimpleQueue[tuple[str, Record] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._added: set[Digest] = set()
+        self._refused: dict[Connection, RemoteError] = {}
 
     def add(self, name: str, record: Record) -> None:
         """Push a record.
@@ -168,11 +191,14 @@ class Pusher:
 
     def _push(self, name: str, record: Record, to: Namespace) -> None:
         try:
-            if to.remote.down is not None:
-                raise to.remote.down
+            if error := self._refused.get(to.remote) or to.remote.down:
+                raise error
             found = push(record, self._store, to)
+        except NotKeptError as error:
+            self._failed(error)  # it answers, and the others may be kept
         except RemoteError as error:
-            to.remote.down = error  # each of the others would wait as long
+            # Each of the others would wait as long. It may give all the same: who must not write still reads.
+            self._refused[to.remote] = error
             self._failed(error)
         except StoreError as error:
             self._failed(error)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.store.records import Record
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["Caller", "Reader"]
+__all__ = ["Caller", "RemoteReader"]
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Caller(NamedTuple):
     asks: Callable[[], None] = lambda: None
 
 
-class Reader:
+class RemoteReader:
     """What a process reads of stores that others share: an `Elsewhere`.
 
     Args:
@@ -141,7 +141,8 @@ class Reader:
     # Notes.
 
     def _note_of(self, namespace: Namespace, key: Digest) -> Path:
-        return self._layout.pulled(digest.of_bytes(namespace.where.encode())[:16], key)
+        store = f"{namespace.remote.identity} ({namespace.name})"
+        return self._layout.pulled(digest.of_bytes(store.encode())[:16], key)
 
     def _read_notes(self, key: Digest) -> list[Record]:
         found = []
@@ -230,6 +231,11 @@ class Reader:
             if not right:
                 if right is False:
                     file.truncate(0)
+                    name = f"{namespace.remote.url}/{namespace.object(blob.digest)}"
+                    mend = (
+                        "delete it there, then `dem cache verify --remote --repair` takes away what names it"
+                    )
+                    self._caller.warn(f"{name} has other bytes than its name says: {mend}")
                 return None
             file.flush()
             os.fsync(file.fileno())
@@ -279,11 +285,8 @@ class Reader:
         folder.mkdir(parents=True, exist_ok=True)
         left = (_taken_over(path) for path in folder.glob(f"{blob.digest}-*"))
         found = next(filter(None, left), None)
-        if found is None:
-            new = folder / f"{blob.digest}-{files.nonce()}"
-            found = new, new.open("x+b")
-            with suppress(OSError):
-                fcntl.flock(found[1].fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while found is None:
+            found = _begun(folder / f"{blob.digest}-{files.nonce()}")
         path, file = found
         with file:
             try:
@@ -311,6 +314,19 @@ class _Heard:
             self._came(more)
 
 
+def _begun(path: Path) -> tuple[Path, BinaryIO] | None:
+    """A new file, locked where there are locks; None where another process took it over before it was."""
+    file = path.open("x+b")
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    except OSError:
+        pass  # no locks here, so nobody takes it over
+    return path, file
+
+
 def _taken_over(path: Path) -> tuple[Path, BinaryIO] | None:
     """A file of a dead process, opened and locked; None of one that lives, and where there are no locks."""
     try:
@@ -320,6 +336,7 @@ def _taken_over(path: Path) -> tuple[Path, BinaryIO] | None:
     try:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            os.utime(path)  # it is in the making again: no collection takes it for left behind
             return path, file
     except OSError:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 
 import pytest
 from bucket_servers import SECRET
@@ -119,10 +120,16 @@ def test_the_probe_finds_a_store_that_says_yes_and_overwrites(bucket, proxy):
     assert initialise(bucket) == (marker, None)
 
 
-def test_the_probe_believes_a_store_whose_replies_are_lost(bucket, proxy):
-    proxy.faults += [Fault("^PUT .*created", lose=True, times=1), Fault("^PUT .*race", lose=True, times=3)]
-    assert probe(bucket).create == "conditional"
-    assert [*bucket.list("")] == []
+def test_the_probe_believes_a_store_whose_replies_are_lost(localbucket):
+    # Not moto, which looks and then writes: beside load two writers may win there, and the probe says so.
+    with faulty(localbucket) as proxy:
+        bucket = open_bucket(f"s3://team-models/{os.urandom(4).hex()}", proxy.endpoint)
+        proxy.faults += [
+            Fault("^PUT .*created", lose=True, times=1),
+            Fault("^PUT .*race", lose=True, times=3),
+        ]
+        assert probe(bucket).create == "conditional"
+        assert [*bucket.list("")] == []
 
 
 def test_a_probe_leaves_nothing_where_it_fails(bucket, proxy):
@@ -139,7 +146,7 @@ def test_wrong_bytes_of_the_right_size_are_found_by_the_probe(bucket, proxy):
         probe(bucket)
 
 
-@pytest.mark.parametrize("kind", ["folder", "moto", "localbucket"])
+@pytest.mark.parametrize("kind", ["folder", "localbucket"])  # moto's is not atomic under load
 def test_where_creation_holds_the_probe_says_so(kind, request, tmp_path):
     (tmp_path / "shared").mkdir()
     url = str(tmp_path / "shared") if kind == "folder" else f"s3://team-models/{os.urandom(4).hex()}"
@@ -155,3 +162,18 @@ def test_a_marker_of_a_newer_dem_or_a_damaged_one_is_an_error(bucket):
         with pytest.raises(RemoteError):
             read_marker(bucket)
         bucket.delete(["dem-remote.json"])
+
+
+def test_what_came_before_each_cut_is_kept(bucket, proxy, tmp_path):
+    data = os.urandom(1_500_000)
+    (tmp_path / "file").write_bytes(data)
+    bucket.put("a", tmp_path / "file")
+    proxy.faults.append(Fault("^GET", cut=300_000))
+    got = bytearray()
+    while len(got) < len(data):
+        before = len(got)
+        with suppress(RemoteError):
+            for piece in bucket.read("a", before):
+                got += piece
+        assert len(got) > before
+    assert got == data

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 from shared_samples import Killed, Shared, whole
 
 from dem_build.errors import RemoteError
 from dem_build.store.gc.garbage import Policy
-from dem_build.store.remote.push import Pushed, Pusher, push
-from dem_build.store.remote.survey import collect, survey, take
+from dem_build.store.remote.push import NotKeptError, Pushed, Pusher, push
+from dem_build.store.remote.survey import Going, collect, survey, take
+from dem_build.store.sealed import sealed
 
 DAY = 86400.0
 
@@ -184,3 +188,186 @@ def test_an_object_that_a_new_record_names_stays(shared):
     push(record, one.store, one.write)
     take(one.write, found, going)
     assert whole(shared.folder) == [record.key]
+
+
+def aged(shared):
+    """Make everything in the remote two days old."""
+    then = time.time() - 2 * DAY
+    for path in shared.folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (then, then))
+
+
+def test_what_a_newer_dem_recorded_is_no_damage_and_keeps_what_it_names(shared):
+    one = shared.machine("one")
+    record = one.make()
+    push(record, one.store, one.write)
+    path = shared.folder / one.write.record(record.key)
+    path.write_bytes(sealed(record.to_json() | {"dem-record": 99}))
+    aged(shared)
+    found = survey(one.write)
+    assert list(found.damage()) == []
+    policy = Policy(older_than=DAY, vectors=True)
+    assert collect(found, policy, (), time.time()) == Going((), ())
+
+
+@pytest.mark.parametrize("shown", [b"<html>log in</html>", None])
+def test_a_record_that_reads_otherwise_than_it_is_listed_is_no_damage(shared, shown):
+    one = shared.machine("one")
+    record = one.make()
+    push(record, one.store, one.write)
+    aged(shared)
+    name = one.write.record(record.key)
+    one.bucket.shown = {name: shown}
+    with pytest.raises(RemoteError, match="nothing was taken away"):
+        survey(one.write)
+    one.bucket.shown_once = True
+    assert list(survey(one.write).damage()) == []
+
+
+def test_a_record_that_reads_wrong_once_is_no_damage(shared):
+    one = shared.machine("one")
+    record = one.make()
+    push(record, one.store, one.write)
+    name = one.write.record(record.key)
+    one.bucket.shown, one.bucket.shown_once = {name: bytes((shared.folder / name).stat().st_size)}, True
+    assert list(survey(one.write).damage()) == []
+
+
+def test_a_listing_without_an_object_that_is_there_is_no_damage(shared):
+    one = shared.machine("one")
+    record = one.make()
+    push(record, one.store, one.write)
+    one.bucket.unlisted = {one.name(record.outputs["delta"])}
+    assert list(survey(one.write).damage()) == []
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+def test_a_push_at_any_moment_of_a_collection_of_what_it_finds_there(shared, call):
+    one, other = shared.machine("one"), shared.machine("other")
+    record = one.make()
+    for blob in (*record.blobs(), record.log):
+        one.bucket.put(one.name(blob), one.store.objects.open(blob))
+    aged(shared)
+    found = survey(other.write)
+    going = collect(found, Policy(), (), time.time())
+    assert len(going.objects) == len({*record.blobs(), record.log})
+    other.bucket.calls.clear()
+    pushed = []
+    other.bucket.meanwhile = {call: lambda: pushed.append(push(record, one.store, one.write))}
+    take(other.write, found, going)
+    assert pushed or call > len(other.bucket.calls)
+    there = whole(shared.folder)  # which fails where a record lacks an object
+    assert push(record, one.store, one.write).result is (Pushed.KNOWN if there else Pushed.SENT)
+    assert whole(shared.folder) == [record.key]
+
+
+def test_a_log_that_goes_while_its_record_comes_takes_the_record_with_it(shared):
+    one, other = shared.machine("one"), shared.machine("other")
+    record = one.make()
+    one.bucket.put(one.name(record.log), one.store.objects.open(record.log))
+    aged(shared)
+    found = survey(other.write)
+    going = collect(found, Policy(), (), time.time())
+    other.bucket.calls.clear()
+    deletion = 2  # after the look at what has come
+    other.bucket.meanwhile = {deletion + 1: lambda: push(record, one.store, one.write)}
+    take(other.write, found, going)
+    assert ("delete", one.name(record.log)) in other.bucket.calls
+    assert whole(shared.folder) == []
+    assert push(record, one.store, one.write).result is Pushed.SENT
+    assert whole(shared.folder) == [record.key]
+
+
+@pytest.mark.parametrize("call", range(1, 10))
+def test_a_push_in_the_place_of_a_record_that_goes(shared, call):
+    """The record that came has the name of one that the collection has seen."""
+    one, other = shared.machine("one"), shared.machine("other")
+    record = one.make()
+    for blob in (*record.blobs(), record.log):
+        one.bucket.put(one.name(blob), one.store.objects.open(blob))
+    damaged = shared.folder / one.write.record(record.key)
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"of no record")
+    aged(shared)
+    found = survey(other.write)
+    going = collect(found, Policy(), (), time.time())
+    assert len(going.records) == 1
+    assert len(going.objects) == len({*record.blobs(), record.log})
+    other.bucket.calls.clear()
+
+    def pushing():
+        with suppress(NotKeptError):  # while the damaged one is there
+            push(record, one.store, one.write)
+
+    other.bucket.meanwhile = {call: pushing}
+    take(other.write, found, going)
+    whole(shared.folder)  # which fails where a record lacks an object
+    push(record, one.store, one.write)
+    assert whole(shared.folder) == [record.key]
+
+
+def test_what_goes_while_it_is_pushed_is_sent_again(shared):
+    one = shared.machine("one")
+    record = one.make()
+    for blob in (*record.blobs(), record.log):
+        one.bucket.put(one.name(blob), one.store.objects.open(blob))
+    gone = shared.folder / one.name(record.outputs["delta"])
+    created = one.bucket.create
+    one.bucket.create = lambda name, data: (gone.unlink(), created(name, data))[1]
+    assert push(record, one.store, one.write).result is Pushed.SENT
+    assert whole(shared.folder) == [record.key]
+
+
+def test_a_record_that_is_damaged_there_does_not_keep_others_from_being_pushed(shared):
+    one = shared.machine("one")
+    records = [one.make(params=n) for n in range(6)]
+    path = shared.folder / one.write.record(records[0].key)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of no record")
+    pusher = Pusher(one.store, [one.write])
+    for n, record in enumerate(records):
+        pusher.add(f"action {n}", record)
+    pusher.close()
+    pusher.wait(30)
+    assert (len(pusher.done), pusher.left) == (5, 1)
+    assert "what is there is none" in str(pusher.error)
+
+
+def test_a_folder_of_records_that_cannot_be_listed_ends_a_collection(shared, monkeypatch):
+    """Its records would not be seen, and their objects be taken for nobody's."""
+    one = shared.machine("one")
+    record = one.make()
+    push(record, one.store, one.write)
+    hidden = (shared.folder / one.write.record(record.key)).parent
+    scandir = os.scandir
+
+    def refused(path):
+        if str(path) == str(hidden):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(RemoteError, match="Permission denied"):
+        survey(one.write)
+
+
+def test_a_remote_that_takes_nothing_is_read_all_the_same(shared):
+    """With credentials that only read, a build's first push failed, and then whatever it had yet to fetch."""
+    one, two = shared.machine("one"), shared.machine("two")
+    record = one.make()
+    push(record, one.store, one.write)
+    assert two.store.records.lookup(record.key) == record
+
+    def forbidden(name, _file):
+        raise RemoteError("the store forbids it", where=name)
+
+    two.bucket.put = forbidden
+    pusher = Pusher(two.store, [two.write])
+    for n in (2, 3):
+        pusher.add(f"action {n}", two.make(b"another", params=n))
+    pusher.close()
+    pusher.wait(30)
+    assert pusher.left == 2
+    assert two.store.objects.read_bytes(record.outputs["delta"]) == b"delta"
+    assert two.said == []

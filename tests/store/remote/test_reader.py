@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import time
 from dataclasses import replace
 
 import pytest
 from shared_samples import Killed, Shared
 
-from dem_build.digest import Output
+from dem_build.cli.shared.sharing import Sharing
 from dem_build.errors import CorruptObjectError, InterruptedBuildError, RemoteError
+from dem_build.machine import Remote
+from dem_build.store import Hints, Store
+from dem_build.store.local import open_layout
 from dem_build.store.remote import reader
+from dem_build.store.remote.folder import FolderBucket
+from dem_build.store.remote.namespace import Connection, Namespace
 from dem_build.store.remote.push import Pushed, push
 from dem_build.store.sealed import sealed
 
@@ -87,8 +95,13 @@ def test_each_object_that_is_lost_or_wrong_makes_its_record_a_miss(shared, recor
         two = shared.machine(f"two {blob.digest[:8]}")
         getattr(two.bucket, how).add(two.name(blob))
         assert two.store.records.lookup(record.key) == record
+        output = next(o for o in record.outputs.values() if blob in o.blobs())
         with pytest.raises(CorruptObjectError, match=f"{blob.digest} is missing"):
-            two.store.objects.check(Output("", 0, {b.digest: b for b in record.blobs()}))
+            two.store.objects.check(output)
+        said = [line for line in two.said if "has other bytes than its name says" in line]
+        assert len(said) == (how == "wrong"), (
+            "it is there at its size, so nothing else would tell who may delete it"
+        )
         assert two.store.records.lookup(record.key) is None
         assert not two.store.objects.present(blob)
         assert two.store.verify() == []
@@ -269,3 +282,79 @@ def test_killed_readers_leave_a_sound_store(shared, record):
         if ended:
             return
     raise AssertionError("it never came to an end")
+
+
+def test_a_silent_remote_is_waited_for_once_however_many_keys_are_asked_for(shared):
+    two = shared.machine("two")
+
+    def silent(name):
+        two.bucket.calls.append(("get", name))
+        time.sleep(0.2)
+        raise RemoteError("did not answer in time", where=two.bucket.url)
+
+    two.bucket.get = silent
+    begun = time.monotonic()
+    two.store.records.expect(f"{n:064x}" for n in range(20))
+    assert time.monotonic() - begun < 1
+    assert two.bucket.calls == [("get", "dem-remote.json")]
+    assert len(two.said) == 1
+
+
+def test_a_part_that_another_process_took_over_as_it_was_begun_is_left_to_it(shared, record, monkeypatch):
+    """Between its making and its lock any process may find it, and take it for what a dead one has left."""
+    two = shared.machine("two")
+    delta = record.outputs["delta"]
+    parts = two.store.root / "remote" / "parts"
+    flock, other = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not other:
+            [path] = parts.iterdir()
+            other.append(path.open("r+b"))
+            flock(other[0], operation)
+        return flock(descriptor, operation)
+
+    monkeypatch.setattr(reader.fcntl, "flock", late)
+    assert two.store.objects.read_bytes(delta) == b"delta"
+    [left] = parts.iterdir()
+    assert os.path.samestat(os.fstat(other[0].fileno()), left.stat())
+    assert left.read_bytes() == b""
+    other[0].close()
+
+
+def test_a_part_that_is_taken_over_is_in_the_making_again(shared, record):
+    two = shared.machine("two")
+    delta = record.outputs["delta"]
+    part = two.store.root / "remote" / "parts" / f"{delta.digest}-{'0' * 16}"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"de")
+    os.utime(part, (0, 0))
+    read = two.bucket.read
+
+    def seen(name, start=0):
+        assert time.time() - part.stat().st_mtime < 60
+        return read(name, start)
+
+    two.bucket.read = seen
+    assert two.store.objects.read_bytes(delta) == b"delta"
+
+
+def test_a_bucket_of_the_same_name_on_another_server_is_another_remote(shared, record):
+    """Whoever changes `endpoint` does not go on with what the other server told."""
+    home = shared.home / "two"
+    layout = open_layout(home / "cache")
+    empty = shared.home / "empty"
+    empty.mkdir()
+    (empty / "dem-remote.json").write_bytes((shared.folder / "dem-remote.json").read_bytes())
+
+    def found(folder, endpoint):
+        at = Connection("s3://team-models", lambda: FolderBucket(folder), endpoint)
+        elsewhere = reader.RemoteReader(layout, [Namespace(at, "trusted")], reader.Caller(lambda _: None))
+        return Store(layout, Hints(home / "hints"), elsewhere=elsewhere).records.lookup(record.key)
+
+    assert found(shared.folder, "http://127.0.0.1:9000") == record
+    assert found(empty, None) is None
+    assert found(empty, "http://127.0.0.1:9001") is None
+    remote = Remote(url="s3://team-models", endpoint="http://127.0.0.1:9000", read=("trusted",))
+    [namespace] = Sharing([remote]).reads
+    assert "9000" in namespace.remote.identity

@@ -1,0 +1,1 @@
+"""`dem ci`: recipes at two revisions of a repository."""
