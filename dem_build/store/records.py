@@ -105,6 +105,10 @@ class Record:
         found = self.amount(*place)
         return int(found) if found is not None and found.is_integer() and found <= MOST_COUNTED else None
 
+    def named(self) -> tuple[Blob, ...]:
+        """Every object that it names: those of its outputs, and its log."""
+        return self.blobs() if self.log is None else (*self.blobs(), self.log)
+
     def to_json(self) -> dict[str, JSON]:
         """The document that is stored."""
         document: dict[str, JSON] = {
@@ -194,7 +198,7 @@ class Records:
             record = self._whole(self.peek(key))
             if record is None and noted:
                 # A collection may be about to put it back, as it is noted; or has done so between the two looks.
-                self._documents.take_back(key, self._with_log(key))
+                self._documents.take_back(key, self._sound(key, logged=True))
                 record = self._whole(self.peek(key))
         return self._found_elsewhere(key) if record is None else record
 
@@ -313,28 +317,17 @@ class Records:
         """
         return self._documents.set_aside(key, self._sound(key))
 
-    def _sound(self, key: Digest) -> Callable[[bytes], bool]:
-        """Whether a document is a record of `key` whose objects are all there."""
+    def _sound(self, key: Digest, *, logged: bool = False) -> Callable[[bytes], bool]:
+        """Whether a document is a record of `key` whose objects are all there, its log too if that is asked for."""
 
         def sound(data: bytes) -> bool:
-            try:
-                return self._whole(parse_record(data, key)) is not None
-            except ValueError:
-                return False
-
-        return sound
-
-    def _with_log(self, key: Digest) -> Callable[[bytes], bool]:
-        """Whether a document is a sound record of `key`, and its log is there too."""
-
-        def whole(data: bytes) -> bool:
             try:
                 record = self._whole(parse_record(data, key))
             except ValueError:
                 return False
-            return record is not None and (record.log is None or self._objects.present(record.log))
+            return record is not None and (not logged or all(map(self._objects.present, record.named())))
 
-        return whole
+        return sound
 
     def _encoded(self, record: Record) -> bytes:
         try:
@@ -344,8 +337,7 @@ class Records:
             raise StoreError(
                 f"the record of {record.kind} is not valid: {error}", where=record.key
             ) from error
-        named = (*record.blobs(), *([record.log] if record.log else []))
-        missing = [blob.digest for blob in named if not self._objects.present(blob)]
+        missing = [blob.digest for blob in record.named() if not self._objects.present(blob)]
         if missing:
             raise StoreError(
                 f"its object {missing[0]} is not in the cache", where=f"record of {record.kind} {record.key}"

@@ -77,8 +77,7 @@ class RecordFile:
 
     def objects(self) -> frozenset[Digest]:
         """The objects that it names, its log among them."""
-        found = {blob.digest for blob in self.record.blobs()}
-        return frozenset(found | ({self.record.log.digest} if self.record.log else set()))
+        return frozenset(blob.digest for blob in self.record.named())
 
 
 @dataclass(frozen=True)

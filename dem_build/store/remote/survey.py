@@ -82,8 +82,7 @@ class Survey:
         for held in self.records.values():
             found |= held.opaque
             if held.record is not None:
-                found |= {blob.digest for blob in held.record.blobs()}
-                found |= {held.record.log.digest} if held.record.log is not None else set()
+                found |= {blob.digest for blob in held.record.named()}
         return found
 
 
@@ -220,9 +219,7 @@ def take(of: Namespace, found: Survey, going: Going) -> list[str]:
     taken = {o.name.rpartition("/")[2] for o in going.objects}
     late = []
     for name, held in _come(of, stayed).records.items():
-        if held.record is None:
-            continue
-        blobs = (*held.record.blobs(), *([held.record.log] if held.record.log is not None else []))
+        blobs = held.record.named() if held.record is not None else ()
         if any(b.digest in taken and bucket.size(of.object(b.digest)) != b.size for b in blobs):
             late.append(name)
     bucket.delete(late)
