@@ -29,6 +29,7 @@ __all__ = [
     "LOCK_SECONDS",
     "NotAFileError",
     "acquire",
+    "beside",
     "copy",
     "exclusively",
     "explained",
@@ -78,6 +79,11 @@ class NotAFileError(OSError):
 def nonce() -> str:
     """A name that nobody else uses."""
     return os.urandom(8).hex()
+
+
+def beside(path: Path) -> Path:
+    """A new name in the folder of a file, for what is to have that name."""
+    return path.with_name(f".{nonce()}")
 
 
 @contextmanager
@@ -238,7 +244,7 @@ def take(path: Path, target: Path) -> None:
     path.unlink()
 
 
-def move_back(path: Path, target: Path, beside: Path) -> None:
+def move_back(path: Path, target: Path) -> None:
     """Give a file its old name, in another folder, unless another file has it by now, which stays.
 
     It may keep the name that it has: where there are links from one folder to another there is no moment without any.
@@ -246,7 +252,6 @@ def move_back(path: Path, target: Path, beside: Path) -> None:
     Args:
         path: The file.
         target: Its old name.
-        beside: A new name in that folder.
 
     Raises:
         FileExistsError: Another file has the name.
@@ -256,11 +261,12 @@ def move_back(path: Path, target: Path, beside: Path) -> None:
     except OSError as error:
         if error.errno not in _ACROSS:
             raise
-        path.rename(beside)
+        temporary = beside(target)
+        path.rename(temporary)
         try:
-            os.link(beside, target)
+            os.link(temporary, target)
         finally:
-            beside.unlink()
+            temporary.unlink()
 
 
 @contextmanager

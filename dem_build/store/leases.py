@@ -245,7 +245,7 @@ class Leases:
             StoreError: The lease cannot be written.
         """
         path, me = self._layout.leases / key, Holder.me()
-        temporary = self._layout.beside(path)
+        temporary = files.beside(path)
         with files.writing(path):
             files.write_new(temporary, json.dumps(me.document(_VERSION), indent=1).encode() + b"\n")
             # Opened before it has its name: there, another process may take it for a dead one's at once.

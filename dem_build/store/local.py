@@ -168,10 +168,6 @@ class CacheLayout:
         """A new name in `tmp/`."""
         return self.tmp / files.nonce()
 
-    def beside(self, path: Path) -> Path:
-        """A new name in the folder of a file, for what is to have that name."""
-        return path.with_name(f".{files.nonce()}")
-
     def in_trash(self, path: Path, sort: str) -> list[Path]:
         """Where a file lies that had a name here, and that a collection has moved and not deleted yet."""
         try:
@@ -187,7 +183,7 @@ class CacheLayout:
         killed, the next one. Until then it would look lost: a record would be made again, an object end a build.
         """
         with suppress(OSError):  # it is back already, or deleted by now; this store cannot be written
-            files.move_back(at, path, self.beside(path))
+            files.move_back(at, path)
 
     def set_aside(self, path: Path, kind: str) -> Path | None:
         """Move a damaged file into quarantine; None where it cannot be moved, or somebody else has done it."""
@@ -273,7 +269,7 @@ def _make(layout: CacheLayout) -> None:
 
 
 def _write_once(layout: CacheLayout, name: str, data: bytes) -> None:
-    temporary = layout.beside(layout.root / name)
+    temporary = files.beside(layout.root / name)
     files.write_new(temporary, data)
     try:
         os.link(temporary, layout.root / name)
@@ -345,7 +341,7 @@ class _LocalDocuments:
 
     def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
         target = self._layout.action(key)
-        temporary = self._layout.beside(target)
+        temporary = files.beside(target)
         with files.writing(self._layout.root):
             files.make_folder(target.parent)
             # Flushed before it has its name, and the name after: what a power cut leaves under a name is whole.
@@ -375,7 +371,7 @@ class _LocalDocuments:
 
     def update(self, key: Digest, change: Callable[[bytes], bytes | None]) -> bool:
         target = self._layout.action(key)
-        temporary = self._layout.beside(target)
+        temporary = files.beside(target)
         with files.writing(target), files.exclusively(self._layout.lock):
             try:
                 data = files.read_document(target)
@@ -416,7 +412,7 @@ class _LocalDocuments:
         if not first:
             return True
         with suppress(FileExistsError):
-            files.move_back(moved, target, self._layout.beside(target))
+            files.move_back(moved, target)
         moved.unlink(missing_ok=True)
         return False
 

@@ -125,6 +125,10 @@ class Reviewer:
         """The repository's folder."""
         return self.digests.repository.root
 
+    def _named(self, recipe: RecipeFile) -> Path:
+        """What messages call a recipe's file: its path from where the user is."""
+        return Path(os.path.relpath(self.root / recipe.path))
+
     def review(self, pair: RecipePair) -> RecipeReview:
         """Review one recipe; whatever is wrong with it is part of the review."""
         bare = RecipeReview(
@@ -179,7 +183,7 @@ class Reviewer:
         before, after = pair.before, pair.after
         if before is None or after is None or before != replace(after, path=before.path):
             return False
-        named = Path(os.path.relpath(self.root / after.path))
+        named = self._named(after)
         if isinstance(error, RecipeError):  # and not of a machine file, which nobody looked at there
             return {problem.file for problem in error.problems} <= {str(named), str(lock.lock_path(named))}
         if not isinstance(error, NotUpToDateError):
@@ -214,7 +218,7 @@ class Reviewer:
             RecipeError: Mistakes of the recipe or its lock.
             NotUpToDateError: There is no lock, or it is not of the recipe.
         """
-        named = Path(os.path.relpath(self.root / recipe.path))
+        named = self._named(recipe)
         path = lock.lock_path(named)
         locked = None if recipe.lock is None else lock.parse(recipe.lock, path)
         found = planned(named, recipe.text, locked, place.store.records)
@@ -223,7 +227,7 @@ class Reviewer:
         return _Revision(str(named), locked, found)
 
     def _reviewed(self, pair: RecipePair, recipe: RecipeFile, bare: RecipeReview) -> RecipeReview:
-        named = Path(os.path.relpath(self.root / recipe.path))
+        named = self._named(recipe)
         if self.boundary is not None:
             self._refuse_machine(named, recipe.path)
             self._refuse_names(pair, recipe, named)

@@ -306,5 +306,5 @@ def _restore(path: Path, target: Path) -> None:
             path.rename(target)
             return
         with suppress(FileExistsError):
-            files.move_back(path, target, target.with_name(f".{files.nonce()}"))
+            files.move_back(path, target)
         path.unlink(missing_ok=True)
