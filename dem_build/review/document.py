@@ -193,6 +193,11 @@ class ToldDue(ToldPart):
     disk: Count | None = None
     error: Prose = ""
 
+    @property
+    def to_train(self) -> bool:
+        """Whether it is a training that is yet to run."""
+        return self.trains and self.state == "due"
+
 
 class AskedPrompt(ToldPart):
     """A prompt, and what the composed models of both revisions answered."""

@@ -107,7 +107,7 @@ def _of_actions(recipe: RecipeReview) -> Iterator[tuple[str, int, str, str]]:
     for action in recipe.actions:
         if action.state == "failed":
             yield "error", action.line, "dem ci: an action failed", f"{action.action}: {action.error}"
-        elif action.state == "due" and action.trains:
+        elif action.to_train:
             yield "warning", action.line, "dem ci: train first", action.action
     if recipe.change is ToldChange.CHANGED and recipe.reasons:
         text = "\n".join(reason.text for reason in recipe.reasons[:10])
@@ -147,8 +147,8 @@ def write_outputs(review: Review) -> None:
     Raises:
         UsageError: The file that the runner named cannot be written.
     """
-    train = sorted({a.action for r in review.recipes for a in r.actions if a.trains and a.state == "due"})
-    recipes = [r.path for r in review.recipes if any(a.trains and a.state == "due" for a in r.actions)]
+    train = sorted({a.action for r in review.recipes for a in r.actions if a.to_train})
+    recipes = [r.path for r in review.recipes if any(a.to_train for a in r.actions)]
     told = {
         "status": str(review.status),
         "changed": str(len(review.touched)),

@@ -52,7 +52,7 @@ def _cases(recipe: RecipeReview) -> Iterator[tuple[str, tuple[str, str] | None]]
     for action in recipe.actions:
         if action.state == "failed":
             yield f"action: {action.action}", ("failure", action.error)
-        elif action.state == "due" and action.trains:
+        elif action.to_train:
             yield f"action: {action.action}", ("skipped", "to be trained first")
 
 

@@ -94,7 +94,7 @@ def _of_build(recipe: RecipeReview) -> Iterator[tuple[str, Text]]:
     for action in recipe.actions:
         if action.state == "failed":
             yield "failed", Text(joined(f"{action.action}: {action.error}"), "bold red")
-    if train := [a for a in recipe.actions if a.state == "due" and a.trains]:
+    if train := [a for a in recipe.actions if a.to_train]:
         told = [
             f"{a.action} ({'time unknown' if a.seconds is None else quantities.duration(a.seconds)})"
             for a in train
