@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 __all__ = [
     "BASE",
     "COMPOSED",
+    "HEAL",
     "MODEL",
     "MODEL_PARTS",
+    "TRUNK",
     "TUNE",
+    "UNHEALED",
     "Action",
     "Edge",
     "Evaluation",
@@ -52,6 +55,9 @@ BASE = "base"
 TUNE = "tune"
 MODEL = "model"
 COMPOSED = "composed"
+TRUNK = "trunk"
+HEAL = "heal"
+UNHEALED = "unhealed"
 MODEL_PARTS = ("weights", "config", "tokenizer", "generation_config")
 
 
@@ -258,6 +264,15 @@ class Action:
     def upstream(self) -> tuple[str, ...]:
         """Names of the actions whose outputs it takes, each once."""
         return tuple(dict.fromkeys(t.at.action for t in self.takes))
+
+    def starting_from(self, model: str) -> Action:
+        """The same action with another model where it takes the base.
+
+        Args:
+            model: The action that makes that model.
+        """
+        takes = (t.moved(Edge(model, t.at.output)) if t.of.startswith("base/") else t for t in self.takes)
+        return replace(self, takes=tuple(takes))
 
     def salted(self, salt: str | None) -> Action:
         """The same action of another generation of results."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from dem_build.action import BASE, COMPOSED, MODEL, TUNE
+from dem_build.action import BASE, COMPOSED, HEAL, MODEL, TRUNK, TUNE, UNHEALED
 from dem_build.actions import SPECS
 from dem_build.actions.base.spec import base_action
 from dem_build.actions.compose.methods import EDIT
@@ -55,12 +55,30 @@ class Graph:
         models: Name of a model in results (`composed`, `base`, `math`) → the action whose outputs it is.
         omega: Vector → ω, as the recipe says.
         baselines: Baseline → its method.
+        stages: `trunk` and `heal`, where the recipe has them → the model in results that shows what each brings: the
+            trunk, and the composed model before it was healed.
     """
 
     actions: Mapping[str, Action]
     models: Mapping[str, str] = field(default_factory=dict)
     omega: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
+    stages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def origin(self) -> str:
+        """The action that makes what vectors start from, and are added to."""
+        return self.models[TRUNK] if TRUNK in self.stages else BASE
+
+    @property
+    def composing(self) -> str:
+        """The action that composes the model of its vectors."""
+        return self.models[UNHEALED] if HEAL in self.stages else MODEL
+
+    @property
+    def mixed(self) -> set[str]:
+        """Names that actions have beside those of datasets, probes and vectors: of baselines, `trunk`, `heal`."""
+        return {*self.baselines, *self.stages}
 
     def __iter__(self) -> Iterator[Action]:
         return iter(self.actions.values())
@@ -106,45 +124,87 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     actions = [base_action(recipe, lock)]
     actions += [dataset_action(recipe, name, lock) for name in recipe.datasets]
     actions += [probe_action(recipe, name, lock) for name in recipe.probes]
-    actions += [finetune_action(name, recipe.train_of(name)) for name in recipe.datasets]
+    trunk = _trunk(recipe)
+    origin = trunk[-1].name if trunk else BASE
+    actions += trunk
+    actions += [
+        finetune_action(name, recipe.train_of(name)).starting_from(origin) for name in recipe.datasets
+    ]
     actions += [extracted_vector(recipe, name, lock) for name in recipe.vectors]
     said = {n: v.omega for table in (recipe.datasets, recipe.vectors) for n, v in table.items()}
     omega = {name: float(value) for name, value in said.items() if value != "tune"}
     if len(omega) < len(said):
-        actions += [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
+        composed = [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
     else:
-        actions.append(composed_model(recipe, MODEL, omega))
+        composed = [composed_model(recipe, MODEL, omega)]
+    actions += _healed(recipe, [action.starting_from(origin) for action in composed])
     if recipe.analysis and said:
         wanted = {name: omega.get(name) for name in said}
         analyses = [spec for spec in SPECS if isinstance(spec, AnalysisSpec)]
-        actions += [
-            a.salted(recipe.analysis.salt) for spec in analyses for a in spec.analyses(recipe, wanted)
-        ]
-    models = {COMPOSED: MODEL, BASE: BASE}
+        made = [a.starting_from(origin) for spec in analyses for a in spec.analyses(recipe, wanted)]
+        actions += [a.salted(recipe.analysis.salt) for a in made]
+    stages = {name: model for name, model in ((TRUNK, TRUNK), (HEAL, UNHEALED)) if name in recipe.stages}
+    models = {COMPOSED: MODEL, BASE: BASE} | {model: f"{MODEL}:{model}" for model in stages.values()}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
         singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
-        actions += singles
+        actions += [single.starting_from(origin) for single in singles]
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
     for name in recipe.baselines:
-        actions += _baseline(recipe, name)
+        made = _baseline(recipe, name)
+        # A mixture is what one would train without any of this: it starts from the base.
+        mixes = recipe.baselines[name].method == "mixing"
+        actions += made if mixes else [action.starting_from(origin) for action in made]
         models[name] = actions[-1].name
     if evaluate := recipe.evaluate:
-        named = (COMPOSED, BASE, *recipe.baselines)  # single vectors are there only where they are asked for
+        # Single vectors are there only where they are asked for, and stages wherever the composed model is measured.
+        named = (COMPOSED, BASE, *recipe.baselines, *(() if COMPOSED in evaluate.models else stages.values()))
         asked = {m: made for m, made in models.items() if m in evaluate.models or m not in named}
         evaluations = [spec for spec in SPECS if isinstance(spec, EvaluationSpec)]
         made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
-    return Graph({a.name: a for a in actions}, models, omega, methods)
+    return Graph({a.name: a for a in actions}, models, omega, methods, stages)
+
+
+def _trunk(recipe: Recipe) -> list[Action]:
+    """What makes the trunk, where there is one; the last is its model."""
+    if recipe.trunk is None:
+        return []
+    made = composed_model(recipe, f"{MODEL}:{TRUNK}", {TRUNK: 1.0}, EDIT.name)
+    made = replace(made, params={**made.params, "dtype": recipe.trunk.dtype})
+    return _salted([*_mixture(recipe, TRUNK), made], recipe.trunk.salt)
+
+
+def _healed(recipe: Recipe, composed: list[Action]) -> list[Action]:
+    """What makes the model: what composes it, and where it is to be healed what trains that further."""
+    if recipe.heal is None:
+        return composed
+    *before, last = composed
+    unhealed = replace(last, name=f"{MODEL}:{UNHEALED}")
+    made = [*_mixture(recipe, HEAL), composed_model(recipe, MODEL, {HEAL: 1.0}, EDIT.name)]
+    healing = [action.starting_from(unhealed.name) for action in _salted(made, recipe.heal.salt)]
+    return [*before, unhealed, *healing]
+
+
+def _mixture(recipe: Recipe, name: str) -> list[Action]:
+    """The rows of several datasets, and a vector that is trained on them.
+
+    It is trained once over its rows, which are as many as they have to be, or by its own steps.
+    """
+    train = recipe.train_of(name)
+    if recipe.mixture_of(name).train.length != "max_steps":
+        train = train.model_copy(update={"num_train_epochs": 1.0, "max_steps": None})
+    return [mix_action(recipe, name), finetune_action(name, train)]
+
+
+def _salted(made: Iterable[Action], salt: str | None) -> list[Action]:
+    """Actions with the salt of their table, but for trainings, which have that of their own `train`."""
+    return [action if action.kind.trains else action.salted(salt) for action in made]
 
 
 def _baseline(recipe: Recipe, name: str) -> list[Action]:
-    """What makes a baseline, each action after those it takes from; the last is `model:NAME`.
-
-    All of them have the baseline's salt, but for a mixture's training, which has that of its `train`.
-    """
-    salt = recipe.baselines[name].salt
-    return [a if a.kind.trains else a.salted(salt) for a in _makers(recipe, name)]
+    """What makes a baseline, each action after those it takes from; the last is `model:NAME`."""
+    return _salted(_makers(recipe, name), recipe.baselines[name].salt)
 
 
 def _makers(recipe: Recipe, name: str) -> list[Action]:
@@ -157,11 +217,7 @@ def _makers(recipe: Recipe, name: str) -> list[Action]:
         return [composed_model(recipe, made, equal, EDIT.name)]
     if baseline.method == "interpolation":
         return [composed_model(recipe, made, baseline.omega or equal, "interpolation")]
-    # A mixture is trained on once over its rows, which are as many as they have to be, or by its own steps.
-    train = recipe.train_of(name)
-    if baseline.length != "max_steps":
-        train = train.model_copy(update={"num_train_epochs": 1.0, "max_steps": None})
-    mixture = [mix_action(recipe, name), finetune_action(name, train)]
+    mixture = _mixture(recipe, name)
     if baseline.alpha == "tune":
         scale = scale_of(recipe, name)
         return [*mixture, scale, tuned_model(recipe, made, [name], scale.name)]

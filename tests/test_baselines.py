@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from graph_samples import changed, documents
 
 from dem_build.digest import Output, of_bytes
 from dem_build.estimate import Budget, budgets
 from dem_build.graph import Graph, build_graph
 from dem_build.lock.lock import Lock, LockedBase
-from dem_build.plan import History, make_plan, preimage_of
+from dem_build.plan import History, make_plan
 from dem_build.recipe import load_recipe
 from dem_build.store import Record
 
@@ -34,28 +34,6 @@ def graph(tmp_path: Path):
         return build_graph(recipe, Lock(LockedBase("directory", ()), dict.fromkeys(datasets, ()), {}, {}))
 
     return make
-
-
-def documents(graph: Graph, **other: str) -> dict[str, str]:
-    """Name of an action → what its key hashes, where an output's digest is made of its name.
-
-    Args:
-        graph: The graph.
-        other: What stands for an action's name (`data_math`), as if it had made something else.
-    """
-
-    def digest(action: str, output: str) -> str:
-        known = other.get(action.replace(":", "_"), action)
-        return of_bytes(f"{known.replace('sums', 'math')}/{output}".encode())
-
-    known = {a.name: {output: Output(digest(a.name, output), 1) for output in a.kind.outputs} for a in graph}
-    return {a.name: json.dumps(preimage_of(a, known), sort_keys=True) for a in graph}
-
-
-def changed(one: Graph, other: Graph) -> set[str]:
-    """Actions of both graphs whose documents differ."""
-    before, after = documents(one), documents(other)
-    return {name for name in before if name in after and before[name] != after[name]}
 
 
 def test_a_mixture_is_rows_a_vector_its_scale_and_a_model(graph):

@@ -56,9 +56,13 @@ class Times:
 
     def __init__(self, records: Iterable[Record], weights: Digest | None) -> None:
         found = [r for r in records if _work(r.kind)] if weights is not None else []
-        composed = [r for r in found if r.kind == "compose" and _takes(r, {weights})]
-        # Evaluations read a composed model, whose weights are others: it counts as its base.
-        models = {weights, *(r.outputs["weights"].digest for r in composed if "weights" in r.outputs)}
+        composed = [r for r in found if r.kind == "compose" and "weights" in r.outputs]
+        # What reads a composed model reads other weights: it counts as its base, and so does what is made of it.
+        models: set[Digest | None] = set()
+        more: set[Digest | None] = {weights}
+        while more - models:
+            models |= more
+            more = {r.outputs["weights"].digest for r in composed if _takes(r, models)}
         runs: dict[Likeness, list[_Run]] = {}
         for record in found:
             load = _work(record.kind)

@@ -8,10 +8,11 @@ Annotations are no strings (`from __future__ import annotations`): pydantic woul
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import Field, PrivateAttr, Tag
 
+from dem_build.action import HEAL, TRUNK
 from dem_build.actions.compose.methods import EDIT, METHODS
 from dem_build.errors import Problem
 from dem_build.paths import absolute, expanded
@@ -45,12 +46,15 @@ __all__ = [
     "Dataset",
     "Evaluate",
     "Gate",
+    "Heal",
+    "Mixture",
     "Probe",
     "Recipe",
     "Source",
     "SplitName",
     "Task",
     "Train",
+    "Trunk",
     "Tune",
     "Vector",
 ]
@@ -166,7 +170,9 @@ class Probe(Source):
     """Data that judges and protects, and is never trained on."""
 
     max_loss_increase: float | None = Field(
-        default=None, ge=0, description="Most that tuning may let its loss grow over the base's."
+        default=None,
+        ge=0,
+        description="Most that tuning may let its loss grow over that of the base, or of the trunk where there is one.",
     )
 
 
@@ -220,6 +226,13 @@ class Compose(Table):
     salt: Salt = None
 
 
+Proportions: TypeAlias = Annotated[
+    Annotated[Literal["natural", "uniform"], Tag("<text>")]
+    | Annotated[dict[Text, Annotated[float, Field(ge=0)]], Tag("<table>")],
+    shapes('must be "natural", "uniform", or a table such as { math = 0.5 }'),
+]
+
+
 class Baseline(Table):
     """A model that the composed one is compared with.
 
@@ -232,11 +245,7 @@ class Baseline(Table):
         "fine-tuned models. `uniform`: Θ + Σ ΔΘ / n. `single`: Θ + α ΔΘ of the vector and α that do best alone on the "
         "validation rows of all datasets, as `[tune]` judges."
     )
-    proportions: Annotated[
-        Annotated[Literal["natural", "uniform"], Tag("<text>")]
-        | Annotated[dict[Text, Annotated[float, Field(ge=0)]], Tag("<table>")],
-        shapes('must be "natural", "uniform", or a table such as { math = 0.5 }'),
-    ] = Field(
+    proportions: Proportions = Field(
         default="natural",
         description="mixing: shares of the mixture's tokens. `natural`: as the train splits are large; `uniform`: all "
         "alike; or dataset = share, 0 where it is not named.",
@@ -253,18 +262,73 @@ class Baseline(Table):
     train: Train = Field(
         default_factory=Train,
         description="mixing: keys of `[train]` that differ. Without `num_train_epochs` or `max_steps` here, the "
-        "mixture is trained on as many tokens as all vectors together.",
+        "mixture is trained on as many tokens as the vectors of all datasets together; those of `[trunk]` and `[heal]` "
+        "are told beside it.",
     )
     salt: Salt = Field(
         default=None,
         description="As elsewhere, for all that makes the baseline; a mixture's training has a `salt` in `train`.",
     )
 
-    @property
-    def length(self) -> str | None:
-        """The key of its own that says how long the mixture is trained; None: as long as all vectors together."""
-        own = [name for name in ("num_train_epochs", "max_steps") if name in self.train.model_fields_set]
-        return next((name for name in own if getattr(self.train, name) is not None), None)
+
+class Trunk(Table):
+    """A short training on several datasets together, which every vector starts from in the base's place.
+
+    It is made once: a dataset that is added to the recipe and not to it trains one vector, and nothing else. Everything
+    that takes the base to compose, to search, to match or to analyse takes the trunk. Mixtures start from the base, as
+    does what is called `base` in results. The trunk is measured beside the composed model, as `trunk`.
+
+    Absent: every vector starts from the base. Vectors from elsewhere do so always, and so go with no trunk.
+    """
+
+    datasets: tuple[Text, ...] = Field(description="The datasets that it is trained on, by name.")
+    proportions: Proportions = Field(
+        default="uniform",
+        description="Shares of its tokens. `uniform`: all alike; `natural`: as the train splits are large; or dataset "
+        "= share, 0 where it is not named.",
+    )
+    # Only its `model_fields_set` count: `Train.with_own` lays them over [train].
+    train: Train = Field(
+        default_factory=Train,
+        description="Keys of `[train]` that differ; `max_steps` or `num_train_epochs`, which is passes over all rows "
+        "of its datasets, has to be one of them.",
+    )
+    dtype: Dtype = Field(
+        default="bfloat16",
+        description="Type of the trunk's weights: a matter of its own, as `compose.dtype` shall train nothing.",
+    )
+    salt: Salt = Field(
+        default=None,
+        description="As elsewhere, for its rows and its model; its training has a `salt` in `train`.",
+    )
+
+
+class Heal(Table):
+    """A short training of the composed model on several datasets together: what it becomes is the model.
+
+    The composed model as it was before is measured beside it, as `unhealed`. Where anything in the composed model
+    changes, it is healed anew. Absent: the composed model is the model.
+    """
+
+    datasets: tuple[Text, ...] | None = Field(
+        default=None,
+        description="The datasets that it is trained on, by name; all of the recipe's if absent.",
+    )
+    proportions: Proportions = Field(default="uniform", description="As in `[trunk]`.")
+    # Only its `model_fields_set` count: `Train.with_own` lays them over [train].
+    train: Train = Field(
+        default_factory=Train,
+        description="Keys of `[train]` that differ; `max_steps` or `num_train_epochs` has to be one of them. A tenth "
+        "of the steps and a third of the learning rate that the vectors are trained with are a good start.",
+    )
+    salt: Salt = Field(
+        default=None,
+        description="As elsewhere, for its rows and the healed model; its training has a `salt` in `train`.",
+    )
+
+
+Mixture: TypeAlias = Baseline | Trunk | Heal
+"""What is trained on several datasets together."""
 
 
 class Recipe(Table):
@@ -282,7 +346,11 @@ class Recipe(Table):
     )
     probes: dict[str, Probe] = Field(default_factory=dict, description="Probes by name.")
     vectors: dict[str, Vector] = Field(default_factory=dict, description="Vectors from elsewhere, by name.")
+    trunk: Trunk | None = Field(
+        default=None, description="What every vector starts from, in the base's place."
+    )
     compose: Compose = Field(default_factory=Compose, description="How the model is composed.")
+    heal: Heal | None = Field(default=None, description="How the composed model is trained a little more.")
     tune: Tune | None = Field(default=None, description="How ω is searched.")
     analysis: Analysis | None = Field(default=None, description="Whether vectors are analysed.")
     evaluate: Evaluate | None = Field(default=None, description="What is measured.")
@@ -308,13 +376,34 @@ class Recipe(Table):
         """A path of the recipe as a path of this machine: absolute, with `~` expanded."""
         return self.folder / expanded(text)
 
-    def train_of(self, name: str) -> Train:
-        """`[train]` with a dataset's or baseline's own `train` table laid over it.
+    @property
+    def stages(self) -> dict[str, Trunk | Heal]:
+        """`[trunk]` and `[heal]`, those that there are, by the name that their rows and vectors have."""
+        found = {TRUNK: self.trunk, HEAL: self.heal}
+        return {name: stage for name, stage in found.items() if stage is not None}
+
+    def mixture_of(self, name: str) -> Mixture:
+        """What is trained on several datasets together: `trunk`, `heal`, or a baseline.
 
         Raises:
-            KeyError: The recipe has no such dataset or baseline.
+            KeyError: The recipe has none of that name.
         """
-        owner = self.datasets[name] if name in self.datasets else self.baselines[name]
+        stages = self.stages
+        return stages[name] if name in stages else self.baselines[name]
+
+    def mixed_by(self, name: str) -> tuple[str, ...]:
+        """The datasets that a mixture may have rows of: those that it names, else all."""
+        mixture = self.mixture_of(name)
+        named = None if isinstance(mixture, Baseline) else mixture.datasets
+        return tuple(self.datasets) if named is None else named
+
+    def train_of(self, name: str) -> Train:
+        """`[train]` with the own `train` table of a dataset or a mixture laid over it.
+
+        Raises:
+            KeyError: The recipe has no such dataset or mixture.
+        """
+        owner = self.datasets[name] if name in self.datasets else self.mixture_of(name)
         return self.train.with_own(owner.train)
 
     @property

@@ -167,6 +167,12 @@ class Train(Table):
         return self.model_copy(update=given) if given else self
 
     @property
+    def length(self) -> str | None:
+        """The key by which an own `train` table says itself how long the training is; None where it does not."""
+        own = [name for name in ("num_train_epochs", "max_steps") if name in self.model_fields_set]
+        return next((name for name in own if getattr(self, name) is not None), None)
+
+    @property
     def idle(self) -> tuple[str, ...]:
         """The keys that nothing reads, by what the others say."""
         return tuple(
@@ -267,7 +273,8 @@ class Evaluate(Table):
     include_path: Text | None = Field(default=None, description="Folder of local lm-eval task files.")
     models: tuple[Text, ...] = Field(
         default=("composed", "base"),
-        description="`composed`, `base`, `vectors` (each alone, with ω = 1), and baselines by name.",
+        description="`composed`, `base`, `vectors` (each alone, with ω = 1), and baselines by name. With `composed` go "
+        "the `trunk` and `unhealed`, the composed model before it was healed, where the recipe has them.",
     )
     prompts: Annotated[
         Annotated[int, Field(ge=0), Tag("<number>")] | Annotated[tuple[Text, ...], Tag("<list>")],

@@ -53,12 +53,12 @@ def _trainings(recipe: Recipe, rows: dict[str, float], due: set[str]) -> Iterato
     """Each training that is due, with its steps."""
     alone = {name: (train := recipe.train_of(name), _length(train, rows[name])) for name in recipe.datasets}
     yield from (training for name, training in alone.items() if f"vector:{name}" in due)
-    for name, baseline in recipe.baselines.items():
+    for name in (*recipe.stages, *recipe.baselines):
         if f"vector:{name}" not in due:
             continue
         train = recipe.train_of(name)
-        if baseline.length is not None:
-            yield train, _length(train, sum(rows[n] for n in recipe.datasets))
+        if recipe.mixture_of(name).train.length is not None:
+            yield train, _length(train, sum(rows[n] for n in recipe.mixed_by(name)))
             continue
         # As long as the trainings of all datasets together, those too that are recorded.
         sequences = sum(t.global_batch_size * steps for t, steps in alone.values())

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.digest import JSON
-    from dem_build.recipe import Baseline, Recipe, Train
+    from dem_build.recipe import Recipe, Train
 
 __all__ = ["KIND", "mix_action"]
 
@@ -31,12 +31,12 @@ KIND = Kind(
 
 
 def mix_action(recipe: Recipe, name: str) -> Action:
-    """The rows of the baseline NAME: as many tokens as the datasets' trainings read, or as the baseline says."""
-    baseline, train = recipe.baselines[name], recipe.train_of(name)
-    own = baseline.length is not None
+    """The rows of the mixture NAME: as many tokens as the datasets' trainings read, or as it says itself."""
+    train = recipe.train_of(name)
+    own = recipe.mixture_of(name).train.length is not None
     groups: dict[str, Mapping[str, JSON]] = {}
     takes: list[Input[Edge]] = []
-    for dataset, share in _shares(recipe, baseline).items():
+    for dataset, share in _shares(recipe, name).items():
         if share == 0 and own:
             continue  # else its tokens count, though its rows do not
         groups[dataset] = {"share": share} | ({} if own else _length(recipe.train_of(dataset)))
@@ -46,14 +46,15 @@ def mix_action(recipe: Recipe, name: str) -> Action:
     return Action(f"data:{name}", KIND, _length(train) if own else {}, tuple(takes), groups=groups)
 
 
-def _shares(recipe: Recipe, baseline: Baseline) -> dict[str, float | None]:
+def _shares(recipe: Recipe, name: str) -> dict[str, float | None]:
     """Each dataset's weight in the mixture; None stands for the tokens it has."""
-    if baseline.proportions == "natural":
-        return dict.fromkeys(recipe.datasets)
-    if baseline.proportions == "uniform":
-        return dict.fromkeys(recipe.datasets, 1.0)
-    total = math.fsum(baseline.proportions.values())
-    return {name: baseline.proportions.get(name, 0.0) / total for name in recipe.datasets}
+    datasets, said = recipe.mixed_by(name), recipe.mixture_of(name).proportions
+    if said == "natural":
+        return dict.fromkeys(datasets)
+    if said == "uniform":
+        return dict.fromkeys(datasets, 1.0)
+    total = math.fsum(said.values())
+    return {dataset: said.get(dataset, 0.0) / total for dataset in datasets}
 
 
 def _length(train: Train) -> dict[str, JSON]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.recipe.checks.tables import Rules, baselines, mixtures, names, with_rows
+from dem_build.recipe.checks.tables import Rules, baselines, mixed, mixtures, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from dem_build.recipe.schema import Baseline, Recipe
+    from dem_build.recipe.schema import Baseline, Mixture, Recipe
     from dem_build.recipe.toml import Key
 
 __all__ = ["RULES"]
@@ -29,9 +29,12 @@ def _keys_fit_the_method(_: Recipe, key: Key, baseline: Baseline) -> Iterator[Mi
 
 
 @RULES.each(mixtures)
-def _shares_name_datasets(recipe: Recipe, key: Key, mixture: Baseline) -> Iterator[Mistake]:
+def _shares_name_datasets(recipe: Recipe, key: Key, mixture: Mixture) -> Iterator[Mistake]:
     if isinstance(mixture.proportions, dict):
-        yield from _unknown((*key, "proportions"), mixture.proportions, names(recipe, "datasets"), "dataset")
+        known, what = names(recipe, "datasets"), "dataset"
+        if key[0] != "baselines":
+            known, what = mixed(recipe, mixture), f"dataset in [{key[0]}]"
+        yield from _unknown((*key, "proportions"), mixture.proportions, known, what)
         if mixture.proportions and not any(mixture.proportions.values()):
             yield Mistake((*key, "proportions"), "gives no dataset a share", "give one a share above 0")
 
@@ -59,6 +62,14 @@ def _something_to_make_it_of(recipe: Recipe, key: Key, baseline: Baseline) -> It
         yield Mistake(key, "there is no dataset to mix", hint)
     elif baseline.method != "mixing" and not names(recipe, "datasets", "vectors"):
         yield Mistake(key, "there is no vector to make it of", hint)
+
+
+@RULES.each(lambda recipe: baselines(recipe, "mixing"))
+def _scales_have_singles_of_the_base(recipe: Recipe, key: Key, mixture: Baseline) -> Iterator[Mistake]:
+    # It is sought by the gain of the datasets' own vectors over the same base.
+    if mixture.alpha == "tune" and recipe.trunk is not None:
+        what = 'alpha = "tune" is measured by vectors that start from the base, and with [trunk] none does'
+        yield Mistake((*key, "alpha"), what, "give α a number")
 
 
 @RULES.each(baselines)

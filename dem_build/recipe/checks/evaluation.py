@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.action import TRUNK, UNHEALED
 from dem_build.recipe.checks.tables import WRONG, Rules, datasets, gates, items, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 from dem_build.recipe.schema import BASE_REVISION, Evaluate
@@ -117,6 +118,8 @@ def _gates_compare_models(recipe: Recipe, key: Key, gate: Gate) -> Iterator[Mist
     # The composed one is what a gate judges, and "vectors" stands for each of them by its name.
     known = {*models} - {"composed", "vectors"} | {BASE_REVISION}
     known |= {*names(recipe, "datasets", "vectors")} if "vectors" in models else set()
+    known |= {TRUNK} if recipe.trunk is not None else set()
+    known |= {UNHEALED} if recipe.heal is not None else set()
     if gate.against is not None and gate.against not in known:
         what = f"`{gate.against}` is no model that [evaluate] measures besides the composed one"
         yield Mistake((*key, "against"), what, "add it to `models` in [evaluate]")

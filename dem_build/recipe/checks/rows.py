@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dem_build.action import HEAL, TRUNK, UNHEALED
 from dem_build.data.columns import OPTIONAL, REQUIRED
 from dem_build.paths import is_local, may_be_hub_id
 from dem_build.recipe.checks.evaluation import TAKEN
@@ -48,6 +49,8 @@ def _one_name_space(recipe: Recipe) -> Iterator[Mistake]:
             key = (section, name)
             if name in TAKEN:
                 yield Mistake(key, f"`{name}` names a model of every build", "choose another name")
+            elif name in (TRUNK, HEAL, UNHEALED):
+                yield Mistake(key, f"`{name}` names what [trunk] or [heal] makes", "choose another name")
             elif name in taken:
                 yield Mistake(key, f"the name `{name}` is taken by [{taken[name]}.{name}]", shared)
             taken.setdefault(name, section)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_
 
 from pydantic import ValidationError
 
+from dem_build.action import HEAL, TRUNK
 from dem_build.recipe.schema import Train
 from dem_build.recipe.sections import Table, with_one_length
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.recipe.messages import Mistake
-    from dem_build.recipe.schema import Baseline, Dataset, Recipe, Source, Vector
+    from dem_build.recipe.schema import Baseline, Dataset, Heal, Mixture, Recipe, Source, Trunk, Vector
     from dem_build.recipe.toml import Key
 
     Rule = Callable[[Recipe], Iterator[Mistake]]
@@ -39,10 +40,12 @@ __all__ = [
     "gates",
     "is_any",
     "items",
+    "mixed",
     "mixtures",
     "names",
     "recovered",
     "sources",
+    "stages",
     "trains",
     "unless_wrong",
     "vectors",
@@ -204,9 +207,22 @@ def baselines(recipe: Recipe, *methods: str) -> list[tuple[Key, Baseline]]:
     return [(key, table) for key, table in found if not methods or is_any(table.method, *methods)]
 
 
-def mixtures(recipe: Recipe) -> list[tuple[Key, Baseline]]:
-    """Each baseline that is trained on a mixture."""
-    return baselines(recipe, "mixing")
+def stages(recipe: Recipe) -> list[tuple[Key, Trunk | Heal]]:
+    """`[trunk]` and `[heal]`, those that there are."""
+    found: tuple[tuple[Key, Any], ...] = (((TRUNK,), recipe.trunk), ((HEAL,), recipe.heal))
+    return [(key, stage) for key, stage in found if stage is not None and stage is not WRONG]
+
+
+def mixed(recipe: Recipe, mixture: Mixture) -> list[str]:
+    """The names of the datasets that a trunk or a healing may have rows of."""
+    named = getattr(mixture, "datasets", None)
+    known = names(recipe, "datasets")
+    return known if named is None else [name for name in known if name in named]
+
+
+def mixtures(recipe: Recipe) -> list[tuple[Key, Mixture]]:
+    """All that is trained on several datasets together: trunk, healing, and baselines."""
+    return [*stages(recipe), *baselines(recipe, "mixing")]
 
 
 def trains(recipe: Recipe) -> list[tuple[Key, Train]]:

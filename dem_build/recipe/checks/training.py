@@ -11,7 +11,7 @@ from dem_build.recipe.schema import IDLE, Train
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.recipe.schema import Baseline, Dataset, Recipe
+    from dem_build.recipe.schema import Dataset, Mixture, Recipe
     from dem_build.recipe.toml import Key
 
 __all__ = ["RULES"]
@@ -94,7 +94,7 @@ def _choosing_needs_validation(recipe: Recipe) -> Iterator[Mistake]:
 def _mixtures_choice_needs_validation(recipe: Recipe) -> Iterator[Mistake]:
     (_, shared), *owners = trains(recipe)
     for key, own in owners:
-        for name in CHOOSING if key[0] == "baselines" else ():
+        for name in CHOOSING if key[0] != "datasets" else ():
             if name in own.model_fields_set and _chooses_nothing(shared, own, name):
                 yield Mistake((*key, name), NO_CHOICE, "set eval_steps")
 
@@ -118,7 +118,7 @@ def _validating_needs_rows(recipe: Recipe, key: Key, dataset: Dataset) -> Iterat
 
 
 @RULES.each(mixtures)
-def _length_counts_when_packed(recipe: Recipe, key: Key, mixture: Baseline) -> Iterator[Mistake]:
+def _length_counts_when_packed(recipe: Recipe, key: Key, mixture: Mixture) -> Iterator[Mistake]:
     packing = _resolved(recipe.train, mixture.train, "packing")
     if "max_length" in mixture.train.model_fields_set and not packing:
         what = "has no effect without `packing`: the rows are as their datasets say"

@@ -40,7 +40,7 @@ class Unsupported:
 
 UNSUPPORTED = tuple(
     Unsupported(f"{owner}train.method", "lora", 'use method = "full" for now')
-    for owner in ("", "datasets.*.", "baselines.*.")
+    for owner in ("", "datasets.*.", "baselines.*.", "trunk.", "heal.")
 )
 
 
