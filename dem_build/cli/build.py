@@ -18,6 +18,7 @@ from dem_build.cli.view_results import (
     remaining_warnings,
     result_table,
     say_lines,
+    stage_lines,
 )
 from dem_build.cli.view_text import make_console, render_error, write_json
 from dem_build.cli.watch import disavow, vouch
@@ -236,6 +237,7 @@ def _finish(
     remaining_warnings(results, console, shown)
     say_shared(ending.shared, console)
     say_lines(lines_before_results(results), console)
+    stage_lines(results.stages, console)
     baseline_lines(results.baselines, console)
     result_table(results, gates, console)
     say_lines(lines_after_results(results), console)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from dem_build.action import HEAL, TRUNK
 from dem_build.actions import KINDS
 from dem_build.cli.view_text import MARKS, STYLES, joined, say, shorten
 from dem_build.plan import Status, Why
@@ -244,7 +245,10 @@ def budget_lines(budgets: Sequence[Budget], console: Console) -> None:
             text = (
                 f"{tokens}, as its own `train` says" if tokens else "as many tokens as its own `train` says"
             )
-        say(console, (f"baseline {joined(budget.baseline)} is trained on {text}", "dim"))
+        what = budget.baseline if budget.baseline in (TRUNK, HEAL) else f"baseline {joined(budget.baseline)}"
+        if not budget.equal:
+            text += f", of {', '.join(map(joined, budget.datasets))}" if budget.baseline == what else ""
+        say(console, (f"{what} is trained on {text}", "dim"))
 
 
 def unevaluated_line(names: Sequence[str], console: Console) -> None:

@@ -26,9 +26,17 @@ if TYPE_CHECKING:
     from dem_build.report.comparison import Measurement, MetricRow
     from dem_build.report.gates import GateResult
     from dem_build.report.results import Results
+    from dem_build.report.stages import Stage
     from dem_build.report.text import Line
 
-__all__ = ["baseline_lines", "closing_lines", "remaining_warnings", "result_table", "say_lines"]
+__all__ = [
+    "baseline_lines",
+    "closing_lines",
+    "remaining_warnings",
+    "result_table",
+    "say_lines",
+    "stage_lines",
+]
 
 TREND_STYLES = {Trend.BETTER: "green", Trend.WORSE: "red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}
 GAP = 3
@@ -94,6 +102,14 @@ def baseline_lines(baselines: Mapping[str, RecordedBaseline], console: Console) 
         say(console, f"baseline {joined(name)}  ", (joined("; ".join(parts)), "dim"))
         for sentence in contender.told:
             say(console, ("note: ", "yellow"), joined(f"baseline {name}: {sentence}"))
+
+
+def stage_lines(stages: Mapping[str, Stage], console: Console) -> None:
+    """Print a line for trunk and healing each: what it is trained on."""
+    if stages:
+        console.print()
+    for stage in stages.values():
+        say(console, f"{stage.name}  ", (joined(stage.short), "dim"))
 
 
 def closing_lines(

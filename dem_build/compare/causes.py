@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from dem_build.action import BASE, MODEL, TUNE
+from dem_build.action import BASE, HEAL, MODEL, TRUNK, TUNE, UNHEALED
+from dem_build.actions.mix.spec import KIND as MIX
 from dem_build.compare.keys import Standing
 from dem_build.plan import Difference, differences
 from dem_build.report.comparison import subject
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Cause", "CauseKind", "CauseOfChange", "find_reasons"]
 
+STAGES = {TRUNK: "the trunk", HEAL: "healing", UNHEALED: "healing"}
 SPLITS = ("train", "validation", "test")
 
 
@@ -192,11 +194,11 @@ class _Finder:
                 followed.append(self._causes.get(taken.action, []))
         follows = _each(followed)
         # A baseline of equal weights divides them anew where there is a vector more: nobody wrote that.
-        if node.action.name != MODEL and follows and {*were} != {*are}:
+        composed = node.action.name == self._sides[1].build.graph.composing
+        if not composed and follows and {*were} != {*are}:
             own = [cause for cause in own if cause.kind is not CauseKind.OMEGA]
         if not own and not follows:
-            shown = differences(old.preimage, node.preimage, node.action, {})
-            own = [Cause(CauseKind.OTHER, name, f"{name}: {'; '.join(map(str, shown[:3]))}")]
+            own = [_of_mixture(old, node, self._keys, self._sides) or _other(name, old, node)]
         return own, follows
 
     def _inputs(self, node: Node, *, renames: bool) -> dict[_Taken, str]:
@@ -314,6 +316,21 @@ def _said_of_groups(old: Action, new: Action, keys: Keys) -> Iterator[Cause]:
                 yield _parameter(f"{place} of {name}", Difference("", then.get(place), said.get(place)))
 
 
+def _of_mixture(old: Node, new: Node, keys: Keys, sides: tuple[Side, Side]) -> Cause | None:
+    """The cause of a mixture of other datasets, each of which was there before."""
+    were, are = sorted(map(keys.names.one, old.action.groups)), sorted(new.action.groups)
+    if new.action.kind is not MIX or were == are:
+        return None
+    what = f"datasets of {_subject(new.action, sides[1])}"
+    text = f"{what}: {', '.join(were)} → {', '.join(are)}"
+    return Cause(CauseKind.PARAMETER, what, text, [*were], [*are])
+
+
+def _other(name: str, old: Node, new: Node) -> Cause:
+    shown = differences(old.preimage, new.preimage, new.action, {})
+    return Cause(CauseKind.OTHER, name, f"{name}: {'; '.join(map(str, shown[:3]))}")
+
+
 def _new(action: Action, side: Side) -> Cause:
     what = _subject(action, side)
     text = "ω is searched for" if action.name == TUNE else f"{what} is new"
@@ -333,8 +350,8 @@ def _subject(action: Action, side: Side) -> str:
     if action.evaluation is not None:
         task = action.evaluation.task
         return {"loss": f"the test loss of {subject(task)}", "eval": f"tasks.{task}"}.get(prefix, f"`{task}`")
-    if name and name in graph.baselines:
-        return f"baselines.{name}"
+    if name in STAGES or name in graph.baselines:
+        return STAGES.get(name) or f"baselines.{name}"
     if action.name == BASE:
         return "the base"
     if prefix == "data":

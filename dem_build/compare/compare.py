@@ -166,7 +166,7 @@ def _omega(before: Side, after: Side, names: Names) -> tuple[OmegaChange, ...]:
 
 def _vectors(side: Side) -> list[str]:
     """The vectors of a side's model: also those whose ω is not found yet."""
-    model = side.build.graph.actions.get("model")
+    model = side.build.graph.actions.get(side.build.graph.composing)
     taken = model.takes if model else ()
     named = [t.at.action.removeprefix("vector:") for t in taken if t.of == "delta"]
     return list(dict.fromkeys((*named, *side.results.omega)))

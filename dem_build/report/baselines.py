@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dem_build.report.inputs import BuildRecords
     from dem_build.store import Record
 
-__all__ = ["Mixture", "RecordedBaseline", "read_baselines"]
+__all__ = ["Mixture", "RecordedBaseline", "mixture_of", "read_baselines"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Mixture:
         vectors: Tokens that the trainings of all the datasets' vectors read, None while one is not trained.
         shares: Dataset → its share of the mixture's tokens.
         epochs: Dataset → how often its train split is in the mixture.
+        stages: `trunk` and `heal`, where the recipe has them → the tokens that its training read beside those of the
+            vectors, None while it is not trained.
     """
 
     planned: int
@@ -38,6 +40,12 @@ class Mixture:
     vectors: int | None
     shares: Mapping[str, float]
     epochs: Mapping[str, float]
+    stages: Mapping[str, int | None] = field(default_factory=dict)
+
+    @property
+    def told_shares(self) -> str:
+        """What it has of each dataset, for people."""
+        return ", ".join(f"{n} {s:.0%} ({self.epochs[n]:.3g} epochs)" for n, s in self.shares.items())
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,7 @@ class RecordedBaseline:
     @property
     def shares(self) -> str:
         """What a mixture has of each dataset, for people; nothing of other baselines."""
-        if self.mixture is None:
-            return ""
-        epochs = self.mixture.epochs
-        return ", ".join(f"{n} {s:.0%} ({epochs[n]:.3g} epochs)" for n, s in self.mixture.shares.items())
+        return "" if self.mixture is None else self.mixture.told_shares
 
     def sentences(self) -> Iterator[str]:
         """What it is, for people."""
@@ -87,6 +92,8 @@ class RecordedBaseline:
             tokens = mixture.planned if mixture.tokens is None else mixture.tokens
             own = " (its own budget)" if mixture.compared is None else ""
             read = "" if mixture.vectors is None else f"; the vectors together read {count(mixture.vectors)}"
+            stages = ((name, tokens) for name, tokens in mixture.stages.items() if tokens is not None)
+            read += "".join(f", {name} {count(tokens)}" for name, tokens in stages) if read else ""
             yield f"{count(tokens)} tokens{own}{read}"
             yield self.shares
         if self.weights:
@@ -106,7 +113,7 @@ def _baseline(name: str, method: str, build: BuildRecords) -> RecordedBaseline:
     model = build.graph.actions.get(f"model:{name}")
     if model is None:  # a part of the graph was asked for
         return RecordedBaseline(method)
-    mixture = _mixture(name, build) if method == "mixing" else None
+    mixture = mixture_of(name, build) if method == "mixing" else None
     if f"{TUNE}:{name}" not in build.graph.actions:
         given = [t for t in model.takes if t.of == "delta"]
         omega = {_vector(t.at.action): t.omega for t in given if t.omega is not None}
@@ -130,8 +137,11 @@ def _vector(action: str) -> str:
     return action.removeprefix("vector:")
 
 
-def _mixture(name: str, build: BuildRecords) -> Mixture | None:
-    """What a mixture was made of; None where it is not made, or its record does not say: only provenance tells."""
+def mixture_of(name: str, build: BuildRecords) -> Mixture | None:
+    """What a mixture was made of: a baseline, the trunk, or healing.
+
+    None where it is not made, or its record does not say: only provenance tells.
+    """
     if f"data:{name}" not in build.records:
         return None
     graph, records = build.graph, build.records
@@ -143,16 +153,15 @@ def _mixture(name: str, build: BuildRecords) -> Mixture | None:
             dataset: _part(made["parts"], digest, action.groups[dataset])
             for dataset, digest in build.grouped(action, "data/train").items()
         }
-        read = [
-            _tokens_read(records, vector) for vector in datasets if _vector(vector) not in graph.baselines
-        ]
+        own = [vector for vector in datasets if _vector(vector) not in graph.mixed]
         return Mixture(
             planned=_count(made["planned_tokens"]),
             compared=None if made["compared_tokens"] is None else _count(made["compared_tokens"]),
             tokens=_tokens_read(records, f"vector:{name}"),
-            vectors=None if None in read else sum(n for n in read if n is not None),
+            vectors=_together(records, own),
             shares={dataset: float(part["share"]) for dataset, part in named.items()},
             epochs={dataset: float(part["epochs"]) for dataset, part in named.items()},
+            stages={stage: _tokens_read(records, f"vector:{stage}") for stage in graph.stages},
         )
     except MALFORMED:
         return None
@@ -163,6 +172,12 @@ def _part(parts: Sequence[Mapping[str, JSON]], train: Digest, said: Mapping[str,
     of_it = [part for part in parts if part["train"] == train]
     share = said.get("share")
     return min(of_it, key=lambda part: 0.0 if share is None else abs(part["share"] - share))
+
+
+def _together(records: Mapping[str, Record], trainings: Sequence[str]) -> int | None:
+    """The tokens that trainings read together; None while one is not recorded."""
+    read = [_tokens_read(records, training) for training in trainings]
+    return None if None in read else sum(n for n in read if n is not None)
 
 
 def _tokens_read(records: Mapping[str, Record], vector: str) -> int | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.tune.read import read_tuning
 from dem_build.report.inputs import base_name
-from dem_build.report.markdown import baselines_list, code, escape, results_table, table
+from dem_build.report.markdown import baselines_list, code, escape, results_table, stages_list, table
 from dem_build.report.quantities import count
 from dem_build.report.text import printable
 
@@ -62,6 +62,7 @@ def card(
         f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n",
         f"# {escape(recipe.name)}\n",
         f"{made}: {METHODS[recipe.compose.method].sentence}. Its weights are {recipe.compose.dtype}.\n",
+        *([stages_list(results)] if results.stages else []),
         "## Vectors\n",
         _vectors(recipe, records, results),
         *_layers(results),

@@ -161,8 +161,9 @@ def lower_is_better(results: Results, task: str, metric: str) -> bool:
 
 
 def model_names(results: Results) -> list[str]:
-    """The models that were evaluated: base, composed, then the recipe's baselines and its vectors alone."""
-    first = (BASE, COMPOSED, *results.baselines, *results.vectors)
+    """The models that were evaluated: base, composed, unhealed and trunk, then baselines and vectors alone."""
+    stages = (stage.model for stage in reversed([*results.stages.values()]))
+    first = (BASE, COMPOSED, *stages, *results.baselines, *results.vectors)
     return list(dict.fromkeys(name for name in (*first, *sorted(results.table)) if name in results.table))
 
 

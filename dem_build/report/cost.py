@@ -164,9 +164,10 @@ def part_of(action: Action, graph: Graph) -> Part:
     prefix, _, name = action.name.partition(":")
     if name and name in graph.baselines:
         return Part.BASELINES
-    if action.name == BASE or prefix == "data":
+    if action.name == BASE or (prefix == "data" and name not in graph.stages):
         return Part.SHARED
-    if action.name in (MODEL, TUNE) or prefix == "vector":
+    makes = action.name in (graph.origin, graph.composing, MODEL, TUNE)
+    if makes or prefix == "vector" or name in graph.stages:
         return Part.MODEL
     return Part.REFERENCES if prefix == MODEL else Part.ANALYSIS
 

@@ -109,6 +109,7 @@ def _sections(results: Results) -> dict[str, JSON]:
     found = {
         **{reader.key: reader.document(value) for reader, value in read.items() if value},
         "baselines": {name: baseline.document() for name, baseline in results.baselines.items()},
+        "stages": {name: stage.document() for name, stage in results.stages.items()},
         "cost": results.cost.document() if results.cost.costs else None,
     }
     return {name: section for name, section in found.items() if section}

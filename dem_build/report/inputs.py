@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from dem_build import digest
+from dem_build.action import BASE, TRUNK
 from dem_build.errors import StoreError
 from dem_build.json_text import MALFORMED, parse_json
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["BuildRecords", "Reader", "ReportInputs", "base_name", "is_drawn", "mark_of", "reads"]
 
 MARK = "<!-- dem-report {} -->\n"
-PAGE = 2
+PAGE = 3
 """Raised where a page says something else of the same records: those that lie in `out/` are drawn again."""
 
 Found = TypeVar("Found")
@@ -136,6 +137,11 @@ class ReportInputs:
     results: Results
     gates: Sequence[GateResult]
     version: str
+
+    @property
+    def origin(self) -> str:
+        """What vectors start from, as a model is called in results: `base` or `trunk`."""
+        return TRUNK if TRUNK in self.graph.stages else BASE
 
     @property
     def missing(self) -> list[str]:

@@ -23,6 +23,7 @@ __all__ = [
     "escape",
     "results_table",
     "samples_table",
+    "stages_list",
     "table",
 ]
 
@@ -81,6 +82,11 @@ def baselines_list(results: Results) -> str:
         for name, baseline in results.baselines.items()
     ]
     return "\n".join([*lines, ""])
+
+
+def stages_list(results: Results) -> str:
+    """What trunk and healing are, a line each."""
+    return "\n".join([*(f"- {escape(stage.sentence)}" for stage in results.stages.values()), ""])
 
 
 def samples_table(exchanges: Sequence[Exchange]) -> str:

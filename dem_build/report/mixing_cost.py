@@ -2,7 +2,7 @@
 
 In seconds on the device that trained the vectors:
 
-    D      = Σ t(vector i) + t(search of ω) + t(composing)                            DEM
+    D      = Σ t(vector i) + t(search of ω) + t(composing)                            DEM, with trunk and healing
     X_j    = t(training of mixture j) + t(mixing its rows, composing) + t(choosing)   a mixture
     ratio  = Σ X_j / D        break-even = D / mean X_j
     one dataset added or replaced: t(data) + t(vector) + t(search) + t(composing), or t(data) + X without comparing it
@@ -17,12 +17,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dem_build.action import MODEL, TUNE
+from dem_build.action import HEAL, MODEL, TRUNK, TUNE
 from dem_build.report.cost import DEM, BuildCost, by_device, rounded
 from dem_build.report.quantities import count, duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from dem_build.digest import JSON
     from dem_build.graph import Graph
@@ -34,6 +34,7 @@ FEWEST = 2
 """Datasets that there are to mix."""
 AS_MANY = 0.01
 """Share by which two numbers of tokens may differ and be called the same."""
+STAGES = {TRUNK: "the trunk", HEAL: "healing"}
 MOST_LISTED = 6
 """Names in a sentence."""
 
@@ -113,6 +114,7 @@ class MixingCost:
         count: How many different ones the recipe names, at least one.
         trained: How many different ones were trained on the device.
         searched: Whether ω were searched.
+        read_by: What DEM's trainings are of, for people.
         edits: Dataset → what it costs to add or to replace it.
     """
 
@@ -123,6 +125,7 @@ class MixingCost:
     count: int
     trained: int
     searched: bool
+    read_by: str = "the vectors"
     edits: Mapping[str, EditCost] = field(default_factory=dict)
 
     @property
@@ -199,9 +202,9 @@ class MixingCost:
         if vectors is None or mixture is None:
             read = "tokens that were not counted" if self.each else "as many tokens as the vectors"
         elif abs(mixture - vectors) <= AS_MANY * vectors or count(mixture) == count(vectors):
-            read = f"as many tokens as the vectors, {count(vectors)}"
+            read = f"as many tokens as {self.read_by}, {count(vectors)}"
         else:
-            read = f"{count(mixture)} tokens, where the vectors read {count(vectors)}"
+            read = f"{count(mixture)} tokens, where {self.read_by} read {count(vectors)}"
         return (
             f"One mixture on {read}: {duration(self.one.total)}, {known}. "
             f"DEM took as much as {self.break_even:.2f} of them."
@@ -228,7 +231,7 @@ class MixingCost:
 def build_cost(graph: Graph, costs: Mapping[str, Cost]) -> BuildCost:
     """What a build cost, given the costs of the actions that are recorded."""
     datasets = [a.name.removeprefix("vector:") for a in graph if a.kind.name == "finetune"]
-    datasets = [name for name in datasets if name not in graph.baselines]
+    datasets = [name for name in datasets if name not in graph.mixed]
     notes = list(_notes(graph, costs))
     if len(datasets) < FEWEST:
         return BuildCost(costs, None, tuple(notes))
@@ -251,8 +254,15 @@ class _Comparison:
     def __init__(self, graph: Graph, costs: Mapping[str, Cost], datasets: list[str]) -> None:
         self.graph, self.costs, self.datasets = graph, costs, datasets
         self.vectors = [f"vector:{name}" for name in datasets]
+        self.stages = [f"vector:{name}" for name in graph.stages]
+        self.trainings = [*self.vectors, *self.stages]
         self.searches = [TUNE] if TUNE in graph.actions else []
-        self.making = [MODEL, *(a.name for a in graph if a.kind.name == "extract")]
+        # What is made anew where a dataset is added: no trunk.
+        self.remade = list(dict.fromkeys((MODEL, graph.composing)))
+        self.remade += [f"{of}:{HEAL}" for of in ("data", "vector") if HEAL in graph.stages]
+        trunk = [f"data:{TRUNK}", graph.origin] if TRUNK in graph.stages else []
+        extracted = [a.name for a in graph if a.kind.name == "extract"]
+        self.making = [*(n for n in self.remade if n not in self.stages), *trunk, *extracted]
         first = costs.get(self.vectors[0])
         self.device = first.device if first else ""
         self.mixtures = [name for name, method in graph.baselines.items() if method == "mixing"]
@@ -262,7 +272,7 @@ class _Comparison:
 
     def refusal(self) -> str | None:
         """Why nothing can be compared, in words that end a sentence; None where it can."""
-        needed = [*self.vectors, *self.searches]
+        needed = [*self.trainings, *self.searches]
         if missing := [name for name in (*needed, MODEL) if name not in self.costs]:
             return f"{', '.join(missing)} did not run yet"
         if untimed := [name for name in needed if self.costs[name].seconds is None]:
@@ -274,17 +284,25 @@ class _Comparison:
 
     def mixing(self) -> MixingCost:
         """The comparison; `refusal` has found nothing against it."""
-        training, search = self._seconds(self.vectors), self._seconds(self.searches)
-        dem = RouteCost(self._tokens(self.vectors), training, search, self._seconds(self.making))
+        training, search = self._seconds(self.trainings), self._seconds(self.searches)
+        dem = RouteCost(self._tokens(self.trainings), training, search, self._seconds(self.making))
         chosen = self.count > 1
         each = {name: self._mixture([name], chosen=chosen) for name in self.here}
-        one, alone = (self._one(dem, chosen=among) for among in (chosen, False))
+        one, alone = (self._one(chosen=among) for among in (chosen, False))
         edits = {}
         for name in self.datasets:  # another one in its place; vectors from elsewhere stay as they are
             data, vector = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector"))
-            edits[name] = EditCost(data + vector, search + self._seconds([MODEL]), data + alone.total)
+            edits[name] = EditCost(data + vector, search + self._seconds(self.remade), data + alone.total)
         return MixingCost(
-            self.device, dem, each, one, self.count, self.trained, searched=bool(self.searches), edits=edits
+            self.device,
+            dem,
+            each,
+            one,
+            self.count,
+            self.trained,
+            searched=bool(self.searches),
+            read_by=_all_of(["the vectors", *(STAGES[stage] for stage in self.graph.stages)]),
+            edits=edits,
         )
 
     def tokens_told(self) -> str:
@@ -292,7 +310,7 @@ class _Comparison:
         tokens = self._tokens(self.vectors)
         if not tokens:
             return ""
-        read = {name: self._tokens([f"vector:{name}"]) for name in self.mixtures}
+        read = {name: self._tokens([f"vector:{name}"]) for name in (*self.graph.stages, *self.mixtures)}
         mixtures = "".join(f", {name} {count(n)}" for name, n in read.items() if n)
         return f" The vectors read {count(tokens)} tokens{mixtures}."
 
@@ -303,6 +321,12 @@ class _Comparison:
                 "A search began with passes of earlier searches, which the comparison is without: from nothing "
                 "it takes longer."
             )
+        if TRUNK in self.graph.stages:
+            groups = self.graph.actions[f"data:{TRUNK}"].groups
+            yield (
+                f"Of the trunk's datasets ({_listed(list(groups))}) none is replaced so cheaply: that trains the trunk "
+                "and every vector anew."
+            )
         made = {name: self.costs[name] for name in self.making if name in self.costs}
         for device, seconds in by_device(made).items():
             if device != self.device:
@@ -312,13 +336,14 @@ class _Comparison:
             if cost and cost.seconds is not None and cost.device != self.device:
                 yield f"{name} ran on {cost.device}: its seconds are not compared."
 
-    def _one(self, dem: RouteCost, *, chosen: bool) -> RouteCost:
+    def _one(self, *, chosen: bool) -> RouteCost:
         """One mixture: the mean of those that were trained here, else as long as the vectors."""
         if self.here:
             return self._mixture(self.here, chosen=chosen).times(1 / self.trained)
         # Projected: on as many tokens as the vectors' trainings read, at their speed, which is their seconds.
         choosing = self._pass() if chosen else 0.0
-        return RouteCost(dem.tokens, dem.training, choosing, projected=dem.training + choosing)
+        training = self._seconds(self.vectors)
+        return RouteCost(self._tokens(self.vectors), training, choosing, projected=training + choosing)
 
     def _mixture(self, names: list[str], *, chosen: bool) -> RouteCost:
         """Some mixtures, each result once; `chosen`: with what it takes to choose from several."""
@@ -378,6 +403,10 @@ def _notes(graph: Graph, costs: Mapping[str, Cost]) -> Iterator[str]:
         )
     if len(by_device(costs, DEM)) > 1:
         yield "The build ran on several devices, whose seconds are not added up."
+
+
+def _all_of(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _listed(names: list[str]) -> str:

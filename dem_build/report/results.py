@@ -16,6 +16,7 @@ from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import BuildCost, read_costs
 from dem_build.report.inputs import BuildRecords
 from dem_build.report.mixing_cost import build_cost
+from dem_build.report.stages import read_stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.report.baselines import RecordedBaseline
     from dem_build.report.inputs import Reader
+    from dem_build.report.stages import Stage
     from dem_build.store import Record
 
 __all__ = ["READ", "Metrics", "Results", "collect"]
@@ -59,6 +61,7 @@ class Results:
         datasets: The datasets that have a vector of their own.
         probes: The datasets that judge and are never trained on.
         vectors: All vectors, of datasets and from elsewhere.
+        stages: `trunk` and `heal`, where the recipe has them → what they are.
     """
 
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class Results:
     datasets: tuple[str, ...] = ()
     probes: tuple[str, ...] = ()
     vectors: tuple[str, ...] = ()
+    stages: Mapping[str, Stage] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:
@@ -121,13 +125,14 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         datasets=tuple(name for name in prepared if name in vectors),
         probes=tuple(name for name in prepared if name not in vectors),
         vectors=vectors,
+        stages=read_stages(build),
     )
 
 
 def _names(graph: Graph, prefix: str) -> tuple[str, ...]:
-    """What actions of a prefix are about, in the graph's order; not the rows and vectors of baselines."""
+    """What actions of a prefix are about, in the graph's order; not the rows and vectors of mixtures."""
     found = (name.removeprefix(prefix) for name in graph.actions if name.startswith(prefix))
-    return tuple(name for name in found if name not in graph.baselines)
+    return tuple(name for name in found if name not in graph.mixed)
 
 
 def _table(

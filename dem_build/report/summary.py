@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING
 from dem_build.actions.sample.read import read_samples
 from dem_build.report.comparison import subject
 from dem_build.report.cost import by_device, on_devices, spent
-from dem_build.report.markdown import baselines_list, code, escape, results_table, samples_table, table
+from dem_build.report.markdown import (
+    baselines_list,
+    code,
+    escape,
+    results_table,
+    samples_table,
+    stages_list,
+    table,
+)
 from dem_build.report.quantities import decimals, duration
 from dem_build.report.verdict import Finding, judge
 
@@ -44,6 +52,7 @@ def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateR
             if r.status.value == "ran"
         ),
         _listed(f"- **failed** {code(r.action.name)}: {escape(str(r.error))}" for r in outcome.failed),
+        stages_list(results) if results.stages else "",
         results_table(results) if results.table else "",
         baselines_list(results) if results.baselines else "",
         _gates(judged) if judged else "",

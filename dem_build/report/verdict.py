@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from dem_build.action import TRUNK, UNHEALED
 from dem_build.actions.tune.read import read_tuning
 from dem_build.report.comparison import (
     BASE,
@@ -48,6 +49,7 @@ __all__ = ["BuildVerdict", "Finding", "Rival", "judge", "measured"]
 GAIN = "mean gain recovered"
 MEAN_LOSS = "mean test loss"
 MOST_NAMED = 4
+STAGES = {TRUNK: "the trunk", UNHEALED: "the model before healing"}
 
 
 class Finding(StrEnum):
@@ -167,7 +169,7 @@ def _compare(results: Results) -> Comparison:
 
 
 def _title(results: Results, model: str) -> str:
-    return f"{model}'s vector alone" if model in results.vectors else model
+    return STAGES.get(model) or (f"{model}'s vector alone" if model in results.vectors else model)
 
 
 def _headline(

@@ -57,12 +57,13 @@ def _cosine(value: float | None, *, same: bool) -> Cell:
 
 
 def distances(inputs: ReportInputs) -> Section | None:
-    """Distance of each fine-tuned model to the base, layer by layer and by kind of module."""
+    """Distance of each fine-tuned model to what it starts from, layer by layer and by kind of module."""
     analysis = inputs.results.get(read_analysis)
     if analysis is None or not analysis.distances:
         return None
     tables = [_layers(name, layers) for name, layers in analysis.distances.items()]
-    lead = "Euclidean distance to the base that each vector is long in each part of the model; deeper is further."
+    to = f"Euclidean distance to the {inputs.origin}"
+    lead = f"{to} that each vector is long in each part of the model; deeper is further."
     shown = tables[:1] if len(tables) == 1 else [Fold(t.caption, [t]) for t in tables]
     return Section("distances", "Where the vectors are", lead, shown)
 

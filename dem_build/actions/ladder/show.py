@@ -38,9 +38,9 @@ def ladder(inputs: ReportInputs) -> Section | None:
     again = f"ω searched anew at each step, on validation rows{layers}; " if retuned else ""
     lead = (
         f"The model grows by one vector at a time ({again}the control keeps the ω of the whole model). "
-        "Gain recovered on test rows: 0 is the base, 1 each dataset's own vector alone."
+        f"Gain recovered on test rows: 0 is the {inputs.origin}, 1 each dataset's own vector alone."
     )
-    lines = _growth(found)
+    lines = _growth(found, inputs.origin)
     weak = found.floored
     left = "the mean is without them" if len(weak) < len(found.rows) else "the mean says little"
     note = f"Own vectors that gain next to nothing alone: {', '.join(weak)}; {left}." if weak else ""
@@ -51,7 +51,7 @@ def ladder(inputs: ReportInputs) -> Section | None:
     return Section("ladder", "One vector more", lead, blocks)
 
 
-def _growth(found: Ladder) -> Panel:
+def _growth(found: Ladder, origin: str) -> Panel:
     frozen = [0.0, *(rung.frozen.mean_gain for rung in found.rungs)]
     retuned = [0.0, *(rung.retuned.mean_gain for rung in found.rungs if rung.retuned is not None)]
     axis = Axis.over([*frozen, *retuned], pad=0.06)
@@ -68,7 +68,7 @@ def _growth(found: Ladder) -> Panel:
         series,
         decimals(axis.high),
         decimals(axis.low),
-        "base",
+        origin,
         f"{len(found.rungs)} vectors",
     )
 

@@ -127,7 +127,7 @@ def search(inputs: ReportInputs) -> Section | None:
         "No test row of a dataset was read."
     )
     blocks: list[Block] = [Notes(tuning.told)] if tuning.told else []
-    blocks.append(_judges(tuning))
+    blocks.append(_judges(tuning, inputs.origin))
     if len(tuning.scores) > 1:
         by_layer = tuning.granularity == "layer"
         blocks.append(Lines([_trace(tuning)], TRACE_LEGEND, wide=True, note=SEEN if by_layer else ""))
@@ -145,8 +145,8 @@ def _objective(tuning: Tuning) -> str:
     return OBJECTIVES.get(tuning.objective, tuning.objective)
 
 
-def _judges(tuning: Tuning) -> DataTable:
-    header = ["on", "rows", "base", "own vector", "chosen ω", "gain recovered"]
+def _judges(tuning: Tuning, origin: str) -> DataTable:
+    header = ["on", "rows", origin, "own vector", "chosen ω", "gain recovered"]
     body = [
         [
             Cell(name, strong=True),

@@ -33,9 +33,9 @@ __all__ = ["cost"]
 
 PARTS = {
     Part.SHARED: "base and data, which mixing needs too",
-    Part.MODEL: "DEM: vectors, search of ω, composing",
+    Part.MODEL: "DEM: trunk, vectors, search of ω, composing, healing",
     Part.EVALUATION: "evaluation of the model",
-    Part.REFERENCES: "evaluation of base and single vectors",
+    Part.REFERENCES: "evaluation of base, single vectors, trunk and unhealed model",
     Part.BASELINES: "baselines, made and evaluated",
     Part.ANALYSIS: "analysis",
 }

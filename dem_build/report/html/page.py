@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from dem_build.action import TRUNK
 from dem_build.actions.compose.methods import METHODS
 from dem_build.report.actions import sections
 from dem_build.report.html import cost, evaluations
@@ -146,7 +147,7 @@ def _shown(value: Any) -> Any:
 
 
 def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
-    recipe, results, model = inputs.recipe, inputs.results, inputs.records.get("model")
+    recipe, results, model = inputs.recipe, inputs.results, inputs.records.get(inputs.graph.composing)
     times = [str(r.provenance["finished"]) for r in inputs.records.values() if "finished" in r.provenance]
     # How far rounding moved the model, as a share of how far the vectors did.
     share = model.amount("relative_rounding_error") if model is not None else None
@@ -154,7 +155,9 @@ def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
     facts = [
         ("base", base_name(recipe, inputs.graph)),
         ("vector" if len(results.vectors) == 1 else "vectors", str(len(results.vectors))),
+        *((stage.name, stage.short) for stage in results.stages.values() if stage.name == TRUNK),
         ("composed as", METHODS[recipe.compose.method].formula),
+        *(("healed on", stage.short) for stage in results.stages.values() if stage.name != TRUNK),
         ("weights", recipe.compose.dtype + rounded),
         ("model", results.model_digest[:12] if results.model_digest else "not built yet"),
         ("recorded", max(times).replace("T", " ").removesuffix("Z") + " UTC" if times else ""),
