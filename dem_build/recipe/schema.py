@@ -274,7 +274,7 @@ class Baseline(Table):
 class Trunk(Table):
     """A short training on several datasets together, which every vector starts from in the base's place.
 
-    It is made once: a dataset that is added to the recipe and not to it trains one vector, and nothing else. Everything
+    It is made once: a dataset that is added to the recipe and not to it trains one vector, and no other. Everything
     that takes the base to compose, to search, to match or to analyse takes the trunk. Mixtures start from the base, as
     does what is called `base` in results. The trunk is measured beside the composed model, as `trunk`.
 
@@ -318,8 +318,8 @@ class Heal(Table):
     # Only its `model_fields_set` count: `Train.with_own` lays them over [train].
     train: Train = Field(
         default_factory=Train,
-        description="Keys of `[train]` that differ; `max_steps` or `num_train_epochs` has to be one of them. A tenth "
-        "of the steps and a third of the learning rate that the vectors are trained with are a good start.",
+        description="Keys of `[train]` that differ; `max_steps` or `num_train_epochs` has to be one of them. In the "
+        "study that took a tenth of a mixture's steps, at a third of the vectors' learning rate.",
     )
     salt: Salt = Field(
         default=None,

@@ -33,9 +33,9 @@ __all__ = ["cost"]
 
 PARTS = {
     Part.SHARED: "base and data, which mixing needs too",
-    Part.MODEL: "DEM: trunk, vectors, search of ω, composing, healing",
+    Part.MODEL: "DEM: vectors, search of ω, composing",
     Part.EVALUATION: "evaluation of the model",
-    Part.REFERENCES: "evaluation of base, single vectors, trunk and unhealed model",
+    Part.REFERENCES: "evaluation of base and single vectors",
     Part.BASELINES: "baselines, made and evaluated",
     Part.ANALYSIS: "analysis",
 }
@@ -56,7 +56,7 @@ def cost(inputs: ReportInputs) -> Section | None:
     mixing = found.mixing
     blocks: list[Block] = [_bars(mixing, winner), _breakdown(mixing), _edits(mixing)] if mixing else []
     blocks += [Notes(found.notes)] if found.notes else []
-    blocks += [_parts(found, total), *(_families(inputs, device) for device in total)]
+    blocks += [_parts(inputs, total), *(_families(inputs, device) for device in total)]
     blocks.append(Fold(f"Every action ({len(found.costs)})", [_actions(found)]))
     return Section("cost", "Cost", lead, blocks)
 
@@ -135,10 +135,13 @@ def _edits(mixing: MixingCost) -> DataTable:
     return DataTable(header, body, 4, caption="One dataset added to the others, or replaced", note=note)
 
 
-def _parts(found: BuildCost, total: Seconds) -> DataTable:
-    spent = {part: by_device(found.costs, (part,)) for part in Part}
+def _parts(inputs: ReportInputs, total: Seconds) -> DataTable:
+    spent = {part: by_device(inputs.results.cost.costs, (part,)) for part in Part}
+    stages = inputs.results.stages.values()
+    more = {Part.MODEL: [stage.name for stage in stages], Part.REFERENCES: [stage.model for stage in stages]}
+    words = {part: ", ".join([text, *more.get(part, ())]) for part, text in PARTS.items()}
     body = [
-        _part(PARTS[part], total, seconds, strong=part in DEM) for part, seconds in spent.items() if seconds
+        _part(words[part], total, seconds, strong=part in DEM) for part, seconds in spent.items() if seconds
     ]
     body.append(_part("everything", total, total, strong=True))
     return DataTable(["", *total], body, len(total), caption="What it was for, each result once")
