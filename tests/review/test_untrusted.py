@@ -278,6 +278,11 @@ def test_a_cache_of_the_head_is_refused(pull, monkeypatch):
             'max_steps = 1\n[datasets.a.train]\nmax_steps = 20\n[baselines.m]\nmethod = "mixing"',
             "40 steps, and at most 30",
         ),
+        (
+            "max_steps = 30",
+            'max_steps = 1\n[trunk]\ndatasets = ["a"]\ntrain = { max_steps = 20 }\n[heal]\ntrain = { max_steps = 15 }',
+            "36 steps, and at most 30",
+        ),
     ],
 )
 def test_what_is_due_is_bounded(pull, capsys, policy, train, what):
