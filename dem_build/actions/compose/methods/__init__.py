@@ -9,10 +9,13 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from dem_build.actions.compose.methods.dare import DARE
 from dem_build.actions.compose.methods.dem import EDIT
 from dem_build.actions.compose.methods.interpolation import INTERPOLATION
 from dem_build.actions.compose.methods.match import MATCH
 from dem_build.actions.compose.methods.method import Chunk, Method, Tensor
+from dem_build.actions.compose.methods.slerp import SLERP
+from dem_build.actions.compose.methods.ties import TIES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,5 +23,5 @@ if TYPE_CHECKING:
 __all__ = ["EDIT", "INTERPOLATION", "METHODS", "Chunk", "Method", "Tensor"]
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in (EDIT, INTERPOLATION, MATCH)}
+    {method.name: method for method in (EDIT, INTERPOLATION, MATCH, TIES, DARE, SLERP)}
 )

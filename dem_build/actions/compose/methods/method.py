@@ -11,26 +11,47 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     Values = NDArray[np.float32]
 
-__all__ = ["Chunk", "Method", "Tensor"]
+__all__ = ["Chunk", "Method", "Tensor", "pieces"]
+
+PIECE = 1 << 20  # elements
 
 
 class Tensor(Protocol):
-    """One tensor of the base, with what each vector changes in it."""
+    """One tensor of the base, with what each vector changes in it: what is prepared is of all of its elements."""
 
     @property
-    def base(self) -> Values:
-        """Θ, all of it, flat."""
+    def name(self) -> str:
+        """Its name in the files of weights."""
         ...
 
-    def vectors(self) -> Iterator[tuple[Values, np.float32]]:
-        """ΔΘ of each vector whose ω is not 0 here, all of it, flat, and its ω: those of `Chunk.terms`, in its order."""
+    @property
+    def size(self) -> int:
+        """How many elements it has."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The method's keys of `[compose]` and their values."""
+        ...
+
+    @property
+    def terms(self) -> Sequence[tuple[str, np.float32]]:
+        """Digest and ω of each vector whose ω is not 0 here: those of `Chunk.terms`, in its order."""
+        ...
+
+    def base(self, start: int, stop: int) -> Values:
+        """Θ, some elements of it."""
+        ...
+
+    def vector(self, term: int, start: int, stop: int) -> Values:
+        """ΔΘ of one of `terms`, some elements of it; it may be changed."""
         ...
 
 
@@ -40,6 +61,20 @@ class Chunk(Protocol):
     @property
     def prepared(self) -> Any:
         """What the method's `prepare` made of the tensor; None where it has none."""
+        ...
+
+    @property
+    def elements(self) -> slice:
+        """Which of the tensor's elements they are. Their order in the buffers is another: see `placed`."""
+        ...
+
+    def placed(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Values of `elements`, given in the tensor's order, in that of the buffers, which may hold one more."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """As of the tensor."""
         ...
 
     @property
@@ -98,3 +133,9 @@ class Method:
     shares: bool = False
     vectors: int | None = None
     keys: tuple[str, ...] = ()
+
+
+def pieces(size: int) -> Iterator[tuple[int, int]]:
+    """Where a method that looks at a whole tensor may cut it, so that memory is a few megabytes: starts and stops."""
+    for start in range(0, size, PIECE):
+        yield start, min(start + PIECE, size)
