@@ -126,7 +126,10 @@ class TestTies:
         made = composed(tmp_path, TIES, [(1.0,), ((0.5,), 1.0), ((-0.5,), 1.0)], density=1.0, scale=1.0)
         assert made.tolist() == [1.5]
 
-    def test_as_many_are_kept_as_the_density_says_whatever_the_size(self, tmp_path: Path) -> None:
+    def test_as_many_are_kept_as_the_density_says_whatever_the_size(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("dem_build.actions.compose.methods.method.PIECE", 100)
         vector = np.random.default_rng(0).normal(size=SIZE).astype(np.float32)
         for density in (0.001, 0.2, 0.9, 1.0):
             made = composed(tmp_path, TIES, [np.zeros(SIZE), (vector, 1.0)], density=density, scale=1.0)

@@ -20,27 +20,30 @@ if TYPE_CHECKING:
 
     from dem_build.actions.compose.methods.method import Chunk, Tensor, Values
 
-__all__ = ["DARE"]
+__all__ = ["DARE", "kept", "philox_key"]
 
 BLOCK = 8  # numbers of 32 bits that Philox gives for one value of its counter
 
 
-def _keys(tensor: Tensor) -> list[NDArray[np.uint64]]:
-    """Philox' key of each vector."""
-    seed = tensor.params["seed"]
-    hashes = (hashlib.sha256(f"{seed} {digest} {tensor.name}".encode()) for digest, _ in tensor.terms)
-    return [np.frombuffer(found.digest(), "<u8", 2).astype(np.uint64) for found in hashes]
+def philox_key(seed: int, digest: str, tensor: str) -> NDArray[np.uint64]:
+    """The generator's key for one tensor of a vector."""
+    found = hashlib.sha256(f"{seed} {digest} {tensor}".encode()).digest()
+    return np.frombuffer(found, "<u8", 2).astype(np.uint64)
 
 
-def _kept(key: NDArray[np.uint64], elements: slice, density: float) -> NDArray[np.bool_]:
+def kept(key: NDArray[np.uint64], elements: slice, density: float) -> NDArray[np.bool_]:
     """Which of some elements of a tensor are kept: each by a number of 32 bits of its own."""
     first = elements.start // BLOCK
     skipped = elements.start - first * BLOCK
     count = -(-(skipped + elements.stop - elements.start) // BLOCK)
     words = np.random.Philox(key=key, counter=first).random_raw(count * BLOCK // 2)
     numbers = words.astype("<u8").view("<u4")[skipped : skipped + elements.stop - elements.start]
-    kept: NDArray[np.bool_] = numbers < np.uint64(round(density * 2.0**32))
-    return kept
+    below: NDArray[np.bool_] = numbers < np.uint64(round(density * 2.0**32))
+    return below
+
+
+def _keys(tensor: Tensor) -> list[NDArray[np.uint64]]:
+    return [philox_key(tensor.params["seed"], digest, tensor.name) for digest, _ in tensor.terms]
 
 
 def _sum(chunk: Chunk) -> Values:
@@ -48,7 +51,7 @@ def _sum(chunk: Chunk) -> Values:
     density = chunk.params["density"]
     so_far = chunk.base
     for (vector, omega), key in zip(chunk.terms(), chunk.prepared, strict=True):
-        vector[chunk.placed(~_kept(key, chunk.elements, density))] = 0
+        vector[chunk.placed(~kept(key, chunk.elements, density))] = 0
         np.divide(vector, np.float32(density), out=vector)
         so_far = chunk.add(so_far, vector, omega)
     return so_far
