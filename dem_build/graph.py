@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from dem_build.action import BASE, COMPOSED, MODEL, TUNE
 from dem_build.actions import SPECS
 from dem_build.actions.base.spec import base_action
-from dem_build.actions.compose.methods import EDIT
-from dem_build.actions.compose.spec import composed_model, tuned_model
+from dem_build.actions.compose.methods import EDIT, INTERPOLATION
+from dem_build.actions.compose.spec import composed_model, single_model, tuned_model
 from dem_build.actions.extract.spec import extracted_vector
 from dem_build.actions.finetune.spec import finetune_action
 from dem_build.actions.mix.spec import KIND as MIX
@@ -43,6 +43,21 @@ class EvaluationSpec(Protocol):
 
     def evaluations(self, recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
         """The actions; `models` are the names of those that are asked → the actions that make them."""
+        ...
+
+
+@runtime_checkable
+class ComposingSpec(Protocol):
+    """The `spec.py` of what a way to compose asks for beside the action `compose`, or in place of it.
+
+    Attributes:
+        COMPOSES: The method's name in `METHODS`.
+    """
+
+    COMPOSES: str
+
+    def composing(self, recipe: Recipe, name: str, omega: Mapping[str, float]) -> list[Action]:
+        """The actions, each after those it takes from; the last is NAME, and makes the model."""
         ...
 
 
@@ -108,12 +123,12 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     actions += [probe_action(recipe, name, lock) for name in recipe.probes]
     actions += [finetune_action(name, recipe.train_of(name)) for name in recipe.datasets]
     actions += [extracted_vector(recipe, name, lock) for name in recipe.vectors]
-    said = {n: v.omega for table in (recipe.datasets, recipe.vectors) for n, v in table.items()}
+    said = recipe.omegas
     omega = {name: float(value) for name, value in said.items() if value != "tune"}
     if len(omega) < len(said):
         actions += [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
     else:
-        actions.append(composed_model(recipe, MODEL, omega))
+        actions += _composed(recipe, MODEL, omega)
     if recipe.analysis and said:
         wanted = {name: omega.get(name) for name in said}
         analyses = [spec for spec in SPECS if isinstance(spec, AnalysisSpec)]
@@ -122,7 +137,7 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         ]
     models = {COMPOSED: MODEL, BASE: BASE}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
-        singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
+        singles = [single_model(recipe, name) for name in said]
         actions += singles
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
     for name in recipe.baselines:
@@ -136,6 +151,13 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
     return Graph({a.name: a for a in actions}, models, omega, methods)
+
+
+def _composed(recipe: Recipe, name: str, omega: Mapping[str, float]) -> list[Action]:
+    """What composes by the recipe's method with given ω, each action after those it takes from; NAME is the last."""
+    makers = {spec.COMPOSES: spec.composing for spec in SPECS if isinstance(spec, ComposingSpec)}
+    made_by = makers.get(recipe.compose.method)
+    return [composed_model(recipe, name, omega)] if made_by is None else made_by(recipe, name, omega)
 
 
 def _baseline(recipe: Recipe, name: str) -> list[Action]:
@@ -155,8 +177,8 @@ def _makers(recipe: Recipe, name: str) -> list[Action]:
         return [best_single(recipe, name), tuned_model(recipe, made, vectors, f"{TUNE}:{name}")]
     if baseline.method == "uniform":
         return [composed_model(recipe, made, equal, EDIT.name)]
-    if baseline.method == "interpolation":
-        return [composed_model(recipe, made, baseline.omega or equal, "interpolation")]
+    if baseline.method == INTERPOLATION.name:
+        return [composed_model(recipe, made, baseline.omega or equal, INTERPOLATION.name)]
     # A mixture is trained on once over its rows, which are as many as they have to be, or by its own steps.
     train = recipe.train_of(name)
     if baseline.length != "max_steps":

@@ -1,6 +1,6 @@
 """Weighted sums of whole models, streamed: Θ + Σ ω ΔΘ (Eq. 2) and Σ ω (Θ + ΔΘ) (Eq. 3).
 
-Each element is computed alone, in float32, by the operations of its method (`actions/compose/methods.py`), with ω
+Each element is computed alone, in float32, by the operations of its method (`actions/compose/methods/`), with ω
 rounded to float32, and the result is rounded once. Hence no thread count, chunk size or CPU capability reaches a bit of
 it. Memory is a few chunks a thread, however large the model is.
 """
@@ -275,6 +275,9 @@ class _Kernel:
     """One thread's arithmetic and its buffers."""
 
     def __init__(self, what: Combination, writer: Writer, chunk: int) -> None:
+        if what.method.combine is None:
+            raise ValueError(f"{what.method.name} is no sum: another kind of action makes it")
+        self._combine = what.method.combine
         self._what = what
         self.deltas = what.deltas
         self._writer = writer
@@ -313,7 +316,7 @@ class _Kernel:
         base, total, term = (buffer[: n + n % 2] for buffer in self._buffers)
         self.load(self._what.base, tensor, start, n, base)
         summed = _Chunk(self, tensor, slice(start, stop), (base, total, term), omegas, self._prepare(tensor))
-        so_far = self._what.method.combine(summed)
+        so_far = self._combine(summed)
         squares[2:] += summed.squares
         code = self._what.code_of(tensor)
         stored = self._buffer(code)[: total.size]

@@ -53,7 +53,7 @@ def test_a_method_may_look_at_the_whole_of_a_tensor_first(tmp_path: Path, chunk:
         files.append(tmp_path / f"{name}.safetensors")
         write_delta(files[-1], BASE, {"w": values.shape}, iter([("w", values)]), "float32")
     omegas = [0.5, 0.0, 2.0]  # one that is no term here: the other two keep what was prepared of them
-    method = Method("large", "", "", large, linear=False, prepare=halves)
+    method = Method("large", "", "", "", 1.0, combine=large, prepare=halves)
     opened = [open_checkpoint(file) for file in files]
     with ExitStack() as stack:
         for checkpoint in opened:

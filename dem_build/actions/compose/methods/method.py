@@ -1,7 +1,4 @@
-"""The ways to compose a model of a base and its vectors: an entry each, which all else reads.
-
-`METHODS` is the one list of them: what a recipe may name, its rules and its documentation, the graph, the sum, the card
-and the report go by it.
+"""What a way to compose is: all that a recipe's rules, the graph, the sum, the card and the report ask of it.
 
 A way to compose is a function of the float32 values of some elements. Each element is computed alone and rounded once
 afterwards, by operations that are a numpy call each, so that no compiler fuses a product with a sum. Hence no thread
@@ -11,18 +8,17 @@ count, chunk size or CPU reaches a bit of the result.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
     Values = NDArray[np.float32]
 
-__all__ = ["EDIT", "METHODS", "Chunk", "Method", "Tensor"]
+__all__ = ["Chunk", "Method", "Tensor"]
 
 
 class Tensor(Protocol):
@@ -75,56 +71,30 @@ class Method:
         name: In recipes and keys.
         formula: For a page.
         sentence: For the model card, in Markdown, with what its letters stand for.
-        combine: Computes the result of some elements.
+        omega: What a vector's `omega` means for it.
+        default: The `omega` of a vector for which the recipe says none: a number, or `tune`.
+        combine: Computes the result of some elements; None where another kind of action makes the model.
+        prepare: Makes what `combine` needs of a whole tensor, such as a threshold; None for nothing.
         linear: Whether the model is Θ + Σ ωᵢ ΔΘᵢ: then ω can be searched, and what one vector does be told by another ω
             of it.
+        single: Whether it makes the fine-tuned model of one vector with ω = 1. Else Eq. 2 makes that, where a single
+            vector is to be measured.
         total: What the ω have to sum to; None for anything.
-        prepare: Makes what `combine` needs of a whole tensor, such as a threshold; None for nothing.
+        shares: Whether ω count by their shares of Σ ω: none is below 0, and one is above.
+        vectors: How many vectors it takes; None for any number.
+        keys: The keys of `[compose]` that it reads, beside `dtype`.
     """
 
     name: str
     formula: str
     sentence: str
-    combine: Callable[[Chunk], Values]
-    linear: bool
-    total: float | None = None
+    omega: str
+    default: float | Literal["tune"]
+    combine: Callable[[Chunk], Values] | None = None
     prepare: Callable[[Tensor], Any] | None = None
-
-
-def _edit(chunk: Chunk) -> Values:
-    """Result = Θ; for each vector: result = result + (ω · ΔΘ)."""
-    so_far = chunk.base
-    for vector, omega in chunk.terms():
-        so_far = chunk.add(so_far, vector, omega)
-    return so_far
-
-
-def _interpolate(chunk: Chunk) -> Values:
-    """Result = 0; for each vector: result = result + (ω · (Θ + ΔΘ))."""
-    so_far = chunk.zeros()
-    for vector, omega in chunk.terms():
-        model = vector
-        model += chunk.base  # in the vector's buffer, which is read anew for each chunk
-        so_far = chunk.add(so_far, model, omega)
-    return so_far
-
-
-EDIT = Method(
-    name="dem",
-    formula="Θ + Σ ωᵢ ΔΘᵢ",
-    sentence="`Θ_D = Θ + Σ ω_i ΔΘ_i`, where `ΔΘ_i` is what fine-tuning the base `Θ` on dataset `i` changed",
-    combine=_edit,
-    linear=True,
-)
-"""Eq. 2 of arXiv 2406.15570."""
-INTERPOLATION = Method(
-    name="interpolation",
-    formula="Σ ωᵢ Θᵢ",
-    sentence="`Θ_I = Σ ω_i Θ_i`, where `Θ_i` is the base fine-tuned on dataset `i`",
-    combine=_interpolate,
-    linear=False,
-    total=1.0,
-)
-"""Eq. 3 of arXiv 2406.15570."""
-
-METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in (EDIT, INTERPOLATION)})
+    linear: bool = False
+    single: bool = False
+    total: float | None = None
+    shares: bool = False
+    vectors: int | None = None
+    keys: tuple[str, ...] = ()
