@@ -158,6 +158,15 @@ GIVEN = {
         [*BASE, taken("delta", hexes("8"), 0.5), taken("delta", hexes("7"), 1.0)],
         [],
     ),
+    "match": (
+        {"dtype": "bfloat16", "rows": 32, "ridge": 0.03, "prior": 1.0},
+        [
+            *BASE,
+            Group("math", {"importance": 1.0}, (OF_MATH[0], taken("data/sample", hexes("5")))),
+            Group("code", {"importance": 2.0}, (taken("delta", hexes("8")),)),
+        ],
+        [],
+    ),
     "analysis": (
         {},
         [BASE[0], taken("delta", hexes("8")), taken("delta", hexes("7"))],

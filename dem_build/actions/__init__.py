@@ -20,6 +20,7 @@ from dem_build.actions.extract import spec as extract_spec
 from dem_build.actions.finetune import spec as finetune_spec
 from dem_build.actions.ladder import spec as ladder_spec
 from dem_build.actions.loss import spec as loss_spec
+from dem_build.actions.match import spec as match_spec
 from dem_build.actions.mix import spec as mix_spec
 from dem_build.actions.prepare import spec as prepare_spec
 from dem_build.actions.response import spec as response_spec
@@ -51,6 +52,7 @@ SPECS: tuple[Spec, ...] = (
     extract_spec,
     tune_spec,
     compose_spec,
+    match_spec,
     analysis_spec,
     tsne_spec,
     response_spec,

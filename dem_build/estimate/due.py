@@ -12,7 +12,7 @@ from dem_build.data.budget import Length, Size, mixture_tokens, token_shares
 from dem_build.digest import Output, of_json
 from dem_build.errors import CheckpointError, DemError
 from dem_build.estimate.memory import BYTES, PROCESS, Rows, Shape, held_memory, seen_tokens, training_memory
-from dem_build.json_text import parse_json
+from dem_build.json_text import parse_json, quantity
 from dem_build.lock import hub
 from dem_build.plan import Status, preimage_of
 
@@ -56,6 +56,15 @@ class DueAction:
         """Tokens that a training reads; None before its data are prepared."""
         training = training_of(self.plan.verdicts[self.action.name], self.plan)
         return seen_tokens(training.rows, training.params) if training.rows else None
+
+    def sampled_tokens(self, tag: str, rows: int) -> int | None:
+        """Tokens of the first `rows` rows of each sample that it takes under a tag; None before data are prepared."""
+        found = [
+            sampled_tokens(self.plan.verdicts[t.at.action].record, rows)
+            for t in self.action.takes
+            if t.of == tag
+        ]
+        return sum(n for n in found if n is not None) if None not in found else None
 
     def splits(self, tags: tuple[str, ...], what: str) -> list[int | None]:
         """What the records of data say of each split that it takes under some tags."""
@@ -274,6 +283,14 @@ def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
         round(sum(n * part.trained_tokens for n, part in zip(passes, parts, strict=True))),
         max(part.longest for part in parts if part.longest) if all(part.longest for part in parts) else None,
     )
+
+
+def sampled_tokens(record: Record | None, rows: int) -> int | None:
+    """Tokens of the first `rows` rows of a dataset's sample; None where its record does not say."""
+    lengths = record.noted("sample", "lengths") if record is not None else None
+    found = [quantity(n) for n in lengths[:rows]] if isinstance(lengths, list) else [None]
+    known = [n for n in found if n is not None]
+    return int(sum(known)) if len(known) == len(found) else None
 
 
 def rows_of(record: Record) -> Rows | None:

@@ -53,8 +53,8 @@ def unfit(plan: Plan) -> list[ActionError]:
     if parameters is None or space is None:
         return []
     found = []
-    for verdict in due:
-        # What holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor.
+    # What holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor, or a layer.
+    for verdict in (v for v in due if not v.action.kind.streams):
         kind = verdict.action.kind
         judge = _untrainable if kind.trains else _unevaluable if kind.slopes is None else _untunable
         found.append(judge(verdict, parameters, space))
