@@ -61,7 +61,7 @@ def card(
     sections = [
         f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n",
         f"# {escape(recipe.name)}\n",
-        f"{made}: {METHODS[recipe.compose.method].sentence}. Its weights are {recipe.compose.dtype}.\n",
+        f"{made}: {_way(recipe)}. Its weights are {recipe.compose.dtype}.\n",
         "## Vectors\n",
         _vectors(recipe, records, results),
         *_layers(results),
@@ -72,6 +72,15 @@ def card(
         "Made with " + ", ".join(f"{escape(n)} {escape(v)}" for n, v in sorted(versions.items())) + ".\n",
     ]
     return "\n".join(sections)
+
+
+def _way(recipe: Recipe) -> str:
+    """How it was composed, with the keys of the recipe that its method reads, and what its ω are."""
+    method = METHODS[recipe.compose.method]
+    values = [f"`{key}` is {getattr(recipe.compose, key)}" for key in method.keys]
+    if not method.linear:
+        values.append(f"ω of a vector is {method.omega}")
+    return "; ".join([method.sentence, *([", ".join(values)] if values else [])])
 
 
 def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) -> str:
