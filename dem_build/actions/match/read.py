@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.action import MODEL
+from dem_build.actions.choose.read import read_choice
+from dem_build.actions.choose.spec import MATCH
 from dem_build.actions.match.spec import KIND, SAMPLE
 from dem_build.json_text import quantity
 from dem_build.report.inputs import reads
@@ -70,7 +72,9 @@ def read_match(build: BuildRecords) -> MatchedModel | None:
     Raises:
         StoreError: The record is not what it should be.
     """
-    return build.of(MODEL, _matched, "matching", "matches again")
+    choice = read_choice(build)
+    made = MODEL if choice is None or choice.chosen != MATCH else f"{MODEL}:{MATCH}"
+    return build.of(made, _matched, "matching", "matches again")
 
 
 def _matched(build: BuildRecords, action: Action) -> MatchedModel | None:

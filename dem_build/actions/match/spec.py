@@ -50,8 +50,8 @@ def rowless(action: Action) -> list[str]:
     return [name for name in action.groups if name not in having] if action.kind is KIND else []
 
 
-def composing(recipe: Recipe, name: str, omega: Mapping[str, float]) -> list[Action]:
-    """The model of vectors, each with the importance of its dataset; one of none takes no part.
+def composing(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+    """The model of vectors, each with the importance of its dataset; one of importance 0 takes no part.
 
     A vector from elsewhere has no rows here: only the prior has it.
     """

@@ -28,5 +28,6 @@ EDIT = Method(
     default="tune",
     combine=_edit,
     linear=True,
+    tuned=True,
     single=True,
 )
