@@ -22,7 +22,6 @@ LOSSES = {"loss:composed:add", "loss:composed:copy"}
 @pytest.fixture(scope="module")
 def matched(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Project:
     project = fresh(tmp_path_factory.mktemp("matched"), tiny_base)
-    (project.home / "machine.toml").write_text("jobs = 1\n")  # libraries are loaded once a build
     project.build(MATCHED)
     return project
 
@@ -124,8 +123,6 @@ def test_more_rows_of_one_dataset_train_that_vector_alone(matched):
     """The last of these tests: it changes the data."""
     rows = matched.home / "data" / "copy.jsonl"
     rows.write_text(rows.read_text() + '{"prompt": "say one more:", "completion": " one more"}\n')
-    matched.write(MATCHED)
-    matched.call("build", "tiny.toml", "--", "data:copy")
     found = due(matched, MATCHED)
-    assert {"vector:copy", "model"} <= found
+    assert {"data:copy", "vector:copy", "model"} <= found
     assert not {"data:add", "vector:add", "base"} & found
