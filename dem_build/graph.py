@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from dem_build.action import BASE, COMPOSED, MODEL, TUNE
 from dem_build.actions import SPECS
 from dem_build.actions.base.spec import base_action
+from dem_build.actions.choose.spec import candidates_of
 from dem_build.actions.compose.methods import EDIT, INTERPOLATION
 from dem_build.actions.compose.spec import composed_model, single_model, tuned_model
 from dem_build.actions.extract.spec import extracted_vector
@@ -56,8 +57,11 @@ class ComposingSpec(Protocol):
 
     COMPOSES: str
 
-    def composing(self, recipe: Recipe, name: str, omega: Mapping[str, float]) -> list[Action]:
-        """The actions, each after those it takes from; the last is NAME, and makes the model."""
+    def composing(self, recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+        """The actions, each after those it takes from; the last is NAME, and makes the model.
+
+        ω are None where they are searched.
+        """
         ...
 
 
@@ -70,12 +74,14 @@ class Graph:
         models: Name of a model in results (`composed`, `base`, `math`) → the action whose outputs it is.
         omega: Vector → ω, as the recipe says.
         baselines: Baseline → its method.
+        candidates: Models of which the composed one is the best, by their names in results, as in `models`.
     """
 
     actions: Mapping[str, Action]
     models: Mapping[str, str] = field(default_factory=dict)
     omega: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
+    candidates: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Action]:
         return iter(self.actions.values())
@@ -125,17 +131,15 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     actions += [extracted_vector(recipe, name, lock) for name in recipe.vectors]
     said = recipe.omegas
     omega = {name: float(value) for name, value in said.items() if value != "tune"}
-    if len(omega) < len(said):
-        actions += [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
-    else:
-        actions += _composed(recipe, MODEL, omega)
+    actions += _composed(recipe, MODEL, {name: omega.get(name) for name in said})
     if recipe.analysis and said:
         wanted = {name: omega.get(name) for name in said}
         analyses = [spec for spec in SPECS if isinstance(spec, AnalysisSpec)]
         actions += [
             a.salted(recipe.analysis.salt) for spec in analyses for a in spec.analyses(recipe, wanted)
         ]
-    models = {COMPOSED: MODEL, BASE: BASE}
+    candidates = candidates_of(recipe)
+    models = {COMPOSED: MODEL, BASE: BASE} | {name: f"model:{name}" for name in candidates}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
         singles = [single_model(recipe, name) for name in said]
         actions += singles
@@ -144,20 +148,28 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         actions += _baseline(recipe, name)
         models[name] = actions[-1].name
     if evaluate := recipe.evaluate:
-        named = (COMPOSED, BASE, *recipe.baselines)  # single vectors are there only where they are asked for
+        # Single vectors are there only where they are asked for.
+        named = (COMPOSED, BASE, *candidates, *recipe.baselines)
         asked = {m: made for m, made in models.items() if m in evaluate.models or m not in named}
         evaluations = [spec for spec in SPECS if isinstance(spec, EvaluationSpec)]
         made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
-    return Graph({a.name: a for a in actions}, models, omega, methods)
+    return Graph({a.name: a for a in actions}, models, omega, methods, candidates)
 
 
-def _composed(recipe: Recipe, name: str, omega: Mapping[str, float]) -> list[Action]:
-    """What composes by the recipe's method with given ω, each action after those it takes from; NAME is the last."""
+def _composed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+    """What composes by the recipe's method, each action after those it takes from; NAME is the last.
+
+    ω are None where they are searched.
+    """
     makers = {spec.COMPOSES: spec.composing for spec in SPECS if isinstance(spec, ComposingSpec)}
-    made_by = makers.get(recipe.compose.method)
-    return [composed_model(recipe, name, omega)] if made_by is None else made_by(recipe, name, omega)
+    if (made_by := makers.get(recipe.compose.method)) is not None:
+        return made_by(recipe, name, omega)
+    given = {vector: value for vector, value in omega.items() if value is not None}
+    if len(given) < len(omega):
+        return [tune_action(recipe, given), tuned_model(recipe, name, omega, TUNE)]
+    return [composed_model(recipe, name, given)]
 
 
 def _baseline(recipe: Recipe, name: str) -> list[Action]:

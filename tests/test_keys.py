@@ -181,6 +181,25 @@ GIVEN = {
         ],
         [],
     ),
+    "choose": (
+        {"objective": "gain"},
+        [
+            *(
+                replace(part, of=part.of.replace("model", name))
+                for name in ("sum", "match")
+                for part in COMPOSED
+            ),
+            taken("trace", hexes("d")),
+            Group(
+                "math",
+                {"importance": 1.0},
+                (OF_MATH[0], OF_MATH[2], taken("loss/base", hexes("a")), taken("loss/sum", hexes("b"))),
+            ),
+            Group("chat", {"limit": 0.01}, (taken("data/rows", hexes("9")), taken("loss/sum", hexes("c")))),
+            Group("math/train", {}, (OF_MATH[1],)),
+        ],
+        [],
+    ),
     "analysis": (
         {},
         [BASE[0], taken("delta", hexes("8")), taken("delta", hexes("7"))],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 # Under other names than the folders have: `dem_build.actions.tune` is the folder.
 from dem_build.actions.analysis import spec as analysis_spec
 from dem_build.actions.base import spec as base_spec
+from dem_build.actions.choose import spec as choose_spec
 from dem_build.actions.compose import spec as compose_spec
 from dem_build.actions.extract import spec as extract_spec
 from dem_build.actions.finetune import spec as finetune_spec
@@ -57,6 +58,7 @@ SPECS: tuple[Spec, ...] = (
     match_spec,
     gram_spec,
     regmean_spec,
+    choose_spec,
     analysis_spec,
     tsne_spec,
     response_spec,

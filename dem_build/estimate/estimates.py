@@ -6,7 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.actions import KINDS
-from dem_build.estimate.due import DueAction, config_of, due, search_length, shape_of, training_of
+from dem_build.estimate.due import (
+    DueAction,
+    config_of,
+    due,
+    matching_of,
+    search_length,
+    shape_of,
+    training_of,
+)
 from dem_build.estimate.memory import BYTES, PROCESS, search_memory, training_disk
 from dem_build.estimate.times import Times
 from dem_build.hardware import gpus
@@ -108,6 +116,9 @@ class _Estimator:
             return training.memory(
                 self.shape, training.params, self.machine, training.length, gpu=bool(gpus())
             )
+        if verdict.action.kind.streams:
+            matching = matching_of(verdict.action, self.plan)
+            return matching.memory(self.shape, matching.rows, gpu=bool(gpus()))
         return self._search_memory(verdict.action, self.shape)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:

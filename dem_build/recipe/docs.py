@@ -343,7 +343,7 @@ def _method(method: Method) -> tuple[str, ...]:
     if method.vectors is not None:
         takes = f"{method.vectors} vectors"
     default = (
-        "refused" if method.default == "tune" and not method.linear else f"`{json.dumps(method.default)}`"
+        "refused" if method.default == "tune" and not method.tuned else f"`{json.dumps(method.default)}`"
     )
     keys = ", ".join(f"`{key}`" for key in method.keys)
     return (f"`{method.name}`", method.formula, method.omega, default, keys, takes, method.keeps)

@@ -1,4 +1,4 @@
-"""A matched recipe as a graph: what its model is made of, and what reaches its key. Nothing runs."""
+"""A recipe that is matched, or that chooses how to compose, as a graph: what its model is of. Nothing runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def graph(tmp_path: Path):
     """The graph of a recipe that is composed by matching, and more tables."""
     (tmp_path / "base").mkdir()
 
-    def make(datasets=DATASETS, more: str = "", compose: str = "") -> Graph:
+    def make(datasets=DATASETS, more: str = "", compose: str = "", method: str = "match") -> Graph:
         tables = "".join(f'[datasets.{n}]\npath = "{n}.jsonl"\n{keys}\n' for n, keys in datasets.items())
         path = tmp_path / "recipe.toml"
-        path.write_text(f'[base]\nmodel = "base"\n{tables}\n{more}\n[compose]\nmethod = "match"\n{compose}\n')
+        path.write_text(
+            f'[base]\nmodel = "base"\n{tables}\n{more}\n[compose]\nmethod = "{method}"\n{compose}\n'
+        )
         recipe = load_recipe(path)
-        pinned = dict.fromkeys(datasets, ())
+        pinned = dict.fromkeys([*datasets, *recipe.probes], ())
         return build_graph(
             recipe, Lock(LockedBase("directory", ()), pinned, {}, dict.fromkeys(recipe.vectors, ()))
         )
@@ -147,4 +149,79 @@ def test_analyses_that_go_by_other_omegas_are_left_out(graph):
 def test_what_a_matched_recipe_cannot_have_is_refused(graph, datasets, more, said):
     with pytest.raises(RecipeError) as refused:
         graph(datasets, more)
+    assert said in str(refused.value)
+
+
+def auto(graph, *given, **more):
+    return graph(*given, method="auto", **more)
+
+
+def test_a_choice_is_of_three_models_that_are_measured_on_validation_rows(graph):
+    made = auto(graph, more='[probes.talk]\npath = "talk.jsonl"\nmax_loss_increase = 0.1\n')
+    assert made.candidates == ("sum", "layers", "match")
+    assert {n: made.actions[n].kind.name for n in made.models.values()} == {
+        "base": "import",
+        "model": "choose",
+        "model:sum": "compose",
+        "model:layers": "compose",
+        "model:match": "match",
+    }
+    searches = {n: made.actions[n].params["granularity"] for n in ("tune", "tune:layers")}
+    assert searches == {"tune": "model", "tune:layers": "layer"}
+    of = {
+        n: next(t.at for t in made.actions[n].takes if t.of == "omega").action
+        for n in ("model:sum", "model:layers")
+    }
+    assert of == {"model:sum": "tune", "model:layers": "tune:layers"}
+    measured = {n: str(a.takes[2].at) for n, a in made.actions.items() if n.startswith("choice:")}
+    assert measured == {
+        f"choice:{model}:{judge}": rows
+        for model in ("base", *made.candidates)
+        for judge, rows in (
+            ("math", "data:math/validation"),
+            ("chat", "data:chat/validation"),
+            ("talk", "data:talk/test"),
+        )
+    }
+    assert chosen_by(made) == {("math", "validation"), ("chat", "validation"), ("talk", "test")}
+
+
+def test_no_test_row_of_a_dataset_reaches_a_choice(graph):
+    above = auto(graph, more="[evaluate]\n").only(["model"])
+    taken = {str(t.at) for action in above for t in action.takes if t.at.action.startswith("data:")}
+    assert taken == {f"data:{n}/{split}" for n in DATASETS for split in ("train", "validation", "sample")}
+
+
+def test_neither_name_nor_order_of_a_dataset_reaches_a_choice(graph):
+    renamed = document(auto(graph, {"sums": "", "chat": ""}), {"sums": "math"})
+    # Losses are told apart by the datasets' names here, which stand for their bytes.
+    plain = document(auto(graph, {"chat": "", "math": ""}), {f"{m}:math": f"{m}:sums" for m in LOSSES})
+    again = document(auto(graph, {"math": "", "chat": ""}), {f"{m}:math": f"{m}:sums" for m in LOSSES})
+    assert renamed == plain == again
+
+
+LOSSES = ("base", "sum", "layers", "match")
+
+
+def test_models_that_are_chosen_from_are_measured_on_test_rows_where_that_is_asked(graph):
+    asked = auto(graph, more='[evaluate]\nmodels = ["composed", "base", "layers"]\nprompts = 0\n')
+    plain = auto(graph, more="[evaluate]\nprompts = 0\n")
+    new = asked.actions.keys() - plain.actions.keys()
+    assert new == {"loss:layers:math", "loss:layers:chat"}
+
+
+@pytest.mark.parametrize(
+    ("datasets", "more", "said"),
+    [
+        ({"math": "omega = 0.5"}, "", "it is searched for each model"),
+        ({"match": ""}, "", "is what a model is called"),
+        ({}, "", "there is no vector to compose"),
+        (DATASETS, '[tune]\ngranularity = "layer"\n', "both are tried"),
+        (DATASETS, "[analysis]\nladder = true\n", "not linear"),
+        ({"math": "validation = 0"}, "", "judged on validation rows"),
+    ],
+)
+def test_what_a_choice_cannot_have_is_refused(graph, datasets, more, said):
+    with pytest.raises(RecipeError) as refused:
+        auto(graph, datasets, more=more)
     assert said in str(refused.value)

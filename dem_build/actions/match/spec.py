@@ -13,11 +13,21 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
+    from dem_build.workload import Due
 
-__all__ = ["COMPOSES", "KIND", "composing"]
+__all__ = ["COMPOSES", "KIND", "SAMPLE", "composing", "rowless"]
 
 SAMPLE = "data/sample"
 COMPOSES = MATCH.name
+
+PASSES = 2
+"""Of each row: through its dataset's own model, and through the composed one."""
+
+
+def _passed_tokens(due: Due) -> float | None:
+    tokens = due.sampled_tokens(SAMPLE, due.action.params["rows"])
+    return None if tokens is None else PASSES * tokens
+
 
 KIND = Kind(
     name="match",
@@ -29,17 +39,19 @@ KIND = Kind(
     device=True,
     writes_model=True,
     streams=True,
-    work=Workload(
-        lambda due: due.sampled_tokens(SAMPLE, due.action.params["rows"]),
-        lambda record: record.count("tokens", "seen"),
-        tokens=True,
-    ),
+    work=Workload(_passed_tokens, lambda record: record.count("tokens", "seen"), tokens=True),
     unfit="lower `rows` in [compose], or compose on a machine with more memory",
 )
 
 
-def composing(recipe: Recipe, name: str, omega: Mapping[str, float]) -> list[Action]:
-    """The model of vectors, each with the importance of its dataset; one of none takes no part.
+def rowless(action: Action) -> list[str]:
+    """The vectors of a matched model that have no rows: only the prior has them."""
+    having = {taken.group for taken in action.takes if taken.of == SAMPLE}
+    return [name for name in action.groups if name not in having] if action.kind is KIND else []
+
+
+def composing(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+    """The model of vectors, each with the importance of its dataset; one of importance 0 takes no part.
 
     A vector from elsewhere has no rows here: only the prior has it.
     """

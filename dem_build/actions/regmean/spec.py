@@ -32,9 +32,9 @@ KIND = Kind(
 )
 
 
-def composing(recipe: Recipe, name: str, omega: Mapping[str, float]) -> list[Action]:
+def composing(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
     """The Gram matrices of each vector, and the model of all; a vector of importance 0 takes no part."""
-    counted = {vector: importance for vector, importance in omega.items() if importance != 0}
+    counted = {vector: importance for vector, importance in omega.items() if importance}
     takes = [Input(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
     for vector in counted:
         takes.append(Input("delta", Edge(f"vector:{vector}", "delta"), group=vector))

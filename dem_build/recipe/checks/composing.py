@@ -52,6 +52,35 @@ def _vectors_have_rows(recipe: Recipe, key: Key, vector: Vector) -> Iterator[Mis
 
 
 @RULES.each(omegas)
+def _omega_is_given_where_it_can_be(recipe: Recipe, key: Key, omega: float | str) -> Iterator[Mistake]:
+    method = METHODS.get(recipe.compose.method)
+    if method is not None and not method.given and not isinstance(omega, str):
+        what = f'has no effect with method = "{method.name}": it is {method.omega}'
+        yield Mistake((*key, "omega"), what, "remove it, or name a `method` that it is for")
+
+
+@RULES.whole
+def _granularity_is_of_one_search(recipe: Recipe) -> Iterator[Mistake]:
+    method = METHODS.get(recipe.compose.method)
+    said = recipe.tune.model_fields_set if recipe.tune is not None else ()
+    if method is not None and method.candidates and "granularity" in said:
+        what = f'has no effect with method = "{method.name}": both are tried'
+        yield Mistake(("tune", "granularity"), what, "remove it")
+
+
+@RULES.whole
+def _candidates_have_names_of_their_own(recipe: Recipe) -> Iterator[Mistake]:
+    method = METHODS.get(recipe.compose.method)
+    for section in ("datasets", "vectors", "probes", "baselines"):
+        for name in names(recipe, section):
+            if method is not None and name in method.candidates:
+                what = (
+                    f'with method = "{method.name}", `{name}` is what a model is called that it chooses from'
+                )
+                yield Mistake((section, name), what, "give it another name")
+
+
+@RULES.each(omegas)
 def _shares_are_not_below_zero(recipe: Recipe, key: Key, omega: float | str) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
     if method is not None and method.shares and not isinstance(omega, str) and omega < 0:
@@ -62,7 +91,7 @@ def _shares_are_not_below_zero(recipe: Recipe, key: Key, omega: float | str) -> 
 @RULES.whole
 def _someone_has_a_share(recipe: Recipe) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
-    if method is None or not method.shares:
+    if method is None or not (method.shares or method.candidates):
         return
     if not names(recipe, "datasets", "vectors"):
         yield Mistake(

@@ -73,7 +73,7 @@ def _someone_counts(recipe: Recipe) -> Iterator[Mistake]:
 @RULES.each(omegas)
 def _what_is_tuned_is_linear(recipe: Recipe, key: Key, omega: float | str) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
-    if method is not None and not method.linear and omega == "tune":
+    if method is not None and not method.tuned and omega == "tune":
         default = ", the default," if method.default == "tune" else ""
         why = f"{method.name} is not linear in ω"
         if method.total is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from dem_build.actions.compose.methods.auto import AUTO
 from dem_build.actions.compose.methods.dare import DARE
 from dem_build.actions.compose.methods.dem import EDIT
 from dem_build.actions.compose.methods.interpolation import INTERPOLATION
@@ -24,5 +25,5 @@ if TYPE_CHECKING:
 __all__ = ["EDIT", "INTERPOLATION", "METHODS", "Chunk", "Method", "Tensor"]
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in (EDIT, INTERPOLATION, MATCH, REGMEAN, TIES, DARE, SLERP)}
+    {method.name: method for method in (EDIT, INTERPOLATION, MATCH, REGMEAN, AUTO, TIES, DARE, SLERP)}
 )

@@ -29,5 +29,6 @@ EDIT = Method(
     default="tune",
     combine=_edit,
     linear=True,
+    tuned=True,
     single=True,
 )

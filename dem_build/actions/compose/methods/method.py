@@ -7,7 +7,7 @@ count, chunk size or CPU reaches a bit of the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -111,8 +111,9 @@ class Method:
         default: The `omega` of a vector for which the recipe says none: a number, or `tune`.
         combine: Computes the result of some elements; None where another kind of action makes the model.
         prepare: Makes what `combine` needs of a whole tensor, such as a threshold; None for nothing.
-        linear: Whether the model is Θ + Σ ωᵢ ΔΘᵢ: then ω can be searched, and what one vector does be told by another ω
-            of it.
+        linear: Whether the model is Θ + Σ ωᵢ ΔΘᵢ: then what one vector does can be told by another ω of it.
+        tuned: Whether ω can be searched.
+        given: Whether a recipe can give ω.
         single: Whether it makes the fine-tuned model of one vector with ω = 1. Else Eq. 2 makes that, where a single
             vector is to be measured.
         total: What the ω have to sum to; None for anything.
@@ -120,6 +121,7 @@ class Method:
         sampled: Whether each vector has to come with training rows, and so of a dataset.
         vectors: How many vectors it takes; None for any number.
         keys: The keys of `[compose]` that it reads, beside `dtype`.
+        candidates: Models of which it takes the best: name → the method of each, the plainer ones first.
     """
 
     name: str
@@ -131,12 +133,15 @@ class Method:
     combine: Callable[[Chunk], Values] | None = None
     prepare: Callable[[Tensor], Any] | None = None
     linear: bool = False
+    tuned: bool = False
+    given: bool = True
     single: bool = False
     total: float | None = None
     shares: bool = False
     sampled: bool = False
     vectors: int | None = None
     keys: tuple[str, ...] = ()
+    candidates: Mapping[str, str] = field(default_factory=dict)
 
 
 def pieces(size: int) -> Iterator[tuple[int, int]]:
