@@ -105,7 +105,9 @@ def make(home: Path, config: dict[str, object], vectors: int, options: argparse.
             for _ in range(max(options.rows, SEARCH["max_samples"])):
                 length = int(draw.integers(options.tokens // 2, options.tokens * 3 // 2 + 1))
                 ids = draw.integers(3, config["vocab_size"], length).astype(np.int32)
-                rows.append(ids, np.where(np.arange(length) < length // 2, -100, ids).astype(np.int32), bytes(16))
+                rows.append(
+                    ids, np.where(np.arange(length) < length // 2, -100, ids).astype(np.int32), bytes(16)
+                )
             rows.save(home / f"rows-{j}")
 
 
@@ -132,7 +134,9 @@ def work(what: str, home: str, vectors: int, rows: int, threads: int) -> None:
         for j in range(vectors)
     )
     parts = ("weights", "config", "tokenizer", "generation_config")
-    inputs = Inputs({f"base/{part}": folder / part for part in parts}, {"base/weights": DIGEST}, groups=groups)
+    inputs = Inputs(
+        {f"base/{part}": folder / part for part in parts}, {"base/weights": DIGEST}, groups=groups
+    )
     begun = time.perf_counter()
     told = {}
     if what == "match":

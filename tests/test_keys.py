@@ -167,6 +167,20 @@ GIVEN = {
         ],
         [],
     ),
+    "gram": (
+        {"rows": 32, "dtype": "bfloat16"},
+        [*BASE[:2], taken("delta", hexes("7")), taken("data/sample", hexes("5"))],
+        [],
+    ),
+    "regmean": (
+        {"dtype": "bfloat16", "ridge": 0.03},
+        [
+            *BASE,
+            Group("math", {"importance": 1.0}, (taken("delta", hexes("7")), taken("gram", hexes("5")))),
+            Group("chat", {"importance": 0.5}, (taken("delta", hexes("8")), taken("gram", hexes("6")))),
+        ],
+        [],
+    ),
     "choose": (
         {"objective": "gain"},
         [

@@ -323,7 +323,7 @@ class _Chunk:
         return self._total
 
     def add(
-        self, so_far: NDArray[np.float32], term: NDArray[np.float32], omega: np.float32
+        self, so_far: NDArray[np.float32], term: NDArray[np.float32], omega: float | np.float32
     ) -> NDArray[np.float32]:
         # Rounded twice, product and sum, on every CPU: where one has a fused multiply-add, that would give other bits.
         np.multiply(term, omega, out=term)

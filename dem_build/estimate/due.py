@@ -161,7 +161,7 @@ def matching_of(action: Action, plan: Plan) -> DueMatching:
     data = [plan.verdicts[t.at.action] for t in action.takes if t.at.output == "sample"]
     most = max((made.action.params["max_length"] for made in data), default=0)
     return DueMatching(
-        action.name, action.params["rows"], tuple(sample_lengths(made.record) for made in data), most
+        action.name, action.params.get("rows", 0), tuple(sample_lengths(made.record) for made in data), most
     )
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "STATES",
     "Rows",
     "Shape",
+    "gram_disk",
     "held_memory",
     "least_memory",
     "matching_memory",
@@ -287,6 +288,12 @@ def matching_memory(shape: Shape, tokens: int) -> int:
     # A pass that waits before that matrix holds its residual stream and what the MLP made.
     waiting = PASSES * tokens * MASTER * (3 * shape.hidden + 2 * shape.inner)
     return int(MODELS * layer + solved + waiting)
+
+
+def gram_disk(shape: Shape) -> int:
+    """The bytes of the Gram matrices of a vector: of each layer's four inputs, a triangle each, in float32."""
+    triangles = 3 * shape.hidden * (shape.hidden + 1) // 2 + shape.inner * (shape.inner + 1) // 2
+    return shape.layers * triangles * MASTER
 
 
 def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:

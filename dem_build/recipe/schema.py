@@ -217,7 +217,7 @@ class Compose(Table):
 
     method: MethodName = Field(
         default=EDIT.name,
-        description=" ".join(f"`{method.name}`: {method.sentence}." for method in METHODS.values()),
+        description="The way to compose: see below.",
     )
     dtype: Dtype = Field(
         default="bfloat16",

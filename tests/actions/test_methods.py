@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pytest
 
+from dem_build.actions import SPECS
 from dem_build.actions.compose.methods import METHODS, Chunk, Method, Tensor
 from dem_build.actions.compose.methods.dare import DARE
 from dem_build.actions.compose.methods.slerp import SLERP
@@ -18,6 +19,8 @@ from dem_build.checkpoint.combine import Combination, combine, result_specs
 from dem_build.checkpoint.delta import write_delta
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
+from dem_build.graph import ComposingSpec
+from dem_build.recipe.docs import markdown
 from dem_build.recipe.schema import Compose
 
 if TYPE_CHECKING:
@@ -28,10 +31,20 @@ SIZE = 1001
 
 
 def test_a_recipe_may_name_each_and_its_documentation_says_each_formula() -> None:
-    field = Compose.model_fields["method"]
-    assert get_args(field.annotation) == tuple(METHODS)
-    assert field.description is not None
-    assert all(method.sentence in field.description for method in METHODS.values())
+    assert get_args(Compose.model_fields["method"].annotation) == tuple(METHODS)
+    page = markdown()
+    assert all(method.formula in page and method.sentence in page for method in METHODS.values())
+
+
+def test_every_key_of_a_way_to_compose_is_read_by_one() -> None:
+    read = {key for method in METHODS.values() for key in method.keys}
+    assert read == Compose.model_fields.keys() - {"method", "dtype", "salt"}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_way_to_compose_sums_or_is_made_by_a_kind_of_its_own(method: Method) -> None:
+    makers = [spec.COMPOSES for spec in SPECS if isinstance(spec, ComposingSpec)]
+    assert (method.combine is None) == (method.name in makers)
 
 
 def composed(folder: Path, method: Method, models: Models, **options: Any) -> np.ndarray:
@@ -82,7 +95,7 @@ def test_a_method_may_look_at_the_whole_of_a_tensor_first(tmp_path: Path, chunk:
     base, *vectors = (rng.normal(size=SIZE).astype(np.float32) for _ in range(4))
     vectors[2][-1] = 9  # what is prepared is of all elements, and those of one chunk do not tell
     omegas = [0.5, 0.0, 2.0]  # one that is no term here: the other two keep what was prepared of them
-    method = Method("large", "", "", "", 1.0, combine=large, prepare=halves)
+    method = Method("large", "", "", "", "", 1.0, combine=large, prepare=halves)
     made = composed(tmp_path, method, [base, *zip(vectors, omegas, strict=True)], chunk=chunk)
     wanted = base.copy()
     for vector, omega in zip(vectors, omegas, strict=True):

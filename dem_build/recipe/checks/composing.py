@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.actions.compose.methods import METHODS
-from dem_build.recipe.checks.tables import Rules, names, omegas
+from dem_build.recipe.checks.tables import Rules, names, omegas, vectors
 from dem_build.recipe.messages import Mistake, any_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.recipe.schema import Recipe
+    from dem_build.recipe.schema import Recipe, Vector
     from dem_build.recipe.toml import Key
 
 __all__ = ["RULES"]
@@ -41,6 +41,14 @@ def _vectors_are_as_many_as_it_takes(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(
             ("compose", "method"), what, "add or remove datasets or vectors, or set another `method`"
         )
+
+
+@RULES.each(vectors)
+def _vectors_have_rows(recipe: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
+    method = METHODS.get(recipe.compose.method)
+    if method is not None and method.sampled and recipe.omega_of(vector) != 0:
+        what = f'has no training rows, and method = "{method.name}" looks at those of each vector'
+        yield Mistake(key, what, "set its omega to 0, or set another `method` in [compose]")
 
 
 @RULES.each(omegas)

@@ -15,6 +15,7 @@ from dem_build.actions.compose.methods.dem import EDIT
 from dem_build.actions.compose.methods.interpolation import INTERPOLATION
 from dem_build.actions.compose.methods.match import MATCH
 from dem_build.actions.compose.methods.method import Chunk, Method, Tensor
+from dem_build.actions.compose.methods.regmean import REGMEAN
 from dem_build.actions.compose.methods.slerp import SLERP
 from dem_build.actions.compose.methods.ties import TIES
 
@@ -24,5 +25,5 @@ if TYPE_CHECKING:
 __all__ = ["EDIT", "INTERPOLATION", "METHODS", "Chunk", "Method", "Tensor"]
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in (EDIT, INTERPOLATION, MATCH, AUTO, TIES, DARE, SLERP)}
+    {method.name: method for method in (EDIT, INTERPOLATION, MATCH, REGMEAN, AUTO, TIES, DARE, SLERP)}
 )

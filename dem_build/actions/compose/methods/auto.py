@@ -17,6 +17,7 @@ AUTO = Method(
         "the best on validation rows of three models: `sum`, by `dem` with one ω a vector, `layers`, by `dem` with one "
         "ω a vector and layer, and `match`, by `match` with equal importances"
     ),
+    keeps="as the best of them",
     omega="searched for each model, and so not given",
     default="tune",
     tuned=True,

@@ -11,11 +11,10 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dem_build.actions.compose.methods.method import Method
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from dem_build.actions.compose.methods.method import Chunk, Tensor, Values
@@ -25,14 +24,16 @@ __all__ = ["DARE", "kept", "philox_key"]
 BLOCK = 8  # numbers of 32 bits that Philox gives for one value of its counter
 
 
-def philox_key(seed: int, digest: str, tensor: str) -> NDArray[np.uint64]:
-    """The generator's key for one tensor of a vector."""
+def philox_key(seed: int, digest: str, tensor: str) -> int:
+    """The generator's key for one tensor of a vector: 128 bits."""
     found = hashlib.sha256(f"{seed} {digest} {tensor}".encode()).digest()
-    return np.frombuffer(found, "<u8", 2).astype(np.uint64)
+    return int.from_bytes(found[:16], "little")
 
 
-def kept(key: NDArray[np.uint64], elements: slice, density: float) -> NDArray[np.bool_]:
+def kept(key: int, elements: slice, density: float) -> NDArray[np.bool_]:
     """Which of some elements of a tensor are kept: each by a number of 32 bits of its own."""
+    import numpy as np  # noqa: PLC0415  rules of recipes read this file's entry, and no numbers
+
     first = elements.start // BLOCK
     skipped = elements.start - first * BLOCK
     count = -(-(skipped + elements.stop - elements.start) // BLOCK)
@@ -42,7 +43,7 @@ def kept(key: NDArray[np.uint64], elements: slice, density: float) -> NDArray[np
     return below
 
 
-def _keys(tensor: Tensor) -> list[NDArray[np.uint64]]:
+def _keys(tensor: Tensor) -> list[int]:
     return [philox_key(tensor.params["seed"], digest, tensor.name) for digest, _ in tensor.terms]
 
 
@@ -52,8 +53,9 @@ def _sum(chunk: Chunk) -> Values:
     so_far = chunk.base
     for (vector, omega), key in zip(chunk.terms(), chunk.prepared, strict=True):
         vector[chunk.placed(~kept(key, chunk.elements, density))] = 0
-        np.divide(vector, np.float32(density), out=vector)
-        so_far = chunk.add(so_far, vector, omega)
+        left = vector
+        left /= density
+        so_far = chunk.add(so_far, left, omega)
     return so_far
 
 
@@ -64,6 +66,7 @@ DARE = Method(
         "DARE (arXiv 2311.03099): `Θ + Σ ω_i drop(ΔΘ_i)`, where `drop` keeps each change with a chance, the density, "
         "and divides it by that; `ΔΘ_i` is what fine-tuning the base `Θ` on dataset `i` changed"
     ),
+    keeps="a random share of each change, and on average all of it",
     omega="the vector's weight in the sum",
     default=1.0,
     combine=_sum,

@@ -24,6 +24,7 @@ EDIT = Method(
     name="dem",
     formula="Θ + Σ ωᵢ ΔΘᵢ",
     sentence="`Θ_D = Θ + Σ ω_i ΔΘ_i`, where `ΔΘ_i` is what fine-tuning the base `Θ` on dataset `i` changed",
+    keeps="each change, times its ω",
     omega="the vector's weight in the sum",
     default="tune",
     combine=_edit,

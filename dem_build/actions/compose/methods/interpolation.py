@@ -26,6 +26,7 @@ INTERPOLATION = Method(
     name="interpolation",
     formula="Σ ωᵢ Θᵢ",
     sentence="`Θ_I = Σ ω_i Θ_i`, where `Θ_i` is the base fine-tuned on dataset `i`",
+    keeps="each model's share of every weight",
     omega="the model's weight in the sum; all together 1",
     default="tune",  # which is refused: each ω is to be said
     combine=_interpolate,

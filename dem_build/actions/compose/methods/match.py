@@ -14,6 +14,7 @@ MATCH = Method(
         "`W₀ = Θ + c Σ a_i ΔΘ_i / Σ a_i`, over a few training rows of each dataset `i`: `x_i` is the map's input in "
         "the base fine-tuned on it, `W_i` the map there, `z_i` its input in the composed model; all else is `W₀`"
     ),
+    keeps="what each linear layer puts out on each dataset's rows",
     omega="the dataset's importance a",
     default=1.0,
     shares=True,

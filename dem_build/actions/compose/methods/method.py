@@ -93,8 +93,8 @@ class Chunk(Protocol):
         """As many zeros, in the buffer of the result."""
         ...
 
-    def add(self, so_far: Values, term: Values, omega: np.float32) -> Values:
-        """so_far + (ω · term), in the buffer of the result; `term` is overwritten."""
+    def add(self, so_far: Values, term: Values, omega: float | np.float32) -> Values:
+        """so_far + (ω · term), ω rounded to float32, in the buffer of the result; `term` is overwritten."""
         ...
 
 
@@ -106,6 +106,7 @@ class Method:
         name: In recipes and keys.
         formula: For a page.
         sentence: For the model card, in Markdown, with what its letters stand for.
+        keeps: What of the fine-tuned models is kept, in a few words.
         omega: What a vector's `omega` means for it.
         default: The `omega` of a vector for which the recipe says none: a number, or `tune`.
         combine: Computes the result of some elements; None where another kind of action makes the model.
@@ -117,6 +118,7 @@ class Method:
             vector is to be measured.
         total: What the ω have to sum to; None for anything.
         shares: Whether ω count by their shares of Σ ω: none is below 0, and one is above.
+        sampled: Whether each vector has to come with training rows, and so of a dataset.
         vectors: How many vectors it takes; None for any number.
         keys: The keys of `[compose]` that it reads, beside `dtype`.
         candidates: Models of which it takes the best: name → the method of each, the plainer ones first.
@@ -125,6 +127,7 @@ class Method:
     name: str
     formula: str
     sentence: str
+    keeps: str
     omega: str
     default: float | Literal["tune"]
     combine: Callable[[Chunk], Values] | None = None
@@ -135,6 +138,7 @@ class Method:
     single: bool = False
     total: float | None = None
     shares: bool = False
+    sampled: bool = False
     vectors: int | None = None
     keys: tuple[str, ...] = ()
     candidates: Mapping[str, str] = field(default_factory=dict)

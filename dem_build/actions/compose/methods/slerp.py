@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from dem_build.actions.compose.methods.method import Method, pieces
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from dem_build.actions.compose.methods.method import Chunk, Tensor, Values
@@ -24,24 +23,24 @@ STRAIGHT = 0.9995  # above this |cos| the arc is taken for its chord, as mergeki
 NO_LENGTH = 1e-8  # below this length a tensor has no direction: cos is 0 then
 
 
-def _coefficients(tensor: Tensor) -> list[np.float32]:
+def _coefficients(tensor: Tensor) -> list[float]:
     """What the two models are multiplied by; 1 where there is one, the other's ω being 0."""
     if len(tensor.terms) == 1:
-        return [np.float32(1)]
+        return [1.0]
     (_, one), (_, other) = tensor.terms
     t = float(other) / (float(one) + float(other))
     cos = _cosine(tensor)
     if abs(cos) > STRAIGHT:
-        return [np.float32(1 - t), np.float32(t)]
+        return [1 - t, t]
     angle = math.acos(cos)
-    return [np.float32(math.sin(part * angle) / math.sin(angle)) for part in (1 - t, t)]
+    return [math.sin(part * angle) / math.sin(angle) for part in (1 - t, t)]
 
 
 def _cosine(tensor: Tensor) -> float:
     products = []
     for start, stop in pieces(tensor.size):
         base = tensor.base(start, stop)
-        one, other = ((tensor.vector(term, start, stop) + base).astype(np.float64) for term in (0, 1))
+        one, other = ((tensor.vector(term, start, stop) + base).astype("f8") for term in (0, 1))
         products.append((_sum(one * one), _sum(other * other), _sum(one * other)))
     of_one, of_other, of_both = (math.fsum(column) for column in zip(*products, strict=True))
     lengths = (math.sqrt(of_one), math.sqrt(of_other))
@@ -54,7 +53,8 @@ def _sum(values: NDArray[np.float64]) -> float:
     while values.size > 1:
         half = values.size // 2
         rest = values[2 * half :]
-        values = np.concatenate((values[:half] + values[half : 2 * half], rest))
+        values = values[:half] + values[half : 2 * half]
+        values[: rest.size] += rest
     return float(values[0])
 
 
@@ -76,6 +76,7 @@ SLERP = Method(
         "`Θ_i` is the base fine-tuned on dataset `i`, `φ` the angle between them and `t = ω_2 / (ω_1 + ω_2)`; on the "
         "straight line where `|cos φ| > 0.9995`"
     ),
+    keeps="how long the weights are, between the two",
     omega="the model's share of the way: t = ω₂ / (ω₁ + ω₂)",
     default=1.0,
     combine=_step,

@@ -8,9 +8,8 @@ its sort which: stored in bfloat16 many are alike, and no order of theirs is to 
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from dem_build.actions.compose.methods.method import Method, pieces
 
@@ -22,13 +21,13 @@ __all__ = ["TIES"]
 HALF = 16  # bits
 
 
-def _thresholds(tensor: Tensor) -> list[np.float32]:
+def _thresholds(tensor: Tensor) -> list[float]:
     """The smallest |ΔΘ| of each vector that is kept."""
     kept = max(1, int(tensor.params["density"] * tensor.size))
     return [_largest(tensor, term, kept) for term in range(len(tensor.terms))]
 
 
-def _largest(tensor: Tensor, term: int, rank: int) -> np.float32:
+def _largest(tensor: Tensor, term: int, rank: int) -> float:
     """The |ΔΘ| that has `rank` - 1 others above or beside it.
 
     Without its sign a float is an integer in the order of its size, so it is found by its halves: no sort, and no more
@@ -36,7 +35,8 @@ def _largest(tensor: Tensor, term: int, rank: int) -> np.float32:
     """
     upper, rank = _digit(tensor, term, rank, None)
     lower, _ = _digit(tensor, term, rank, upper)
-    return np.uint32((upper << HALF) | lower).view(np.float32)
+    value: float = struct.unpack("<f", struct.pack("<I", (upper << HALF) | lower))[0]
+    return value
 
 
 def _digit(tensor: Tensor, term: int, rank: int, upper: int | None) -> tuple[int, int]:
@@ -48,6 +48,8 @@ def _digit(tensor: Tensor, term: int, rank: int, upper: int | None) -> tuple[int
         rank: Among all of them, or among those of one upper half; 1 for the largest.
         upper: The upper half that counts; None to find it.
     """
+    import numpy as np  # noqa: PLC0415  rules of recipes read this file's entry, and no numbers
+
     counts = np.zeros(1 << HALF, np.int64)
     for start, stop in pieces(tensor.size):
         bits = np.abs(tensor.vector(term, start, stop)).view(np.uint32)
@@ -63,6 +65,8 @@ def _merge(chunk: Chunk) -> Values:
 
     What pulls up and what pulls down are summed apart: the larger of the two has the sign.
     """
+    import numpy as np  # noqa: PLC0415  as above
+
     zero = np.float32(0)
     up, of_up, down, of_down = np.zeros((4, chunk.base.size), np.float32)  # the sums, and the ω in each
     for (vector, omega), threshold in zip(chunk.terms(), chunk.prepared, strict=True):
@@ -77,7 +81,7 @@ def _merge(chunk: Chunk) -> Values:
     weight[weight == zero] = 1  # nobody's, as a rule: the sum is 0
     mean = np.where(elected, up, down)
     mean /= weight
-    return chunk.add(chunk.base, mean, np.float32(chunk.params["scale"]))
+    return chunk.add(chunk.base, mean, chunk.params["scale"])
 
 
 TIES = Method(
@@ -88,6 +92,7 @@ TIES = Method(
         "each tensor, and `Σ'` is over the vectors whose sign is that of the sum of all; `ΔΘ_i` is what fine-tuning "
         "the base `Θ` on dataset `i` changed"
     ),
+    keeps="the largest changes, where they agree in sign",
     omega="the vector's weight beside the others",
     default=1.0,
     combine=_merge,
