@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from dem_build.action import BASE, COMPOSED, HEAL, MODEL, TRUNK, TUNE, UNHEALED
 from dem_build.actions import SPECS
 from dem_build.actions.base.spec import base_action
-from dem_build.actions.compose.methods import EDIT
-from dem_build.actions.compose.spec import composed_model, tuned_model
+from dem_build.actions.choose.spec import candidates_of
+from dem_build.actions.compose.methods import EDIT, INTERPOLATION
+from dem_build.actions.compose.spec import composed_model, single_model, tuned_model
 from dem_build.actions.extract.spec import extracted_vector
 from dem_build.actions.finetune.spec import finetune_action
 from dem_build.actions.mix.spec import KIND as MIX
@@ -46,6 +47,24 @@ class EvaluationSpec(Protocol):
         ...
 
 
+@runtime_checkable
+class ComposingSpec(Protocol):
+    """The `spec.py` of what a way to compose asks for beside the action `compose`, or in place of it.
+
+    Attributes:
+        COMPOSES: The method's name in `METHODS`.
+    """
+
+    COMPOSES: str
+
+    def composing(self, recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+        """The actions, each after those it takes from; the last is NAME, and makes the model.
+
+        ω are None where they are searched.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Graph:
     """All actions of a recipe, each after those it depends on.
@@ -57,6 +76,7 @@ class Graph:
         baselines: Baseline → its method.
         stages: `trunk` and `heal`, where the recipe has them → the model in results that shows what each brings: the
             trunk, and the composed model before it was healed.
+        candidates: Models of which the composed one is the best, by their names in results, as in `models`.
     """
 
     actions: Mapping[str, Action]
@@ -64,6 +84,7 @@ class Graph:
     omega: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
+    candidates: tuple[str, ...] = ()
 
     @property
     def origin(self) -> str:
@@ -131,22 +152,22 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         finetune_action(name, recipe.train_of(name)).starting_from(origin) for name in recipe.datasets
     ]
     actions += [extracted_vector(recipe, name, lock) for name in recipe.vectors]
-    said = {n: v.omega for table in (recipe.datasets, recipe.vectors) for n, v in table.items()}
+    said = recipe.omegas
     omega = {name: float(value) for name, value in said.items() if value != "tune"}
-    if len(omega) < len(said):
-        composed = [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
-    else:
-        composed = [composed_model(recipe, MODEL, omega)]
+    composed = _composed(recipe, MODEL, {name: omega.get(name) for name in said})
     actions += _healed(recipe, [action.starting_from(origin) for action in composed])
     if recipe.analysis and said:
         wanted = {name: omega.get(name) for name in said}
         analyses = [spec for spec in SPECS if isinstance(spec, AnalysisSpec)]
         made = [a.starting_from(origin) for spec in analyses for a in spec.analyses(recipe, wanted)]
         actions += [a.salted(recipe.analysis.salt) for a in made]
+    candidates = candidates_of(recipe)
     stages = {name: model for name, model in ((TRUNK, TRUNK), (HEAL, UNHEALED)) if name in recipe.stages}
-    models = {COMPOSED: MODEL, BASE: BASE} | {model: f"{MODEL}:{model}" for model in stages.values()}
+    models = {COMPOSED: MODEL, BASE: BASE} | {
+        model: f"{MODEL}:{model}" for model in (*stages.values(), *candidates)
+    }
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
-        singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
+        singles = [single_model(recipe, name) for name in said]
         actions += [single.starting_from(origin) for single in singles]
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
     for name in recipe.baselines:
@@ -157,13 +178,28 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         models[name] = actions[-1].name
     if evaluate := recipe.evaluate:
         # Single vectors are there only where they are asked for, and stages wherever the composed model is measured.
-        named = (COMPOSED, BASE, *recipe.baselines, *(() if COMPOSED in evaluate.models else stages.values()))
+        staged = () if COMPOSED in evaluate.models else stages.values()
+        named = (COMPOSED, BASE, *candidates, *recipe.baselines, *staged)
         asked = {m: made for m, made in models.items() if m in evaluate.models or m not in named}
         evaluations = [spec for spec in SPECS if isinstance(spec, EvaluationSpec)]
         made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
-    return Graph({a.name: a for a in actions}, models, omega, methods, stages)
+    return Graph({a.name: a for a in actions}, models, omega, methods, stages, candidates)
+
+
+def _composed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+    """What composes by the recipe's method, each action after those it takes from; NAME is the last.
+
+    ω are None where they are searched.
+    """
+    makers = {spec.COMPOSES: spec.composing for spec in SPECS if isinstance(spec, ComposingSpec)}
+    if (made_by := makers.get(recipe.compose.method)) is not None:
+        return made_by(recipe, name, omega)
+    given = {vector: value for vector, value in omega.items() if value is not None}
+    if len(given) < len(omega):
+        return [tune_action(recipe, given), tuned_model(recipe, name, omega, TUNE)]
+    return [composed_model(recipe, name, given)]
 
 
 def _trunk(recipe: Recipe) -> list[Action]:
@@ -215,8 +251,8 @@ def _makers(recipe: Recipe, name: str) -> list[Action]:
         return [best_single(recipe, name), tuned_model(recipe, made, vectors, f"{TUNE}:{name}")]
     if baseline.method == "uniform":
         return [composed_model(recipe, made, equal, EDIT.name)]
-    if baseline.method == "interpolation":
-        return [composed_model(recipe, made, baseline.omega or equal, "interpolation")]
+    if baseline.method == INTERPOLATION.name:
+        return [composed_model(recipe, made, baseline.omega or equal, INTERPOLATION.name)]
     mixture = _mixture(recipe, name)
     if baseline.alpha == "tune":
         scale = scale_of(recipe, name)

@@ -56,8 +56,8 @@ class Times:
 
     def __init__(self, records: Iterable[Record], weights: Digest | None) -> None:
         found = [r for r in records if _work(r.kind)] if weights is not None else []
-        composed = [r for r in found if r.kind == "compose" and "weights" in r.outputs]
         # What reads a composed model reads other weights: it counts as its base, and so does what is made of it.
+        composed = [r for r in found if "weights" in r.outputs]
         models: set[Digest | None] = set()
         more: set[Digest | None] = {weights}
         while more - models:

@@ -166,8 +166,9 @@ def part_of(action: Action, graph: Graph) -> Part:
         return Part.BASELINES
     if action.name == BASE or (prefix == "data" and name not in graph.stages):
         return Part.SHARED
+    # What was made to choose from is what the chosen one cost.
     makes = action.name in (graph.origin, graph.composing, MODEL, TUNE)
-    if makes or prefix == "vector" or name in graph.stages:
+    if makes or prefix in ("vector", "choice") or name in graph.stages or name in graph.candidates:
         return Part.MODEL
     return Part.REFERENCES if prefix == MODEL else Part.ANALYSIS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.recipe.checks import baselines, evaluation, omega, rows, stages, training
+from dem_build.recipe.checks import baselines, composing, evaluation, omega, rows, stages, training
 from dem_build.recipe.checks.tables import unless_wrong
 
 if TYPE_CHECKING:
@@ -16,6 +16,6 @@ __all__ = ["contradictions"]
 
 def contradictions(recipe: Recipe) -> list[Mistake]:
     """Every contradiction in a recipe, also in one that has `WRONG` values."""
-    parts = (rows, training, stages, omega, baselines, evaluation)
+    parts = (rows, training, stages, omega, composing, baselines, evaluation)
     rules = (rule for part in parts for rule in part.RULES)
     return [mistake for rule in rules for mistake in unless_wrong(rule(recipe))]

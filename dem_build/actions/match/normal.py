@@ -1,0 +1,149 @@
+"""The least squares of a linear module: normal equations, summed in a fixed order and solved in float64.
+
+    W  =  argmin  Σ_j a_j Σ_t s_t ‖W z_jt - y_jt‖²  +  λ ‖(W - W₀) D^½‖²
+       =  W₀ + N (G + (λ + ε) D)⁻¹
+    G  =  Σ_j a_j Σ_t s_t z_jt z_jtᵀ          D = diagonal of G
+    N  =  Σ_j a_j Σ_t s_t (y_jt - W₀ z_jt) z_jtᵀ
+
+Products of up to `CHUNK` tokens are float32, and their sums float64. Both are cut into blocks of `BLOCK` columns, each
+computed by one thread. Chunks and blocks follow from rows and widths alone, so no number of threads reaches a bit.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeAlias
+
+    ForEach: TypeAlias = "Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]"
+
+__all__ = ["BLOCK", "CHUNK", "Factor", "Targets", "factor_of", "factorised", "gram_of"]
+
+CHUNK = 512  # tokens
+BLOCK = 256  # columns of a matrix
+EPSILON = 1e-7
+"""Of D, beside λ: at λ = 0 fewer tokens than columns leave G singular."""
+
+
+class Factor:
+    """The Cholesky factor L of G + (λ + ε) D.
+
+    Args:
+        lower: L in the lower triangle, float64 [width, width]; what lies above counts for nothing.
+    """
+
+    def __init__(self, lower: torch.Tensor) -> None:
+        self._lower = lower
+
+    def solve(self, targets: torch.Tensor, for_each: ForEach) -> torch.Tensor:
+        """(W - W₀)ᵀ, float64 [width, outputs], for Nᵀ of that shape, which is overwritten."""
+
+        def block(start: int) -> None:
+            part = targets[:, start : start + BLOCK]
+            half = torch.linalg.solve_triangular(self._lower, part, upper=False)
+            part.copy_(torch.linalg.solve_triangular(self._lower.mT, half, upper=True))
+
+        for_each(block, range(0, targets.shape[1], BLOCK))
+        return targets
+
+
+def factorised(
+    batches: Iterable[Sequence[tuple[torch.Tensor, torch.Tensor]]],
+    width: int,
+    ridge: float,
+    device: torch.device,
+    for_each: ForEach,
+) -> Factor | None:
+    """Sum G and factorise it: arguments as of `gram_of` and `factor_of`; None where an input is not finite."""
+    gram = gram_of(batches, width, device, for_each)
+    return factor_of(gram, ridge, for_each) if bool(gram.diagonal().isfinite().all()) else None
+
+
+def gram_of(
+    batches: Iterable[Sequence[tuple[torch.Tensor, torch.Tensor]]],
+    width: int,
+    device: torch.device,
+    for_each: ForEach,
+) -> torch.Tensor:
+    """Sum G, float64 [width, width], in the lower triangle.
+
+    Args:
+        batches: Pieces of at most CHUNK tokens: inputs z and inputs times weights a_j s_t, float32 [tokens, width]
+            each.
+        width: Of the inputs.
+        device: Where it is computed.
+        for_each: Calls a function with each of some arguments, several at a time.
+    """
+    gram = torch.zeros((width, width), dtype=torch.float64, device=device)
+    for pieces in batches:
+
+        def block(start: int, pieces: Sequence[tuple[torch.Tensor, torch.Tensor]] = pieces) -> None:
+            stop = min(start + BLOCK, width)
+            for values, weighted in pieces:  # the lower triangle alone
+                gram[start:stop, :stop] += weighted[:, start:stop].T @ values[:, :stop]
+
+        for_each(block, range(0, width, BLOCK))
+    return gram
+
+
+def factor_of(gram: torch.Tensor, ridge: float, for_each: ForEach) -> Factor:
+    """Factorise G + (λ + ε) D.
+
+    Args:
+        gram: G, float64 [width, width], in the lower triangle; it is overwritten.
+        ridge: λ.
+        for_each: As in `gram_of`.
+    """
+    diagonal = gram.diagonal()
+    dead = diagonal == 0  # an input that is always 0: its column of N is too, and W₀ stays
+    diagonal *= 1.0 + ridge + EPSILON
+    diagonal[dead] = 1.0
+    _factorise(gram, for_each)
+    return Factor(gram)
+
+
+def _factorise(matrix: torch.Tensor, for_each: ForEach) -> None:
+    """Cholesky by blocks, in the lower triangle and in place: the library's own takes a second matrix of its size."""
+    width = len(matrix)
+    for start in range(0, width, BLOCK):
+        stop = min(start + BLOCK, width)
+        corner = torch.linalg.cholesky(matrix[start:stop, start:stop])
+        matrix[start:stop, start:stop] = corner
+        below = range(stop, width, BLOCK)
+
+        def panel(row: int, held: slice = slice(start, stop), corner: torch.Tensor = corner) -> None:
+            part = matrix[row : row + BLOCK, held]
+            part.copy_(torch.linalg.solve_triangular(corner.mT, part, upper=True, left=False))
+
+        def trailing(row: int, held: slice = slice(start, stop), first: int = stop) -> None:
+            last = min(row + BLOCK, width)
+            matrix[row:last, first:last] -= matrix[row:last, held] @ matrix[first:last, held].T
+
+        for_each(panel, below)
+        for_each(trailing, below)
+
+
+class Targets:
+    """Nᵀ while it is summed: float64 [width, outputs]."""
+
+    def __init__(self, width: int, outputs: int, device: torch.device) -> None:
+        self.sums = torch.zeros((width, outputs), dtype=torch.float64, device=device)
+
+    def add(self, pieces: Sequence[tuple[torch.Tensor, torch.Tensor]], for_each: ForEach) -> None:
+        """Add Σ a_j s_t z (y - W₀ z)ᵀ.
+
+        Args:
+            pieces: Of at most CHUNK tokens: inputs times weights [tokens, width], and y - W₀ z [tokens, outputs].
+            for_each: As in `factorised`.
+        """
+
+        def block(start: int) -> None:
+            part = slice(start, start + BLOCK)
+            for weighted, residual in pieces:
+                self.sums[part] += weighted[:, part].T @ residual
+
+        for_each(block, range(0, self.sums.shape[0], BLOCK))

@@ -1,0 +1,137 @@
+"""Kind `match`: the base and its vectors become one model that does on each dataset's rows what its single does."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dem_build.actions.match.frames import empty_model
+from dem_build.actions.match.matching import Matching, Settings
+from dem_build.actions.match.spec import PASSES, SAMPLE
+from dem_build.actions.match.sums import Sums, Vectors, Written
+from dem_build.actions.model_parts import write_parts
+from dem_build.checkpoint.combine import result_specs
+from dem_build.checkpoint.delta import delta_shapes, open_delta
+from dem_build.checkpoint.floats import CODES
+from dem_build.checkpoint.header import kept_in
+from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.checkpoint.writer import weights_writer
+from dem_build.data.arrays import TokenRows
+from dem_build.errors import CheckpointError
+from dem_build.json_text import parse_json
+from dem_build.model.context_length import refuse_longer
+from dem_build.model.environment import device, memory_told, peak_memory, ran_on, reset_peak_memory
+from dem_build.model.weight_layout import WeightLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from dem_build.digest import JSON
+    from dem_build.step import Context, Group, Inputs, Provenance
+
+__all__ = ["run"]
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Match, and write the model.
+
+    Args:
+        inputs: Weights, config, tokenizer and generation_config of `base/`; a group for each vector, with its `delta`,
+            rows of its dataset as `data/sample`, where there are any, and the parameter `importance` (1 by default).
+        params: `dtype` of the model, `rows` of each dataset that are used, `ridge` (λ) and `prior` (c).
+        context: Where and how.
+
+    Returns:
+        Of each vector its importance, rows, tokens, and how far the model is from it at the end.
+
+    Raises:
+        CheckpointError: A vector that does not fit the base, a model that cannot be matched, or values that are not
+            finite.
+        DataError: A row has more tokens than the model takes.
+    """
+    started = time.monotonic()
+    context.resident.clear()  # what another action left would take the room of this one
+    reset_peak_memory(device())
+    groups = _groups(inputs)
+    with memory_told(
+        CheckpointError, "while matching", "lower `rows` in [compose], or end what else takes memory"
+    ):
+        found = _match(inputs, groups, params, context)
+    write_parts(inputs, params["dtype"], context)
+    return found | {"seconds": round(time.monotonic() - started, 3), "threads": context.threads}
+
+
+def _groups(inputs: Inputs) -> list[Group]:
+    """The vectors that count, in an order that no name reaches; one of importance 0 is left out altogether."""
+    groups = [group for group in inputs.groups if _importance(group) > 0]
+    return sorted(groups, key=lambda g: (g.digests["delta"], g.digests.get(SAMPLE, ""), _importance(g)))
+
+
+def _importance(group: Group) -> float:
+    value = group.params.get("importance")
+    return 1.0 if value is None else float(value)
+
+
+def _match(
+    inputs: Inputs, groups: list[Group], params: Mapping[str, Any], context: Context
+) -> dict[str, Any]:
+    base, dtype = open_checkpoint(inputs.paths["base/weights"]), params["dtype"]
+    for group in groups:
+        digest = group.digests["delta"]
+        open_delta(group.paths["delta"], base, inputs.digests["base/weights"], f"vector {digest[:12]}…")
+    config = inputs.paths["base/config"]
+    rows = [_rows(group, params["rows"], config, context) for group in groups]
+    model = empty_model(parse_json(config.read_text(encoding="utf-8")), context.machine.attn_implementation)
+    importances = [_importance(group) for group in groups]
+    vectors = Vectors([group.paths["delta"] for group in groups], importances, params["prior"])
+    sums = Sums(base, vectors, dtype, WeightLayout(model, delta_shapes(base)))
+    settings = Settings(params["ridge"], getattr(torch, dtype), device(), context.threads)
+    code = CODES[dtype]
+    specs = result_specs(base, code, kept_in(base.metadata, code))
+    with ExitStack() as stack:
+        matching = stack.enter_context(Matching(model, sums, rows, settings))
+        tokens = [sum(len(ids) for ids, _ in found) for found in rows]
+        if 0 < sum(tokens) < matching.width:
+            context.warn(
+                f"{sum(tokens)} tokens in all are fewer than the {matching.width} inputs of a layer: most of what the "
+                "vectors learned is then composed by the prior; raise `rows` in [compose]"
+            )
+        writer = stack.enter_context(weights_writer(context.out / "weights", specs))
+        written = Written(writer, sums, list(base.tensors))
+        tell = context.teller(matching.modules, "linear layers")
+        residuals = matching.run(written, tell)
+        written.rest(lambda _: context.check_stop())
+        tell(matching.modules)
+    context.hashed |= writer.digests  # known since the last byte: the files need not be read again
+    return {
+        "terms": [
+            {
+                "vector": group.digests["delta"],
+                "sample": group.digests.get(SAMPLE),
+                "importance": importance,
+                "rows": len(found),
+                "tokens": count,
+                "residual": residuals.get(j),
+            }
+            for j, (group, importance, found, count) in enumerate(
+                zip(groups, importances, rows, tokens, strict=True)
+            )
+        ],
+        "tokens": {"seen": PASSES * sum(tokens)},
+        "peak_memory": peak_memory(device()),
+        **ran_on(model),
+    }
+
+
+def _rows(group: Group, most: int, config: Path, context: Context) -> list[Any]:
+    """The first rows of a group's sample."""
+    rows = TokenRows.open(group.paths[SAMPLE]) if SAMPLE in group.paths else None
+    if not rows:
+        context.warn(f"{group.name} has no rows: of its vector only the prior knows")
+        return []
+    refuse_longer(rows, config)
+    return [rows[i] for i in range(min(most, len(rows))) if len(rows[i][0])]

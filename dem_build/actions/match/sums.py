@@ -1,0 +1,190 @@
+"""Weighted sums of base and vectors, tensor by tensor, and the file in which the matched model is written."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from dem_build.checkpoint.floats import CODES, FLOATS
+from dem_build.checkpoint.header import kept_in
+from dem_build.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from dem_build.checkpoint.reader import Checkpoint
+    from dem_build.checkpoint.writer import Writer
+    from dem_build.model.weight_layout import TensorGroup, WeightLayout
+
+__all__ = ["Sums", "Vectors", "Written"]
+
+PIECE = 1 << 18  # elements: what is at work stays in a core's cache
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What is composed.
+
+    Attributes:
+        files: ΔΘ_j, each checked against the base, in an order that no name reaches.
+        importances: a_j of each, all above 0.
+        prior: c of W₀ = Θ + c Σ_j (a_j / Σ a) ΔΘ_j.
+    """
+
+    files: Sequence[Path]
+    importances: Sequence[float]
+    prior: float
+
+
+class Sums:
+    """Θ + Σ w ΔΘ of tensors, in the format in which the model is published.
+
+    Each sum is float32, in the order of the vectors, and rounded once: what composing by Eq. 2 would write.
+
+    Args:
+        base: Θ, whose headers are read.
+        vectors: ΔΘ_j, and what the prior is.
+        dtype: Of the published model, as recipes name it.
+        layout: How the files' tensors are the model's.
+    """
+
+    def __init__(self, base: Checkpoint, vectors: Vectors, dtype: str, layout: WeightLayout) -> None:
+        self.layout = layout
+        self._tensors = base.tensors
+        self.vectors = vectors
+        self._kept, self._dtype = kept_in(base.metadata, CODES[dtype]), getattr(torch, dtype)
+        self._base = _mapped({tensor.path for tensor in base.tensors.values()})
+        self._deltas = [_mapped({path}) for path in vectors.files]
+        self._changers: dict[str, tuple[int, ...]] = {}
+
+    def group_of(self, name: str) -> TensorGroup | None:
+        """What belongs together with one of the files' tensors; None for one that the model does not use."""
+        return self.layout.of_file.get(name)
+
+    def changers(self, name: str) -> tuple[int, ...]:
+        """The vectors that are other than 0 in a tensor of the files, or in one that belongs together with it."""
+        if name not in self._changers:
+            group = self.group_of(name)
+            names = (name,) if group is None else group.files
+            found = tuple(i for i, d in enumerate(self._deltas) if any(_any(d[n]) for n in names))
+            self._changers |= dict.fromkeys(names, found)
+        return self._changers[name]
+
+    def shares(self, name: str) -> dict[int, float]:
+        """The weight of each vector in the prior of a tensor.
+
+        A vector that leaves a tensor alone has no say in it; what one vector alone changes is as that one has it.
+        """
+        changers = self.changers(name)
+        if len(changers) == 1:
+            return {changers[0]: 1.0}
+        importances = self.vectors.importances
+        total = math.fsum(importances[i] for i in changers)
+        return {i: self.vectors.prior * importances[i] / total for i in changers}
+
+    def stored(self, name: str, weights: Mapping[int, float] | None = None) -> torch.Tensor:
+        """One of the files' tensors, in its shape and its published format.
+
+        Args:
+            name: Its name.
+            weights: Of each vector; None for the prior.
+        """
+        base = self._base[name]
+        if self._tensors[name].dtype not in FLOATS:
+            return base
+        made = torch.empty(base.shape, dtype=torch.float32 if name in self._kept else self._dtype)
+        weights = self.shares(name) if weights is None else weights
+        for start in range(0, base.numel(), PIECE):
+            part = slice(start, start + PIECE)
+            made.view(-1)[part] = self._piece(name, part, weights)
+        return made
+
+    def own(self, name: str, weights: Mapping[int, float] | None = None) -> torch.Tensor:
+        """One of the model's tensors; arguments as of `stored`."""
+        group = self.layout.of_own[name]
+        return self.layout.to_model({n: self.stored(n, weights) for n in group.files})[name]
+
+    def rows(self, name: str, rows: torch.Tensor, weights: Mapping[int, float] | None) -> torch.Tensor:
+        """Some rows of one of the model's matrices that is a tensor of the files, [len(rows), width]."""
+        [file] = self.layout.of_own[name].files
+        weights = self.shares(file) if weights is None else weights
+        base = self._base[file]
+        total = base[rows].float()
+        for i, weight in weights.items():
+            total = total + self._deltas[i][file].view(base.shape)[rows].float() * np.float32(weight).item()
+        return total.to(torch.float32 if file in self._kept else self._dtype)
+
+    def _piece(self, name: str, part: slice, weights: Mapping[int, float]) -> torch.Tensor:
+        total = self._base[name].view(-1)[part].float()
+        for i, weight in weights.items():
+            total = total + self._deltas[i][name].view(-1)[part].float() * np.float32(weight).item()
+        return total
+
+
+class Written:
+    """The tensors of the model, written in the files' layout as they come, each once.
+
+    Args:
+        writer: Entered.
+        sums: Gives what is not set otherwise.
+        names: All tensors of the files.
+    """
+
+    def __init__(self, writer: Writer, sums: Sums, names: Sequence[str]) -> None:
+        self._writer, self._sums, self._due = writer, sums, dict.fromkeys(names)
+        self._waiting: dict[str, torch.Tensor] = {}
+
+    def set(self, name: str, tensor: torch.Tensor) -> None:
+        """Write one of the model's tensors, in its published format.
+
+        Raises:
+            CheckpointError: It is not finite.
+        """
+        self._waiting[name] = tensor
+        group = self._sums.layout.of_own[name]
+        if all(own in self._waiting for own in group.own):
+            made = self._sums.layout.to_files({own: self._waiting.pop(own) for own in group.own})
+            for file, values in made.items():
+                self._write(file, values)
+
+    def rest(self, tell: Callable[[int], None]) -> None:
+        """Write the prior of every tensor that was not set.
+
+        Args:
+            tell: Called with how many tensors are left to write.
+        """
+        for name in list(self._due):
+            self._write(name, self._sums.stored(name))
+            tell(len(self._due))
+
+    def _write(self, name: str, tensor: torch.Tensor) -> None:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{name} is not finite in {str(tensor.dtype).removeprefix('torch.')}",
+                hint="the base or a vector is damaged, an importance is far too large, or the format too narrow",
+            )
+        del self._due[name]
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        # numpy knows no bfloat16: its bits are written.
+        bits = flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat
+        self._writer.write(name, 0, bits.numpy())
+
+
+def _mapped(files: set[Path]) -> dict[str, torch.Tensor]:
+    """Tensors in their stored type, mapped and not read."""
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(files):
+        with safe_open(path, framework="pt") as file:
+            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    return found
+
+
+def _any(tensor: torch.Tensor) -> bool:
+    flat = tensor.view(-1)
+    return any(bool(flat[start : start + PIECE].any()) for start in range(0, flat.numel(), PIECE))
