@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from dem_build.actions.match.passes import halt_at
+from dem_build.actions.match.passes import halt_before, halt_for
 from dem_build.errors import CheckpointError
 from dem_build.model.architecture import parse_config
 from dem_build.model.load import quiet
@@ -83,9 +83,9 @@ class Frame:
         self._shapes: dict[str, tuple[int, int]] = {}  # outputs, width
         for layer in self.layers.values():
             self._add_linear(layer)
-            halt_at(layer, linear=False)
+            halt_before(layer)
         for linear in self.linear.values():
-            halt_at(linear, linear=True)
+            halt_for(linear)
         for module in copied.modules():
             for leaf, buffer in module._buffers.items():  # noqa: SLF001
                 module._buffers[leaf] = buffer if buffer is None else buffer.to(device)  # noqa: SLF001
@@ -123,7 +123,7 @@ class Frame:
         return tuple(getattr(module, leaf).shape)
 
     def apply(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """What a linear module makes of some inputs, outside any pass."""
+        """What a linear module makes of some inputs, [tokens, outputs]."""
         module: Any = self.linear[name]
         made: torch.Tensor = type(module).forward(module, values)
         return made

@@ -14,14 +14,15 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dem_build.actions.match.frames import Frame, refused
-from dem_build.actions.match.normal import CHUNK, Factor, Targets, factorised
+from dem_build.actions.match.normal import Factor, Targets, factorised
 from dem_build.actions.match.passes import Pass
-from dem_build.data.tokenise import MASKED
+from dem_build.actions.match.rows import Piece, Row, pieces_of, token_weights
 from dem_build.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -35,47 +36,10 @@ if TYPE_CHECKING:
 
     TokenRow = tuple[NDArray[Any], NDArray[Any]]
 
-__all__ = ["Matching", "Settings", "token_weights"]
+__all__ = ["Matching", "Settings"]
 
-
-@dataclass
-class _Row:
-    """One row of a dataset.
-
-    Attributes:
-        term: Which vector is its dataset's.
-        ids: [1, tokens].
-        weights: a_j s_t, float32 [tokens, 1].
-        single: Its pass through the single model.
-        composed: Its pass through the composed one.
-    """
-
-    term: int
-    ids: torch.Tensor
-    weights: torch.Tensor
-    single: Pass
-    composed: Pass
-
-
-def token_weights(rows: Sequence[TokenRow], importance: float) -> list[torch.Tensor]:
-    """a_j s_t of each token: half of a dataset's weight on those whose next token counts, half on the others.
-
-    Args:
-        rows: Input ids and labels of each row of one dataset.
-        importance: a_j, what all of them sum to.
-
-    Returns:
-        float32 [tokens] a row.
-    """
-    counting = [torch.zeros(len(ids), dtype=torch.bool) for ids, _ in rows]
-    for found, (_, labels) in zip(counting, rows, strict=True):
-        found[:-1] = torch.from_numpy(labels[1:] != MASKED)
-    count = sum(int(found.sum()) for found in counting)
-    others = sum(len(found) for found in counting) - count
-    share = 0.5 if count and others else 1.0
-    of = [importance * share / max(others, 1), importance * share / max(count, 1)]
-    table = torch.tensor(of, dtype=torch.float64).float()
-    return [table[found.long()] for found in counting]
+STEP = 64
+"""Tokens of a product are a multiple of it: libraries keep what they made for each shape that they met."""
 
 
 @dataclass(frozen=True)
@@ -124,9 +88,10 @@ class Matching:
             for j in self._singles
             for (ids, _), weights in zip(rows[j], token_weights(rows[j], importances[j]), strict=True)
         ]
+        self._pieces = {j: pieces_of(row for row in self._rows if row.term == j) for j in self._singles}
         self._workers = 1 if device.type == "cuda" else settings.threads
         self._solved: set[str] = set()
-        self._last: tuple[tuple[int, ...], list[weakref.ref[torch.Tensor]], Factor] | None = None
+        self._last: tuple[list[int], list[weakref.ref[torch.Tensor]], Factor] | None = None
 
     def __enter__(self) -> Self:
         self._threads = torch.get_num_threads()
@@ -175,10 +140,10 @@ class Matching:
                 layer = name
         return self._residuals()
 
-    def _row(self, term: int, ids: NDArray[Any], weights: torch.Tensor) -> _Row:
+    def _row(self, term: int, ids: NDArray[Any], weights: torch.Tensor) -> Row:
         tokens = torch.from_numpy(ids.astype("int64"))[None].to(self._device)
         passes = (Pass(partial(self._forward, f, tokens)) for f in (self._singles[term], self._composed))
-        return _Row(term, tokens, weights.to(self._device)[:, None], *passes)
+        return Row(term, tokens, weights.to(self._device)[:, None], *passes)
 
     def _forward(self, frame: Frame, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), self._precision():
@@ -240,75 +205,122 @@ class Matching:
         fitted = self._sums.own(weight).to(self._device)
         self._composed.set(weight, fitted)
         # One vector alone is as it is; beside it there is nothing to match.
-        seen = [row for row in self._rows if row.term in changers] if len(changers) > 1 else []
-        factor = self._factor(name, changers, seen) if seen else None
-        targets = self._targets(name, {row.term for row in seen})
+        seen = [j for j in changers if j in self._singles] if len(changers) > 1 else []
+        factor = self._factor(name, seen) if seen else None
+        targets = self._targets(name, seen)
         if factor is not None:
             correction = factor.solve(targets.sums, self._for_each)
             fitted = (fitted.double() + self._composed.turned(name, correction)).to(fitted.dtype)
             self._composed.set(weight, fitted)
         written.set(weight, fitted)
-        self._for_each(self._advance_composed, self._rows)
+        for pieces in self._pieces.values():
+            self._go_on(name, self._composed, pieces, _composed)
         self._composed.set(weight, None)
         self._solved.add(name)
 
-    def _factor(self, name: str, changers: tuple[int, ...], rows: Sequence[_Row]) -> Factor:
+    def _factor(self, name: str, terms: list[int]) -> Factor:
         """The factor of the module's inputs; that of the last module where it had the same."""
-        inputs = [row.composed.input for row in rows]
+        inputs = [row.composed.input for row in self._rows if row.term in terms]
         if self._last is not None:
             of, held, factor = self._last
-            if of == changers and all(a() is b for a, b in zip(held, inputs, strict=True)):
+            if of == terms and all(a() is b for a, b in zip(held, inputs, strict=True)):
                 return factor
         self._last = None  # before the next: at large widths it is the largest thing there is
         width = self._composed.width(name)
-        batches = (_cut((self._values(name, row), row.weights) for row in batch) for batch in _batches(rows))
-        weighted = ([(values, values * s) for values, s in batch] for batch in batches)
+        pieces = (piece for term in terms for piece in self._pieces[term])
+        weighted = (self._for_each(partial(self._weighted, name), group) for group in self._several(pieces))
         made = factorised(weighted, width, self._settings.ridge, self._device, self._for_each)
         if made is None:
             raise CheckpointError(
                 f"the inputs of {name} are not finite",
                 hint='a vector is damaged or the format too narrow: try dtype = "bfloat16" in [compose]',
             )
-        self._last = changers, [weakref.ref(value) for value in inputs if value is not None], made
+        self._last = terms, [weakref.ref(value) for value in inputs if value is not None], made
         return made
 
-    def _targets(self, name: str, terms: set[int]) -> Targets:
+    def _targets(self, name: str, terms: list[int]) -> Targets:
         """Bring the single passes past the module, and sum what they say of it, of the vectors that have a say."""
-        width, weight = self._composed.width(name), f"{name}.weight"
-        outputs = self._composed.outputs(name) if terms else 0
-        targets = Targets(width, outputs, self._device)
+        weight = f"{name}.weight"
+        targets = Targets(
+            self._composed.width(name), self._composed.outputs(name) if terms else 0, self._device
+        )
+
+        def residual(of: tuple[Piece, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+            piece, made = of
+            prior = self._apply(self._composed, name, self._joined(name, piece, _composed))
+            return self._weighted(name, piece)[1], made.float() - prior.float()
+
+        def add(pieces: Sequence[Piece], made: Sequence[torch.Tensor]) -> None:
+            targets.add(self._for_each(residual, zip(pieces, made, strict=True)), self._for_each)
+
         for term, frame in self._singles.items():
             frame.set(weight, self._sums.own(weight, {term: 1.0}))
-            for batch in _batches([row for row in self._rows if row.term == term]):
-                residuals = self._for_each(partial(self._advance_single, name, term in terms), batch)
-                if term in terms:
-                    values = ((self._values(name, row) * row.weights) for row in batch)
-                    targets.add(_cut(zip(values, residuals, strict=True)), self._for_each)
+            self._go_on(name, frame, self._pieces[term], _single, add if term in terms else None)
             frame.set(weight, None)
         return targets
 
-    def _values(self, name: str, row: _Row) -> torch.Tensor:
-        """The module's inputs in the composed model, float32 [tokens, width]."""
-        value = row.composed.input
-        if value is None or value.numel() != row.ids.numel() * value.shape[-1]:
-            raise refused(f"{name} is not given each token of a row once")
-        return value.reshape(-1, value.shape[-1]).to(self._settings.dtype).float()
+    def _go_on(
+        self,
+        name: str,
+        frame: Frame,
+        pieces: Sequence[Piece],
+        of: Callable[[Row], Pass],
+        use: Callable[[Sequence[Piece], Sequence[torch.Tensor]], None] | None = None,
+    ) -> None:
+        """Bring passes of one dataset past a linear module.
 
-    def _advance_single(self, name: str, wanted: bool, row: _Row) -> torch.Tensor | None:
-        """Bring a single pass past the module; return y - W₀ z where it is wanted, float32 [tokens, outputs]."""
-        row.single.advance()
-        made, row.single.output = row.single.output, None
-        if not wanted:
-            return None
-        assert made is not None
-        assert row.composed.input is not None
+        Args:
+            name: The module.
+            frame: Of which it is.
+            pieces: All of the dataset.
+            of: Which pass of a row is meant.
+            use: Called with some pieces, and what the module made of each.
+        """
+        parts: list[torch.Tensor] = []
+        for group in self._several(pieces):
+            made = self._for_each(
+                lambda piece: self._apply(frame, name, self._joined(name, piece, of)), group
+            )
+            if use is not None:
+                use(group, made)
+            whole: list[tuple[Row, torch.Tensor]] = []
+            for piece, outputs in zip(group, made, strict=True):
+                sizes = [part.stop - part.start for _, part in piece.parts]
+                for (row, part), values in zip(piece.parts, torch.split(outputs, sizes), strict=True):
+                    parts.append(values)
+                    if part.stop == row.tokens:
+                        # A copy: a view would keep the whole piece.
+                        whole.append((row, torch.cat(parts)))
+                        parts = []
+            self._for_each(lambda each: of(each[0]).advance(each[1]), whole)
+
+    def _several(self, pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+        """As many at a time as can be computed at once; which these are reaches no bit."""
+        left = iter(pieces)
+        while group := list(islice(left, self._workers)):
+            yield group
+
+    def _joined(self, name: str, piece: Piece, of: Callable[[Row], Pass]) -> torch.Tensor:
+        """A linear module's inputs as it takes them, [tokens, width]."""
+        found = []
+        for row, part in piece.parts:
+            value = of(row).input
+            if value is None or value.numel() != row.tokens * value.shape[-1]:
+                raise refused(f"{name} is not given each token of a row once")
+            found.append(value.reshape(-1, value.shape[-1])[part])
+        return torch.cat(found).to(self._settings.dtype)
+
+    def _weighted(self, name: str, piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inputs in the composed model, and the same times a_j s_t, float32 [tokens, width]."""
+        values = self._joined(name, piece, _composed).float()
+        return values, values * piece.weights
+
+    def _apply(self, frame: Frame, name: str, values: torch.Tensor) -> torch.Tensor:
+        """What a module makes of some inputs, [tokens, outputs]."""
+        padding = -len(values) % STEP
         with torch.no_grad(), self._precision():
-            prior = self._composed.apply(name, row.composed.input)
-        return (made.float() - prior.float()).reshape(-1, made.shape[-1])
-
-    def _advance_composed(self, row: _Row) -> None:
-        row.composed.advance()
-        row.composed.output = None
+            made = frame.apply(name, torch.nn.functional.pad(values, (0, 0, 0, padding)))
+        return made[: len(values)]
 
     def _residuals(self) -> dict[int, float]:
         sums = {term: torch.zeros(2, dtype=torch.float64) for term in self._singles}
@@ -323,19 +335,9 @@ class Matching:
         return {term: float(error / aim) if aim else 0.0 for term, (error, aim) in sums.items()}
 
 
-def _batches(rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-    """Rows one after another, of CHUNK tokens or a few more together: by the rows alone."""
-    batch: list[_Row] = []
-    for row in rows:
-        if batch and (row.term != batch[0].term or sum(r.ids.numel() for r in batch) >= CHUNK):
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _single(row: Row) -> Pass:
+    return row.single
 
 
-def _cut(of: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Join the rows of a batch, and cut them into pieces of at most CHUNK tokens."""
-    joined = (torch.cat(column) for column in zip(*of, strict=True))
-    return list(zip(*(torch.split(column, CHUNK) for column in joined), strict=True))
+def _composed(row: Row) -> Pass:
+    return row.composed

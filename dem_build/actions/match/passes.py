@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Pass", "halt_at"]
+__all__ = ["Pass", "halt_before", "halt_for"]
 
 _running = threading.local()
 
@@ -33,24 +33,28 @@ class Pass:
 
     Attributes:
         module: Before which it halts; None before it begins and once it is done.
-        input: What the module will be given.
-        output: What the module gave that it was halted before last; whoever has used it sets it to None.
+        input: What a linear module is given.
         result: What `forward` returned, once it is done.
     """
 
     def __init__(self, forward: Callable[[], torch.Tensor]) -> None:
         self.module: nn.Module | None = None
         self.input: torch.Tensor | None = None
-        self.output: torch.Tensor | None = None
         self.result: torch.Tensor | None = None
         self._forward = forward
         self._go, self._halted = threading.Semaphore(0), threading.Semaphore(0)
+        self._given: torch.Tensor | None = None
         self._error: BaseException | None = None
         self._ended = False
         self._thread: threading.Thread | None = None
 
-    def advance(self) -> None:
-        """Go on until it halts again, or is done; what the model raises is raised here."""
+    def advance(self, given: torch.Tensor | None = None) -> None:
+        """Go on until it halts again, or is done; what the model raises is raised here.
+
+        Args:
+            given: Where it halts before a linear module, what that makes of the input.
+        """
+        self._given = given
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="dem-pass", daemon=True)
             self._thread.start()
@@ -66,17 +70,16 @@ class Pass:
             self._go.release()
             self._thread.join()
 
-    def halt(self, module: nn.Module, value: torch.Tensor | None) -> None:
-        """Called by the pass itself."""
+    def halt(self, module: nn.Module, value: torch.Tensor | None) -> torch.Tensor | None:
+        """Called by the pass itself; returns what it is given."""
         self.module, self.input = module, value
-        self._wait()
-        self.module = self.input = None
-
-    def _wait(self) -> None:
         self._halted.release()
         self._go.acquire()
         if self._ended:
             raise _EndedError
+        given, self._given = self._given, None
+        self.module = self.input = None
+        return given
 
     def _work(self) -> None:
         _running.now = self
@@ -92,21 +95,26 @@ class Pass:
         self._halted.release()
 
 
-def halt_at(module: Any, *, linear: bool) -> None:
-    """Have every pass halt before this module.
-
-    Args:
-        module: Its `forward` is replaced, in this object alone.
-        linear: Whether the pass is to keep what it is given and what it gives.
-    """
-    forward = module.forward
+def halt_before(layer: Any) -> None:
+    """Have every pass halt before this layer. Its `forward` is replaced, in this object alone."""
+    forward = layer.forward
 
     def halting(*args: Any, **kwargs: Any) -> Any:
-        now: Pass = _running.now
-        now.halt(module, args[0] if linear else None)
-        made = forward(*args, **kwargs)
-        if linear:
-            now.output = made
-        return made
+        _running.now.halt(layer, None)
+        return forward(*args, **kwargs)
 
-    module.forward = halting
+    layer.forward = halting
+
+
+def halt_for(linear: Any) -> None:
+    """Have every pass halt before this linear module and be given what that makes of its input, [tokens, outputs].
+
+    The product itself is not the pass's: of the rows of several together it is faster, and libraries keep some
+    megabytes for each thread and for each shape that they computed one of.
+    """
+
+    def halting(values: torch.Tensor) -> torch.Tensor:
+        given: torch.Tensor = _running.now.halt(linear, values)
+        return given.view(*values.shape[:-1], -1)
+
+    linear.forward = halting
