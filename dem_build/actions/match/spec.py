@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.workload import Due
 
-__all__ = ["COMPOSES", "KIND", "SAMPLE", "composing", "rowless"]
+__all__ = ["COMPOSES", "KIND", "PASSES", "SAMPLE", "composing", "rowless"]
 
 SAMPLE = "data/sample"
 COMPOSES = MATCH.name
