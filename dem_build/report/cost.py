@@ -168,7 +168,7 @@ def part_of(action: Action, graph: Graph) -> Part:
         return Part.SHARED
     # What was made to choose from is what the chosen one cost.
     makes = action.name in (graph.origin, graph.composing, MODEL, TUNE)
-    if makes or prefix in ("vector", "choice") or name in graph.stages or name in graph.candidates:
+    if makes or prefix in ("vector", "choice", "gram") or name in graph.stages or name in graph.candidates:
         return Part.MODEL
     return Part.REFERENCES if prefix == MODEL else Part.ANALYSIS
 
