@@ -25,8 +25,12 @@ import numpy as np
 from contest import Memory
 from weights import SMOL, count, delta_tensors, shapes, write_weights
 
+from dem_build.actions.match import run as match
+from dem_build.actions.tune import run as tune
 from dem_build.checkpoint.delta import write_delta
 from dem_build.data.arrays import RowsWriter
+from dem_build.machine import Machine
+from dem_build.step import Context, Group, Inputs
 
 BIG = SMOL | {
     "hidden_size": 2048,
@@ -105,17 +109,14 @@ def make(home: Path, config: dict[str, object], vectors: int, options: argparse.
             for _ in range(max(options.rows, SEARCH["max_samples"])):
                 length = int(draw.integers(options.tokens // 2, options.tokens * 3 // 2 + 1))
                 ids = draw.integers(3, config["vocab_size"], length).astype(np.int32)
-                rows.append(ids, np.where(np.arange(length) < length // 2, -100, ids).astype(np.int32), bytes(16))
+                rows.append(
+                    ids, np.where(np.arange(length) < length // 2, -100, ids).astype(np.int32), bytes(16)
+                )
             rows.save(home / f"rows-{j}")
 
 
 def work(what: str, home: str, vectors: int, rows: int, threads: int) -> None:
     """Run one action, and print its seconds."""
-    from dem_build.actions.match import run as match
-    from dem_build.actions.tune import run as tune
-    from dem_build.machine import Machine
-    from dem_build.step import Context, Group, Inputs
-
     folder = Path(home)
     (folder / what).mkdir()
     out = Path(tempfile.mkdtemp(dir=folder / what))
@@ -132,7 +133,9 @@ def work(what: str, home: str, vectors: int, rows: int, threads: int) -> None:
         for j in range(vectors)
     )
     parts = ("weights", "config", "tokenizer", "generation_config")
-    inputs = Inputs({f"base/{part}": folder / part for part in parts}, {"base/weights": DIGEST}, groups=groups)
+    inputs = Inputs(
+        {f"base/{part}": folder / part for part in parts}, {"base/weights": DIGEST}, groups=groups
+    )
     begun = time.perf_counter()
     told = {}
     if what == "match":
