@@ -74,6 +74,7 @@ class Kind:
             worker to start: a copy of the driver's own process runs it.
         before_training: Whether no training starts while one of it is due: a mistake in data is found within minutes.
         trains: Whether it holds gradients and the states of an optimizer.
+        streams: Whether it has a model in memory one layer at a time, and never whole.
         writes_model: Whether it writes a model or a vector; what the others write is small beside them.
         measures: An output that holds what was measured of the inputs outside groups, and says of which groups. It is
             of use to another action of the kind that measures the same for another end, or with other groups.
@@ -82,7 +83,7 @@ class Kind:
         work: What its time goes by; None where nothing tells of it before it runs.
         slopes: Of what holds base and vectors to look at candidates: whether an action takes derivatives. None for
             what looks at none.
-        unfit: What a user can do where candidates do not fit into memory.
+        unfit: What a user can do where that, or a candidate, does not fit into memory.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Kind:
     light: bool = False
     before_training: bool = False
     trains: bool = False
+    streams: bool = False
     writes_model: bool = False
     measures: str | None = None
     measured_since: int = 1

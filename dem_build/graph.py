@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from dem_build.action import BASE, COMPOSED, MODEL, TUNE
 from dem_build.actions import SPECS
 from dem_build.actions.base.spec import base_action
-from dem_build.actions.compose.methods import EDIT
-from dem_build.actions.compose.spec import composed_model, tuned_model
+from dem_build.actions.choose.spec import candidates_of
+from dem_build.actions.compose.methods import EDIT, INTERPOLATION
+from dem_build.actions.compose.spec import composed_model, single_model, tuned_model
 from dem_build.actions.extract.spec import extracted_vector
 from dem_build.actions.finetune.spec import finetune_action
 from dem_build.actions.mix.spec import KIND as MIX
@@ -46,6 +47,24 @@ class EvaluationSpec(Protocol):
         ...
 
 
+@runtime_checkable
+class ComposingSpec(Protocol):
+    """The `spec.py` of what a way to compose asks for beside the action `compose`, or in place of it.
+
+    Attributes:
+        COMPOSES: The method's name in `METHODS`.
+    """
+
+    COMPOSES: str
+
+    def composing(self, recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+        """The actions, each after those it takes from; the last is NAME, and makes the model.
+
+        ω are None where they are searched.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Graph:
     """All actions of a recipe, each after those it depends on.
@@ -55,12 +74,14 @@ class Graph:
         models: Name of a model in results (`composed`, `base`, `math`) → the action whose outputs it is.
         omega: Vector → ω, as the recipe says.
         baselines: Baseline → its method.
+        candidates: Models of which the composed one is the best, by their names in results, as in `models`.
     """
 
     actions: Mapping[str, Action]
     models: Mapping[str, str] = field(default_factory=dict)
     omega: Mapping[str, float] = field(default_factory=dict)
     baselines: Mapping[str, str] = field(default_factory=dict)
+    candidates: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Action]:
         return iter(self.actions.values())
@@ -108,34 +129,47 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     actions += [probe_action(recipe, name, lock) for name in recipe.probes]
     actions += [finetune_action(name, recipe.train_of(name)) for name in recipe.datasets]
     actions += [extracted_vector(recipe, name, lock) for name in recipe.vectors]
-    said = {n: v.omega for table in (recipe.datasets, recipe.vectors) for n, v in table.items()}
+    said = recipe.omegas
     omega = {name: float(value) for name, value in said.items() if value != "tune"}
-    if len(omega) < len(said):
-        actions += [tune_action(recipe, omega), tuned_model(recipe, MODEL, said, TUNE)]
-    else:
-        actions.append(composed_model(recipe, MODEL, omega))
+    actions += _composed(recipe, MODEL, {name: omega.get(name) for name in said})
     if recipe.analysis and said:
         wanted = {name: omega.get(name) for name in said}
         analyses = [spec for spec in SPECS if isinstance(spec, AnalysisSpec)]
         actions += [
             a.salted(recipe.analysis.salt) for spec in analyses for a in spec.analyses(recipe, wanted)
         ]
-    models = {COMPOSED: MODEL, BASE: BASE}
+    candidates = candidates_of(recipe)
+    models = {COMPOSED: MODEL, BASE: BASE} | {name: f"model:{name}" for name in candidates}
     if recipe.evaluate and "vectors" in recipe.evaluate.models:
-        singles = [composed_model(recipe, f"model:{name}", {name: 1.0}) for name in said]
+        singles = [single_model(recipe, name) for name in said]
         actions += singles
         models |= {a.name.removeprefix("model:"): a.name for a in singles}
     for name in recipe.baselines:
         actions += _baseline(recipe, name)
         models[name] = actions[-1].name
     if evaluate := recipe.evaluate:
-        named = (COMPOSED, BASE, *recipe.baselines)  # single vectors are there only where they are asked for
+        # Single vectors are there only where they are asked for.
+        named = (COMPOSED, BASE, *candidates, *recipe.baselines)
         asked = {m: made for m, made in models.items() if m in evaluate.models or m not in named}
         evaluations = [spec for spec in SPECS if isinstance(spec, EvaluationSpec)]
         made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
-    return Graph({a.name: a for a in actions}, models, omega, methods)
+    return Graph({a.name: a for a in actions}, models, omega, methods, candidates)
+
+
+def _composed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+    """What composes by the recipe's method, each action after those it takes from; NAME is the last.
+
+    ω are None where they are searched.
+    """
+    makers = {spec.COMPOSES: spec.composing for spec in SPECS if isinstance(spec, ComposingSpec)}
+    if (made_by := makers.get(recipe.compose.method)) is not None:
+        return made_by(recipe, name, omega)
+    given = {vector: value for vector, value in omega.items() if value is not None}
+    if len(given) < len(omega):
+        return [tune_action(recipe, given), tuned_model(recipe, name, omega, TUNE)]
+    return [composed_model(recipe, name, given)]
 
 
 def _baseline(recipe: Recipe, name: str) -> list[Action]:
@@ -155,8 +189,8 @@ def _makers(recipe: Recipe, name: str) -> list[Action]:
         return [best_single(recipe, name), tuned_model(recipe, made, vectors, f"{TUNE}:{name}")]
     if baseline.method == "uniform":
         return [composed_model(recipe, made, equal, EDIT.name)]
-    if baseline.method == "interpolation":
-        return [composed_model(recipe, made, baseline.omega or equal, "interpolation")]
+    if baseline.method == INTERPOLATION.name:
+        return [composed_model(recipe, made, baseline.omega or equal, INTERPOLATION.name)]
     # A mixture is trained on once over its rows, which are as many as they have to be, or by its own steps.
     train = recipe.train_of(name)
     if baseline.length != "max_steps":

@@ -46,6 +46,10 @@ class Due(Protocol):
         """Tokens that it trains on, of a training; None before its data are prepared."""
         ...
 
+    def sampled_tokens(self, tag: str, rows: int) -> int | None:
+        """Tokens of the first `rows` rows of each sample that it takes under a tag; None before data are prepared."""
+        ...
+
     def splits(self, tags: tuple[str, ...], what: str) -> list[int | None]:
         """What the data's records say of each split that it takes under some tags; None before these are there."""
         ...

@@ -158,6 +158,48 @@ GIVEN = {
         [*BASE, taken("delta", hexes("8"), 0.5), taken("delta", hexes("7"), 1.0)],
         [],
     ),
+    "match": (
+        {"dtype": "bfloat16", "rows": 32, "ridge": 0.03, "prior": 1.0},
+        [
+            *BASE,
+            Group("math", {"importance": 1.0}, (OF_MATH[0], taken("data/sample", hexes("5")))),
+            Group("code", {"importance": 2.0}, (taken("delta", hexes("8")),)),
+        ],
+        [],
+    ),
+    "gram": (
+        {"rows": 32, "dtype": "bfloat16"},
+        [*BASE[:2], taken("delta", hexes("7")), taken("data/sample", hexes("5"))],
+        [],
+    ),
+    "regmean": (
+        {"dtype": "bfloat16", "ridge": 0.03},
+        [
+            *BASE,
+            Group("math", {"importance": 1.0}, (taken("delta", hexes("7")), taken("gram", hexes("5")))),
+            Group("chat", {"importance": 0.5}, (taken("delta", hexes("8")), taken("gram", hexes("6")))),
+        ],
+        [],
+    ),
+    "choose": (
+        {"objective": "gain"},
+        [
+            *(
+                replace(part, of=part.of.replace("model", name))
+                for name in ("sum", "match")
+                for part in COMPOSED
+            ),
+            taken("trace", hexes("d")),
+            Group(
+                "math",
+                {"importance": 1.0},
+                (OF_MATH[0], OF_MATH[2], taken("loss/base", hexes("a")), taken("loss/sum", hexes("b"))),
+            ),
+            Group("chat", {"limit": 0.01}, (taken("data/rows", hexes("9")), taken("loss/sum", hexes("c")))),
+            Group("math/train", {}, (OF_MATH[1],)),
+        ],
+        [],
+    ),
     "analysis": (
         {},
         [BASE[0], taken("delta", hexes("8")), taken("delta", hexes("7"))],

@@ -103,7 +103,7 @@ def group(module: str) -> str:
     parts = module.split(".")
     if parts[1] == "actions" and parts[-1] in VIEWS:
         return "report"
-    if parts[1:] == ["actions", "compose", "methods"]:
+    if parts[1:4] == ["actions", "compose", "methods"]:
         return "methods"  # rules of recipes and the sum itself go by them
     return "specs" if parts[1] == "actions" and parts[-1] in SPECS else parts[1]
 

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Protocol
 # Under other names than the folders have: `dem_build.actions.tune` is the folder.
 from dem_build.actions.analysis import spec as analysis_spec
 from dem_build.actions.base import spec as base_spec
+from dem_build.actions.choose import spec as choose_spec
 from dem_build.actions.compose import spec as compose_spec
 from dem_build.actions.extract import spec as extract_spec
 from dem_build.actions.finetune import spec as finetune_spec
+from dem_build.actions.gram import spec as gram_spec
 from dem_build.actions.ladder import spec as ladder_spec
 from dem_build.actions.loss import spec as loss_spec
+from dem_build.actions.match import spec as match_spec
 from dem_build.actions.mix import spec as mix_spec
 from dem_build.actions.prepare import spec as prepare_spec
+from dem_build.actions.regmean import spec as regmean_spec
 from dem_build.actions.response import spec as response_spec
 from dem_build.actions.sample import spec as sample_spec
 from dem_build.actions.task import spec as task_spec
@@ -51,6 +55,10 @@ SPECS: tuple[Spec, ...] = (
     extract_spec,
     tune_spec,
     compose_spec,
+    match_spec,
+    gram_spec,
+    regmean_spec,
+    choose_spec,
     analysis_spec,
     tsne_spec,
     response_spec,

@@ -1,6 +1,6 @@
 """Weighted sums of whole models, streamed: Θ + Σ ω ΔΘ (Eq. 2) and Σ ω (Θ + ΔΘ) (Eq. 3).
 
-Each element is computed alone, in float32, by the operations of its method (`actions/compose/methods.py`), with ω
+Each element is computed alone, in float32, by the operations of its method (`actions/compose/methods/`), with ω
 rounded to float32, and the result is rounded once. Hence no thread count, chunk size or CPU capability reaches a bit of
 it. Memory is a few chunks a thread, however large the model is.
 """
@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class Combination:
         method: How they are combined.
         code: Format of the result's floats in safetensors' words; None for each as the base has it.
         kept: Names of the tensors that stay in float32 where `code` is a narrower format.
+        params: The method's keys of `[compose]` and their values.
+        digests: Of each vector, in their order.
     """
 
     base: Checkpoint
@@ -61,6 +64,8 @@ class Combination:
     method: Method
     code: str | None
     kept: frozenset[str] = frozenset()
+    params: Mapping[str, Any] = field(default_factory=dict)
+    digests: Sequence[str] = ()
 
     def omegas_of(self, tensor: str) -> list[np.float32]:
         """ω of each vector for a tensor, rounded to float32."""
@@ -120,8 +125,10 @@ def combine(
     """
     units = _Units(what.base)
     tally = _Tally(2 + len(what.deltas))
+    preparation = _Preparation(what, threads)
     with ThreadPoolExecutor(threads, thread_name_prefix="combine") as pool:
-        pending = {pool.submit(_work, what, writer, units, chunk, tally) for _ in range(threads)}
+        kernels = [_Kernel(what, writer, preparation, chunk) for _ in range(threads)]
+        pending = {pool.submit(_work, what, kernel, units, tally) for kernel in kernels}
         try:
             while pending:
                 finished, pending = wait(pending, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
@@ -172,9 +179,8 @@ class _Units:
         self._stopped = True
 
 
-def _work(what: Combination, writer: Writer, units: _Units, chunk: int, tally: _Tally) -> None:
+def _work(what: Combination, kernel: _Kernel, units: _Units, tally: _Tally) -> None:
     """Do units until there are none."""
-    kernel = _Kernel(what, writer, chunk)
     try:
         for unit in units:
             if unit.tensor.dtype in FLOATS:
@@ -215,15 +221,63 @@ class _Tensor:
     tensor: TensorInfo
 
     @property
-    def base(self) -> NDArray[np.float32]:
-        return self.what.base.floats(self.tensor, 0, self.tensor.size)
+    def name(self) -> str:
+        return self.tensor.name
 
-    def vectors(self) -> Iterator[tuple[NDArray[np.float32], np.float32]]:
-        omegas = self.what.omegas_of(self.tensor.name)
-        for delta, omega in zip(self.what.deltas, omegas, strict=True):
-            if omega != 0:  # as in `_Chunk.terms`: what is prepared of each is told by its place
-                tensor = delta.tensors[self.tensor.name]
-                yield delta.floats(tensor, 0, tensor.size), omega
+    @property
+    def size(self) -> int:
+        return self.tensor.size
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return self.what.params
+
+    @cached_property
+    def terms(self) -> Sequence[tuple[str, np.float32]]:
+        omegas = self.what.omegas_of(self.name)
+        return [(self.what.digests[i], omegas[i]) for i in self._places]
+
+    def base(self, start: int, stop: int) -> NDArray[np.float32]:
+        return self.what.base.floats(self.tensor, start, stop - start)
+
+    def vector(self, term: int, start: int, stop: int) -> NDArray[np.float32]:
+        delta = self.what.deltas[self._places[term]]
+        return delta.floats(delta.tensors[self.name], start, stop - start)
+
+    @cached_property
+    def _places(self) -> list[int]:
+        # As in `_Chunk.terms`: what is prepared of each is told by its place.
+        return [i for i, omega in enumerate(self.what.omegas_of(self.name)) if omega != 0]
+
+
+class _Preparation:
+    """What the method makes of whole tensors: once for each, whichever threads work on it."""
+
+    def __init__(self, what: Combination, threads: int) -> None:
+        self._what = what
+        self._threads = threads
+        self._made: dict[str, Future[Any]] = {}
+        self._lock = threading.Lock()
+
+    def of(self, tensor: TensorInfo) -> Any:
+        """What was made of a tensor, or is now; while another thread makes it, that is waited for."""
+        prepare = self._what.method.prepare
+        if prepare is None:
+            return None
+        with self._lock:
+            due = tensor.name not in self._made
+            made = self._made.setdefault(tensor.name, Future())
+            while (
+                len(self._made) > self._threads
+            ):  # units are in file order: the oldest is done with, or held there
+                del self._made[next(iter(self._made))]
+        if due:
+            try:
+                made.set_result(prepare(_Tensor(self._what, tensor)))
+            except BaseException as error:
+                made.set_exception(error)
+                raise
+        return made.result()
 
 
 @dataclass
@@ -249,6 +303,7 @@ class _Chunk:
 
     def __post_init__(self) -> None:
         self.base, self._total, self._term = self.buffers
+        self.params = self.kernel.params
         self.squares = np.zeros(len(self.omegas))
 
     def terms(self) -> Iterator[tuple[NDArray[np.float32], np.float32]]:
@@ -259,12 +314,16 @@ class _Chunk:
             if omega != 0:  # 0 of this layer alone: a vector that is 0 everywhere is no term
                 yield self._term, omega
 
+    def placed(self, values: NDArray[Any]) -> NDArray[Any]:
+        even = np.pad(values, (0, self.base.size - values.size))
+        return np.concatenate((even[0::2], even[1::2]))  # two planes: see floats.py
+
     def zeros(self) -> NDArray[np.float32]:
         self._total.fill(0)
         return self._total
 
     def add(
-        self, so_far: NDArray[np.float32], term: NDArray[np.float32], omega: np.float32
+        self, so_far: NDArray[np.float32], term: NDArray[np.float32], omega: float | np.float32
     ) -> NDArray[np.float32]:
         # Rounded twice, product and sum, on every CPU: where one has a fused multiply-add, that would give other bits.
         np.multiply(term, omega, out=term)
@@ -274,9 +333,13 @@ class _Chunk:
 class _Kernel:
     """One thread's arithmetic and its buffers."""
 
-    def __init__(self, what: Combination, writer: Writer, chunk: int) -> None:
+    def __init__(self, what: Combination, writer: Writer, preparation: _Preparation, chunk: int) -> None:
+        if what.method.combine is None:
+            raise ValueError(f"{what.method.name} is no sum: another kind of action makes it")
+        self._combine = what.method.combine
         self._what = what
-        self.deltas = what.deltas
+        self.deltas, self.params = what.deltas, what.params
+        self._preparation = preparation
         self._writer = writer
         self._chunk = chunk
         self._even = chunk + chunk % 2
@@ -313,7 +376,7 @@ class _Kernel:
         base, total, term = (buffer[: n + n % 2] for buffer in self._buffers)
         self.load(self._what.base, tensor, start, n, base)
         summed = _Chunk(self, tensor, slice(start, stop), (base, total, term), omegas, self._prepare(tensor))
-        so_far = self._what.method.combine(summed)
+        so_far = self._combine(summed)
         squares[2:] += summed.squares
         code = self._what.code_of(tensor)
         stored = self._buffer(code)[: total.size]
@@ -334,10 +397,9 @@ class _Kernel:
             squares[0] += _square(term)
 
     def _prepare(self, tensor: TensorInfo) -> Any:
-        """What the method makes of a whole tensor: once for each thread that works on it."""
-        prepare = self._what.method.prepare
-        if prepare is not None and self._prepared[0] is not tensor:
-            self._prepared = (tensor, prepare(_Tensor(self._what, tensor)))
+        """What the method makes of a whole tensor, held while this thread is at it."""
+        if self._prepared[0] is not tensor:
+            self._prepared = (tensor, self._preparation.of(tensor))
         return self._prepared[1]
 
     def load(

@@ -15,6 +15,7 @@ from dem_build.cli.view_plan import (
     estimate_lines,
     memory_lines,
     plan_table,
+    rowless_lines,
     unevaluated_line,
 )
 from dem_build.cli.view_text import clean, joined, make_console, write_json
@@ -94,6 +95,7 @@ def plan(recipe: str, call: Call, *, check: bool) -> int:
         absent_lines(session.plan, console)
         budget_lines(mixtures, console)
         unevaluated_line(session.recipe.unevaluated, console)
+        rowless_lines(session.plan.graph, console)
         estimate_lines(found, console)
         memory_lines(errors, warnings, console)
         say_shared(shared, console)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dem_build.actions import KINDS
+from dem_build.actions.match.spec import rowless
 from dem_build.cli.view_text import MARKS, STYLES, joined, say, shorten
 from dem_build.plan import Status, Why
 from dem_build.report import quantities
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from dem_build.errors import DemError
     from dem_build.estimate import Budget, Estimate
+    from dem_build.graph import Graph
     from dem_build.plan import Plan, Reason, Verdict
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "name_width",
     "plan_table",
     "recipe_line",
+    "rowless_lines",
     "unevaluated_line",
 ]
 
@@ -245,6 +248,14 @@ def budget_lines(budgets: Sequence[Budget], console: Console) -> None:
                 f"{tokens}, as its own `train` says" if tokens else "as many tokens as its own `train` says"
             )
         say(console, (f"baseline {joined(budget.baseline)} is trained on {text}", "dim"))
+
+
+def rowless_lines(graph: Graph, console: Console) -> None:
+    """Say which vectors of a matched model have no rows to match."""
+    for action in graph:
+        if names := rowless(action):
+            what = "only the prior of its layers has what comes from elsewhere, without rows"
+            say(console, ("note: ", "yellow"), f"{joined(action.name)}: {what}: {_some(names)}")
 
 
 def unevaluated_line(names: Sequence[str], console: Console) -> None:

@@ -69,6 +69,11 @@ class RowsWriter:
         self.trained += int(np.count_nonzero(labels >= 0))
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of each row."""
+        return list(self._lengths)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row; 0 where there is none."""
         return max(self._lengths, default=0)

@@ -11,13 +11,23 @@ from dem_build.checkpoint.filenames import CONFIG, INDEX
 from dem_build.data.budget import Length, Size, mixture_tokens, token_shares
 from dem_build.digest import Output, of_json
 from dem_build.errors import CheckpointError, DemError
-from dem_build.estimate.memory import BYTES, PROCESS, Rows, Shape, held_memory, seen_tokens, training_memory
-from dem_build.json_text import parse_json
+from dem_build.estimate.memory import (
+    BYTES,
+    PROCESS,
+    Rows,
+    Shape,
+    held_memory,
+    matching_memory,
+    seen_tokens,
+    training_memory,
+)
+from dem_build.json_text import parse_json, quantity
 from dem_build.lock import hub
 from dem_build.plan import Status, preimage_of
+from dem_build.store.records import MOST_COUNTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dem_build.action import Action, SourceFile
     from dem_build.digest import JSON, Digest
@@ -28,10 +38,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Budget",
     "DueAction",
+    "DueMatching",
     "Training",
     "budgets",
     "config_of",
     "due",
+    "matching_of",
+    "matchings",
     "parameters_of",
     "search_length",
     "shape_of",
@@ -56,6 +69,13 @@ class DueAction:
         """Tokens that a training reads; None before its data are prepared."""
         training = training_of(self.plan.verdicts[self.action.name], self.plan)
         return seen_tokens(training.rows, training.params) if training.rows else None
+
+    def sampled_tokens(self, tag: str, rows: int) -> int | None:
+        """Tokens of the first `rows` rows of each sample that it takes under a tag; None before data are prepared."""
+        records = (self.plan.verdicts[t.at.action].record for t in self.action.takes if t.of == tag)
+        found = [sample_lengths(record) for record in records]
+        known = [sum(lengths[:rows]) for lengths in found if lengths is not None]
+        return sum(known) if len(known) == len(found) else None
 
     def splits(self, tags: tuple[str, ...], what: str) -> list[int | None]:
         """What the records of data say of each split that it takes under some tags."""
@@ -89,6 +109,28 @@ class Training:
         return held_memory(shape, params, machine, length, self.rows) + PROCESS
 
 
+@dataclass(frozen=True)
+class DueMatching:
+    """A matching of layers that is due, with what is known of it.
+
+    Attributes:
+        name: The action.
+        rows: Of each dataset, as the recipe says.
+        lengths: Of each dataset the tokens of its sample's rows; None before they are prepared.
+        most: Most tokens of a row, of datasets that are not prepared.
+    """
+
+    name: str
+    rows: int
+    lengths: tuple[Sequence[int] | None, ...]
+    most: int
+
+    def memory(self, shape: Shape, rows: int, *, gpu: bool) -> int:
+        """The bytes that it needs with so many rows of each dataset, which may be others than its own."""
+        tokens = sum(rows * self.most if found is None else sum(found[:rows]) for found in self.lengths)
+        return matching_memory(shape, tokens) + (0 if gpu else PROCESS)
+
+
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
     """The verdicts on what is due, or may be; of several actions that are the same work, the first.
 
@@ -107,6 +149,20 @@ def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
 def trainings(plan: Plan) -> list[Training]:
     """The trainings that are due, or may be."""
     return [training_of(verdict, plan) for verdict in due(plan, "finetune")]
+
+
+def matchings(plan: Plan) -> list[DueMatching]:
+    """The matchings that are due, or may be."""
+    return [matching_of(verdict.action, plan) for verdict in due(plan) if verdict.action.kind.streams]
+
+
+def matching_of(action: Action, plan: Plan) -> DueMatching:
+    """What is known of a matching."""
+    data = [plan.verdicts[t.at.action] for t in action.takes if t.at.output == "sample"]
+    most = max((made.action.params["max_length"] for made in data), default=0)
+    return DueMatching(
+        action.name, action.params.get("rows", 0), tuple(sample_lengths(made.record) for made in data), most
+    )
 
 
 def _key(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Digest:
@@ -274,6 +330,14 @@ def mixed_rows(verdict: Verdict, plan: Plan) -> Rows | None:
         round(sum(n * part.trained_tokens for n, part in zip(passes, parts, strict=True))),
         max(part.longest for part in parts if part.longest) if all(part.longest for part in parts) else None,
     )
+
+
+def sample_lengths(record: Record | None) -> list[int] | None:
+    """Tokens of each row of a dataset's sample; None where its record does not say."""
+    lengths = record.noted("sample", "lengths") if record is not None else None
+    found = [quantity(n) for n in lengths] if isinstance(lengths, list) else [None]
+    known = [int(n) for n in found if n is not None and 0 <= n <= MOST_COUNTED]
+    return known if len(known) == len(found) else None
 
 
 def rows_of(record: Record) -> Rows | None:

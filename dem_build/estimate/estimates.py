@@ -6,8 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.actions import KINDS
-from dem_build.estimate.due import DueAction, config_of, due, search_length, shape_of, training_of
-from dem_build.estimate.memory import BYTES, PROCESS, search_memory, training_disk
+from dem_build.estimate.due import (
+    DueAction,
+    config_of,
+    due,
+    matching_of,
+    search_length,
+    shape_of,
+    training_of,
+)
+from dem_build.estimate.memory import BYTES, PROCESS, gram_disk, search_memory, training_disk
 from dem_build.estimate.times import Times
 from dem_build.hardware import gpus
 
@@ -35,7 +43,7 @@ class Estimate:
         tokens: Tokens that it reads, of a training or a held-out loss.
         seconds: Time, at the pace of its like, of the same base on this host; of a search, as the slowest one.
         least_seconds: Of a search, as the quickest one; else as `seconds`, and None where that is.
-        disk: Bytes of a model or vector that it writes.
+        disk: Bytes of a model, a vector or Gram matrices that it writes.
         scratch: Bytes of its checkpoints, which go when it is done.
     """
 
@@ -108,6 +116,9 @@ class _Estimator:
             return training.memory(
                 self.shape, training.params, self.machine, training.length, gpu=bool(gpus())
             )
+        if verdict.action.kind.streams:
+            matching = matching_of(verdict.action, self.plan)
+            return matching.memory(self.shape, matching.rows, gpu=bool(gpus()))
         return self._search_memory(verdict.action, self.shape)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
@@ -129,7 +140,9 @@ class _Estimator:
         return needs + held + (0 if gpus() else PROCESS)
 
     def _written(self, action: Action) -> int | None:
-        """The bytes of the model or vector that an action writes; None where it writes none, or nobody knows."""
+        """The bytes of the model, vector or Gram matrices that an action writes; None for none, or if nobody knows."""
+        if self.shape is not None and "gram" in action.kind.outputs:
+            return gram_disk(self.shape)
         if self.shape is None or not action.kind.writes_model:
             return None
         params = action.params

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.errors import EvaluationError, TrainingError
-from dem_build.estimate.due import parameters_of, shape_of, trainings
+from dem_build.estimate.due import matchings, parameters_of, shape_of, trainings
 from dem_build.estimate.memory import BYTES, GRADIENT, MASTER, STATES, least_memory
 from dem_build.hardware import gigabytes, room
 from dem_build.plan import Status
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
     from dem_build.errors import ActionError
-    from dem_build.estimate.due import Training
+    from dem_build.estimate.due import DueMatching, Training
     from dem_build.estimate.memory import Shape
     from dem_build.hardware import Room
     from dem_build.machine import Machine
@@ -53,8 +53,8 @@ def unfit(plan: Plan) -> list[ActionError]:
     if parameters is None or space is None:
         return []
     found = []
-    for verdict in due:
-        # What holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor.
+    # What holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor, or a layer.
+    for verdict in (v for v in due if not v.action.kind.streams):
         kind = verdict.action.kind
         judge = _untrainable if kind.trains else _unevaluable if kind.slopes is None else _untunable
         found.append(judge(verdict, parameters, space))
@@ -62,14 +62,33 @@ def unfit(plan: Plan) -> list[ActionError]:
 
 
 def crowded(plan: Plan, store: Store, machine: Machine) -> list[str]:
-    """A warning for each training that is expected to need more memory than is free."""
-    due = trainings(plan)
+    """A warning for each training or matching that is expected to need more memory than is free."""
+    trained, matched = trainings(plan), matchings(plan)
     base = plan.verdicts.get("base")
-    shape = shape_of(base, store) if due and base else None
+    shape = shape_of(base, store) if base and (trained or matched) else None
     space = room() if shape else None
     if shape is None or space is None or space.free is None:
         return []
-    return [text for training in due if (text := _crowded(training, shape, machine, space, space.free))]
+    found = [_crowded(training, shape, machine, space, space.free) for training in trained]
+    found += [_crowded_matching(matching, shape, space, space.free) for matching in matched]
+    return [text for text in found if text]
+
+
+def _crowded_matching(matching: DueMatching, shape: Shape, space: Room, free: int) -> str | None:
+    needs = matching.memory(shape, matching.rows, gpu=space.is_gpu)
+    if needs <= free:
+        return None
+    fewer = (matching.rows >> halved for halved in range(1, matching.rows.bit_length()))
+    ways = ((rows, matching.memory(shape, rows, gpu=space.is_gpu)) for rows in fewer)
+    advice = next(
+        (f"rows = {rows} in [compose] would need {gigabytes(n)}" for rows, n in ways if n <= free), None
+    )
+    return _told(matching.name, needs, space, free, advice)
+
+
+def _told(name: str, needs: int, space: Room, free: int, advice: str | None) -> str:
+    has = f"{space.place} has {gigabytes(free)} free"
+    return f"{name} needs about {gigabytes(needs)}, and {has}; {advice or 'nothing smaller fits'}"
 
 
 def _crowded(training: Training, shape: Shape, machine: Machine, space: Room, free: int) -> str | None:
@@ -80,10 +99,8 @@ def _crowded(training: Training, shape: Shape, machine: Machine, space: Room, fr
     if needs <= free:
         return None
     ways = ((words, memory(*settings)) for words, settings in _ways(training, machine))
-    advice = next(
-        (f"{words} would need {gigabytes(n)}" for words, n in ways if n <= free), "nothing smaller fits"
-    )
-    return f"{training.name} needs about {gigabytes(needs)}, and {space.place} has {gigabytes(free)} free; {advice}"
+    advice = next((f"{words} would need {gigabytes(n)}" for words, n in ways if n <= free), None)
+    return _told(training.name, needs, space, free, advice)
 
 
 def _ways(training: Training, machine: Machine) -> Iterator[tuple[str, Settings]]:

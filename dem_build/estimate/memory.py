@@ -32,8 +32,10 @@ __all__ = [
     "STATES",
     "Rows",
     "Shape",
+    "gram_disk",
     "held_memory",
     "least_memory",
+    "matching_memory",
     "search_memory",
     "seen_tokens",
     "training_disk",
@@ -51,6 +53,10 @@ Two moments in float32 (D. P. Kingma and J. Ba, arXiv 1412.6980), or in 8 bits e
 """
 CHECKPOINTS = 3
 """Two are kept, and one more is being written."""
+DOUBLE = 8
+PASSES = 2
+MODELS = 3
+"""That have a layer in memory while it is matched: the base, a vector's own, and what they become."""
 MOST_LOGITS = 1 << 28
 """Logits that `model.likelihood` makes at once."""
 BLOCKS = 16
@@ -266,6 +272,28 @@ def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slo
     backward = min(machine.micro_batch, math.ceil(most / BLOCKS)) * length
     gradients = shape.parameters * (MASTER + GRADIENT)
     return int(max(needs, gradients + _passed(shape, backward, recomputed=False)))
+
+
+def matching_memory(shape: Shape, tokens: int) -> int:
+    """The bytes that matching layers holds at its most: of a layer, of its least squares, and of the rows' passes.
+
+    Args:
+        shape: Of the base.
+        tokens: Of all rows, each of which has two passes: its dataset's own model's, and the composed one's.
+    """
+    embeddings = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden
+    layer = max(shape.parameters - embeddings, 0) / shape.layers * MASTER
+    # One matrix at a time has its sums of products: the widest one maps the MLP back, in float64.
+    solved = DOUBLE * shape.inner * (shape.inner + shape.hidden)
+    # A pass that waits before that matrix holds its residual stream and what the MLP made.
+    waiting = PASSES * tokens * MASTER * (3 * shape.hidden + 2 * shape.inner)
+    return int(MODELS * layer + solved + waiting)
+
+
+def gram_disk(shape: Shape) -> int:
+    """The bytes of the Gram matrices of a vector: of each layer's four inputs, a triangle each, in float32."""
+    triangles = 3 * shape.hidden * (shape.hidden + 1) // 2 + shape.inner * (shape.inner + 1) // 2
+    return shape.layers * triangles * MASTER
 
 
 def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:

@@ -56,9 +56,9 @@ class Times:
 
     def __init__(self, records: Iterable[Record], weights: Digest | None) -> None:
         found = [r for r in records if _work(r.kind)] if weights is not None else []
-        composed = [r for r in found if r.kind == "compose" and _takes(r, {weights})]
         # Evaluations read a composed model, whose weights are others: it counts as its base.
-        models = {weights, *(r.outputs["weights"].digest for r in composed if "weights" in r.outputs)}
+        composed = [r for r in found if "weights" in r.outputs and _takes(r, {weights})]
+        models = {weights, *(r.outputs["weights"].digest for r in composed)}
         runs: dict[Likeness, list[_Run]] = {}
         for record in found:
             load = _work(record.kind)

@@ -86,9 +86,9 @@ def _refuse(recipe: Recipe, datasets: Files, tasks: Files) -> None:
 
 def _users(recipe: Recipe, datasets: Files) -> dict[tuple[str, str], str]:
     """What a file is for and its digest → the first dataset or probe that uses it so."""
-    omegas = [*(d.omega for d in recipe.datasets.values()), *(v.omega for v in recipe.vectors.values())]
     baselines = recipe.baselines.values()
-    tuned = "tune" in (*omegas, *(b.alpha for b in baselines)) or "single" in (b.method for b in baselines)
+    omegas = (*recipe.omegas.values(), *(b.alpha for b in baselines))
+    tuned = "tune" in omegas or "single" in (b.method for b in baselines)
     limits = {n for n, probe in recipe.probes.items() if tuned and probe.max_loss_increase is not None}
     users: dict[tuple[str, str], str] = {}
     for name, files in datasets.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from dem_build.actions.compose.methods import METHODS, Method
 from dem_build.machine import Machine, Remote
 from dem_build.recipe import schema
 from dem_build.recipe.checks.unsupported import UNSUPPORTED
@@ -225,6 +226,12 @@ write = "pr-17"
 endpoint = "https://minio.example.com"
 """
 
+METHODS_INTRODUCTION = """\
+### Ways to compose
+
+A key of `[compose]` that the method does not read is refused. ω are searched for `dem` alone.
+"""
+
 ROWS = """\
 ### What a row holds
 
@@ -314,6 +321,8 @@ def markdown() -> str:
             _keys(model),
             _toml(EXAMPLES.get(model, "")),
         ]
+        if model is schema.Compose:
+            parts += [METHODS_INTRODUCTION, _methods(), "".join(map(_sentence, METHODS.values()))]
         if model is schema.Dataset:
             parts += [ROWS, _table(FORMAT_ROWS), TEMPLATED, _table(BESIDE_ROWS), _table(TURN_ROWS), ROWS_END]
     parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE)]
@@ -322,6 +331,26 @@ def markdown() -> str:
     shown = [item for item in UNSUPPORTED if ".*.train." not in item.key]
     page = "\n".join(part for part in parts if part)
     return page + "".join(f"| `{item.key}` | {item.feature} | {item.until} |\n" for item in shown)
+
+
+def _methods() -> str:
+    head = ("method", "model", "a vector's `omega` is", "left out", "keys", "takes", "keeps")
+    return _table((head, *(_method(method) for method in METHODS.values())))
+
+
+def _method(method: Method) -> tuple[str, ...]:
+    takes = "training rows of each dataset" if "rows" in method.keys else ""
+    if method.vectors is not None:
+        takes = f"{method.vectors} vectors"
+    default = (
+        "refused" if method.default == "tune" and not method.tuned else f"`{json.dumps(method.default)}`"
+    )
+    keys = ", ".join(f"`{key}`" for key in method.keys)
+    return (f"`{method.name}`", method.formula, method.omega, default, keys, takes, method.keeps)
+
+
+def _sentence(method: Method) -> str:
+    return f"- `{method.name}`: {method.sentence}.\n"
 
 
 def _toml(text: str) -> str:

@@ -157,7 +157,10 @@ class Dataset(Source):
     group_by: Text | None = Field(
         default=None, description="Rows with the same value of this column stay on one side of a split."
     )
-    omega: Omega = Field(default="tune", description="ω, the vector's weight: a number, or `tune`.")
+    omega: Omega | None = Field(
+        default=None,
+        description="ω, the vector's weight: a number, or `tune`. Default: the method's, which is `tune` for `dem`.",
+    )
     # Only its `model_fields_set` count: `Train.with_own` lays them over [train].
     train: Train = Field(default_factory=Train, description="Keys of `[train]` that differ for this dataset.")
 
@@ -183,7 +186,10 @@ class Vector(Table):
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; the lock pins the commit."
     )
-    omega: Omega = Field(default="tune", description="ω, the vector's weight: a number, or `tune`.")
+    omega: Omega | None = Field(
+        default=None,
+        description="ω, the vector's weight: a number, or `tune`. Default: the method's, which is `tune` for `dem`.",
+    )
     vector_dtype: Dtype | None = Field(
         default=None, description="Type that the vector is stored in; as `[train]` says where absent."
     )
@@ -211,11 +217,27 @@ class Compose(Table):
 
     method: MethodName = Field(
         default=EDIT.name,
-        description=" ".join(f"`{method.name}`: {method.sentence}." for method in METHODS.values()),
+        description="The way to compose: see below.",
     )
     dtype: Dtype = Field(
         default="bfloat16",
         description="Type of the composed model's weights, but for those that transformers keeps in float32.",
+    )
+    density: float = Field(
+        default=0.2, gt=0, le=1, description="Share of each tensor of a vector that is kept."
+    )
+    scale: float = Field(default=1.0, description="λ, what the merged vector is multiplied by.")
+    seed: int = Field(default=42, ge=0, lt=2**32, description="Seed of what is dropped.")
+    rows: int = Field(
+        default=32, ge=1, le=256, description="Training rows of each dataset that layers are fitted on."
+    )
+    ridge: float = Field(
+        default=0.03,
+        gt=0,
+        description="λ, what pulls a fitted layer to the prior: a share of each input's square.",
+    )
+    prior: float = Field(
+        default=1.0, ge=0, description="c, what the mean of the vectors is multiplied by in the prior."
     )
     salt: Salt = None
 
@@ -316,6 +338,16 @@ class Recipe(Table):
         """
         owner = self.datasets[name] if name in self.datasets else self.baselines[name]
         return self.train.with_own(owner.train)
+
+    def omega_of(self, vector: Dataset | Vector) -> float | Literal["tune"]:
+        """ω of a dataset's vector or of one from elsewhere: as it says, else as the way to compose has it."""
+        return METHODS[self.compose.method].default if vector.omega is None else vector.omega
+
+    @property
+    def omegas(self) -> dict[str, float | Literal["tune"]]:
+        """Vector → its ω, those of datasets first."""
+        vectors: dict[str, Dataset | Vector] = {**self.datasets, **self.vectors}
+        return {name: self.omega_of(vector) for name, vector in vectors.items()}
 
     @property
     def validated(self) -> list[str]:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["READERS", "lines_after_results", "lines_before_results", "sections"]
 
-JSON_ORDER = ("tune", "analysis", "response", "ladder", "tsne", "sample")
-PAGE_ORDER = ("sample", "tune", "response", "ladder", "analysis", "tsne", "finetune")
+JSON_ORDER = ("choose", "tune", "match", "analysis", "response", "ladder", "tsne", "sample")
+PAGE_ORDER = ("sample", "choose", "match", "tune", "response", "ladder", "analysis", "tsne", "finetune")
 """Folders whose order differs from that of `SPECS`; others come after them."""
 
 

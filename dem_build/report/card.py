@@ -6,7 +6,7 @@ import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from dem_build.actions.compose.methods import METHODS
+from dem_build.actions.choose.read import method_of, read_choice
 from dem_build.actions.tune.read import read_tuning
 from dem_build.report.inputs import base_name
 from dem_build.report.markdown import baselines_list, code, escape, results_table, table
@@ -61,7 +61,7 @@ def card(
     sections = [
         f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n",
         f"# {escape(recipe.name)}\n",
-        f"{made}: {METHODS[recipe.compose.method].sentence}. Its weights are {recipe.compose.dtype}.\n",
+        f"{made}: {_way(recipe, results)}. Its weights are {recipe.compose.dtype}.\n",
         "## Vectors\n",
         _vectors(recipe, records, results),
         *_layers(results),
@@ -72,6 +72,17 @@ def card(
         "Made with " + ", ".join(f"{escape(n)} {escape(v)}" for n, v in sorted(versions.items())) + ".\n",
     ]
     return "\n".join(sections)
+
+
+def _way(recipe: Recipe, results: Results) -> str:
+    """How it was composed, with the keys of the recipe that its method reads, and what its ω are."""
+    choice = results.get(read_choice)
+    method = method_of(recipe, choice)
+    values = [f"`{key}` is {getattr(recipe.compose, key)}" for key in method.keys]
+    if not method.linear:
+        values.append(f"ω of a vector is {method.omega}")
+    chosen = [] if choice is None else [f"the best of {len(choice.candidates)} ways on validation rows"]
+    return "; ".join([method.sentence, *([", ".join(values)] if values else []), *chosen])
 
 
 def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) -> str:

@@ -166,7 +166,8 @@ def part_of(action: Action, graph: Graph) -> Part:
         return Part.BASELINES
     if action.name == BASE or prefix == "data":
         return Part.SHARED
-    if action.name in (MODEL, TUNE) or prefix == "vector":
+    # What was made to choose from is what the chosen one cost.
+    if action.name in (MODEL, TUNE) or prefix in ("vector", "choice", "gram") or name in graph.candidates:
         return Part.MODEL
     return Part.REFERENCES if prefix == MODEL else Part.ANALYSIS
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from dem_build import digest
 from dem_build.actions.loss.read import PairedRows, read_rows
+from dem_build.actions.match.read import read_match
 from dem_build.actions.tune.read import layers_of, read_tuning
 from dem_build.errors import StoreError
 from dem_build.json_text import number, parse_json
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import Action
     from dem_build.actions.loss.read import RowLosses
+    from dem_build.actions.match.read import MatchedModel
     from dem_build.actions.tune.read import Tuning
     from dem_build.digest import Digest, Output
     from dem_build.graph import Graph
@@ -49,7 +51,7 @@ class Results:
     Attributes:
         table: Model → task → metric → value. A held-out loss is the task `loss:NAME`.
         rows: Held-out losses row by row, for the errors of differences.
-        omega: Vector → ω: as given, or as tuning found it.
+        omega: Vector → ω: as given, or as a search found it; of a matched model the importance.
         found: Reader of what an action made → what it read; see `get`.
         model_digest: Digest of the composed model, None while it is not there.
         baselines: Baseline → what it is.
@@ -105,13 +107,15 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
     found = {reader: reader(build) for reader in READERS}
     tuning: Tuning | None = found[read_tuning]
     tuned = {name: vector.omega for name, vector in tuning.vectors.items()} if tuning else {}
+    matching: MatchedModel | None = found[read_match]
+    matched = {name: vector.importance for name, vector in matching.vectors.items()} if matching else {}
     present = [(action, records[action.name]) for action in graph if action.name in records]
     model = records.get(MODEL)
     prepared, vectors = _names(graph, "data:"), _names(graph, "vector:")
     return Results(
         table=_table(present, read),
         rows=_rows(present, read),
-        omega={**graph.omega, **tuned},
+        omega={**graph.omega, **tuned, **matched},
         found=found,
         model_digest=digest.of_json({n: o.digest for n, o in model.outputs.items()}) if model else None,
         baselines=read_baselines(build),

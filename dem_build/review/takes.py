@@ -94,12 +94,12 @@ def _written(lock: Lock, plan: Plan, estimates: Iterable[Estimate], due: set[str
     total = 0.0
     for name in due:
         kind = plan.verdicts[name].action.kind
-        if not kind.writes_model or (kind.trains and not trains):
+        if kind.trains and not trains:
             continue
         estimate = known.get(name)
         if estimate is not None and estimate.disk is not None:
             total += estimate.disk + (estimate.scratch or 0)
-        else:
+        elif kind.writes_model:
             total += base * (1 + STATE if kind.trains else 1)
     return total
 

@@ -28,6 +28,8 @@ from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
 
 BASE = "b" * 64
+PARAMS = {"density": 0.3, "scale": 0.9, "seed": 1}
+SUMMED = [method.name for method in METHODS.values() if method.combine is not None]
 CODES = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
 
 
@@ -61,7 +63,9 @@ def summed(folder, base, deltas, omegas, *, method="dem", code="BF16", **options
         for delta in deltas:
             delta.__enter__()
         try:
-            norms = combine(Combination(opened, deltas, omegas, METHODS[method], code), writer, **options)
+            named = [f"vector {i}" for i, _ in enumerate(deltas)]
+            what = Combination(opened, deltas, omegas, METHODS[method], code, params=PARAMS, digests=named)
+            norms = combine(what, writer, **options)
         finally:
             for delta in deltas:
                 delta.__exit__(None, None, None)
@@ -325,7 +329,9 @@ base = open_checkpoint(pathlib.Path({base!r}))
 deltas = [open_checkpoint(pathlib.Path(p)) for p in {deltas!r}]
 for d in (base, *deltas): d.__enter__()
 with weights_writer(pathlib.Path({out!r}), result_specs(base, "BF16")) as writer:
-    combine(Combination(base, deltas, [0.3, 0.7], METHODS[{method!r}], "BF16"), writer)
+    named = ["vector 0", "vector 1"]
+    way = METHODS[{method!r}]
+    combine(Combination(base, deltas, [0.3, 0.7], way, "BF16", params={params!r}, digests=named), writer)
 umath = np._core._multiarray_umath
 print([name for name in umath.__cpu_dispatch__ if umath.__cpu_features__.get(name)])
 """
@@ -358,7 +364,7 @@ class TestCombine:
             assert tensor.dtype == dtype
             assert torch.equal(tensor, total.to(dtype)), name
 
-    @pytest.mark.parametrize("method", ["dem", "interpolation"])
+    @pytest.mark.parametrize("method", SUMMED)
     def test_threads_and_chunks_do_not_reach_the_bytes_or_the_norms(self, tmp_path, parts, method):
         made = [
             summed(
@@ -383,7 +389,7 @@ class TestCombine:
         made = load_file(tmp_path / "sum" / "model.safetensors")["w"]
         assert torch.equal(made, (values.float() + 1).bfloat16())
 
-    @pytest.mark.parametrize("method", ["dem", "interpolation"])
+    @pytest.mark.parametrize("method", SUMMED)
     def test_cpu_capability_does_not_reach_the_bytes(self, tmp_path, parts, method):
         own, _ = summed(tmp_path / "own", *parts, [0.3, 0.7], method=method)
         features = np._core._multiarray_umath.__cpu_dispatch__
@@ -393,7 +399,9 @@ class TestCombine:
             pytest.skip("numpy dispatches on no feature of this CPU")
         paths = [str(tmp_path / "d1"), str(tmp_path / "d2")]
         out = tmp_path / "plain"
-        script = SCRIPT.format(base=str(tmp_path / "base"), deltas=paths, out=str(out), method=method)
+        script = SCRIPT.format(
+            base=str(tmp_path / "base"), deltas=paths, out=str(out), method=method, params=PARAMS
+        )
         environment = os.environ | {"NPY_DISABLE_CPU_FEATURES": disabled}
         command = [sys.executable, "-c", script]
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

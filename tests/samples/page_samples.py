@@ -8,8 +8,10 @@ from pathlib import Path
 from build_samples import Made, make_graph
 
 from dem_build.actions.analysis.read import Compared, VectorAnalysis
+from dem_build.actions.choose.read import Candidate, Choice
 from dem_build.actions.ladder.read import Ladder, Rung
 from dem_build.actions.ladder.read import Tested as OnTest  # pytest takes what is called Test… for a test
+from dem_build.actions.match.read import MatchedModel, MatchedVector
 from dem_build.actions.response.read import Loss, Point, Response
 from dem_build.actions.sample.read import Exchange, SampledAnswer
 from dem_build.actions.tune.read import Judged, Tuned, Tuning
@@ -113,6 +115,29 @@ def make_analysis(names):
     return VectorAnalysis(some, {"0": some}, parts)
 
 
+def make_matching(names, **changed):
+    vectors = {n: MatchedVector(1.0 + i, 32, 1200, 0.03125) for i, n in enumerate(names)}
+    params = {"rows": 32.0, "ridge": 0.03, "prior": 1.0}
+    return MatchedModel(**{"vectors": vectors, "params": params, "seconds": 21.5} | changed)
+
+
+def make_choice(names, **changed):
+    def candidate(gain, low=None, high=None):
+        losses, gains = dict.fromkeys(names, 3.0 - gain), dict.fromkeys(names, gain)
+        return Candidate(-gain, 0.95 - gain, low, high, keeps_limits=True, losses=losses, gains=gains)
+
+    candidates = {
+        "sum": candidate(0.75, 0.16, 0.24), "layers": candidate(0.84, 0.07, 0.15), "match": candidate(0.95, 0.0, 0.0)
+    }  # fmt: skip
+    said = {
+        "chosen": "match",
+        "objective": "gain",
+        "candidates": candidates,
+        "rows": dict.fromkeys(names, 48),
+    }
+    return Choice(**said | changed)
+
+
 def make_response(names):
     losses = [{n: Loss(2.0 + w, 0.1, w, 0.05) for n in names} for w in (0.0, 0.25, 0.5)]
     points = tuple(Point(w, one) for w, one in zip((0.0, 0.5, 1.0), losses, strict=True))
@@ -161,6 +186,8 @@ def everything(names=("math",)):
         made=Made(provenance=provenance | {f"data:{n}": {"seconds": 1.0} for n in names}),
         gates=gates,
         table=with_singles(names),
+        choice=make_choice(names),
+        matching=make_matching(names),
         tuning=make_tuning(names),
         analysis=make_analysis(names),
         response=make_response(names),

@@ -42,7 +42,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     Args:
         inputs: Weights, config, tokenizer and generation_config of `base/`; the vectors as terms; `omega`, where
             it was tuned.
-        params: `method`, a name of `METHODS`, and `dtype` of the composed model.
+        params: `method`, a name of `METHODS`, `dtype` of the composed model, and the keys that the method reads.
         context: Where and how.
 
     Returns:
@@ -127,7 +127,8 @@ def _weights(
         for checkpoint in (base, *deltas):
             stack.enter_context(checkpoint)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
-        what = Combination(base, deltas, list(terms.values()), METHODS[params["method"]], code, kept)
+        omegas, digests = list(terms.values()), [at.digest for at in terms]
+        what = Combination(base, deltas, omegas, METHODS[params["method"]], code, kept, params, digests)
         norms = combine(what, writer, threads=context.threads, on_progress=tell)
     context.hashed |= writer.digests  # known since the last byte: the files need not be read again
     return norms

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, MODEL_PARTS, Action, Edge, Input, Kind
-from dem_build.actions.compose.methods import EDIT
+from dem_build.actions.compose.methods import EDIT, METHODS
 from dem_build.workload import Workload, vectors_of
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "composed_model", "tuned_model"]
+__all__ = ["KIND", "composed_model", "single_model", "tuned_model"]
 
 KIND = Kind(
     name="compose",
@@ -22,6 +23,8 @@ KIND = Kind(
     family="compose",
     version=1,
     params=("method", "dtype"),
+    # What one way to compose reads, and others do not.
+    added=MappingProxyType(dict.fromkeys(("density", "scale", "seed"))),
     outputs=MODEL_PARTS,
     weighted="delta",
     light=True,
@@ -34,10 +37,18 @@ def composed_model(
     recipe: Recipe, name: str, omega: Mapping[str, float], method: str | None = None
 ) -> Action:
     """The model of vectors, each with its ω; by the recipe's method unless one is given."""
-    params = {"method": method or recipe.compose.method, "dtype": recipe.compose.dtype}
+    way = METHODS[method or recipe.compose.method]
+    params = {"method": way.name, "dtype": recipe.compose.dtype}
+    params |= {key: getattr(recipe.compose, key) for key in way.keys if key in KIND.added}
     takes = [Input(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
     takes += [Input("delta", Edge(f"vector:{n}", "delta"), w) for n, w in omega.items()]
     return Action(name, KIND, params, tuple(takes), salt=recipe.compose.salt)
+
+
+def single_model(recipe: Recipe, vector: str) -> Action:
+    """`model:NAME`, the fine-tuned model of one vector."""
+    way = METHODS[recipe.compose.method]
+    return composed_model(recipe, f"model:{vector}", {vector: 1.0}, (way if way.single else EDIT).name)
 
 
 def tuned_model(recipe: Recipe, name: str, vectors: Iterable[str], tune: str) -> Action:

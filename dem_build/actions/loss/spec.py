@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dem_build.action import Action, Edge, Evaluation, Input, Kind
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["KIND", "evaluations"]
+__all__ = ["KIND", "evaluations", "loss_action"]
 
 
 KIND = Kind(
@@ -39,12 +40,16 @@ def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[A
     return [_loss(recipe, model, source, name) for name in datasets for model, source in models.items()]
 
 
-def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
+def loss_action(recipe: Recipe, name: str, source: str, rows: Edge) -> Action:
+    """The loss, called NAME, of the model that an action makes on a split of a dataset."""
     takes = (
         Input("model/weights", Edge(source, "weights")),
         Input("model/config", Edge(source, "config")),
-        Input("data/rows", Edge(f"data:{dataset}", "test")),
+        Input("data/rows", rows),
     )
-    about = Evaluation(model, f"loss:{dataset}")
-    params = {"dtype": recipe.compose.dtype}
-    return Action(f"loss:{model}:{dataset}", KIND, params, takes, evaluation=about)
+    return Action(name, KIND, {"dtype": recipe.compose.dtype}, takes)
+
+
+def _loss(recipe: Recipe, model: str, source: str, dataset: str) -> Action:
+    found = loss_action(recipe, f"loss:{model}:{dataset}", source, Edge(f"data:{dataset}", "test"))
+    return replace(found, evaluation=Evaluation(model, f"loss:{dataset}"))

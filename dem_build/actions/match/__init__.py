@@ -1,1 +1,1 @@
-"""`match`: the base and its vectors become one model, by the outputs of each on its own rows."""
+"""`model`, matched: each linear layer fitted, on a few training rows, to what the fine-tuned models put out there."""

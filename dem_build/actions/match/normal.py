@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     ForEach: TypeAlias = "Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]"
 
-__all__ = ["BLOCK", "CHUNK", "Factor", "Targets", "factorised"]
+__all__ = ["BLOCK", "CHUNK", "Factor", "Targets", "factor_of", "factorised", "gram_of"]
 
 CHUNK = 512  # tokens
 BLOCK = 256  # columns of a matrix
@@ -58,18 +58,25 @@ def factorised(
     device: torch.device,
     for_each: ForEach,
 ) -> Factor | None:
-    """Sum G and factorise it.
+    """Sum G and factorise it: arguments as of `gram_of` and `factor_of`; None where an input is not finite."""
+    gram = gram_of(batches, width, device, for_each)
+    return factor_of(gram, ridge, for_each) if bool(gram.diagonal().isfinite().all()) else None
+
+
+def gram_of(
+    batches: Iterable[Sequence[tuple[torch.Tensor, torch.Tensor]]],
+    width: int,
+    device: torch.device,
+    for_each: ForEach,
+) -> torch.Tensor:
+    """Sum G, float64 [width, width], in the lower triangle.
 
     Args:
         batches: Pieces of at most CHUNK tokens: inputs z and inputs times weights a_j s_t, float32 [tokens, width]
             each.
         width: Of the inputs.
-        ridge: λ.
         device: Where it is computed.
         for_each: Calls a function with each of some arguments, several at a time.
-
-    Returns:
-        None where an input is not finite.
     """
     gram = torch.zeros((width, width), dtype=torch.float64, device=device)
     for pieces in batches:
@@ -80,9 +87,18 @@ def factorised(
                 gram[start:stop, :stop] += weighted[:, start:stop].T @ values[:, :stop]
 
         for_each(block, range(0, width, BLOCK))
+    return gram
+
+
+def factor_of(gram: torch.Tensor, ridge: float, for_each: ForEach) -> Factor:
+    """Factorise G + (λ + ε) D.
+
+    Args:
+        gram: G, float64 [width, width], in the lower triangle; it is overwritten.
+        ridge: λ.
+        for_each: As in `gram_of`.
+    """
     diagonal = gram.diagonal()
-    if not bool(diagonal.isfinite().all()):
-        return None
     dead = diagonal == 0  # an input that is always 0: its column of N is too, and W₀ stays
     diagonal *= 1.0 + ridge + EPSILON
     diagonal[dead] = 1.0

@@ -10,6 +10,7 @@ import torch
 
 from dem_build.actions.match.frames import empty_model
 from dem_build.actions.match.matching import Matching, Settings
+from dem_build.actions.match.spec import PASSES, SAMPLE
 from dem_build.actions.match.sums import Sums, Vectors, Written
 from dem_build.actions.model_parts import write_parts
 from dem_build.checkpoint.combine import result_specs
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from dem_build.step import Context, Group, Inputs, Provenance
 
 __all__ = ["run"]
-
-SAMPLE = "data/sample"
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -112,6 +111,7 @@ def _match(
         "terms": [
             {
                 "vector": group.digests["delta"],
+                "sample": group.digests.get(SAMPLE),
                 "importance": importance,
                 "rows": len(found),
                 "tokens": count,
@@ -121,7 +121,7 @@ def _match(
                 zip(groups, importances, rows, tokens, strict=True)
             )
         ],
-        "forward_passes": 2 * sum(len(found) for found in rows),
+        "tokens": {"seen": PASSES * sum(tokens)},
         "peak_memory": peak_memory(device()),
         **ran_on(model),
     }

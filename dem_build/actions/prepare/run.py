@@ -3,7 +3,8 @@
 Rows keep the order of their file. Several files are ordered by what their rows say, not by their bytes, so that a
 blank line, another spelling of the same JSON or another name of a file changes no byte of the outputs.
 
-`examples` reads prepared rows back, as a person reads them.
+`sample` is a few rows of train, for what composes by looking at data. `examples` reads prepared rows back, as a person
+reads them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.duplicates import NearDuplicates
 from dem_build.data.formats import resolve
 from dem_build.data.rows import columns_of, read_rows
+from dem_build.data.sample import RowSample
 from dem_build.data.sources import side_of
 from dem_build.data.tokenise import MASKED, Style, tokenise
 from dem_build.errors import DataError
@@ -49,7 +51,7 @@ BATCH_CHARACTERS = 2**20  # bounds memory where rows are long
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
-    """Write `train`, `validation` and `test`, each one file as `dem_build.data.arrays` describes.
+    """Write `train`, `validation`, `test` and `sample`, each one file as `dem_build.data.arrays` describes.
 
     Args:
         inputs: `base/tokenizer`, and the data files as sources; one whose tag begins with `validation:` or `test:`
@@ -83,7 +85,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     with ExitStack() as stack:
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
-        counts, told = Counter[str](), RowNotes(dataset.read, sources)
+        counts, told, sample = Counter[str](), RowNotes(dataset.read, sources), RowSample()
         items = _kept(dataset, dataset.smallest(most, progress), counts)
         cut_up = stack.enter_context(closing(cutter.cut(_batches(items), lambda item: item.example)))
         for batch, cuts in cut_up:
@@ -92,7 +94,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
                 _refuse_row(batch, tokenizer, style)
             control.look((item.row, item.example) for item in batch)
             told.look((item.row, item.example) for item in batch)
-            for item, cut in _write(writers, zip(batch, cuts or (), strict=True), counts):
+            for item, cut in _write(writers, zip(batch, cuts or (), strict=True), counts, sample):
                 told.unwritten(cut.rows)
                 if cut.shingles is not None:
                     near.add(item.side, cut.shingles)
@@ -102,6 +104,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         refuse_nothing(counts, writers, style, sources)
         provenance = provenance_of(layout, style, counts, writers)
         provenance |= {"near_duplicates": near.count(), "unread": told.unread}
+        writers["sample"] = stack.enter_context(RowsWriter(context.work / "spool" / "sample"))
+        sample.write(writers["sample"])
+        provenance["sample"] = {"lengths": writers["sample"].lengths}
         tell(provenance, style, context)
         told.tell(context)
         control.tell(context)
@@ -333,9 +338,12 @@ def _batches(items: Iterator[_Item]) -> Iterator[list[_Item]]:
 
 
 def _write(
-    writers: Mapping[str, RowsWriter], batch: Iterable[tuple[_Item, Cut]], counts: Counter[str]
+    writers: Mapping[str, RowsWriter],
+    batch: Iterable[tuple[_Item, Cut]],
+    counts: Counter[str],
+    sample: RowSample,
 ) -> list[tuple[_Item, Cut]]:
-    """Write what a batch teaches, count the rest, and return what was used."""
+    """Write what a batch teaches, show the sample what is trained, count the rest, and return what was used."""
     used = []
     for item, cut in batch:
         kept = [row for row in cut.rows if row is not None and row.trained]
@@ -352,6 +360,8 @@ def _write(
         # By the example's prompt and not the row's: all rows of one conversation are on one side.
         for row in kept:
             writers[item.side].append(row.input_ids, row.labels, item.digest)
+            if item.side == "train":
+                sample.look(row.input_ids, row.labels, item.digest)
     return used
 
 

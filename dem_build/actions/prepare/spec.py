@@ -20,8 +20,8 @@ KIND = Kind(
     name="prepare",
     module="dem_build.actions.prepare.run",
     family="prepare",
-    # 2: nulls of parquet are nothing, and `system`, `history`, `train` … are heeded
-    version=2,
+    # 3: a sample of train; 2: nulls of parquet are nothing, and `system`, `history`, `train` … are heeded
+    version=3,
     params=(
         "format",
         "columns",
@@ -34,7 +34,7 @@ KIND = Kind(
         "test",
         "max_samples",
     ),
-    outputs=("train", "validation", "test"),
+    outputs=("train", "validation", "test", "sample"),
     added=MappingProxyType({"group_by": None}),
     optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
     before_training=True,

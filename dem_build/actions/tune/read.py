@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
+from dem_build.actions.choose.read import read_choice
+from dem_build.actions.choose.spec import LAYERS, SUM
 from dem_build.json_text import text_at
 from dem_build.report.inputs import reads
 
@@ -32,6 +34,8 @@ __all__ = [
 
 TUNE = "tune"
 SEARCH = ("trace", "omega")
+SEARCHES = {SUM: TUNE, LAYERS: f"{TUNE}:{LAYERS}"}
+"""Model that may be chosen → the search that found its ω."""
 SAME = 1e-6  # share by which two ways to compute a number may differ
 
 
@@ -150,12 +154,14 @@ def shown_score(objective: str, score: float) -> float:
 
 @reads("tuning", *SEARCH, document=Tuning.document, says="before")
 def read_tuning(build: BuildRecords) -> Tuning | None:
-    """What the recipe's own search for ω found; None where there was none, or not yet.
+    """What the search found whose ω the composed model has; None where it has none, or not yet.
 
     Raises:
         StoreError: The record of tuning is not what it should be.
     """
-    return search_of(build, TUNE)
+    choice = read_choice(build)
+    search = TUNE if choice is None else SEARCHES.get(choice.chosen)
+    return search_of(build, search) if search is not None else None
 
 
 def search_of(build: BuildRecords, action: str) -> Tuning | None:

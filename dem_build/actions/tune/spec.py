@@ -50,10 +50,17 @@ KIND = Kind(
 )
 
 
-def tune_action(recipe: Recipe, given: Mapping[str, float]) -> Action:
-    """The search for the ω that are not given."""
+def tune_action(recipe: Recipe, given: Mapping[str, float], name: str = TUNE, **other: str) -> Action:
+    """The search for the ω that are not given.
+
+    Args:
+        recipe: The recipe.
+        given: Vector → its ω.
+        name: Of the action.
+        other: Parameters that differ from `[tune]`.
+    """
     vectors = [*recipe.datasets, *recipe.vectors]
-    return _search(recipe, TUNE, {name: {"omega": given.get(name)} for name in vectors})
+    return _search(recipe, name, {n: {"omega": given.get(n)} for n in vectors}, **other)
 
 
 def scale_of(recipe: Recipe, name: str) -> Action:

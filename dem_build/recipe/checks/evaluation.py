@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.actions.compose.methods import METHODS
 from dem_build.recipe.checks.tables import WRONG, Rules, datasets, gates, items, names, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 from dem_build.recipe.schema import BASE_REVISION, Evaluate
@@ -27,7 +28,8 @@ RULES = Rules()
 
 @RULES.whole
 def _known_models(recipe: Recipe) -> Iterator[Mistake]:
-    known = [*MODELS, *names(recipe, "baselines")]
+    method = METHODS.get(recipe.compose.method)
+    known = [*MODELS, *names(recipe, "baselines"), *(method.candidates if method else ())]
     seen: set[str] = set()
     for index, model in items(recipe.evaluate.models) if recipe.evaluate else ():
         key = ("evaluate", "models", index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.actions.compose.methods import EDIT, METHODS
-from dem_build.recipe.checks.tables import WRONG, Rules, datasets, names, vectors, with_rows
+from dem_build.recipe.checks.tables import WRONG, Rules, datasets, names, omegas, vectors, with_rows
 from dem_build.recipe.messages import Mistake, nearest
 
 if TYPE_CHECKING:
@@ -47,15 +47,15 @@ def _importance_is_of_judges(recipe: Recipe) -> Iterator[Mistake]:
 
 
 @RULES.each(datasets)
-def _tuned_datasets_have_judges(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
-    if dataset.omega == "tune" and dataset.validation == 0:
+def _tuned_datasets_have_judges(recipe: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
+    if recipe.omega_of(dataset) == "tune" and dataset.validation == 0:
         what = 'is 0, and omega = "tune", the default, is judged on validation rows'
         yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {NUMBER}")
 
 
 @RULES.each(vectors)
 def _something_judges(recipe: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
-    if vector.omega == "tune" and not with_rows(recipe, "validation"):
+    if recipe.omega_of(vector) == "tune" and not with_rows(recipe, "validation"):
         what = 'omega = "tune", the default, needs a dataset with validation rows to judge it'
         yield Mistake((*key, "omega"), what, NUMBER)
 
@@ -70,14 +70,15 @@ def _someone_counts(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(("tune", "importance"), what)
 
 
-@RULES.each(lambda recipe: [*datasets(recipe), *vectors(recipe)])
-def _what_is_tuned_is_linear(recipe: Recipe, key: Key, vector: Dataset | Vector) -> Iterator[Mistake]:
+@RULES.each(omegas)
+def _what_is_tuned_is_linear(recipe: Recipe, key: Key, omega: float | str) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
-    if method is not None and not method.linear and vector.omega == "tune":
+    if method is not None and not method.tuned and omega == "tune":
+        default = ", the default," if method.default == "tune" else ""
         why = f"{method.name} is not linear in ω"
         if method.total is not None:
             why = f"an {method.name}'s ω sum to {method.total:g}"
-        what = f'omega = "tune", the default, is for method = "{EDIT.name}": {why}'
+        what = f'omega = "tune"{default} is for method = "{EDIT.name}": {why}'
         yield Mistake((*key, "omega"), what, NUMBER)
 
 
@@ -86,12 +87,10 @@ def _interpolations_have_vectors(recipe: Recipe) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
     if method is None or method.total is None:  # an edit of no vectors is the base
         return
-    omegas = [dataset.omega for _, dataset in datasets(recipe)]
-    omegas += [vector.omega for _, vector in vectors(recipe)]
     if not names(recipe, "datasets", "vectors"):
         what = "there is no vector to interpolate, and an interpolation of none is a model of zeros"
         yield Mistake(("compose", "method"), what, "add [datasets.NAME], or remove it")
-    elif omegas and all(omega == 0 for omega in omegas):
+    elif (given := omegas(recipe)) and all(omega == 0 for _, omega in given):
         what = "the ω of every vector is 0, and an interpolation of none is a model of zeros"
         yield Mistake(("compose", "method"), what, "give one an ω other than 0")
 

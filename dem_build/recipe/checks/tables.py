@@ -41,6 +41,7 @@ __all__ = [
     "items",
     "mixtures",
     "names",
+    "omegas",
     "recovered",
     "sources",
     "trains",
@@ -196,6 +197,12 @@ def sources(recipe: Recipe) -> list[tuple[Key, Source]]:
 def vectors(recipe: Recipe) -> list[tuple[Key, Vector]]:
     """Each vector from elsewhere."""
     return _named(recipe, "vectors")
+
+
+def omegas(recipe: Recipe) -> list[tuple[Key, float | str]]:
+    """ω of each vector that is trained here or from elsewhere, with the key of its table."""
+    found: list[tuple[Key, Dataset | Vector]] = [*datasets(recipe), *vectors(recipe)]
+    return [(key, recipe.omega_of(vector)) for key, vector in found]
 
 
 def baselines(recipe: Recipe, *methods: str) -> list[tuple[Key, Baseline]]:

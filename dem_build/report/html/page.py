@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from dem_build.actions.compose.methods import METHODS
+from dem_build.actions.choose.read import method_of, read_choice
 from dem_build.report.actions import sections
 from dem_build.report.html import cost, evaluations
 from dem_build.report.html.blocks import Cell, DataTable, Fold, Notes, Section
@@ -154,7 +154,7 @@ def _facts(inputs: ReportInputs) -> list[tuple[str, str]]:
     facts = [
         ("base", base_name(recipe, inputs.graph)),
         ("vector" if len(results.vectors) == 1 else "vectors", str(len(results.vectors))),
-        ("composed as", METHODS[recipe.compose.method].formula),
+        ("composed as", method_of(recipe, results.get(read_choice)).formula),
         ("weights", recipe.compose.dtype + rounded),
         ("model", results.model_digest[:12] if results.model_digest else "not built yet"),
         ("recorded", max(times).replace("T", " ").removesuffix("Z") + " UTC" if times else ""),

@@ -1,0 +1,1 @@
+"""`model`, chosen: the best of some models on validation rows."""

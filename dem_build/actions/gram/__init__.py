@@ -1,0 +1,1 @@
+"""`gram:NAME`: what the linear layers of a fine-tuned model are given, as Gram matrices."""

@@ -1,0 +1,85 @@
+"""Kind `gram`: Gram matrices of what each linear layer of one fine-tuned model is given on training rows."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dem_build.actions.gram.inputs import each_alone, layer_grams
+from dem_build.actions.gram.stored import write_layer
+from dem_build.actions.match.frames import empty_model
+from dem_build.actions.match.sums import Sums, Vectors
+from dem_build.checkpoint.delta import delta_shapes, open_delta
+from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.data.arrays import TokenRows
+from dem_build.errors import CheckpointError, DataError
+from dem_build.json_text import parse_json
+from dem_build.model.context_length import refuse_longer
+from dem_build.model.environment import device, memory_told, peak_memory, ran_on, reset_peak_memory
+from dem_build.model.weight_layout import WeightLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.step import Context, Inputs, Provenance
+
+__all__ = ["run"]
+
+
+def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
+    """Write `gram`, a folder as `stored` describes.
+
+    Args:
+        inputs: `base/weights`, `base/config`, `delta`, and its dataset's `data/sample`.
+        params: `rows` of the sample that are used, and `dtype` of the model's weights.
+        context: Where and how.
+
+    Raises:
+        CheckpointError: A vector that does not fit the base, or a model whose layers are more than linear modules.
+        DataError: There are no rows, or one has more tokens than the model takes.
+    """
+    started = time.monotonic()
+    context.resident.clear()  # what another action left would take the room of this one
+    reset_peak_memory(device())
+    rows = _rows(inputs, params["rows"])
+    with memory_told(CheckpointError, "while taking Gram matrices", "lower `rows` in [compose]"):
+        surroundings = _write(inputs, rows, params["dtype"], context)
+    return surroundings | {
+        "rows": len(rows),
+        "tokens": {"seen": sum(len(ids) for ids, _ in rows)},
+        "peak_memory": peak_memory(device()),
+        "seconds": round(time.monotonic() - started, 3),
+        "threads": context.threads,
+    }
+
+
+def _rows(inputs: Inputs, most: int) -> list[tuple[Any, Any]]:
+    sample = TokenRows.open(inputs.paths["data/sample"])
+    refuse_longer(sample, inputs.paths["base/config"])
+    rows = [sample[i] for i in range(min(most, len(sample))) if len(sample[i][0])]
+    if not rows:
+        raise DataError("there are no training rows to look at", hint="give the dataset some")
+    return rows
+
+
+def _write(inputs: Inputs, rows: list[tuple[Any, Any]], dtype: str, context: Context) -> dict[str, Any]:
+    base = open_checkpoint(inputs.paths["base/weights"])
+    belongs = {"base": inputs.digests["base/weights"], "delta": inputs.digests["delta"]}
+    open_delta(inputs.paths["delta"], base, belongs["base"], f"vector {belongs['delta'][:12]}…")
+    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
+    model = empty_model(config, context.machine.attn_implementation)
+    layout = WeightLayout(model, delta_shapes(base))
+    sums = Sums(base, Vectors([inputs.paths["delta"]], [1.0], 1.0), dtype, layout)
+    with each_alone(context.threads) as for_each:
+        layers = layer_grams(model, sums, rows, getattr(torch, dtype), for_each)
+        for number, layer in enumerate(layers):
+            context.check_stop()
+            names = {module: layout.of_own[f"{module}.weight"].files[0] for module in layer.of}
+            path = context.out / "gram" / f"layer-{number:05d}.safetensors"
+            grams = {names[first]: gram.cpu().numpy() for first, gram in layer.grams.items()}
+            of = {names[module]: names[first] for module, first in layer.of.items()}
+            context.hashed[path] = write_layer(path, belongs, of, grams)
+    return ran_on(model)
