@@ -164,7 +164,7 @@ GIVEN = {
         [],
     ),
     "response": (
-        {"omegas": [0.0, 0.5, 1.0], "max_samples": 128},
+        {"omegas": [0.0, 0.5, 1.0], "max_samples": 128, "dtype": "bfloat16"},
         [
             *BASE[:2],
             taken("omega", hexes("e")),
@@ -178,7 +178,13 @@ GIVEN = {
         [],
     ),
     "ladder": (
-        {"objective": "gain", "max_samples": 128, "bounds": [0.0, 1.5], "test_samples": 256},
+        {
+            "objective": "gain",
+            "max_samples": 128,
+            "bounds": [0.0, 1.5],
+            "test_samples": 256,
+            "dtype": "bfloat16",
+        },
         [
             *BASE[:2],
             taken("omega", hexes("e")),

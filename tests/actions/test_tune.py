@@ -265,22 +265,6 @@ def test_a_vector_that_gains_next_to_nothing_is_told_of(tmp_path):
         assert all(0 < f["gained"] < f["scale"] for f in little)
 
 
-@pytest.mark.parametrize("objective", ["gain", "mean"])
-def test_rounding_that_costs_much_of_what_was_gained_is_said(tmp_path, objective):
-    """A vector a thousandth as long is lost in bfloat16; the loss moves little, and so does what rounding costs."""
-    weak = {n: 1e-3 * t for n, t in trained(skill("up").train).items()}
-    delta = store_vector(tmp_path / "delta", weak, "float32")
-    up = dataset("up")
-    up = replace(
-        up, paths=up.paths | {"delta": delta}, digests=up.digests | {"delta": of_bytes(delta.read_bytes())}
-    )
-    assert "rounding" not in words(run_tune(tmp_path / "exact", [up], objective=objective))
-    tuned = run_tune(tmp_path / "rounded", [up], objective=objective, dtype="bfloat16")
-    [told] = [f for f in tuned.trace["findings"] if f["what"] == "rounding"]
-    assert told["dtype"] == "bfloat16"
-    assert told["score"] == tuned.trace["chosen_score"]
-
-
 def test_a_negative_omega_is_not_taken_for_none(tmp_path):
     backwards = {n: -t for n, t in trained(skill("up").train).items()}
     back = vector("back", store_vector(tmp_path / "delta", backwards, "float32"))
