@@ -160,7 +160,7 @@ def _run(
     judged = validation_judges(inputs.groups, inputs.paths["base/config"], params["max_samples"])
     space = Space(inputs.groups)
     candidates, log = resident(inputs, space.deltas, context), PassLog(context)
-    passes = Passes(candidates, judged, torch.float32, log)
+    passes = Passes(candidates, judged, params["dtype"], log)
     landscape = Landscape(space, passes, params)
     known = landscape.samples(passes.earlier, landscape.starts())
     found = run(landscape.problem, known)

@@ -206,7 +206,7 @@ GIVEN = {
         [],
     ),
     "response": (
-        {"omegas": [0.0, 0.5, 1.0], "max_samples": 128},
+        {"omegas": [0.0, 0.5, 1.0], "max_samples": 128, "dtype": "bfloat16"},
         [
             *BASE[:2],
             taken("omega", hexes("e")),
@@ -220,7 +220,13 @@ GIVEN = {
         [],
     ),
     "ladder": (
-        {"objective": "gain", "max_samples": 128, "bounds": [0.0, 1.5], "test_samples": 256},
+        {
+            "objective": "gain",
+            "max_samples": 128,
+            "bounds": [0.0, 1.5],
+            "test_samples": 256,
+            "dtype": "bfloat16",
+        },
         [
             *BASE[:2],
             taken("omega", hexes("e")),

@@ -25,7 +25,13 @@ from dem_build.errors import InterruptedBuildError
 from dem_build.step import Group, Inputs
 
 NAMES = ("up", "down", "leap")
-PARAMS = {"objective": "gain", "max_samples": 64, "bounds": [0.0, 1.5], "test_samples": 64}
+PARAMS = {
+    "objective": "gain",
+    "max_samples": 64,
+    "bounds": [0.0, 1.5],
+    "test_samples": 64,
+    "dtype": "float32",
+}
 
 
 @cache

@@ -26,7 +26,7 @@ def respond(folder, groups, omega=None, **params):
         write_omega(folder / "omega", omega)
         paths["omega"] = folder / "omega"
     inputs = Inputs(paths, {"base/weights": DIGEST}, groups=tuple(groups))
-    response.run(inputs, {"omegas": VALUES, "max_samples": 64} | params, context)
+    response.run(inputs, {"omegas": VALUES, "max_samples": 64, "dtype": "float32"} | params, context)
     return json.loads((context.out / "curves").read_text())
 
 

@@ -86,6 +86,6 @@ def test_a_search_that_runs_out_of_memory_says_what_to_change(base, tmp_path, ro
     with only(room), pytest.raises(EvaluationError, match=f"out of memory {what}: {NUMBERS}"):
         response.run(
             Inputs(paths, {"base/weights": DIGEST}, groups=(probe,)),
-            {"omegas": [0.0], "max_samples": 8},
+            {"omegas": [0.0], "max_samples": 8, "dtype": "float32"},
             context_of(tmp_path, eval_batch_size=8, micro_batch=8),
         )

@@ -73,7 +73,7 @@ def test_the_loss_of_a_row_that_judges_a_candidate_is_that_of_it_alone(base, tmp
     judged = judges({"chat": group}, {"chat": "data/rows"}, trained_prompts([]), most=64)
     expected = [sum(alone(model, rows, i) for i in block) for block in judged[0].blocks]
     candidates = Candidates(model, base / "weights", "b" * 64, {})
-    passes = Passes(candidates, judged, torch.float32, PassLog(context_of(tmp_path, eval_batch_size=32)))
+    passes = Passes(candidates, judged, "float32", PassLog(context_of(tmp_path, eval_batch_size=32)))
     taken = passes.take(np.zeros((0, len(passes.layers))))
     assert taken.nll[0].tolist() == pytest.approx(expected, rel=1e-5)
 

@@ -104,16 +104,6 @@ def search_of(trace: dict, **provenance: object) -> Tuning:
     return read_tuning(BuildRecords(graph, records, lambda output: json.dumps(read[output.digest]).encode()))
 
 
-@pytest.mark.parametrize(
-    ("objective", "score", "said"),
-    [("gain", -0.9, "from 0.900 by -0.050"), ("mean", 1.8, "from 1.800 by +0.050")],
-)
-def test_what_rounding_costs_has_the_sign_of_the_objective(objective, score, said):
-    rounding = {"what": "rounding", "dtype": "bfloat16", "score": score, "lost": 0.05}
-    tuning = search_of({"objective": objective, "findings": [rounding]})
-    assert said in tuning.told[0]
-
-
 def omegas(groups: dict[str, dict], omega: object) -> dict:
     """Return the ω of names that all stand for one vector."""
     return search_of_one(groups, omega).vectors

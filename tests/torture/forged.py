@@ -98,7 +98,6 @@ TRACE: dict[str, Any] = {
         {"what": "on_upper_bound", "vector": DELTA, "omega": 1.5},
         {"what": "worse_than_base", **_ABOUT},
         {"what": "rows_left_out", **_ABOUT, "count": 3, "used": 4},
-        {"what": "rounding", "dtype": "bfloat16", "score": 0.5, "lost": 0.1},
     ],
 }
 ANSWERS = {"answers": [{"asked": "1+1", "reference": None, "answer": "2", "ended": True}]}

@@ -25,7 +25,7 @@ RUNGS = "rungs"
 
 @dataclass(frozen=True)
 class Tested:
-    """A model on test rows, in float32.
+    """A model on test rows, rounded as it is published.
 
     Attributes:
         omega: Vector → ω; where each layer has its own, their mean. Names of one vector share it.

@@ -4,8 +4,8 @@ The order follows from what was measured and from no name: the vector that alone
 validation rows comes first; of equal ones, that of the smaller digest. A rung has two models: `frozen` takes the whole
 model's ω for the vectors so far, `retuned` searches their ω anew, on validation rows, by gradients. A pass of an
 earlier rung, or of the search for the whole model, with ω = 0 for what is not added yet is a pass of this rung too, so
-that a rung takes few of its own. The last rung is the model itself. In float32, as tuning. Nothing is chosen on test
-rows.
+that a rung takes few of its own. The last rung is the model itself. Models are rounded as in tuning. Nothing is chosen
+on test rows.
 
 The gain recovered on test rows is, as in tuning, (B - L) / max(B - S, 2 stderr), with the test losses B of the base
 and S of the dataset's own vector alone.
@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from dem_build.actions.tune.candidates import resident, vectors_of
 from dem_build.actions.tune.judges import judges, trained_prompts, validation_judges
@@ -62,7 +61,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     Args:
         inputs: `base/weights` and `base/config`; `omega` and `passes` of the search, where there was one; the groups
             of `tune`; and a group (`delta`, `data/test`) for each dataset that has test rows.
-        params: `objective`, `max_samples` and `bounds` as of `tune`, and `test_samples`, most test rows of a dataset.
+        params: `objective`, `max_samples`, `bounds` and `dtype` as of `tune`; `test_samples`, most test rows of a
+            dataset.
         context: Uses `machine.micro_batch` and `machine.eval_batch_size`; resumes from the passes in its work folder.
 
     Raises:
@@ -85,12 +85,12 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         context.write("rungs", {"format": FORMAT, "rungs": []})
         return {}
     candidates = resident(inputs, vectors_of(tuning.groups), context)
-    passes = Passes(candidates, judged, torch.float32, log)
+    passes = Passes(candidates, judged, params["dtype"], log)
     if "passes" in inputs.paths:
         passes.earlier += read_passes(inputs.paths["passes"], passes.scope)
     climb = _Climb(tuning, params, passes)
     rungs = climb.rungs()
-    tested = Passes(candidates, tests, torch.float32, log, "tests")
+    tested = Passes(candidates, tests, params["dtype"], log, "tests")
     document = {
         "format": FORMAT,
         "vectors": climb.vectors,

@@ -20,8 +20,8 @@ KIND = Kind(
     name="ladder",
     module="dem_build.actions.ladder.run",
     family="analyze",
-    version=4,  # 4: other models of the losses
-    params=("objective", "max_samples", "bounds", "test_samples"),
+    version=5,  # 5: models are rounded as the composed one is
+    params=("objective", "max_samples", "bounds", "test_samples", "dtype"),
     outputs=("rungs",),
     device=True,
     work=Workload(rows_by_vectors, recorded_rows_by_vectors, varies=True),
@@ -50,6 +50,6 @@ def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
         groups[group] = {}
         takes.append(Input("delta", Edge(f"vector:{name}", "delta"), group=group))
         takes.append(Input("data/test", Edge(f"data:{name}", "test"), group=group))
-    params = {name: tune.params[name] for name in ("objective", "max_samples", "bounds")}
+    params = {name: tune.params[name] for name in ("objective", "max_samples", "bounds", "dtype")}
     params["test_samples"] = wanted.max_samples
     return [Action("ladder", KIND, params, tuple(takes), groups=groups)]

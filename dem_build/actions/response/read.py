@@ -48,7 +48,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Response:
-    """Response curves of a model, in float32.
+    """Response curves of a model, rounded as it is published.
 
     Attributes:
         omega: Vector → its ω in the model; where each layer has its own, their mean.

@@ -2,15 +2,13 @@
 
 Each vector's ω goes through a few values, 0 among them, which leaves the vector out; one more pass takes the
 derivatives of all losses to all ω at the model itself. Where layers have ω of their own, it is their mean that changes,
-and their ratios stay. In float32, as tuning: the model is not rounded. Each change has its standard error, paired by
-blocks of rows. Vectors and rows are named by their digests.
+and their ratios stay. Models are rounded as in tuning. Each change has its standard error, paired by blocks of rows.
+Vectors and rows are named by their digests.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import torch
 
 from dem_build.actions.tune.candidates import resident, vectors_of
 from dem_build.actions.tune.judges import validation_judges
@@ -39,7 +37,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         inputs: `base/weights` and `base/config`; `omega`, where it was tuned; a group for each dataset (`delta`,
             `data/train`, `data/validation`; its `omega` where none was tuned), vector (`delta`; `omega`) and probe
             (`data/rows`).
-        params: `omegas`, the values that each ω takes, 0 among them, and `max_samples`, most rows of a dataset.
+        params: `omegas`, the values that each ω takes, 0 among them; `max_samples`, most rows of a dataset; `dtype` of
+            the composed model.
         context: Uses `machine.micro_batch` and `machine.eval_batch_size`; resumes from the passes in its work folder.
 
     Raises:
@@ -61,7 +60,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         return {}
     deltas = vectors_of(inputs.groups)
     candidates = resident(inputs, deltas, context)
-    passes = Passes(candidates, judged, torch.float32, log)
+    passes = Passes(candidates, judged, params["dtype"], log)
     omega = model_omega(inputs, list(deltas), passes.layers)
     document = _document(passes, list(deltas), omega, params["omegas"])
     context.write("curves", document)

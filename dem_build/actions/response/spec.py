@@ -21,8 +21,8 @@ KIND = Kind(
     name="response",
     module="dem_build.actions.response.run",
     family="analyze",
-    version=1,
-    params=("omegas", "max_samples"),
+    version=2,  # 2: models are rounded as the composed one is
+    params=("omegas", "max_samples", "dtype"),
     outputs=("curves",),
     device=True,
     work=Workload(rows_by_vectors, recorded_rows_by_vectors, ("omegas",)),
@@ -48,5 +48,9 @@ def analyses(recipe: Recipe, omega: Mapping[str, float | None]) -> list[Action]:
         takes.append(Input("delta", Edge(f"vector:{name}", "delta"), group=name))
     takes += judging_inputs(recipe)
     groups |= {name: {} for name in recipe.probes}
-    params = {"omegas": sorted({0.0, *wanted.response}), "max_samples": wanted.max_samples}
+    params = {
+        "omegas": sorted({0.0, *wanted.response}),
+        "max_samples": wanted.max_samples,
+        "dtype": recipe.compose.dtype,
+    }
     return [Action("response", KIND, params, tuple(takes), groups=groups)]

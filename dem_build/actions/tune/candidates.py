@@ -1,4 +1,4 @@
-"""One resident model that becomes any candidate: Θ + Σ ω ΔΘ in float32, always from the base, in place.
+"""One resident model that becomes any candidate: Θ + Σ ω ΔΘ, from the base each time, rounded as it is published.
 
 Nothing is written and nothing loaded again. The same tensors give the derivative of a loss to every ω: with
 G = ∇_Θ L, ∂L/∂ω_i = ⟨G, ΔΘ_i⟩, and per layer the part of the sum that lies in it.

@@ -87,12 +87,10 @@ class Chosen:
     Attributes:
         taken: Its pass.
         score: Over all rows.
-        rounded_score: The same of the candidate rounded to the composed model's dtype.
     """
 
     taken: Pass
     score: float
-    rounded_score: float
 
 
 @dataclass(frozen=True)
@@ -181,11 +179,9 @@ class Landscape:
         return self.objective.score(self.passes.losses(taken))
 
     def choose(self, omega: NDArray[np.float64]) -> Chosen:
-        """The chosen candidate, [vectors, layers], with its scores."""
-        # What is composed is rounded to its dtype. The search goes by float32, in which small steps of ω show; what
-        # rounding costs is told of.
-        exact, rounded = (self.passes.take(omega, rounded=rounded) for rounded in (False, True))
-        return Chosen(exact, self.score(exact), self.score(rounded))
+        """The chosen candidate, [vectors, layers], with its score."""
+        taken = self.passes.take(omega)
+        return Chosen(taken, self.score(taken))
 
     def keeps_limits(self, omega: NDArray[np.float64]) -> bool:
         """Whether a candidate keeps all limits, over all rows."""

@@ -27,6 +27,7 @@ __all__ = ["CHANGING", "MEASURING", "Pass", "PassLog", "Scope", "read_passes", "
 
 CHANGING, MEASURING = "changing", "measuring"
 ELAPSED = "elapsed"
+EXACT = "float32"
 TIMES = "times.json"
 SUFFIX = ".safetensors"
 KEEP_SECONDS = 20.0  # between two checkpoints: passes cost much and hold little
@@ -41,7 +42,6 @@ class Pass:
         judged: Which judges were asked, [judges].
         nll: Summed losses, [judges, blocks]; 0 where a judge was not asked.
         slopes: Their derivatives to ω, [judges, blocks, vectors, layers]; None where none were taken.
-        rounded: Whether the candidate was rounded to the composed model's dtype.
         under: What it was measured under, see `environment.bits_of`; empty where nobody said.
     """
 
@@ -49,7 +49,6 @@ class Pass:
     judged: NDArray[np.bool_]
     nll: NDArray[np.float64]
     slopes: NDArray[np.float64] | None = None
-    rounded: bool = False
     under: str = ""
 
     def answers(self, asked: Pass) -> bool:
@@ -57,8 +56,7 @@ class Pass:
         # A pass without derivatives reads the rows in other batches than one with them, and their sums differ in their
         # last digits: enough for a search to go another way, and then its result would depend on what a cache holds.
         return (
-            self.rounded == asked.rounded
-            and self.under == asked.under
+            self.under == asked.under
             and (self.slopes is None) == (asked.slopes is None)
             and np.array_equal(self.omega, asked.omega)
         )
@@ -79,10 +77,12 @@ class Scope:
     Attributes:
         vectors: Digests of the vectors, in the order of ω's rows.
         judges: Identities of the judges, in their order.
+        dtype: What candidates are rounded to.
     """
 
     vectors: Sequence[str]
     judges: Sequence[str]
+    dtype: str
 
 
 def write_passes(path: Path, passes: Sequence[Pass], scope: Scope | None = None) -> None:
@@ -98,11 +98,10 @@ def write_passes(path: Path, passes: Sequence[Pass], scope: Scope | None = None)
         "omega": np.array([p.omega for p in passes]),
         "judged": np.array([p.judged for p in passes]),
         "nll": np.array([p.nll for p in passes]),
-        "rounded": np.array([p.rounded for p in passes]),
         "sloped": np.array([p.slopes is not None for p in passes]),
     }
     # One entry: safetensors writes several in no fixed order, and equal passes are to be equal bytes.
-    of = {"vectors": [*scope.vectors], "judges": [*scope.judges]} if scope else {}
+    of = {"vectors": [*scope.vectors], "judges": [*scope.judges], "dtype": scope.dtype} if scope else {}
     about = {"scope": json.dumps({**of, "under": [p.under for p in passes]})}
     save_file(arrays | ({"slopes": np.array(sloped)} if sloped else {}), path, about)
 
@@ -112,8 +111,8 @@ def read_passes(path: Path, scope: Scope | None = None) -> list[Pass]:
 
     Args:
         path: The file.
-        scope: What passes are wanted of. Those of other vectors, or rounded to what may be another dtype, are left out;
-            of the others what they say of its judges and vectors is returned. None for all as they are.
+        scope: What passes are wanted of. Those of other vectors, or rounded to another dtype, are left out; of the
+            others what they say of its judges and vectors is returned. None for all as they are.
     """
     with safe_open(path, framework="numpy") as file:
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
@@ -122,17 +121,21 @@ def read_passes(path: Path, scope: Scope | None = None) -> list[Pass]:
     # Passes of an earlier version do not say what they were measured under, and so answer nothing.
     under = about.get("under", [""] * len(arrays["omega"]))
     found = [
-        Pass(omega, judged, nll, next(slopes) if sloped else None, bool(rounded), str(said))
-        for omega, judged, nll, sloped, rounded, said in zip(
-            *(arrays[name] for name in ("omega", "judged", "nll", "sloped", "rounded")), under, strict=True
+        Pass(omega, judged, nll, next(slopes) if sloped else None, str(said))
+        for omega, judged, nll, sloped, said in zip(
+            *(arrays[name] for name in ("omega", "judged", "nll", "sloped")), under, strict=True
         )
     ]
     if scope is None:
         return found
     if "vectors" not in about:
         return []
-    theirs = Scope(about["vectors"], about["judges"])
-    return list(_translated([one for one in found if not one.rounded], theirs, scope))
+    # Before version 7 of `tune` passes were in float32, but for one at the end that is marked.
+    theirs = Scope(about["vectors"], about["judges"], about.get("dtype", EXACT))
+    if theirs.dtype != scope.dtype:
+        return []
+    rounded = arrays.get("rounded", np.zeros(len(found), np.bool_))
+    return list(_translated([p for p, other in zip(found, rounded, strict=True) if not other], theirs, scope))
 
 
 def _translated(passes: Iterable[Pass], theirs: Scope, ours: Scope) -> Iterator[Pass]:

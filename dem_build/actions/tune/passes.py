@@ -50,6 +50,17 @@ def begin(context: Context) -> PassLog:
 class Passes:
     """Takes passes over the judges' rows with one resident model.
 
+    A candidate is rounded to `dtype` as the composed model is, and computed with in float32. Slopes go straight through
+    the rounding: they are those of the loss at the rounded weights, as if each weight moved with ω as before rounding
+    (Bengio, Léonard and Courville 2013, arXiv 1308.3432).
+
+    Args:
+        candidates: The model.
+        judges: Whose rows passes are taken over.
+        dtype: Of the composed model.
+        log: Keeps the passes.
+        name: What they are kept under.
+
     Attributes:
         candidates: The model.
         judges: Whose rows they are taken over.
@@ -69,18 +80,18 @@ class Passes:
         self,
         candidates: Candidates,
         judges: Sequence[Judge],
-        dtype: torch.dtype,
+        dtype: str,
         log: PassLog,
         name: str = "passes",
     ) -> None:
-        self.candidates, self.judges, self._dtype, self._context = candidates, judges, dtype, log.context
+        self.candidates, self.judges, self._context = candidates, judges, log.context
         self.counted = np.array([judge.tokens for judge in judges])
         self.layers = candidates.layers
-        self.scope = Scope(candidates.vectors, [judge.identity for judge in judges])
+        self.scope = Scope(candidates.vectors, [judge.identity for judge in judges], dtype)
         self.log = log
         self.taken = log.passes(name)
         self.earlier = [p for path in log.context.earlier for p in read_passes(path, self.scope)]
-        self._answers: dict[tuple[bytes, bool, bool], Pass] = {}
+        self._answers: dict[tuple[bytes, bool], Pass] = {}
         self.taken_over = 0
         machine, model = log.context.machine, candidates.model
         # Other batches, another machine or library sum in another order: passes that were so measured do not answer.
@@ -96,7 +107,6 @@ class Passes:
         *,
         slopes: bool = False,
         judged: Iterable[int] | None = None,
-        rounded: bool = False,
     ) -> Pass:
         """The pass of a candidate; what was measured before, here or by an earlier search, is not measured again.
 
@@ -104,31 +114,28 @@ class Passes:
             omega: The candidate, [vectors, layers].
             slopes: Whether derivatives are asked for.
             judged: Indices of the judges that are asked; all of them where absent.
-            rounded: Round the candidate to the composed model's dtype.
 
         Raises:
             EvaluationError: A loss is not finite, or memory ran out.
             InterruptedBuildError: The user asked to stop; the passes so far are kept.
         """
-        # To float32 nothing is rounded: one pass serves for both.
-        rounded = rounded and self._dtype is not torch.float32
-        asked = self._asked(omega, judged, slopes=slopes, rounded=rounded)
+        asked = self._asked(omega, judged, slopes=slopes)
         place = asked.omega.tobytes()
         # Losses alone and losses with derivatives differ in their last digits, see `Pass.answers`. Where losses are
         # asked for and this search has asked for derivatives there, those are the answer: that follows from what was
         # asked, and not from what the cache has recorded.
         for with_slopes in (slopes, True):
-            answered = self._answers.get((place, with_slopes, rounded))
+            answered = self._answers.get((place, with_slopes))
             if answered is not None and answered.judged[asked.judged].all():
                 return answered
-        if (before := self._answers.get((place, slopes, rounded))) is not None:
+        if (before := self._answers.get((place, slopes))) is not None:
             asked.judged[:] |= before.judged
         known = self._known(asked)
         self.taken_over += any(p.answers(asked) and (p.judged & asked.judged).any() for p in self.earlier)
         if (lacking := asked.judged & ~known.judged).any():
-            self._take(self._asked(omega, np.flatnonzero(lacking), slopes=slopes, rounded=rounded))
+            self._take(self._asked(omega, np.flatnonzero(lacking), slopes=slopes))
             known = self._known(asked)
-        self._answers[place, slopes, rounded] = known
+        self._answers[place, slopes] = known
         return known
 
     @property
@@ -155,7 +162,7 @@ class Passes:
 
     def _known(self, asked: Pass) -> Pass:
         """What is known of a candidate, of those judges alone that are asked."""
-        known = self._asked(asked.omega, (), slopes=asked.slopes is not None, rounded=asked.rounded)
+        known = self._asked(asked.omega, (), slopes=asked.slopes is not None)
         for one in (*self.earlier, *self.taken):
             if one.answers(asked):
                 known.add(one, asked.judged)
@@ -165,19 +172,17 @@ class Passes:
         """A pass's mean losses per token, [judges]; 0 where a judge was not asked."""
         return mean_losses(taken.nll, self.counted)
 
-    def _asked(
-        self, omega: NDArray[np.float64], judged: Iterable[int] | None, *, slopes: bool, rounded: bool
-    ) -> Pass:
+    def _asked(self, omega: NDArray[np.float64], judged: Iterable[int] | None, *, slopes: bool) -> Pass:
         count = len(self.judges)
         mask = np.zeros(count, np.bool_)
         mask[list(range(count) if judged is None else judged)] = True
         empty = np.zeros((count, BLOCKS, *omega.shape)) if slopes else None
         under = self._under[slopes]
-        return Pass(np.array(omega, np.float64), mask, np.zeros((count, BLOCKS)), empty, rounded, under)
+        return Pass(np.array(omega, np.float64), mask, np.zeros((count, BLOCKS)), empty, under)
 
     def _measure(self, asked: Pass) -> None:
         with self.log.timed(CHANGING):
-            self.candidates.become(asked.omega, self._dtype if asked.rounded else None)
+            self.candidates.become(asked.omega, getattr(torch, self.scope.dtype))
         try:
             with self.log.timed(MEASURING):
                 self._measure_judges(asked)

@@ -329,11 +329,6 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     "few_rows": lambda who, f: (
         f"validation rows of {who} that judge ω: only {f['used']}; what they tell of it, intervals included, is little"
     ),
-    "rounding": lambda _, f: (
-        f"rounding the model to {f['dtype']} changes the score from {_shown(f, 'score'):.3f} "
-        f"by {_shown(f, 'lost'):+.3f}: "
-        'set dtype = "float32" in [compose] to keep it'
-    ),
     "layers_not_judged": lambda _, __: (
         "there are too few validation rows to judge one ω a layer: one ω a vector was kept"
     ),

@@ -1,14 +1,12 @@
 """Kind `tune`: finds ω of the vectors on validation rows that no vector was trained on.
 
-One float32 model on the device becomes every candidate in turn; `search` decides which. What is found is written by
-the digests of the vectors: names and their order in a recipe reach no byte.
+One model on the device becomes every candidate in turn, rounded as it would be published; `search` decides which.
+What is found is written by the digests of the vectors: names and their order in a recipe reach no byte.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-
-import torch
 
 from dem_build.actions.tune.candidates import resident
 from dem_build.actions.tune.judges import validation_judges
@@ -54,7 +52,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             f"a grid of {len(space.free)} ω has too many candidates", hint='use search = "gradient" in [tune]'
         )
     candidates = resident(inputs, space.deltas, context)
-    passes = Passes(candidates, judged, getattr(torch, params["dtype"]), log)
+    passes = Passes(candidates, judged, params["dtype"], log)
     landscape = Landscape(space, passes, params)
     starts = landscape.starts()
     found = search(params["search"], landscape.problem, landscape.samples((), starts))

@@ -27,7 +27,6 @@ __all__ = ["FORMAT", "SearchOutcome", "trace"]
 
 FORMAT = "trace/1"
 DISAGREE = 0.1  # of ω: starts that end further apart than this disagree
-NOTABLE = 0.02  # of the score's change from the base's: what rounding may cost without a word
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ def trace(outcome: SearchOutcome) -> dict[str, JSON]:
             "lead": bounds.over_uniform,
         },
         "chosen_score": chosen.score,
-        "rounded_score": chosen.rounded_score,
         "ends": [{"omega": end.omega.tolist(), "score": problem.score(end)} for end in found.ends],
         "passes": [
             {
@@ -87,7 +85,6 @@ def trace(outcome: SearchOutcome) -> dict[str, JSON]:
             *_of_vectors(landscape, found, chosen),
             *_of_judges(landscape, chosen),
             *_of_search(landscape, found, bounds),
-            *_of_rounding(landscape, chosen),
             *_of_layers(landscape, refined),
         ],
     }
@@ -212,13 +209,6 @@ def _of_ends(landscape: Landscape, found: Found) -> Iterator[dict[str, JSON]]:
                 "chosen": problem.score(best),
                 "unsure": unsure,
             }
-
-
-def _of_rounding(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]]:
-    lost = chosen.rounded_score - chosen.score
-    gained = chosen.score - landscape.score(landscape.base)
-    if abs(lost) > NOTABLE * max(abs(gained), 1e-3):
-        yield {"what": "rounding", "dtype": landscape.params["dtype"], "score": chosen.score, "lost": lost}
 
 
 def _of_layers(landscape: Landscape, refined: Refined | None) -> Iterator[dict[str, JSON]]:
