@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.action import MODEL
 from dem_build.actions.choose.spec import KIND
 from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.compose.methods.auto import AUTO
@@ -77,7 +76,7 @@ def read_choice(build: BuildRecords) -> Choice | None:
         StoreError: The record is not what it should be.
     """
     if build.graph.candidates:
-        return build.of(MODEL, _choice, "choice of a model", "chooses again")
+        return build.of(build.graph.composing, _choice, "choice of a model", "chooses again")
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.action import BASE, MODEL_PARTS, TUNE, Action, Edge, Input, Kind
+from dem_build.action import BASE, MODEL, MODEL_PARTS, TRUNK, TUNE, Action, Edge, Input, Kind
 from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.compose.methods.auto import AUTO
 from dem_build.actions.compose.spec import tuned_model
@@ -79,7 +79,9 @@ def _judging(recipe: Recipe) -> dict[str, tuple[str, Edge]]:
 
 
 def _losses(recipe: Recipe) -> list[Action]:
-    sources = {BASE: BASE} | {name: f"model:{name}" for name in CANDIDATES}
+    # What gain is measured from is what the searches began with: the base, or the trunk.
+    origin = BASE if recipe.trunk is None else f"{MODEL}:{TRUNK}"
+    sources = {BASE: origin} | {name: f"model:{name}" for name in CANDIDATES}
     return [
         loss_action(recipe, f"choice:{model}:{judge}", source, rows)
         for judge, (_, rows) in _judging(recipe).items()

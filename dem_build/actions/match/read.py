@@ -73,7 +73,7 @@ def read_match(build: BuildRecords) -> MatchedModel | None:
         StoreError: The record is not what it should be.
     """
     choice = read_choice(build)
-    made = MODEL if choice is None or choice.chosen != MATCH else f"{MODEL}:{MATCH}"
+    made = build.graph.composing if choice is None or choice.chosen != MATCH else f"{MODEL}:{MATCH}"
     return build.of(made, _matched, "matching", "matches again")
 
 
