@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from dem_build.action import HEAL, MODEL, TRUNK, TUNE
+from dem_build.action import BASE, HEAL, MODEL, TRUNK, TUNE
 from dem_build.report.cost import DEM, BuildCost, by_device, rounded
 from dem_build.report.quantities import count, duration
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EditCost", "MixingCost", "RouteCost", "build_cost", "times"]
 
+OF_A_VECTOR = ("extract", "gram")
+"""Kinds of which a vector has an action of its own."""
 FEWEST = 2
 """Datasets that there are to mix."""
 AS_MANY = 0.01
@@ -256,19 +258,24 @@ class _Comparison:
         self.vectors = [f"vector:{name}" for name in datasets]
         self.stages = [f"vector:{name}" for name in graph.stages]
         self.trainings = [*self.vectors, *self.stages]
-        self.searches = [TUNE] if TUNE in graph.actions else []
-        # What is made anew where a dataset is added: no trunk.
-        self.remade = list(dict.fromkeys((MODEL, graph.composing)))
-        self.remade += [f"{of}:{HEAL}" for of in ("data", "vector") if HEAL in graph.stages]
-        trunk = [f"data:{TRUNK}", graph.origin] if TRUNK in graph.stages else []
-        extracted = [a.name for a in graph if a.kind.name == "extract"]
-        self.making = [*(n for n in self.remade if n not in self.stages), *trunk, *extracted]
+        takes = [a for a in graph.only([MODEL]) if a.name not in {BASE, *self.trainings, *self._prepared()}]
+        self.searches = [a.name for a in takes if a.kind.name == "tune"]
+        self.choosing = [*self.searches, *(a.name for a in takes if a.kind.name == "loss")]
+        self.making = [a.name for a in takes if a.name not in self.choosing]
+        # What is made anew where a dataset is added: neither a trunk, nor what is of another vector alone.
+        kept = {f"data:{TRUNK}", graph.origin} | {a.name for a in takes if a.kind.name in OF_A_VECTOR}
+        self.remade = [name for name in self.making if name not in kept]
+        self.remade += [f"vector:{HEAL}"] if HEAL in graph.stages else []
         first = costs.get(self.vectors[0])
         self.device = first.device if first else ""
         self.mixtures = [name for name, method in graph.baselines.items() if method == "mixing"]
         self.here = [name for name in self.mixtures if self._seconds([f"vector:{name}"])]
         self.trained = len(self._different(f"vector:{name}" for name in self.here))
         self.count = max(self.trained + len(self.mixtures) - len(self.here), 1)
+
+    def _prepared(self) -> set[str]:
+        """The preparations of rows that vectors have of their own: mixing takes them, too."""
+        return {a.name for a in self.graph if a.kind.name == "prepare"}
 
     def refusal(self) -> str | None:
         """Why nothing can be compared, in words that end a sentence; None where it can."""
@@ -284,15 +291,15 @@ class _Comparison:
 
     def mixing(self) -> MixingCost:
         """The comparison; `refusal` has found nothing against it."""
-        training, search = self._seconds(self.trainings), self._seconds(self.searches)
+        training, search = self._seconds(self.trainings), self._seconds(self.choosing)
         dem = RouteCost(self._tokens(self.trainings), training, search, self._seconds(self.making))
         chosen = self.count > 1
         each = {name: self._mixture([name], chosen=chosen) for name in self.here}
         one, alone = (self._one(chosen=among) for among in (chosen, False))
         edits = {}
         for name in self.datasets:  # another one in its place; vectors from elsewhere stay as they are
-            data, vector = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector"))
-            edits[name] = EditCost(data + vector, search + self._seconds(self.remade), data + alone.total)
+            data, *own = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector", "gram"))
+            edits[name] = EditCost(data + sum(own), search + self._seconds(self.remade), data + alone.total)
         return MixingCost(
             self.device,
             dem,
@@ -364,7 +371,7 @@ class _Comparison:
 
     def _pass(self) -> float:
         """The seconds of one pass over the rows that ω is chosen on; 0 where no search tells."""
-        search = self.costs[TUNE] if self.searches else None
+        search = self.costs[TUNE] if TUNE in self.searches else None
         if search is None or not search.passes:
             return 0.0
         return (search.seconds or 0.0) / max(search.passes, 1.0)

@@ -43,7 +43,7 @@ def compared(names=NAMES, mixtures=("mix",), own=(), *, searched=True, scaled=()
     graph = make_graph(names)
     actions = {n: a for n, a in graph.actions.items() if a.evaluation is None}
     if searched:
-        actions["tune"] = Action("tune", KINDS["tune"], {})
+        actions = with_input(actions, Action("tune", KINDS["tune"], {}), "omega")
     for mixture in mixtures:
         length = {"epochs": 1.0} if mixture in own else {}
         rows = Input("data/validation", Edge("data:add", "validation"))
@@ -61,10 +61,17 @@ def compared(names=NAMES, mixtures=("mix",), own=(), *, searched=True, scaled=()
     return dataclasses.replace(graph, actions=actions, baselines=dict.fromkeys(mixtures, "mixing"))
 
 
+def with_input(actions, made, output):
+    """The actions, and one more that the model takes an output of."""
+    taken = Input(output, Edge(made.name, output))
+    model = replace(actions["model"], takes=(*actions["model"].takes, taken))
+    return {**actions, made.name: made, "model": model}
+
+
 # Seconds and tokens by the beginning of an action's name.
 TOOK = {
     "base": (1, None), "data": (2, None), "vector": (100, 1000), "tune": (20, 500), "model": (5, None),
-    "loss": (10, 90), "vector:mix": (310, 3010), "data:mix": (4, None), "tune:mix": (50, None),
+    "loss": (10, 90), "vector:mix": (310, 3010), "data:mix": (4, None), "tune:mix": (50, None), "gram": (7, 60), "choice": (3, 90),
 }  # fmt: skip
 
 
@@ -325,7 +332,7 @@ def test_a_new_mixture_is_made_once_and_compared_with_no_other():
 
 def test_a_dataset_more_does_not_take_vectors_from_elsewhere_in_again():
     graph = compared()
-    actions = dict(graph.actions) | {"vector:code": Action("vector:code", KINDS["extract"], {})}
+    actions = with_input(graph.actions, Action("vector:code", KINDS["extract"], {}), "delta")
     mixing = cost_of(dataclasses.replace(graph, actions=actions), vector_code={"seconds": 500.0}).mixing
     assert mixing.dem.making == 505
     assert mixing.edits["upper"].rest == 20 + 5
@@ -389,6 +396,26 @@ def test_a_build_that_is_not_whole_is_not_compared():
 
 def test_one_dataset_has_nothing_to_be_mixed_with():
     assert cost_of(compared(("add",), mixtures=())) == BuildCost(costs_of(compared(("add",), mixtures=())))
+
+
+def test_what_a_vector_has_of_its_own_is_made_again_with_that_vector_alone():
+    actions = compared().actions
+    for name in NAMES:
+        actions = with_input(actions, Action(f"gram:{name}", KINDS["gram"], {}), "gram")
+    mixing = cost_of(dataclasses.replace(compared(), actions=actions)).mixing
+    assert mixing.dem.making == 3 * 7 + 5
+    assert mixing.edits["upper"].own == 2 + 100 + 7
+    assert mixing.edits["upper"].rest == 20 + 5
+
+
+def test_models_to_choose_from_and_what_tells_which_is_best_are_charged():
+    graph = compared()
+    actions = with_input(graph.actions, Action("model:match", KINDS["match"], {}), "weights")
+    actions = with_input(actions, Action("choice:match:add", KINDS["loss"], {}), "rows")
+    actions = with_input(actions, Action("tune:layers", KINDS["tune"], {}), "trace")
+    mixing = cost_of(dataclasses.replace(graph, actions=actions)).mixing
+    assert mixing.dem.choosing == 20 + 3 + 20
+    assert mixing.dem.making == 5 + 5
 
 
 def test_vectors_from_elsewhere_cost_what_nobody_knows():
