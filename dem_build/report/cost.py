@@ -167,7 +167,7 @@ def part_of(action: Action, graph: Graph) -> Part:
     if action.name == BASE or prefix == "data":
         return Part.SHARED
     # What was made to choose from is what the chosen one cost.
-    if action.name in (MODEL, TUNE) or prefix in ("vector", "choice") or name in graph.candidates:
+    if action.name in (MODEL, TUNE) or prefix in ("vector", "choice", "gram") or name in graph.candidates:
         return Part.MODEL
     return Part.REFERENCES if prefix == MODEL else Part.ANALYSIS
 

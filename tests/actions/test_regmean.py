@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from dem_build.actions.gram.stored import Grams
 from dem_build.actions.regmean import run as regmean
 from dem_build.data.arrays import RowsWriter
 from dem_build.errors import CheckpointError, DataError
+from dem_build.estimate.memory import Shape, gram_disk
 from dem_build.step import Group, Inputs
 
 if TYPE_CHECKING:
@@ -148,6 +150,13 @@ def test_the_matrices_are_those_of_the_fine_tuned_models_inputs(made: Made, tmp_
             weight = f"{LAYER}{module}.weight"
             assert grams.of[weight] == f"{LAYER}{SHARED.get(module, module)}.weight"
             assert grams.read(grams.of[weight]) == pytest.approx(wanted[module].numpy(), rel=1e-4, abs=1e-6)
+
+
+def test_a_plan_knows_what_they_take_on_disk(made: Made) -> None:
+    shape = Shape.of(json.loads((made.base / "config").read_text()))
+    assert shape is not None
+    stored = sum(path.stat().st_size for path in made.grams[0].iterdir())
+    assert stored == pytest.approx(gram_disk(shape), rel=0.05)
 
 
 def test_each_layer_is_the_solution_of_its_least_squares(made: Made, tmp_path: Path) -> None:

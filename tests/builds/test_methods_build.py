@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,12 @@ def test_another_way_or_key_composes_once_and_trains_nothing(
 
 
 def test_regmean_keeps_gram_matrices_beside_each_vector(built: Project) -> None:
+    built.write(composed_by("regmean"))
+    planned = json.loads(built.call("plan", "tiny.toml", "--json").stdout)["estimates"]
+    told = {e["name"]: (bool(e["tokens"]), bool(e["memory"]), bool(e["disk"])) for e in planned}
+    gram, model = (True, True, True), (False, True, True)
+    assert told == {"gram:add": gram, "gram:copy": gram, "model": model}
     assert ran(built.build(composed_by("regmean"))) == ["gram:add", "gram:copy", "model"]
     assert "RegMean (arXiv 2212.09849)" in card(built)
-    assert ran(built.build(composed_by("regmean", ridge=0.1))) == ["model"]
     added = ran(built.build(composed_by("regmean", *DATASETS, "upper")))
     assert added == ["data:upper", "gram:upper", "model", "vector:upper"]

@@ -9,18 +9,20 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dem_build.actions.match.frames import Frame, refused
-from dem_build.actions.match.matching import token_weights
+from dem_build.actions.match.matching import STEP
 from dem_build.actions.match.normal import CHUNK, gram_of
 from dem_build.actions.match.passes import Pass
+from dem_build.actions.match.rows import token_weights
 from dem_build.model.environment import device
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
@@ -62,13 +64,6 @@ def each_alone(threads: int) -> Iterator[ForEach]:
         torch.set_num_threads(before)
 
 
-@dataclass
-class _Row:
-    ids: torch.Tensor
-    weights: torch.Tensor
-    running: Pass
-
-
 @torch.no_grad()
 def layer_grams(
     model: PreTrainedModel,
@@ -89,100 +84,124 @@ def layer_grams(
     Raises:
         CheckpointError: The model has no decoder layers, or other weights in them than those of linear modules.
     """
-    on = device()
-    frame = Frame(model, on)
-    forward = _forward(frame, dtype, on)
-    weights = token_weights(rows, 1.0)
-    passes = [
-        _Row(ids, weight.to(on)[:, None], Pass(lambda ids=ids: forward(ids)))  # type: ignore[misc]
-        for (found, _), weight in zip(rows, weights, strict=True)
-        for ids in [torch.from_numpy(found.astype("int64"))[None].to(on)]
-    ]
+    passes = _Passes(Frame(model, device()), sums, rows, dtype, for_each)
     try:
-        yield from _layers(frame, sums, passes, dtype, for_each)
+        yield from passes.layers()
     finally:
-        for row in passes:
+        passes.end()
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    ids: torch.Tensor
+    weights: torch.Tensor
+    running: Pass
+
+
+class _Passes:
+    """Rows that pass through one model together, halting before each linear module."""
+
+    def __init__(
+        self, frame: Frame, sums: Sums, rows: Sequence[TokenRow], dtype: torch.dtype, for_each: ForEach
+    ) -> None:
+        self._frame, self._sums, self._dtype, self._for_each = frame, sums, dtype, for_each
+        self._on = device()
+        self._rows = [
+            self._row(ids, weights) for (ids, _), weights in zip(rows, token_weights(rows, 1.0), strict=True)
+        ]
+
+    def layers(self) -> Iterator[LayerGrams]:
+        self._embed()
+        layer: str | None = None
+        last: list[torch.Tensor | None] = []
+        found = LayerGrams({}, {})
+        while (name := self._place()) is not None:
+            if name not in self._frame.linear:  # the next layer
+                if layer is not None:
+                    yield found
+                self._enter(name, layer)
+                layer, found, last = name, LayerGrams({}, {}), []
+                continue
+            inputs = [row.running.input for row in self._rows]
+            if not (last and all(a is b for a, b in zip(last, inputs, strict=True))):
+                first = name
+                width = self._frame.width(name)
+                found.grams[first] = gram_of(self._pieces(name), width, self._on, self._for_each)
+            found.of[name], last = first, inputs
+            weight = f"{name}.weight"
+            self._frame.set(weight, self._sums.own(weight, {0: 1.0}))
+            self._for_each(partial(self._go_on, name), self._rows)
+            self._frame.set(weight, None)
+        if layer is not None:
+            yield found
+
+    def end(self) -> None:
+        for row in self._rows:
             row.running.end()
 
+    def _row(self, ids: NDArray[Any], weights: torch.Tensor) -> _Row:
+        tokens = torch.from_numpy(ids.astype("int64"))[None].to(self._on)
+        return _Row(tokens, weights.to(self._on)[:, None], Pass(partial(self._forward, tokens)))
 
-def _forward(frame: Frame, dtype: torch.dtype, on: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    def forward(ids: torch.Tensor) -> torch.Tensor:
-        enabled = dtype != torch.float32
-        kind = dtype if enabled else torch.bfloat16
-        with torch.no_grad(), torch.autocast(on.type, dtype=kind, enabled=enabled, cache_enabled=False):
-            states: torch.Tensor = frame.body(input_ids=ids, use_cache=False).last_hidden_state
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), self._precision():
+            states: torch.Tensor = self._frame.body(input_ids=ids, use_cache=False).last_hidden_state
             return states
 
-    return forward
+    def _precision(self) -> torch.autocast:
+        # Without its cache, which would keep a copy of each weight.
+        enabled = self._dtype != torch.float32
+        kind = self._dtype if enabled else torch.bfloat16
+        return torch.autocast(self._on.type, dtype=kind, enabled=enabled, cache_enabled=False)
 
+    def _embed(self) -> None:
+        """Bring all passes before the first layer."""
+        for name in self._frame.outside():
+            self._frame.set(name, self._sums.own(name, {0: 1.0}))
+        embedding = self._frame.embedding
+        ids = torch.tensor(sorted({i for row in self._rows for i in row.ids[0].tolist()}))
+        matrix = torch.empty(
+            self._frame.shape(embedding)
+        )  # of which only the rows of these tokens are touched
+        matrix[ids] = self._sums.rows(embedding, ids, {0: 1.0}).float()
+        self._frame.set(embedding, matrix)
+        for row in self._rows:  # one by one: some models note the longest row that they met
+            row.running.advance()
+        self._frame.set(embedding, None)
 
-def _layers(
-    frame: Frame, sums: Sums, rows: Sequence[_Row], dtype: torch.dtype, for_each: ForEach
-) -> Iterator[LayerGrams]:
-    _embed(frame, sums, rows)
-    layer: str | None = None
-    last: list[torch.Tensor | None] = []
-    found = LayerGrams({}, {})
-    while (name := _place(frame, rows)) is not None:
-        if name not in frame.linear:  # the next layer
-            if layer is not None:
-                yield found
-                for left in frame.beside(layer):
-                    frame.set(left, None)
-            for own in frame.beside(name):
-                frame.set(own, sums.own(own, {0: 1.0}))
-            layer, found, last = name, LayerGrams({}, {}), []
-            for_each(lambda row: row.running.advance(), rows)
-            continue
-        inputs = [row.running.input for row in rows]
-        if not (last and all(a is b for a, b in zip(last, inputs, strict=True))):
-            first = name
-            found.grams[first] = gram_of(
-                _pieces(name, rows, dtype), frame.width(name), rows[0].ids.device, for_each
-            )
-        found.of[name], last = first, inputs
-        frame.set(f"{name}.weight", sums.own(f"{name}.weight", {0: 1.0}))
-        for_each(_advance, rows)
-        frame.set(f"{name}.weight", None)
-    if layer is not None:
-        yield found
+    def _place(self) -> str | None:
+        """Before which module all passes are; None once they are done."""
+        names = {self._frame.name_of(row.running.module) for row in self._rows}
+        if len(names) > 1:
+            found = sorted(name or "its end" for name in names)
+            raise refused(f"its rows take different ways, some to {found[0]}, some to {found[1]}")
+        return names.pop()
 
+    def _enter(self, layer: str, left: str | None) -> None:
+        for name in self._frame.beside(left) if left else ():
+            self._frame.set(name, None)
+        for name in self._frame.beside(layer):
+            self._frame.set(name, self._sums.own(name, {0: 1.0}))
+        self._for_each(lambda row: row.running.advance(), self._rows)
 
-def _embed(frame: Frame, sums: Sums, rows: Sequence[_Row]) -> None:
-    """Bring all passes before the first layer."""
-    for name in frame.outside():
-        frame.set(name, sums.own(name, {0: 1.0}))
-    ids = torch.tensor(sorted({i for row in rows for i in row.ids[0].tolist()}))
-    matrix = torch.empty(frame.shape(frame.embedding))  # of which only the rows of these tokens are touched
-    matrix[ids] = sums.rows(frame.embedding, ids, {0: 1.0}).float()
-    frame.set(frame.embedding, matrix)
-    for row in rows:  # one by one: some models note the longest row that they met
-        row.running.advance()
-    frame.set(frame.embedding, None)
-
-
-def _place(frame: Frame, rows: Sequence[_Row]) -> str | None:
-    """Before which module all passes are; None once they are done."""
-    names = {frame.name_of(row.running.module) for row in rows}
-    if len(names) > 1:
-        found = sorted(name or "its end" for name in names)
-        raise refused(f"its rows take different ways, some to {found[0]}, some to {found[1]}")
-    return names.pop()
-
-
-def _advance(row: _Row) -> None:
-    row.running.advance()
-    row.running.output = None
-
-
-def _pieces(
-    name: str, rows: Sequence[_Row], dtype: torch.dtype
-) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Each row's inputs of a module, and inputs times weights: pieces of at most CHUNK tokens."""
-    for row in rows:
+    def _values(self, name: str, row: _Row) -> torch.Tensor:
+        """A row's inputs of a linear module as it takes them, [tokens, width]."""
         value = row.running.input
         if value is None or value.numel() != row.ids.numel() * value.shape[-1]:
             raise refused(f"{name} is not given each token of a row once")
-        values = value.reshape(-1, value.shape[-1]).to(dtype).float()
-        both = (values, values * row.weights)
-        yield list(zip(*(torch.split(found, CHUNK) for found in both), strict=True))
+        return value.reshape(-1, value.shape[-1]).to(self._dtype)
+
+    def _go_on(self, name: str, row: _Row) -> None:
+        """Bring a row past a linear module."""
+        values = self._values(name, row)
+        padding = -len(values) % STEP
+        with torch.no_grad(), self._precision():
+            made = self._frame.apply(name, torch.nn.functional.pad(values, (0, 0, 0, padding)))
+        row.running.advance(made[: len(values)])
+
+    def _pieces(self, name: str) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Each row's inputs of a module, and inputs times weights: pieces of at most CHUNK tokens."""
+        for row in self._rows:
+            values = self._values(name, row).float()
+            both = (values, values * row.weights)
+            yield list(zip(*(torch.split(found, CHUNK) for found in both), strict=True))
