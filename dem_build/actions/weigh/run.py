@@ -2,8 +2,8 @@
 
 Importances count by their shares alone. From the given ones, and 1 for those that are searched, each of these is
 doubled, and where that does not help halved; datasets that recover least of their gain come first. So there are 2n + 1
-matchings at most, each measured on rows that no vector was trained on. A change is kept where its lead is more than its
-standard error: of two that cannot be told apart, the one nearer to the start.
+matchings at most, each measured on rows that no vector was trained on. A change is kept where its lead is more than two
+standard errors: of two that cannot be told apart, the one nearer to the start.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from dem_build.model.environment import device, memory_told, release_memory
 from dem_build.model.load import OUT_OF_MEMORY_HINT, load_model
 from dem_build.search import Objective, gain_scale
 from dem_build.search.problem import mean_losses, ratio_stderr
+from dem_build.stats import SURE
 from dem_build.step import Context, StoredFile
 
 if TYPE_CHECKING:
@@ -250,9 +251,7 @@ class _Search:
         vectors = self._bench.vectors
         return {
             "objective": self._objective.kind,
-            "vectors": [
-                {"vector": g.digests["delta"], "sample": g.digests.get(SAMPLE)} for g in vectors
-            ],
+            "vectors": [{"vector": g.digests["delta"], "sample": g.digests.get(SAMPLE)} for g in vectors],
             "kept": self.tried.index(best),
             "passes": [
                 {
@@ -290,7 +289,8 @@ class _Search:
         if not all(keeps):
             excess = [float(self._objective.excess(self._losses(tried)).max()) for tried in (one, best)]
             return keeps[0] or (not keeps[1] and excess[0] < excess[1])
-        return self._score(best) - self._score(one) > self._error(one, best)
+        # With one standard error, a change of nothing would be kept once in six, and there are 2n of them.
+        return self._score(best) - self._score(one) > SURE * self._error(one, best)
 
     def _losses(self, one: _Tried) -> Vector:
         return mean_losses(one.nll, self._bench.counted)
