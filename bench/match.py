@@ -25,8 +25,12 @@ import numpy as np
 from contest import Memory
 from weights import SMOL, count, delta_tensors, shapes, write_weights
 
+from dem_build.actions.match import run as match
+from dem_build.actions.tune import run as tune
 from dem_build.checkpoint.delta import write_delta
 from dem_build.data.arrays import RowsWriter
+from dem_build.machine import Machine
+from dem_build.step import Context, Group, Inputs
 
 BIG = SMOL | {
     "hidden_size": 2048,
@@ -113,11 +117,6 @@ def make(home: Path, config: dict[str, object], vectors: int, options: argparse.
 
 def work(what: str, home: str, vectors: int, rows: int, threads: int) -> None:
     """Run one action, and print its seconds."""
-    from dem_build.actions.match import run as match
-    from dem_build.actions.tune import run as tune
-    from dem_build.machine import Machine
-    from dem_build.step import Context, Group, Inputs
-
     folder = Path(home)
     (folder / what).mkdir()
     out = Path(tempfile.mkdtemp(dir=folder / what))

@@ -24,6 +24,7 @@ from dem_build.actions.match.normal import Factor, Targets, factorised
 from dem_build.actions.match.passes import Pass
 from dem_build.actions.match.rows import Piece, Row, pieces_of, token_weights
 from dem_build.errors import CheckpointError
+from dem_build.model.environment import release_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -188,6 +189,7 @@ class Matching:
 
     def _enter(self, layer: str, left: str | None) -> None:
         """Begin a layer: what is no linear weight is as in each single, and as in the prior."""
+        release_memory()  # of tensors of many sizes, in many threads, the C library keeps a third as much again
         for term, frame in [*self._singles.items(), (None, self._composed)]:
             for name in frame.beside(left) if left else ():
                 frame.set(name, None)

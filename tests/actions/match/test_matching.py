@@ -1,0 +1,190 @@
+"""Matching: the model does on each dataset's rows what its single does; its bytes depend on nothing else."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from families import make_family
+from match_samples import by_hand, random_rows, run_match
+from safetensors.torch import load_file
+from tiny import make_base
+from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
+
+from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.errors import CheckpointError, DataError, InterruptedBuildError
+
+# In what they differ: what a layer computes beside its linear modules, how these are fused, and which have biases.
+ARCHITECTURES = {
+    "llama": {},
+    "gpt2": {"num_hidden_layers": 1},  # Conv1D, biases, positions that are looked up
+    "gpt_neox": {
+        "num_hidden_layers": 1,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+    },  # parallel residual
+    "phi3": {"num_hidden_layers": 1},  # fused qkv and gate_up
+    "gemma2": {"head_dim": 8, "sliding_window": 8},  # norms before and after, soft caps, two sorts of masks
+    "qwen2": {"num_hidden_layers": 1},  # biases of q, k and v
+}
+INPUTS_OF_THE_FIRST = ("q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn", "query_key_value")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    made = tmp_path_factory.mktemp("matching")
+    make_base(made / "base", dtype="float32")
+    return made
+
+
+@pytest.fixture(scope="module")
+def imported(home):
+    return import_base(home / "base", home / "import")
+
+
+@pytest.fixture(scope="module")
+def vectors(imported, home):
+    """Three vectors with rows of their own."""
+    files = [store_vector(home / f"d{i}", random_vector(imported, seed=i)) for i in range(3)]
+    return [(file, random_rows(i), 1.0) for i, file in enumerate(files)]
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+def test_every_linear_layer_is_the_one_by_hand(home, family):
+    make_family(family, home / "base", home / family, **ARCHITECTURES[family])
+    outputs = import_base(home / family, home / f"{family}-import")
+    deltas = [random_vector(outputs, seed=i, scale=0.03) for i in range(2)]
+    rows = [random_rows(0, (12, 20)), random_rows(1, (30,))]
+    files = [store_vector(home / f"{family}-{i}", v, "float32") for i, v in enumerate(deltas)]
+    given = [(file, found, 1.0) for file, found in zip(files, rows, strict=True)]
+    made = run_match(outputs, home / f"{family}-matched", given)
+    matched = load(made.out, home / f"{family}-model").state_dict()
+    expected = by_hand(home / family, deltas, rows).state_dict()
+    for name, values in expected.items():
+        # What a module of the first layer is given first is exact; later inputs are those of a float32 pass.
+        parts = set(name.split("."))
+        exact = "0" in parts and not parts.isdisjoint(INPUTS_OF_THE_FIRST)
+        assert (matched[name] - values).norm() <= (1e-6 if exact else 5e-5) * values.norm(), name
+
+
+def test_a_long_row_is_taken_in_pieces(home):
+    make_family("llama", home / "base", home / "long", num_hidden_layers=1, max_position_embeddings=1024)
+    outputs = import_base(home / "long", home / "long-import")
+    deltas = [random_vector(outputs, seed=i, scale=0.03) for i in range(2)]
+    rows = [random_rows(0, (700, 300)), random_rows(1, (30, 1050))]
+    files = [store_vector(home / f"long-{i}", v, "float32") for i, v in enumerate(deltas)]
+    with pytest.raises(DataError, match="the model takes 1024 tokens at most"):
+        run_match(outputs, home / "too-long", [(files[1], rows[1], 1.0)])
+    rows[1] = random_rows(1, (30, 513))
+    given = [(file, found, 1.0) for file, found in zip(files, rows, strict=True)]
+    made = run_match(outputs, home / "long-matched", given)
+    matched = load(made.out, home / "long-model").state_dict()
+    for name, values in by_hand(home / "long", deltas, rows).state_dict().items():
+        assert (matched[name] - values).norm() <= 5e-5 * values.norm(), name
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_one_dataset_alone_gives_its_own_model_back(tmp_path, imported, vectors, dtype):
+    alone = run_match(imported, tmp_path / "matched", vectors[:1], dtype=dtype)
+    single = run_compose(imported, tmp_path / "single", [(vectors[0][0], 1.0)], dtype=dtype)
+    for part in ("weights", "tokenizer"):
+        assert bytes_of(alone.out / part) == bytes_of(single.out / part)
+    for part in ("config", "generation_config"):
+        assert (alone.out / part).read_bytes() == (single.out / part).read_bytes()
+    assert [term["residual"] for term in alone.told["terms"]] == [0.0]
+
+
+def test_the_same_vector_and_rows_twice_give_that_vector(tmp_path, imported, vectors):
+    twice = run_match(imported, tmp_path / "matched", [vectors[0], vectors[0]], dtype="bfloat16")
+    single = run_compose(imported, tmp_path / "single", [(vectors[0][0], 1.0)])
+    assert bytes_of(twice.out / "weights") == bytes_of(single.out / "weights")
+
+
+def test_vectors_of_disjoint_layers_are_both_kept_exactly(tmp_path, imported):
+    parts = []
+    for i, layer in enumerate(("layers.0.", "layers.1.")):
+        values = random_vector(imported, seed=7 + i)
+        kept = {n: t if layer in n else np.zeros_like(t) for n, t in values.items()}
+        parts.append(store_vector(tmp_path / f"d{i}", kept))
+    matched = run_match(imported, tmp_path / "matched", [(part, random_rows(1), 1.0) for part in parts])
+    both = run_compose(imported, tmp_path / "both", [(part, 1.0) for part in parts], dtype="float32")
+    assert bytes_of(matched.out / "weights") == bytes_of(both.out / "weights")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_order_names_and_threads_reach_no_byte(tmp_path, imported, vectors, dtype):
+    one = run_match(imported, tmp_path / "one", vectors, threads=1, dtype=dtype)
+    other = run_match(imported, tmp_path / "other", vectors[::-1], threads=3, dtype=dtype)
+    assert bytes_of(one.out / "weights") == bytes_of(other.out / "weights")
+    assert one.told["terms"] == other.told["terms"]
+
+
+def test_a_vector_is_followed_as_far_as_it_matters(tmp_path, imported, vectors):
+    plain = run_match(imported, tmp_path / "plain", vectors)
+    much = run_match(imported, tmp_path / "much", [(*vectors[0][:2], 100.0), *vectors[1:]])
+    assert much.told["terms"][0]["importance"] == 100.0
+    assert much.told["terms"][0]["residual"] < 0.1 * plain.told["terms"][0]["residual"]
+    without = run_match(imported, tmp_path / "without", [(*vectors[0][:2], 0.0), *vectors[1:]])
+    never = run_match(imported, tmp_path / "never", vectors[1:])
+    assert bytes_of(without.out / "weights") == bytes_of(never.out / "weights")
+
+
+def test_matched_states_are_nearer_to_each_single_than_the_mean(tmp_path, imported, vectors):
+    matched = run_match(imported, tmp_path / "matched", vectors, dtype="bfloat16")
+    # With a ridge that lets nothing move, what is left is the prior.
+    mean = run_match(imported, tmp_path / "mean", vectors, dtype="bfloat16", ridge=1e9)
+    thirds = run_compose(imported, tmp_path / "thirds", [(file, 1 / 3) for file, *_ in vectors])
+    assert bytes_of(mean.out / "weights") == bytes_of(thirds.out / "weights")
+    for near, far in zip(matched.told["terms"], mean.told["terms"], strict=True):
+        assert near["residual"] < 0.5 * far["residual"]
+
+
+def test_only_the_prior_knows_a_vector_without_rows(tmp_path, imported, vectors):
+    files = [file for file, *_ in vectors]
+    made = run_match(imported, tmp_path / "matched", [(file, None, 1.0) for file in files], prior=1.5)
+    half = run_compose(imported, tmp_path / "half", [(file, 0.5) for file in files], dtype="float32")
+    assert bytes_of(made.out / "weights") == bytes_of(half.out / "weights")
+    warned = [event["message"] for event in made.events if event["event"] == "warning"]
+    assert warned == [f"d{i} has no rows: of its vector only the prior knows" for i in range(3)]
+
+
+def test_an_input_that_is_always_0_keeps_the_prior(tmp_path, home):
+    make_family("llama", home / "base", tmp_path / "base", num_hidden_layers=1)
+    outputs = import_base(tmp_path / "base", tmp_path / "import")
+    with open_checkpoint(outputs / "weights") as base:
+        up = base.read("model.layers.0.mlp.up_proj.weight")
+    files = []
+    for i in range(2):
+        values = random_vector(outputs, seed=i)
+        values["model.layers.0.mlp.up_proj.weight"][0] = -up[0]
+        files.append(store_vector(tmp_path / f"d{i}", values, "float32"))
+    given = [(file, random_rows(i), 1.0) for i, file in enumerate(files)]
+    made = run_match(outputs, tmp_path / "matched", given)
+    down = load_file(made.out / "weights" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    mean = run_match(outputs, tmp_path / "mean", [(file, None, 1.0) for file in files])
+    prior = load_file(mean.out / "weights" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    assert torch.equal(down[:, 0], prior[:, 0])
+    assert not torch.isclose(down[:, 1:], prior[:, 1:]).all(dim=0).any()
+
+
+def test_experts_that_are_no_linear_layers_are_refused_by_name(tmp_path, home):
+    make_family("mixtral", home / "base", tmp_path / "base")
+    outputs = import_base(tmp_path / "base", tmp_path / "import")
+    file = store_vector(tmp_path / "d", random_vector(outputs, seed=0))
+    with pytest.raises(CheckpointError, match=r"mlp\.\w+.*MixtralTopKRouter|MixtralExperts") as refused:
+        run_match(outputs, tmp_path / "matched", [(file, random_rows(0), 1.0)])
+    assert refused.value.hint == 'compose this model with method = "dem"'
+
+
+def test_a_stop_ends_every_pass(tmp_path, imported, vectors):
+    asked = []
+
+    def stopping():
+        asked.append(True)
+        return len(asked) > 5
+
+    with pytest.raises(InterruptedBuildError):
+        run_match(imported, tmp_path / "matched", vectors, stopping=stopping)
+    assert not [thread for thread in threading.enumerate() if thread.name == "dem-pass"]
