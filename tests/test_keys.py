@@ -181,6 +181,27 @@ GIVEN = {
         ],
         [],
     ),
+    "weigh": (
+        {
+            "dtype": "bfloat16",
+            "rows": 32,
+            "ridge": 0.03,
+            "prior": 1.0,
+            "objective": "gain",
+            "max_samples": 128,
+        },
+        [
+            *BASE,
+            Group(
+                "math",
+                {"importance": None, "weight": 1.0},
+                (*OF_MATH, taken("data/sample", hexes("5"))),
+            ),
+            Group("code", {"importance": 2.0}, (taken("delta", hexes("8")),)),
+            Group("chat", {"limit": 0.01}, (taken("data/rows", hexes("9")),)),
+        ],
+        [],
+    ),
     "choose": (
         {"objective": "gain"},
         [

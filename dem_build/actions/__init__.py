@@ -31,6 +31,7 @@ from dem_build.actions.sample import spec as sample_spec
 from dem_build.actions.task import spec as task_spec
 from dem_build.actions.tsne import spec as tsne_spec
 from dem_build.actions.tune import spec as tune_spec
+from dem_build.actions.weigh import spec as weigh_spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,6 +57,7 @@ SPECS: tuple[Spec, ...] = (
     tune_spec,
     compose_spec,
     match_spec,
+    weigh_spec,
     gram_spec,
     regmean_spec,
     choose_spec,

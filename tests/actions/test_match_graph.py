@@ -137,9 +137,37 @@ def test_analyses_that_go_by_other_omegas_are_left_out(graph):
     assert not names & {"response", "ladder"}
 
 
+def test_importances_that_are_searched_are_judged_on_validation_rows_and_nothing_else(graph):
+    tables = {"math": 'omega = "tune"', "chat": "omega = 2.0", "code": "omega = 0"}
+    made = graph(tables, more="[tune]\nimportance = { chat = 3.0 }\n")
+    model = made.actions["model"]
+    assert model.kind.name == "weigh"
+    assert model.groups == {
+        "math": {"importance": None, "weight": 1.0},
+        "chat": {"importance": 2.0, "weight": 3.0},
+        "code": {"weight": 1.0},
+    }
+    assert {t.group for t in model.takes if t.of in ("delta", "data/sample")} == {"math", "chat"}
+    splits = {t.at.output for t in model.takes if t.at.action.startswith("data:")}
+    assert splits == {"train", "validation", "sample"}
+    assert chosen_by(made) == {(name, "validation") for name in tables}
+    plain = document(made)
+    renamed = document(
+        graph(
+            {"chat": tables["chat"], "sums": tables["math"], "code": tables["code"]},
+            more="[tune]\nimportance = { chat = 3.0 }\n",
+        ),
+        {"sums": "math"},
+    )
+    assert plain == renamed
+    assert document(graph(tables)) != plain
+
+
 @pytest.mark.parametrize(
     ("datasets", "more", "said"),
     [
+        (DATASETS, "[tune]\nbounds = [0.0, 1.0]\n", "of which no ω is searched"),
+        ({"math": 'omega = "tune"\nvalidation = 0'}, "", "judged on validation rows"),
         ({"math": "omega = -1"}, "", "is below 0"),
         ({"math": "omega = 0"}, "", "the ω of every vector is 0"),
         (DATASETS, "[analysis]\nresponse = [0.5]\n", "not linear"),

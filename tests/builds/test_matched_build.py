@@ -97,6 +97,21 @@ def test_a_vector_from_elsewhere_is_said_to_have_no_rows(matched):
     assert "only the prior of its layers has what comes from elsewhere, without rows: same" in told
 
 
+def test_importances_that_are_searched_are_recorded_with_all_that_was_tried(matched):
+    text = MATCHED.replace("[datasets.copy]", '[datasets.copy]\nomega = "tune"')
+    document = matched.build(text)
+    assert set(ran(document)) <= {"model", *LOSSES}
+    found = document["matching"]["search"]
+    assert found["passes"][0]["importances"] == {"add": 1.0, "copy": 1.0}
+    assert "Importances that were tried" in (matched.home / "out" / "tiny" / "report.html").read_text()
+    assert 1 < len(found["passes"]) <= 3
+    assert document["omega"] == found["passes"][found["kept"]]["importances"]
+    # What is kept is what those importances give where they are written down.
+    kept = document["omega"]["copy"]
+    again = matched.build(MATCHED.replace("[datasets.copy]", f"[datasets.copy]\nomega = {kept}"))
+    assert again["model_digest"] == document["model_digest"]
+
+
 AUTO = (
     MATCHED.replace('method = "match"', 'method = "auto"').replace('"base"]', '"base", "match", "even"]')
     + '\n[baselines.even]\nmethod = "uniform"\n\n[tune]\nmax_samples = 8\nsearch = "coordinate"\n'

@@ -9,17 +9,22 @@ from dem_build.action import MODEL
 from dem_build.actions.choose.read import read_choice
 from dem_build.actions.choose.spec import MATCH
 from dem_build.actions.match.spec import KIND, SAMPLE
-from dem_build.json_text import quantity
+from dem_build.actions.weigh.spec import KIND as WEIGH
+from dem_build.json_text import quantity, text_at
 from dem_build.report.inputs import reads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+    from typing import TypeAlias
 
     from dem_build.action import Action
     from dem_build.digest import JSON
     from dem_build.report.inputs import BuildRecords
 
-__all__ = ["READERS", "MatchedModel", "MatchedVector", "read_match"]
+    Place: TypeAlias = tuple[str, str | None]
+    """A vector's digest, and that of its sample."""
+
+__all__ = ["READERS", "MatchedModel", "MatchedVector", "WeighedPass", "WeighedSearch", "read_match"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,32 @@ class MatchedVector:
 
 
 @dataclass(frozen=True)
+class WeighedPass:
+    """One matching of a search for importances.
+
+    Attributes:
+        importances: Name of a vector → importance.
+        score: Of the objective, where less is better.
+        lead: By how much the kept one's score is better.
+        stderr: Its standard error, paired by rows; None where there are too few to tell.
+    """
+
+    importances: Mapping[str, float]
+    score: float
+    lead: float
+    stderr: float | None
+
+
+@dataclass(frozen=True)
+class WeighedSearch:
+    """A search for importances; `passes` are its matchings in order, `kept` the place of the one that is the model."""
+
+    objective: str
+    passes: tuple[WeighedPass, ...]
+    kept: int
+
+
+@dataclass(frozen=True)
 class MatchedModel:
     """A model that was composed by matching.
 
@@ -48,11 +79,13 @@ class MatchedModel:
         vectors: Name of a vector → what it had to say.
         params: As in the recipe: `rows`, `ridge`, `prior`.
         seconds: How long it took; None where that is not recorded.
+        search: How its importances were found; None where they were given.
     """
 
     vectors: Mapping[str, MatchedVector]
     params: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+    search: WeighedSearch | None = None
 
     @property
     def tokens(self) -> int:
@@ -79,18 +112,50 @@ def read_match(build: BuildRecords) -> MatchedModel | None:
 
 def _matched(build: BuildRecords, action: Action) -> MatchedModel | None:
     record = build.records[action.name]
-    if action.kind is not KIND:
+    if action.kind not in (KIND, WEIGH):
         return None
     vectors, samples = build.grouped(action, "delta"), build.grouped(action, SAMPLE)
-    said = {(term["vector"], term["sample"], term["importance"]): term for term in record.provenance["terms"]}
+    known = {name: (digest, samples.get(name)) for name, digest in vectors.items()}
+    given = {name: action.groups[name].get("importance") for name in known}
+    terms = _named(record.provenance["terms"], known, given)
     return MatchedModel(
-        {
-            name: _vector(said[vectors[name], samples.get(name), group["importance"]])
-            for name, group in action.groups.items()
-        },
+        {name: _vector(terms[name]) for name in known},
         {name: float(action.params[name]) for name in ("rows", "ridge", "prior")},
         record.amount("seconds"),
+        _search(record.provenance["search"], known) if action.kind is WEIGH else None,
     )
+
+
+def _named(
+    terms: Sequence[Mapping[str, JSON]], known: Mapping[str, Place], given: Mapping[str, float | None]
+) -> dict[str, Mapping[str, JSON]]:
+    """Name → what is said of it; of two that are the same vector and rows, each has the importance it was given."""
+    left = list(terms)
+    found = {}
+    for name in sorted(known, key=lambda name: given[name] is None):
+        asked = [t for t in left if (t["vector"], t["sample"]) == known[name]]
+        of_it = [t for t in asked if given[name] in (None, t["importance"])]
+        found[name] = of_it[0]
+        left.remove(of_it[0])
+    return found
+
+
+def _search(said: Mapping[str, JSON], known: Mapping[str, Place]) -> WeighedSearch:
+    order = [(vector["vector"], vector["sample"]) for vector in said["vectors"]]
+    at = {name: order.index(place) for name, place in known.items()}
+    passes = tuple(
+        WeighedPass(
+            {name: float(one["importances"][place]) for name, place in at.items()},
+            float(one["score"]),
+            float(one["lead"]),
+            quantity(one["stderr"]),
+        )
+        for one in said["passes"]
+    )
+    kept = int(said["kept"])
+    if not 0 <= kept < len(passes):
+        raise ValueError(f"matching {kept} of {len(passes)}")
+    return WeighedSearch(text_at(said, "objective"), passes, kept)
 
 
 def _vector(term: Mapping[str, JSON]) -> MatchedVector:

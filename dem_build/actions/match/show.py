@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.actions.match.read import read_match
-from dem_build.report.html.blocks import NONE, Cell, DataTable, Section
-from dem_build.report.quantities import count, duration
+from dem_build.actions.tune.read import OBJECTIVES, shown_score
+from dem_build.report.html.blocks import NONE, Block, Cell, DataTable, Section
+from dem_build.report.quantities import count, decimals, duration
 from dem_build.report.text import joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dem_build.actions.match.read import MatchedModel
+    from dem_build.actions.match.read import MatchedModel, WeighedSearch
     from dem_build.report.inputs import ReportInputs
     from dem_build.report.text import Line
 
@@ -39,8 +40,29 @@ def matching(inputs: ReportInputs) -> Section | None:
         ]
         for name, vector in found.vectors.items()
     ]
-    table = DataTable(["vector", "importance", "rows", "tokens", "error"], body, 4)
-    return Section("matching", "Layers matched", lead, [table])
+    blocks: list[Block] = [DataTable(["vector", "importance", "rows", "tokens", "error"], body, 4)]
+    if found.search is not None:
+        blocks.append(_search(found.search))
+    return Section("matching", "Layers matched", lead, blocks)
+
+
+def _search(search: WeighedSearch) -> DataTable:
+    names = list(search.passes[0].importances)
+    body = []
+    for place, one in enumerate(search.passes):
+        kept = place == search.kept
+        error = "" if one.stderr is None or kept else f"±{decimals(one.stderr)}"
+        behind = Cell("kept", strong=True) if kept else Cell(decimals(one.lead), error)
+        shares = [Cell(f"{one.importances[name]:g}") for name in names]
+        body.append(
+            [Cell(str(place + 1)), *shares, Cell(decimals(shown_score(search.objective, one.score))), behind]
+        )
+    note = (
+        "Importances were searched: each matching was measured on validation rows that no vector was trained on, and "
+        "a change was kept where its lead was more than two standard errors. Importances count by their shares alone."
+    )
+    header = ["matching", *names, OBJECTIVES[search.objective], "behind"]
+    return DataTable(header, body, len(names) + 2, caption="Importances that were tried", note=note)
 
 
 def _sentence(found: MatchedModel) -> str:
@@ -63,6 +85,9 @@ def lines(found: MatchedModel) -> Iterator[Line]:
         if vector.residual is not None
     )
     yield (f"matched on {count(found.tokens)} tokens of training rows{took}; error {errors or 'unknown'}",)
+    if (search := found.search) is not None:
+        kept = ", ".join(f"{joined(n)} {a:g}" for n, a in search.passes[search.kept].importances.items())
+        yield (f"importances {kept}: the best of {len(search.passes)} matchings on validation rows",)
     if found.rowless:
         yield (f"without rows, and only in the prior: {', '.join(map(joined, found.rowless))}",)
 

@@ -9,17 +9,15 @@ from dem_build.actions.compose.methods.match import MATCH
 from dem_build.workload import Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
     from dem_build.workload import Due
 
-__all__ = ["COMPOSES", "KIND", "PASSES", "SAMPLE", "composing", "rowless"]
+__all__ = ["KIND", "PASSES", "SAMPLE", "matched_model", "rowless", "vector_inputs"]
 
 SAMPLE = "data/sample"
-COMPOSES = MATCH.name
-
 PASSES = 2
 """Of each row: through its dataset's own model, and through the composed one."""
 
@@ -46,24 +44,26 @@ KIND = Kind(
 
 def rowless(action: Action) -> list[str]:
     """The vectors of a matched model that have no rows: only the prior has them."""
-    having = {taken.group for taken in action.takes if taken.of == SAMPLE}
-    return [name for name in action.groups if name not in having] if action.kind is KIND else []
+    groups = [
+        {t.group for t in action.takes if t.of == of and t.group in action.groups} for of in ("delta", SAMPLE)
+    ]
+    vectors, having = groups
+    return [name for name in action.groups if name in vectors - having] if having else []
 
 
-def composing(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
-    """The model of vectors, each with the importance of its dataset; one of importance 0 takes no part.
-
-    A vector from elsewhere has no rows here: only the prior has it.
-    """
+def matched_model(recipe: Recipe, name: str, importance: Mapping[str, float]) -> Action:
+    """The model of vectors, each with the importance of its dataset; one of importance 0 takes no part."""
     compose = recipe.compose
+    groups: dict[str, Mapping[str, JSON]] = {n: {"importance": a} for n, a in importance.items() if a != 0}
     takes = [Input(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
-    groups: dict[str, Mapping[str, JSON]] = {}
-    for vector, importance in omega.items():
-        if importance == 0:
-            continue
-        groups[vector] = {"importance": importance}
-        takes.append(Input("delta", Edge(f"vector:{vector}", "delta"), group=vector))
-        if vector in recipe.datasets:
-            takes.append(Input(SAMPLE, Edge(f"data:{vector}", "sample"), group=vector))
+    takes += vector_inputs(recipe, groups)
     params: dict[str, JSON] = {"dtype": compose.dtype, **{key: getattr(compose, key) for key in MATCH.keys}}
-    return [Action(name, KIND, params, tuple(takes), salt=compose.salt, groups=groups)]
+    return Action(name, KIND, params, tuple(takes), salt=compose.salt, groups=groups)
+
+
+def vector_inputs(recipe: Recipe, vectors: Iterable[str]) -> Iterator[Input[Edge]]:
+    """A group for each vector, with a sample of its dataset's rows. One from elsewhere has none: the prior has it."""
+    for vector in vectors:
+        yield Input("delta", Edge(f"vector:{vector}", "delta"), group=vector)
+        if vector in recipe.datasets:
+            yield Input(SAMPLE, Edge(f"data:{vector}", "sample"), group=vector)

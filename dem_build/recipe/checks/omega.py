@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.actions.compose.methods import EDIT, METHODS
-from dem_build.recipe.checks.tables import WRONG, Rules, datasets, names, omegas, vectors, with_rows
+from dem_build.recipe.checks.tables import (
+    WRONG,
+    Rules,
+    baselines,
+    datasets,
+    names,
+    omegas,
+    vectors,
+    with_rows,
+)
 from dem_build.recipe.messages import Mistake, nearest
 
 if TYPE_CHECKING:
@@ -25,6 +34,20 @@ RULES = Rules()
 def _bounds_are_ordered(recipe: Recipe) -> Iterator[Mistake]:
     if recipe.tune is not None and not recipe.tune.bounds[0] < recipe.tune.bounds[1]:
         yield Mistake(("tune", "bounds"), "the lower bound must be below the upper one")
+
+
+@RULES.whole
+def _bounds_are_of_a_search_for_omega(recipe: Recipe) -> Iterator[Mistake]:
+    method = METHODS.get(recipe.compose.method)
+    if method is None or method.linear or method.candidates or recipe.tune is None:
+        return
+    # A baseline's ω or scale is searched as any.
+    if any(baseline.method == "single" or baseline.alpha == "tune" for _, baseline in baselines(recipe)):
+        return
+    for name in ("search", "granularity", "bounds"):
+        if name in recipe.tune.model_fields_set:
+            what = f'has no effect with method = "{method.name}", of which no ω is searched'
+            yield Mistake(("tune", name), what, "remove it")
 
 
 @RULES.whole

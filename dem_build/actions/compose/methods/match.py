@@ -17,6 +17,7 @@ MATCH = Method(
     keeps="what each linear layer puts out on each dataset's rows",
     omega="the dataset's importance a",
     default=1.0,
+    tuned=True,
     shares=True,
     keys=("rows", "ridge", "prior"),
 )

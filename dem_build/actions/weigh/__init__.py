@@ -1,0 +1,1 @@
+"""`model`, matched with importances that are searched on validation rows."""

@@ -1,0 +1,70 @@
+"""Kind `weigh`: layers are matched with a few importances of the datasets, and the best on validation rows are kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.action import BASE, MODEL_PARTS, Action, Edge, Input, Kind
+from dem_build.actions.compose.methods.match import MATCH
+from dem_build.actions.match.spec import SAMPLE, matched_model, vector_inputs
+from dem_build.actions.tune.spec import judging_inputs
+from dem_build.workload import Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dem_build.digest import JSON
+    from dem_build.recipe import Recipe
+
+    Params = dict[str, JSON]
+
+__all__ = ["COMPOSES", "KIND", "composing"]
+
+COMPOSES = MATCH.name
+
+
+def _judges(action: Action, taken: Input[Edge]) -> bool:
+    said = action.groups.get(taken.group or "", {})
+    counts = bool(said.get("weight")) or said.get("limit") is not None
+    return taken.of in ("data/validation", "data/rows") and counts
+
+
+KIND = Kind(
+    name="weigh",
+    module="dem_build.actions.weigh.run",
+    family="compose",
+    version=1,
+    params=("dtype", *MATCH.keys, "objective", "max_samples"),
+    outputs=MODEL_PARTS,
+    device=True,
+    writes_model=True,
+    chooses=_judges,
+    work=Workload(
+        lambda due: due.sampled_tokens(SAMPLE, due.action.params["rows"]),
+        lambda record: record.count("sampled_tokens"),
+        varies=True,
+    ),
+)
+
+
+def composing(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:
+    """The matched model, with the importances that are given; those that are None are searched."""
+    given = {vector: value for vector, value in omega.items() if value is not None}
+    if len(given) == len(omega):
+        return [matched_model(recipe, name, given)]
+    return [_weighed(recipe, name, {vector: value for vector, value in omega.items() if value != 0})]
+
+
+def _weighed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> Action:
+    from dem_build.recipe import Tune  # noqa: PLC0415  a worker reads this table of kinds, and no recipe
+
+    tune, compose = recipe.tune or Tune(), recipe.compose
+    takes = [Input(f"base/{part}", Edge(BASE, part)) for part in MODEL_PARTS]
+    takes += [*vector_inputs(recipe, omega), *judging_inputs(recipe)]
+    groups: dict[str, Params] = {vector: {"importance": value} for vector, value in omega.items()}
+    for dataset in recipe.datasets:  # one whose vector takes no part judges all the same
+        groups.setdefault(dataset, {})["weight"] = tune.importance.get(dataset, 1.0)
+    groups |= {probe: {"limit": p.max_loss_increase} for probe, p in recipe.probes.items()}
+    params: Params = {"dtype": compose.dtype, "objective": tune.objective, "max_samples": tune.max_samples}
+    params |= {key: getattr(compose, key) for key in MATCH.keys}
+    return Action(name, KIND, params, tuple(takes), salt=compose.salt, groups=groups)
