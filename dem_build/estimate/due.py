@@ -19,6 +19,7 @@ from dem_build.estimate.memory import (
     held_memory,
     matching_memory,
     seen_tokens,
+    solving_memory,
     training_memory,
 )
 from dem_build.json_text import parse_json, quantity
@@ -118,15 +119,19 @@ class DueMatching:
         rows: Of each dataset, as the recipe says.
         lengths: Of each dataset the tokens of its sample's rows; None before they are prepared.
         most: Most tokens of a row, of datasets that are not prepared.
+        solved: Whether it takes Gram matrices, in place of rows.
     """
 
     name: str
     rows: int
     lengths: tuple[Sequence[int] | None, ...]
     most: int
+    solved: bool = False
 
     def memory(self, shape: Shape, rows: int, *, gpu: bool) -> int:
         """The bytes that it needs with so many rows of each dataset, which may be others than its own."""
+        if self.solved:
+            return solving_memory(shape) + (0 if gpu else PROCESS)
         tokens = sum(rows * self.most if found is None else sum(found[:rows]) for found in self.lengths)
         return matching_memory(shape, tokens) + (0 if gpu else PROCESS)
 
@@ -160,9 +165,9 @@ def matching_of(action: Action, plan: Plan) -> DueMatching:
     """What is known of a matching."""
     data = [plan.verdicts[t.at.action] for t in action.takes if t.at.output == "sample"]
     most = max((made.action.params["max_length"] for made in data), default=0)
-    return DueMatching(
-        action.name, action.params.get("rows", 0), tuple(sample_lengths(made.record) for made in data), most
-    )
+    lengths = tuple(sample_lengths(made.record) for made in data)
+    solved = any(taken.of == "gram" for taken in action.takes)
+    return DueMatching(action.name, action.params.get("rows", 0), lengths, most, solved)
 
 
 def _key(verdict: Verdict, plan: Plan, known: dict[str, Mapping[str, Output]]) -> Digest:

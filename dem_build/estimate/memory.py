@@ -38,6 +38,7 @@ __all__ = [
     "matching_memory",
     "search_memory",
     "seen_tokens",
+    "solving_memory",
     "training_disk",
     "training_memory",
 ]
@@ -288,6 +289,11 @@ def matching_memory(shape: Shape, tokens: int) -> int:
     # A pass that waits before that matrix holds its residual stream and what the MLP made.
     waiting = PASSES * tokens * MASTER * (3 * shape.hidden + 2 * shape.inner)
     return int(MODELS * layer + solved + waiting)
+
+
+def solving_memory(shape: Shape) -> int:
+    """The bytes that solving layers from Gram matrices holds at its most: a factor, a matrix, and what is solved."""
+    return DOUBLE * shape.inner * (2 * shape.inner + 4 * shape.hidden)
 
 
 def gram_disk(shape: Shape) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
+from families import make_family
 from safetensors.torch import load_file, save_file
-from tiny import make_base
 from weight_samples import (
     DIGEST,
     PARTS,
@@ -70,9 +70,8 @@ def sample(home: Path, seed: int, count: int = 6) -> Path:
 class Made:
     """A tiny base, two vectors, and the Gram matrices of each."""
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.base = import_base(make_base(home / "base"), home / "import")
+    def __init__(self, home: Path, source: Path) -> None:
+        self.base = import_base(source, home / "import")
         self.vectors = [store_vector(home / f"d{i}", random_vector(self.base, seed=i)) for i in range(2)]
         self.samples = []
         for i in range(2):
@@ -110,8 +109,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return Made(tmp_path_factory.mktemp("regmean"))
+def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Made:
+    return Made(tmp_path_factory.mktemp("regmean"), tiny_base)
 
 
 def gram_by_hand(made: Made, folder: Path) -> dict[str, torch.Tensor]:
@@ -149,7 +148,8 @@ def test_the_matrices_are_those_of_the_fine_tuned_models_inputs(made: Made, tmp_
         for module in MODULES:
             weight = f"{LAYER}{module}.weight"
             assert grams.of[weight] == f"{LAYER}{SHARED.get(module, module)}.weight"
-            assert grams.read(grams.of[weight]) == pytest.approx(wanted[module].numpy(), rel=1e-4, abs=1e-6)
+            found = torch.from_numpy(grams.read(grams.of[weight]))
+            assert torch.allclose(found, wanted[module], rtol=1e-4, atol=1e-6)
 
 
 def test_a_plan_knows_what_they_take_on_disk(made: Made) -> None:
@@ -159,14 +159,16 @@ def test_a_plan_knows_what_they_take_on_disk(made: Made) -> None:
     assert stored == pytest.approx(gram_disk(shape), rel=0.05)
 
 
-def test_each_layer_is_the_solution_of_its_least_squares(made: Made, tmp_path: Path) -> None:
+def solved(made: Made, folder: Path, *, turned: bool) -> None:
+    """Compose, and hold every layer against its least squares in float64; `turned`: weights are [width, outputs]."""
     importances, ridge = (1.0, 3.0), 0.1
     groups = [made.term(i, a) for i, a in enumerate(importances)]
-    weights = made.weights(made.composed(tmp_path / "composed", *groups, ridge=ridge))
+    weights = made.weights(made.composed(folder, *groups, ridge=ridge))
     singles = [{n: t.double() for n, t in made.single(i).items()} for i in range(2)]
     mean = {n: (singles[0][n] + 3 * singles[1][n]) / 4 for n in weights}
     with ExitStack() as stack:
         grams = [Grams(made.grams[i], {"base": DIGEST, "delta": f"{i}" * 64}, "", stack) for i in range(2)]
+        assert grams[0].of.keys() <= weights.keys()
         for name, found in weights.items():
             wanted = mean[name]
             if name in grams[0].of:
@@ -175,10 +177,22 @@ def test_each_layer_is_the_solution_of_its_least_squares(made: Made, tmp_path: P
                 ]
                 total = of[0] + of[1]
                 total += torch.diag(total.diagonal()) * ridge
-                pull = sum((s[name] - wanted) @ g for s, g in zip(singles, of, strict=True))
-                wanted = wanted + torch.linalg.solve(total, pull, left=False)
+                moved = [s[name] - wanted for s in singles]
+                pull = sum((m.T if turned else m) @ g for m, g in zip(moved, of, strict=True))
+                correction = torch.linalg.solve(total, pull, left=False)
+                wanted = wanted + (correction.T if turned else correction)
                 assert (found - mean[name]).abs().max() > 1e-3
-            assert found.numpy() == pytest.approx(wanted.numpy(), rel=1e-5, abs=1e-6), name
+            assert torch.allclose(found.double(), wanted, rtol=1e-5, atol=1e-6), name
+
+
+def test_each_layer_is_the_solution_of_its_least_squares(made: Made, tmp_path: Path) -> None:
+    solved(made, tmp_path / "composed", turned=False)
+
+
+def test_weights_that_lie_the_other_way_are_solved_as_they_lie(tmp_path: Path, tiny_base: Path) -> None:
+    make_family("gpt2", tiny_base, tmp_path / "base")
+    made = Made(tmp_path, tmp_path / "base")
+    solved(made, tmp_path / "composed", turned=True)
 
 
 def test_a_vector_alone_and_the_same_one_twice_are_its_own_model(made: Made, tmp_path: Path) -> None:
