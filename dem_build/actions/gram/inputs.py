@@ -17,7 +17,7 @@ import torch
 from dem_build.actions.match.frames import Frame, refused
 from dem_build.actions.match.matching import STEP
 from dem_build.actions.match.normal import CHUNK, gram_of
-from dem_build.actions.match.passes import Pass
+from dem_build.actions.match.passes import HaltedPass
 from dem_build.actions.match.rows import token_weights
 from dem_build.model.environment import device
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from dem_build.actions.match.normal import ForEach
-    from dem_build.actions.match.sums import Sums
+    from dem_build.actions.match.sums import ModelSums
 
     TokenRow = tuple[NDArray[Any], NDArray[Any]]
 
@@ -67,7 +67,7 @@ def each_alone(threads: int) -> Iterator[ForEach]:
 @torch.no_grad()
 def layer_grams(
     model: PreTrainedModel,
-    sums: Sums,
+    sums: ModelSums,
     rows: Sequence[TokenRow],
     dtype: torch.dtype,
     for_each: ForEach,
@@ -95,14 +95,14 @@ def layer_grams(
 class _Row:
     ids: torch.Tensor
     weights: torch.Tensor
-    running: Pass
+    running: HaltedPass
 
 
 class _Passes:
     """Rows that pass through one model together, halting before each linear module."""
 
     def __init__(
-        self, frame: Frame, sums: Sums, rows: Sequence[TokenRow], dtype: torch.dtype, for_each: ForEach
+        self, frame: Frame, sums: ModelSums, rows: Sequence[TokenRow], dtype: torch.dtype, for_each: ForEach
     ) -> None:
         self._frame, self._sums, self._dtype, self._for_each = frame, sums, dtype, for_each
         self._on = device()
@@ -141,7 +141,7 @@ class _Passes:
 
     def _row(self, ids: NDArray[Any], weights: torch.Tensor) -> _Row:
         tokens = torch.from_numpy(ids.astype("int64"))[None].to(self._on)
-        return _Row(tokens, weights.to(self._on)[:, None], Pass(partial(self._forward, tokens)))
+        return _Row(tokens, weights.to(self._on)[:, None], HaltedPass(partial(self._forward, tokens)))
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), self._precision():

@@ -10,7 +10,7 @@ import torch
 from dem_build.actions.gram.inputs import each_alone, layer_grams
 from dem_build.actions.gram.stored import write_layer
 from dem_build.actions.match.frames import empty_model
-from dem_build.actions.match.sums import Sums, Vectors
+from dem_build.actions.match.sums import ModelSums, Vectors
 from dem_build.checkpoint.delta import delta_shapes, open_delta
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
@@ -72,7 +72,7 @@ def _write(inputs: Inputs, rows: list[tuple[Any, Any]], dtype: str, context: Con
     config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
     model = empty_model(config, context.machine.attn_implementation)
     layout = WeightLayout(model, delta_shapes(base))
-    sums = Sums(base, Vectors([inputs.paths["delta"]], [1.0], 1.0), dtype, layout)
+    sums = ModelSums(base, Vectors([inputs.paths["delta"]], [1.0], 1.0), dtype, layout)
     with each_alone(context.threads) as for_each:
         layers = layer_grams(model, sums, rows, getattr(torch, dtype), for_each)
         for number, layer in enumerate(layers):

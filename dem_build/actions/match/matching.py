@@ -21,8 +21,8 @@ import torch
 
 from dem_build.actions.match.frames import Frame, refused
 from dem_build.actions.match.normal import Factor, Targets, factorised
-from dem_build.actions.match.passes import Pass
-from dem_build.actions.match.rows import Piece, Row, pieces_of, token_weights
+from dem_build.actions.match.passes import HaltedPass
+from dem_build.actions.match.rows import MatchedRow, Piece, pieces_of, token_weights
 from dem_build.errors import CheckpointError
 from dem_build.model.environment import release_memory
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from dem_build.actions.match.sums import Sums, Written
+    from dem_build.actions.match.sums import ModelSums, Written
 
     TokenRow = tuple[NDArray[Any], NDArray[Any]]
 
@@ -76,7 +76,7 @@ class Matching:
     def __init__(
         self,
         model: PreTrainedModel,
-        sums: Sums,
+        sums: ModelSums,
         rows: Sequence[Sequence[TokenRow]],
         settings: Settings,
     ) -> None:
@@ -141,10 +141,12 @@ class Matching:
                 layer = name
         return self._residuals()
 
-    def _row(self, term: int, ids: NDArray[Any], weights: torch.Tensor) -> Row:
+    def _row(self, term: int, ids: NDArray[Any], weights: torch.Tensor) -> MatchedRow:
         tokens = torch.from_numpy(ids.astype("int64"))[None].to(self._device)
-        passes = (Pass(partial(self._forward, f, tokens)) for f in (self._singles[term], self._composed))
-        return Row(term, tokens, weights.to(self._device)[:, None], *passes)
+        passes = (
+            HaltedPass(partial(self._forward, f, tokens)) for f in (self._singles[term], self._composed)
+        )
+        return MatchedRow(term, tokens, weights.to(self._device)[:, None], *passes)
 
     def _forward(self, frame: Frame, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), self._precision():
@@ -266,7 +268,7 @@ class Matching:
         name: str,
         frame: Frame,
         pieces: Sequence[Piece],
-        of: Callable[[Row], Pass],
+        of: Callable[[MatchedRow], HaltedPass],
         use: Callable[[Sequence[Piece], Sequence[torch.Tensor]], None] | None = None,
     ) -> None:
         """Bring passes of one dataset past a linear module.
@@ -285,7 +287,7 @@ class Matching:
             )
             if use is not None:
                 use(group, made)
-            whole: list[tuple[Row, torch.Tensor]] = []
+            whole: list[tuple[MatchedRow, torch.Tensor]] = []
             for piece, outputs in zip(group, made, strict=True):
                 sizes = [part.stop - part.start for _, part in piece.parts]
                 for (row, part), values in zip(piece.parts, torch.split(outputs, sizes), strict=True):
@@ -302,7 +304,7 @@ class Matching:
         while group := list(islice(left, self._workers)):
             yield group
 
-    def _joined(self, name: str, piece: Piece, of: Callable[[Row], Pass]) -> torch.Tensor:
+    def _joined(self, name: str, piece: Piece, of: Callable[[MatchedRow], HaltedPass]) -> torch.Tensor:
         """A linear module's inputs as it takes them, [tokens, width]."""
         found = []
         for row, part in piece.parts:
@@ -337,9 +339,9 @@ class Matching:
         return {term: float(error / aim) if aim else 0.0 for term, (error, aim) in sums.items()}
 
 
-def _single(row: Row) -> Pass:
+def _single(row: MatchedRow) -> HaltedPass:
     return row.single
 
 
-def _composed(row: Row) -> Pass:
+def _composed(row: MatchedRow) -> HaltedPass:
     return row.composed

@@ -2,7 +2,7 @@
 
 What a model does between its linear modules, and between its layers, is whatever its own code does: attention, norms,
 masks, soft caps. Only a thread can be halted in the midst of that code, so each pass has one. It runs while
-`Pass.advance` waits for it, and at no other time.
+`HaltedPass.advance` waits for it, and at no other time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["Pass", "halt_before", "halt_for"]
+__all__ = ["HaltedPass", "halt_before", "halt_for"]
 
 _running = threading.local()
 
@@ -25,7 +25,7 @@ class _EndedError(BaseException):
     """Unwinds the thread of a pass that nobody wants any more; no code of a model may catch it."""
 
 
-class Pass:
+class HaltedPass:
     """One forward pass, in a thread of its own.
 
     Args:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dem_build.actions.match.passes import Pass
+    from dem_build.actions.match.passes import HaltedPass
 
     TokenRow = tuple[NDArray[Any], NDArray[Any]]
 
-__all__ = ["Piece", "Row", "pieces_of", "token_weights"]
+__all__ = ["MatchedRow", "Piece", "pieces_of", "token_weights"]
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class MatchedRow:
     """One row of a dataset.
 
     Attributes:
@@ -37,8 +37,8 @@ class Row:
     term: int
     ids: torch.Tensor
     weights: torch.Tensor
-    single: Pass
-    composed: Pass
+    single: HaltedPass
+    composed: HaltedPass
 
     @property
     def tokens(self) -> int:
@@ -54,7 +54,7 @@ class Piece:
         parts: Rows, and which tokens of each.
     """
 
-    parts: Sequence[tuple[Row, slice]]
+    parts: Sequence[tuple[MatchedRow, slice]]
 
     @property
     def term(self) -> int:
@@ -67,9 +67,9 @@ class Piece:
         return torch.cat([row.weights[part] for row, part in self.parts])
 
 
-def pieces_of(rows: Iterable[Row]) -> list[Piece]:
+def pieces_of(rows: Iterable[MatchedRow]) -> list[Piece]:
     """All tokens of rows of one dataset, in their order; a row is cut only where it is longer than a piece."""
-    pieces: list[list[tuple[Row, slice]]] = []
+    pieces: list[list[tuple[MatchedRow, slice]]] = []
     room = 0
     for row in rows:
         for start in range(0, row.tokens, CHUNK):

@@ -11,7 +11,7 @@ import torch
 from dem_build.actions.match.frames import empty_model
 from dem_build.actions.match.matching import Matching, Settings
 from dem_build.actions.match.spec import PASSES, SAMPLE
-from dem_build.actions.match.sums import Sums, Vectors, Written
+from dem_build.actions.match.sums import ModelSums, Vectors, Written
 from dem_build.actions.model_parts import write_parts
 from dem_build.checkpoint.combine import result_specs
 from dem_build.checkpoint.delta import delta_shapes, open_delta
@@ -88,7 +88,7 @@ def _match(
     model = empty_model(parse_json(config.read_text(encoding="utf-8")), context.machine.attn_implementation)
     importances = [_importance(group) for group in groups]
     vectors = Vectors([group.paths["delta"] for group in groups], importances, params["prior"])
-    sums = Sums(base, vectors, dtype, WeightLayout(model, delta_shapes(base)))
+    sums = ModelSums(base, vectors, dtype, WeightLayout(model, delta_shapes(base)))
     settings = Settings(params["ridge"], getattr(torch, dtype), device(), context.threads)
     code = CODES[dtype]
     specs = result_specs(base, code, kept_in(base.metadata, code))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.writer import Writer
     from dem_build.model.weight_layout import TensorGroup, WeightLayout
 
-__all__ = ["Sums", "Vectors", "Written"]
+__all__ = ["ModelSums", "Vectors", "Written"]
 
 PIECE = 1 << 18  # elements: what is at work stays in a core's cache
 
@@ -42,7 +42,7 @@ class Vectors:
     prior: float
 
 
-class Sums:
+class ModelSums:
     """Θ + Σ w ΔΘ of tensors, in the format in which the model is published.
 
     Each sum is float32, in the order of the vectors, and rounded once: what composing by Eq. 2 would write.
@@ -136,7 +136,7 @@ class Written:
         names: All tensors of the files.
     """
 
-    def __init__(self, writer: Writer, sums: Sums, names: Sequence[str]) -> None:
+    def __init__(self, writer: Writer, sums: ModelSums, names: Sequence[str]) -> None:
         self._writer, self._sums, self._due = writer, sums, dict.fromkeys(names)
         self._waiting: dict[str, torch.Tensor] = {}
 

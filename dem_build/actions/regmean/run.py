@@ -4,7 +4,7 @@
     D  =  the diagonal of Σ_j a_j G_j
 
 which is Eq. 2 of the paper with a ridge towards W₀ in place of its smaller off-diagonals. A vector that leaves a layer
-alone has no say in it, and what one vector alone changes is as that one has it. Sums are float64 and in one order:
+alone has no say in it, and what one vector alone changes is as that one has it. ModelSums are float64 and in one order:
 threads reach no bit.
 """
 
@@ -20,7 +20,7 @@ from dem_build.actions.gram.inputs import each_alone
 from dem_build.actions.gram.stored import Grams
 from dem_build.actions.match.frames import Frame, empty_model
 from dem_build.actions.match.normal import BLOCK, factor_of
-from dem_build.actions.match.sums import Sums, Vectors, Written
+from dem_build.actions.match.sums import ModelSums, Vectors, Written
 from dem_build.actions.model_parts import write_parts
 from dem_build.checkpoint.combine import result_specs
 from dem_build.checkpoint.delta import delta_shapes, open_delta
@@ -83,7 +83,7 @@ def _compose(inputs: Inputs, groups: Sequence[Group], params: Mapping[str, Any],
     model = empty_model(config, context.machine.attn_implementation)
     importances = [float(group.params["importance"]) for group in groups]
     vectors = Vectors([group.paths["delta"] for group in groups], importances, 1.0)
-    sums = Sums(base, vectors, params["dtype"], WeightLayout(model, delta_shapes(base)))
+    sums = ModelSums(base, vectors, params["dtype"], WeightLayout(model, delta_shapes(base)))
     code = CODES[params["dtype"]]
     specs = result_specs(base, code, kept_in(base.metadata, code))
     with ExitStack() as stack:
@@ -115,7 +115,7 @@ class _Layers:
     def __init__(
         self,
         frame: Frame,
-        sums: Sums,
+        sums: ModelSums,
         grams: Sequence[Grams],
         ridge: float,
         for_each: ForEach,
