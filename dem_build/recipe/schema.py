@@ -215,7 +215,8 @@ class Compose(Table):
     )
     dtype: Dtype = Field(
         default="bfloat16",
-        description="Type of the composed model's weights, but for those that transformers keeps in float32.",
+        description="Type of the composed model's weights, but for those that transformers keeps in float32. Every "
+        "model of the recipe is judged in it. `bf16` trains in bfloat16: in float32 that is another model.",
     )
     salt: Salt = None
 
