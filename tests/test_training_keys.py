@@ -60,13 +60,6 @@ def test_the_longest_sequence_counts_where_rows_are_packed(vector_of):
     assert len({*packed, document(vector_of())}) == 3
 
 
-def test_a_training_in_float32_keeps_its_key_and_one_in_bfloat16_says_what_its_vector_is_of(vector_of):
-    exact, seen = (json.loads(document(vector_of(f"bf16 = {bf16}"))) for bf16 in ("false", "true"))
-    assert seen["version"] == exact["version"] == 1
-    assert seen["params"] == exact["params"] | {"bf16": True, "rounded_to": "bfloat16"}
-    assert "rounded_to" not in exact["params"]
-
-
 def test_adams_numbers_count_where_adam_trains(vector_of):
     assert document(vector_of('optim = "adamw_8bit"')) != document(
         vector_of('optim = "adamw_8bit"', "adam_beta1 = 0.8")

@@ -227,7 +227,8 @@ class Compose(Table):
     )
     dtype: Dtype = Field(
         default="bfloat16",
-        description="Type of the composed model's weights, but for those that transformers keeps in float32.",
+        description="Type of the composed model's weights, but for those that transformers keeps in float32. Every "
+        "model of the recipe is judged in it. `bf16` trains in bfloat16: in float32 that is another model.",
     )
     density: float = Field(
         default=0.2, gt=0, le=1, description="Share of each tensor of a vector that is kept."

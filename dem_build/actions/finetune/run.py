@@ -15,8 +15,6 @@ from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.progress import RunState, Trackers, TrainingProgress
 from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, TrainingEnded, Validation, arguments
 from dem_build.checkpoint.delta import delta_shapes, write_delta
-from dem_build.checkpoint.floats import CODES
-from dem_build.checkpoint.header import kept_in
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
 from dem_build.data.tokenise import MASKED
@@ -85,14 +83,13 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
         open_checkpoint(inputs.paths["base/weights"]) as base,
     ):
         shapes, digest = delta_shapes(base), inputs.digests["base/weights"]
-        tensors = _differences(named_weights(model, shapes), base, params.get("rounded_to"))
+        tensors = _differences(named_weights(model, shapes), base)
         norms = write_delta(context.out / "delta", digest, shapes, tensors, params["vector_dtype"])
     if not math.isfinite(norms.norm):
         raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
     if norms.norm == 0:
         run.warn(
-            "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0, or too low "
-            "for a weight to change in bfloat16?)"
+            "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
         )
     return run.provenance(model, history) | {"vector": norms.provenance(params["vector_dtype"])}
 
@@ -292,24 +289,18 @@ def _thinned(entries: list[Any]) -> list[Any]:
 
 
 def _differences(
-    trained: Mapping[str, torch.Tensor | None], base: Checkpoint, rounded_to: str | None
+    trained: Mapping[str, torch.Tensor | None], base: Checkpoint
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Yield fine-tuned minus base, one tensor in memory at a time, each rounded to what the forward pass had of it."""
-    dtype = torch.float32 if rounded_to is None else getattr(torch, rounded_to)
-    kept = kept_in(base.metadata, None if rounded_to is None else CODES[rounded_to])
+    """Yield fine-tuned minus base, one tensor in memory at a time."""
     for name, tensor in trained.items():
         values = base.read(name)
         if tensor is None:
             yield name, np.zeros_like(values)
             continue
-        # A training in bfloat16 has the loss of its rounded masters. The masters are another model, and a worse one:
-        # they hold moves that the forward pass never saw (decision 0048). The base is rounded alike, or the vector of a
-        # float32 base would hold the rounding of weights that learned nothing.
-        seen = torch.float32 if name in kept else dtype
-        after, before = (
-            t.to(seen).float().cpu().numpy() for t in (tensor.detach(), torch.from_numpy(values))
-        )
-        difference = after - before
+        # Of the master weights, also where the forward pass had them in bfloat16: composing rounds, once, and at ω = 1
+        # gives what that pass had. Rounded here already, a weight that moved by one step would be lost at any ω below a
+        # half, and there whole from a half on: the loss as a function of ω has a cliff there (decision 0048).
+        difference = tensor.detach().float().cpu().numpy() - values
         if not np.isfinite(difference).all():
             raise TrainingError(f"training made {name} NaN or infinite", hint="lower learning_rate")
         yield name, difference

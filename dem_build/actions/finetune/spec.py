@@ -40,8 +40,7 @@ KIND = Kind(
         "seed",
     ),
     outputs=("delta",),
-    # max_length reaches an unpacked vector through its data alone. Before `rounded_to`, vectors were differences of the
-    # float32 masters; those of trainings in float32 still are, under their old keys.
+    # max_length reaches an unpacked vector through its data alone.
     added=MappingProxyType(
         {
             "packing": False,
@@ -49,7 +48,6 @@ KIND = Kind(
             "eval_steps": 0,
             "load_best_model_at_end": False,
             "early_stopping_patience": None,
-            "rounded_to": None,
         }
     ),
     optional=frozenset(
@@ -87,5 +85,4 @@ def _train_params(train: Train) -> dict[str, JSON]:
     if train.eval_steps and (train.load_best_model_at_end or train.early_stopping_patience):
         choosing = ("eval_steps", "load_best_model_at_end", "early_stopping_patience")
     found = {name: getattr(train, name) for name in (*KIND.params, *choosing)}
-    seen = {"rounded_to": "bfloat16" if train.bf16 else None}
-    return found | packing | seen | dict.fromkeys(train.idle)
+    return found | packing | dict.fromkeys(train.idle)
