@@ -50,12 +50,14 @@ clean:
 #
 # Builds are isolated, with their backends at the versions of constraints.txt: lm-eval needs source distributions whose
 # backend nothing else installs. The first pip may be too old to know --build-constraint. Compiled modules halve the start
-# of `dem`, and pip makes none of an editable package. Of all others it would make 400 MB, which is half of the time that
-# an installation takes; the demo imports a quarter of them.
+# of `dem`, and pip makes none of an editable package. Of all others it would make 400 MB on one core, which is half of the
+# time that an installation takes: for the tests all cores make them, and the demo, which imports a quarter, makes its own.
+# A package may hold files that are no Python 3; pip says nothing of these either.
 $(VENV)/%.stamp: $(VENV)/venv.stamp
 	@echo "Installing dem and its packages in $(VENV): about a minute, and 2 GB (with CUDA more)"
-	$(PIP) $(if $(filter demo,$*),--no-compile) --editable . --group $*
+	$(PIP) --no-compile --editable . --group $*
 	$(BIN)/python -m compileall -q dem_build
+	$(if $(filter dev,$*),@$(BIN)/python -m compileall -q -q -j 0 $(VENV)/lib || true)
 	@touch $@
 
 $(VENV)/venv.stamp: pyproject.toml constraints.txt

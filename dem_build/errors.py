@@ -22,7 +22,7 @@ command line renders them, without a traceback.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = [
     "ActionError",
@@ -76,8 +76,7 @@ class UsageError(DemError):
     exit_status = 2
 
 
-@dataclass(frozen=True, order=True)
-class Problem:
+class Problem(NamedTuple):
     """One mistake in a file that a person wrote.
 
     Attributes:

@@ -18,7 +18,12 @@ def main() -> None:
     from dem_build.cli.witness import circumstances, replayed  # noqa: PLC0415  `import dem_build.cli` costs nothing
 
     call = circumstances(sys.argv[1:])
-    status = replayed(call)
+    try:
+        status = replayed(call)
+    except KeyboardInterrupt:  # a remote takes its time to answer
+        from dem_build.cli.app import stopped  # noqa: PLC0415  as above
+
+        status = stopped(sys.argv[1:])
     if status is None:
         status = _run(call)
     # Python looks once more for cycles in all that is there when it ends: a tenth of a build with nothing to do.

@@ -19,7 +19,7 @@ from dem_build.errors import DemError, InterruptedBuildError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Command", "app", "run"]
+__all__ = ["Command", "app", "run", "stopped"]
 
 
 class Command(click.Command):
@@ -293,7 +293,7 @@ def run(arguments: Sequence[str]) -> int:
     except DemError as error:
         return _report(error, command)
     except (KeyboardInterrupt, click.Abort):
-        return _report(InterruptedBuildError("stopped"), command)
+        return stopped(command)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has gone; nothing more to say to it
         return 1
@@ -303,6 +303,11 @@ def run(arguments: Sequence[str]) -> int:
             _write_failure(UsageError(error.format_message()), command)
         return UsageError.exit_status
     return int(status or 0)
+
+
+def stopped(command: Sequence[str]) -> int:
+    """Say that the user has stopped a call; return its status."""
+    return _report(InterruptedBuildError("stopped"), command)
 
 
 def _report(error: DemError, command: Sequence[str]) -> int:

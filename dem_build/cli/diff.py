@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -173,7 +173,7 @@ def _planned(at: Path, written: bytes, locked: JSON, store: Store, called: tuple
     try:
         found = planned(at, written, locked, store.records)
     except RecipeError as error:
-        problems = [replace(p, file=named if p.file == str(at) else p.file) for p in error.problems]
+        problems = [p._replace(file=named if p.file == str(at) else p.file) for p in error.problems]
         raise RecipeError(problems) from error
     except NotUpToDateError as error:
         raise NotUpToDateError(error.what, where=locked_at, hint=hint) from error

@@ -5,9 +5,11 @@ of each file that is opened and each folder that is listed, and `os.stat` and `o
 replaced by functions that do. So no module has to know of this one, and none can forget to say what it depends on.
 What is not heard: `stat` of an entry of `os.scandir`, and libraries that open files themselves (`DEAF`).
 
-A call that does more leaves no witness: one that writes a file and leaves it, starts a process or asks a network. Nor
-does one that ends otherwise than well or at a gate, or whose command has not said with `vouch` that nothing else
-entered: the time, or what is free of memory and disk.
+What a remote is asked is told by `shared.heard`, as libraries that ask do not tell Python.
+
+A call that does more leaves no witness: one that writes a file and leaves it, starts a process or asks a network for
+anything else. Nor does one that ends otherwise than well or at a gate, or whose command has not said with `vouch` that
+nothing else entered: the time, or what is free of memory and disk.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from dem_build.cli.witness import (
+    ASKED,
     CONTENT,
     FILE,
     FOLDER,
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-__all__ = ["DEAF", "Watch", "disavow", "vouch"]
+__all__ = ["DEAF", "Watch", "asked", "disavow", "vouch"]
 
 GRAIN_NS: Final = 2_000_000_000  # as of the hints: a second change within a clock's grain leaves no trace
 MOST_WITNESSES: Final = 64
@@ -75,6 +78,17 @@ def disavow(why: str) -> None:
     """Say that this call does more than look, before it does: nobody listens from here on."""
     if _current is not None:
         _current.give_up(why)
+
+
+def asked(question: bytes, answer: bytes) -> None:
+    """Note what a remote was asked, and how it answered.
+
+    Args:
+        question: As `shared.asked` puts it again.
+        answer: What tells the answer from others.
+    """
+    if _current is not None:
+        _current.note(ASKED, question, answer)
 
 
 class Watch:

@@ -1,10 +1,11 @@
 """The witness of a call that found nothing to do: what it looked at and what it said, so that it can be said again.
 
-A call that writes nothing, starts nothing and asks nobody depends on its circumstances (`circumstances`) and on the
-files that it looked at, and on nothing else. `watch` writes down what those were and what was said. The next call in
-the same circumstances asks `stat` about each of them. Where every answer is the same it says the same and ends with
-the same status; any other answer, or a witness that is missing, of another call or damaged, sends it the long way,
-which is the only one that decides anything. So a witness saves work and is never needed: it may be deleted at any time.
+A call that writes nothing and starts nothing depends on its circumstances (`circumstances`), on the files that it
+looked at and on what remotes answered, and on nothing else. `watch` writes down what those were and what was said. The
+next call in the same circumstances asks `stat` about each of the files, then the remotes what they were asked. Where
+every answer is the same it says the same and ends with the same status; any other answer, or a witness that is missing,
+of another call or damaged, sends it the long way, which is the only one that decides anything. So a witness saves work
+and is never needed: it may be deleted at any time.
 
 This module is most of what a build with nothing to do runs: it imports what Python has loaded when it starts.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
+    "ASKED",
     "COMMANDS",
     "CONTENT",
     "FILE",
@@ -42,11 +44,12 @@ __all__ = [
     "replayed",
     "same",
     "signature",
+    "told",
 ]
 
 VERSION = 1
-COMMANDS = frozenset({"build", "plan"})
-"""The commands that may have a witness."""
+COMMANDS = (["build"], ["plan"], ["cache", "push"], ["cache", "pull"])
+"""The commands that may have a witness, as a call begins with them."""
 
 UNREAD = ("_", "OLDPWD", "SHLVL")
 """Variables that differ between two calls of one shell and say nothing to anybody who is called."""
@@ -68,6 +71,8 @@ FOLDER = "d"
 """Listed: a folder to which no entry came, and from which none went."""
 NAMES = "n"
 """Listed, and young: with the same names too."""
+ASKED = "a"
+"""No path but a question to a remote (`shared.asked`): it was answered so."""
 
 # Bound here, as `watch` listens at these two.
 _stat, _lstat = os.stat, os.lstat
@@ -141,7 +146,7 @@ def circumstances(arguments: "Sequence[str]") -> str | None:
     Arguments, working directory, user, host, Python and all of the environment but `UNREAD` enter, and which of the
     three streams are terminals, with their sizes. None where there is no witness of such a call.
     """
-    if not arguments or arguments[0] not in COMMANDS:
+    if not any(list(arguments[: len(command)]) == command for command in COMMANDS):
         return None
     try:
         here = os.getcwd()  # noqa: PTH109
@@ -209,10 +214,25 @@ def _read(way: str, descriptor: int) -> bytes:
 
 
 def same(witness: Witness) -> bool:
-    """Whether a witness still holds: this is its time, and all that was looked at is as it was."""
-    return witness.since <= time.time() < witness.until and all(
-        look(way, path) == seen for (way, path), seen in witness.looks.items()
-    )
+    """Whether a witness still holds: this is its time, and all that was looked at or asked is as it was."""
+    if not witness.since <= time.time() < witness.until:
+        return False
+    asked = {}
+    for (way, path), seen in witness.looks.items():
+        if way == ASKED:
+            asked[path] = seen
+        elif look(way, path) != seen:
+            return False
+    if not asked:
+        return True
+    from dem_build.cli.shared.asked import answers  # noqa: PLC0415  most ask nobody
+
+    return all(answer is not None and told(answer) == asked[question] for question, answer in answers(asked))
+
+
+def told(answer: bytes) -> bytes:
+    """What a witness has of a remote's answer."""
+    return _digest(answer).encode()
 
 
 def replayed(call: str | None) -> int | None:

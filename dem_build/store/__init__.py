@@ -13,8 +13,21 @@ gc         census: one look at all that is there; garbage: what nobody needs; co
 
 from __future__ import annotations
 
-from dem_build.store.hints import Hints
-from dem_build.store.records import Record
-from dem_build.store.store import Store
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dem_build.store.hints import Hints
+    from dem_build.store.records import Record
+    from dem_build.store.store import Store
 
 __all__ = ["Hints", "Record", "Store"]
+
+_PLACES = {"Hints": "hints", "Record": "records", "Store": "store"}
+
+
+def __getattr__(name: str) -> object:
+    """Load what is asked for: a call with nothing to do asks a remote, and loads no store."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -14,73 +14,16 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
-from project import dataset, recipe
+from project import WAY, Calls, dataset, recipe, record
 from tiny import make_base, make_data
 
 from dem_build.cli.witness import Witness, look, same
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-# A package of the long way tells which was taken.
-CODE = """
-import atexit, sys
-from dem_build.cli import main
-atexit.register(lambda: sys.stderr.write("\\nlong way" if "pydantic" in sys.modules else "\\nwitness"))
-main()
-"""
-
-
-class Said(NamedTuple):
-    """What a call ended with, and how it got there."""
-
-    status: int
-    out: str
-    error: str
-    way: str
-
-
-class Calls:
-    """`dem`, called in a folder."""
-
-    def __init__(self, home: Path, **environment: str) -> None:
-        self.home = home
-        clean = {
-            k: v
-            for k, v in os.environ.items()
-            if k not in ("DEM_CACHE", "DEM_MACHINE", "PYTEST_CURRENT_TEST")
-        }
-        self.environment = {**clean, "DEM_HINTS": str(home / "hints"), "COLUMNS": "120", **environment}
-        self.strangers = 0
-
-    def call(self, *arguments: str, **environment: str) -> Said:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", CODE, *arguments],
-            cwd=self.home,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
-        assert "Traceback" not in done.stderr
-        error, _, way = done.stderr.rpartition("\n")
-        return Said(done.returncode, done.stdout, error, way)
-
-    def truth(self, *arguments: str) -> Said:
-        """Return what a host says that has never seen any of this."""
-        self.strangers += 1
-        return self.call(*arguments, DEM_HINTS=str(self.home / f"hints-{self.strangers}"))
-
-    def settled(self, *arguments: str) -> Said:
-        """Call until a witness answers."""
-        for _ in range(4):
-            if (said := self.call(*arguments)).way == "witness":
-                return said
-        raise AssertionError(f"no witness answers: {said}")
 
 
 def witness_of(calls: Calls, *arguments: str) -> Witness:
@@ -166,13 +109,6 @@ def rich(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Calls:
     (home / "rich.toml").write_text(RICH)
     record(home / "rich.toml")
     return Calls(home)
-
-
-def record(recipe: Path) -> None:
-    code = "import sys; from pathlib import Path; from null_build import pretend; pretend(Path(sys.argv[1]))"
-    path = os.pathsep.join([str(Path(__file__).parents[2] / "bench"), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"DEM_HINTS": str(recipe.parent / "hints"), "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-c", code, recipe], check=True, env=environment, cwd=recipe.parent)
 
 
 def one(home: Path, pattern: str) -> Path:
@@ -393,7 +329,7 @@ def test_all_that_the_system_was_asked_for_is_in_the_witness(rich, tmp_path):
         sys.executable,
         "-P",
         "-c",
-        CODE,
+        WAY,
         *PLAN,
     ]
     done = subprocess.run(
@@ -549,7 +485,7 @@ def test_several_recipes_have_a_witness_together(built):
 def test_a_reader_who_has_gone_is_no_mistake(built):
     before = built.settled(*BUILD)
     assert before.out
-    command = [sys.executable, "-P", "-c", CODE, *BUILD]
+    command = [sys.executable, "-P", "-c", WAY, *BUILD]
     with subprocess.Popen(
         command,
         cwd=built.home,
@@ -570,7 +506,7 @@ def test_a_terminal_is_shown_what_the_long_way_shows(built):
 
     def shown(hints: str) -> bytes:
         leader, follower = pty.openpty()
-        command = [sys.executable, "-P", "-c", CODE, *BUILD]
+        command = [sys.executable, "-P", "-c", WAY, *BUILD]
         environment = built.environment | {"DEM_HINTS": str(built.home / hints), "TERM": "xterm-256color"}
         environment.pop("COLUMNS")
         environment.pop("NO_COLOR", None)

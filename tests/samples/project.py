@@ -10,7 +10,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tiny import make_data
 
@@ -48,6 +48,11 @@ LATE = (
 )
 
 
+def _heeds_ctrl_c() -> None:
+    """For a child: whoever runs the tests in the background of a script has the signal ignored, and so would it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Project:
     """A folder with a recipe, and `dem` called in it."""
 
@@ -67,8 +72,7 @@ class Project:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            # Whoever runs the tests in the background of a script has it ignored, and so would a child.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+            preexec_fn=_heeds_ctrl_c,  # noqa: PLW1509
         )
 
     def call(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -137,3 +141,73 @@ def null_build_imports_nothing(project: Project, recipe: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert ran(json.loads(done.stdout)) == []
+
+
+# A package of the long way tells which was taken.
+WAY = """
+import atexit, sys
+from dem_build.cli import main
+atexit.register(lambda: sys.stderr.write("\\nlong way" if "pydantic" in sys.modules else "\\nwitness"))
+main()
+"""
+
+
+class Said(NamedTuple):
+    """What a call ended with, and how it got there."""
+
+    status: int
+    out: str
+    error: str
+    way: str
+
+
+class Calls:
+    """`dem`, called in a folder, and which way each call went."""
+
+    def __init__(self, home: Path, **environment: str) -> None:
+        self.home = home
+        clean = {
+            k: v
+            for k, v in os.environ.items()
+            if k not in ("DEM_CACHE", "DEM_MACHINE", "PYTEST_CURRENT_TEST")
+        }
+        self.environment = {**clean, "DEM_HINTS": str(home / "hints"), "COLUMNS": "120", **environment}
+        self.strangers = 0
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", WAY, *arguments],
+            cwd=self.home,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_heeds_ctrl_c,  # noqa: PLW1509
+        )
+
+    def call(self, *arguments: str, **environment: str) -> Said:
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=240)
+        assert "Traceback" not in err
+        error, _, way = err.rpartition("\n")
+        return Said(process.returncode, out, error, way)
+
+    def truth(self, *arguments: str) -> Said:
+        """Return what a host says that has never seen any of this."""
+        self.strangers += 1
+        return self.call(*arguments, DEM_HINTS=str(self.home / f"hints-{self.strangers}"))
+
+    def settled(self, *arguments: str) -> Said:
+        """Call until a witness answers."""
+        for _ in range(4):
+            if (said := self.call(*arguments)).way == "witness":
+                return said
+        raise AssertionError(f"no witness answers: {said}")
+
+
+def record(recipe: Path) -> None:
+    """Record made-up results for every action of a recipe."""
+    code = "import sys; from pathlib import Path; from null_build import pretend; pretend(Path(sys.argv[1]))"
+    path = os.pathsep.join([str(Path(__file__).parents[2] / "bench"), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"DEM_HINTS": str(recipe.parent / "hints"), "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", code, recipe], check=True, env=environment, cwd=recipe.parent)

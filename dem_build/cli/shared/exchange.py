@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from dem_build.cli.session import open_session, open_shared
 from dem_build.cli.view_text import clean, make_console, say, write_json
+from dem_build.cli.watch import vouch
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
 from dem_build.store.remote.survey import collect, survey, take
@@ -44,6 +46,7 @@ def push(call: Call, recipes: Sequence[str]) -> int:
         text = f"{found['sent']} sent, {found['known']} were there, {found['differs']} differ"
         say(make_console(), f"{clean(name)}: {text}" if name else text)
         status = max(status, int(pusher.error is not None))
+    vouch(math.inf)  # what was put or fetched is heard
     return status
 
 
@@ -68,6 +71,7 @@ def pull(call: Call, recipes: Sequence[str], *, records: bool) -> int:
         if lost:
             sharing.warn(f"{len(lost)} objects are in no remote with the bytes of their names")
         status = max(status, int(bool(lost)))
+    vouch(math.inf)
     return status
 
 

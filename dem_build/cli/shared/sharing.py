@@ -71,9 +71,7 @@ class Sharing:
             return None
         from dem_build.store.remote.reader import Caller, RemoteReader  # noqa: PLC0415  as above
 
-        return RemoteReader(
-            layout, self.reads, Caller(self.warn, self._fetched, _ask), required=self.required
-        )
+        return RemoteReader(layout, self.reads, Caller(self.warn, self._fetched), required=self.required)
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -105,6 +103,7 @@ class Sharing:
         while pusher.busy:
             if said == begun or time.monotonic() - said > SPOKEN_SECONDS:
                 said = time.monotonic()
+                disavow("it takes long, and says so")
                 say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
             pusher.wait(QUIET_SECONDS)
         states = Counter(push.result.value for push in pusher.done)
@@ -126,15 +125,11 @@ class Sharing:
         return ", ".join(joined(namespace.where) for namespace in self.writes)
 
 
-def _ask() -> None:
-    disavow("a remote is asked")
-
-
 def _opener(remote: Remote) -> Callable[[], Bucket]:
     def opened() -> Bucket:
-        from dem_build.store.remote.address import open_bucket  # noqa: PLC0415  a null build asks nobody
+        from dem_build.cli.shared.heard import open_heard  # noqa: PLC0415  a null build asks nobody
 
-        return open_bucket(remote.url, remote.endpoint)
+        return open_heard(remote.url, remote.endpoint)
 
     return opened
 

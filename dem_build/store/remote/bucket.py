@@ -12,10 +12,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["PIECE", "Bucket", "Stored"]
+__all__ = ["PIECE", "Bucket", "Stored", "scheme_of"]
 
 PIECE = 8 << 20
 """The most bytes of a name that are held at once while it is read."""
+
+
+def scheme_of(url: str) -> str:
+    """The scheme of a remote's address, empty of a path; a call with nothing to do does without `urllib`."""
+    scheme, found, _ = url.partition("://")
+    return scheme.lower() if found else ""
 
 
 class Stored(NamedTuple):

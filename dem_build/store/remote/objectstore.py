@@ -11,15 +11,14 @@ import os
 import threading
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from dem_build.errors import RemoteError
-from dem_build.store.remote.bucket import PIECE, Stored
+from dem_build.store.remote.bucket import PIECE, Stored, scheme_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from obstore.store import ObjectStore
 
@@ -27,6 +26,7 @@ __all__ = ["ObjectStoreBucket"]
 
 # Seconds. A small call ends within them, with all of its retries within about twice as many; of a large one, a piece.
 _CONNECT, _SMALL, _STALLED, _PART, _RETRY = 5, 15, 20, 120, 10
+_HURRIED = 3  # for all of a small call, once
 _RETRIES = 2
 _CHUNK = 64 << 10  # bytes: what has come of a chunk is lost where a connection is cut
 _MEMORY = 128 << 20  # of parts under way at once
@@ -44,14 +44,16 @@ class ObjectStoreBucket:
     Args:
         url: `s3://bucket/prefix`, `gs://…`, `az://container/prefix`, `https://host/path`.
         endpoint: Where a store is that is none of the large ones: `http://127.0.0.1:9000`.
+        hurried: Who asks has another way: an answer that does not come soon is none.
     """
 
-    def __init__(self, url: str, endpoint: str | None = None) -> None:
+    def __init__(self, url: str, endpoint: str | None = None, *, hurried: bool = False) -> None:
         self.url = url.rstrip("/")
-        scheme = urlsplit(url).scheme
+        scheme = scheme_of(url)
         self.writable = self.conditional = self.listed = scheme not in {"http", "https"}
         self._scheme = scheme
         self._endpoint = endpoint
+        self._hurried = hurried
         self._stores: dict[str, ObjectStore] = {}
         self._making = threading.Lock()
 
@@ -177,13 +179,13 @@ class ObjectStoreBucket:
             "allow_http": (self._endpoint or self.url).startswith("http://"),
         }
         if use == "small":
-            client["timeout"] = timedelta(seconds=_SMALL)
+            client["timeout"] = timedelta(seconds=_HURRIED if self._hurried else _SMALL)
         elif use == "read":
             client |= {"timeout": timedelta(days=1), "read_timeout": timedelta(seconds=_STALLED)}
         else:
             client["timeout"] = timedelta(seconds=_PART)
         retry: Any = {
-            "max_retries": _RETRIES,
+            "max_retries": 0 if self._hurried else _RETRIES,
             "retry_timeout": timedelta(seconds=_RETRY),
             "backoff": {"max_backoff": timedelta(seconds=2)},
         }
@@ -220,10 +222,10 @@ class ObjectStoreBucket:
 def _profile() -> dict[str, Any]:
     """Credentials of AWS's files, by boto3 (profiles, SSO, roles): the library itself reads the environment."""
     shown = any(os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"))
-    folder = Path.home() / ".aws"
+    folder = os.path.expanduser("~/.aws")  # noqa: PTH111
     files = (
-        os.environ.get("AWS_CONFIG_FILE", folder / "config"),
-        os.environ.get("AWS_SHARED_CREDENTIALS_FILE", folder / "credentials"),
+        os.environ.get("AWS_CONFIG_FILE", f"{folder}/config"),
+        os.environ.get("AWS_SHARED_CREDENTIALS_FILE", f"{folder}/credentials"),
     )
     if shown or not (os.environ.get("AWS_PROFILE") or any(os.path.exists(file) for file in files)):  # noqa: PTH110
         return {}

@@ -51,12 +51,10 @@ class Caller(NamedTuple):
     Attributes:
         warn: Once of each remote that does not answer, with the reason.
         fetched: Every few seconds, with how many bytes of how many have come, where nobody else hears of it.
-        asks: Before a remote is asked for anything.
     """
 
     warn: Callable[[str], None]
     fetched: Callable[[int, int], None] = lambda _done, _total: None
-    asks: Callable[[], None] = lambda: None
 
 
 class RemoteReader:
@@ -126,7 +124,6 @@ class RemoteReader:
         remote = namespace.remote
         if remote.down is not None:
             return None
-        self._caller.asks()
         try:
             return question()
         except RemoteError as error:
