@@ -71,7 +71,8 @@ def with_input(actions, made, output):
 # Seconds and tokens by the beginning of an action's name.
 TOOK = {
     "base": (1, None), "data": (2, None), "vector": (100, 1000), "tune": (20, 500), "model": (5, None),
-    "loss": (10, 90), "vector:mix": (310, 3010), "data:mix": (4, None), "tune:mix": (50, None), "gram": (7, 60), "choice": (3, 90),
+    "loss": (10, 90), "vector:mix": (310, 3010), "data:mix": (4, None), "tune:mix": (50, None), "gram": (7, 60),
+    "choice": (3, 90),
 }  # fmt: skip
 
 
