@@ -22,7 +22,14 @@ if TYPE_CHECKING:
     from dem_build.search.problem import Sample, SearchProblem, Vector
     from dem_build.search.surrogate import Surrogate
 
-__all__ = ["expected_improvement", "most_expected", "most_promised", "promised", "promised_best"]
+__all__ = [
+    "expected_improvement",
+    "most_expected",
+    "most_promised",
+    "promised",
+    "promised_best",
+    "score_doubt",
+]
 
 ITERATIONS = 60
 # About its minimum a score of curvature 1 rises by this where ω is off by 4.5e-5, half of the last decimal of an ω.
@@ -44,6 +51,12 @@ LEAST_LIKELY = 3.0  # standard deviations: how far below what is expected losses
 def promised(problem: SearchProblem, surrogate: Surrogate, omega: Vector) -> float:
     """The score that a surrogate expects at `omega`."""
     return problem.objective.score(surrogate.losses(omega)) + problem.penalty(omega)
+
+
+def score_doubt(problem: SearchProblem, surrogate: Surrogate, omega: Vector) -> float:
+    """The standard deviation of that score, to first order in the losses."""
+    losses, doubt = surrogate.among(omega[None])
+    return float(_score_errors(problem, losses, doubt)[0])
 
 
 def promised_best(
@@ -217,10 +230,7 @@ def expected_improvement(
     # Times the spread of all points' scores: those who ask hold it against a share of what was gained, in its units.
     if not objective.keeps_limits(problem.losses(best)):
         return np.asarray(allowed * np.ptp(scores))
-    # The score's error, to first order in the losses; the models of different judges err apart from each other. Of the
-    # worst dataset's score it is that dataset's alone, which is too little where another one is about as bad.
-    slopes = np.array([objective.slope(at) for at in losses])
-    error = np.maximum(np.sqrt(((slopes * doubt) ** 2).sum(axis=1)), LEAST_DOUBT)
+    error = np.maximum(_score_errors(problem, losses, doubt), LEAST_DOUBT)
     # Models that know little of a place promise a gain there that no vector has. So a loss is at most three standard
     # deviations below what is expected, and hardly below the lowest of its judge so far.
     lowest = np.min([problem.losses(sample) for sample in samples], axis=0)
@@ -229,6 +239,14 @@ def expected_improvement(
     least = np.array([objective.score(at) for at in within]) + penalties
     expected = _shortfall(problem.score(best) - scores, error) - _shortfall(least - scores, error)
     return np.asarray(allowed * np.maximum(expected, 0.0))
+
+
+def _score_errors(problem: SearchProblem, losses: Vector, doubt: Vector) -> Vector:
+    """The score's error at several ω, to first order in the losses, [points]."""
+    # The models of different judges err apart from each other. Of the worst dataset's score it is that dataset's error
+    # alone, which is too little where another one is about as bad.
+    slopes = np.array([problem.objective.slope(at) for at in losses])
+    return np.asarray(np.sqrt(((slopes * doubt) ** 2).sum(axis=1)))
 
 
 def _shortfall(limit: Vector, error: Vector) -> Vector:

@@ -11,6 +11,7 @@ from scipy.special import ndtr, stdtrit  # scipy.stats takes a third of a second
 from dem_build.search.acquisition import promised, promised_best
 from dem_build.search.problem import mean_losses
 from dem_build.search.surrogate import Surrogate, observations
+from dem_build.search.trust_region import nearest_with_slopes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,9 +101,10 @@ def spread(problem: SearchProblem, found: Found) -> float:
         found: What came of it.
     """
     best = found.best
-    # Without the best one's slopes nothing is known of the noise, and no place is named.
-    if best.slopes is None:
+    # Without slopes nothing is known of the noise, and no place is named.
+    if all(sample.slopes is None for sample in found.samples):
         return 0.0
+    sloped = nearest_with_slopes(problem, found.samples, best)
     # A descent begins at each sample whose slopes were taken, and stays near it: what is expected around any other is a
     # guess, and so is a place that is expected to be better by more than the noise, where the search did not go.
     surrogate = Surrogate.fit(problem, found.samples)
@@ -114,7 +116,7 @@ def spread(problem: SearchProblem, found: Found) -> float:
         for end in ends
         if problem.objective.keeps_limits(surrogate.losses(end))
         and abs(promised(problem, surrogate, end) - score)
-        <= 0.5 * problem.step_stderr(best, end - best.omega)
+        <= 0.5 * problem.step_stderr(sloped, end - best.omega)
     ]
     return max((float(np.abs(end - best.omega).max()) for end in equal), default=0.0)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.search.acquisition import promised, promised_best
+from dem_build.search.acquisition import promised, promised_best, score_doubt
 from dem_build.search.surrogate import Surrogate
 
 if TYPE_CHECKING:
@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
     from dem_build.search.problem import Sample, SearchProblem, Vector
 
-__all__ = ["APART", "NEARLY", "RADIUS", "WORTH_A_LOOK", "descend", "distance", "hopeless", "seen", "step"]
+__all__ = [
+    "APART",
+    "NEARLY",
+    "RADIUS",
+    "WORTH_A_LOOK",
+    "descend",
+    "distance",
+    "hopeless",
+    "nearest_with_slopes",
+    "seen",
+    "step",
+]
 
 RADIUS = 0.25  # of the first region, as a share of the bounds' width
 LEAST_RADIUS = 0.01
@@ -30,6 +41,10 @@ GROWS, SHRINKS = 0.75, 0.25
 NEGLIGIBLE = 2e-4  # of the score's size: no step promises less
 WORTH_A_LOOK = 5e-4  # of what the best gains: what a look elsewhere is expected to bring at least
 NEARLY = 0.03  # of the same: an end that is worse by less is nearly as good, and a descent to one goes on
+# Of the same: where the models are as sure of a step's score, and it comes out so, they need no derivatives there, and
+# no further step is worth a pass that promises no more. On made-up losses that takes 11.7 forward-equivalents of a
+# descent where it took 14.2, for the same finds.
+SURE = 2e-3
 APART = 0.07  # of the bounds' width: ends of descents that are nearer to each other are of one basin
 
 
@@ -46,10 +61,11 @@ def descend(
         alone: Whether it is the first descent; another one is given up, and None returned, where it is promised to end
             clearly worse than the best sample of all.
     """
-    radius, reason = RADIUS, "passes"
+    radius, reason, foreseen = RADIUS, "passes", False
     for _ in range(most):
-        best = _with_slopes(problem, samples, path)
-        surrogate = Surrogate.fit(problem, samples)
+        best = problem.best(path) if foreseen else _with_slopes(problem, samples, path)
+        known = best, nearest_with_slopes(problem, samples, best)
+        surrogate, error = Surrogate.fit(problem, samples), SURE * problem.gained(samples)
         if not alone and hopeless(problem, surrogate, samples, best, 2 * radius):
             return None
         box = problem.near(best.omega, radius)
@@ -59,18 +75,21 @@ def descend(
         starts = [best.omega, *(s.omega for s in path[-4:] if s is not best), *(best.omega + around)]
         there, promise = step(problem, surrogate, box, starts, best)
         settled = "settled" if promise > 0 else "converged"
-        if not _worth_it(problem, best, there, promise):
+        if not _worth_it(problem, known, there, promise, error):
             # What one ω is unsure of must not hide what another is sure of: the step is tried without the former.
-            box = _sure(problem, surrogate, best, there, box)
+            box = _sure(problem, surrogate, known, there, box)
             there, promise = step(problem, surrogate, box, [best.omega], best)
-        if not _worth_it(problem, best, there, promise) or seen(samples, there):
+        if not _worth_it(problem, known, there, promise, error) or seen(samples, there):
             reason = settled
             break
-        taken = problem.measure(there, slopes=True)
+        sure = score_doubt(problem, surrogate, there) <= error
+        taken = problem.measure(there, slopes=not sure)
         samples.append(taken)
         path.append(taken)
         # A step back within a limit may promise nothing else, and then is no reason to shrink.
         kept = (problem.score(best) - problem.score(taken)) / promise if promise else 1.0
+        off = abs(problem.score(taken) - promised(problem, surrogate, there))
+        foreseen = sure and problem.best(path) is taken and off <= error
         if problem.best(path) is not taken or kept < SHRINKS:
             radius = radius / 2
         elif kept > GROWS:
@@ -104,25 +123,50 @@ def step(
     return there, problem.score(best) - promised(problem, surrogate, there)
 
 
+def nearest_with_slopes(problem: SearchProblem, samples: Sequence[Sample], here: Sample) -> Sample:
+    """The sample with slopes that is nearest to a given one: that one itself, where it has them."""
+    with_slopes = [s for s in samples if s.slopes is not None]
+    return min(with_slopes, key=lambda s: (s is not here, distance(problem, s.omega, here.omega)))
+
+
 def _sure(
-    problem: SearchProblem, surrogate: Surrogate, best: Sample, there: Vector, box: tuple[Vector, Vector]
+    problem: SearchProblem,
+    surrogate: Surrogate,
+    known: tuple[Sample, Sample],
+    there: Vector,
+    box: tuple[Vector, Vector],
 ) -> tuple[Vector, Vector]:
-    """The part of a box in which only those ω move whose own step promises more than its standard error."""
+    """The part of a box in which only those ω move whose own step promises more than its standard error.
+
+    Args:
+        problem: What is searched.
+        surrogate: Of all samples.
+        known: The best sample, and the one whose slopes say how much its rows disagree.
+        there: Where all ω move to.
+        box: Lowest and highest ω.
+    """
+    best, sloped = known
     sure = np.zeros(problem.size, np.bool_)
     for index, move in enumerate(np.diag(there - best.omega)):
         promise = problem.score(best) - promised(problem, surrogate, best.omega + move)
-        sure[index] = promise > problem.step_stderr(best, move)
+        sure[index] = promise > problem.step_stderr(sloped, move)
     return np.where(sure, box[0], best.omega), np.where(sure, box[1], best.omega)
 
 
-def _worth_it(problem: SearchProblem, best: Sample, there: Vector, promise: float) -> bool:
+def _worth_it(
+    problem: SearchProblem, known: tuple[Sample, Sample], there: Vector, promise: float, error: float
+) -> bool:
+    """Whether a step is worth a pass; see `_sure` for what is `known`, and `SURE` for the error."""
+    best, sloped = known
     # A best that passes a limit has to be left, whatever the score does.
     if not problem.objective.keeps_limits(problem.losses(best)):
         return True
     # Both ends judge the same rows, so it is the change's own standard error that counts, far below the score's. Half
     # of it: a step that is more likely right than not still pays, as what follows can correct it.
-    noise = problem.step_stderr(best, there - best.omega)
+    noise = problem.step_stderr(sloped, there - best.omega)
     floor = NEGLIGIBLE * max(abs(problem.score(best)), 1e-3)
+    if best.slopes is None:
+        floor = max(floor, error)
     return promise > max(0.5 * noise if np.isfinite(noise) else 0.0, floor)
 
 

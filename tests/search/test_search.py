@@ -14,6 +14,7 @@ from dem_build.search import (
     Sample,
     SearchProblem,
     gain_scale,
+    gradient_search,
     intervals,
     search,
     softmax_start,
@@ -302,6 +303,35 @@ def test_no_omega_is_called_as_good_on_a_guess(size, seed):
     problem = problem_of(losses)
     alone = [problem.measure(share * row, slopes=False) for share in (1.0, 1.5) for row in np.eye(size)]
     assert spread(problem, search("gradient", problem, [*begin(problem), *alone])) < 0.1
+
+
+def test_another_omega_is_as_good_whether_the_best_one_has_slopes_of_its_own_or_not():
+    """The last step of a descent may have been taken without: how much rows disagree is known from beside it."""
+    problem = flat(noise=0.5)
+    samples = [problem.measure(np.array([at]), slopes=True) for at in (0.0, 0.1, 0.2)]
+    samples[2] = replace(samples[2], slopes=None)
+    best = problem.best(samples)
+    assert best.slopes is None
+    assert 0.1 < spread(problem, Found(best, tuple(samples), "settled")) < 0.5
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_step_whose_end_the_models_know_takes_no_derivatives(size):
+    """Two passes of three are saved, and what is found is as good."""
+    losses = Losses(size, noise=0.0)
+    problem, steps = problem_of(losses), []
+
+    def measure(omega, *, slopes):
+        steps.append(slopes)
+        return losses(omega, slopes=slopes)
+
+    known = begin(problem)
+    found = gradient_search(replace(problem, measure=measure), known)
+    assert steps[0]
+    assert not steps[-1]
+    slopes = problem.loss_slopes(problem.measure(found.best.omega, slopes=True))
+    assert Surrogate.fit(problem, found.samples).slopes(found.best.omega) == pytest.approx(slopes, abs=0.02)
+    assert problem.score(found.best) == pytest.approx(finest(problem), abs=5e-3)
 
 
 def test_no_omega_beyond_a_limit_is_called_as_good():

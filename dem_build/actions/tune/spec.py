@@ -37,7 +37,8 @@ KIND = Kind(
     name="tune",
     module="dem_build.actions.tune.run",
     family="tune",
-    version=7,  # 7: candidates are rounded as the composed model is; 6: looks for other optima take fewer passes
+    # 7: candidates are rounded as the composed model is, and looks for other optima take fewer passes
+    version=7,
     params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
     outputs=("omega", "trace", "passes"),
     device=True,

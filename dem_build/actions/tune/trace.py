@@ -7,12 +7,13 @@ A finding is `{"what": WORD, "vector" or "judge": DIGEST, …}`, with `"own"` wh
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from dem_build.search import spread
 from dem_build.search.problem import ratio_stderr
+from dem_build.search.surrogate import Surrogate
 from dem_build.search.trust_region import NEARLY
 from dem_build.stats import FEW_ROWS, SURE
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from dem_build.actions.tune.landscape import Chosen, Landscape, Refined, Space
     from dem_build.digest import JSON
-    from dem_build.search import Found, Intervals, Sample
+    from dem_build.search import Found, Intervals, Sample, SearchProblem
 
 __all__ = ["FORMAT", "SearchOutcome", "trace"]
 
@@ -71,7 +72,7 @@ def trace(outcome: SearchOutcome) -> dict[str, JSON]:
             }
             for sample in found.samples
         ],
-        "slopes": None if found.best.slopes is None else problem.loss_slopes(found.best).tolist(),
+        "slopes": _slopes(problem, found),
         "layerwise": None
         if refined is None
         else {
@@ -88,6 +89,16 @@ def trace(outcome: SearchOutcome) -> dict[str, JSON]:
             *_of_layers(landscape, refined),
         ],
     }
+
+
+def _slopes(problem: SearchProblem, found: Found) -> JSON:
+    """Derivatives of the losses at the best ω, [judges, ω]; None of a search that takes none."""
+    if found.best.slopes is not None:
+        return cast("JSON", problem.loss_slopes(found.best).tolist())
+    if all(sample.slopes is None for sample in found.samples):
+        return None
+    # The last step was taken without, as the models knew where it led: they know these, too.
+    return cast("JSON", Surrogate.fit(problem, found.samples).slopes(found.best.omega).tolist())
 
 
 def _judge(landscape: Landscape, chosen: Chosen, j: int) -> dict[str, JSON]:
