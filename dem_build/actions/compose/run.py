@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 # Share of the edit's length that rounding may take before the user is told: next to all of such an edit lies below half
-# a step of rounding, and the model is nearly its base. Short of that, rounding makes another model, mostly no worse one:
+# a step of rounding, and the model is nearly its base. Short of that, rounding makes another model, and mostly no worse:
 # decision 0048 has losses.
 ROUNDING_WARNING = 0.99
 OMEGA_SUM_TOLERANCE = 1e-6
