@@ -30,10 +30,12 @@ def respond(folder, groups, omega=None, **params):
     return json.loads((context.out / "curves").read_text())
 
 
-def direct(omegas: dict[str, float], name: str) -> float:
+def direct(omegas: dict[str, float], name: str, rounded_to: torch.dtype | None = None) -> float:
     """The mean loss of a skill's validation rows, all of them in one batch."""
     resident = Candidates(model(), base() / "weights", DIGEST, {n: skill(n).delta for n in omegas})
-    resident.become(np.repeat(np.array([[w] for w in omegas.values()]), len(resident.layers), axis=1))
+    resident.become(
+        np.repeat(np.array([[w] for w in omegas.values()]), len(resident.layers), axis=1), rounded_to
+    )
     [judge] = judges({name: dataset(name)}, {name: "data/validation"}, trained_prompts([]), 64)
     with torch.no_grad():
         nll = judged_nll(resident.model, judge, [i for block in judge.blocks for i in block]).double().sum()
@@ -62,6 +64,13 @@ def test_a_point_is_the_loss_of_the_model_with_that_omega(tmp_path):
     assert of(found, "up", 1.0)["losses"][j] == pytest.approx(
         direct({"up": 1.0, "down": 0.7}, "down"), rel=1e-5
     )
+
+
+def test_models_are_rounded_as_they_are_published(tmp_path):
+    found = respond(tmp_path, GIVEN, omegas=[0.0], dtype="bfloat16")
+    exact, published = (direct({"up": 0.5, "down": 0.7}, "down", to) for to in (None, torch.bfloat16))
+    loss = found["model"]["losses"][judge_of(found, "down")]
+    assert abs(loss - published) < 1e-5 * published < abs(exact - published)
 
 
 def test_a_point_at_the_models_own_omega_changes_nothing(tmp_path):

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 # Share of the edit's length that rounding may take before the user is told: next to all of such an edit lies below half
-# a step of rounding, and the model is nearly its base. Short of that, rounding makes another model and no worse one:
-# what it did to the losses of three skills is in decision 0048.
-ROUNDING_WARNING = 0.95
+# a step of rounding, and the model is nearly its base. Short of that it is another model, and mostly no worse
+# (decision 0048).
+ROUNDING_WARNING = 0.99
 OMEGA_SUM_TOLERANCE = 1e-6
 
 
