@@ -229,7 +229,8 @@ endpoint = "https://minio.example.com"
 METHODS_INTRODUCTION = """\
 ### Ways to compose
 
-A key of `[compose]` that the method does not read is refused. `omega = "tune"` is for the methods whose ω are searched: {tuned}.
+A key of `[compose]` that the method does not read is refused. `omega = "tune"` is for methods whose ω are searched:
+{tuned}.
 """
 
 ROWS = """\
