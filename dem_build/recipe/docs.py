@@ -229,7 +229,8 @@ endpoint = "https://minio.example.com"
 METHODS_INTRODUCTION = """\
 ### Ways to compose
 
-A key of `[compose]` that the method does not read is refused. ω are searched for `dem` alone.
+A key of `[compose]` that the method does not read is refused. `omega = "tune"` is for methods whose ω are searched:
+{tuned}.
 """
 
 ROWS = """\
@@ -322,7 +323,11 @@ def markdown() -> str:
             _toml(EXAMPLES.get(model, "")),
         ]
         if model is schema.Compose:
-            parts += [METHODS_INTRODUCTION, _methods(), "".join(map(_sentence, METHODS.values()))]
+            parts += [
+                METHODS_INTRODUCTION.format(tuned=_tuned()),
+                _methods(),
+                "".join(map(_sentence, METHODS.values())),
+            ]
         if model is schema.Dataset:
             parts += [ROWS, _table(FORMAT_ROWS), TEMPLATED, _table(BESIDE_ROWS), _table(TURN_ROWS), ROWS_END]
     parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE)]
@@ -331,6 +336,10 @@ def markdown() -> str:
     shown = [item for item in UNSUPPORTED if ".*.train." not in item.key]
     page = "\n".join(part for part in parts if part)
     return page + "".join(f"| `{item.key}` | {item.feature} | {item.until} |\n" for item in shown)
+
+
+def _tuned() -> str:
+    return ", ".join(f"`{method.name}`" for method in METHODS.values() if method.tuned)
 
 
 def _methods() -> str:
