@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
-from build_samples import Made, Reading, known, make_graph
+from build_samples import LLAMA, Made, MadeWithConfig, Reading, known, make_graph
 from project import RECIPE, fresh
 
 from dem_build import hardware as rooms
 from dem_build.action import Action, Edge, Input
 from dem_build.actions import KINDS
 from dem_build.errors import TrainingError
-from dem_build.estimate import crowded, fits, memory, refuse_unfit, unfit
+from dem_build.estimate import Shape, crowded, estimates, fits, memory, refuse_unfit, unfit
+from dem_build.estimate.due import matching_of
 from dem_build.graph import Graph
 from dem_build.hardware import Room, room
 from dem_build.machine import Machine
@@ -120,6 +122,53 @@ def test_a_warning_says_the_least_change_that_is_enough(having):
     assert "the GPU has 3.0 GB free; micro_batch = " in text
     assert "gradient_checkpointing = true with optim" in warned(2 * GB)[0]
     assert warned(10**6)[0].endswith("nothing smaller fits")
+
+
+def matched(rows=64):
+    """A base and two datasets that are recorded, and a matched model that is due."""
+    graph = make_graph(("math", "chat"))
+    made = MadeWithConfig(
+        provenance={f"data:{n}": {"sample": {"lengths": [200] * 100}} for n in ("math", "chat")}
+    )
+    made.build(graph)
+    takes = [Input("base/weights", Edge("base", "weights"))]
+    for name in ("math", "chat"):
+        takes.append(Input("delta", Edge(f"vector:{name}", "delta"), group=name))
+        takes.append(Input("data/sample", Edge(f"data:{name}", "sample"), group=name))
+    params = {"dtype": "bfloat16", "rows": rows, "ridge": 0.03, "prior": 1.0}
+    groups = {n: {"importance": 1.0} for n in ("math", "chat")}
+    model = Action("model", KINDS["match"], params, tuple(takes), groups=groups)
+    return made, made.plan(Graph({**graph.actions, "model": model}))
+
+
+def test_matching_is_never_refused_and_a_warning_names_the_rows_that_fit(having):
+    made, plan = matched()
+
+    def warned(free):
+        having(free, free)
+        assert unfit(plan) == [], (
+            "a layer at a time: there is no model whose size tells that it cannot be matched"
+        )
+        return crowded(plan, Reading(made), Machine())
+
+    [estimate] = [e for e in estimates(plan, Reading(made), Machine()) if e.name == "model"]
+    assert estimate.tokens == 2 * 2 * 64 * 200
+    needs = {
+        rows: matching_of(plan.graph.actions["model"], plan).memory(Shape.of(LLAMA), rows, gpu=True)
+        for rows in (64, 32)
+    }
+    assert warned(needs[64]) == []
+    [text] = warned(needs[64] - 1)
+    assert text.startswith("model needs about ")
+    assert "; rows = 32 in [compose] would need " in text
+    assert "nothing smaller fits" in warned(1000)[0]
+
+
+def test_rows_that_are_not_prepared_are_taken_to_be_as_long_as_they_may_be():
+    _, plan = matched()
+    found, shape = matching_of(plan.graph.actions["model"], plan), Shape.of(LLAMA)
+    unknown, longest = (replace(found, lengths=(lengths,) * 2) for lengths in (None, [found.most] * 100))
+    assert unknown.memory(shape, 64, gpu=True) == longest.memory(shape, 64, gpu=True)
 
 
 def test_the_pieces_of_logits_that_are_counted_are_those_that_are_made():

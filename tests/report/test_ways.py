@@ -87,6 +87,51 @@ def test_what_matching_recorded_by_digests_is_read_with_names():
     assert (found.tokens, found.seconds, found.rowless) == (2000, 21.5, ["code"])
 
 
+def weighed_graph():
+    """The matched graph, whose importances are searched but for that of chat."""
+    graph = matched_graph()
+    old = graph.actions["model"]
+    params = {**old.params, "objective": "gain", "max_samples": 8}
+    groups = {n: {"importance": 2.0} if n == "chat" else {"importance": None} for n in old.groups}
+    model = replace(old, kind=KINDS["weigh"], params=params, groups=groups)
+    return Graph({**graph.actions, "model": model})
+
+
+def weighed(**changed):
+    """What a search for importances recorded; its vectors come in another order than the recipe's."""
+    build = recorded(weighed_graph(), {})
+    terms = build.records["model"].provenance["terms"]
+    found = {
+        "objective": "gain",
+        "vectors": [{name: term[name] for name in ("vector", "sample")} for term in terms],
+        "kept": 1,
+        "passes": [
+            {"importances": [1.0, 2.0, 1.0], "score": -0.8, "lead": 0.1, "stderr": 0.02},
+            {"importances": [1.0, 2.0, 4.0], "score": -0.9, "lead": 0.0, "stderr": 0.0},
+        ],
+    }
+    return recorded(weighed_graph(), {"search": found | changed})
+
+
+def test_importances_that_were_searched_are_read_with_all_that_was_tried():
+    found = read_match(weighed())
+    assert [one.importances for one in found.search.passes] == [
+        {"math": 1.0, "chat": 2.0, "code": 1.0},
+        {"math": 4.0, "chat": 2.0, "code": 1.0},
+    ]
+    assert found.vectors["chat"].importance == 2.0
+    text = Page(render(make(NAMES, matching=found))).text
+    assert "1 1 2 1 0.800 0.100 ±0.020 2 4 2 1 0.900 kept" in text
+    _, *said = match_lines(found)
+    assert ("importances math 4, chat 2, code 1: the best of 2 matchings on validation rows",) in said
+
+
+@pytest.mark.parametrize("changed", [{"kept": 7}, {"passes": []}, {"vectors": []}, {"passes": [{}]}])
+def test_a_search_for_importances_of_another_shape_is_told(changed):
+    with pytest.raises(StoreError, match="recorded matching cannot be read"):
+        read_match(weighed(**changed))
+
+
 @pytest.mark.parametrize("terms", [None, [], [{"vector": 1}], "no list"])
 def test_a_record_of_another_shape_is_told(terms):
     with pytest.raises(StoreError, match="recorded matching cannot be read"):
