@@ -232,6 +232,11 @@ def _each(lists: Iterable[Iterable[Cause]]) -> list[Cause]:
 
 def _own(old: Node, new: Node, keys: Keys, sides: tuple[Side, Side]) -> Iterator[Cause]:
     """Yield what differs of an action itself: not what it takes of others."""
+    kinds = [node.action.kind.name for node in (old, new)]
+    if kinds[0] != kinds[1]:  # then all that is said of it differs
+        text = f"{new.action.name} is made in another way: {kinds[0]} → {kinds[1]}"
+        yield Cause(CauseKind.PARAMETER, new.action.name, text, *kinds)
+        return
     for found in differences(old.preimage, new.preimage, new.action, {}):
         if found.place.startswith("params."):
             yield _parameter(found.place.removeprefix("params."), found)
@@ -241,7 +246,7 @@ def _own(old: Node, new: Node, keys: Keys, sides: tuple[Side, Side]) -> Iterator
     if _sources(old) != _sources(new):
         yield _source(old, new, sides)
     yield from _omegas(old.action, new.action, keys)
-    yield from _said_of_groups(old.action, new.action, keys)
+    yield from _said_of_groups(old.action, new.action, keys, sides)
 
 
 def _parameter(name: str, found: Difference) -> Cause:
@@ -300,12 +305,19 @@ def _omega(name: str, old: JSON, new: JSON) -> Cause:
     return Cause(CauseKind.OMEGA, f"omega.{name}", f"ω of {name}: {words[0]} → {words[1]}", old, new)
 
 
-def _said_of_groups(old: Action, new: Action, keys: Keys) -> Iterator[Cause]:
+def _said_of_groups(old: Action, new: Action, keys: Keys, sides: tuple[Side, Side]) -> Iterator[Cause]:
     """Yield what is said of a dataset or vector alone, such as its importance in a search."""
-    were = {keys.names.group(name): said for name, said in old.groups.items()}
-    for name, said in new.groups.items():
-        then = were.get(name)
-        if then is None:
+    were = {keys.names.group(name) or name: said for name, said in old.groups.items()}
+    before, after = (
+        {keys.names.one(n): w for n, w in sides[0].build.graph.omega.items()},
+        sides[1].build.graph.omega,
+    )
+    for name in (*were, *(name for name in new.groups if name not in were)):
+        then, said = were.get(name), new.groups.get(name)
+        if then is None or said is None:
+            # With an importance of 0 a vector is in no group, though it is there.
+            if name in before and name in after and before[name] != after[name]:
+                yield _omega(name, before[name], after[name])
             continue
         for place in sorted({*then, *said}):
             if then.get(place) == said.get(place):
@@ -354,8 +366,10 @@ def _subject(action: Action, side: Side) -> str:
         return STAGES.get(name) or f"baselines.{name}"
     if action.name == BASE:
         return "the base"
-    if prefix == "data":
-        return f"{'datasets' if f'vector:{name}' in graph.actions else 'probes'}.{name}"
-    if prefix == "vector":
-        return f"{'vectors' if f'data:{name}' not in graph.actions else 'datasets'}.{name}"
+    if prefix in ("data", "vector"):
+        alone = {"data": "probes", "vector": "vectors"}[prefix]
+        both = {f"data:{name}", f"vector:{name}"} <= graph.actions.keys()
+        return f"{'datasets' if both else alone}.{name}"
+    if graph.candidates and name:
+        return "the choice between models"
     return f"the model of {name} alone" if prefix == MODEL and name else action.name

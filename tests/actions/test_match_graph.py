@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from dem_build.action import TUNE
+from dem_build.compare.causes import find_reasons
+from dem_build.compare.keys import match_keys
+from dem_build.compare.sides import Side, nodes
 from dem_build.digest import Output, of_bytes
 from dem_build.errors import RecipeError
 from dem_build.graph import Graph, build_graph, chosen_by
 from dem_build.lock.lock import Lock, LockedBase
 from dem_build.plan import preimage_of
 from dem_build.recipe import load_recipe
+from dem_build.report.inputs import BuildRecords
 
 DATASETS = {"math": "", "chat": ""}
 
@@ -135,6 +139,36 @@ def test_analyses_that_go_by_other_omegas_are_left_out(graph):
     names = set(graph(more="[analysis]\n").actions)
     assert {"analysis", "tsne"} <= names
     assert not names & {"response", "ladder"}
+
+
+def reasons(one: Graph, other: Graph) -> list[str]:
+    """Why two graphs differ, in words; nothing of them is recorded."""
+    sides = [Side(n, BuildRecords(graph, {}, lambda _: b"")) for n, graph in (("a", one), ("b", other))]
+    before, after = map(nodes, sides)
+    found = find_reasons(match_keys(before, after), before, after, tuple(sides))
+    return [cause.text for reason in found for cause in reason.causes]
+
+
+@pytest.mark.parametrize(
+    ("datasets", "compose", "told"),
+    [
+        (DATASETS | {"math": "omega = 2"}, "", "importance of math: 1.0 → 2.0"),
+        (DATASETS | {"math": "omega = 0"}, "", "ω of math: 1 → 0"),
+        (DATASETS | {"math": 'omega = "tune"'}, "", "model is made in another way: match → weigh"),
+        (DATASETS, "rows = 64", "rows: 32 → 64"),
+    ],
+)
+def test_a_change_is_told_in_the_words_of_the_recipe(graph, datasets, compose, told):
+    assert reasons(graph(), graph(datasets, compose=compose)) == [told]
+
+
+def test_what_is_made_to_choose_from_is_told_as_one_change(graph):
+    told = set(reasons(graph(), auto(graph)))
+    assert told == {
+        "ω is searched for",
+        "the choice between models is new",
+        "model is made in another way: match → choose",
+    }
 
 
 def test_importances_that_are_searched_are_judged_on_validation_rows_and_nothing_else(graph):
