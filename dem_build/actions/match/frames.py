@@ -81,7 +81,10 @@ class Frame:
         self.layers = self._find_layers()
         self.linear: dict[str, Linear] = {}
         self._shapes: dict[str, tuple[int, int]] = {}  # outputs, width
-        for layer in self.layers.values():
+        ties: Any = copied.all_tied_weights_keys
+        for name, layer in self.layers.items():
+            if shared := sorted(set(self._tensors(name)) & set(ties)):
+                raise refused(f"{shared[0]} is {ties[shared[0]]} under a second name")
             self._add_linear(layer)
             halt_before(layer)
         for linear in self.linear.values():

@@ -169,13 +169,37 @@ def test_an_input_that_is_always_0_keeps_the_prior(tmp_path, home):
     assert not torch.isclose(down[:, 1:], prior[:, 1:]).all(dim=0).any()
 
 
-def test_experts_that_are_no_linear_layers_are_refused_by_name(tmp_path, home):
-    make_family("mixtral", home / "base", tmp_path / "base")
+@pytest.mark.parametrize(
+    ("family", "what"),
+    [
+        (
+            "mixtral",
+            r"model\.layers\.0\.mlp\.\w+.*, a tensor of a Mixtral\w+, is the weight of no linear module",
+        ),
+        ("openai-gpt", "OpenAIGPTModel has no list of decoder layers"),
+    ],
+)
+def test_what_has_other_weights_than_those_of_linear_layers_is_refused_by_name(tmp_path, home, family, what):
+    make_family(family, home / "base", tmp_path / "base")
     outputs = import_base(tmp_path / "base", tmp_path / "import")
     file = store_vector(tmp_path / "d", random_vector(outputs, seed=0))
-    with pytest.raises(CheckpointError, match=r"mlp\.\w+.*MixtralTopKRouter|MixtralExperts") as refused:
+    with pytest.raises(CheckpointError, match=what) as refused:
         run_match(outputs, tmp_path / "matched", [(file, random_rows(0), 1.0)])
     assert refused.value.hint == 'compose this model with method = "dem"'
+
+
+def test_a_vector_of_another_base_and_one_that_is_not_finite_are_refused(tmp_path, imported, vectors):
+    other = store_vector(tmp_path / "other", random_vector(imported, seed=0), digest="c" * 64)
+    with pytest.raises(CheckpointError, match="was made for the base cccccccccccc"):
+        run_match(imported, tmp_path / "strange", [vectors[0], (other, random_rows(0), 1.0)])
+    values = random_vector(imported, seed=3)
+    # Each alone is in range, and so are its outputs; their scores are not.
+    huge = {n: t * 1e30 if "q_proj" in n or "k_proj" in n else t for n, t in values.items()}
+    file = store_vector(tmp_path / "huge", huge, "float32")
+    with pytest.raises(
+        CheckpointError, match=r"the inputs of model\.layers\.0\.self_attn\.o_proj are not finite"
+    ):
+        run_match(imported, tmp_path / "huge-matched", [vectors[0], (file, random_rows(0), 1.0)])
 
 
 def test_a_stop_ends_every_pass(tmp_path, imported, vectors):
