@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dem_build.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeAlias
@@ -97,12 +99,21 @@ def factor_of(gram: torch.Tensor, ridge: float, for_each: ForEach) -> Factor:
         gram: G, float64 [width, width], in the lower triangle; it is overwritten.
         ridge: λ.
         for_each: As in `gram_of`.
+
+    Raises:
+        CheckpointError: λ is so small that what float32 products leave of G has no factor.
     """
     diagonal = gram.diagonal()
     dead = diagonal == 0  # an input that is always 0: its column of N is too, and W₀ stays
     diagonal *= 1.0 + ridge + EPSILON
     diagonal[dead] = 1.0
-    _factorise(gram, for_each)
+    try:
+        _factorise(gram, for_each)
+    except torch.linalg.LinAlgError as error:
+        raise CheckpointError(
+            f"with ridge = {ridge:g} the least squares of a layer of {len(gram)} inputs cannot be solved",
+            hint="raise `ridge` in [compose], or `rows`",
+        ) from error
     return Factor(gram)
 
 
