@@ -107,22 +107,25 @@ def factor_of(gram: torch.Tensor, ridge: float, for_each: ForEach) -> Factor:
     dead = diagonal == 0  # an input that is always 0: its column of N is too, and W₀ stays
     diagonal *= 1.0 + ridge + EPSILON
     diagonal[dead] = 1.0
-    try:
-        _factorise(gram, for_each)
-    except torch.linalg.LinAlgError as error:
+    if not _factorise(gram, for_each):
         raise CheckpointError(
             f"with ridge = {ridge:g} the least squares of a layer of {len(gram)} inputs cannot be solved",
             hint="raise `ridge` in [compose], or `rows`",
-        ) from error
+        )
     return Factor(gram)
 
 
-def _factorise(matrix: torch.Tensor, for_each: ForEach) -> None:
-    """Cholesky by blocks, in the lower triangle and in place: the library's own takes a second matrix of its size."""
+def _factorise(matrix: torch.Tensor, for_each: ForEach) -> bool:
+    """Cholesky by blocks, in the lower triangle and in place: the library's own takes a second matrix of its size.
+
+    Whether there is a factor.
+    """
     width = len(matrix)
     for start in range(0, width, BLOCK):
         stop = min(start + BLOCK, width)
-        corner = torch.linalg.cholesky(matrix[start:stop, start:stop])
+        corner, failed = torch.linalg.cholesky_ex(matrix[start:stop, start:stop])
+        if failed:
+            return False
         matrix[start:stop, start:stop] = corner
         below = range(stop, width, BLOCK)
 
@@ -136,6 +139,7 @@ def _factorise(matrix: torch.Tensor, for_each: ForEach) -> None:
 
         for_each(panel, below)
         for_each(trailing, below)
+    return True
 
 
 class Targets:
