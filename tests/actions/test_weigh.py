@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from dem_build.actions.weigh.run import _Search, _shares, _Tried
+from dem_build.actions.weigh.run import _Bench, _Search, _shares, _Tried
 from dem_build.search import Objective
-from dem_build.step import Group
+from dem_build.step import Group, Inputs
 
 NAMES = ("math", "chat", "code")
 BLOCKS = 16
@@ -117,3 +118,25 @@ def test_the_search_is_recorded_by_digests():
     assert document["passes"][document["kept"]]["lead"] == document["passes"][document["kept"]]["stderr"] == 0
     assert all(one["lead"] > 0 for i, one in enumerate(document["passes"]) if i != document["kept"])
     assert bench.told[-1][:1] == (len(found.tried),)
+
+
+def test_a_dataset_whose_vector_takes_no_part_is_judged_by_what_that_gains_alone(tmp_path):
+    """Without it a thousandth of its loss was taken for its gain, and it counted for next to everything."""
+
+    class Measured(_Bench):
+        def _losses_of(self, weights, judged):
+            losses = {"base": (3.0, 4.0), "math": (2.0, 0.0), "chat": (0.0, 3.5)}[weights.name]
+            return np.array([[loss if j in judged else 0.0] * BLOCKS for j, loss in enumerate(losses)])
+
+        def _single(self, j):
+            return Path(self.judges[j].group.name)
+
+    groups = [
+        Group(n, {"weight": 1.0}, {tag: Path(n)}, {tag: n})
+        for n, tag in {"math": "delta", "chat": "reference"}.items()
+    ]
+    judges = [SimpleNamespace(group=group, tokens=np.ones(BLOCKS)) for group in groups]
+    inputs = Inputs({"base/weights": Path("base")}, groups=tuple(groups))
+    bench = Measured(inputs, {}, SimpleNamespace(work=tmp_path), judges)
+    assert [group.name for group in bench.vectors] == ["math"]
+    assert bench.objective("gain").scale.tolist() == [1.0, 0.5]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from dem_build.actions.compose.methods import METHODS
+from dem_build.actions.model_parts import write_parts
 from dem_build.actions.tune.omega import read_omega
 from dem_build.checkpoint.combine import Combination, combine, result_specs
 from dem_build.checkpoint.delta import open_delta
@@ -17,7 +16,6 @@ from dem_build.checkpoint.header import kept_in
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
-from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,12 +60,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             "out of memory while composing, which takes a few megabytes a thread beside mapped files",
             hint="end what else takes memory, or lower `jobs` in the machine file, and build again",
         ) from error
-    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8")) | {"dtype": params["dtype"]}
-    text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
-    (context.out / "config").write_text(text + "\n", encoding="utf-8")
-    # Every vector was trained with the base's tokenizer: it is copied, byte for byte.
-    shutil.copytree(inputs.paths["base/tokenizer"], context.out / "tokenizer", copy_function=shutil.copyfile)
-    shutil.copyfile(inputs.paths["base/generation_config"], context.out / "generation_config")
+    write_parts(inputs, params["dtype"], context)
     lost = norms.rounding_error / norms.edit if norms.edit else None
     if lost is not None and norms.rounding_error > ROUNDING_WARNING * norms.edit:
         context.warn(

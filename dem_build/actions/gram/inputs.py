@@ -22,7 +22,7 @@ from dem_build.actions.match.rows import token_weights
 from dem_build.model.environment import device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
@@ -71,8 +71,8 @@ def layer_grams(
     rows: Sequence[TokenRow],
     dtype: torch.dtype,
     for_each: ForEach,
-) -> Iterator[LayerGrams]:
-    """Yield the Gram matrices of the layers, one after another.
+) -> Generator[LayerGrams]:
+    """Yield the Gram matrices of the layers, one after another. Closed before its end, it ends its passes.
 
     Args:
         model: Without weights.

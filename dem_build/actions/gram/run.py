@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,8 +74,10 @@ def _write(inputs: Inputs, rows: list[tuple[Any, Any]], dtype: str, context: Con
     model = empty_model(config, context.machine.attn_implementation)
     layout = WeightLayout(model, delta_shapes(base))
     sums = ModelSums(base, Vectors([inputs.paths["delta"]], [1.0], 1.0), dtype, layout)
-    with each_alone(context.threads) as for_each:
-        layers = layer_grams(model, sums, rows, getattr(torch, dtype), for_each)
+    with (
+        each_alone(context.threads) as for_each,
+        closing(layer_grams(model, sums, rows, getattr(torch, dtype), for_each)) as layers,
+    ):
         for number, layer in enumerate(layers):
             context.check_stop()
             names = {module: layout.of_own[f"{module}.weight"].files[0] for module in layer.of}

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dem_build.errors import CheckpointError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeAlias
@@ -97,21 +99,33 @@ def factor_of(gram: torch.Tensor, ridge: float, for_each: ForEach) -> Factor:
         gram: G, float64 [width, width], in the lower triangle; it is overwritten.
         ridge: λ.
         for_each: As in `gram_of`.
+
+    Raises:
+        CheckpointError: λ is so small that what float32 products leave of G has no factor.
     """
     diagonal = gram.diagonal()
     dead = diagonal == 0  # an input that is always 0: its column of N is too, and W₀ stays
     diagonal *= 1.0 + ridge + EPSILON
     diagonal[dead] = 1.0
-    _factorise(gram, for_each)
+    if not _factorise(gram, for_each):
+        raise CheckpointError(
+            f"with ridge = {ridge:g} the least squares of a layer of {len(gram)} inputs cannot be solved",
+            hint="raise `ridge` in [compose], or `rows`",
+        )
     return Factor(gram)
 
 
-def _factorise(matrix: torch.Tensor, for_each: ForEach) -> None:
-    """Cholesky by blocks, in the lower triangle and in place: the library's own takes a second matrix of its size."""
+def _factorise(matrix: torch.Tensor, for_each: ForEach) -> bool:
+    """Cholesky by blocks, in the lower triangle and in place: the library's own takes a second matrix of its size.
+
+    Whether there is a factor.
+    """
     width = len(matrix)
     for start in range(0, width, BLOCK):
         stop = min(start + BLOCK, width)
-        corner = torch.linalg.cholesky(matrix[start:stop, start:stop])
+        corner, failed = torch.linalg.cholesky_ex(matrix[start:stop, start:stop])
+        if failed:
+            return False
         matrix[start:stop, start:stop] = corner
         below = range(stop, width, BLOCK)
 
@@ -125,6 +139,7 @@ def _factorise(matrix: torch.Tensor, for_each: ForEach) -> None:
 
         for_each(panel, below)
         for_each(trailing, below)
+    return True
 
 
 class Targets:

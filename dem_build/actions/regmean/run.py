@@ -4,7 +4,7 @@
     D  =  the diagonal of Σ_j a_j G_j
 
 which is Eq. 2 of the paper with a ridge towards W₀ in place of its smaller off-diagonals. A vector that leaves a layer
-alone has no say in it, and what one vector alone changes is as that one has it. ModelSums are float64 and in one order:
+alone has no say in it, and what one vector alone changes is as that one has it. Sums are float64 and in one order:
 threads reach no bit.
 """
 

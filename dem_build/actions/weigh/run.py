@@ -22,6 +22,7 @@ from dem_build.actions.compose import run as compose
 from dem_build.actions.match import run as match
 from dem_build.actions.match.spec import SAMPLE
 from dem_build.actions.tune.judges import BLOCKS, batches, judged_nll, validation_judges
+from dem_build.actions.weigh.spec import REFERENCE
 from dem_build.errors import EvaluationError
 from dem_build.json_text import parse_json
 from dem_build.model.environment import device, memory_told, release_memory
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 FACTORS = (2.0, 0.5)
+OWN = {"delta", REFERENCE}
+"""Tags under which a judge has its own vector."""
 LOSSES = "losses.json"
 
 
@@ -55,7 +58,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
     Args:
         inputs: Of `match`, with an `importance` in the groups where it is given; and what judges: `data/validation`,
-            `data/train` and `weight` of a dataset, `data/rows` and `limit` of a probe.
+            `data/train` and `weight` of a dataset, and its vector as `reference` where that takes no part; `data/rows`
+            and `limit` of a probe.
         params: Of `match`; `objective` and `max_samples`, as of `tune`.
         context: Uses `machine.eval_batch_size`; takes up the losses that an interrupted run measured.
 
@@ -127,7 +131,7 @@ class _Bench:
         base = self._measured("base", lambda: (self._inputs.paths["base/weights"], range(len(self.judges))))
         single = np.array(base)
         for j, judge in enumerate(self.judges):
-            if "delta" in judge.group.paths:
+            if judge.group.paths.keys() & OWN:
                 single[j] = self._measured(f"single {j}", lambda j=j: (self._single(j), [j]))[j]  # type: ignore[misc]
         limits = (judge.group.params.get("limit") for judge in self.judges)
         of_base, of_single = mean_losses(base, self.counted), mean_losses(single, self.counted)
@@ -197,7 +201,8 @@ class _Bench:
     def _single(self, j: int) -> Path:
         """The weights of a judge's own model, composed as it would be published."""
         group = self.judges[j].group
-        delta = Input("delta", StoredFile(group.paths["delta"], group.digests["delta"]), 1.0)
+        [tag] = group.paths.keys() & OWN
+        delta = Input("delta", StoredFile(group.paths[tag], group.digests[tag]), 1.0)
         folder, within = self._place("single")
         params = {"method": "dem", "dtype": self._params["dtype"]}
         compose.run(replace(self._inputs, terms=(delta,), groups=()), params, within)

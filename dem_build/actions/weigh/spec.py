@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
     Params = dict[str, JSON]
 
-__all__ = ["COMPOSES", "KIND", "composing"]
+__all__ = ["COMPOSES", "KIND", "REFERENCE", "composing"]
 
 COMPOSES = MATCH.name
+REFERENCE = "reference"
+"""The vector of a dataset that judges and takes no part: what it gains alone is the measure of its gain."""
 
 
 def _judges(action: Action, taken: Input[Edge]) -> bool:
@@ -64,6 +66,8 @@ def _weighed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> Ac
     groups: dict[str, Params] = {vector: {"importance": value} for vector, value in omega.items()}
     for dataset in recipe.datasets:  # one whose vector takes no part judges all the same
         groups.setdefault(dataset, {})["weight"] = tune.importance.get(dataset, 1.0)
+        if dataset not in omega and dataset in recipe.validated:
+            takes.append(Input(REFERENCE, Edge(f"vector:{dataset}", "delta"), group=dataset))
     groups |= {probe: {"limit": p.max_loss_increase} for probe, p in recipe.probes.items()}
     params: Params = {"dtype": compose.dtype, "objective": tune.objective, "max_samples": tune.max_samples}
     params |= {key: getattr(compose, key) for key in MATCH.keys}

@@ -182,6 +182,10 @@ def test_importances_that_are_searched_are_judged_on_validation_rows_and_nothing
         "code": {"weight": 1.0},
     }
     assert {t.group for t in model.takes if t.of in ("delta", "data/sample")} == {"math", "chat"}
+    # What the vector of the third gains alone is the measure of its gain, though it takes no part.
+    assert [(str(t.at), t.group) for t in model.takes if t.of == "reference"] == [
+        ("vector:code/delta", "code")
+    ]
     splits = {t.at.output for t in model.takes if t.at.action.startswith("data:")}
     assert splits == {"train", "validation", "sample"}
     assert chosen_by(made) == {(name, "validation") for name in tables}

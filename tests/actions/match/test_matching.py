@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny import make_base
 from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
 
+from dem_build.actions.match.normal import factor_of
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError, DataError, InterruptedBuildError
 
@@ -212,3 +213,23 @@ def test_a_stop_ends_every_pass(tmp_path, imported, vectors):
     with pytest.raises(InterruptedBuildError):
         run_match(imported, tmp_path / "matched", vectors, stopping=stopping)
     assert not [thread for thread in threading.enumerate() if thread.name == "dem-pass"]
+
+
+@pytest.mark.parametrize("ridge", [1e-9, 0.03])
+def test_a_ridge_too_small_for_inputs_that_are_alike_is_refused(ridge):
+    """All inputs are one, but for what float32 rounds off: some eigenvalues of G are below 0."""
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 1e-6, (300, 300)))
+    gram = 1 + (noise + noise.T) / 2
+
+    def one_by_one(function, of):
+        return [function(each) for each in of]
+
+    if ridge > 1e-3:
+        solved = factor_of(gram.clone(), ridge, one_by_one).solve(torch.eye(300).double(), one_by_one)
+        expected = torch.linalg.inv(gram + torch.diag((ridge + 1e-7) * gram.diagonal()))
+        assert (solved - expected).norm() <= 1e-6 * expected.norm()
+        return
+    with pytest.raises(
+        CheckpointError, match="with ridge = 1e-09 the least squares of a layer of 300 inputs"
+    ):
+        factor_of(gram, ridge, one_by_one)
