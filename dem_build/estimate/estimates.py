@@ -147,6 +147,9 @@ class _Estimator:
             return None
         params = action.params
         dtype = params.get("vector_dtype") or params.get("dtype")
+        made = [t.at.action for t in action.takes if t.at.output == "weights"]
+        if dtype is None and made:  # a choice's, as all have it that are chosen from
+            return self._written(self.plan.verdicts[made[0]].action)
         if dtype is None:  # an import's, as the files have it
             dtype = self.config.get("dtype") or self.config.get("torch_dtype")
         size = BYTES.get(dtype) if isinstance(dtype, str) else None

@@ -221,6 +221,23 @@ def test_what_one_vector_alone_changes_is_as_that_one_has_it(made: Made, tmp_pat
     assert all(torch.equal(found, singles[LAYER in n][n]) for n, found in weights.items())
 
 
+def test_what_no_row_passes_is_the_mean(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking, opened = f"{LAYER}self_attn.k_proj.weight", Grams.__init__
+
+    def without(grams: Grams, *given: Any) -> None:
+        opened(grams, *given)
+        del grams.of[lacking]
+
+    monkeypatch.setattr(Grams, "__init__", without)
+    weights = made.weights(made.composed(tmp_path / "composed", made.term(0), made.term(1)))
+    far = {
+        name: (weights[name] - (made.single(0)[name] + made.single(1)[name]) / 2).abs().max()
+        for name in (lacking, f"{LAYER}self_attn.v_proj.weight")
+    }
+    assert far[lacking] < 1e-6
+    assert far[f"{LAYER}self_attn.v_proj.weight"] > 1e-3
+
+
 def test_threads_order_and_names_reach_no_byte(made: Made, tmp_path: Path) -> None:
     assert bytes_of(made.gram(tmp_path / "gram", 0, threads=1)) == bytes_of(made.grams[0])
     one, other = made.term(0), made.term(1, 0.5)

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from weight_samples import make_context
 
+from dem_build.action import MODEL_PARTS
 from dem_build.actions.weigh.run import _Bench, _Search, _shares, _Tried
 from dem_build.search import Objective
 from dem_build.step import Group, Inputs
@@ -140,3 +142,22 @@ def test_a_dataset_whose_vector_takes_no_part_is_judged_by_what_that_gains_alone
     bench = Measured(inputs, {}, SimpleNamespace(work=tmp_path), judges)
     assert [group.name for group in bench.vectors] == ["math"]
     assert bench.objective("gain").scale.tolist() == [1.0, 0.5]
+
+
+def test_what_the_matching_that_is_kept_warned_of_is_said_once(tmp_path, monkeypatch):
+    def matched(inputs, _, context):
+        for part in MODEL_PARTS:
+            (context.out / part).write_text(part)
+        context.warn(f"few rows, with {inputs.groups[0].params['importance']:g}")
+        return {}
+
+    monkeypatch.setattr("dem_build.actions.weigh.run.match.run", matched)
+    context, said = make_context(tmp_path), []
+    context.warn = said.append
+    bench = _Bench(Inputs(groups=(Group("math", {}, {"delta": Path("math")}, {}),)), {}, context, ())
+    for importance in (1.0, 2.0):
+        bench._match({"math": importance})
+    assert said == []
+    bench.keep(_Tried({"math": 1.0}, np.zeros((0, BLOCKS))))
+    assert said == ["few rows, with 1"]
+    assert {path.name for path in context.out.iterdir()} >= {*MODEL_PARTS}

@@ -134,6 +134,16 @@ def test_a_choice_keeps_the_model_that_is_best_on_validation_rows(matched):
     assert "Which way to compose" in (matched.home / "out" / "tiny" / "report.html").read_text()
 
 
+def test_a_choice_takes_the_room_of_what_it_chooses_from(matched):
+    disk = {}
+    for dtype in ("bfloat16", "float32"):
+        asked = AUTO.replace('method = "auto"', f'method = "auto"\ndtype = "{dtype}"\nsalt = "{dtype}"')
+        estimates = {e["name"]: e["disk"] for e in planned(matched, asked)["estimates"]}
+        assert estimates["model"] == estimates["model:match"]
+        disk[dtype] = estimates["model"]
+    assert disk["float32"] == 2 * disk["bfloat16"]
+
+
 def test_more_rows_of_one_dataset_train_that_vector_alone(matched):
     """The last of these tests: it changes the data."""
     rows = matched.home / "data" / "copy.jsonl"

@@ -129,9 +129,10 @@ class _Layers:
         weight = f"{name}.weight"
         [file, *others] = self._sums.layout.of_own[weight].files
         changers = self._sums.changers(file)
-        if len(changers) < 2 or others:
+        # A module that a model has and no row passes (such as keys that it takes from another layer) has no matrix.
+        of = [(j, self._grams[j].of[file]) for j in changers if file in self._grams[j].of]
+        if len(of) < max(len(changers), 2) or others:
             return None
-        of = [(j, self._grams[j].of[file]) for j in changers]
         factor = self._factor(of)
         mean = self._sums.own(weight)
         correction = factor.solve(self._targets(weight, mean, of), self._for_each)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,8 +92,15 @@ class _Tried:
     nll: Vector
 
 
+@dataclass
 class _Inner(Context):
-    """The surroundings of a step within this one: it tells nothing of its own."""
+    """The surroundings of a step within this one: it tells nothing of its own.
+
+    Attributes:
+        warned: What it would have warned of.
+    """
+
+    warned: list[str] = field(default_factory=list)
 
     def progress(self, done: float, total: float, unit: str, **more: JSON) -> None:
         """Nothing: what counts here are whole matchings."""
@@ -102,7 +109,8 @@ class _Inner(Context):
         """Nothing."""
 
     def warn(self, message: str) -> None:
-        """Nothing: it would be said once a matching."""
+        """Nothing yet: it would be said once a matching, and counts of the one that is kept."""
+        self.warned.append(message)
 
 
 class _Bench:
@@ -156,6 +164,8 @@ class _Bench:
             self._match(best.importances)
         assert self._kept is not None
         _, folder, within, told = self._kept
+        for message in within.warned:
+            self.context.warn(message)
         for part in MODEL_PARTS:
             (folder / part).rename(self.context.out / part)
         out = self.context.out
