@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.actions.compose.methods import EDIT, METHODS
+from dem_build.actions.compose.methods import METHODS
 from dem_build.recipe.checks.tables import (
     WRONG,
     Rules,
@@ -15,7 +15,7 @@ from dem_build.recipe.checks.tables import (
     vectors,
     with_rows,
 )
-from dem_build.recipe.messages import Mistake, nearest
+from dem_build.recipe.messages import Mistake, any_of, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,10 +98,11 @@ def _what_is_tuned_is_linear(recipe: Recipe, key: Key, omega: float | str) -> It
     method = METHODS.get(recipe.compose.method)
     if method is not None and not method.tuned and omega == "tune":
         default = ", the default," if method.default == "tune" else ""
-        why = f"{method.name} is not linear in ω"
+        searched = any_of(other.name for other in METHODS.values() if other.tuned and other.given)
+        why = f"those of {method.name} are not searched"
         if method.total is not None:
             why = f"an {method.name}'s ω sum to {method.total:g}"
-        what = f'omega = "tune"{default} is for method = "{EDIT.name}": {why}'
+        what = f'omega = "tune"{default} is for method = {searched}: {why}'
         yield Mistake((*key, "omega"), what, NUMBER)
 
 
