@@ -77,6 +77,7 @@ class Graph:
         stages: `trunk` and `heal`, where the recipe has them → the model in results that shows what each brings: the
             trunk, and the composed model before it was healed.
         candidates: Models of which the composed one is the best, by their names in results, as in `models`.
+        method: The way to compose, as the recipe names it.
     """
 
     actions: Mapping[str, Action]
@@ -85,6 +86,7 @@ class Graph:
     baselines: Mapping[str, str] = field(default_factory=dict)
     stages: Mapping[str, str] = field(default_factory=dict)
     candidates: tuple[str, ...] = ()
+    method: str = EDIT.name
 
     @property
     def origin(self) -> str:
@@ -185,7 +187,9 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
-    return Graph({a.name: a for a in actions}, models, omega, methods, stages, candidates)
+    return Graph(
+        {a.name: a for a in actions}, models, omega, methods, stages, candidates, recipe.compose.method
+    )
 
 
 def _composed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:

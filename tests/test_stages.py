@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from compare_samples import side
 from graph_samples import changed
 
+from dem_build.compare import compare
 from dem_build.graph import Graph, build_graph
 from dem_build.lock.lock import Lock, LockedBase
 from dem_build.recipe import load_recipe
@@ -19,6 +21,9 @@ BASELINES = (
     f'{MIX}[baselines.even]\nmethod = "uniform"\n[baselines.mean]\nmethod = "interpolation"\n'
     '[baselines.best]\nmethod = "single"\n'
 )
+OMEGAS = dict.fromkeys(("dem", "dare", "match", "regmean"), DATASETS) | {
+    "auto": {"math": '"tune"', "chat": '"tune"'}
+}
 MEASURED = '[analysis]\n[evaluate]\nmodels = ["composed", "base", "vectors", "mix", "even"]\n'
 
 
@@ -153,3 +158,36 @@ def test_rows_that_choose_a_checkpoint_of_a_stage_are_told(graph):
     assert chosen_by(graph(TRUNK, options=choosing)) == {("math", "validation"), ("chat", "validation")}
     own = "trunk.train.eval_steps=2", "trunk.train.load_best_model_at_end=true"
     assert chosen_by(graph(TRUNK, options=own)) == {("math", "validation")}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("dare", "match"), ("regmean", "dare"), ("match", "auto"), ("auto", "dem")]
+)
+def test_another_way_to_compose_is_one_cause(graph, old, new):
+    """Neither its keys and kinds, nor the actions that it brings or takes away, are told one by one."""
+    sides = [side(graph(f'[compose]\nmethod = "{way}"\n', OMEGAS[way]), only=[]) for way in (old, new)]
+    comparison = compare(*sides)
+    [reason] = comparison.reasons
+    assert [cause.text for cause in reason.causes] == [f"`method` of [compose]: {old} → {new}"]
+    assert "model" in reason.changed
+    assert comparison.omega == ()  # an ω of one is not an ω of the other
+
+
+def test_a_way_to_compose_that_changed_is_told_beside_healing(graph):
+    before, after = graph('[compose]\nmethod = "dare"\n'), graph(f'{HEAL}[compose]\nmethod = "match"\n')
+    causes = {
+        name: {cause.text for cause in reason.causes}
+        for reason in compare(side(before, only=[]), side(after, only=[])).reasons
+        for name in reason.actions
+    }
+    method = "`method` of [compose]: dare → match"
+    assert causes["model:unhealed"] == {method}
+    assert causes["data:heal"] == {"healing is new"}
+    assert causes["model"] == {method, "healing is new"}
+
+
+def test_importances_that_are_searched_now_are_told_as_such(graph):
+    matched = '[compose]\nmethod = "match"\n'
+    searched = graph(matched, {"math": '"tune"', "chat": "0.5"})
+    [reason] = compare(side(graph(matched), only=[]), side(searched, only=[])).reasons
+    assert [cause.text for cause in reason.causes] == ["importance of math: 0.5 → tune"]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dem_build.compare.keys import Keys
     from dem_build.compare.sides import Node, Side
     from dem_build.digest import JSON
+    from dem_build.graph import Graph
 
 __all__ = ["Cause", "CauseKind", "CauseOfChange", "find_reasons"]
 
@@ -155,18 +156,33 @@ class _Finder:
         self._gone: dict[str, list[Cause]] = {}  # by their names on the first side
         self._causes: dict[str, list[Cause]] = {}
 
+    @property
+    def _method(self) -> Cause | None:
+        """The cause of another way to compose; None where both sides have one."""
+        old, new = (side.build.graph.method for side in self._sides)
+        text = f"`method` of [compose]: {old} → {new}"
+        return None if old == new else Cause(CauseKind.PARAMETER, "compose.method", text, old, new)
+
+    def _alone(self, action: Action, side: Side, *, is_new: bool) -> Cause:
+        """The cause of an action that one side alone has, and that follows from no other."""
+        if self._method is not None and _composes(action, side.build.graph):
+            return self._method
+        return _new(action, side) if is_new else _gone(action, side)
+
     def all(self) -> Iterator[tuple[str, list[Cause], bool]]:
         """Yield each action with its causes, and whether one of them is said of itself."""
         for change in self._keys.of(Standing.GONE):
             node = self._before[change.name]
             followed = _each(self._gone.get(name, ()) for name in node.action.upstream)
-            self._gone[change.name] = followed or [_gone(node.action, self._sides[0])]
+            self._gone[change.name] = followed or [self._alone(node.action, self._sides[0], is_new=False)]
             yield change.name, self._gone[change.name], not followed
         for name, node in self._after.items():
             standing = self._standing[name]
             if standing is Standing.NEW:
                 followed = self._of_new(node)
-                own = [] if followed else [_new(node.action, self._sides[1])]
+                own = [] if followed else [self._alone(node.action, self._sides[1], is_new=True)]
+                if self._method is not None and name == self._sides[1].build.graph.composing:
+                    own = [self._method]  # it is healed now, and composed in another way as well
             elif standing is Standing.CHANGED:
                 own, followed = self._of_changed(name, node)
             else:
@@ -181,7 +197,7 @@ class _Finder:
 
     def _of_changed(self, name: str, node: Node) -> tuple[list[Cause], list[Cause]]:
         old = self._before[self._keys.pairs[name]]
-        own = list(_own(old, node, self._keys, self._sides))
+        own = list(self._own(old, node))
         were, are = self._inputs(old, renames=True), self._inputs(node, renames=False)
         followed: list[list[Cause]] = []
         for taken in dict.fromkeys((*were, *are)):
@@ -200,6 +216,26 @@ class _Finder:
         if not own and not follows:
             own = [_of_mixture(old, node, self._keys, self._sides) or _other(name, old, node)]
         return own, follows
+
+    def _own(self, old: Node, new: Node) -> Iterator[Cause]:
+        """Yield what differs of an action itself."""
+        composes = [
+            n.action.name == s.build.graph.composing for n, s in zip((old, new), self._sides, strict=True)
+        ]
+        if composes[0] != composes[1]:  # one of them is healed: that is told of what heals it
+            return
+        if not all(composes):
+            yield from _own(old, new, self._keys, self._sides)
+        elif self._method is not None:
+            yield self._method  # the keys and ω of one way are not those of another
+            yield from _in_both(old, new)
+        elif (
+            old.action.kind is not new.action.kind
+        ):  # importances that were given are searched, or the other way
+            yield from _in_both(old, new)
+            yield from _importances(old.action, new.action, self._keys)
+        else:
+            yield from _own(old, new, self._keys, self._sides)
 
     def _inputs(self, node: Node, *, renames: bool) -> dict[_Taken, str]:
         """What an action takes → its digest; of the first side, called as the second one does."""
@@ -247,6 +283,21 @@ def _own(old: Node, new: Node, keys: Keys, sides: tuple[Side, Side]) -> Iterator
         yield _source(old, new, sides)
     yield from _omegas(old.action, new.action, keys)
     yield from _said_of_groups(old.action, new.action, keys, sides)
+
+
+def _in_both(old: Node, new: Node) -> Iterator[Cause]:
+    """Yield the parameters and the salt that two ways to make one model have in common, and that differ."""
+    for found in differences(old.preimage, new.preimage, new.action, {}):
+        name = found.place.removeprefix("params.")
+        shared = name not in (found.place, "method") and None not in (found.old, found.new)
+        if shared or name == "salt":
+            yield _parameter(name, found)
+
+
+def _composes(action: Action, graph: Graph) -> bool:
+    """Whether an action is there for the way to compose, beside that which makes the model."""
+    prefix, _, name = action.name.partition(":")
+    return name not in graph.baselines and (prefix in (TUNE, "gram", "choice") or name in graph.candidates)
 
 
 def _parameter(name: str, found: Difference) -> Cause:
@@ -300,9 +351,9 @@ def _given(action: Action) -> dict[str, float | None]:
     return {t.at.action.removeprefix("vector:"): t.omega for t in vectors}
 
 
-def _omega(name: str, old: JSON, new: JSON) -> Cause:
+def _omega(name: str, old: JSON, new: JSON, word: str = "ω") -> Cause:
     words = ["tune" if value is None else f"{value:g}" for value in (old, new)]
-    return Cause(CauseKind.OMEGA, f"omega.{name}", f"ω of {name}: {words[0]} → {words[1]}", old, new)
+    return Cause(CauseKind.OMEGA, f"omega.{name}", f"{word} of {name}: {words[0]} → {words[1]}", old, new)
 
 
 def _said_of_groups(old: Action, new: Action, keys: Keys, sides: tuple[Side, Side]) -> Iterator[Cause]:
@@ -326,6 +377,18 @@ def _said_of_groups(old: Action, new: Action, keys: Keys, sides: tuple[Side, Sid
                 yield _omega(name, then.get(place), said.get(place))
             else:
                 yield _parameter(f"{place} of {name}", Difference("", then.get(place), said.get(place)))
+
+
+def _importances(old: Action, new: Action, keys: Keys) -> Iterator[Cause]:
+    """Yield the importances of a matched model that are given on one side, and searched on the other."""
+    were = {
+        keys.names.group(name): said["importance"]
+        for name, said in old.groups.items()
+        if "importance" in said
+    }
+    for name, said in new.groups.items():
+        if name in were and "importance" in said and were[name] != said["importance"]:
+            yield _omega(name, were[name], said["importance"], "importance")
 
 
 def _of_mixture(old: Node, new: Node, keys: Keys, sides: tuple[Side, Side]) -> Cause | None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.actions.compose.methods import METHODS
 from dem_build.compare.causes import find_reasons
 from dem_build.compare.keys import Standing, match_keys
 from dem_build.compare.metrics import compare_metrics
@@ -92,7 +93,8 @@ class SideBySide:
         after: What they call the second.
         keys: Their actions, matched.
         reasons: Why actions differ, by cause.
-        omega: ω of every vector, as the second side has them; then those that are gone.
+        omega: ω of every vector, as the second side has them; then those that are gone. None where an ω means another
+            thing on each side, as their ways to compose are others.
         metrics: Every metric.
         costs: What each side costs.
         gates: Every gate.
@@ -155,6 +157,9 @@ def compare(before: Side, after: Side) -> SideBySide:
 
 
 def _omega(before: Side, after: Side, names: Names) -> tuple[OmegaChange, ...]:
+    meanings = {METHODS[side.build.graph.method].omega for side in (before, after)}
+    if len(meanings) > 1:
+        return ()
     called = {names.one(name): name for name in _vectors(before)}
     found = []
     for name in dict.fromkeys((*_vectors(after), *called)):

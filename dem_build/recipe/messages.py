@@ -155,6 +155,8 @@ def _key_hint(model: type[BaseModel], key: Key) -> str:
         elsewhere = (
             "the recipe says what to build, the machine file how" if meant in Train.model_fields else ""
         )
+    elif "train" in here and meant in Train.model_fields:
+        elsewhere = f"`{meant}` belongs in its `train`: train = {{ {meant} = … }}"
     else:
         places: tuple[tuple[type[BaseModel], str], ...] = (
             (Train, "[train]"),

@@ -17,6 +17,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from dem_build.action import TRUNK, UNHEALED
+from dem_build.actions.choose.read import read_choice
 from dem_build.actions.tune.read import read_tuning
 from dem_build.report.comparison import (
     BASE,
@@ -149,7 +150,9 @@ def judge(results: Results, gates: Iterable[GateResult] = ()) -> BuildVerdict:
 
 def _compare(results: Results) -> Comparison:
     judged = losses_of(results, COMPOSED).keys()
-    models = [m for m in model_names(results) if m not in (BASE, COMPOSED)]
+    choice = results.get(read_choice)
+    itself = (BASE, COMPOSED, choice.chosen if choice else None)  # what was chosen is the composed model
+    models = [m for m in model_names(results) if m not in itself]
     models = [m for m in models if judged and losses_of(results, m).keys() == judged]
     names = [name for name in judged if not has_few_rows(results, COMPOSED, LOSS_TASK + name)] or [*judged]
     left_out = tuple(name for name in judged if name not in names)

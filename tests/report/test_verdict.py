@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from page_samples import make_choice
 
+from dem_build.actions.choose.read import read_choice
 from dem_build.actions.loss.read import PairedRows, RowLosses
 from dem_build.engine.outcome import Outcome
 from dem_build.report.baselines import RecordedBaseline
@@ -56,6 +58,14 @@ def test_a_baseline_that_is_better_beyond_the_errors_won():
     said = " ".join(verdict.sentences)
     assert "Better than composing (mean gain recovered, composed 0.500 ±0.008): mixing 0.950 ±" in said
     assert "uniform 0.075 ±" in said
+
+
+def test_the_model_that_was_chosen_is_no_rival_of_itself():
+    found = results(base=BASE, composed=(2.5, 3.0), match=(2.5, 3.0), sum=(2.9, 3.9), **ALONE)
+    assert "beat" not in judge(found).headline
+    chosen = judge(replace(found, found={read_choice: make_choice(NAMES, chosen="match")}))
+    assert chosen.headline == "Composing helped both datasets and beat sum and every vector alone."
+    assert "match" not in " ".join(chosen.sentences)
 
 
 def test_a_mixture_that_won_is_called_one():

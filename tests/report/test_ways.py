@@ -12,7 +12,7 @@ from dem_build.action import MODEL_PARTS, Action, Edge, Input, key_of
 from dem_build.actions import KINDS
 from dem_build.actions.choose.read import read_choice
 from dem_build.actions.choose.show import lines as choice_lines
-from dem_build.actions.match.read import MatchedVector, read_match
+from dem_build.actions.match.read import MatchedVector, WeighedPass, WeighedSearch, read_match
 from dem_build.actions.match.show import lines as match_lines
 from dem_build.errors import StoreError
 from dem_build.graph import Graph
@@ -143,8 +143,8 @@ def test_the_page_says_how_layers_were_matched():
     inputs = make(NAMES, matching=make_matching(NAMES, vectors=vectors))
     text = Page(render(inputs)).text
     assert (
-        "on 2.4k tokens of training rows, in 22s; ridge 0.03 towards the base and 1 times the mean vector."
-        in text
+        "on 2.4k tokens of training rows, in 22s; with a ridge of 0.03 towards the base plus 1 times the mean of the "
+        "vectors." in text
     )
     assert "math 1 32 1.2k 3.1 % chat 2 32 1.2k 3.1 % code 1 none only the prior has it" in text
 
@@ -152,10 +152,31 @@ def test_the_page_says_how_layers_were_matched():
 def test_a_terminal_says_it_in_a_line():
     vectors = make_matching(NAMES).vectors | {"code": MatchedVector(1.0, 0, 0, None)}
     _, *said = match_lines(make_matching(NAMES, vectors=vectors))
+    distances = "distance from each vector's own model: math 3.1 %, chat 3.1 %"
     assert said == [
-        ("matched on 2.4k tokens of training rows in 22s; error math 3.1 %, chat 3.1 %",),
+        (f"matched on 2.4k tokens of training rows in 22s; {distances}",),
         ("without rows, and only in the prior: code",),
     ]
+
+
+def test_the_time_of_a_search_for_importances_is_not_said_of_one_matching():
+    passes = tuple(WeighedPass({"math": 1.0, "chat": a}, -0.5, 0.1, 0.01) for a in (1.0, 2.0))
+    found = make_matching(NAMES, search=WeighedSearch("gain", passes, 1))
+    _, matched, searched = match_lines(found)
+    assert "in 22s" not in matched[0]
+    assert searched == ("importances math 1, chat 2: the best of 2 matchings on validation rows, in 22s",)
+
+
+def test_importances_are_told_once_and_never_as_weights_of_a_sum():
+    matched = Page(render(make(NAMES, recipe=recipe_of("match"), matching=make_matching(NAMES)))).text
+    assert "Layers matched" in matched
+    assert "Weights ω" not in matched
+    regmean = Page(render(make(NAMES, recipe=recipe_of("regmean")))).text
+    assert "What ω is: the dataset's importance a." in regmean
+    assert "given, or 1 where the recipe says none" in regmean
+    summed = Page(render(make(NAMES))).text
+    assert "What ω is: the vector's weight in the sum." in summed
+    assert "given in the recipe" in summed
 
 
 def the_card(inputs):

@@ -26,9 +26,9 @@ def matching(inputs: ReportInputs) -> Section | None:
     if found is None:
         return None
     lead = (
-        f"{_sentence(found)} The error is what the composed model's last hidden states on these rows differ by from "
-        "those of the dataset's own model, as a share of their squared length; on rows that were fitted, so that small "
-        "ones say less than a test loss does."
+        f"{_sentence(found)} The error is what the matched model's last hidden states on these rows differ by from "
+        "those of the dataset's own model: their squared distance, as a share of the squared length. These rows were "
+        "fitted, so that a small error says less than a test loss does."
     )
     body = [
         [
@@ -67,27 +67,31 @@ def _search(search: WeighedSearch) -> DataTable:
 
 def _sentence(found: MatchedModel) -> str:
     ridge, prior = found.params["ridge"], found.params["prior"]
-    took = "" if found.seconds is None else f", in {duration(found.seconds)}"
+    took = "" if found.seconds is None or found.search else f", in {duration(found.seconds)}"
     return (
         f"Each linear layer was fitted, first to last, to what each dataset's own model puts out there, on "
-        f"{count(found.tokens)} tokens of training rows{took}; ridge {ridge:g} towards the base "
-        f"and {prior:g} times the mean vector."
+        f"{count(found.tokens)} tokens of training rows{took}; with a ridge of {ridge:g} towards the base plus "
+        f"{prior:g} times the mean of the vectors."
     )
 
 
 def lines(found: MatchedModel) -> Iterator[Line]:
-    """How far the model is from each vector's own, in a line."""
+    """How far the model's last hidden states are from those of each vector's own model, in a line."""
     yield ()
     took = "" if found.seconds is None else f" in {duration(found.seconds)}"
+    searched = found.search is not None  # then most of the time went into choosing
     errors = ", ".join(
         f"{joined(name)} {_percent(vector.residual)}"
         for name, vector in found.vectors.items()
         if vector.residual is not None
     )
-    yield (f"matched on {count(found.tokens)} tokens of training rows{took}; error {errors or 'unknown'}",)
+    rows = f"{count(found.tokens)} tokens of training rows{'' if searched else took}"
+    yield (f"matched on {rows}; distance from each vector's own model: {errors or 'unknown'}",)
     if (search := found.search) is not None:
         kept = ", ".join(f"{joined(n)} {a:g}" for n, a in search.passes[search.kept].importances.items())
-        yield (f"importances {kept}: the best of {len(search.passes)} matchings on validation rows",)
+        yield (
+            f"importances {kept}: the best of {len(search.passes)} matchings on validation rows{took and ','}{took}",
+        )
     if found.rowless:
         yield (f"without rows, and only in the prior: {', '.join(map(joined, found.rowless))}",)
 

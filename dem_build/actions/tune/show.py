@@ -7,6 +7,8 @@ from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING
 
+from dem_build.actions.choose.read import method_of, read_choice
+from dem_build.actions.match.read import read_match
 from dem_build.actions.response.read import read_response
 from dem_build.actions.tune.read import OBJECTIVES, layers_of, read_tuning, shown_score
 from dem_build.report.html.blocks import (
@@ -45,11 +47,12 @@ LEAST = 0.05  # of the best: less is noise, and not drawn over the whole height
 
 
 def omega(inputs: ReportInputs) -> Section | None:
-    """ω of every vector, with intervals where it was tuned."""
+    """ω of every vector, with intervals where it was tuned; a matched model has its importances elsewhere."""
     results = inputs.results
-    if not results.omega:
+    tuning, matched = results.get(read_tuning), results.get(read_match)
+    if not results.omega or (matched is not None and tuning is None):
         return None
-    tuning = results.get(read_tuning)
+    method = method_of(inputs.recipe, results.get(read_choice))
     tuned = dict(tuning.vectors) if tuning else {}
     # A bound of the search may lie far from all that was found: the axis shows what was found, 0 and 1.
     values = [0.0, 1.0, *results.omega.values()]
@@ -61,7 +64,9 @@ def omega(inputs: ReportInputs) -> Section | None:
     }
     words = {
         "found": "found by tuning",
-        "given": "given in the recipe",
+        "given": "given in the recipe"
+        if method.default == "tune"
+        else "given, or 1 where the recipe says none",
         "interval": "95 % interval",
         "layer": "ω of one layer",
     }
@@ -75,7 +80,7 @@ def omega(inputs: ReportInputs) -> Section | None:
     blocks: list[Block] = [Strips(strips, axis, legend, note=note, reference=axis.at(0.0))]
     if layered:
         blocks.append(_layers(tuned))
-    lead = "The weight of each vector in the composed model."
+    lead = f"What ω is: {method.omega}."
     return Section("omega", "Weights ω", lead, blocks)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.actions.compose.methods import EDIT, METHODS
+from dem_build.actions.compose.methods import METHODS
 from dem_build.recipe.checks.tables import (
     WRONG,
     Rules,
@@ -15,11 +15,12 @@ from dem_build.recipe.checks.tables import (
     vectors,
     with_rows,
 )
-from dem_build.recipe.messages import Mistake, nearest
+from dem_build.recipe.messages import Mistake, any_of, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dem_build.actions.compose.methods import Method
     from dem_build.recipe.schema import Dataset, Recipe, Vector
     from dem_build.recipe.toml import Key
 
@@ -27,7 +28,14 @@ __all__ = ["RULES"]
 
 NUMBER = "give ω a number, such as omega = 0.5"
 
+GIVE_ROWS = "add one, or name another `method` in [compose]"
+
 RULES = Rules()
+
+
+def _default(method: Method | None) -> str:
+    """What follows the words `omega = "tune"`: that a recipe that says nothing says this."""
+    return ", the default," if method is None or method.default == "tune" else ""
 
 
 @RULES.whole
@@ -72,15 +80,18 @@ def _importance_is_of_judges(recipe: Recipe) -> Iterator[Mistake]:
 @RULES.each(datasets)
 def _tuned_datasets_have_judges(recipe: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
     if recipe.omega_of(dataset) == "tune" and dataset.validation == 0:
-        what = 'is 0, and omega = "tune", the default, is judged on validation rows'
-        yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {NUMBER}")
+        method = METHODS.get(recipe.compose.method)
+        what = f'is 0, and omega = "tune"{_default(method)} is judged on validation rows'
+        instead = NUMBER if method is None or method.given else "name another `method` in [compose]"
+        yield Mistake((*key, "validation"), what, f"hold out a share such as 0.05, or {instead}")
 
 
 @RULES.each(vectors)
 def _something_judges(recipe: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
     if recipe.omega_of(vector) == "tune" and not with_rows(recipe, "validation"):
-        what = 'omega = "tune", the default, needs a dataset with validation rows to judge it'
-        yield Mistake((*key, "omega"), what, NUMBER)
+        method = METHODS.get(recipe.compose.method)
+        what = f'omega = "tune"{_default(method)} needs a dataset with validation rows to judge it'
+        yield Mistake((*key, "omega"), what, NUMBER if method is None or method.given else GIVE_ROWS)
 
 
 @RULES.whole
@@ -97,11 +108,11 @@ def _someone_counts(recipe: Recipe) -> Iterator[Mistake]:
 def _what_is_tuned_is_linear(recipe: Recipe, key: Key, omega: float | str) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
     if method is not None and not method.tuned and omega == "tune":
-        default = ", the default," if method.default == "tune" else ""
-        why = f"{method.name} is not linear in ω"
+        searched = any_of(other.name for other in METHODS.values() if other.tuned and other.given)
+        why = f"those of {method.name} are not searched"
         if method.total is not None:
             why = f"an {method.name}'s ω sum to {method.total:g}"
-        what = f'omega = "tune"{default} is for method = "{EDIT.name}": {why}'
+        what = f'omega = "tune"{_default(method)} is for method = {searched}: {why}'
         yield Mistake((*key, "omega"), what, NUMBER)
 
 
