@@ -57,7 +57,7 @@ def prepare(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Pro
     """Write each line of a dataset as a row of its bytes; none is held out."""
     del params
     lines = [line for source in inputs.sources for line in source.path.read_bytes().splitlines()]
-    for name in ("train", "validation", "test"):
+    for name in ("train", "validation", "test", "sample"):
         with RowsWriter(context.work / "spool" / name) as writer:
             for line in lines if name == "train" else ():
                 ids = np.frombuffer(line, np.uint8).astype(np.int32)
