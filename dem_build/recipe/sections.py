@@ -274,7 +274,8 @@ class Evaluate(Table):
     models: tuple[Text, ...] = Field(
         default=("composed", "base"),
         description="`composed`, `base`, `vectors` (each alone, with ω = 1), and baselines by name. With `composed` go "
-        "the `trunk` and `unhealed`, the composed model before it was healed, where the recipe has them.",
+        "the `trunk` and `unhealed`, the composed model before it was healed, where the recipe has them. With "
+        '`method = "auto"` also `sum`, `layers` and `match`, which it chooses from: one of them is the composed model.',
     )
     prompts: Annotated[
         Annotated[int, Field(ge=0), Tag("<number>")] | Annotated[tuple[Text, ...], Tag("<list>")],

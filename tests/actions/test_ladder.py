@@ -18,8 +18,9 @@ from weight_samples import make_context, store_vector
 from dem_build.actions.checkpoints import newest_complete
 from dem_build.actions.ladder import run as ladder
 from dem_build.actions.tune.candidates import Candidates
-from dem_build.actions.tune.judges import judged_nll, judges, trained_prompts
+from dem_build.actions.tune.judges import judged_nll, judges
 from dem_build.actions.tune.pass_log import read_passes
+from dem_build.data.arrays import trained_prompts
 from dem_build.digest import of_bytes
 from dem_build.errors import InterruptedBuildError
 from dem_build.step import Group, Inputs

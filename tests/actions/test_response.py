@@ -12,8 +12,9 @@ from weight_samples import make_context
 
 from dem_build.actions.response import run as response
 from dem_build.actions.tune.candidates import Candidates
-from dem_build.actions.tune.judges import judged_nll, judges, trained_prompts
+from dem_build.actions.tune.judges import judged_nll, judges
 from dem_build.actions.tune.omega import write_omega
+from dem_build.data.arrays import trained_prompts
 from dem_build.step import Inputs
 
 VALUES = [0.0, 0.5, 0.55, 1.0]

@@ -29,11 +29,11 @@ from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.actions.checkpoints import mark_complete, newest_complete
 from dem_build.actions.tune.candidates import Candidates
-from dem_build.actions.tune.judges import BLOCKS, judged_nll, judges, trained_prompts
+from dem_build.actions.tune.judges import BLOCKS, judged_nll, judges
 from dem_build.actions.tune.pass_log import Pass, PassLog, Scope, read_passes, write_passes
 from dem_build.actions.tune.passes import Passes
 from dem_build.checkpoint.reader import open_checkpoint
-from dem_build.data.arrays import RowsWriter, TokenRows
+from dem_build.data.arrays import RowsWriter, TokenRows, trained_prompts
 from dem_build.data.tokenise import MASKED
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError

@@ -94,7 +94,7 @@ def test_a_vector_from_elsewhere_is_said_to_have_no_rows(matched):
     more = MATCHED.replace("[compose]", '[vectors.same]\ncheckpoint = "base"\n\n[compose]')
     matched.write(more)
     told = " ".join(matched.call("plan", "tiny.toml").stdout.split())
-    assert "only the prior of its layers has what comes from elsewhere, without rows: same" in told
+    assert "from elsewhere and so without rows, in the ridge's prior and not in the fit: same" in told
 
 
 def test_importances_that_are_searched_are_recorded_with_all_that_was_tried(matched):

@@ -11,10 +11,10 @@ from finetune_samples import PLAIN, assert_trained_plainly, context_of, events, 
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from dem_build.actions.tune.candidates import Candidates
-from dem_build.actions.tune.judges import judges, trained_prompts
+from dem_build.actions.tune.judges import judges
 from dem_build.actions.tune.pass_log import PassLog
 from dem_build.actions.tune.passes import Passes
-from dem_build.data.arrays import TokenRows
+from dem_build.data.arrays import TokenRows, trained_prompts
 from dem_build.errors import TrainingError
 from dem_build.model.batches import collate
 from dem_build.model.context_length import has_both_sorts

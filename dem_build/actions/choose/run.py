@@ -16,14 +16,14 @@ from safetensors.numpy import load_file
 
 from dem_build.action import MODEL_PARTS
 from dem_build.actions.choose.spec import CANDIDATES
-from dem_build.data.arrays import TokenRows
+from dem_build.data.arrays import TokenRows, trained_prompts
 from dem_build.errors import EvaluationError
 from dem_build.json_text import parse_json
 from dem_build.search.problem import Objective
 from dem_build.stats import Z95, least_gain, stderr_of_ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -56,7 +56,9 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     Raises:
         EvaluationError: No row judges.
     """
-    trained = _prompts(group.paths["data/train"] for group in inputs.groups if "data/train" in group.paths)
+    trained = trained_prompts(
+        group.paths["data/train"] for group in inputs.groups if "data/train" in group.paths
+    )
     judges = [_judge(group, trained) for group in inputs.groups if any(tag in group.paths for tag in ROWS)]
     judges = [judge for judge in judges if sum(judge.tokens)]
     objective = _objective(judges, parse_json(inputs.paths["trace"].read_bytes()), params["objective"])
@@ -120,11 +122,6 @@ class _Judge:
             "used": len(self.tokens),
             "left_out": self.left_out,
         }
-
-
-def _prompts(paths: Iterable[Path]) -> NDArray[np.uint64]:
-    found = [TokenRows.open(path).prompt_numbers for path in paths]
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
 
 def _judge(group: Group, trained: NDArray[np.uint64]) -> _Judge:

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.actions.tune.candidates import resident, vectors_of
-from dem_build.actions.tune.judges import judges, trained_prompts, validation_judges
+from dem_build.actions.tune.judges import judges, validation_judges
 from dem_build.actions.tune.landscape import Landscape, Space
 from dem_build.actions.tune.omega import model_omega
 from dem_build.actions.tune.pass_log import read_passes
 from dem_build.actions.tune.passes import Passes, begin
+from dem_build.data.arrays import trained_prompts
 from dem_build.model.context_length import refuse_longer
 from dem_build.search import gain_scale, gradient_search
 from dem_build.search.problem import mean_losses, ratio_stderr

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dem_build.data.arrays import TokenRows
+from dem_build.data.arrays import TokenRows, trained_prompts
 from dem_build.data.tokenise import MASKED
 from dem_build.digest import of_json
 from dem_build.errors import EvaluationError
@@ -34,7 +34,6 @@ __all__ = [
     "batches",
     "judged_nll",
     "judges",
-    "trained_prompts",
     "validation_judges",
 ]
 
@@ -83,14 +82,6 @@ class Judge:
     def used(self) -> int:
         """Number of rows that are used."""
         return sum(len(block) for block in self.blocks)
-
-
-def trained_prompts(trains: Sequence[Path]) -> NDArray[np.uint64]:
-    """The different prompts of all train splits: the first 8 bytes of their digests, sorted."""
-    # 8 bytes: two prompts of a million share them by a chance below 1 in 30 million, and then a row is left out in
-    # vain.
-    found = [TokenRows.open(path).prompt_numbers for path in trains]
-    return np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
 
 
 def judges(
