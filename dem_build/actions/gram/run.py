@@ -6,11 +6,10 @@ import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from dem_build.actions.gram.inputs import each_alone, layer_grams
+from dem_build.actions.gram.inputs import layer_grams
 from dem_build.actions.gram.stored import write_layer
 from dem_build.actions.match.frames import empty_model
+from dem_build.actions.match.stream import OneThreadEach
 from dem_build.actions.match.sums import ModelSums, Vectors
 from dem_build.checkpoint.delta import delta_shapes, open_delta
 from dem_build.checkpoint.reader import open_checkpoint
@@ -75,8 +74,8 @@ def _write(inputs: Inputs, rows: list[tuple[Any, Any]], dtype: str, context: Con
     layout = WeightLayout(model, delta_shapes(base))
     sums = ModelSums(base, Vectors([inputs.paths["delta"]], [1.0], 1.0), dtype, layout)
     with (
-        each_alone(context.threads) as for_each,
-        closing(layer_grams(model, sums, rows, getattr(torch, dtype), for_each)) as layers,
+        OneThreadEach(context.threads) as for_each,
+        closing(layer_grams(model, sums, rows, for_each)) as layers,
     ):
         for number, layer in enumerate(layers):
             context.check_stop()

@@ -15,30 +15,24 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dem_build.actions.match.passes import HaltedPass
-
     TokenRow = tuple[NDArray[Any], NDArray[Any]]
 
-__all__ = ["MatchedRow", "Piece", "pieces_of", "token_weights"]
+__all__ = ["Piece", "WeighedRow", "pieces_of", "token_weights", "weighed"]
 
 
 @dataclass(frozen=True, eq=False)
-class MatchedRow:
+class WeighedRow:
     """One row of a dataset.
 
     Attributes:
         term: Which vector is its dataset's.
         ids: [1, tokens].
         weights: a_j s_t, float32 [tokens, 1].
-        single: Its pass through the single model.
-        composed: Its pass through the composed one.
     """
 
     term: int
     ids: torch.Tensor
     weights: torch.Tensor
-    single: HaltedPass
-    composed: HaltedPass
 
     @property
     def tokens(self) -> int:
@@ -54,7 +48,7 @@ class Piece:
         parts: Rows, and which tokens of each.
     """
 
-    parts: Sequence[tuple[MatchedRow, slice]]
+    parts: Sequence[tuple[WeighedRow, slice]]
 
     @property
     def term(self) -> int:
@@ -67,9 +61,9 @@ class Piece:
         return torch.cat([row.weights[part] for row, part in self.parts])
 
 
-def pieces_of(rows: Iterable[MatchedRow]) -> list[Piece]:
+def pieces_of(rows: Iterable[WeighedRow]) -> list[Piece]:
     """All tokens of rows of one dataset, in their order; a row is cut only where it is longer than a piece."""
-    pieces: list[list[tuple[MatchedRow, slice]]] = []
+    pieces: list[list[tuple[WeighedRow, slice]]] = []
     room = 0
     for row in rows:
         for start in range(0, row.tokens, CHUNK):
@@ -81,6 +75,14 @@ def pieces_of(rows: Iterable[MatchedRow]) -> list[Piece]:
             pieces[-1].append((row, part))
             room -= size
     return [Piece(parts) for parts in pieces]
+
+
+def weighed(rows: Sequence[TokenRow], importance: float, term: int, device: torch.device) -> list[WeighedRow]:
+    """Rows of one dataset on a device; arguments as of `token_weights`, and which vector is the dataset's."""
+    return [
+        WeighedRow(term, torch.from_numpy(ids.astype("int64"))[None].to(device), weights.to(device)[:, None])
+        for (ids, _), weights in zip(rows, token_weights(rows, importance), strict=True)
+    ]
 
 
 def token_weights(rows: Sequence[TokenRow], importance: float) -> list[torch.Tensor]:

@@ -6,10 +6,8 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from dem_build.actions.match.frames import empty_model
-from dem_build.actions.match.matching import Matching, Settings
+from dem_build.actions.match.matching import Matching
 from dem_build.actions.match.spec import PASSES, SAMPLE
 from dem_build.actions.match.sums import ModelSums, Vectors, Written
 from dem_build.actions.model_parts import write_parts
@@ -89,11 +87,10 @@ def _match(
     importances = [_importance(group) for group in groups]
     vectors = Vectors([group.paths["delta"] for group in groups], importances, params["prior"])
     sums = ModelSums(base, vectors, dtype, WeightLayout(model, delta_shapes(base)))
-    settings = Settings(params["ridge"], getattr(torch, dtype), device(), context.threads)
     code = CODES[dtype]
     specs = result_specs(base, code, kept_in(base.metadata, code))
     with ExitStack() as stack:
-        matching = stack.enter_context(Matching(model, sums, rows, settings))
+        matching = stack.enter_context(Matching(model, sums, rows, params["ridge"], context.threads))
         tokens = [sum(len(ids) for ids, _ in found) for found in rows]
         if 0 < sum(tokens) < matching.width:
             context.warn(

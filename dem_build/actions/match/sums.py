@@ -52,13 +52,18 @@ class ModelSums:
         vectors: ΔΘ_j, and what the prior is.
         dtype: Of the published model, as recipes name it.
         layout: How the files' tensors are the model's.
+
+    Attributes:
+        dtype: The published model's.
+        layout: As given.
+        vectors: As given.
     """
 
     def __init__(self, base: Checkpoint, vectors: Vectors, dtype: str, layout: WeightLayout) -> None:
         self.layout = layout
         self._tensors = base.tensors
         self.vectors = vectors
-        self._kept, self._dtype = kept_in(base.metadata, CODES[dtype]), getattr(torch, dtype)
+        self._kept, self.dtype = kept_in(base.metadata, CODES[dtype]), getattr(torch, dtype)
         self._base = _mapped({tensor.path for tensor in base.tensors.values()})
         self._deltas = [_mapped({path}) for path in vectors.files]
         self._changers: dict[str, tuple[int, ...]] = {}
@@ -98,7 +103,7 @@ class ModelSums:
         base = self._base[name]
         if self._tensors[name].dtype not in FLOATS:
             return base
-        made = torch.empty(base.shape, dtype=torch.float32 if name in self._kept else self._dtype)
+        made = torch.empty(base.shape, dtype=torch.float32 if name in self._kept else self.dtype)
         weights = self.shares(name) if weights is None else weights
         for start in range(0, base.numel(), PIECE):
             part = slice(start, start + PIECE)
@@ -118,7 +123,7 @@ class ModelSums:
         total = base[rows].float()
         for i, weight in weights.items():
             total = total + self._deltas[i][file].view(base.shape)[rows].float() * np.float32(weight).item()
-        return total.to(torch.float32 if file in self._kept else self._dtype)
+        return total.to(torch.float32 if file in self._kept else self.dtype)
 
     def _piece(self, name: str, part: slice, weights: Mapping[int, float]) -> torch.Tensor:
         total = self._base[name].view(-1)[part].float()

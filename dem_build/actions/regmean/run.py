@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dem_build.actions.gram.inputs import each_alone
 from dem_build.actions.gram.stored import Grams
 from dem_build.actions.match.frames import Frame, empty_model
 from dem_build.actions.match.normal import BLOCK, factor_of
+from dem_build.actions.match.stream import OneThreadEach
 from dem_build.actions.match.sums import ModelSums, Vectors, Written
 from dem_build.actions.model_parts import write_parts
 from dem_build.checkpoint.combine import result_specs
@@ -92,7 +92,7 @@ def _compose(inputs: Inputs, groups: Sequence[Group], params: Mapping[str, Any],
             for g in groups
         ]
         frame = Frame(model, device())
-        for_each = stack.enter_context(each_alone(context.threads))
+        for_each = stack.enter_context(OneThreadEach(context.threads))
         layers = _Layers(frame, sums, grams, params["ridge"], for_each)
         writer = stack.enter_context(weights_writer(context.out / "weights", specs))
         written = Written(writer, sums, list(base.tensors))
