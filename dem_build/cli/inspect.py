@@ -45,7 +45,7 @@ def check(recipe: str, call: Call) -> int:
     except RecipeError as error:
         if not call.as_json:
             raise
-        write_json({"recipe": recipe, "problems": [vars(problem) for problem in error.problems]})
+        write_json({"recipe": recipe, "problems": [problem._asdict() for problem in error.problems]})
         return error.exit_status
     if call.as_json:
         write_json({"recipe": recipe, "problems": []})
