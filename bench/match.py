@@ -44,7 +44,7 @@ SIZES = {"smol": (SMOL, 5, 1.5), "2b": (BIG, 3, 4.0)}
 DIGEST = "b" * 64
 SEARCH = {
     "search": "gradient",
-    "objective": "weighted",
+    "objective": "gain",
     "granularity": "model",
     "max_samples": 64,
     "bounds": [0.0, 2.0],
