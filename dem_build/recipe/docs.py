@@ -28,8 +28,10 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("## `[datasets.NAME]`", schema.Dataset),
     ("## `[probes.NAME]`", schema.Probe),
     ("## `[vectors.NAME]`", schema.Vector),
+    ("## `[trunk]`", schema.Trunk),
     ("## `[compose]`", schema.Compose),
     ("## `[tune]`", schema.Tune),
+    ("## `[heal]`", schema.Heal),
     ("## `[analysis]`", schema.Analysis),
     ("## `[evaluate]`", schema.Evaluate),
     ("### A task of `[evaluate]`", schema.Task),
@@ -57,7 +59,7 @@ How and where to build is in the [machine file](#the-machine-file), which never 
   nothing lies at a path, or a folder lacks what its model needs; what is here counts as it is. A pattern that matches
   something means what it matches.
 - Names of tables are made of letters, digits, `_` and `-`. Datasets, vectors, probes and baselines share their names,
-  and none is called `composed`, `base`, `base-revision` or `vectors`.
+  and none is called `composed`, `base`, `base-revision`, `vectors`, `trunk`, `heal` or `unhealed`.
 - Numbers are finite, and no text is read as a number.
 - `--set KEY=VALUE` changes a key from the command line: a dotted key and a TOML value, such as
   `--set train.learning_rate=1e-5` or `--set evaluate.tasks.0.limit=10`. A bare word is text. A build with it leaves
@@ -110,7 +112,7 @@ UNSUPPORTED_INTRODUCTION = """\
 ## Not in this version yet
 
 The language has these, and dem refuses them until they are built. What is said of `train` is said of the own `train` of
-a dataset or baseline as well.
+a dataset, a baseline, `[trunk]` or `[heal]` as well.
 
 | key | what | until then |
 |---|---|---|
@@ -159,6 +161,16 @@ max_loss_increase = 0.01
 [vectors.code]
 checkpoint = "org/a-fine-tune-of-the-same-base"
 omega = 0.3
+""",
+    schema.Trunk: """\
+[trunk]
+datasets = ["math", "poems"]
+train = { max_steps = 100 }
+""",
+    schema.Heal: """\
+[heal]
+proportions = { math = 0.7, poems = 0.3 }
+train = { max_steps = 40, learning_rate = 7e-6 }
 """,
     schema.Compose: """\
 [compose]
@@ -229,7 +241,7 @@ endpoint = "https://minio.example.com"
 METHODS_INTRODUCTION = """\
 ### Ways to compose
 
-A key of `[compose]` that the method does not read is refused. `omega = "tune"` is for methods whose ω are searched:
+A key of `[compose]` that the method does not read is refused. `omega = "tune"` is for the methods whose ω are searched:
 {tuned}.
 """
 
@@ -333,7 +345,7 @@ def markdown() -> str:
     parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE)]
     parts += ["### `[[remotes]]`\n", f"{inspect.cleandoc(Remote.__doc__ or '')}\n", _keys(Remote)]
     parts += [_toml(REMOTES_EXAMPLE), REMOTES, _table(CREDENTIALS), REMOTES_END, UNSUPPORTED_INTRODUCTION]
-    shown = [item for item in UNSUPPORTED if ".*.train." not in item.key]
+    shown = [item for item in UNSUPPORTED if ".train." not in item.key]
     page = "\n".join(part for part in parts if part)
     return page + "".join(f"| `{item.key}` | {item.feature} | {item.until} |\n" for item in shown)
 

@@ -258,7 +258,9 @@ class _Comparison:
         self.vectors = [f"vector:{name}" for name in datasets]
         self.stages = [f"vector:{name}" for name in graph.stages]
         self.trainings = [*self.vectors, *self.stages]
-        takes = [a for a in graph.only([MODEL]) if a.name not in {BASE, *self.trainings, *self._prepared()}]
+        # A part of the graph may be asked for.
+        made_of = graph.only([MODEL]) if MODEL in graph.actions else graph
+        takes = [a for a in made_of if a.name not in {BASE, *self.trainings, *self._prepared()}]
         self.searches = [a.name for a in takes if a.kind.name == "tune"]
         self.choosing = [*self.searches, *(a.name for a in takes if a.kind.name == "loss")]
         self.making = [a.name for a in takes if a.name not in self.choosing]
