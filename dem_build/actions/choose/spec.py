@@ -10,7 +10,7 @@ from dem_build.actions.compose.methods.auto import AUTO
 from dem_build.actions.compose.spec import tuned_model
 from dem_build.actions.loss.spec import loss_action
 from dem_build.actions.match.spec import matched_model
-from dem_build.actions.tune.spec import tune_action
+from dem_build.actions.tune.spec import rows_choose, tune_action
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,12 +35,6 @@ SUM, LAYERS, MATCH = CANDIDATES
 COMPOSES = AUTO.name
 
 
-def _judges(action: Action, taken: Input[Edge]) -> bool:
-    said = action.groups.get(taken.group or "", {})
-    counts = bool(said.get("importance")) or said.get("limit") is not None
-    return taken.of in ("data/validation", "data/rows") and counts
-
-
 KIND = Kind(
     name="choose",
     module="dem_build.actions.choose.run",
@@ -49,7 +43,7 @@ KIND = Kind(
     params=("objective",),
     outputs=MODEL_PARTS,
     writes_model=True,
-    chooses=_judges,
+    chooses=rows_choose,
 )
 
 

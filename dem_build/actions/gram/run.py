@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.actions.gram.inputs import layer_grams
 from dem_build.actions.gram.stored import write_layer
-from dem_build.actions.match.frames import empty_model
+from dem_build.actions.match.opened import open_sums, sample_rows
 from dem_build.actions.match.stream import OneThreadEach
-from dem_build.actions.match.sums import ModelSums, Vectors
-from dem_build.checkpoint.delta import delta_shapes, open_delta
-from dem_build.checkpoint.reader import open_checkpoint
-from dem_build.data.arrays import TokenRows
+from dem_build.actions.match.sums import Vectors
 from dem_build.errors import CheckpointError, DataError
-from dem_build.json_text import parse_json
-from dem_build.model.context_length import refuse_longer
 from dem_build.model.environment import device, memory_told, peak_memory, ran_on, reset_peak_memory
-from dem_build.model.weight_layout import WeightLayout
+from dem_build.step import StoredFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,29 +52,23 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 
 def _rows(inputs: Inputs, most: int) -> list[tuple[Any, Any]]:
-    sample = TokenRows.open(inputs.paths["data/sample"])
-    refuse_longer(sample, inputs.paths["base/config"])
-    rows = [sample[i] for i in range(min(most, len(sample))) if len(sample[i][0])]
+    rows = sample_rows(inputs.paths["data/sample"], most, inputs.paths["base/config"])
     if not rows:
         raise DataError("there are no training rows to look at", hint="give the dataset some")
     return rows
 
 
 def _write(inputs: Inputs, rows: list[tuple[Any, Any]], dtype: str, context: Context) -> dict[str, Any]:
-    base = open_checkpoint(inputs.paths["base/weights"])
     belongs = {"base": inputs.digests["base/weights"], "delta": inputs.digests["delta"]}
-    open_delta(inputs.paths["delta"], base, belongs["base"], f"vector {belongs['delta'][:12]}…")
-    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
-    model = empty_model(config, context.machine.attn_implementation)
-    layout = WeightLayout(model, delta_shapes(base))
-    sums = ModelSums(base, Vectors([inputs.paths["delta"]], [1.0], 1.0), dtype, layout)
+    vector = StoredFile(inputs.paths["delta"], belongs["delta"])
+    model, sums = open_sums(inputs, Vectors([vector], [1.0], 1.0), dtype, context)
     with (
         OneThreadEach(context.threads) as for_each,
         closing(layer_grams(model, sums, rows, for_each)) as layers,
     ):
         for number, layer in enumerate(layers):
             context.check_stop()
-            names = {module: layout.of_own[f"{module}.weight"].files[0] for module in layer.of}
+            names = {module: sums.layout.of_own[f"{module}.weight"].files[0] for module in layer.of}
             path = context.out / "gram" / f"layer-{number:05d}.safetensors"
             grams = {names[first]: gram.cpu().numpy() for first, gram in layer.grams.items()}
             of = {names[module]: names[first] for module, first in layer.of.items()}

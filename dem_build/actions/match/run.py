@@ -6,23 +6,15 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from dem_build.actions.match.frames import empty_model
 from dem_build.actions.match.matching import Matching
+from dem_build.actions.match.opened import open_sums, sample_rows
 from dem_build.actions.match.spec import PASSES, SAMPLE
-from dem_build.actions.match.sums import ModelSums, Vectors, Written
+from dem_build.actions.match.sums import Vectors, Written
 from dem_build.actions.model_parts import write_parts
-from dem_build.checkpoint.combine import result_specs
-from dem_build.checkpoint.delta import delta_shapes, open_delta
-from dem_build.checkpoint.floats import CODES
-from dem_build.checkpoint.header import kept_in
-from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
-from dem_build.data.arrays import TokenRows
 from dem_build.errors import CheckpointError
-from dem_build.json_text import parse_json
-from dem_build.model.context_length import refuse_longer
 from dem_build.model.environment import device, memory_told, peak_memory, ran_on, reset_peak_memory
-from dem_build.model.weight_layout import WeightLayout
+from dem_build.step import StoredFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,18 +69,11 @@ def _importance(group: Group) -> float:
 def _match(
     inputs: Inputs, groups: list[Group], params: Mapping[str, Any], context: Context
 ) -> dict[str, Any]:
-    base, dtype = open_checkpoint(inputs.paths["base/weights"]), params["dtype"]
-    for group in groups:
-        digest = group.digests["delta"]
-        open_delta(group.paths["delta"], base, inputs.digests["base/weights"], f"vector {digest[:12]}…")
-    config = inputs.paths["base/config"]
-    rows = [_rows(group, params["rows"], config, context) for group in groups]
-    model = empty_model(parse_json(config.read_text(encoding="utf-8")), context.machine.attn_implementation)
     importances = [_importance(group) for group in groups]
-    vectors = Vectors([group.paths["delta"] for group in groups], importances, params["prior"])
-    sums = ModelSums(base, vectors, dtype, WeightLayout(model, delta_shapes(base)))
-    code = CODES[dtype]
-    specs = result_specs(base, code, kept_in(base.metadata, code))
+    files = [StoredFile(group.paths["delta"], group.digests["delta"]) for group in groups]
+    vectors = Vectors(files, importances, params["prior"])
+    model, sums = open_sums(inputs, vectors, params["dtype"], context)
+    rows = [_rows(group, params["rows"], inputs.paths["base/config"], context) for group in groups]
     with ExitStack() as stack:
         matching = stack.enter_context(Matching(model, sums, rows, params["ridge"], context.threads))
         tokens = [sum(len(ids) for ids, _ in found) for found in rows]
@@ -97,8 +82,8 @@ def _match(
                 f"{sum(tokens)} tokens in all are fewer than the {matching.width} inputs of a layer: most of what the "
                 "vectors learned is then composed by the prior; raise `rows` in [compose]"
             )
-        writer = stack.enter_context(weights_writer(context.out / "weights", specs))
-        written = Written(writer, sums, list(base.tensors))
+        writer = stack.enter_context(weights_writer(context.out / "weights", sums.specs))
+        written = Written(writer, sums)
         tell = context.teller(matching.modules, "linear layers")
         residuals = matching.run(written, tell)
         written.rest(lambda _: context.check_stop())
@@ -126,9 +111,7 @@ def _match(
 
 def _rows(group: Group, most: int, config: Path, context: Context) -> list[Any]:
     """The first rows of a group's sample."""
-    rows = TokenRows.open(group.paths[SAMPLE]) if SAMPLE in group.paths else None
+    rows = sample_rows(group.paths[SAMPLE], most, config) if SAMPLE in group.paths else []
     if not rows:
         context.warn(f"{group.name} has no rows: of its vector only the prior knows")
-        return []
-    refuse_longer(rows, config)
-    return [rows[i] for i in range(min(most, len(rows))) if len(rows[i][0])]
+    return rows

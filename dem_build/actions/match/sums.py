@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 
+from dem_build.checkpoint.combine import result_specs
 from dem_build.checkpoint.floats import CODES, FLOATS
 from dem_build.checkpoint.header import kept_in
 from dem_build.errors import CheckpointError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.checkpoint.writer import Writer
     from dem_build.model.weight_layout import TensorGroup, WeightLayout
+    from dem_build.step import StoredFile
 
 __all__ = ["ModelSums", "Vectors", "Written"]
 
@@ -37,7 +39,7 @@ class Vectors:
         prior: c of W₀ = Θ + c Σ_j (a_j / Σ a) ΔΘ_j.
     """
 
-    files: Sequence[Path]
+    files: Sequence[StoredFile]
     importances: Sequence[float]
     prior: float
 
@@ -55,6 +57,7 @@ class ModelSums:
 
     Attributes:
         dtype: The published model's.
+        specs: The published model's tensors.
         layout: As given.
         vectors: As given.
     """
@@ -64,8 +67,9 @@ class ModelSums:
         self._tensors = base.tensors
         self.vectors = vectors
         self._kept, self.dtype = kept_in(base.metadata, CODES[dtype]), getattr(torch, dtype)
+        self.specs = result_specs(base, CODES[dtype], self._kept)
         self._base = _mapped({tensor.path for tensor in base.tensors.values()})
-        self._deltas = [_mapped({path}) for path in vectors.files]
+        self._deltas = [_mapped({vector.path}) for vector in vectors.files]
         self._changers: dict[str, tuple[int, ...]] = {}
 
     def group_of(self, name: str) -> TensorGroup | None:
@@ -138,11 +142,11 @@ class Written:
     Args:
         writer: Entered.
         sums: Gives what is not set otherwise.
-        names: All tensors of the files.
     """
 
-    def __init__(self, writer: Writer, sums: ModelSums, names: Sequence[str]) -> None:
-        self._writer, self._sums, self._due = writer, sums, dict.fromkeys(names)
+    def __init__(self, writer: Writer, sums: ModelSums) -> None:
+        self._writer, self._sums = writer, sums
+        self._due = dict.fromkeys(spec.name for spec in sums.specs)
         self._waiting: dict[str, torch.Tensor] = {}
 
     def set(self, name: str, tensor: torch.Tensor) -> None:

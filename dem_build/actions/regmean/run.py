@@ -17,21 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dem_build.actions.gram.stored import Grams
-from dem_build.actions.match.frames import Frame, empty_model
+from dem_build.actions.match.frames import Frame
 from dem_build.actions.match.normal import BLOCK, factor_of
+from dem_build.actions.match.opened import open_sums
 from dem_build.actions.match.stream import OneThreadEach
 from dem_build.actions.match.sums import ModelSums, Vectors, Written
 from dem_build.actions.model_parts import write_parts
-from dem_build.checkpoint.combine import result_specs
-from dem_build.checkpoint.delta import delta_shapes, open_delta
-from dem_build.checkpoint.floats import CODES
-from dem_build.checkpoint.header import kept_in
-from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
-from dem_build.json_text import parse_json
 from dem_build.model.environment import device, memory_told, peak_memory, reset_peak_memory
-from dem_build.model.weight_layout import WeightLayout
+from dem_build.step import StoredFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,16 +71,10 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 def _compose(inputs: Inputs, groups: Sequence[Group], params: Mapping[str, Any], context: Context) -> int:
     """Write the weights; return how many of them are fitted."""
-    base, digest = open_checkpoint(inputs.paths["base/weights"]), inputs.digests["base/weights"]
-    config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
-    for group in groups:
-        open_delta(group.paths["delta"], base, digest, f"vector {group.digests['delta'][:12]}…")
-    model = empty_model(config, context.machine.attn_implementation)
     importances = [float(group.params["importance"]) for group in groups]
-    vectors = Vectors([group.paths["delta"] for group in groups], importances, 1.0)
-    sums = ModelSums(base, vectors, params["dtype"], WeightLayout(model, delta_shapes(base)))
-    code = CODES[params["dtype"]]
-    specs = result_specs(base, code, kept_in(base.metadata, code))
+    files = [StoredFile(group.paths["delta"], group.digests["delta"]) for group in groups]
+    model, sums = open_sums(inputs, Vectors(files, importances, 1.0), params["dtype"], context)
+    digest = inputs.digests["base/weights"]
     with ExitStack() as stack:
         grams = [
             Grams(g.paths["gram"], {"base": digest, "delta": g.digests["delta"]}, g.name, stack)
@@ -94,8 +83,8 @@ def _compose(inputs: Inputs, groups: Sequence[Group], params: Mapping[str, Any],
         frame = Frame(model, device())
         for_each = stack.enter_context(OneThreadEach(context.threads))
         layers = _Layers(frame, sums, grams, params["ridge"], for_each)
-        writer = stack.enter_context(weights_writer(context.out / "weights", specs))
-        written = Written(writer, sums, list(base.tensors))
+        writer = stack.enter_context(weights_writer(context.out / "weights", sums.specs))
+        written = Written(writer, sums)
         tell, fitted = context.teller(len(frame.linear), "linear layers"), 0
         for done, name in enumerate(frame.linear):
             tell(done)

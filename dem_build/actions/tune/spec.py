@@ -15,14 +15,20 @@ if TYPE_CHECKING:
 
     Params = dict[str, JSON]
 
-__all__ = ["KIND", "best_single", "judging_inputs", "scale_of", "tune_action"]
+__all__ = ["KIND", "best_single", "judging_inputs", "rows_choose", "scale_of", "tune_action"]
 
 
-def _chooses(action: Action, taken: Input[Edge]) -> bool:
-    """Rows choose where their loss counts or is limited; others are only measured."""
+def rows_choose(action: Action, taken: Input[Edge], counts: str = "importance") -> bool:
+    """Whether rows choose: where their loss counts or is limited; others are only measured.
+
+    Args:
+        action: What chooses.
+        taken: One of its inputs.
+        counts: The parameter of a group that says how much its loss counts.
+    """
     said = action.groups.get(taken.group or "", {})
-    counts = bool(said.get("importance")) or said.get("limit") is not None
-    return taken.of in ("data/validation", "data/rows") and counts
+    heeded = bool(said.get(counts)) or said.get("limit") is not None
+    return taken.of in ("data/validation", "data/rows") and heeded
 
 
 def _slopes(action: Action) -> bool:
@@ -44,7 +50,7 @@ KIND = Kind(
     device=True,
     measures="passes",
     measured_since=5,  # earlier ones do not say what each pass was measured under
-    chooses=_chooses,
+    chooses=rows_choose,
     work=Workload(rows_by_vectors, recorded_rows_by_vectors, ("search", "granularity"), varies=True),
     slopes=_slopes,
     unfit="give every ω a number, or tune on a machine with more memory",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dem_build.action import BASE, MODEL_PARTS, Action, Edge, Input, Kind
 from dem_build.actions.compose.methods.match import MATCH
 from dem_build.actions.match.spec import SAMPLE, matched_model, vector_inputs
-from dem_build.actions.tune.spec import judging_inputs
+from dem_build.actions.tune.spec import judging_inputs, rows_choose
 from dem_build.workload import Workload
 
 if TYPE_CHECKING:
@@ -25,12 +25,6 @@ REFERENCE = "reference"
 """The vector of a dataset that judges and takes no part: what it gains alone is the measure of its gain."""
 
 
-def _judges(action: Action, taken: Input[Edge]) -> bool:
-    said = action.groups.get(taken.group or "", {})
-    counts = bool(said.get("weight")) or said.get("limit") is not None
-    return taken.of in ("data/validation", "data/rows") and counts
-
-
 KIND = Kind(
     name="weigh",
     module="dem_build.actions.weigh.run",
@@ -40,7 +34,7 @@ KIND = Kind(
     outputs=MODEL_PARTS,
     device=True,
     writes_model=True,
-    chooses=_judges,
+    chooses=lambda action, taken: rows_choose(action, taken, "weight"),
     work=Workload(
         lambda due: due.sampled_tokens(SAMPLE, due.action.params["rows"]),
         lambda record: record.count("sampled_tokens"),
