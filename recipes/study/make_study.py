@@ -2,11 +2,13 @@
 
     .venv/bin/python recipes/study/make_study.py FOLDER
 
-FOLDER holds gsm8k/, cot/ and aqua/, each with train.jsonl, validation.jsonl and test.jsonl of {"prompt", "completion"}
-rows, near-duplicates on one side: grade-school word problems with worked answers (openai/grade-school-math, MIT),
-chain-of-thought answers and algebra with rationales (FLAN v2's cot_data, Apache-2.0). None of it is in this project.
+FOLDER holds gsm8k/, cot/, aqua/ and instructdial/, each with train.jsonl, validation.jsonl and test.jsonl of
+{"prompt", "completion"} rows, near-duplicates on one side: grade-school word problems with worked answers
+(openai/grade-school-math, MIT), chain-of-thought answers and algebra with rationales (FLAN v2's cot_data, Apache-2.0),
+and instructions about conversations (Instructdial's sample, Apache-2.0). None of it is in this project.
 
 data/NAME/SPLIT.jsonl       of each, rows of at most 600 characters, drawn by a fixed seed; 48 validation, 128 test rows
+data/dialogue/test.jsonl    of the conversations, which nothing is trained on
 data/family, data/reverse   made by reasoning-gym as the demo makes them, one series of puzzles for the three splits
 
 The training sets differ in size, so that a mixture in natural proportions is not the uniform one.
@@ -36,6 +38,7 @@ def main(source: Path) -> None:
     for name in PUBLISHED:
         for split, rows in splits(name).items():
             write(HERE / f"data/{name}/{split}.jsonl", drawn(source / name / f"{split}.jsonl", rows))
+    write(HERE / "data/dialogue/test.jsonl", drawn(source / "instructdial/test.jsonl", HELD_OUT["test"]))
     for number, (name, (puzzle, config)) in enumerate(MADE.items(), start=5):
         # One series of puzzles for the three splits, and so no prompt in two of them.
         made = list(puzzles(puzzle, number * 1_000_000, sum(splits(name).values()), **config))

@@ -1,7 +1,8 @@
-"""Print the tables of docs/study.md from what is recorded of its builds.
+"""Print the table of docs/study.md from what is recorded of its builds, and the commands that make them.
 
-    .venv/bin/python recipes/study/table.py sweep    validation losses, every arm at every learning rate
-    .venv/bin/python recipes/study/table.py          test losses, gain recovered and tokens, every model
+    .venv/bin/python recipes/study/table.py             losses on test rows, gain recovered, tokens and seconds
+    .venv/bin/python recipes/study/table.py --builds    the builds, command by command
+    .venv/bin/python recipes/study/table.py --cache DIR (before either) where the store is
 
 Gain recovered has the constants of the first seed's study in every row: L_base - L_single of each dataset's own vector,
 on the same test rows. Errors are standard errors over test rows, of differences paired by rows.
@@ -23,46 +24,28 @@ from dem_build.cli.session import Call, Session, open_session
 from dem_build.search.problem import ratio_stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from dem_build.store import Record
 
 HERE = Path(__file__).parent
 DATASETS = ("gsm8k", "cot", "aqua", "family", "reverse")
-RATES = ("3e-5", "1e-4", "3e-4")
-ALIKE = RATES[:2]
-"""Rates that all vectors were composed at, too, in place of those of their lowest validation losses."""
-MIXTURES = ("natural", "even", "fitted")
-
-
-def own_rate(name: str, rate: str) -> str:
-    """Return the setting by which the training on a dataset, or of a mixture, has a learning rate."""
-    table = "datasets" if name in DATASETS else "baselines"
-    return f"{table}.{name}.train.learning_rate={rate}"
-
-
-def at_rate(rate: str) -> tuple[str, str]:
-    """Return the settings by which every single training has a learning rate."""
-    return f"train.learning_rate={rate}", own_rate("family", rate)
-
-
+MIXTURES = ("natural", "even")
+ROWS = (8, 20, 56)
+SEEDS = (43, 44)
+HEALING = ("heal.train.max_steps=24", "heal.train.learning_rate=3e-5", "heal.train.eval_steps=0")
 BUILDS = {
     "": ("study.toml", ()),
-    "layers": ("study.toml", ("name=study-layers", "tune.granularity=layer")),
-    "seed 43": ("study.toml", ("name=study-seed", "train.seed=43")),
-    **{rate: ("study.toml", (f"name=study-{rate}", *at_rate(rate))) for rate in ALIKE},
-    "mixtures at 1e-4": ("study.toml", tuple(own_rate(n, "1e-4") for n in MIXTURES)),
-    "healed": (
-        "study.toml",
-        (
-            "name=study-healed",
-            "heal.train.max_steps=24",
-            "heal.train.learning_rate=3e-5",
-            "heal.train.eval_steps=0",
-        ),
-    ),
+    "sum": ("study.toml", ("compose.method=dem",)),
+    "layers": ("study.toml", ("compose.method=dem", "tune.granularity=layer")),
+    "regmean": ("study.toml", ("compose.method=regmean",)),
+    **{f"rows-{n}": ("study.toml", (f"compose.rows={n}",)) for n in ROWS},
+    "healed": ("study.toml", HEALING),
+    **{f"without-{name}": ("study.toml", (f"datasets.{name}.omega=0",)) for name in DATASETS},
     "trunk": ("trunk.toml", ()),
+    "trunk-sum": ("trunk.toml", ("compose.method=dem",)),
+    **{f"seed-{seed}": ("study.toml", (f"train.seed={seed}",)) for seed in SEEDS},
+    **{f"trunk-seed-{seed}": ("trunk.toml", (f"train.seed={seed}",)) for seed in SEEDS},
 }
+"""Build → recipe and settings, beside its name."""
 SINGLES = tuple(f"vector:{name}" for name in DATASETS)
 
 
@@ -81,30 +64,56 @@ ARMS = (
     Arm("base", "base"),
     *(Arm(f"{name} alone", name, (f"vector:{name}",)) for name in DATASETS),
     *(Arm(f"mixture, {name}", name, (f"vector:{name}",)) for name in MIXTURES),
-    *(Arm(f"mixture, {n}, at 1e-4", n, (f"vector:{n}",), "mixtures at 1e-4") for n in MIXTURES),
-    *(Arm(f"mixture, {n}, × tuned α", f"{n}_scaled", (f"vector:{n}",)) for n in MIXTURES[:2]),
     Arm("uniform 1/n", "mean", SINGLES),
-    Arm("DEM, ω a vector", "composed", SINGLES),
+    Arm("DEM, ω a vector", "composed", (), "sum", SINGLES),
     Arm("DEM, ω a layer", "composed", (), "layers", SINGLES),
-    Arm("DEM, ω a vector, healed", "composed", ("vector:heal",), "healed", SINGLES),
+    Arm("RegMean", "composed", (), "regmean", SINGLES),
+    *(Arm(f"matched, {n} rows", "composed", (), f"rows-{n}", SINGLES) for n in ROWS[:2]),
+    Arm("matched, 32 rows", "composed", SINGLES),
+    *(Arm(f"matched, {n} rows", "composed", (), f"rows-{n}", SINGLES) for n in ROWS[2:]),
+    Arm("matched, healed", "composed", ("vector:heal",), "healed", SINGLES),
     Arm("trunk of three alone", "trunk", ("vector:trunk",), "trunk"),
-    Arm("DEM on that trunk", "composed", ("vector:trunk", *SINGLES), "trunk"),
-    *(Arm(f"DEM, ω a vector, all at {rate}", "composed", SINGLES, rate) for rate in ALIKE),
-    Arm("DEM, ω a vector, second seed", "composed", SINGLES, "seed 43"),
-    *(Arm(f"mixture, {n}, second seed", n, (f"vector:{n}",), "seed 43") for n in MIXTURES),
+    Arm("trunk and DEM", "composed", ("vector:trunk", *SINGLES), "trunk-sum"),
+    Arm("trunk, matched", "composed", ("vector:trunk", *SINGLES), "trunk"),
+    *(
+        arm
+        for seed in SEEDS
+        for arm in (
+            Arm(f"mixture, even, seed {seed}", "even", ("vector:even",), f"seed-{seed}"),
+            Arm(f"matched, 32 rows, seed {seed}", "composed", SINGLES, f"seed-{seed}"),
+            Arm(f"trunk, matched, seed {seed}", "composed", ("vector:trunk", *SINGLES), f"trunk-seed-{seed}"),
+        )
+    ),
+    *(
+        Arm(
+            f"matched without {name}",
+            "composed",
+            (),
+            f"without-{name}",
+            tuple(set(SINGLES) - {f"vector:{name}"}),
+        )
+        for name in DATASETS
+    ),
 )
+MATCHED = next(arm for arm in ARMS if arm.label == "matched, 32 rows")
+STORE: list[str | None] = [None]
 
 
 @cache
-def session(build: str, *settings: str) -> Session:
+def session(build: str) -> Session:
     """Return the plan of a build; nothing runs."""
     recipe, own = BUILDS[build]
-    return open_session(str(HERE / recipe), Call(overrides=(*own, *settings)))
+    return open_session(str(HERE / recipe), Call(overrides=(*named(build), *own), cache=STORE[0]))
 
 
-def record(build: str, action: str, *settings: str) -> Record | None:
+def named(build: str) -> tuple[str, ...]:
+    """Return the setting by which a build has a name of its own, and so an own place in out/."""
+    return (f"name=study-{build}",) if build else ()
+
+
+def record(build: str, action: str) -> Record | None:
     """Return what is recorded of an action, None where nothing is."""
-    verdict = session(build, *settings).plan.verdicts.get(action)
+    verdict = session(build).plan.verdicts.get(action)
     return verdict.record if verdict else None
 
 
@@ -148,46 +157,33 @@ def trained(arm: Arm) -> int:
     return sum(one.count("tokens", "seen") or 0 for one in found)
 
 
-def tried(arm: Arm) -> int:
-    """Return the tokens of the same trainings at every learning rate that was tried.
-
-    Those of another seed, whose rates are those that the first one's sweep found, count once.
-    """
-    own = _made(record(arm.build, name) for name in arm.trainings)
-    swept = _swept((*arm.first, *arm.trainings))
-    if not own.keys() <= swept.keys():
-        swept = _swept(arm.first)
-    return sum(one.count("tokens", "seen") or 0 for one in (swept | own).values())
-
-
-def _swept(names: Iterable[str]) -> dict[str, Record]:
-    """Return trainings of the first build at every learning rate that was tried."""
-    return _made(record("", name, setting) for name in names for setting in _rates(name))
-
-
-def _made(found: Iterable[Record | None]) -> dict[str, Record]:
-    return {one.key: one for one in found if one is not None}
-
-
-def _rates(name: str) -> list[str]:
-    """Return the settings that a training of the first build was tried with."""
-    plain = name.removeprefix("vector:")
-    return [own_rate(plain, rate) for rate in RATES] if plain in (*DATASETS, *MIXTURES) else []
+def composing(arm: Arm) -> float:
+    """Return the seconds that composing took, with the search for ω where there was one."""
+    if arm.model != "composed":
+        return 0.0
+    graph = session(arm.build).plan.verdicts
+    names = [n for n in ("tune", "model", "model:unhealed") if n in graph] + [
+        n for n in graph if n.startswith("gram:")
+    ]
+    found = [one for name in names if (one := record(arm.build, name)) is not None]
+    return sum(one.amount("seconds") or 0.0 for one in found)
 
 
 def models() -> None:
     """Print a row for each model."""
-    columns = ("mean gain recovered", "less than DEM by", "tokens", "with all rates tried")
+    columns = ("mean gain recovered", "less than matched by", "dialogue", "tokens", "composing, s")
     print("| model | " + " | ".join((*DATASETS, *columns)) + " |")
     print("|---|" + "---:|" * (len(DATASETS) + len(columns)))
-    composed = next(arm for arm in ARMS if arm.model == "composed")
     for arm in ARMS:
-        losses = [ratio(*found)[0] if (found := rows(arm, name)) else math.nan for name in DATASETS]
+        losses = [
+            ratio(*found)[0] if (found := rows(arm, name)) else math.nan for name in (*DATASETS, "dialogue")
+        ]
         if all(map(math.isnan, losses)):
             continue
-        cells = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses]
-        cells += [shown(gained(arm, ARMS[0])), shown(gained(composed, arm)) if arm is not composed else ""]
-        cells += [f"{count(arm) / 1000:.0f}k" for count in (trained, tried)]
+        *own, dialogue = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses]
+        gain = shown(gained(arm, ARMS[0]))
+        less = "" if arm is MATCHED else shown(gained(MATCHED, arm))
+        cells = [*own, gain, less, dialogue, f"{trained(arm) / 1000:.0f}k", f"{composing(arm):.0f}"]
         print(f"| {arm.label} | {' | '.join(cells)} |")
 
 
@@ -196,24 +192,15 @@ def shown(found: tuple[float, float] | None) -> str:
     return "" if found is None else f"{found[0]:.3f} ±{found[1]:.3f}"
 
 
-def sweep() -> None:
-    """Print the lowest validation loss of every training at every learning rate, and at which step of how many."""
-    print("| trained on | " + " | ".join(RATES) + " |")
-    print("|---|" + "---:|" * len(RATES))
-    for name in (*DATASETS, *MIXTURES):
-        print(f"| {name} | " + " | ".join(lowest(name, rate) for rate in RATES) + " |")
-
-
-def lowest(name: str, rate: str) -> str:
-    """Return the lowest validation loss, and where it was."""
-    if name in MIXTURES and name not in session("").recipe.baselines:
-        return ""
-    found = record("", f"vector:{name}", own_rate(name, rate))
-    if found is None:
-        return ""
-    best = found.provenance["validation"]["lowest"]
-    return f"{best['loss']:.3f} at {best['step']} of {found.provenance['steps']}"
+def builds() -> None:
+    """Print the command of each build."""
+    for build, (recipe, own) in BUILDS.items():
+        settings = " ".join(f"--set {one}" for one in (*named(build), *own))
+        print(f".venv/bin/dem build recipes/study/{recipe} --trust-tasks {settings}".rstrip())
 
 
 if __name__ == "__main__":
-    sweep() if sys.argv[1:] == ["sweep"] else models()
+    told = sys.argv[1:]
+    if told[:1] == ["--cache"]:
+        STORE[0] = told[1]
+    builds() if "--builds" in told else models()
