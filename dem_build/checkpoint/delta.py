@@ -1,7 +1,8 @@
 """A distribution vector ΔΘ as a file: a difference for each tensor of the base, and which base it belongs to.
 
 One safetensors file. Its metadata says `{"dem": "delta/1", "base": DIGEST}`, where DIGEST is that of the
-base's folder of weights: a vector of another base is refused by this alone, before a tensor is read.
+base's folder of weights: a vector of another base is refused by this alone, before a tensor is read. A vector of low
+rank is another format, of which `factors.py` tells; `open_delta` opens both.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dem_build.checkpoint.factors import LORA_FORMAT, FactoredDelta
 from dem_build.checkpoint.floats import CODES, FLOATS, is_finite, narrow, widen
 from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.reader import open_checkpoint
@@ -109,6 +111,9 @@ def write_delta(
 def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> Checkpoint:
     """Read a vector's header and check that it belongs to `base`, without reading a tensor.
 
+    However it is stored, what is returned has the base's float tensors: a vector of low rank (`factors.py`) is
+    multiplied as it is read.
+
     Args:
         path: The file.
         base: What it must belong to.
@@ -119,7 +124,7 @@ def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> 
         CheckpointError: No vector, a vector of another base, or names, shapes or formats that differ.
     """
     delta = open_checkpoint(path)
-    if (found := delta.metadata.get("dem")) != DELTA_FORMAT:
+    if (found := delta.metadata.get("dem")) not in (DELTA_FORMAT, LORA_FORMAT):
         raise CheckpointError(f"is no distribution vector: its format is {found!r}", where=name)
     if (made_for := delta.metadata.get("base", "")) != base_digest:
         what = f"was made for the base {made_for[:12]}…, and this base is {base_digest[:12]}…"
@@ -127,6 +132,8 @@ def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> 
             what, where=name, hint="train the vector again on this base, or take its own base"
         )
     expected = delta_shapes(base)
+    if found == LORA_FORMAT:
+        return FactoredDelta(delta, expected, name)
     if differing := sorted(expected.keys() ^ delta.tensors.keys()):
         whose = "the base" if differing[0] in expected else "the vector"
         what = (
