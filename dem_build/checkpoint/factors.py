@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 
 from dem_build.checkpoint.header import DOWNLOAD_AGAIN, TensorInfo, TensorSpec
-from dem_build.checkpoint.reader import Checkpoint
+from dem_build.checkpoint.reader import Checkpoint, open_checkpoint
 from dem_build.checkpoint.writer import Writer
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
@@ -32,11 +32,22 @@ if TYPE_CHECKING:
 
     from dem_build.digest import Digest
 
-__all__ = ["LORA_FORMAT", "FactoredDelta", "LowRank", "Place", "elements", "squared_norm", "write_factors"]
+__all__ = [
+    "LORA_A",
+    "LORA_B",
+    "LORA_FORMAT",
+    "FactoredDelta",
+    "LowRank",
+    "Place",
+    "elements",
+    "open_factors",
+    "squared_norm",
+    "write_factors",
+]
 
 LORA_FORMAT = "lora/1"
 BLOCK = 1 << 15  # elements of a product at a time: it and what is added to it stay in a core's cache
-A, B = ".lora_A", ".lora_B"
+LORA_A, LORA_B = ".lora_A", ".lora_B"
 Array = TypeVar("Array")
 
 
@@ -99,7 +110,7 @@ class FactoredDelta(Checkpoint):
 
     Args:
         stored: The file as it is, checked to be of this format.
-        shapes: Name → shape of each float tensor of the base.
+        shapes: Name → shape of each float tensor of the base; None where it is not at hand: then of what is changed.
         name: What messages call it.
 
     Attributes:
@@ -110,10 +121,12 @@ class FactoredDelta(Checkpoint):
         CheckpointError: Half of a pair, shapes that are not the base's, or damaged metadata.
     """
 
-    def __init__(self, stored: Checkpoint, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+    def __init__(self, stored: Checkpoint, shapes: Mapping[str, tuple[int, ...]] | None, name: str) -> None:
         self._stored = stored.tensors
         self.places, self.scales = _described(stored.metadata, name)
         path = next((t.path for t in stored.tensors.values()), None)
+        if shapes is None:
+            shapes = {n: self._made(n, name) for n in self.places}
         for changed in self.places:
             self._check(changed, shapes, name)
         if path is None or len(self._stored) != 2 * len(self.places):
@@ -122,10 +135,8 @@ class FactoredDelta(Checkpoint):
         super().__init__(tensors, stored.metadata)
 
     def _check(self, changed: str, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
-        a, b, shape = self._stored.get(changed + A), self._stored.get(changed + B), shapes.get(changed)
-        if a is None or b is None:
-            raise CheckpointError(f"lacks a factor of {changed}", where=name, hint=DOWNLOAD_AGAIN)
-        made = (*b.shape[:1], *a.shape[1:])
+        made, shape = self._made(changed, name), shapes.get(changed)
+        a, b = self._stored[changed + LORA_A], self._stored[changed + LORA_B]
         if (
             len(a.shape) != 2
             or len(b.shape) != 2
@@ -139,13 +150,20 @@ class FactoredDelta(Checkpoint):
         if (a.dtype, b.dtype) != ("F32", "F32"):
             raise CheckpointError(f"{changed} has factors in {b.dtype} and {a.dtype}", where=name)
 
+    def _made(self, changed: str, name: str) -> tuple[int, ...]:
+        """The shape of a product."""
+        a, b = self._stored.get(changed + LORA_A), self._stored.get(changed + LORA_B)
+        if a is None or b is None:
+            raise CheckpointError(f"lacks a factor of {changed}", where=name, hint=DOWNLOAD_AGAIN)
+        return (*b.shape[:1], *a.shape[1:])
+
     def factors(self, name: str) -> LowRank[NDArray[np.float32]] | None:
         """The factors of a tensor; None of one that it leaves as it is."""
         if name not in self.places:
             return None
         b, a = (
             super(FactoredDelta, self).floats(t, 0, t.size).reshape(t.shape)
-            for t in (self._stored[name + B], self._stored[name + A])
+            for t in (self._stored[name + LORA_B], self._stored[name + LORA_A])
         )
         return LowRank(b, a, self.scales[name])
 
@@ -168,6 +186,22 @@ class FactoredDelta(Checkpoint):
             super().read_into(tensor, start, out)
 
 
+def open_factors(path: Path, name: str) -> FactoredDelta:
+    """Open a vector of low rank without its base: its tensors are those that it changes.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+
+    Raises:
+        CheckpointError: No vector of low rank, or a damaged one.
+    """
+    stored = open_checkpoint(path)
+    if (found := stored.metadata.get("dem")) != LORA_FORMAT:
+        raise CheckpointError(f"is no vector of low rank: its format is {found!r}", where=name)
+    return FactoredDelta(stored, None, name)
+
+
 def write_factors(
     path: Path, base_digest: Digest, factors: Mapping[str, tuple[LowRank[NDArray[np.float32]], Place]]
 ) -> float:
@@ -184,10 +218,11 @@ def write_factors(
     Raises:
         CheckpointError: A factor that is not finite.
     """
-    described, tensors, squares = {}, {}, [0.0]
+    described, squares = {}, [0.0]
+    tensors: dict[str, NDArray[np.float32]] = {}
     for name, (of, place) in factors.items():
         described[name] = {"scale": of.scale, "module": place.module, "transposed": place.transposed}
-        tensors |= {name + B: of.b, name + A: of.a}
+        tensors |= {name + LORA_B: of.b, name + LORA_A: of.a}
         squares.append(squared_norm(of))
     if lost := [name for name, values in tensors.items() if not np.isfinite(values).all()]:
         raise CheckpointError(f"{lost[0]} holds values that are not finite", hint="lower learning_rate")

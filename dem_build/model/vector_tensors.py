@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import safe_open
 
-from dem_build.checkpoint.factors import A, B, FactoredDelta, LowRank, elements
+from dem_build.checkpoint.factors import LORA_A, LORA_B, FactoredDelta, LowRank, elements
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -39,7 +39,9 @@ class VectorTensors:
         self._factors: dict[str, LowRank[torch.Tensor]] | None = None
         if isinstance(delta, FactoredDelta):
             stored = mapped(files, None, place)
-            self._factors = {n: LowRank(stored[n + B], stored[n + A], s) for n, s in delta.scales.items()}
+            self._factors = {
+                n: LowRank(stored[n + LORA_B], stored[n + LORA_A], s) for n, s in delta.scales.items()
+            }
         else:
             self._stored = mapped(files, names, place)
 

@@ -92,7 +92,8 @@ def _targets(model: PreTrainedModel, wanted: str | list[str]) -> dict[str, torch
         path: module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)
     }
     if wanted == ALL_LINEAR:
-        head = model.get_output_embeddings()
+        of: Any = model  # whose methods carry no types
+        head = of.get_output_embeddings()
         return {path: module for path, module in linear.items() if module is not head}
     found = {name: [p for p in linear if p == name or p.endswith(f".{name}")] for name in wanted}
     # peft takes what it finds, and says nothing of a name without a module where another one has some.
