@@ -146,6 +146,8 @@ class _Estimator:
         if self.shape is None or not action.kind.writes_model:
             return None
         params = action.params
+        if action.kind.trains:
+            return training_disk(self.shape, params)[0]
         dtype = params.get("vector_dtype") or params.get("dtype")
         made = [t.at.action for t in action.takes if t.at.output == "weights"]
         if dtype is None and made:  # a choice's, as all have it that are chosen from

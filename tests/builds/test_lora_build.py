@@ -54,31 +54,19 @@ def test_what_is_exported_is_an_adapter_that_peft_loads_back(project: Project, a
     )
 
 
-def test_an_exported_adapter_is_taken_as_the_vector_that_it_was(project: Project, alone: dict) -> None:
-    project.call("export", "tiny.toml", "vector:add", "again")
-    table = '[vectors.again]\nadapter = "./again"\nomega = 1.0\nvector_dtype = "float32"\n'
-    theirs = project.build(recipe(table, COMPOSE))
-    first, second = (load_file(Path(str(d["model"])) / "model.safetensors") for d in (alone, theirs))
-    for name, tensor in first.items():
-        torch.testing.assert_close(tensor, second[name], rtol=0, atol=1e-7)
-
-
 def test_beside_a_full_vector_it_is_searched_analysed_mixed_and_added_to_a_trunk(
-    project: Project, alone: dict
+    project: Project,
 ) -> None:
-    del alone  # another build of the recipe's name is there already
     tables = (
         dataset("add", test=0.2, validation=0.2),
         dataset("copy", test=0.2, validation=0.2) + 'train = { method = "full" }\n',
         '[trunk]\ndatasets = ["copy"]\ntrain = { max_steps = 2 }\n',
-        "[tune]\nmax_samples = 4\n[analysis]\nmax_samples = 4\n",
+        "[tune]\nmax_samples = 4\n[analysis]\ntsne = false\nladder = false\nresponse = []\n",
         '[baselines.mix]\nmethod = "mixing"\n[evaluate]\nprompts = 0\nmodels = ["composed", "mix"]\n',
         COMPOSE,
     )
     document = project.build(recipe(*tables, rate="1e-2", steps=2).replace("[train]\n", LORA))
-    assert {"vector:add", "vector:copy", "vector:trunk", "vector:mix", "tune", "analysis", "ladder"} <= {
-        *ran(document)
-    }
+    assert {"vector:add", "vector:copy", "vector:trunk", "vector:mix", "tune", "analysis"} <= {*ran(document)}
     small, full = (shown(project, f"vector:{name}")["outputs"]["delta"]["size"] for name in ("add", "copy"))
     assert small < full / 4
     assert shown(project, "vector:trunk")["outputs"]["delta"]["size"] == small

@@ -13,7 +13,7 @@ from dem_build.checkpoint.combine import result_specs
 from dem_build.checkpoint.floats import CODES, FLOATS
 from dem_build.checkpoint.header import kept_in
 from dem_build.errors import CheckpointError
-from dem_build.model.vector_tensors import VectorTensors, mapped
+from dem_build.model.mapped import MappedVector, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +76,7 @@ class ModelSums:
         self._kept, self.dtype = kept_in(base.metadata, CODES[dtype]), getattr(torch, dtype)
         self.specs = result_specs(base, CODES[dtype], self._kept)
         self._base = mapped({tensor.path for tensor in base.tensors.values()})
-        self._deltas = [VectorTensors(delta) for delta in deltas]
+        self._deltas = [MappedVector(delta) for delta in deltas]
         self._changers: dict[str, tuple[int, ...]] = {}
 
     def group_of(self, name: str) -> TensorGroup | None:
@@ -88,7 +88,7 @@ class ModelSums:
         if name not in self._changers:
             group = self.group_of(name)
             names = (name,) if group is None else group.files
-            found = tuple(i for i, d in enumerate(self._deltas) if any(d.changes(n) for n in names))
+            found = tuple(i for i, d in enumerate(self._deltas) if not all(d.is_zero(n) for n in names))
             self._changers |= dict.fromkeys(names, found)
         return self._changers[name]
 
@@ -139,7 +139,7 @@ class ModelSums:
     def _piece(self, name: str, part: slice, weights: Mapping[int, float]) -> torch.Tensor:
         total = self._base[name].view(-1)[part].float()
         for i, weight in weights.items():
-            total = total + self._deltas[i].part(name, part.start, PIECE) * np.float32(weight).item()
+            total = total + self._deltas[i].part(name, part.start, part.stop) * np.float32(weight).item()
         return total
 
 

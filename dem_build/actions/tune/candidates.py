@@ -19,7 +19,7 @@ from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import EvaluationError
 from dem_build.model.environment import device, memory_told
 from dem_build.model.load import load_model
-from dem_build.model.vector_tensors import CPU, VectorTensors, mapped
+from dem_build.model.mapped import CPU, MappedVector, mapped
 from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Candidates:
         if model.device.type == "cuda" and size < ROOM * torch.cuda.mem_get_info(model.device)[0]:
             place = model.device
         self._base = {name: tensor.view(-1) for name, tensor in mapped(files, names, place).items()}
-        self._deltas = [VectorTensors(delta, names, place) for delta in opened]
+        self._deltas = [MappedVector(delta, names, place) for delta in opened]
 
     @torch.no_grad()
     def become(self, omega: NDArray[np.float64], rounded_to: torch.dtype | None = None) -> None:
@@ -134,7 +134,7 @@ class Candidates:
             part = slice(start, start + CHUNK)
             total = self._base[name][part].to(flat.device, torch.float32)
             for delta, weight in terms:
-                total = total + delta.part(name, start, CHUNK, flat.device) * weight
+                total = total + delta.part(name, start, start + CHUNK, flat.device) * weight
             flat[part] = total.to(rounded_to).float() if rounded else total
 
     @torch.no_grad()
@@ -158,5 +158,5 @@ class Candidates:
         for start in range(0, gradient.numel(), CHUNK):
             part = slice(start, start + CHUNK)
             for i, delta in enumerate(self._deltas):
-                sums[i] += torch.dot(gradient[part], delta.part(name, start, CHUNK, gradient.device))
+                sums[i] += torch.dot(gradient[part], delta.part(name, start, start + CHUNK, gradient.device))
         return np.asarray(sums.cpu().numpy())

@@ -20,7 +20,7 @@ from dem_build.checkpoint.products import sum_products
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
 from dem_build.model.load import load_model
-from dem_build.model.vector_tensors import VectorTensors
+from dem_build.model.mapped import MappedVector
 from dem_build.model.weight_layout import WeightLayout
 from dem_build.step import StoredFile
 
@@ -93,7 +93,7 @@ def test_an_element_is_the_sum_of_its_products_and_of_other_tensors_zero(importe
 
 def test_any_piece_has_the_bits_of_the_whole_in_numpy_and_in_torch(imported, lora):
     with opened(imported, lora) as delta:
-        torch_tensors = VectorTensors(delta)
+        torch_tensors = MappedVector(delta)
         for name, columns in (
             ("model.layers.0.mlp.down_proj.weight", 128),
             ("model.layers.1.mlp.up_proj.weight", 64),
@@ -108,14 +108,14 @@ def test_any_piece_has_the_bits_of_the_whole_in_numpy_and_in_torch(imported, lor
             ):
                 wanted = whole[start : start + size]
                 assert delta.floats(tensor, start, len(wanted)).tobytes() == wanted.tobytes()
-                assert torch_tensors.part(name, start, size).numpy().tobytes() == wanted.tobytes()
+                assert torch_tensors.part(name, start, start + size).numpy().tobytes() == wanted.tobytes()
             rows = torch.tensor([3, 0, 3])
             assert torch.equal(
                 torch_tensors.rows(name, rows), torch.from_numpy(whole.reshape(tensor.shape))[rows]
             )
         assert not torch_tensors.rows("model.embed_tokens.weight", rows).any()
-        assert not torch_tensors.changes("model.embed_tokens.weight")
-        assert torch_tensors.changes("model.layers.0.mlp.down_proj.weight")
+        assert torch_tensors.is_zero("model.embed_tokens.weight")
+        assert not torch_tensors.is_zero("model.layers.0.mlp.down_proj.weight")
 
 
 def test_its_file_is_small_and_its_length_is_that_of_its_product(imported, lora, dense):

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["CPU", "VectorTensors", "mapped"]
+__all__ = ["CPU", "MappedVector", "mapped"]
 
 CPU = torch.device("cpu")
 PIECE = 1 << 18  # elements: what is at work stays in a core's cache
 
 
-class VectorTensors:
+class MappedVector:
     """The tensors of a vector; those of one of low rank are multiplied as they are asked for.
 
     Args:
@@ -45,11 +45,11 @@ class VectorTensors:
         else:
             self._stored = mapped(files, names, place)
 
-    def part(self, name: str, start: int, size: int, device: torch.device = CPU) -> torch.Tensor:
-        """At most `size` elements of a tensor, flat, from the `start`-th on, on a device."""
-        size = min(size, self._tensors[name].size - start)
+    def part(self, name: str, start: int, stop: int, device: torch.device = CPU) -> torch.Tensor:
+        """Some elements of a tensor, in one dimension, on a device; none beyond its end."""
+        size = min(stop, self._tensors[name].size) - start
         if self._factors is None:
-            return self._stored[name].view(-1)[start : start + size].to(device, torch.float32)
+            return self._stored[name].view(-1)[start:stop].to(device, torch.float32)
         if (found := self._factors.get(name)) is None or not size:
             return torch.zeros(size, device=device)
         return torch.cat(list(elements(found, start, size))).to(device)
@@ -64,12 +64,12 @@ class VectorTensors:
         taken = LowRank(found.b[rows], found.a, found.scale)
         return torch.cat(list(elements(taken, 0, shape[0] * shape[1]))).view(shape)
 
-    def changes(self, name: str) -> bool:
-        """Whether a tensor is other than 0."""
+    def is_zero(self, name: str) -> bool:
+        """Whether a tensor is zero everywhere."""
         if self._factors is None:
-            return _any(self._stored[name])
+            return _is_zero(self._stored[name])
         found = self._factors.get(name)
-        return found is not None and _any(found.b) and _any(found.a)
+        return found is None or _is_zero(found.b) or _is_zero(found.a)
 
 
 def mapped(
@@ -91,6 +91,6 @@ def mapped(
     return found
 
 
-def _any(tensor: torch.Tensor) -> bool:
+def _is_zero(tensor: torch.Tensor) -> bool:
     flat = tensor.reshape(-1)
-    return any(bool(flat[start : start + PIECE].any()) for start in range(0, flat.numel(), PIECE))
+    return not any(bool(flat[start : start + PIECE].any()) for start in range(0, flat.numel(), PIECE))
