@@ -43,9 +43,9 @@ def test_an_adapter_holds_the_vector(tmp_path):
     base = open_checkpoint(weights)
     with base, open_delta(vector, base, DIGEST, "ours") as ours, open_checkpoint(taken) as theirs:
         for name in ours.tensors:
-            # W + ΔW - W, in float32.
-            error = np.spacing(np.abs(base.read(name)) + np.abs(ours.read(name)))
-            assert (np.abs(ours.read(name) - theirs.read(name)) <= 2 * error).all()
+            # W + ΔW - W in float32, and r products and sums on either side, of at most 2e-3 here.
+            error = 2 * np.spacing(np.abs(base.read(name)) + np.abs(ours.read(name))) + 5e-9
+            assert (np.abs(ours.read(name) - theirs.read(name)) <= error).all()
         assert all(ours.read(name).any() for name in NAMES)
 
 
