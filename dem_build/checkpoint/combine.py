@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dem_build.checkpoint.floats import FLOATS, NAMES, is_finite, narrow_planes, widen_planes
+from dem_build.checkpoint.floats import FLOATS, NAMES, STORED, is_finite, narrow_planes
 from dem_build.checkpoint.header import ITEM_SIZES, TensorSpec
 from dem_build.checkpoint.layers import layer_of
 from dem_build.errors import CheckpointError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dem_build.actions.compose.methods import Method
+    from dem_build.checkpoint.delta import Delta
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.checkpoint.writer import Writer
@@ -59,7 +60,7 @@ class Combination:
     """
 
     base: Checkpoint
-    deltas: Sequence[Checkpoint]
+    deltas: Sequence[Delta]
     omegas: Sequence[float | Mapping[str, float]]
     method: Method
     code: str | None
@@ -405,14 +406,11 @@ class _Kernel:
     def load(
         self, source: Checkpoint, tensor: TensorInfo, start: int, n: int, out: NDArray[np.float32]
     ) -> None:
-        stored = self._buffer(tensor.dtype)[: out.size]
-        stored[n:] = 0  # what an odd chunk has too much: left over bits could be a NaN, and reach the norms
-        source.read_into(tensor, start, stored[:n])
-        widen_planes(stored, tensor.dtype, out)
+        source.planes_into(tensor, start, n, self._buffer(tensor.dtype)[: out.size], out)
 
     def _buffer(self, code: str) -> NDArray[np.generic]:
         if code not in self._stored:
-            self._stored[code] = np.empty(self._even, FLOATS[code])
+            self._stored[code] = np.empty(self._even, STORED[code])
         return self._stored[code]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dem_build.checkpoint.delta import Delta
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
@@ -72,7 +73,7 @@ class Sums:
 
 def sum_products(
     base: Checkpoint,
-    vectors: Sequence[Checkpoint],
+    vectors: Sequence[Delta],
     *,
     threads: int = 1,
     on_progress: Callable[[int], None] = lambda _: None,
@@ -114,7 +115,7 @@ def _in_order(work: Iterable[tuple[str, Future[Sums]]], ahead: int) -> Iterator[
         yield name, future.result()
 
 
-def _sum_unit(base: Checkpoint, vectors: Sequence[Checkpoint], tensor: TensorInfo, start: int) -> Sums:
+def _sum_unit(base: Checkpoint, vectors: Sequence[Delta], tensor: TensorInfo, start: int) -> Sums:
     """Sum over at most UNIT elements of one tensor."""
     total = Sums.none(len(vectors))
     for begin in range(start, min(start + UNIT, tensor.size), CHUNK):

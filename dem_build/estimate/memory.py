@@ -30,6 +30,7 @@ __all__ = [
     "MASTER",
     "PROCESS",
     "STATES",
+    "VECTOR_BYTES",
     "Rows",
     "Shape",
     "gram_disk",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+VECTOR_BYTES = {**BYTES, "int8": 1 + 2 / 64}
+"""Bytes a parameter of a vector: of int8, with its blocks' scales."""
 MASTER = 4
 GRADIENT = 4
 STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
@@ -341,9 +344,8 @@ def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
     """The bytes of a vector, and of the checkpoints while it is trained."""
     checkpoint = MASTER + STATES[params["optim"]]
     best = MASTER if params.get("load_best_model_at_end") else 0
-    return shape.parameters * BYTES[params["vector_dtype"]], shape.parameters * (
-        CHECKPOINTS * checkpoint + best
-    )
+    vector = round(shape.parameters * VECTOR_BYTES[params["vector_dtype"]])
+    return vector, shape.parameters * (CHECKPOINTS * checkpoint + best)
 
 
 def seen_tokens(rows: Rows, params: Mapping[str, JSON]) -> int:
