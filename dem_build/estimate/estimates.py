@@ -15,7 +15,7 @@ from dem_build.estimate.due import (
     shape_of,
     training_of,
 )
-from dem_build.estimate.memory import BYTES, PROCESS, gram_disk, search_memory, training_disk
+from dem_build.estimate.memory import PROCESS, VECTOR_BYTES, gram_disk, search_memory, training_disk
 from dem_build.estimate.times import Times
 from dem_build.hardware import gpus
 
@@ -154,5 +154,5 @@ class _Estimator:
             return self._written(self.plan.verdicts[made[0]].action)
         if dtype is None:  # an import's, as the files have it
             dtype = self.config.get("dtype") or self.config.get("torch_dtype")
-        size = BYTES.get(dtype) if isinstance(dtype, str) else None
-        return None if size is None else size * self.shape.parameters
+        size = VECTOR_BYTES.get(dtype) if isinstance(dtype, str) else None
+        return None if size is None else round(size * self.shape.parameters)

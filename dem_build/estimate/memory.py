@@ -32,6 +32,7 @@ __all__ = [
     "MASTER",
     "PROCESS",
     "STATES",
+    "VECTOR_BYTES",
     "Rows",
     "Shape",
     "gram_disk",
@@ -47,6 +48,8 @@ __all__ = [
 ]
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+VECTOR_BYTES = {**BYTES, "int8": 1 + 2 / 64}
+"""Bytes a parameter of a vector: of int8, with its blocks' scales."""
 MASTER = 4
 GRADIENT = 4
 STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
@@ -413,8 +416,8 @@ def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
     checkpoint = MASTER + STATES[params["optim"]]
     best = MASTER if params.get("load_best_model_at_end") else 0
     changed = trained_parameters(shape, params)
-    width = MASTER if is_lora(params) else BYTES[params["vector_dtype"]]  # factors are in float32
-    return changed * width, changed * (CHECKPOINTS * checkpoint + best)
+    width = MASTER if is_lora(params) else VECTOR_BYTES[params["vector_dtype"]]  # factors are in float32
+    return round(changed * width), changed * (CHECKPOINTS * checkpoint + best)
 
 
 def seen_tokens(rows: Rows, params: Mapping[str, JSON]) -> int:

@@ -1,86 +1,38 @@
-"""A vector's tensors as torch has them, some elements at a time and in float32, however the vector is stored."""
+"""Tensors of files as torch has them: mapped, not read, in the format in which they are stored."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 
+from dem_build.checkpoint.blocks import BLOCK, run_of
+from dem_build.checkpoint.delta import Delta
 from dem_build.checkpoint.factors import LORA_A, LORA_B, FactoredDelta, LowRank, elements
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection
     from pathlib import Path
 
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["CPU", "MappedVector", "mapped"]
+__all__ = ["MappedVector", "mapped"]
 
 CPU = torch.device("cpu")
-PIECE = 1 << 18  # elements: what is at work stays in a core's cache
-
-
-class MappedVector:
-    """The tensors of a vector; those of one of low rank are multiplied as they are asked for.
-
-    Args:
-        delta: As `open_delta` returns it.
-        names: Those that are asked for; None is all.
-        place: Where they are kept in their stored type: on the CPU they are mapped, and not read.
-    """
-
-    def __init__(
-        self, delta: Checkpoint, names: Collection[str] | None = None, place: torch.device = CPU
-    ) -> None:
-        files = {tensor.path for tensor in delta.tensors.values()}
-        self._tensors = delta.tensors
-        self._place = place
-        self._factors: dict[str, LowRank[torch.Tensor]] | None = None
-        if isinstance(delta, FactoredDelta):
-            stored = mapped(files, None, place)
-            self._factors = {
-                n: LowRank(stored[n + LORA_B], stored[n + LORA_A], s) for n, s in delta.scales.items()
-            }
-        else:
-            self._stored = mapped(files, names, place)
-
-    def part(self, name: str, start: int, stop: int, device: torch.device = CPU) -> torch.Tensor:
-        """Some elements of a tensor, in one dimension, on a device; none beyond its end."""
-        size = min(stop, self._tensors[name].size) - start
-        if self._factors is None:
-            return self._stored[name].view(-1)[start:stop].to(device, torch.float32)
-        if (found := self._factors.get(name)) is None or not size:
-            return torch.zeros(size, device=device)
-        return torch.cat(list(elements(found, start, size))).to(device)
-
-    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
-        """Some rows of a matrix, [len(rows), columns]."""
-        shape = (len(rows), self._tensors[name].shape[-1])
-        if self._factors is None:
-            return self._stored[name].view(self._tensors[name].shape)[rows].float()
-        if (found := self._factors.get(name)) is None or not len(rows):
-            return torch.zeros(shape, device=self._place)
-        taken = LowRank(found.b[rows], found.a, found.scale)
-        return torch.cat(list(elements(taken, 0, shape[0] * shape[1]))).view(shape)
-
-    def is_zero(self, name: str) -> bool:
-        """Whether a tensor is zero everywhere."""
-        if self._factors is None:
-            return _is_zero(self._stored[name])
-        found = self._factors.get(name)
-        return found is None or _is_zero(found.b) or _is_zero(found.a)
+PIECE = 1 << 18  # elements that are looked at at a time
 
 
 def mapped(
-    files: Iterable[Path], names: Collection[str] | None = None, place: torch.device = CPU
+    files: Collection[Path], names: Collection[str] | None = None, place: torch.device = CPU
 ) -> dict[str, torch.Tensor]:
-    """Tensors of files in their stored type and shape; on the CPU they are mapped, not read.
+    """The tensors of some files.
 
     Args:
-        files: Of safetensors.
-        names: Those that are wanted; None is all.
-        place: Where to.
+        files: safetensors files.
+        names: Which; None for all.
+        place: Where they shall be: on the CPU they are mapped, elsewhere copied.
     """
     found: dict[str, torch.Tensor] = {}
     for path in sorted(files):
@@ -91,6 +43,85 @@ def mapped(
     return found
 
 
-def _is_zero(tensor: torch.Tensor) -> bool:
-    flat = tensor.reshape(-1)
-    return not any(bool(flat[start : start + PIECE].any()) for start in range(0, flat.numel(), PIECE))
+class MappedVector:
+    """A vector's tensors, which give float32 whatever they are stored in.
+
+    Args:
+        delta: Its headers, checked against the base: as `open_delta` returns them.
+        names: Which tensors; None for all.
+        place: As of `mapped`.
+    """
+
+    def __init__(
+        self, delta: Checkpoint, names: Collection[str] | None = None, place: torch.device = CPU
+    ) -> None:
+        files = {tensor.path for tensor in delta.tensors.values()}
+        held = {name for name in delta.tensors if names is None or name in names}
+        self._shapes = {name: delta.tensors[name].shape for name in held}
+        self._scales: dict[str, torch.Tensor] = {}
+        self._factors: dict[str, LowRank[torch.Tensor]] | None = None
+        if isinstance(delta, FactoredDelta):
+            halves = mapped(files, None, place)
+            self._factors = {
+                n: LowRank(halves[n + LORA_B], halves[n + LORA_A], scale) for n, scale in delta.scales.items()
+            }
+            return
+        beside = delta.scales if isinstance(delta, Delta) else {}
+        scales = {name: beside[name].name for name in held if name in beside}
+        tensors = mapped(files, held | set(scales.values()), place)
+        self._tensors = {name: tensors[name] for name in held}
+        self._scales = {name: tensors[scale] for name, scale in scales.items()}
+
+    def part(self, name: str, start: int, stop: int, device: torch.device = CPU) -> torch.Tensor:
+        """Some elements of a tensor as float32, in one dimension, on a device; none beyond its end."""
+        if self._factors is not None:
+            size = min(stop, math.prod(self._shapes[name])) - start
+            return _multiplied(self._factors.get(name), start, size, device)
+        tensor = self._tensors[name]
+        values = tensor.view(-1)[start:stop].to(device, torch.float32)
+        if name not in self._scales:
+            return values
+        run = run_of(tuple(tensor.shape), start, values.numel())
+        scales = self._scales[name].view(-1)[run.first : run.first + run.scales].to(device, torch.float32)
+        if run.is_whole(values.numel()):
+            return (values.view(-1, run.width) * scales[:, None]).view(-1)
+        spread = _spread(scales.view(run.rows, run.blocks), run.width).reshape(-1)
+        return values * spread[run.skipped : run.skipped + values.numel()]
+
+    def rows(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Some rows of a matrix as float32, [len(rows), width]."""
+        if self._factors is not None:
+            found, width = self._factors.get(name), self._shapes[name][-1]
+            taken = found and LowRank(found.b[rows], found.a, found.scale)
+            return _multiplied(taken, 0, len(rows) * width, rows.device).view(len(rows), width)
+        values = self._tensors[name][rows].float()
+        if name not in self._scales:
+            return values
+        return values * _spread(self._scales[name][rows].float(), values.shape[1])
+
+    def is_zero(self, name: str) -> bool:
+        """Whether a tensor is zero everywhere."""
+        if self._factors is not None:
+            found = self._factors.get(name)
+            return found is None or not _any(found.b) or not _any(found.a)
+        # So is a block of int8 where its integers are: the largest of any other is 127.
+        return not _any(self._tensors[name])
+
+
+def _multiplied(
+    of: LowRank[torch.Tensor] | None, start: int, size: int, device: torch.device
+) -> torch.Tensor:
+    """Elements of a product, flat; of None, zeros."""
+    if of is None or not size:
+        return torch.zeros(size, device=device)
+    return torch.cat(list(elements(of, start, size))).to(device)
+
+
+def _any(tensor: torch.Tensor) -> bool:
+    flat = tensor.view(-1)
+    return any(bool(flat[start : start + PIECE].any()) for start in range(0, flat.numel(), PIECE))
+
+
+def _spread(scales: torch.Tensor, width: int) -> torch.Tensor:
+    """The scale of each element of some rows, [rows, width], from those of their blocks, [rows, blocks]."""
+    return scales.repeat_interleave(BLOCK, dim=1)[:, :width]

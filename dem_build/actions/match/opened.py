@@ -43,7 +43,7 @@ def open_sums(
     deltas = [open_delta(v.path, base, digest, f"vector {v.digest[:12]}…") for v in vectors.files]
     config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
     model = empty_model(config, context.machine.attn_implementation)
-    return model, ModelSums(base, deltas, vectors, dtype, WeightLayout(model, delta_shapes(base)))
+    return model, ModelSums(base, vectors, deltas, dtype, WeightLayout(model, delta_shapes(base)))
 
 
 def sample_rows(sample: Path, most: int, config: Path) -> list[TokenRow]:

@@ -50,8 +50,8 @@ class ModelSums:
 
     Args:
         base: Θ, whose headers are read.
-        deltas: ΔΘ_j, as `open_delta` returns them.
-        vectors: The same, and what the prior is.
+        vectors: ΔΘ_j, and what the prior is.
+        deltas: The headers of ΔΘ_j, checked against the base.
         dtype: Of the published model, as recipes name it.
         layout: How the files' tensors are the model's.
 
@@ -65,8 +65,8 @@ class ModelSums:
     def __init__(
         self,
         base: Checkpoint,
-        deltas: Sequence[Checkpoint],
         vectors: Vectors,
+        deltas: Sequence[Checkpoint],
         dtype: str,
         layout: WeightLayout,
     ) -> None:
@@ -117,8 +117,7 @@ class ModelSums:
         made = torch.empty(base.shape, dtype=torch.float32 if name in self._kept else self.dtype)
         weights = self.shares(name) if weights is None else weights
         for start in range(0, base.numel(), PIECE):
-            part = slice(start, start + PIECE)
-            made.view(-1)[part] = self._piece(name, part, weights)
+            made.view(-1)[start : start + PIECE] = self._piece(name, start, weights)
         return made
 
     def own(self, name: str, weights: Mapping[int, float] | None = None) -> torch.Tensor:
@@ -136,10 +135,10 @@ class ModelSums:
             total = total + self._deltas[i].rows(file, rows) * np.float32(weight).item()
         return total.to(torch.float32 if file in self._kept else self.dtype)
 
-    def _piece(self, name: str, part: slice, weights: Mapping[int, float]) -> torch.Tensor:
-        total = self._base[name].view(-1)[part].float()
+    def _piece(self, name: str, start: int, weights: Mapping[int, float]) -> torch.Tensor:
+        total = self._base[name].view(-1)[start : start + PIECE].float()
         for i, weight in weights.items():
-            total = total + self._deltas[i].part(name, part.start, part.stop) * np.float32(weight).item()
+            total = total + self._deltas[i].part(name, start, start + PIECE) * np.float32(weight).item()
         return total
 
 

@@ -19,7 +19,7 @@ from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import EvaluationError
 from dem_build.model.environment import device, memory_told
 from dem_build.model.load import load_model
-from dem_build.model.mapped import CPU, MappedVector, mapped
+from dem_build.model.mapped import MappedVector, mapped
 from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Candidates:
     ) -> None:
         self.model, self.vectors = model, list(deltas)
         base = open_checkpoint(weights)
-        opened = [open_delta(path, base, digest, f"vector {name[:12]}…") for name, path in deltas.items()]
+        vectors = [open_delta(p, base, digest, f"vector {name[:12]}…") for name, p in deltas.items()]
         self._shapes = {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
         self._layout = WeightLayout(model, self._shapes)
         names = self._layout.of_file.keys()
@@ -94,11 +94,11 @@ class Candidates:
         self._own = model.state_dict(keep_vars=True)
         files = {info.path for info in base.tensors.values()}
         # On the GPU where they fit beside the model, else mapped from their files.
-        size, place = sum(path.stat().st_size for path in (*files, *deltas.values())), CPU
+        size, place = sum(path.stat().st_size for path in (*files, *deltas.values())), torch.device("cpu")
         if model.device.type == "cuda" and size < ROOM * torch.cuda.mem_get_info(model.device)[0]:
             place = model.device
-        self._base = {name: tensor.view(-1) for name, tensor in mapped(files, names, place).items()}
-        self._deltas = [MappedVector(delta, names, place) for delta in opened]
+        self._base = {n: tensor.view(-1) for n, tensor in mapped(files, names, place).items()}
+        self._deltas = [MappedVector(delta, names, place) for delta in vectors]
 
     @torch.no_grad()
     def become(self, omega: NDArray[np.float64], rounded_to: torch.dtype | None = None) -> None:
@@ -156,7 +156,7 @@ class Candidates:
         # far smaller than they are.
         sums = torch.zeros(len(self._deltas), dtype=torch.float64, device=gradient.device)
         for start in range(0, gradient.numel(), CHUNK):
-            part = slice(start, start + CHUNK)
+            part = gradient[start : start + CHUNK]
             for i, delta in enumerate(self._deltas):
-                sums[i] += torch.dot(gradient[part], delta.part(name, start, start + CHUNK, gradient.device))
+                sums[i] += torch.dot(part, delta.part(name, start, start + CHUNK, gradient.device))
         return np.asarray(sums.cpu().numpy())

@@ -186,7 +186,7 @@ def test_a_tensor_that_one_vector_alone_changes_is_as_that_one_has_it(imported, 
     files = [StoredFile(path, str(i) * 64) for i, path in enumerate((lora, other))]
     deltas = [opened(imported, path) for path in (lora, other)]
     layout = WeightLayout(model, delta_shapes(base))
-    sums = ModelSums(base, deltas, Vectors(files, [1.0, 1.0], 1.0), "float32", layout)
+    sums = ModelSums(base, Vectors(files, [1.0, 1.0], 1.0), deltas, "float32", layout)
     assert sums.changers("model.embed_tokens.weight") == (1,)
     assert sums.changers("model.layers.0.mlp.up_proj.weight") == (0, 1)
 
