@@ -68,7 +68,10 @@ KIND = Kind(
     writes_model=True,
     chooses=lambda _, taken: taken.of == VALIDATION and not taken.watched,
     work=Workload(
-        lambda due: due.trained_tokens(), lambda record: record.count("tokens", "seen"), tokens=True
+        lambda due: due.trained_tokens(),
+        lambda record: record.count("tokens", "seen"),
+        ("method",),
+        tokens=True,
     ),
 )
 
