@@ -99,3 +99,39 @@ def test_a_choice_that_never_looks_changes_no_document(vector_of):
     assert document(vector_of("eval_steps = 5", "load_best_model_at_end = true", dataset=own)) == document(
         vector_of()
     )
+
+
+LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+
+
+def params_of(action: Action) -> dict[str, object]:
+    """The parameters that are hashed."""
+    found: dict[str, object] = json.loads(document(action))["params"]
+    return found
+
+
+def test_what_adapters_need_reaches_the_vectors_that_have_them_alone(vector_of):
+    full, lora = params_of(vector_of()), params_of(vector_of('method = "lora"'))
+    assert full["method"] == "full"
+    assert not full.keys() & set(LORA_KEYS)
+    assert lora.keys() == (full.keys() - {"vector_dtype"}) | set(LORA_KEYS)
+    # Factors are in float32 whatever vectors of all weights are stored in.
+    assert "vector_dtype" not in lora
+    made = [document(vector_of('method = "lora"', line)) for line in ("", "lora_r = 8", "lora_alpha = 64.0")]
+    assert len(set(made)) == 3
+
+
+def test_target_modules_are_a_set(vector_of):
+    first, second = (
+        document(vector_of('method = "lora"', f"lora_target_modules = {names}"))
+        for names in ('["q_proj", "v_proj"]', '["v_proj", "q_proj", "v_proj"]')
+    )
+    assert first == second
+
+
+def test_adapters_have_a_learning_rate_of_their_own_where_none_is_written(vector_of):
+    assert params_of(vector_of())["learning_rate"] == 2e-5
+    assert params_of(vector_of('method = "lora"'))["learning_rate"] == 2e-4
+    assert params_of(vector_of('method = "lora"', "learning_rate = 1e-5"))["learning_rate"] == 1e-5
+    own = vector_of("learning_rate = 1e-5", dataset='train = { method = "lora" }\n')
+    assert params_of(own)["learning_rate"] == 1e-5

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dem_build.checkpoint.floats import FLOATS, NAMES, is_finite, narrow_planes, widen_planes
+from dem_build.checkpoint.floats import FLOATS, NAMES, STORED, is_finite, narrow_planes
 from dem_build.checkpoint.header import ITEM_SIZES, TensorSpec
 from dem_build.checkpoint.layers import layer_of
 from dem_build.errors import CheckpointError
@@ -405,14 +405,11 @@ class _Kernel:
     def load(
         self, source: Checkpoint, tensor: TensorInfo, start: int, n: int, out: NDArray[np.float32]
     ) -> None:
-        stored = self._buffer(tensor.dtype)[: out.size]
-        stored[n:] = 0  # what an odd chunk has too much: left over bits could be a NaN, and reach the norms
-        source.read_into(tensor, start, stored[:n])
-        widen_planes(stored, tensor.dtype, out)
+        source.planes_into(tensor, start, n, self._buffer(tensor.dtype)[: out.size], out)
 
     def _buffer(self, code: str) -> NDArray[np.generic]:
         if code not in self._stored:
-            self._stored[code] = np.empty(self._even, FLOATS[code])
+            self._stored[code] = np.empty(self._even, STORED[code])
         return self._stored[code]
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "CODES",
     "FLOATS",
     "NAMES",
+    "STORED",
     "from_bfloat16",
     "is_finite",
     "narrow",
@@ -43,6 +44,9 @@ FLOATS: Mapping[str, np.dtype[np.generic]] = MappingProxyType(
     {"BF16": np.dtype(np.uint16), "F16": np.dtype(np.float16), "F32": np.dtype(np.float32)}
 )
 """Code of a float format that weights may have → the numpy dtype that holds its bits."""
+
+STORED: Mapping[str, np.dtype[np.generic]] = MappingProxyType({**FLOATS, "I8": np.dtype(np.int8)})
+"""The same, with the integers of a vector's blocks (blocks.py)."""
 
 QUIET_NAN = np.uint16(0x7FC0)
 UPPER = np.uint32(0xFFFF0000)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dem_build.checkpoint.filenames import INDEX, SINGLE, shards_of
-from dem_build.checkpoint.floats import FLOATS, widen
+from dem_build.checkpoint.floats import FLOATS, widen, widen_planes
 from dem_build.checkpoint.header import DOWNLOAD_AGAIN, ITEM_SIZES, TensorInfo, read_header
 from dem_build.errors import CheckpointError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import NDArray
+
+    from dem_build.checkpoint.header import TensorSpec
 
 __all__ = ["Checkpoint", "check_index", "open_checkpoint"]
 
@@ -70,9 +72,13 @@ class Checkpoint:
             CheckpointError: No tensor of this name, or one that holds no floats.
         """
         tensor = self.tensors.get(name)
-        if tensor is None or tensor.dtype not in FLOATS:
+        if tensor is None or not self.has_floats(tensor):
             raise CheckpointError(f"there are no float weights named {name}")
         return self.floats(tensor, 0, tensor.size).reshape(tensor.shape)
+
+    def has_floats(self, tensor: TensorSpec) -> bool:
+        """Whether a tensor's values can be read as float32."""
+        return tensor.dtype in FLOATS
 
     def floats(self, tensor: TensorInfo, start: int, size: int) -> NDArray[np.float32]:
         """The values of `size` elements of a float tensor as float32, from the `start`-th on; threads may share it.
@@ -87,6 +93,25 @@ class Checkpoint:
         values = np.empty(size, np.float32)
         widen(stored, tensor.dtype, values)
         return values
+
+    def planes_into(
+        self, tensor: TensorInfo, start: int, size: int, stored: NDArray[np.generic], out: NDArray[np.float32]
+    ) -> None:
+        """The values of `size` elements as two planes (see floats.py), from the `start`-th on; threads may share it.
+
+        Args:
+            tensor: Theirs.
+            start: The first of them.
+            size: How many they are.
+            stored: Room for them as they are stored, contiguous, as long as `out`.
+            out: Of even length; what is one element too long for them gets a zero.
+
+        Raises:
+            CheckpointError: As of `read_into`.
+        """
+        stored[size:] = 0  # left over bits could be a NaN, and reach the norms
+        self.read_into(tensor, start, stored[:size])
+        widen_planes(stored, tensor.dtype, out)
 
 
 def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:

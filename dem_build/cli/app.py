@@ -271,6 +271,14 @@ app = Commands(
             *OF_RECIPE,
         ),
         Command(
+            "export.export",
+            "Write a vector of low rank as an adapter's folder, which peft loads.",
+            RECIPE,
+            ACTION,
+            click.Argument(["folder"], metavar="FOLDER", type=PATH),
+            *OF_RECIPE,
+        ),
+        Command(
             "ending.report",
             "Draw out/NAME/report.html from what is recorded, and run nothing.",
             RECIPE,

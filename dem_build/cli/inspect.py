@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Verdict
     from dem_build.store import Record
 
-__all__ = ["check", "lock", "logs", "plan", "show", "why"]
+__all__ = ["check", "lock", "logs", "plan", "recorded", "show", "why"]
 
 
 def check(recipe: str, call: Call) -> int:
@@ -122,7 +122,7 @@ def why(recipe: str, action: str, call: Call) -> int:
 def show(recipe: str, action: str, call: Call) -> int:
     """Show the record of an action: where its result came from."""
     session = open_session(recipe, call)
-    record = _recorded(session, action)
+    record = recorded(session, action)
     document = {
         "action": action,
         "key": record.key,
@@ -163,7 +163,7 @@ def _verdict(session: Session, name: str) -> Verdict:
     return session.plan.verdicts[name]
 
 
-def _recorded(session: Session, name: str) -> Record:
+def recorded(session: Session, name: str) -> Record:
     """The record of an action as it stands in the recipe now, else that of its last build."""
     verdict = _verdict(session, name)
     last = session.plan.history.keys.get(name)
@@ -179,7 +179,7 @@ def _events(session: Session, verdict: Verdict) -> Iterator[JSON]:
     """Yield the events of the last run: of an unfinished one where there is one, else of the recorded one."""
     unfinished = session.store.work.previous(verdict.key) if verdict.key and verdict.record is None else []
     if not unfinished:
-        record = _recorded(session, verdict.action.name)
+        record = recorded(session, verdict.action.name)
         if record.log is not None:
             yield from read_events(session.store.objects.read_bytes(record.log))
         return

@@ -15,7 +15,7 @@ from dem_build.estimate.due import (
     shape_of,
     training_of,
 )
-from dem_build.estimate.memory import BYTES, PROCESS, gram_disk, search_memory, training_disk
+from dem_build.estimate.memory import PROCESS, VECTOR_BYTES, gram_disk, search_memory, training_disk
 from dem_build.estimate.times import Times
 from dem_build.hardware import gpus
 
@@ -146,11 +146,13 @@ class _Estimator:
         if self.shape is None or not action.kind.writes_model:
             return None
         params = action.params
+        if action.kind.trains:
+            return training_disk(self.shape, params)[0]
         dtype = params.get("vector_dtype") or params.get("dtype")
         made = [t.at.action for t in action.takes if t.at.output == "weights"]
         if dtype is None and made:  # a choice's, as all have it that are chosen from
             return self._written(self.plan.verdicts[made[0]].action)
         if dtype is None:  # an import's, as the files have it
             dtype = self.config.get("dtype") or self.config.get("torch_dtype")
-        size = BYTES.get(dtype) if isinstance(dtype, str) else None
-        return None if size is None else size * self.shape.parameters
+        size = VECTOR_BYTES.get(dtype) if isinstance(dtype, str) else None
+        return None if size is None else round(size * self.shape.parameters)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import EvaluationError, TrainingError
 from dem_build.estimate.due import matchings, parameters_of, shape_of, trainings
-from dem_build.estimate.memory import BYTES, GRADIENT, MASTER, STATES, least_memory
+from dem_build.estimate.memory import BYTES, GRADIENT, MASTER, STATES, is_lora, least_memory
 from dem_build.hardware import gigabytes, room
 from dem_build.plan import Status
 
@@ -128,10 +128,12 @@ def _untrainable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
     least = least_memory(parameters, params)
     if least <= space.total:
         return None
-    smaller = [(o, least_memory(parameters, {**params, "optim": o})) for o in SMALLER]
-    fitting = next((f'optim = "{o}" needs {gigabytes(n)}' for o, n in smaller if n <= space.total), None)
+    smaller = [*(("optim", optim) for optim in SMALLER), ("method", "lora")]
+    needs = ((key, value, least_memory(parameters, {**params, key: value})) for key, value in smaller)
+    fitting = next((f'{k} = "{v}" needs {gigabytes(n)}' for k, v, n in needs if n <= space.total), None)
+    held = "weights" if is_lora(params) else "weights, gradients and optimizer states"
     return TrainingError(
-        f"cannot fit: weights, gradients and optimizer states of {parameters:,} parameters take {gigabytes(least)}, "
+        f"cannot fit: {held} of {parameters:,} parameters take {gigabytes(least)}, "
         f"and {space.place} has {gigabytes(space.total)} of memory",
         where=verdict.action.name,
         hint=f"{fitting} and may fit" if fitting else "take a smaller base, or a machine with more memory",

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from dem_build.data.budget import Length, Size
@@ -30,10 +32,12 @@ __all__ = [
     "MASTER",
     "PROCESS",
     "STATES",
+    "VECTOR_BYTES",
     "Rows",
     "Shape",
     "gram_disk",
     "held_memory",
+    "is_lora",
     "least_memory",
     "matching_memory",
     "search_memory",
@@ -44,6 +48,8 @@ __all__ = [
 ]
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+VECTOR_BYTES = {**BYTES, "int8": 1 + 2 / 64}
+"""Bytes a parameter of a vector: of int8, with its blocks' scales."""
 MASTER = 4
 GRADIENT = 4
 STATES = {"adamw_torch_fused": 8, "adamw_8bit": 2, "adafactor": 0}
@@ -68,6 +74,21 @@ SCRATCH = {"adamw_torch_fused": 0, "adamw_8bit": 3, "adafactor": 2}
 """Float32 copies of a matrix that an optimizer's step makes on its way on a CPU; it takes one matrix after another."""
 GAPS = 0.4
 """Gaps beside what is in the heap at its most, as a share of it: 0.37 by mallinfo2 where they were 0.4 GB."""
+
+
+LINEAR_OF: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "q_proj": ("hidden", "hidden"),
+        "k_proj": ("hidden", "keys"),
+        "v_proj": ("hidden", "keys"),
+        "o_proj": ("hidden", "hidden"),
+        "gate_proj": ("hidden", "inner"),
+        "up_proj": ("hidden", "inner"),
+        "down_proj": ("inner", "hidden"),
+    }
+)
+"""A linear layer of a decoder's layer → its inputs and outputs; queries are as wide as the residual stream."""
+LINEAR = tuple(LINEAR_OF.values())
 
 
 @dataclass(frozen=True)
@@ -161,8 +182,36 @@ class Rows:
 
 
 def least_memory(parameters: int, params: Mapping[str, JSON]) -> int:
-    """The bytes without which a training cannot run, whatever its batches: weights, gradients, states."""
-    return parameters * (MASTER + GRADIENT + STATES[params["optim"]])
+    """The bytes without which a training cannot run, whatever its batches: weights, gradients, states.
+
+    Of low-rank adapters the weights, which stay as they are: the adapters themselves are next to nothing.
+    """
+    return parameters * (MASTER + (0 if is_lora(params) else GRADIENT + STATES[params["optim"]]))
+
+
+def is_lora(params: Mapping[str, JSON]) -> bool:
+    """Whether low-rank adapters are trained, and all weights are frozen."""
+    return params.get("method") == "lora"
+
+
+def trained_parameters(shape: Shape, params: Mapping[str, JSON]) -> int:
+    """How many parameters have gradients: all, or those of the adapters."""
+    return (
+        int(sum(count * size for count, size in _adapters(shape, params)))
+        if is_lora(params)
+        else shape.parameters
+    )
+
+
+def _adapters(shape: Shape, params: Mapping[str, JSON]) -> Tensors:
+    """The factors of all adapters; a layer is taken to have the matrices of a Llama, and those of its experts none."""
+    rank, wanted = params["lora_r"], params["lora_target_modules"]
+    found = (
+        LINEAR
+        if wanted == "all-linear"
+        else [LINEAR_OF.get(n.rpartition(".")[2], ("hidden", "inner")) for n in wanted]
+    )
+    return [(shape.layers, rank * getattr(shape, side)) for sides in found for side in sides]
 
 
 def training_memory(
@@ -186,16 +235,17 @@ def training_memory(
     """
     trained = share_trained(data)
     cast = 2 if params["bf16"] else 0
-    held = shape.parameters * (MASTER + STATES[params["optim"]] + cast)
-    if params["optim"] == "adamw_8bit":
+    changed, way = trained_parameters(shape, params), Pass.of(params, machine)
+    held = shape.parameters * (MASTER + cast) + changed * (
+        STATES[params["optim"]] + (MASTER if way.frozen else 0)
+    )
+    if params["optim"] == "adamw_8bit" and not way.frozen:
         held += shape.vocabulary * shape.hidden * 6  # transformers keeps an embedding's states in 32 bits
-    gradients = shape.parameters * GRADIENT
-    bf16, recomputed = bool(params["bf16"]), machine.gradient_checkpointing
+    gradients = changed * GRADIENT
     # The second pass comes while the first one's gradients wait, and its rows are shorter: which of the two needs more
     # depends on the data.
     first, *second = (
-        _micro_batch(shape, one.tokens, trained, bf16=bf16, recomputed=recomputed)
-        for one in micro_batches(params, machine, length, data)
+        _micro_batch(shape, one.tokens, trained, way) for one in micro_batches(params, machine, length, data)
     )
     return int(held + max([gradients, first, *(gradients + batch for batch in second)]))
 
@@ -237,21 +287,45 @@ def share_trained(data: Rows | None) -> float:
     return data.trained_tokens / max(data.tokens, 1) if data else 1.0
 
 
-def _micro_batch(shape: Shape, tokens: float, trained: float, *, bf16: bool, recomputed: bool) -> float:
+@dataclass(frozen=True)
+class Pass:
+    """How a pass goes forward and back.
+
+    Attributes:
+        bf16: Whether in bfloat16.
+        recomputed: Whether layers are computed again.
+        frozen: Whether adapters alone are trained, and so not the head.
+    """
+
+    bf16: bool
+    recomputed: bool
+    frozen: bool
+
+    @classmethod
+    def of(cls, params: Mapping[str, JSON], machine: Machine) -> Pass:
+        """That of a training."""
+        return cls(bool(params["bf16"]), machine.gradient_checkpointing, is_lora(params))
+
+    def head(self, shape: Shape) -> tuple[int, int]:
+        """The bytes of the head's gradient: of the sum over passes, and of one pass."""
+        head = 0 if self.frozen else shape.vocabulary * shape.hidden
+        return head * GRADIENT, head * 2 if self.bf16 else 0
+
+
+def _micro_batch(shape: Shape, tokens: float, trained: float, way: Pass) -> float:
     """The bytes of one pass's activations, logits and what the head's gradient takes on its way.
 
     Where layers are computed again, the logits are gone before the first of them is.
     """
-    logits = _logits(shape, tokens * trained, bf16=bf16)
+    logits = _logits(shape, tokens * trained, bf16=way.bf16)
     # The head's gradient is made in the precision of the pass and waits, widened, for the embeddings'.
-    head = shape.vocabulary * shape.hidden * (GRADIENT + (2 if bf16 else 0))
-    last = max(logits, head)
+    last = max(logits, sum(way.head(shape)))
     # A layer's input alone waits then (T. Chen et al., arXiv 1604.06174), and one layer's tensors at a time come back.
-    if recomputed:
+    if way.recomputed:
         return tokens * shape.layers * MASTER * shape.hidden + max(
-            last, tokens * _kept_by_layer(shape, bf16=bf16)
+            last, tokens * _kept_by_layer(shape, bf16=way.bf16)
         )
-    return tokens * shape.layers * _kept_by_layer(shape, bf16=bf16) + last
+    return tokens * shape.layers * _kept_by_layer(shape, bf16=way.bf16) + last
 
 
 def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
@@ -341,9 +415,9 @@ def training_disk(shape: Shape, params: Mapping[str, JSON]) -> tuple[int, int]:
     """The bytes of a vector, and of the checkpoints while it is trained."""
     checkpoint = MASTER + STATES[params["optim"]]
     best = MASTER if params.get("load_best_model_at_end") else 0
-    return shape.parameters * BYTES[params["vector_dtype"]], shape.parameters * (
-        CHECKPOINTS * checkpoint + best
-    )
+    changed = trained_parameters(shape, params)
+    width = MASTER if is_lora(params) else VECTOR_BYTES[params["vector_dtype"]]  # factors are in float32
+    return round(changed * width), changed * (CHECKPOINTS * checkpoint + best)
 
 
 def seen_tokens(rows: Rows, params: Mapping[str, JSON]) -> int:
@@ -389,21 +463,24 @@ def held_memory(
 
     Arguments are those of `training_memory`, which is of a GPU.
     """
-    trained = share_trained(data)
-    bf16, head = bool(params["bf16"]), shape.vocabulary * shape.hidden
-    gradients = Held.of(_matrices(shape, GRADIENT))
+    trained, way = share_trained(data), Pass.of(params, machine)
+    changed = partial(_widened, _adapters(shape, params)) if way.frozen else partial(_matrices, shape)
+    head, _ = way.head(shape)
+    gradients = Held.of(changed(GRADIENT))
     of_step = micro_batches(params, machine, length, data)
-    first, *second = (_held_by_micro_batch(shape, one, trained, machine, bf16=bf16) for one in of_step)
+    first, *second = (_held_by_micro_batch(shape, one, trained, way) for one in of_step)
     # At the end of a pass a tied embedding's gradient is beside the head's, which it is then added to.
-    way = max(int(shape.tied), SCRATCH[params["optim"]])
-    ending = gradients.beside(Held.of([(way, head * GRADIENT)]))
+    copies = max(int(shape.tied), SCRATCH[params["optim"]])
+    ending = gradients.beside(Held.of([(copies, head)]))
     moments = [first, ending, *(gradients.beside(batch) for batch in second)]
     # The heap keeps its most: what a later moment has less of it stays resident, as gaps.
     # An optimizer's states: two of each matrix, or none.
-    states = Held.of([(2 * count, size) for count, size in _matrices(shape, STATES[params["optim"]] / 2)])
+    states = Held.of([(2 * count, size) for count, size in changed(STATES[params["optim"]] / 2)])
     if params["optim"] == "adamw_8bit":  # transformers keeps an embedding's in 32 bits
-        states = states.beside(Held.of([(2, head * 3)]))
+        states = states.beside(Held.of([(2, head * 3 / GRADIENT)]))
     stays = Held.of(_matrices(shape, MASTER)).beside(states)
+    if way.frozen:
+        stays = stays.beside(Held.of(changed(MASTER)))
     heap = stays.heap + max(moment.heap for moment in moments)
     return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap)
 
@@ -423,29 +500,30 @@ def _matrices(shape: Shape, width: float) -> Tensors:
     ]
 
 
-def _held_by_micro_batch(
-    shape: Shape, of: MicroBatch, trained: float, machine: Machine, *, bf16: bool
-) -> Held:
+def _widened(tensors: Tensors, width: float) -> Tensors:
+    """Tensors of so many elements, at so many bytes an element."""
+    return [(count, width * size) for count, size in tensors]
+
+
+def _held_by_micro_batch(shape: Shape, of: MicroBatch, trained: float, way: Pass) -> Held:
     """A pass when its tensors are most: as its backward begins, in the head or in the last layer.
 
     Args:
         shape: Of the model.
         of: How long it is.
         trained: The share of tokens that get logits.
-        machine: Whether layers are computed again: then their inputs alone wait.
-        bf16: Whether it is computed in bfloat16, of which each matrix gets a copy that waits for the backward too.
+        way: Where layers are computed again, their inputs alone wait; in bfloat16, so does a copy of each matrix.
     """
     counted = of.filled * trained
     logits = min(counted * shape.vocabulary, MOST_LOGITS) * 4
     # A log-softmax, and what comes back of the loss and of it, in float32; the head's input, narrow and wide.
     loss = Held.of([(3, logits), (1, counted * shape.hidden * 4), (1, counted * shape.hidden * 2)])
     # The head's gradient is made in the precision of the pass and waits, widened, for the embeddings'.
-    head = shape.vocabulary * shape.hidden
-    last = max(loss, Held.of([(1, head * GRADIENT), (1, head * 2 if bf16 else 0)]), key=sum)
-    copies = Held.of(_matrices(shape, 2 if bf16 else 0))
-    kept = _tensors_of_layer(shape, of.tokens, bf16=bf16)
+    last = max(loss, Held.of([(1, size) for size in way.head(shape)]), key=sum)
+    copies = Held.of(_matrices(shape, 2 if way.bf16 else 0))
+    kept = _tensors_of_layer(shape, of.tokens, bf16=way.bf16)
     layers = Held.of([(shape.layers * count, size) for count, size in kept], of.filled / max(of.tokens, 1))
-    if machine.gradient_checkpointing:
+    if way.recomputed:
         inputs = Held.of([(shape.layers, of.tokens * shape.hidden * 4)])
         return inputs.beside(copies).beside(max(last, Held.of(kept), key=sum))
     return layers.beside(copies).beside(last)

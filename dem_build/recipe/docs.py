@@ -13,7 +13,6 @@ from pydantic.fields import FieldInfo
 from dem_build.actions.compose.methods import METHODS, Method
 from dem_build.machine import Machine, Remote
 from dem_build.recipe import schema
-from dem_build.recipe.checks.unsupported import UNSUPPORTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,16 +107,6 @@ REMOTES_END = """\
 A reader of S3 needs `s3:ListBucket` beside `s3:GetObject`: without it S3 answers 403, and not 404, to what is not
 there, and a 403 is an error. What an `https://` remote has is read by anybody; it lists nothing and is never written.
 """
-UNSUPPORTED_INTRODUCTION = """\
-## Not in this version yet
-
-The language has these, and dem refuses them until they are built. What is said of `train` is said of the own `train` of
-a dataset, a baseline, `[trunk]` or `[heal]` as well.
-
-| key | what | until then |
-|---|---|---|
-"""
-
 
 EXAMPLES: dict[type[BaseModel], str] = {
     schema.Base: """\
@@ -344,10 +333,8 @@ def markdown() -> str:
             parts += [ROWS, _table(FORMAT_ROWS), TEMPLATED, _table(BESIDE_ROWS), _table(TURN_ROWS), ROWS_END]
     parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE)]
     parts += ["### `[[remotes]]`\n", f"{inspect.cleandoc(Remote.__doc__ or '')}\n", _keys(Remote)]
-    parts += [_toml(REMOTES_EXAMPLE), REMOTES, _table(CREDENTIALS), REMOTES_END, UNSUPPORTED_INTRODUCTION]
-    shown = [item for item in UNSUPPORTED if ".train." not in item.key]
-    page = "\n".join(part for part in parts if part)
-    return page + "".join(f"| `{item.key}` | {item.feature} | {item.until} |\n" for item in shown)
+    parts += [_toml(REMOTES_EXAMPLE), REMOTES, _table(CREDENTIALS), REMOTES_END]
+    return "\n".join(part for part in parts if part)
 
 
 def _tuned() -> str:

@@ -12,7 +12,6 @@ from dem_build.recipe import toml
 from dem_build.recipe.checks import contradictions
 from dem_build.recipe.checks.rows import revisions_of_folders
 from dem_build.recipe.checks.tables import recovered
-from dem_build.recipe.checks.unsupported import not_yet
 from dem_build.recipe.messages import Mistake, mistakes_in
 from dem_build.recipe.schema import NAME, Recipe
 
@@ -74,7 +73,7 @@ def read_recipe(
             hint = 'set name = "…", made of letters, digits, `_` and `-`'
             problems.append(Problem(str(path), 0, "name", what, hint))
     recipe, mistakes = checked(data)
-    mistakes += [*revisions_of_folders(recipe, path.parent if written is None else None), *not_yet(data)]
+    mistakes += revisions_of_folders(recipe, path.parent if written is None else None)
     origin = toml.Origin(str(path), text, keys)
     problems += [origin.problem(m.key, m.what, m.hint) for m in mistakes]
     # A recipe with `WRONG` values is for rules alone: what is kept is read anew, without what is in doubt.

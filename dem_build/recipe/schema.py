@@ -31,6 +31,7 @@ from dem_build.recipe.sections import (
     Text,
     Train,
     Tune,
+    VectorDtype,
     shapes,
 )
 from dem_build.recipe.toml import Origin, parsed
@@ -196,7 +197,7 @@ class Vector(Table):
         default=None,
         description="ω, the vector's weight: a number, or `tune`. Default: the method's, which is `tune` for `dem`.",
     )
-    vector_dtype: Dtype | None = Field(
+    vector_dtype: VectorDtype | None = Field(
         default=None, description="Type that the vector is stored in; as `[train]` says where absent."
     )
     salt: Salt = None

@@ -22,6 +22,7 @@ __all__ = [
     "Text",
     "Train",
     "Tune",
+    "VectorDtype",
     "is_tag",
     "shapes",
     "with_one_length",
@@ -62,6 +63,7 @@ class Table(BaseModel):
 
 
 Dtype = Literal["bfloat16", "float32"]
+VectorDtype = Literal["bfloat16", "float32", "int8"]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1), Tag("<number>")]
 Salt = Annotated[
@@ -77,9 +79,14 @@ IDLE: Mapping[tuple[str, str], tuple[str, ...]] = MappingProxyType(
     {
         ("optim", "adafactor"): ("adam_beta1", "adam_beta2", "adam_epsilon"),
         ("lr_scheduler_type", "constant"): ("warmup_steps",),
+        ("method", "lora"): ("vector_dtype",),
     }
 )
 """A key with a value → the keys that nothing reads then. They enter no key of an action."""
+
+
+LORA_LEARNING_RATE = 2e-4
+"""Ten times that of all weights, as TRL's documentation of PEFT recommends (after LoRA Without Regret)."""
 
 
 def with_one_length(train: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -93,15 +100,23 @@ class Train(Table):
     """How vectors are trained. A dataset's own `train` table overrides it key by key."""
 
     method: Literal["full", "lora"] = Field(
-        default="full", description="Train all weights, or low-rank adapters."
+        default="full",
+        description="Train all weights, or low-rank adapters of the linear layers (`lora`), by peft: then embeddings, "
+        "norms and biases stay as they are, and a vector is stored as its factors, in float32.",
     )
-    r: int = Field(default=16, ge=1, description="LoRA: rank.")
-    lora_alpha: float = Field(default=32.0, gt=0, description="LoRA: scale of the adapters, over `r`.")
+    # Rank and alpha are those of TRL's ModelConfig; no dropout is peft's default. All linear layers: QLoRA (Dettmers et
+    # al. 2023, arXiv 2305.14314, section 4) and LoRA Without Regret (Schulman et al. 2025, DOI 10.64434/tml.20250929).
+    lora_r: int = Field(default=16, ge=1, description="LoRA: rank.")
+    lora_alpha: float = Field(default=32.0, gt=0, description="LoRA: scale of the adapters, over `lora_r`.")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
-    target_modules: Annotated[
+    lora_target_modules: Annotated[
         Annotated[Literal["all-linear"], Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>")],
         shapes('must be "all-linear" or a list of module names', "all-linear"),
-    ] = Field(default="all-linear", description="LoRA: modules that get an adapter.")
+    ] = Field(
+        default="all-linear",
+        description="LoRA: linear layers that get an adapter, by the ends of their names (`q_proj`). `all-linear`: all "
+        "but the head.",
+    )
     optim: Literal["adamw_torch_fused", "adamw_8bit", "adafactor"] = Field(
         default="adamw_torch_fused",
         description="Optimizer, as transformers names it. `adafactor` keeps next to no state, `adamw_8bit` a quarter "
@@ -110,7 +125,11 @@ class Train(Table):
     adam_beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of Adam's first moment.")
     adam_beta2: float = Field(default=0.999, ge=0, lt=1, description="Decay of Adam's second moment.")
     adam_epsilon: float = Field(default=1e-8, gt=0, description="Added to the denominator of Adam's step.")
-    learning_rate: float = Field(default=2e-5, gt=0, description="Peak learning rate.")
+    learning_rate: float = Field(
+        default=2e-5,
+        gt=0,
+        description='Peak learning rate. With `method = "lora"` the default is 2e-4: adapters take ten times the rate.',
+    )
     num_train_epochs: float | None = Field(
         default=1.0,
         gt=0,
@@ -157,7 +176,11 @@ class Train(Table):
     early_stopping_patience: int | None = Field(
         default=None, ge=1, description="Stop after this many validation losses without a new lowest."
     )
-    vector_dtype: Dtype = Field(default="bfloat16", description="Type that the vector is stored in.")
+    vector_dtype: VectorDtype = Field(
+        default="bfloat16",
+        description="Type that the vector is stored in. `int8` takes half of bfloat16's bytes: blocks of 64 "
+        "integers with a scale each.",
+    )
     seed: int = Field(default=42, ge=0, lt=2**32, description="Seed of the order of rows and of dropout.")
     salt: Salt = None
 
@@ -171,6 +194,12 @@ class Train(Table):
         """The key by which an own `train` table says itself how long the training is; None where it does not."""
         own = [name for name in ("num_train_epochs", "max_steps") if name in self.model_fields_set]
         return next((name for name in own if getattr(self, name) is not None), None)
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate that is written, else the method's default."""
+        written = self.method == "full" or "learning_rate" in self.model_fields_set
+        return self.learning_rate if written else LORA_LEARNING_RATE
 
     @property
     def idle(self) -> tuple[str, ...]:

@@ -324,6 +324,15 @@ AFTER_A_BUILD = (
         setup=link_out,
     ),
     Build(
+        "`lora_target_modules` names what the base has not",
+        (
+            "✗ vector:add         failed after … s\n"
+            "    lora_target_modules names wq, and the base has no linear layer of that name\n"
+            "    hint: it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head"
+        ),
+        replaced=("max_steps = 2", 'max_steps = 2\nmethod = "lora"\nlora_target_modules = ["wq"]'),
+    ),
+    Build(
         "A training cannot fit into memory",
         (
             "error: vector:add: cannot fit: weights, gradients and optimizer states of 200,000,000 "

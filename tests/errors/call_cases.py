@@ -166,6 +166,20 @@ CALLS = (
         "show recipe.toml vector:add",
         ("error: recipe.toml: vector:add was never built\n  hint:  `dem build` builds it"),
     ),
+    Call(
+        "A vector of all weights is exported as an adapter",
+        "export recipe.toml vector:add adapter",
+        (
+            "error: recipe.toml: vector:add makes no vector of low rank\n"
+            '  hint:  name one that is trained with method = "lora"'
+        ),
+    ),
+    Call(
+        "A vector of low rank is exported before it was built",
+        "export recipe.toml vector:add adapter",
+        ("error: recipe.toml: vector:add was never built\n  hint:  `dem build` builds it"),
+        replaced=("max_steps = 2", 'max_steps = 2\nmethod = "lora"'),
+    ),
     Call("Something is due under `--check`", "plan recipe.toml --check", "", 4),
     # the recipe
     Call(

@@ -176,6 +176,22 @@ def test_a_vector_takes_what_its_type_says_and_the_best_weights_are_one_more_cop
     assert choosing - plain == 4 * shape.parameters
 
 
+LORA = {"method": "lora", "lora_r": 8, "lora_target_modules": "all-linear"}
+
+
+def test_adapters_have_gradients_states_and_checkpoints_and_frozen_weights_have_none():
+    """Of SmolLM2-135M: 30 layers of 576, with keys of 192 and an MLP of 1536."""
+    shape = Shape.of(LLAMA)
+    factors = 30 * 8 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536))
+    assert training_disk(shape, TRAIN | LORA) == (4 * factors, 3 * 12 * factors)
+    # Master weights and their copies in bfloat16, and of the adapters weights, gradients and two moments.
+    alone = memory(training_memory, length=0, **LORA)
+    assert alone == 6 * shape.parameters + (4 + 4 + 8) * factors
+    named = LORA | {"lora_target_modules": ["self_attn.v_proj"]}
+    assert training_disk(shape, TRAIN | named)[0] == 4 * 30 * 8 * (576 + 192)
+    assert memory(training_memory, length=0) > alone * 2.5
+
+
 @pytest.mark.parametrize(
     ("params", "tokens"),
     [

@@ -54,8 +54,10 @@ def test_what_needs_all_memory_is_not_refused_and_one_byte_more_is(having):
         refuse_unfit(plan)
 
 
-def test_what_no_optimizer_makes_fit_needs_another_machine_or_base(having):
+def test_what_no_optimizer_makes_fit_needs_adapters_or_another_machine_or_base(having):
     having(7 * GB)
+    assert unfit(due(10**9))[0].hint == 'method = "lora" needs 4.0 GB and may fit'
+    having(4 * GB - 1)
     assert "smaller base" in unfit(due(10**9))[0].hint
 
 

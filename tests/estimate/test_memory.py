@@ -89,7 +89,9 @@ print(json.dumps([peak_of(str(i), params) for i, params in enumerate(told["param
 
 def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
     alone = PARAMS | {"global_batch_size": 4}  # one pass a step, where the others have two
-    trained = [PARAMS, PARAMS | {"optim": "adafactor"}, alone]
+    lora = PARAMS | {"method": "lora", "lora_r": 16, "lora_alpha": 32.0, "lora_dropout": 0.0}
+    lora |= {"lora_target_modules": "all-linear"}
+    trained = [PARAMS, PARAMS | {"optim": "adafactor"}, alone, lora]
     machine = Machine(micro_batch=4)
     told = {"config": CONFIG, "params": trained, "machine": machine.model_dump(), "length": LENGTH}
     done = subprocess.run(

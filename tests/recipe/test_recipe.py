@@ -10,7 +10,6 @@ import math
 import subprocess
 import sys
 import tomllib
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from dem_build.errors import RecipeError
 from dem_build.lock.pin import ModelRef, hub_refs
 from dem_build.machine import Machine
 from dem_build.recipe import Recipe, load_recipe, project_folder, read_recipe
-from dem_build.recipe.checks.unsupported import UNSUPPORTED, not_yet
 from dem_build.recipe.docs import EXAMPLES, MACHINE_EXAMPLE, markdown
 from dem_build.recipe.load import checked
 from dem_build.recipe.toml import dotted, frozen
@@ -430,7 +428,7 @@ def test_the_examples_use_the_language_without_mistakes():
         'path = "a.jsonl"\nformat = "sharegpt"\nloss = "assistant"\nvalidation = "dev.jsonl"',
         'path = "a.jsonl"\nformat = "messages"\ncolumns = { messages = "turns" }\ngroup_by = "user"\nchat = true',
         'path = "a.jsonl"\ncolumns = { text = "body" }\nloss = "all"\nvalidation = 0\ntest = 0\nomega = 1',
-        'path = "a.jsonl"\nomega = -0.5\ntrain = { method = "lora", r = 4, target_modules = ["q_proj"] }',
+        'path = "a.jsonl"\nomega = -0.5\ntrain = { method = "lora", lora_r = 4, lora_target_modules = ["q_proj"] }',
     ],
 )
 def test_the_language_takes(line):
@@ -459,7 +457,7 @@ def test_no_value_anywhere_breaks_the_checker(odd):
         for part in place[:-1]:
             table = table[part]
         table[place[-1]] = odd
-        found = [*mistakes_in(frozen(data)), *not_yet(frozen(data))]
+        found = mistakes_in(frozen(data))
         assert all(m.what and dotted(m.key) for m in found)
 
 
@@ -469,17 +467,6 @@ def test_a_gate_may_compare_with_a_single_vector_that_is_measured(load):
     assert load(text).gates[0].against == "math"
     [problem] = problems_of(load, text.replace(', "vectors"', ""))
     assert problem.key == "gates[0].against"
-
-
-def test_what_is_not_built_yet_still_is_in_the_language():
-    """Every line of the list names a key that the models have; a line that outlived its feature would not."""
-    fields = markdown().split("## Not in this version yet")[0]
-    for item in UNSUPPORTED:
-        assert f"`{item.key.rpartition('.')[2]}`" in fields
-    text = (ROOT / "tests" / "recipes" / "not-in-this-version" / "recipe.toml").read_text(encoding="utf-8")
-    told = {dotted(m.key) for m in not_yet(frozen(tomllib.loads(text)))}
-    assert [item.key for item in UNSUPPORTED if not any(fnmatch(key, item.key) for key in told)] == []
-    assert mistakes_in(frozen(tomllib.loads('name = "a"\n' + text))) == []
 
 
 def test_the_reference_is_current():
@@ -578,7 +565,7 @@ def test_an_override_that_costs_more_than_any_is_refused(tmp_path, text):
 def test_a_wrong_method_of_one_training_hides_no_mistake_of_another():
     text = (
         'name = "a"\n[base]\nmodel = "org/name"\n[datasets.a]\npath = "a.jsonl"\ntrain = { method = "lra" }\n'
-        '[datasets.b]\npath = "b.jsonl"\ntrain = { r = 4 }\n'
+        '[datasets.b]\npath = "b.jsonl"\ntrain = { lora_r = 4 }\n'
     )
     told = [str(mistake) for mistake in mistakes_in(frozen(tomllib.loads(text)))]
     assert any("has no effect without method" in mistake for mistake in told), told

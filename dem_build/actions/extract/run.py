@@ -81,7 +81,7 @@ def _checkpoint(inputs: Inputs, dtype: str, context: Context) -> tuple[DeltaNorm
         tell = context.teller(sum(tensor.size for tensor in base.tensors.values()), "parameters")
         digest, shapes = inputs.digests["base/weights"], delta_shapes(base)
         with delta_writer(context.out / "delta", digest, shapes, dtype) as writer:
-            norms, moved = write_difference(writer, base, tuned, dtype, tell)
+            norms, moved = write_difference(writer, base, tuned, tell)
     _judge_rows(base, tuned, moved, where, context)
     return norms, moved
 

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from dem_build.actions.checkpoints import newest_complete, step_of
+from dem_build.actions.finetune.lora import Adapters
 from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.progress import RunState, Trackers, TrainingProgress
 from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, TrainingEnded, Validation, arguments
-from dem_build.checkpoint.delta import delta_shapes, write_delta
+from dem_build.checkpoint.delta import DeltaNorms, delta_shapes, write_delta
+from dem_build.checkpoint.factors import write_factors
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
 from dem_build.data.tokenise import MASKED
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 MOST_CURVE_POINTS = 500
+FACTORS = "float32"  # their type: they are small, and rounded they would be another product
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -62,8 +65,6 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         CheckpointError: The weights are not those of the config's model.
         InterruptedBuildError: The user asked to stop; a checkpoint was saved.
     """
-    if params["method"] != "full":
-        raise TrainingError(f'method "{params["method"]}" cannot be trained yet', hint='use method = "full"')
     torch.set_num_threads(context.threads)
     context.resident.clear()  # what another action left would take the room that training needs
     reset_peak_memory(device())
@@ -83,15 +84,20 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
         open_checkpoint(inputs.paths["base/weights"]) as base,
     ):
         shapes, digest = delta_shapes(base), inputs.digests["base/weights"]
-        tensors = _differences(named_weights(model, shapes), base)
-        norms = write_delta(context.out / "delta", digest, shapes, tensors, params["vector_dtype"])
+        dtype = FACTORS if run.adapters else params["vector_dtype"]
+        if run.adapters:
+            norm = write_factors(context.out / "delta", digest, run.adapters.factors())
+            norms = DeltaNorms(norm, 0.0, sum(map(math.prod, shapes.values())))
+        else:
+            tensors = _differences(named_weights(model, shapes), base)
+            norms = write_delta(context.out / "delta", digest, shapes, tensors, dtype)
     if not math.isfinite(norms.norm):
         raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
     if norms.norm == 0:
         run.warn(
             "nothing was learned: the vector is zero (are all steps warm-up steps, or is learning_rate 0?)"
         )
-    return run.provenance(model, history) | {"vector": norms.provenance(params["vector_dtype"])}
+    return run.provenance(model, history) | {"vector": norms.provenance(dtype)}
 
 
 def _free_memory() -> None:
@@ -112,6 +118,7 @@ class _Run:
             refuse_mixed_packs(rows.lengths, inputs.paths["base/config"])
             self.sequences = Packs(rows, params["max_length"], params["seed"])
         self.order = RowOrder(self.sequences.lengths, params["global_batch_size"], params["seed"])
+        self.adapters: Adapters | None = None
         self.warnings: list[str] = []
         self.micro_batch = largest_divisor(params["global_batch_size"], self._most_rows())
         self.resumed_from = self._take_up()
@@ -202,9 +209,11 @@ class _Run:
             attn_implementation=self.context.machine.attn_implementation,
         )
         with open_checkpoint(self.inputs.paths["base/weights"]) as base:
-            named_weights(model, delta_shapes(base))  # a weight without a place is told now, not after hours
+            shapes = delta_shapes(base)
+        named_weights(model, shapes)  # a weight without a place is told now, not after hours
         if isinstance(self.sequences, Packs):
             refuse_mixing(model)
+        self.adapters = Adapters(model, shapes, self.params) if self.params["method"] == "lora" else None
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
         callbacks = [c for c in (self.validation, self.progress, self.trackers) if c is not None]
         try:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["KIND", "finetune_action"]
 
 VALIDATION = "data/validation"
+LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 KIND = Kind(
     name="finetune",
@@ -48,17 +49,29 @@ KIND = Kind(
             "eval_steps": 0,
             "load_best_model_at_end": False,
             "early_stopping_patience": None,
+            **dict.fromkeys(LORA),
         }
     ),
     optional=frozenset(
-        {"num_train_epochs", "max_steps", "adam_beta1", "adam_beta2", "adam_epsilon", "warmup_steps"}
+        {
+            "num_train_epochs",
+            "max_steps",
+            "adam_beta1",
+            "adam_beta2",
+            "adam_epsilon",
+            "warmup_steps",
+            "vector_dtype",
+        }
     ),
     device=True,
     trains=True,
     writes_model=True,
     chooses=lambda _, taken: taken.of == VALIDATION and not taken.watched,
     work=Workload(
-        lambda due: due.trained_tokens(), lambda record: record.count("tokens", "seen"), tokens=True
+        lambda due: due.trained_tokens(),
+        lambda record: record.count("tokens", "seen"),
+        ("method",),
+        tokens=True,
     ),
 )
 
@@ -84,5 +97,9 @@ def _train_params(train: Train) -> dict[str, JSON]:
     choosing: tuple[str, ...] = ()
     if train.eval_steps and (train.load_best_model_at_end or train.early_stopping_patience):
         choosing = ("eval_steps", "load_best_model_at_end", "early_stopping_patience")
-    found = {name: getattr(train, name) for name in (*KIND.params, *choosing)}
+    adapters = LORA if train.method == "lora" else ()
+    found = {name: getattr(train, name) for name in (*KIND.params, *choosing, *adapters)}
+    found["learning_rate"] = train.peak_learning_rate
+    if adapters and not isinstance(train.lora_target_modules, str):
+        found["lora_target_modules"] = sorted(set(train.lora_target_modules))  # as a set they mean the same
     return found | packing | dict.fromkeys(train.idle)

@@ -139,7 +139,7 @@ class Validation(TrainerCallback):
         if self._keeps_best and lowest.step == state.global_step < state.max_steps:
             self._best.parent.mkdir(parents=True, exist_ok=True)
             partial_file = self._best.with_suffix(".partial")
-            safetensors.torch.save_model(kwargs["model"], str(partial_file))
+            _save(kwargs["model"], partial_file)
             partial_file.replace(self._best)  # a new file: links to the one before keep what they had
         if self._patience is not None and lowest.since >= self._patience:
             # Nothing is left to go on with, so no checkpoint: the vector is as near.
@@ -164,7 +164,9 @@ class Validation(TrainerCallback):
         """Give the trained model the weights of the lowest loss, where the recipe wants them."""
         lowest = lowest_of(history)
         if self._keeps_best and lowest is not None and lowest.step < history[-1]["step"]:
-            safetensors.torch.load_model(model, self._best, device=str(model.device))
+            # Of a model whose weights are frozen, those that are not.
+            strict = all(parameter.requires_grad for parameter in model.parameters())
+            safetensors.torch.load_model(model, self._best, strict=strict, device=str(model.device))
 
     def provenance(self, history: list[dict[str, Any]]) -> dict[str, JSON]:
         """What is worth knowing of the losses."""
@@ -177,6 +179,16 @@ class Validation(TrainerCallback):
             "kept_step": lowest.step if self._keeps_best else history[-1]["step"],
             "stopped_early": self.ended,
         }
+
+
+def _save(model: PreTrainedModel, path: Path) -> None:
+    """Write a model's weights; where some are frozen, the others alone."""
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    if len(trained) < sum(1 for _ in model.parameters()):
+        safetensors.torch.save_file(trained, str(path))
+        return
+    # save_model and not save_file: of tied tensors it stores one.
+    safetensors.torch.save_model(model, str(path))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -304,5 +316,4 @@ class TokenTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         model: Any = self.model
-        # save_model and not save_file: of tied tensors it stores one.
-        safetensors.torch.save_model(model, str(folder / "model.safetensors"))
+        _save(model, folder / "model.safetensors")

@@ -40,11 +40,10 @@ def open_sums(
         CheckpointError: A vector of another base, or a model that transformers does not know.
     """
     base, digest = open_checkpoint(inputs.paths["base/weights"]), inputs.digests["base/weights"]
-    for vector in vectors.files:
-        open_delta(vector.path, base, digest, f"vector {vector.digest[:12]}…")
+    deltas = [open_delta(v.path, base, digest, f"vector {v.digest[:12]}…") for v in vectors.files]
     config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
     model = empty_model(config, context.machine.attn_implementation)
-    return model, ModelSums(base, vectors, dtype, WeightLayout(model, delta_shapes(base)))
+    return model, ModelSums(base, vectors, deltas, dtype, WeightLayout(model, delta_shapes(base)))
 
 
 def sample_rows(sample: Path, most: int, config: Path) -> list[TokenRow]:

@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from dem_build.checkpoint.combine import result_specs
 from dem_build.checkpoint.floats import CODES, FLOATS
 from dem_build.checkpoint.header import kept_in
 from dem_build.errors import CheckpointError
+from dem_build.model.mapped import MappedVector, mapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from dem_build.checkpoint.reader import Checkpoint
     from dem_build.checkpoint.writer import Writer
@@ -52,6 +51,7 @@ class ModelSums:
     Args:
         base: Θ, whose headers are read.
         vectors: ΔΘ_j, and what the prior is.
+        deltas: The headers of ΔΘ_j, checked against the base.
         dtype: Of the published model, as recipes name it.
         layout: How the files' tensors are the model's.
 
@@ -62,14 +62,21 @@ class ModelSums:
         vectors: As given.
     """
 
-    def __init__(self, base: Checkpoint, vectors: Vectors, dtype: str, layout: WeightLayout) -> None:
+    def __init__(
+        self,
+        base: Checkpoint,
+        vectors: Vectors,
+        deltas: Sequence[Checkpoint],
+        dtype: str,
+        layout: WeightLayout,
+    ) -> None:
         self.layout = layout
         self._tensors = base.tensors
         self.vectors = vectors
         self._kept, self.dtype = kept_in(base.metadata, CODES[dtype]), getattr(torch, dtype)
         self.specs = result_specs(base, CODES[dtype], self._kept)
-        self._base = _mapped({tensor.path for tensor in base.tensors.values()})
-        self._deltas = [_mapped({vector.path}) for vector in vectors.files]
+        self._base = mapped({tensor.path for tensor in base.tensors.values()})
+        self._deltas = [MappedVector(delta) for delta in deltas]
         self._changers: dict[str, tuple[int, ...]] = {}
 
     def group_of(self, name: str) -> TensorGroup | None:
@@ -81,7 +88,7 @@ class ModelSums:
         if name not in self._changers:
             group = self.group_of(name)
             names = (name,) if group is None else group.files
-            found = tuple(i for i, d in enumerate(self._deltas) if any(_any(d[n]) for n in names))
+            found = tuple(i for i, d in enumerate(self._deltas) if not all(d.is_zero(n) for n in names))
             self._changers |= dict.fromkeys(names, found)
         return self._changers[name]
 
@@ -110,8 +117,7 @@ class ModelSums:
         made = torch.empty(base.shape, dtype=torch.float32 if name in self._kept else self.dtype)
         weights = self.shares(name) if weights is None else weights
         for start in range(0, base.numel(), PIECE):
-            part = slice(start, start + PIECE)
-            made.view(-1)[part] = self._piece(name, part, weights)
+            made.view(-1)[start : start + PIECE] = self._piece(name, start, weights)
         return made
 
     def own(self, name: str, weights: Mapping[int, float] | None = None) -> torch.Tensor:
@@ -126,13 +132,13 @@ class ModelSums:
         base = self._base[file]
         total = base[rows].float()
         for i, weight in weights.items():
-            total = total + self._deltas[i][file].view(base.shape)[rows].float() * np.float32(weight).item()
+            total = total + self._deltas[i].rows(file, rows) * np.float32(weight).item()
         return total.to(torch.float32 if file in self._kept else self.dtype)
 
-    def _piece(self, name: str, part: slice, weights: Mapping[int, float]) -> torch.Tensor:
-        total = self._base[name].view(-1)[part].float()
+    def _piece(self, name: str, start: int, weights: Mapping[int, float]) -> torch.Tensor:
+        total = self._base[name].view(-1)[start : start + PIECE].float()
         for i, weight in weights.items():
-            total = total + self._deltas[i][name].view(-1)[part].float() * np.float32(weight).item()
+            total = total + self._deltas[i].part(name, start, start + PIECE) * np.float32(weight).item()
         return total
 
 
@@ -183,17 +189,3 @@ class Written:
         # numpy knows no bfloat16: its bits are written.
         bits = flat.view(torch.int16) if flat.dtype == torch.bfloat16 else flat
         self._writer.write(name, 0, bits.numpy())
-
-
-def _mapped(files: set[Path]) -> dict[str, torch.Tensor]:
-    """Tensors in their stored type, mapped and not read."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted(files):
-        with safe_open(path, framework="pt") as file:
-            found |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-    return found
-
-
-def _any(tensor: torch.Tensor) -> bool:
-    flat = tensor.view(-1)
-    return any(bool(flat[start : start + PIECE].any()) for start in range(0, flat.numel(), PIECE))

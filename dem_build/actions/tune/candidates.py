@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors import safe_open
 
 from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.floats import CODES, FLOATS
@@ -20,10 +19,11 @@ from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import EvaluationError
 from dem_build.model.environment import device, memory_told
 from dem_build.model.load import load_model
+from dem_build.model.mapped import MappedVector, mapped
 from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -84,8 +84,7 @@ class Candidates:
     ) -> None:
         self.model, self.vectors = model, list(deltas)
         base = open_checkpoint(weights)
-        for name, path in deltas.items():
-            open_delta(path, base, digest, f"vector {name[:12]}…")
+        vectors = [open_delta(p, base, digest, f"vector {name[:12]}…") for name, p in deltas.items()]
         self._shapes = {name: tensor.shape for name, tensor in base.tensors.items() if tensor.dtype in FLOATS}
         self._layout = WeightLayout(model, self._shapes)
         names = self._layout.of_file.keys()
@@ -98,8 +97,8 @@ class Candidates:
         size, place = sum(path.stat().st_size for path in (*files, *deltas.values())), torch.device("cpu")
         if model.device.type == "cuda" and size < ROOM * torch.cuda.mem_get_info(model.device)[0]:
             place = model.device
-        self._base = _tensors(files, names, place)
-        self._deltas = [_tensors({path}, names, place) for path in deltas.values()]
+        self._base = {n: tensor.view(-1) for n, tensor in mapped(files, names, place).items()}
+        self._deltas = [MappedVector(delta, names, place) for delta in vectors]
 
     @torch.no_grad()
     def become(self, omega: NDArray[np.float64], rounded_to: torch.dtype | None = None) -> None:
@@ -130,12 +129,12 @@ class Candidates:
         weights = omega[:, self._column[name]].astype(np.float32).tolist()
         rounded = rounded_to is not None and name not in self._kept[rounded_to]
         # Vectors of ω = 0 are not read: most candidates of many vectors have a part of few.
-        terms = [(d[name], w) for d, w in zip(self._deltas, weights, strict=True) if w]
+        terms = [(d, w) for d, w in zip(self._deltas, weights, strict=True) if w]
         for start in range(0, flat.numel(), CHUNK):
             part = slice(start, start + CHUNK)
             total = self._base[name][part].to(flat.device, torch.float32)
             for delta, weight in terms:
-                total = total + delta[part].to(flat.device, torch.float32) * weight
+                total = total + delta.part(name, start, start + CHUNK, flat.device) * weight
             flat[part] = total.to(rounded_to).float() if rounded else total
 
     @torch.no_grad()
@@ -157,18 +156,7 @@ class Candidates:
         # far smaller than they are.
         sums = torch.zeros(len(self._deltas), dtype=torch.float64, device=gradient.device)
         for start in range(0, gradient.numel(), CHUNK):
-            part = slice(start, start + CHUNK)
+            part = gradient[start : start + CHUNK]
             for i, delta in enumerate(self._deltas):
-                sums[i] += torch.dot(gradient[part], delta[name][part].to(gradient.device, torch.float32))
+                sums[i] += torch.dot(part, delta.part(name, start, start + CHUNK, gradient.device))
         return np.asarray(sums.cpu().numpy())
-
-
-def _tensors(files: set[Path], names: Collection[str], place: torch.device) -> dict[str, torch.Tensor]:
-    """Flat tensors in their stored type; on the CPU they are mapped, not read."""
-    found: dict[str, torch.Tensor] = {}
-    for path in sorted(files):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  # not a dict
-                if name in names:
-                    found[name] = file.get_tensor(name).view(-1).to(place)
-    return found

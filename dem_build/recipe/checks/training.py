@@ -18,7 +18,7 @@ __all__ = ["RULES"]
 
 CHOOSING = ("load_best_model_at_end", "early_stopping_patience")
 NO_CHOICE = "has no effect while `eval_steps` is 0"
-LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules")
+LORA_KEYS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 RULES = Rules()
 
@@ -53,7 +53,9 @@ def _lora_keys_need_lora(recipe: Recipe) -> Iterator[Mistake]:
 def _idle_keys(recipe: Recipe) -> Iterator[Mistake]:
     """Of [train] all who take it over must leave a key unread, of an own `train` its owner."""
     (_, shared), *owners = trains(recipe)
-    yield from _unread(("train",), shared, shared, [own for _, own in owners] or [shared])
+    mistakes = _unread(("train",), shared, shared, [own for _, own in owners] or [shared])
+    # Vectors from elsewhere are stored in the type of [train].
+    yield from (m for m in mistakes if m.key[-1] != "vector_dtype" or not recipe.vectors)
     for key, own in owners:
         yield from _unread(key, own, shared, [own])
 
