@@ -38,6 +38,7 @@ __all__ = ["Options", "build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
+BY_ANOTHER = "built by another process"
 MOST_REPAIRS = 3
 MOST_FETCHED = 8
 """Actions whose inputs are brought at once: the next ones are on their way while others run."""
@@ -52,12 +53,15 @@ class Options:
         keep_going: After a failure, go on with what does not depend on it.
         no_train: Fail where a vector would have to be trained.
         rebuild: Actions that run whatever is recorded.
+        until_idle: Seconds after which a build ends that could start nothing, as others run what is left. Default: it
+            waits for them.
     """
 
     machine: Machine
     keep_going: bool = False
     no_train: bool = False
     rebuild: frozenset[str] = frozenset()
+    until_idle: float | None = None
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -85,13 +89,16 @@ class _Build:
     pool: Pool
     results: dict[str, Result] = field(default_factory=dict)
     due: dict[str, Verdict] = field(default_factory=dict)
-    held: dict[str, tuple[Verdict, float]] = field(default_factory=dict)
+    held: dict[str, Verdict] = field(default_factory=dict)
     running: dict[str, tuple[Verdict, EventTail]] = field(default_factory=dict)
     fetching: dict[str, tuple[Verdict, Fetch]] = field(default_factory=dict)
     fetched: threading.Event = field(default_factory=threading.Event)
     rebuilt: set[str] = field(default_factory=set)
     repairs: Counter[str] = field(default_factory=Counter)
     stopping: int = 0
+    starved: bool = False
+    idle_since: float | None = None
+    looked_at: float = field(default_factory=time.monotonic)
 
     # An action is in one of `results`, `due`, `held` (by another process), `fetching` (its inputs) and `running`, or
     # else waits for an input to be made.
@@ -102,11 +109,12 @@ class _Build:
         while self._unfinished():
             # Looked at before anything is given out: what starts after Ctrl-C would never hear of it.
             self._heed_interrupt()
-            self._retry_held()
+            self._look_at_others()
             self._take_fetched()
             self._dispatch()
             self._receive()
             self._follow_events()
+            self._watch_idleness()
         for _, fetch in self.fetching.values():
             fetch.stop()
         for action in self.plan.graph:
@@ -120,7 +128,22 @@ class _Build:
     def _unfinished(self) -> bool:
         if self.running:  # also after a failure or Ctrl-C: what runs ends, or saves its state
             return True
-        return not self._winding_down() and bool(self.due or self.held or self.fetching)
+        if self._winding_down():
+            return False
+        return bool(self.fetching) or (bool(self.due or self.held) and not self._idle_for_long())
+
+    def _watch_idleness(self) -> None:
+        """Note since when nothing could be started, though workers are there."""
+        if self.running or self.fetching or not self.starved:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = time.monotonic()
+
+    def _idle_for_long(self) -> bool:
+        bound = self.options.until_idle
+        if bound is None or self.idle_since is None:
+            return False
+        return time.monotonic() - self.idle_since >= bound
 
     def _winding_down(self) -> bool:
         failed = any(r.status is Done.FAILED for r in self.results.values())
@@ -140,7 +163,15 @@ class _Build:
         self.results[result.action.name] = result
         if not quiet:
             self.listener.action_ended(result)
+            self._settle_the_same(result)
             self._look_again(result.action)
+
+    def _settle_the_same(self, result: Result) -> None:
+        """Settle what is the same work under another name: a training of it may wait for nothing else."""
+        for name, verdict in list(self.due.items()):
+            if result.record is not None and verdict.key == result.key and verdict.record is None:
+                self.due.pop(name, None)
+                self._settle(self._found(verdict, result.record))
 
     def _look_again(self, settled: Action) -> None:
         for action in self.plan.graph:
@@ -153,10 +184,12 @@ class _Build:
                 self._reconsider(action)
 
     def _outdated(self, action: Action) -> bool:
-        """Whether an action settled with inputs that came out different when they were made again."""
+        """Whether an action settled with inputs that came out different when they were made again, or came at last."""
         result = self.results.get(action.name)
-        if result is None or result.record is None:
+        if result is None:
             return False
+        if result.record is None:
+            return result.status is Done.SKIPPED and not self.stopping and not self._lost(action)
         key = key_of(action, self._known(action))
         return key is not None and key != result.key
 
@@ -173,8 +206,7 @@ class _Build:
         return not any(action.name in place for place in places)
 
     def _reconsider(self, action: Action) -> None:
-        lost = [n for n in action.upstream if (r := self.results.get(n)) is not None and r.record is None]
-        if lost:
+        if lost := self._lost(action):
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
         # What was asked for is forced once, not after each repair.
@@ -185,6 +217,10 @@ class _Build:
         else:
             self._take(verdict)
 
+    def _lost(self, action: Action) -> list[str]:
+        """What an action takes from and nothing came of."""
+        return [n for n in action.upstream if (r := self.results.get(n)) is not None and r.record is None]
+
     def _known(self, action: Action) -> Mapping[str, Mapping[str, Output]]:
         """The outputs of what an action takes from, as far as they are known."""
         found = {name: self.results[name].record for name in action.upstream if name in self.results}
@@ -193,11 +229,13 @@ class _Build:
     # Workers.
 
     def _dispatch(self) -> None:
+        self.starved = False
         if self._winding_down():
             return
         for worker in self.pool.idle():
             verdict = self._next()
             if verdict is None:
+                self.starved = True
                 return
             self.running[verdict.action.name] = (verdict, EventTail())
             known = self._known(verdict.action)
@@ -208,7 +246,9 @@ class _Build:
         # A training is dear: each dataset is known to be sound before the first one starts.
         unprepared = any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
         for name in [n for n in self.plan.graph.actions if n in self.due]:
-            verdict = self.due[name]
+            verdict = self.due.get(name)
+            if verdict is None:
+                continue  # another one's result has changed what it takes
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
             if verdict.action.kind.trains:
@@ -218,9 +258,33 @@ class _Build:
                     return None
                 if unprepared:
                     continue
-            if not self._fetches(verdict):
-                return self.due.pop(name)
+            away = self._away(verdict)
+            if (away and len(self.fetching) == MOST_FETCHED) or self._taken(verdict):
+                continue
+            del self.due[name]
+            if not away:
+                return verdict
+            self.fetching[name] = (verdict, Fetch(self.store, away, self.fetched))
         return None
+
+    def _taken(self, verdict: Verdict) -> bool:
+        """Whether another process has an action that is due, or has made it since: no worker is started for that."""
+        assert verdict.key is not None
+        if verdict.record is not None:  # forced: its lease alone counts, which the worker takes
+            return False
+        if (record := self.store.records.lookup(verdict.key)) is not None:
+            del self.due[verdict.action.name]
+            self._settle(self._found(verdict, record))
+            return True
+        if (holder := self.store.leases.holder(verdict.key)) is not None:
+            del self.due[verdict.action.name]
+            self._hold(verdict, f"{holder} is at work on this action")
+            return True
+        return False
+
+    def _hold(self, verdict: Verdict, holder: str) -> None:
+        self.listener.action_waits(verdict.action, holder)
+        self.held[verdict.action.name] = verdict
 
     def _receive(self) -> None:
         if not self.running:
@@ -262,8 +326,7 @@ class _Build:
             seconds, note = record.amount("seconds") or 0.0, "its worker died when this was recorded"
             self._settle(Result(action, Done.RAN, seconds, verdict.key, record, note=note))
         elif reply.answer is Answer.HELD:
-            self.listener.action_waits(action, reply.what)
-            self.held[action.name] = (verdict, time.monotonic())
+            self._hold(verdict, reply.what)
         elif reply.answer is Answer.CORRUPT and self._may_repair(action):
             self._repair(verdict, reply.what)
         elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
@@ -298,7 +361,7 @@ class _Build:
     def _found(self, verdict: Verdict, record: Record) -> Result:
         """The result of an action that was recorded meanwhile, and who did that."""
         ours = [r.action.name for r in self.results.values() if r.key == verdict.key and r.record is not None]
-        note = f"the same as {ours[0]}" if ours else "built by another process"
+        note = f"the same as {ours[0]}" if ours else BY_ANOTHER
         return replace(hit(verdict), record=record, note=note)
 
     def _left_by(self, verdict: Verdict) -> Record | None:
@@ -328,15 +391,11 @@ class _Build:
 
     # Inputs that are elsewhere.
 
-    def _fetches(self, verdict: Verdict) -> bool:
-        """Whether an action has to wait for what it takes to come from elsewhere; it is on its way then, or will be."""
+    def _away(self, verdict: Verdict) -> list[Blob]:
+        """What an action takes that is not here."""
         known = self._known(verdict.action)
         taken = [known[t.at.action][t.at.output] for t in verdict.action.takes]
-        away = self.store.objects.away(blob for output in taken for blob in output.blobs())
-        if away and len(self.fetching) < MOST_FETCHED:
-            del self.due[verdict.action.name]
-            self.fetching[verdict.action.name] = (verdict, Fetch(self.store, away, self.fetched))
-        return bool(away)
+        return self.store.objects.away(blob for output in taken for blob in output.blobs())
 
     def _take_fetched(self) -> None:
         """See to the actions for whose inputs nothing more is coming."""
@@ -368,22 +427,25 @@ class _Build:
 
     # Other processes, events, the user.
 
-    def _retry_held(self) -> None:
-        now = time.monotonic()
-        for name, (verdict, since) in list(self.held.items()):
-            if now - since < HELD_RETRY_SECONDS:
-                continue
+    def _look_at_others(self) -> None:
+        """Look what became of the actions that others run, and whether they made what failed here."""
+        if time.monotonic() - self.looked_at < HELD_RETRY_SECONDS:
+            return
+        for name, verdict in list(self.held.items()):
             assert verdict.key is not None
-            self.held[name] = (verdict, now)
             record = self.store.records.lookup(verdict.key)
             if record is not None:
                 del self.held[name]
                 self._settle(self._found(verdict, record))
-            elif (
-                self.store.leases.holder(verdict.key) is None
-            ):  # it gave up or died: the action is ours to run
-                del self.held[name]
+            elif self.store.leases.holder(verdict.key) is None:
+                del self.held[name]  # it gave up or died: the action is ours to run
                 self.due[name] = verdict
+        forced = self.options.rebuild - self.rebuilt  # whose records are those of before
+        failed = [r for r in self.results.values() if r.status is Done.FAILED and r.action.name not in forced]
+        for result in failed if not self._winding_down() else ():
+            if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
+                self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))
+        self.looked_at = time.monotonic()
 
     def _follow_events(self) -> None:
         for verdict, tail in self.running.values():
