@@ -57,6 +57,9 @@ class WorkEvents:
     Each has `event`: `began`, `started`, `waits`, `note`, `warning`, `ended`, `stopping` or `end`.
     """
 
+    def __init__(self) -> None:
+        self._waiting: dict[str, str] = {}
+
     def build_started(self, plan: Plan) -> None:
         """Write who works, and how much there is to do."""
         due = len(plan.verdicts) - len(plan.of(Status.HIT))
@@ -72,8 +75,10 @@ class WorkEvents:
             _write(str(event["event"]), action=action.name, message=event.get("message"))
 
     def action_waits(self, action: Action, holder: str) -> None:
-        """Write that another process runs an action."""
-        _write("waits", action=action.name, holder=holder)
+        """Write, once, that another process runs an action."""
+        if self._waiting.get(action.name) != holder:
+            self._waiting[action.name] = holder
+            _write("waits", action=action.name, holder=holder)
 
     def action_ended(self, result: Result) -> None:
         """Write what became of an action."""

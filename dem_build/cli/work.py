@@ -18,6 +18,7 @@ from dem_build.cli.shared.sharing import Pushing
 from dem_build.cli.stores import seconds
 from dem_build.cli.view_text import make_console, render_error
 from dem_build.cli.view_work import WorkEvents, WorkLines
+from dem_build.cli.watch import disavow
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done, Outcome, recorded
 from dem_build.errors import DemError, InterruptedBuildError, UsageError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dem_build.cli.session import Call, Session
-    from dem_build.engine.outcome import Listener
     from dem_build.plan import Plan
 
 __all__ = ["work"]
@@ -117,6 +117,9 @@ class _Team:
 
     def run(self, listener: WorkLines | WorkEvents, interrupt: Interrupt, idle: float) -> Outcome:
         """Run what is due, and push it where the machine file says so."""
+        from dem_build.engine.build import Options, build  # noqa: PLC0415  help waits for nothing that runs
+
+        disavow("it runs for long")
         listener.build_started(self.plan)
         if self.plan.up_to_date:
             return recorded(self.plan)
@@ -124,23 +127,21 @@ class _Team:
             if not session.plan.up_to_date:
                 refuse_plan(session)
         first = next(iter(self.sessions.values()))
-        pusher = first.sharing.pusher(first.store)
+        leases = first.sharing.leases()
+        pusher = first.sharing.pusher(first.store, leases.release if leases is not None else lambda _: None)
+        follower = listener if pusher is None else Pushing(listener, pusher)
+        options = Options(first.machine, keep_going=True, until_idle=idle, leases=leases)
         try:
-            outcome = self._run(listener if pusher is None else Pushing(listener, pusher), interrupt, idle)
+            outcome = build(self.plan, first.store, options, follower, interrupt)
         finally:
             first.store.records.adopt()
             if pusher is not None:
                 first.sharing.finish(pusher, first.named)
+            if leases is not None:
+                leases.close()
         for label, session in self.sessions.items():
             session.save_root(_part(outcome, session, label))
         return outcome
-
-    def _run(self, listener: Listener, interrupt: Interrupt, idle: float) -> Outcome:
-        from dem_build.engine.build import Options, build  # noqa: PLC0415  where nothing is due, nothing that runs it loads
-
-        first = next(iter(self.sessions.values()))
-        options = Options(first.machine, keep_going=True, until_idle=idle)
-        return build(self.plan, first.store, options, listener, interrupt)
 
 
 def _part(outcome: Outcome, session: Session, label: str) -> Outcome:

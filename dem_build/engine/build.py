@@ -26,18 +26,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dem_build.action import Action
-    from dem_build.digest import Blob, Output
+    from dem_build.digest import Blob, Digest, Output
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.outcome import Listener
     from dem_build.engine.pool import Message
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
+    from dem_build.store.remote.leases import RemoteLeases
 
 __all__ = ["Options", "build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
+ASK_AGAIN_SECONDS = 10.0
+"""Between two looks at what others do who share a remote alone: each look is a request for each action that waits."""
 BY_ANOTHER = "built by another process"
 MOST_REPAIRS = 3
 MOST_FETCHED = 8
@@ -55,6 +58,8 @@ class Options:
         rebuild: Actions that run whatever is recorded.
         until_idle: Seconds after which a build ends that could start nothing, as others run what is left. Default: it
             waits for them.
+        leases: What keeps machines that share a remote alone from doing one work twice. That of an action that ran is
+            given back by who pushes its record, all others by the build.
     """
 
     machine: Machine
@@ -62,6 +67,7 @@ class Options:
     no_train: bool = False
     rebuild: frozenset[str] = frozenset()
     until_idle: float | None = None
+    leases: RemoteLeases | None = None
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -99,6 +105,7 @@ class _Build:
     starved: bool = False
     idle_since: float | None = None
     looked_at: float = field(default_factory=time.monotonic)
+    asked_at: float = field(default_factory=time.monotonic)
 
     # An action is in one of `results`, `due`, `held` (by another process), `fetching` (its inputs) and `running`, or
     # else waits for an input to be made.
@@ -161,6 +168,9 @@ class _Build:
     def _settle(self, result: Result, *, quiet: bool = False) -> None:
         """Note what became of an action, and look again at those that waited for it."""
         self.results[result.action.name] = result
+        self.due.pop(result.action.name, None)
+        if not any(r.key == result.key and r.status is Done.RAN for r in self.results.values()):
+            self._release(result.key)
         if not quiet:
             self.listener.action_ended(result)
             self._settle_the_same(result)
@@ -169,8 +179,8 @@ class _Build:
     def _settle_the_same(self, result: Result) -> None:
         """Settle what is the same work under another name: a training of it may wait for nothing else."""
         for name, verdict in list(self.due.items()):
-            if result.record is not None and verdict.key == result.key and verdict.record is None:
-                self.due.pop(name, None)
+            same = verdict.key == result.key and verdict.record is None
+            if name in self.due and same and result.record is not None:
                 self._settle(self._found(verdict, result.record))
 
     def _look_again(self, settled: Action) -> None:
@@ -273,18 +283,38 @@ class _Build:
         if verdict.record is not None:  # forced: its lease alone counts, which the worker takes
             return False
         if (record := self.store.records.lookup(verdict.key)) is not None:
-            del self.due[verdict.action.name]
             self._settle(self._found(verdict, record))
             return True
         if (holder := self.store.leases.holder(verdict.key)) is not None:
-            del self.due[verdict.action.name]
             self._hold(verdict, f"{holder} is at work on this action")
             return True
-        return False
+        return not self._leased(verdict)
+
+    def _leased(self, verdict: Verdict) -> bool:
+        """Whether an action is this machine's to run, beside all that share a remote with it."""
+        leases = self.options.leases
+        if leases is None or verdict.action.kind.light:
+            return True  # a request takes as long as the work
+        assert verdict.key is not None
+        if (holder := leases.take(verdict.key)) is not None:
+            self._hold(verdict, holder)
+            return False
+        # Who had the lease before us gave it back when the record was there.
+        self.store.records.ask_again([verdict.key])
+        if (record := self.store.records.lookup(verdict.key)) is not None:
+            self._settle(self._found(verdict, record))
+            return False
+        return True
+
+    def _release(self, key: Digest | None) -> None:
+        if self.options.leases is not None and key is not None:
+            self.options.leases.release(key)
 
     def _hold(self, verdict: Verdict, holder: str) -> None:
-        self.listener.action_waits(verdict.action, holder)
+        self._release(verdict.key)
+        self.due.pop(verdict.action.name, None)
         self.held[verdict.action.name] = verdict
+        self.listener.action_waits(verdict.action, holder)
 
     def _receive(self) -> None:
         if not self.running:
@@ -319,6 +349,7 @@ class _Build:
         reply, action = message.reply, verdict.action
         if not self.stopping and key_of(action, self._known(action)) != verdict.key:
             # An input was found damaged meanwhile and is made again: whatever this run says is of the old one.
+            self._release(verdict.key)
             self._reconsider(action)
         elif reply.answer in (Answer.DONE, Answer.FOUND):
             self._finish_recorded(verdict, message)
@@ -382,6 +413,7 @@ class _Build:
         self.listener.action_event(
             verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
         )
+        self._release(verdict.key)
         # All inputs: which of them it was, the store alone knows, and those that are whole are hits at once.
         for name in verdict.action.upstream:
             self._unsettle(name)
@@ -405,6 +437,7 @@ class _Build:
                 continue
             del self.fetching[name]
             if key_of(verdict.action, self._known(verdict.action)) != verdict.key:
+                self._release(verdict.key)
                 self._reconsider(verdict.action)  # an input is made again meanwhile
             elif self.stopping:
                 note = "stopped; what came is kept"
@@ -431,17 +464,23 @@ class _Build:
         """Look what became of the actions that others run, and whether they made what failed here."""
         if time.monotonic() - self.looked_at < HELD_RETRY_SECONDS:
             return
+        forced = self.options.rebuild - self.rebuilt  # whose records are those of before
+        failed = [r for r in self.results.values() if r.status is Done.FAILED and r.action.name not in forced]
+        shared = self.options.leases is not None
+        asks = shared and time.monotonic() - self.asked_at >= ASK_AGAIN_SECONDS
+        if asks:
+            keys = [v.key for v in self.held.values()] + [r.key for r in failed]
+            self.store.records.ask_again(key for key in keys if key is not None)
+            self.asked_at = time.monotonic()
         for name, verdict in list(self.held.items()):
             assert verdict.key is not None
             record = self.store.records.lookup(verdict.key)
             if record is not None:
                 del self.held[name]
                 self._settle(self._found(verdict, record))
-            elif self.store.leases.holder(verdict.key) is None:
+            elif (asks or not shared) and self.store.leases.holder(verdict.key) is None:
                 del self.held[name]  # it gave up or died: the action is ours to run
                 self.due[name] = verdict
-        forced = self.options.rebuild - self.rebuilt  # whose records are those of before
-        failed = [r for r in self.results.values() if r.status is Done.FAILED and r.action.name not in forced]
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
                 self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))

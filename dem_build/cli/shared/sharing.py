@@ -10,20 +10,21 @@ from typing import TYPE_CHECKING
 from dem_build.cli.view_text import clean, joined, make_console, say
 from dem_build.cli.watch import disavow
 from dem_build.engine.outcome import Done
-from dem_build.errors import UsageError
+from dem_build.errors import RemoteError, UsageError
 from dem_build.report.quantities import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dem_build.action import Action
-    from dem_build.digest import JSON
+    from dem_build.digest import JSON, Digest
     from dem_build.engine.outcome import Listener, Result
     from dem_build.machine import Remote
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
     from dem_build.store.local import CacheLayout
     from dem_build.store.remote.bucket import Bucket
+    from dem_build.store.remote.leases import RemoteLeases
     from dem_build.store.remote.namespace import Namespace
     from dem_build.store.remote.push import Pusher
     from dem_build.store.remote.reader import RemoteReader
@@ -80,13 +81,33 @@ class Sharing:
     def _fetched(self, done: int, total: int) -> None:
         say(self.console, (f"fetched {size(done)} of {size(total)}", "dim"))
 
-    def pusher(self, store: Store) -> Pusher | None:
-        """What pushes to the namespaces that are written; None where there are none."""
+    def pusher(self, store: Store, after: Callable[[Digest], None] = lambda _: None) -> Pusher | None:
+        """What pushes to the namespaces that are written; None where there are none.
+
+        Args:
+            store: From where.
+            after: Told the key of each record that is done with.
+        """
         if not self.writes:
             return None
         from dem_build.store.remote.push import Pusher  # noqa: PLC0415  as above
 
-        return Pusher(store, self.writes, self.warn)
+        return Pusher(store, self.writes, self.warn, after)
+
+    def leases(self) -> RemoteLeases | None:
+        """The leases of the first namespace that is read and written, where its remote can hold any."""
+        for namespace in self.writes:
+            remote = namespace.remote
+            try:
+                able = remote.bucket.lively and not remote.candidates
+            except RemoteError as error:
+                self.warn(f"{error}; others may do the same work meanwhile")
+                continue
+            if able and any(namespace.where == read.where for read in self.reads):
+                from dem_build.store.remote.leases import RemoteLeases  # noqa: PLC0415  as above
+
+                return RemoteLeases(namespace, self.warn)
+        return None
 
     def finish(self, pusher: Pusher, recipe: str) -> dict[str, JSON]:
         """Wait for what is being pushed, and say what became of it.

@@ -131,6 +131,7 @@ class Pusher:
         store: Where they are.
         namespaces: Where to; each gets all of them.
         say: Told of each record that another result is there for, and of what stands against pushing.
+        after: Told the key of each record that is done with, whatever became of it.
 
     Attributes:
         done: What became of those that were pushed.
@@ -139,7 +140,11 @@ class Pusher:
     """
 
     def __init__(
-        self, store: Store, namespaces: Iterable[Namespace], say: Callable[[str], None] = lambda _: None
+        self,
+        store: Store,
+        namespaces: Iterable[Namespace],
+        say: Callable[[str], None] = lambda _: None,
+        after: Callable[[Digest], None] = lambda _: None,
     ) -> None:
         self.done: list[Push] = []
         self.left = 0
@@ -147,6 +152,7 @@ class Pusher:
         self._store = store
         self._namespaces = tuple(namespaces)
         self._say = say
+        self._after = after
         self._todo: queue.SimpleQueue[tuple[str, Record] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._added: set[Digest] = set()
@@ -160,6 +166,7 @@ class Pusher:
             record: What this store has recorded.
         """
         if not self._namespaces or record.key in self._added:
+            self._after(record.key)
             return
         self._added.add(record.key)
         self._todo.put((name, record))
@@ -188,6 +195,7 @@ class Pusher:
             name, record = todo
             for namespace in self._namespaces:
                 self._push(name, record, namespace)
+            self._after(record.key)
 
     def _push(self, name: str, record: Record, to: Namespace) -> None:
         try:

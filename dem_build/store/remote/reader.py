@@ -95,6 +95,14 @@ class RemoteReader:
         self._noted |= {key for key in new if self._found[key]}
         self._ask([key for key in new if not self._found[key]])
 
+    def ask_again(self, keys: Iterable[Digest]) -> None:
+        """Look for the records of keys that had none when they were looked for before."""
+        new = list(dict.fromkeys(keys))
+        for key in new:
+            if not self._found.get(key):
+                self._found.pop(key, None)
+        self.expect(new)
+
     def records(self, key: Digest) -> Iterator[Record]:
         """The records of a key, in the order of the namespaces."""
         self.expect([key])
