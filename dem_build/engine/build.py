@@ -39,7 +39,7 @@ __all__ = ["Options", "build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
-ASK_AGAIN_SECONDS = 10.0
+ASK_AGAIN_SECONDS = 5.0
 """Between two looks at what others do who share a remote alone: each look is a request for each action that waits."""
 BY_ANOTHER = "built by another process"
 MOST_REPAIRS = 3
