@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.outcome import Listener
     from dem_build.engine.pool import Message
+    from dem_build.engine.protocol import Reply
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
@@ -360,13 +361,16 @@ class _Build:
             self._hold(verdict, reply.what)
         elif reply.answer is Answer.CORRUPT and self._may_repair(action):
             self._repair(verdict, reply.what)
-        elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
-            self._settle(
-                Result(action, Done.SKIPPED, reply.seconds, verdict.key, note="stopped; its state is saved")
-            )
+        elif reply.answer is Answer.INTERRUPTED or self._ended_by_stopping(reply):
+            # A scheduler, or the second Ctrl-C, ends workers as well: that is no failure of what they ran.
+            saved = "its state is saved" if reply.answer is Answer.INTERRUPTED else "its checkpoints are kept"
+            self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=f"stopped; {saved}"))
         else:
             error = ActionError(reply.what, where=action.name, hint=reply.hint)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))
+
+    def _ended_by_stopping(self, reply: Reply) -> bool:
+        return self.stopping > 1 or (self.stopping > 0 and reply.answer is Answer.DIED)
 
     def _finish_recorded(self, verdict: Verdict, message: Message) -> None:
         assert verdict.key is not None
