@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["work"]
 
+PAUSES = (5.0, 30.0, 60.0, 120.0)
+"""Seconds before further attempts at a push: a worker's disk may be gone when it ends."""
+
 
 def work(recipes: Sequence[str], until_idle: str, call: Call) -> int:
     """Run what is due of some recipes until all is recorded, or nothing was left to this worker for a while.
@@ -131,14 +134,13 @@ class _Team:
         pusher = first.sharing.pusher(first.store, leases.release if leases is not None else lambda _: None)
         follower = listener if pusher is None else Pushing(listener, pusher)
         options = Options(first.machine, keep_going=True, until_idle=idle, leases=leases)
-        try:
-            outcome = build(self.plan, first.store, options, follower, interrupt)
-        finally:
-            first.store.records.adopt()
-            if pusher is not None:
-                first.sharing.finish(pusher, first.named)
+        with ExitStack() as ending:
             if leases is not None:
-                leases.close()
+                ending.callback(leases.close)
+            if pusher is not None:
+                ending.callback(first.sharing.finish, pusher, first.named, PAUSES)
+            ending.callback(first.store.records.adopt)
+            outcome = build(self.plan, first.store, options, follower, interrupt)
         for label, session in self.sessions.items():
             session.save_root(_part(outcome, session, label))
         return outcome

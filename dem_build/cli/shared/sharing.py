@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dem_build.cli.view_text import clean, joined, make_console, say
 from dem_build.cli.watch import disavow
 from dem_build.engine.outcome import Done
-from dem_build.errors import RemoteError, UsageError
+from dem_build.errors import UsageError
 from dem_build.report.quantities import size
 
 if TYPE_CHECKING:
@@ -95,22 +95,21 @@ class Sharing:
         return Pusher(store, self.writes, self.warn, after)
 
     def leases(self) -> RemoteLeases | None:
-        """The leases of the first namespace that is read and written, where its remote can hold any."""
+        """The leases of the first namespace that is read and written."""
         for namespace in self.writes:
-            remote = namespace.remote
-            try:
-                able = remote.bucket.lively and not remote.candidates
-            except RemoteError as error:
-                self.warn(f"{error}; others may do the same work meanwhile")
-                continue
-            if able and any(namespace.where == read.where for read in self.reads):
+            if any(namespace.where == read.where for read in self.reads):
                 from dem_build.store.remote.leases import RemoteLeases  # noqa: PLC0415  as above
 
                 return RemoteLeases(namespace, self.warn)
         return None
 
-    def finish(self, pusher: Pusher, recipe: str) -> dict[str, JSON]:
+    def finish(self, pusher: Pusher, recipe: str, pauses: Sequence[float] = ()) -> dict[str, JSON]:
         """Wait for what is being pushed, and say what became of it.
+
+        Args:
+            pusher: What pushes.
+            recipe: For whom, as the user named it.
+            pauses: Seconds to wait before each further attempt at what could not be pushed.
 
         Returns:
             What a build's document says of it; nothing where nothing was to be pushed.
@@ -119,14 +118,12 @@ class Sharing:
             RemoteError: Something could not be pushed, and a remote is required.
         """
         pusher.close()
-        begun = said = time.monotonic()
-        pusher.wait(QUIET_SECONDS)
-        while pusher.busy:
-            if said == begun or time.monotonic() - said > SPOKEN_SECONDS:
-                said = time.monotonic()
-                disavow("it takes long, and says so")
-                say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
-            pusher.wait(QUIET_SECONDS)
+        self._wait(pusher)
+        for pause in pauses:
+            if pusher.left:
+                time.sleep(pause)
+                pusher.again()
+                self._wait(pusher)
         states = Counter(push.result.value for push in pusher.done)
         amount = sum(push.bytes for push in pusher.done)
         if sent := states["sent"]:
@@ -141,6 +138,16 @@ class Sharing:
             return {}
         counts = {state: states[state] for state in ("sent", "known", "differs")}
         return {"pushed": counts | {"failed": pusher.left, "bytes": amount}}
+
+    def _wait(self, pusher: Pusher) -> None:
+        begun = said = time.monotonic()
+        pusher.wait(QUIET_SECONDS)
+        while pusher.busy:
+            if said == begun or time.monotonic() - said > SPOKEN_SECONDS:
+                said = time.monotonic()
+                disavow("it takes long, and says so")
+                say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
+            pusher.wait(QUIET_SECONDS)
 
     def _told(self) -> str:
         return ", ".join(joined(namespace.where) for namespace in self.writes)

@@ -77,7 +77,10 @@ class RemoteLeases:
             return None
 
     def _take(self, key: Digest) -> str | None:
-        bucket, me = self._namespace.remote.bucket, Holder.me()
+        remote = self._namespace.remote
+        if remote.down is not None or remote.candidates or not remote.bucket.lively:
+            return None  # it holds none
+        bucket, me = remote.bucket, Holder.me()
         for _ in range(_ATTEMPTS):
             numbers = self._numbers(key)
             last = max(numbers, default=0)
