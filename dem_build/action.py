@@ -276,6 +276,11 @@ class Action:
         takes = (t.moved(Edge(model, t.at.output)) if t.of.startswith("base/") else t for t in self.takes)
         return replace(self, takes=tuple(takes))
 
+    def called(self, name: Callable[[str], str]) -> Action:
+        """The same action, and those that it takes from, under other names."""
+        takes = (t.moved(Edge(name(t.at.action), t.at.output)) for t in self.takes)
+        return replace(self, name=name(self.name), takes=tuple(takes))
+
     def salted(self, salt: str | None) -> Action:
         """The same action of another generation of results."""
         return replace(self, salt=salt)

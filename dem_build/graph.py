@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dem_build.action import BASE, COMPOSED, HEAL, MODEL, TRUNK, TUNE, UNHEALED
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe
 
-__all__ = ["Graph", "build_graph", "chosen_by"]
+__all__ = ["Graph", "build_graph", "chosen_by", "united"]
 
 
 @runtime_checkable
@@ -190,6 +191,14 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     return Graph(
         {a.name: a for a in actions}, models, omega, methods, stages, candidates, recipe.compose.method
     )
+
+
+def united(graphs: Mapping[str, Graph]) -> Graph:
+    """The actions of several graphs in one, as `vector:math@LABEL`: for who runs them, and tells nothing of models."""
+    found = [
+        action.called(partial("{1}@{0}".format, label)) for label, graph in graphs.items() for action in graph
+    ]
+    return Graph({action.name: action for action in found})
 
 
 def _composed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> list[Action]:

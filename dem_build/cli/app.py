@@ -174,6 +174,26 @@ app = Commands(
             on_actions=True,
         ),
         Command(
+            "work.work",
+            "Run what is due of recipes beside other workers on one store, and publish nothing in out/.",
+            click.Argument(["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]"),
+            click.Option(["--slots", "jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            click.Option(
+                ["--until-idle"],
+                metavar="SPAN",
+                default="10m",
+                show_default=True,
+                help="End when others have had all that is left for this long.",
+            ),
+            _flag("--locked", "Fail (4) where the lock is not what is there."),
+            _flag("--trust-tasks", "Run local task files, which are code."),
+            *OF_RECIPE,
+            click.Option(
+                ["--json", "as_json"], is_flag=True, help="A JSON document a line on stdout, an event each."
+            ),
+            on_actions=True,
+        ),
+        Command(
             "review.ci.ci",
             "Review what a branch does to the recipes of a git repository, as a pull request is reviewed.\n\n"
             "RECIPE is a path or pattern; without one, all recipes that git has at either revision.",

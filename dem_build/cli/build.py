@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.report.gates import GateResult
 
-__all__ = ["build", "make_listener", "run_plan"]
+__all__ = ["GRAVITY", "build", "make_listener", "refuse_plan", "run_plan"]
 
 MOST_RUNS = 4  # of one plan, each after damage that the one before it met at its end
 # Of several recipes the gravest status is the call's: interrupted, wrong, failed, not up to date, a gate.
@@ -95,7 +95,7 @@ def _refusals(recipes: Sequence[str], call: Call) -> dict[str, DemError]:
                 session = open_session(named, call)
                 session.require()
                 if not session.plan.up_to_date:
-                    _refuse_plan(session)
+                    refuse_plan(session)
         except RecipeError as error:
             # What is wrong with files that will be others by then is judged when they are there.
             later = () if recipe is None else tuple(f"{key}." for key in _coming_names(recipe, coming))
@@ -116,7 +116,7 @@ def _coming_names(recipe: Recipe, coming: Sequence[Path]) -> list[str]:
     return [key for key, place in places.items() if any(place.is_relative_to(folder) for folder in coming)]
 
 
-def _refuse_plan(session: Session) -> None:
+def refuse_plan(session: Session) -> None:
     """Refuse a build that cannot come to its end, as far as files, packages and memory tell it before it runs.
 
     Raises:
@@ -196,7 +196,7 @@ def run_plan(session: Session, listener: Listener, interrupt: Interrupt, *, root
     from dem_build.engine.build import Options  # noqa: PLC0415
     from dem_build.engine.build import build as build_plan  # noqa: PLC0415
 
-    _refuse_plan(session)
+    refuse_plan(session)
     call = session.call
     options = Options(
         session.machine,

@@ -76,7 +76,8 @@ class Call:
         targets: Actions named after `--`; none means all of them.
         rebuild: `--rebuild`.
         upgrade: `dem lock --upgrade`.
-        locked: `--locked`: what no lock pins is an error, and no hub is asked for it.
+        locked: `--locked`: what no lock pins is an error, and no hub is asked for it; nor may the lock be another one.
+        pinned: What a hub has must be pinned by the lock, as nobody here writes it.
         no_train: `--no-train`.
         offline: `--offline`: no hub and no remote is asked for anything.
         require_remote: `--require-remote`: a remote that does not answer is an error.
@@ -93,6 +94,7 @@ class Call:
     rebuild: Sequence[str] = ()
     upgrade: bool = False
     locked: bool = False
+    pinned: bool = False
     no_train: bool = False
     offline: bool = False
     require_remote: bool = False
@@ -152,10 +154,18 @@ class Session:
             UsageError: A local task file is due, which is code, and the user has not said that it may run.
             StoreError: Nothing can be published, so nothing is trained first.
         """
-        if self.call.locked and (changed := lock.changes(self.locked, self.lock, self.recipe.folder)):
-            raise not_locked(self.named, self.call, lock.lock_path(self.recipe.path), changed)
+        self.require_lock()
         self.require_trust()
         self.destination()
+
+    def require_lock(self) -> None:
+        """Refuse a lock that is not what the recipe resolves to, where `--locked` asks for that.
+
+        Raises:
+            NotUpToDateError: It is not.
+        """
+        if self.call.locked and (changed := lock.changes(self.locked, self.lock, self.recipe.folder)):
+            raise not_locked(self.named, self.call, lock.lock_path(self.recipe.path), changed)
 
     def require_trust(self) -> None:
         """Refuse to run code of task files that the user has not said may run.
@@ -339,12 +349,11 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     hints = Hints()
     recipe, located, locked = _located(named, call.overrides, hints)
     machine, machine_path = _machine(call, recipe.path)
-    if call.locked:
-        if locked is None:
-            path, hint = str(lock.lock_path(recipe.path)), f"`{_locking(named)}` writes it"
-            raise NotUpToDateError("there is no lock", where=path, hint=hint)
-        if missing := lock.unpinned(located, locked):
-            raise not_locked(named, call, lock.lock_path(recipe.path), missing)
+    if call.locked and locked is None:
+        path, hint = str(lock.lock_path(recipe.path)), f"`{_locking(named)}` writes it"
+        raise NotUpToDateError("there is no lock", where=path, hint=hint)
+    if (call.locked or call.pinned) and (missing := lock.unpinned(located, locked)):
+        raise not_locked(named, call, lock.lock_path(recipe.path), missing)
     resolved = lock.resolve(located, hints, locked, upgrade=call.upgrade)
     refuse_leaks(recipe, resolved)
     if template_is_new(resolved.base.files, locked):

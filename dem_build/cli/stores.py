@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dem_build.store.gc.census import Usage
     from dem_build.store.gc.collect import Collection
 
-__all__ = ["gc", "ls", "stats", "verify"]
+__all__ = ["gc", "ls", "seconds", "stats", "verify"]
 
 AGES_SAID = {
     "day": "within a day",
@@ -129,8 +129,8 @@ def gc(  # noqa: PLR0913  the options of a command are its arguments
         UsageError: A limit is no size or no span of time.
     """
     policy = Policy(
-        grace=GRACE_SECONDS if grace is None else _seconds("--grace", grace),
-        older_than=None if older_than is None else _seconds("--older-than", older_than),
+        grace=GRACE_SECONDS if grace is None else seconds("--grace", grace),
+        older_than=None if older_than is None else seconds("--older-than", older_than),
         max_bytes=None if max_size is None else _bytes("--max-size", max_size),
         vectors=vectors,
     )
@@ -158,7 +158,16 @@ def gc(  # noqa: PLR0913  the options of a command are its arguments
     return 0
 
 
-def _seconds(option: str, text: str) -> float:
+def seconds(option: str, text: str) -> float:
+    """A span of time that the user wrote, in seconds.
+
+    Args:
+        option: Where, for an error.
+        text: `90s`, `10m`, `12h`, `30d`, `2w`.
+
+    Raises:
+        UsageError: It is none.
+    """
     found = _SPAN.fullmatch(text.strip())
     if found is None:
         hint = "a number and s, m, h, d or w: 12h, 30d"

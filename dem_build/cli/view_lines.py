@@ -45,9 +45,12 @@ class PlainListener:
     Attributes:
         console: Where to.
         shown: (action, text) of the warnings and notes that were printed.
+        stamp: What each line of an action begins with, as `strftime` takes it.
         running: Name → how far it is.
         waiting: Name → the other process that runs it.
     """
+
+    stamp = ""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -145,7 +148,8 @@ class PlainListener:
 
     def _line(self, status: str, name: str, *parts: str | Text) -> None:
         shown = shorten(joined(name), self._name_limit)
-        head = Text.assemble((f"{MARKS[status]} ", STYLES[status]), f"{shown:<{self._width}}")
+        mark = (f"{MARKS[status]} ", STYLES[status])
+        head = Text.assemble((time.strftime(self.stamp), "dim"), mark, f"{shown:<{self._width}}")
         hang(self.console, head, Text("  ").join(Text() + part for part in parts))
 
 

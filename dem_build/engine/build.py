@@ -26,18 +26,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dem_build.action import Action
-    from dem_build.digest import Blob, Output
+    from dem_build.digest import Blob, Digest, Output
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.outcome import Listener
     from dem_build.engine.pool import Message
+    from dem_build.engine.protocol import Reply
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
+    from dem_build.store.remote.leases import RemoteLeases
 
 __all__ = ["Options", "build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
+ASK_AGAIN_SECONDS = 5.0
+"""Between two looks at what others do who share a remote alone: each look is a request for each action that waits."""
+BY_ANOTHER = "built by another process"
 MOST_REPAIRS = 3
 MOST_FETCHED = 8
 """Actions whose inputs are brought at once: the next ones are on their way while others run."""
@@ -52,12 +57,18 @@ class Options:
         keep_going: After a failure, go on with what does not depend on it.
         no_train: Fail where a vector would have to be trained.
         rebuild: Actions that run whatever is recorded.
+        until_idle: Seconds after which a build ends that could start nothing, as others run what is left. Default: it
+            waits for them.
+        leases: What keeps machines that share a remote alone from doing one work twice. That of an action that ran is
+            given back by who pushes its record, all others by the build.
     """
 
     machine: Machine
     keep_going: bool = False
     no_train: bool = False
     rebuild: frozenset[str] = frozenset()
+    until_idle: float | None = None
+    leases: RemoteLeases | None = None
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -85,13 +96,17 @@ class _Build:
     pool: Pool
     results: dict[str, Result] = field(default_factory=dict)
     due: dict[str, Verdict] = field(default_factory=dict)
-    held: dict[str, tuple[Verdict, float]] = field(default_factory=dict)
+    held: dict[str, Verdict] = field(default_factory=dict)
     running: dict[str, tuple[Verdict, EventTail]] = field(default_factory=dict)
     fetching: dict[str, tuple[Verdict, Fetch]] = field(default_factory=dict)
     fetched: threading.Event = field(default_factory=threading.Event)
     rebuilt: set[str] = field(default_factory=set)
     repairs: Counter[str] = field(default_factory=Counter)
     stopping: int = 0
+    starved: bool = False
+    idle_since: float | None = None
+    looked_at: float = field(default_factory=time.monotonic)
+    asked_at: float = field(default_factory=time.monotonic)
 
     # An action is in one of `results`, `due`, `held` (by another process), `fetching` (its inputs) and `running`, or
     # else waits for an input to be made.
@@ -102,11 +117,12 @@ class _Build:
         while self._unfinished():
             # Looked at before anything is given out: what starts after Ctrl-C would never hear of it.
             self._heed_interrupt()
-            self._retry_held()
+            self._look_at_others()
             self._take_fetched()
             self._dispatch()
             self._receive()
             self._follow_events()
+            self._watch_idleness()
         for _, fetch in self.fetching.values():
             fetch.stop()
         for action in self.plan.graph:
@@ -120,7 +136,22 @@ class _Build:
     def _unfinished(self) -> bool:
         if self.running:  # also after a failure or Ctrl-C: what runs ends, or saves its state
             return True
-        return not self._winding_down() and bool(self.due or self.held or self.fetching)
+        if self._winding_down():
+            return False
+        return bool(self.fetching) or (bool(self.due or self.held) and not self._idle_for_long())
+
+    def _watch_idleness(self) -> None:
+        """Note since when nothing could be started, though workers are there."""
+        if self.running or self.fetching or not self.starved:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = time.monotonic()
+
+    def _idle_for_long(self) -> bool:
+        bound = self.options.until_idle
+        if bound is None or self.idle_since is None:
+            return False
+        return time.monotonic() - self.idle_since >= bound
 
     def _winding_down(self) -> bool:
         failed = any(r.status is Done.FAILED for r in self.results.values())
@@ -138,9 +169,20 @@ class _Build:
     def _settle(self, result: Result, *, quiet: bool = False) -> None:
         """Note what became of an action, and look again at those that waited for it."""
         self.results[result.action.name] = result
+        self.due.pop(result.action.name, None)
+        if not any(r.key == result.key and r.status is Done.RAN for r in self.results.values()):
+            self._release(result.key)
         if not quiet:
             self.listener.action_ended(result)
+            self._settle_the_same(result)
             self._look_again(result.action)
+
+    def _settle_the_same(self, result: Result) -> None:
+        """Settle what is the same work under another name: a training of it may wait for nothing else."""
+        for name, verdict in list(self.due.items()):
+            same = verdict.key == result.key and verdict.record is None
+            if name in self.due and same and result.record is not None:
+                self._settle(self._found(verdict, result.record))
 
     def _look_again(self, settled: Action) -> None:
         for action in self.plan.graph:
@@ -153,10 +195,12 @@ class _Build:
                 self._reconsider(action)
 
     def _outdated(self, action: Action) -> bool:
-        """Whether an action settled with inputs that came out different when they were made again."""
+        """Whether an action settled with inputs that came out different when they were made again, or came at last."""
         result = self.results.get(action.name)
-        if result is None or result.record is None:
+        if result is None:
             return False
+        if result.record is None:
+            return result.status is Done.SKIPPED and not self.stopping and not self._lost(action)
         key = key_of(action, self._known(action))
         return key is not None and key != result.key
 
@@ -173,8 +217,7 @@ class _Build:
         return not any(action.name in place for place in places)
 
     def _reconsider(self, action: Action) -> None:
-        lost = [n for n in action.upstream if (r := self.results.get(n)) is not None and r.record is None]
-        if lost:
+        if lost := self._lost(action):
             self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
             return
         # What was asked for is forced once, not after each repair.
@@ -185,6 +228,10 @@ class _Build:
         else:
             self._take(verdict)
 
+    def _lost(self, action: Action) -> list[str]:
+        """What an action takes from and nothing came of."""
+        return [n for n in action.upstream if (r := self.results.get(n)) is not None and r.record is None]
+
     def _known(self, action: Action) -> Mapping[str, Mapping[str, Output]]:
         """The outputs of what an action takes from, as far as they are known."""
         found = {name: self.results[name].record for name in action.upstream if name in self.results}
@@ -193,11 +240,13 @@ class _Build:
     # Workers.
 
     def _dispatch(self) -> None:
+        self.starved = False
         if self._winding_down():
             return
         for worker in self.pool.idle():
             verdict = self._next()
             if verdict is None:
+                self.starved = True
                 return
             self.running[verdict.action.name] = (verdict, EventTail())
             known = self._known(verdict.action)
@@ -208,7 +257,9 @@ class _Build:
         # A training is dear: each dataset is known to be sound before the first one starts.
         unprepared = any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
         for name in [n for n in self.plan.graph.actions if n in self.due]:
-            verdict = self.due[name]
+            verdict = self.due.get(name)
+            if verdict is None:
+                continue  # another one's result has changed what it takes
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
             if verdict.action.kind.trains:
@@ -218,9 +269,53 @@ class _Build:
                     return None
                 if unprepared:
                     continue
-            if not self._fetches(verdict):
-                return self.due.pop(name)
+            away = self._away(verdict)
+            if (away and len(self.fetching) == MOST_FETCHED) or self._taken(verdict):
+                continue
+            del self.due[name]
+            if not away:
+                return verdict
+            self.fetching[name] = (verdict, Fetch(self.store, away, self.fetched))
         return None
+
+    def _taken(self, verdict: Verdict) -> bool:
+        """Whether another process has an action that is due, or has made it since: no worker is started for that."""
+        assert verdict.key is not None
+        if verdict.record is not None:  # forced: its lease alone counts, which the worker takes
+            return False
+        if (record := self.store.records.lookup(verdict.key)) is not None:
+            self._settle(self._found(verdict, record))
+            return True
+        if (holder := self.store.leases.holder(verdict.key)) is not None:
+            self._hold(verdict, f"{holder} is at work on this action")
+            return True
+        return not self._leased(verdict)
+
+    def _leased(self, verdict: Verdict) -> bool:
+        """Whether an action is this machine's to run, beside all that share a remote with it."""
+        leases = self.options.leases
+        if leases is None or verdict.action.kind.light:
+            return True  # a request takes as long as the work
+        assert verdict.key is not None
+        if (holder := leases.take(verdict.key)) is not None:
+            self._hold(verdict, holder)
+            return False
+        # Who had the lease before us gave it back when the record was there.
+        self.store.records.ask_again([verdict.key])
+        if (record := self.store.records.lookup(verdict.key)) is not None:
+            self._settle(self._found(verdict, record))
+            return False
+        return True
+
+    def _release(self, key: Digest | None) -> None:
+        if self.options.leases is not None and key is not None:
+            self.options.leases.release(key)
+
+    def _hold(self, verdict: Verdict, holder: str) -> None:
+        self._release(verdict.key)
+        self.due.pop(verdict.action.name, None)
+        self.held[verdict.action.name] = verdict
+        self.listener.action_waits(verdict.action, holder)
 
     def _receive(self) -> None:
         if not self.running:
@@ -255,6 +350,7 @@ class _Build:
         reply, action = message.reply, verdict.action
         if not self.stopping and key_of(action, self._known(action)) != verdict.key:
             # An input was found damaged meanwhile and is made again: whatever this run says is of the old one.
+            self._release(verdict.key)
             self._reconsider(action)
         elif reply.answer in (Answer.DONE, Answer.FOUND):
             self._finish_recorded(verdict, message)
@@ -262,17 +358,19 @@ class _Build:
             seconds, note = record.amount("seconds") or 0.0, "its worker died when this was recorded"
             self._settle(Result(action, Done.RAN, seconds, verdict.key, record, note=note))
         elif reply.answer is Answer.HELD:
-            self.listener.action_waits(action, reply.what)
-            self.held[action.name] = (verdict, time.monotonic())
+            self._hold(verdict, reply.what)
         elif reply.answer is Answer.CORRUPT and self._may_repair(action):
             self._repair(verdict, reply.what)
-        elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
-            self._settle(
-                Result(action, Done.SKIPPED, reply.seconds, verdict.key, note="stopped; its state is saved")
-            )
+        elif reply.answer is Answer.INTERRUPTED or self._ended_by_stopping(reply):
+            # A scheduler, or the second Ctrl-C, ends workers as well: that is no failure of what they ran.
+            saved = "its state is saved" if reply.answer is Answer.INTERRUPTED else "its checkpoints are kept"
+            self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=f"stopped; {saved}"))
         else:
             error = ActionError(reply.what, where=action.name, hint=reply.hint)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))
+
+    def _ended_by_stopping(self, reply: Reply) -> bool:
+        return self.stopping > 1 or (self.stopping > 0 and reply.answer is Answer.DIED)
 
     def _finish_recorded(self, verdict: Verdict, message: Message) -> None:
         assert verdict.key is not None
@@ -298,7 +396,7 @@ class _Build:
     def _found(self, verdict: Verdict, record: Record) -> Result:
         """The result of an action that was recorded meanwhile, and who did that."""
         ours = [r.action.name for r in self.results.values() if r.key == verdict.key and r.record is not None]
-        note = f"the same as {ours[0]}" if ours else "built by another process"
+        note = f"the same as {ours[0]}" if ours else BY_ANOTHER
         return replace(hit(verdict), record=record, note=note)
 
     def _left_by(self, verdict: Verdict) -> Record | None:
@@ -319,6 +417,7 @@ class _Build:
         self.listener.action_event(
             verdict.action, {"event": "warning", "message": f"{what}; it is made again"}
         )
+        self._release(verdict.key)
         # All inputs: which of them it was, the store alone knows, and those that are whole are hits at once.
         for name in verdict.action.upstream:
             self._unsettle(name)
@@ -328,15 +427,11 @@ class _Build:
 
     # Inputs that are elsewhere.
 
-    def _fetches(self, verdict: Verdict) -> bool:
-        """Whether an action has to wait for what it takes to come from elsewhere; it is on its way then, or will be."""
+    def _away(self, verdict: Verdict) -> list[Blob]:
+        """What an action takes that is not here."""
         known = self._known(verdict.action)
         taken = [known[t.at.action][t.at.output] for t in verdict.action.takes]
-        away = self.store.objects.away(blob for output in taken for blob in output.blobs())
-        if away and len(self.fetching) < MOST_FETCHED:
-            del self.due[verdict.action.name]
-            self.fetching[verdict.action.name] = (verdict, Fetch(self.store, away, self.fetched))
-        return bool(away)
+        return self.store.objects.away(blob for output in taken for blob in output.blobs())
 
     def _take_fetched(self) -> None:
         """See to the actions for whose inputs nothing more is coming."""
@@ -346,6 +441,7 @@ class _Build:
                 continue
             del self.fetching[name]
             if key_of(verdict.action, self._known(verdict.action)) != verdict.key:
+                self._release(verdict.key)
                 self._reconsider(verdict.action)  # an input is made again meanwhile
             elif self.stopping:
                 note = "stopped; what came is kept"
@@ -368,22 +464,31 @@ class _Build:
 
     # Other processes, events, the user.
 
-    def _retry_held(self) -> None:
-        now = time.monotonic()
-        for name, (verdict, since) in list(self.held.items()):
-            if now - since < HELD_RETRY_SECONDS:
-                continue
+    def _look_at_others(self) -> None:
+        """Look what became of the actions that others run, and whether they made what failed here."""
+        if time.monotonic() - self.looked_at < HELD_RETRY_SECONDS:
+            return
+        forced = self.options.rebuild - self.rebuilt  # whose records are those of before
+        failed = [r for r in self.results.values() if r.status is Done.FAILED and r.action.name not in forced]
+        shared = self.options.leases is not None
+        asks = shared and time.monotonic() - self.asked_at >= ASK_AGAIN_SECONDS
+        if asks:
+            keys = [v.key for v in self.held.values()] + [r.key for r in failed]
+            self.store.records.ask_again(key for key in keys if key is not None)
+            self.asked_at = time.monotonic()
+        for name, verdict in list(self.held.items()):
             assert verdict.key is not None
-            self.held[name] = (verdict, now)
             record = self.store.records.lookup(verdict.key)
             if record is not None:
                 del self.held[name]
                 self._settle(self._found(verdict, record))
-            elif (
-                self.store.leases.holder(verdict.key) is None
-            ):  # it gave up or died: the action is ours to run
-                del self.held[name]
+            elif (asks or not shared) and self.store.leases.holder(verdict.key) is None:
+                del self.held[name]  # it gave up or died: the action is ours to run
                 self.due[name] = verdict
+        for result in failed if not self._winding_down() else ():
+            if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
+                self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))
+        self.looked_at = time.monotonic()
 
     def _follow_events(self) -> None:
         for verdict, tail in self.running.values():

@@ -27,6 +27,7 @@ from dem_build.engine.run import Runner
 from dem_build.store import Store
 
 if TYPE_CHECKING:
+    from types import FrameType
     from typing import TextIO
 
 __all__ = ["main"]
@@ -42,6 +43,7 @@ def main(store: str, scratch: str = "") -> None:
         scratch: Where unfinished runs lie, if not there.
     """
     _die_with_parent()
+    _leave_stopping_to_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints outside of an action must not look like an answer
     requests: queue.Queue[Request] = queue.Queue()
@@ -80,6 +82,18 @@ def _die_with_parent() -> None:
     """Ask Linux to kill this process with its driver; elsewhere the end of standard input does it alone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _leave_stopping_to_parent() -> None:
+    """Outlive SIGTERM: a scheduler sends it to every process of a job, and the driver says what follows from it."""
+    ours = os.getpid()
+
+    def heed(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != ours:  # a library's helper process, copied from this one, which it ends that way
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, heed)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,10 @@ class Elsewhere(Protocol):
         """Ask for the records of some keys at once, so that whoever looks them up waits for nobody."""
         ...
 
+    def ask_again(self, keys: Iterable[Digest]) -> None:
+        """Ask for the records of keys that had none: somebody may have made them since."""
+        ...
+
     def records(self, key: Digest) -> Iterator[Record]:
         """The valid records of a key, those of the stores that are asked first before others."""
         ...

@@ -216,6 +216,11 @@ class Records:
         if self._elsewhere is not None:
             self._elsewhere.expect([key for key in keys if not self._noted(key)])
 
+    def ask_again(self, keys: Iterable[Digest]) -> None:
+        """As `expect`, for keys that had no record: whoever runs for hours beside others asks now and then."""
+        if self._elsewhere is not None:
+            self._elsewhere.ask_again([key for key in keys if not self._noted(key)])
+
     def _noted(self, key: Digest) -> bool:
         """Whether a document of a key is here, sound or not: what is wrong with it shows when it is looked up."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from dem_build.action import Action, key_of, preimage
 from dem_build.actions import KINDS
+from dem_build.engine import pool as of_pools
+from dem_build.engine.copied import Copied
 from dem_build.engine.pool import Message, Pool, Slot
 from dem_build.engine.protocol import Answer, Request
 from dem_build.machine import Machine
@@ -74,6 +77,22 @@ def test_a_killed_workers_action_fails(pool: Pool) -> None:
     while "signal 9" not in message.reply.what:
         message = answer(pool)
     assert not message.stale
+
+
+def test_a_worker_leaves_a_schedulers_signal_to_its_driver(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_pools, "POSSIBLE", False)  # no copy of this process, but one of its own
+    [worker] = pool.workers
+    worker.submit(request())
+    first = answer(pool)
+    worker.request = None
+    assert not isinstance(first.process, Copied)
+    first.process.send_signal(signal.SIGTERM)
+    worker.submit(request())
+    again = answer(pool)
+    assert again.process is first.process
+    assert again.reply.answer is Answer.FAILED
 
 
 def test_a_worker_ends_with_half_a_line_of_its_driver(pool: Pool) -> None:

@@ -50,6 +50,21 @@ CALLS = (
         ),
     ),
     Call(
+        "A worker is to end after no span of time",
+        "work recipe.toml --until-idle ten",
+        ("error: --until-idle: 'ten' is no span of time\n  hint:  a number and s, m, h, d or w: 12h, 30d"),
+    ),
+    Call(
+        "A worker's recipe names a base on a hub that no lock pins",
+        "work recipe.toml",
+        (
+            "error: recipe.lock: not what is locked: base\n"
+            "  hint:  `dem lock recipe.toml` accepts what is there now; or put back what was locked"
+        ),
+        status=4,
+        replaced=('model = "base"', 'model = "org/model"'),
+    ),
+    Call(
         "No recipe is named",
         "build",
         (

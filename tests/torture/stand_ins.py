@@ -22,6 +22,7 @@ from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.data.arrays import RowsWriter
+from dem_build.errors import ActionError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -37,6 +38,9 @@ TRAINED = "DEM_TORTURE_TRAINED"
 """Names the file that each step of a training is written down in, outside of what is killed."""
 LUCK = "DEM_TORTURE_LUCK"
 """What a training comes to depends on it, as it does on the GPU: no key knows of it."""
+
+FAILING = "DEM_TORTURE_FAILING"
+"""A word that no dataset may have: one that does cannot be prepared."""
 
 
 def import_base(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -57,6 +61,8 @@ def prepare(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Pro
     """Write each line of a dataset as a row of its bytes; none is held out."""
     del params
     lines = [line for source in inputs.sources for line in source.path.read_bytes().splitlines()]
+    if (word := os.environ.get(FAILING)) and any(word.encode() in line for line in lines):
+        raise ActionError(f"has {word!r}", where="a stand-in", hint="leave it out")
     for name in ("train", "validation", "test", "sample"):
         with RowsWriter(context.work / "spool" / name) as writer:
             for line in lines if name == "train" else ():

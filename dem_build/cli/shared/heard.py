@@ -36,6 +36,7 @@ class _Heard:
         self.conditional = bucket.conditional
         self.writable = bucket.writable
         self.listed = bucket.listed
+        self.lively = bucket.lively
         self._bucket = bucket
         self._place = url, endpoint
 

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from dem_build.action import Action
-    from dem_build.digest import JSON
+    from dem_build.digest import JSON, Digest
     from dem_build.engine.outcome import Listener, Result
     from dem_build.machine import Remote
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
     from dem_build.store.local import CacheLayout
     from dem_build.store.remote.bucket import Bucket
+    from dem_build.store.remote.leases import RemoteLeases
     from dem_build.store.remote.namespace import Namespace
     from dem_build.store.remote.push import Pusher
     from dem_build.store.remote.reader import RemoteReader
@@ -80,16 +81,35 @@ class Sharing:
     def _fetched(self, done: int, total: int) -> None:
         say(self.console, (f"fetched {size(done)} of {size(total)}", "dim"))
 
-    def pusher(self, store: Store) -> Pusher | None:
-        """What pushes to the namespaces that are written; None where there are none."""
+    def pusher(self, store: Store, after: Callable[[Digest], None] = lambda _: None) -> Pusher | None:
+        """What pushes to the namespaces that are written; None where there are none.
+
+        Args:
+            store: From where.
+            after: Told the key of each record that is done with.
+        """
         if not self.writes:
             return None
         from dem_build.store.remote.push import Pusher  # noqa: PLC0415  as above
 
-        return Pusher(store, self.writes, self.warn)
+        return Pusher(store, self.writes, self.warn, after)
 
-    def finish(self, pusher: Pusher, recipe: str) -> dict[str, JSON]:
+    def leases(self) -> RemoteLeases | None:
+        """The leases of the first namespace that is read and written."""
+        for namespace in self.writes:
+            if any(namespace.where == read.where for read in self.reads):
+                from dem_build.store.remote.leases import RemoteLeases  # noqa: PLC0415  as above
+
+                return RemoteLeases(namespace, self.warn)
+        return None
+
+    def finish(self, pusher: Pusher, recipe: str, pauses: Sequence[float] = ()) -> dict[str, JSON]:
         """Wait for what is being pushed, and say what became of it.
+
+        Args:
+            pusher: What pushes.
+            recipe: For whom, as the user named it.
+            pauses: Seconds to wait before each further attempt at what could not be pushed.
 
         Returns:
             What a build's document says of it; nothing where nothing was to be pushed.
@@ -98,14 +118,12 @@ class Sharing:
             RemoteError: Something could not be pushed, and a remote is required.
         """
         pusher.close()
-        begun = said = time.monotonic()
-        pusher.wait(QUIET_SECONDS)
-        while pusher.busy:
-            if said == begun or time.monotonic() - said > SPOKEN_SECONDS:
-                said = time.monotonic()
-                disavow("it takes long, and says so")
-                say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
-            pusher.wait(QUIET_SECONDS)
+        self._wait(pusher)
+        for pause in pauses:
+            if pusher.left:
+                time.sleep(pause)
+                pusher.again()
+                self._wait(pusher)
         states = Counter(push.result.value for push in pusher.done)
         amount = sum(push.bytes for push in pusher.done)
         if sent := states["sent"]:
@@ -120,6 +138,16 @@ class Sharing:
             return {}
         counts = {state: states[state] for state in ("sent", "known", "differs")}
         return {"pushed": counts | {"failed": pusher.left, "bytes": amount}}
+
+    def _wait(self, pusher: Pusher) -> None:
+        begun = said = time.monotonic()
+        pusher.wait(QUIET_SECONDS)
+        while pusher.busy:
+            if said == begun or time.monotonic() - said > SPOKEN_SECONDS:
+                said = time.monotonic()
+                disavow("it takes long, and says so")
+                say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
+            pusher.wait(QUIET_SECONDS)
 
     def _told(self) -> str:
         return ", ".join(joined(namespace.where) for namespace in self.writes)

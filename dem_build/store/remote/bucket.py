@@ -49,12 +49,14 @@ class Bucket(Protocol):
         conditional: Whether `create` is said to be atomic there. A probe shows whether it is.
         writable: Whether there is a way to write at all.
         listed: Whether `list` is there; a web server has none.
+        lively: Whether a name may be written each minute, as leases are; on a hub each write is a commit.
     """
 
     url: str
     conditional: bool
     writable: bool
     listed: bool
+    lively: bool
 
     def get(self, name: str) -> bytes | None:
         """Everything under a name, which is small; None where there is nothing."""

@@ -32,6 +32,7 @@ class FolderBucket:
     conditional = True
     writable = True
     listed = True
+    lively = True
 
     def __init__(self, folder: Path) -> None:
         self.url = str(folder)

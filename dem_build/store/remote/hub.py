@@ -44,6 +44,7 @@ class HubBucket:
     conditional = True
     writable = True
     listed = True
+    lively = False
 
     def __init__(self, url: str, endpoint: str | None = None) -> None:
         self.url = url.rstrip("/")

@@ -88,6 +88,11 @@ class Connection:
                     raise
             return self._candidates
 
+    def forgive(self) -> None:
+        """Ask it again: that it did not answer was a while ago."""
+        with self._lock:
+            self.down = self._unmarked = None
+
     def _marked(self) -> bool:
         marker = read_marker(self.bucket)
         if marker is None:

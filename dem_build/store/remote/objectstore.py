@@ -50,7 +50,7 @@ class ObjectStoreBucket:
     def __init__(self, url: str, endpoint: str | None = None, *, hurried: bool = False) -> None:
         self.url = url.rstrip("/")
         scheme = scheme_of(url)
-        self.writable = self.conditional = self.listed = scheme not in {"http", "https"}
+        self.writable = self.conditional = self.listed = self.lively = scheme not in {"http", "https"}
         self._scheme = scheme
         self._endpoint = endpoint
         self._hurried = hurried

@@ -131,6 +131,7 @@ class Pusher:
         store: Where they are.
         namespaces: Where to; each gets all of them.
         say: Told of each record that another result is there for, and of what stands against pushing.
+        after: Told the key of each record that is there now, ours or another one.
 
     Attributes:
         done: What became of those that were pushed.
@@ -139,7 +140,11 @@ class Pusher:
     """
 
     def __init__(
-        self, store: Store, namespaces: Iterable[Namespace], say: Callable[[str], None] = lambda _: None
+        self,
+        store: Store,
+        namespaces: Iterable[Namespace],
+        say: Callable[[str], None] = lambda _: None,
+        after: Callable[[Digest], None] = lambda _: None,
     ) -> None:
         self.done: list[Push] = []
         self.left = 0
@@ -147,10 +152,12 @@ class Pusher:
         self._store = store
         self._namespaces = tuple(namespaces)
         self._say = say
+        self._after = after
         self._todo: queue.SimpleQueue[tuple[str, Record] | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._added: set[Digest] = set()
         self._refused: dict[Connection, RemoteError] = {}
+        self._unsent: dict[Digest, tuple[str, Record]] = {}
 
     def add(self, name: str, record: Record) -> None:
         """Push a record.
@@ -160,12 +167,25 @@ class Pusher:
             record: What this store has recorded.
         """
         if not self._namespaces or record.key in self._added:
+            self._after(record.key)
             return
         self._added.add(record.key)
         self._todo.put((name, record))
         if len(self._threads) < RECORDS_AT_ONCE:
             self._threads.append(threading.Thread(target=self._run, name="dem-push", daemon=True))
             self._threads[-1].start()
+
+    def again(self) -> None:
+        """Push once more what could not be pushed; after `close`, when nothing is busy."""
+        unsent, self._unsent = self._unsent, {}
+        self.left, self.error, self._threads = 0, None, []
+        self._refused.clear()
+        for namespace in self._namespaces:
+            namespace.remote.forgive()
+        self._added -= unsent.keys()
+        for name, record in unsent.values():
+            self.add(name, record)
+        self.close()
 
     @property
     def busy(self) -> bool:
@@ -186,10 +206,14 @@ class Pusher:
     def _run(self) -> None:
         while (todo := self._todo.get()) is not None:
             name, record = todo
-            for namespace in self._namespaces:
-                self._push(name, record, namespace)
+            there = [self._push(name, record, namespace) for namespace in self._namespaces]
+            if all(there):
+                self._after(record.key)
+            else:
+                self._unsent[record.key] = (name, record)
 
-    def _push(self, name: str, record: Record, to: Namespace) -> None:
+    def _push(self, name: str, record: Record, to: Namespace) -> bool:
+        """Push to one of them; whether it has it now."""
         try:
             if error := self._refused.get(to.remote) or to.remote.down:
                 raise error
@@ -206,6 +230,8 @@ class Pusher:
             self.done.append(found)
             if found.result is Pushed.DIFFERS:
                 self._say(f"{name}: {to.where} has another result of this action; each keeps its own")
+            return True
+        return False
 
     def _failed(self, error: DemError) -> None:
         self.left += 1

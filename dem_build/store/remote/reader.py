@@ -40,6 +40,8 @@ T = TypeVar("T")
 ASKED_AT_ONCE = 32
 FETCHED_AT_ONCE = 8
 TOLD_SECONDS = 5.0
+FORGIVEN_SECONDS = 60.0
+"""After this a remote that did not answer is asked again by whoever runs for hours."""
 PAUSE_SECONDS = 0.5
 """Before a transfer that was cut goes on. Whatever brought nothing since the last cut has failed."""
 _PIECE = 1 << 23
@@ -82,6 +84,7 @@ class RemoteReader:
         self._found: dict[Digest, list[Record]] = {}
         self._noted: set[Digest] = set()  # keys of which only notes were read
         self._lost: set[Blob] = set()
+        self._refused_at = 0.0
         self._lock = threading.Lock()
         self._coming: defaultdict[Digest, threading.Lock] = defaultdict(threading.Lock)
 
@@ -94,6 +97,17 @@ class RemoteReader:
             self._found[key] = self._read_notes(key)
         self._noted |= {key for key in new if self._found[key]}
         self._ask([key for key in new if not self._found[key]])
+
+    def ask_again(self, keys: Iterable[Digest]) -> None:
+        """Look for the records of keys that had none when they were looked for before."""
+        new = list(dict.fromkeys(keys))
+        if time.monotonic() - self._refused_at > FORGIVEN_SECONDS:
+            for namespace in self._namespaces:
+                namespace.remote.forgive()
+        for key in new:
+            if not self._found.get(key):
+                self._found.pop(key, None)
+        self.expect(new)
 
     def records(self, key: Digest) -> Iterator[Record]:
         """The records of a key, in the order of the namespaces."""
@@ -131,6 +145,7 @@ class RemoteReader:
                 raise
             with self._lock:
                 first, remote.down = remote.down is None, error
+                self._refused_at = time.monotonic()
             if first:
                 self._caller.warn(f"{error}; this call goes on without it")
             return None

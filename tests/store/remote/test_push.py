@@ -371,3 +371,24 @@ def test_a_remote_that_takes_nothing_is_read_all_the_same(shared):
     assert pusher.left == 2
     assert two.store.objects.read_bytes(record.outputs["delta"]) == b"delta"
     assert two.said == []
+
+
+def test_what_could_not_be_pushed_goes_again_and_only_then_is_told_to_be_there(shared, monkeypatch):
+    one = shared.machine("one")
+    record, there = one.make(), []
+    pusher = Pusher(one.store, [one.write], after=there.append)
+    with monkeypatch.context() as broken:
+
+        def refuse(*_):
+            raise RemoteError("does not answer", where="there")
+
+        broken.setattr(one.bucket, "put", refuse)
+        pusher.add("vector:add", record)
+        pusher.close()
+        pusher.wait(30)
+    assert (pusher.left, there, whole(shared.folder)) == (1, [], [])
+    one.write.remote.down = RemoteError("as the reader found", where="there")
+    pusher.again()
+    pusher.wait(30)
+    assert (pusher.left, pusher.error, there) == (0, None, [record.key])
+    assert whole(shared.folder) == [record.key]

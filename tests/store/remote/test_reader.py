@@ -77,6 +77,24 @@ def test_what_is_not_there_is_asked_for_again_by_the_next_process(shared):
     assert shared.machine("two").store.records.lookup(record.key) == record
 
 
+def test_who_runs_for_hours_asks_again_for_what_was_not_there(shared, monkeypatch):
+    one, two = shared.machine("one"), shared.machine("two")
+    record = one.make()
+    assert two.store.records.lookup(record.key) is None
+    push(record, one.store, one.write)
+    assert two.store.records.lookup(record.key) is None
+    two.write.remote.down = RemoteError("it did not answer", where="there")
+    two.reader._refused_at = time.monotonic()
+    two.store.records.ask_again([record.key])
+    assert two.store.records.lookup(record.key) is None, "it is asked again too soon"
+    monkeypatch.setattr(reader, "FORGIVEN_SECONDS", 0.0)
+    two.store.records.ask_again([record.key])
+    assert two.store.records.lookup(record.key) == record
+    asked = len(two.bucket.named("get"))
+    two.store.records.ask_again([record.key])
+    assert len(two.bucket.named("get")) == asked, "what came is not asked for again"
+
+
 def test_keys_are_asked_for_at_once(shared):
     one = shared.machine("one")
     records = [one.make(params=n) for n in range(40)]

@@ -1,0 +1,112 @@
+"""Leases of machines that share a remote alone: one has it, who falls silent loses it, and no clocks are compared."""
+
+from __future__ import annotations
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import pytest
+from shared_samples import Shared
+
+from dem_build.errors import RemoteError
+from dem_build.store.remote.leases import RemoteLeases
+
+KEY = "ab" * 32
+SILENT = 0.2
+
+
+@pytest.fixture
+def shared(tmp_path):
+    return Shared(tmp_path)
+
+
+def leases(shared, name, *, beat=1000.0, silent=SILENT, said=None):
+    machine = shared.machine(name)
+    return closing(RemoteLeases(machine.write, (said if said is not None else []).append, beat, silent))
+
+
+def there(shared):
+    return sorted(p.name for p in shared.folder.glob(f"trusted/leases/{KEY}/*"))
+
+
+def taken_by(found, seconds=5.0):
+    """Try to take a lease until it is there, and return how long that took."""
+    begun = time.monotonic()
+    while found.take(KEY) is not None:
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.01)
+    return time.monotonic() - begun
+
+
+def test_one_machine_has_a_lease_and_another_hears_which_until_it_is_given_back(shared):
+    with leases(shared, "one") as one, leases(shared, "two") as two:
+        assert one.take(KEY) is None
+        assert one.take(KEY) is None  # it has it
+        assert str(two.take(KEY)).startswith("process ")
+        one.release(KEY)
+        assert there(shared) == []
+        assert two.take(KEY) is None
+        assert one.take(KEY) is not None
+    assert there(shared) == []
+
+
+def test_who_falls_silent_loses_it_and_what_it_wrote_goes(shared):
+    with leases(shared, "one") as one, leases(shared, "two") as two:
+        assert one.take(KEY) is None
+        assert taken_by(two) >= SILENT
+        assert there(shared) == ["2"]
+        one.release(KEY)  # it wakes up, and takes nothing from its successor
+        assert there(shared) == ["2"]
+        assert one.take(KEY) is not None
+
+
+def test_who_gives_signs_of_life_keeps_it(shared):
+    with leases(shared, "one", beat=SILENT / 8) as one, leases(shared, "two") as two:
+        assert one.take(KEY) is None
+        until = time.monotonic() + 4 * SILENT
+        while time.monotonic() < until:
+            assert two.take(KEY) is not None
+            time.sleep(0.02)
+        one.release(KEY)
+        time.sleep(SILENT / 2)
+        assert there(shared) == [], "a sign of life of what was given back stays"
+
+
+def test_of_many_that_take_a_dead_ones_one_has_it(shared):
+    with leases(shared, "dead") as dead:
+        assert dead.take(KEY) is None
+        machines = [leases(shared, f"m{i}").__enter__() for i in range(8)]
+        assert all(m.take(KEY) for m in machines)
+        time.sleep(1.5 * SILENT)
+        with ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(lambda m: m.take(KEY), machines))
+        assert told.count(None) == 1
+        for machine in machines:
+            machine.close()
+
+
+def test_a_remote_that_does_not_answer_keeps_nobody_from_work_and_is_told_of_once(shared, monkeypatch):
+    said: list[str] = []
+    with leases(shared, "one", said=said) as one:
+
+        def broken(*_):
+            raise RemoteError("does not answer", where="there")
+
+        monkeypatch.setattr(one._namespace.remote.bucket, "list", broken)
+        assert one.take(KEY) is None
+        assert one.take(KEY) is None
+        assert len(said) == 1
+        one.release(KEY)
+
+
+def test_what_anybody_may_have_written_as_a_lease_is_waited_for_as_any_other(shared):
+    place = shared.folder / "trusted" / "leases" / KEY
+    place.mkdir(parents=True)
+    (place / "3").write_text(json.dumps([1]))
+    (place / "no number").write_text("{}")
+    with leases(shared, "one") as one:
+        assert one.take(KEY) == "somebody is at work on this action"
+        taken_by(one)
+        assert there(shared) == ["4", "no number"]
