@@ -134,17 +134,17 @@ def test_vectors_in_int8_are_half_as_large_and_compose_to_nearly_the_same(built:
     made, base = (
         load_file(folder / "model.safetensors") for folder in (model_of(document), project.home / "base")
     )
-    vectors = {name: integers_of(project, name) for name in ("add", "code")}
+    records = {name: shown(project, f"vector:{name}") for name in ("add", "code")}
+    vectors = {name: integers_of(project, name) for name in records}
+    in_order = sorted(records, key=lambda v: records[v]["outputs"]["delta"]["digest"])  # as they are added
     for name, values in base.items():
         total = values.float()
-        digests = {v: shown(project, f"vector:{v}")["outputs"]["delta"]["digest"] for v in vectors}
-        for vector in sorted(vectors, key=lambda v: digests[v]):  # the order in which they are added
+        for vector in in_order:
             total = total + vectors[vector][name] * {"add": 0.5, "code": 0.25}[vector]
         assert torch.equal(made[name], total)
         assert (made[name] - whole[name]).norm() < 1e-2 * (whole[name] - values.float()).norm()
     card = (model_of(document) / "README.md").read_text()
-    for name in ("add", "code"):
-        record = shown(project, f"vector:{name}")
+    for name, record in records.items():
         size, told = record["outputs"]["delta"]["size"], record["provenance"]["vector"]
         assert size < 1.1 * told["elements"] + 10_000  # and the header of a tiny model
         lost = torch.cat([(vectors[name][n] - t.float()).ravel() for n, t in before[name].items()]).norm()
