@@ -1,6 +1,6 @@
 """How the cost of a command grows with its recipe: 10, 100, 300 and 1,000 datasets, ten actions each, all made up.
 
-python bench/scale.py [--datasets N …] [--repeat N] [--profile COMMAND]
+python bench/scale.py [--datasets N …] [--repeat N] [--only WORD …] [--keep FOLDER]
 
 Nothing is trained and no model is there: every action of a recipe is recorded with results of its shape, so that what
 is measured is `dem` alone. A dataset has a preparation, a vector and the losses of eight models. Seconds are of CPU,
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -137,7 +136,9 @@ def commands(recipe: Path) -> dict[str, Callable[[], tuple[float, float]]]:
         "check": partial(run, "check", str(recipe), anew=True),
         "plan": partial(run, *plan, anew=True),
         "plan, as the last one": partial(run, *plan, anew=False),
-        "plan, all of it due": partial(run, "plan", str(recipe), "--cache", f"{recipe.parent}/empty", anew=True),
+        "plan, all of it due": partial(
+            run, "plan", str(recipe), "--cache", f"{recipe.parent}/empty", anew=True
+        ),
         "plan, all trainings due": partial(run, *plan, "--set", "train.learning_rate=1e-4", anew=True),
         "build, nothing due": partial(run, *build, anew=True),
         "build, as the last one": partial(run, *build, anew=False),
@@ -148,14 +149,6 @@ def commands(recipe: Path) -> dict[str, Callable[[], tuple[float, float]]]:
         "cache gc": partial(run, "cache", "gc", *cache, anew=True),
         "cache verify": partial(run, "cache", "verify", *cache, anew=True),
     }
-
-
-def profiled(recipe: Path, name: str) -> None:
-    """Print where the time of a command goes."""
-    dem = str(Path(sys.executable).parent / "dem")
-    arguments = {"plan": ["plan"], "build": ["build"]}[name]
-    cache = ["--cache", str(recipe.parent / "cache")]
-    subprocess.run([sys.executable, "-m", "cProfile", "-s", "tottime", dem, *arguments, str(recipe), *cache], check=True)
 
 
 def main() -> None:
@@ -178,7 +171,10 @@ def main() -> None:
             if not recipe.exists():
                 begun = time.process_time()
                 actions.append(pretend(project(recipe.parent, datasets)))
-                print(f"made up {actions[-1]} actions: {time.process_time() - begun:.1f} s of CPU", file=sys.stderr)
+                print(
+                    f"made up {actions[-1]} actions: {time.process_time() - begun:.1f} s of CPU",
+                    file=sys.stderr,
+                )
                 time.sleep(2.5)  # younger files than two seconds are hashed again, on purpose
             else:
                 actions.append(len(open_session(str(recipe), Call()).plan.graph.actions))
@@ -192,8 +188,9 @@ def main() -> None:
 
 def table(sizes: list[int], actions: list[int], costs: dict[str, list[float]]) -> str:
     """A Markdown table of CPU seconds by command and size, and the growth of what an action costs."""
+    heads = [f"{n:,} datasets, {a:,} actions" for n, a in zip(sizes, actions, strict=True)]
     lines = [
-        f"| CPU seconds | {' | '.join(f'{n:,} datasets, {a:,} actions' for n, a in zip(sizes, actions, strict=True))} | growth |",
+        f"| CPU seconds | {' | '.join(heads)} | growth |",
         f"|---|{'---:|' * (len(sizes) + 1)}",
     ]
     for command, found in costs.items():
