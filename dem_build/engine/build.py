@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from dem_build.engine.backlog import Backlog
 from dem_build.engine.fetch import Fetch
 from dem_build.engine.outcome import Done, Outcome, Result, hit
 from dem_build.engine.pool import Pool, slots
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dem_build.action import Action
-    from dem_build.digest import Blob, Output
+    from dem_build.digest import Blob, Digest, Output
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.outcome import Listener
     from dem_build.engine.pool import Message
@@ -84,7 +85,7 @@ class _Build:
     interrupt: Interrupt
     pool: Pool
     results: dict[str, Result] = field(default_factory=dict)
-    due: dict[str, Verdict] = field(default_factory=dict)
+    due: Backlog = field(init=False)
     held: dict[str, tuple[Verdict, float]] = field(default_factory=dict)
     running: dict[str, tuple[Verdict, EventTail]] = field(default_factory=dict)
     fetching: dict[str, tuple[Verdict, Fetch]] = field(default_factory=dict)
@@ -92,6 +93,21 @@ class _Build:
     rebuilt: set[str] = field(default_factory=set)
     repairs: Counter[str] = field(default_factory=Counter)
     stopping: int = 0
+
+    # What one result changes is looked up and not looked for: a build of ten thousand actions has as many results.
+    dependents: dict[str, list[Action]] = field(default_factory=dict)
+    missing: dict[str, set[str]] = field(default_factory=dict)
+    unprepared: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    makers: dict[Digest, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.due = Backlog(self.plan.graph.actions)
+        for action in self.plan.graph:
+            self.missing[action.name] = {*action.upstream}
+            for name in action.upstream:
+                self.dependents.setdefault(name, []).append(action)
+        self.unprepared = {a.name for a in self.plan.graph if a.kind.before_training}
 
     # An action is in one of `results`, `due`, `held` (by another process), `fetching` (its inputs) and `running`, or
     # else waits for an input to be made.
@@ -123,8 +139,7 @@ class _Build:
         return not self._winding_down() and bool(self.due or self.held or self.fetching)
 
     def _winding_down(self) -> bool:
-        failed = any(r.status is Done.FAILED for r in self.results.values())
-        return self.stopping > 0 or (failed and not self.options.keep_going)
+        return self.stopping > 0 or (bool(self.failed) and not self.options.keep_going)
 
     # Verdicts.
 
@@ -137,15 +152,39 @@ class _Build:
 
     def _settle(self, result: Result, *, quiet: bool = False) -> None:
         """Note what became of an action, and look again at those that waited for it."""
-        self.results[result.action.name] = result
+        self._note(result.action.name, result)
         if not quiet:
             self.listener.action_ended(result)
             self._look_again(result.action)
 
+    def _note(self, name: str, result: Result) -> None:
+        self.results[name] = result
+        self.unprepared.discard(name)
+        if result.status is Done.FAILED:
+            self.failed.add(name)
+        if result.record is not None and result.key is not None and self._made_by(result.key) is None:
+            self.makers[result.key] = name
+        for action in self.dependents.get(name, ()):
+            self.missing[action.name].discard(name)
+
+    def _forget(self, name: str) -> None:
+        self.results.pop(name, None)
+        self.failed.discard(name)
+        if self.plan.graph.actions[name].kind.before_training:
+            self.unprepared.add(name)
+        for action in self.dependents.get(name, ()):
+            self.missing[action.name].add(name)
+
+    def _made_by(self, key: Digest) -> str | None:
+        """The first action of this build whose result has a key."""
+        name = self.makers.get(key, "")
+        result = self.results.get(name)
+        return name if result is not None and result.key == key and result.record is not None else None
+
     def _look_again(self, settled: Action) -> None:
-        for action in self.plan.graph:
-            if settled.name not in action.upstream:
-                continue
+        for action in self.dependents.get(settled.name, ()):
+            if self.missing[action.name] and self.results[settled.name].record is not None:
+                continue  # what it waits for besides is not there, so that nothing can be said of it yet
             # A forced run or a repair may give other bytes than the ones that its dependents were decided with.
             if self._outdated(action):
                 self._unsettle(action.name)
@@ -162,11 +201,10 @@ class _Build:
 
     def _unsettle(self, name: str) -> None:
         """Forget a result that is made again; what was about to run with it waits for what comes out."""
-        self.results.pop(name, None)
-        for action in self.plan.graph:
-            if name in action.upstream:
-                self.due.pop(action.name, None)
-                self.held.pop(action.name, None)
+        self._forget(name)
+        for action in self.dependents.get(name, ()):
+            self.due.pop(action.name, None)
+            self.held.pop(action.name, None)
 
     def _waiting(self, action: Action) -> bool:
         places = (self.results, self.due, self.held, self.fetching, self.running)
@@ -206,8 +244,7 @@ class _Build:
     def _next(self) -> Verdict | None:
         """Take the next action that may start from those that are due; one that may not start at all fails."""
         # A training is dear: each dataset is known to be sound before the first one starts.
-        unprepared = any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
-        for name in [n for n in self.plan.graph.actions if n in self.due]:
+        for name in self.due:
             verdict = self.due[name]
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
@@ -216,7 +253,7 @@ class _Build:
                     del self.due[name]
                     self._settle(_not_trained(verdict))
                     return None
-                if unprepared:
+                if self.unprepared:
                     continue
             if not self._fetches(verdict):
                 return self.due.pop(name)
@@ -297,8 +334,8 @@ class _Build:
 
     def _found(self, verdict: Verdict, record: Record) -> Result:
         """The result of an action that was recorded meanwhile, and who did that."""
-        ours = [r.action.name for r in self.results.values() if r.key == verdict.key and r.record is not None]
-        note = f"the same as {ours[0]}" if ours else "built by another process"
+        ours = self._made_by(record.key)
+        note = f"the same as {ours}" if ours is not None else "built by another process"
         return replace(hit(verdict), record=record, note=note)
 
     def _left_by(self, verdict: Verdict) -> Record | None:
