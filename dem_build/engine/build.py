@@ -102,7 +102,7 @@ class _Build:
     makers: dict[Digest, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.due = Backlog(self.plan.graph.actions)
+        self.due = Backlog(self.plan.graph)
         for action in self.plan.graph:
             self.missing[action.name] = {*action.upstream}
             for name in action.upstream:
@@ -244,17 +244,14 @@ class _Build:
     def _next(self) -> Verdict | None:
         """Take the next action that may start from those that are due; one that may not start at all fails."""
         # A training is dear: each dataset is known to be sound before the first one starts.
-        for name in self.due:
+        for name in self.due.names(trainings=self.options.no_train or not self.unprepared):
             verdict = self.due[name]
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
-            if verdict.action.kind.trains:
-                if self.options.no_train:
-                    del self.due[name]
-                    self._settle(_not_trained(verdict))
-                    return None
-                if self.unprepared:
-                    continue
+            if verdict.action.kind.trains and self.options.no_train:
+                del self.due[name]
+                self._settle(_not_trained(verdict))
+                return None
             if not self._fetches(verdict):
                 return self.due.pop(name)
         return None
