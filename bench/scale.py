@@ -11,7 +11,6 @@ last: 1 is linear growth.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -20,103 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from contest import timed
-from safetensors.numpy import save
 
 from dem_build.cli.session import Call, open_session
-from dem_build.engine.outcome import Outcome
-from dem_build.plan import decide
-from dem_build.store import Record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
-from tiny import make_base, make_data
+from scaled import record_made_up, scaled_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dem_build.action import Action
-
 SIZES = (10, 100, 300, 1000)
-BASELINES = 6
-"""Models that are evaluated beside the composed one and the base."""
-HEAD = """\
-[base]
-model = "base"
-[train]
-max_steps = 1
-global_batch_size = 4
-[compose]
-dtype = "float32"
-[evaluate]
-prompts = 0
-models = ["composed", "base", {names}]
-"""
-DATASET = '[datasets.d{0}]\npath = "data/d{0}.jsonl"\ntest = 0.3\nomega = {1}\n'
-BASELINE = '[baselines.b{0}]\nmethod = "interpolation"\nomega = {{ {1} }}\n'
-FOLDERS = ("weights", "tokenizer")
-"""Outputs that are folders."""
-ROWS = 12
-"""Of a test split."""
-
-
-def project(folder: Path, datasets: int) -> Path:
-    """Write a recipe with its base and data; return the recipe."""
-    make_base(folder / "base")
-    rows = (make_data(folder / "data", 20) / "add.jsonl").read_text().splitlines()
-    for i in range(datasets):
-        (folder / "data" / f"d{i}.jsonl").write_text("".join(f"{r[:-2]} {i}{r[-2:]}\n" for r in rows))
-    text = HEAD.format(names=", ".join(f'"b{b}"' for b in range(BASELINES)))
-    text += "".join(DATASET.format(i, 1 / datasets) for i in range(datasets))
-    for b in range(BASELINES):  # each with other ω, which sum to 1
-        shares = np.arange(1, datasets + 1) ** (b / BASELINES)
-        shares /= shares.sum()
-        text += BASELINE.format(b, ", ".join(f"d{i} = {share:.12g}" for i, share in enumerate(shares)))
-    recipe = folder / "recipe.toml"
-    recipe.write_text(text)
-    return recipe
-
-
-def made_up(action: Action, output: str, rng: np.random.Generator) -> bytes:
-    """The bytes of an output that is read by what shows results; of all others any bytes."""
-    if output == "rows":
-        tokens = np.full(ROWS, 7, np.int32)
-        return save({"nll": rng.uniform(5, 20, ROWS).astype(np.float32), "tokens": tokens})
-    if output in ("train", "validation", "test", "sample"):
-        prompts = rng.integers(0, 256, (ROWS, 16), np.uint8)  # no two datasets share one
-        ids = np.ones(7 * ROWS, np.int32)
-        return save({"input_ids": ids, "labels": ids, "offsets": np.arange(ROWS + 1) * 7, "prompts": prompts})
-    if output == "metrics":
-        loss = {"loss": float(rng.uniform(1, 3)), "loss_stderr": 0.1, "tokens": 7 * ROWS, "rows": ROWS}
-        return json.dumps(loss).encode()
-    return f"{action.name} {output}".encode() if output != "generation_config" else b"{}"
-
-
-def pretend(recipe: Path) -> int:
-    """Record made-up results for every action of a recipe; return how many actions there are."""
-    session = open_session(str(recipe), Call())
-    session.store.make()
-    store, known = session.store, {}
-    rng = np.random.default_rng(0)
-    for action in session.plan.graph:
-        verdict = decide(action, known, store.records, session.plan.history)
-        assert verdict.key is not None
-        folder = store.work.new(verdict.key) / "out"
-        for name in action.kind.outputs:
-            file = folder / name / "part" if name in FOLDERS else folder / name
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(made_up(action, name, rng))
-        known[action.name] = store.objects.put_all({n: folder / n for n in action.kind.outputs}, {})
-        told = {"seconds": 1.0, "device_seconds": 1.0, "host": os.uname().nodename, "device": "cpu (made up)"}
-        if action.kind.name == "prepare":
-            counts = {"rows": ROWS, "tokens": 7 * ROWS, "trained_tokens": 7 * ROWS, "longest": 7}
-            told["splits"] = dict.fromkeys(action.kind.outputs, counts)
-        made = Record(verdict.key, action.kind.name, verdict.preimage, known[action.name], told)
-        store.records.publish(made)
-        store.work.drop(verdict.key)
-    session.save_lock()
-    session.save_root(Outcome({}))
-    return len(known)
 
 
 def commands(recipe: Path) -> dict[str, Callable[[], tuple[float, float]]]:
@@ -170,7 +83,7 @@ def main() -> None:
             recipe = home / str(datasets) / "recipe.toml"
             if not recipe.exists():
                 begun = time.process_time()
-                actions.append(pretend(project(recipe.parent, datasets)))
+                actions.append(record_made_up(scaled_project(recipe.parent, datasets)))
                 print(
                     f"made up {actions[-1]} actions: {time.process_time() - begun:.1f} s of CPU",
                     file=sys.stderr,
