@@ -78,9 +78,10 @@ def test_a_plan_opens_one_file_an_action_and_makes_one_key_of_it(
 
     counting(files, "read_bytes")
     counting(digest, "of_json")
-    for recipe, actions in recipes.values():
+    for datasets, (recipe, actions) in recipes.items():
         counted.clear()
         assert run(["plan", str(recipe)]) == 0
-        # A record each, and beside them the root, the lock and the store's format; a key each, and its record's.
+        # A record each, and beside them the root, the lock and the store's format; a key each, its record's, and what
+        # tells a dataset from others.
         assert actions <= counted["read_bytes"] <= actions + 10
-        assert 2 * actions <= counted["of_json"] <= 2 * actions + 10
+        assert 2 * actions <= counted["of_json"] <= 2 * actions + datasets + 10
