@@ -74,8 +74,14 @@ def _made_up(action: Action, output: str, rng: np.random.Generator) -> bytes:
     return f"{action.name} {output}".encode() if output != "generation_config" else b"{}"
 
 
-def record_made_up(recipe: Path) -> int:
-    """Record made-up results for every action of a recipe; return how many actions there are."""
+def record_made_up(recipe: Path, base: bytes | None = None, parameters: int | None = None) -> int:
+    """Record made-up results for every action of a recipe; return how many actions there are.
+
+    Args:
+        recipe: Its file.
+        base: The config of the base.
+        parameters: How many parameters the base has.
+    """
     session = open_session(str(recipe), Call())
     session.store.make()
     store, known = session.store, {}
@@ -87,9 +93,14 @@ def record_made_up(recipe: Path) -> int:
         for name in action.kind.outputs:
             file = folder / name / "part" if name in FOLDERS else folder / name
             file.parent.mkdir(exist_ok=True)
-            file.write_bytes(_made_up(action, name, rng))
+            made_up = (
+                base if base and (action.name, name) == ("base", "config") else _made_up(action, name, rng)
+            )
+            file.write_bytes(made_up)
         known[action.name] = store.objects.put_all({n: folder / n for n in action.kind.outputs}, {})
         told = {"seconds": 1.0, "device_seconds": 1.0, "host": os.uname().nodename, "device": "cpu (made up)"}
+        if action.name == "base":
+            told["parameters"] = parameters
         if action.kind.name == "prepare":
             counts = {"rows": ROWS, "tokens": 7 * ROWS, "trained_tokens": 7 * ROWS, "longest": 7}
             told["splits"] = dict.fromkeys(action.kind.outputs, counts)
