@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import rfc8785
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from dem_build.digest import canonical
 from dem_build.json_text import parse_json, quantity
@@ -36,3 +39,31 @@ def test_what_is_nested_too_deeply_has_no_canonical_bytes():
 def test_what_is_no_finite_number_is_no_quantity(value):
     assert quantity(value) is None
     assert quantity(-2) == -2.0
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text(),
+    lambda parts: st.lists(parts) | st.dictionaries(st.text() | st.text("az_/"), parts),
+)
+
+
+def _written(write, value):
+    """The bytes, or that there are none."""
+    try:
+        return write(value)
+    except ValueError:
+        return None
+
+
+@given(JSON_VALUES)
+@example({"\U0001f600": 1, "\ufb33": 2})  # sorted in another order by code points than in UTF-16
+@example({"b": [True, 1, 1.0, 1e21, 5e-324], "a": '\x00\x1f\x7f\u2028"\\/'})
+@example(["\ud800"])
+def test_canonical_bytes_are_those_of_the_library(value):
+    assert _written(canonical, value) == _written(rfc8785.dumps, value)
+
+
+@pytest.mark.parametrize("value", [{1: 2}, {"a": {None: 1}}, {2}, b"a", [2**53], [float("nan")]])
+def test_what_json_cannot_hold_has_no_canonical_bytes(value):
+    with pytest.raises(ValueError, match=r"."):
+        canonical(value)

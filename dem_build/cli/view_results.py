@@ -57,9 +57,11 @@ def result_table(results: Results, gates: Iterable[GateResult], console: Console
     """
     found = comparison.rows(results)
     if found:
-        for models in _fitting(found, comparison.model_names(results), console.width):
+        # The width of a column is told by all of its rows, so it is taken once and not for each of them.
+        errors = {model: _error_width(found, model) for model in comparison.model_names(results)}
+        for models in _fitting(found, errors, console.width):
             console.print()
-            console.print(_table(found, models))
+            console.print(_table(found, models, errors))
         if any(m.stderr is not None for row in found for m in row.measures.values()):
             coloured = console.color_system is not None and not console.no_color
             say(console, (f"± standard error{_clear(found, coloured=coloured)}", "dim"))
@@ -192,26 +194,33 @@ def _gate(gate: GateResult, console: Console) -> None:
     say(console, (f"{MARKS[status]} ", STYLES[status]), name, (value, "bold"), (f", {must}", "dim"))
 
 
-def _fitting(found: Sequence[MetricRow], models: list[str], width: int) -> list[list[str]]:
-    """Divide the models among as few tables as fit the width; base and composed stay together."""
+def _fitting(found: Sequence[MetricRow], errors: Mapping[str, int], width: int) -> list[list[str]]:
+    """Divide the models among as few tables as fit; base and composed stay together.
+
+    Args:
+        found: The rows of the tables.
+        errors: Model → the width of its errors.
+        width: Of the terminal.
+    """
+    models = list(errors)
     labels = max(len(_subject(r)) for r in found) + max(len(joined(r.metric)) for r in found) + 2 * GAP
     groups: list[list[str]] = [[m for m in models if m in (BASE, COMPOSED)]]
-    used = labels + sum(_column_width(found, m) for m in groups[0]) + len("+12.345") + GAP
+    used = labels + sum(_column_width(found, m, errors[m]) for m in groups[0]) + len("+12.345") + GAP
     for model in models[len(groups[0]) :]:
-        used += _column_width(found, model)
+        used += _column_width(found, model, errors[model])
         if used > width and groups[-1]:
             groups.append([])
-            used = labels + _column_width(found, model)
+            used = labels + _column_width(found, model, errors[model])
         groups[-1].append(model)
     return groups
 
 
-def _column_width(found: Sequence[MetricRow], model: str) -> int:
-    cells = [_measured(row.measures.get(model), _error_width(found, model)) for row in found]
+def _column_width(found: Sequence[MetricRow], model: str, error_width: int) -> int:
+    cells = [_measured(row.measures.get(model), error_width) for row in found]
     return max(len(joined(model)), *(len(c) for c in cells)) + GAP
 
 
-def _table(found: Sequence[MetricRow], models: Sequence[str]) -> Table:
+def _table(found: Sequence[MetricRow], models: Sequence[str], errors: Mapping[str, int]) -> Table:
     from rich.table import Table  # noqa: PLC0415  # a build that evaluates nothing prints no table
 
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
@@ -224,14 +233,14 @@ def _table(found: Sequence[MetricRow], models: Sequence[str]) -> Table:
         if model == COMPOSED and BASE in models:
             table.add_column("change", justify="right", no_wrap=True)
     for row in found:
-        table.add_row(Text(_subject(row)), Text(joined(row.metric), "dim"), *_row_cells(row, found, models))
+        table.add_row(Text(_subject(row)), Text(joined(row.metric), "dim"), *_row_cells(row, models, errors))
     return table
 
 
-def _row_cells(row: MetricRow, found: Sequence[MetricRow], models: Sequence[str]) -> list[Text]:
+def _row_cells(row: MetricRow, models: Sequence[str], errors: Mapping[str, int]) -> list[Text]:
     cells = []
     for model in models:
-        cells.append(_measured(row.measures.get(model), _error_width(found, model), bold=model == COMPOSED))
+        cells.append(_measured(row.measures.get(model), errors[model], bold=model == COMPOSED))
         if model == COMPOSED and BASE in models:
             change = row.change
             cells.append(

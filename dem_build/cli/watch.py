@@ -243,17 +243,26 @@ class Watch:
             self._opened(arguments[0], arguments[2])
         elif event in ("os.listdir", "os.scandir"):
             self._listed(arguments[0])
-        elif event == "os.mkdir":
-            if not os.path.isdir(arguments[0]):  # noqa: PTH112
-                self.give_up(event)
-        elif event == "os.remove":
-            if self._touched.get(os.fsencode(arguments[0])) != _NOTHING:
-                self.give_up(event)
-        elif event == "os.kill":
-            if arguments[1] != 0:  # signal 0 asks who is there
-                self.give_up(event)
-        elif event.startswith(DEEDS) and event not in HARMLESS:
+        elif event.startswith(DEEDS) and event not in HARMLESS and not self._is_harmless(event, arguments):
             self.give_up(event)
+
+    def _is_harmless(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether a deed changes nothing that is there when the call has ended."""
+        if event == "os.mkdir":
+            return os.path.isdir(arguments[0])  # noqa: PTH112
+        if event == "os.remove":
+            return self._touched.get(os.fsencode(arguments[0])) == _NOTHING
+        if event == "os.utime":
+            # Whoever takes long says that they live by the time of a file of theirs, which is gone when they end.
+            return isinstance(arguments[0], int) and self._made(arguments[0])
+        return event == "os.kill" and arguments[1] == 0  # signal 0 asks who is there
+
+    def _made(self, descriptor: int) -> bool:
+        """Whether an open file is one that was not there before this call."""
+        with suppress(OSError):
+            new = [name for name, seen in self._touched.items() if seen == _NOTHING]
+            return any(os.path.samestat(os.fstat(descriptor), _stat(name)) for name in new)
+        return False
 
     def _opened(self, path: Any, flags: int) -> None:
         if isinstance(path, int):

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from dem_build.engine.backlog import Backlog
 from dem_build.engine.fetch import Fetch
 from dem_build.engine.outcome import Done, Outcome, Result, hit
 from dem_build.engine.pool import Pool, slots
@@ -95,7 +96,7 @@ class _Build:
     interrupt: Interrupt
     pool: Pool
     results: dict[str, Result] = field(default_factory=dict)
-    due: dict[str, Verdict] = field(default_factory=dict)
+    due: Backlog = field(init=False)
     held: dict[str, Verdict] = field(default_factory=dict)
     running: dict[str, tuple[Verdict, EventTail]] = field(default_factory=dict)
     fetching: dict[str, tuple[Verdict, Fetch]] = field(default_factory=dict)
@@ -107,6 +108,22 @@ class _Build:
     idle_since: float | None = None
     looked_at: float = field(default_factory=time.monotonic)
     asked_at: float = field(default_factory=time.monotonic)
+
+    # What one result changes is looked up and not looked for: a build of ten thousand actions has as many results.
+    dependents: dict[str, list[Action]] = field(default_factory=dict)
+    missing: dict[str, set[str]] = field(default_factory=dict)
+    lost: dict[str, set[str]] = field(default_factory=dict)
+    unprepared: set[str] = field(default_factory=set)
+    failed: dict[str, Result] = field(default_factory=dict)
+    makers: dict[Digest, dict[str, Done]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.due = Backlog(self.plan.graph)
+        for action in self.plan.graph:
+            self.missing[action.name], self.lost[action.name] = {*action.upstream}, set()
+            for name in action.upstream:
+                self.dependents.setdefault(name, []).append(action)
+        self.unprepared = {a.name for a in self.plan.graph if a.kind.before_training}
 
     # An action is in one of `results`, `due`, `held` (by another process), `fetching` (its inputs) and `running`, or
     # else waits for an input to be made.
@@ -154,8 +171,7 @@ class _Build:
         return time.monotonic() - self.idle_since >= bound
 
     def _winding_down(self) -> bool:
-        failed = any(r.status is Done.FAILED for r in self.results.values())
-        return self.stopping > 0 or (failed and not self.options.keep_going)
+        return self.stopping > 0 or (bool(self.failed) and not self.options.keep_going)
 
     # Verdicts.
 
@@ -168,9 +184,10 @@ class _Build:
 
     def _settle(self, result: Result, *, quiet: bool = False) -> None:
         """Note what became of an action, and look again at those that waited for it."""
-        self.results[result.action.name] = result
+        self._note(result)
         self.due.pop(result.action.name, None)
-        if not any(r.key == result.key and r.status is Done.RAN for r in self.results.values()):
+        # The lease of what ran is given back by who pushes its record.
+        if self.options.leases is not None and Done.RAN not in self._makers(result.key).values():
             self._release(result.key)
         if not quiet:
             self.listener.action_ended(result)
@@ -179,15 +196,45 @@ class _Build:
 
     def _settle_the_same(self, result: Result) -> None:
         """Settle what is the same work under another name: a training of it may wait for nothing else."""
-        for name, verdict in list(self.due.items()):
-            same = verdict.key == result.key and verdict.record is None
-            if name in self.due and same and result.record is not None:
+        if result.key is None or result.record is None:
+            return
+        for verdict in self.due.of_key(result.key):
+            if self.due.get(verdict.action.name) is verdict and verdict.record is None:
                 self._settle(self._found(verdict, result.record))
 
+    def _note(self, result: Result) -> None:
+        """Enter a result, in place of an earlier one, under all that it is looked up by."""
+        name = result.action.name
+        if name in self.results:
+            self._forget(name)
+        self.results[name] = result
+        self.unprepared.discard(name)
+        if result.status is Done.FAILED:
+            self.failed[name] = result
+        if result.record is not None and result.key is not None:
+            self.makers.setdefault(result.key, {})[name] = result.status
+        for action in self.dependents.get(name, ()):
+            self.missing[action.name].discard(name)
+            if result.record is None:
+                self.lost[action.name].add(name)
+
+    def _forget(self, name: str) -> None:
+        result = self.results.pop(name, None)
+        self.failed.pop(name, None)
+        if result is not None:
+            self._makers(result.key).pop(name, None)
+        if self.plan.graph.actions[name].kind.before_training:
+            self.unprepared.add(name)
+        for action in self.dependents.get(name, ()):
+            self.missing[action.name].add(name)
+            self.lost[action.name].discard(name)
+
+    def _makers(self, key: Digest | None) -> dict[str, Done]:
+        """The actions of this build whose result has a key, the first of them first, and what became of each."""
+        return self.makers.get(key, {}) if key is not None else {}
+
     def _look_again(self, settled: Action) -> None:
-        for action in self.plan.graph:
-            if settled.name not in action.upstream:
-                continue
+        for action in self.dependents.get(settled.name, ()):
             # A forced run or a repair may give other bytes than the ones that its dependents were decided with.
             if self._outdated(action):
                 self._unsettle(action.name)
@@ -200,26 +247,30 @@ class _Build:
         if result is None:
             return False
         if result.record is None:
-            return result.status is Done.SKIPPED and not self.stopping and not self._lost(action)
+            return result.status is Done.SKIPPED and not self.stopping and not self.lost[action.name]
+        if self.missing[action.name]:
+            return False  # nothing can be said of it yet
         key = key_of(action, self._known(action))
         return key is not None and key != result.key
 
     def _unsettle(self, name: str) -> None:
         """Forget a result that is made again; what was about to run with it waits for what comes out."""
-        self.results.pop(name, None)
-        for action in self.plan.graph:
-            if name in action.upstream:
-                self.due.pop(action.name, None)
-                self.held.pop(action.name, None)
+        self._forget(name)
+        for action in self.dependents.get(name, ()):
+            self.due.pop(action.name, None)
+            self.held.pop(action.name, None)
 
     def _waiting(self, action: Action) -> bool:
         places = (self.results, self.due, self.held, self.fetching, self.running)
         return not any(action.name in place for place in places)
 
     def _reconsider(self, action: Action) -> None:
-        if lost := self._lost(action):
-            self._settle(Result(action, Done.SKIPPED, note=f"depends on {lost[0]}"))
+        if lost := self.lost[action.name]:
+            first = next(name for name in action.upstream if name in lost)
+            self._settle(Result(action, Done.SKIPPED, note=f"depends on {first}"))
             return
+        if self.missing[action.name]:
+            return  # nothing can be said of it yet
         # What was asked for is forced once, not after each repair.
         rebuild = self.options.rebuild - self.rebuilt
         verdict = decide(action, self._known(action), self.store.records, self.plan.history, rebuild)
@@ -227,10 +278,6 @@ class _Build:
             self._settle(hit(verdict))
         else:
             self._take(verdict)
-
-    def _lost(self, action: Action) -> list[str]:
-        """What an action takes from and nothing came of."""
-        return [n for n in action.upstream if (r := self.results.get(n)) is not None and r.record is None]
 
     def _known(self, action: Action) -> Mapping[str, Mapping[str, Output]]:
         """The outputs of what an action takes from, as far as they are known."""
@@ -255,20 +302,14 @@ class _Build:
     def _next(self) -> Verdict | None:
         """Take the next action that may start from those that are due; one that may not start at all fails."""
         # A training is dear: each dataset is known to be sound before the first one starts.
-        unprepared = any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
-        for name in [n for n in self.plan.graph.actions if n in self.due]:
-            verdict = self.due.get(name)
-            if verdict is None:
-                continue  # another one's result has changed what it takes
+        for name in self.due.names(trainings=self.options.no_train or not self.unprepared):
+            verdict = self.due[name]
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
-            if verdict.action.kind.trains:
-                if self.options.no_train:
-                    del self.due[name]
-                    self._settle(_not_trained(verdict))
-                    return None
-                if unprepared:
-                    continue
+            if verdict.action.kind.trains and self.options.no_train:
+                del self.due[name]
+                self._settle(_not_trained(verdict))
+                return None
             away = self._away(verdict)
             if (away and len(self.fetching) == MOST_FETCHED) or self._taken(verdict):
                 continue
@@ -395,8 +436,8 @@ class _Build:
 
     def _found(self, verdict: Verdict, record: Record) -> Result:
         """The result of an action that was recorded meanwhile, and who did that."""
-        ours = [r.action.name for r in self.results.values() if r.key == verdict.key and r.record is not None]
-        note = f"the same as {ours[0]}" if ours else BY_ANOTHER
+        ours = next(iter(self._makers(record.key)), None)
+        note = f"the same as {ours}" if ours is not None else BY_ANOTHER
         return replace(hit(verdict), record=record, note=note)
 
     def _left_by(self, verdict: Verdict) -> Record | None:
@@ -469,7 +510,7 @@ class _Build:
         if time.monotonic() - self.looked_at < HELD_RETRY_SECONDS:
             return
         forced = self.options.rebuild - self.rebuilt  # whose records are those of before
-        failed = [r for r in self.results.values() if r.status is Done.FAILED and r.action.name not in forced]
+        failed = [result for name, result in self.failed.items() if name not in forced]
         shared = self.options.leases is not None
         asks = shared and time.monotonic() - self.asked_at >= ASK_AGAIN_SECONDS
         if asks:

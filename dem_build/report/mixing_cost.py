@@ -260,10 +260,12 @@ class _Comparison:
         self.trainings = [*self.vectors, *self.stages]
         # A part of the graph may be asked for.
         made_of = graph.only([MODEL]) if MODEL in graph.actions else graph
-        takes = [a for a in made_of if a.name not in {BASE, *self.trainings, *self._prepared()}]
+        # Mixing takes the preparations of rows that vectors have of their own, too.
+        shared = {BASE, *self.trainings, *(a.name for a in graph if a.kind.name == "prepare")}
+        takes = [a for a in made_of if a.name not in shared]
         self.searches = [a.name for a in takes if a.kind.name == "tune"]
         self.choosing = [*self.searches, *(a.name for a in takes if a.kind.name == "loss")]
-        self.making = [a.name for a in takes if a.name not in self.choosing]
+        self.making = [a.name for a in takes if a.kind.name not in ("tune", "loss")]
         # What is made anew where a dataset is added: neither a trunk, nor what is of another vector alone.
         kept = {f"data:{TRUNK}", graph.origin} | {a.name for a in takes if a.kind.name in OF_A_VECTOR}
         self.remade = [name for name in self.making if name not in kept]
@@ -274,10 +276,6 @@ class _Comparison:
         self.here = [name for name in self.mixtures if self._seconds([f"vector:{name}"])]
         self.trained = len(self._different(f"vector:{name}" for name in self.here))
         self.count = max(self.trained + len(self.mixtures) - len(self.here), 1)
-
-    def _prepared(self) -> set[str]:
-        """The preparations of rows that vectors have of their own: mixing takes them, too."""
-        return {a.name for a in self.graph if a.kind.name == "prepare"}
 
     def refusal(self) -> str | None:
         """Why nothing can be compared, in words that end a sentence; None where it can."""
@@ -298,10 +296,10 @@ class _Comparison:
         chosen = self.count > 1
         each = {name: self._mixture([name], chosen=chosen) for name in self.here}
         one, alone = (self._one(chosen=among) for among in (chosen, False))
-        edits = {}
+        edits, remade = {}, self._seconds(self.remade)
         for name in self.datasets:  # another one in its place; vectors from elsewhere stay as they are
             data, *own = (self._seconds([f"{of}:{name}"]) for of in ("data", "vector", "gram"))
-            edits[name] = EditCost(data + sum(own), search + self._seconds(self.remade), data + alone.total)
+            edits[name] = EditCost(data + sum(own), search + remade, data + alone.total)
         return MixingCost(
             self.device,
             dem,

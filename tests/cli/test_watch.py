@@ -237,6 +237,7 @@ DEEDS = {
     "links": lambda f: (f / "new").symlink_to(f / A),
     "links hard": lambda f: (f / "new").hardlink_to(f / A),
     "touches": lambda f: os.utime(f / A),
+    "touches a file that is open": lambda f: _touched(f / A, os.O_RDONLY),
     "changes permissions": lambda f: (f / A).chmod(0o600),
     "copies": lambda f: shutil.copytree(f / "data", f / "new"),
     "starts a process": lambda _: subprocess.run(["true"], check=True),
@@ -244,6 +245,13 @@ DEEDS = {
     "asks for an address": lambda _: socket.getaddrinfo("127.0.0.1", 80),
     "looks twice and sees two things": lambda f: ((f / A).stat(), _outside(f), (f / A).stat()),
 }
+
+
+def _touched(path: Path, flags: int) -> None:
+    """Set the time of an open file, as a heartbeat does."""
+    descriptor = os.open(path, flags)
+    os.utime(descriptor)
+    os.close(descriptor)
 
 
 def _outside(folder: Path) -> None:
@@ -267,6 +275,7 @@ def test_a_call_that_does_something_leaves_no_witness(here, deed):
     [
         lambda f: (f / "data").mkdir(exist_ok=True),
         lambda f: ((f / "note").write_text("me"), (f / "note").unlink()),
+        lambda f: (_touched(f / "note", os.O_RDWR | os.O_CREAT), (f / "note").unlink()),
         lambda f: os.close(os.open(f / A, os.O_RDWR | os.O_CREAT)),
         lambda _: os.kill(os.getpid(), 0),
         lambda _: Path("/proc/self/stat").read_text(),
@@ -274,6 +283,7 @@ def test_a_call_that_does_something_leaves_no_witness(here, deed):
     ids=[
         "a folder that is there",
         "a note that is gone again",
+        "a note of one who lives, that is gone again",
         "opened to be written, and not",
         "who lives",
         "proc",

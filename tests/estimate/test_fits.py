@@ -6,14 +6,16 @@ import json
 from dataclasses import replace
 
 import pytest
-from build_samples import LLAMA, Made, MadeWithConfig, Reading, known, make_graph
+from build_samples import LLAMA, TRAIN, Made, MadeWithConfig, Reading, known, make_graph
+from large_shapes import LLAMAS
 from project import RECIPE, fresh
+from scaled import record_made_up, scaled_project
 
 from dem_build import hardware as rooms
 from dem_build.action import Action, Edge, Input
 from dem_build.actions import KINDS
 from dem_build.errors import TrainingError
-from dem_build.estimate import Shape, crowded, estimates, fits, memory, refuse_unfit, unfit
+from dem_build.estimate import Shape, crowded, estimates, fits, memory, refuse_unfit, training_disk, unfit
 from dem_build.estimate.due import matching_of
 from dem_build.graph import Graph
 from dem_build.hardware import Room, room
@@ -216,3 +218,54 @@ def test_a_plan_tells_what_does_not_fit(having, monkeypatch, capsys, tmp_path, t
     assert any("vector:add: cannot fit" in p for p in problems)
     assert run(["plan", "tiny.toml"]) == 0
     assert "error: vector:add: cannot fit" in capsys.readouterr().out
+
+
+# Large models, of which nothing is made but their shape.
+
+
+@pytest.mark.parametrize(
+    ("model", "gigabytes", "checkpoint", "vector"),
+    [
+        ("7B", {"adamw_torch_fused": 108, "adamw_8bit": 67, "adafactor": 54}, 81, 13.5),
+        ("13B", {"adamw_torch_fused": 208, "adamw_8bit": 130, "adafactor": 104}, 156, 26.0),
+    ],
+)
+def test_weights_gradients_and_states_of_large_models(model, gigabytes, checkpoint, vector):
+    shape = Shape.of(LLAMAS[model])
+    least = {
+        optim: round(memory.least_memory(shape.parameters, {"optim": optim}) / GB) for optim in gigabytes
+    }
+    assert least == gigabytes
+    written, scratch = training_disk(shape, TRAIN | {"optim": "adamw_torch_fused"})
+    assert round(scratch / memory.CHECKPOINTS / GB) == checkpoint
+    assert round(written / GB, 1) == vector
+
+
+@pytest.mark.parametrize(
+    ("model", "gpu", "optim", "told"),
+    [
+        ("7B", 80, "adamw_torch_fused", ["107.8 GB", "80.0 GB", 'optim = "adamw_8bit" needs 67.4 GB']),
+        ("7B", 60, "adamw_8bit", ["67.4 GB", "60.0 GB", 'optim = "adafactor" needs 53.9 GB']),
+        ("13B", 80, "adafactor", ["104.1 GB", "80.0 GB", "take a smaller base"]),
+        ("7B", 80, "adafactor", None),
+        ("7B", 141, "adamw_torch_fused", None),
+        ("13B", 141, "adamw_8bit", None),
+    ],
+)
+def test_a_plan_refuses_or_accepts_a_large_model_by_its_numbers(
+    having, capsys, tmp_path, model, gpu, optim, told
+):
+    from dem_build.cli.app import run
+
+    recipe = scaled_project(tmp_path / "project", 2, 0)
+    parameters = Shape.of(LLAMAS[model]).parameters
+    record_made_up(recipe, json.dumps(LLAMAS[model]).encode(), parameters)
+    having(gpu * GB)
+    changed = ["--set", f'train.optim="{optim}"', "--set", "train.learning_rate=1e-4"]
+    assert run(["plan", str(recipe), "--json", *changed]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    refused = [p for p in plan["problems"] if "vector:d0: cannot fit" in p]
+    assert bool(refused) == (told is not None)
+    assert all(words in refused[0] for words in told or ())
+    estimated = {e["name"]: e for e in plan["estimates"]}["vector:d0"]
+    assert estimated["disk"] == 2 * parameters
