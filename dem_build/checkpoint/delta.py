@@ -278,11 +278,11 @@ class DeltaWriter(Writer):
         if not is_finite(exact, "F32"):
             raise _not_finite(tensor)
         width, run = tensor.shape[-1], run_of(tensor.shape, start, exact.size)
-        stored, scales = (part.reshape(-1) for part in quantise(exact.reshape(-1, width)))
-        rounded = dequantise(run, stored, scales)
+        rows, steps = quantise(exact.reshape(-1, width))
+        stored, scales = rows.reshape(-1), steps.reshape(-1)
         self.write(tensor.name, start, stored)
         self.write(tensor.name + SCALE, run.first, scales)
-        return rounded
+        return dequantise(run, stored, scales)
 
 
 def _not_finite(tensor: TensorSpec) -> CheckpointError:

@@ -100,7 +100,21 @@ def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) ->
             origin = PurePath(origin).name
         tokens = count(cost.trained_tokens) if cost and cost.trained_tokens is not None else ""
         body.append([escape(name), code(origin), digest, tokens, f"{omega:.6g}"])
-    return table(["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"], body, numbers=2)
+    listed = table(["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"], body, numbers=2)
+    return "\n".join([listed, *_quantised(records, results)])
+
+
+def _quantised(records: Mapping[str, Record], results: Results) -> Iterator[str]:
+    """What storing vectors in int8 lost, where any is."""
+    lost = {}
+    for name in results.omega:
+        stored = records[f"vector:{name}"].provenance.get("vector") if f"vector:{name}" in records else None
+        if isinstance(stored, dict) and stored.get("dtype") == "int8":
+            share = stored.get("relative_rounding_error")
+            lost[name] = f"{share:.2g}" if isinstance(share, float) else "0"
+    if lost:
+        named = ", ".join(f"{escape(name)} {share}" for name, share in lost.items())
+        yield f"\nStored in int8, which moved them by this share of their length: {named}.\n"
 
 
 def _layers(results: Results) -> Iterator[str]:

@@ -72,6 +72,18 @@ def vector_of(project: Project, name: str) -> dict[str, torch.Tensor]:
     return load_file(project.home / "cache" / "cas" / "sha256" / digest[:2] / digest)
 
 
+def integers_of(project: Project, name: str) -> dict[str, torch.Tensor]:
+    """A vector that is stored in int8, by its documented format."""
+    stored, found = vector_of(project, name), {}
+    for tensor, values in stored.items():
+        if values.dtype == torch.int8:
+            scales = stored[f"{tensor}_scale"].float()
+            found[tensor] = values.float() * scales[:, torch.arange(values.shape[1]) // 64]
+        elif not tensor.endswith("_scale"):
+            found[tensor] = values.float()
+    return found
+
+
 def model_of(document: dict[str, object]) -> Path:
     return Path(str(document["model"]))
 
@@ -110,6 +122,38 @@ def test_a_recipe_without_a_dataset_composes_the_fine_tune_itself(built: Built) 
         )
     assert (ours - tuned).abs().max() < 1e-5
     assert (ours - base).abs().max() > 1e-2
+
+
+def test_vectors_in_int8_are_half_as_large_and_compose_to_nearly_the_same(built: Built) -> None:
+    project = built.project
+    before = {name: vector_of(project, name) for name in ("add", "code")}
+    whole = load_file(model_of(built.document) / "model.safetensors")
+    in_int8 = BOTH.replace('vector_dtype = "float32"', 'vector_dtype = "int8"')
+    document = project.build(in_int8.replace("[train]", '[train]\nvector_dtype = "int8"', 1))
+    assert {"vector:add", "vector:code", "model"} <= set(ran(document))
+    made, base = (
+        load_file(folder / "model.safetensors") for folder in (model_of(document), project.home / "base")
+    )
+    records = {name: shown(project, f"vector:{name}") for name in ("add", "code")}
+    vectors = {name: integers_of(project, name) for name in records}
+    in_order = sorted(records, key=lambda v: records[v]["outputs"]["delta"]["digest"])  # as they are added
+    for name, values in base.items():
+        total = values.float()
+        for vector in in_order:
+            total = total + vectors[vector][name] * {"add": 0.5, "code": 0.25}[vector]
+        assert torch.equal(made[name], total)
+        assert (made[name] - whole[name]).norm() < 1e-2 * (whole[name] - values.float()).norm()
+    card = (model_of(document) / "README.md").read_text()
+    for name, record in records.items():
+        size, told = record["outputs"]["delta"]["size"], record["provenance"]["vector"]
+        assert size < 1.1 * told["elements"] + 10_000  # and the header of a tiny model
+        lost = torch.cat([(vectors[name][n] - t.float()).ravel() for n, t in before[name].items()]).norm()
+        length = torch.cat([t.float().ravel() for t in before[name].values()]).norm()
+        assert told["dtype"] == "int8"
+        assert told["relative_rounding_error"] == pytest.approx(lost / length, rel=0.1)
+        assert 0 < told["relative_rounding_error"] < 0.01
+        assert f"{name} {told['relative_rounding_error']:.2g}" in card
+    project.build(BOTH)  # what comes next finds it as it was
 
 
 def test_card_and_record_say_where_it_came_from(built: Built) -> None:

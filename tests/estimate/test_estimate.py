@@ -172,6 +172,8 @@ def test_a_vector_takes_what_its_type_says_and_the_best_weights_are_one_more_cop
     shape = Shape.of(LLAMA)
     assert training_disk(shape, TRAIN)[0] == 2 * shape.parameters
     assert training_disk(shape, TRAIN | {"vector_dtype": "float32"})[0] == 4 * shape.parameters
+    int8 = training_disk(shape, TRAIN | {"vector_dtype": "int8"})[0]
+    assert int8 == pytest.approx(1.03125 * shape.parameters, abs=1)
     plain, choosing = (training_disk(shape, TRAIN | {"load_best_model_at_end": x})[1] for x in (False, True))
     assert choosing - plain == 4 * shape.parameters
 
