@@ -235,7 +235,7 @@ def training_memory(
     """
     trained = share_trained(data)
     cast = 2 if params["bf16"] else 0
-    changed, way = trained_parameters(shape, params), Pass.of(params, machine)
+    changed, way = trained_parameters(shape, params), _Pass.of(params, machine)
     held = shape.parameters * (MASTER + cast) + changed * (
         STATES[params["optim"]] + (MASTER if way.frozen else 0)
     )
@@ -288,7 +288,7 @@ def share_trained(data: Rows | None) -> float:
 
 
 @dataclass(frozen=True)
-class Pass:
+class _Pass:
     """How a pass goes forward and back.
 
     Attributes:
@@ -302,7 +302,7 @@ class Pass:
     frozen: bool
 
     @classmethod
-    def of(cls, params: Mapping[str, JSON], machine: Machine) -> Pass:
+    def of(cls, params: Mapping[str, JSON], machine: Machine) -> _Pass:
         """That of a training."""
         return cls(bool(params["bf16"]), machine.gradient_checkpointing, is_lora(params))
 
@@ -312,7 +312,7 @@ class Pass:
         return head * GRADIENT, head * 2 if self.bf16 else 0
 
 
-def _micro_batch(shape: Shape, tokens: float, trained: float, way: Pass) -> float:
+def _micro_batch(shape: Shape, tokens: float, trained: float, way: _Pass) -> float:
     """The bytes of one pass's activations, logits and what the head's gradient takes on its way.
 
     Where layers are computed again, the logits are gone before the first of them is.
@@ -463,7 +463,7 @@ def held_memory(
 
     Arguments are those of `training_memory`, which is of a GPU.
     """
-    trained, way = share_trained(data), Pass.of(params, machine)
+    trained, way = share_trained(data), _Pass.of(params, machine)
     changed = partial(_widened, _adapters(shape, params)) if way.frozen else partial(_matrices, shape)
     head, _ = way.head(shape)
     gradients = Held.of(changed(GRADIENT))
@@ -505,7 +505,7 @@ def _widened(tensors: Tensors, width: float) -> Tensors:
     return [(count, width * size) for count, size in tensors]
 
 
-def _held_by_micro_batch(shape: Shape, of: MicroBatch, trained: float, way: Pass) -> Held:
+def _held_by_micro_batch(shape: Shape, of: MicroBatch, trained: float, way: _Pass) -> Held:
     """A pass when its tensors are most: as its backward begins, in the head or in the last layer.
 
     Args:
