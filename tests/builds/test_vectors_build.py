@@ -150,7 +150,7 @@ def test_vectors_in_int8_are_half_as_large_and_compose_to_nearly_the_same(built:
         lost = torch.cat([(vectors[name][n] - t.float()).ravel() for n, t in before[name].items()]).norm()
         length = torch.cat([t.float().ravel() for t in before[name].values()]).norm()
         assert told["dtype"] == "int8"
-        assert told["relative_rounding_error"] == pytest.approx(lost / length, rel=0.1)
+        assert told["relative_rounding_error"] == pytest.approx(float(lost / length), rel=0.2)
         assert 0 < told["relative_rounding_error"] < 0.01
         assert f"{name} {told['relative_rounding_error']:.2g}" in card
     project.build(BOTH)  # what comes next finds it as it was
