@@ -267,9 +267,8 @@ class _Build:
         elif reply.answer is Answer.CORRUPT and self._may_repair(action):
             self._repair(verdict, reply.what)
         elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
-            self._settle(
-                Result(action, Done.SKIPPED, reply.seconds, verdict.key, note="stopped; its state is saved")
-            )
+            note = "stopped; its state is saved" if action.kind.resumes else "stopped; it starts over"
+            self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=note))
         else:
             error = ActionError(reply.what, where=action.name, hint=reply.hint)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))

@@ -54,6 +54,7 @@ KIND = Kind(
         {"num_train_epochs", "max_steps", "adam_beta1", "adam_beta2", "adam_epsilon", "warmup_steps"}
     ),
     device=True,
+    resumes=True,
     trains=True,
     writes_model=True,
     chooses=lambda _, taken: taken.of == VALIDATION and not taken.watched,
