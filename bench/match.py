@@ -1,12 +1,13 @@
-"""Composes by output matching: wall time and peak memory, and time against today's search for ω on the same vectors.
+"""Composes by output matching: wall time and peak memory, and time against a search for ω on the same vectors.
 
-python bench/match.py [--sizes NAME,...] [--layers N,...] [--rows N] [--tokens N] [--threads N] [--search] [--folder WHERE]
+python bench/match.py [--sizes NAME,...] [--layers N,...] [--rows N] [--tokens N] [--threads N] [--search]
+                      [--folder WHERE]
 
 Random models and vectors, and rows of random tokens of which the second half counts. `smol` is SmolLM2-135M's shape
-with five vectors, `2b` a model of 2B parameters (24 layers, 2048 wide, 8192 within, a small vocabulary) with three, and
-`tiny` and `narrow` small ones that show whether all of this works. All is bfloat16. `--layers` has a size once for each
-depth: a deeper model shall take no more memory. `--search` also searches ω of the vectors, on 64 validation rows of each
-dataset, by gradients: the default.
+with five vectors, `2b` a model of 2B parameters (24 layers, 2048 wide, 8192 within, a small vocabulary) with three,
+and `tiny` and `narrow` small ones that show whether all of this works. All is bfloat16. `--layers` has a size once for
+each depth: a deeper model shall take no more memory. `--search` also searches ω of the vectors, on 64 validation rows
+of each dataset, by gradients: the default.
 
 Memory is sampled in /proc while a process of its own matches: what the kernel could not drop, so without the mapped
 files of base and vectors. It holds Python, torch and transformers too, which is told as the row `libraries`.

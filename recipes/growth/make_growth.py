@@ -17,8 +17,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import reasoning_gym
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -100,8 +98,7 @@ def main() -> None:
         test, train = splits(name, number * 1_000_000, options.tokens, options.test_rows)
         write(options.folder / f"data/{name}/test.jsonl", test)
         write(options.folder / f"data/{name}/train.jsonl", train)
-    # A link is kept as it is written: what it leads to may be another path here and there.
-    base = os.path.relpath(os.path.abspath(options.base), os.path.abspath(options.folder))
+    base = os.path.relpath(options.base.resolve(), options.folder.resolve())
     for count in SIZES:
         (options.folder / f"growth-{count}.toml").write_text(recipe(count, base), encoding="utf-8")
 
@@ -132,6 +129,8 @@ def splits(
 
 def puzzles(name: str, seed: int) -> Iterator[dict[str, str]]:
     """Puzzles of one skill without end, no prompt twice."""
+    import reasoning_gym  # noqa: PLC0415  table.py, which has no use for it, takes the skills from here
+
     kind, config = SKILLS[name]
     seen: set[str] = set()
     # reasoning-gym makes example i of seed s with the random seed s + i.

@@ -92,7 +92,8 @@ def table(folder: Path) -> None:
             worst = min(found, key=lambda name: found[name][0])
             first = mean([found[name] for name in names[: min(SIZES)]])
             cells = [str(count), label, mean(list(found.values())), first, f"{worst} {found[worst][0]:.3f}"]
-            print(f"| {' | '.join([*cells, f'{made.amount("seconds") or 0:.1f}'])} |")
+            seconds = made.amount("seconds") or 0
+            print(f"| {' | '.join([*cells, f'{seconds:.1f}'])} |")
 
 
 def targets() -> None:
