@@ -153,7 +153,8 @@ def _search(
         }
         for place, vector in enumerate(said["vectors"])
     ]
-    at = {name: column["place"] for name, column in _named(columns, known, given).items()}
+    found = _named(columns, known, given)
+    at = {name: found[name]["place"] for name in known}
     passes = tuple(
         WeighedPass(
             {name: float(one["importances"][place]) for name, place in at.items()},
