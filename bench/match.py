@@ -1,10 +1,13 @@
-"""Composes by output matching: wall time and peak memory, and time against today's search for ω on the same vectors.
+"""Composes by output matching: wall time and peak memory, and time against a search for ω on the same vectors.
 
-python bench/match.py [--sizes NAME,...] [--rows N] [--tokens N] [--threads N] [--search] [--folder WHERE]
+python bench/match.py [--sizes NAME,...] [--layers N,...] [--rows N] [--tokens N] [--threads N] [--search]
+                      [--folder WHERE]
 
 Random models and vectors, and rows of random tokens of which the second half counts. `smol` is SmolLM2-135M's shape
-with five vectors, `2b` a model of 2B parameters (24 layers, 2048 wide, 8192 within, a small vocabulary) with three.
-All is bfloat16. `--search` also searches ω of the five vectors, on as many validation rows, by gradients: the default.
+with five vectors, `2b` a model of 2B parameters (24 layers, 2048 wide, 8192 within, a small vocabulary) with three,
+and `tiny` and `narrow` small ones that show whether all of this works. All is bfloat16. `--layers` has a size once for
+each depth: a deeper model shall take no more memory. `--search` also searches ω of the vectors, on 64 validation rows
+of each dataset, by gradients: the default.
 
 Memory is sampled in /proc while a process of its own matches: what the kernel could not drop, so without the mapped
 files of base and vectors. It holds Python, torch and transformers too, which is told as the row `libraries`.
@@ -40,7 +43,16 @@ BIG = SMOL | {
     "num_key_value_heads": 16,
     "vocab_size": 4096,
 }
-SIZES = {"smol": (SMOL, 5, 1.5), "2b": (BIG, 3, 4.0)}
+TINY = SMOL | {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+}
+NARROW = TINY | {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 30, "vocab_size": 4096}
+SIZES = {"smol": (SMOL, 5, 1.5), "2b": (BIG, 3, 4.0), "narrow": (NARROW, 5, None), "tiny": (TINY, 2, None)}
 DIGEST = "b" * 64
 SEARCH = {
     "search": "gradient",
@@ -57,11 +69,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sizes", type=lambda text: text.split(","), default=list(SIZES))
+    parser.add_argument("--sizes", type=lambda text: text.split(","), default=["smol", "2b"])
+    parser.add_argument("--layers", type=lambda text: [int(n) for n in text.split(",")], default=[None])
     parser.add_argument("--rows", type=int, default=32, help="of each dataset")
     parser.add_argument("--tokens", type=int, default=84, help="of a row, in the mean")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--search", action="store_true", help="search ω of the five vectors too")
+    parser.add_argument("--search", action="store_true", help="search ω of the vectors too")
     parser.add_argument("--folder", type=Path, help="where to make the scratch folder")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -70,17 +83,20 @@ def main() -> None:
         return
     print("| what | seconds | peak memory, MiB | aim |\n|---|---|---|---|", flush=True)
     for size in options.sizes:
-        with tempfile.TemporaryDirectory(prefix="bench-match-", dir=options.folder) as folder:
-            measure(size, Path(folder), options)
+        for layers in options.layers:
+            with tempfile.TemporaryDirectory(prefix="bench-match-", dir=options.folder) as folder:
+                measure(size, layers, Path(folder), options)
     print(f"\nload average now: {os.getloadavg()[0]:.1f}")
 
 
-def measure(size: str, home: Path, options: argparse.Namespace) -> None:
-    """Print the rows of one size."""
+def measure(size: str, layers: int | None, home: Path, options: argparse.Namespace) -> None:
+    """Print the rows of one size, of another depth where `layers` is given."""
     config, vectors, aim = SIZES[size]
+    config = config | ({"num_hidden_layers": layers} if layers else {})
     make(home, config, vectors, options)
-    label = f"{size}, {count(config) / 1e9:.2f}B, {vectors} vectors, {options.rows} rows each"
-    for what in ("libraries", "match", *(["tune"] if options.search and size == "smol" else [])):
+    shape = f"{count(config) / 1e6:.0f}M, {config['num_hidden_layers']} layers"
+    label = f"{size}, {shape}, {vectors} vectors, {options.rows} rows each"
+    for what in ("libraries", "match", *(["tune"] if options.search else [])):
         arguments = json.dumps([what, str(home), vectors, options.rows, options.threads])
         command = [sys.executable, __file__, "--work", arguments]
         begun = time.perf_counter()
@@ -91,7 +107,7 @@ def measure(size: str, home: Path, options: argparse.Namespace) -> None:
         if process.returncode:
             sys.exit(told)
         seconds = json.loads(told.splitlines()[-1])["seconds"] or time.perf_counter() - begun
-        aims = f"{aim} GB" if what == "match" else ""
+        aims = f"{aim} GB" if what == "match" and aim and not layers else ""
         print(f"| {label}: `{what}` | {seconds:.1f} | {memory.peak / 2**20:.0f} | {aims} |", flush=True)
 
 

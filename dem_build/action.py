@@ -79,6 +79,7 @@ class Kind:
         light: Whether its run imports nothing that takes seconds (torch, transformers …). Its action then waits for no
             worker to start: a copy of the driver's own process runs it.
         before_training: Whether no training starts while one of it is due: a mistake in data is found within minutes.
+        resumes: Whether a run of it that was stopped leaves something that the next one goes on from.
         trains: Whether it holds gradients and the states of an optimizer.
         streams: Whether it has a model in memory one layer at a time, and never whole.
         writes_model: Whether it writes a model or a vector; what the others write is small beside them.
@@ -104,6 +105,7 @@ class Kind:
     device: bool = False
     light: bool = False
     before_training: bool = False
+    resumes: bool = False
     trains: bool = False
     streams: bool = False
     writes_model: bool = False

@@ -405,7 +405,8 @@ class _Build:
         elif reply.answer is Answer.INTERRUPTED or self._ended_by_stopping(reply):
             # A scheduler, or the second Ctrl-C, ends workers as well: that is no failure of what they ran.
             saved = "its state is saved" if reply.answer is Answer.INTERRUPTED else "its checkpoints are kept"
-            self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=f"stopped; {saved}"))
+            note = f"stopped; {saved if action.kind.resumes else 'it starts over'}"
+            self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=note))
         else:
             error = ActionError(reply.what, where=action.name, hint=reply.hint)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))

@@ -13,6 +13,9 @@ from dem_build.digest import Output, of_json
 from dem_build.errors import CheckpointError, DemError
 from dem_build.estimate.memory import (
     BYTES,
+    MATCHING,
+    PASS,
+    PASSES,
     PROCESS,
     Rows,
     Shape,
@@ -133,7 +136,11 @@ class DueMatching:
         if self.solved:
             return solving_memory(shape) + (0 if gpu else PROCESS)
         tokens = sum(rows * self.most if found is None else sum(found[:rows]) for found in self.lengths)
-        return matching_memory(shape, tokens) + (0 if gpu else PROCESS)
+        needs = matching_memory(shape, tokens)
+        if gpu:
+            return needs
+        taken = sum(rows if found is None else min(rows, len(found)) for found in self.lengths)
+        return needs + PASSES * taken * PASS + MATCHING + PROCESS
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
@@ -209,8 +216,11 @@ def training_of(verdict: Verdict, plan: Plan) -> Training:
 
 def search_length(action: Action, plan: Plan) -> int | None:
     """The most tokens of a row that a search or its curves judge by; None for what is neither, or has none."""
-    if action.kind.slopes is None:
-        return None
+    return None if action.kind.slopes is None else judged_length(action, plan)
+
+
+def judged_length(action: Action, plan: Plan) -> int | None:
+    """The most tokens of a row of data that an action takes; None where it takes none."""
     data = [plan.verdicts[t.at.action].action for t in action.takes if t.of.startswith("data/")]
     return max((source.params["max_length"] for source in data), default=None)
 

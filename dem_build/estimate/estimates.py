@@ -10,6 +10,7 @@ from dem_build.estimate.due import (
     DueAction,
     config_of,
     due,
+    judged_length,
     matching_of,
     search_length,
     shape_of,
@@ -117,9 +118,20 @@ class _Estimator:
                 self.shape, training.params, self.machine, training.length, gpu=bool(gpus())
             )
         if verdict.action.kind.streams:
-            matching = matching_of(verdict.action, self.plan)
-            return matching.memory(self.shape, matching.rows, gpu=bool(gpus()))
+            return self._matching_memory(verdict.action, self.shape)
+        if any(taken.at.output == "sample" for taken in verdict.action.takes):
+            return self._weighing_memory(verdict.action, self.shape)
         return self._search_memory(verdict.action, self.shape)
+
+    def _matching_memory(self, action: Action, shape: Shape) -> int:
+        matching = matching_of(action, self.plan)
+        return matching.memory(shape, matching.rows, gpu=bool(gpus()))
+
+    def _weighing_memory(self, action: Action, shape: Shape) -> int:
+        """The memory of matchings that are measured, one after another: a matching, or a whole model and its passes."""
+        length, most = judged_length(action, self.plan) or 0, action.params["max_samples"]
+        measured = search_memory(shape, self.machine, length, most, slopes=False) + (0 if gpus() else PROCESS)
+        return max(self._matching_memory(action, shape), measured)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
         """The memory of a search: its model, and base and vectors, which stay beside it as they are stored."""

@@ -30,6 +30,9 @@ __all__ = [
     "GAPS",
     "GRADIENT",
     "MASTER",
+    "MATCHING",
+    "PASS",
+    "PASSES",
     "PROCESS",
     "STATES",
     "VECTOR_BYTES",
@@ -70,6 +73,10 @@ BLOCKS = 16
 """Parts that `actions.tune.judges` deals rows into; derivatives are taken of one after another."""
 PROCESS = 620_000_000
 """Python and the libraries of a worker, and the code that they make for shapes; on a GPU they are the host's."""
+MATCHING = 50_000_000
+"""What the libraries keep beside that of the products of a matching, whatever its rows: 48 MB were seen."""
+PASS = 250_000
+"""A row's pass that waits is a thread: its stack, and its share of the heap's gaps. 0.21 to 0.25 MB were seen."""
 SCRATCH = {"adamw_torch_fused": 0, "adamw_8bit": 3, "adafactor": 2}
 """Float32 copies of a matrix that an optimizer's step makes on its way on a CPU; it takes one matrix after another."""
 GAPS = 0.4

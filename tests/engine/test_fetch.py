@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from dem_build.digest import Output
 from dem_build.engine.build import Options, _Build, build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done
+from dem_build.engine.protocol import Answer
 from dem_build.errors import InterruptedBuildError
 from dem_build.graph import Graph
 from dem_build.machine import Machine
@@ -112,3 +114,19 @@ def test_an_action_whose_inputs_ctrl_c_stopped_has_not_failed(two):
     running.stopping = 1
     running._take_fetched()
     assert [(r.action.name, r.status, r.error) for r in ended] == [("model", Done.SKIPPED, None)]
+
+
+@pytest.mark.parametrize(
+    ("resumes", "note"), [(False, "stopped; it starts over"), (True, "stopped; its state is saved")]
+)
+def test_what_was_stopped_is_said_to_be_saved_only_where_it_is(two, resumes, note):
+    action = replace(MODEL, kind=replace(MODEL.kind, resumes=resumes))
+    plan = make_plan(Graph({"base": BASE, "model": action}), two.store.records, History())
+    ended: list[Any] = []
+    listener: Any = SimpleNamespace(action_ended=ended.append, action_event=lambda *_: None)
+    pool: Any = None
+    running = _Build(plan, two.store, Options(Machine()), listener, Interrupt(), pool)
+    running.stopping = 1
+    message: Any = SimpleNamespace(reply=SimpleNamespace(answer=Answer.INTERRUPTED, seconds=1.0))
+    running._finish(plan.verdicts["model"], message)
+    assert [(result.status, result.note) for result in ended] == [(Done.SKIPPED, note)]

@@ -168,6 +168,30 @@ def test_matching_is_never_refused_and_a_warning_names_the_rows_that_fit(having)
     assert "nothing smaller fits" in warned(1000)[0]
 
 
+def test_on_a_cpu_each_row_has_two_threads_that_wait():
+    _, plan = matched()
+    found, shape = matching_of(plan.graph.actions["model"], plan), Shape.of(LLAMA)
+    rows = 2 * 64
+    more = found.memory(shape, 64, gpu=False) - found.memory(shape, 64, gpu=True)
+    assert more == memory.PROCESS + memory.MATCHING + 2 * rows * memory.PASS
+
+
+def test_a_search_for_importances_needs_what_its_matchings_need_or_their_measuring(having):
+    having(10**12, 10**12)
+    made, plan = matched()
+    graph = plan.graph
+    match = graph.actions["model"]
+    judged = Input("data/validation", Edge("data:math", "validation"), group="math")
+    params = {**match.params, "objective": "gain", "max_samples": 64}
+    weigh = replace(match, kind=KINDS["weigh"], params=params, takes=(*match.takes, judged))
+    plan = made.plan(replace(graph, actions={**graph.actions, "model": weigh}))
+    [found] = [e for e in estimates(plan, Reading(made), Machine()) if e.name == "model"]
+    shape = Shape.of(LLAMA)
+    assert found.memory is not None
+    assert found.memory >= matching_of(weigh, plan).memory(shape, 64, gpu=False)
+    assert found.memory >= shape.parameters * memory.MASTER + memory.PROCESS
+
+
 def test_rows_that_are_not_prepared_are_taken_to_be_as_long_as_they_may_be():
     _, plan = matched()
     found, shape = matching_of(plan.graph.actions["model"], plan), Shape.of(LLAMA)

@@ -12,6 +12,7 @@ from dem_build.action import MODEL_PARTS, Action, Edge, Input, key_of
 from dem_build.actions import KINDS
 from dem_build.actions.choose.read import read_choice
 from dem_build.actions.choose.show import lines as choice_lines
+from dem_build.actions.match import read as match_read
 from dem_build.actions.match.read import MatchedVector, WeighedPass, WeighedSearch, read_match
 from dem_build.actions.match.show import lines as match_lines
 from dem_build.errors import StoreError
@@ -124,6 +125,25 @@ def test_importances_that_were_searched_are_read_with_all_that_was_tried():
     assert "1 1 2 1 0.800 0.100 ±0.020 2 4 2 1 0.900 kept" in text
     _, *said = match_lines(found)
     assert ("importances math 4, chat 2, code 1: the best of 2 matchings on validation rows",) in said
+
+
+def test_twins_have_each_the_importance_that_it_was_tried_with():
+    """Two names of one vector and one sample: of the one the importance was given, of the other searched."""
+    place = ("v", "s")
+    said = {
+        "objective": "gain",
+        "vectors": [{"vector": "v", "sample": "s"}] * 2,
+        "kept": 1,
+        "passes": [
+            {"importances": [1.0, 3.0], "score": -0.8, "lead": 0.1, "stderr": 0.02},
+            {"importances": [2.0, 3.0], "score": -0.9, "lead": 0.0, "stderr": 0.0},
+        ],
+    }
+    found = match_read._search(said, {"given": place, "free": place}, {"given": 3.0, "free": None})
+    assert [one.importances for one in found.passes] == [
+        {"given": 3.0, "free": 1.0},
+        {"given": 3.0, "free": 2.0},
+    ]
 
 
 @pytest.mark.parametrize("changed", [{"kept": 7}, {"passes": []}, {"vectors": []}, {"passes": [{}]}])

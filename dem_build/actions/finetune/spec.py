@@ -64,6 +64,7 @@ KIND = Kind(
         }
     ),
     device=True,
+    resumes=True,
     trains=True,
     writes_model=True,
     chooses=lambda _, taken: taken.of == VALIDATION and not taken.watched,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dem_build.actions.match.frames import Frame
 from dem_build.actions.match.normal import gram_of
 from dem_build.actions.match.rows import pieces_of, weighed
 from dem_build.actions.match.stream import Stream, place_of
@@ -60,7 +61,7 @@ def layer_grams(
         CheckpointError: The model has no decoder layers, or other weights in them than those of linear modules.
     """
     found = weighed(rows, 1.0, 0, device())
-    stream = Stream(model, sums, VECTOR, found, for_each)
+    stream = Stream(Frame(model, device()), sums, VECTOR, found, for_each)
     try:
         yield from _layers(stream, sums, found, for_each)
     finally:
@@ -89,9 +90,9 @@ def _layers(
             found.grams[first] = gram_of(batches, frame.width(name), device(), for_each)
         found.of[name], last = first, given
         weight = f"{name}.weight"
-        frame.set(weight, sums.own(weight, VECTOR))
+        stream.set(weight, sums.own(weight, VECTOR))
         stream.go_on(name, pieces)
-        frame.set(weight, None)
+        stream.set(weight, None)
     if layer is not None:
         yield found
 

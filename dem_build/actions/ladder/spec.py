@@ -24,6 +24,7 @@ KIND = Kind(
     params=("objective", "max_samples", "bounds", "test_samples", "dtype"),
     outputs=("rungs",),
     device=True,
+    resumes=True,
     work=Workload(rows_by_vectors, recorded_rows_by_vectors, varies=True),
     # It searches where the whole model's ω were searched.
     slopes=lambda action: any(taken.of == "omega" for taken in action.takes),

@@ -58,6 +58,9 @@ def empty_model(config: JSON, attention: str | None) -> PreTrainedModel:
 class Frame:
     """The body of a model, whose linear modules in its layers can be matched.
 
+    One serves the rows of all models: a deep one's modules without weights take more than what is computed. What a pass
+    meets are the tensors that were set last; of a linear module that is its bias at most, and never its weight.
+
     Args:
         model: Without weights; a copy of it is made.
         device: Where it gets its weights.
@@ -106,30 +109,35 @@ class Frame:
         """The tensors of a layer that are not the weights of linear modules."""
         return [n for n in self._tensors(layer) if n.removesuffix(".weight") not in self.linear]
 
+    def taken(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor as the model has it: where it computes, and in float32 but for weights of linear modules."""
+        # The residual stream is float32, as in training; what linear modules compute is not.
+        wide = tensor.is_floating_point() and name.removesuffix(".weight") not in self.linear
+        return tensor.to(self._device, torch.float32 if wide else None)
+
     def set(self, name: str, tensor: torch.Tensor | None) -> None:
-        """Give a tensor its values; None takes them away."""
+        """Give a tensor its values, as `taken` has them; None takes them away."""
         module, leaf = self._place(name)
         if tensor is None:
-            tensor = torch.empty(0, device="meta")
-        else:
-            # The residual stream is float32, as in training; what linear modules compute is not.
-            wide = tensor.is_floating_point() and name.removesuffix(".weight") not in self.linear
-            tensor = tensor.to(self._device, torch.float32 if wide else None)
+            tensor = torch.empty(self.shape(name), device="meta")
         if leaf in module._parameters:  # noqa: SLF001
             module._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)  # noqa: SLF001
         else:
             module._buffers[leaf] = tensor  # noqa: SLF001
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """A tensor's shape, before it has values."""
+        """A tensor's shape."""
         module, leaf = self._place(name)
         return tuple(getattr(module, leaf).shape)
 
-    def apply(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """What a linear module makes of some inputs, [tokens, outputs]."""
-        module: Any = self.linear[name]
-        made: torch.Tensor = type(module).forward(module, values)
-        return made
+    def apply(
+        self, name: str, values: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What a linear module of this weight and bias makes of some inputs, [tokens, outputs]."""
+        if isinstance(self.linear[name], Conv1D):
+            assert bias is not None  # it always has one
+            return torch.addmm(bias, values, weight)
+        return nn.functional.linear(values, weight, bias)
 
     def width(self, linear: str) -> int:
         """Inputs of a linear module."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dem_build.actions.match.frames import refused
+from dem_build.actions.match.frames import Frame, refused
 from dem_build.actions.match.normal import Factor, Targets, factorised
 from dem_build.actions.match.rows import Piece, WeighedRow, pieces_of, weighed
 from dem_build.actions.match.stream import OneThreadEach, Stream, place_of
@@ -58,6 +58,7 @@ class Matching:
         threads: int,
     ) -> None:
         self._sums, self._ridge = sums, ridge
+        self._frame = Frame(model, device())
         self._for_each = OneThreadEach(threads)
         importances = sums.vectors.importances
         self._rows: dict[int, list[WeighedRow]] = {
@@ -66,7 +67,7 @@ class Matching:
         self._pieces = {j: pieces_of(found) for j, found in self._rows.items()}
 
         def stream(weights: dict[int, float] | None, of: list[WeighedRow]) -> Stream:
-            return Stream(model, sums, weights, of, self._for_each)
+            return Stream(self._frame, sums, weights, of, self._for_each)
 
         self._singles = {j: stream({j: 1.0}, found) for j, found in self._rows.items()}
         self._composed = stream(None, [row for found in self._rows.values() for row in found])
@@ -86,13 +87,12 @@ class Matching:
     @property
     def modules(self) -> int:
         """How many linear modules there are to solve."""
-        return len(self._composed.frame.linear)
+        return len(self._frame.linear)
 
     @property
     def width(self) -> int:
         """The most inputs of a linear module."""
-        frame = self._composed.frame
-        return max(frame.width(name) for name in frame.linear)
+        return max(self._frame.width(name) for name in self._frame.linear)
 
     @torch.no_grad()
     def run(self, written: Written, tell: Callable[[float], None]) -> dict[int, float]:
@@ -112,7 +112,7 @@ class Matching:
         layer = None
         while (name := place_of(self._streams)) is not None:
             tell(len(self._solved))
-            if name in self._composed.frame.linear:
+            if name in self._frame.linear:
                 self._match(name, written)
                 continue
             # Of tensors of many sizes, in many threads, the C library keeps a third as much again.
@@ -126,22 +126,22 @@ class Matching:
         """Solve the module before which all passes are, and bring them before the next."""
         if name in self._solved:
             raise refused(f"a row passes {name} twice")
-        weight, frame = f"{name}.weight", self._composed.frame
+        weight, composed = f"{name}.weight", self._composed
         changers = self._sums.changers(self._sums.layout.of_own[weight].files[0])
         fitted = self._sums.own(weight).to(device())
-        frame.set(weight, fitted)
+        composed.set(weight, fitted)
         # One vector alone is as it is; beside it there is nothing to match.
         seen = [j for j in changers if j in self._singles] if len(changers) > 1 else []
         factor = self._factor(name, seen) if seen else None
         targets = self._targets(name, seen)
         if factor is not None:
             correction = factor.solve(targets.sums, self._for_each)
-            fitted = (fitted.double() + frame.turned(name, correction)).to(fitted.dtype)
-            frame.set(weight, fitted)
+            fitted = (fitted.double() + self._frame.turned(name, correction)).to(fitted.dtype)
+            composed.set(weight, fitted)
         written.set(weight, fitted)
         for pieces in self._pieces.values():
-            self._composed.go_on(name, pieces)
-        frame.set(weight, None)
+            composed.go_on(name, pieces)
+        composed.set(weight, None)
         self._solved.add(name)
 
     def _factor(self, name: str, terms: list[int]) -> Factor:
@@ -152,7 +152,7 @@ class Matching:
             if of == terms and all(a() is b for a, b in zip(held, inputs, strict=True)):
                 return factor
         self._last = None  # before the next: at large widths it is the largest thing there is
-        width = self._composed.frame.width(name)
+        width = self._frame.width(name)
         pieces = (piece for term in terms for piece in self._pieces[term])
         groups = self._composed.several(pieces)
         weighted = (self._for_each(partial(self._composed.weighted, name), group) for group in groups)
@@ -168,8 +168,8 @@ class Matching:
     def _targets(self, name: str, terms: list[int]) -> Targets:
         """Bring the single passes past the module, and sum what they say of it, of the vectors that have a say."""
         weight, composed = f"{name}.weight", self._composed
-        outputs = composed.frame.outputs(name) if terms else 0
-        targets = Targets(composed.frame.width(name), outputs, device())
+        outputs = self._frame.outputs(name) if terms else 0
+        targets = Targets(self._frame.width(name), outputs, device())
 
         def residual(of: tuple[Piece, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             piece, made = of
@@ -179,9 +179,9 @@ class Matching:
             targets.add(self._for_each(residual, zip(pieces, made, strict=True)), self._for_each)
 
         for term, stream in self._singles.items():
-            stream.frame.set(weight, self._sums.own(weight, {term: 1.0}))
+            stream.set(weight, self._sums.own(weight, {term: 1.0}))
             stream.go_on(name, self._pieces[term], add if term in terms else None)
-            stream.frame.set(weight, None)
+            stream.set(weight, None)
         return targets
 
     def _residual(self, term: int) -> float:

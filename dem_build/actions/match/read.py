@@ -122,7 +122,7 @@ def _matched(build: BuildRecords, action: Action) -> MatchedModel | None:
         {name: _vector(terms[name]) for name in known},
         {name: float(action.params[name]) for name in ("rows", "ridge", "prior")},
         record.amount("seconds"),
-        _search(record.provenance["search"], known) if action.kind is WEIGH else None,
+        _search(record.provenance["search"], known, given) if action.kind is WEIGH else None,
     )
 
 
@@ -140,9 +140,21 @@ def _named(
     return found
 
 
-def _search(said: Mapping[str, JSON], known: Mapping[str, Place]) -> WeighedSearch:
-    order = [(vector["vector"], vector["sample"]) for vector in said["vectors"]]
-    at = {name: order.index(place) for name, place in known.items()}
+def _search(
+    said: Mapping[str, JSON], known: Mapping[str, Place], given: Mapping[str, float | None]
+) -> WeighedSearch:
+    tried = [one["importances"] for one in said["passes"]]
+    columns = [
+        {
+            "place": place,
+            "vector": vector["vector"],
+            "sample": vector["sample"],
+            "importance": tried[0][place],
+        }
+        for place, vector in enumerate(said["vectors"])
+    ]
+    found = _named(columns, known, given)
+    at = {name: found[name]["place"] for name in known}
     passes = tuple(
         WeighedPass(
             {name: float(one["importances"][place]) for name, place in at.items()},

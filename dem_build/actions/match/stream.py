@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dem_build.actions.match.frames import Frame, refused
+from dem_build.actions.match.frames import refused
 from dem_build.actions.match.passes import HaltedPass
 from dem_build.model.environment import device
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
-    from transformers import PreTrainedModel
-
+    from dem_build.actions.match.frames import Frame
     from dem_build.actions.match.rows import Piece, WeighedRow
     from dem_build.actions.match.sums import ModelSums
 
@@ -64,28 +63,26 @@ class Stream:
     """Some rows in one model. Linear modules and their inputs are of its format, and the residual stream is float32.
 
     Args:
-        model: Without weights.
+        frame: The model without weights; other streams may pass through it, too, by turns.
         sums: What its weights are made of.
         weights: Of each vector in the model; None for the prior.
         rows: The rows.
         for_each: Computes.
 
     Attributes:
-        frame: The model, whose modules have weights when it is their turn.
-
-    Raises:
-        CheckpointError: The model has no decoder layers, or other matrices in them than those of linear modules.
+        frame: As given.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        frame: Frame,
         sums: ModelSums,
         weights: Mapping[int, float] | None,
         rows: Iterable[WeighedRow],
         for_each: OneThreadEach,
     ) -> None:
-        self.frame = Frame(model, device())
+        self.frame = frame
+        self._own: dict[str, torch.Tensor] = {}
         self._sums, self._weights, self._for_each = sums, weights, for_each
         self._passes = {row: HaltedPass(partial(self._forward, row.ids)) for row in rows}
 
@@ -96,10 +93,11 @@ class Stream:
         ids = torch.tensor(sorted({i for row in self._passes for i in row.ids[0].tolist()}))
         matrix = torch.empty(self.frame.shape(name))  # of which only the rows of these tokens are touched
         matrix[ids] = self._sums.rows(name, ids, self._weights).float()
-        self.frame.set(name, matrix)
+        self.set(name, matrix)
+        self._take_turn()
         for passed in self._passes.values():  # one by one: some models note the longest row that they met
             passed.advance()
-        self.frame.set(name, None)
+        self.set(name, None)
 
     def places(self) -> set[str | None]:
         """Before which modules rows are; None of those that are done."""
@@ -108,8 +106,9 @@ class Stream:
     def enter(self, layer: str, left: str | None) -> None:
         """Bring all rows into a layer, which gets all but its linear weights; the last one keeps none."""
         for name in self.frame.beside(left) if left else ():
-            self.frame.set(name, None)
+            self.set(name, None)
         self._give(self.frame.beside(layer))
+        self._take_turn()
         self._for_each(HaltedPass.advance, self._passes.values())
 
     def given(self, row: WeighedRow) -> torch.Tensor | None:
@@ -134,10 +133,11 @@ class Stream:
     def apply(self, name: str, piece: Piece) -> torch.Tensor:
         """What a linear module makes of a piece, [tokens, outputs]."""
         values = self.inputs(name, piece)
-        padding = -len(values) % STEP
+        tokens, padding = len(values), -len(values) % STEP
         with torch.no_grad(), self._precision():
-            made = self.frame.apply(name, torch.nn.functional.pad(values, (0, 0, 0, padding)))
-        return made[: len(values)]
+            values = torch.nn.functional.pad(values, (0, 0, 0, padding))
+            made = self.frame.apply(name, values, self._own[f"{name}.weight"], self._own.get(f"{name}.bias"))
+        return made[:tokens]
 
     def several(self, pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         """As many at a time as can be computed at once; which these are reaches no bit."""
@@ -154,6 +154,7 @@ class Stream:
             use: Called with some pieces, and what the module made of each.
         """
         parts: list[torch.Tensor] = []
+        self._take_turn()
         for group in self.several(pieces):
             made = self._for_each(partial(self.apply, name), group)
             if use is not None:
@@ -180,9 +181,23 @@ class Stream:
         for passed in self._passes.values():
             passed.end()
 
+    def set(self, name: str, tensor: torch.Tensor | None) -> None:
+        """Give this model one of its tensors; None takes it away."""
+        if tensor is None:
+            self._own.pop(name)
+            self.frame.set(name, None)
+        else:
+            self._own[name] = self.frame.taken(name, tensor)
+
     def _give(self, names: Iterable[str]) -> None:
         for name in names:
-            self.frame.set(name, self._sums.own(name, self._weights))
+            self.set(name, self._sums.own(name, self._weights))
+
+    def _take_turn(self) -> None:
+        """What the frame has is this model's from now on; weights of linear modules are given to `apply` alone."""
+        for name, tensor in self._own.items():
+            if name.removesuffix(".weight") not in self.frame.linear:
+                self.frame.set(name, tensor)
 
     def _forward(self, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), self._precision():

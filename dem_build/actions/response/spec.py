@@ -25,6 +25,7 @@ KIND = Kind(
     params=("omegas", "max_samples", "dtype"),
     outputs=("curves",),
     device=True,
+    resumes=True,
     work=Workload(rows_by_vectors, recorded_rows_by_vectors, ("omegas",)),
     slopes=lambda _: True,
     unfit="set response = [] in [analysis]",

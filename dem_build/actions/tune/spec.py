@@ -48,6 +48,7 @@ KIND = Kind(
     params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
     outputs=("omega", "trace", "passes"),
     device=True,
+    resumes=True,
     measures="passes",
     measured_since=5,  # earlier ones do not say what each pass was measured under
     chooses=rows_choose,

@@ -33,6 +33,7 @@ KIND = Kind(
     params=("dtype", *MATCH.keys, "objective", "max_samples"),
     outputs=MODEL_PARTS,
     device=True,
+    resumes=True,
     writes_model=True,
     chooses=lambda action, taken: rows_choose(action, taken, "weight"),
     work=Workload(

@@ -1,0 +1,106 @@
+"""How much of what vectors gain alone is kept, and how long composing takes, the more of them there are.
+
+    .venv/bin/python recipes/growth/table.py FOLDER            a row for each number of skills that is built
+    .venv/bin/python recipes/growth/table.py FOLDER targets    what to build of growth-20.toml to have it measured
+
+Gain recovered is (L_base - L) / (L_base - L_single) on test rows, of each dataset's own vector. Errors are standard
+errors over test rows, of differences paired by rows; seconds are those that were recorded when the model was made.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from make_growth import SIZES, SKILLS
+from safetensors.numpy import load
+
+from dem_build.cli.session import Call, Session, open_session
+from dem_build.search.problem import ratio_stderr
+
+if TYPE_CHECKING:
+    from dem_build.store import Record
+
+ALL = max(SIZES)
+WAYS = {"composed": ("matched", "model"), "sum": ("Σ ΔΘ / n", "model:sum")}
+"""Model in results → what it is called here, and the action that makes it."""
+
+
+@cache
+def session(folder: Path, count: int) -> Session:
+    """The plan of a build; nothing runs."""
+    return open_session(str(folder / f"growth-{count}.toml"), Call())
+
+
+def record(folder: Path, count: int, action: str) -> Record | None:
+    """What is recorded of an action, None where nothing is."""
+    verdict = session(folder, count).plan.verdicts.get(action)
+    return verdict.record if verdict else None
+
+
+def rows(folder: Path, count: int, model: str, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The summed loss and the tokens of each test row."""
+    found = record(folder, count, f"loss:{model}:{dataset}")
+    if found is None:
+        return None
+    stored = load(session(folder, count).store.objects.read_bytes(found.outputs["rows"]))
+    return stored["nll"].astype(float), stored["tokens"].astype(float)
+
+
+def gained(folder: Path, count: int, model: str, dataset: str) -> tuple[float, float] | None:
+    """The gain recovered on a dataset, and its standard error; None where something is not measured."""
+    mine, base = (rows(folder, count, name, dataset) for name in (model, "base"))
+    single = rows(folder, ALL, dataset, dataset)
+    if mine is None or base is None or single is None:
+        return None
+    scale, error = ratio(base[0] - single[0], base[1])
+    return tuple(part / max(scale, 2 * error) for part in ratio(base[0] - mine[0], mine[1]))
+
+
+def ratio(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
+    """Σ sums / Σ tokens and its standard error."""
+    return sums.sum() / tokens.sum(), float(ratio_stderr(sums[None], tokens[None])[0])
+
+
+def mean(found: list[tuple[float, float]]) -> str:
+    """The mean of values with its standard error."""
+    values, errors = np.array(found).T
+    return f"{values.mean():.3f} ±{np.sqrt((errors**2).sum()) / len(errors):.3f}"
+
+
+def table(folder: Path) -> None:
+    """Print a row for each number of skills and way to compose."""
+    columns = (
+        "n",
+        "composed by",
+        "mean gain recovered",
+        f"of the first {min(SIZES)} skills",
+        "worst skill",
+        "seconds",
+    )
+    print(f"| {' | '.join(columns)} |\n|---:|---|---:|---:|---:|---:|")
+    for count in SIZES:
+        names = list(SKILLS)[:count]
+        for model, (label, action) in WAYS.items():
+            found = {name: gain for name in names if (gain := gained(folder, count, model, name))}
+            made = record(folder, count, action)
+            if len(found) < count or made is None:
+                continue
+            worst = min(found, key=lambda name: found[name][0])
+            first = mean([found[name] for name in names[: min(SIZES)]])
+            cells = [str(count), label, mean(list(found.values())), first, f"{worst} {found[worst][0]:.3f}"]
+            seconds = made.amount("seconds") or 0
+            print(f"| {' | '.join([*cells, f'{seconds:.1f}'])} |")
+
+
+def targets() -> None:
+    """Print the actions of the largest recipe that the table is made of: each vector on its own dataset alone."""
+    measured = [f"loss:{model}:{name}" for name in SKILLS for model in (*WAYS, "base", name)]
+    print(*(f"{action}" for action in measured))
+
+
+if __name__ == "__main__":
+    targets() if sys.argv[2:] == ["targets"] else table(Path(sys.argv[1]))
