@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from dem_build.digest import Blob, Output
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.outcome import Listener
-    from dem_build.engine.pool import Message
+    from dem_build.engine.jobs.cluster import Cluster
+    from dem_build.engine.pool import Message, Worker
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record, Store
@@ -52,12 +53,14 @@ class Options:
         keep_going: After a failure, go on with what does not depend on it.
         no_train: Fail where a vector would have to be trained.
         rebuild: Actions that run whatever is recorded.
+        cluster: Where all but light actions run. Default: on this machine.
     """
 
     machine: Machine
     keep_going: bool = False
     no_train: bool = False
     rebuild: frozenset[str] = frozenset()
+    cluster: Cluster | None = None
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -67,12 +70,17 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
     """
     gc.freeze()  # what there is stays, and need not be looked through
     gc.enable()  # `dem` starts without it
-    pool = Pool(slots(options.machine), store.root, *([store.scratch] if store.scratch else []))
+    places = [store.root, *([store.scratch] if store.scratch else [])]
+    # Of a cluster's driver one slot is enough: what runs on it takes moments.
+    here = slots(options.machine)[: 1 if options.cluster else None]
+    pool = Pool(here, *places, cluster=options.cluster)
     try:
         with interrupt.counting():
             return _Build(plan, store, options, listener, interrupt, pool).run()
     finally:
         pool.kill()
+        if options.cluster is not None:
+            options.cluster.close()
 
 
 @dataclass
@@ -196,19 +204,21 @@ class _Build:
         if self._winding_down():
             return
         for worker in self.pool.idle():
-            verdict = self._next()
+            verdict = self._next(worker)
             if verdict is None:
-                return
+                continue
             self.running[verdict.action.name] = (verdict, EventTail())
             known = self._known(verdict.action)
             worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
 
-    def _next(self) -> Verdict | None:
-        """Take the next action that may start from those that are due; one that may not start at all fails."""
+    def _next(self, worker: Worker) -> Verdict | None:
+        """Take the next action that a worker may start from those that are due; one that none may start fails."""
         # A training is dear: each dataset is known to be sound before the first one starts.
         unprepared = any(a.kind.before_training and a.name not in self.results for a in self.plan.graph)
         for name in [n for n in self.plan.graph.actions if n in self.due]:
             verdict = self.due[name]
+            if not worker.takes(verdict.action.kind):
+                continue
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
             if verdict.action.kind.trains:
@@ -240,6 +250,9 @@ class _Build:
         if request is None or message.stale:
             return
         verdict, tail = self.running[request.name]
+        if reply.answer is Answer.TOLD:
+            self.listener.action_event(verdict.action, {"event": "note", "message": reply.what})
+            return
         if reply.answer is Answer.STARTED:
             tail.follow(reply.work)
             self.listener.action_started(verdict)
