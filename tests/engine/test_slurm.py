@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from project import RECIPE, Project, fresh, ran
+import slow_kind
+from project import Project, dataset, fresh, ran, recipe
+from slow_kind import slow_request
 from slurm_cluster import SlurmCluster, require_slurm
 
+from dem_build.engine.jobs.cluster import Cluster, JobWorker
+from dem_build.engine.jobs.scheduler import open_scheduler
+from dem_build.engine.protocol import Answer, Reply, Request
+from dem_build.machine import Machine
+from dem_build.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SUBMIT = {"cpus": 1, "gpus": 0, "memory_gb": 1, "poll_seconds": 0.5, "most": 8}
 MACHINE = """\
 engine = "slurm"
-checkpoint_seconds = 0
 [submit]
 cpus = 1
 gpus = 0
 memory_gb = 1
 poll_seconds = 0.5
 """
+RECIPE = recipe(dataset("add", omega=0.5))
 
 
 @pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory):
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
     require_slurm()
     cluster = SlurmCluster(tmp_path_factory.mktemp("slurm"))
     try:
@@ -33,15 +48,239 @@ def slurm(tmp_path_factory: pytest.TempPathFactory):
         cluster.stop()
 
 
+class Driver:
+    """What a build does with a cluster: it gives out requests, and reads the replies."""
+
+    def __init__(self, store: Store, options: dict[str, object]) -> None:
+        machine = Machine(engine="slurm", submit=SUBMIT | {"options": options})  # type: ignore[arg-type]
+        self.cluster = Cluster(open_scheduler(machine), store, machine, {})
+        self.inbox: queue.Queue = queue.Queue()
+        self.idle = self.cluster.workers(self.inbox)
+        self.said: list[Reply] = []
+
+    def submit(self, *requests: Request) -> list[JobWorker]:
+        workers = [self.idle.pop() for _ in requests]
+        for worker, request in zip(workers, requests, strict=True):
+            worker.submit(request)
+        return workers  # type: ignore[return-value]
+
+    def answer(self, *answers: Answer) -> Reply:
+        """The next reply of some sorts; of those that end an action by default."""
+        while True:
+            reply: Reply = self.inbox.get(timeout=60).reply
+            self.said.append(reply)
+            if reply.answer in (answers or set(Answer) - {Answer.STARTED, Answer.TOLD}):
+                return reply
+
+    @property
+    def told(self) -> str:
+        return "\n".join(reply.what for reply in self.said if reply.answer is Answer.TOLD)
+
+
 @pytest.fixture
-def project(slurm: SlurmCluster, tmp_path: Path, tiny_base: Path) -> Project:
-    made = fresh(tmp_path, tiny_base)
-    made.environment |= {"SLURM_CONF": str(slurm.file)}
+def store(
+    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    (tmp_path / "sitecustomize.py").write_text(slow_kind.SITE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(slow_kind.__file__).parent}")
+    monkeypatch.setenv("SLURM_CONF", str(slurm.file))
+    for module in slow_kind.LOOK_UP:
+        monkeypatch.setattr(module, "KINDS", slow_kind.kinds())
+    return Store.open(tmp_path / "cache")
+
+
+@pytest.fixture
+def driver(store: Store) -> Iterator[Callable[..., Driver]]:
+    made: list[Driver] = []
+
+    def make(**options: object) -> Driver:
+        made.append(Driver(store, options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.cluster.close()
+
+
+def began(store: Store, request: Request) -> int:
+    record = store.records.lookup(request.key)
+    assert record is not None
+    return int(record.provenance["began"])  # type: ignore[arg-type]
+
+
+def job_of(store: Store, request: Request) -> str:
+    handle = json.loads((store.root / "jobs" / f"{request.key}.json").read_text())["handle"]
+    return str(handle)
+
+
+def past_step(store: Store, request: Request, step: int) -> bool:
+    """Whether an action has a checkpoint of a step, or of a later one."""
+    return any(
+        int(made.name.rpartition("-")[2]) >= step
+        for run in store.work.previous(request.key)
+        for made in (run / "checkpoints").glob("checkpoint-*")
+        if (made / "complete.json").exists()
+    )
+
+
+def test_trainings_have_a_job_each_and_the_rest_shares_one(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    short = [slow_request(name, 1, trains=False) for name in "abc"]
+    trainings = [slow_request(name, 1) for name in "de"]
+    one = driver()
+    one.submit(*short, *trainings)
+    assert {one.answer().answer for _ in range(5)} == {Answer.DONE}
+    handles = {line.rpartition(" ")[2] for line in one.told.splitlines() if line.startswith("submitted")}
+    assert len(handles) == 3
+    assert all(store.records.lookup(r.key) for r in short + trainings)
+    assert list((store.root / "jobs").iterdir()) == []  # what nobody needs any more
+
+
+def test_a_failure_is_told_in_the_words_of_the_action(driver: Callable[..., Driver]) -> None:
+    one = driver()
+    one.submit(slow_request("wrong", 1, "fails"))
+    reply = one.answer()
+    assert (reply.answer, reply.what, reply.hint) == (
+        Answer.FAILED,
+        "slow: goes wrong, as it was told",
+        "tell it otherwise",
+    )
+
+
+def test_what_slurm_refuses_fails_with_its_words(driver: Callable[..., Driver]) -> None:
+    one = driver(partition="nowhere")
+    one.submit(slow_request("refused", 1))
+    reply = one.answer()
+    assert reply.answer is Answer.FAILED
+    assert "invalid partition" in reply.what
+
+
+def test_a_preempted_job_is_queued_again_and_goes_on_from_its_checkpoint(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("preempted", 30)
+    one = driver()
+    one.submit(request)
+    slurm.wait(lambda: past_step(store, request, 3))
+    slurm.call("sbatch", "--partition=high", "--nodes=2", "--wrap=sleep 1", "--output=/dev/null")
+    assert one.answer().answer is Answer.DONE
+    assert began(store, request) >= 3
+    assert "was stopped; its state is saved" in one.told
+    assert one.told.count("submitted") == 1  # Slurm ran it again, not we
+
+
+def test_at_its_time_limit_a_job_saves_its_state_and_has_itself_queued_again(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("long", 60)
+    # Slurm may tell of a limit a minute early, and so does at once of one of a minute.
+    one = driver(time=1, signal_delay_s=57)
+    one.submit(request)
+    assert one.answer().answer is Answer.DONE
+    assert began(store, request) > 0
+    assert one.told.count("submitted") == 1
+
+
+def test_a_cancelled_build_cancels_its_jobs_which_save_their_state(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request, waiting = slow_request("cancelled", 300), slow_request("waiting", 300)
+    third = slow_request("third", 300)
+    one = driver()
+    workers = one.submit(request, waiting, third)  # two nodes: one of them waits
+    slurm.wait(lambda: past_step(store, request, 1))
+    for worker in workers:
+        worker.stop()
+    assert {one.answer().answer for _ in range(3)} == {Answer.INTERRUPTED}
+    slurm.wait(lambda: not slurm.jobs())
+    assert store.leases.holder(request.key) is None
+
+
+def test_a_job_that_is_gone_is_submitted_again_and_adopts_its_checkpoint(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("lost", 20)
+    one = driver()
+    one.submit(request)
+    slurm.wait(lambda: past_step(store, request, 3))
+    slurm.call("scancel", job_of(store, request))  # somebody else does
+    assert one.answer().answer is Answer.DONE
+    assert began(store, request) >= 3
+    assert "submitted again as slurm job" in one.told
+
+
+def test_what_is_lost_each_time_fails_at_last(driver: Callable[..., Driver]) -> None:
+    one = driver()
+    one.submit(slow_request("killed", 5, "killed"))
+    reply = one.answer()
+    assert reply.answer is Answer.DIED
+    assert one.told.count("submitted again") == 2
+
+
+def test_a_second_driver_finds_the_jobs_of_one_that_died(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("found", 40)
+    first, second = driver(), driver()
+    first.submit(request)
+    slurm.wait(lambda: past_step(store, request, 1))
+    job = job_of(store, request)
+    first.cluster.close()
+    second.submit(request)
+    assert second.answer(Answer.STARTED).work
+    assert second.answer().answer is Answer.DONE
+    assert second.told.splitlines()[0] == f"found again as slurm job {job}"
+    assert began(store, request) == 0
+
+
+def test_a_job_whose_driver_died_before_it_wrote_its_number_is_found_by_its_comment(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("unnamed", 40)
+    first, second = driver(), driver()
+    first.submit(request)
+    slurm.wait(lambda: past_step(store, request, 1))
+    job = job_of(store, request)
+    first.cluster.close()
+    name = store.root / "jobs" / f"{request.key}.json"
+    name.write_text(json.dumps(json.loads(name.read_text()) | {"handle": None}))
+    second.submit(request)
+    assert second.answer().answer is Answer.DONE
+    assert second.told.splitlines()[0] == f"found again as slurm job {job}"
+
+
+def test_a_job_whose_node_is_lost_runs_on_another(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("homeless", 30)
+    one = driver()
+    one.submit(request)
+    slurm.wait(lambda: past_step(store, request, 3))
+    node = slurm.call("squeue", "-h", "-o", "%N").strip()
+    holder = store.leases.holder(request.key)
+    assert holder is not None
+    slurm.kill_node(node)
+    os.kill(holder.pid, signal.SIGKILL)
+    slurm.call("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    assert one.answer().answer is Answer.DONE
+    assert began(store, request) >= 3
+    slurm.start_node(node)
+    slurm.wait(lambda: slurm.states() == ["idle", "idle"])
+
+
+def test_a_build_on_slurm_outlives_its_driver(slurm: SlurmCluster, tmp_path: Path, tiny_base: Path) -> None:
+    project = fresh(tmp_path, tiny_base)
+    project.environment |= {"SLURM_CONF": str(slurm.file)}
     (tmp_path / "machine.toml").write_text(MACHINE)
-    return made
-
-
-def test_a_build_runs_each_training_as_a_job_and_the_rest_in_batches(project: Project) -> None:
-    document = project.build()
-    assert "vector:add" in ran(document)
-    assert document["ok"] if "ok" in document else True
+    project.write(RECIPE)
+    first = project.start("build", "tiny.toml", "--", "vector:add")
+    slurm.wait(lambda: any("vector:add" in line for line in slurm.jobs("%j %T")), 120)
+    first.kill()
+    first.communicate()
+    before = {line.split()[0] for line in slurm.jobs()}
+    second = project.call("build", "tiny.toml", "--", "vector:add")
+    assert f"vector:add: found again as slurm job {before.pop()}" in second.stdout
+    assert "model" not in second.stdout
+    shown = json.loads(project.call("show", "tiny.toml", "vector:add", "--json").stdout)
+    assert shown["provenance"]["job"].startswith("slurm job ")
