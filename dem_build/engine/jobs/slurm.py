@@ -7,10 +7,12 @@ killed. So its process becomes ours before anything runs, and `squeue` says whic
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
+from contextlib import redirect_stderr
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -83,7 +85,9 @@ class Slurm:
         executor = submitit.SlurmExecutor(folder=log)
         try:
             executor.update_parameters(**self._parameters(resources))
-            return str(executor.submit(become, json.dumps(list(command))).job_id)
+            # It prints what sbatch says of an error, which is in the error too.
+            with redirect_stderr(io.StringIO()):
+                return str(executor.submit(become, json.dumps(list(command))).job_id)
         except (RuntimeError, subprocess.SubprocessError, OSError) as error:
             # What sbatch said stands in the error's last line.
             said = str(error).strip().splitlines() or [type(error).__name__]
