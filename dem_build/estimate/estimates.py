@@ -11,13 +11,13 @@ from dem_build.estimate.due import (
     config_of,
     due,
     matching_of,
+    on_gpu,
     search_length,
     shape_of,
     training_of,
 )
 from dem_build.estimate.memory import BYTES, PROCESS, gram_disk, search_memory, training_disk
 from dem_build.estimate.times import Times
-from dem_build.hardware import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,10 @@ def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
     base = plan.verdicts.get("base")
     weights = base.record.outputs["weights"].digest if base and base.record else None
     shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
-    estimator, times = _Estimator(plan, machine, shape, config or {}), Times(store.records.all(), weights)
+    estimator, times = (
+        _Estimator(plan, machine, shape, config or {}),
+        Times(store.records.all(), weights, machine),
+    )
     return [estimator.of(verdict, times) for verdict in found]
 
 
@@ -114,11 +117,11 @@ class _Estimator:
         if verdict.action.kind.trains:
             training = training_of(verdict, self.plan)
             return training.memory(
-                self.shape, training.params, self.machine, training.length, gpu=bool(gpus())
+                self.shape, training.params, self.machine, training.length, gpu=on_gpu(self.machine)
             )
         if verdict.action.kind.streams:
             matching = matching_of(verdict.action, self.plan)
-            return matching.memory(self.shape, matching.rows, gpu=bool(gpus()))
+            return matching.memory(self.shape, matching.rows, gpu=on_gpu(self.machine))
         return self._search_memory(verdict.action, self.shape)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
@@ -137,7 +140,7 @@ class _Estimator:
         needs = search_memory(
             shape, self.machine, length, most, slopes=bool(action.kind.slopes and action.kind.slopes(action))
         )
-        return needs + held + (0 if gpus() else PROCESS)
+        return needs + held + (0 if on_gpu(self.machine) else PROCESS)
 
     def _written(self, action: Action) -> int | None:
         """The bytes of the model, vector or Gram matrices that an action writes; None for none, or if nobody knows."""

@@ -16,7 +16,7 @@ from project import Project, dataset, fresh, ran, recipe
 from slow_kind import slow_request
 from slurm_cluster import SlurmCluster, require_slurm
 
-from dem_build.engine.jobs.cluster import Cluster, JobWorker
+from dem_build.engine.jobs.cluster import Cluster, JobWorker, Needs
 from dem_build.engine.jobs.scheduler import open_scheduler
 from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.machine import Machine
@@ -51,9 +51,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 class Driver:
     """What a build does with a cluster: it gives out requests, and reads the replies."""
 
-    def __init__(self, store: Store, options: dict[str, object]) -> None:
+    def __init__(
+        self, store: Store, options: dict[str, object], needs: dict[str, Needs] | None = None
+    ) -> None:
         machine = Machine(engine="slurm", submit=SUBMIT | {"options": options})  # type: ignore[arg-type]
-        self.cluster = Cluster(open_scheduler(machine), store, machine, {})
+        self.cluster = Cluster(open_scheduler(machine), store, machine, needs or {})
         self.inbox: queue.Queue = queue.Queue()
         self.idle = self.cluster.workers(self.inbox)
         self.said: list[Reply] = []
@@ -77,15 +79,18 @@ class Driver:
         return "\n".join(reply.what for reply in self.said if reply.answer is Answer.TOLD)
 
 
-@pytest.fixture
-def store(
-    slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Store:
-    (tmp_path / "sitecustomize.py").write_text(slow_kind.SITE)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(slow_kind.__file__).parent}")
+def know_slow_kinds(slurm: SlurmCluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submit to this Slurm, and have each process of its jobs know the kinds of `slow_kind`."""
+    (folder / "sitecustomize.py").write_text(slow_kind.SITE)
+    monkeypatch.setenv("PYTHONPATH", f"{folder}:{Path(slow_kind.__file__).parent}")
     monkeypatch.setenv("SLURM_CONF", str(slurm.file))
     for module in slow_kind.LOOK_UP:
         monkeypatch.setattr(module, "KINDS", slow_kind.kinds())
+
+
+@pytest.fixture
+def store(slurm: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    know_slow_kinds(slurm, tmp_path, monkeypatch)
     return Store.open(tmp_path / "cache")
 
 
@@ -137,6 +142,24 @@ def test_trainings_have_a_job_each_and_the_rest_shares_one(
     slurm.wait(lambda: not list((store.root / "jobs").iterdir()))  # nobody needs them any more
 
 
+def test_a_job_asks_for_what_its_action_is_expected_to_take(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("asks", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SUBMIT, "memory_gb", None)
+        one = Driver(store, {}, {"asks": Needs(memory=400 << 20, seconds=3600.0)})
+    one.submit(request)
+    assert one.answer(Answer.TOLD)
+    said = slurm.call("scontrol", "show", "job", "-o", job_of(store, request))
+    assert one.answer().answer is Answer.DONE
+    one.cluster.close()
+    assert "TimeLimit=02:10:00" in said  # twice the hour, and ten minutes
+    assert "mem=500M" in said  # a quarter more
+    assert f"Comment={request.key}" in said
+    assert "Requeue=1" in said
+
+
 def test_a_failure_is_told_in_the_words_of_the_action(driver: Callable[..., Driver]) -> None:
     one = driver()
     one.submit(slow_request("wrong", 1, "fails"))
@@ -171,17 +194,6 @@ def test_a_preempted_job_is_queued_again_and_goes_on_from_its_checkpoint(
     assert began(store, request) >= 3
     assert "was stopped; its state is saved" in one.told
     assert one.told.count("submitted") == 1  # Slurm ran it again, not we
-
-
-def test_at_its_time_limit_a_job_saves_its_state_and_has_itself_queued_again(
-    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
-) -> None:
-    request = slow_request("long", 400)
-    one = driver(time=1)
-    one.submit(request)
-    assert one.answer().answer is Answer.DONE
-    assert began(store, request) > 0
-    assert one.told.count("submitted") == 1
 
 
 def test_a_cancelled_build_cancels_its_jobs_which_save_their_state(
@@ -264,6 +276,24 @@ def test_a_job_whose_node_is_lost_runs_on_another(
     slurm.wait(lambda: slurm.states() == ["idle", "idle"])
 
 
+@pytest.fixture(scope="module")
+def limited(
+    slurm: SlurmCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Driver, Store, Request]]:
+    """An action that takes longer than Slurm lets it, begun: a minute's limit is told of within half a minute."""
+    folder = tmp_path_factory.mktemp("limited")
+    request = slow_request("limited", 320)
+    store = Store.open(folder / "cache")
+    with pytest.MonkeyPatch.context() as patch:
+        know_slow_kinds(slurm, folder, patch)
+        driver = Driver(store, {"time": 1})
+        driver.submit(request)
+        driver.answer(Answer.TOLD)  # that it is submitted, with this environment
+    yield driver, store, request
+    driver.cluster.close()
+
+
+@pytest.mark.usefixtures("limited")  # whose time runs meanwhile, on the other node
 def test_a_build_on_slurm_outlives_its_driver(slurm: SlurmCluster, tmp_path: Path, tiny_base: Path) -> None:
     project = fresh(tmp_path, tiny_base)
     project.environment |= {"SLURM_CONF": str(slurm.file)}
@@ -273,9 +303,20 @@ def test_a_build_on_slurm_outlives_its_driver(slurm: SlurmCluster, tmp_path: Pat
     slurm.wait(lambda: any("vector:add" in line for line in slurm.jobs("%j %T")), 120)
     first.kill()
     first.communicate()
-    before = {line.split()[0] for line in slurm.jobs()}
+    before = {line.split("|")[0] for line in slurm.jobs("%A|%j") if "vector:add" in line}
     second = project.call("build", "tiny.toml", "--", "vector:add")
     assert f"vector:add: found again as slurm job {before.pop()}" in second.stdout
-    assert "model" not in second.stdout
     shown = json.loads(project.call("show", "tiny.toml", "vector:add", "--json").stdout)
     assert shown["provenance"]["job"].startswith("slurm job ")
+
+
+def test_at_its_time_limit_a_job_saves_its_state_and_has_itself_queued_again(
+    limited: tuple[Driver, Store, Request],
+) -> None:
+    driver, store, request = limited
+    assert driver.answer().answer is Answer.DONE
+    record = store.records.lookup(request.key)
+    assert record is not None
+    assert record.provenance["began"] > 0  # type: ignore[operator]
+    assert "queued again" in record.provenance["job"]  # type: ignore[operator]
+    assert driver.told.count("submitted") == 1

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from dem_build.step import Context
 
 SLOW = Kind(
-    name="slow", module="slow_kind", family="slow", version=1, params=("name", "steps", "way"), outputs=("out",)
+    name="slow",
+    module="slow_kind",
+    family="slow",
+    version=1,
+    params=("name", "steps", "way"),
+    outputs=("out",),
 )
 TRAINS = Kind(
     name="slow-training",

@@ -59,7 +59,8 @@ class Scheduler(Protocol):
         """Submit a command, unless a job of its mark is there already.
 
         Before the time limit the command is sent SIGUSR1, SIGUSR2 or SIGTERM; what `$DEM_REQUEUE` holds, if anything,
-        is the shell command by which it has itself queued again.
+        is the shell command by which it has itself queued again. What `$DEM_JOB` holds, which begins with the
+        engine's name (`slurm job 17`), is recorded.
 
         Args:
             command: What a node runs, in a folder that all nodes see.
