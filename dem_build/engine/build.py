@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from dem_build.action import Action
     from dem_build.digest import Blob, Output
     from dem_build.engine.interrupt import Interrupt
-    from dem_build.engine.outcome import Listener
     from dem_build.engine.jobs.cluster import Cluster
+    from dem_build.engine.outcome import Listener
     from dem_build.engine.pool import Message, Worker
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict

@@ -218,7 +218,7 @@ def search_length(action: Action, plan: Plan) -> int | None:
 
 
 def on_gpu(machine: Machine) -> bool:
-    """Whether what runs a model by a machine file has a GPU: a job that is given one, else whoever runs on this host."""
+    """Whether what runs a model by a machine file has a GPU: a job that is given one, else this host."""
     return bool(gpus()) if machine.engine == "local" else machine.submit.gpus > 0
 
 

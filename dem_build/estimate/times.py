@@ -1,4 +1,4 @@
-"""How long what is due will take: by earlier runs of its kind, of the same base on this host, or as jobs of this engine.
+"""How long what is due will take: by earlier runs of its kind, of the same base, on this host or as jobs like it.
 
 What a kind has to do is told by its plan and by its record alike: tokens of a training or a loss, prompts, rows. The
 run that had about as much to do tells most, as each also does what takes the same time always: it reads what it takes,

@@ -6,13 +6,12 @@ import json
 import os
 import queue
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import slow_kind
-from project import Project, dataset, fresh, ran, recipe
+from project import dataset, fresh, recipe
 from slow_kind import slow_request
 from slurm_cluster import SlurmCluster, require_slurm
 
@@ -142,9 +141,7 @@ def test_trainings_have_a_job_each_and_the_rest_shares_one(
     slurm.wait(lambda: not list((store.root / "jobs").iterdir()))  # nobody needs them any more
 
 
-def test_a_job_asks_for_what_its_action_is_expected_to_take(
-    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
-) -> None:
+def test_a_job_asks_for_what_its_action_is_expected_to_take(slurm: SlurmCluster, store: Store) -> None:
     request = slow_request("asks", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SUBMIT, "memory_gb", None)

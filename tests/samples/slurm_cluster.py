@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,5 @@ class SlurmCluster:
         )
 
     def _end(self, name: str, number: signal.Signals) -> None:
-        try:
+        with suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int((self.folder / f"{name}.pid").read_text()), number)
-        except (FileNotFoundError, ProcessLookupError):
-            pass

@@ -26,7 +26,7 @@ from dem_build.store import files
 
 if TYPE_CHECKING:
     import queue
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from dem_build.action import Kind

@@ -3,11 +3,11 @@
 The folder is in the store, and all that driver and job tell each other lies there:
 
     job.json        the requests, and where the store is: written before the job is submitted
-    answers.jsonl   a JSON document a line, {"key": …, "reply": …}: begun, done, failed … in the words of `protocol.Reply`
+    answers.jsonl   a JSON document a line, {"key": …, "reply": …}, with a `protocol.Reply`: begun, done, failed …
     log/            what the scheduler keeps of the job's output
 
-SIGTERM, SIGUSR1 and SIGUSR2 stop it: the running action saves its state. After the latter two, which tell of a time limit,
-the job has itself queued again (`$DEM_REQUEUE`); after the first the scheduler has decided that already.
+SIGTERM, SIGUSR1 and SIGUSR2 stop it: the running action saves its state. After the latter two, which tell of a time
+limit, the job has itself queued again (`$DEM_REQUEUE`); after the first the scheduler has decided that already.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def command(folder: Path, threads: dict[str, str]) -> list[str]:
 
 
 class _Stop:
-    """Whether a signal asked to stop, and whether the job is to be queued again. A plain flag: handlers take no lock."""
+    """Whether a signal asked to stop, and whether the job is to be queued again. Plain flags: handlers take no lock."""
 
     def __init__(self) -> None:
         self.asked = self.again = False
