@@ -100,7 +100,7 @@ class Remote(BaseModel):
 
 
 class Submit(BaseModel):
-    """What each job of a scheduler is given."""
+    """What the jobs of a scheduler are given, where `engine` names one: [Slurm](engines.md)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -173,7 +173,7 @@ class Machine(BaseModel):
         "what else is due together.",
     )
     submit: Submit = Field(
-        default_factory=Submit, description="What jobs are given, where `engine` has jobs."
+        default_factory=Submit, description="What jobs are given, where `engine` has jobs: see below."
     )
     remotes: tuple[Remote, ...] = Field(
         default=(),

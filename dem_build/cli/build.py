@@ -224,11 +224,13 @@ def _cluster(session: Session) -> Cluster | None:
         return None
     from dem_build.engine.jobs.cluster import Cluster, Needs  # noqa: PLC0415
     from dem_build.engine.jobs.scheduler import open_scheduler  # noqa: PLC0415
-    from dem_build.estimate import estimates  # noqa: PLC0415
+    from dem_build.estimate import estimates, on_gpu  # noqa: PLC0415
 
     scheduler = open_scheduler(machine)
     found = estimates(session.plan, session.store, machine)
-    needs = {e.name: Needs(e.memory, e.seconds) for e in found}
+    # Of what runs on a GPU the GPU's memory is estimated, which no scheduler deals out.
+    own = not on_gpu(machine)
+    needs = {e.name: Needs(e.memory if own else None, e.seconds) for e in found}
     return Cluster(scheduler, session.store, machine, needs)
 
 

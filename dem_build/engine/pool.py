@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dem_build.engine.protocol import Request
     from dem_build.machine import Machine
 
-__all__ = ["MEMORY", "QUIET", "Elsewhere", "Message", "Pool", "Process", "Slot", "Worker", "slots"]
+__all__ = ["MEMORY", "QUIET", "Message", "Places", "Pool", "Process", "Slot", "Worker", "slots"]
 
 MEMORY = {
     # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into handing
@@ -211,7 +211,7 @@ class Worker:
             pass  # it died: the end of its output says so, and `_receive` tells
 
 
-class Elsewhere(Protocol):
+class Places(Protocol):
     """Where actions run that do not run on this machine's slots."""
 
     def workers(self, inbox: queue.Queue[Message]) -> list[Worker]:
@@ -227,7 +227,7 @@ class Pool:
         cluster: What runs all but light actions, in place of the slots. Default: nothing, the slots do.
     """
 
-    def __init__(self, slots: Iterable[Slot], *places: Path, cluster: Elsewhere | None = None) -> None:
+    def __init__(self, slots: Iterable[Slot], *places: Path, cluster: Places | None = None) -> None:
         self.inbox: queue.Queue[Message] = queue.Queue()
         here = [Worker(slot, places, self.inbox, light_only=cluster is not None) for slot in slots]
         self.workers = here + (cluster.workers(self.inbox) if cluster is not None else [])

@@ -41,8 +41,7 @@ __all__ = ["JOBS", "MOST_LOST", "Cluster", "JobWorker", "Needs"]
 JOBS = "jobs"
 """The store's folder for jobs."""
 LOOK_SECONDS = 0.5
-BATCH_SECONDS = 0.3
-"""For how long actions are gathered before they are submitted: what is given out in one pass goes together."""
+CANCELLED_SECONDS = 1.0
 MOST_BATCHED = 16
 MOST_LOST = 3
 """How often in a row a job may be lost without a newer checkpoint: then its action fails."""
@@ -344,7 +343,10 @@ class Cluster:
     def _ask(self) -> None:
         """Ask the scheduler, now and then, which jobs it knows; look after those that it does not."""
         waited = [job for job in self._jobs if job.handle is not None]
-        if not waited or time.monotonic() - self._asked < self._machine.submit.poll_seconds:
+        pause = self._machine.submit.poll_seconds
+        if any(job.cancelled for job in waited):
+            pause = min(pause, CANCELLED_SECONDS)  # the user waits
+        if not waited or time.monotonic() - self._asked < pause:
             return
         self._asked = time.monotonic()
         try:
@@ -432,7 +434,8 @@ class Cluster:
         """Remove what jobs left that nobody has looked after for long."""
         with suppress(OSError):
             for path in self._folder.iterdir():
-                if time.time() - path.stat().st_mtime > KEPT_SECONDS:
+                parts = [path, *(path.iterdir() if path.is_dir() else ())]
+                if time.time() - max(part.stat().st_mtime for part in parts) > KEPT_SECONDS:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _called(self, job: _Job) -> str:

@@ -102,5 +102,6 @@ def open_scheduler(machine: Machine) -> Scheduler:
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
         there = ", ".join(["local", *_BUILT_IN, *sorted(found)])
-        raise UsageError(f"no engine is called {name!r}", where="engine", hint=f"there are: {there}")
+        hint = f"there are {there}; a package may bring others (entry point `{GROUP}`)"
+        raise UsageError(f"no engine is called {name!r}", where="engine", hint=hint)
     return cast("Scheduler", found[name].load()(options))
