@@ -205,6 +205,8 @@ class _Build:
             return
         for worker in self.pool.idle():
             verdict = self._next(worker)
+            if verdict is None and self._winding_down():  # it found one that nobody may run
+                return
             if verdict is None:
                 continue
             self.running[verdict.action.name] = (verdict, EventTail())
@@ -280,9 +282,9 @@ class _Build:
         elif reply.answer is Answer.CORRUPT and self._may_repair(action):
             self._repair(verdict, reply.what)
         elif reply.answer is Answer.INTERRUPTED or self.stopping > 1:
-            self._settle(
-                Result(action, Done.SKIPPED, reply.seconds, verdict.key, note="stopped; its state is saved")
-            )
+            said = reply.what if reply.answer is Answer.INTERRUPTED else ""
+            note = said or "stopped; its state is saved"
+            self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=note))
         else:
             error = ActionError(reply.what, where=action.name, hint=reply.hint)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))

@@ -200,10 +200,12 @@ def test_a_cancelled_build_cancels_its_jobs_which_save_their_state(
     third = slow_request("third", 300)
     one = driver()
     workers = one.submit(request, waiting, third)  # two nodes: one of them waits
-    slurm.wait(lambda: past_step(store, request, 1))
+    slurm.wait(lambda: sum(past_step(store, r, 1) for r in (request, waiting, third)) == 2)
     for worker in workers:
         worker.stop()
-    assert {one.answer().answer for _ in range(3)} == {Answer.INTERRUPTED}
+    replies = [one.answer() for _ in range(3)]
+    assert {reply.answer for reply in replies} == {Answer.INTERRUPTED}
+    assert sorted(bool(reply.work) for reply in replies) == [False, True, True]  # two had something to save
     slurm.wait(lambda: not slurm.jobs())
     assert store.leases.holder(request.key) is None
 

@@ -32,7 +32,7 @@ CALLS = (
         "An engine that is not there",
         "build recipe.toml",
         (
-            "engine: error: no engine is called 'pbs'\n"
+            "error: engine: no engine is called 'pbs'\n"
             "  hint:  there are local, slurm; a package may bring others (entry point `dem_build.schedulers`)"
         ),
         setup=write("machine.toml", 'engine = "pbs"\n'),

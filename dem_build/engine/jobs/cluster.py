@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.actions.checkpoints import complete_checkpoints, step_of
-from dem_build.engine.jobs.job import FINAL, command, read_answers, read_job, write_job
+from dem_build.engine.jobs.job import FINAL, STOP, command, read_answers, read_job, write_job
 from dem_build.engine.jobs.scheduler import Resources, SchedulerError
 from dem_build.engine.pool import QUIET, Message, Slot, Worker
 from dem_build.engine.protocol import Answer, Reply
@@ -41,7 +41,7 @@ __all__ = ["JOBS", "MOST_LOST", "Cluster", "JobWorker", "Needs"]
 JOBS = "jobs"
 """The store's folder for jobs."""
 LOOK_SECONDS = 0.5
-CANCELLED_SECONDS = 1.0
+STOPPED_SECONDS = 1.0
 MOST_BATCHED = 16
 MOST_LOST = 3
 """How often in a row a job may be lost without a newer checkpoint: then its action fails."""
@@ -73,6 +73,7 @@ class JobWorker(Worker):
         self.told = 0
         self._cluster = cluster
         self._run: object = None
+        self._stopped = False
 
     def takes(self, kind: Kind) -> bool:
         """Whether an action of this kind may run here: light ones are done before a job would start."""
@@ -80,7 +81,7 @@ class JobWorker(Worker):
 
     def submit(self, request: Request) -> None:
         """Give it an action; its replies come to the inbox."""
-        self.request, self.told, self._run = request, 0, object()
+        self.request, self.told, self._run, self._stopped = request, 0, object(), False
         self._cluster.accept(self)
 
     def reply(self, reply: Reply) -> None:
@@ -92,12 +93,15 @@ class JobWorker(Worker):
         return process is self._run
 
     def stop(self) -> None:
-        """Cancel its job, whose action saves its state."""
-        self._cluster.cancel(self)
+        """Ask its job to save its state and end; one that has not begun is cancelled."""
+        self._stopped = True
+        self._cluster.stop(self)
 
     def kill(self) -> None:
-        """Wait for it no longer. The job is cancelled if it was to stop, and else runs on: a driver may come back."""
+        """Wait for it no longer. A job that was to stop is cancelled; any other runs on, as a driver may come back."""
         if self.request is not None:
+            if self._stopped:
+                self._cluster.stop(self, at_once=True)
             self.reply(Reply(Answer.DIED, what="nobody waits for its job any more"))
 
 
@@ -113,7 +117,7 @@ class _Job:
     missed: int = 0
     lost: int = 0
     step: int = -1
-    cancelled: bool = False
+    stopped: bool = False
 
 
 class Cluster:
@@ -137,7 +141,7 @@ class Cluster:
         self._lock = threading.Lock()
         self._accepted: list[JobWorker] = []
         self._taken: list[JobWorker] = []
-        self._cancelled: set[JobWorker] = set()
+        self._stopped: dict[JobWorker, bool] = {}
         self._jobs: list[_Job] = []
         self._asked = 0.0
         self._ended = threading.Event()
@@ -156,10 +160,10 @@ class Cluster:
             self._thread = threading.Thread(target=self._work, name="dem-jobs", daemon=True)
             self._thread.start()
 
-    def cancel(self, worker: JobWorker) -> None:
-        """Cancel the job of a worker; called by the build's thread."""
+    def stop(self, worker: JobWorker, *, at_once: bool = False) -> None:
+        """Stop the job of a worker, `at_once` or when it has saved its state; called by the build's thread."""
         with self._lock:
-            self._cancelled.add(worker)
+            self._stopped[worker] = at_once
 
     def close(self) -> None:
         """Look no more; jobs that run run on."""
@@ -176,10 +180,11 @@ class Cluster:
                 self._look()
             except Exception as error:  # noqa: BLE001  a thread that ends unheard would keep the build waiting for ever
                 self._give_up(error)
+        self._heed_stops()  # a second Ctrl-C comes just before the end
 
     def _look(self) -> None:
         self._take_accepted()
-        self._heed_cancelled()
+        self._heed_stops()
         for job in list(self._jobs):
             self._pass_on(job)
         self._ask()
@@ -224,7 +229,7 @@ class Cluster:
             return False
         mine = [r for r in requests if r.key == request.key and r.force == request.force]
         ended = any(key == request.key and reply.answer in FINAL for key, reply in read_answers(folder))
-        if not mine or ended:
+        if not mine or ended or (folder / STOP).exists():
             return False
         job = next((j for j in self._jobs if j.folder == folder), None)
         if job is None:
@@ -301,14 +306,18 @@ class Cluster:
             minutes=minutes,
         )
 
-    def _heed_cancelled(self) -> None:
+    def _heed_stops(self) -> None:
         with self._lock:
-            cancelled, self._cancelled = self._cancelled, set()
+            stopped, self._stopped = self._stopped, {}
         for job in self._jobs:
-            if not job.cancelled and cancelled & set(job.workers.values()):
-                job.cancelled = True
-                if job.handle is not None:
-                    self.scheduler.cancel(job.handle)
+            asked = [stopped[worker] for worker in job.workers.values() if worker in stopped]
+            if not asked:
+                continue
+            job.stopped = True
+            (job.folder / STOP).touch()
+            # What waits in a queue sees no file.
+            if job.handle is not None and (any(asked) or not read_answers(job.folder)):
+                self.scheduler.cancel(job.handle)
 
     def _pass_on(self, job: _Job) -> None:
         """Tell the workers of a job what it answered since the last look."""
@@ -318,7 +327,7 @@ class Cluster:
             for reply in replies[worker.told :]:
                 worker.told += 1
                 # Stopped by its scheduler, which runs it again: nobody here has to do a thing.
-                if reply.answer is Answer.INTERRUPTED and not job.cancelled:
+                if reply.answer is Answer.INTERRUPTED and not job.stopped:
                     worker.reply(
                         Reply(Answer.TOLD, what=f"{self._called(job)} was stopped; its state is saved")
                     )
@@ -344,8 +353,8 @@ class Cluster:
         """Ask the scheduler, now and then, which jobs it knows; look after those that it does not."""
         waited = [job for job in self._jobs if job.handle is not None]
         pause = self._machine.submit.poll_seconds
-        if any(job.cancelled for job in waited):
-            pause = min(pause, CANCELLED_SECONDS)  # the user waits
+        if any(job.stopped for job in waited):
+            pause = min(pause, STOPPED_SECONDS)  # the user waits
         if not waited or time.monotonic() - self._asked < pause:
             return
         self._asked = time.monotonic()
@@ -389,8 +398,10 @@ class Cluster:
         job.step = step
         what = f"{self._called(job)} is gone, and what it was to make is not recorded"
         for key, worker in list(job.workers.items()):
-            if job.cancelled:
-                worker.reply(Reply(Answer.INTERRUPTED))
+            if job.stopped:
+                worker.reply(
+                    Reply(Answer.INTERRUPTED, what="its job is cancelled; its newest checkpoint stays")
+                )
                 self._release(job, key)
             elif job.lost >= MOST_LOST:
                 hint = f"its output is in {job.folder / 'log'}: {_end_of(job.folder / 'log')}"

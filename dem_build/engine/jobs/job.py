@@ -4,6 +4,7 @@ The folder is in the store, and all that driver and job tell each other lies the
 
     job.json        the requests, and where the store is: written before the job is submitted
     answers.jsonl   a JSON document a line, {"key": …, "reply": …}, with a `protocol.Reply`: begun, done, failed …
+    stop            there once the driver wants it to stop, which then takes as long as its checkpoint does
     log/            what the scheduler keeps of the job's output
 
 SIGTERM, SIGUSR1 and SIGUSR2 stop it: the running action saves its state. After the latter two, which tell of a time
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest
     from dem_build.engine.run import Runner
 
-__all__ = ["FINAL", "command", "read_answers", "read_job", "run_job", "write_job"]
+__all__ = ["FINAL", "STOP", "command", "read_answers", "read_job", "run_job", "write_job"]
 
 JOB = "job.json"
 ANSWERS = "answers.jsonl"
+STOP = "stop"
+STOP_SECONDS = 1.0
 FINAL = frozenset((Answer.DONE, Answer.FOUND, Answer.CORRUPT, Answer.FAILED))
 """Answers after which a job does not run an action again."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -98,22 +101,32 @@ def command(folder: Path, threads: dict[str, str]) -> list[str]:
 
 
 class _Stop:
-    """Whether a signal asked to stop, and whether the job is to be queued again. Plain flags: handlers take no lock."""
+    """Whether to stop, and whether the job is to be queued again. Plain flags: handlers of signals take no lock."""
 
-    def __init__(self) -> None:
-        self.asked = self.again = False
+    def __init__(self, folder: Path) -> None:
+        self.again = self._asked = False
+        self._file = folder / STOP
+        self._looked = 0.0
         for number in SIGNALS:
             signal.signal(number, self._heed)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # those that came before we could heed them
 
+    @property
+    def asked(self) -> bool:
+        """Whether a signal or the driver asked to stop; asked at each step."""
+        if not self._asked and time.monotonic() - self._looked > STOP_SECONDS:
+            self._looked = time.monotonic()
+            self._asked = self._file.exists()
+        return self._asked
+
     def _heed(self, number: int, _frame: FrameType | None) -> None:
-        self.asked = True
+        self._asked = True
         self.again |= number != signal.SIGTERM
 
 
 def run_job(folder: Path) -> None:
     """Run what is left of a job's actions."""
-    stop = _Stop()
+    stop = _Stop(folder)
     # Imported when signals are heeded already.
     from dem_build.engine.run import Runner  # noqa: PLC0415
     from dem_build.store import Store  # noqa: PLC0415
