@@ -296,17 +296,24 @@ def limited(
 def test_a_build_on_slurm_outlives_its_driver(slurm: SlurmCluster, tmp_path: Path, tiny_base: Path) -> None:
     project = fresh(tmp_path, tiny_base)
     project.environment |= {"SLURM_CONF": str(slurm.file)}
-    (tmp_path / "machine.toml").write_text(MACHINE)
     project.write(RECIPE)
+    project.call("build", "tiny.toml", "--", "data:add")  # here, in one process
+    (tmp_path / "machine.toml").write_text(MACHINE)
     first = project.start("build", "tiny.toml", "--", "vector:add")
-    slurm.wait(lambda: any("vector:add" in line for line in slurm.jobs("%j %T")), 120)
+    slurm.wait(lambda: "dem vector:add RUNNING" in slurm.jobs("%j %T"), 120)
     first.kill()
     first.communicate()
-    before = {line.split("|")[0] for line in slurm.jobs("%A|%j") if "vector:add" in line}
-    second = project.call("build", "tiny.toml", "--", "vector:add")
-    assert f"vector:add: found again as slurm job {before.pop()}" in second.stdout
+    job = next(line.split()[0] for line in slurm.jobs("%A %j") if "vector:add" in line)
+    slurm.call("scontrol", "suspend", job)  # so that it is there when it is looked for; and it is not lost
+    second = project.start("build", "tiny.toml", "--", "vector:add")
+    assert second.stdout is not None
+    assert any(f"vector:add: found again as slurm job {job}" in line for line in second.stdout)
+    slurm.call("scontrol", "resume", job)
+    out, err = second.communicate(timeout=120)
+    assert (second.returncode, err) == (0, "")
+    assert "submitted" not in out
     shown = json.loads(project.call("show", "tiny.toml", "vector:add", "--json").stdout)
-    assert shown["provenance"]["job"].startswith("slurm job ")
+    assert shown["provenance"]["job"] == f"slurm job {job}"
 
 
 def test_at_its_time_limit_a_job_saves_its_state_and_has_itself_queued_again(
