@@ -210,6 +210,20 @@ def test_a_cancelled_build_cancels_its_jobs_which_save_their_state(
     assert store.leases.holder(request.key) is None
 
 
+def test_a_build_that_is_killed_leaves_no_job_that_it_had_stopped(
+    slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
+) -> None:
+    request = slow_request("deaf", 300, "deaf")
+    one = driver()
+    [worker] = one.submit(request)
+    slurm.wait(lambda: past_step(store, request, 1))
+    worker.stop()
+    worker.kill()
+    assert one.answer().answer is Answer.DIED
+    one.cluster.close()
+    slurm.wait(lambda: not slurm.jobs())
+
+
 def test_a_job_that_is_gone_is_submitted_again_and_adopts_its_checkpoint(
     slurm: SlurmCluster, store: Store, driver: Callable[..., Driver]
 ) -> None:
