@@ -1,13 +1,13 @@
 """The machine file: how and where to build. Recorded with every action, never part of a key."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Machine", "Remote"]
+__all__ = ["Machine", "Remote", "Submit"]
 
 _KINDS = ("s3", "gs", "az", "hf", "https", "http", "file")
 _READ_ONLY = ("https", "http")
@@ -99,6 +99,37 @@ class Remote(BaseModel):
         return self.read or ((self.write,) if self.write else ())
 
 
+class Submit(BaseModel):
+    """What the jobs of a scheduler are given, where `engine` names one: [Slurm](engines.md)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    cpus: int = Field(default=4, ge=1, description="CPU cores of a job.")
+    gpus: int = Field(
+        default=1, ge=0, le=1, description="GPUs of a job that runs a model; 0 on a cluster without."
+    )
+    memory_gb: int | None = Field(
+        default=None, ge=1, description="Memory of a job's node. Default: a quarter more than is estimated."
+    )
+    minutes: int | None = Field(
+        default=None,
+        ge=5,
+        description="Longest time limit of a job; one that meets it saves its state and is queued again. Default: the "
+        "scheduler's own. Where times are known it is twice what is expected.",
+    )
+    most: int = Field(
+        default=100, ge=1, description="Actions that are submitted at once; `jobs` stands above it."
+    )
+    poll_seconds: float = Field(
+        default=15.0, gt=0, description="Seconds between two questions to the scheduler."
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What else the scheduler is told. For `slurm` in the words of `submitit.SlurmExecutor`: "
+        "`partition`, `account`, `qos`, `constraint`, `setup`, `additional_parameters` …",
+    )
+
+
 class Machine(BaseModel):
     """The keys of `machine.toml`; all of them optional."""
 
@@ -135,6 +166,14 @@ class Machine(BaseModel):
         default=300.0,
         ge=0,
         description="Seconds between two checkpoints of a training; 0 saves after each step.",
+    )
+    engine: Annotated[str, Field(min_length=1)] = Field(
+        default="local",
+        description="What runs actions: `local`, this machine; `slurm`, which gets a job for each training and one for "
+        "what else is due together.",
+    )
+    submit: Submit = Field(
+        default_factory=Submit, description="What jobs are given, where `engine` has jobs: see below."
     )
     remotes: tuple[Remote, ...] = Field(
         default=(),

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from dem_build.cli.ending import Ending
     from dem_build.cli.session import Call, Session
+    from dem_build.engine.jobs.cluster import Cluster
     from dem_build.engine.outcome import Listener, Outcome
     from dem_build.recipe import Recipe
     from dem_build.report.gates import GateResult
@@ -128,7 +129,8 @@ def refuse_plan(session: Session) -> None:
     refuse_missing(session.plan, session.machine)
     if not session.call.keep_going:  # else one vector's failure stops nothing else, and it fails by itself
         refuse_unmergeable(session.plan)
-    refuse_unfit(session.plan)
+    if session.machine.engine == "local":  # else what counts is the memory of machines that nobody here sees
+        refuse_unfit(session.plan)
 
 
 def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -> tuple[int, dict[str, Any]]:
@@ -203,11 +205,33 @@ def run_plan(session: Session, listener: Listener, interrupt: Interrupt, *, root
         keep_going=call.keep_going,
         no_train=call.no_train,
         rebuild=frozenset(call.rebuild),
+        cluster=_cluster(session),
     )
     outcome = build_plan(session.plan, session.store, options, listener, interrupt)
     if rooted:
         session.save_root(outcome)
     return outcome
+
+
+def _cluster(session: Session) -> Cluster | None:
+    """Where the actions of a session run, if not on this machine.
+
+    Raises:
+        UsageError: The machine file names no engine that there is, or one that cannot be used here.
+    """
+    machine = session.machine
+    if machine.engine == "local":
+        return None
+    from dem_build.engine.jobs.cluster import Cluster, Needs  # noqa: PLC0415
+    from dem_build.engine.jobs.scheduler import open_scheduler  # noqa: PLC0415
+    from dem_build.estimate import estimates, on_gpu  # noqa: PLC0415
+
+    scheduler = open_scheduler(machine)
+    found = estimates(session.plan, session.store, machine)
+    # Of what runs on a GPU the GPU's memory is estimated, which no scheduler deals out.
+    own = not on_gpu(machine)
+    needs = {e.name: Needs(e.memory if own else None, e.seconds) for e in found}
+    return Cluster(scheduler, session.store, machine, needs)
 
 
 def _run(session: Session, listener: Listener, interrupt: Interrupt) -> tuple[Outcome, Ending]:

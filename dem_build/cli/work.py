@@ -100,7 +100,7 @@ class _Team:
             DemError: One cannot be run, or they have several stores.
         """
         named = {Path(recipe).resolve(): recipe for recipe in recipes}.values()
-        found = [open_session(recipe, call, within) for recipe in named]
+        found = [_here(open_session(recipe, call, within)) for recipe in named]
         first = found[0]
         for session in found:
             if session.store.root != first.store.root:
@@ -144,6 +144,11 @@ class _Team:
         for label, session in self.sessions.items():
             session.save_root(_part(outcome, session, label))
         return outcome
+
+
+def _here(session: Session) -> Session:
+    """A session whose actions run on this machine: a worker may itself be a scheduler's job, and submits none."""
+    return replace(session, machine=session.machine.model_copy(update={"engine": "local"}))
 
 
 def _part(outcome: Outcome, session: Session, label: str) -> Outcome:

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from dem_build.action import Action
     from dem_build.digest import Blob, Digest, Output
     from dem_build.engine.interrupt import Interrupt
+    from dem_build.engine.jobs.cluster import Cluster
     from dem_build.engine.outcome import Listener
-    from dem_build.engine.pool import Message
+    from dem_build.engine.pool import Message, Worker
     from dem_build.engine.protocol import Reply
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
@@ -62,6 +63,7 @@ class Options:
             waits for them.
         leases: What keeps machines that share a remote alone from doing one work twice. That of an action that ran is
             given back by who pushes its record, all others by the build.
+        cluster: Where all but light actions run. Default: on this machine.
     """
 
     machine: Machine
@@ -70,6 +72,7 @@ class Options:
     rebuild: frozenset[str] = frozenset()
     until_idle: float | None = None
     leases: RemoteLeases | None = None
+    cluster: Cluster | None = None
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -79,12 +82,17 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
     """
     gc.freeze()  # what there is stays, and need not be looked through
     gc.enable()  # `dem` starts without it
-    pool = Pool(slots(options.machine), store.root, *([store.scratch] if store.scratch else []))
+    places = [store.root, *([store.scratch] if store.scratch else [])]
+    # Of a cluster's driver one slot is enough: what runs on it takes moments.
+    here = slots(options.machine)[: 1 if options.cluster else None]
+    pool = Pool(here, *places, cluster=options.cluster)
     try:
         with interrupt.counting():
             return _Build(plan, store, options, listener, interrupt, pool).run()
     finally:
         pool.kill()
+        if options.cluster is not None:
+            options.cluster.close()
 
 
 @dataclass
@@ -290,20 +298,28 @@ class _Build:
         self.starved = False
         if self._winding_down():
             return
+        vain: set[type[Worker]] = set()
         for worker in self.pool.idle():
-            verdict = self._next()
+            if type(worker) in vain:
+                continue  # what one finds nothing for, its likes do not either
+            verdict = self._next(worker)
+            if verdict is None and self._winding_down():  # it found one that nobody may run
+                return
             if verdict is None:
                 self.starved = True
-                return
+                vain.add(type(worker))
+                continue
             self.running[verdict.action.name] = (verdict, EventTail())
             known = self._known(verdict.action)
             worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
 
-    def _next(self) -> Verdict | None:
-        """Take the next action that may start from those that are due; one that may not start at all fails."""
+    def _next(self, worker: Worker) -> Verdict | None:
+        """Take the next action that a worker may start from those that are due; one that none may start fails."""
         # A training is dear: each dataset is known to be sound before the first one starts.
         for name in self.due.names(trainings=self.options.no_train or not self.unprepared):
             verdict = self.due[name]
+            if not worker.takes(verdict.action.kind):
+                continue
             if any(verdict.key == other.key for other, _ in self.running.values()):
                 continue  # the same work under another name
             if verdict.action.kind.trains and self.options.no_train:
@@ -327,7 +343,9 @@ class _Build:
         if (record := self.store.records.lookup(verdict.key)) is not None:
             self._settle(self._found(verdict, record))
             return True
-        if (holder := self.store.leases.holder(verdict.key)) is not None:
+        # A cluster looks by itself: what has the lease may be the job of a driver that died, and is waited for then.
+        here = self.options.cluster is None or verdict.action.kind.light
+        if here and (holder := self.store.leases.holder(verdict.key)) is not None:
             self._hold(verdict, f"{holder} is at work on this action")
             return True
         return not self._leased(verdict)
@@ -376,6 +394,9 @@ class _Build:
         if request is None or message.stale:
             return
         verdict, tail = self.running[request.name]
+        if reply.answer is Answer.TOLD:
+            self.listener.action_event(verdict.action, {"event": "note", "message": reply.what})
+            return
         if reply.answer is Answer.STARTED:
             tail.follow(reply.work)
             self.listener.action_started(verdict)
@@ -404,8 +425,10 @@ class _Build:
             self._repair(verdict, reply.what)
         elif reply.answer is Answer.INTERRUPTED or self._ended_by_stopping(reply):
             # A scheduler, or the second Ctrl-C, ends workers as well: that is no failure of what they ran.
-            saved = "its state is saved" if reply.answer is Answer.INTERRUPTED else "its checkpoints are kept"
+            interrupted = reply.answer is Answer.INTERRUPTED
+            saved = "its state is saved" if interrupted else "its checkpoints are kept"
             note = f"stopped; {saved if action.kind.resumes else 'it starts over'}"
+            note = reply.what if interrupted and reply.what else note  # of a job its cluster tells
             self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=note))
         else:
             error = ActionError(reply.what, where=action.name, hint=reply.hint)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from dem_build.engine.copied import POSSIBLE, Copied
 from dem_build.engine.protocol import Answer, Reply
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from dem_build.action import Kind
     from dem_build.engine.protocol import Request
     from dem_build.machine import Machine
 
-__all__ = ["MEMORY", "Message", "Pool", "Process", "Slot", "Worker", "slots"]
+__all__ = ["MEMORY", "QUIET", "Message", "Places", "Pool", "Process", "Slot", "Worker", "slots"]
 
 MEMORY = {
     # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into handing
@@ -105,7 +106,7 @@ class Message:
 
     worker: Worker
     reply: Reply
-    process: Process
+    process: object
 
     @property
     def stale(self) -> bool:
@@ -114,14 +115,28 @@ class Message:
 
 
 class Worker:
-    """The driver's end of a worker process; the process starts with its first request."""
+    """The driver's end of a worker process; the process starts with its first request.
 
-    def __init__(self, slot: Slot, places: Sequence[Path], inbox: queue.Queue[Message]) -> None:
+    Args:
+        slot: What it runs on.
+        places: The store's folder, and where unfinished runs lie if not there.
+        inbox: Where its replies go.
+        light_only: Whether it is given light actions alone.
+    """
+
+    def __init__(
+        self, slot: Slot, places: Sequence[Path], inbox: queue.Queue[Message], *, light_only: bool = False
+    ) -> None:
         self.slot = slot
         self.request: Request | None = None
+        self._light_only = light_only
         self._places = places
         self._inbox = inbox
         self._process: Process | None = None
+
+    def takes(self, kind: Kind) -> bool:
+        """Whether it is for actions of this kind."""
+        return kind.light or not self._light_only
 
     def submit(self, request: Request) -> None:
         """Give the worker an action; its replies come to the inbox."""
@@ -134,7 +149,7 @@ class Worker:
             threading.Thread(target=self._receive, args=(process,), daemon=True).start()
         self._write({"run": request.document()})
 
-    def runs_in(self, process: Process) -> bool:
+    def runs_in(self, process: object) -> bool:
         """Whether `process` is the one that this worker has now."""
         return process is self._process
 
@@ -159,7 +174,7 @@ class Worker:
 
     def _copy(self) -> Process:
         # Each thread of a sum is one of the step's; those of numpy's own would only be in their way.
-        return Copied(self._places, _QUIET | self.slot.environment() | {"OPENBLAS_NUM_THREADS": "1"})
+        return Copied(self._places, QUIET | self.slot.environment() | {"OPENBLAS_NUM_THREADS": "1"})
 
     def _new(self) -> Process:
         # A session of its own: Ctrl-C reaches the driver alone, which tells the workers what to do.
@@ -170,7 +185,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **_QUIET, **self.slot.environment()},
+            env={**os.environ, **QUIET, **self.slot.environment()},
             start_new_session=True,
         )
 
@@ -196,17 +211,26 @@ class Worker:
             pass  # it died: the end of its output says so, and `_receive` tells
 
 
+class Places(Protocol):
+    """Where actions run that do not run on this machine's slots."""
+
+    def workers(self, inbox: queue.Queue[Message]) -> list[Worker]:
+        """Its places for actions, which answer to an inbox."""
+
+
 class Pool:
     """The workers of a build.
 
     Args:
         slots: What they run on.
         places: The store's folder, and where unfinished runs lie if not there.
+        cluster: What runs all but light actions, in place of the slots. Default: nothing, the slots do.
     """
 
-    def __init__(self, slots: Iterable[Slot], *places: Path) -> None:
+    def __init__(self, slots: Iterable[Slot], *places: Path, cluster: Places | None = None) -> None:
         self.inbox: queue.Queue[Message] = queue.Queue()
-        self.workers = [Worker(slot, places, self.inbox) for slot in slots]
+        here = [Worker(slot, places, self.inbox, light_only=cluster is not None) for slot in slots]
+        self.workers = here + (cluster.workers(self.inbox) if cluster is not None else [])
 
     def idle(self) -> list[Worker]:
         """The workers that have nothing to do, those that are warm first."""
@@ -227,7 +251,7 @@ class Pool:
             worker.kill()
 
 
-_QUIET = {
+QUIET = {
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -25,7 +25,10 @@ __all__ = ["Answer", "EventTail", "Reply", "Request", "read_events", "request_fo
 
 
 class Answer(StrEnum):
-    """How a worker's run of one action ended, or that it began. That it died the driver says for it."""
+    """How a worker's run of one action ended, or that it began. That it died the driver says for it.
+
+    `TOLD` is no end: something is to be said of it, such as where it waits.
+    """
 
     STARTED = "started"
     DONE = "done"
@@ -35,6 +38,7 @@ class Answer(StrEnum):
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     DIED = "died"
+    TOLD = "told"
 
 
 @dataclass(frozen=True)

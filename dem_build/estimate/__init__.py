@@ -5,7 +5,7 @@ Rough by nature: allocators, kernels and libraries are not counted. What cannot 
 
 from __future__ import annotations
 
-from dem_build.estimate.due import Budget, budgets
+from dem_build.estimate.due import Budget, budgets, on_gpu
 from dem_build.estimate.estimates import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
 from dem_build.estimate.memory import Rows, Shape, held_memory, seen_tokens, training_disk, training_memory
@@ -21,6 +21,7 @@ __all__ = [
     "crowded",
     "estimates",
     "held_memory",
+    "on_gpu",
     "refuse_unfit",
     "seen_tokens",
     "training_disk",

@@ -25,6 +25,7 @@ from dem_build.estimate.memory import (
     solving_memory,
     training_memory,
 )
+from dem_build.hardware import gpus
 from dem_build.json_text import parse_json, quantity
 from dem_build.lock import hub
 from dem_build.plan import Status, preimage_of
@@ -49,6 +50,7 @@ __all__ = [
     "due",
     "matching_of",
     "matchings",
+    "on_gpu",
     "parameters_of",
     "search_length",
     "shape_of",
@@ -223,6 +225,11 @@ def judged_length(action: Action, plan: Plan) -> int | None:
     """The most tokens of a row of data that an action takes; None where it takes none."""
     data = [plan.verdicts[t.at.action].action for t in action.takes if t.of.startswith("data/")]
     return max((source.params["max_length"] for source in data), default=None)
+
+
+def on_gpu(machine: Machine) -> bool:
+    """Whether what runs a model by a machine file has a GPU: a job that is given one, else this host."""
+    return bool(gpus()) if machine.engine == "local" else machine.submit.gpus > 0
 
 
 def shape_of(base: Verdict, store: Store) -> Shape | None:

@@ -12,13 +12,13 @@ from dem_build.estimate.due import (
     due,
     judged_length,
     matching_of,
+    on_gpu,
     search_length,
     shape_of,
     training_of,
 )
 from dem_build.estimate.memory import PROCESS, VECTOR_BYTES, gram_disk, search_memory, training_disk
 from dem_build.estimate.times import Times
-from dem_build.hardware import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +81,10 @@ def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
     base = plan.verdicts.get("base")
     weights = base.record.outputs["weights"].digest if base and base.record else None
     shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
-    estimator, times = _Estimator(plan, machine, shape, config or {}), Times(store.records.all(), weights)
+    estimator, times = (
+        _Estimator(plan, machine, shape, config or {}),
+        Times(store.records.all(), weights, machine),
+    )
     return [estimator.of(verdict, times) for verdict in found]
 
 
@@ -115,7 +118,7 @@ class _Estimator:
         if verdict.action.kind.trains:
             training = training_of(verdict, self.plan)
             return training.memory(
-                self.shape, training.params, self.machine, training.length, gpu=bool(gpus())
+                self.shape, training.params, self.machine, training.length, gpu=on_gpu(self.machine)
             )
         if verdict.action.kind.streams:
             return self._matching_memory(verdict.action, self.shape)
@@ -125,12 +128,13 @@ class _Estimator:
 
     def _matching_memory(self, action: Action, shape: Shape) -> int:
         matching = matching_of(action, self.plan)
-        return matching.memory(shape, matching.rows, gpu=bool(gpus()))
+        return matching.memory(shape, matching.rows, gpu=on_gpu(self.machine))
 
     def _weighing_memory(self, action: Action, shape: Shape) -> int:
         """The memory of matchings that are measured, one after another: a matching, or a whole model and its passes."""
         length, most = judged_length(action, self.plan) or 0, action.params["max_samples"]
-        measured = search_memory(shape, self.machine, length, most, slopes=False) + (0 if gpus() else PROCESS)
+        measured = search_memory(shape, self.machine, length, most, slopes=False)
+        measured += 0 if on_gpu(self.machine) else PROCESS
         return max(self._matching_memory(action, shape), measured)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
@@ -149,7 +153,7 @@ class _Estimator:
         needs = search_memory(
             shape, self.machine, length, most, slopes=bool(action.kind.slopes and action.kind.slopes(action))
         )
-        return needs + held + (0 if gpus() else PROCESS)
+        return needs + held + (0 if on_gpu(self.machine) else PROCESS)
 
     def _written(self, action: Action) -> int | None:
         """The bytes of the model, vector or Gram matrices that an action writes; None for none, or if nobody knows."""

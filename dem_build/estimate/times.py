@@ -1,4 +1,4 @@
-"""How long what is due will take: by earlier runs of its kind, of the same base on this host.
+"""How long what is due will take: by earlier runs of its kind, of the same base, on this host or as jobs like it.
 
 What a kind has to do is told by its plan and by its record alike: tokens of a training or a loss, prompts, rows. The
 run that had about as much to do tells most, as each also does what takes the same time always: it reads what it takes,
@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.actions import KINDS
 from dem_build.digest import canonical
-from dem_build.estimate.due import DueAction
-from dem_build.hardware import gpus
+from dem_build.estimate.due import DueAction, on_gpu
 from dem_build.workload import inputs_of
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from typing import TypeAlias
 
     from dem_build.digest import JSON, Digest
+    from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Record
     from dem_build.workload import Workload
@@ -47,14 +47,15 @@ class Span:
 
 
 class Times:
-    """What the records of a store say of times, of one base on this host.
+    """What the records of a store say of times, of one base where actions run now.
 
     Args:
         records: All records.
         weights: Digest of the base's weights; None where it is not imported yet, and then nothing is known.
+        machine: The machine file's keys: how what is due will run.
     """
 
-    def __init__(self, records: Iterable[Record], weights: Digest | None) -> None:
+    def __init__(self, records: Iterable[Record], weights: Digest | None, machine: Machine) -> None:
         found = [r for r in records if _work(r.kind)] if weights is not None else []
         # What reads a composed model reads other weights: it counts as its base, and so does what is made of it.
         composed = [r for r in found if "weights" in r.outputs]
@@ -66,7 +67,11 @@ class Times:
         runs: dict[Likeness, list[_Run]] = {}
         for record in found:
             load = _work(record.kind)
-            run = _run(record, load) if load and _is_from_here(record) and _takes(record, models) else None
+            run = (
+                _run(record, load)
+                if load and _runs_like(record, machine) and _takes(record, models)
+                else None
+            )
             if load and run:
                 likeness = _likeness(record.kind, load, record.preimage.get("params"))
                 runs.setdefault(likeness, []).append(run)
@@ -143,14 +148,17 @@ def _run(record: Record, load: Workload) -> _Run | None:
     return _Run(did, took, str(record.noted("finished"))) if 0 < took <= LONGEST and did else None
 
 
-def _is_from_here(record: Record) -> bool:
-    """Whether it ran on this host, on a GPU where there is one now and else on the CPU."""
-    if record.noted("host") != os.uname().nodename:
+def _runs_like(record: Record, machine: Machine) -> bool:
+    """Whether it ran where actions run by a machine file, this host or a job of the engine; on a GPU as they would."""
+    if machine.engine != "local":
+        if not str(record.noted("job") or "").startswith(f"{machine.engine} "):
+            return False
+    elif record.noted("host") != os.uname().nodename:
         return False
     device = record.noted("device")
     if not KINDS[record.kind].device or not isinstance(device, str):
         return True
-    return device.startswith("cpu") != bool(gpus())
+    return device.startswith("cpu") != on_gpu(machine)
 
 
 def _takes(record: Record, models: set[Digest | None]) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from dem_build.actions.compose.methods import METHODS, Method
-from dem_build.machine import Machine, Remote
+from dem_build.machine import Machine, Remote, Submit
 from dem_build.recipe import schema
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("## `[[gates]]`", schema.Gate),
     ("## `[baselines.NAME]`", schema.Baseline),
 )
-WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "any value"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 INTRODUCTION = """\
@@ -219,6 +219,15 @@ gradient_checkpointing = true
 report_to = ["tensorboard"]
 """
 
+SUBMIT_EXAMPLE = """\
+engine = "slurm"
+
+[submit]
+cpus = 8
+memory_gb = 64
+minutes = 1440
+options = { partition = "gpu", account = "models" }
+"""
 REMOTES_EXAMPLE = """\
 [[remotes]]
 url = "s3://team-models/dem"
@@ -332,6 +341,12 @@ def markdown() -> str:
         if model is schema.Dataset:
             parts += [ROWS, _table(FORMAT_ROWS), TEMPLATED, _table(BESIDE_ROWS), _table(TURN_ROWS), ROWS_END]
     parts += [MACHINE, _keys(Machine), _toml(MACHINE_EXAMPLE)]
+    parts += [
+        "### `[submit]`\n",
+        f"{inspect.cleandoc(Submit.__doc__ or '')}\n",
+        _keys(Submit),
+        _toml(SUBMIT_EXAMPLE),
+    ]
     parts += ["### `[[remotes]]`\n", f"{inspect.cleandoc(Remote.__doc__ or '')}\n", _keys(Remote)]
     parts += [_toml(REMOTES_EXAMPLE), REMOTES, _table(CREDENTIALS), REMOTES_END]
     return "\n".join(part for part in parts if part)

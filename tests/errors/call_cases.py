@@ -28,6 +28,25 @@ CALLS = (
         setup=write("machine.toml", 'report_to = ["tensorboard"]\n'),
         absent="tensorboard",
     ),
+    Call(
+        "An engine that is not there",
+        "build recipe.toml",
+        (
+            "error: engine: no engine is called 'pbs'\n"
+            "  hint:  there are local, slurm; a package may bring others (entry point `dem_build.schedulers`)"
+        ),
+        setup=write("machine.toml", 'engine = "pbs"\n'),
+    ),
+    Call(
+        "Slurm without submitit",
+        "build recipe.toml",
+        (
+            "error: the engine `slurm` needs submitit, which is not installed\n"
+            "  hint:  pip install 'dem-build[slurm]'"
+        ),
+        setup=write("machine.toml", 'engine = "slurm"\n'),
+        absent="submitit",
+    ),
     # the call
     Call(
         "No recipe of that name",

@@ -238,6 +238,33 @@ def test_the_time_is_that_of_an_earlier_training_of_the_same_base_on_this_host(v
     assert estimate.memory > estimate.disk > 0
 
 
+@pytest.mark.parametrize(
+    ("vector", "gpus", "seconds"),
+    [
+        ({"job": "slurm job 7", "host": "n12", "device": "NVIDIA H100"}, 1, 100.0),
+        ({"job": "slurm job 7", "host": "n12", "device": "cpu (x86_64)"}, 1, None),
+        ({"job": "slurm job 7", "host": "n12", "device": "cpu (x86_64)"}, 0, 100.0),
+        ({"job": "pbs job 7", "device": "NVIDIA H100"}, 1, None),
+        ({"device": "NVIDIA H100"}, 1, None),  # of this host, where no job runs
+    ],
+)
+def test_the_time_of_a_job_is_that_of_an_earlier_job_whatever_host_it_had(vector, gpus, seconds):
+    made, machine = known(make_graph(), **vector), Machine(engine="slurm", submit={"gpus": gpus})
+    assert estimated(made, make_graph(rate=1e-4), machine)["vector:math"].seconds == seconds
+
+
+def test_what_a_job_needs_is_of_its_gpu_and_not_of_this_host(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    memory = {
+        gpus: estimated(
+            known(make_graph()), make_graph(rate=1e-4), Machine(engine="slurm", submit={"gpus": gpus})
+        )["vector:math"].memory
+        for gpus in (0, 1)
+    }
+    assert memory[0] == estimated(known(make_graph()), make_graph(rate=1e-4))["vector:math"].memory
+    assert memory[1] < memory[0]  # without Python and its libraries
+
+
 @pytest.mark.parametrize(("longest", "length"), [(20, 20), (None, 64), (640, 64)])
 def test_rows_are_as_long_as_they_were_prepared_and_else_as_long_as_they_may_be(longest, length):
     made = known(make_graph())

@@ -1,0 +1,463 @@
+"""The driver's side of jobs: workers whose actions a scheduler runs, somewhere.
+
+One thread submits and looks. An action is done when it is recorded, and runs while its lease is held; where there is
+neither, and the scheduler does not know its job, the job is lost and submitted again: its checkpoint is adopted. What
+lies in `jobs/` of the store names the job of each key, so that a driver finds the jobs of one that died.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dem_build.actions.checkpoints import complete_checkpoints, step_of
+from dem_build.engine.jobs.job import FINAL, STOP, command, read_answers, read_job, write_job
+from dem_build.engine.jobs.scheduler import Resources, SchedulerError
+from dem_build.engine.pool import QUIET, Message, Slot, Worker
+from dem_build.engine.protocol import Answer, Reply
+from dem_build.errors import DemError
+from dem_build.json_text import parse_json
+from dem_build.store import files
+
+if TYPE_CHECKING:
+    import queue
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from dem_build.action import Kind
+    from dem_build.digest import Digest
+    from dem_build.engine.jobs.scheduler import Scheduler
+    from dem_build.engine.protocol import Request
+    from dem_build.machine import Machine
+    from dem_build.store import Store
+
+__all__ = ["JOBS", "MOST_LOST", "Cluster", "JobWorker", "Needs"]
+
+JOBS = "jobs"
+"""The store's folder for jobs."""
+LOOK_SECONDS = 0.5
+STOPPED_SECONDS = 1.0
+MOST_BATCHED = 16
+MOST_LOST = 3
+"""How often in a row a job may be lost without a newer checkpoint: then its action fails."""
+KEPT_SECONDS = 14 * 86400.0
+"""For how long the folder of a job stays that nobody has looked after."""
+LEAST_MINUTES = 15
+SPARE = 1.25
+"""What a job is given of memory, for each byte that is estimated."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What one action is expected to take; None is not known.
+
+    Attributes:
+        memory: Bytes of the node's memory.
+        seconds: Its time.
+    """
+
+    memory: int | None = None
+    seconds: float | None = None
+
+
+class JobWorker(Worker):
+    """One of the places of a cluster: like a worker process, for the build that uses it."""
+
+    def __init__(self, slot: Slot, cluster: Cluster, inbox: queue.Queue[Message]) -> None:
+        super().__init__(slot, (), inbox)
+        self.told = 0
+        self._cluster = cluster
+        self._run: object = None
+        self._stopped = False
+
+    def takes(self, kind: Kind) -> bool:
+        """Whether an action of this kind may run here: light ones are done before a job would start."""
+        return not kind.light
+
+    def submit(self, request: Request) -> None:
+        """Give it an action; its replies come to the inbox."""
+        self.request, self.told, self._run, self._stopped = request, 0, object(), False
+        self._cluster.accept(self)
+
+    def reply(self, reply: Reply) -> None:
+        """Pass on what became of its action."""
+        self._inbox.put(Message(self, reply, self._run))
+
+    def runs_in(self, process: object) -> bool:
+        """Whether `process` is the run that it has now."""
+        return process is self._run
+
+    def stop(self) -> None:
+        """Ask its job to save its state and end; one that has not begun is cancelled."""
+        self._stopped = True
+        self._cluster.stop(self)
+
+    def kill(self) -> None:
+        """Wait for it no longer. A job that was to stop is cancelled; any other runs on, as a driver may come back."""
+        if self.request is not None:
+            if self._stopped:
+                self._cluster.stop(self, at_once=True)
+            self.reply(Reply(Answer.DIED, what="nobody waits for its job any more"))
+
+
+@dataclass
+class _Job:
+    """A job, and the workers that wait for its actions."""
+
+    folder: Path
+    requests: Sequence[Request]
+    handle: str | None = None
+    workers: dict[Digest, JobWorker] = field(default_factory=dict)
+    state: str = ""
+    missed: int = 0
+    lost: int = 0
+    step: int = -1
+    stopped: bool = False
+
+
+class Cluster:
+    """What a scheduler runs of a build.
+
+    Args:
+        scheduler: Runs the jobs.
+        store: Where inputs are and results go; all nodes see it.
+        machine: The machine file's keys.
+        needs: What is expected of an action, by its name.
+    """
+
+    def __init__(
+        self, scheduler: Scheduler, store: Store, machine: Machine, needs: Mapping[str, Needs]
+    ) -> None:
+        self.scheduler = scheduler
+        self._store = store
+        self._machine = machine
+        self._needs = needs
+        self._slot = Slot((), machine.submit.cpus)
+        self._lock = threading.Lock()
+        self._accepted: list[JobWorker] = []
+        self._taken: list[JobWorker] = []
+        self._stopped: dict[JobWorker, bool] = {}
+        self._jobs: list[_Job] = []
+        self._asked = 0.0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def workers(self, inbox: queue.Queue[Message]) -> list[Worker]:
+        """Its places: as many as jobs may be there at once."""
+        count = self._machine.jobs or self._machine.submit.most
+        return [JobWorker(self._slot, self, inbox) for _ in range(count)]
+
+    def accept(self, worker: JobWorker) -> None:
+        """Run the request of a worker; called by the build's thread."""
+        with self._lock:
+            self._accepted.append(worker)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="dem-jobs", daemon=True)
+            self._thread.start()
+
+    def stop(self, worker: JobWorker, *, at_once: bool = False) -> None:
+        """Stop the job of a worker, `at_once` or when it has saved its state; called by the build's thread."""
+        with self._lock:
+            self._stopped[worker] = at_once
+
+    def close(self) -> None:
+        """Look no more; jobs that run run on."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    # The thread.
+
+    def _work(self) -> None:
+        self._tidy()
+        while not self._ended.wait(LOOK_SECONDS):
+            try:
+                self._look()
+            except Exception as error:  # noqa: BLE001  a thread that ends unheard would keep the build waiting for ever
+                self._give_up(error)
+        self._heed_stops()  # a second Ctrl-C comes just before the end
+
+    def _look(self) -> None:
+        self._take_accepted()
+        self._heed_stops()
+        for job in list(self._jobs):
+            self._pass_on(job)
+        self._ask()
+
+    def _give_up(self, error: Exception) -> None:
+        """Fail all that waits: jobs that run run on, and the next build finds them."""
+        what = error.located if isinstance(error, DemError) else f"{type(error).__name__}: {error}"
+        waiting = [worker for job in self._jobs for worker in job.workers.values()]
+        self._jobs = []
+        for worker in waiting + self._taken:
+            worker.reply(Reply(Answer.FAILED, what=what, hint=getattr(error, "hint", None)))
+        self._taken = []
+
+    def _take_accepted(self) -> None:
+        with self._lock:
+            accepted, self._accepted = self._accepted, []
+        self._taken = accepted  # of whom `_give_up` is to tell
+        batch: list[JobWorker] = []
+        for worker in accepted:
+            assert worker.request is not None
+            if self._adopt(worker):
+                continue
+            if (holder := self._store.leases.holder(worker.request.key)) is not None:
+                worker.reply(Reply(Answer.HELD, what=f"{holder} is at work on this action"))
+            elif worker.request.kind.trains:
+                self._submit([worker])
+            else:
+                batch.append(worker)
+        for start in range(0, len(batch), MOST_BATCHED):
+            self._submit(batch[start : start + MOST_BATCHED])
+        self._taken = []
+
+    def _adopt(self, worker: JobWorker) -> bool:
+        """Wait for the job of a worker's key that another driver submitted, if it is still there."""
+        request = worker.request
+        assert request is not None
+        try:
+            named = parse_json(self._names(request.key).read_bytes())
+            folder, handle = self._folder / named["folder"], named["handle"]
+            _, requests = read_job(folder)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        mine = [r for r in requests if r.key == request.key and r.force == request.force]
+        ended = any(key == request.key and reply.answer in FINAL for key, reply in read_answers(folder))
+        if not mine or ended or (folder / STOP).exists():
+            return False
+        job = next((j for j in self._jobs if j.folder == folder), None)
+        if job is None:
+            with suppress(SchedulerError):  # it does not answer: submitting will say so, if it is needed
+                if handle is not None and not self.scheduler.known([handle]):
+                    return False
+            job = _Job(folder, requests, handle)
+            self._jobs.append(job)
+            if handle is None and not self._start(
+                job, worker
+            ):  # its driver died when it was about to write it
+                return True
+        job.workers[request.key] = worker
+        worker.reply(Reply(Answer.TOLD, what=f"found again as {self._called(job)}"))
+        return True
+
+    def _submit(self, workers: Sequence[JobWorker]) -> None:
+        """Submit the actions of some workers as one job."""
+        requests = [worker.request for worker in workers if worker.request is not None]
+        folder = self._folder / f"{requests[0].key[:16]}-{files.nonce()}"
+        job = _Job(folder, requests)
+        with files.writing(folder):
+            (folder / "log").mkdir(parents=True)
+            places = [self._store.root, *([self._store.scratch] if self._store.scratch else [])]
+            write_job(folder, places, requests)
+            self._name(job)  # before it is submitted, so that it can be found whenever we die
+        self._jobs.append(job)
+        if not self._start(job, *workers):
+            return
+        for worker in workers:
+            assert worker.request is not None
+            job.workers[worker.request.key] = worker
+            worker.reply(Reply(Answer.TOLD, what=f"submitted as {self._called(job)}"))
+
+    def _start(self, job: _Job, *workers: JobWorker) -> bool:
+        """Hand a job to the scheduler; where it is refused its workers fail."""
+        # Which GPUs a job sees is up to the scheduler.
+        environment = QUIET | self._slot.environment()
+        del environment["CUDA_VISIBLE_DEVICES"]
+        try:
+            job.handle = self.scheduler.submit(
+                command(job.folder, environment), self._resources(job), job.folder / "log"
+            )
+        except SchedulerError as error:
+            self._jobs.remove(job)
+            for worker in workers or tuple(job.workers.values()):
+                worker.reply(Reply(Answer.FAILED, what=error.what, hint=error.hint))
+            return False
+        job.missed, job.state = 0, ""
+        self._name(job)
+        return True
+
+    def _resources(self, job: _Job) -> Resources:
+        asked, first = self._machine.submit, job.requests[0]
+        needs = [self._needs.get(request.name, Needs()) for request in job.requests]
+        memory = max((n.memory for n in needs if n.memory is not None), default=None)
+        times = [n.seconds for n in needs]
+        minutes = asked.minutes
+        if None not in times:
+            # Twice what is expected: a short limit is scheduled early, and who meets it goes on later.
+            expected = max(LEAST_MINUTES, int(2 * sum(t for t in times if t is not None) / 60) + 10)
+            minutes = expected if minutes is None else min(minutes, expected)
+        more = f" +{len(job.requests) - 1}" if len(job.requests) > 1 else ""
+        return Resources(
+            name=first.name + more,
+            mark=first.key,
+            cpus=asked.cpus,
+            gpus=asked.gpus if any(request.kind.device for request in job.requests) else 0,
+            memory=asked.memory_gb * 10**9
+            if asked.memory_gb
+            else None
+            if memory is None
+            else int(memory * SPARE),
+            minutes=minutes,
+        )
+
+    def _heed_stops(self) -> None:
+        with self._lock:
+            stopped, self._stopped = self._stopped, {}
+        for job in self._jobs:
+            asked = [stopped[worker] for worker in job.workers.values() if worker in stopped]
+            if not asked:
+                continue
+            job.stopped = True
+            (job.folder / STOP).touch()
+            # What waits in a queue sees no file.
+            if job.handle is not None and (any(asked) or not read_answers(job.folder)):
+                self.scheduler.cancel(job.handle)
+
+    def _pass_on(self, job: _Job) -> None:
+        """Tell the workers of a job what it answered since the last look."""
+        answers = read_answers(job.folder)
+        for key, worker in list(job.workers.items()):
+            replies = [reply for of, reply in answers if of == key]
+            for reply in replies[worker.told :]:
+                worker.told += 1
+                # Stopped by its scheduler, which runs it again: nobody here has to do a thing.
+                if reply.answer is Answer.INTERRUPTED and not job.stopped:
+                    worker.reply(
+                        Reply(Answer.TOLD, what=f"{self._called(job)} was stopped; its state is saved")
+                    )
+                    continue
+                worker.reply(reply)
+                if reply.answer is not Answer.STARTED:
+                    self._release(job, key)
+                    break
+
+    def _release(self, job: _Job, key: Digest) -> None:
+        """An action of a job has ended for us; with the last one the job has."""
+        del job.workers[key]
+        if job.workers:
+            return
+        self._jobs.remove(job)
+        answers = {of: reply.answer for of, reply in read_answers(job.folder)}
+        if all(answers.get(r.key) in (Answer.DONE, Answer.FOUND) for r in job.requests):
+            self._remove(job)
+
+    # What became of jobs.
+
+    def _ask(self) -> None:
+        """Ask the scheduler, now and then, which jobs it knows; look after those that it does not."""
+        waited = [job for job in self._jobs if job.handle is not None]
+        pause = self._machine.submit.poll_seconds
+        if any(job.stopped for job in waited):
+            pause = min(pause, STOPPED_SECONDS)  # the user waits
+        if not waited or time.monotonic() - self._asked < pause:
+            return
+        self._asked = time.monotonic()
+        try:
+            known = self.scheduler.known([job.handle for job in waited if job.handle is not None])
+        except SchedulerError:
+            return  # it is down for a while: what runs runs on, and nothing is lost by waiting
+        for job in waited:
+            assert job.handle is not None
+            if (state := known.get(job.handle)) is not None:
+                self._note(job, state)
+            else:
+                self._look_after(job)
+
+    def _note(self, job: _Job, state: str) -> None:
+        if job.state and state != job.state:
+            for worker in job.workers.values():
+                worker.reply(Reply(Answer.TOLD, what=f"{self._called(job)}: {state.lower()}"))
+        job.missed, job.state = 0, state
+
+    def _look_after(self, job: _Job) -> None:
+        """See what became of a job that the scheduler does not know, or not any more."""
+        self._pass_on(job)
+        for key, worker in list(job.workers.items()):
+            request = worker.request
+            assert request is not None
+            record = None if request.force else self._store.records.lookup(key)
+            if record is not None:
+                worker.reply(Reply(Answer.DONE, record.amount("seconds") or 0.0, log=record.log))
+                self._release(job, key)
+        if any(self._store.leases.holder(key) is not None for key in job.workers):
+            return  # it runs, whatever the scheduler says
+        job.missed += 1
+        # Twice: what a node wrote a moment ago may not be here yet.
+        if job.workers and job.missed > 1:
+            self._lose(job)
+
+    def _lose(self, job: _Job) -> None:
+        step = max((self._step(key) for key in job.workers), default=-1)
+        job.lost = 1 if step > job.step else job.lost + 1
+        job.step = step
+        what = f"{self._called(job)} is gone, and what it was to make is not recorded"
+        for key, worker in list(job.workers.items()):
+            if job.stopped:
+                resumes = worker.request is not None and worker.request.kind.resumes
+                stays = "its newest checkpoint stays" if resumes else "it starts over"
+                worker.reply(Reply(Answer.INTERRUPTED, what=f"its job is cancelled; {stays}"))
+                self._release(job, key)
+            elif job.lost >= MOST_LOST:
+                hint = f"its output is in {job.folder / 'log'}: {_end_of(job.folder / 'log')}"
+                worker.reply(Reply(Answer.DIED, what=f"{what}, {MOST_LOST} times", hint=hint))
+                self._release(job, key)
+        if job in self._jobs and self._start(job):
+            for worker in job.workers.values():
+                worker.reply(Reply(Answer.TOLD, what=f"{what}: submitted again as {self._called(job)}"))
+
+    def _step(self, key: Digest) -> int:
+        """How far the newest checkpoint of an action is; -1 where it has none."""
+        found = [
+            c for run in self._store.work.previous(key) for c in complete_checkpoints(run / "checkpoints")
+        ]
+        return max(map(step_of, found), default=-1)
+
+    # Files.
+
+    @property
+    def _folder(self) -> Path:
+        return self._store.root / JOBS
+
+    def _names(self, key: Digest) -> Path:
+        return self._folder / f"{key}.json"
+
+    def _name(self, job: _Job) -> None:
+        """Write for each key of a job which one it is."""
+        text = json.dumps({"engine": self._machine.engine, "folder": job.folder.name, "handle": job.handle})
+        for request in job.requests:
+            path = self._names(request.key)
+            partial = files.beside(path)
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(path)
+
+    def _remove(self, job: _Job) -> None:
+        for request in job.requests:
+            self._names(request.key).unlink(missing_ok=True)
+        shutil.rmtree(job.folder, ignore_errors=True)
+
+    def _tidy(self) -> None:
+        """Remove what jobs left that nobody has looked after for long."""
+        with suppress(OSError):
+            for path in self._folder.iterdir():
+                parts = [path, *(path.iterdir() if path.is_dir() else ())]
+                if time.time() - max(part.stat().st_mtime for part in parts) > KEPT_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def _called(self, job: _Job) -> str:
+        return f"{self._machine.engine} job {job.handle}"
+
+
+def _end_of(log: Path) -> str:
+    """The last line that a job printed."""
+    with suppress(OSError):
+        newest = max(log.glob("*.out"), key=lambda path: path.stat().st_mtime, default=None)
+        if newest is not None:
+            lines = newest.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            return lines[-1] if lines else "nothing"
+    return "nothing"
