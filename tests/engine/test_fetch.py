@@ -17,7 +17,7 @@ from dem_build.digest import Output
 from dem_build.engine.build import Options, _Build, build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done
-from dem_build.engine.protocol import Answer
+from dem_build.engine.protocol import Answer, Reply
 from dem_build.errors import InterruptedBuildError
 from dem_build.graph import Graph
 from dem_build.machine import Machine
@@ -127,6 +127,6 @@ def test_what_was_stopped_is_said_to_be_saved_only_where_it_is(two, resumes, not
     pool: Any = None
     running = _Build(plan, two.store, Options(Machine()), listener, Interrupt(), pool)
     running.stopping = 1
-    message: Any = SimpleNamespace(reply=SimpleNamespace(answer=Answer.INTERRUPTED, seconds=1.0))
+    message: Any = SimpleNamespace(reply=Reply(Answer.INTERRUPTED, 1.0))
     running._finish(plan.verdicts["model"], message)
     assert [(result.status, result.note) for result in ended] == [(Done.SKIPPED, note)]
