@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +11,13 @@ from build_samples import make_graph
 from cluster import Cluster
 from growth import assert_linear, calls_of
 
+from dem_build.action import key_of
 from dem_build.engine.backlog import Backlog
 from dem_build.engine.build import Options, _Build
 from dem_build.engine.interrupt import Interrupt
-from dem_build.engine.outcome import Done
+from dem_build.engine.outcome import Done, Result
 from dem_build.machine import Machine
-from dem_build.plan import History, make_plan
+from dem_build.plan import History, make_plan, preimage_of
 
 
 @pytest.mark.parametrize("jobs", [1, 8])
@@ -38,6 +40,83 @@ def test_a_build_takes_as_many_calls_for_an_action_among_many_as_among_few(jobs:
     outcomes: list[Any] = []
     calls(1)  # what is imported at the first time
     assert_linear(calls, (20, 60, 140))
+
+
+def _building(datasets: int, **more: Any) -> tuple[_Build, Any]:
+    silent: Any = SimpleNamespace(
+        action_event=lambda *_: None,
+        action_ended=lambda *_: None,
+        action_started=lambda *_: None,
+        action_waits=lambda *_: None,
+    )
+    cluster: Any = Cluster(1)
+    plan = make_plan(make_graph(tuple(f"d{i}" for i in range(datasets))), cluster, History())
+    options = Options(Machine(), keep_going=True, **more)
+    return _Build(plan, cluster, options, silent, Interrupt(), cluster.pool), cluster
+
+
+@pytest.mark.parametrize("last_first", [False, True])
+def test_failures_that_others_made_good_cost_as_many_calls_among_many_as_among_few(last_first: bool) -> None:
+    def calls(datasets: int) -> int:
+        building, cluster = _building(datasets)
+        graph = building.plan.graph.actions
+        building._take(building.plan.verdicts["base"])
+
+        def settle(name: str, status: Done) -> None:
+            action = graph[name]
+            document = preimage_of(action, building._known(action))
+            key = key_of(document)
+            if status is Done.FAILED:
+                return building._settle(Result(action, status, key=key))
+            record = cluster.make(name, key, action.kind.name, document)
+            return building._settle(Result(action, status, 0.0, key, record))
+
+        vectors = [f"vector:d{i}" for i in range(datasets)]
+
+        def run() -> None:
+            for name in ("base", *(n.replace("vector", "data") for n in vectors)):
+                settle(name, Done.RAN)
+            for name in reversed(vectors) if last_first else vectors:
+                settle(name, Done.FAILED)
+            assert building.results["model"].note.startswith("depends on vector:d")
+            for name in vectors:
+                action = graph[name]
+                document = preimage_of(action, building._known(action))
+                cluster.make(name, key_of(document), action.kind.name, document)
+            building.looked_at = float("-inf")
+            building._look_at_others()
+            assert {building.results[name].status for name in vectors} == {Done.HIT}
+            assert not building.failed
+            assert "model" in building.due
+
+        return calls_of(run)
+
+    calls(1)
+    assert_linear(calls, (20, 60, 140))
+
+
+@pytest.mark.parametrize("jobs", [False, True])
+def test_what_a_living_lease_is_of_waits_here_and_is_left_to_a_cluster_that_knows_its_job(jobs: bool) -> None:
+    cluster: Any = SimpleNamespace() if jobs else None
+    building, store = _building(1, cluster=cluster)
+    store.leases.holder = lambda _key: "a job"
+    building._take(building.plan.verdicts["base"])
+    building._dispatch()
+    assert ("base" in building.running, "base" in building.held) == (jobs, not jobs)
+
+
+def test_a_backlog_knows_what_is_the_same_work_under_several_names() -> None:
+    plan = make_plan(make_graph(("a", "b")), Cluster(1), History())
+    one, two, other = (
+        replace(plan.verdicts[f"data:{n}"], key=k) for n, k in (("a", "1"), ("b", "1"), ("b", "2"))
+    )
+    backlog = Backlog(plan.graph)
+    backlog["data:a"], backlog["data:b"] = one, two
+    assert backlog.of_key("1") == [one, two]
+    backlog["data:b"] = other
+    assert (backlog.of_key("1"), backlog.of_key("2"), len(backlog)) == ([one], [other], 2)
+    del backlog["data:a"]
+    assert (backlog.of_key("1"), [*backlog]) == ([], ["data:b"])
 
 
 def test_a_backlog_is_in_order_and_may_change_while_it_is_gone_through() -> None:
