@@ -195,7 +195,8 @@ def _load() -> None:
 class OneWorker:
     """A pool of one worker in the driver's own process; its requests are written and read as if it were another."""
 
-    def __init__(self, slots: Sequence[Any], *places: Path) -> None:
+    def __init__(self, slots: Sequence[Any], *places: Path, cluster: None = None) -> None:
+        assert cluster is None
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.request: Any = None
         self.slot = slots[0]
@@ -204,6 +205,9 @@ class OneWorker:
 
     def idle(self) -> list[OneWorker]:
         return [self] if self.request is None else []
+
+    def takes(self, _: Any) -> bool:
+        return True
 
     def submit(self, request: Any) -> None:
         from dem_build.engine.protocol import Answer, Reply, Request
