@@ -175,6 +175,7 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+        self.adapters = None  # which hold the layers of a model that makes room for the next
         return None
 
     def _train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:

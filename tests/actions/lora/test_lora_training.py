@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from finetune_samples import (
     BASE_DIGEST,
     PARAMS,
+    PLAIN,
     base,
     context_of,
     events,
     inputs_of,
+    out_of_memory_at,
     prepare,
+    progress,
     stop_after,
     train,
 )
@@ -130,6 +135,23 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(base, tmp_path):
     assert provenance["resumed_from"]
     assert resumed.read_bytes() == whole.read_bytes()
     assert not [e for e in events(work) if e["event"] == "warning"]
+
+
+def test_a_model_that_did_not_fit_is_gone_before_the_next_is_loaded(base, tmp_path, monkeypatch):
+    load, weights, left = finetune.load_model, [], []
+
+    def look(*where, **how):
+        left.append(sum(weight() is not None for weight in weights))
+        model = load(*where, **how)
+        weights.extend(weakref.ref(weight) for weight in model.parameters())
+        return model
+
+    monkeypatch.setattr(finetune, "load_model", look)
+    context = context_of(tmp_path, micro_batch=4, checkpoint_seconds=0, stopping=out_of_memory_at(3))
+    provenance, _ = train(base, tmp_path, context, **PLAIN | LORA)
+    assert provenance["micro_batch"] == 2
+    assert [e["done"] for e in progress(tmp_path)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert left == [0, 0]
 
 
 def test_layers_that_are_computed_again_learn_the_same(base, trained, tmp_path):
