@@ -214,10 +214,11 @@ class _Run:
         named_weights(model, shapes)  # a weight without a place is told now, not after hours
         if isinstance(self.sequences, Packs):
             refuse_mixing(model)
-        self.adapters = Adapters(model, shapes, self.params) if self.params["method"] == "lora" else None
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
         callbacks = [c for c in (self.validation, self.progress, self.trackers) if c is not None]
         try:
+            # peft, too, refuses some models with a ValueError: Mamba's, whose kernels take its layers' weights alone.
+            self.adapters = Adapters(model, shapes, self.params) if self.params["method"] == "lora" else None
             return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:
             if is_out_of_memory(error):

@@ -23,7 +23,7 @@ from finetune_samples import (
 )
 from safetensors import safe_open
 from tiny import make_base
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from dem_build.actions.finetune import run as finetune
 from dem_build.actions.finetune.lora import Adapters
@@ -194,6 +194,15 @@ def test_targets_that_cannot_be_are_refused_by_name(base, targets, said):
     names = delta_shapes(open_checkpoint(base / "weights"))
     with pytest.raises(TrainingError, match=said):
         Adapters(model, names, LORA | {"lora_target_modules": targets, "seed": 1})
+
+
+def test_a_model_that_peft_gives_no_adapters_is_told_by_its_words(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 260}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    MambaForCausalLM(MambaConfig(**sizes, **special)).save_pretrained(tmp_path / "mamba")
+    folder = prepare(tmp_path / "base", tmp_path / "mamba")
+    with pytest.raises(TrainingError, match=r"cannot start: .*'out_proj' is incompatible with Mamba"):
+        train(folder, tmp_path / "run", **LORA)
 
 
 def test_a_head_by_itself_may_have_an_adapter_if_it_is_named(tmp_path):
