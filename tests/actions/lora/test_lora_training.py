@@ -23,7 +23,14 @@ from finetune_samples import (
 )
 from safetensors import safe_open
 from tiny import make_base
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from dem_build.actions.finetune import run as finetune
 from dem_build.actions.finetune.lora import Adapters
@@ -203,6 +210,27 @@ def test_a_model_that_peft_gives_no_adapters_is_told_by_its_words(tmp_path):
     folder = prepare(tmp_path / "base", tmp_path / "mamba")
     with pytest.raises(TrainingError, match=r"cannot start: .*'out_proj' is incompatible with Mamba"):
         train(folder, tmp_path / "run", **LORA)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "leaves"),
+    [
+        ("falcon", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+        ("phimoe", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+    ],
+)
+def test_what_is_derived_from_a_linear_layer_is_one_if_it_computes_as_one(architecture, leaves, tmp_path):
+    """Falcon's layers do. Phi-MoE's routers return a choice of experts, and get no adapter."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 260}
+    if architecture == "phimoe":
+        sizes |= {"num_key_value_heads": 2, "intermediate_size": 16, "num_local_experts": 4}
+    config = AutoConfig.for_model(architecture, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "made")
+    folder = prepare(tmp_path / "base", tmp_path / "made")
+    _, path = train(folder, tmp_path / "run", **LORA | {"max_steps": 2, "num_train_epochs": None})
+    with opened(folder, path) as delta:
+        assert {place.module.rpartition(".")[2] for place in delta.places.values()} == leaves
+        assert all(delta.read(name).any() for name in delta.places)
 
 
 def test_a_head_by_itself_may_have_an_adapter_if_it_is_named(tmp_path):
