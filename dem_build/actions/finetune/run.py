@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -245,7 +246,9 @@ class _Run:
         """What is worth knowing of the training of a model."""
         entries = [entry for entry in history if "loss" in entry]
         steps = len(entries)
-        validated = {}
+        validated, ran = {}, ran_on(model)
+        if self.adapters:
+            ran["versions"]["peft"] = version("peft")
         if self.validation:
             found = self.validation.provenance(history)
             validated = {"validation": found | {"curve": _thinned(found["curve"])}}
@@ -259,7 +262,7 @@ class _Run:
                 [e["step"], e["loss"], e["learning_rate"], e.get("grad_norm")] for e in _thinned(entries)
             ],
             "device_seconds": self.progress.seconds,
-            **ran_on(model),
+            **ran,
             "threads": self.context.threads,
             "micro_batch": self.micro_batch,
             "gradient_accumulation_steps": self.params["global_batch_size"] // self.micro_batch,

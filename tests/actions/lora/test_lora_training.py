@@ -79,6 +79,7 @@ def test_the_loss_falls_and_the_linear_layers_alone_have_moved(base, trained):
     told = provenance["vector"]
     assert told["norm"] == pytest.approx(squares**0.5, rel=1e-4)
     assert (told["dtype"], told["rounding_error"]) == ("float32", 0.0)
+    assert provenance["versions"]["peft"]  # which makes the adapters' first values
 
 
 def test_the_record_holds_factors_and_nothing_of_the_size_of_a_matrix(base, trained):
