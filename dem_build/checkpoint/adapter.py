@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,10 @@ def write_adapter(vector: Path, folder: Path, base: str | None, name: str) -> No
         CheckpointError: It is no vector of low rank.
         FileExistsError: One of the two is there.
     """
+    if taken := [file for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if (folder / file).exists()]:
+        raise FileExistsError(
+            errno.EEXIST, f"there is an {taken[0]}"
+        )  # before one is written beside another's other
     tensors: dict[str, NDArray[np.float32]] = {}
     with open_factors(vector, name) as delta:
         for changed, place in delta.places.items():

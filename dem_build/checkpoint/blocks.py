@@ -125,13 +125,13 @@ def dequantise_planes(
 ) -> None:
     """The same as two planes (see floats.py); where `out`, of even length, has one element too many, it is a zero."""
     half = out.size // 2
-    if run.is_whole(out.size):
+    if run.is_whole(stored.size) and not run.width % 2:  # each plane then has half of each row
         steps = from_bfloat16(scales)[:, None]
         for plane, part in ((out[:half], stored[0::2]), (out[half:], stored[1::2])):
             np.copyto(plane, part)
             plane.reshape(-1, run.width // 2)[...] *= steps
         return
     values = dequantise(run, stored, scales)
-    out[-1] = 0  # where there is one too many
+    out[-1:] = 0  # where there is one too many
     out[:half] = values[0::2]
     out[half : half + values.size // 2] = values[1::2]

@@ -173,13 +173,14 @@ def _key_hint(model: type[BaseModel], key: Key) -> str:
 
 
 _WITHOUT_VALUE = {
-    *("missing", "string_too_short", "too_long"),
+    *("missing", "string_too_short", "too_short", "too_long"),
     *("credential", "nothing_asked", "read_only", "no_endpoint"),
 }
 _SAYINGS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "missing": lambda _: "is required",
     "string_type": lambda _: "must be text",
     "string_too_short": lambda _: "must not be empty",
+    "too_short": lambda _: "must not be empty",
     "string_pattern_mismatch": lambda _: "must be made of letters, digits, `_` and `-`",
     "int_type": lambda _: "must be a whole number",
     "float_type": lambda _: "must be a number",

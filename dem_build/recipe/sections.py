@@ -110,7 +110,8 @@ class Train(Table):
     lora_alpha: float = Field(default=32.0, gt=0, description="LoRA: scale of the adapters, over `lora_r`.")
     lora_dropout: float = Field(default=0.0, ge=0, lt=1, description="LoRA: dropout before the adapters.")
     lora_target_modules: Annotated[
-        Annotated[Literal["all-linear"], Tag("<text>")] | Annotated[tuple[Text, ...], Tag("<list>")],
+        Annotated[Literal["all-linear"], Tag("<text>")]
+        | Annotated[tuple[Text, ...], Field(min_length=1), Tag("<list>")],
         shapes('must be "all-linear" or a list of module names', "all-linear"),
     ] = Field(
         default="all-linear",

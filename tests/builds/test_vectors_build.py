@@ -126,6 +126,7 @@ def test_a_recipe_without_a_dataset_composes_the_fine_tune_itself(built: Built) 
 
 def test_vectors_in_int8_are_half_as_large_and_compose_to_nearly_the_same(built: Built) -> None:
     project = built.project
+    project.build(BOTH)  # the test before left another model in out/
     before = {name: vector_of(project, name) for name in ("add", "code")}
     whole = load_file(model_of(built.document) / "model.safetensors")
     in_int8 = BOTH.replace('vector_dtype = "float32"', 'vector_dtype = "int8"')

@@ -27,11 +27,13 @@ from dem_build.errors import CheckpointError
 from dem_build.model.mapped import MappedVector
 
 BASE = "b" * 64
-# Whole blocks; a block that is cut by each row's end; less than one block; three dimensions; too short; one dimension.
+# Whole blocks; a block that is cut by each row's end; less than one block, of an odd and an even number of rows; three
+# dimensions; too short; one dimension.
 SHAPES = {
     "whole": (40, 192),
     "odd": (31, 101),
     "small": (9, 33),
+    "even": (8, 33),
     "experts": (3, 5, 70),
     "short": (50, 31),
     "norm": (192,),

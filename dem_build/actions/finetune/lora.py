@@ -88,9 +88,7 @@ _ELSE = 'name other modules in lora_target_modules, or train with method = "full
 
 def _targets(model: PreTrainedModel, wanted: str | list[str]) -> dict[str, torch.nn.Module]:
     """The linear layers that get an adapter; of `all-linear` all but the head, as peft has it."""
-    linear = {
-        path: module for path, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)
-    }
+    linear = {path: module for path, module in model.named_modules() if _is_linear(module)}
     if wanted == ALL_LINEAR:
         of: Any = model  # whose methods carry no types
         head = of.get_output_embeddings()
@@ -102,6 +100,21 @@ def _targets(model: PreTrainedModel, wanted: str | list[str]) -> dict[str, torch
         what = f"lora_target_modules names {lost[0]}, and the base has no linear layer of that name"
         raise TrainingError(what, hint=f"it has {has}")
     return {path: module for path, module in linear.items() if any(path in paths for paths in found.values())}
+
+
+@torch.no_grad()
+def _is_linear(module: torch.nn.Module) -> bool:
+    """Whether a module is a linear layer, and not one that is derived from it and computes something else."""
+    if type(module) in (torch.nn.Linear, Conv1D):
+        return True
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    # Falcon's layers are linear ones. The routers of Llama 4 and Phi-MoE are not: they return a choice of experts.
+    try:
+        made = module(module.weight.new_zeros(1, module.in_features))
+    except (IndexError, RuntimeError, ValueError):  # it takes inputs of another shape
+        return False
+    return isinstance(made, torch.Tensor) and made.shape == (1, module.out_features)
 
 
 def _places(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -175,6 +176,7 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+        self.adapters = None  # which hold the layers of a model that makes room for the next
         return None
 
     def _train(self) -> tuple[PreTrainedModel, list[dict[str, Any]]]:
@@ -213,10 +215,11 @@ class _Run:
         named_weights(model, shapes)  # a weight without a place is told now, not after hours
         if isinstance(self.sequences, Packs):
             refuse_mixing(model)
-        self.adapters = Adapters(model, shapes, self.params) if self.params["method"] == "lora" else None
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
         callbacks = [c for c in (self.validation, self.progress, self.trackers) if c is not None]
         try:
+            # peft, too, refuses some models with a ValueError: Mamba's, whose kernels take its layers' weights alone.
+            self.adapters = Adapters(model, shapes, self.params) if self.params["method"] == "lora" else None
             return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:
             if is_out_of_memory(error):
@@ -243,7 +246,9 @@ class _Run:
         """What is worth knowing of the training of a model."""
         entries = [entry for entry in history if "loss" in entry]
         steps = len(entries)
-        validated = {}
+        validated, ran = {}, ran_on(model)
+        if self.adapters:
+            ran["versions"]["peft"] = version("peft")
         if self.validation:
             found = self.validation.provenance(history)
             validated = {"validation": found | {"curve": _thinned(found["curve"])}}
@@ -257,7 +262,7 @@ class _Run:
                 [e["step"], e["loss"], e["learning_rate"], e.get("grad_norm")] for e in _thinned(entries)
             ],
             "device_seconds": self.progress.seconds,
-            **ran_on(model),
+            **ran,
             "threads": self.context.threads,
             "micro_batch": self.micro_batch,
             "gradient_accumulation_steps": self.params["global_batch_size"] // self.micro_batch,

@@ -53,3 +53,14 @@ def test_a_vector_of_all_weights_is_no_adapter(tmp_path):
     imported = import_base(make_base(tmp_path / "base"), tmp_path / "import")
     with pytest.raises(CheckpointError, match="is no vector of low rank: its format is None"):
         write_adapter(imported / "weights" / "model.safetensors", tmp_path / "adapter", None, "vector:math")
+
+
+@pytest.mark.parametrize("taken", ["adapter_config.json", "adapter_model.safetensors"])
+def test_nothing_is_written_beside_half_of_another_adapter(taken, tmp_path):
+    ones = LowRank(np.ones((4, 2), np.float32), np.ones((2, 3), np.float32), 0.5)
+    write_factors(tmp_path / "vector", DIGEST, {"up.weight": (ones, Place("up"))})
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / taken).write_bytes(b"another's")
+    with pytest.raises(FileExistsError):
+        write_adapter(tmp_path / "vector", tmp_path / "adapter", None, "vector:math")
+    assert [(f.name, f.read_bytes()) for f in (tmp_path / "adapter").iterdir()] == [(taken, b"another's")]

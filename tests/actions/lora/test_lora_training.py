@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from finetune_samples import (
     BASE_DIGEST,
     PARAMS,
+    PLAIN,
     base,
     context_of,
     events,
     inputs_of,
+    out_of_memory_at,
     prepare,
+    progress,
     stop_after,
     train,
 )
 from safetensors import safe_open
 from tiny import make_base
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from dem_build.actions.finetune import run as finetune
 from dem_build.actions.finetune.lora import Adapters
@@ -67,6 +79,7 @@ def test_the_loss_falls_and_the_linear_layers_alone_have_moved(base, trained):
     told = provenance["vector"]
     assert told["norm"] == pytest.approx(squares**0.5, rel=1e-4)
     assert (told["dtype"], told["rounding_error"]) == ("float32", 0.0)
+    assert provenance["versions"]["peft"]  # which makes the adapters' first values
 
 
 def test_the_record_holds_factors_and_nothing_of_the_size_of_a_matrix(base, trained):
@@ -132,6 +145,23 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(base, tmp_path):
     assert not [e for e in events(work) if e["event"] == "warning"]
 
 
+def test_a_model_that_did_not_fit_is_gone_before_the_next_is_loaded(base, tmp_path, monkeypatch):
+    load, weights, left = finetune.load_model, [], []
+
+    def look(*where, **how):
+        left.append(sum(weight() is not None for weight in weights))
+        model = load(*where, **how)
+        weights.extend(weakref.ref(weight) for weight in model.parameters())
+        return model
+
+    monkeypatch.setattr(finetune, "load_model", look)
+    context = context_of(tmp_path, micro_batch=4, checkpoint_seconds=0, stopping=out_of_memory_at(3))
+    provenance, _ = train(base, tmp_path, context, **PLAIN | LORA)
+    assert provenance["micro_batch"] == 2
+    assert [e["done"] for e in progress(tmp_path)] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert left == [0, 0]
+
+
 def test_layers_that_are_computed_again_learn_the_same(base, trained, tmp_path):
     """Frozen embeddings give no gradient, and a layer's input so has none."""
     work = tmp_path / "again"
@@ -172,6 +202,36 @@ def test_targets_that_cannot_be_are_refused_by_name(base, targets, said):
     names = delta_shapes(open_checkpoint(base / "weights"))
     with pytest.raises(TrainingError, match=said):
         Adapters(model, names, LORA | {"lora_target_modules": targets, "seed": 1})
+
+
+def test_a_model_that_peft_gives_no_adapters_is_told_by_its_words(tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "state_size": 4, "vocab_size": 260}
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    MambaForCausalLM(MambaConfig(**sizes, **special)).save_pretrained(tmp_path / "mamba")
+    folder = prepare(tmp_path / "base", tmp_path / "mamba")
+    with pytest.raises(TrainingError, match=r"cannot start: .*'out_proj' is incompatible with Mamba"):
+        train(folder, tmp_path / "run", **LORA)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "leaves"),
+    [
+        ("falcon", {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}),
+        ("phimoe", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+    ],
+)
+def test_what_is_derived_from_a_linear_layer_is_one_if_it_computes_as_one(architecture, leaves, tmp_path):
+    """Falcon's layers do. Phi-MoE's routers return a choice of experts, and get no adapter."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 260}
+    if architecture == "phimoe":
+        sizes |= {"num_key_value_heads": 2, "intermediate_size": 16, "num_local_experts": 4}
+    config = AutoConfig.for_model(architecture, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "made")
+    folder = prepare(tmp_path / "base", tmp_path / "made")
+    _, path = train(folder, tmp_path / "run", **LORA | {"max_steps": 2, "num_train_epochs": None})
+    with opened(folder, path) as delta:
+        assert {place.module.rpartition(".")[2] for place in delta.places.values()} == leaves
+        assert all(delta.read(name).any() for name in delta.places)
 
 
 def test_a_head_by_itself_may_have_an_adapter_if_it_is_named(tmp_path):
