@@ -236,3 +236,26 @@ def test_a_job_that_meets_its_limit_is_queued_again_if_it_came_further(
     said = job.communicate(timeout=20)[0]
     assert jobs.read_answers(folder)[-1][1].answer is Answer.INTERRUPTED
     assert (queued.exists(), "raise `submit.minutes`" in said) == (again, not again)
+
+
+def test_what_the_scheduler_still_has_is_not_tidied_away(
+    driver: Callable[..., Driver], store: Store, paper: Paper
+) -> None:
+    one, request = driver(), slow_request("months", 1)
+    one.submit(request)
+    one.answer("submitted as")
+    one.cluster.close()
+    name, kept, gone = store.root / "jobs" / f"{request.key}.json", folder_of(store), store.root / "jobs/gone"
+    gone.mkdir()
+    for path in (*kept.iterdir(), kept, name, gone):
+        os.utime(path, (0.0, 0.0))
+    two = driver()
+    two.submit(slow_request("today", 1))
+    two.answer("submitted as")
+    assert (kept.is_dir(), name.exists(), gone.exists()) == (True, True, False)
+    two.cluster.close()
+    paper.there.clear()
+    three = driver()
+    three.submit(slow_request("later", 1))
+    three.answer("submitted as")
+    assert (kept.is_dir(), name.exists()) == (False, False)

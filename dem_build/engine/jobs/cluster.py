@@ -292,8 +292,8 @@ class Cluster:
         times = [n.seconds for n in needs]
         minutes = asked.minutes
         if None not in times:
-            # Twice what is expected: a short limit is scheduled early, and who meets it goes on later. Twice that, where
-            # it was met before there was anything to go on from.
+            # Twice what is expected: a short limit is scheduled early, and who meets it goes on later. Twice
+            # that, where a job was lost: it may have met its limit before there was anything to go on from.
             expected = (
                 max(LEAST_MINUTES, int(2 * sum(t for t in times if t is not None) / 60) + 10) << job.lost
             )
@@ -455,15 +455,27 @@ class Cluster:
         shutil.rmtree(job.folder, ignore_errors=True)
 
     def _tidy(self) -> None:
-        """Remove what jobs left that nobody has looked after for long."""
-        with suppress(OSError):
-            for path in self._folder.iterdir():
-                parts = [path, *(path.iterdir() if path.is_dir() else ())]
-                if time.time() - max(part.stat().st_mtime for part in parts) > KEPT_SECONDS:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what jobs left that nobody has looked after for long, unless the scheduler still has the job."""
+        # What cannot be read, or asked, stays: another call looks again.
+        with suppress(OSError, ValueError, KeyError, TypeError, SchedulerError):
+            if not (old := [path for path in self._folder.iterdir() if _is_old(path)]):
+                return
+            named = {path: parse_json(path.read_bytes()) for path in self._folder.glob("*.json")}
+            known = self.scheduler.known([n["handle"] for n in named.values() if n["handle"] is not None])
+            used = {n["folder"] for n in named.values() if n["handle"] in known}
+            for path in old:
+                if path.is_dir() and path.name not in used:
+                    shutil.rmtree(path)
+                elif path.is_file() and (path not in named or named[path]["folder"] not in used):
+                    path.unlink()
 
     def _called(self, job: _Job) -> str:
         return f"{self._machine.engine} job {job.handle}"
+
+
+def _is_old(path: Path) -> bool:
+    parts = [path, *(path.iterdir() if path.is_dir() else ())]
+    return time.time() - max(part.stat().st_mtime for part in parts) > KEPT_SECONDS
 
 
 def _end_of(log: Path) -> str:
