@@ -406,6 +406,7 @@ class _Build:
         self._follow_to_the_end(verdict.action, tail, reply.log)
         message.worker.request = None
         del self.running[request.name]
+        self._heed_interrupt()  # what ended a worker may have been meant for all of us, and been heard meanwhile
         self._finish(verdict, message)
 
     def _finish(self, verdict: Verdict, message: Message) -> None:
