@@ -325,7 +325,9 @@ class _Build:
             if verdict.action.kind.trains and self.options.no_train:
                 del self.due[name]
                 self._settle(_not_trained(verdict))
-                return None
+                if self._winding_down():
+                    return None
+                continue
             away = self._away(verdict)
             if (away and len(self.fetching) == MOST_FETCHED) or self._taken(verdict):
                 continue

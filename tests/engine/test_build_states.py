@@ -121,3 +121,15 @@ def test_a_worker_that_a_signal_to_all_ended_first_did_not_fail() -> None:
     interrupt = Interrupt()
     outcome = build(Told(1), interrupt)
     assert (outcome.interrupted, outcome.failed) == (True, [])
+
+
+def test_all_that_must_not_be_trained_fails_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = []
+    monkeypatch.setattr(_Build, "_watch_idleness", lambda _self: turns.append(1))
+    cluster: Any = Cluster(1)
+    plan = make_plan(make_graph(tuple(f"d{i}" for i in range(12))), cluster, History())
+    options = Options(Machine(jobs=1), keep_going=True, no_train=True)
+    outcome = _Build(plan, cluster, options, SILENT, Interrupt(), cluster.pool).run()
+    assert len(outcome.failed) == 12
+    ran = sum(cluster.ran.values())
+    assert len(turns) <= ran + 2
