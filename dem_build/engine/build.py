@@ -572,13 +572,13 @@ class _Build:
     def _heed_interrupt(self) -> None:
         if self.interrupt.count == self.stopping:
             return
-        self.stopping = self.interrupt.count
+        first, self.stopping = not self.stopping, self.interrupt.count
         self.listener.stopping()
         for _, fetch in self.fetching.values():
             fetch.stop()
-        if self.stopping == 1:
+        if first:  # also where two come at once: a job that was not to stop would run on
             self.pool.stop()
-        else:
+        if self.stopping > 1:
             self.pool.kill()
 
 

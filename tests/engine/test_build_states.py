@@ -133,3 +133,27 @@ def test_all_that_must_not_be_trained_fails_in_one_turn(monkeypatch: pytest.Monk
     assert len(outcome.failed) == 12
     ran = sum(cluster.ran.values())
     assert len(turns) <= ran + 2
+
+
+def test_two_requests_to_stop_at_once_stop_and_kill() -> None:
+    """Of jobs that were never asked to stop, a killed one runs on: the second request is to cancel them."""
+
+    class Deaf(Cluster):
+        def submit(self, worker: Any, request: Any) -> None:
+            worker.request = request
+            interrupt.count = 2
+            worker.stop = lambda: said.append("stop")
+            worker.kill = lambda: kill(worker)
+
+        def others_go_on(self) -> None:
+            """There are none."""
+
+    def kill(worker: Any) -> None:
+        said.append("kill")
+        cluster.pool.inbox.put(Message(worker, Reply(Answer.DIED), None))  # type: ignore[arg-type]
+
+    said: list[str] = []
+    interrupt = Interrupt()
+    cluster = Deaf(1)
+    assert build(cluster, interrupt).interrupted
+    assert said == ["stop", "kill"]
