@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ import pytest
 import slow_kind
 from slow_kind import slow_request
 
+from dem_build.digest import Output
 from dem_build.engine.jobs import cluster as clusters
 from dem_build.engine.jobs import job as jobs
 from dem_build.engine.jobs.cluster import Cluster, JobWorker, Needs
 from dem_build.engine.jobs.scheduler import Resources, SchedulerError
 from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.machine import Machine
-from dem_build.store import Store
+from dem_build.store import Record, Store
 
 MACHINE = Machine(engine="paper", submit={"poll_seconds": 0.02, "most": 4})  # type: ignore[arg-type]
 
@@ -155,6 +157,27 @@ def test_another_driver_that_is_stopped_does_not_fail_a_build(
     one.answer("submitted again")
     assert (len(paper.asked), paper.there) == (2, {"2"})
     assert not (folder_of(store) / jobs.STOP).exists()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_job_whose_folder_another_driver_removed_is_done(
+    driver: Callable[..., Driver], paper: Paper, store: Store, *, stops: bool
+) -> None:
+    request = replace(slow_request("forced", 1), force=True)
+    one = driver()
+    worker = one.submit(request)
+    one.answer("submitted as")
+    blob = store.objects.put_bytes(b"made")
+    outputs = {"out": Output(blob.digest, blob.size)}
+    made = Record(request.key, request.kind.name, request.preimage, outputs, {})
+    store.records.publish(made)
+    shutil.rmtree(folder_of(store))
+    if stops:
+        worker.stop()
+        wait(lambda: paper.cancelled)
+    paper.there.clear()
+    assert one.answer().answer is Answer.DONE
+    assert len(paper.asked) == 1
 
 
 def test_the_same_action_in_two_caches_is_two_jobs(tmp_path: Path, store: Store, paper: Paper) -> None:

@@ -322,7 +322,8 @@ class Cluster:
             if not asked:
                 continue
             job.stopped = True
-            (job.folder / STOP).touch()
+            with suppress(FileNotFoundError):  # another driver saw first that all is done
+                (job.folder / STOP).touch()
             if job.handle is None or not (any(asked.values()) or self._waits(job)):
                 continue
             try:
@@ -398,7 +399,9 @@ class Cluster:
         for key, worker in list(job.workers.items()):
             request = worker.request
             assert request is not None
-            record = None if request.force else self._store.records.lookup(key)
+            # A folder goes when all of its actions are done: another driver, which waited for them too, removed it.
+            told = not request.force or not job.folder.exists()
+            record = self._store.records.lookup(key) if told else None
             if record is not None:
                 worker.reply(Reply(Answer.DONE, record.amount("seconds") or 0.0, log=record.log))
                 self._release(job, key)
@@ -475,7 +478,8 @@ class Cluster:
 
 def _is_old(path: Path) -> bool:
     parts = [path, *(path.iterdir() if path.is_dir() else ())]
-    return time.time() - max(part.stat().st_mtime for part in parts) > KEPT_SECONDS
+    newest: float = max(part.stat().st_mtime for part in parts)
+    return time.time() - newest > KEPT_SECONDS
 
 
 def _end_of(log: Path) -> str:
