@@ -112,9 +112,7 @@ class _Team:
             session.save_root()
         if len(found) == 1:
             return cls({"": first}, first.plan)
-        names = Counter(session.recipe.name for session in found)
-        labels = [s.recipe.name if names[s.recipe.name] == 1 else s.named.replace("/", "-") for s in found]
-        sessions = dict(zip(labels, found, strict=True))
+        sessions = dict(zip(_labels([(s.recipe.name, s.named) for s in found]), found, strict=True))
         graph = united({label: session.plan.graph for label, session in sessions.items()})
         return cls(sessions, make_plan(graph, first.store.records, History()))
 
@@ -144,6 +142,22 @@ class _Team:
         for label, session in self.sessions.items():
             session.save_root(_part(outcome, session, label))
         return outcome
+
+
+def _labels(recipes: Sequence[tuple[str, str]]) -> list[str]:
+    """What tells the actions of recipes apart: a recipe's name, or where several have it, how the user named it.
+
+    Args:
+        recipes: Their names, and the files as the user named them.
+    """
+    names = Counter(name for name, _ in recipes)
+    found: list[str] = []
+    for name, named in recipes:
+        label = name if names[name] == 1 else named.replace("/", "-")
+        while label in found:  # `a/b.toml` and `a-b.toml`
+            label += "+"
+        found.append(label)
+    return found
 
 
 def _here(session: Session) -> Session:

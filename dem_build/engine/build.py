@@ -325,7 +325,9 @@ class _Build:
             if verdict.action.kind.trains and self.options.no_train:
                 del self.due[name]
                 self._settle(_not_trained(verdict))
-                return None
+                if self._winding_down():
+                    return None
+                continue
             away = self._away(verdict)
             if (away and len(self.fetching) == MOST_FETCHED) or self._taken(verdict):
                 continue
@@ -406,6 +408,7 @@ class _Build:
         self._follow_to_the_end(verdict.action, tail, reply.log)
         message.worker.request = None
         del self.running[request.name]
+        self._heed_interrupt()  # what ended a worker may have been meant for all of us, and been heard meanwhile
         self._finish(verdict, message)
 
     def _finish(self, verdict: Verdict, message: Message) -> None:
@@ -569,13 +572,13 @@ class _Build:
     def _heed_interrupt(self) -> None:
         if self.interrupt.count == self.stopping:
             return
-        self.stopping = self.interrupt.count
+        first, self.stopping = not self.stopping, self.interrupt.count
         self.listener.stopping()
         for _, fetch in self.fetching.values():
             fetch.stop()
-        if self.stopping == 1:
+        if first:  # also where two come at once: a job that was not to stop would run on
             self.pool.stop()
-        else:
+        if self.stopping > 1:
             self.pool.kill()
 
 

@@ -95,7 +95,9 @@ def test_a_scheduler_of_a_package_runs_actions_and_may_be_silent_for_a_while(
     assert [job.wait(timeout=60) for job in scheduler.jobs] == [0]
     assert replies[-1].answer is Answer.FAILED
     assert [reply.answer for reply in replies].count(Answer.STARTED) == 1
-    assert [(r.name, r.mark) for r in scheduler.asked] == [("data:mix", nothing().key)]
+    assert [(r.name, r.mark) for r in scheduler.asked] == [
+        ("data:mix", scheduler.jobs[0].args[-1].rpartition("/")[2])
+    ]
     assert "dem-jobs" not in [thread.name for thread in threading.enumerate()]
 
 

@@ -149,11 +149,12 @@ def test_a_job_asks_for_what_its_action_is_expected_to_take(slurm: SlurmCluster,
     one.submit(request)
     assert one.answer(Answer.TOLD)
     said = slurm.call("scontrol", "show", "job", "-o", job_of(store, request))
+    [folder] = (path.name for path in (store.root / "jobs").iterdir() if path.is_dir())
     assert one.answer().answer is Answer.DONE
     one.cluster.close()
     assert "TimeLimit=02:10:00" in said  # twice the hour, and ten minutes
     assert "mem=500M" in said  # a quarter more
-    assert f"Comment={request.key}" in said
+    assert f"Comment={folder}" in said
     assert "Requeue=1" in said
 
 

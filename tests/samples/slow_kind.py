@@ -60,7 +60,10 @@ def know() -> None:
 
 
 def slow_request(name: str, steps: int, way: str = "", *, trains: bool = True) -> Request:
-    """An action of so many steps; `way` says how it goes wrong: `fails`, `deaf` to signals, `killed` in the middle."""
+    """An action of so many steps.
+
+    `way` says how it goes wrong: it `fails`, is `deaf` to signals, `killed` in the middle, or `forgets` its steps.
+    """
     params = {"name": name, "steps": steps, "way": way}
     document = preimage(Action(name, TRAINS if trains else SLOW, params), ())
     return Request(name, key_of(document), document, (), (), Machine(), threads=1)
@@ -80,6 +83,8 @@ def run(_inputs: object, params: dict[str, object], context: Context) -> dict[st
         time.sleep(STEP_SECONDS)
         if params["way"] == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if params["way"] == "forgets":
+            continue
         made = folder / f"checkpoint-{step}"
         made.mkdir()
         (made / "step").write_text(str(step))

@@ -177,6 +177,9 @@ def test_recipes_of_one_name_are_told_apart_and_two_stores_are_refused(workers, 
     events = workers.work(home, "tiny.toml", "sub/tiny.toml", "--cache", "shared")
     assert events[-1].items() >= {"ran": 6, "recorded": 6}.items()
     assert {name.partition("@")[2] for name in names(events, "hit")} == {"sub-tiny.toml"}
+    (home / "sub-tiny.toml").write_text(RECIPE)
+    events = workers.work(home, "tiny.toml", "sub/tiny.toml", "sub-tiny.toml", "--cache", "shared")
+    assert events[-1]["recorded"] == 18
 
 
 def test_who_has_nothing_to_do_for_long_ends_well_and_says_what_it_left(workers, home):

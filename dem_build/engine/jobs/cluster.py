@@ -15,8 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from dem_build.actions.checkpoints import complete_checkpoints, step_of
-from dem_build.engine.jobs.job import FINAL, STOP, command, read_answers, read_job, write_job
+from dem_build.engine.jobs.job import FINAL, STOP, command, newest_step, read_answers, read_job, write_job
 from dem_build.engine.jobs.scheduler import Resources, SchedulerError
 from dem_build.engine.pool import QUIET, Message, Slot, Worker
 from dem_build.engine.protocol import Answer, Reply
@@ -71,9 +70,9 @@ class JobWorker(Worker):
     def __init__(self, slot: Slot, cluster: Cluster, inbox: queue.Queue[Message]) -> None:
         super().__init__(slot, (), inbox)
         self.told = 0
+        self.stopped = False
         self._cluster = cluster
         self._run: object = None
-        self._stopped = False
 
     def takes(self, kind: Kind) -> bool:
         """Whether an action of this kind may run here: light ones are done before a job would start."""
@@ -81,7 +80,7 @@ class JobWorker(Worker):
 
     def submit(self, request: Request) -> None:
         """Give it an action; its replies come to the inbox."""
-        self.request, self.told, self._run, self._stopped = request, 0, object(), False
+        self.request, self.told, self._run, self.stopped = request, 0, object(), False
         self._cluster.accept(self)
 
     def reply(self, reply: Reply) -> None:
@@ -94,13 +93,13 @@ class JobWorker(Worker):
 
     def stop(self) -> None:
         """Ask its job to save its state and end; one that has not begun is cancelled."""
-        self._stopped = True
+        self.stopped = True
         self._cluster.stop(self)
 
     def kill(self) -> None:
         """Wait for it no longer. A job that was to stop is cancelled; any other runs on, as a driver may come back."""
         if self.request is not None:
-            if self._stopped:
+            if self.stopped:
                 self._cluster.stop(self, at_once=True)
             self.reply(Reply(Answer.DIED, what="nobody waits for its job any more"))
 
@@ -207,7 +206,9 @@ class Cluster:
             assert worker.request is not None
             if self._adopt(worker):
                 continue
-            if (holder := self._store.leases.holder(worker.request.key)) is not None:
+            if worker.stopped:  # while others were submitted
+                worker.reply(Reply(Answer.INTERRUPTED, what="stopped before its job was submitted"))
+            elif (holder := self._store.leases.holder(worker.request.key)) is not None:
                 worker.reply(Reply(Answer.HELD, what=f"{holder} is at work on this action"))
             elif worker.request.kind.trains:
                 self._submit([worker])
@@ -228,7 +229,9 @@ class Cluster:
         except (OSError, ValueError, KeyError, TypeError):
             return False
         mine = [r for r in requests if r.key == request.key and r.force == request.force]
-        ended = any(key == request.key and reply.answer in FINAL for key, reply in read_answers(folder))
+        # What was held by others the job does not try again.
+        past = FINAL | {Answer.HELD}
+        ended = any(key == request.key and reply.answer in past for key, reply in read_answers(folder))
         if not mine or ended or (folder / STOP).exists():
             return False
         job = next((j for j in self._jobs if j.folder == folder), None)
@@ -289,13 +292,16 @@ class Cluster:
         times = [n.seconds for n in needs]
         minutes = asked.minutes
         if None not in times:
-            # Twice what is expected: a short limit is scheduled early, and who meets it goes on later.
-            expected = max(LEAST_MINUTES, int(2 * sum(t for t in times if t is not None) / 60) + 10)
+            # Twice what is expected: a short limit is scheduled early, and who meets it goes on later. Twice
+            # that, where a job was lost: it may have met its limit before there was anything to go on from.
+            expected = (
+                max(LEAST_MINUTES, int(2 * sum(t for t in times if t is not None) / 60) + 10) << job.lost
+            )
             minutes = expected if minutes is None else min(minutes, expected)
         more = f" +{len(job.requests) - 1}" if len(job.requests) > 1 else ""
         return Resources(
             name=first.name + more,
-            mark=first.key,
+            mark=job.folder.name,
             cpus=asked.cpus,
             gpus=asked.gpus if any(request.kind.device for request in job.requests) else 0,
             memory=asked.memory_gb * 10**9
@@ -308,16 +314,28 @@ class Cluster:
 
     def _heed_stops(self) -> None:
         with self._lock:
-            stopped, self._stopped = self._stopped, {}
+            # Who has no job yet may have one at the next look, or not: it is not forgotten.
+            stopped = {w: once for w, once in self._stopped.items() if w not in self._accepted}
+            self._stopped = {w: once for w, once in self._stopped.items() if w in self._accepted}
         for job in self._jobs:
-            asked = [stopped[worker] for worker in job.workers.values() if worker in stopped]
+            asked = {worker: stopped[worker] for worker in job.workers.values() if worker in stopped}
             if not asked:
                 continue
             job.stopped = True
-            (job.folder / STOP).touch()
-            # What waits in a queue sees no file.
-            if job.handle is not None and (any(asked) or not read_answers(job.folder)):
+            with suppress(FileNotFoundError):  # another driver saw first that all is done
+                (job.folder / STOP).touch()
+            if job.handle is None or not (any(asked.values()) or self._waits(job)):
+                continue
+            try:
                 self.scheduler.cancel(job.handle)
+            except SchedulerError:  # it is asked again
+                with self._lock:
+                    self._stopped = asked | self._stopped
+
+    def _waits(self, job: _Job) -> bool:
+        """Whether a job is in a queue, for the first time or again: it sees no file, and has nothing to save."""
+        running = any(self._store.leases.holder(request.key) is not None for request in job.requests)
+        return not running or not read_answers(job.folder)
 
     def _pass_on(self, job: _Job) -> None:
         """Tell the workers of a job what it answered since the last look."""
@@ -381,7 +399,9 @@ class Cluster:
         for key, worker in list(job.workers.items()):
             request = worker.request
             assert request is not None
-            record = None if request.force else self._store.records.lookup(key)
+            # A folder goes when all of its actions are done: another driver, which waited for them too, removed it.
+            told = not request.force or not job.folder.exists()
+            record = self._store.records.lookup(key) if told else None
             if record is not None:
                 worker.reply(Reply(Answer.DONE, record.amount("seconds") or 0.0, log=record.log))
                 self._release(job, key)
@@ -393,7 +413,7 @@ class Cluster:
             self._lose(job)
 
     def _lose(self, job: _Job) -> None:
-        step = max((self._step(key) for key in job.workers), default=-1)
+        step = max((newest_step(self._store, key) for key in job.workers), default=-1)
         job.lost = 1 if step > job.step else job.lost + 1
         job.step = step
         what = f"{self._called(job)} is gone, and what it was to make is not recorded"
@@ -407,16 +427,12 @@ class Cluster:
                 hint = f"its output is in {job.folder / 'log'}: {_end_of(job.folder / 'log')}"
                 worker.reply(Reply(Answer.DIED, what=f"{what}, {MOST_LOST} times", hint=hint))
                 self._release(job, key)
-        if job in self._jobs and self._start(job):
+        if job not in self._jobs:
+            return
+        (job.folder / STOP).unlink(missing_ok=True)  # of another driver, which does not wait for it any more
+        if self._start(job):
             for worker in job.workers.values():
                 worker.reply(Reply(Answer.TOLD, what=f"{what}: submitted again as {self._called(job)}"))
-
-    def _step(self, key: Digest) -> int:
-        """How far the newest checkpoint of an action is; -1 where it has none."""
-        found = [
-            c for run in self._store.work.previous(key) for c in complete_checkpoints(run / "checkpoints")
-        ]
-        return max(map(step_of, found), default=-1)
 
     # Files.
 
@@ -442,15 +458,28 @@ class Cluster:
         shutil.rmtree(job.folder, ignore_errors=True)
 
     def _tidy(self) -> None:
-        """Remove what jobs left that nobody has looked after for long."""
-        with suppress(OSError):
-            for path in self._folder.iterdir():
-                parts = [path, *(path.iterdir() if path.is_dir() else ())]
-                if time.time() - max(part.stat().st_mtime for part in parts) > KEPT_SECONDS:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        """Remove what jobs left that nobody has looked after for long, unless the scheduler still has the job."""
+        # What cannot be read, or asked, stays: another call looks again.
+        with suppress(OSError, ValueError, KeyError, TypeError, SchedulerError):
+            if not (old := [path for path in self._folder.iterdir() if _is_old(path)]):
+                return
+            named = {path: parse_json(path.read_bytes()) for path in self._folder.glob("*.json")}
+            known = self.scheduler.known([n["handle"] for n in named.values() if n["handle"] is not None])
+            used = {n["folder"] for n in named.values() if n["handle"] in known}
+            for path in old:
+                if path.is_dir() and path.name not in used:
+                    shutil.rmtree(path)
+                elif path.is_file() and (path not in named or named[path]["folder"] not in used):
+                    path.unlink()
 
     def _called(self, job: _Job) -> str:
         return f"{self._machine.engine} job {job.handle}"
+
+
+def _is_old(path: Path) -> bool:
+    parts = [path, *(path.iterdir() if path.is_dir() else ())]
+    newest: float = max(part.stat().st_mtime for part in parts)
+    return time.time() - newest > KEPT_SECONDS
 
 
 def _end_of(log: Path) -> str:

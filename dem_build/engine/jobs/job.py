@@ -8,7 +8,8 @@ The folder is in the store, and all that driver and job tell each other lies the
     log/            what the scheduler keeps of the job's output
 
 SIGTERM, SIGUSR1 and SIGUSR2 stop it: the running action saves its state. After the latter two, which tell of a time
-limit, the job has itself queued again (`$DEM_REQUEUE`); after the first the scheduler has decided that already.
+limit, the job has itself queued again (`$DEM_REQUEUE`), if it came further than before; after the first the scheduler
+has decided that already.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build.actions.checkpoints import complete_checkpoints, step_of
 from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.json_text import parse_json
 from dem_build.store.leases import SILENT_SECONDS
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
     from dem_build.engine.run import Runner
+    from dem_build.store import Store
 
-__all__ = ["FINAL", "STOP", "command", "read_answers", "read_job", "run_job", "write_job"]
+__all__ = ["FINAL", "STOP", "command", "newest_step", "read_answers", "read_job", "run_job", "write_job"]
 
 JOB = "job.json"
 ANSWERS = "answers.jsonl"
@@ -88,6 +91,12 @@ def read_answers(folder: Path) -> list[tuple[Digest, Reply]]:
     return found
 
 
+def newest_step(store: Store, key: Digest) -> int:
+    """How far the newest checkpoint of an action is; -1 where it has none."""
+    found = [c for run in store.work.previous(key) for c in complete_checkpoints(run / "checkpoints")]
+    return max(map(step_of, found), default=-1)
+
+
 def command(folder: Path, threads: dict[str, str]) -> list[str]:
     """The command that runs the job of a folder.
 
@@ -136,6 +145,7 @@ def run_job(folder: Path) -> None:
     answered, begun = {key for key, reply in said if reply.answer in FINAL}, {key for key, _ in said}
     left = [request for request in requests if request.key not in answered]
     store = Store.open(places[0], work=places[1] if len(places) > 1 else None)
+    before = {request.key: newest_step(store, request.key) for request in left}
     running = [""]
 
     def tell(reply: Reply) -> None:
@@ -151,12 +161,16 @@ def run_job(folder: Path) -> None:
             else _run(runner, request, stop, began=request.key in begun)
         )
     done = {key for key, reply in read_answers(folder) if reply.answer in FINAL}
-    if (
-        stop.again
-        and any(request.key not in done for request in left)
-        and (requeue := os.environ.get("DEM_REQUEUE"))
-    ):
+    unfinished = [request.key for request in left if request.key not in done]
+    requeue = os.environ.get("DEM_REQUEUE")
+    if not (stop.again and unfinished and requeue):
+        return
+    # Else it would run to its limit for ever, and come no further; its driver counts how often a job is lost.
+    if len(unfinished) < len(left) or any(newest_step(store, key) > before[key] for key in unfinished):
         subprocess.run(requeue, shell=True, check=False)  # noqa: S602  of the scheduler's engine
+    else:
+        said = "its time limit came before there was anything to go on from: raise `submit.minutes`"
+        sys.stdout.write(f"{said}\n")  # the job's log, of which the driver tells the last line
 
 
 def _run(runner: Runner, request: Request, stop: _Stop, *, began: bool) -> Reply:

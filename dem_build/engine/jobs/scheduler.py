@@ -37,7 +37,7 @@ class Resources:
 
     Attributes:
         name: What lists of jobs show, such as `vector:math`.
-        mark: By which the job is found again: the key of its first action.
+        mark: By which the job is found again: the name of its folder.
         cpus: CPU cores.
         gpus: GPUs of one node.
         memory: Bytes of the node's memory.
@@ -82,7 +82,11 @@ class Scheduler(Protocol):
         """
 
     def cancel(self, handle: str) -> None:
-        """End a job: a running one is sent SIGTERM first. One that is not there is no error."""
+        """End a job: a running one is sent SIGTERM first. One that is not there is no error.
+
+        Raises:
+            SchedulerError: The scheduler does not answer.
+        """
 
     def about(self) -> str:
         """The scheduler in words, for messages: its name and version."""

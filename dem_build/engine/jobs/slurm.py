@@ -102,7 +102,10 @@ class Slurm:
 
     def cancel(self, handle: str) -> None:
         """Cancel a job by `scancel`."""
-        subprocess.run(["scancel", handle], check=False, capture_output=True, timeout=ANSWER_SECONDS)  # noqa: S603, S607
+        try:
+            subprocess.run(["scancel", handle], check=False, capture_output=True, timeout=ANSWER_SECONDS)  # noqa: S603, S607
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise SchedulerError(f"scancel: {error}") from error
 
     def about(self) -> str:
         """Slurm's name and version."""

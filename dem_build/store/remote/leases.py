@@ -127,10 +127,10 @@ class RemoteLeases:
             while not self._ended.wait(seconds):
                 self._beats += 1
                 for key, (name, holder) in list(self._ours.items()):
-                    file.write_bytes(self._written(holder))
-                    # A sign that fails is one that is missed. One of a lease that was given back meanwhile brings it
-                    # back: it goes again.
-                    with suppress(RemoteError):
+                    # A sign that fails is one that is missed, a full disk's too. One of a lease that was given back
+                    # meanwhile brings it back: it goes again.
+                    with suppress(RemoteError, OSError):
+                        file.write_bytes(self._written(holder))
                         self._namespace.remote.bucket.put(name, file)
                         if key not in self._ours:
                             self._namespace.remote.bucket.delete([name])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 from shared_samples import Shared
@@ -72,6 +74,26 @@ def test_who_gives_signs_of_life_keeps_it(shared):
         one.release(KEY)
         time.sleep(SILENT / 2)
         assert there(shared) == [], "a sign of life of what was given back stays"
+
+
+def test_a_full_disk_takes_a_sign_of_life_and_not_the_lease(shared, monkeypatch):
+    full = [True]
+    write = Path.write_bytes
+
+    def writes(path, data):
+        if full and path.name == "lease":
+            full.clear()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", writes)
+    with leases(shared, "one", beat=SILENT / 8) as one, leases(shared, "two") as two:
+        assert one.take(KEY) is None
+        until = time.monotonic() + 3 * SILENT
+        while time.monotonic() < until:
+            assert two.take(KEY) is not None
+            time.sleep(0.02)
+        assert not full
 
 
 def test_of_many_that_take_a_dead_ones_one_has_it(shared):
