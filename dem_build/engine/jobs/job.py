@@ -169,8 +169,8 @@ def run_job(folder: Path) -> None:
     if len(unfinished) < len(left) or any(newest_step(store, key) > before[key] for key in unfinished):
         subprocess.run(requeue, shell=True, check=False)  # noqa: S602  of the scheduler's engine
     else:
-        said = "its time limit came before there was anything to go on from: raise `submit.minutes`"
-        sys.stdout.write(f"{said}\n")  # the job's log, of which the driver tells the last line
+        why = "its time limit came before there was anything to go on from: raise `submit.minutes`"
+        sys.stdout.write(f"{why}\n")  # the job's log, of which the driver tells the last line
 
 
 def _run(runner: Runner, request: Request, stop: _Stop, *, began: bool) -> Reply:
