@@ -18,12 +18,8 @@ from pathlib import Path
 
 from contest import contest, table, timed
 
-from dem_build.cli.session import Call, open_session
-from dem_build.engine.outcome import Outcome
-from dem_build.plan import Status, decide
-from dem_build.store import Record
-
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
+from scaled import record_made_up
 from tiny import make_base, make_data
 
 HEAD = """\
@@ -49,31 +45,6 @@ def project(folder: Path, datasets: int) -> Path:
     recipe = folder / "recipe.toml"
     recipe.write_text(HEAD + "".join(DATASET.format(i) for i in range(datasets)))
     return recipe
-
-
-def pretend(recipe: Path) -> int:
-    """Record made-up results for every action of a recipe; return how many there are."""
-    session = open_session(str(recipe), Call())
-    session.store.make()
-    known = {}
-    records = {}
-    for action in session.plan.graph:
-        verdict = decide(action, known, session.store.records, session.plan.history)
-        assert verdict.key is not None
-        outputs = {}
-        for name in action.kind.outputs:
-            file = session.store.work.new(verdict.key) / "out" / name
-            file.write_text('{"loss": 1.0}' if name == "metrics" else f"{action.name} {name}")
-            outputs[name] = session.store.objects.put(file)
-        if verdict.status is not Status.HIT:
-            made = Record(verdict.key, action.kind.name, verdict.preimage, outputs, {})
-            session.store.records.publish(made)
-        session.store.work.drop(verdict.key)
-        records[action.name] = session.store.records.lookup(verdict.key)
-        known[action.name] = outputs
-    session.save_lock()
-    session.save_root(Outcome({}))
-    return len(records)
 
 
 def dvc_project(folder: Path, dvc: str) -> None:
@@ -103,7 +74,7 @@ def main() -> None:
         five, many = project(home / "five", 5), project(home / "many", MANY)
         for _ in range(2):  # the second one says in the summary that nothing ran
             subprocess.run([*dem, "build", str(five)], check=True, stdout=subprocess.DEVNULL)
-        actions = pretend(many)
+        actions = record_made_up(many)
         time.sleep(2.5)  # younger files than two seconds are hashed again, on purpose
         runs = {
             "`dem build`, 5 datasets": lambda _: timed([*dem, "build", str(five)]),

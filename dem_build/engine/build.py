@@ -82,10 +82,9 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
     """
     gc.freeze()  # what there is stays, and need not be looked through
     gc.enable()  # `dem` starts without it
-    places = [store.root, *([store.scratch] if store.scratch else [])]
     # Of a cluster's driver one slot is enough: what runs on it takes moments.
     here = slots(options.machine)[: 1 if options.cluster else None]
-    pool = Pool(here, *places, cluster=options.cluster)
+    pool = Pool(here, *store.places, cluster=options.cluster)
     try:
         with interrupt.counting():
             return _Build(plan, store, options, listener, interrupt, pool).run()

@@ -72,6 +72,11 @@ class Store:
         self.roots = Roots(layout)
         self._layout = layout
 
+    @property
+    def places(self) -> list[Path]:
+        """What another process opens it by: its folder, and where unfinished runs lie if not there."""
+        return [self.root] if self.scratch is None else [self.root, self.scratch]
+
     @classmethod
     def open(
         cls, root: Path, *, hints: Hints | None = None, make: bool = True, work: Path | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -31,16 +32,7 @@ SLOW = Kind(
     outputs=("out",),
     resumes=True,
 )
-TRAINS = Kind(
-    name="slow-training",
-    module="slow_kind",
-    family="slow",
-    version=1,
-    params=("name", "steps", "way"),
-    outputs=("out",),
-    resumes=True,
-    trains=True,
-)
+TRAINS = replace(SLOW, name="slow-training", trains=True)
 STEP_SECONDS = 0.1
 LOOK_UP = (protocol, records)
 """The modules that look a kind up by its name, as a job does."""

@@ -256,8 +256,7 @@ class Cluster:
         job = _Job(folder, requests)
         with files.writing(folder):
             (folder / "log").mkdir(parents=True)
-            places = [self._store.root, *([self._store.scratch] if self._store.scratch else [])]
-            write_job(folder, places, requests)
+            write_job(folder, self._store.places, requests)
             self._name(job)  # before it is submitted, so that it can be found whenever we die
         self._jobs.append(job)
         if not self._start(job, *workers):

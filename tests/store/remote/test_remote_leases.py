@@ -54,6 +54,13 @@ def test_one_machine_has_a_lease_and_another_hears_which_until_it_is_given_back(
     assert there(shared) == []
 
 
+def stays_taken(by, seconds):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert by.take(KEY) is not None
+        time.sleep(0.02)
+
+
 def test_who_falls_silent_loses_it_and_what_it_wrote_goes(shared):
     with leases(shared, "one") as one, leases(shared, "two") as two:
         assert one.take(KEY) is None
@@ -67,10 +74,7 @@ def test_who_falls_silent_loses_it_and_what_it_wrote_goes(shared):
 def test_who_gives_signs_of_life_keeps_it(shared):
     with leases(shared, "one", beat=SILENT / 8) as one, leases(shared, "two") as two:
         assert one.take(KEY) is None
-        until = time.monotonic() + 4 * SILENT
-        while time.monotonic() < until:
-            assert two.take(KEY) is not None
-            time.sleep(0.02)
+        stays_taken(two, 4 * SILENT)
         one.release(KEY)
         time.sleep(SILENT / 2)
         assert there(shared) == [], "a sign of life of what was given back stays"
@@ -89,10 +93,7 @@ def test_a_full_disk_takes_a_sign_of_life_and_not_the_lease(shared, monkeypatch)
     monkeypatch.setattr(Path, "write_bytes", writes)
     with leases(shared, "one", beat=SILENT / 8) as one, leases(shared, "two") as two:
         assert one.take(KEY) is None
-        until = time.monotonic() + 3 * SILENT
-        while time.monotonic() < until:
-            assert two.take(KEY) is not None
-            time.sleep(0.02)
+        stays_taken(two, 3 * SILENT)
         assert not full
 
 
