@@ -12,17 +12,13 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 from make_growth import SIZES, SKILLS
-from safetensors.numpy import load
 
 from dem_build.cli.session import Call, Session, open_session
-from dem_build.search.problem import ratio_stderr
 
-if TYPE_CHECKING:
-    from dem_build.store import Record
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from measured import gain, mean, record, rows, shown
 
 ALL = max(SIZES)
 WAYS = {"composed": ("matched", "model"), "sum": ("Σ ΔΘ / n", "model:sum")}
@@ -35,40 +31,10 @@ def session(folder: Path, count: int) -> Session:
     return open_session(str(folder / f"growth-{count}.toml"), Call())
 
 
-def record(folder: Path, count: int, action: str) -> Record | None:
-    """What is recorded of an action, None where nothing is."""
-    verdict = session(folder, count).plan.verdicts.get(action)
-    return verdict.record if verdict else None
-
-
-def rows(folder: Path, count: int, model: str, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """The summed loss and the tokens of each test row."""
-    found = record(folder, count, f"loss:{model}:{dataset}")
-    if found is None:
-        return None
-    stored = load(session(folder, count).store.objects.read_bytes(found.outputs["rows"]))
-    return stored["nll"].astype(float), stored["tokens"].astype(float)
-
-
 def gained(folder: Path, count: int, model: str, dataset: str) -> tuple[float, float] | None:
     """The gain recovered on a dataset, and its standard error; None where something is not measured."""
-    mine, base = (rows(folder, count, name, dataset) for name in (model, "base"))
-    single = rows(folder, ALL, dataset, dataset)
-    if mine is None or base is None or single is None:
-        return None
-    scale, error = ratio(base[0] - single[0], base[1])
-    return tuple(part / max(scale, 2 * error) for part in ratio(base[0] - mine[0], mine[1]))
-
-
-def ratio(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
-    """Σ sums / Σ tokens and its standard error."""
-    return sums.sum() / tokens.sum(), float(ratio_stderr(sums[None], tokens[None])[0])
-
-
-def mean(found: list[tuple[float, float]]) -> str:
-    """The mean of values with its standard error."""
-    values, errors = np.array(found).T
-    return f"{values.mean():.3f} ±{np.sqrt((errors**2).sum()) / len(errors):.3f}"
+    mine, base = (rows(session(folder, count), name, dataset) for name in (model, "base"))
+    return gain(mine, base, base, rows(session(folder, ALL), dataset, dataset))
 
 
 def table(folder: Path) -> None:
@@ -85,13 +51,19 @@ def table(folder: Path) -> None:
     for count in SIZES:
         names = list(SKILLS)[:count]
         for model, (label, action) in WAYS.items():
-            found = {name: gain for name in names if (gain := gained(folder, count, model, name))}
-            made = record(folder, count, action)
+            found = {name: one for name in names if (one := gained(folder, count, model, name))}
+            made = record(session(folder, count), action)
             if len(found) < count or made is None:
                 continue
             worst = min(found, key=lambda name: found[name][0])
-            first = mean([found[name] for name in names[: min(SIZES)]])
-            cells = [str(count), label, mean(list(found.values())), first, f"{worst} {found[worst][0]:.3f}"]
+            first = shown(mean([found[name] for name in names[: min(SIZES)]]))
+            cells = [
+                str(count),
+                label,
+                shown(mean(list(found.values()))),
+                first,
+                f"{worst} {found[worst][0]:.3f}",
+            ]
             seconds = made.amount("seconds") or 0
             print(f"| {' | '.join([*cells, f'{seconds:.1f}'])} |")
 

@@ -17,16 +17,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from safetensors.numpy import load
-
 from dem_build.cli.session import Call, Session, open_session
-from dem_build.search.problem import ratio_stderr
 
 if TYPE_CHECKING:
-    from dem_build.store import Record
+    import numpy as np
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+from measured import gain, mean, ratio, record, rows, shown  # noqa: E402
+
 DATASETS = ("gsm8k", "cot", "aqua", "family", "reverse")
 MIXTURES = ("natural", "even")
 ROWS = (8, 20, 56)
@@ -111,38 +110,15 @@ def named(build: str) -> tuple[str, ...]:
     return (f"name=study-{build}",) if build else ()
 
 
-def record(build: str, action: str) -> Record | None:
-    """Return what is recorded of an action, None where nothing is."""
-    verdict = session(build).plan.verdicts.get(action)
-    return verdict.record if verdict else None
-
-
-def rows(arm: Arm, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the summed loss and the tokens of each test row."""
-    found = record(arm.build, f"loss:{arm.model}:{dataset}")
-    if found is None:
-        return None
-    stored = load(session(arm.build).store.objects.read_bytes(found.outputs["rows"]))
-    return stored["nll"].astype(float), stored["tokens"].astype(float)
-
-
-def ratio(sums: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
-    """Return Σ sums / Σ tokens and its standard error."""
-    return sums.sum() / tokens.sum(), float(ratio_stderr(sums[None], tokens[None])[0])
+def losses(arm: Arm, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """The summed loss and the tokens of each test row."""
+    return rows(session(arm.build), arm.model, dataset)
 
 
 def gained(arm: Arm, against: Arm) -> tuple[float, float] | None:
     """Return the mean gain recovered above that of another arm, and its standard error."""
-    shares = []
-    for name in DATASETS:
-        mine, theirs, base, single = (rows(one, name) for one in (arm, against, ARMS[0], alone(name)))
-        if mine is None or theirs is None or base is None or single is None:
-            return None
-        scale, error = ratio(base[0] - single[0], base[1])
-        share = ratio(theirs[0] - mine[0], mine[1])
-        shares.append([part / max(scale, 2 * error) for part in share])
-    values, errors = np.array(shares).T
-    return float(values.mean()), float(np.sqrt((errors**2).sum()) / len(errors))
+    shares = [gain(*(losses(one, name) for one in (arm, against, ARMS[0], alone(name)))) for name in DATASETS]
+    return None if None in shares else mean([share for share in shares if share is not None])
 
 
 def alone(dataset: str) -> Arm:
@@ -153,7 +129,7 @@ def alone(dataset: str) -> Arm:
 def trained(arm: Arm) -> int:
     """Return the tokens that were trained on."""
     made = [(arm.build, name) for name in arm.trainings] + [("", name) for name in arm.first]
-    found = [one for build, name in made if (one := record(build, name)) is not None]
+    found = [one for build, name in made if (one := record(session(build), name)) is not None]
     return sum(one.count("tokens", "seen") or 0 for one in found)
 
 
@@ -165,7 +141,7 @@ def composing(arm: Arm) -> float:
     names = [n for n in ("tune", "model", "model:unhealed") if n in graph] + [
         n for n in graph if n.startswith("gram:")
     ]
-    found = [one for name in names if (one := record(arm.build, name)) is not None]
+    found = [one for name in names if (one := record(session(arm.build), name)) is not None]
     return sum(one.amount("seconds") or 0.0 for one in found)
 
 
@@ -175,21 +151,16 @@ def models() -> None:
     print("| model | " + " | ".join((*DATASETS, *columns)) + " |")
     print("|---|" + "---:|" * (len(DATASETS) + len(columns)))
     for arm in ARMS:
-        losses = [
-            ratio(*found)[0] if (found := rows(arm, name)) else math.nan for name in (*DATASETS, "dialogue")
+        means = [
+            ratio(*found)[0] if (found := losses(arm, name)) else math.nan for name in (*DATASETS, "dialogue")
         ]
-        if all(map(math.isnan, losses)):
+        if all(map(math.isnan, means)):
             continue
-        *own, dialogue = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in losses]
-        gain = shown(gained(arm, ARMS[0]))
+        *own, dialogue = ["" if math.isnan(loss) else f"{loss:.3f}" for loss in means]
+        recovered = shown(gained(arm, ARMS[0]))
         less = "" if arm is MATCHED else shown(gained(MATCHED, arm))
-        cells = [*own, gain, less, dialogue, f"{trained(arm) / 1000:.0f}k", f"{composing(arm):.0f}"]
+        cells = [*own, recovered, less, dialogue, f"{trained(arm) / 1000:.0f}k", f"{composing(arm):.0f}"]
         print(f"| {arm.label} | {' | '.join(cells)} |")
-
-
-def shown(found: tuple[float, float] | None) -> str:
-    """Return a value with its standard error."""
-    return "" if found is None else f"{found[0]:.3f} ±{found[1]:.3f}"
 
 
 def builds() -> None:
