@@ -159,7 +159,7 @@ GIVEN = {
         [],
     ),
     "match": (
-        {"dtype": "bfloat16", "rows": 32, "ridge": 0.03, "prior": 1.0},
+        {"dtype": "bfloat16", "rows": 32, "ridge": 2.0, "prior": "fit"},
         [
             *BASE,
             Group("math", {"importance": 1.0}, (OF_MATH[0], taken("data/sample", hexes("5")))),
@@ -173,7 +173,7 @@ GIVEN = {
         [],
     ),
     "regmean": (
-        {"dtype": "bfloat16", "ridge": 0.03},
+        {"dtype": "bfloat16", "ridge": 2.0},
         [
             *BASE,
             Group("math", {"importance": 1.0}, (taken("delta", hexes("7")), taken("gram", hexes("5")))),
@@ -185,8 +185,8 @@ GIVEN = {
         {
             "dtype": "bfloat16",
             "rows": 32,
-            "ridge": 0.03,
-            "prior": 1.0,
+            "ridge": 2.0,
+            "prior": "fit",
             "objective": "gain",
             "max_samples": 128,
         },

@@ -365,8 +365,9 @@ def matching_memory(shape: Shape, tokens: int) -> int:
     """
     embeddings = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden
     layer = max(shape.parameters - embeddings, 0) / shape.layers * MASTER
-    # One matrix at a time has its sums of products: the widest one maps the MLP back, in float64.
-    solved = DOUBLE * shape.inner * (shape.inner + shape.hidden)
+    # One matrix at a time has its sums of products, and the mean of the vectors: the widest one maps the MLP back, in
+    # float64.
+    solved = DOUBLE * shape.inner * (shape.inner + 2 * shape.hidden)
     # A pass that waits before that matrix holds its residual stream and what the MLP made.
     waiting = PASSES * tokens * MASTER * (3 * shape.hidden + 2 * shape.inner)
     return int(MODELS * layer + solved + waiting)

@@ -219,6 +219,12 @@ else:
     MethodName = Literal[tuple(METHODS)]  # each by name, so that a typo gets "did you mean"
 
 
+Prior: TypeAlias = Annotated[
+    Annotated[float, Field(ge=0), Tag("<number>")] | Annotated[Literal["fit"], Tag("<text>")],
+    shapes('must be a number or "fit"', "fit"),
+]
+
+
 class Compose(Table):
     """How base and vectors become one model."""
 
@@ -240,12 +246,14 @@ class Compose(Table):
         default=32, ge=1, le=256, description="Training rows of each dataset that layers are fitted on."
     )
     ridge: float = Field(
-        default=0.03,
+        default=2.0,
         gt=0,
-        description="λ, what pulls a fitted layer to the prior: a share of each input's square.",
+        description="λ, what pulls a fitted layer to the prior, in squares of its median input.",
     )
-    prior: float = Field(
-        default=1.0, ge=0, description="c, what the mean of the vectors is multiplied by in the prior."
+    prior: Prior = Field(
+        default="fit",
+        description="c, what the mean of the vectors is multiplied by in the prior: a number, or `fit`: between 1 and "
+        "the number of vectors, as each layer's rows say, and 1 where nothing is fitted.",
     )
     salt: Salt = None
 

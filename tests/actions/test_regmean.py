@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from families import make_family
+from match_samples import damped, shares_of
 from safetensors.torch import load_file, save_file
 from weight_samples import (
     DIGEST,
@@ -97,7 +98,7 @@ class Made:
         inputs = Inputs(
             {f"base/{part}": self.base / part for part in PARTS}, {"base/weights": DIGEST}, groups=groups
         )
-        regmean.run(inputs, {"dtype": "float32", "ridge": 0.03} | params, context)
+        regmean.run(inputs, {"dtype": "float32", "ridge": 2.0} | params, context)
         return context.out
 
     def weights(self, outputs: Path) -> dict[str, torch.Tensor]:
@@ -114,30 +115,20 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Made:
 
 
 def gram_by_hand(made: Made, folder: Path) -> dict[str, torch.Tensor]:
-    """Σ s_t x_t x_tᵀ of the first vector's model, by hooks on the whole of it; half of s_t on tokens that count."""
+    """Σ s_t x_t x_tᵀ of the first vector's model, by hooks on the whole of it."""
     model = load(made.base, folder, dtype=torch.float32)
     model.load_state_dict(made.single(0), strict=False)
     rows = list(random_rows(0, 4))
-    counted = sum(int((labels[1:] >= 0).sum()) for _, labels in rows)
-    others = sum(len(ids) for ids, _ in rows) - counted
-    found: dict[str, torch.Tensor] = {}
-    shares: list[torch.Tensor] = []
-
-    def note(name: str) -> Any:
-        def hook(_: Any, given: tuple[torch.Tensor, ...]) -> None:
-            x = given[0][0].double()
-            found[name] = found.get(name, torch.zeros(())) + x.T @ (x * shares[-1][:, None])
-
-        return hook
-
-    for module in MODULES:
-        model.get_submodule(LAYER + module).register_forward_pre_hook(note(module))
-    for ids, labels in rows:
-        count = np.append(labels[1:] >= 0, False)
-        shares.append(torch.from_numpy(np.where(count, 0.5 / counted, 0.5 / others)))
+    given: dict[str, list[torch.Tensor]] = {module: [] for module in MODULES}
+    for module, found in given.items():
+        model.get_submodule(LAYER + module).register_forward_pre_hook(
+            lambda _, inputs, found=found: found.append(inputs[0][0].double())
+        )
+    for ids, _ in rows:
         with torch.no_grad():
             model(torch.from_numpy(ids.astype("int64"))[None])
-    return found
+    inputs = {module: torch.cat(found) for module, found in given.items()}
+    return {module: x.T @ (x * damped(shares_of(rows), x)[:, None]) for module, x in inputs.items()}
 
 
 def test_the_matrices_are_those_of_the_fine_tuned_models_inputs(made: Made, tmp_path: Path) -> None:
@@ -176,7 +167,7 @@ def solved(made: Made, folder: Path, *, turned: bool) -> None:
                     a * torch.from_numpy(g.read(g.of[name])) for a, g in zip(importances, grams, strict=True)
                 ]
                 total = of[0] + of[1]
-                total += torch.diag(total.diagonal()) * ridge
+                total += ridge * total.diagonal().median() * torch.eye(len(total), dtype=total.dtype)
                 moved = [s[name] - wanted for s in singles]
                 pull = sum((m.T if turned else m) @ g for m, g in zip(moved, of, strict=True))
                 correction = torch.linalg.solve(total, pull, left=False)

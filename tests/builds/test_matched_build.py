@@ -61,7 +61,7 @@ def test_names_and_order_of_datasets_match_nothing_anew(matched):
     ("old", "new", "why"),
     [
         ("[datasets.copy]", "[datasets.copy]\nomega = 2.0", "vector:copy, importance: 1.0 → 2.0"),
-        ("rows = 16", "rows = 16\nridge = 0.1", "params.ridge: 0.03 → 0.1"),
+        ("rows = 16", "rows = 16\nridge = 0.1", "params.ridge: 2.0 → 0.1"),
     ],
 )
 def test_another_importance_or_key_composes_once_and_is_named(matched, old, new, why):

@@ -139,7 +139,7 @@ def matched(rows=64):
     for name in ("math", "chat"):
         takes.append(Input("delta", Edge(f"vector:{name}", "delta"), group=name))
         takes.append(Input("data/sample", Edge(f"data:{name}", "sample"), group=name))
-    params = {"dtype": "bfloat16", "rows": rows, "ridge": 0.03, "prior": 1.0}
+    params = {"dtype": "bfloat16", "rows": rows, "ridge": 2.0, "prior": "fit"}
     groups = {n: {"importance": 1.0} for n in ("math", "chat")}
     model = Action("model", KINDS["match"], params, tuple(takes), groups=groups)
     return made, made.plan(Graph({**graph.actions, "model": model}))

@@ -53,7 +53,7 @@ def matched_graph():
             }
             makers.append(Action(f"data:{name}", KINDS["prepare"], params, salt=name))
             takes.append(Input("data/sample", Edge(f"data:{name}", "sample"), group=name))
-    params = {"dtype": "bfloat16", "rows": 32, "ridge": 0.03, "prior": 1.0}
+    params = {"dtype": "bfloat16", "rows": 32, "ridge": 2.0, "prior": "fit"}
     model = Action("model", KINDS["match"], params, tuple(takes), groups=groups)
     return Graph({a.name: a for a in [*makers, model]})
 
@@ -84,7 +84,7 @@ def test_what_matching_recorded_by_digests_is_read_with_names():
         "chat": MatchedVector(2.0, 32, 800, 0.05),
         "code": MatchedVector(1.0, 0, 0, None),
     }
-    assert found.params == {"rows": 32, "ridge": 0.03, "prior": 1.0}
+    assert found.params == {"rows": 32, "ridge": 2.0, "prior": "fit"}
     assert (found.tokens, found.seconds, found.rowless) == (2000, 21.5, ["code"])
 
 
@@ -163,8 +163,8 @@ def test_the_page_says_how_layers_were_matched():
     inputs = make(NAMES, matching=make_matching(NAMES, vectors=vectors))
     text = Page(render(inputs)).text
     assert (
-        "on 2.4k tokens of training rows, in 22s; with a ridge of 0.03 towards the base plus 1 times the mean of the "
-        "vectors." in text
+        "on 2.4k tokens of training rows, in 22s; with a ridge of 2.0 towards the base plus the mean of the "
+        "vectors, made as long as rows say." in text
     )
     assert "math 1 32 1.2k 3.1 % chat 2 32 1.2k 3.1 % code 1 none only the prior has it" in text
 
@@ -210,7 +210,7 @@ def recipe_of(method):
 
 def test_the_card_says_how_a_matched_model_was_composed():
     text = the_card(make(NAMES, recipe=recipe_of("match"), matching=make_matching(NAMES)))
-    assert "`rows` is 32, `ridge` is 0.03, `prior` is 1.0" in text
+    assert "`rows` is 32, `ridge` is 2.0, `prior` is fit" in text
     assert "ω of a vector is the dataset's importance a" in text
     assert "minimises" in text
     plain = the_card(make(NAMES))

@@ -16,7 +16,7 @@ from dem_build.actions.match import run as match
 from dem_build.data.arrays import RowsWriter
 from dem_build.step import Group, Inputs
 
-PARAMS = {"dtype": "float32", "rows": 32, "ridge": 0.03, "prior": 1.0}
+PARAMS = {"dtype": "float32", "rows": 32, "ridge": 2.0, "prior": 1.0}
 
 
 def random_rows(seed, lengths=(12, 20, 9, 16), vocabulary=259):
@@ -57,7 +57,7 @@ def run_match(imported, folder, vectors, *, threads=2, stopping=lambda: False, *
     return SimpleNamespace(out=context.out, told=told, events=[json.loads(line) for line in lines])
 
 
-def by_hand(base, deltas, rows, *, ridge=0.03, epsilon=1e-7):
+def by_hand(base, deltas, rows, *, ridge=2.0, prior=1.0):
     """The matched model's state in float64, of vectors that all are other than 0 everywhere and count alike.
 
     Each linear module is one least-squares problem, solved as it stands and by no normal equations; each input is taken
@@ -68,30 +68,56 @@ def by_hand(base, deltas, rows, *, ridge=0.03, epsilon=1e-7):
         deltas: Name → tensor, of each vector.
         rows: The rows of each.
         ridge: λ.
-        epsilon: Beside it.
+        prior: c; `fit`: of each module by least squares along the mean of the vectors, between 1 and their number.
     """
+    plain = _edited(base, [])
     singles = [_edited(base, [delta]) for delta in deltas]
     composed = _edited(base, [{n: t / len(deltas) for n, t in delta.items()} for delta in deltas])
     tokens = [[torch.from_numpy(ids.astype("int64"))[None] for ids, _ in found] for found in rows]
     seen = [_seen(single, ids) for single, found in zip(singles, tokens, strict=True) for ids in found]
-    weights = torch.cat([_weights([labels for _, labels in found]) for found in rows])
-    root = weights.sqrt()[:, None]
+    weights = [shares_of(found) for found in rows]
+    lengths = []
     for name in seen[0]:  # in the order in which a pass meets them
         module = composed.get_submodule(name)
-        z = torch.cat([_seen(composed, ids)[name][0] for found in tokens for ids in found])
+        given = [torch.cat([_seen(composed, ids)[name][0] for ids in found]) for found in tokens]
+        z = torch.cat(given)
+        root = torch.cat([damped(w, of) for w, of in zip(weights, given, strict=True)]).sqrt()[:, None]
         y = torch.cat([of[name][1] for of in seen]) - (0 if module.bias is None else module.bias)
-        prior = module.weight if isinstance(module, Conv1D) else module.weight.T
-        held = ((ridge + epsilon) * (root * z).square().sum(0)).sqrt()
-        left, right = torch.cat([root * z, held.diag()]), torch.cat([root * y, held[:, None] * prior])
+        turn = (lambda weight: weight) if isinstance(module, Conv1D) else (lambda weight: weight.T)
+        mean, start = turn(module.weight), turn(plain.get_submodule(name).weight)
+        if prior == "fit":
+            made, wanted = (root * (z @ (mean - start))).ravel(), (root * (y - z @ start)).ravel()
+            longer = torch.linalg.lstsq(made[:, None], wanted[:, None]).solution.clip(1, len(deltas)).item()
+            lengths.append(longer)
+            mean = start + longer * (mean - start)
+        held = (ridge * (root * z).square().sum(0).median()).sqrt()
+        left = torch.cat([root * z, held * torch.eye(z.shape[1], dtype=z.dtype)])
+        right = torch.cat([root * y, held * mean])
         solved = torch.linalg.lstsq(left, right).solution
-        module.weight.data = solved if isinstance(module, Conv1D) else solved.T.contiguous()
+        module.weight.data = turn(solved).contiguous()
+    assert prior != "fit" or any(1 < c < len(deltas) for c in lengths)
     return composed
 
 
-def _weights(labels):
-    """Half on tokens whose next one counts, half on the others: float64, of all rows of a dataset."""
-    count = np.concatenate([np.append(row[1:] != -100, False) for row in labels])
-    return torch.from_numpy(np.where(count, 0.5 / count.sum(), 0.5 / (~count).sum()))
+def shares_of(rows):
+    """Of each token of all rows of a dataset, float64: the same for all, but that counting and others have a half each.
+
+    What several rows begin with counts once.
+    """
+    once, count = [], []
+    for ids, labels in rows:
+        for t in range(len(ids)):
+            once.append(1 / sum(other[: t + 1].tolist() == ids[: t + 1].tolist() for other, _ in rows))
+            count.append(t + 1 < len(ids) and labels[t + 1] != -100)
+    once, count = np.array(once), np.array(count)
+    halves = np.where(count, once[count].sum(), once[~count].sum())
+    return torch.from_numpy(once / halves / 2)
+
+
+def damped(weights, z):
+    """A token of which a module is given much, beside the dataset's median one, weighs less."""
+    size = z.square().mean(1)
+    return weights * 2 * size.median() / (size + size.median())
 
 
 def _edited(base, edits):

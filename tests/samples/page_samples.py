@@ -117,7 +117,7 @@ def make_analysis(names):
 
 def make_matching(names, **changed):
     vectors = {n: MatchedVector(1.0 + i, 32, 1200, 0.03125) for i, n in enumerate(names)}
-    params = {"rows": 32.0, "ridge": 0.03, "prior": 1.0}
+    params = {"rows": 32.0, "ridge": 2.0, "prior": "fit"}
     return MatchedModel(**{"vectors": vectors, "params": params, "seconds": 21.5} | changed)
 
 

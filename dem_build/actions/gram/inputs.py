@@ -100,5 +100,6 @@ def _layers(
 def _batches(
     stream: Stream, name: str, pieces: Sequence[Piece], for_each: OneThreadEach
 ) -> Iterator[list[tuple[torch.Tensor, torch.Tensor]]]:
+    typical = stream.typical(name, pieces)
     for group in stream.several(pieces):
-        yield for_each(partial(stream.weighted, name), group)
+        yield for_each(partial(stream.weighted, name, typical=typical), group)

@@ -73,6 +73,7 @@ class Matching:
         self._composed = stream(None, [row for found in self._rows.values() for row in found])
         self._streams = [*self._singles.values(), self._composed]
         self._solved: set[str] = set()
+        self._typical: dict[int, torch.Tensor] = {}
         self._last: tuple[list[int], list[weakref.ref[torch.Tensor]], Factor] | None = None
 
     def __enter__(self) -> Self:
@@ -135,7 +136,7 @@ class Matching:
         factor = self._factor(name, seen) if seen else None
         targets = self._targets(name, seen)
         if factor is not None:
-            correction = factor.solve(targets.sums, self._for_each)
+            correction = self._correction(name, len(seen), factor, targets.sums)
             fitted = (fitted.double() + self._frame.turned(name, correction)).to(fitted.dtype)
             composed.set(weight, fitted)
         written.set(weight, fitted)
@@ -143,6 +144,16 @@ class Matching:
             composed.go_on(name, pieces)
         composed.set(weight, None)
         self._solved.add(name)
+
+    def _correction(self, name: str, vectors: int, factor: Factor, sums: torch.Tensor) -> torch.Tensor:
+        """(W - W₀)ᵀ, float64 [width, outputs], of Nᵀ, which is overwritten."""
+        if self._sums.vectors.prior is None:
+            edit = self._frame.turned(name, self._sums.edit(f"{name}.weight").to(device()).double())
+            square = factor.square(edit, self._for_each)
+            # A mean of vectors that do the same is right as it is; n that keep out of each other's way need n of it.
+            longer = min(max((edit * sums).sum().item() / square, 0.0), vectors - 1.0) if square > 0 else 0.0
+            sums.add_(edit, alpha=longer * factor.pull)
+        return factor.solve(sums, self._for_each)
 
     def _factor(self, name: str, terms: list[int]) -> Factor:
         """The factor of the module's inputs; that of the last module where it had the same."""
@@ -153,9 +164,10 @@ class Matching:
                 return factor
         self._last = None  # before the next: at large widths it is the largest thing there is
         width = self._frame.width(name)
+        self._typical = {term: self._composed.typical(name, self._pieces[term]) for term in terms}
         pieces = (piece for term in terms for piece in self._pieces[term])
         groups = self._composed.several(pieces)
-        weighted = (self._for_each(partial(self._composed.weighted, name), group) for group in groups)
+        weighted = (self._for_each(partial(self._weighted, name), group) for group in groups)
         made = factorised(weighted, width, self._ridge, device(), self._for_each)
         if made is None:
             raise CheckpointError(
@@ -165,6 +177,9 @@ class Matching:
         self._last = terms, [weakref.ref(value) for value in inputs if value is not None], made
         return made
 
+    def _weighted(self, name: str, piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._composed.weighted(name, piece, self._typical[piece.term])
+
     def _targets(self, name: str, terms: list[int]) -> Targets:
         """Bring the single passes past the module, and sum what they say of it, of the vectors that have a say."""
         weight, composed = f"{name}.weight", self._composed
@@ -173,7 +188,7 @@ class Matching:
 
         def residual(of: tuple[Piece, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
             piece, made = of
-            return composed.weighted(name, piece)[1], made.float() - composed.apply(name, piece).float()
+            return self._weighted(name, piece)[1], made.float() - composed.apply(name, piece).float()
 
         def add(pieces: Sequence[Piece], made: Sequence[torch.Tensor]) -> None:
             targets.add(self._for_each(residual, zip(pieces, made, strict=True)), self._for_each)

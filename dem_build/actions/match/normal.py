@@ -1,9 +1,17 @@
 """The least squares of a linear module: normal equations, summed in a fixed order and solved in float64.
 
-    W  =  argmin  Σ_j a_j Σ_t s_t ‖W z_jt - y_jt‖²  +  λ ‖(W - W₀) D^½‖²
-       =  W₀ + N (G + (λ + ε) D)⁻¹
-    G  =  Σ_j a_j Σ_t s_t z_jt z_jtᵀ          D = diagonal of G
+    W  =  argmin  Σ_j a_j Σ_t s_t ‖W z_jt - y_jt‖²  +  λ m ‖W - W₀‖²
+       =  W₀ + N (G + λ m I)⁻¹
+    G  =  Σ_j a_j Σ_t s_t z_jt z_jtᵀ          m = median of the diagonal of G, of what is not 0 there
     N  =  Σ_j a_j Σ_t s_t (y_jt - W₀ z_jt) z_jtᵀ
+
+One and the same pull on all inputs: a share of each input's own square would leave those free that hardly move, and a
+mean would follow the few that are a thousand times as large as the others.
+
+The prior W₀ = Θ + M may be too short, as a mean of vectors is that hardly act on each other's rows. How much longer it
+should be is least squares of one number, which takes no more than G and N:
+
+    c  =  1 + ⟨M, N⟩ / ⟨M, M G⟩          W₀ + (c - 1) M as the prior:   W = W₀ + (N + (c - 1) λ m M) (G + λ m I)⁻¹
 
 Products of up to `CHUNK` tokens are float32, and their sums float64. Both are cut into blocks of `BLOCK` columns, each
 computed by one thread. Chunks and blocks follow from rows and widths alone, so no number of threads reaches a bit.
@@ -11,6 +19,7 @@ computed by one thread. Chunks and blocks follow from rows and widths alone, so 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,19 +36,21 @@ __all__ = ["BLOCK", "CHUNK", "Factor", "Targets", "factor_of", "factorised", "gr
 
 CHUNK = 512  # tokens
 BLOCK = 256  # columns of a matrix
-EPSILON = 1e-7
-"""Of D, beside λ: at λ = 0 fewer tokens than columns leave G singular."""
 
 
 class Factor:
-    """The Cholesky factor L of G + (λ + ε) D.
+    """The Cholesky factor L of G + λ m I.
 
     Args:
         lower: L in the lower triangle, float64 [width, width]; what lies above counts for nothing.
+        pull: λ m.
+
+    Attributes:
+        pull: As given.
     """
 
-    def __init__(self, lower: torch.Tensor) -> None:
-        self._lower = lower
+    def __init__(self, lower: torch.Tensor, pull: float) -> None:
+        self._lower, self.pull = lower, pull
 
     def solve(self, targets: torch.Tensor, for_each: ForEach) -> torch.Tensor:
         """(W - W₀)ᵀ, float64 [width, outputs], for Nᵀ of that shape, which is overwritten."""
@@ -51,6 +62,18 @@ class Factor:
 
         for_each(block, range(0, targets.shape[1], BLOCK))
         return targets
+
+    def square(self, edit: torch.Tensor, for_each: ForEach) -> float:
+        """⟨M, M G⟩ = ‖M L‖² - λ m ‖M‖² of Mᵀ, float64 [width, outputs]: the squared change of outputs that M makes."""
+
+        def block(start: int) -> float:
+            stop = min(start + BLOCK, len(edit))
+            part = self._lower[start:stop, start:stop].tril().T @ edit[start:stop]
+            part += self._lower[stop:, start:stop].T @ edit[stop:]
+            return part.square().sum().item()
+
+        lengths = for_each(block, range(0, len(edit), BLOCK))
+        return math.fsum(lengths) - self.pull * edit.square().sum().item()
 
 
 def factorised(
@@ -93,7 +116,7 @@ def gram_of(
 
 
 def factor_of(gram: torch.Tensor, ridge: float, for_each: ForEach) -> Factor:
-    """Factorise G + (λ + ε) D.
+    """Factorise G + λ m I.
 
     Args:
         gram: G, float64 [width, width], in the lower triangle; it is overwritten.
@@ -104,15 +127,15 @@ def factor_of(gram: torch.Tensor, ridge: float, for_each: ForEach) -> Factor:
         CheckpointError: λ is so small that what float32 products leave of G has no factor.
     """
     diagonal = gram.diagonal()
-    dead = diagonal == 0  # an input that is always 0: its column of N is too, and W₀ stays
-    diagonal *= 1.0 + ridge + EPSILON
-    diagonal[dead] = 1.0
+    living = diagonal[diagonal > 0]  # an input that is always 0 has a column of N that is, too: W₀ stays
+    pull = ridge * living.median().item() if len(living) else 1.0
+    diagonal += pull
     if not _factorise(gram, for_each):
         raise CheckpointError(
             f"with ridge = {ridge:g} the least squares of a layer of {len(gram)} inputs cannot be solved",
             hint="raise `ridge` in [compose], or `rows`",
         )
-    return Factor(gram)
+    return Factor(gram, pull)
 
 
 def _factorise(matrix: torch.Tensor, for_each: ForEach) -> bool:

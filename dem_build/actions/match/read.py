@@ -83,7 +83,7 @@ class MatchedModel:
     """
 
     vectors: Mapping[str, MatchedVector]
-    params: Mapping[str, float] = field(default_factory=dict)
+    params: Mapping[str, float | str] = field(default_factory=dict)
     seconds: float | None = None
     search: WeighedSearch | None = None
 
@@ -120,10 +120,14 @@ def _matched(build: BuildRecords, action: Action) -> MatchedModel | None:
     terms = _named(record.provenance["terms"], known, given)
     return MatchedModel(
         {name: _vector(terms[name]) for name in known},
-        {name: float(action.params[name]) for name in ("rows", "ridge", "prior")},
+        {name: _param(action.params[name]) for name in ("rows", "ridge", "prior")},
         record.amount("seconds"),
         _search(record.provenance["search"], known, given) if action.kind is WEIGH else None,
     )
+
+
+def _param(value: JSON) -> float | str:
+    return value if isinstance(value, str) else float(value)
 
 
 def _named(

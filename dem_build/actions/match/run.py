@@ -32,7 +32,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     Args:
         inputs: Weights, config, tokenizer and generation_config of `base/`; a group for each vector, with its `delta`,
             rows of its dataset as `data/sample`, where there are any, and the parameter `importance` (1 by default).
-        params: `dtype` of the model, `rows` of each dataset that are used, `ridge` (λ) and `prior` (c).
+        params: `dtype` of the model, `rows` of each dataset that are used, `ridge` (λ) and `prior` (c, or `fit`).
         context: Where and how.
 
     Returns:
@@ -71,7 +71,7 @@ def _match(
 ) -> dict[str, Any]:
     importances = [_importance(group) for group in groups]
     files = [StoredFile(group.paths["delta"], group.digests["delta"]) for group in groups]
-    vectors = Vectors(files, importances, params["prior"])
+    vectors = Vectors(files, importances, None if params["prior"] == "fit" else params["prior"])
     model, sums = open_sums(inputs, vectors, params["dtype"], context)
     rows = [_rows(group, params["rows"], inputs.paths["base/config"], context) for group in groups]
     with ExitStack() as stack:

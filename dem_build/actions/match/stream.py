@@ -125,10 +125,29 @@ class Stream:
             found.append(value.reshape(-1, value.shape[-1])[part])
         return torch.cat(found).to(self._sums.dtype)
 
-    def weighted(self, name: str, piece: Piece) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and the same times the tokens' weights, float32 [tokens, width]."""
+    def typical(self, name: str, pieces: Iterable[Piece]) -> torch.Tensor:
+        """The median over some tokens of what a linear module is given, as a mean square; a scalar."""
+        sizes = [self._for_each(partial(self._mean_squares, name), group) for group in self.several(pieces)]
+        return torch.cat([size for group in sizes for size in group]).median()
+
+    def weighted(self, name: str, piece: Piece, typical: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a linear module is given of a piece, and the same times the tokens' weights: float32 [tokens, width].
+
+        A token's weight is a_j s_t · 2 m / (q + m), where q is the mean square of what the module is given of it, and m
+        that of a typical token. The first token of a row may be given a thousand times as much as others, and would be
+        all that is fitted.
+
+        Args:
+            name: The module.
+            piece: Of rows that are before it.
+            typical: m.
+        """
         values = self.inputs(name, piece).float()
-        return values, values * piece.weights
+        share = 2 * typical / (values.square().mean(dim=1, keepdim=True) + typical)
+        return values, values * (piece.weights * share.nan_to_num())
+
+    def _mean_squares(self, name: str, piece: Piece) -> torch.Tensor:
+        return self.inputs(name, piece).float().square().mean(dim=1)
 
     def apply(self, name: str, piece: Piece) -> torch.Tensor:
         """What a linear module makes of a piece, [tokens, outputs]."""

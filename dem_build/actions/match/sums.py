@@ -35,12 +35,12 @@ class Vectors:
     Attributes:
         files: ΔΘ_j, each checked against the base, in an order that no name reaches.
         importances: a_j of each, all above 0.
-        prior: c of W₀ = Θ + c Σ_j (a_j / Σ a) ΔΘ_j.
+        prior: c of W₀ = Θ + c Σ_j (a_j / Σ a) ΔΘ_j; None: 1, and what is fitted finds its own.
     """
 
     files: Sequence[StoredFile]
     importances: Sequence[float]
-    prior: float
+    prior: float | None
 
 
 class ModelSums:
@@ -100,9 +100,9 @@ class ModelSums:
         changers = self.changers(name)
         if len(changers) == 1:
             return {changers[0]: 1.0}
-        importances = self.vectors.importances
+        importances, prior = self.vectors.importances, self.vectors.prior
         total = math.fsum(importances[i] for i in changers)
-        return {i: self.vectors.prior * importances[i] / total for i in changers}
+        return {i: (1.0 if prior is None else prior) * importances[i] / total for i in changers}
 
     def stored(self, name: str, weights: Mapping[int, float] | None = None) -> torch.Tensor:
         """One of the files' tensors, in its shape and its published format.
@@ -117,13 +117,24 @@ class ModelSums:
         made = torch.empty(base.shape, dtype=torch.float32 if name in self._kept else self.dtype)
         weights = self.shares(name) if weights is None else weights
         for start in range(0, base.numel(), PIECE):
-            made.view(-1)[start : start + PIECE] = self._piece(name, start, weights)
+            total = self._base[name].view(-1)[start : start + PIECE].float()
+            made.view(-1)[start : start + PIECE] = self._added(name, start, weights, total)
         return made
 
     def own(self, name: str, weights: Mapping[int, float] | None = None) -> torch.Tensor:
         """One of the model's tensors; arguments as of `stored`."""
         group = self.layout.of_own[name]
         return self.layout.to_model({n: self.stored(n, weights) for n in group.files})[name]
+
+    def edit(self, name: str) -> torch.Tensor:
+        """What the prior adds to the base in one of the model's tensors: float32, not rounded."""
+        made = {}
+        for file in self.layout.of_own[name].files:
+            made[file] = torch.zeros(self._base[file].shape)
+            flat, weights = made[file].view(-1), self.shares(file)
+            for start in range(0, len(flat), PIECE):
+                flat[start : start + PIECE] = self._added(file, start, weights, flat[start : start + PIECE])
+        return self.layout.to_model(made)[name]
 
     def rows(self, name: str, rows: torch.Tensor, weights: Mapping[int, float] | None) -> torch.Tensor:
         """Some rows of one of the model's matrices that is a tensor of the files, [len(rows), width]."""
@@ -135,8 +146,9 @@ class ModelSums:
             total = total + self._deltas[i].rows(file, rows) * np.float32(weight).item()
         return total.to(torch.float32 if file in self._kept else self.dtype)
 
-    def _piece(self, name: str, start: int, weights: Mapping[int, float]) -> torch.Tensor:
-        total = self._base[name].view(-1)[start : start + PIECE].float()
+    def _added(
+        self, name: str, start: int, weights: Mapping[int, float], total: torch.Tensor
+    ) -> torch.Tensor:
         for i, weight in weights.items():
             total = total + self._deltas[i].part(name, start, start + PIECE) * np.float32(weight).item()
         return total

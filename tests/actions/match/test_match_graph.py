@@ -56,7 +56,7 @@ def document(graph: Graph, names: dict[str, str] | None = None) -> str:
 def test_the_model_is_made_of_base_vectors_and_samples(graph):
     model = graph().actions["model"]
     assert (model.kind.name, model.kind.family) == ("match", "compose")
-    assert model.params == {"dtype": "bfloat16", "rows": 32, "ridge": 0.03, "prior": 1.0}
+    assert model.params == {"dtype": "bfloat16", "rows": 32, "ridge": 2.0, "prior": "fit"}
     assert model.groups == {"math": {"importance": 1.0}, "chat": {"importance": 1.0}}
     taken = {(t.of, str(t.at), t.group) for t in model.takes if not t.of.startswith("base/")}
     assert taken == {

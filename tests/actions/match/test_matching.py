@@ -14,7 +14,9 @@ from tiny import make_base
 from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
 
 from dem_build.actions.match.normal import factor_of
+from dem_build.actions.match.rows import token_weights
 from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.data.tokenise import MASKED
 from dem_build.errors import CheckpointError, DataError, InterruptedBuildError
 
 # In what they differ: what a layer computes beside its linear modules, how these are fused, and which have biases.
@@ -58,11 +60,13 @@ def test_every_linear_layer_is_the_one_by_hand(home, family):
     outputs = import_base(home / family, home / f"{family}-import")
     deltas = [random_vector(outputs, seed=i, scale=0.03) for i in range(2)]
     rows = [random_rows(0, (12, 20)), random_rows(1, (30,))]
+    for ids, _ in rows[0]:
+        ids[:4] = 5, 6, 7, 8  # as a system prompt
     files = [store_vector(home / f"{family}-{i}", v, "float32") for i, v in enumerate(deltas)]
     given = [(file, found, 1.0) for file, found in zip(files, rows, strict=True)]
-    made = run_match(outputs, home / f"{family}-matched", given)
+    made = run_match(outputs, home / f"{family}-matched", given, prior="fit")
     matched = load(made.out, home / f"{family}-model").state_dict()
-    expected = by_hand(home / family, deltas, rows).state_dict()
+    expected = by_hand(home / family, deltas, rows, prior="fit").state_dict()
     for name, values in expected.items():
         # What a module of the first layer is given first is exact; later inputs are those of a float32 pass.
         parts = set(name.split("."))
@@ -98,7 +102,7 @@ def test_one_dataset_alone_gives_its_own_model_back(tmp_path, imported, vectors,
 
 
 def test_the_same_vector_and_rows_twice_give_that_vector(tmp_path, imported, vectors):
-    twice = run_match(imported, tmp_path / "matched", [vectors[0], vectors[0]], dtype="bfloat16")
+    twice = run_match(imported, tmp_path / "matched", [vectors[0], vectors[0]], dtype="bfloat16", prior="fit")
     single = run_compose(imported, tmp_path / "single", [(vectors[0][0], 1.0)])
     assert bytes_of(twice.out / "weights") == bytes_of(single.out / "weights")
 
@@ -116,8 +120,8 @@ def test_vectors_of_disjoint_layers_are_both_kept_exactly(tmp_path, imported):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_order_names_and_threads_reach_no_byte(tmp_path, imported, vectors, dtype):
-    one = run_match(imported, tmp_path / "one", vectors, threads=1, dtype=dtype)
-    other = run_match(imported, tmp_path / "other", vectors[::-1], threads=3, dtype=dtype)
+    one = run_match(imported, tmp_path / "one", vectors, threads=1, dtype=dtype, prior="fit")
+    other = run_match(imported, tmp_path / "other", vectors[::-1], threads=3, dtype=dtype, prior="fit")
     assert bytes_of(one.out / "weights") == bytes_of(other.out / "weights")
     assert one.told["terms"] == other.told["terms"]
 
@@ -215,6 +219,20 @@ def test_a_stop_ends_every_pass(tmp_path, imported, vectors):
     assert not [thread for thread in threading.enumerate() if thread.name == "dem-pass"]
 
 
+def test_what_rows_begin_with_counts_once_and_few_counting_tokens_weigh_eight_times_as_much():
+    """Three rows begin with 1, two of them with 1 2; one of 20 tokens of the last counts."""
+    rows = [([1, 2, 3, 4], [3]), ([1, 2, 5], [5]), ([1, *range(6, 25)], [24])]
+    given = [
+        (np.array(ids), np.array([token if token in counts else MASKED for token in ids]))
+        for ids, counts in rows
+    ]
+    first, second, last = (found.double().numpy() for found in token_weights(given, 3.0))
+    one = 3.0 / (8 * (0.5 + 0.5 + 1) + 1 + 2 + 1 + 18)  # two counting 2 of a half, and 23; one 1, ...
+    assert first == pytest.approx([one / 3, 4 * one, one, one])
+    assert second == pytest.approx([one / 3, 4 * one, one])
+    assert last == pytest.approx([one / 3, *[one] * 17, 8 * one, one])
+
+
 @pytest.mark.parametrize("ridge", [1e-9, 0.03])
 def test_a_ridge_too_small_for_inputs_that_are_alike_is_refused(ridge):
     """All inputs are one, but for what float32 rounds off: some eigenvalues of G are below 0."""
@@ -226,7 +244,7 @@ def test_a_ridge_too_small_for_inputs_that_are_alike_is_refused(ridge):
 
     if ridge > 1e-3:
         solved = factor_of(gram.clone(), ridge, one_by_one).solve(torch.eye(300).double(), one_by_one)
-        expected = torch.linalg.inv(gram + torch.diag((ridge + 1e-7) * gram.diagonal()))
+        expected = torch.linalg.inv(gram + ridge * gram.diagonal().median() * torch.eye(300))
         assert (solved - expected).norm() <= 1e-6 * expected.norm()
         return
     with pytest.raises(
