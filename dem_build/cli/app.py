@@ -157,9 +157,47 @@ cache = Commands(
     ],
     help="The store: what it holds, whether it is sound, and what of it can go.",
 )
+WORDS = click.Argument(["words"], nargs=-1, metavar="[RECIPE] NAME")
+DRY_RUN = _flag("--dry-run", "Show what would change, and write nothing.")
 app = Commands(
     "dem",
     [
+        Command(
+            "edit.init.init",
+            "Write a recipe to begin with: it asks for what no flag says.\n\n"
+            "RECIPE is its file, by default recipe.toml; with --demo a folder, by default dem-demo.",
+            click.Argument(["place"], required=False, metavar="[RECIPE]"),
+            click.Option(["--base"], metavar="MODEL", help="A hub id, a model's folder or a GGUF file."),
+            _repeatable("--data", "NAME=PATH", "A dataset, as dem add takes it"),
+            _flag("--demo", "Fetch the demo's base and make its data, beside its recipe."),
+            DRY_RUN,
+            _flag("--offline", "Ask no hub for anything."),
+        ),
+        Command(
+            "edit.tables.add",
+            "Add a dataset or a vector from elsewhere to a recipe, and say what is seen there.\n\n"
+            "PATH is a file of rows, a pattern, or the folder of a model or an adapter; hub:ORG/NAME is a dataset on "
+            "the hub. RECIPE may be left out where there is one in this folder.",
+            click.Argument(["words"], nargs=-1, metavar="[RECIPE] NAME PATH|hub:ID"),
+            click.Option(
+                ["--as", "kind"],
+                type=click.Choice(["dataset", "probe", "checkpoint", "adapter"]),
+                help="What it is, where that is not what it looks like.",
+            ),
+            click.Option(["--omega"], metavar="NUMBER|tune", help="The vector's weight."),
+            _repeatable(
+                "--set overrides", "KEY=VALUE", "A key of the new table, such as columns.prompt=question"
+            ),
+            DRY_RUN,
+            _flag("--offline", "Ask no hub for it."),
+        ),
+        Command(
+            "edit.tables.remove",
+            "Take a dataset, vector, probe or baseline out of a recipe, and say what stays in the cache.",
+            WORDS,
+            DRY_RUN,
+            *OF_STORE,
+        ),
         Command(
             "build.build",
             "Plan, run what is due, publish out/NAME/ and show the results.",
@@ -306,6 +344,15 @@ app = Commands(
         ),
         Command("stores.ls", "List what the store holds.", *OF_STORE, JSON),
         cache,
+        Command(
+            "setup.schema.schema",
+            "Print the JSON Schema of recipes, which editors complete and check by.\n\n"
+            "With FILE it is written beside that recipe or machine file, whose first line then names it.",
+            click.Argument(["file"], required=False, metavar="[FILE]"),
+            click.Option(
+                ["--of"], type=click.Choice(["recipe", "machine"]), help="What it is the schema of."
+            ),
+        ),
     ],
     help="A build system for models: fine-tune a vector per dataset, compose them, rebuild only what changed.",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -215,7 +215,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def swap_in(path: Path, data: bytes, partial: Path) -> None:
-    """Write a file of the user's under the name `partial` beside `path`, and rename it to `path`.
+    """Write a file of the user's under the name `partial` beside `path`, and rename it to `path`, whose mode it keeps.
 
     Raises:
         OSError: The folder cannot be written.
@@ -223,7 +223,7 @@ def swap_in(path: Path, data: bytes, partial: Path) -> None:
     # Never written into: it may be a link, or its writer be stopped rather than dead.
     partial.unlink(missing_ok=True)
     write_new(partial, data)
-    partial.chmod(0o644)
+    partial.chmod(stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o644)
     partial.replace(path)
 
 
