@@ -40,6 +40,7 @@ __all__ = [
     "read_bytes",
     "read_document",
     "replace_file",
+    "share",
     "swap_in",
     "sync_file",
     "sync_folder",
@@ -325,14 +326,15 @@ def copy(source: Path, target: Path) -> None:
         FileExistsError: The target is there.
     """
     with source.open("rb") as read, target.open("xb") as write:
-        if not (_shared(read, write) or _written_directly(read, write, target)):
+        if not (share(read, write) or _written_directly(read, write, target)):
             write.seek(0)
             shutil.copyfileobj(read, write, _PIECE)
             write.flush()
         os.fsync(write.fileno())
 
 
-def _shared(read: BinaryIO, write: BinaryIO) -> bool:
+def share(read: BinaryIO, write: BinaryIO) -> bool:
+    """Give an empty file the blocks of another, until either is written (a reflink); return whether that could be."""
     try:
         fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
     except OSError:

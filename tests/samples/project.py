@@ -45,6 +45,7 @@ LATE = (
     *("difflib", "huggingface_hub", "jinja2", "numpy", "rich.live", "subprocess", "typer", "yaml"),
     *("dem_build.data.rows", "dem_build.lock.hub_splits", "dem_build.data.template"),
     *("dem_build.engine.build", "dem_build.report.html.page", "dem_build.lock.tasks"),
+    *("click.shell_completion", "dem_build.cli.setup.completion", "dem_build.recipe.json_schema"),
 )
 
 
@@ -207,7 +208,9 @@ class Calls:
 
 def record(recipe: Path) -> None:
     """Record made-up results for every action of a recipe."""
-    code = "import sys; from pathlib import Path; from scaled import record_made_up as r; r(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from scaled import record_made_up as r; r(Path(sys.argv[1]))"
+    )
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"DEM_HINTS": str(recipe.parent / "hints"), "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code, recipe], check=True, env=environment, cwd=recipe.parent)

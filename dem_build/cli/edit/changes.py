@@ -150,8 +150,10 @@ def _as_it_is(draft: Draft, problems: Sequence[Problem]) -> Iterator[Problem]:
     """The mistakes of a text that is not written, with the lines of the one that the user sees."""
     lines = toml.locate(draft.text) if draft.raw is not None else {}
     for problem in problems:
-        own = problem.file == draft.named and problem.key
-        yield problem._replace(line=toml.line_of(lines, toml.parsed(problem.key))) if own else problem
+        own, key = problem.file == draft.named and problem.key, toml.parsed(problem.key)
+        # Of a table that is not there yet the nearest is another one.
+        line = toml.line_of(lines, key) if key[:2] in lines else 0
+        yield problem._replace(line=line) if own else problem
 
 
 def _write(draft: Draft, data: bytes) -> None:
