@@ -33,12 +33,15 @@ def json_schema(of: str) -> dict[str, Any]:
     written: dict[str, Any] = _written(model.model_json_schema())
     # What is filled in where the file does not say it need not be written.
     filled = {
-        name for name, field in model.model_fields.items() if "filled" in (field.json_schema_extra or ())
+        name
+        for name, field in model.model_fields.items()
+        if isinstance(field.json_schema_extra, dict) and "filled" in field.json_schema_extra
     }
     if filled:
         written["required"] = [name for name in written["required"] if name not in filled]
     for table in written["properties"].values():
-        if "$ref" in table.get("additionalProperties", ()):  # tables with names that a person gives
+        entry = table.get("additionalProperties")
+        if isinstance(entry, dict) and "$ref" in entry:  # tables with names that a person gives
             table["propertyNames"] = {"pattern": f"^{NAME.pattern}$"}
     return {"$schema": DIALECT, "title": title, **written}
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dem_build.cli.session import Call
     from dem_build.machine import Remote
 
-__all__ = ["Finding", "doctor", "of_folder", "of_hub", "of_packages", "of_remote", "of_torch"]
+__all__ = ["Diagnosis", "doctor", "of_folder", "of_hub", "of_packages", "of_remote", "of_torch"]
 
 PACKAGE = "dem-build"
 TORCH_SECONDS = 180.0
@@ -53,7 +53,7 @@ print(json.dumps({
 MARKS = {"good": ("✓", "green"), "note": ("•", "yellow"), "bad": ("✗", "bold red")}
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """What was found of one thing.
 
     Attributes:
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
 
 def doctor(call: Call) -> int:
     """Try all that dem stands on, and say it line by line; 1 where a build would fail of it."""
-    found: list[Finding] = []
+    found: list[Diagnosis] = []
     console = make_console()
     for finding in _findings(call):
         found.append(finding)
@@ -87,7 +87,7 @@ def doctor(call: Call) -> int:
     return 1 if any(finding.state == "bad" for finding in found) else 0
 
 
-def _findings(call: Call) -> Iterator[Finding]:
+def _findings(call: Call) -> Iterator[Diagnosis]:
     yield _of_python()
     yield of_packages()
     yield of_torch(sys.executable, gpus())
@@ -97,45 +97,45 @@ def _findings(call: Call) -> Iterator[Finding]:
         remotes = remotes_of(machine, path)
     except RecipeError as error:
         told = [f"{problem}" for problem in error.problems]
-        yield Finding("machine", "bad", "; ".join(told), "docs/recipe.md has every key of a machine file")
+        yield Diagnosis("machine", "bad", "; ".join(told), "docs/recipe.md has every key of a machine file")
         machine, path, remotes = Machine(), None, ()
     else:
-        yield Finding("machine", "good", f"{path}" if path else "no machine file: defaults")
+        yield Diagnosis("machine", "good", f"{path}" if path else "no machine file: defaults")
     cache = cache_folder(call.cache, machine, path, Path.cwd() / "recipe.toml")
     yield from of_folder("cache", cache, "--cache DIR or DEM_CACHE names another folder")
     yield _of_store(cache)
     if (work := work_folder(machine, path)) is not None:
         yield from of_folder("work", work, "`work` of the machine file names another folder")
     if (host := host_folder()) is None:
-        yield Finding(
+        yield Diagnosis(
             "hints", "note", "there is no home folder: files are hashed anew each time", "set DEM_HINTS"
         )
     else:
         yield from of_folder("hints", Path(host), "DEM_HINTS names another folder")
     offline = call.offline or bool(os.environ.get("HF_HUB_OFFLINE"))
     if offline:
-        yield Finding("hub", "good", "not asked: offline")
+        yield Diagnosis("hub", "good", "not asked: offline")
     else:
         yield of_hub(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     for remote in remotes:
         yield (
-            Finding("remote", "good", f"{remote.url}: not asked: offline")
+            Diagnosis("remote", "good", f"{remote.url}: not asked: offline")
             if call.offline
             else of_remote(remote)
         )
     if not remotes:
-        yield Finding("remote", "good", "none is named")
+        yield Diagnosis("remote", "good", "none is named")
 
 
-def _of_python() -> Finding:
+def _of_python() -> Diagnosis:
     where = Path(__file__).parents[2]
     what = f"{platform.python_version()} on {platform.system()} {platform.machine()}; dem {__version__} in {where}"
     if platform.system() in {"Linux", "Darwin"}:
-        return Finding("python", "good", what)
-    return Finding("python", "bad", what, "dem runs on Linux and macOS; on Windows, in WSL")
+        return Diagnosis("python", "good", what)
+    return Diagnosis("python", "bad", what, "dem runs on Linux and macOS; on Windows, in WSL")
 
 
-def of_packages(name: str = PACKAGE) -> Finding:
+def of_packages(name: str = PACKAGE) -> Diagnosis:
     """Whether what a package asks for is installed, in versions that it takes; and which of its extras are.
 
     Args:
@@ -147,8 +147,10 @@ def of_packages(name: str = PACKAGE) -> Finding:
         asked = [Requirement(text) for text in metadata.requires(name) or ()]
     except metadata.PackageNotFoundError:
         remedy = "pip install dem-build, or pip install -e . in its repository"
-        return Finding("packages", "note", f"{name} is not installed, but run from its folder", remedy)
-    wrong, extras, own = [], {}, 0
+        return Diagnosis("packages", "note", f"{name} is not installed, but run from its folder", remedy)
+    wrong: list[str] = []
+    extras: dict[str, bool] = {}
+    own = 0
     for requirement in asked:
         extra = next(
             (e for e in metadata.metadata(name).get_all("Provides-Extra") or () if _is_of(requirement, e)), ""
@@ -166,8 +168,8 @@ def of_packages(name: str = PACKAGE) -> Finding:
     told = f"; extras: {', '.join(here) or 'none'}"
     if wrong:
         remedy = f"{sys.executable} -m pip install --upgrade {name}"
-        return Finding("packages", "bad", f"not as asked: {', '.join(wrong)}{told}", remedy)
-    return Finding("packages", "good", f"{own} as asked{told}")
+        return Diagnosis("packages", "bad", f"not as asked: {', '.join(wrong)}{told}", remedy)
+    return Diagnosis("packages", "good", f"{own} as asked{told}")
 
 
 def _is_of(requirement: object, extra: str) -> bool:
@@ -182,7 +184,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def of_torch(python: str, devices: Sequence[str]) -> Finding:
+def of_torch(python: str, devices: Sequence[str]) -> Diagnosis:
     """What torch says of itself, in a process of its own: one that is broken may end its process.
 
     Args:
@@ -196,39 +198,39 @@ def of_torch(python: str, devices: Sequence[str]) -> Finding:
         )
         said = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        return Finding("torch", "bad", f"does not answer: {error}", "pip install --force-reinstall torch")
+        return Diagnosis("torch", "bad", f"does not answer: {error}", "pip install --force-reinstall torch")
     if said is None:
         last = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1]
-        return Finding("torch", "bad", f"cannot be imported: {last}", "pip install --force-reinstall torch")
+        return Diagnosis("torch", "bad", f"cannot be imported: {last}", "pip install --force-reinstall torch")
     seconds = time.monotonic() - began
     head = f"{said['version']}, imported in {seconds:.1f} s"
     if said["gpus"]:
         told = ", ".join(f"{name} ({gigabytes(octets)})" for name, octets in said["gpus"])
         if said["bf16"]:
-            return Finding("torch", "good", f"{head}; {told}")
-        return Finding("torch", "note", f"{head}; {told}, without bfloat16", "bf16 = false in [train]")
+            return Diagnosis("torch", "good", f"{head}; {told}")
+        return Diagnosis("torch", "note", f"{head}; {told}, without bfloat16", "bf16 = false in [train]")
     if devices:
         remedy = "install a torch for the GPU's driver: https://pytorch.org/get-started/locally"
-        return Finding("torch", "bad", f"{head}; it sees none of {len(devices)} GPUs", remedy)
-    return Finding("torch", "good", f"{head}; CPU, {said['threads']} threads")
+        return Diagnosis("torch", "bad", f"{head}; it sees none of {len(devices)} GPUs", remedy)
+    return Diagnosis("torch", "good", f"{head}; CPU, {said['threads']} threads")
 
 
-def _of_memory() -> Finding:
+def _of_memory() -> Diagnosis:
     found = room([])
     if found is None:
-        return Finding(
+        return Diagnosis(
             "memory", "note", "how much there is cannot be told", "plans then refuse nothing for it"
         )
     free = "" if found.free is None else f", {gigabytes(found.free)} free"
     what = f"{gigabytes(found.total)} of {found.place}{free}"
     if found.total < LITTLE_MEMORY:
-        return Finding(
+        return Diagnosis(
             "memory", "note", what, 'method = "lora" in [train] needs the least; `dem plan` says how much'
         )
-    return Finding("memory", "good", what)
+    return Diagnosis("memory", "good", what)
 
 
-def of_folder(name: str, folder: Path, other: str) -> Iterator[Finding]:
+def of_folder(name: str, folder: Path, other: str) -> Iterator[Diagnosis]:
     """Whether a folder can be written, how much is free there, and what its file system can.
 
     Args:
@@ -243,21 +245,21 @@ def of_folder(name: str, folder: Path, other: str) -> Iterator[Finding]:
         can = abilities(there)
         free = shutil.disk_usage(there).free
     except OSError as error:
-        yield Finding(
+        yield Diagnosis(
             name, "bad", f"{folder} cannot be written: {error.strerror}", f"mend its permissions; {other}"
         )
         return
     what = f"{folder}, {size(free)} free"
     if free < LITTLE_DISK and name != "hints":
-        yield Finding(name, "note", what, f"`dem cache gc` makes room; {other}")
+        yield Diagnosis(name, "note", what, f"`dem cache gc` makes room; {other}")
     else:
-        yield Finding(name, "good", what)
+        yield Diagnosis(name, "good", what)
     if name != "cache":
         return
     if not can.links:
-        yield Finding("links", "bad", "no hard links: records cannot be written", other)
+        yield Diagnosis("links", "bad", "no hard links: records cannot be written", other)
     lacks = (
-        [] if can.locks else [Finding("locks", "note", "no flock: two builds may do one work twice", other)]
+        [] if can.locks else [Diagnosis("locks", "note", "no flock: two builds may do one work twice", other)]
     )
     yield from lacks
     can_do = [word for word, does in zip(("hard links", "flock", "reflinks"), can, strict=True) if does]
@@ -266,22 +268,22 @@ def of_folder(name: str, folder: Path, other: str) -> Iterator[Finding]:
         if can.shares
         else "; no reflinks, so that copies take time and room (XFS, Btrfs and APFS have them)"
     )
-    yield Finding("disk", "good", f"{', '.join(can_do)}{told}")
+    yield Diagnosis("disk", "good", f"{', '.join(can_do)}{told}")
 
 
-def _of_store(cache: Path) -> Finding:
+def _of_store(cache: Path) -> Diagnosis:
     if not (cache / "format.json").exists():
-        return Finding("store", "good", "there is none yet: the first build makes it")
+        return Diagnosis("store", "good", "there is none yet: the first build makes it")
     try:
         layout = open_layout(cache, make=False)
     except DemError as error:
-        return Finding("store", "bad", error.located, error.hint or "--cache names another one")
-    return Finding(
+        return Diagnosis("store", "bad", error.located, error.hint or "--cache names another one")
+    return Diagnosis(
         "store", "good", f"{layout.root} is one that this dem reads; `dem cache verify` reads all of it"
     )
 
 
-def of_hub(endpoint: str) -> Finding:
+def of_hub(endpoint: str) -> Diagnosis:
     """Whether a hub answers, and whether there is a token for it.
 
     Args:
@@ -297,14 +299,14 @@ def of_hub(endpoint: str) -> Finding:
         with urlopen(asked, timeout=HUB_SECONDS) as answer:  # noqa: S310  the address that the hub's client asks
             status = answer.status
     except (OSError, ValueError) as error:
-        return Finding(
+        return Diagnosis(
             "hub", "note", f"{endpoint} does not answer: {getattr(error, 'reason', error)}", remedy
         )
     token = "a token" if get_token() else "no token: gated models need one (`hf auth login`)"
-    return Finding("hub", "good", f"{endpoint} answers ({status}); {token}")
+    return Diagnosis("hub", "good", f"{endpoint} answers ({status}); {token}")
 
 
-def of_remote(remote: Remote) -> Finding:
+def of_remote(remote: Remote) -> Diagnosis:
     """Whether a remote does what it must; in the namespace that is written, by doing it.
 
     Args:
@@ -319,15 +321,15 @@ def of_remote(remote: Remote) -> Finding:
         found = probe(bucket, remote.write) if remote.write else None
     except DemError as error:
         remedy = error.hint or "`dem cache remote probe` says more; docs/shared-store.md how it is set up"
-        return Finding("remote", "bad", f"{remote.url}: {error.what}", remedy)
+        return Diagnosis("remote", "bad", f"{remote.url}: {error.what}", remedy)
     if marker is None:
-        return Finding(
+        return Diagnosis(
             "remote", "note", f"{remote.url} answers, and is no remote yet", "dem cache remote init"
         )
     if found and marker.create == "conditional" != found.create:
         remedy = "delete dem-remote.json at its root, then `dem cache remote init`"
-        return Finding(
+        return Diagnosis(
             "remote", "bad", f"{remote.url}: creations are not conditional, as its root says", remedy
         )
     does = f"is read, and written in {remote.write}" if found else "is read"
-    return Finding("remote", "good", f"{remote.url} {does}; records: {marker.create}")
+    return Diagnosis("remote", "good", f"{remote.url} {does}; records: {marker.create}")

@@ -14,7 +14,7 @@ from hub_server import serving
 
 from dem_build.cli.app import run
 from dem_build.cli.setup import doctor
-from dem_build.cli.setup.doctor import Finding, of_folder, of_hub, of_packages, of_remote, of_torch
+from dem_build.cli.setup.doctor import Diagnosis, of_folder, of_hub, of_packages, of_remote, of_torch
 from dem_build.machine import Remote
 from dem_build.store import files, filesystem
 from dem_build.store.filesystem import Abilities, abilities
@@ -74,7 +74,7 @@ def test_of_a_cache_that_is_not_there_its_disk_is_looked_at(
     assert (cache.state, cache.remedy) == ("note", "`dem cache gc` makes room; elsewhere")
     (tmp_path / "file").write_text("")
     [wrong] = of_folder("cache", tmp_path / "file", "elsewhere")
-    assert wrong == Finding(
+    assert wrong == Diagnosis(
         "cache", "bad", f"{tmp_path}/file cannot be written: is no folder", "mend its permissions; elsewhere"
     )
 
@@ -174,8 +174,8 @@ def test_all_is_said_and_a_mistake_is_a_status(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
-    monkeypatch.setattr(doctor, "of_torch", lambda *_: Finding("torch", "good", "9"))
-    monkeypatch.setattr(doctor, "of_packages", lambda: Finding("packages", "good", "all"))
+    monkeypatch.setattr(doctor, "of_torch", lambda *_: Diagnosis("torch", "good", "9"))
+    monkeypatch.setattr(doctor, "of_packages", lambda: Diagnosis("packages", "good", "all"))
     assert run(["doctor", "--offline", "--json"]) == 0
     told = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
     assert {*told} >= {
