@@ -27,7 +27,7 @@ ORDER = ("name", "base", "train", "datasets", "vectors", "probes")
 
 # Comments right below a table, with a blank line or nothing below them: keys of it that somebody put aside.
 _PUT_ASIDE = re.compile(r"(?:[ \t]*#[^\n]*(?:\n|\Z))+(?=[ \t]*(?:\n|\Z))")
-_BLANK = re.compile(r"(?:[ \t]*\n)+")
+_BLANK = re.compile(r"[ \t]*\n")
 _CONTROL = re.compile("\x7f")  # the one character that JSON leaves as it is, and TOML does not take
 
 
@@ -104,8 +104,8 @@ def without_table(text: str, section: str, name: str) -> str:
         start = text.rfind("\n", 0, found[first].start) + 1
         head, rest = new_text[:start], new_text[_line_end(text, found[last].end) :]
         # One blank line of the two that now meet.
-        if not head or head.endswith("\n\n"):
-            rest = rest[blank.end() :] if (blank := _BLANK.match(rest)) else rest
+        if (not head or head.endswith("\n\n")) and (blank := _BLANK.match(rest)):
+            rest = rest[blank.end() :]
         new_text = head + rest if rest else head.rstrip("\n") + ("\n" if head else "")
     expected = tomllib.loads(text)
     del expected[section][name]

@@ -10,7 +10,8 @@ import pytest
 from dem_build.errors import UsageError
 from dem_build.recipe.edited import table_text, with_table, without_table
 
-DEMO = (Path(__file__).parents[2] / "recipes/demo/assistant.toml").read_text()
+ROOT = Path(__file__).parents[2]
+DEMO = (ROOT / "recipes/demo/assistant.toml").read_text()
 
 
 def added(text: str, new: str, section: str = "datasets", **table: object) -> str:
@@ -96,6 +97,28 @@ def test_what_is_added_and_taken_out_again_was_never_there() -> None:
         ("probes", {"hub": "a/b"}),
     ):
         assert without_table(with_table(DEMO, section, "new", table), section, "new") == DEMO
+
+
+def test_no_line_of_any_recipe_is_lost_or_moved() -> None:
+    """Every recipe that is TOML, with a table more and without each that it has: what is not of the table stays."""
+    tried = 0
+    for path in sorted(ROOT.glob("recipes/*/*.toml")) + sorted(ROOT.glob("tests/recipes/*/recipe.toml")):
+        try:
+            text = path.read_text(encoding="utf-8")
+            data = tomllib.loads(text)
+            told = with_table(text, "datasets", "new", {"path": "x"})
+        except (ValueError, UsageError):
+            continue
+        assert without_table(told, "datasets", "new").rstrip("\n") == text.rstrip("\n"), path
+        tables = data.get("datasets")
+        for name in tables if isinstance(tables, dict) else ():
+            left = without_table(text, "datasets", name).splitlines()
+            lines = iter(text.splitlines())
+            assert all(line in lines for line in left), (path, name)  # in their order
+            before = f"\n{text}".find(f"\n[datasets.{name}]")
+            assert before < 0 or "\n".join(left).startswith(text[:before].rstrip("\n")), (path, name)
+            tried += 1
+    assert tried > 50
 
 
 def test_a_form_that_no_line_can_be_added_to_or_cut_out_of_is_left_to_the_user() -> None:

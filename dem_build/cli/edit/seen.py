@@ -37,7 +37,7 @@ KINDS = {
 HUB = "hub:"
 FIRST_ROWS = 100
 """Rows of each dataset that are read, to say what is wrong with them before a build does."""
-MOST_BYTES = 1 << 28
+MOST_BYTES = 1 << 26
 """Bytes of text up to which rows are counted, and of a file on a hub up to which it is downloaded to be looked at."""
 
 OTHER_NAMES: Mapping[str, tuple[str, ...]] = {

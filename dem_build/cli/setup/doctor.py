@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -167,9 +168,15 @@ def of_packages(name: str = PACKAGE) -> Diagnosis:
     here = [extra for extra, fits in sorted(extras.items()) if fits]
     told = f"; extras: {', '.join(here) or 'none'}"
     if wrong:
-        remedy = f"{sys.executable} -m pip install --upgrade {name}"
-        return Diagnosis("packages", "bad", f"not as asked: {', '.join(wrong)}{told}", remedy)
+        return Diagnosis("packages", "bad", f"not as asked: {', '.join(wrong)}{told}", _install(name))
     return Diagnosis("packages", "good", f"{own} as asked{told}")
+
+
+def _install(name: str) -> str:
+    """How this Python gets a package: environments of uv have no pip."""
+    if find_spec("pip"):
+        return f"{sys.executable} -m pip install --upgrade {name}"
+    return f"uv pip install --python {sys.executable} --upgrade {name}"
 
 
 def _is_of(requirement: object, extra: str) -> bool:
