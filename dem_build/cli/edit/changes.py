@@ -177,18 +177,29 @@ def _write(draft: Draft, data: bytes) -> None:
 def _show(draft: Draft, text: str, *, dry_run: bool) -> None:
     """Print what is new and what is gone, line by line, and where."""
     console = make_console()
-    word = "written" if draft.raw is None else "changed"
+    word = "written" if draft.raw is None else "unchanged" if text == draft.text else "changed"
     console.print(
         Text(f"{clean(draft.named)}: {f'not {word}, as asked' if dry_run else word}"), soft_wrap=True
     )
     if draft.raw is None and not dry_run:
         return  # all of it is new, and there to be read
-    lines = difflib.unified_diff(draft.text.splitlines(), text.splitlines(), lineterm="", n=0)
-    for line in [*lines][2:]:
-        if line.startswith("@@"):
-            _, old, new, _ = line.split(" ")  # @@ -9,2 +11,0 @@: of what is gone the line where it was
-            place = (old if new.endswith(",0") else new)[1:].partition(",")[0]
-            console.print(Text(f"@@ line {place}", "dim cyan"))
-        else:
-            style = "green" if line.startswith("+") else "red"
-            console.print(Text(f"{line[0]} {clean(line[1:])}", style), soft_wrap=True)
+    old, new = draft.text.splitlines(), text.splitlines()
+    for kind, i, j, k, n in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            continue
+        gone, come = _from_header(old, i, j), _from_header(new, k, n)
+        place = gone if k == n else come
+        console.print(Text(f"@@ line {place.start + 1}", "dim cyan"))
+        told = [("-", "red", old[at]) for at in gone] + [("+", "green", new[at]) for at in come]
+        for sign, style, line in told:
+            console.print(Text(f"{sign} {clean(line)}".rstrip(), style), soft_wrap=True)
+
+
+def _from_header(lines: list[str], start: int, stop: int) -> range:
+    """A run of lines that is new or gone; of runs that say the same it is the one that begins with a header."""
+    for slid in range(len(lines) - stop + 1):
+        if start == stop or lines[start + slid].startswith("["):
+            return range(start + slid, stop + slid)
+        if stop + slid == len(lines) or lines[start + slid] != lines[stop + slid]:
+            break
+    return range(start, stop)

@@ -95,7 +95,7 @@ def _write(named: str, call: Call, *, base: str | None, data: Sequence[str], dry
     model = base if may_be_hub_id(base) and not expanded(base).exists() else relative_to(Path(named), base)
     seen = [(name, look(source, None, Path(named), {}, offline=call.offline)) for name, source in given]
     tables = ["\n" + table_text((each.section, name), each.table) for name, each in seen]
-    text = "".join([HEAD, table_text(("base",), {"model": model}), TRAIN, *tables, EVALUATE])
+    text = "".join([HEAD, table_text(("base",), {"model": model}), *tables, TRAIN, EVALUATE])
     settle(Draft(named), text, dry_run=dry_run)
     _say(named, seen)
 

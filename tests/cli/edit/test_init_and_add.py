@@ -70,6 +70,21 @@ def test_a_dataset_is_looked_at_and_added(capsys: pytest.CaptureFixture[str]) ->
     ]
 
 
+def test_what_is_new_is_shown_from_its_header_on(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its last lines are those of the table above, and a plain comparison of lines would take these for new."""
+    assert run(["add", "two", "asked.jsonl", "--omega", "1", *COLUMNS]) == 0
+    assert run(["add", "three", "asked.jsonl", "--omega", "1", *COLUMNS]) == 0
+    assert run(["remove", "two"]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line[:1] in {"@", "+", "-"}]
+    columns = 'columns = { prompt = "question", completion = "answer" }'
+    table = ['path = "asked.jsonl"', columns, "omega = 1"]
+    assert shown == [
+        *("@@ line 8", "+ [datasets.two]", *(f"+ {line}" for line in table), "+"),
+        *("@@ line 13", "+ [datasets.three]", *(f"+ {line}" for line in table), "+"),
+        *("@@ line 8", "- [datasets.two]", *(f"- {line}" for line in table), "-"),
+    ]
+
+
 def test_a_dry_run_shows_the_change_and_makes_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["add", "two", "asked.jsonl", "--dry-run", "--as", "probe", *COLUMNS]) == 0
     assert run(["remove", "add", "--dry-run"]) == 0

@@ -19,12 +19,15 @@ def test_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(("name", "of"), [("mine.toml", "recipe"), ("machine.toml", "machine")])
-def test_a_file_names_the_schema_beside_it_once(tmp_path: Path, name: str, of: str) -> None:
+def test_a_file_names_the_schema_beside_it_once(
+    tmp_path: Path, name: str, of: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / name
     path.write_text(RECIPE)
     for _ in range(2):
         assert run(["schema", str(path)]) == 0
         assert path.read_text() == f"#:schema ./{of}.schema.json\n{RECIPE}"
+    assert capsys.readouterr().out.endswith(f"{path}: unchanged\n")
     assert json.loads((tmp_path / f"{of}.schema.json").read_text()) == json_schema(of)
 
 
