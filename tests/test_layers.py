@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: dict[str, int] = {
     "errors": 0,
     "methods": 0,
+    "demo": 1,
     "digest": 0,
     "host": 0,
     "json_text": 0,

@@ -195,7 +195,8 @@ class _HashedFile:
         """Write to the disk what was hashed since the last time, and whatever else is there."""
         if (hashed := self._hashed) != self._flushed:
             # While others compute: at the end, the disk would be waited for with all of a model to write.
-            os.fdatasync(self.descriptor)
+            flush = os.fdatasync if hasattr(os, "fdatasync") else os.fsync  # macOS has the second one alone
+            flush(self.descriptor)
             self._flushed = hashed
 
     def close(self) -> None:

@@ -17,9 +17,15 @@ from dem_build import __version__
 from dem_build.errors import DemError, InterruptedBuildError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["Command", "app", "run", "stopped"]
+    from click.shell_completion import CompletionItem
+
+__all__ = ["TYPED", "Command", "app", "run", "stopped"]
+
+
+TYPED = "dem.typed"
+"""Where a context keeps the words of its call: while a shell asks what can follow, click understands few of them."""
 
 
 class Command(click.Command):
@@ -40,6 +46,7 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Take the actions apart, and read the rest as click does."""
+        ctx.meta[TYPED] = tuple(args)
         at = args.index("--") if self._on_actions and "--" in args else len(args)
         left = super().parse_args(ctx, args[:at])
         if self._on_actions:
@@ -73,19 +80,34 @@ def _flag(name: str, text: str) -> click.Option:
     return click.Option([name], is_flag=True, help=text)
 
 
-def _repeatable(name: str, metavar: str, text: str) -> click.Option:
-    return click.Option(name.split(), multiple=True, metavar=metavar, help=f"{text}; repeatable.")
+def _repeatable(name: str, metavar: str, text: str, completes: str | None = None) -> click.Option:
+    said = f"{text}; repeatable."
+    complete = _completes(completes) if completes else None
+    return click.Option(name.split(), multiple=True, metavar=metavar, help=said, shell_complete=complete)
 
 
-RECIPE = click.Argument(["recipe"], metavar="RECIPE")
-ACTION = click.Argument(["action"], metavar="ACTION")
+def _completes(what: str) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """What a shell offers in a place: the function of that name in `cli/setup/completion.py`, loaded when it asks."""
+
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        module = import_module(f"{__package__}.setup.completion")
+        found: list[CompletionItem] = getattr(module, what)(ctx, incomplete)
+        return found
+
+    return complete
+
+
+RECIPE = click.Argument(["recipe"], metavar="RECIPE", shell_complete=_completes("recipes"))
+ACTION = click.Argument(["action"], metavar="ACTION", shell_complete=_completes("actions"))
+RECIPES = _completes("recipes_or_actions")
+WORDS = _completes("words")
 JSON = click.Option(
     ["--json", "as_json"], is_flag=True, help="One JSON document on stdout, all else on stderr."
 )
 PATH = click.Path(path_type=Path)
-SET = _repeatable("--set overrides", "KEY=VALUE", "Override a key of the recipe")
+SET = _repeatable("--set overrides", "KEY=VALUE", "Override a key of the recipe", "keys")
 OF_STORE = (
-    click.Option(["--cache"], metavar="DIR", help="Folder of the store."),
+    click.Option(["--cache"], metavar="DIR", type=click.Path(), help="Folder of the store."),
     click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
 )
 OF_REMOTES = (
@@ -93,7 +115,7 @@ OF_REMOTES = (
     _flag("--require-remote", "Fail where a remote does not answer."),
 )
 OF_RECIPE = (SET, *OF_STORE, *OF_REMOTES)
-OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded"), *OF_RECIPE)
+OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded", "actions"), *OF_RECIPE)
 
 REMOTE = (
     click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
@@ -143,13 +165,13 @@ cache = Commands(
         Command(
             "shared.exchange.push",
             "Push what builds made here, and a remote lacks.",
-            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]...", shell_complete=RECIPES),
             *OF_STORE,
         ),
         Command(
             "shared.exchange.pull",
             "Fetch what is recorded in a remote and is not here.",
-            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]...", shell_complete=RECIPES),
             _flag("--records", "Records alone, not their bytes."),
             *OF_STORE,
         ),
@@ -157,13 +179,59 @@ cache = Commands(
     ],
     help="The store: what it holds, whether it is sound, and what of it can go.",
 )
+DRY_RUN = _flag("--dry-run", "Show what would change, and write nothing.")
 app = Commands(
     "dem",
     [
         Command(
+            "edit.init.init",
+            "Write a recipe to begin with: it asks for what no flag says.\n\n"
+            "RECIPE is its file, by default recipe.toml; with --demo a folder, by default dem-demo.",
+            click.Argument(["place"], required=False, metavar="[RECIPE]"),
+            click.Option(["--base"], metavar="MODEL", help="A hub id, a model's folder or a GGUF file."),
+            _repeatable("--data", "NAME=PATH", "A dataset, as dem add takes it"),
+            _flag("--demo", "Fetch the demo's base and make its data, beside its recipe."),
+            DRY_RUN,
+            _flag("--offline", "Ask no hub for anything."),
+        ),
+        Command(
+            "edit.tables.add",
+            "Add a dataset or a vector from elsewhere to a recipe, and say what is seen there.\n\n"
+            "PATH is a file of rows, a pattern, or the folder of a model or an adapter; hub:ORG/NAME is a dataset on "
+            "the hub. RECIPE may be left out where there is one in this folder.",
+            click.Argument(["words"], nargs=-1, metavar="[RECIPE] NAME PATH|hub:ID", shell_complete=WORDS),
+            click.Option(
+                ["--as", "kind"],
+                type=click.Choice(["dataset", "probe", "checkpoint", "adapter"]),
+                help="What it is, where that is not what it looks like.",
+            ),
+            click.Option(["--omega"], metavar="NUMBER|tune", help="The vector's weight."),
+            _repeatable(
+                "--set overrides",
+                "KEY=VALUE",
+                "A key of the new table: columns.prompt=question",
+                "table_keys",
+            ),
+            DRY_RUN,
+            _flag("--offline", "Ask no hub for it."),
+        ),
+        Command(
+            "edit.tables.remove",
+            "Take a dataset, vector, probe or baseline out of a recipe, and say what stays in the cache.",
+            click.Argument(["words"], nargs=-1, metavar="[RECIPE] NAME", shell_complete=WORDS),
+            DRY_RUN,
+            *OF_STORE,
+        ),
+        Command(
             "build.build",
             "Plan, run what is due, publish out/NAME/ and show the results.",
-            click.Argument(["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]"),
+            click.Argument(
+                ["recipes"],
+                nargs=-1,
+                required=True,
+                metavar="RECIPE... [-- ACTION...]",
+                shell_complete=RECIPES,
+            ),
             _flag("--locked", "Fail (4) where the lock is not what is there."),
             _flag("--no-train", "Fail (4) where a vector is missing."),
             _flag("--keep-going", "After a failure, do what can be done."),
@@ -176,7 +244,13 @@ app = Commands(
         Command(
             "work.work",
             "Run what is due of recipes beside other workers on one store, and publish nothing in out/.",
-            click.Argument(["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]"),
+            click.Argument(
+                ["recipes"],
+                nargs=-1,
+                required=True,
+                metavar="RECIPE... [-- ACTION...]",
+                shell_complete=RECIPES,
+            ),
             click.Option(["--slots", "jobs"], type=click.IntRange(min=1), help="Actions at once."),
             click.Option(
                 ["--until-idle"],
@@ -197,7 +271,7 @@ app = Commands(
             "review.ci.ci",
             "Review what a branch does to the recipes of a git repository, as a pull request is reviewed.\n\n"
             "RECIPE is a path or pattern; without one, all recipes that git has at either revision.",
-            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]..."),
+            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]...", shell_complete=RECIPES),
             click.Option(
                 ["--base"], metavar="REV", help="What it is to be merged into, such as origin/main."
             ),
@@ -230,8 +304,8 @@ app = Commands(
             "Show what differs between two recipes, revisions or models: keys, ω, metrics, cost.\n\n"
             "A and B are each a recipe's file, a recipe in git (REV:PATH, from the root of the repository, or "
             "REV:./PATH from here), or the folder of a published model. Nothing is run.",
-            click.Argument(["before"], metavar="A"),
-            click.Argument(["after"], metavar="B"),
+            click.Argument(["before"], metavar="A", shell_complete=_completes("recipes")),
+            click.Argument(["after"], metavar="B", shell_complete=_completes("recipes")),
             _flag("--exit-code", "Exit with 1 where they differ."),
             _flag("--locked", "Fail (4) where a lock is not what is there."),
             *OF_STORE,
@@ -263,7 +337,7 @@ app = Commands(
             "Show decoded examples of a dataset, what counts for the loss, and its counts.\n\n"
             "NAME is a dataset, probe or mixture of the recipe.",
             RECIPE,
-            click.Argument(["name"], metavar="NAME"),
+            click.Argument(["name"], metavar="NAME", shell_complete=_completes("names")),
             click.Option(
                 ["--rows", "-n"],
                 type=click.IntRange(min=1),
@@ -279,7 +353,9 @@ app = Commands(
             "Show what made a model or the result of an action: inputs, parameters, machine, digests.\n\n"
             "Without ACTION, of the composed model.",
             RECIPE,
-            click.Argument(["action"], metavar="[ACTION]", default="model"),
+            click.Argument(
+                ["action"], metavar="[ACTION]", default="model", shell_complete=_completes("actions")
+            ),
             *OF_RECIPE,
             JSON,
         ),
@@ -306,6 +382,27 @@ app = Commands(
         ),
         Command("stores.ls", "List what the store holds.", *OF_STORE, JSON),
         cache,
+        Command(
+            "setup.schema.schema",
+            "Print the JSON Schema of recipes, which editors complete and check by.\n\n"
+            "With FILE it is written beside that recipe or machine file, whose first line then names it.",
+            click.Argument(["file"], required=False, metavar="[FILE]", shell_complete=_completes("recipes")),
+            click.Option(
+                ["--of"], type=click.Choice(["recipe", "machine"]), help="What it is the schema of."
+            ),
+        ),
+        Command(
+            "setup.completion.completion",
+            "Print the script that completes recipes, actions and keys in a shell: bash, zsh or fish.",
+            click.Argument(["shell"], type=click.Choice(["bash", "zsh", "fish"])),
+        ),
+        Command(
+            "setup.doctor.doctor",
+            "Look at this machine, its cache and its remotes, and say how to mend what is wrong (1).",
+            *OF_STORE,
+            _flag("--offline", "Ask no hub and no remote for anything."),
+            JSON,
+        ),
     ],
     help="A build system for models: fine-tune a vector per dataset, compose them, rebuild only what changed.",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -315,6 +412,8 @@ click.version_option(__version__, message="dem %(version)s", help="Print the ver
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; a user's mistake is a line on stderr, never a traceback."""
+    if os.environ.get("_DEM_COMPLETE", "").startswith("bash_"):
+        import_module(f"{__package__}.setup.completion").add_bash()
     command = arguments[: arguments.index("--")] if "--" in arguments else arguments
     try:
         status = app.main(args=list(arguments), prog_name="dem", standalone_mode=False)

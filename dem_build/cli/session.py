@@ -49,6 +49,7 @@ __all__ = [
     "Session",
     "Workplace",
     "checked",
+    "last_root",
     "not_locked",
     "open_session",
     "open_shared",
@@ -220,7 +221,7 @@ class Session:
 
     def save_overlap(self, overlap: dict[str, digest.JSON]) -> None:
         """Record what datasets share beside the keys of the build that counted it."""
-        root = _last_root(self.store, self.recipe.path)
+        root = last_root(self.store, self.recipe.path)
         # A store that is only read is no place for it: it is counted again.
         with suppress(StoreError):
             document = {"recipe": str(self.recipe.path), **root, "overlap": overlap}
@@ -267,7 +268,7 @@ _FIELDS: dict[str, tuple[digest.JSON, Callable[[digest.JSON], bool]]] = {
 }
 
 
-def _last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
+def last_root(store: Store, recipe: Path) -> dict[str, digest.JSON]:
     """The root of a recipe's last build; fields that are missing or of a wrong type are empty."""
     found = store.roots.read(root_id(recipe)) or store.roots.find(str(recipe))
     document = found if isinstance(found, dict) else {}
@@ -296,13 +297,18 @@ def root_id(path: Path) -> str:
     return digest.of_bytes(os.fsencode(os.uname().nodename) + b"\0" + os.fsencode(path))[:32]
 
 
-def checked(named: str, overrides: Sequence[str]) -> Recipe:
+def checked(named: str, overrides: Sequence[str], written: bytes | None = None) -> Recipe:
     """A recipe in which nothing is wrong, as far as that shows without reading data.
+
+    Args:
+        named: The recipe, as the user named it.
+        overrides: `--set KEY=VALUE`, in order.
+        written: What is to be its bytes, in the place of those that it has.
 
     Raises:
         RecipeError: Its mistakes, files that it names and that are neither here nor locked among them.
     """
-    recipe, located, _ = _located(named, overrides, Hints())
+    recipe, located, _ = _located(named, overrides, Hints(), written)
     refuse_shared_files(recipe, located)
     if not any(path in located.absent for tag, path in located.base if tag == CHAT_TEMPLATE):
         refuse_template(recipe)
@@ -310,14 +316,15 @@ def checked(named: str, overrides: Sequence[str]) -> Recipe:
 
 
 def _located(
-    named: str, overrides: Sequence[str], hints: Hints
+    named: str, overrides: Sequence[str], hints: Hints, written: bytes | None = None
 ) -> tuple[Recipe, Located, digest.JSON | None]:
     """Read a recipe and its lock, and find what it names.
 
     Raises:
         RecipeError: Its mistakes and what is missing, at once: of a recipe with mistakes, what they leave is looked at.
     """
-    recipe, problems = read_recipe(Path(named), overrides)
+    path = Path(named)
+    recipe, problems = read_recipe(path, overrides, written, path.parent)
     if recipe is None:
         raise RecipeError(problems)
     try:
@@ -366,7 +373,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     store = place.store
     if within is not None:
         within.enter_context(store.in_use())
-    root = _last_root(store, recipe.path)
+    root = last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
     return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing)
 
@@ -386,12 +393,13 @@ class Workplace:
     sharing: Sharing
 
 
-def open_workplace(call: Call, recipe: Path) -> Workplace:
+def open_workplace(call: Call, recipe: Path, *, make: bool = True) -> Workplace:
     """Open what a recipe that need not lie there would use.
 
     Args:
         call: The options.
         recipe: The recipe's file, beside which a machine file may lie.
+        make: Whether a cache is made where there is none; who only looks makes no folder.
 
     Raises:
         RecipeError: Mistakes in the machine file.
@@ -399,7 +407,7 @@ def open_workplace(call: Call, recipe: Path) -> Workplace:
     """
     if call.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    return _open_workplace(call, _machine(call, recipe), recipe, Hints(), make=True)
+    return _open_workplace(call, _machine(call, recipe), recipe, Hints(), make=make)
 
 
 def _machine(call: Call, recipe: Path) -> tuple[Machine, Path | None]:

@@ -63,6 +63,8 @@ How and where to build is in the [machine file](#the-machine-file), which never 
 - `--set KEY=VALUE` changes a key from the command line: a dotted key and a TOML value, such as
   `--set train.learning_rate=1e-5` or `--set evaluate.tasks.0.limit=10`. A bare word is text. A build with it leaves
   the lock as it is.
+- `dem add` and `dem remove` edit it, and by `dem schema RECIPE` an editor completes and checks it:
+  [getting started](getting-started.md#a-recipe-of-your-own).
 """
 
 MACHINE = """\

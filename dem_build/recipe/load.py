@@ -44,14 +44,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe(
-    path: Path, overrides: Sequence[str] = (), written: bytes | None = None
+    path: Path, overrides: Sequence[str] = (), written: bytes | None = None, folder: Path | None = None
 ) -> tuple[Recipe | None, list[Problem]]:
     """Read and check a recipe, and keep what is right of one that is wrong, so that more can be said of it.
 
     Args:
         path: The recipe's file; messages name it as it is given here.
         overrides: `KEY=VALUE` of each `--set`, applied in order before anything is checked.
-        written: The bytes of a recipe that need not lie there; then nothing on this machine is looked at.
+        written: The bytes of a recipe that need not lie there; then nothing on this machine is looked at, but for
+            `folder`.
+        folder: Where folders that it names are looked for; by default beside the file that is read.
 
     Returns:
         The recipe, less what a mistake puts in doubt, None where no recipe is left; and all the mistakes of the file
@@ -73,7 +75,7 @@ def read_recipe(
             hint = 'set name = "…", made of letters, digits, `_` and `-`'
             problems.append(Problem(str(path), 0, "name", what, hint))
     recipe, mistakes = checked(data)
-    mistakes += revisions_of_folders(recipe, path.parent if written is None else None)
+    mistakes += revisions_of_folders(recipe, path.parent if written is None else folder)
     origin = toml.Origin(str(path), text, keys)
     problems += [origin.problem(m.key, m.what, m.hint) for m in mistakes]
     # A recipe with `WRONG` values is for rules alone: what is kept is read anew, without what is in doubt.

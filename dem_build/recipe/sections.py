@@ -297,8 +297,8 @@ class Evaluate(Table):
     loss: bool = Field(
         default=True, description="Held-out loss of every model on every test split and probe."
     )
-    tasks: tuple[Annotated[Task, BeforeValidator(_named_task)], ...] = Field(
-        default=(), description="lm-eval tasks: names, or tables with the keys of a task."
+    tasks: tuple[Annotated[Task, BeforeValidator(_named_task, json_schema_input_type=Text | Task)], ...] = (
+        Field(default=(), description="lm-eval tasks: names, or tables with the keys of a task.")
     )
     include_path: Text | None = Field(default=None, description="Folder of local lm-eval task files.")
     models: tuple[Text, ...] = Field(

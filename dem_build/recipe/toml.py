@@ -11,14 +11,15 @@ import bisect
 import json
 import re
 import tomllib
+from collections import deque
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from dem_build.errors import Problem, RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "TOO_DEEP",
     "Key",
     "Origin",
+    "Statement",
     "dotted",
     "frozen",
     "key_parts",
@@ -34,6 +36,7 @@ __all__ = [
     "locate",
     "parse",
     "parsed",
+    "statements",
     "too_deep",
 ]
 
@@ -208,8 +211,29 @@ def locate(text: str) -> dict[Key, int]:
     Items of lists, and of arrays of tables, are numbered from 0: `("gates", 0, "min")`.
     """
     scanner = _Scanner(text)
-    scanner.document()
+    deque(scanner.document(), maxlen=0)
     return scanner.lines
+
+
+class Statement(NamedTuple):
+    """A header, or a key with its value, of a TOML text.
+
+    Attributes:
+        key: What it is of: the whole key, with the tables around it.
+        start: Where it begins in the text.
+        end: Where it ends; a comment behind it is no part of it.
+        is_header: Whether it is a header.
+    """
+
+    key: Key
+    start: int
+    end: int
+    is_header: bool
+
+
+def statements(text: str) -> list[Statement]:
+    """The statements of a valid TOML text, in its order."""
+    return list(_Scanner(text).document())
 
 
 def line_of(lines: Mapping[Key, int], key: Key) -> int:
@@ -269,13 +293,15 @@ class _Scanner:
         self.newlines = [m.start() for m in re.finditer("\n", text)]
         self.last_item: dict[Key, int] = {}
 
-    def document(self) -> None:
+    def document(self) -> Iterator[Statement]:
         table: Key = ()
         while self.more():
-            if self.text.startswith("[", self.at):
-                table = self.header()
+            start = self.at
+            if is_header := self.text.startswith("[", start):
+                key = table = self.header()
             else:
-                self.pair(table)
+                key = self.pair(table)
+            yield Statement(key, start, self.at, is_header=is_header)
 
     def header(self) -> Key:
         is_item = self.text.startswith("[[", self.at)
@@ -301,13 +327,14 @@ class _Scanner:
                 table += (self.last_item[table],)
         return table
 
-    def pair(self, table: Key) -> None:
+    def pair(self, table: Key) -> Key:
         line = self.line()
         parts, self.at = key_parts(self.text, self.at)
         key = table + parts
         self.note(key, line)
         self.at = self.text.index("=", self.at) + 1
         self.value(key)
+        return key
 
     def value(self, key: Key) -> None:
         self.more()

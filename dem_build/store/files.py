@@ -40,6 +40,7 @@ __all__ = [
     "read_bytes",
     "read_document",
     "replace_file",
+    "share",
     "swap_in",
     "sync_file",
     "sync_folder",
@@ -215,7 +216,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 
 def swap_in(path: Path, data: bytes, partial: Path) -> None:
-    """Write a file of the user's under the name `partial` beside `path`, and rename it to `path`.
+    """Write a file of the user's under the name `partial` beside `path`, and rename it to `path`, whose mode it keeps.
 
     Raises:
         OSError: The folder cannot be written.
@@ -223,7 +224,7 @@ def swap_in(path: Path, data: bytes, partial: Path) -> None:
     # Never written into: it may be a link, or its writer be stopped rather than dead.
     partial.unlink(missing_ok=True)
     write_new(partial, data)
-    partial.chmod(0o644)
+    partial.chmod(stat.S_IMODE(path.stat().st_mode) if path.is_file() else 0o644)
     partial.replace(path)
 
 
@@ -325,14 +326,15 @@ def copy(source: Path, target: Path) -> None:
         FileExistsError: The target is there.
     """
     with source.open("rb") as read, target.open("xb") as write:
-        if not (_shared(read, write) or _written_directly(read, write, target)):
+        if not (share(read, write) or _written_directly(read, write, target)):
             write.seek(0)
             shutil.copyfileobj(read, write, _PIECE)
             write.flush()
         os.fsync(write.fileno())
 
 
-def _shared(read: BinaryIO, write: BinaryIO) -> bool:
+def share(read: BinaryIO, write: BinaryIO) -> bool:
+    """Give an empty file the blocks of another, until either is written (a reflink); return whether that could be."""
     try:
         fcntl.ioctl(write.fileno(), _FICLONE, read.fileno())
     except OSError:

@@ -21,10 +21,9 @@ import random
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "demo"))
-from make_data import FAMILY, REVERSE, puzzles, write  # noqa: E402
+from dem_build.demo.data import FAMILY, REVERSE, puzzles, write
 
+HERE = Path(__file__).parent
 ROWS = {"gsm8k": 256, "cot": 384, "aqua": 256, "family": 128, "reverse": 128}
 HELD_OUT = {"validation": 48, "test": 128}
 PUBLISHED = ("gsm8k", "cot", "aqua")

@@ -10,6 +10,7 @@ from base_cases import BASES
 from build_cases import AFTER_A_BUILD, BROKEN_DATA, BUILDS
 from call_cases import CALLS
 from diff_cases import DIFFS
+from edit_cases import EDITS
 from review_cases import REVIEWS
 from store_cases import STORES
 from vector_cases import STRANGERS, VECTORS
@@ -42,7 +43,8 @@ TABLE = "\n| what happened | status | message |\n|---|---|---|\n"
 def page() -> str:
     """Return the text of `docs/errors.md`."""
     calls = [
-        (c.what, c.status, c.says, c.call) for c in (*CALLS, *DIFFS, *REVIEWS, *BASES, *VECTORS, *STORES)
+        (c.what, c.status, c.says, c.call)
+        for c in (*CALLS, *EDITS, *DIFFS, *REVIEWS, *BASES, *VECTORS, *STORES)
     ]
     data = [(c.what, 1, c.says, "build recipe.toml") for c in (*BROKEN_DATA, *STRANGERS)]
     builds = [(c.what, c.status, c.says, c.call) for c in (*BUILDS, *AFTER_A_BUILD)]

@@ -23,6 +23,7 @@ from base_cases import BASES
 from build_cases import AFTER_A_BUILD, BROKEN_DATA, BUILDS
 from call_cases import CALLS
 from diff_cases import DIFFS
+from edit_cases import EDITS
 from error_cases import RECIPE, sketch
 from review_cases import REVIEWS
 from store_cases import STORES
@@ -58,7 +59,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("case", [*CALLS, *DIFFS, *REVIEWS, *BASES, *VECTORS, *STORES], ids=lambda c: c.what)
+@pytest.mark.parametrize(
+    "case", [*CALLS, *EDITS, *DIFFS, *REVIEWS, *BASES, *VECTORS, *STORES], ids=lambda c: c.what
+)
 def test_a_call_that_cannot_run_says_why(case, home, capsys, monkeypatch):
     if case.absent:
         monkeypatch.setitem(sys.modules, case.absent, None)

@@ -45,6 +45,7 @@ LATE = (
     *("difflib", "huggingface_hub", "jinja2", "numpy", "rich.live", "subprocess", "typer", "yaml"),
     *("dem_build.data.rows", "dem_build.lock.hub_splits", "dem_build.data.template"),
     *("dem_build.engine.build", "dem_build.report.html.page", "dem_build.lock.tasks"),
+    *("click.shell_completion", "dem_build.cli.setup.completion", "dem_build.recipe.json_schema"),
 )
 
 

@@ -47,7 +47,7 @@ def test_a_copy_has_the_bytes_and_is_a_file_of_its_own(tmp_path, size):
 
 @pytest.mark.skipif(not files._DIRECT, reason="this system has no O_DIRECT")
 def test_only_a_large_file_goes_past_memory(tmp_path, monkeypatch, opened):
-    monkeypatch.setattr(files, "_shared", lambda *_: False)
+    monkeypatch.setattr(files, "share", lambda *_: False)
     for size in SIZES:
         copy(made(tmp_path / f"object-{size}", size), tmp_path / f"copy-{size}")
     assert [path.name for path in opened] == [f"copy-{size}" for size in SIZES if size >= LARGE]
@@ -68,7 +68,7 @@ def test_a_file_system_that_refuses_gets_an_ordinary_copy(tmp_path, monkeypatch,
         done.append(at)
         return real_write(descriptor, bytes(len(data)), at)  # what is there by then does not count
 
-    monkeypatch.setattr(files, "_shared", lambda *_: False)
+    monkeypatch.setattr(files, "share", lambda *_: False)
     monkeypatch.setattr(files, "_PIECE", BLOCK)
     monkeypatch.setattr(os, "open", refuses)
     monkeypatch.setattr(os, "pwrite", stops)
@@ -81,7 +81,7 @@ def test_a_full_disk_is_no_refusal(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(files, "_shared", lambda *_: False)
+    monkeypatch.setattr(files, "share", lambda *_: False)
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match="full"):
         copy(made(tmp_path / "object", LARGE), tmp_path / "copy")

@@ -1,0 +1,148 @@
+"""A recipe's text with a table more or less, and every other byte as it was.
+
+The text is cut between its statements and never written anew: comments, order, blank lines and how a value is written
+are the user's. That an edit did what it should, and nothing else, is proved by reading both texts (`_proved`).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from dem_build.errors import UsageError
+from dem_build.recipe.toml import dotted, line_of, locate, statements
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dem_build.recipe.toml import Key, Statement
+
+__all__ = ["table_text", "with_table", "without_table"]
+
+ORDER = ("name", "base", "train", "datasets", "vectors", "probes")
+"""Sections that a new table comes after, where the recipe has none of its own section yet."""
+
+# Comments right below a table, with a blank line or nothing below them: keys of it that somebody put aside.
+_PUT_ASIDE = re.compile(r"(?:[ \t]*#[^\n]*(?:\n|\Z))+(?=[ \t]*(?:\n|\Z))")
+_BLANK = re.compile(r"[ \t]*\n")
+_CONTROL = re.compile("\x7f")  # the one character that JSON leaves as it is, and TOML does not take
+
+
+def table_text(key: Key, table: Mapping[str, Any]) -> str:
+    """A table as a person writes it, each of its keys on a line.
+
+    Args:
+        key: Where it is, such as `("datasets", "math")`.
+        table: Its keys, with values as `tomllib` reads them.
+    """
+    lines = [f"{dotted((name,))} = {_value(value)}\n" for name, value in table.items()]
+    return f"[{dotted(key)}]\n{''.join(lines)}"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return _CONTROL.sub(r"\\u007f", json.dumps(value, ensure_ascii=False))
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{dotted((key,))} = {_value(item)}' for key, item in value.items())} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return str(value)  # of numbers, dates and times Python's own form is TOML's
+
+
+def with_table(text: str, section: str, name: str, table: Mapping[str, Any]) -> str:
+    """A recipe's text with one table more, below the last one of its section.
+
+    Args:
+        text: The text, with line feeds between its lines.
+        section: Such as `datasets`.
+        name: The table's name, which is not there yet.
+        table: Its keys.
+
+    Raises:
+        UsageError: The section stands in a form that no header can add to, as an inline table.
+    """
+    found, at = statements(text), 0
+    before = ORDER[: ORDER.index(section) + 1] if section in ORDER else ORDER
+    for wanted in before:
+        ends = [index for index, statement in enumerate(found) if statement.key[0] == wanted]
+        at = ends[-1] + 1 if ends else at
+    # What stands below a header is of its table, so a new one begins where another does, or at the end.
+    while at < len(found) and not found[at].is_header:
+        at += 1
+    place = _line_end(text, found[at - 1].end) if at else 0
+    if aside := _PUT_ASIDE.match(text, place):
+        place = aside.end()
+    head, rest, new = text[:place], text[place:], table_text((section, name), table)
+    head += "\n" if head and not head.endswith("\n") else ""
+    new_text = (
+        f"{head}{chr(10) if head else ''}{new}{chr(10) if rest and not _BLANK.match(rest) else ''}{rest}"
+    )
+    expected = tomllib.loads(text)
+    expected.setdefault(section, {})[name] = dict(table)
+    return _proved(new_text, expected, text, (section,), f"write it there by hand:\n{new.rstrip()}")
+
+
+def without_table(text: str, section: str, name: str) -> str:
+    """A recipe's text without a table and those in it. Comments above its header and below its last key stay.
+
+    Args:
+        text: The text, with line feeds between its lines.
+        section: Such as `datasets`.
+        name: The table's name, which is there.
+
+    Raises:
+        UsageError: It stands inside of an inline table with others.
+    """
+    found = statements(text)
+    new_text = text
+    for first, last in reversed(_runs(found, (section, name))):
+        start = text.rfind("\n", 0, found[first].start) + 1
+        head, rest = new_text[:start], new_text[_line_end(text, found[last].end) :]
+        # One blank line of the two that now meet.
+        if (not head or head.endswith("\n\n")) and (blank := _BLANK.match(rest)):
+            rest = rest[blank.end() :]
+        new_text = head + rest if rest else head.rstrip("\n") + ("\n" if head else "")
+    expected = tomllib.loads(text)
+    del expected[section][name]
+    return _proved(new_text, expected, text, (section, name), "take it out by hand")
+
+
+def _runs(found: Sequence[Statement], key: tuple[str, str]) -> list[tuple[int, int]]:
+    """The first and the last of each run of statements that are of a table."""
+    runs: list[tuple[int, int]] = []
+    for index, statement in enumerate(found):
+        if statement.key[:2] == key:
+            follows = runs and runs[-1][1] == index - 1
+            runs[-1:] = [(runs[-1][0], index)] if follows else [*runs[-1:], (index, index)]
+    return runs
+
+
+def _line_end(text: str, at: int) -> int:
+    end = text.find("\n", at)
+    return len(text) if end < 0 else end + 1
+
+
+def _proved(new_text: str, expected: dict[str, Any], text: str, key: tuple[str, ...], by_hand: str) -> str:
+    """The new text, where it says what it should; an empty section is none."""
+    try:
+        said = tomllib.loads(new_text)
+    except tomllib.TOMLDecodeError:
+        said = None
+    if said is None or _without_empty(said, key[0]) != _without_empty(expected, key[0]):
+        line = line_of(locate(text), key)
+        raise UsageError(
+            f"`{dotted(key)}` (line {line}) is written in a form that dem does not edit", hint=by_hand
+        )
+    return new_text
+
+
+def _without_empty(data: dict[str, Any], section: str) -> dict[str, Any]:
+    data = copy.copy(data)
+    if data.get(section) == {}:
+        del data[section]
+    return data
