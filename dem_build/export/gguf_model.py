@@ -6,6 +6,7 @@ whose files transformers reads back as the same model. What a file cannot say is
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def write_gguf(target: Path, model: Path, name: str, kind: str) -> Written:
         CheckpointError: Weights that cannot be read.
     """
     if target.exists():
-        raise FileExistsError(17, "there is a file of that name", str(target))
+        raise FileExistsError(errno.EEXIST, "there is a file of that name", str(target))
     # Imported here, as they bring torch: a mistake in a call is told before that.
     from dem_build.model.architecture import parse_config  # noqa: PLC0415
     from dem_build.model.tokenizer_files import load_tokenizer  # noqa: PLC0415
@@ -142,7 +143,9 @@ def _family(config: Any) -> _Family:
     """
     if config.model_type not in FAMILIES:
         what = f"is a model of the family {config.model_type!r}"
-        raise _refused(what, f"dem writes GGUF for {', '.join(FAMILIES)}; llama.cpp's own converter may know others")
+        raise _refused(
+            what, f"dem writes GGUF for {', '.join(FAMILIES)}; llama.cpp's own converter may know others"
+        )
     rope = getattr(config, "rope_parameters", None) or {}
     head, width = _head(config), config.hidden_size // config.num_attention_heads
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
@@ -163,7 +166,7 @@ def _refused(what: str, hint: str) -> UsageError:
 
 
 def _head(config: Any) -> int:
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def _named(weights: Checkpoint, family: _Family, config: Any) -> dict[str, TensorInfo]:
@@ -175,7 +178,9 @@ def _named(weights: Checkpoint, family: _Family, config: Any) -> dict[str, Tenso
     layers = range(config.num_hidden_layers)
     wanted = [*OUTER, *(f"model.layers.{i}.{n}" for i in layers for n in (*INNER, *family.beside))]
     if odd := sorted(weights.tensors.keys() - set(wanted)):
-        raise _refused(f"has {odd[0]}, for which GGUF's {family.name} has no name", "export it as a checkpoint")
+        raise _refused(
+            f"has {odd[0]}, for which GGUF's {family.name} has no name", "export it as a checkpoint"
+        )
     kind = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == family.name)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     found = {}

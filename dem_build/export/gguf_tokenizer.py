@@ -52,13 +52,19 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: Any, rows: int) -> list[str]:
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     model, normalizer = rules["model"], rules["normalizer"]
     if model["type"] != "BPE" or model.get("byte_fallback") or not model["merges"]:
-        what = "no merges" if model["type"] == "BPE" and not model["merges"] else "another model than byte-level BPE"
+        what = (
+            "no merges"
+            if model["type"] == "BPE" and not model["merges"]
+            else "another model than byte-level BPE"
+        )
         raise _refused(what)
     if normalizer not in (None, {"type": COMPOSED}):
         raise _refused(f"the normalizer {normalizer['type']}")
     steps = tuple(_steps(rules["pre_tokenizer"]))
     if steps not in PRE_TOKENIZERS:
-        raise _refused("a pre-tokenizer that llama.cpp has no name for: " + ", ".join(str(s[0]) for s in steps))
+        raise _refused(
+            "a pre-tokenizer that llama.cpp has no name for: " + ", ".join(str(s[0]) for s in steps)
+        )
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(PRE_TOKENIZERS[steps])
     words, types = _words(tokenizer, rows)
@@ -110,7 +116,7 @@ def check_tokenizer(tokenizer: Any, rows: int, family: str) -> list[str]:
         if notes:  # what they say is known to differ
             import unicodedata  # noqa: PLC0415
 
-            texts = [unicodedata.normalize(COMPOSED, text) for text in texts]
+            texts = [unicodedata.normalize("NFC", text) for text in texts]
         ours, theirs = (read_tokenizer(path, settled=settled)[0] for settled in (True, False))
         whole = [{t.content for t in x.added_tokens_decoder.values()} for x in (tokenizer, ours)]
         if lost := sorted(whole[0] - whole[1]):
@@ -118,7 +124,9 @@ def check_tokenizer(tokenizer: Any, rows: int, family: str) -> list[str]:
         if (text := differing(ours, tokenizer, texts)) is not None:
             raise _refused(f"other ids after it is read back, of {text[:40]!r}")
         if (text := differing(theirs, tokenizer, texts)) is not None:
-            notes.append(f"llama.cpp and dem cut text as the model does; transformers (gguf_file) not {text[:40]!r}")
+            notes.append(
+                f"llama.cpp and dem cut text as the model does; transformers (gguf_file) not {text[:40]!r}"
+            )
     return notes
 
 
