@@ -317,6 +317,17 @@ app = Commands(
             *OF_RECIPE,
         ),
         Command(
+            "release.publish.publish",
+            "Upload the model or a vector to a repository on a hub, which is private unless --public is said.\n\n"
+            "Only what is built, and passes the recipe's gates. ACTION is `model`, or a vector:NAME.",
+            RECIPE,
+            click.Argument(["repository"], metavar="ORG/NAME"),
+            click.Argument(["action"], metavar="[ACTION]", default="model"),
+            click.Option(["--revision"], metavar="BRANCH", help="The branch; main if not given."),
+            _flag("--public", "Let everybody read it."),
+            *OF_RECIPE,
+        ),
+        Command(
             "ending.report",
             "Draw out/NAME/report.html from what is recorded, and run nothing.",
             RECIPE,
