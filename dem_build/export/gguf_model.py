@@ -131,6 +131,7 @@ def write_gguf(target: Path, model: Path, name: str, kind: str) -> Written:
         writer.close()
         partial.replace(target)
     finally:
+        writer.close()
         partial.unlink(missing_ok=True)
     return Written(error, notes)
 

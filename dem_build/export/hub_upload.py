@@ -71,11 +71,13 @@ def upload(
         before = api.repo_info(name, revision=branch).sha
         # Beside an index or another whole file they would be loaded, and not what is uploaded.
         stale = sorted(file for file in there - files.keys() if WEIGHTS.fullmatch(file))
-        operations = [
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(path, content) for path, content in files.items()),
             *(CommitOperationDelete(path) for path in stale),
         ]
-        made = api.create_commit(name, operations, commit_message=message, revision=branch)
+        made = api.create_commit(
+            name, operations, commit_message=message, revision=branch, parent_commit=before
+        )
     return Uploaded(made.oid, private, made.oid != before, tuple(stale))
 
 
@@ -129,7 +131,8 @@ def _asking(name: str) -> Iterator[HfApi]:
 
 
 def _failed(name: str, error: Exception) -> RemoteError:
-    lines = [line for line in (ADDRESS.sub("", part).strip() for part in str(error).splitlines()) if line]
+    said = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
+    lines = [line for line in (ADDRESS.sub("", part).strip() for part in said.splitlines()) if line]
     reason = " ".join(lines[:2]) or type(error).__name__
     hint = "call it again: what has been sent is not sent again"
     return RemoteError(f"the hub does not take {name!r}: {reason}", hint=hint)

@@ -57,7 +57,9 @@ class HubServer:
     Attributes:
         endpoint: What `HF_ENDPOINT` must be.
         asked: `METHOD /path` of every request for a repository, in order.
-        uploaded: SHA-256 → content of the large files that were sent, in order.
+        uploaded: SHA-256 → content of the large files that are here.
+        sent: SHA-256 of those that were sent, in order.
+        committed: The paths that each commit of a client touched.
         refused: What is wrong with a card, as the hub would say of its metadata; None where nothing is.
         lost_after: So many more large files are taken, and then none; None for all.
         token: The only token that opens what is gated or private.
@@ -69,6 +71,8 @@ class HubServer:
     token: str = "hf_a_token_of_the_test"
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     uploaded: dict[str, bytes] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    committed: list[list[str]] = field(default_factory=list)
     refused: str | None = None
     lost_after: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -199,7 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
                 else:
                     files.pop(path)
             commit = self.served.commit(kind, name, files, revision)
-            self.served.asked.append(f"committed {' '.join(sorted(x['value']['path'] for x in lines))}")
+            self.served.committed.append(sorted(line["value"]["path"] for line in lines))
         url = f"{self.served.endpoint}/{name}/commit/{commit}"
         self._json({"commitOid": commit, "commitUrl": url, "success": True})
 
@@ -248,6 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
         if left == 0:
             self._fail(403, "")
             return
+        self.served.sent.append(_sha256(data))
         self.served.uploaded[_sha256(data)] = data
         self._send(200, b"", {})
 

@@ -93,9 +93,7 @@ def _model(
     files: dict[str, Path | bytes] = {}
     for name in ("weights", "tokenizer"):
         folder = session.store.views.view(record.outputs[name], work, name)
-        files |= {
-            p.relative_to(folder).as_posix(): p.resolve() for p in sorted(folder.rglob("*")) if p.is_file()
-        }
+        files |= {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
     files["config.json"] = objects.open(record.outputs["config"])
     if (generation := objects.read_bytes(record.outputs["generation_config"])).strip() != b"{}":
         files["generation_config.json"] = generation
