@@ -60,10 +60,10 @@ class TestUploads:
 
     def test_again_nothing_is_sent(self, hub):
         first = send(FILES)
-        hub.uploaded.clear()
+        hub.sent.clear()
         sent = send(FILES)
         assert (sent.changed, sent.commit) == (False, first.commit)
-        assert (len(hub.committed), hub.uploaded) == (1, {})
+        assert (len(hub.committed), hub.sent) == (1, [])
 
     def test_after_an_upload_that_broke_off_only_the_rest_is_sent(self, hub):
         hub.lost_after = 1
