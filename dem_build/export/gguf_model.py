@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["TYPES", "Written", "write_gguf"]
+__all__ = ["TYPES", "Rounding", "write_gguf"]
 
 TYPES = {
     "f16": (Type.F16, LlamaFileType.MOSTLY_F16),
@@ -77,7 +77,7 @@ FAMILIES = {
 
 
 @dataclass(frozen=True)
-class Written:
+class Rounding:
     """What became of the weights.
 
     Attributes:
@@ -89,7 +89,7 @@ class Written:
     notes: list[str]
 
 
-def write_gguf(target: Path, model: Path, name: str, kind: str) -> Written:
+def write_gguf(target: Path, model: Path, name: str, kind: str) -> Rounding:
     """Write a model's folder as a GGUF file, which is there when it is whole.
 
     Memory is the largest tensor as it is stored, and a few pieces.
@@ -133,7 +133,7 @@ def write_gguf(target: Path, model: Path, name: str, kind: str) -> Written:
     finally:
         writer.close()
         partial.unlink(missing_ok=True)
-    return Written(error, notes)
+    return Rounding(error, notes)
 
 
 def _family(config: Any) -> _Family:

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from dem_build.checkpoint.factors import Place
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["Loss", "layers_of", "truncate", "truncated"]
+__all__ = ["Missing", "layers_of", "truncate", "truncated"]
 
 PIECE = 1 << 22  # elements whose length is taken at a time
 
 
 @dataclass(frozen=True)
-class Loss:
+class Missing:
     """What an adapter lacks of a vector, as shares of the vector's length ‖ΔΘ‖.
 
     Attributes:
@@ -65,7 +65,7 @@ def layers_of(config: Path, names: Mapping[str, Any], where: str) -> dict[str, P
 
 def truncated(
     delta: Checkpoint, places: Mapping[str, Place], rank: int
-) -> tuple[dict[str, tuple[LowRank[NDArray[np.float32]], Place]], Loss]:
+) -> tuple[dict[str, tuple[LowRank[NDArray[np.float32]], Place]], Missing]:
     """Factors that come as near to a vector as their rank lets them, as `write_factors` takes them.
 
     Args:
@@ -91,7 +91,7 @@ def truncated(
                 beside.append(float(np.vdot(piece, piece)))
     outside = math.fsum(beside)
     whole = math.fsum(lengths) + outside or 1.0
-    return factors, Loss(math.sqrt((math.fsum(lost) + outside) / whole), math.sqrt(outside / whole))
+    return factors, Missing(math.sqrt((math.fsum(lost) + outside) / whole), math.sqrt(outside / whole))
 
 
 def truncate(matrix: NDArray[np.float64], rank: int) -> tuple[LowRank[NDArray[np.float32]], float]:
