@@ -44,6 +44,7 @@ LAYERS: dict[str, int] = {
     "report": 6,
     "estimate": 6,
     "compare": 7,
+    "export": 7,
     "review": 8,
     "cli": 9,
     "__init__": 0,

@@ -367,11 +367,40 @@ app = Commands(
             *OF_RECIPE,
         ),
         Command(
-            "export.export",
-            "Write a vector of low rank as an adapter's folder, which peft loads.",
+            "release.export.export",
+            "Write a vector or a model in a form that another library loads.\n\n"
+            "ACTION makes it: vector:NAME, model, base … PLACE is a new folder, of GGUF a new file.",
             RECIPE,
             ACTION,
-            click.Argument(["folder"], metavar="FOLDER", type=PATH),
+            click.Argument(["place"], metavar="PLACE", type=PATH),
+            click.Option(
+                ["--form"],
+                type=click.Choice(["adapter", "checkpoint", "gguf"]),
+                help="For peft, for transformers and vLLM, for llama.cpp; by default the first of a vector, "
+                "the second of a model.",
+            ),
+            click.Option(
+                ["--type", "dtype"],
+                type=click.Choice(["f16", "bf16", "q8_0", "f32"]),
+                help="What GGUF stores matrices in; f16 if not given.",
+            ),
+            click.Option(
+                ["--rank"],
+                type=click.IntRange(min=1),
+                help="Cut the adapter of this rank out of the vector.",
+            ),
+            click.Option(["--omega"], type=float, help="Of the vector on its base; 1 if not given."),
+            *OF_RECIPE,
+        ),
+        Command(
+            "release.publish.publish",
+            "Upload the model or a vector to a repository on a hub, which is private unless --public is said.\n\n"
+            "Only what is built, and passes the recipe's gates. ACTION is `model`, or a vector:NAME.",
+            RECIPE,
+            click.Argument(["repository"], metavar="ORG/NAME"),
+            click.Argument(["action"], metavar="[ACTION]", default="model"),
+            click.Option(["--revision"], metavar="BRANCH", help="The branch; main if not given."),
+            _flag("--public", "Let everybody read it."),
             *OF_RECIPE,
         ),
         Command(

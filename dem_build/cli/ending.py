@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dem_build.report.gates import GateResult
     from dem_build.store import Record
 
-__all__ = ["Ending", "conclude", "report"]
+__all__ = ["Ending", "conclude", "read_results", "report"]
 
 REPORT = "report.html"
 
@@ -123,6 +123,19 @@ def _texts(
     return texts
 
 
+def read_results(session: Session) -> tuple[Results, dict[str, Record]]:
+    """What the records of a plan say, and the records: name of an action → its own.
+
+    Raises:
+        StoreError: What is recorded cannot be read.
+    """
+    records = {name: v.record for name, v in session.plan.verdicts.items() if v.record is not None}
+    metrics, damaged = _metrics(session, records)
+    if damaged:
+        raise next(iter(damaged.values()))
+    return collect(session.plan.graph, records, lambda output: metrics[output.digest]), records
+
+
 def report(recipe: str, call: Call) -> int:
     """Draw the report of what is recorded of a recipe, and say where it is and what it lacks.
 
@@ -133,11 +146,7 @@ def report(recipe: str, call: Call) -> int:
 
     session = open_session(recipe, call)
     graph = session.plan.graph
-    records = {name: v.record for name, v in session.plan.verdicts.items() if v.record is not None}
-    metrics, damaged = _metrics(session, records)
-    if damaged:
-        raise next(iter(damaged.values()))
-    results = collect(graph, records, lambda output: metrics[output.digest])
+    results, records = read_results(session)
     due = len(graph.actions) - len(records)
     gates = [] if due else check(session.recipe.gates, results)
     inputs = ReportInputs(session.recipe, graph, records, results, gates, __version__)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build.checkpoint.filenames import CONFIG, GENERATION_CONFIG
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
 from dem_build.store.files import FULL, read_bytes, swap_in, sync_folder
@@ -25,15 +26,14 @@ from dem_build.store.files import FULL, read_bytes, swap_in, sync_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from dem_build.digest import JSON, Digest
+    from dem_build.digest import JSON, Digest, Output
     from dem_build.store import Record, Store
 
-__all__ = ["Destination", "destination", "publish", "publish_text"]
+__all__ = ["Destination", "destination", "export_model", "publish", "publish_text"]
 
 STAMP = ".dem.json"
 PARTIAL = ".model-"
 PARTIAL_TEXT = ".text-"
-GENERATION_CONFIG = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _replace_model_beside(
 def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest) -> None:
     new = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=to.folder))
     try:
-        _export(record, store, new)
+        export_model(record.outputs, store, new)
         new.chmod(0o755)
         old = new.with_name(new.name + ".old")
         if to.model.is_symlink():
@@ -194,14 +194,27 @@ def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest
     _write_text(to, STAMP, json.dumps(stamp))
 
 
-def _export(record: Record, store: Store, folder: Path) -> None:
-    for output in record.outputs.values():
+def export_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> None:
+    """Copy what makes up a model into a folder, as `from_pretrained` takes it.
+
+    Args:
+        outputs: `weights`, `tokenizer`, `config` and `generation_config`, or some of them.
+        store: Where they are.
+        folder: Where to.
+
+    Raises:
+        CorruptObjectError: One of them is damaged or gone.
+        StoreError: The copy cannot be written.
+    """
+    for output in outputs.values():
         store.objects.check(output)
-    store.views.export(record.outputs["weights"], folder)
-    store.views.export(record.outputs["tokenizer"], folder)
-    store.views.export(record.outputs["config"], folder / "config.json")
-    if store.objects.read_bytes(record.outputs["generation_config"]).strip() != b"{}":
-        store.views.export(record.outputs["generation_config"], folder / GENERATION_CONFIG)
+    for name, output in outputs.items():
+        if name in ("weights", "tokenizer"):
+            store.views.export(output, folder)
+        elif name == "config":
+            store.views.export(output, folder / CONFIG)
+        elif store.objects.read_bytes(output).strip() != b"{}":
+            store.views.export(output, folder / GENERATION_CONFIG)
 
 
 def _published(to: Destination, wanted: Digest) -> bool:

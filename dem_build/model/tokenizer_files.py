@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["UNLOADABLE", "load_tokenizer", "probe", "same_ids", "settle", "write_json"]
+__all__ = ["UNLOADABLE", "differing", "load_tokenizer", "probe", "same_ids", "settle", "write_json"]
 
 UNLOADABLE = (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError)
 """What transformers raises of files that are no tokenizer."""
@@ -100,7 +100,7 @@ class _Reference:
             return f"it cannot be loaded: {reader.fault}"
         if _is(reader.tokenizer, self.raw):
             return ""
-        if (text := _differing(reader.tokenizer, self.raw, self.texts)) is None:
+        if (text := differing(reader.tokenizer, self.raw, self.texts)) is None:
             return ""
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
         return f"its {type(reader.tokenizer).__name__} cuts {shown!r} otherwise"
@@ -199,7 +199,7 @@ def probe(tokenizer: Any) -> list[str]:
 
 def same_ids(one: Any, other: Any, texts: Sequence[str]) -> bool:
     """Whether two tokenizers give the same ids of each text, with what they add to a text and without."""
-    return _differing(one, other, texts) is None
+    return differing(one, other, texts) is None
 
 
 def write_json(path: Path, document: JSON) -> None:
@@ -281,7 +281,7 @@ def _is(one: Any, other: Any) -> bool:
     return bool(backends[0].to_str() == backends[1].to_str())
 
 
-def _differing(one: Any, other: Any, texts: Sequence[str]) -> str | None:
+def differing(one: Any, other: Any, texts: Sequence[str]) -> str | None:
     """A text of which two tokenizers give other ids, None where there is none.
 
     Texts that hold a token which one of them alone keeps whole are left out: tokenizer_config.json may name special

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BASE",
     "COMPOSED",
+    "COUNTS",
     "LOSS",
     "LOSS_TASK",
     "STDERR",

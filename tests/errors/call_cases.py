@@ -201,11 +201,49 @@ CALLS = (
         ("error: recipe.toml: vector:add was never built\n  hint:  `dem build` builds it"),
     ),
     Call(
-        "A vector of all weights is exported as an adapter",
+        "A vector of all weights is exported as an adapter, and nothing says how much of it",
         "export recipe.toml vector:add adapter",
         (
-            "error: recipe.toml: vector:add makes no vector of low rank\n"
-            '  hint:  name one that is trained with method = "lora"'
+            "error: recipe.toml: vector:add is a vector of all weights, and an adapter keeps a part of it\n"
+            "  hint:  --rank 64 says how much; --form checkpoint writes base and vector as a model"
+        ),
+    ),
+    Call(
+        "What is neither a vector nor a model is exported",
+        "export recipe.toml data:add folder",
+        (
+            "error: recipe.toml: data:add makes neither a vector nor a model\n"
+            "  hint:  `dem plan` lists the actions"
+        ),
+    ),
+    Call(
+        "A model is exported as an adapter",
+        "export recipe.toml model folder --form adapter",
+        (
+            "error: recipe.toml: model makes no vector\n"
+            "  hint:  an adapter is made of one, such as vector:NAME"
+        ),
+    ),
+    Call(
+        "An option of another form",
+        "export recipe.toml model folder --type q8_0",
+        "error: recipe.toml: --type says nothing of model as checkpoint\n  hint:  leave it out",
+    ),
+    Call(
+        "What has not been built is published",
+        "publish recipe.toml org/name",
+        (
+            "error: recipe.toml: something is due: what is published is built first\n"
+            "  hint:  `dem build` runs what is due, and judges the gates"
+        ),
+        4,
+    ),
+    Call(
+        "What is neither a vector nor the composed model is published",
+        "publish recipe.toml org/name base",
+        (
+            "error: recipe.toml: base makes no vector and is not the composed model\n"
+            "  hint:  name `model` or a vector:NAME"
         ),
     ),
     Call(

@@ -26,7 +26,7 @@ __all__ = ["HubServer", "Repository", "serving"]
 
 LFS = ("*.safetensors", "*.parquet", "*.arrow", "*.bin", "*.gguf", "*.zip")
 API = re.compile(
-    r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|preupload|commit)/([^/]+)(?:/(.*))?)?"
+    r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info|preupload|commit|branch)/([^/]+)(?:/(.*))?)?"
 )
 RESOLVE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
@@ -57,6 +57,11 @@ class HubServer:
     Attributes:
         endpoint: What `HF_ENDPOINT` must be.
         asked: `METHOD /path` of every request for a repository, in order.
+        uploaded: SHA-256 → content of the large files that are here.
+        sent: SHA-256 of those that were sent, in order.
+        committed: The paths that each commit of a client touched.
+        refused: What is wrong with a card, as the hub would say of its metadata; None where nothing is.
+        lost_after: So many more large files are taken, and then none; None for all.
         token: The only token that opens what is gated or private.
         repositories: (`models` or `datasets`, `org/name`) → what is there.
     """
@@ -66,6 +71,10 @@ class HubServer:
     token: str = "hf_a_token_of_the_test"
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     uploaded: dict[str, bytes] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    committed: list[list[str]] = field(default_factory=list)
+    refused: str | None = None
+    lost_after: int | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def commit(self, kind: str, name: str, files: Path | Mapping[str, bytes], revision: str = "main") -> str:
@@ -139,6 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._file("datasets" if dataset else "models", name, revision, file)
         elif raw.endswith(".git/info/lfs/objects/batch"):
             self._batch()
+        elif raw == "/api/repos/create":
+            self._create()
+        elif raw == "/api/validate-yaml":
+            self._validate()
         else:
             self._fail(404, "")  # the client's own business, such as news of its version
 
@@ -147,7 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repository is None:
             return
         commit = repository.at(revision or "main")
-        if commit is None:
+        if verb == "branch":
+            self._branch(revision, repository)
+        elif commit is None:
             self._fail(404, "RevisionNotFound")
         elif verb == "tree":
             self._json(_tree(repository.commits[commit], under, recursive="recursive" in self.path))
@@ -159,6 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "path": f["path"],
                     "uploadMode": "lfs" if _is_large(f["path"]) else "regular",
                     "shouldIgnore": False,
+                    "oid": _oid(f["path"], repository.commits[commit]),
                 }
                 for f in self._form()["files"]
             ]
@@ -187,6 +203,7 @@ class _Handler(BaseHTTPRequestHandler):
                 else:
                     files.pop(path)
             commit = self.served.commit(kind, name, files, revision)
+            self.served.committed.append(sorted(line["value"]["path"] for line in lines))
         url = f"{self.served.endpoint}/{name}/commit/{commit}"
         self._json({"commitOid": commit, "commitUrl": url, "success": True})
 
@@ -200,8 +217,42 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._json({"transfer": "basic", "objects": objects})
 
+    def _create(self) -> None:
+        """Make a repository with an empty first commit, as the hub does."""
+        asked = self._form()
+        kind, name = asked.get("type", "model") + "s", f"{asked['organization']}/{asked['name']}"
+        if not self._trusted():
+            self._fail(401, "")
+        elif (kind, name) in self.served.repositories:
+            self._fail(409, "")
+        else:
+            self.served.commit(kind, name, {".gitattributes": b""})
+            self.served.repositories[kind, name].private = asked.get("visibility") != "public"
+            self._json({"url": f"{self.served.endpoint}/{name}"})
+
+    def _branch(self, name: str, repository: Repository) -> None:
+        if name in repository.branches:
+            self._fail(409, "")
+        else:
+            repository.branches[name] = repository.branches["main"]
+            self._json({})
+
+    def _validate(self) -> None:
+        """Say what `refused` says, in the words of the hub."""
+        self._form()
+        errors = [{"message": self.served.refused}] if self.served.refused else []
+        body = json.dumps({"errors": errors, "warnings": [], "error": "invalid"}).encode()
+        self._send(400 if errors else 200, body, {"Content-Type": "application/json"})
+
     def do_PUT(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        with self.served.lock:
+            left = self.served.lost_after
+            self.served.lost_after = left if left is None else max(left - 1, 0)
+        if left == 0:
+            self._fail(403, "")
+            return
+        self.served.sent.append(_sha256(data))
         self.served.uploaded[_sha256(data)] = data
         self._send(200, b"", {})
 
@@ -324,6 +375,13 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 def _is_large(path: str) -> bool:
     return any(fnmatch.fnmatch(path, pattern) for pattern in LFS)
+
+
+def _oid(path: str, files: Mapping[str, bytes]) -> str | None:
+    """What the client compares a file with before it sends it: the name of the content that is there."""
+    if path not in files:
+        return None
+    return _sha256(files[path]) if _is_large(path) else _blob(files[path])
 
 
 def _blob(data: bytes) -> str:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-__all__ = ["expand_gguf"]
+__all__ = ["expand_gguf", "read_tokenizer"]
 
 # What GGUF calls the pre-tokenizers that set each digit apart before GPT-2's pattern. transformers reads these files
 # by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
@@ -66,12 +66,7 @@ def expand_gguf(path: Path, folder: Path) -> str:
             text before tokens are formed.
     """
     _refuse_scaled_rope(path)
-    tokenizer = _load(path, AutoTokenizer)
-    backend = tokenizer.backend_tokenizer
-    warning = _settle_pre_tokenizer(path, backend)
-    # A GGUF file has no word of a normalizer: it is the one of the architecture's own class.
-    if backend.normalizer is None and type(tokenizer) is not PreTrainedTokenizerFast:
-        backend.normalizer = type(tokenizer)().backend_tokenizer.normalizer
+    tokenizer, warning = read_tokenizer(path)
     # transformers would go on, with random values for what the file lacks: one part of several, say.
     model, report = _load(path, AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True)
     refuse_partial(report, path, f"a file that is one of several parts must be joined, else {ORIGINAL}")
@@ -100,6 +95,27 @@ def expand_gguf(path: Path, folder: Path) -> str:
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
     (folder / GENERATION_CONFIG).write_text(model.generation_config.to_json_string(), encoding="utf-8")
     return warning
+
+
+def read_tokenizer(path: Path, *, settled: bool = True) -> tuple[Any, str]:
+    """The tokenizer of a GGUF file, and what the user should look at, or nothing.
+
+    Args:
+        path: The file; tensors are not needed.
+        settled: Whether it is what the file says; else what transformers makes of that.
+
+    Raises:
+        CheckpointError: As `expand_gguf`.
+    """
+    tokenizer = _load(path, AutoTokenizer)
+    if not settled:
+        return tokenizer, ""
+    backend = tokenizer.backend_tokenizer
+    warning = _settle_pre_tokenizer(path, backend)
+    # A GGUF file has no word of a normalizer: it is the one of the architecture's own class.
+    if backend.normalizer is None and type(tokenizer) is not PreTrainedTokenizerFast:
+        backend.normalizer = type(tokenizer)().backend_tokenizer.normalizer
+    return tokenizer, warning
 
 
 def _settle_pre_tokenizer(path: Path, backend: Tokenizer) -> str:

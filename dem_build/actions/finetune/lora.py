@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from transformers.pytorch_utils import Conv1D
 
-from dem_build.checkpoint.factors import LowRank, Place
+from dem_build.checkpoint.factors import LowRank
 from dem_build.errors import TrainingError
-from dem_build.model.weight_layout import WeightLayout
+from dem_build.model.linear_layers import OTHER_TARGETS, linear_targets, places_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
+    from dem_build.checkpoint.factors import Place
     from dem_build.digest import JSON
 
 __all__ = ["Adapters"]
 
-ALL_LINEAR = "all-linear"
 ADAPTER = "default"  # peft's name for an adapter that has none
 
 
@@ -50,8 +49,8 @@ class Adapters:
     """
 
     def __init__(self, model: PreTrainedModel, names: Iterable[str], params: Mapping[str, JSON]) -> None:
-        found = _targets(model, params["lora_target_modules"])
-        self.places = _places(model, names, found)
+        found = linear_targets(model, params["lora_target_modules"])
+        self.places = places_of(model, names, found)
         # Of the seed alone, as Trainer sets it only later; on the CPU whatever the device is, where peft makes them.
         torch.manual_seed(params["seed"])
         config = LoraConfig(
@@ -66,7 +65,9 @@ class Adapters:
         self._layers = {path: m for path, m in model.named_modules() if isinstance(m, LoraLayer)}
         if self._layers.keys() != found.keys():
             odd = sorted(self._layers.keys() ^ found.keys())
-            raise TrainingError(f"peft puts adapters elsewhere than dem asks for: {odd[0]}", hint=_ELSE)
+            raise TrainingError(
+                f"peft puts adapters elsewhere than dem asks for: {odd[0]}", hint=OTHER_TARGETS
+            )
 
     def factors(self) -> dict[str, tuple[LowRank[NDArray[np.float32]], Place]]:
         """Name of each tensor of the file that has an adapter → its factors, and where they were."""
@@ -81,58 +82,3 @@ class Adapters:
         # (B A)ᵀ = Aᵀ Bᵀ: of a weight that is kept as [inputs, outputs].
         first, second = (a.T, b.T) if place.transposed else (b, a)
         return LowRank(first, second, float(layer.scaling[ADAPTER]))
-
-
-_ELSE = 'name other modules in lora_target_modules, or train with method = "full"'
-
-
-def _targets(model: PreTrainedModel, wanted: str | list[str]) -> dict[str, torch.nn.Module]:
-    """The linear layers that get an adapter; of `all-linear` all but the head, as peft has it."""
-    linear = {path: module for path, module in model.named_modules() if _is_linear(module)}
-    if wanted == ALL_LINEAR:
-        of: Any = model  # whose methods carry no types
-        head = of.get_output_embeddings()
-        return {path: module for path, module in linear.items() if module is not head}
-    found = {name: [p for p in linear if p == name or p.endswith(f".{name}")] for name in wanted}
-    # peft takes what it finds, and says nothing of a name without a module where another one has some.
-    if lost := [name for name, paths in found.items() if not paths]:
-        has = ", ".join(dict.fromkeys(path.rpartition(".")[2] for path in linear))
-        what = f"lora_target_modules names {lost[0]}, and the base has no linear layer of that name"
-        raise TrainingError(what, hint=f"it has {has}")
-    return {path: module for path, module in linear.items() if any(path in paths for paths in found.values())}
-
-
-@torch.no_grad()
-def _is_linear(module: torch.nn.Module) -> bool:
-    """Whether a module is a linear layer, and not one that is derived from it and computes something else."""
-    if type(module) in (torch.nn.Linear, Conv1D):
-        return True
-    if not isinstance(module, torch.nn.Linear):
-        return False
-    # Falcon's layers are linear ones. The routers of Llama 4 and Phi-MoE are not: they return a choice of experts.
-    try:
-        made = module(module.weight.new_zeros(1, module.in_features))
-    except (IndexError, RuntimeError, ValueError):  # it takes inputs of another shape
-        return False
-    return isinstance(made, torch.Tensor) and made.shape == (1, module.out_features)
-
-
-def _places(
-    model: PreTrainedModel, names: Iterable[str], targets: Mapping[str, torch.nn.Module]
-) -> dict[str, Place]:
-    """The tensor of the file that each target's weight is."""
-    layout, places = WeightLayout(model, names), {}
-    tied: Any = model.all_tied_weights_keys
-    for path, module in targets.items():
-        own = f"{path}.weight"
-        group = layout.of_own.get(own)
-        if own in tied or own in tied.values():
-            what = f"lora_target_modules names {path}, which the base ties to its embeddings"
-            raise TrainingError(what, hint=_ELSE)
-        if group is None or group.converter is not None:
-            what = (
-                f"{path} can have no adapter: the base's files do not have its weight as a tensor by itself"
-            )
-            raise TrainingError(what, hint=_ELSE)
-        places[group.files[0]] = Place(path, isinstance(module, Conv1D))
-    return places

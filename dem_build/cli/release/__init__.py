@@ -1,0 +1,1 @@
+"""The commands by which something leaves the store: `dem export` and `dem publish`."""

@@ -1,0 +1,138 @@
+"""Files → one commit in a repository on a hub, through the hub's own client.
+
+One commit, so that nobody loads half of a new model: the large files go first, by their digests, and what an earlier
+call that was stopped has brought there is not sent again. What has not changed is in no commit.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.checkpoint.filenames import INDEX
+from dem_build.errors import RemoteError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from huggingface_hub import HfApi
+
+__all__ = ["Uploaded", "upload"]
+
+MAIN = "main"
+WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|" + re.escape(INDEX))
+ADDRESS = re.compile(r"(for url: |\()?\bhttps?://\S+")  # of an upload: it may carry a signature
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What became of an upload.
+
+    Attributes:
+        commit: What the branch names now.
+        private: Whether the repository is.
+        changed: Whether there was anything to send.
+        removed: Weights of an earlier model that are gone, as a loader would have taken them.
+    """
+
+    commit: str
+    private: bool
+    changed: bool
+    removed: tuple[str, ...]
+
+
+def upload(
+    files: Mapping[str, Path | bytes], name: str, message: str, *, revision: str | None, public: bool
+) -> Uploaded:
+    """Make these files the ones of a branch; what else lies there stays, but for the weights of another model.
+
+    Args:
+        files: Path in the repository → a file or its content.
+        name: The repository, `org/name`: made where there is none.
+        message: Of the commit.
+        revision: The branch: made where there is none; None for `main`.
+        public: Whether everybody may read a repository that is made, and whether one may that is there.
+
+    Raises:
+        UsageError: The user may not write there, the name is none, or the repository is public and was not to be.
+        RemoteError: The hub cannot be reached, or does not take something.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415  slow, for this alone
+
+    with _asking(name) as api:
+        private = _repository(api, name, public=public)
+        branch = revision or MAIN
+        if branch != MAIN:
+            api.create_branch(name, branch=branch, exist_ok=True)
+        there = set(api.list_repo_files(name, revision=branch))
+        before = api.repo_info(name, revision=branch).sha
+        # Beside an index or another whole file they would be loaded, and not what is uploaded.
+        stale = sorted(file for file in there - files.keys() if WEIGHTS.fullmatch(file))
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            *(CommitOperationAdd(path, content) for path, content in files.items()),
+            *(CommitOperationDelete(path) for path in stale),
+        ]
+        made = api.create_commit(
+            name, operations, commit_message=message, revision=branch, parent_commit=before
+        )
+    return Uploaded(made.oid, private, made.oid != before, tuple(stale))
+
+
+def _repository(api: HfApi, name: str, *, public: bool) -> bool:
+    """Make a repository where there is none; whether it is private.
+
+    Raises:
+        UsageError: It is public, and nobody said so.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415  as above
+
+    try:
+        private = bool(api.repo_info(name).private)
+    except RepositoryNotFoundError:
+        api.create_repo(name, private=not public, exist_ok=True)
+        return not public
+    if not private and not public:
+        hint = "--public publishes there all the same; or name another repository"
+        raise UsageError(f"everybody can read the repository {name!r}", hint=hint)
+    return private
+
+
+@contextmanager
+def _asking(name: str) -> Iterator[HfApi]:
+    """Give the hub's client, and say what it refuses; no message carries an address, which may be signed."""
+    from huggingface_hub import HfApi  # noqa: PLC0415  as above
+
+    # HTTPError is the client library's own, whichever that is, and not declared as exported.
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        yield HfApi()
+    except HFValidationError as error:
+        raise UsageError(f"{name!r} is no name of a repository", hint="it is called ORG/NAME") from error
+    except OfflineModeIsEnabled as error:
+        raise UsageError(
+            "this call is offline, and a hub is to be asked", hint="leave out --offline"
+        ) from error
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code in (401, 403, 404):
+            hint = "set HF_TOKEN to a token that may write there, or call `hf auth login`"
+            raise UsageError(f"the hub does not let you write the repository {name!r}", hint=hint) from error
+        raise _failed(name, error) from error
+    except (HTTPError, ValueError, OSError, RuntimeError) as error:
+        raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> RemoteError:
+    said = "\n".join(str(one) for one in (error, error.__cause__) if one is not None)
+    lines = [line for line in (ADDRESS.sub("", part).strip() for part in said.splitlines()) if line]
+    reason = " ".join(lines[:2]) or type(error).__name__
+    hint = "call it again: what has been sent is not sent again"
+    return RemoteError(f"the hub does not take {name!r}: {reason}", hint=hint)
