@@ -17,7 +17,14 @@ from dem_build.estimate.due import (
     shape_of,
     training_of,
 )
-from dem_build.estimate.memory import PROCESS, VECTOR_BYTES, gram_disk, search_memory, training_disk
+from dem_build.estimate.memory import (
+    PROCESS,
+    VECTOR_BYTES,
+    gram_disk,
+    held_by_search,
+    search_memory,
+    training_disk,
+)
 from dem_build.estimate.times import Times
 
 if TYPE_CHECKING:
@@ -132,28 +139,21 @@ class _Estimator:
 
     def _weighing_memory(self, action: Action, shape: Shape) -> int:
         """The memory of matchings that are measured, one after another: a matching, or a whole model and its passes."""
-        length, most = judged_length(action, self.plan) or 0, action.params["max_samples"]
-        measured = search_memory(shape, self.machine, length, most, slopes=False)
-        measured += 0 if on_gpu(self.machine) else PROCESS
+        measured = self._judging_memory(action, shape, judged_length(action, self.plan) or 0, slopes=False)
         return max(self._matching_memory(action, shape), measured)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
-        """The memory of a search: its model, and base and vectors, which stay beside it as they are stored."""
-        length = search_length(action, self.plan)
-        if length is None:
+        length, slopes = search_length(action, self.plan), action.kind.slopes
+        if length is None or slopes is None:
             return None
-        held = 0
-        for edge in {t.at for t in action.takes if t.of in ("base/weights", "delta")}:
-            made = self.plan.verdicts[edge.action]
-            size = made.record.outputs[edge.output].size if made.record else self._written(made.action)
-            if size is None:
-                return None
-            held += size
+        return self._judging_memory(action, shape, length, slopes=slopes(action))
+
+    def _judging_memory(self, action: Action, shape: Shape, length: int, *, slopes: bool) -> int:
+        """The memory of a model in float32 that becomes one candidate after another, and of its passes."""
         most = action.params["max_samples"]
-        needs = search_memory(
-            shape, self.machine, length, most, slopes=bool(action.kind.slopes and action.kind.slopes(action))
-        )
-        return needs + held + (0 if on_gpu(self.machine) else PROCESS)
+        if on_gpu(self.machine):
+            return search_memory(shape, self.machine, length, most, slopes=slopes)
+        return held_by_search(shape, self.machine, length, most, slopes=slopes) + PROCESS
 
     def _written(self, action: Action) -> int | None:
         """The bytes of the model, vector or Gram matrices that an action writes; None for none, or if nobody knows."""

@@ -39,6 +39,7 @@ __all__ = [
     "Rows",
     "Shape",
     "gram_disk",
+    "held_by_search",
     "held_memory",
     "is_lora",
     "least_memory",
@@ -336,7 +337,10 @@ def _micro_batch(shape: Shape, tokens: float, trained: float, way: _Pass) -> flo
 
 
 def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
-    """The bytes of one resident model in float32, and of what its passes over a judge's rows take beside it.
+    """The bytes of one resident model in float32, and of what its passes over a judge's rows take beside it, on a GPU.
+
+    Base and vectors are read a tensor at a time, and no more than the head's gradients are there together: of a tied
+    embedding two, and one waits for the other through the whole backward pass.
 
     Args:
         shape: Of the base.
@@ -345,15 +349,20 @@ def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slo
         most: Most rows of a judge.
         slopes: Whether derivatives are taken, by backward passes over the rows of one block after another.
     """
-    forward = min(machine.eval_batch_size, most) * length
-    needs = shape.parameters * MASTER + _passed(
-        shape, forward, recomputed=True
-    )  # a layer's tensors at a time
-    if not slopes:
-        return int(needs)
-    backward = min(machine.micro_batch, math.ceil(most / BLOCKS)) * length
-    gradients = shape.parameters * (MASTER + GRADIENT)
-    return int(max(needs, gradients + _passed(shape, backward, recomputed=False)))
+    forward, backward = _judged_tokens(machine, length, most)
+    passes = _passed(shape, forward, recomputed=True)  # a layer's tensors at a time
+    if slopes:
+        head = shape.vocabulary * shape.hidden * GRADIENT
+        passes = max(passes, head * (1 + shape.tied), head + _passed(shape, backward, recomputed=False))
+    return int(shape.parameters * MASTER + passes)
+
+
+def _judged_tokens(machine: Machine, length: int, most: int) -> tuple[int, int]:
+    """Tokens of a batch that gives losses, and of one that gives derivatives too: that has rows of one block."""
+    return (
+        min(machine.eval_batch_size, most) * length,
+        min(machine.micro_batch, math.ceil(most / BLOCKS)) * length,
+    )
 
 
 def matching_memory(shape: Shape, tokens: int) -> int:
@@ -490,6 +499,29 @@ def held_memory(
         stays = stays.beside(Held.of(changed(MASTER)))
     heap = stays.heap + max(moment.heap for moment in moments)
     return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap)
+
+
+def held_by_search(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
+    """The bytes that a search for ω on a CPU holds at its most, beside Python and the libraries.
+
+    Arguments are those of `search_memory`, which is of a GPU.
+    """
+    forward, backward = _judged_tokens(machine, length, most)
+    # Without derivatives a layer's tensors come and go; they are a little fewer than a backward pass would want kept.
+    logits = Held.of([(3, min(forward * shape.vocabulary, MOST_LOGITS) * 4)])
+    moments = [max(logits, Held.of(_tensors_of_layer(shape, forward, bf16=False)), key=sum)]
+    way = _Pass(bf16=False, recomputed=False, frozen=False)
+    head, _ = way.head(shape)
+    if slopes:
+        moments += [
+            _held_by_micro_batch(shape, MicroBatch(backward, backward), 1.0, way),
+            Held.of([(1 + shape.tied, head)]),
+        ]
+    stays = Held.of(_matrices(shape, MASTER))
+    heap = stays.heap + max(moment.heap for moment in moments)
+    # The largest tensor of base or vector that is being read, in bfloat16 mostly.
+    read = head / GRADIENT * BYTES["bfloat16"]
+    return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap + read)
 
 
 def _matrices(shape: Shape, width: float) -> Tensors:
