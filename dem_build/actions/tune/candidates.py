@@ -157,7 +157,7 @@ class Candidates:
 
     @torch.no_grad()
     def take_slopes(self) -> NDArray[np.float64]:
-        """Return ⟨gradient, ΔΘ⟩ for each vector and layer, [vectors, layers], of all backward passes since the last time."""
+        """Return ⟨gradient, ΔΘ⟩ for each vector and layer, [vectors, layers], of all backward passes since the last."""
         for group in self._layout.groups:
             # A tensor that no row reached has no gradient, but the conversion takes all of its group.
             if any(self._own[name].grad is not None for name in group.own):
