@@ -30,6 +30,7 @@ from dem_build.estimate.memory import (
     BYTES,
     CHECKPOINTS,
     PROCESS,
+    Judging,
     held_by_search,
     least_memory,
     search_memory,
@@ -97,7 +98,7 @@ def tables() -> None:
         shape = Shape.of(config)
         assert shape is not None
         one = Machine(micro_batch=1, eval_batch_size=1)
-        held = [search_memory(shape, one, LENGTH, 128, slopes=slopes) for slopes in (False, True)]
+        held = [search_memory(shape, one, Judging(LENGTH, 128, slopes)) for slopes in (False, True)]
         sizes = [4 * shape.parameters, *held, 2 * shape.parameters * (1 + VECTORS)]
         print(f"| {name} | {' | '.join(f'{size / 1e9:.1f}' for size in sizes)} |")
 
@@ -119,7 +120,9 @@ def written(home: Path, config: dict[str, Any]) -> None:
 
 def judge(home: Path, *, slopes: bool) -> None:
     """Take a pass of one candidate in this process, as each step of a search does."""
-    from dem_build.actions.tune.candidates import resident  # noqa: PLC0415  torch takes its settings from the child's environment
+    # torch takes its settings from the child's environment.
+    import dem_build.actions.finetune.run  # noqa: F401, PLC0415  a worker that searches has trained before
+    from dem_build.actions.tune.candidates import resident  # noqa: PLC0415
     from dem_build.actions.tune.judges import judges  # noqa: PLC0415
     from dem_build.actions.tune.passes import Passes, begin  # noqa: PLC0415
     from dem_build.data.arrays import trained_prompts  # noqa: PLC0415
@@ -155,7 +158,7 @@ def measured(words: list[str], most: float) -> None:
                     written(home, config)
                 shape = Shape.of(config, count(config))
                 assert shape is not None
-                planned = held_by_search(shape, MACHINE, TOKENS, JUDGED, slopes=slopes) + PROCESS
+                planned = held_by_search(shape, MACHINE, Judging(TOKENS, JUDGED, slopes)) + PROCESS
                 resident, mapped, loading = watched(home, slopes=slopes, most=most)
                 stored = 2 * count(config) * (1 + VECTORS)
                 numbers = f"{planned / 1e6:,.0f} | {resident / 1e6:,.0f} | {mapped / 1e6:,.0f} | {loading / 1e6:,.0f}"

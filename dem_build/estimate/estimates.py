@@ -18,8 +18,10 @@ from dem_build.estimate.due import (
     training_of,
 )
 from dem_build.estimate.memory import (
+    BYTES,
     PROCESS,
     VECTOR_BYTES,
+    Judging,
     gram_disk,
     held_by_search,
     search_memory,
@@ -139,21 +141,22 @@ class _Estimator:
 
     def _weighing_memory(self, action: Action, shape: Shape) -> int:
         """The memory of matchings that are measured, one after another: a matching, or a whole model and its passes."""
-        measured = self._judging_memory(action, shape, judged_length(action, self.plan) or 0, slopes=False)
+        length, params = judged_length(action, self.plan) or 0, action.params
+        measured = self._judging_memory(
+            shape, Judging(length, params["max_samples"], width=BYTES[params["dtype"]])
+        )
         return max(self._matching_memory(action, shape), measured)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
         length, slopes = search_length(action, self.plan), action.kind.slopes
         if length is None or slopes is None:
             return None
-        return self._judging_memory(action, shape, length, slopes=slopes(action))
+        return self._judging_memory(shape, Judging(length, action.params["max_samples"], slopes(action)))
 
-    def _judging_memory(self, action: Action, shape: Shape, length: int, *, slopes: bool) -> int:
-        """The memory of a model in float32 that becomes one candidate after another, and of its passes."""
-        most = action.params["max_samples"]
+    def _judging_memory(self, shape: Shape, judging: Judging) -> int:
         if on_gpu(self.machine):
-            return search_memory(shape, self.machine, length, most, slopes=slopes)
-        return held_by_search(shape, self.machine, length, most, slopes=slopes) + PROCESS
+            return search_memory(shape, self.machine, judging)
+        return held_by_search(shape, self.machine, judging) + PROCESS
 
     def _written(self, action: Action) -> int | None:
         """The bytes of the model, vector or Gram matrices that an action writes; None for none, or if nobody knows."""

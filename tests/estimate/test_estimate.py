@@ -35,7 +35,7 @@ from dem_build.estimate import (
     training_memory,
     unfit,
 )
-from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, held_by_search, search_memory
+from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, Judging, held_by_search, search_memory
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
 from dem_build.store import Record
@@ -501,11 +501,11 @@ def test_a_search_holds_a_model_and_the_gradient_of_no_more_than_its_head():
     assert tune.seconds is None
     assert tune.disk is None
     shape = replace(Shape.of(LLAMA), parameters=10**9)
-    assert tune.memory == held_by_search(shape, Machine(), 64, 16, slopes=True) + PROCESS
+    assert tune.memory == held_by_search(shape, Machine(), Judging(64, 16, slopes=True)) + PROCESS
     head = 4 * shape.vocabulary * shape.hidden
     for untied, copies in ((replace(shape, tied=False), 1), (replace(shape, tied=True), 2)):
-        assert search_memory(untied, Machine(), 0, 16, slopes=True) == 4 * 10**9 + copies * head
-        assert search_memory(untied, Machine(), 0, 16, slopes=False) == 4 * 10**9
+        assert search_memory(untied, Machine(), Judging(0, 16, slopes=True)) == 4 * 10**9 + copies * head
+        assert search_memory(untied, Machine(), Judging(0, 16)) == 4 * 10**9
     assert BLOCKS == judges.BLOCKS
 
 

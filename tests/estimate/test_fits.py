@@ -187,7 +187,7 @@ def test_a_search_for_importances_needs_what_its_matchings_need_or_their_measuri
     shape = Shape.of(LLAMA)
     assert found.memory is not None
     assert found.memory >= matching_of(weigh, plan).memory(shape, 64, gpu=False)
-    assert found.memory >= shape.parameters * memory.MASTER + memory.PROCESS
+    assert found.memory >= shape.parameters * memory.BYTES["bfloat16"] + memory.PROCESS
 
 
 def test_rows_that_are_not_prepared_are_taken_to_be_as_long_as_they_may_be():
