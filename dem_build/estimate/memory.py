@@ -364,8 +364,7 @@ class Judging:
 def search_memory(shape: Shape, machine: Machine, judging: Judging) -> int:
     """The bytes of one resident model, and of what its passes over a judge's rows take beside it, on a GPU.
 
-    Base and vectors are read a tensor at a time, and no more than the head's gradients are there together: of a tied
-    embedding two, and one waits for the other through the whole backward pass.
+    Base and vectors are read a tensor at a time, and no more than the head's gradients are there together.
 
     Args:
         shape: Of the base.
@@ -376,8 +375,17 @@ def search_memory(shape: Shape, machine: Machine, judging: Judging) -> int:
     passes = _passed(shape, forward, recomputed=True)  # a layer's tensors at a time
     if judging.slopes:
         head = shape.vocabulary * shape.hidden * GRADIENT
-        passes = max(passes, head * (1 + shape.tied), head + _passed(shape, backward, recomputed=False))
+        passes = max(passes, head * _summed(shape), head + _passed(shape, backward, recomputed=False))
     return int(shape.parameters * judging.width + passes)
+
+
+def _summed(shape: Shape) -> int:
+    """How often the head's gradient is there at the end of a backward pass that keeps none.
+
+    Of a tied embedding that of the head waits for the other, and autograd makes their sum beside both: three copies
+    were seen.
+    """
+    return 3 if shape.tied else 1
 
 
 def matching_memory(shape: Shape, tokens: int) -> int:
@@ -531,13 +539,14 @@ def held_by_search(shape: Shape, machine: Machine, judging: Judging) -> int:
     if judging.slopes:
         moments += [
             _held_by_micro_batch(shape, MicroBatch(backward, backward), 1.0, way),
-            Held.of([(1 + shape.tied, head)]),
+            Held.of([(_summed(shape), head)]),
         ]
     stays = Held.of(_matrices(shape, judging.width))
-    heap = stays.heap + max(moment.heap for moment in moments)
+    # The heap keeps its most until the pass is through, whatever else is the most of another moment.
+    heap, mapped = (max(column) for column in zip(*moments, strict=True))
     # The largest tensor of base or vector that is being read, in bfloat16 mostly.
     read = head / GRADIENT * BYTES["bfloat16"]
-    return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap + read)
+    return int(sum(stays) + heap + mapped + GAPS * (stays.heap + heap) + read)
 
 
 def _matrices(shape: Shape, width: float) -> Tensors:

@@ -503,7 +503,7 @@ def test_a_search_holds_a_model_and_the_gradient_of_no_more_than_its_head():
     shape = replace(Shape.of(LLAMA), parameters=10**9)
     assert tune.memory == held_by_search(shape, Machine(), Judging(64, 16, slopes=True)) + PROCESS
     head = 4 * shape.vocabulary * shape.hidden
-    for untied, copies in ((replace(shape, tied=False), 1), (replace(shape, tied=True), 2)):
+    for untied, copies in ((replace(shape, tied=False), 1), (replace(shape, tied=True), 3)):
         assert search_memory(untied, Machine(), Judging(0, 16, slopes=True)) == 4 * 10**9 + copies * head
         assert search_memory(untied, Machine(), Judging(0, 16)) == 4 * 10**9
     assert BLOCKS == judges.BLOCKS
