@@ -1,7 +1,7 @@
-"""What models of 3B, 7B and 13B take by `dem`'s own formula, and what a search for ω holds, measured on 0.3B.
+"""What models of 3B, 7B and 13B take by `dem`'s own formula, and what a search for ω holds, measured up to 0.3B.
 
 python bench/large.py            tables of memory and disk; nothing runs
-python bench/large.py --search   a search for ω on a random model of 302M parameters, in a process of its own
+python bench/large.py --search   passes of a search for ω on random models, each in a process of its own
 
 A rank of several GPUs is reckoned as FSDP2 would shard it, and nothing of that was run: weights, gradients and states
 divided by their number, activations and logits of its own micro-batch, and in place of a bfloat16 copy of the model
@@ -11,7 +11,6 @@ those of two layers and of embedding and head, which are gathered.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -25,8 +24,17 @@ from weights import SMOL, count, delta_tensors, shapes, write_weights
 
 from dem_build.checkpoint.delta import write_delta
 from dem_build.data.arrays import RowsWriter
+from dem_build.engine.pool import Slot
 from dem_build.estimate import Shape, training_disk, training_memory
-from dem_build.estimate.memory import BYTES, CHECKPOINTS, least_memory, search_memory
+from dem_build.estimate.memory import (
+    BYTES,
+    CHECKPOINTS,
+    PROCESS,
+    Judging,
+    held_by_search,
+    least_memory,
+    search_memory,
+)
 from dem_build.machine import Machine
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
@@ -42,14 +50,15 @@ PARAMS = {
 OPTIMS = ("adamw_torch_fused", "adamw_8bit", "adafactor")
 LENGTH, ROWS = 1024, 4
 GPUS = (1, 2, 4, 8)
-SEARCHED = SMOL | {
-    "hidden_size": 1024,
-    "intermediate_size": 2816,
-    "num_hidden_layers": 20,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
+WIDER = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "num_key_value_heads": 8}
+SEARCHED = {
+    "135M": SMOL,
+    "162M, head of its own": SMOL | {"tie_word_embeddings": False},
+    "286M": SMOL | WIDER | {"num_hidden_layers": 20},
 }
 VECTORS = 4
+TOKENS, JUDGED = 256, 2
+MACHINE = Machine(micro_batch=1, eval_batch_size=2)
 EVERY = 0.05
 
 
@@ -83,81 +92,105 @@ def tables() -> None:
                 cells += [f"{scratch / CHECKPOINTS / 1e9:.0f}", f"{vector / 1e9:.1f}"]
                 print(f"| {name}, {optim} | {'yes' if again else 'no'} | {' | '.join(cells)} |")
     print()
-    print("| search for ω, GB | model and gradients | base and 4 vectors, as they are stored |")
-    print("|---|---:|---:|")
+    print("| search for ω, GB | model | with a pass | with derivatives | base and 4 vectors, on disk |")
+    print("|---|---:|---:|---:|---:|")
     for name, config in LLAMAS.items():
         shape = Shape.of(config)
         assert shape is not None
-        held = search_memory(shape, Machine(micro_batch=1, eval_batch_size=1), LENGTH, 128, slopes=True)
-        print(f"| {name} | {held / 1e9:.1f} | {2 * shape.parameters * (1 + VECTORS) / 1e9:.1f} |")
+        one = Machine(micro_batch=1, eval_batch_size=1)
+        held = [search_memory(shape, one, Judging(LENGTH, 128, slopes)) for slopes in (False, True)]
+        sizes = [4 * shape.parameters, *held, 2 * shape.parameters * (1 + VECTORS)]
+        print(f"| {name} | {' | '.join(f'{size / 1e9:.1f}' for size in sizes)} |")
 
 
-def written(home: Path) -> list[Path]:
-    """Write a random base, its vectors and a few rows of each; return the vectors' files."""
-    write_weights(home / "weights", SEARCHED, 0)
+def written(home: Path, config: dict[str, Any]) -> None:
+    """Write a random base, its vectors and a few rows."""
+    write_weights(home / "weights", config, 0)
     (home / "weights" / "config.json").replace(home / "config.json")
     rng = np.random.default_rng(0)
-    made = []
+    with RowsWriter(home / "spool") as writer:
+        for row in range(JUDGED):
+            ids = rng.integers(3, 1000, TOKENS).astype(np.int32)
+            writer.append(ids, ids, bytes([row]) * 16)
+        writer.save(home / "rows")
     for i in range(VECTORS):
-        for split in ("train", "validation"):
-            with RowsWriter(home / f"spool{i}{split}") as writer:
-                for row in range(4):
-                    ids = rng.integers(3, 1000, 32).astype(np.int32)
-                    writer.append(ids, ids, bytes([i, row, len(split)]) * 6)
-                writer.save(home / f"{split}{i}")
-        made.append(home / f"delta{i}")
-        write_delta(made[-1], "b" * 64, shapes(SEARCHED), delta_tensors(shapes(SEARCHED), i + 1), "bfloat16")
-    return made
+        made = delta_tensors(shapes(config), i + 1)
+        write_delta(home / f"delta{i}", "b" * 64, shapes(config), made, "bfloat16")
 
 
-def search(home: Path) -> None:
-    """Run dem's step in this process."""
-    from dem_build.actions.tune import run as tune  # noqa: PLC0415  torch takes its settings from the child's environment
+def judge(home: Path, *, slopes: bool) -> None:
+    """Take a pass of one candidate in this process, as each step of a search does."""
+    # torch takes its settings from the child's environment.
+    import dem_build.actions.finetune.run  # noqa: F401, PLC0415  a worker that searches has trained before
+    from dem_build.actions.tune.candidates import resident  # noqa: PLC0415
+    from dem_build.actions.tune.judges import judges  # noqa: PLC0415
+    from dem_build.actions.tune.passes import Passes, begin  # noqa: PLC0415
+    from dem_build.data.arrays import trained_prompts  # noqa: PLC0415
     from dem_build.step import Context, Group, Inputs  # noqa: PLC0415
 
-    tags = {"delta": "delta", "data/validation": "validation", "data/train": "train"}
-    groups = tuple(
-        Group(
-            f"d{i}",
-            {"importance": 1.0, "omega": None},
-            {tag: home / f"{file}{i}" for tag, file in tags.items()},
-            {tag: f"{i}{len(file):x}" * 32 for tag, file in tags.items()},
-        )
-        for i in range(VECTORS)
-    )
     paths = {"base/weights": home / "weights", "base/config": home / "config.json"}
-    digests = {"base/weights": "b" * 64, "base/config": "c" * 64}
-    params = {"search": "gradient", "objective": "mean", "granularity": "model", "max_samples": 4}
-    (home / "work" / "out").mkdir(parents=True)
-    machine = Machine(micro_batch=1, eval_batch_size=4)
-    context = Context(work=home / "work", out=home / "work" / "out", machine=machine, threads=2)
-    more: dict[str, Any] = {"bounds": [0.0, 1.5], "dtype": "bfloat16"}
-    tune.run(Inputs(paths, digests, groups=groups), params | more, context)
+    group = Group("d", {}, {"data/validation": home / "rows"}, {"data/validation": "d" * 64})
+    (home / "work" / "out").mkdir(parents=True, exist_ok=True)
+    context = Context(work=home / "work", out=home / "work" / "out", machine=MACHINE, threads=2)
+    log = begin(context)
+    deltas = {f"{i}" * 64: home / f"delta{i}" for i in range(VECTORS)}
+    inputs = Inputs(paths, {"base/weights": "b" * 64, "base/config": "c" * 64})
+    candidates = resident(inputs, deltas, context)
+    found = judges({"d": group}, {"d": "data/validation"}, trained_prompts([]), JUDGED)
+    print("loaded", flush=True)
+    passes = Passes(candidates, found, "bfloat16", log)
+    passes.take(np.full((VECTORS, len(candidates.layers)), 0.25), slopes=slopes)
 
 
-def measured(most: float) -> None:
-    """Print what the search held at its most, as multiples of the model in bfloat16."""
-    with tempfile.TemporaryDirectory(prefix="bench-large-") as name:
-        home = Path(name)
-        written(home)
-        begun = time.monotonic()
-        said = (home / "said").open("w")
-        process = subprocess.Popen([sys.executable, __file__, "--child", str(home)], stdout=said, stderr=said)
-        anonymous = mapped = 0
-        while process.poll() is None and time.monotonic() - begun < most:
-            lines = [line.split() for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()]
-            found = {line[0]: int(line[1]) << 10 for line in lines if line and line[0].startswith("Rss")}
-            anonymous = max(anonymous, found.get("RssAnon:", 0))
-            mapped = max(mapped, found.get("RssFile:", 0))
-            time.sleep(EVERY)
-        ended = process.poll()
-        process.kill()
-        if ended not in (0, None):
-            sys.exit((home / "said").read_text())
-        size = 2 * count(SEARCHED)
-        print(json.dumps({"parameters": size // 2, "vectors": VECTORS, "ended": ended == 0}))
-        for what, held in (("anonymous", anonymous), ("mapped files", mapped)):
-            print(f"{what}: {held / 1e6:,.0f} MB, {held / size:.2f} times the model in bfloat16")
+def measured(words: list[str], most: float) -> None:
+    """Print what a pass held at its most, and what `dem plan` says of it."""
+    names = ["model", "base and vectors", "a pass with", "planned", "resident", "of it mapped", "loading"]
+    print(f"| {' | '.join(names)} | planned / resident |")
+    print("|---|---:|---|---:|---:|---:|---:|---:|")
+    for name, config in SEARCHED.items():
+        with tempfile.TemporaryDirectory(prefix="bench-large-", dir=os.environ.get("TMPDIR")) as folder:
+            home = Path(folder)
+            for slopes in (False, True):
+                told = f"{name}, {'derivatives' if slopes else 'losses alone'}"
+                if not all(word in told for word in words):
+                    continue
+                if not (home / "weights").exists():
+                    written(home, config)
+                shape = Shape.of(config, count(config))
+                assert shape is not None
+                planned = held_by_search(shape, MACHINE, Judging(TOKENS, JUDGED, slopes)) + PROCESS
+                resident, mapped, loading = watched(home, slopes=slopes, most=most)
+                stored = 2 * count(config) * (1 + VECTORS)
+                numbers = f"{planned / 1e6:,.0f} | {resident / 1e6:,.0f} | {mapped / 1e6:,.0f} | {loading / 1e6:,.0f}"
+                with_ = "derivatives" if slopes else "losses alone"
+                print(
+                    f"| {name} | {stored / 1e6:,.0f} | {with_} | {numbers} | {planned / resident:.2f} |",
+                    flush=True,
+                )
+
+
+def watched(home: Path, *, slopes: bool, most: float) -> tuple[int, int, int]:
+    """The bytes that a process held at its most once its model was loaded, those of mapped files then, and before."""
+    said, begun = home / "said", time.monotonic()
+    arguments = [sys.executable, __file__, "--child", str(home), *(["--slopes"] if slopes else [])]
+    environment = {**os.environ, **Slot((), 2).environment(), "HF_HUB_OFFLINE": "1"}
+    with said.open("w") as out:
+        process = subprocess.Popen(arguments, stdout=out, stderr=out, env=environment)
+    loading, peak = 0, (0, 0)
+    while process.poll() is None and time.monotonic() - begun < most:
+        lines = [line.split() for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()]
+        found = {line[0]: int(line[1]) << 10 for line in lines if line and line[0].startswith("Rss")}
+        now = sum(found.values()), found.get("RssFile:", 0)
+        if "loaded" in said.read_text():
+            peak = max(peak, now)
+        else:
+            loading = max(loading, now[0])
+        time.sleep(EVERY)
+    ended = process.poll()
+    process.kill()
+    if ended != 0:
+        sys.exit(f"ended with {ended}: {said.read_text()}")
+    return *peak, loading
 
 
 def main() -> None:
@@ -165,15 +198,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--search", action="store_true")
-    parser.add_argument("--most", type=float, default=600.0, help="seconds, after which a search is ended")
+    parser.add_argument("--search", nargs="*", metavar="WORD", help="of the rows that hold these words")
+    parser.add_argument("--most", type=float, default=600.0, help="seconds, after which a pass is ended")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--slopes", action="store_true", help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.child:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        search(told.child)
-    elif told.search:
-        measured(told.most)
+        judge(told.child, slopes=told.slopes)
+    elif told.search is not None:
+        measured(told.search, told.most)
     else:
         tables()
 

@@ -88,7 +88,7 @@ class Kind:
         measured_since: The first version that measured as this one does.
         chooses: Whether a choice follows from an input, so that nothing is judged fairly on its rows; None for never.
         work: What its time goes by; None where nothing tells of it before it runs.
-        slopes: Of what holds base and vectors to look at candidates: whether an action takes derivatives. None for
+        slopes: Of what makes candidates of base and vectors and looks at them: whether it takes derivatives. None for
             what looks at none.
         unfit: What a user can do where that, or a candidate, does not fit into memory.
     """

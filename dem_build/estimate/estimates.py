@@ -17,7 +17,16 @@ from dem_build.estimate.due import (
     shape_of,
     training_of,
 )
-from dem_build.estimate.memory import PROCESS, VECTOR_BYTES, gram_disk, search_memory, training_disk
+from dem_build.estimate.memory import (
+    BYTES,
+    PROCESS,
+    VECTOR_BYTES,
+    Judging,
+    gram_disk,
+    held_by_search,
+    search_memory,
+    training_disk,
+)
 from dem_build.estimate.times import Times
 
 if TYPE_CHECKING:
@@ -132,28 +141,22 @@ class _Estimator:
 
     def _weighing_memory(self, action: Action, shape: Shape) -> int:
         """The memory of matchings that are measured, one after another: a matching, or a whole model and its passes."""
-        length, most = judged_length(action, self.plan) or 0, action.params["max_samples"]
-        measured = search_memory(shape, self.machine, length, most, slopes=False)
-        measured += 0 if on_gpu(self.machine) else PROCESS
+        length, params = judged_length(action, self.plan) or 0, action.params
+        measured = self._judging_memory(
+            shape, Judging(length, params["max_samples"], width=BYTES[params["dtype"]])
+        )
         return max(self._matching_memory(action, shape), measured)
 
     def _search_memory(self, action: Action, shape: Shape) -> int | None:
-        """The memory of a search: its model, and base and vectors, which stay beside it as they are stored."""
-        length = search_length(action, self.plan)
-        if length is None:
+        length, slopes = search_length(action, self.plan), action.kind.slopes
+        if length is None or slopes is None:
             return None
-        held = 0
-        for edge in {t.at for t in action.takes if t.of in ("base/weights", "delta")}:
-            made = self.plan.verdicts[edge.action]
-            size = made.record.outputs[edge.output].size if made.record else self._written(made.action)
-            if size is None:
-                return None
-            held += size
-        most = action.params["max_samples"]
-        needs = search_memory(
-            shape, self.machine, length, most, slopes=bool(action.kind.slopes and action.kind.slopes(action))
-        )
-        return needs + held + (0 if on_gpu(self.machine) else PROCESS)
+        return self._judging_memory(shape, Judging(length, action.params["max_samples"], slopes(action)))
+
+    def _judging_memory(self, shape: Shape, judging: Judging) -> int:
+        if on_gpu(self.machine):
+            return search_memory(shape, self.machine, judging)
+        return held_by_search(shape, self.machine, judging) + PROCESS
 
     def _written(self, action: Action) -> int | None:
         """The bytes of the model, vector or Gram matrices that an action writes; None for none, or if nobody knows."""

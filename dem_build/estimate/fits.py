@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.errors import EvaluationError, TrainingError
 from dem_build.estimate.due import matchings, parameters_of, shape_of, trainings
-from dem_build.estimate.memory import BYTES, GRADIENT, MASTER, STATES, is_lora, least_memory
+from dem_build.estimate.memory import BYTES, MASTER, STATES, is_lora, least_memory
 from dem_build.hardware import gigabytes, room
 from dem_build.plan import Status
 
@@ -155,15 +155,13 @@ def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
 
 
 def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
-    """Judge what looks at candidates: one model in float32, and its gradients where derivatives are taken."""
-    kind = verdict.action.kind
-    slopes = kind.slopes is not None and kind.slopes(verdict.action)
-    least = parameters * (MASTER + (GRADIENT if slopes else 0))
+    """Judge what looks at candidates: one model in float32. Of its gradients a tensor's is there at a time."""
+    least = parameters * MASTER
     if least <= space.total:
         return None
     return EvaluationError(
-        f"cannot fit: a model of {parameters:,} parameters in float32{' with its gradients' if slopes else ''} takes "
-        f"{gigabytes(least)}, and {space.place} has {gigabytes(space.total)} of memory",
+        f"cannot fit: a model of {parameters:,} parameters in float32 takes {gigabytes(least)}, and {space.place} has "
+        f"{gigabytes(space.total)} of memory",
         where=verdict.action.name,
-        hint=kind.unfit,
+        hint=verdict.action.kind.unfit,
     )

@@ -36,9 +36,11 @@ __all__ = [
     "PROCESS",
     "STATES",
     "VECTOR_BYTES",
+    "Judging",
     "Rows",
     "Shape",
     "gram_disk",
+    "held_by_search",
     "held_memory",
     "is_lora",
     "least_memory",
@@ -335,25 +337,55 @@ def _micro_batch(shape: Shape, tokens: float, trained: float, way: _Pass) -> flo
     return tokens * shape.layers * _kept_by_layer(shape, bf16=way.bf16) + last
 
 
-def search_memory(shape: Shape, machine: Machine, length: int, most: int, *, slopes: bool) -> int:
-    """The bytes of one resident model in float32, and of what its passes over a judge's rows take beside it.
+@dataclass(frozen=True)
+class Judging:
+    """What models are judged by.
+
+    Attributes:
+        length: Tokens of a row.
+        most: Most rows of a judge.
+        slopes: Whether derivatives are taken, by backward passes over the rows of one block after another.
+        width: Bytes a parameter: candidates of a search are in float32, models that are composed as they are published.
+    """
+
+    length: int
+    most: int
+    slopes: bool = False
+    width: int = MASTER
+
+    def tokens(self, machine: Machine) -> tuple[int, int]:
+        """Tokens of a batch that gives losses, and of one that gives derivatives too: that has rows of one block."""
+        return (
+            min(machine.eval_batch_size, self.most) * self.length,
+            min(machine.micro_batch, math.ceil(self.most / BLOCKS)) * self.length,
+        )
+
+
+def search_memory(shape: Shape, machine: Machine, judging: Judging) -> int:
+    """The bytes of one resident model, and of what its passes over a judge's rows take beside it, on a GPU.
+
+    Base and vectors are read a tensor at a time, and no more than the head's gradients are there together.
 
     Args:
         shape: Of the base.
         machine: Its batch of evaluations, and its micro-batch, of which derivatives are taken.
-        length: Tokens of a row.
-        most: Most rows of a judge.
-        slopes: Whether derivatives are taken, by backward passes over the rows of one block after another.
+        judging: Rows, and what is asked of them.
     """
-    forward = min(machine.eval_batch_size, most) * length
-    needs = shape.parameters * MASTER + _passed(
-        shape, forward, recomputed=True
-    )  # a layer's tensors at a time
-    if not slopes:
-        return int(needs)
-    backward = min(machine.micro_batch, math.ceil(most / BLOCKS)) * length
-    gradients = shape.parameters * (MASTER + GRADIENT)
-    return int(max(needs, gradients + _passed(shape, backward, recomputed=False)))
+    forward, backward = judging.tokens(machine)
+    passes = _passed(shape, forward, recomputed=True)  # a layer's tensors at a time
+    if judging.slopes:
+        head = shape.vocabulary * shape.hidden * GRADIENT
+        passes = max(passes, head * _summed(shape), head + _passed(shape, backward, recomputed=False))
+    return int(shape.parameters * judging.width + passes)
+
+
+def _summed(shape: Shape) -> int:
+    """How often the head's gradient is there at the end of a backward pass that keeps none.
+
+    Of a tied embedding that of the head waits for the other, and autograd makes their sum beside both: three copies
+    were seen.
+    """
+    return 3 if shape.tied else 1
 
 
 def matching_memory(shape: Shape, tokens: int) -> int:
@@ -491,6 +523,31 @@ def held_memory(
         stays = stays.beside(Held.of(changed(MASTER)))
     heap = stays.heap + max(moment.heap for moment in moments)
     return int(sum(stays) + max(sum(moment) for moment in moments) + GAPS * heap)
+
+
+def held_by_search(shape: Shape, machine: Machine, judging: Judging) -> int:
+    """The bytes that a search for ω on a CPU holds at its most, beside Python and the libraries.
+
+    Arguments are those of `search_memory`, which is of a GPU.
+    """
+    forward, backward = judging.tokens(machine)
+    # Without derivatives a layer's tensors come and go; they are a little fewer than a backward pass would want kept.
+    # Logits and their log-softmax.
+    logits = Held.of([(2, min(forward * shape.vocabulary, MOST_LOGITS) * 4)])
+    moments = [max(logits, Held.of(_tensors_of_layer(shape, forward, bf16=False)), key=sum)]
+    way = _Pass(bf16=False, recomputed=False, frozen=False)
+    head, _ = way.head(shape)
+    if judging.slopes:
+        moments += [
+            _held_by_micro_batch(shape, MicroBatch(backward, backward), 1.0, way),
+            Held.of([(_summed(shape), head)]),
+        ]
+    stays = Held.of(_matrices(shape, judging.width))
+    # The heap keeps its most until the pass is through, whatever else is the most of another moment.
+    heap, mapped = (max(column) for column in zip(*moments, strict=True))
+    # The largest tensor of base or vector that is being read, in bfloat16 mostly.
+    read = head / GRADIENT * BYTES["bfloat16"]
+    return int(sum(stays) + heap + mapped + GAPS * (stays.heap + heap) + read)
 
 
 def _matrices(shape: Shape, width: float) -> Tensors:

@@ -3,31 +3,64 @@
 from __future__ import annotations
 
 import math
+import mmap
+import warnings
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import safe_open
 
 from dem_build.checkpoint.blocks import BLOCK, run_of
 from dem_build.checkpoint.delta import Delta
 from dem_build.checkpoint.factors import LORA_A, LORA_B, FactoredDelta, LowRank, elements
+from dem_build.checkpoint.header import read_header
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterable, Mapping
     from pathlib import Path
 
+    from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
 
-__all__ = ["MappedVector", "mapped"]
+__all__ = ["MappedTensors", "MappedVector", "mapped"]
 
 CPU = torch.device("cpu")
 PIECE = 1 << 18  # elements that are looked at at a time
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2, "I16": torch.int16, "U16": torch.uint16, "F16": torch.float16,
+        "BF16": torch.bfloat16, "I32": torch.int32, "U32": torch.uint32, "F32": torch.float32, "I64": torch.int64,
+        "U64": torch.uint64, "F64": torch.float64,
+    }
+)  # fmt: skip
+"""A header's code → the type of torch."""
+
+
+class MappedTensors(dict[str, torch.Tensor]):
+    """Tensors of files, by name: read as they are looked at, and let go of by `release`.
+
+    Args:
+        tensors: They.
+        files: The mappings that they lie in.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], files: Iterable[mmap.mmap]) -> None:
+        super().__init__(tensors)
+        self._files = tuple(files)
+
+    def release(self) -> None:
+        """Give back the memory of what was looked at: looked at again, it is read again."""
+        # A page that was touched counts as this process' until then, and of several vectors of a large model all of
+        # them would. Nothing is lost of a file that is only read, and mostly the system still has it.
+        for file in self._files:
+            file.madvise(mmap.MADV_DONTNEED)
 
 
 def mapped(
     files: Collection[Path], names: Collection[str] | None = None, place: torch.device = CPU
-) -> dict[str, torch.Tensor]:
-    """The tensors of some files.
+) -> MappedTensors:
+    """The tensors of some files, which must not be written to.
 
     Args:
         files: safetensors files.
@@ -35,12 +68,23 @@ def mapped(
         place: Where they shall be: on the CPU they are mapped, elsewhere copied.
     """
     found: dict[str, torch.Tensor] = {}
+    held = []
     for path in sorted(files):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  # not a dict
-                if names is None or name in names:
-                    found[name] = file.get_tensor(name).to(place)
-    return found
+        with path.open("rb") as file:
+            held.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        for tensor in read_header(path).tensors:
+            if names is None or tensor.name in names:
+                found[tensor.name] = _view(held[-1], tensor).to(place)
+    return MappedTensors(found, held)
+
+
+def _view(held: mmap.mmap, tensor: TensorInfo) -> torch.Tensor:
+    if not tensor.size:
+        return torch.empty(tensor.shape, dtype=DTYPES[tensor.dtype])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that it cannot be written to, which is so wanted
+        flat = torch.frombuffer(held, dtype=DTYPES[tensor.dtype], count=tensor.size, offset=tensor.offset)
+    return flat.view(tensor.shape)
 
 
 class MappedVector:
@@ -61,16 +105,20 @@ class MappedVector:
         self._scales: dict[str, torch.Tensor] = {}
         self._factors: dict[str, LowRank[torch.Tensor]] | None = None
         if isinstance(delta, FactoredDelta):
-            halves = mapped(files, None, place)
+            self._held = halves = mapped(files, None, place)
             self._factors = {
                 n: LowRank(halves[n + LORA_B], halves[n + LORA_A], scale) for n, scale in delta.scales.items()
             }
             return
         beside = delta.scales if isinstance(delta, Delta) else {}
         scales = {name: beside[name].name for name in held if name in beside}
-        tensors = mapped(files, held | set(scales.values()), place)
+        self._held = tensors = mapped(files, held | set(scales.values()), place)
         self._tensors = {name: tensors[name] for name in held}
         self._scales = {name: tensors[scale] for name, scale in scales.items()}
+
+    def release(self) -> None:
+        """Give back the memory of what was looked at, see `MappedTensors`."""
+        self._held.release()
 
     def part(self, name: str, start: int, stop: int, device: torch.device = CPU) -> torch.Tensor:
         """Some elements of a tensor as float32, in one dimension, on a device; none beyond its end."""

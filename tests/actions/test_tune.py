@@ -29,7 +29,7 @@ from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.actions.checkpoints import mark_complete, newest_complete
 from dem_build.actions.tune.candidates import Candidates
-from dem_build.actions.tune.judges import BLOCKS, judged_nll, judges
+from dem_build.actions.tune.judges import BLOCKS, Judge, judged_nll, judges
 from dem_build.actions.tune.pass_log import Pass, PassLog, Scope, read_passes, write_passes
 from dem_build.actions.tune.passes import Passes
 from dem_build.checkpoint.reader import open_checkpoint
@@ -38,6 +38,7 @@ from dem_build.data.tokenise import MASKED
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.machine import Machine
+from dem_build.model.environment import bits_of
 from dem_build.model.load import load_model
 from dem_build.search import gradient_search
 from dem_build.step import Group
@@ -70,6 +71,85 @@ def test_derivatives_are_those_of_finite_differences():
         moved[i, layer] = step
         difference = (loss(at + moved) - loss(at - moved)) / (2 * step)
         assert slopes[i, layer] == pytest.approx(difference, rel=2e-2, abs=2e-2)
+
+
+def batches_of_rows(name: str) -> tuple[Judge, list[list[int]]]:
+    """A judge, and sixteen of its rows in batches of four."""
+    [judge] = judges({name: dataset(name)}, {name: "data/validation"}, trained_prompts([]), 64)
+    rows = [i for block in judge.blocks for i in block]
+    return judge, [rows[i : i + 4] for i in range(0, 16, 4)]
+
+
+def test_no_two_gradients_are_there_together():
+    """Each has met the vectors and is gone before the backward pass has made the next."""
+    resident = candidates("up", "down")
+    judge, [batch, *_] = batches_of_rows("up")
+    parameters = list(resident.model.parameters())
+    held: list[int] = []
+
+    def made(_: torch.Tensor) -> None:
+        held.append(sum(p.grad is not None for p in parameters))
+
+    for parameter in parameters:
+        parameter.register_hook(made)
+    resident.become(np.full((2, len(resident.layers)), 0.4))
+    judged_nll(resident.model, judge, batch).sum().backward()
+    assert held == [0] * len(parameters)
+    assert all(p.grad is None for p in parameters)
+    assert np.abs(resident.take_slopes()).min() > 0
+
+
+def test_derivatives_of_a_block_are_the_sums_of_its_batches_and_those_of_one_batch_as_they_were():
+    """Within 1e-6 of Σ |gradient · ΔΘ| of the exact sum; of one batch the same bits as of gradients that are kept."""
+    resident, kept = candidates("up", "down"), model()
+    judge, batches = batches_of_rows("up")
+    resident.become(np.full((2, len(resident.layers)), 0.4))
+    kept.load_state_dict(resident.model.state_dict())
+    names = {name: p for name, p in kept.named_parameters() if name in resident._column}
+    vectors = [load_file(skill(n).delta) for n in ("up", "down")]
+    exact, size, bits = (np.zeros((2, len(resident.layers))) for _ in range(3))
+    for count, batch in enumerate(batches):
+        judged_nll(resident.model, judge, batch).sum().backward()
+        kept.zero_grad()
+        judged_nll(kept, judge, batch).sum().backward()
+        for name, group in ((g.files[0], g) for g in resident._layout.groups):
+            products = [
+                names[group.own[0]].grad.flatten().double() * v[name].flatten().double() for v in vectors
+            ]
+            exact[:, resident._column[name]] += [float(p.sum()) for p in products]
+            size[:, resident._column[name]] += [float(p.abs().sum()) for p in products]
+            bits[:, resident._column[name]] += resident._dots(name, names[group.own[0]].grad.flatten())
+        if not count:
+            assert np.array_equal(resident.take_slopes(), bits)
+            exact[:], size[:] = 0, 0
+    assert (np.abs(resident.take_slopes() - exact) <= 1e-6 * size).all()
+
+
+def test_a_pass_that_was_broken_off_leaves_nothing_in_the_next():
+    resident = candidates("up")
+    judge, [first, second, *_] = batches_of_rows("up")
+    omega, found = np.full((1, len(resident.layers)), 0.4), []
+    for broken in (False, True):
+        if broken:
+            judged_nll(resident.model, judge, first).sum().backward()
+        resident.become(omega)
+        judged_nll(resident.model, judge, second).sum().backward()
+        found.append(resident.take_slopes())
+    assert np.array_equal(*found)
+
+
+def test_a_pass_with_derivatives_of_an_earlier_version_answers_nothing(tmp_path):
+    """A block's gradients were added up in float32 then; passes without derivatives are as they were."""
+    [judge] = judges({"up": dataset("up")}, {"up": "data/validation"}, trained_prompts([]), 64)
+    resident = candidates("up")
+    passes = Passes(resident, [judge], "bfloat16", PassLog(make_context(tmp_path / "passes", threads=1)))
+    at, machine = np.full((1, len(resident.layers)), 0.5), Machine()
+    for slopes, size in ((False, machine.eval_batch_size), (True, machine.micro_batch)):
+        before = passes._asked(at, None, slopes=slopes)
+        before.nll[:] = 1.0
+        passes.earlier.append(replace(before, under=bits_of(resident.model, size)))
+    assert (passes.take(at).nll == 1.0).all()
+    assert (passes.take(at, slopes=True).nll != 1.0).all()
 
 
 def test_a_candidate_is_the_model_that_compose_makes(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -157,6 +160,29 @@ class TestReading:
                 for start, stop in [*cuts, (0, tensor.size), (0, min(64, tensor.size))]:
                     assert np.array_equal(delta.floats(tensor, start, stop - start), flat[start:stop])
                     assert np.array_equal(mapped.part(name, start, stop).numpy(), flat[start:stop])
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
+    def test_what_was_looked_at_is_let_go_of_and_is_there_again(self, tmp_path):
+        shapes = {"whole": (1 << 14, 1 << 10)}  # 32 MiB in bfloat16
+        base = write_base(tmp_path / "base", shapes)
+        difference = np.random.default_rng(1).random(shapes["whole"], np.float32)
+        write_delta(tmp_path / "delta", BASE, shapes, [("whole", difference)], "bfloat16")
+        mapped = MappedVector(open_delta(tmp_path / "delta", base, BASE, "v"))
+
+        def resident() -> int:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssFile"))
+
+        def total() -> float:
+            return sum(
+                float(mapped.part("whole", i, i + (1 << 20)).sum()) for i in range(0, 1 << 24, 1 << 20)
+            )
+
+        before, found = resident(), total()
+        assert resident() - before > 28 << 20
+        mapped.release()
+        assert resident() - before < 4 << 20
+        assert total() == found
 
     def test_rows_and_zeros_as_torch_has_them(self, tmp_path, base):
         store(tmp_path / "delta", values(1) | {"whole": np.zeros((40, 192), np.float32)})

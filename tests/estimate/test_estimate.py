@@ -35,7 +35,7 @@ from dem_build.estimate import (
     training_memory,
     unfit,
 )
-from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, search_memory
+from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, Judging, held_by_search, search_memory
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
 from dem_build.store import Record
@@ -495,21 +495,17 @@ def test_a_search_takes_from_the_time_of_the_quickest_to_that_of_the_slowest():
     assert (tune.least_seconds, tune.seconds) == (10.0, 120.0)
 
 
-def test_a_search_holds_a_model_its_gradients_and_what_candidates_are_made_of():
+def test_a_search_holds_a_model_and_the_gradient_of_no_more_than_its_head():
     made = evaluated(base={"parameters": 10**9})
-    for record in made.records.values():
-        if record.kind in ("import", "finetune"):
-            record.outputs.update(
-                {n: replace(o, size=2 * 10**9) for n, o in record.outputs.items() if n != "config"}
-            )
     tune = estimated(made, with_search(make_graph()))["tune"]
     assert tune.seconds is None
     assert tune.disk is None
     shape = replace(Shape.of(LLAMA), parameters=10**9)
-    beside = 2 * 10**9 * 2 + PROCESS  # base and vector
-    assert tune.memory == search_memory(shape, Machine(), 64, 16, slopes=True) + beside
-    assert search_memory(shape, Machine(), 0, 16, slopes=True) == 8 * 10**9
-    assert search_memory(shape, Machine(), 0, 16, slopes=False) == 4 * 10**9
+    assert tune.memory == held_by_search(shape, Machine(), Judging(64, 16, slopes=True)) + PROCESS
+    head = 4 * shape.vocabulary * shape.hidden
+    for untied, copies in ((replace(shape, tied=False), 1), (replace(shape, tied=True), 3)):
+        assert search_memory(untied, Machine(), Judging(0, 16, slopes=True)) == 4 * 10**9 + copies * head
+        assert search_memory(untied, Machine(), Judging(0, 16)) == 4 * 10**9
     assert BLOCKS == judges.BLOCKS
 
 

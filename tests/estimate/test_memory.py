@@ -12,6 +12,7 @@ import pytest
 
 from dem_build.engine.pool import Slot
 from dem_build.estimate import Rows, Shape, held_memory
+from dem_build.estimate.memory import Judging, held_by_search
 from dem_build.machine import Machine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
@@ -28,7 +29,7 @@ PARAMS = {
 }  # fmt: skip
 WITHIN = 0.15
 """Of the formula's part: the libraries, nearly half of so small a process, are measured before it and left out."""
-LENGTH = 128
+LENGTH, SHORT = 128, 16
 
 CHILD = r"""
 import json, sys, threading
@@ -38,7 +39,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dem_build.data.arrays import RowsWriter
 from dem_build.machine import Machine
 from dem_build.actions.finetune import run as finetune
-from dem_build.step import Context, Inputs
+from dem_build.actions.tune.candidates import resident
+from dem_build.actions.tune.judges import judges
+from dem_build.actions.tune.passes import Passes, begin
+from dem_build.checkpoint.delta import delta_shapes, write_delta
+from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.data.arrays import trained_prompts
+from dem_build.step import Context, Group, Inputs
 from dem_build.model.environment import release_memory
 
 home, told = Path(sys.argv[1]), json.loads(sys.argv[2])
@@ -52,48 +59,83 @@ with RowsWriter(home / "spool") as writer:
         ids = rng.integers(3, told["config"]["vocab_size"], told["length"] - 16 * (i % 4)).astype(np.int32)
         writer.append(ids, ids, i.to_bytes(16, "big"))
     writer.save(home / "rows")
+with RowsWriter(home / "spooled") as writer:
+    for i in range(4):
+        ids = rng.integers(3, told["config"]["vocab_size"], told["short"]).astype(np.int32)
+        writer.append(ids, ids, i.to_bytes(16, "big"))
+    writer.save(home / "short")
 
-def anonymous():
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+def held(kinds):
+    lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    return 1024 * sum(int(line[1]) for line in lines if line and line[0] in kinds)
+
+def context_of(name):
+    (home / name / "out").mkdir(parents=True)
+    return Context(work=home / name, out=home / name / "out", machine=Machine(**told["machine"]), threads=1)
 
 def train(name, params):
-    (home / name / "out").mkdir(parents=True)
-    machine = Machine(**told["machine"])
-    context = Context(work=home / name, out=home / name / "out", machine=machine, threads=1)
+    context = context_of(name)
     paths = {"base/weights": home / "weights", "data/train": home / "rows"}
     paths["base/config"] = home / "weights" / "config.json"
     finetune.run(Inputs(paths=paths, digests={"base/weights": "b" * 64}), params, context)
 
-def peak_of(name, params):
-    # What a training adds to what is there before it.
+VECTORS = 4
+
+def judged(name):
+    log = begin(context_of(name))
+    group = Group("d", {}, {"data/validation": home / "short"}, {"data/validation": "d" * 64})
+    [judge] = judges({"d": group}, {"d": "data/validation"}, trained_prompts([]), 16)
+    paths = {"base/weights": home / "weights", "base/config": home / "weights" / "config.json"}
+    deltas = {str(i) * 64: home / f"delta{i}" for i in range(VECTORS)}
+    candidates = resident(Inputs(paths=paths, digests={"base/weights": "b" * 64}), deltas, log.context)
+    omega = np.full((VECTORS, len(candidates.layers)), 0.5)
+    candidates.become(omega)  # until then its weights are those of a file in float32, mapped
+    step = lambda: Passes(candidates, [judge], "bfloat16", log).take(omega, slopes=True)
+    return step, sum(p.numel() * 4 for p in candidates.model.parameters())
+
+def peak_of(step, kinds=("RssAnon:",)):
+    # What a step adds to what is there before it.
     release_memory()
-    ended, before = threading.Event(), anonymous()
+    ended, before = threading.Event(), held(kinds)
     peak = [before]
 
     def watch():
         while not ended.wait(0.02):
-            peak[0] = max(peak[0], anonymous())
+            peak[0] = max(peak[0], held(kinds))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    train(name, params)
+    step()
     ended.set()
     watcher.join()
     return peak[0] - before
 
+shapes = delta_shapes(open_checkpoint(home / "weights"))
+for i in range(VECTORS):
+    made = ((name, rng.standard_normal(shape).astype(np.float32) / 1000) for name, shape in shapes.items())
+    write_delta(home / f"delta{i}", "b" * 64, shapes, made, "bfloat16")
+judged("first")[0]()  # makes code for the shapes
+step, size = judged("judged")
+searched = size + peak_of(step, ("RssAnon:", "RssFile:"))
 train("before", told["params"][0] | {"max_steps": 1})  # loads what a training loads
-print(json.dumps([peak_of(str(i), params) for i, params in enumerate(told["params"])]))
+trained = [peak_of(lambda: train(str(i), params)) for i, params in enumerate(told["params"])]
+print(json.dumps([*trained, searched]))
 """
 
 
-def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
+def test_a_training_and_a_pass_of_a_search_hold_on_a_cpu_what_is_planned(tmp_path: Path) -> None:
     alone = PARAMS | {"global_batch_size": 4}  # one pass a step, where the others have two
     lora = PARAMS | {"method": "lora", "lora_r": 16, "lora_alpha": 32.0, "lora_dropout": 0.0}
     lora |= {"lora_target_modules": "all-linear"}
     trained = [PARAMS, PARAMS | {"optim": "adafactor"}, alone, lora]
     machine = Machine(micro_batch=4)
-    told = {"config": CONFIG, "params": trained, "machine": machine.model_dump(), "length": LENGTH}
+    told = {
+        "config": CONFIG,
+        "params": trained,
+        "machine": machine.model_dump(),
+        "length": LENGTH,
+        "short": SHORT,
+    }
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(tmp_path), json.dumps(told)],
         env={**os.environ, **Slot((), 1).environment(), "HF_HUB_OFFLINE": "1"},
@@ -107,4 +149,6 @@ def test_a_training_on_a_cpu_holds_what_is_planned(tmp_path: Path) -> None:
     tokens = 16 * (LENGTH - 24)
     data = Rows(16, tokens, tokens)
     planned = [held_memory(shape, params, machine, LENGTH, data) for params in trained]
+    # Rows are short, so that gradients that stayed, or vectors, would be a third more.
+    planned.append(held_by_search(shape, machine, Judging(SHORT, 4, slopes=True)))
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)

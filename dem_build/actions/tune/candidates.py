@@ -2,11 +2,16 @@
 
 Nothing is written and nothing loaded again. The same tensors give the derivative of a loss to every ω: with
 G = ∇_Θ L, ∂L/∂ω_i = ⟨G, ΔΘ_i⟩, and per layer the part of the sum that lies in it.
+
+The model in float32 is all that stays. Base and vectors are read from their files, a tensor at a time, and let go of. A
+gradient meets the vectors as soon as the backward pass has made it, and is gone before the next one is there.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,13 +28,14 @@ from dem_build.model.mapped import MappedVector, mapped
 from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
     from dem_build.digest import Digest
+    from dem_build.model.weight_layout import TensorGroup
     from dem_build.step import Context, Group, Inputs
 
 __all__ = ["Candidates", "resident", "vectors_of"]
@@ -65,6 +71,8 @@ def resident(inputs: Inputs, deltas: Mapping[Digest, Path], context: Context) ->
 class Candidates:
     """A loaded model, its base and its vectors.
 
+    A backward pass leaves no gradients in the model: they are in what `take_slopes` returns.
+
     Args:
         model: Loaded from the base in float32; its parameters are overwritten.
         weights: The base's folder of weights.
@@ -93,12 +101,15 @@ class Candidates:
         self._column = {name: self.layers.index(layer_of(name)) for name in names}
         self._own = model.state_dict(keep_vars=True)
         files = {info.path for info in base.tensors.values()}
-        # On the GPU where they fit beside the model, else mapped from their files.
+        # On a GPU where they fit beside the model, and leave as much to the passes; else they are read again each time.
         size, place = sum(path.stat().st_size for path in (*files, *deltas.values())), torch.device("cpu")
         if model.device.type == "cuda" and size < ROOM * torch.cuda.mem_get_info(model.device)[0]:
             place = model.device
-        self._base = {n: tensor.view(-1) for n, tensor in mapped(files, names, place).items()}
+        self._base = mapped(files, names, place)
         self._deltas = [MappedVector(delta, names, place) for delta in vectors]
+        # Of each group its files' tensors, and ⟨gradient, ΔΘ⟩ for each vector.
+        self._met: dict[TensorGroup, dict[str, NDArray[np.float64]]] = {}
+        self._take_as_they_come()
 
     @torch.no_grad()
     def become(self, omega: NDArray[np.float64], rounded_to: torch.dtype | None = None) -> None:
@@ -108,6 +119,7 @@ class Candidates:
             omega: [vectors, layers].
             rounded_to: Round the sum to this type, as a composed model would be.
         """
+        self._met.clear()  # of a pass that was broken off
         for group in self._layout.groups:
             if group.converter is None:  # in place
                 self._sum(group.files[0], omega, rounded_to, self._own[group.own[0]].view(-1))
@@ -130,33 +142,77 @@ class Candidates:
         rounded = rounded_to is not None and name not in self._kept[rounded_to]
         # Vectors of ω = 0 are not read: most candidates of many vectors have a part of few.
         terms = [(d, w) for d, w in zip(self._deltas, weights, strict=True) if w]
-        for start in range(0, flat.numel(), CHUNK):
-            part = slice(start, start + CHUNK)
-            total = self._base[name][part].to(flat.device, torch.float32)
-            for delta, weight in terms:
-                total = total + delta.part(name, start, start + CHUNK, flat.device) * weight
-            flat[part] = total.to(rounded_to).float() if rounded else total
+        starts, base = range(0, flat.numel(), CHUNK), self._base[name].view(-1)
+        for start in starts:
+            flat[start : start + CHUNK] = base[start : start + CHUNK].to(flat.device, torch.float32)
+        self._base.release()
+        # One vector after another: of several, no more than one has a tensor in memory.
+        for delta, weight in terms:
+            for start in starts:
+                part = delta.part(name, start, start + CHUNK, flat.device)
+                flat[start : start + CHUNK] += part * weight
+            delta.release()
+        for start in starts if rounded else ():
+            flat[start : start + CHUNK] = flat[start : start + CHUNK].to(rounded_to)
 
     @torch.no_grad()
     def take_slopes(self) -> NDArray[np.float64]:
-        """Return ⟨gradient, ΔΘ⟩ for each vector and layer, [vectors, layers], and clear the gradients."""
-        slopes = np.zeros((len(self._deltas), len(self.layers)))
+        """Return ⟨gradient, ΔΘ⟩ for each vector and layer, [vectors, layers], of all backward passes since the last."""
         for group in self._layout.groups:
+            # A tensor that no row reached has no gradient, but the conversion takes all of its group.
             if any(self._own[name].grad is not None for name in group.own):
-                # A tensor that no row reached has no gradient, but the conversion takes all of its group.
-                own = {name: self._own[name] for name in group.own}
-                gradients = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in own.items()}
-                for name, gradient in self._layout.to_files(gradients).items():
-                    slopes[:, self._column[name]] += self._dots(name, gradient.reshape(-1))
+                self._meet(group)
         self.model.zero_grad(set_to_none=True)
+        slopes = np.zeros((len(self._deltas), len(self.layers)))
+        # In the order of the files, whatever the order in which gradients came.
+        for group in self._layout.groups:
+            for name, products in self._met.get(group, {}).items():
+                slopes[:, self._column[name]] += products
+        self._met.clear()
         return slopes
+
+    def _take_as_they_come(self) -> None:
+        """Have each gradient taken and let go of as soon as the backward pass has made it."""
+        groups: dict[torch.Tensor, list[TensorGroup]] = {}
+        for group in self._layout.groups:
+            for own in {self._own[name] for name in group.own}:
+                groups.setdefault(own, []).append(group)
+        # Hooks that held what holds the model would keep it in memory until Python looks for cycles.
+        take = weakref.WeakMethod(self._take)
+        for own, of in groups.items():
+            if own.requires_grad:  # no buffer
+                hooked: Any = own
+                hooked.register_post_accumulate_grad_hook(partial(_call, take, of))
+
+    @torch.no_grad()
+    def _take(self, groups: Sequence[TensorGroup]) -> None:
+        """Take the gradients of some groups, unless one of them is still to come."""
+        own = {self._own[name] for group in groups for name in group.own}
+        if all(tensor.grad is not None for tensor in own):
+            for group in groups:
+                self._meet(group)
+            for tensor in own:
+                tensor.grad = None
+
+    def _meet(self, group: TensorGroup) -> None:
+        own = {name: self._own[name] for name in group.own}
+        gradients = {n: torch.zeros_like(t) if t.grad is None else t.grad for n, t in own.items()}
+        met = self._met.setdefault(group, {})
+        for name, gradient in self._layout.to_files(gradients).items():
+            met[name] = self._dots(name, gradient.reshape(-1)) + met.get(name, 0.0)
 
     def _dots(self, name: str, gradient: torch.Tensor) -> NDArray[np.float64]:
         # Chunks are summed in float64: a tensor has millions of products, of both signs, and what is left of them is
         # far smaller than they are.
         sums = torch.zeros(len(self._deltas), dtype=torch.float64, device=gradient.device)
-        for start in range(0, gradient.numel(), CHUNK):
-            part = gradient[start : start + CHUNK]
-            for i, delta in enumerate(self._deltas):
+        for i, delta in enumerate(self._deltas):
+            for start in range(0, gradient.numel(), CHUNK):
+                part = gradient[start : start + CHUNK]
                 sums[i] += torch.dot(part, delta.part(name, start, start + CHUNK, gradient.device))
+            delta.release()
         return np.asarray(sums.cpu().numpy())
+
+
+def _call(take: weakref.WeakMethod[Any], groups: Sequence[TensorGroup], _: torch.Tensor) -> None:
+    if (found := take()) is not None:
+        found(groups)

@@ -9,6 +9,7 @@ import torch
 
 from dem_build.actions.tune.judges import BLOCKS, batches, judged_nll
 from dem_build.actions.tune.pass_log import CHANGING, MEASURING, Pass, PassLog, Scope, read_passes
+from dem_build.digest import of_json
 from dem_build.errors import DemError, EvaluationError
 from dem_build.model.environment import (
     bits_of,
@@ -96,8 +97,9 @@ class Passes:
         machine, model = log.context.machine, candidates.model
         # Other batches, another machine or library sum in another order: passes that were so measured do not answer.
         self._under = {
-            slopes: bits_of(model, machine.micro_batch if slopes else machine.eval_batch_size)
-            for slopes in (False, True)
+            False: bits_of(model, machine.eval_batch_size),
+            # Until version 7 of `tune` gradients of a block's batches were added up in float32, and taken once.
+            True: of_json([bits_of(model, machine.micro_batch), "slopes of each batch"]),
         }
         self.cost = sum(self.cost_of(p) for p in self.taken)
 
@@ -225,7 +227,7 @@ class Passes:
         for block in range(BLOCKS):
             for batch in batches(model, judge, block, size):
                 self._context.check_stop()
-                # Of the sum, not of the mean: gradients of batches add up in place, and are taken once a block.
+                # Of the sum, not of the mean: what batches give adds up, and is taken once a block.
                 nll = judged_nll(model, judge, batch).sum()
                 nll.backward()  # type: ignore[no-untyped-call]
                 asked.nll[j, block] += nll.item()

@@ -43,8 +43,8 @@ KIND = Kind(
     name="tune",
     module="dem_build.actions.tune.run",
     family="tune",
-    # 7: candidates are rounded as the composed model is, and looks for other optima take fewer passes
-    version=7,
+    # 8: a block's derivatives are summed over its batches in float64
+    version=8,
     params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
     outputs=("omega", "trace", "passes"),
     device=True,
