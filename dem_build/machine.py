@@ -147,7 +147,15 @@ class Machine(BaseModel):
         description="Actions that run at once. Default: one a set of GPUs, or one on a CPU-only machine.",
     )
     gpus_per_action: int = Field(
-        default=1, ge=1, description="GPUs that one training uses; more than one is refused for now."
+        default=1,
+        ge=1,
+        description="GPUs that one training uses, a process each: [several ranks](engines.md#several-gpus-an-action). "
+        "A machine without GPUs does not read it.",
+    )
+    processes_per_action: int = Field(
+        default=1,
+        ge=1,
+        description="Processes that one training uses on a machine without GPUs, to the same end.",
     )
     micro_batch: int = Field(default=8, ge=1, description="Most sequences in one forward and backward pass.")
     eval_batch_size: int = Field(
@@ -179,3 +187,7 @@ class Machine(BaseModel):
         default=(),
         description="Shared stores, each a table `[[remotes]]`; the first that has something counts.",
     )
+
+    def ranks(self, *, gpu: bool) -> int:
+        """How many processes a training has, a GPU each where there are any."""
+        return self.gpus_per_action if gpu else self.processes_per_action

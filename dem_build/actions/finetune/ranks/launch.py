@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Provenance
 
-__all__ = ["AGENT", "RANK", "Work", "die_with_parent", "is_sharded", "ranks_of", "train_on_ranks"]
+__all__ = ["AGENT", "RANK", "SINGLE", "Work", "die_with_parent", "is_sharded", "ranks_of", "refuse_sharded", "train_on_ranks"]
 
 PACKAGE = __package__ or "dem_build.actions.finetune.ranks"
 RANK = f"{PACKAGE}.rank"
@@ -44,6 +44,7 @@ WORK = "work.json"
 SHARDED = "optimizer.safetensors"
 LOOK_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
+SINGLE = "set gpus_per_action = 1 and processes_per_action = 1 in the machine file"
 MEMORY_HINT = (
     "set gradient_checkpointing = true in the machine file, train over more ranks, or lower max_length"
 )
@@ -124,10 +125,15 @@ class Work:
             return {}
         return found
 
+    def failed(self, rank: int) -> bool:
+        """Whether a rank ended, and not by what it was to do."""
+        how = self.ended(rank)
+        return bool(how) and not how.keys() & {"provenance", "stopped"}
+
 
 def ranks_of(machine: Machine) -> int:
-    """How many processes a training has: one a GPU, or on a machine without GPUs what its file says."""
-    return machine.gpus_per_action if gpus() else machine.processes_per_action
+    """How many processes a training has here."""
+    return machine.ranks(gpu=bool(gpus()))
 
 
 def is_sharded(checkpoint: Path | None) -> bool:
@@ -182,6 +188,15 @@ def refuse_sharded(params: Mapping[str, JSON], ranks: int) -> None:
     Raises:
         TrainingError: It is such a training; the message names the key.
     """
+    refused = {
+        "method": params.get("method") != "full",
+        "optim": params.get("optim") != "adamw_torch_fused",
+        "eval_steps": bool(params.get("eval_steps")),
+    }
+    named = [f"{key} = {json.dumps(params[key])}" for key, there in refused.items() if there]
+    if ranks > 1 and named:
+        hint = f"{SINGLE}, or train all weights with adamw_torch_fused and without validation"
+        raise TrainingError(f"{named[0]} is not trained by several processes, and here are {ranks}", hint=hint)
 
 
 def _run(work: Work, context: Context, ranks: int) -> None:

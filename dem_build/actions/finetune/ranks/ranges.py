@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from dem_build.actions.finetune.ranks.launch import SINGLE
 from dem_build.actions.finetune.ranks.sharding import first_row
 from dem_build.checkpoint.delta import DeltaNorms, delta_shapes, delta_writer
 from dem_build.checkpoint.header import TensorSpec
@@ -54,7 +55,7 @@ def refuse_regrouped(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name, group in WeightLayout(model, shapes).of_file.items():
         if group.converter is not None or state[group.own[0]].shape != shapes[name]:
             what = f"a base whose files hold {name} otherwise than its model does cannot be trained over several ranks"
-            raise TrainingError(what, hint="set gpus_per_action = 1 and processes_per_action = 1")
+            raise TrainingError(what, hint=SINGLE)
 
 
 def write_rows(
@@ -78,6 +79,8 @@ def write_rows(
     with open_checkpoint(weights) as base:
         shapes = delta_shapes(base)
         writer = delta_writer(path, digest, shapes, dtype)
+        if sharded.ranks.first:
+            path.unlink(missing_ok=True)  # of an attempt for which memory ran out
         _share(writer, sharded.ranks)
         layout, state = WeightLayout(sharded.model, shapes), sharded.model.state_dict()
         squares = [(0.0, 0.0)]
