@@ -106,7 +106,11 @@ class Submit(BaseModel):
 
     cpus: int = Field(default=4, ge=1, description="CPU cores of a job.")
     gpus: int = Field(
-        default=1, ge=0, le=1, description="GPUs of a job that runs a model; 0 on a cluster without."
+        default=1,
+        ge=0,
+        le=1,
+        description="GPUs of a job that runs a model; 0 on a cluster without. A training gets `gpus_per_action` times "
+        "as many.",
     )
     memory_gb: int | None = Field(
         default=None, ge=1, description="Memory of a job's node. Default: a quarter more than is estimated."

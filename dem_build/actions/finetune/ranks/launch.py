@@ -4,6 +4,7 @@ A folder of the action's work folder is all that they have in common:
 
     work.json       what is to be trained: inputs, parameters, machine
     stop            there once the user wants it to stop; the first rank looks at each step
+    pid-R           the process of rank R, by which the others see that it lives
     ended-R.json    how rank R ended: its provenance, that it was stopped, or what failed
     agent.json      the ranks that torchrun saw fail, each with its exit status: of one that was killed, all there is
 """
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Provenance
 
-__all__ = ["AGENT", "RANK", "SINGLE", "Work", "die_with_parent", "is_sharded", "ranks_of", "refuse_sharded", "train_on_ranks"]
+__all__ = ["AGENT", "RANK", "SINGLE", "Work", "die_with_parent", "is_sharded", "ranks_of", "refuse_sharded", "train_on_ranks", "trained_over_ranks"]
 
 PACKAGE = __package__ or "dem_build.actions.finetune.ranks"
 RANK = f"{PACKAGE}.rank"
@@ -111,6 +112,10 @@ class Work:
             runs=Path(document["runs"]) if document["runs"] else None,
         )
 
+    def begin(self, rank: int) -> None:
+        """Leave the number of a rank's process, which is this one."""
+        (self.folder / f"pid-{rank}").write_text(str(os.getpid()), encoding="ascii")
+
     def end(self, rank: int, how: Mapping[str, JSON]) -> None:
         """Leave how a rank ended."""
         partial = self.folder / f".ended-{rank}.json"
@@ -127,8 +132,23 @@ class Work:
 
     def failed(self, rank: int) -> bool:
         """Whether a rank ended, and not by what it was to do."""
-        how = self.ended(rank)
-        return bool(how) and not how.keys() & {"provenance", "stopped"}
+        gone = (found := self._process(rank)) is not None and not _lives(found)
+        how = self.ended(rank)  # after that look: who ends leaves it before
+        return bool(how) and not how.keys() & {"provenance", "stopped"} or (gone and not how)
+
+    def _process(self, rank: int) -> int | None:
+        try:
+            return int((self.folder / f"pid-{rank}").read_text(encoding="ascii"))
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def ranks_of(machine: Machine) -> int:
@@ -182,21 +202,30 @@ def train_on_ranks(
         context.warn(warnings[-1])
 
 
-def refuse_sharded(params: Mapping[str, JSON], ranks: int) -> None:
-    """Refuse what is not trained over several ranks.
+def trained_over_ranks(params: Mapping[str, JSON]) -> bool:
+    """Whether a training may have several ranks."""
+    return not _refused(params)
+
+
+def refuse_sharded(params: Mapping[str, JSON], ranks: int, name: str | None = None) -> None:
+    """Refuse what is not trained over several ranks; `name` is the action's, for the message.
 
     Raises:
         TrainingError: It is such a training; the message names the key.
     """
+    if ranks > 1 and (named := _refused(params)):
+        hint = f"{SINGLE}, or train all weights with adamw_torch_fused and without validation"
+        raise TrainingError(f"{named[0]} is not trained by several processes, and here are {ranks}", where=name, hint=hint)
+
+
+def _refused(params: Mapping[str, JSON]) -> list[str]:
+    """The keys of a training that only one process knows, each with its value."""
     refused = {
         "method": params.get("method") != "full",
         "optim": params.get("optim") != "adamw_torch_fused",
         "eval_steps": bool(params.get("eval_steps")),
     }
-    named = [f"{key} = {json.dumps(params[key])}" for key, there in refused.items() if there]
-    if ranks > 1 and named:
-        hint = f"{SINGLE}, or train all weights with adamw_torch_fused and without validation"
-        raise TrainingError(f"{named[0]} is not trained by several processes, and here are {ranks}", hint=hint)
+    return [f"{key} = {json.dumps(params.get(key))}" for key, there in refused.items() if there]
 
 
 def _run(work: Work, context: Context, ranks: int) -> None:

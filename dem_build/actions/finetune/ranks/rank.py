@@ -141,6 +141,7 @@ def main(folder: Path) -> None:
     die_with_parent()
     work = Work.read(folder)
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    work.begin(ranks.rank)
     threading.Thread(target=_watch, args=(work, ranks), daemon=True).start()
     try:
         _join()

@@ -1,0 +1,202 @@
+"""Several ranks train what one process trains: the same rows, the same loss, the same vector to the last bits."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from finetune_samples import base, context_of, events, inputs_of, PARAMS, stop_after, train
+from safetensors.torch import load_file
+
+from dem_build.actions.finetune.ranks import launch
+from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
+from dem_build.actions.finetune.ranks.launch import Work, refuse_sharded
+from dem_build.actions.finetune.ranks.rank import train_rank
+from dem_build.actions.finetune.ranks.sharding import Ranks
+from dem_build.checkpoint.delta import delta_writer, write_delta
+from dem_build.errors import ActionError, InterruptedBuildError, TrainingError
+from dem_build.model.batches import RowOrder, collate
+
+__all__ = ["base"]  # a fixture, used by its name
+
+PLAIN = {"max_steps": 4, "num_train_epochs": None, "bf16": False}
+UNCLIPPED = {**PLAIN, "max_grad_norm": 1e9}
+BOUND = 2e-7
+"""Most that an element may differ where a norm is summed in another order: float32 rounds 1e-3 at 1e-10."""
+
+
+@pytest.fixture
+def alone():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield Ranks(0, 1)
+    dist.destroy_process_group()
+
+
+def work_of(base, folder, context=None, **params):
+    context = context or context_of(folder)
+    work = Work(folder / "ranks", inputs_of(base), PARAMS | params, context.machine, 1, folder, context.out, None)
+    work.write()
+    return Work.read(work.folder)
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_ranks_have_all_rows_of_each_step_and_the_same_number_of_turns(ranks, micro_batch):
+    order = RowOrder(np.arange(22, 0, -1), 8, seed=3)  # 22 rows by 8: the third step of an epoch has 6
+    dealt = [Dealt(order, 8, micro_batch, rank, ranks) for rank in range(ranks)]
+    epochs = [list(d) for d in dealt]
+    assert {len(epoch) for epoch in epochs} == {len(d) for d in dealt}
+    for step in range(3):
+        turns = [d.of_step(step) for d in dealt]
+        assert len({len(of) for of in turns}) == 1
+        # Dealt in order: read turn by turn, the rows are those of one process.
+        together = [row for turn in zip(*turns, strict=True) for batch in turn for row in batch]
+        assert together == order.rows(step).tolist()
+
+
+def test_who_has_no_rows_left_takes_part_with_no_tokens():
+    blank = or_blank(lambda rows: collate([row[:2] for row in rows]))([])
+    assert blank["input_ids"].shape == (1, 2)
+    assert (blank["labels"] == -100).all()
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "int8"])
+def test_ranges_of_several_writers_are_the_bytes_of_one(tmp_path, dtype):
+    shapes = {"a": (7, 130), "b": (5,), "c": (1, 64)}
+    rng = np.random.default_rng(0)
+    values = {n: rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    write_delta(tmp_path / "one", "b" * 64, shapes, values.items(), dtype)
+    parts = [delta_writer(tmp_path / "several", "b" * 64, shapes, dtype) for _ in range(3)]
+    parts[0].reserve()
+    for rank, part in enumerate(parts):
+        part.shared = True
+        with part:
+            for name, tensor in values.items():
+                rows = -(-len(tensor) // 3)  # the last rank has fewer, or none
+                mine = tensor[rank * rows : (rank + 1) * rows].reshape(-1)
+                if mine.size:
+                    part.write_floats(name, rank * rows * (tensor.size // len(tensor)), mine)
+    assert (tmp_path / "several").read_bytes() == (tmp_path / "one").read_bytes()
+    assert sum(part.written for part in parts) == parts[0].nbytes
+
+
+# --- trainings ----------------------------------------------------------------------------------------------------
+
+
+def test_one_rank_is_one_process_and_its_checkpoint_goes_on_over_two(base, tmp_path, alone):
+    """The whole way: sharded step, checkpoint, another number of ranks, the vector written by ranges."""
+    plain, delta = train(base, tmp_path / "plain", **UNCLIPPED)
+    before, after = tmp_path / "before", tmp_path / "after"
+    work = work_of(base, before, **UNCLIPPED)
+    work.folder.joinpath("stop").touch()
+    with pytest.raises(InterruptedBuildError, match="after step 1"):
+        train_rank(work, alone)
+    shutil.copytree(before / "checkpoints", after / "checkpoints")
+    provenance, resumed = train(base, after, context_of(after, processes_per_action=2), **UNCLIPPED)
+    assert (provenance["ranks"], provenance["resumed_from"], provenance["micro_batch"]) == (2, 1, 2)
+    # Two micro-batches a step: added in either way, they come to the same bits.
+    assert resumed.read_bytes() == delta.read_bytes()
+    assert [loss for _, loss, *_ in provenance["curve"]] == pytest.approx([e[1] for e in plain["curve"]], rel=1e-6)
+    assert provenance["tokens"] == plain["tokens"]
+    assert provenance["sharding"]["reduction"] == "float32"
+    json.dumps(provenance, allow_nan=False)
+
+
+@pytest.mark.parametrize("params", [{"bf16": False}, {"bf16": True}])
+def test_a_sharded_step_that_clips_is_one_process_within_a_rounding(base, tmp_path, alone, params):
+    plain, delta = train(base, tmp_path / "plain", **(PLAIN | params))
+    provenance = train_rank(work_of(base, tmp_path / "rank", **(PLAIN | params)), alone)
+    mine, theirs = load_file(tmp_path / "rank" / "out" / "delta"), load_file(delta)
+    assert all((mine[name] - theirs[name]).abs().max() < BOUND for name in theirs)
+    assert [e[3] for e in provenance["curve"]] == pytest.approx([e[3] for e in plain["curve"]], rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_rank(base, tmp_path, alone):
+    with pytest.raises(TrainingError, match=r"the loss is nan at optimizer step \d on rank 0"):
+        train_rank(work_of(base, tmp_path, **PLAIN, learning_rate=1e30, warmup_steps=0), alone)
+
+
+# --- what goes wrong ----------------------------------------------------------------------------------------------
+
+
+def ended(monkeypatch, *attempts):
+    """Let each attempt end as said: rank → how; a number is the exit status that torchrun saw."""
+    due, machines = iter(attempts), []
+
+    def run(work, context, ranks):
+        machines.append(work.machine)
+        for rank, how in next(due).items():
+            if isinstance(how, int):
+                (work.folder / launch.AGENT).write_text(json.dumps([[rank, how]]))
+            else:
+                work.end(rank, how)
+
+    monkeypatch.setattr(launch, "_run", run)
+    return machines
+
+
+def train_on(tmp_path, ranks=2, **params):
+    context = context_of(tmp_path, micro_batch=4)
+    params = PARAMS | {"global_batch_size": 8} | params
+    return launch.train_on_ranks(inputs_of(tmp_path), params, context, ranks)
+
+
+def test_where_memory_ran_out_all_ranks_begin_again_with_half_the_micro_batch(monkeypatch, tmp_path):
+    full, done = {1: {"out_of_memory": "80.0 GB in use at most"}}, {0: {"provenance": {"warnings": ["one"]}}}
+    machines = ended(monkeypatch, full, full, done)
+    told = train_on(tmp_path)
+    assert [machine.micro_batch for machine in machines] == [4, 2, 1]
+    assert told["restarts"] == 2
+    assert told["warnings"][0] == (
+        "out of memory with a micro-batch of 4, on rank 1: 80.0 GB in use at most; going on with 2"
+    )
+    assert told["warnings"][2] == "one"
+    assert [e["event"] for e in events(tmp_path)] == ["warning", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ({0: {"what": "RuntimeError: connection closed by peer"}, 1: -9}, "rank 1 of 2 was killed by signal 9"),
+        ({1: {"what": "ValueError: odd"}}, "rank 1 of 2 failed: ValueError: odd"),
+        ({}, "the 2 ranks did not start"),
+        ({0: {"error": "DataError", "what": "a row is long", "where": None, "hint": "h"}}, r"a row is long \(h\)"),
+    ],
+)
+def test_the_first_cause_is_told(monkeypatch, tmp_path, how, told):
+    ended(monkeypatch, how)
+    with pytest.raises(ActionError, match=told):
+        train_on(tmp_path)
+
+
+def test_one_row_that_does_not_fit_is_told_with_its_rank(monkeypatch, tmp_path):
+    ended(monkeypatch, *[{1: {"out_of_memory": "80.0 GB in use at most"}}] * 3)
+    with pytest.raises(TrainingError, match="one row does not fit in memory, on rank 1: 80.0 GB"):
+        train_on(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        ({"method": "lora"}, 'method = "lora"'),
+        ({"optim": "adafactor"}, 'optim = "adafactor"'),
+        ({"optim": "adamw_8bit"}, 'optim = "adamw_8bit"'),
+        ({"eval_steps": 10}, "eval_steps = 10"),
+    ],
+)
+def test_what_several_ranks_do_not_train_is_refused_by_name(params, named):
+    refuse_sharded(PARAMS | params, 1)
+    with pytest.raises(TrainingError, match=f"{named} is not trained by several processes, and here are 4"):
+        refuse_sharded(PARAMS | params, 4)
