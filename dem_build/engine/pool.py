@@ -98,7 +98,7 @@ def _gpu_sets(gpus: list[str], machine: Machine) -> list[tuple[str, ...]]:
     """Whole sets of GPUs: of those that are left over, no action has any use."""
     size = machine.gpus_per_action
     if gpus and machine.processes_per_action > 1:
-        what = f"processes_per_action = {machine.processes_per_action} is for machines without GPUs, and this one has some"
+        what = f"processes_per_action = {machine.processes_per_action} is for a machine without GPUs, and here are some"
         raise UsageError(what, hint="say gpus_per_action: a training has a process for each GPU")
     if 0 < len(gpus) < size:
         hint = "lower gpus_per_action in the machine file, or build where there are as many"

@@ -116,7 +116,7 @@ class Training:
         Of several ranks it is what each needs of its GPU, or all together of this machine.
         """
         if (ranks := machine.ranks(gpu=gpu)) > 1:
-            each = rank_memory(shape, params, machine, length, self.rows, ranks)
+            each = rank_memory(shape, params, machine, length, self.rows, ranks=ranks)
             # Each loads the whole base before it keeps its share: on a GPU that is in the machine's memory.
             return each if gpu else ranks * (PROCESS + max(each, MASTER * shape.parameters))
         if gpu:

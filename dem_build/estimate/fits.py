@@ -145,7 +145,10 @@ def _untrainable(gpus_each: int, verdict: Verdict, parameters: int, space: Room)
     if space.is_gpu and trained_over_ranks(params):
         more = (n for n in MORE_RANKS if ranks < n <= len(gpus()))
         shared = ((n, least_memory(parameters, params, n)) for n in more)
-        ways = [*((f"gpus_per_action = {n} needs {gigabytes(each)} of each", each) for n, each in shared), *ways]
+        ways = [
+            *((f"gpus_per_action = {n} needs {gigabytes(each)} of each", each) for n, each in shared),
+            *ways,
+        ]
     fitting = next((words for words, n in ways if n <= space.total), None)
     held = "weights" if is_lora(params) else "weights, gradients and optimizer states"
     of = f" of each of {ranks} GPUs" if ranks > 1 else ""

@@ -224,8 +224,14 @@ def _adapters(shape: Shape, params: Mapping[str, JSON]) -> Tensors:
     return [(shape.layers, rank * getattr(shape, side)) for sides in found for side in sides]
 
 
-def rank_memory(
-    shape: Shape, params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None, ranks: int
+def rank_memory(  # noqa: PLR0913  the arguments of one alone, and how many there are
+    shape: Shape,
+    params: Mapping[str, JSON],
+    machine: Machine,
+    length: int,
+    data: Rows | None,
+    *,
+    ranks: int,
 ) -> int:
     """The bytes that each of several ranks needs, on its GPU or of its process; other arguments as of one alone.
 

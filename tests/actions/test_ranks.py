@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import torch.distributed as dist
-from finetune_samples import base, context_of, events, inputs_of, PARAMS, stop_after, train
+from finetune_samples import PARAMS, base, context_of, events, inputs_of, train
 from safetensors.torch import load_file
 
 from dem_build.actions.finetune.ranks import launch
@@ -40,7 +38,9 @@ def alone():
 
 def work_of(base, folder, context=None, **params):
     context = context or context_of(folder)
-    work = Work(folder / "ranks", inputs_of(base), PARAMS | params, context.machine, 1, folder, context.out, None)
+    work = Work(
+        folder / "ranks", inputs_of(base), PARAMS | params, context.machine, 1, folder, context.out, None
+    )
     work.write()
     return Work.read(work.folder)
 
@@ -108,7 +108,9 @@ def test_one_rank_is_one_process_and_its_checkpoint_goes_on_over_two(base, tmp_p
     assert (provenance["ranks"], provenance["resumed_from"], provenance["micro_batch"]) == (2, 1, 2)
     # Two micro-batches a step: added in either way, they come to the same bits.
     assert resumed.read_bytes() == delta.read_bytes()
-    assert [loss for _, loss, *_ in provenance["curve"]] == pytest.approx([e[1] for e in plain["curve"]], rel=1e-6)
+    assert [loss for _, loss, *_ in provenance["curve"]] == pytest.approx(
+        [e[1] for e in plain["curve"]], rel=1e-6
+    )
     assert provenance["tokens"] == plain["tokens"]
     assert provenance["sharding"]["reduction"] == "float32"
     json.dumps(provenance, allow_nan=False)
@@ -135,7 +137,7 @@ def ended(monkeypatch, *attempts):
     """Let each attempt end as said: rank → how; a number is the exit status that torchrun saw."""
     due, machines = iter(attempts), []
 
-    def run(work, context, ranks):
+    def run(work, *_):
         machines.append(work.machine)
         for rank, how in next(due).items():
             if isinstance(how, int):
@@ -169,10 +171,16 @@ def test_where_memory_ran_out_all_ranks_begin_again_with_half_the_micro_batch(mo
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        ({0: {"what": "RuntimeError: connection closed by peer"}, 1: -9}, "rank 1 of 2 was killed by signal 9"),
+        (
+            {0: {"what": "RuntimeError: connection closed by peer"}, 1: -9},
+            "rank 1 of 2 was killed by signal 9",
+        ),
         ({1: {"what": "ValueError: odd"}}, "rank 1 of 2 failed: ValueError: odd"),
         ({}, "the 2 ranks did not start"),
-        ({0: {"error": "DataError", "what": "a row is long", "where": None, "hint": "h"}}, r"a row is long \(h\)"),
+        (
+            {0: {"error": "DataError", "what": "a row is long", "where": None, "hint": "h"}},
+            r"a row is long \(h\)",
+        ),
     ],
 )
 def test_the_first_cause_is_told(monkeypatch, tmp_path, how, told):
@@ -183,7 +191,7 @@ def test_the_first_cause_is_told(monkeypatch, tmp_path, how, told):
 
 def test_one_row_that_does_not_fit_is_told_with_its_rank(monkeypatch, tmp_path):
     ended(monkeypatch, *[{1: {"out_of_memory": "80.0 GB in use at most"}}] * 3)
-    with pytest.raises(TrainingError, match="one row does not fit in memory, on rank 1: 80.0 GB"):
+    with pytest.raises(TrainingError, match=r"one row does not fit in memory, on rank 1: 80.0 GB"):
         train_on(tmp_path)
 
 

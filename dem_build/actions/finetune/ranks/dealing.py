@@ -32,11 +32,13 @@ class Dealt(Sampler[list[int]]):
         ranks: How many share them.
 
     Attributes:
+        order: The rows of each step.
         rounds: Micro-batches of a rank in one step.
     """
 
     def __init__(self, order: RowOrder, size: int, micro_batch: int, rank: int, ranks: int) -> None:
-        self._order, self._micro_batch, self._rank, self._ranks = order, micro_batch, rank, ranks
+        self.order = order
+        self._micro_batch, self._rank, self._ranks = micro_batch, rank, ranks
         self.rounds = self._rounds(size)
         last = len(order) - (order.steps_per_epoch - 1) * size
         self._length = (order.steps_per_epoch - 1) * self.rounds + self._rounds(last)
@@ -45,13 +47,13 @@ class Dealt(Sampler[list[int]]):
         return self._length
 
     def __iter__(self) -> Iterator[list[int]]:
-        first = self._order.epoch * self._order.steps_per_epoch
-        for step in range(first, first + self._order.steps_per_epoch):
+        first = self.order.epoch * self.order.steps_per_epoch
+        for step in range(first, first + self.order.steps_per_epoch):
             yield from self.of_step(step)
 
     def of_step(self, step: int) -> list[list[int]]:
         """The micro-batches of a step; one is empty where there was none left for this rank."""
-        rows = self._order.rows(step).tolist()
+        rows = self.order.rows(step).tolist()
         starts = (
             (turn * self._ranks + self._rank) * self._micro_batch for turn in range(self._rounds(len(rows)))
         )

@@ -36,7 +36,18 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Provenance
 
-__all__ = ["AGENT", "RANK", "SINGLE", "Work", "die_with_parent", "is_sharded", "ranks_of", "refuse_sharded", "train_on_ranks", "trained_over_ranks"]
+__all__ = [
+    "AGENT",
+    "RANK",
+    "SINGLE",
+    "Work",
+    "die_with_parent",
+    "is_sharded",
+    "ranks_of",
+    "refuse_sharded",
+    "train_on_ranks",
+    "trained_over_ranks",
+]
 
 PACKAGE = __package__ or "dem_build.actions.finetune.ranks"
 RANK = f"{PACKAGE}.rank"
@@ -125,7 +136,9 @@ class Work:
     def ended(self, rank: int) -> dict[str, Any]:
         """How a rank ended; empty where it left nothing."""
         try:
-            found: dict[str, Any] = parse_json((self.folder / f"ended-{rank}.json").read_text(encoding="utf-8"))
+            found: dict[str, Any] = parse_json(
+                (self.folder / f"ended-{rank}.json").read_text(encoding="utf-8")
+            )
         except FileNotFoundError:
             return {}
         return found
@@ -134,7 +147,7 @@ class Work:
         """Whether a rank ended, and not by what it was to do."""
         gone = (found := self._process(rank)) is not None and not _lives(found)
         how = self.ended(rank)  # after that look: who ends leaves it before
-        return bool(how) and not how.keys() & {"provenance", "stopped"} or (gone and not how)
+        return not how.keys() & {"provenance", "stopped"} if how else gone
 
     def _process(self, rank: int) -> int | None:
         try:
@@ -161,9 +174,7 @@ def is_sharded(checkpoint: Path | None) -> bool:
     return checkpoint is not None and (checkpoint / SHARDED).exists()
 
 
-def train_on_ranks(
-    inputs: Inputs, params: Mapping[str, JSON], context: Context, ranks: int
-) -> Provenance:
+def train_on_ranks(inputs: Inputs, params: Mapping[str, JSON], context: Context, ranks: int) -> Provenance:
     """Train by several ranks, and write the output `delta`; with half the micro-batch where memory ran out.
 
     Raises:
@@ -198,7 +209,9 @@ def train_on_ranks(
             raise TrainingError(f"one row does not fit in memory, {out_of_memory}", hint=MEMORY_HINT)
         machine = machine.model_copy(update={"micro_batch": before // 2})
         restarts += 1
-        warnings.append(f"out of memory with a micro-batch of {before}, {out_of_memory}; going on with {before // 2}")
+        warnings.append(
+            f"out of memory with a micro-batch of {before}, {out_of_memory}; going on with {before // 2}"
+        )
         context.warn(warnings[-1])
 
 
@@ -215,7 +228,9 @@ def refuse_sharded(params: Mapping[str, JSON], ranks: int, name: str | None = No
     """
     if ranks > 1 and (named := _refused(params)):
         hint = f"{SINGLE}, or train all weights with adamw_torch_fused and without validation"
-        raise TrainingError(f"{named[0]} is not trained by several processes, and here are {ranks}", where=name, hint=hint)
+        raise TrainingError(
+            f"{named[0]} is not trained by several processes, and here are {ranks}", where=name, hint=hint
+        )
 
 
 def _refused(params: Mapping[str, JSON]) -> list[str]:
@@ -287,7 +302,9 @@ def _same(how: Mapping[str, Any]) -> DemError:
 
 def _seen(work: Work) -> list[tuple[int, int]]:
     try:
-        return [(rank, status) for rank, status in parse_json((work.folder / AGENT).read_text(encoding="utf-8"))]
+        return [
+            (rank, status) for rank, status in parse_json((work.folder / AGENT).read_text(encoding="utf-8"))
+        ]
     except FileNotFoundError:
         return []
 

@@ -90,7 +90,9 @@ def write_rows(
                 if group is not None:
                     squares += _write_tensor(writer, base, name, state[group.own[0]])
                 elif sharded.ranks.first:  # a tensor that the model does not use stays as it is
-                    squares += _write_piecewise(writer, name, 0, np.zeros(math.prod(shapes[name]), np.float32))
+                    squares += _write_piecewise(
+                        writer, name, 0, np.zeros(math.prod(shapes[name]), np.float32)
+                    )
     mine = [*(math.fsum(column) for column in zip(*squares, strict=True)), float(writer.written)]
     norm, error, written = (math.fsum(column) for column in zip(*sharded.ranks.gathered(mine), strict=True))
     if written != writer.nbytes:
@@ -138,7 +140,10 @@ def save_state(sharded: Sharded, optimizer: Any, folder: Path) -> None:
     """Write weights and the optimizer's states into a checkpoint's folder. All ranks must call this."""
     named = dict(sharded.parameters())
     step = {int(of[STEP]) for of in optimizer.state.values()}
-    tensors = {WEIGHTS: named, OPTIMIZER: {f"{m}.{n}": optimizer.state[p][m] for n, p in named.items() for m in MOMENTS}}
+    tensors = {
+        WEIGHTS: named,
+        OPTIMIZER: {f"{m}.{n}": optimizer.state[p][m] for n, p in named.items() for m in MOMENTS},
+    }
     if sharded.ranks.first:
         for name in tensors:  # of a run that was killed while it wrote the same checkpoint
             (folder / name).unlink(missing_ok=True)

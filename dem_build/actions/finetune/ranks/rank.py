@@ -48,7 +48,15 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "train_rank"]
 
-TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TORCHRUN = (
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 EXCHANGE = timedelta(hours=2)
 """The longest wait for another rank: the first one hashes a checkpoint of hundreds of gigabytes meanwhile."""
 LOOK_SECONDS = 0.5
@@ -86,7 +94,7 @@ class RankRun(TrainingRun):
         self.progress.sharded = self.sharded
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
         callbacks = [self.progress, *([self.trackers] if self.rank.first else [])]
-        return ShardedTrainer(self.sharded, told, self.sequences, self.order, self.dealt, callbacks)
+        return ShardedTrainer(self.sharded, told, self.sequences, self.dealt, callbacks)
 
     def result(self) -> Provenance:
         """Train, and write this rank's rows of the vector; what is worth knowing of it."""
@@ -165,7 +173,9 @@ def _join() -> None:
     local = int(os.environ["LOCAL_RANK"])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None or visible.strip():
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(local) if visible is None else visible.split(",")[local].strip()
+        os.environ["CUDA_VISIBLE_DEVICES"] = (
+            str(local) if visible is None else visible.split(",")[local].strip()
+        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=EXCHANGE)
 

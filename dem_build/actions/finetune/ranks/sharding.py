@@ -84,7 +84,9 @@ class Sharded:
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         for layer in _layers(model):
-            others = [m for m in layer.modules() if _has_parameters(m) and type(m) not in (torch.nn.Linear, Conv1D)]
+            others = [
+                m for m in layer.modules() if _has_parameters(m) and type(m) not in (torch.nn.Linear, Conv1D)
+            ]
             if bf16 and others and layer not in others:
                 fully_shard(others, mesh=mesh, mp_policy=wide)
                 fully_shard(layer, mesh=mesh, mp_policy=narrow)
@@ -124,7 +126,7 @@ class Sharded:
         """Scale all gradients down to a norm of `most`, as torch's `clip_grad_norm_` does."""
         by = torch.tensor(norm, dtype=torch.float32)
         factor = torch.clamp(most / (by + 1e-6), max=1.0).to(self.model.device)
-        torch._foreach_mul_([p.grad.to_local() for _, p in self.parameters()], factor)  # noqa: SLF001
+        torch._foreach_mul_([p.grad.to_local() for _, p in self.parameters()], factor)
 
     def check_states(self, optimizer: torch.optim.Optimizer) -> None:
         """Check that the optimizer's states are sharded as the parameters are.
@@ -132,7 +134,9 @@ class Sharded:
         Raises:
             TrainingError: They are not.
         """
-        states = (s for of in optimizer.state.values() for n, s in of.items() if n != "step" and torch.is_tensor(s))
+        states = (
+            s for of in optimizer.state.values() for n, s in of.items() if n != "step" and torch.is_tensor(s)
+        )
         if not all(isinstance(s, DTensor) and s.dtype == torch.float32 for s in states):
             raise TrainingError("an optimizer's state is not sharded in float32", hint=BUG)
 

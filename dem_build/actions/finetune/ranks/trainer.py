@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dem_build.actions.finetune.ranks.dealing import Dealt
     from dem_build.actions.finetune.ranks.sharding import Sharded
     from dem_build.data.arrays import TokenRows
-    from dem_build.model.batches import RowOrder
 
 __all__ = ["AgreedProgress", "ShardedTrainer"]
 
@@ -69,8 +68,7 @@ class ShardedTrainer(TokenTrainer):
         sharded: The model.
         args: What Trainer is told.
         rows: What is trained on.
-        order: The rows of each step.
-        dealt: This rank's micro-batches.
+        dealt: This rank's micro-batches of each step.
         callbacks: Of Trainer.
     """
 
@@ -79,12 +77,11 @@ class ShardedTrainer(TokenTrainer):
         sharded: Sharded,
         args: TrainingArguments,
         rows: TokenRows | Packs,
-        order: RowOrder,
         dealt: Dealt,
         callbacks: Sequence[TrainerCallback],
     ) -> None:
         args.gradient_accumulation_steps = dealt.rounds
-        super().__init__(sharded.model, args, rows, order, callbacks)
+        super().__init__(sharded.model, args, rows, dealt.order, callbacks)
         self.sharded, self.dealt = sharded, dealt
         self._seed_anew(0)
 
@@ -130,7 +127,9 @@ class ShardedTrainer(TokenTrainer):
             for rank, loss in enumerate(said):
                 if not math.isfinite(loss):
                     what = f"the loss is {loss} at optimizer step {self.state.global_step} on rank {rank}"
-                    raise TrainingError(what, hint="lower learning_rate, and look for odd rows with `dem data`")
+                    raise TrainingError(
+                        what, hint="lower learning_rate, and look for odd rows with `dem data`"
+                    )
             tr_loss.fill_(math.fsum(said) / len(said))
         super()._maybe_log_save_evaluate(tr_loss, *args, **kwargs)
 
@@ -166,7 +165,9 @@ class ShardedTrainer(TokenTrainer):
 
     def _seed_anew(self, step: int) -> None:
         """Seed what dropout draws from: of each rank by itself, as each has other rows."""
-        seed = int(np.random.SeedSequence([self.args.seed, step, self.sharded.ranks.rank]).generate_state(1)[0])
+        seed = int(
+            np.random.SeedSequence([self.args.seed, step, self.sharded.ranks.rank]).generate_state(1)[0]
+        )
         # The first rank of a training that begins has what one process has.
         torch.manual_seed(self.args.seed if not step and self.sharded.ranks.first else seed)
 
