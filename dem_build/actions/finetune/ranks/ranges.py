@@ -190,9 +190,8 @@ def _load_of_one_process(optimizer: Any, path: Path) -> None:
     # torch numbers parameters in the order of their groups, which is the same for every number of ranks.
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
-        moments = {}
-        for moment in MOMENTS:
-            moments[moment] = tensor = torch.zeros_like(parameter)
+        moments: dict[str, Any] = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
+        for moment, tensor in moments.items():
             local, start = tensor.to_local(), first_row(tensor)
             local.copy_(saved[number][moment][start : start + len(local)])
         optimizer.state[parameter] = {STEP: _step(saved[number][STEP], parameter), **moments}

@@ -171,7 +171,7 @@ def first_row(tensor: Any) -> int:
     """Where this rank's rows begin in a sharded tensor: it is cut as `torch.chunk` cuts."""
     mesh = tensor.device_mesh
     rows = -(-tensor.shape[0] // mesh.size())
-    return min(rows * mesh.get_local_rank(), tensor.shape[0])
+    return min(int(rows * mesh.get_local_rank()), int(tensor.shape[0]))
 
 
 def _has_parameters(module: torch.nn.Module) -> bool:

@@ -85,6 +85,12 @@ class ShardedTrainer(TokenTrainer):
         self.sharded, self.dealt = sharded, dealt
         self._seed_anew(0)
 
+    @property
+    def _stepping(self) -> Any:
+        """The optimizer, without what accelerate puts around it."""
+        around: Any = self.optimizer
+        return around.optimizer
+
     def get_train_dataloader(self) -> Any:
         """This rank's micro-batches of an epoch, in the order of the seed."""
         rows: Any = self.rows
@@ -102,7 +108,8 @@ class ShardedTrainer(TokenTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """This rank's micro-batches of a step, and how many tokens of all ranks count in it."""
         batches, mine = super().get_batch_samples(epoch_iterator, num_batches, device)
-        tokens = sum(int(count) for [count] in self.sharded.ranks.gathered([float(mine)]))
+        counts = self.sharded.ranks.gathered([0.0 if mine is None else float(mine)])
+        tokens = int(sum(count for [count] in counts))
         return batches, torch.tensor(tokens, device=device)
 
     def compute_loss(
@@ -122,7 +129,7 @@ class ShardedTrainer(TokenTrainer):
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, *args: Any, **kwargs: Any) -> None:
         if self.control.should_log and self.state.global_step > self._globalstep_last_logged:
-            self.sharded.check_states(self.optimizer.optimizer)
+            self.sharded.check_states(self._stepping)
             said = [loss for [loss] in self.sharded.ranks.gathered([tr_loss.item()])]
             for rank, loss in enumerate(said):
                 if not math.isfinite(loss):
@@ -139,9 +146,10 @@ class ShardedTrainer(TokenTrainer):
             folder.mkdir(parents=True, exist_ok=True)
         self.sharded.ranks.wait()
         torch.save(_random_state(), folder / _random_file(self.sharded.ranks.rank))
-        save_state(self.sharded, self.optimizer.optimizer, folder)
+        save_state(self.sharded, self._stepping, folder)
         if self.sharded.ranks.first:
-            torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER)
+            schedule: Any = self.lr_scheduler
+            torch.save(schedule.state_dict(), folder / SCHEDULER)
             self.state.save_to_json(str(folder / STATE))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -150,8 +158,12 @@ class ShardedTrainer(TokenTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
             return
-        load_optimizer(self.sharded, self.optimizer.optimizer, Path(checkpoint))
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        load_optimizer(self.sharded, self._stepping, Path(checkpoint))
+        schedule: Any = self.lr_scheduler
+        schedule.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
+        # The rate of the next step is the optimizer's, which the schedule sets only after it.
+        for group, rate in zip(self._stepping.param_groups, schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is None:
