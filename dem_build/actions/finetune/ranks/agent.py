@@ -10,18 +10,18 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
-from dem_build.actions.finetune.ranks.launch import AGENT, RANK, die_with_parent
+from dem_build.actions.finetune.ranks.launch import AGENT, die_with_parent
 
 __all__ = ["main"]
 
 
-def main(folder: Path, ranks: int) -> None:
-    """Run the ranks of a folder; one that failed is told in a file."""
+def main(folder: Path, ranks: int, module: str) -> None:
+    """Run so many ranks of a folder, each of which is a module; those that failed are told in a file."""
     die_with_parent()
     # A scheduler sends it to every process of a job, and the driver says what follows. The ranks inherit that.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        torchrun(["--standalone", "--nproc-per-node", str(ranks), "-m", RANK, str(folder)])
+        torchrun(["--standalone", "--nproc-per-node", str(ranks), "-m", module, str(folder)])
     except ChildFailedError as error:
         found = [[rank, failure.exitcode] for rank, failure in error.failures.items()]
         (folder / AGENT).write_text(json.dumps(found), encoding="utf-8")
@@ -29,4 +29,4 @@ def main(folder: Path, ranks: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

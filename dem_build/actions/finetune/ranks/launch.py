@@ -246,7 +246,7 @@ def _refused(params: Mapping[str, JSON]) -> list[str]:
 def _run(work: Work, context: Context, ranks: int) -> None:
     """Run the ranks to their end, which is the agent's."""
     agent = subprocess.Popen(  # noqa: S603  our own interpreter and module
-        [sys.executable, "-P", "-m", f"{PACKAGE}.agent", str(work.folder), str(ranks)],
+        [sys.executable, "-P", "-m", f"{PACKAGE}.agent", str(work.folder), str(ranks), RANK],
         stdin=subprocess.DEVNULL,
         env=_environment(work.threads),
     )
