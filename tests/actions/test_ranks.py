@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from finetune_samples import PARAMS, base, context_of, events, inputs_of, train
-from safetensors.torch import load_file
+from finetune_samples import PARAMS, base, context_of, events, inputs_of, prepare, progress, train
+from safetensors.torch import load_file, save_file
+from tiny import make_base
 
 from dem_build.actions.finetune.ranks import launch, rank
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
-from dem_build.actions.finetune.ranks.launch import Work, refuse_sharded
+from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
 from dem_build.actions.finetune.ranks.rank import train_rank
 from dem_build.actions.finetune.ranks.sharding import Ranks
 from dem_build.checkpoint.delta import delta_writer, write_delta
+from dem_build.data.arrays import TokenRows
 from dem_build.errors import ActionError, InterruptedBuildError, TrainingError
 from dem_build.model.batches import RowOrder, collate
 
@@ -57,12 +59,14 @@ def forked(monkeypatch):
     """Copies of this process as ranks, in place of torchrun's: they have loaded all that a rank loads in seconds."""
 
     def run(work, context, ranks):
+        if context.stopping():
+            work.stop.touch()
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
         processes = []
-        for rank in range(ranks):
-            told |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "GLOO_SOCKET_IFNAME": "lo"}
+        for number in range(ranks):
+            told |= {"RANK": str(number), "LOCAL_RANK": str(number), "GLOO_SOCKET_IFNAME": "lo"}
             processes.append(
                 multiprocessing.get_context("fork").Process(target=_be, args=(work.folder, dict(told)))
             )
@@ -114,14 +118,14 @@ def test_ranges_of_several_writers_are_the_bytes_of_one(tmp_path, dtype):
     write_delta(tmp_path / "one", "b" * 64, shapes, values.items(), dtype)
     parts = [delta_writer(tmp_path / "several", "b" * 64, shapes, dtype) for _ in range(3)]
     parts[0].reserve()
-    for rank, part in enumerate(parts):
+    for place, part in enumerate(parts):
         part.shared = True
         with part:
             for name, tensor in values.items():
                 rows = -(-len(tensor) // 3)  # the last rank has fewer, or none
-                mine = tensor[rank * rows : (rank + 1) * rows].reshape(-1)
+                mine = tensor[place * rows : (place + 1) * rows].reshape(-1)
                 if mine.size:
-                    part.write_floats(name, rank * rows * (tensor.size // len(tensor)), mine)
+                    part.write_floats(name, place * rows * (tensor.size // len(tensor)), mine)
     assert (tmp_path / "several").read_bytes() == (tmp_path / "one").read_bytes()
     assert sum(part.written for part in parts) == parts[0].nbytes
 
@@ -129,39 +133,52 @@ def test_ranges_of_several_writers_are_the_bytes_of_one(tmp_path, dtype):
 # --- trainings ----------------------------------------------------------------------------------------------------
 
 
-def test_one_rank_is_one_process_and_its_checkpoint_goes_on_over_two(base, tmp_path, forked):
-    """The whole way: sharded step, checkpoint, another number of ranks, the vector written by ranges."""
-    plain, delta = train(base, tmp_path / "plain", **UNCLIPPED)
-    before, after = tmp_path / "before", tmp_path / "after"
-    work = work_of(base, before, **UNCLIPPED)
-    work.folder.joinpath("stop").touch()
-    with pytest.raises(InterruptedBuildError, match="after step 1"), alone() as ranks:
-        train_rank(work, ranks)
-    shutil.copytree(before / "checkpoints", after / "checkpoints")
-    provenance, resumed = train(base, after, context_of(after, processes_per_action=2), **UNCLIPPED)
-    assert (provenance["ranks"], provenance["resumed_from"], provenance["micro_batch"]) == (2, 1, 2)
-    # Two micro-batches a step: added in either way, they come to the same bits.
-    assert resumed.read_bytes() == delta.read_bytes()
-    assert [loss for _, loss, *_ in provenance["curve"]] == pytest.approx(
-        [e[1] for e in plain["curve"]], rel=1e-6
-    )
-    assert provenance["tokens"] == plain["tokens"]
-    assert provenance["sharding"]["reduction"] == "float32"
-    json.dumps(provenance, allow_nan=False)
+@pytest.fixture(scope="module")
+def plain(base, tmp_path_factory):
+    """What one process trains, four steps of two micro-batches but for the last, which has one."""
+    return train(base, tmp_path_factory.mktemp("plain"), **UNCLIPPED)
+
+
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3)])
+def test_what_some_ranks_left_goes_on_over_others_to_the_vector_of_one_process(
+    base, plain, tmp_path, before, after
+):
+    """The whole way: a sharded step, a checkpoint, another number of ranks, the vector written by ranges."""
+    provenance, delta = plain
+    first, second = tmp_path / "first", tmp_path / "second"
+    context = context_of(first, processes_per_action=before, stopping=lambda: True)
+    with pytest.raises(InterruptedBuildError, match="after step 1, which is saved"):
+        train(base, first, context, **UNCLIPPED)
+    assert is_sharded(first / "checkpoints" / "checkpoint-1") == (before > 1)
+    shutil.copytree(first / "checkpoints", second / "checkpoints")
+    told, vector = train(base, second, context_of(second, processes_per_action=after), **UNCLIPPED)
+    assert (told["ranks"], told["resumed_from"], told["micro_batch"], told["steps"]) == (after, 1, 2, 4)
+    if after < 3:  # two micro-batches come to the same sum in either order, and to halves and back exactly
+        assert vector.read_bytes() == delta.read_bytes()
+    assert_near(vector, delta)
+    assert [e[1] for e in told["curve"]] == pytest.approx([e[1] for e in provenance["curve"]], rel=1e-6)
+    assert told["tokens"] == provenance["tokens"]
+    assert told["sharding"]["reduction"] == "float32"
+    assert [e["done"] for e in progress(second)] == [2, 3, 4]
+    json.dumps(told, allow_nan=False)
+
+
+def assert_near(vector, expected):
+    mine, theirs = load_file(vector), load_file(expected)
+    assert mine.keys() == theirs.keys()
+    assert all((mine[name] - theirs[name]).abs().max() < BOUND for name in theirs)
 
 
 def test_a_sharded_step_that_clips_is_one_process_within_a_rounding(base, tmp_path):
     plain, delta = train(base, tmp_path / "plain", **PLAIN)
     with alone() as ranks:
         provenance = train_rank(work_of(base, tmp_path / "rank", **PLAIN), ranks)
-    mine, theirs = load_file(tmp_path / "rank" / "out" / "delta"), load_file(delta)
-    assert all((mine[name] - theirs[name]).abs().max() < BOUND for name in theirs)
+    assert_near(tmp_path / "rank" / "out" / "delta", delta)
     assert [e[3] for e in provenance["curve"]] == pytest.approx([e[3] for e in plain["curve"]], rel=1e-5)
 
 
-def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_batch_is(
-    base, tmp_path, alone
-):
+def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_batch_is(base, tmp_path):
     """A last bit may be what a rounding to bfloat16 depends on, of one process as well."""
     bf16 = PLAIN | {"bf16": True}
     with alone() as ranks:
@@ -174,10 +191,19 @@ def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_
     assert [e[1] for e in of_ranks["curve"]] == pytest.approx([e[1] for e in plain["curve"]], rel=1e-6)
 
 
-def test_a_loss_that_is_no_number_is_told_with_its_rank(base, tmp_path):
-    told = pytest.raises(TrainingError, match=r"the loss is nan at optimizer step \d on rank 0")
-    with told, alone() as ranks:
-        train_rank(work_of(base, tmp_path, **PLAIN, learning_rate=1e30, warmup_steps=0), ranks)
+@pytest.mark.usefixtures("forked")
+def test_a_loss_that_is_no_number_is_told_with_its_rank(tmp_path):
+    base = prepare(tmp_path / "base", make_base(tmp_path / "made", tied=False, dtype="float32"))
+    rows = TokenRows.open(base / "train")
+    first, second, third, _ = RowOrder(rows.lengths, 4, PARAMS["seed"]).rows(
+        0
+    )  # of which the last two are of rank 1
+    odd = next(iter(set(rows[third][0][:-1].tolist()) - set(rows[first][0]) - set(rows[second][0])))
+    weights = load_file(file := base / "weights" / "model.safetensors")
+    weights["model.embed_tokens.weight"][odd] = torch.nan
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(TrainingError, match="the loss is nan at optimizer step 1 on rank 1"):
+        train(base, tmp_path / "work", context_of(tmp_path / "work", processes_per_action=2), **PLAIN)
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
@@ -189,11 +215,11 @@ def ended(monkeypatch, *attempts):
 
     def run(work, *_):
         machines.append(work.machine)
-        for rank, how in next(due).items():
+        for number, how in next(due).items():
             if isinstance(how, int):
-                (work.folder / launch.AGENT).write_text(json.dumps([[rank, how]]))
+                (work.folder / launch.AGENT).write_text(json.dumps([[number, how]]))
             else:
-                work.end(rank, how)
+                work.end(number, how)
 
     monkeypatch.setattr(launch, "_run", run)
     return machines
