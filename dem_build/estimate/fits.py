@@ -107,7 +107,12 @@ def _crowded(training: Training, shape: Shape, machine: Machine, space: Room, fr
     needs = memory(training.params, machine, training.length)
     if needs <= free:
         return None
-    ways = ((words, memory(*settings)) for words, settings in _ways(training, machine))
+    alone = machine.ranks(gpu=space.is_gpu) == 1
+    ways = (
+        (words, memory(*settings))
+        for words, settings in _ways(training, machine)
+        if alone or trained_over_ranks(settings[0])
+    )
     advice = next((f"{words} would need {gigabytes(n)}" for words, n in ways if n <= free), None)
     return _told(training.name, needs, space, free, advice)
 

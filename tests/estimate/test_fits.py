@@ -142,6 +142,16 @@ def test_a_warning_says_the_least_change_that_is_enough(having):
     assert warned(10**6)[0].endswith("nothing smaller fits")
 
 
+def test_of_several_gpus_no_way_out_is_told_that_they_refuse(having):
+    made = known(make_graph())
+    plan = made.plan(make_graph(rate=1e-4))
+    having(
+        100 * GB, 1_300_000_000
+    )  # which would be enough for half of Adafactor, and is not for half of AdamW
+    [text] = crowded(plan, Reading(made), Machine(gpus_per_action=2))
+    assert text.endswith("nothing smaller fits")
+
+
 def matched(rows=64):
     """A base and two datasets that are recorded, and a matched model that is due."""
     graph = make_graph(("math", "chat"))
