@@ -191,6 +191,15 @@ def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_
     assert [e[1] for e in of_ranks["curve"]] == pytest.approx([e[1] for e in plain["curve"]], rel=1e-6)
 
 
+def test_a_batch_that_nothing_divides_is_passed_in_micro_batches_all_the_same(base, tmp_path):
+    params = PLAIN | {"global_batch_size": 5, "max_steps": 3}  # of 14 rows: 5, 5 and 4
+    _, delta = train(base, tmp_path / "plain", **params)
+    with alone() as ranks:
+        told = train_rank(work_of(base, tmp_path / "rank", **params), ranks)
+    assert (told["micro_batch"], told["gradient_accumulation_steps"]) == (2, 3)
+    assert_near(tmp_path / "rank" / "out" / "delta", delta)
+
+
 @pytest.mark.usefixtures("forked")
 def test_a_loss_that_is_no_number_is_told_with_its_rank(tmp_path):
     base = prepare(tmp_path / "base", make_base(tmp_path / "made", tied=False, dtype="float32"))
@@ -246,6 +255,10 @@ def test_where_memory_ran_out_all_ranks_begin_again_with_half_the_micro_batch(mo
 
 FAKE = """
 import os, signal, time
+if os.environ["RANK"] == "0":
+    for process in (os.getppid(), os.getpid()):  # as a scheduler does: the driver says what follows
+        os.kill(process, signal.SIGTERM)
+time.sleep(0.5)
 if os.environ["RANK"] == "1":
     os.kill(os.getpid(), signal.SIGKILL)
 time.sleep(0.5)  # what a rank needs to see that it is alone
@@ -253,7 +266,9 @@ raise SystemExit(1)
 """
 
 
-def test_torchrun_starts_the_ranks_and_tells_which_was_killed(monkeypatch, tmp_path):
+def test_torchrun_starts_ranks_that_leave_a_schedulers_signal_to_the_driver_and_tells_which_was_killed(
+    monkeypatch, tmp_path
+):
     (tmp_path / "fake_rank.py").write_text(FAKE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(launch, "RANK", "fake_rank")

@@ -145,13 +145,17 @@ class TrainingRun:
         self.order = RowOrder(self.sequences.lengths, params["global_batch_size"], params["seed"])
         self.adapters: Adapters | None = None
         self.warnings: list[str] = []
-        self.micro_batch = largest_divisor(params["global_batch_size"], self._most_rows())
+        self.micro_batch = self._first_micro_batch()
         self.resumed_from = self._take_up()
         self.validation = _validation(inputs, params, context)
         self.progress = self.progress_type(
             context, self.order, self.sequences.lengths, self.seconds, self.ranks
         )
         self.trackers = Trackers(context, params, self.progress)
+
+    def _first_micro_batch(self) -> int:
+        """The rows of a micro-batch where nothing is known of how many fit."""
+        return largest_divisor(self.params["global_batch_size"], self._most_rows())
 
     def _most_rows(self) -> int:
         """The most sequences of a micro-batch: one, where the model would read a row by its neighbours."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -18,8 +17,6 @@ __all__ = ["main"]
 def main(folder: Path, ranks: int, module: str) -> None:
     """Run so many ranks of a folder, each of which is a module; those that failed are told in a file."""
     die_with_parent()
-    # A scheduler sends it to every process of a job, and the driver says what follows. The ranks inherit that.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         torchrun(["--standalone", "--nproc-per-node", str(ranks), "-m", module, str(folder)])
     except ChildFailedError as error:

@@ -56,6 +56,8 @@ WORK = "work.json"
 SHARDED = "optimizer.safetensors"
 LOOK_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
+LEFT_TO_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""A scheduler sends these to every process of a job; the driver says what follows, by the file `stop`."""
 SINGLE = "set gpus_per_action = 1 and processes_per_action = 1 in the machine file"
 MEMORY_HINT = (
     "set gradient_checkpointing = true in the machine file, train over more ranks, or lower max_length"
@@ -245,11 +247,16 @@ def _refused(params: Mapping[str, JSON]) -> list[str]:
 
 def _run(work: Work, context: Context, ranks: int) -> None:
     """Run the ranks to their end, which is the agent's."""
-    agent = subprocess.Popen(  # noqa: S603  our own interpreter and module
-        [sys.executable, "-P", "-m", f"{PACKAGE}.agent", str(work.folder), str(ranks), RANK],
-        stdin=subprocess.DEVNULL,
-        env=_environment(work.threads),
-    )
+    # What is blocked stays so in the agent and in its ranks: torchrun would end all of them at once.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_DRIVER)
+    try:
+        agent = subprocess.Popen(  # noqa: S603  our own interpreter and module
+            [sys.executable, "-P", "-m", f"{PACKAGE}.agent", str(work.folder), str(ranks), RANK],
+            stdin=subprocess.DEVNULL,
+            env=_environment(work.threads),
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         while agent.poll() is None:
             if context.stopping():

@@ -79,11 +79,13 @@ class RankRun(TrainingRun):
     ) -> None:
         self.rank, self.ranks = ranks, ranks.count
         super().__init__(inputs, params, context, rows)
-        # Any number goes: a rank without rows takes part with a blank one.
         size = params["global_batch_size"]
-        self.micro_batch = min(self.micro_batch, -(-size // ranks.count))
         self.dealt = Dealt(self.order, size, self.micro_batch, ranks.rank, ranks.count)
         self.sharded: Sharded | None = None
+
+    def _first_micro_batch(self) -> int:
+        """Any number goes: a rank without rows takes part with a blank one."""
+        return min(self._most_rows(), -(-self.params["global_batch_size"] // self.ranks))
 
     def _trainer(self) -> TokenTrainer:
         model, shapes = self._model(torch.device("cpu"))
