@@ -222,8 +222,8 @@ def trained_over_ranks(params: Mapping[str, JSON]) -> bool:
     return not _refused(params)
 
 
-def refuse_sharded(params: Mapping[str, JSON], ranks: int, name: str | None = None) -> None:
-    """Refuse what is not trained over several ranks; `name` is the action's, for the message.
+def refuse_sharded(params: Mapping[str, JSON], ranks: int) -> None:
+    """Refuse what is not trained over several ranks.
 
     Raises:
         TrainingError: It is such a training; the message names the key.
@@ -231,7 +231,7 @@ def refuse_sharded(params: Mapping[str, JSON], ranks: int, name: str | None = No
     if ranks > 1 and (named := _refused(params)):
         hint = f"{SINGLE}, or train all weights with adamw_torch_fused and without validation"
         raise TrainingError(
-            f"{named[0]} is not trained by several processes, and here are {ranks}", where=name, hint=hint
+            f"{named[0]} is not trained by several processes, and here are {ranks}", hint=hint
         )
 
 
