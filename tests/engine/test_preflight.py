@@ -9,7 +9,7 @@ import pytest
 from build_samples import Made, make_graph
 
 from dem_build.engine.preflight import refuse_missing, refuse_unsharded
-from dem_build.errors import TrainingError, UsageError
+from dem_build.errors import UsageError
 from dem_build.machine import Machine
 
 
@@ -45,9 +45,7 @@ def test_a_training_that_several_processes_do_not_know_is_refused_with_its_name(
     plan = made.plan(replace(graph, actions={**graph.actions, vector.name: changed}))
     refuse_unsharded(plan, Machine(gpus_per_action=2))  # which a machine without GPUs does not read
     for machine in (Machine(processes_per_action=2), Machine(gpus_per_action=2, engine="slurm")):
-        with pytest.raises(
-            TrainingError, match=f"{named} = .* is not trained by several processes"
-        ) as caught:
+        with pytest.raises(UsageError, match=f"{named} = .* is not trained by several processes") as caught:
             refuse_unsharded(plan, machine)
         assert caught.value.where == "vector:math"
 
