@@ -16,8 +16,9 @@ import torch.distributed as dist
 from finetune_samples import PARAMS, base, context_of, events, inputs_of, prepare, progress, train
 from safetensors.torch import load_file, save_file
 from tiny import make_base
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from dem_build.actions.finetune.ranks import launch, rank
+from dem_build.actions.finetune.ranks import launch, rank, sharding
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
 from dem_build.actions.finetune.ranks.rank import train_rank
@@ -198,6 +199,23 @@ def test_a_batch_that_nothing_divides_is_passed_in_micro_batches_all_the_same(ba
         told = train_rank(work_of(base, tmp_path / "rank", **params), ranks)
     assert (told["micro_batch"], told["gradient_accumulation_steps"]) == (2, 3)
     assert_near(tmp_path / "rank" / "out" / "delta", delta)
+
+
+def test_a_model_that_is_not_sharded_is_found_in_the_first_step(monkeypatch, base, tmp_path):
+    """As accelerate's plugin leaves it on a CPU: whole on every rank, which no loss shows."""
+    monkeypatch.setattr(sharding, "fully_shard", lambda *_, **__: None)
+    with pytest.raises(TrainingError, match="is not sharded in float32"), alone() as ranks:
+        train_rank(work_of(base, tmp_path, **PLAIN), ranks)
+
+
+def test_gradients_that_are_added_up_in_bfloat16_are_found_in_the_first_step(monkeypatch, base, tmp_path):
+    def narrow(**told):
+        return MixedPrecisionPolicy(**told | {"reduce_dtype": torch.bfloat16})
+
+    monkeypatch.setattr(sharding, "MixedPrecisionPolicy", narrow)
+    told = pytest.raises(TrainingError, match=r"not added up in float32 over the ranks: torch\.bfloat16")
+    with told, alone() as ranks:
+        train_rank(work_of(base, tmp_path, **PLAIN), ranks)
 
 
 @pytest.mark.usefixtures("forked")

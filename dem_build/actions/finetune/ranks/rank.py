@@ -85,7 +85,8 @@ class RankRun(TrainingRun):
 
     def _first_micro_batch(self) -> int:
         """Any number goes: a rank without rows takes part with a blank one."""
-        return min(self._most_rows(), -(-self.params["global_batch_size"] // self.ranks))
+        size: int = self.params["global_batch_size"]
+        return min(self._most_rows(), -(-size // self.ranks))
 
     def _trainer(self) -> TokenTrainer:
         model, shapes = self._model(torch.device("cpu"))
