@@ -201,6 +201,14 @@ def test_a_batch_that_nothing_divides_is_passed_in_micro_batches_all_the_same(ba
     assert_near(tmp_path / "rank" / "out" / "delta", delta)
 
 
+def test_packs_are_those_of_one_process(base, tmp_path):
+    params = UNCLIPPED | {"packing": True, "max_length": 48, "max_steps": 2}
+    _, delta = train(base, tmp_path / "plain", **params)
+    with alone() as ranks:
+        train_rank(work_of(base, tmp_path / "rank", **params), ranks)
+    assert_near(tmp_path / "rank" / "out" / "delta", delta)
+
+
 def test_a_model_that_is_not_sharded_is_found_in_the_first_step(monkeypatch, base, tmp_path):
     """As accelerate's plugin leaves it on a CPU: whole on every rank, which no loss shows."""
     monkeypatch.setattr(sharding, "fully_shard", lambda *_, **__: None)

@@ -244,12 +244,12 @@ class TrainingRun:
         with open_checkpoint(self.inputs.paths["base/weights"]) as base:
             shapes = delta_shapes(base)
         named_weights(model, shapes)  # a weight without a place is told now, not after hours
-        if isinstance(self.sequences, Packs):
-            refuse_mixing(model)
         return model, shapes
 
     def _trainer(self) -> TokenTrainer:
         model, shapes = self._model(device())
+        if isinstance(self.sequences, Packs):
+            refuse_mixing(model)
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)
         callbacks = [c for c in (self.validation, self.progress, self.trackers) if c is not None]
         try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
+from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.ranks.dealing import Dealt
 from dem_build.actions.finetune.ranks.launch import Work, die_with_parent
 from dem_build.actions.finetune.ranks.ranges import refuse_regrouped, write_rows
@@ -36,7 +37,6 @@ from dem_build.model.environment import (
     peak_memory,
     reset_peak_memory,
 )
-from dem_build.model.likelihood import look_at_logits
 from dem_build.step import Context
 
 if TYPE_CHECKING:
@@ -91,8 +91,11 @@ class RankRun(TrainingRun):
     def _trainer(self) -> TokenTrainer:
         model, shapes = self._model(torch.device("cpu"))
         refuse_regrouped(model, shapes)
-        look_at_logits(model)  # whole, and by all ranks: later, one alone may have as many logits
         self.sharded = Sharded(model, device(), self.rank, bf16=bool(self.params["bf16"]))
+        if isinstance(self.sequences, Packs):
+            # By all ranks together, on the device: an attention kernel may know no other.
+            refuse_mixing(model)
+            self.sharded.reshard()
         assert isinstance(self.progress, AgreedProgress)
         self.progress.sharded = self.sharded
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)

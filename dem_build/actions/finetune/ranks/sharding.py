@@ -97,6 +97,11 @@ class Sharded:
             if isinstance(module, FSDPModule):
                 module.set_all_reduce_hook(self._note_reduction)
 
+    def reshard(self) -> None:
+        """Keep this rank's rows alone again: after a pass without gradients the root's parameters stay whole."""
+        root: Any = self.model
+        root.reshard()
+
     def parameters(self) -> Iterator[tuple[str, Any]]:
         """Yield each parameter once, a tied one under its first name."""
         return self.model.named_parameters()

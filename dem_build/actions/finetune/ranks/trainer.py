@@ -22,6 +22,7 @@ from dem_build.actions.finetune.trainer import TokenTrainer
 from dem_build.errors import TrainingError
 from dem_build.model.batches import collate
 from dem_build.model.context_length import ceilings
+from dem_build.model.likelihood import look_at_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,6 +117,8 @@ class ShardedTrainer(TokenTrainer):
         self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None
     ) -> Any:
         """A micro-batch's part of the step's mean loss per token, times the ranks: they take the mean of gradients."""
+        # In the first pass of all ranks: later, one of them alone may have so many logits that it has to know.
+        look_at_logits(model)
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         return loss * self.sharded.ranks.count
 
