@@ -58,9 +58,7 @@ def refuse_regrouped(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
             raise TrainingError(what, hint=SINGLE)
 
 
-def write_rows(
-    sharded: Sharded, weights: Path, path: Path, digest: Digest, dtype: str
-) -> tuple[DeltaNorms, int]:
+def write_rows(sharded: Sharded, weights: Path, path: Path, digest: Digest, dtype: str) -> DeltaNorms:
     """Write the vector: this rank its rows of each tensor. All ranks must call this.
 
     Args:
@@ -71,7 +69,7 @@ def write_rows(
         dtype: Stored format, as of `write_delta`.
 
     Returns:
-        The vector's norms, and the bytes that this rank wrote.
+        The vector's norms.
 
     Raises:
         TrainingError: A value is not finite, or not all bytes were written.
@@ -98,7 +96,7 @@ def write_rows(
     if written != writer.nbytes:
         what = f"the ranks wrote {written:.0f} of the vector's {writer.nbytes} bytes"
         raise TrainingError(what, hint="a bug in dem: train with one process an action")
-    return DeltaNorms(math.sqrt(norm), math.sqrt(error), sum(map(math.prod, shapes.values()))), writer.written
+    return DeltaNorms(math.sqrt(norm), math.sqrt(error), sum(map(math.prod, shapes.values())))
 
 
 def _write_tensor(

@@ -31,7 +31,6 @@ from dem_build.errors import DemError, InterruptedBuildError
 from dem_build.model.context_length import refuse_longer
 from dem_build.model.environment import (
     device,
-    device_name,
     is_out_of_memory,
     memory_numbers,
     peak_memory,
@@ -111,7 +110,7 @@ class RankRun(TrainingRun):
         assert self.sharded is not None
         dtype = self.params["vector_dtype"]
         weights, path = self.inputs.paths["base/weights"], self.context.out / "delta"
-        norms, _ = write_rows(self.sharded, weights, path, self.inputs.digests["base/weights"], dtype)
+        norms = write_rows(self.sharded, weights, path, self.inputs.digests["base/weights"], dtype)
         peaks = [int(peak) for [peak] in self.rank.gathered([float(peak_memory(model.device))])]
         return (
             provenance_of(self, model, history, norms, dtype)
@@ -213,7 +212,7 @@ def _links() -> dict[str, Any]:
         return {}
     of: Any = torch.cuda.nccl
     driver = DRIVER.read_text(encoding="utf-8").splitlines()[0] if DRIVER.exists() else None
-    return {"nccl": ".".join(map(str, of.version())), "driver": driver, "gpus": device_name(device())}
+    return {"nccl": ".".join(map(str, of.version())), "driver": driver}
 
 
 if __name__ == "__main__":
