@@ -171,12 +171,18 @@ def assert_near(vector, expected):
     assert all((mine[name] - theirs[name]).abs().max() < BOUND for name in theirs)
 
 
-def test_a_sharded_step_that_clips_is_one_process_within_a_rounding(base, tmp_path):
+@pytest.mark.usefixtures("forked")
+def test_a_step_that_clips_is_the_same_bits_for_one_rank_and_two_and_one_process_within_a_rounding(
+    base, tmp_path
+):
     plain, delta = train(base, tmp_path / "plain", **PLAIN)
     with alone() as ranks:
         provenance = train_rank(work_of(base, tmp_path / "rank", **PLAIN), ranks)
     assert_near(tmp_path / "rank" / "out" / "delta", delta)
     assert [e[3] for e in provenance["curve"]] == pytest.approx([e[3] for e in plain["curve"]], rel=1e-5)
+    two, vector = train(base, tmp_path / "two", context_of(tmp_path / "two", processes_per_action=2), **PLAIN)
+    assert [e[3] for e in two["curve"]] == [e[3] for e in provenance["curve"]]
+    assert vector.read_bytes() == (tmp_path / "rank" / "out" / "delta").read_bytes()
 
 
 def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_batch_is(base, tmp_path):
