@@ -3,9 +3,7 @@
 python bench/large.py            tables of memory and disk; nothing runs
 python bench/large.py --search   passes of a search for ω on random models, each in a process of its own
 
-A rank of several GPUs is reckoned as FSDP2 would shard it, and nothing of that was run: weights, gradients and states
-divided by their number, activations and logits of its own micro-batch, and in place of a bfloat16 copy of the model
-those of two layers and of embedding and head, which are gathered.
+Of several GPUs it is what each of the ranks takes, as a plan has it. Nothing of that was measured.
 """
 
 from __future__ import annotations
@@ -25,14 +23,12 @@ from weights import SMOL, count, delta_tensors, shapes, write_weights
 from dem_build.checkpoint.delta import write_delta
 from dem_build.data.arrays import RowsWriter
 from dem_build.engine.pool import Slot
-from dem_build.estimate import Shape, training_disk, training_memory
+from dem_build.estimate import Shape, rank_memory, training_disk, training_memory
 from dem_build.estimate.memory import (
-    BYTES,
     CHECKPOINTS,
     PROCESS,
     Judging,
     held_by_search,
-    least_memory,
     search_memory,
 )
 from dem_build.machine import Machine
@@ -47,6 +43,7 @@ PARAMS = {
     "vector_dtype": "bfloat16",
     "packing": False,
 }
+SHARED = "adamw_torch_fused"
 OPTIMS = ("adamw_torch_fused", "adamw_8bit", "adafactor")
 LENGTH, ROWS = 1024, 4
 GPUS = (1, 2, 4, 8)
@@ -62,19 +59,14 @@ MACHINE = Machine(micro_batch=1, eval_batch_size=2)
 EVERY = 0.05
 
 
-def rank(shape: Shape, optim: str, machine: Machine, gpus: int) -> float:
-    """The bytes that each of several GPUs would hold."""
+def rank(shape: Shape, optim: str, machine: Machine, gpus: int) -> str:
+    """The gigabytes of each GPU; none where several do not train it."""
     params = PARAMS | {"optim": optim}
-    whole = training_memory(shape, params, machine, LENGTH)
     if gpus == 1:
-        return whole
-    copies = BYTES["bfloat16"] * shape.parameters
-    sharded = least_memory(shape.parameters, params)
-    if optim == "adamw_8bit":  # transformers keeps an embedding's states in 32 bits
-        sharded += 6 * shape.vocabulary * shape.hidden
-    embeddings = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden
-    gathered = BYTES["bfloat16"] * (2 * (shape.parameters - embeddings) / shape.layers + embeddings)
-    return sharded / gpus + (whole - sharded - copies) + gathered
+        return f"{training_memory(shape, params, machine, LENGTH) / 1e9:.1f}"
+    if optim != SHARED:
+        return "refused"
+    return f"{rank_memory(shape, params, machine, LENGTH, None, ranks=gpus) / 1e9:.1f}"
 
 
 def tables() -> None:
@@ -88,7 +80,7 @@ def tables() -> None:
             vector, scratch = training_disk(shape, PARAMS | {"optim": optim})
             for again in (False, True):
                 machine = Machine(micro_batch=ROWS, gradient_checkpointing=again)
-                cells = [f"{rank(shape, optim, machine, gpus) / 1e9:.1f}" for gpus in GPUS]
+                cells = [rank(shape, optim, machine, gpus) for gpus in GPUS]
                 cells += [f"{scratch / CHECKPOINTS / 1e9:.0f}", f"{vector / 1e9:.1f}"]
                 print(f"| {name}, {optim} | {'yes' if again else 'no'} | {' | '.join(cells)} |")
     print()

@@ -106,7 +106,11 @@ class Submit(BaseModel):
 
     cpus: int = Field(default=4, ge=1, description="CPU cores of a job.")
     gpus: int = Field(
-        default=1, ge=0, le=1, description="GPUs of a job that runs a model; 0 on a cluster without."
+        default=1,
+        ge=0,
+        le=1,
+        description="GPUs of a job that runs a model; 0 on a cluster without. A training gets `gpus_per_action` times "
+        "as many.",
     )
     memory_gb: int | None = Field(
         default=None, ge=1, description="Memory of a job's node. Default: a quarter more than is estimated."
@@ -147,7 +151,15 @@ class Machine(BaseModel):
         description="Actions that run at once. Default: one a set of GPUs, or one on a CPU-only machine.",
     )
     gpus_per_action: int = Field(
-        default=1, ge=1, description="GPUs that one training uses; more than one is refused for now."
+        default=1,
+        ge=1,
+        description="GPUs that one training uses, a process each: [several ranks](engines.md#several-gpus-an-action). "
+        "A machine without GPUs does not read it.",
+    )
+    processes_per_action: int = Field(
+        default=1,
+        ge=1,
+        description="Processes that one training uses on a machine without GPUs, to the same end.",
     )
     micro_batch: int = Field(default=8, ge=1, description="Most sequences in one forward and backward pass.")
     eval_batch_size: int = Field(
@@ -179,3 +191,7 @@ class Machine(BaseModel):
         default=(),
         description="Shared stores, each a table `[[remotes]]`; the first that has something counts.",
     )
+
+    def ranks(self, *, gpu: bool) -> int:
+        """How many processes a training has, a GPU each where there are any."""
+        return self.gpus_per_action if gpu else self.processes_per_action

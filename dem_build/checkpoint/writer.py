@@ -44,9 +44,16 @@ class Writer:
 
     Use it in a `with`: leaving it without an error closes the files, and is an error if a byte is missing.
 
+    Where several processes write the files, one of them calls `reserve`, then each enters a writer of its own with
+    `shared` set. Nothing is hashed then, and that all bytes came is for who knows what each wrote.
+
     Attributes:
         digests: The SHA-256 of each file, once the block was left without an error.
+        written: Of shared files, the bytes of tensors that this process wrote, once the block was left.
+        shared: Whether other processes write the same files.
     """
+
+    shared = False
 
     def __init__(self, files: Mapping[Path, Iterable[TensorSpec]], metadata: Mapping[str, str]) -> None:
         self.digests: Mapping[Path, Digest] = {}
@@ -54,19 +61,36 @@ class Writer:
         self._metadata = metadata
         self._places: dict[str, tuple[_HashedFile, int, TensorSpec]] = {}
         self._files: list[_HashedFile] = []
+        self.written = 0
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors."""
+        return sum(spec.nbytes for specs in self._specs.values() for spec in specs)
+
+    def reserve(self) -> None:
+        """Make the files, with their headers and room for the tensors, for processes that share them."""
+        for path, specs in self._specs.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            header = header_bytes(specs, self._metadata)
+            size = len(header) + sum(spec.nbytes for spec in specs)
+            with path.open("xb") as file:
+                _allocate(file.fileno(), size, path)
+                file.write(header)
 
     def __enter__(self) -> Self:
         for path, specs in self._specs.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             header = header_bytes(specs, self._metadata)
             offset, size = len(header), len(header) + sum(spec.nbytes for spec in specs)
-            file = _HashedFile(path, size)
+            file = _SharedFile(path, size) if self.shared else _HashedFile(path, size)
             self._files.append(file)
             for spec in specs:
                 self._places[spec.name] = (file, offset, spec)
                 offset += spec.nbytes
-            _allocate(file.descriptor, size, path)
-            file.write(0, memoryview(header))
+            if not self.shared:
+                _allocate(file.descriptor, size, path)
+                file.write(0, memoryview(header))
         self._flusher = _Flusher(self._files)
         return self
 
@@ -74,9 +98,10 @@ class Writer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         missing = sum(file.missing for file in self._files)
+        self.written = sum(file.written for file in self._files if isinstance(file, _SharedFile))
         try:
             self._flusher.stop()
-            if kind is None and not missing:
+            if kind is None and not missing and not self.shared:
                 self.digests = {file.path: file.digest() for file in self._files}
         finally:
             while self._files:
@@ -146,9 +171,11 @@ class _HashedFile:
         FileExistsError: There is a file already.
     """
 
+    opened = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self.descriptor = os.open(path, self.opened, 0o666)
         self._size = size
         self._whole = 0  # bytes that are there from the beginning on
         self._ahead: dict[int, int] = {}  # of what is there beyond them: start → stop
@@ -226,6 +253,28 @@ class _HashedFile:
                 raise OSError(f"{self.path} was cut off while it was written")
             self._hash.update(buffer[:count])
             self._hashed += count
+
+
+class _SharedFile(_HashedFile):
+    """A file that `Writer.reserve` made, into which other processes write too."""
+
+    opened = os.O_RDWR | os.O_CLOEXEC
+    written = 0
+
+    @property
+    def missing(self) -> int:
+        """None that this process knows of."""
+        return 0
+
+    def write(self, start: int, data: memoryview) -> None:
+        """Write bytes at a place that no other process writes."""
+        stop, left = start + len(data), data
+        while left:
+            left = left[os.pwrite(self.descriptor, left, stop - len(left)) :]
+        self.written += stop - start
+
+    def flush(self) -> None:
+        """Nothing: who shares a file flushes it as a whole."""
 
 
 class _Flusher:

@@ -123,14 +123,15 @@ def refuse_plan(session: Session) -> None:
     Raises:
         DemError: It cannot.
     """
-    from dem_build.engine.preflight import refuse_missing, refuse_unmergeable  # noqa: PLC0415
+    from dem_build.engine.preflight import refuse_missing, refuse_unmergeable, refuse_unsharded  # noqa: PLC0415
     from dem_build.estimate import refuse_unfit  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
     refuse_missing(session.plan, session.machine)
+    refuse_unsharded(session.plan, session.machine)
     if not session.call.keep_going:  # else one vector's failure stops nothing else, and it fails by itself
         refuse_unmergeable(session.plan)
     if session.machine.engine == "local":  # else what counts is the memory of machines that nobody here sees
-        refuse_unfit(session.plan)
+        refuse_unfit(session.plan, session.machine)
 
 
 def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -> tuple[int, dict[str, Any]]:

@@ -79,7 +79,7 @@ def plan(recipe: str, call: Call, *, check: bool) -> int:
     found = estimates(session.plan, session.store, session.machine)
     mixtures = budgets(session.plan)
     here = session.machine.engine == "local"  # else it runs in memory that nobody here sees
-    errors = unfit(session.plan) if here else []
+    errors = unfit(session.plan, session.machine) if here else []
     warnings = [] if errors or not here else crowded(session.plan, session.store, session.machine)
     shared = recorded_shared(session)
     if call.as_json:

@@ -78,9 +78,10 @@ def slots(machine: Machine) -> list[Slot]:
         machine: How many GPUs an action uses, and how many run at once.
 
     Raises:
-        UsageError: The machine has fewer GPUs than one action is to use.
+        UsageError: The machine has fewer GPUs than one action is to use, or has some and is to use processes.
     """
-    sets = _gpu_sets(gpus(), machine.gpus_per_action)
+    # Where jobs run what trains, an action of this machine uses one at most.
+    sets = _gpu_sets(gpus(), machine) if machine.engine == "local" else [(name,) for name in gpus()]
     count = machine.jobs or max(1, len(sets))
     count = min(count, len(sets)) if sets else count
     threads = max(1, _cpus() // count)
@@ -93,11 +94,16 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _gpu_sets(gpus: list[str], size: int) -> list[tuple[str, ...]]:
-    if gpus and size > 1:
-        hint = "training over several GPUs is not in this version of dem; several vectors train side by side"
-        raise UsageError(f"gpus_per_action = {size} is not possible yet", hint=hint)
-    return [tuple(gpus[i : i + size]) for i in range(0, len(gpus), size)]
+def _gpu_sets(gpus: list[str], machine: Machine) -> list[tuple[str, ...]]:
+    """Whole sets of GPUs: of those that are left over, no action has any use."""
+    size = machine.gpus_per_action
+    if gpus and machine.processes_per_action > 1:
+        what = f"processes_per_action = {machine.processes_per_action} is for a machine without GPUs, and here are some"
+        raise UsageError(what, hint="say gpus_per_action: a training has a process for each GPU")
+    if 0 < len(gpus) < size:
+        hint = "lower gpus_per_action in the machine file, or build where there are as many"
+        raise UsageError(f"gpus_per_action = {size}, and this machine has {len(gpus)}", hint=hint)
+    return [tuple(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from dem_build.actions.extract.lora import read_adapter, refuse_misfits
+from dem_build.actions.finetune.ranks.launch import refuse_sharded
 from dem_build.checkpoint.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from dem_build.errors import CheckpointError, UsageError
+from dem_build.errors import CheckpointError, TrainingError, UsageError
+from dem_build.hardware import gpus
 from dem_build.json_text import parse_json
 from dem_build.lock import hub
 from dem_build.plan import Status
@@ -20,7 +22,24 @@ if TYPE_CHECKING:
     from dem_build.machine import Machine
     from dem_build.plan import Plan
 
-__all__ = ["refuse_missing", "refuse_unmergeable"]
+__all__ = ["refuse_missing", "refuse_unmergeable", "refuse_unsharded"]
+
+
+def refuse_unsharded(plan: Plan, machine: Machine) -> None:
+    """Refuse a build with a training that cannot have as many processes as the machine file says.
+
+    Raises:
+        UsageError: There is one; the message names what of it does not go with several.
+    """
+    ranks = machine.ranks(gpu=bool(gpus()) if machine.engine == "local" else machine.submit.gpus > 0)
+    for verdict in plan.verdicts.values():
+        if verdict.action.kind.trains and verdict.status is not Status.HIT:
+            # A loss that is only watched is in no key, and taken all the same.
+            params = {**verdict.action.params, **verdict.action.watching}
+            try:
+                refuse_sharded(params, ranks)
+            except TrainingError as error:  # of the machine file, before anything runs
+                raise UsageError(error.what, where=verdict.action.name, hint=error.hint) from error
 
 
 def refuse_missing(plan: Plan, machine: Machine) -> None:

@@ -8,7 +8,15 @@ from __future__ import annotations
 from dem_build.estimate.due import Budget, budgets, on_gpu
 from dem_build.estimate.estimates import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
-from dem_build.estimate.memory import Rows, Shape, held_memory, seen_tokens, training_disk, training_memory
+from dem_build.estimate.memory import (
+    Rows,
+    Shape,
+    held_memory,
+    rank_memory,
+    seen_tokens,
+    training_disk,
+    training_memory,
+)
 from dem_build.estimate.transfer import Transfer, transfers
 
 __all__ = [
@@ -22,6 +30,7 @@ __all__ = [
     "estimates",
     "held_memory",
     "on_gpu",
+    "rank_memory",
     "refuse_unfit",
     "seen_tokens",
     "training_disk",

@@ -13,6 +13,7 @@ from dem_build.digest import Output, of_json
 from dem_build.errors import CheckpointError, DemError
 from dem_build.estimate.memory import (
     BYTES,
+    MASTER,
     MATCHING,
     PASS,
     PASSES,
@@ -21,6 +22,7 @@ from dem_build.estimate.memory import (
     Shape,
     held_memory,
     matching_memory,
+    rank_memory,
     seen_tokens,
     solving_memory,
     training_memory,
@@ -109,7 +111,14 @@ class Training:
     def memory(
         self, shape: Shape, params: Mapping[str, JSON], machine: Machine, length: int, *, gpu: bool
     ) -> int:
-        """The bytes that it needs with these parameters and this length, which may be others than its own."""
+        """The bytes that it needs with these parameters and this length, which may be others than its own.
+
+        Of several ranks it is what each needs of its GPU, or all together of this machine.
+        """
+        if (ranks := machine.ranks(gpu=gpu)) > 1:
+            each = rank_memory(shape, params, machine, length, self.rows, ranks=ranks)
+            # Each loads the whole base before it keeps its share: on a GPU that is in the machine's memory.
+            return each if gpu else ranks * (PROCESS + max(each, MASTER * shape.parameters))
         if gpu:
             return training_memory(shape, params, machine, length, self.rows)
         return held_memory(shape, params, machine, length, self.rows) + PROCESS

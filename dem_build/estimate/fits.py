@@ -6,12 +6,14 @@ there is. What an estimate says is too much is warned of, as estimates err.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from dem_build.actions.finetune.ranks.launch import trained_over_ranks
 from dem_build.errors import EvaluationError, TrainingError
 from dem_build.estimate.due import matchings, parameters_of, shape_of, trainings
 from dem_build.estimate.memory import BYTES, MASTER, STATES, is_lora, least_memory
-from dem_build.hardware import gigabytes, room
+from dem_build.hardware import gigabytes, gpus, room
 from dem_build.plan import Status
 
 if TYPE_CHECKING:
@@ -33,19 +35,20 @@ __all__ = ["crowded", "refuse_unfit", "unfit"]
 
 SMALLER = ("adamw_8bit", "adafactor")  # the nearest to AdamW first: its moments in 8 bits, then other ones
 SHORTEST = 64
+MORE_RANKS = (2, 4, 8)
 
 
-def refuse_unfit(plan: Plan) -> None:
+def refuse_unfit(plan: Plan, machine: Machine | None = None) -> None:
     """Refuse a build of which an action can never fit.
 
     Raises:
         ActionError: The first action that does not.
     """
-    for error in unfit(plan):
+    for error in unfit(plan, machine):
         raise error
 
 
-def unfit(plan: Plan) -> list[ActionError]:
+def unfit(plan: Plan, machine: Machine | None = None) -> list[ActionError]:
     """What is due and can never fit, each with the numbers and what would help."""
     due = [v for v in plan.verdicts.values() if v.status is not Status.HIT and v.action.kind.device]
     parameters = parameters_of(plan.verdicts.get("base")) if due else None
@@ -56,7 +59,13 @@ def unfit(plan: Plan) -> list[ActionError]:
     # What holds a whole model in memory. Composing does not: it takes a few megabytes of each tensor, or a layer.
     for verdict in (v for v in due if not v.action.kind.streams):
         kind = verdict.action.kind
-        judge = _untrainable if kind.trains else _unevaluable if kind.slopes is None else _untunable
+        judge = (
+            partial(_untrainable, 1 if machine is None else machine.gpus_per_action)
+            if kind.trains
+            else _unevaluable
+            if kind.slopes is None
+            else _untunable
+        )
         found.append(judge(verdict, parameters, space))
     return [error for error in found if error]
 
@@ -98,7 +107,12 @@ def _crowded(training: Training, shape: Shape, machine: Machine, space: Room, fr
     needs = memory(training.params, machine, training.length)
     if needs <= free:
         return None
-    ways = ((words, memory(*settings)) for words, settings in _ways(training, machine))
+    alone = machine.ranks(gpu=space.is_gpu) == 1
+    ways = (
+        (words, memory(*settings))
+        for words, settings in _ways(training, machine)
+        if alone or trained_over_ranks(settings[0])
+    )
     advice = next((f"{words} would need {gigabytes(n)}" for words, n in ways if n <= free), None)
     return _told(training.name, needs, space, free, advice)
 
@@ -123,17 +137,28 @@ def _ways(training: Training, machine: Machine) -> Iterator[tuple[str, Settings]
         yield shorter, ({**params, "optim": "adafactor"}, least, length)
 
 
-def _untrainable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
+def _untrainable(gpus_each: int, verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
     params = verdict.action.params
-    least = least_memory(parameters, params)
+    # Processes of one machine share its memory all the same.
+    ranks = gpus_each if space.is_gpu else 1
+    least = least_memory(parameters, params, ranks)
     if least <= space.total:
         return None
-    smaller = [*(("optim", optim) for optim in SMALLER), ("method", "lora")]
+    smaller = [*(("optim", optim) for optim in SMALLER), ("method", "lora")] if ranks == 1 else []
     needs = ((key, value, least_memory(parameters, {**params, key: value})) for key, value in smaller)
-    fitting = next((f'{k} = "{v}" needs {gigabytes(n)}' for k, v, n in needs if n <= space.total), None)
+    ways = [(f'{key} = "{value}" needs {gigabytes(n)}', n) for key, value, n in needs]
+    if space.is_gpu and trained_over_ranks(params):
+        more = (n for n in MORE_RANKS if ranks < n <= len(gpus()))
+        shared = ((n, least_memory(parameters, params, n)) for n in more)
+        ways = [
+            *((f"gpus_per_action = {n} needs {gigabytes(each)} of each", each) for n, each in shared),
+            *ways,
+        ]
+    fitting = next((words for words, n in ways if n <= space.total), None)
     held = "weights" if is_lora(params) else "weights, gradients and optimizer states"
+    of = f" of each of {ranks} GPUs" if ranks > 1 else ""
     return TrainingError(
-        f"cannot fit: {held} of {parameters:,} parameters take {gigabytes(least)}, "
+        f"cannot fit: {held} of {parameters:,} parameters take {gigabytes(least)}{of}, "
         f"and {space.place} has {gigabytes(space.total)} of memory",
         where=verdict.action.name,
         hint=f"{fitting} and may fit" if fitting else "take a smaller base, or a machine with more memory",

@@ -45,6 +45,7 @@ __all__ = [
     "is_lora",
     "least_memory",
     "matching_memory",
+    "rank_memory",
     "search_memory",
     "seen_tokens",
     "solving_memory",
@@ -190,12 +191,14 @@ class Rows:
     longest: int | None = None
 
 
-def least_memory(parameters: int, params: Mapping[str, JSON]) -> int:
+def least_memory(parameters: int, params: Mapping[str, JSON], ranks: int = 1) -> int:
     """The bytes without which a training cannot run, whatever its batches: weights, gradients, states.
 
-    Of low-rank adapters the weights, which stay as they are: the adapters themselves are next to nothing.
+    Of low-rank adapters the weights, which stay as they are: the adapters themselves are next to nothing. Of several
+    ranks, which share them, it is what one of them needs.
     """
-    return parameters * (MASTER + (0 if is_lora(params) else GRADIENT + STATES[params["optim"]]))
+    each = MASTER + (0 if is_lora(params) else GRADIENT + STATES[params["optim"]])
+    return -(-parameters * each // ranks)
 
 
 def is_lora(params: Mapping[str, JSON]) -> bool:
@@ -221,6 +224,35 @@ def _adapters(shape: Shape, params: Mapping[str, JSON]) -> Tensors:
         else [LINEAR_OF.get(n.rpartition(".")[2], ("hidden", "inner")) for n in wanted]
     )
     return [(shape.layers, rank * getattr(shape, side)) for sides in found for side in sides]
+
+
+def rank_memory(  # noqa: PLR0913  the arguments of one alone, and how many there are
+    shape: Shape,
+    params: Mapping[str, JSON],
+    machine: Machine,
+    length: int,
+    data: Rows | None,
+    *,
+    ranks: int,
+) -> int:
+    """The bytes that each of several ranks needs, on its GPU or of its process; other arguments as of one alone.
+
+    Weights, gradients and states are shared. What is gathered for a pass is not: embeddings, which stay until its end,
+    and two layers, one of which is awaited while the other computes.
+    """
+    trained, way = share_trained(data), _Pass.of(params, machine)
+    embeddings = (1 if shape.tied else 2) * shape.vocabulary * shape.hidden
+    layer = max(shape.parameters - embeddings, 0) / shape.layers
+    narrow = 2 if way.bf16 else MASTER
+    gathered = embeddings * (MASTER + (2 if way.bf16 else 0)) + 2 * layer * narrow
+    # Gradients are whole until they are added up: of a layer in the pass' precision, and once more to be sent.
+    passing = 2 * embeddings * GRADIENT + layer * (narrow + GRADIENT)
+    first = micro_batches(params, machine, length, data, ranks)[0]
+    return int(
+        least_memory(shape.parameters, params, ranks)
+        + gathered
+        + max(passing, _micro_batch(shape, first.tokens, trained, way))
+    )
 
 
 def training_memory(
@@ -273,21 +305,24 @@ class MicroBatch:
 
 
 def micro_batches(
-    params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None
+    params: Mapping[str, JSON], machine: Machine, length: int, data: Rows | None, ranks: int = 1
 ) -> list[MicroBatch]:
     """A step's first pass and, where there is one, its second; arguments are those of `training_memory`.
+
+    Of several ranks it is the passes of the first, which has the longest rows.
 
     Rows are taken to be spread evenly about their mean, and a step has its longest first. In the worst of steps, those
     of a pass are half as far below its longest as in the mean of steps.
     """
-    rows, of = min(machine.micro_batch, params["global_batch_size"]), params["global_batch_size"]
+    of = params["global_batch_size"]
+    rows = min(machine.micro_batch, -(-of // ranks))
     mean = float(length)
     if data and not params.get("packing"):  # packs are full, or nearly
         mean = min(data.tokens / max(data.rows, 1), mean)
     # From the longest row to the shortest it is twice as far as to the mean one, and a pass has this share of a step's
     # rows, sorted. Half of that way lies above the pass' mean row; half of it again, in the worst of steps.
     below = min(2 * (length - mean), length) * rows / of / 4
-    longest = [length, length - 2 * below] if rows < of else [length]
+    longest = [length, length - 2 * below] if rows * ranks < of else [length]
     return [MicroBatch(rows * most, rows * (most - below)) for most in longest]
 
 

@@ -143,7 +143,9 @@ def _run(record: Record, load: Workload) -> _Run | None:
     All its time counts, and a model is loaded in it. Of a run that went on from a checkpoint that is the last part
     alone, where its seconds on the device are of all parts.
     """
-    took = max(record.amount(name) or 0.0 for name in ("seconds", "device_seconds"))
+    # Of several GPUs, the seconds of all.
+    devices = record.count("ranks") or 1 if record.noted("nccl") else 1
+    took = max(record.amount("seconds") or 0.0, (record.amount("device_seconds") or 0.0) / devices)
     did = load.recorded(record)
     return _Run(did, took, str(record.noted("finished"))) if 0 < took <= LONGEST and did else None
 
@@ -154,6 +156,9 @@ def _runs_like(record: Record, machine: Machine) -> bool:
         if not str(record.noted("job") or "").startswith(f"{machine.engine} "):
             return False
     elif record.noted("host") != os.uname().nodename:
+        return False
+    # Of another number of ranks it tells nothing of this one: how much faster several are depends on what links them.
+    if KINDS[record.kind].trains and (record.count("ranks") or 1) != machine.ranks(gpu=on_gpu(machine)):
         return False
     device = record.noted("device")
     if not KINDS[record.kind].device or not isinstance(device, str):

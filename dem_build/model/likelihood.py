@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Change: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
 
-__all__ = ["MOST_LOGITS", "row_losses", "row_nll", "token_nll"]
+__all__ = ["MOST_LOGITS", "look_at_logits", "row_losses", "row_nll", "token_nll"]
 
 MOST_LOGITS = 1 << 28
 """Logits that are made at once: 1 GiB of float32. Fewer would cost time, and the layers' activations take as much."""
@@ -142,9 +142,15 @@ def _change_of(model: PreTrainedModel, tokens: int) -> Change | None:
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not hasattr(head, "weight") or tokens * _vocabulary(head) <= MOST_LOGITS:
         return None
-    if model not in _CHANGES:
-        _CHANGES[model] = _find_change(model, head)
+    look_at_logits(model)
     return _CHANGES[model]
+
+
+def look_at_logits(model: PreTrainedModel) -> None:
+    """Find out what the model does to its logits, once: else a pass does, when it first has many of them."""
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if model not in _CHANGES and hasattr(head, "weight"):
+        _CHANGES[model] = _find_change(model, head)
 
 
 def _vocabulary(head: Any) -> int:

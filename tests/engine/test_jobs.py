@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import slow_kind
 from slow_kind import slow_request
 
+from dem_build.actions import KINDS
 from dem_build.digest import Output
 from dem_build.engine.jobs import cluster as clusters
 from dem_build.engine.jobs import job as jobs
@@ -282,3 +284,12 @@ def test_what_the_scheduler_still_has_is_not_tidied_away(
     three.submit(slow_request("later", 1))
     three.answer("submitted as")
     assert (kept.is_dir(), name.exists()) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "each", "gpus"), [("finetune", 1, 4), ("loss", 1, 1), ("mix", 1, 0), ("finetune", 0, 0)]
+)
+def test_a_job_of_a_training_has_the_gpus_of_an_action(store: Store, name: str, each: int, gpus: int) -> None:
+    machine = Machine(engine="paper", gpus_per_action=4, submit={"gpus": each})  # type: ignore[arg-type]
+    job: Any = SimpleNamespace(requests=[SimpleNamespace(kind=KINDS[name])])
+    assert Cluster(Paper(), store, machine, {})._gpus(job) == gpus

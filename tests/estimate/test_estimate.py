@@ -30,11 +30,13 @@ from dem_build.estimate import (
     crowded,
     estimates,
     held_memory,
+    rank_memory,
     seen_tokens,
     training_disk,
     training_memory,
     unfit,
 )
+from dem_build.estimate.due import Training
 from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, Judging, held_by_search, search_memory
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
@@ -103,6 +105,43 @@ def test_memory_is_at_least_weights_gradients_and_moments():
     head = shape.vocabulary * shape.hidden  # of which a gradient is on its way
     assert memory(length=0) == shape.parameters * 18 + 6 * head  # 4 + 4 + 8, and 2 of autocast's copies
     assert memory(length=0, bf16=False) == shape.parameters * 16 + 4 * head
+
+
+def ranked(ranks, *, length=0, bf16=False, rows=8, **params):
+    told = TRAIN | {"bf16": bf16} | params
+    return rank_memory(Shape.of(LLAMA), told, Machine(micro_batch=rows), length, None, ranks=ranks)
+
+
+def test_ranks_share_weights_gradients_and_moments_and_nothing_else():
+    shape = Shape.of(LLAMA)
+    shared = 16 * shape.parameters
+    for length in (0, 1000):
+        alone = ranked(1, length=length, rows=1) - shared
+        for ranks in (2, 4, 8):
+            assert ranked(ranks, length=length, rows=1) == pytest.approx(alone + shared / ranks, abs=2)
+    # Of embeddings the whole and two gradients, and of layers two, and a gradient as it is made and as it is sent.
+    head = shape.vocabulary * shape.hidden
+    layer = (shape.parameters - head) / shape.layers
+    assert ranked(2) == pytest.approx(8 * shape.parameters + 12 * head + 16 * layer, abs=2)
+    assert ranked(2, length=1000, bf16=True) < ranked(2, length=1000)
+
+
+def test_a_rank_passes_its_own_rows():
+    assert ranked(4, length=100, global_batch_size=8) == ranked(4, length=100, global_batch_size=5)
+    assert ranked(4, length=100, global_batch_size=8) < ranked(4, length=100, global_batch_size=32)
+
+
+def test_a_training_by_several_ranks_is_planned_for_each_gpu_and_for_all_processes_of_a_cpu():
+    shape, training = Shape.of(LLAMA), Training("vector:math", TRAIN, 64, None)
+
+    def needs(machine, *, gpu):
+        return training.memory(shape, TRAIN, machine, 64, gpu=gpu)
+
+    several = Machine(gpus_per_action=4, processes_per_action=2)
+    assert needs(several, gpu=True) == rank_memory(shape, TRAIN, several, 64, None, ranks=4)
+    each = rank_memory(shape, TRAIN, several, 64, None, ranks=2)
+    assert needs(several, gpu=False) == 2 * (each + PROCESS)
+    assert needs(Machine(gpus_per_action=4), gpu=False) == needs(Machine(), gpu=False)
 
 
 @BOTH

@@ -56,6 +56,20 @@ def test_what_needs_all_memory_is_not_refused_and_one_byte_more_is(having):
         refuse_unfit(plan)
 
 
+def test_of_several_gpus_each_needs_its_share_and_processes_of_a_cpu_share_no_memory(having, monkeypatch):
+    plan, two = due(10**9), Machine(gpus_per_action=2, processes_per_action=2)
+    having(8 * GB)
+    assert unfit(plan, two) == []
+    monkeypatch.setattr(fits, "gpus", lambda: ["0", "1"])
+    assert unfit(plan)[0].hint == "gpus_per_action = 2 needs 8.0 GB of each and may fit"
+    having(8 * GB - 1)
+    [error] = unfit(plan, two)
+    assert "take 8.0 GB of each of 2 GPUs, and the GPU has 8.0 GB" in error.what
+    assert "more memory" in error.hint
+    having(8 * GB, gpu=False)
+    assert len(unfit(plan, two)) == 1
+
+
 def test_what_no_optimizer_makes_fit_needs_adapters_or_another_machine_or_base(having):
     having(7 * GB)
     assert unfit(due(10**9))[0].hint == 'method = "lora" needs 4.0 GB and may fit'
@@ -124,6 +138,16 @@ def test_a_warning_says_the_least_change_that_is_enough(having):
     assert "the GPU has 3.0 GB free; micro_batch = " in text
     assert "gradient_checkpointing = true with optim" in warned(2 * GB)[0]
     assert warned(10**6)[0].endswith("nothing smaller fits")
+
+
+def test_of_several_gpus_no_way_out_is_told_that_they_refuse(having):
+    made = known(make_graph())
+    plan = made.plan(make_graph(rate=1e-4))
+    having(
+        100 * GB, 1_300_000_000
+    )  # which would be enough for half of Adafactor, and is not for half of AdamW
+    [text] = crowded(plan, Reading(made), Machine(gpus_per_action=2))
+    assert text.endswith("nothing smaller fits")
 
 
 def matched(rows=64):

@@ -61,6 +61,7 @@ class RunState:
         threads: CPU threads.
         device: Name of the device.
         versions: Library → version.
+        ranks: Processes that trained together.
     """
 
     micro_batch: int
@@ -68,11 +69,12 @@ class RunState:
     threads: int
     device: str
     versions: dict[str, str]
+    ranks: int = 1
 
     @classmethod
-    def here(cls, micro_batch: int, seconds: float, device: torch.device) -> RunState:
-        """The state of a run of this process."""
-        return cls(micro_batch, seconds, torch.get_num_threads(), device_name(device), versions())
+    def here(cls, micro_batch: int, seconds: float, device: torch.device, ranks: int = 1) -> RunState:
+        """The state of a run of this process, and of those that train with it."""
+        return cls(micro_batch, seconds, torch.get_num_threads(), device_name(device), versions(), ranks)
 
     @classmethod
     def read(cls, checkpoint: Path) -> RunState:
@@ -83,6 +85,7 @@ class RunState:
         """What differs from `other` and may change the last bits of a result."""
         mine, others = ({**s.versions, "threads": s.threads, "device": s.device} for s in (self, other))
         mine["micro-batch"], others["micro-batch"] = self.micro_batch, other.micro_batch
+        mine["ranks"], others["ranks"] = self.ranks, other.ranks
         return [
             f"{name} {mine.get(name)} → {others[name]}" for name in others if mine.get(name) != others[name]
         ]
@@ -91,12 +94,21 @@ class RunState:
 class TrainingProgress(TrainerCallback):
     """Tells how far a training is, refuses a loss that is no number, and saves by the clock or when asked to stop.
 
+    Args:
+        context: The run's surroundings.
+        order: The rows of each step.
+        lengths: Tokens of each row.
+        seconds: Device-seconds of the runs before.
+        ranks: Processes that train together.
+
     Attributes:
         stopped: Whether training ended because the user asked to stop.
         speed: Tokens a second of the last step.
     """
 
-    def __init__(self, context: Context, order: RowOrder, lengths: NDArray[np.int64], seconds: float) -> None:
+    def __init__(
+        self, context: Context, order: RowOrder, lengths: NDArray[np.int64], seconds: float, ranks: int = 1
+    ) -> None:
         self.stopped = False
         self.speed = 0.0
         self.micro_batch = 0
@@ -104,12 +116,15 @@ class TrainingProgress(TrainerCallback):
         self._order = order
         self._lengths = lengths
         self._before = seconds  # of the runs that were interrupted
+        self._ranks = ranks
         self._started = self._stepped = self._saved = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Device-seconds until now, over all interruptions."""
-        return self._before + time.monotonic() - self._started
+        # Of each rank's GPU; a CPU is one device, however many processes share it.
+        devices = self._ranks if torch.cuda.is_available() else 1
+        return self._before + devices * (time.monotonic() - self._started)
 
     def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clocks of steps and checkpoints."""
@@ -169,7 +184,7 @@ class TrainingProgress(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Complete the checkpoint that Trainer wrote; only then remove what it replaces."""
         checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        run = RunState.here(self.micro_batch, self.seconds, args.device)
+        run = RunState.here(self.micro_batch, self.seconds, args.device, self._ranks)
         (checkpoint / RUN_STATE).write_text(json.dumps(dataclasses.asdict(run)), encoding="utf-8")
         keep(checkpoint)
         self._saved = time.monotonic()

@@ -15,6 +15,7 @@ from dem_build.actions.checkpoints import newest_complete, step_of
 from dem_build.actions.finetune.lora import Adapters
 from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.progress import RunState, Trackers, TrainingProgress
+from dem_build.actions.finetune.ranks.launch import is_sharded, ranks_of, train_on_ranks
 from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, TrainingEnded, Validation, arguments
 from dem_build.checkpoint.delta import DeltaNorms, delta_shapes, write_delta
 from dem_build.checkpoint.factors import write_factors
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["run"]
+__all__ = ["TrainingRun", "provenance_of", "run"]
 
 MOST_CURVE_POINTS = 500
 FACTORS = "float32"  # their type: they are small, and rounded they would be another product
@@ -68,6 +69,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     """
     torch.set_num_threads(context.threads)
     context.resident.clear()  # what another action left would take the room that training needs
+    ranks = ranks_of(context.machine)
+    # Also where one rank goes on from what several left.
+    if ranks > 1 or is_sharded(newest_complete(context.work / CHECKPOINTS)):
+        _free_memory()
+        return train_on_ranks(inputs, params, context, ranks)
     reset_peak_memory(device())
     try:
         return _fine_tune(inputs, params, context)
@@ -78,7 +84,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
     rows = TokenRows.open(inputs.paths["data/train"])
     refuse_longer(rows, inputs.paths["base/config"])
-    run = _Run(inputs, params, context, rows)
+    run = TrainingRun(inputs, params, context, rows)
     model, history = run.train()
     with (
         memory_told(TrainingError, "while writing the vector", "end what else takes memory, and build again"),
@@ -92,6 +98,17 @@ def _fine_tune(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> 
         else:
             tensors = _differences(named_weights(model, shapes), base)
             norms = write_delta(context.out / "delta", digest, shapes, tensors, dtype)
+    return provenance_of(run, model, history, norms, dtype)
+
+
+def provenance_of(
+    run: TrainingRun, model: PreTrainedModel, history: list[dict[str, Any]], norms: DeltaNorms, dtype: str
+) -> Provenance:
+    """What is worth knowing of a training and of its vector, which is stored in `dtype`.
+
+    Raises:
+        TrainingError: The vector is too large.
+    """
     if not math.isfinite(norms.norm):
         raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
     if norms.norm == 0:
@@ -107,8 +124,15 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-class _Run:
-    """One training from where it was left, over as many attempts as the memory makes necessary."""
+class TrainingRun:
+    """One training from where it was left, over as many attempts as the memory makes necessary.
+
+    Attributes:
+        ranks: Processes that train together; this is one of them.
+    """
+
+    ranks = 1
+    progress_type: type[TrainingProgress] = TrainingProgress
 
     def __init__(self, inputs: Inputs, params: Mapping[str, JSON], context: Context, rows: TokenRows) -> None:
         if not len(rows):
@@ -121,11 +145,17 @@ class _Run:
         self.order = RowOrder(self.sequences.lengths, params["global_batch_size"], params["seed"])
         self.adapters: Adapters | None = None
         self.warnings: list[str] = []
-        self.micro_batch = largest_divisor(params["global_batch_size"], self._most_rows())
+        self.micro_batch = self._first_micro_batch()
         self.resumed_from = self._take_up()
         self.validation = _validation(inputs, params, context)
-        self.progress = TrainingProgress(context, self.order, self.sequences.lengths, self.seconds)
+        self.progress = self.progress_type(
+            context, self.order, self.sequences.lengths, self.seconds, self.ranks
+        )
         self.trackers = Trackers(context, params, self.progress)
+
+    def _first_micro_batch(self) -> int:
+        """The rows of a micro-batch where nothing is known of how many fit."""
+        return largest_divisor(self.params["global_batch_size"], self._most_rows())
 
     def _most_rows(self) -> int:
         """The most sequences of a micro-batch: one, where the model would read a row by its neighbours."""
@@ -150,7 +180,7 @@ class _Run:
         # The user may have lowered it, and then means it.
         if left.micro_batch <= self.context.machine.micro_batch:
             self.micro_batch = left.micro_batch
-        here = RunState.here(self.micro_batch, self.seconds, device())
+        here = RunState.here(self.micro_batch, self.seconds, device(), self.ranks)
         if differences := left.differences(here):
             self.context.note(
                 f"resumed where something differs, so the vector's last bits may: {', '.join(differences)}"
@@ -202,17 +232,22 @@ class _Run:
             self.validation.choose(model, history)
         return model, history
 
-    def _trainer(self) -> TokenTrainer:
+    def _model(self, device: torch.device) -> tuple[PreTrainedModel, dict[str, tuple[int, ...]]]:
+        """The base in float32, ready to be trained; and the shapes of its files' tensors."""
         model = load_model(
             self.inputs.paths["base/weights"],
             self.inputs.paths["base/config"],
             dtype=torch.float32,
-            device=device(),
+            device=device,
             attn_implementation=self.context.machine.attn_implementation,
         )
         with open_checkpoint(self.inputs.paths["base/weights"]) as base:
             shapes = delta_shapes(base)
         named_weights(model, shapes)  # a weight without a place is told now, not after hours
+        return model, shapes
+
+    def _trainer(self) -> TokenTrainer:
+        model, shapes = self._model(device())
         if isinstance(self.sequences, Packs):
             refuse_mixing(model)
         told = arguments(self.params, self.context.machine, self.micro_batch, self.context.work)

@@ -302,7 +302,7 @@ class Cluster:
             name=first.name + more,
             mark=job.folder.name,
             cpus=asked.cpus,
-            gpus=asked.gpus if any(request.kind.device for request in job.requests) else 0,
+            gpus=self._gpus(job),
             memory=asked.memory_gb * 10**9
             if asked.memory_gb
             else None
@@ -310,6 +310,13 @@ class Cluster:
             else int(memory * SPARE),
             minutes=minutes,
         )
+
+    def _gpus(self, job: _Job) -> int:
+        """The GPUs of a job: those of a training, or one for what else runs a model."""
+        if not any(request.kind.device for request in job.requests):
+            return 0
+        trains = any(request.kind.trains for request in job.requests)
+        return self._machine.submit.gpus * (self._machine.gpus_per_action if trains else 1)
 
     def _heed_stops(self) -> None:
         with self._lock:
