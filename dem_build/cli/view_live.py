@@ -59,8 +59,9 @@ class LiveListener(PlainListener):
         if self._total:
             self.console.print()
 
-    def action_started(self, verdict: Verdict) -> None:
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
         """Add a live line."""
+        del pid
         self._begin(verdict.action)
         self._start()
 

@@ -400,7 +400,7 @@ class _Build:
             return
         if reply.answer is Answer.STARTED:
             tail.follow(reply.work)
-            self.listener.action_started(verdict)
+            self.listener.action_started(verdict, message.worker.pid)
             return
         # What it said comes before the news that it ended, on every screen.
         self._follow_events()
@@ -545,13 +545,18 @@ class _Build:
             self.asked_at = time.monotonic()
         for name, verdict in list(self.held.items()):
             assert verdict.key is not None
+            # Before the record, which is there when a lease is given back.
+            free = (asks or not shared) and self.store.leases.holder(verdict.key) is None
             record = self.store.records.lookup(verdict.key)
             if record is not None:
                 del self.held[name]
                 self._settle(self._found(verdict, record))
-            elif (asks or not shared) and self.store.leases.holder(verdict.key) is None:
+            elif free:
                 del self.held[name]  # it gave up or died: the action is ours to run
                 self.due[name] = verdict
+                if not shared:  # else a lease of the remote may still be another's
+                    told = "who was at work on it ended without a result"
+                    self.listener.action_event(verdict.action, {"event": "note", "message": told})
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
                 self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))

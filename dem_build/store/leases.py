@@ -86,8 +86,16 @@ class Holder:
         )
 
     def __str__(self) -> str:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host} (since {since})"
+        today = time.localtime(self.since)[:3] == time.localtime()[:3]
+        return self.dated if not today else self._told("%H:%M:%S")
+
+    @property
+    def dated(self) -> str:
+        """Who it is, for whoever reads that on another day."""
+        return self._told("%Y-%m-%d %H:%M:%S")
+
+    def _told(self, form: str) -> str:
+        return f"process {self.pid} on {self.host} (since {time.strftime(form, time.localtime(self.since))})"
 
     def document(self, version: str) -> dict[str, JSON]:
         """What is written of it, with the field `version` that says what the file is."""

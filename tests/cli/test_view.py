@@ -22,6 +22,7 @@ from dem_build.cli.view_live import LiveListener
 from dem_build.cli.view_plan import plan_table
 from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table, say_lines
 from dem_build.cli.view_text import render_error, say, shorten
+from dem_build.cli.view_work import WorkLines
 from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
 from dem_build.plan import History, decide
@@ -255,6 +256,31 @@ def test_an_action_that_another_process_runs_is_named_once_with_its_holder(graph
     lines = [squeezed(line) for line in console.file.getvalue().splitlines()]
     assert lines.count("… vector:math waiting: process 4711 on gpu-3") == 1
     assert lines[-1] == "• vector:math built by another process"
+
+
+def test_a_worker_says_when_in_which_process_from_where_on_and_what_is_left(graph):
+    vector = graph.actions["vector:math"]
+    console = a_log()
+    following = follow(
+        console,
+        graph,
+        (*started(graph, "vector:math"), 4711),
+        ("action_event", vector, {"event": "resumed", "step": 12}),
+        ("action_event", vector, {"event": "note", "message": "rows were dropped"}),
+        listener=WorkLines,
+    )
+    counts = {"ran": 3, "recorded": 2, "failed": 0, "left": 0}
+    following.ended(counts, 62.0, 0, None)
+    following.ended(counts | {"left": 1}, 62.0, 0, None)
+    lines = [squeezed(line) for line in console.file.getvalue().splitlines()]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d .+", line) for line in lines)
+    assert [line[9:] for line in lines[1:]] == [
+        "▸ vector:math started in process 4711",
+        "note: vector:math: goes on from step 12 of an earlier run",
+        "note: vector:math: rows were dropped",
+        "3 ran, 2 recorded; 1m 02s; all is recorded, and `dem build` publishes it",
+        "3 ran, 2 recorded, 1 left; 1m 02s",
+    ]
 
 
 def test_actions_that_the_plan_called_recorded_are_not_said_again(graph):

@@ -60,7 +60,7 @@ def run(machine, interrupt, events):
     listener: Any = SimpleNamespace(
         action_event=lambda action, event: events.append((action.name, event)),
         action_ended=lambda _: None,
-        action_started=lambda verdict: events.append((verdict.action.name, "started")),
+        action_started=lambda verdict, _: events.append((verdict.action.name, "started")),
         stopping=lambda: None,
     )
     plan = make_plan(GRAPH, machine.store.records, History())

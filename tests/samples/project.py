@@ -207,7 +207,9 @@ class Calls:
 
 def record(recipe: Path) -> None:
     """Record made-up results for every action of a recipe."""
-    code = "import sys; from pathlib import Path; from scaled import record_made_up as r; r(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from scaled import record_made_up as r; r(Path(sys.argv[1]))"
+    )
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"DEM_HINTS": str(recipe.parent / "hints"), "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code, recipe], check=True, env=environment, cwd=recipe.parent)

@@ -173,9 +173,9 @@ class Pushing:
         """Tell the other one."""
         self._listener.build_started(plan)
 
-    def action_started(self, verdict: Verdict) -> None:
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
         """Tell the other one."""
-        self._listener.action_started(verdict)
+        self._listener.action_started(verdict, pid)
 
     def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
         """Tell the other one."""

@@ -147,7 +147,7 @@ class RemoteLeases:
         return f"{self._prefix(key)}{number}"
 
     def _written(self, holder: Holder) -> bytes:
-        return json.dumps({**holder.document(_VERSION), "who": str(holder), "beat": self._beats}).encode()
+        return json.dumps({**holder.document(_VERSION), "who": holder.dated, "beat": self._beats}).encode()
 
 
 def _told(held: bytes) -> str:
