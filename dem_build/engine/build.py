@@ -398,6 +398,9 @@ class _Build:
         if reply.answer is Answer.TOLD:
             self.listener.action_event(verdict.action, {"event": "note", "message": reply.what})
             return
+        if reply.answer is Answer.QUEUED:
+            self.listener.action_event(verdict.action, {"event": "queued", "message": reply.what})
+            return
         if reply.answer is Answer.STARTED:
             tail.follow(reply.work)
             self.listener.action_started(verdict, message.worker.pid)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from build_samples import ACC, LOSS, Made, make_graph, outcome_of
@@ -18,7 +19,7 @@ from rich.text import Text
 from dem_build.actions.tune.read import Tuned, Tuning, read_tuning
 from dem_build.cli.build import make_listener
 from dem_build.cli.view_lines import PlainListener, Progress
-from dem_build.cli.view_live import LiveListener
+from dem_build.cli.view_live import MOST_WAITING, LiveListener
 from dem_build.cli.view_plan import plan_table
 from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table, say_lines
 from dem_build.cli.view_text import render_error, say, shorten
@@ -258,6 +259,36 @@ def test_an_action_that_another_process_runs_is_named_once_with_its_holder(graph
     assert lines[-1] == "• vector:math built by another process"
 
 
+def test_a_job_that_waits_again_has_a_live_line_that_says_so_in_place_of_old_figures(graph):
+    vector = graph.actions["vector:math"]
+    console = a_terminal(100)
+    queued = {"event": "queued", "message": "slurm job 4: pending"}
+
+    def live(following):
+        console.file.truncate(0)
+        following._live.refresh()
+        return squeezed(shown(console))
+
+    with LiveListener(console) as following:
+        following.build_started(Made().plan(graph))
+        following.action_event(vector, queued)
+        assert "… vector:math waiting: slurm job 4: pending" in live(following)
+        following.action_started(decide(vector, {}, Made(), History()))
+        following.action_event(vector, event(1, 4, time.time(), loss=2.5))
+        assert "1/4 steps" in (text := live(following))
+        assert "waiting" not in text
+        following.action_event(vector, queued)  # preempted
+        assert "1/4 steps" not in (text := live(following))
+        assert "waiting: slurm job 4: pending" in text
+        for number in range(MOST_WAITING + 2):
+            following.action_event(replace(vector, name=f"loss:base:{number}"), queued)
+        assert "… and 3 more wait" in (text := live(following))
+        assert text.count("waiting:") == MOST_WAITING
+    console = a_log()
+    follow(console, graph, ("action_event", vector, queued))
+    assert "slurm job 4" not in console.file.getvalue()
+
+
 def test_a_worker_says_when_in_which_process_from_where_on_and_what_is_left(graph):
     vector = graph.actions["vector:math"]
     console = a_log()
@@ -492,7 +523,7 @@ def test_the_last_lines_say_what_was_cached_what_ran_and_where_the_model_is():
     closing_lines(outcome, results, "out/a-rather-long-name/model", console)
     assert [squeezed(line) for line in console.file.getvalue().splitlines()[1:]] == [
         "cached 6",
-        "ran 2 in 25s: vector:math, model",
+        "ran 2, 25s of work: vector:math, model",
         f"model out/a-rather-long-name/model sha256 {results.model_digest[:12]}",
     ]
 

@@ -80,7 +80,11 @@ class Driver:
         """The next reply that says something; by default the next one that ends an action."""
         while True:
             reply: Reply = self.inbox.get(timeout=20).reply
-            if said in reply.what if said else reply.answer not in (Answer.TOLD, Answer.STARTED):
+            if (
+                said in reply.what
+                if said
+                else reply.answer not in (Answer.TOLD, Answer.STARTED, Answer.QUEUED)
+            ):
                 return reply
 
 

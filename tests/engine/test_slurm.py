@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,7 +71,7 @@ class Driver:
         while True:
             reply: Reply = self.inbox.get(timeout=60).reply
             self.said.append(reply)
-            if reply.answer in (answers or set(Answer) - {Answer.STARTED, Answer.TOLD}):
+            if reply.answer in (answers or set(Answer) - {Answer.STARTED, Answer.TOLD, Answer.QUEUED}):
                 return reply
 
     @property
@@ -135,8 +136,11 @@ def test_trainings_have_a_job_each_and_the_rest_shares_one(
     one = driver()
     one.submit(*short, *trainings)
     assert {one.answer().answer for _ in range(5)} == {Answer.DONE}
-    handles = {line.rpartition(" ")[2] for line in one.told.splitlines() if line.startswith("submitted")}
-    assert len(handles) == 3
+    submitted = [line for line in one.told.splitlines() if line.startswith("submitted")]  # a line a job
+    assert (
+        len(submitted) == len({re.match(r"submitted as slurm job (\d+)", line)[1] for line in submitted}) == 3
+    )  # type: ignore[index]
+    assert [line.partition(", with ")[2] for line in submitted if "with" in line] == ["b, c"]
     assert all(store.records.lookup(r.key) for r in short + trainings)
     slurm.wait(lambda: not list((store.root / "jobs").iterdir()))  # nobody needs them any more
 
@@ -191,6 +195,11 @@ def test_a_preempted_job_is_queued_again_and_goes_on_from_its_checkpoint(
     assert one.answer().answer is Answer.DONE
     assert began(store, request) >= 3
     assert "was stopped; its state is saved" in one.told
+    # Who looks sees that it waits again, until it has begun again.
+    answers = [reply.answer for reply in one.said if reply.answer is not Answer.TOLD]
+    again = answers.index(Answer.STARTED) + 1
+    assert answers[again] is Answer.QUEUED
+    assert answers[-2:] == [Answer.STARTED, Answer.DONE]
     assert one.told.count("submitted") == 1  # Slurm ran it again, not we
 
 

@@ -70,6 +70,7 @@ class JobWorker(Worker):
     def __init__(self, slot: Slot, cluster: Cluster, inbox: queue.Queue[Message]) -> None:
         super().__init__(slot, (), inbox)
         self.told = 0
+        self.begun = False
         self.stopped = False
         self._cluster = cluster
         self._run: object = None
@@ -84,7 +85,9 @@ class JobWorker(Worker):
         self._cluster.accept(self)
 
     def reply(self, reply: Reply) -> None:
-        """Pass on what became of its action."""
+        """Pass on what became of its action, or how that stands."""
+        if reply.answer in (Answer.STARTED, Answer.QUEUED):
+            self.begun = reply.answer is Answer.STARTED
         self._inbox.put(Message(self, reply, self._run))
 
     def runs_in(self, process: object) -> bool:
@@ -247,6 +250,7 @@ class Cluster:
                 return True
         job.workers[request.key] = worker
         worker.reply(Reply(Answer.TOLD, what=f"found again as {self._called(job)}"))
+        worker.reply(Reply(Answer.QUEUED, what=self._called(job)))
         return True
 
     def _submit(self, workers: Sequence[JobWorker]) -> None:
@@ -264,7 +268,10 @@ class Cluster:
         for worker in workers:
             assert worker.request is not None
             job.workers[worker.request.key] = worker
-            worker.reply(Reply(Answer.TOLD, what=f"submitted as {self._called(job)}"))
+            worker.reply(Reply(Answer.QUEUED, what=self._called(job)))
+        beside = ", ".join(request.name for request in requests[1:])
+        told = f"submitted as {self._called(job)}" + (f", with {beside}" if beside else "")
+        workers[0].reply(Reply(Answer.TOLD, what=told))
 
     def _start(self, job: _Job, *workers: JobWorker) -> bool:
         """Hand a job to the scheduler; where it is refused its workers fail."""
@@ -348,6 +355,7 @@ class Cluster:
                     worker.reply(
                         Reply(Answer.TOLD, what=f"{self._called(job)} was stopped; its state is saved")
                     )
+                    worker.reply(Reply(Answer.QUEUED, what=f"{self._called(job)}: stopped"))
                     continue
                 worker.reply(reply)
                 if reply.answer is not Answer.STARTED:
@@ -387,9 +395,13 @@ class Cluster:
                 self._look_after(job)
 
     def _note(self, job: _Job, state: str) -> None:
-        if job.state and state != job.state:
-            for worker in job.workers.values():
-                worker.reply(Reply(Answer.TOLD, what=f"{self._called(job)}: {state.lower()}"))
+        what = f"{self._called(job)}: {state.lower()}"
+        for worker in job.workers.values() if state != job.state else ():
+            # How a job waits is for who looks now. Once it has begun, a change is seldom, and worth a line.
+            if not worker.begun:
+                worker.reply(Reply(Answer.QUEUED, what=what))
+            elif job.state and state.lower() not in ("running", "completing"):
+                worker.reply(Reply(Answer.TOLD, what=what))
         job.missed, job.state = 0, state
 
     def _look_after(self, job: _Job) -> None:
@@ -432,6 +444,7 @@ class Cluster:
         if self._start(job):
             for worker in job.workers.values():
                 worker.reply(Reply(Answer.TOLD, what=f"{what}: submitted again as {self._called(job)}"))
+                worker.reply(Reply(Answer.QUEUED, what=self._called(job)))
 
     # Files.
 
