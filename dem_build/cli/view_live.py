@@ -117,7 +117,7 @@ class LiveListener(PlainListener):
         others = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)  # whose texts are no bars
         for name, what in waiting[:MOST_WAITING]:
             mark = Text(MARKS["waits"], STYLES["waits"])
-            text = Text(f"waiting: {joined(what)}", "dim", no_wrap=True, overflow="ellipsis")
+            text = Text(joined(what), "dim", no_wrap=True, overflow="ellipsis")
             others.add_row(self._head(mark, name), text)
         took = quantities.duration(time.monotonic() - self._began)
         grid = Table.grid()

@@ -35,6 +35,7 @@ __all__ = [
     "Lease",
     "Leases",
     "clock",
+    "has_died",
     "is_alive",
     "parse_holder",
 ]
@@ -143,6 +144,13 @@ def is_alive(holder: Holder, path: Path, layout: CacheLayout) -> bool:
         return False
     # A time to come as well: a clock was set back since, and who lives touches its file by the clock that is now.
     return abs(clock(layout) - touched) < SILENT_SECONDS
+
+
+def has_died(holder: Holder) -> bool:
+    """Whether a holder was a process of this host and pid namespace that is no more; of all others nothing is known."""
+    me = Holder.me()
+    here = bool(me.boot_id) and (holder.boot_id, holder.pid_namespace) == (me.boot_id, me.pid_namespace)
+    return here and _start_time(holder.pid) != holder.start_time
 
 
 def clock(layout: CacheLayout) -> float:

@@ -272,18 +272,18 @@ def test_a_job_that_waits_again_has_a_live_line_that_says_so_in_place_of_old_fig
     with LiveListener(console) as following:
         following.build_started(Made().plan(graph))
         following.action_event(vector, queued)
-        assert "… vector:math waiting: slurm job 4: pending" in live(following)
+        assert "… vector:math slurm job 4: pending" in live(following)
         following.action_started(decide(vector, {}, Made(), History()))
         following.action_event(vector, event(1, 4, time.time(), loss=2.5))
         assert "1/4 steps" in (text := live(following))
-        assert "waiting" not in text
+        assert "slurm job" not in text
         following.action_event(vector, queued)  # preempted
         assert "1/4 steps" not in (text := live(following))
-        assert "waiting: slurm job 4: pending" in text
+        assert "slurm job 4: pending" in text
         for number in range(MOST_WAITING + 2):
             following.action_event(replace(vector, name=f"loss:base:{number}"), queued)
         assert "… and 3 more wait" in (text := live(following))
-        assert text.count("waiting:") == MOST_WAITING
+        assert text.count("slurm job 4") == MOST_WAITING
     console = a_log()
     follow(console, graph, ("action_event", vector, queued))
     assert "slurm job 4" not in console.file.getvalue()
