@@ -461,7 +461,9 @@ class Recipe(Table):
         """Tables (`datasets.chat.train`) whose own `method` is trained at a rate that [train] has for another one."""
         if "learning_rate" not in self.train.model_fields_set:
             return []
-        owners = {f"datasets.{name}": dataset for name, dataset in self.datasets.items()}
+        owners: dict[str, Dataset | Baseline | Trunk | Heal] = {
+            f"datasets.{n}": d for n, d in self.datasets.items()
+        }
         owners |= {f"baselines.{name}": b for name, b in self.baselines.items() if b.method == "mixing"}
         owners |= {
             name: stage for name, stage in (("trunk", self.trunk), ("heal", self.heal)) if stage is not None

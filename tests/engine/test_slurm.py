@@ -17,7 +17,7 @@ from slow_kind import slow_request
 from slurm_cluster import SlurmCluster, require_slurm
 
 from dem_build.engine.jobs.cluster import Cluster, JobWorker, Needs
-from dem_build.engine.jobs.scheduler import open_scheduler
+from dem_build.engine.jobs.scheduler import Resources, SchedulerError, open_scheduler
 from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.machine import Machine
 from dem_build.store import Store
@@ -149,6 +149,7 @@ def test_a_job_asks_for_what_its_action_is_expected_to_take(slurm: SlurmCluster,
     request = slow_request("asks", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SUBMIT, "memory_gb", None)
+        patch.setitem(SUBMIT, "gpus", 1)
         one = Driver(store, {}, {"asks": Needs(memory=400 << 20, seconds=3600.0)})
     one.submit(request)
     assert one.answer(Answer.TOLD)
@@ -158,6 +159,7 @@ def test_a_job_asks_for_what_its_action_is_expected_to_take(slurm: SlurmCluster,
     one.cluster.close()
     assert "TimeLimit=02:10:00" in said  # twice the hour, and ten minutes
     assert "mem=500M" in said  # a quarter more
+    assert "TresPerNode=gres:gpu:1" in said
     assert f"Comment={folder}" in said
     assert "Requeue=1" in said
 
@@ -247,6 +249,17 @@ def test_a_job_that_is_gone_is_submitted_again_and_adopts_its_checkpoint(
     assert "submitted again as slurm job" in one.told
 
 
+def test_more_gpus_than_a_node_has_are_refused_and_as_many_as_it_has_are_seen(
+    slurm: SlurmCluster, store: Store, tmp_path: Path
+) -> None:
+    scheduler = open_scheduler(Machine(engine="slurm"))
+    command = ("bash", "-c", f"echo $CUDA_VISIBLE_DEVICES > {tmp_path}/seen")
+    with pytest.raises(SchedulerError, match="node configuration is not available"):
+        scheduler.submit(command, Resources("three", f"{store.root.parent}-3", gpus=3), tmp_path / "log")
+    scheduler.submit(command, Resources("two", f"{store.root.parent}-2", gpus=2), tmp_path / "log")
+    assert slurm.wait(lambda: (tmp_path / "seen").exists() and (tmp_path / "seen").read_text()) == "0,1\n"
+
+
 def test_what_is_lost_each_time_fails_at_last(
     driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +269,12 @@ def test_what_is_lost_each_time_fails_at_last(
     reply = one.answer()
     assert reply.answer is Answer.DIED
     assert one.told.count("submitted again") == 1
+    # Without cgroups Slurm cannot tell what killed it.
+    assert (
+        "was killed (SIGKILL): out of memory, which Slurm tells with cgroups only, or by somebody"
+        in reply.what
+    )
+    assert "raise `memory_gb` in [submit]" in str(reply.hint)
 
 
 def test_a_second_driver_finds_the_jobs_of_one_that_died(
