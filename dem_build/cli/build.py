@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dem_build.engine.outcome import Listener, Outcome
     from dem_build.recipe import Recipe
     from dem_build.report.gates import GateResult
+    from dem_build.store.remote.leases import RemoteLeases
 
 __all__ = ["GRAVITY", "build", "make_listener", "refuse_plan", "run_plan"]
 
@@ -142,12 +143,16 @@ def _build_one(named: str, call: Call, console: Console, interrupt: Interrupt) -
             if not call.locked and not call.overrides:  # the lock is of the recipe as it is written
                 session.save_lock()
             session.save_root()
-            pusher = session.sharing.pusher(session.store)
+            leases = None if session.plan.up_to_date else session.sharing.leases()
+            if leases is not None:
+                within.callback(leases.close)
+            after = leases.release if leases is not None else lambda _: None
+            pusher = session.sharing.pusher(session.store, after)
             try:
                 with make_listener(console) as listener:
                     session.sharing.console = listener.console
                     followed = listener if pusher is None else Pushing(listener, pusher)
-                    outcome, ending = _run(session, followed, interrupt)
+                    outcome, ending = _run(session, followed, interrupt, leases)
                 session.store.records.adopt()
                 if session.plan.up_to_date:
                     vouch(session.fresh_until)
@@ -182,13 +187,21 @@ def make_listener(console: Console) -> PlainListener:
     return LiveListener(console)
 
 
-def run_plan(session: Session, listener: Listener, interrupt: Interrupt, *, rooted: bool = True) -> Outcome:
+def run_plan(
+    session: Session,
+    listener: Listener,
+    interrupt: Interrupt,
+    leases: RemoteLeases | None = None,
+    *,
+    rooted: bool = True,
+) -> Outcome:
     """Run what is due of a session's plan.
 
     Args:
         session: The session.
         listener: Who follows.
         interrupt: Whether the user asked to stop.
+        leases: What keeps machines that share a remote alone from doing one work twice.
         rooted: Record the keys that it used, as those of the recipe's last build.
     """
     listener.build_started(session.plan)
@@ -206,6 +219,7 @@ def run_plan(session: Session, listener: Listener, interrupt: Interrupt, *, root
         keep_going=call.keep_going,
         no_train=call.no_train,
         rebuild=frozenset(call.rebuild),
+        leases=leases,
         cluster=_cluster(session),
     )
     outcome = build_plan(session.plan, session.store, options, listener, interrupt)
@@ -235,9 +249,11 @@ def _cluster(session: Session) -> Cluster | None:
     return Cluster(scheduler, session.store, machine, needs)
 
 
-def _run(session: Session, listener: Listener, interrupt: Interrupt) -> tuple[Outcome, Ending]:
+def _run(
+    session: Session, listener: Listener, interrupt: Interrupt, leases: RemoteLeases | None
+) -> tuple[Outcome, Ending]:
     """Run a plan and read what the build ends with; where that is damaged, what made it runs again."""
-    outcome, runs = run_plan(session, listener, interrupt), 1
+    outcome, runs = run_plan(session, listener, interrupt, leases), 1
     while damaged := (ending := conclude(session, outcome)).damaged:
         again = session.planned_again()
         stuck = outcome.failed or outcome.interrupted or again.plan.up_to_date or runs == MOST_RUNS
@@ -247,7 +263,7 @@ def _run(session: Session, listener: Listener, interrupt: Interrupt) -> tuple[Ou
         for name, error in damaged.items():
             event = {"event": "warning", "message": f"{error.what}; it is made again"}
             listener.action_event(session.plan.graph.actions[name], event)
-        outcome, runs = run_plan(again, listener, interrupt).after(outcome), runs + 1
+        outcome, runs = run_plan(again, listener, interrupt, leases).after(outcome), runs + 1
     return outcome, ending
 
 

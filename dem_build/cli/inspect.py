@@ -13,6 +13,7 @@ from dem_build.cli.view_plan import (
     absent_lines,
     budget_lines,
     estimate_lines,
+    inherited_rates_line,
     memory_lines,
     plan_table,
     rowless_lines,
@@ -52,7 +53,9 @@ def check(recipe: str, call: Call) -> int:
     else:
         vectors = f"; {_counted('vector', read.vectors)}" if read.vectors else ""
         _say(f"{recipe}: no mistakes ({_counted('dataset', read.datasets)}{vectors})")
-        unevaluated_line(read.unevaluated, make_console())
+        console = make_console()
+        inherited_rates_line(read.inherited_rates, read.train.learning_rate, console)
+        unevaluated_line(read.unevaluated, console)
     return 0
 
 
@@ -95,7 +98,9 @@ def plan(recipe: str, call: Call, *, check: bool) -> int:
         plan_table(session.plan, console)
         absent_lines(session.plan, console)
         budget_lines(mixtures, console)
-        unevaluated_line(session.recipe.unevaluated, console)
+        written = session.recipe
+        inherited_rates_line(written.inherited_rates, written.train.learning_rate, console)
+        unevaluated_line(written.unevaluated, console)
         rowless_lines(session.plan.graph, console)
         estimate_lines(found, console)
         memory_lines(errors, warnings, console)

@@ -45,7 +45,7 @@ class PlainListener:
     Attributes:
         console: Where to.
         shown: (action, text) of the warnings and notes that were printed.
-        stamp: What each line of an action begins with, as `strftime` takes it.
+        stamp: What each line begins with, as `strftime` takes it.
         running: Name → how far it is.
         waiting: Name → the other process that runs it.
     """
@@ -74,8 +74,9 @@ class PlainListener:
         self._width = name_width(plan, self._name_limit)
         plan_table(plan, self.console, fold=True)
 
-    def action_started(self, verdict: Verdict) -> None:
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
         """Print that an action started."""
+        del pid  # there is one build on this screen
         self._begin(verdict.action)
         self._line("run", verdict.action.name, "started")
 
@@ -87,6 +88,8 @@ class PlainListener:
             progress = self.running.setdefault(action.name, Progress())
             progress.update(event)
             self._progressed(action.name, progress)
+        elif event.get("event") == "resumed":
+            self._said(action, "note", f"goes on from step {joined(event.get('step', ''))} of an earlier run")
 
     def action_waits(self, action: Action, holder: str) -> None:
         """Print, once, that another process runs an action."""
@@ -144,7 +147,8 @@ class PlainListener:
         if (action.name, message) not in self.shown:
             self.shown.add((action.name, message))
             word, style = SAID[event]
-            say(self.console, (f"{word}: ", style), (f"{joined(action.name)}: ", "dim"), message)
+            when = (time.strftime(self.stamp), "dim")
+            say(self.console, when, (f"{word}: ", style), (f"{joined(action.name)}: ", "dim"), message)
 
     def _line(self, status: str, name: str, *parts: str | Text) -> None:
         shown = shorten(joined(name), self._name_limit)

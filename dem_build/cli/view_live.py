@@ -16,20 +16,23 @@ from dem_build.cli.view_text import MARKS, STYLES, joined, shorten
 from dem_build.report import quantities
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console, RenderableType
 
     from dem_build.action import Action
     from dem_build.cli.view_lines import Progress
+    from dem_build.digest import JSON
     from dem_build.engine.outcome import Result
     from dem_build.plan import Plan, Verdict
 
-__all__ = ["LiveListener"]
+__all__ = ["MOST_WAITING", "LiveListener"]
 
 REFRESH_PER_SECOND = 8
 BAR = (8, 28)
 GAP = 2
+MOST_WAITING = 8
+"""Live lines of what waits: a terminal has few, and those of what runs stand above them."""
 # Columns right of the bar with their usual widths, so that the bar does not jump; dropped in this order
 # where the terminal is narrow.
 WIDTHS = {"left": 11, "loss": 10, "validation": 9, "speed": 9, "counted": 14, "memory": 7}
@@ -59,8 +62,9 @@ class LiveListener(PlainListener):
         if self._total:
             self.console.print()
 
-    def action_started(self, verdict: Verdict) -> None:
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
         """Add a live line."""
+        del pid
         self._begin(verdict.action)
         self._start()
 
@@ -68,6 +72,14 @@ class LiveListener(PlainListener):
         """Say that another process runs an action, and keep a live line for it."""
         super().action_waits(action, holder)
         self._start()
+
+    def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
+        """Show what an action says; one whose job waits, for the first time or again, has a live line that says so."""
+        super().action_event(action, event)
+        if event.get("event") == "queued":
+            self.running.pop(action.name, None)
+            self.waiting[action.name] = joined(event.get("message", ""))
+            self._start()
 
     def action_ended(self, result: Result) -> None:
         """Turn a live line into one that stays."""
@@ -102,12 +114,17 @@ class LiveListener(PlainListener):
         shown, bar = _layout(self.console.width, self._width, [p for _, p in running])
         for name, progress in running:
             table.add_row(self._head(self._spinner, name), *_cells(progress, shown, bar))
-        for name, _ in waiting:
+        others = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)  # whose texts are no bars
+        for name, what in waiting[:MOST_WAITING]:
             mark = Text(MARKS["waits"], STYLES["waits"])
-            table.add_row(self._head(mark, name), Text("waiting", "dim"))
+            text = Text(joined(what), "dim", no_wrap=True, overflow="ellipsis")
+            others.add_row(self._head(mark, name), text)
         took = quantities.duration(time.monotonic() - self._began)
         grid = Table.grid()
         grid.add_row(table)
+        grid.add_row(others)
+        if len(waiting) > MOST_WAITING:
+            grid.add_row(Text(f"{MARKS['waits']} and {len(waiting) - MOST_WAITING} more wait", "dim"))
         grid.add_row(Text(f"{self._ended_count} of {self._total} done, {took}", "dim"))
         return grid
 

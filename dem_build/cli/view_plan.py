@@ -28,6 +28,7 @@ __all__ = [
     "absent_lines",
     "budget_lines",
     "estimate_lines",
+    "inherited_rates_line",
     "memory_lines",
     "name_width",
     "plan_table",
@@ -260,6 +261,17 @@ def rowless_lines(graph: Graph, console: Console) -> None:
         if names := rowless(action):
             what = "from elsewhere and so without rows, in the ridge's prior and not in the fit"
             say(console, ("note: ", "yellow"), f"{joined(action.name)}: {what}: {_some(names)}")
+
+
+def inherited_rates_line(tables: Sequence[str], rate: float, console: Console) -> None:
+    """Say which trainings have a rate that was written for the other method."""
+    if tables:
+        named = ", ".join(map(joined, tables[:3])) + (
+            f" and {len(tables) - 3} more" if len(tables) > 3 else ""
+        )
+        what = f"{named}: another `method` than [train], at its learning_rate = {rate:g}"
+        more = "adapters take about ten times the rate of all weights: write `learning_rate` beside `method`"
+        say(console, ("note: ", "yellow"), f"{what}; {more}")
 
 
 def unevaluated_line(names: Sequence[str], console: Console) -> None:

@@ -128,7 +128,7 @@ def closing_lines(
         names.setdefault(result.status.value, []).append(joined(result.action.name))
     seconds = sum(r.seconds for r in outcome.results.values() if r.status.value == "ran")
     _group("cached", "hit", names.get("hit", []), "", console)
-    _group("ran", "ran", names.get("ran", []), f" in {quantities.duration(seconds)}", console)
+    _group("ran", "ran", names.get("ran", []), f", {quantities.duration(seconds)} of work", console)
     _group("failed", "failed", names.get("failed", []), "", console)
     _group("skipped", "skipped", names.get("skipped", []), "", console)
     if results is not None:

@@ -40,6 +40,11 @@ class WorkLines(PlainListener):
         text = f"worker {os.getpid()} on {os.uname().nodename}: {len(plan.verdicts)} actions, {due} due"
         say(self.console, (time.strftime(self.stamp), "dim"), text)
 
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
+        """Say that an action started, and in which process: others are told that one has it."""
+        self._begin(verdict.action)
+        self._line("run", verdict.action.name, "started" if pid is None else f"started in process {pid}")
+
     def _progressed(self, name: str, progress: Progress) -> None:
         """Say nothing of it."""
 
@@ -48,13 +53,15 @@ class WorkLines(PlainListener):
         del status, error  # an error was told
         if any(counts.values()):
             text = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-            say(self.console, (time.strftime(self.stamp), "dim"), f"{text}; {duration(took)}")
+            whole = not counts["failed"] and not counts["left"]
+            more = "; all is recorded, and `dem build` publishes it" if whole else ""
+            say(self.console, (time.strftime(self.stamp), "dim"), f"{text}; {duration(took)}{more}")
 
 
 class WorkEvents:
     """Follows a worker as JSON lines on stdout.
 
-    Each has `event`: `began`, `started`, `waits`, `note`, `warning`, `ended`, `stopping` or `end`.
+    Each has `event`: `began`, `started`, `resumed`, `waits`, `note`, `warning`, `ended`, `stopping` or `end`.
     """
 
     def __init__(self) -> None:
@@ -65,14 +72,16 @@ class WorkEvents:
         due = len(plan.verdicts) - len(plan.of(Status.HIT))
         _write("began", host=os.uname().nodename, pid=os.getpid(), actions=len(plan.verdicts), due=due)
 
-    def action_started(self, verdict: Verdict) -> None:
-        """Write that an action started."""
-        _write("started", action=verdict.action.name, key=verdict.key)
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
+        """Write that an action started, and in which process."""
+        _write("started", action=verdict.action.name, key=verdict.key, pid=pid)
 
     def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
         """Write what an action said, but for how far it is: its event file tells that."""
         if event.get("event") in ("note", "warning"):
             _write(str(event["event"]), action=action.name, message=event.get("message"))
+        elif event.get("event") == "resumed":
+            _write("resumed", action=action.name, step=event.get("step"))
 
     def action_waits(self, action: Action, holder: str) -> None:
         """Write, once, that another process runs an action."""

@@ -24,7 +24,7 @@ from dem_build.errors import ActionError, CorruptObjectError, DemError, NotUpToD
 from dem_build.plan import Status, decide, key_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from dem_build.action import Action
     from dem_build.digest import Blob, Digest, Output
@@ -142,8 +142,7 @@ class _Build:
             # Looked at before anything is given out: what starts after Ctrl-C would never hear of it.
             self._heed_interrupt()
             self._look_at_others()
-            self._take_fetched()
-            self._dispatch()
+            self._give_out()
             self._receive()
             self._follow_events()
             self._watch_idleness()
@@ -293,6 +292,13 @@ class _Build:
 
     # Workers.
 
+    def _give_out(self) -> None:
+        brought = self._take_fetched()
+        self._dispatch()
+        for name in brought:  # for which no worker here is free: others may run it meanwhile
+            if (verdict := self.due.get(name)) is not None:
+                self._release(verdict.key)
+
     def _dispatch(self) -> None:
         self.starved = False
         if self._winding_down():
@@ -357,7 +363,8 @@ class _Build:
         if leases is None or verdict.action.kind.light:
             return True  # a request takes as long as the work
         assert verdict.key is not None
-        if (holder := leases.take(verdict.key)) is not None:
+        needs = {blob.digest for blob in self._taken_objects(verdict)}
+        if (holder := leases.take(verdict.key, needs)) is not None:
             self._hold(verdict, holder)
             return False
         # Who had the lease before us gave it back when the record was there.
@@ -398,9 +405,12 @@ class _Build:
         if reply.answer is Answer.TOLD:
             self.listener.action_event(verdict.action, {"event": "note", "message": reply.what})
             return
+        if reply.answer is Answer.QUEUED:
+            self.listener.action_event(verdict.action, {"event": "queued", "message": reply.what})
+            return
         if reply.answer is Answer.STARTED:
             tail.follow(reply.work)
-            self.listener.action_started(verdict)
+            self.listener.action_started(verdict, message.worker.pid)
             return
         # What it said comes before the news that it ended, on every screen.
         self._follow_events()
@@ -496,12 +506,16 @@ class _Build:
 
     def _away(self, verdict: Verdict) -> list[Blob]:
         """What an action takes that is not here."""
-        known = self._known(verdict.action)
-        taken = [known[t.at.action][t.at.output] for t in verdict.action.takes]
-        return self.store.objects.away(blob for output in taken for blob in output.blobs())
+        return self.store.objects.away(self._taken_objects(verdict))
 
-    def _take_fetched(self) -> None:
-        """See to the actions for whose inputs nothing more is coming."""
+    def _taken_objects(self, verdict: Verdict) -> Iterator[Blob]:
+        known = self._known(verdict.action)
+        for taken in verdict.action.takes:
+            yield from known[taken.at.action][taken.at.output].blobs()
+
+    def _take_fetched(self) -> list[str]:
+        """See to the actions for whose inputs nothing more is coming; those that may start now."""
+        brought = []
         for name, (verdict, fetch) in list(self.fetching.items()):
             if fetch.running:
                 self.listener.action_event(verdict.action, fetch.progress())
@@ -517,8 +531,10 @@ class _Build:
                 self._settle(Result(verdict.action, Done.FAILED, key=verdict.key, error=fetch.error))
             elif not (missing := fetch.missing):
                 self.due[name] = verdict
+                brought.append(name)
             else:
                 self._make_again(verdict, missing)
+        return brought
 
     def _make_again(self, verdict: Verdict, missing: Sequence[Blob]) -> None:
         """Inputs came from nowhere, whatever was recorded elsewhere: what made them is due."""
@@ -545,13 +561,18 @@ class _Build:
             self.asked_at = time.monotonic()
         for name, verdict in list(self.held.items()):
             assert verdict.key is not None
+            # Before the record, which is there when a lease is given back.
+            free = (asks or not shared) and self.store.leases.holder(verdict.key) is None
             record = self.store.records.lookup(verdict.key)
             if record is not None:
                 del self.held[name]
                 self._settle(self._found(verdict, record))
-            elif (asks or not shared) and self.store.leases.holder(verdict.key) is None:
+            elif free:
                 del self.held[name]  # it gave up or died: the action is ours to run
                 self.due[name] = verdict
+                if not shared:  # else a lease of the remote may still be another's
+                    told = "who was at work on it ended without a result"
+                    self.listener.action_event(verdict.action, {"event": "note", "message": told})
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
                 self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))

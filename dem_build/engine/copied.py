@@ -38,6 +38,7 @@ class Copied:
         environment: Variables that the process has beside the driver's.
 
     Attributes:
+        pid: The process.
         stdin: Where requests are written.
         stdout: Where answers are read.
     """
@@ -49,8 +50,8 @@ class Copied:
             # and touch files every ten seconds hold none that a worker takes; those that fetch and push ask stores,
             # which no worker does, and note what they hashed: `store.hints` is not copied while they do.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._pid = os.fork()
-        if self._pid == 0:
+            self.pid = os.fork()
+        if self.pid == 0:
             _serve(places, environment, read, answer)
         os.close(read)
         os.close(answer)
@@ -79,11 +80,11 @@ class Copied:
         """Kill the process."""
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):  # another thread has just seen its end
-                os.kill(self._pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGKILL)
 
     def _wait(self, options: int) -> None:
         if self._status is None:
-            pid, status = os.waitpid(self._pid, options)
+            pid, status = os.waitpid(self.pid, options)
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
 

@@ -101,11 +101,15 @@ class Listener(Protocol):
     def build_started(self, plan: Plan) -> None:
         """The plan is made and nothing has run."""
 
-    def action_started(self, verdict: Verdict) -> None:
-        """An action was given to a worker."""
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
+        """An action was given to a worker, whose process here is `pid`; None where a job runs it."""
 
     def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
-        """An action said something: `progress`, `note` or `warning`, see `step.Context`."""
+        """An action said something: `progress`, `note` or `warning`, see `step.Context`; or there is something of it.
+
+        That is `resumed` (from a `step`), or `queued` (`message`): how the job stands in which it has not begun, for
+        who shows what is now.
+        """
 
     def action_waits(self, action: Action, holder: str) -> None:
         """Another process is running this action; the build waits for its result."""

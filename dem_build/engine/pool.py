@@ -159,6 +159,11 @@ class Worker:
         """Whether `process` is the one that this worker has now."""
         return process is self._process
 
+    @property
+    def pid(self) -> int | None:
+        """Its process, by which leases name it; None where it has none here."""
+        return None if self._process is None else self._process.pid
+
     def stop(self) -> None:
         """Ask the running action to save its state and end."""
         self._write({"stop": True})

@@ -27,7 +27,7 @@ __all__ = ["Answer", "EventTail", "Reply", "Request", "read_events", "request_fo
 class Answer(StrEnum):
     """How a worker's run of one action ended, or that it began. That it died the driver says for it.
 
-    `TOLD` is no end: something is to be said of it, such as where it waits.
+    `TOLD` and `QUEUED` are no ends: something is to be said of it, and how the job stands in which it has not begun.
     """
 
     STARTED = "started"
@@ -39,6 +39,7 @@ class Answer(StrEnum):
     INTERRUPTED = "interrupted"
     DIED = "died"
     TOLD = "told"
+    QUEUED = "queued"
 
 
 @dataclass(frozen=True)

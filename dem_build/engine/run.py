@@ -296,7 +296,12 @@ def _adopt_checkpoint(store: Store, key: str, work: Path) -> int | None:
     copied = next((copy for copy in adopted if copy is not None), None)
     for folder in {c.parent for c in found}:  # each may be many times the model; their logs stay
         shutil.rmtree(folder, ignore_errors=True)
-    return None if copied is None else step_of(copied)
+    if copied is None:
+        return None
+    told = {"time": time.time(), "event": "resumed", "step": step_of(copied)}
+    with (work / EVENTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(told) + "\n")
+    return step_of(copied)
 
 
 @contextlib.contextmanager
@@ -391,6 +396,7 @@ def _surroundings(request: Request, work: Path, begun: float) -> Provenance:
         "seconds": round(time.monotonic() - begun, 3),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": os.uname().nodename,
+        "pid": os.getpid(),
         "writer": writer(),
         "dem": __version__,
         "python": sys.version.split()[0],

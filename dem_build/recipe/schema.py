@@ -464,6 +464,25 @@ class Recipe(Table):
         measured = self.evaluate.models if self.evaluate else ()
         return [name for name in self.baselines if name not in measured]
 
+    @property
+    def inherited_rates(self) -> list[str]:
+        """Tables (`datasets.chat.train`) whose own `method` is trained at a rate that [train] has for another one."""
+        if "learning_rate" not in self.train.model_fields_set:
+            return []
+        owners: dict[str, Dataset | Baseline | Trunk | Heal] = {
+            f"datasets.{n}": d for n, d in self.datasets.items()
+        }
+        owners |= {f"baselines.{name}": b for name, b in self.baselines.items() if b.method == "mixing"}
+        owners |= {
+            name: stage for name, stage in (("trunk", self.trunk), ("heal", self.heal)) if stage is not None
+        }
+        return [
+            f"{key}.train"
+            for key, owner in owners.items()
+            if "learning_rate" not in owner.train.model_fields_set
+            and self.train.with_own(owner.train).method != self.train.method
+        ]
+
     def problem(self, key: str, what: str, hint: str = "") -> Problem:
         """A mistake at a key (`datasets.math.path`, `gates[0].task`) of the recipe, with its line or option."""
         return self._origin.problem(parsed(key), what, hint)

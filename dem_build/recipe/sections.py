@@ -129,7 +129,8 @@ class Train(Table):
     learning_rate: float = Field(
         default=2e-5,
         gt=0,
-        description='Peak learning rate. With `method = "lora"` the default is 2e-4: adapters take ten times the rate.',
+        description='Peak learning rate. With `method = "lora"` the default is 2e-4: adapters take ten times the rate. '
+        "An own `train` table that sets another `method` takes over a rate that is written here: set it there too.",
     )
     num_train_epochs: float | None = Field(
         default=1.0,

@@ -35,6 +35,7 @@ __all__ = [
     "Lease",
     "Leases",
     "clock",
+    "has_died",
     "is_alive",
     "parse_holder",
 ]
@@ -86,8 +87,16 @@ class Holder:
         )
 
     def __str__(self) -> str:
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.since))
-        return f"process {self.pid} on {self.host} (since {since})"
+        today = time.localtime(self.since)[:3] == time.localtime()[:3]
+        return self.dated if not today else self._told("%H:%M:%S")
+
+    @property
+    def dated(self) -> str:
+        """Who it is, for whoever reads that on another day."""
+        return self._told("%Y-%m-%d %H:%M:%S")
+
+    def _told(self, form: str) -> str:
+        return f"process {self.pid} on {self.host} (since {time.strftime(form, time.localtime(self.since))})"
 
     def document(self, version: str) -> dict[str, JSON]:
         """What is written of it, with the field `version` that says what the file is."""
@@ -135,6 +144,13 @@ def is_alive(holder: Holder, path: Path, layout: CacheLayout) -> bool:
         return False
     # A time to come as well: a clock was set back since, and who lives touches its file by the clock that is now.
     return abs(clock(layout) - touched) < SILENT_SECONDS
+
+
+def has_died(holder: Holder) -> bool:
+    """Whether a holder was a process of this host and pid namespace that is no more; of all others nothing is known."""
+    me = Holder.me()
+    here = bool(me.boot_id) and (holder.boot_id, holder.pid_namespace) == (me.boot_id, me.pid_namespace)
+    return here and _start_time(holder.pid) != holder.start_time
 
 
 def clock(layout: CacheLayout) -> float:

@@ -96,6 +96,28 @@ def test_what_ended_well_is_pushed_where_the_build_cannot_be_concluded(two, monk
     assert "pushed 2 results" in said.out
 
 
+def test_a_build_waits_for_who_has_the_lease_of_a_remote_and_takes_one_itself(two):
+    (two.home / "tiny.toml").write_text((two.home / "tiny.toml").read_text().replace("1e-3", "2e-3"))
+    remote = two.home.parent / "remote" / "trusted"
+    place = remote / "leases" / record_of(two, "vector:add").stem
+    place.mkdir(parents=True)
+    (place / "1").write_text(json.dumps({"who": "Ada"}))
+    # The base is fetched: this machine has no file of it.
+    process = two.start("build", "tiny.toml", "--", "vector:add")
+    assert process.stdout is not None
+    assert any("vector:add" in line and "waiting: Ada is at work" in line for line in process.stdout)
+    (place / "1").unlink()
+    leases = set()
+    while process.poll() is None:
+        leases |= {path.name for path in place.iterdir() if not path.name.startswith(".")}
+        time.sleep(0.02)
+    out, err = process.communicate()
+    assert process.returncode == 0, out + err
+    assert leases == {"1"}
+    assert not list(place.iterdir())  # given back, when the record was there
+    assert record_of(two, "vector:add").exists()
+
+
 def test_on_s3_it_is_the_same(trained, moto, store_credentials, tmp_path):  # noqa: ARG001  a fixture for its effect
     """A client with threads of its own in the driver, whose copies compose."""
     one, made = trained

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from build_samples import ACC, LOSS, Made, make_graph, outcome_of
@@ -18,10 +19,11 @@ from rich.text import Text
 from dem_build.actions.tune.read import Tuned, Tuning, read_tuning
 from dem_build.cli.build import make_listener
 from dem_build.cli.view_lines import PlainListener, Progress
-from dem_build.cli.view_live import LiveListener
+from dem_build.cli.view_live import MOST_WAITING, LiveListener
 from dem_build.cli.view_plan import plan_table
 from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table, say_lines
 from dem_build.cli.view_text import render_error, say, shorten
+from dem_build.cli.view_work import WorkLines
 from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
 from dem_build.plan import History, decide
@@ -257,6 +259,61 @@ def test_an_action_that_another_process_runs_is_named_once_with_its_holder(graph
     assert lines[-1] == "• vector:math built by another process"
 
 
+def test_a_job_that_waits_again_has_a_live_line_that_says_so_in_place_of_old_figures(graph):
+    vector = graph.actions["vector:math"]
+    console = a_terminal(100)
+    queued = {"event": "queued", "message": "slurm job 4: pending"}
+
+    def live(following):
+        console.file.truncate(0)
+        following._live.refresh()
+        return squeezed(shown(console))
+
+    with LiveListener(console) as following:
+        following.build_started(Made().plan(graph))
+        following.action_event(vector, queued)
+        assert "… vector:math slurm job 4: pending" in live(following)
+        following.action_started(decide(vector, {}, Made(), History()))
+        following.action_event(vector, event(1, 4, time.time(), loss=2.5))
+        assert "1/4 steps" in (text := live(following))
+        assert "slurm job" not in text
+        following.action_event(vector, queued)  # preempted
+        assert "1/4 steps" not in (text := live(following))
+        assert "slurm job 4: pending" in text
+        for number in range(MOST_WAITING + 2):
+            following.action_event(replace(vector, name=f"loss:base:{number}"), queued)
+        assert "… and 3 more wait" in (text := live(following))
+        assert text.count("slurm job 4") == MOST_WAITING
+    console = a_log()
+    follow(console, graph, ("action_event", vector, queued))
+    assert "slurm job 4" not in console.file.getvalue()
+
+
+def test_a_worker_says_when_in_which_process_from_where_on_and_what_is_left(graph):
+    vector = graph.actions["vector:math"]
+    console = a_log()
+    following = follow(
+        console,
+        graph,
+        (*started(graph, "vector:math"), 4711),
+        ("action_event", vector, {"event": "resumed", "step": 12}),
+        ("action_event", vector, {"event": "note", "message": "rows were dropped"}),
+        listener=WorkLines,
+    )
+    counts = {"ran": 3, "recorded": 2, "failed": 0, "left": 0}
+    following.ended(counts, 62.0, 0, None)
+    following.ended(counts | {"left": 1}, 62.0, 0, None)
+    lines = [squeezed(line) for line in console.file.getvalue().splitlines()]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d .+", line) for line in lines)
+    assert [line[9:] for line in lines[1:]] == [
+        "▸ vector:math started in process 4711",
+        "note: vector:math: goes on from step 12 of an earlier run",
+        "note: vector:math: rows were dropped",
+        "3 ran, 2 recorded; 1m 02s; all is recorded, and `dem build` publishes it",
+        "3 ran, 2 recorded, 1 left; 1m 02s",
+    ]
+
+
 def test_actions_that_the_plan_called_recorded_are_not_said_again(graph):
     made = Made()
     made.build(make_graph(rate=3e-5))
@@ -466,7 +523,7 @@ def test_the_last_lines_say_what_was_cached_what_ran_and_where_the_model_is():
     closing_lines(outcome, results, "out/a-rather-long-name/model", console)
     assert [squeezed(line) for line in console.file.getvalue().splitlines()[1:]] == [
         "cached 6",
-        "ran 2 in 25s: vector:math, model",
+        "ran 2, 25s of work: vector:math, model",
         f"model out/a-rather-long-name/model sha256 {results.model_digest[:12]}",
     ]
 

@@ -123,6 +123,41 @@ def test_a_worker_that_a_signal_to_all_ended_first_did_not_fail() -> None:
     assert (outcome.interrupted, outcome.failed) == (True, [])
 
 
+@pytest.mark.parametrize("made", [False, True], ids=["it died", "it recorded, and gave the lease back"])
+def test_that_another_process_stopped_is_told_where_it_left_no_result(
+    monkeypatch: pytest.MonkeyPatch, *, made: bool
+) -> None:
+    monkeypatch.setattr(loop, "HELD_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "TICK_SECONDS", 0.001)
+    said: list[tuple[str, Any]] = []
+
+    class Held(Cluster):
+        def submit(self, worker: Any, request: Any) -> None:
+            if request.name != "base" or said or self.recorded:
+                super().submit(worker, request)
+                return
+            worker.request = request
+            self.leases.holder = lambda _key: end(request)
+            self.pool.inbox.put(Message(worker, Reply(Answer.HELD, what="another has it"), None))
+
+        def others_go_on(self) -> None:
+            """There are none."""
+
+    def end(request: Any) -> None:
+        cluster.leases.holder = lambda _key: None
+        if made:
+            cluster.make(request.name, request.key, request.kind.name, request.preimage)
+
+    cluster = Held(1)
+    plan = make_plan(make_graph(("a",)), cluster, History())
+    listener: Any = SimpleNamespace(
+        **vars(SILENT) | {"action_event": lambda action, event: said.append((action.name, event["message"]))}
+    )
+    outcome = Checked(plan, cluster, Options(Machine(jobs=1)), listener, Interrupt(), cluster.pool).run()
+    assert outcome.results["base"].status is (Done.HIT if made else Done.RAN)
+    assert said == ([] if made else [("base", "who was at work on it ended without a result")])
+
+
 def test_all_that_must_not_be_trained_fails_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     turns = []
     monkeypatch.setattr(_Build, "_watch_idleness", lambda _self: turns.append(1))

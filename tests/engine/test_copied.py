@@ -29,7 +29,7 @@ import sys, time
 from pathlib import Path
 from dem_build.engine.copied import Copied
 copy = Copied([Path(sys.argv[1])], {})
-print(copy._pid, flush=True)
+print(copy.pid, flush=True)
 time.sleep(600)
 """
 
@@ -116,10 +116,8 @@ def test_a_copy_has_none_of_the_drivers_files_and_no_terminals_signals(tmp_path:
     with (tmp_path / "held").open("w"):
         copy = Copied([Store.open(tmp_path / "cache").root], {})
         try:
-            links = Path(f"/proc/{copy._pid}/fd")
-            wait_until(
-                lambda: os.getsid(copy._pid) == copy._pid and named(links / "0") == pipe_of(copy.stdin)
-            )
+            links = Path(f"/proc/{copy.pid}/fd")
+            wait_until(lambda: os.getsid(copy.pid) == copy.pid and named(links / "0") == pipe_of(copy.stdin))
             wait_until(lambda: not any("held" in named(link) for link in links.iterdir()))
             pipes = {name for link in links.iterdir() if (name := named(link)).startswith("pipe:")}
             mine = {named(Path(f"/proc/self/fd/{n}")) for n in range(3)}

@@ -17,6 +17,7 @@ from dem_build.digest import Output
 from dem_build.engine.build import Options, _Build, build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done
+from dem_build.engine.pool import Slot
 from dem_build.engine.protocol import Answer, Reply
 from dem_build.errors import InterruptedBuildError
 from dem_build.graph import Graph
@@ -60,7 +61,7 @@ def run(machine, interrupt, events):
     listener: Any = SimpleNamespace(
         action_event=lambda action, event: events.append((action.name, event)),
         action_ended=lambda _: None,
-        action_started=lambda verdict: events.append((verdict.action.name, "started")),
+        action_started=lambda verdict, _: events.append((verdict.action.name, "started")),
         stopping=lambda: None,
     )
     plan = make_plan(GRAPH, machine.store.records, History())
@@ -99,6 +100,41 @@ def test_ctrl_c_ends_what_is_fetched_and_keeps_what_came(two):
             break
         time.sleep(0.05)
     assert 0 < left[0].stat().st_size < 1000
+
+
+@pytest.mark.parametrize("idle", [False, True])
+def test_whose_inputs_came_while_no_worker_was_free_others_may_run(two, *, idle):
+    """One training at a time runs here: with the leases of all whose data was fetched, others would wait in vain."""
+    calls: list[Any] = []
+    leases: Any = SimpleNamespace(
+        take=lambda key, needs: calls.append(("take", key, sorted(needs))),
+        release=lambda key: calls.append(("release", key)),
+    )
+    heavy = replace(MODEL, kind=replace(MODEL.kind, light=False))
+    plan = make_plan(Graph({"base": BASE, "model": heavy}), two.store.records, History())
+    given: list[Any] = []
+    worker: Any = SimpleNamespace(
+        takes=lambda _kind: True, submit=given.append, slot=Slot((), 1), request=None, pid=1
+    )
+    free = [worker]
+    pool: Any = SimpleNamespace(idle=lambda: free)
+    listener: Any = SimpleNamespace(action_event=lambda *_: None, action_ended=lambda _: None)
+    running = _Build(plan, two.store, Options(Machine(), leases=leases), listener, Interrupt(), pool)
+    for verdict in plan.verdicts.values():
+        running._take(verdict)
+    calls.clear()
+    running._dispatch()
+    assert list(running.fetching) == ["model"]
+    key, base = plan.verdicts["model"].key, plan.verdicts["base"].record
+    blobs = {blob.digest for taken in heavy.takes for blob in base.outputs[taken.at.output].blobs()}
+    assert calls == [("take", key, sorted(blobs))]
+    while running.fetching["model"][1].running:
+        time.sleep(0.01)
+    if not idle:
+        free.clear()
+    running._give_out()
+    assert bool(given) is idle
+    assert (("release", key) in calls) is not idle
 
 
 def test_an_action_whose_inputs_ctrl_c_stopped_has_not_failed(two):

@@ -23,8 +23,9 @@ from dem_build.actions import KINDS
 from dem_build.digest import Output
 from dem_build.engine.jobs import cluster as clusters
 from dem_build.engine.jobs import job as jobs
+from dem_build.engine.jobs import slurm
 from dem_build.engine.jobs.cluster import Cluster, JobWorker, Needs
-from dem_build.engine.jobs.scheduler import Resources, SchedulerError
+from dem_build.engine.jobs.scheduler import Ended, Resources, SchedulerError
 from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.machine import Machine
 from dem_build.store import Record, Store
@@ -82,7 +83,11 @@ class Driver:
         """The next reply that says something; by default the next one that ends an action."""
         while True:
             reply: Reply = self.inbox.get(timeout=20).reply
-            if said in reply.what if said else reply.answer not in (Answer.TOLD, Answer.STARTED):
+            if (
+                said in reply.what
+                if said
+                else reply.answer not in (Answer.TOLD, Answer.STARTED, Answer.QUEUED)
+            ):
                 return reply
 
 
@@ -241,6 +246,67 @@ def test_a_job_is_given_more_time_each_time_it_is_lost(driver: Callable[..., Dri
         paper.there.clear()
     reply = one.answer()
     assert (reply.answer, [resources.minutes for resources in paper.asked]) == (Answer.DIED, [130, 260, 520])
+
+
+def test_a_job_that_ran_out_of_memory_is_given_more_and_told_of(
+    driver: Callable[..., Driver], paper: Paper, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def ended(handle: str, printed: str) -> Ended | None:
+        asked.append((handle, printed))
+        return Ended("ran out of memory", "raise it", memory=True) if handle == "1" else None
+
+    monkeypatch.setattr(paper, "ended", ended, raising=False)
+    one = driver({"large": Needs(memory=800 << 20)})
+    one.submit(slow_request("large", 1))
+    one.answer("submitted as")
+    (folder_of(store) / "log" / "1.out").write_text("x" * 9000 + "the end")
+    for said in ("job 1 ran out of memory: submitted again as paper job 2", "job 2 is gone"):
+        paper.there.clear()
+        one.answer(said)
+    assert [resources.memory for resources in paper.asked] == [1000 << 20, 2000 << 20, 2000 << 20]
+    assert asked[0][1].endswith("the end")
+    assert len(asked[0][1]) == 8192
+    paper.there.clear()
+    assert "the end" in str(one.answer().hint)
+
+
+RUN_OUT = "slurmstepd-n1: error: StepId=1.0 exceeded memory limit (340680704 > 157286400), being killed\n"
+OOM_KILL = "slurmstepd: error: Detected 1 oom_kill event in StepId=1.0. Some of the step tasks have been OOM Killed.\n"
+SRUN = "srun: error: n2: task 0: Killed\nsrun: Force Terminated StepId=5.0\n"
+
+
+@pytest.mark.parametrize(
+    ("scontrol", "printed", "what", "memory"),
+    [
+        ("JobState=OUT_OF_MEMORY Reason=OutOfMemory ExitCode=0:125", "", "ran out of memory", True),
+        ("JobState=FAILED Reason=NonZeroExitCode ExitCode=137:0", RUN_OUT + SRUN, "ran out of memory", True),
+        ("", OOM_KILL, "ran out of memory", True),
+        ("JobState=FAILED Reason=NonZeroExitCode ExitCode=137:0", SRUN, "was killed (SIGKILL)", False),
+        ("JobState=FAILED Reason=RaisedSignal:9 ExitCode=0:9", "", "was killed (SIGKILL)", False),
+        ("", SRUN, "was killed (SIGKILL)", False),
+        ("JobState=CANCELLED Reason=None ExitCode=0:15", "", "ended as CANCELLED", False),
+        ("JobState=RUNNING Reason=None ExitCode=0:0", OOM_KILL, None, False),  # queued again meanwhile
+        ("", "a traceback that says out of memory and Killed", None, False),
+    ],
+)
+def test_of_an_end_slurm_tells_what_it_knows(
+    monkeypatch: pytest.MonkeyPatch, scontrol: str, printed: str, what: str | None, *, memory: bool
+) -> None:
+    def called(*_: str) -> str:
+        if not scontrol:
+            raise SchedulerError("Invalid job id specified")
+        return f"JobId=1 JobName=dem vector:a=b {scontrol}\n"
+
+    monkeypatch.setattr(slurm, "_called", called)
+    found = slurm.Slurm.ended(slurm.Slurm.__new__(slurm.Slurm), "1", printed)
+    if what is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.what.startswith(what), found.memory) == (True, memory)
+        assert ("memory_gb" in found.hint) is ("memory" in found.what)
 
 
 @pytest.mark.parametrize(("way", "again"), [("forgets", False), ("", True)])

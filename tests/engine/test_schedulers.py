@@ -89,7 +89,7 @@ def test_a_scheduler_of_a_package_runs_actions_and_may_be_silent_for_a_while(
     worker, _ = cluster.workers(inbox)
     worker.submit(nothing())
     replies: list[Reply] = []
-    while not replies or replies[-1].answer in (Answer.TOLD, Answer.STARTED):
+    while not replies or replies[-1].answer in (Answer.TOLD, Answer.STARTED, Answer.QUEUED):
         replies.append(inbox.get(timeout=60).reply)
     cluster.close()
     assert [job.wait(timeout=60) for job in scheduler.jobs] == [0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from slow_kind import slow_request
 from slurm_cluster import SlurmCluster, require_slurm
 
 from dem_build.engine.jobs.cluster import Cluster, JobWorker, Needs
-from dem_build.engine.jobs.scheduler import open_scheduler
+from dem_build.engine.jobs.scheduler import Resources, SchedulerError, open_scheduler
 from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.machine import Machine
 from dem_build.store import Store
@@ -70,7 +71,7 @@ class Driver:
         while True:
             reply: Reply = self.inbox.get(timeout=60).reply
             self.said.append(reply)
-            if reply.answer in (answers or set(Answer) - {Answer.STARTED, Answer.TOLD}):
+            if reply.answer in (answers or set(Answer) - {Answer.STARTED, Answer.TOLD, Answer.QUEUED}):
                 return reply
 
     @property
@@ -135,8 +136,11 @@ def test_trainings_have_a_job_each_and_the_rest_shares_one(
     one = driver()
     one.submit(*short, *trainings)
     assert {one.answer().answer for _ in range(5)} == {Answer.DONE}
-    handles = {line.rpartition(" ")[2] for line in one.told.splitlines() if line.startswith("submitted")}
-    assert len(handles) == 3
+    submitted = [line for line in one.told.splitlines() if line.startswith("submitted")]  # a line a job
+    assert (
+        len(submitted) == len({re.match(r"submitted as slurm job (\d+)", line)[1] for line in submitted}) == 3
+    )  # type: ignore[index]
+    assert [line.partition(", with ")[2] for line in submitted if "with" in line] == ["b, c"]
     assert all(store.records.lookup(r.key) for r in short + trainings)
     slurm.wait(lambda: not list((store.root / "jobs").iterdir()))  # nobody needs them any more
 
@@ -145,6 +149,7 @@ def test_a_job_asks_for_what_its_action_is_expected_to_take(slurm: SlurmCluster,
     request = slow_request("asks", 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SUBMIT, "memory_gb", None)
+        patch.setitem(SUBMIT, "gpus", 1)
         one = Driver(store, {}, {"asks": Needs(memory=400 << 20, seconds=3600.0)})
     one.submit(request)
     assert one.answer(Answer.TOLD)
@@ -154,6 +159,7 @@ def test_a_job_asks_for_what_its_action_is_expected_to_take(slurm: SlurmCluster,
     one.cluster.close()
     assert "TimeLimit=02:10:00" in said  # twice the hour, and ten minutes
     assert "mem=500M" in said  # a quarter more
+    assert "TresPerNode=gres:gpu:1" in said
     assert f"Comment={folder}" in said
     assert "Requeue=1" in said
 
@@ -191,6 +197,11 @@ def test_a_preempted_job_is_queued_again_and_goes_on_from_its_checkpoint(
     assert one.answer().answer is Answer.DONE
     assert began(store, request) >= 3
     assert "was stopped; its state is saved" in one.told
+    # Who looks sees that it waits again, until it has begun again.
+    answers = [reply.answer for reply in one.said if reply.answer is not Answer.TOLD]
+    again = answers.index(Answer.STARTED) + 1
+    assert answers[again] is Answer.QUEUED
+    assert answers[-2:] == [Answer.STARTED, Answer.DONE]
     assert one.told.count("submitted") == 1  # Slurm ran it again, not we
 
 
@@ -238,6 +249,17 @@ def test_a_job_that_is_gone_is_submitted_again_and_adopts_its_checkpoint(
     assert "submitted again as slurm job" in one.told
 
 
+def test_more_gpus_than_a_node_has_are_refused_and_as_many_as_it_has_are_seen(
+    slurm: SlurmCluster, store: Store, tmp_path: Path
+) -> None:
+    scheduler = open_scheduler(Machine(engine="slurm"))
+    command = ("bash", "-c", f"echo $CUDA_VISIBLE_DEVICES > {tmp_path}/seen")
+    with pytest.raises(SchedulerError, match="node configuration is not available"):
+        scheduler.submit(command, Resources("three", f"{store.root.parent}-3", gpus=3), tmp_path / "log")
+    scheduler.submit(command, Resources("two", f"{store.root.parent}-2", gpus=2), tmp_path / "log")
+    assert slurm.wait(lambda: (tmp_path / "seen").exists() and (tmp_path / "seen").read_text()) == "0,1\n"
+
+
 def test_what_is_lost_each_time_fails_at_last(
     driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +269,12 @@ def test_what_is_lost_each_time_fails_at_last(
     reply = one.answer()
     assert reply.answer is Answer.DIED
     assert one.told.count("submitted again") == 1
+    # Without cgroups Slurm cannot tell what killed it.
+    assert (
+        "was killed (SIGKILL): out of memory, which Slurm tells with cgroups only, or by somebody"
+        in reply.what
+    )
+    assert "raise `memory_gb` in [submit]" in str(reply.hint)
 
 
 def test_a_second_driver_finds_the_jobs_of_one_that_died(

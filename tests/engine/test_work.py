@@ -49,6 +49,12 @@ def test_workers_share_trainings_and_one_adopts_the_checkpoint_of_one_that_was_k
     [adopted] = [e for e in ended if e["key"] == killed["key"]]
     assert adopted["note"].startswith("resumed from step ")
     assert 1 <= int(adopted["note"].split()[-1]) < 10
+    [resumed] = [e for e in events if e["event"] == "resumed"]  # told when it begins, too
+    assert (resumed["action"], adopted["note"]) == (killed["action"], f"resumed from step {resumed['step']}")
+    # Each vector's record names the process that this worker said it ran in.
+    began = {e["key"]: e["pid"] for e in events if e["event"] == "started"}
+    shown = json.loads(project.call("show", "tiny.toml", killed["action"], "--json").stdout)
+    assert shown["provenance"]["pid"] == began[killed["key"]] != killed["pid"]
     assert events[-1].items() >= {"event": "end", "status": 0, "failed": 0, "left": 0}.items()
     assert not (tmp_path / "out").exists()
     (tmp_path / "machine.toml").unlink()

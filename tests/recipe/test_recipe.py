@@ -569,3 +569,26 @@ def test_a_wrong_method_of_one_training_hides_no_mistake_of_another():
     )
     told = [str(mistake) for mistake in mistakes_in(frozen(tomllib.loads(text)))]
     assert any("has no effect without method" in mistake for mistake in told), told
+
+
+@pytest.mark.parametrize(
+    ("train", "own", "told"),
+    [
+        ("learning_rate = 2e-5", 'method = "lora"', ["datasets.a.train", "heal.train"]),
+        ('learning_rate = 2e-4\nmethod = "lora"', 'method = "full"', ["datasets.a.train", "heal.train"]),
+        ("learning_rate = 2e-5", 'method = "lora", learning_rate = 2e-4', []),
+        ("learning_rate = 2e-5", 'method = "full"', []),
+        ("", 'method = "lora"', []),  # each method's own default
+    ],
+)
+def test_a_rate_that_was_written_for_another_method_is_told_and_stays(load, train, own, told):
+    recipe = load(
+        f'[base]\nmodel = "org/name"\n[train]\n{train}\n[datasets.a]\npath = "a.jsonl"\ntrain = {{ {own} }}\n'
+        f'[datasets.b]\npath = "b.jsonl"\n[heal]\ntrain = {{ max_steps = 2, {own} }}\n'
+    )
+    assert recipe.inherited_rates == told
+    if told:
+        of_a = recipe.train.with_own(recipe.datasets["a"].train)
+        assert of_a.peak_learning_rate == recipe.train.learning_rate, (
+            "keys of recipes that there are do not move"
+        )

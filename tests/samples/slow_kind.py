@@ -32,7 +32,7 @@ SLOW = Kind(
     outputs=("out",),
     resumes=True,
 )
-TRAINS = replace(SLOW, name="slow-training", trains=True)
+TRAINS = replace(SLOW, name="slow-training", trains=True, device=True)
 STEP_SECONDS = 0.1
 LOOK_UP = (protocol, records)
 """The modules that look a kind up by its name, as a job does."""

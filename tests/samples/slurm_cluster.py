@@ -19,6 +19,7 @@ NEEDED = ("slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "sin
 # GraceTime above 0 Slurm first sets a time limit, and a preempted job ends as TIMEOUT and is not queued again.
 CONFIGURATION = """\
 ClusterName=demtest
+GresTypes=gpu
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
@@ -50,7 +51,8 @@ ReturnToService=2
 SlurmctldTimeout=10
 InactiveLimit=0
 MpiDefault=none
-NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[2]}-{ports[3]}] CPUs=1 RealMemory=8000 State=UNKNOWN
+NodeName=DEFAULT CPUs=1 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
+NodeName=n[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports[2]}-{ports[3]}]
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE MaxTime=INFINITE State=UP GraceTime=0
 PartitionName=high Nodes=ALL PriorityTier=10 MaxTime=INFINITE State=UP
 """
@@ -80,7 +82,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class SlurmCluster:
-    """One controller and two nodes of one core each; partition `high` preempts jobs of `low`."""
+    """One controller and two nodes of one core and two made-up GPUs each; partition `high` preempts jobs of `low`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,6 +94,8 @@ class SlurmCluster:
         self.file.write_text(
             CONFIGURATION.format(host=host, folder=folder, user=self.user, ports=free_ports(4))
         )
+        # Made-up GPUs: any device files will do. With a count alone these nodes do not come up.
+        (folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null,/dev/zero\n")
         self.environment = {**os.environ, "SLURM_CONF": str(self.file)}
 
     def start(self) -> None:

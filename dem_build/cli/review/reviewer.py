@@ -409,13 +409,19 @@ class Reviewer:
 
     def _run(self, session: Session, place: Workplace) -> Outcome:
         """Run what is due, and push what it makes."""
-        pusher = place.sharing.pusher(place.store)
-        with make_listener(self.console) as listener:
-            place.sharing.console = self.console
-            followed = listener if pusher is None else Pushing(listener, pusher)
-            outcome = run_plan(session, followed, self.interrupt, rooted=False)
-        if pusher is not None:
-            place.sharing.finish(pusher, session.named)
+        leases = None if session.plan.up_to_date else place.sharing.leases()
+        with ExitStack() as ending:
+            if leases is not None:
+                ending.callback(leases.close)
+            pusher = place.sharing.pusher(
+                place.store, leases.release if leases is not None else lambda _: None
+            )
+            with make_listener(self.console) as listener:
+                place.sharing.console = self.console
+                followed = listener if pusher is None else Pushing(listener, pusher)
+                outcome = run_plan(session, followed, self.interrupt, leases, rooted=False)
+            if pusher is not None:
+                place.sharing.finish(pusher, session.named)
         return outcome
 
 

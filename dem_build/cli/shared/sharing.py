@@ -95,7 +95,7 @@ class Sharing:
         return Pusher(store, self.writes, self.warn, after)
 
     def leases(self) -> RemoteLeases | None:
-        """The leases of the first namespace that is read and written."""
+        """The leases of the first namespace that is read and written; to be closed when what ran is pushed."""
         for namespace in self.writes:
             if any(namespace.where == read.where for read in self.reads):
                 from dem_build.store.remote.leases import RemoteLeases  # noqa: PLC0415  as above
@@ -173,9 +173,9 @@ class Pushing:
         """Tell the other one."""
         self._listener.build_started(plan)
 
-    def action_started(self, verdict: Verdict) -> None:
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
         """Tell the other one."""
-        self._listener.action_started(verdict)
+        self._listener.action_started(verdict, pid)
 
     def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
         """Tell the other one."""

@@ -13,7 +13,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from dem_build.engine.jobs.job import FINAL, STOP, command, newest_step, read_answers, read_job, write_job
 from dem_build.engine.jobs.scheduler import Resources, SchedulerError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import Kind
     from dem_build.digest import Digest
-    from dem_build.engine.jobs.scheduler import Scheduler
+    from dem_build.engine.jobs.scheduler import Ended, Scheduler
     from dem_build.engine.protocol import Request
     from dem_build.machine import Machine
     from dem_build.store import Store
@@ -47,6 +47,8 @@ MOST_LOST = 3
 KEPT_SECONDS = 14 * 86400.0
 """For how long the folder of a job stays that nobody has looked after."""
 LEAST_MINUTES = 15
+PRINTED_BYTES = 8192
+"""How much of a job's output is looked at when it is lost."""
 SPARE = 1.25
 """What a job is given of memory, for each byte that is estimated."""
 
@@ -70,6 +72,7 @@ class JobWorker(Worker):
     def __init__(self, slot: Slot, cluster: Cluster, inbox: queue.Queue[Message]) -> None:
         super().__init__(slot, (), inbox)
         self.told = 0
+        self.begun = False
         self.stopped = False
         self._cluster = cluster
         self._run: object = None
@@ -84,7 +87,9 @@ class JobWorker(Worker):
         self._cluster.accept(self)
 
     def reply(self, reply: Reply) -> None:
-        """Pass on what became of its action."""
+        """Pass on what became of its action, or how that stands."""
+        if reply.answer in (Answer.STARTED, Answer.QUEUED):
+            self.begun = reply.answer is Answer.STARTED
         self._inbox.put(Message(self, reply, self._run))
 
     def runs_in(self, process: object) -> bool:
@@ -106,7 +111,7 @@ class JobWorker(Worker):
 
 @dataclass
 class _Job:
-    """A job, and the workers that wait for its actions."""
+    """A job, the workers that wait for its actions, and how often it was lost, and was short of memory."""
 
     folder: Path
     requests: Sequence[Request]
@@ -116,6 +121,7 @@ class _Job:
     missed: int = 0
     lost: int = 0
     step: int = -1
+    short: int = 0
     stopped: bool = False
 
 
@@ -247,6 +253,7 @@ class Cluster:
                 return True
         job.workers[request.key] = worker
         worker.reply(Reply(Answer.TOLD, what=f"found again as {self._called(job)}"))
+        worker.reply(Reply(Answer.QUEUED, what=self._called(job)))
         return True
 
     def _submit(self, workers: Sequence[JobWorker]) -> None:
@@ -264,7 +271,10 @@ class Cluster:
         for worker in workers:
             assert worker.request is not None
             job.workers[worker.request.key] = worker
-            worker.reply(Reply(Answer.TOLD, what=f"submitted as {self._called(job)}"))
+            worker.reply(Reply(Answer.QUEUED, what=self._called(job)))
+        beside = ", ".join(request.name for request in requests[1:])
+        told = f"submitted as {self._called(job)}" + (f", with {beside}" if beside else "")
+        workers[0].reply(Reply(Answer.TOLD, what=told))
 
     def _start(self, job: _Job, *workers: JobWorker) -> bool:
         """Hand a job to the scheduler; where it is refused its workers fail."""
@@ -307,7 +317,7 @@ class Cluster:
             if asked.memory_gb
             else None
             if memory is None
-            else int(memory * SPARE),
+            else int(memory * SPARE) << job.short,
             minutes=minutes,
         )
 
@@ -355,6 +365,7 @@ class Cluster:
                     worker.reply(
                         Reply(Answer.TOLD, what=f"{self._called(job)} was stopped; its state is saved")
                     )
+                    worker.reply(Reply(Answer.QUEUED, what=f"{self._called(job)}: stopped"))
                     continue
                 worker.reply(reply)
                 if reply.answer is not Answer.STARTED:
@@ -394,9 +405,13 @@ class Cluster:
                 self._look_after(job)
 
     def _note(self, job: _Job, state: str) -> None:
-        if job.state and state != job.state:
-            for worker in job.workers.values():
-                worker.reply(Reply(Answer.TOLD, what=f"{self._called(job)}: {state.lower()}"))
+        what = f"{self._called(job)}: {state.lower()}"
+        for worker in job.workers.values() if state != job.state else ():
+            # How a job waits is for who looks now. Once it has begun, a change is seldom, and worth a line.
+            if not worker.begun:
+                worker.reply(Reply(Answer.QUEUED, what=what))
+            elif job.state and state.lower() not in ("running", "completing"):
+                worker.reply(Reply(Answer.TOLD, what=what))
         job.missed, job.state = 0, state
 
     def _look_after(self, job: _Job) -> None:
@@ -422,7 +437,11 @@ class Cluster:
         step = max((newest_step(self._store, key) for key in job.workers), default=-1)
         job.lost = 1 if step > job.step else job.lost + 1
         job.step = step
-        what = f"{self._called(job)} is gone, and what it was to make is not recorded"
+        printed = _printed(job.folder / "log")
+        ended = self._told_of(job, printed)
+        how = ended.what if ended else "is gone, and what it was to make is not recorded"
+        what = f"{self._called(job)} {how}"
+        job.short += ended is not None and ended.memory
         for key, worker in list(job.workers.items()):
             if job.stopped:
                 resumes = worker.request is not None and worker.request.kind.resumes
@@ -430,7 +449,9 @@ class Cluster:
                 worker.reply(Reply(Answer.INTERRUPTED, what=f"its job is cancelled; {stays}"))
                 self._release(job, key)
             elif job.lost >= MOST_LOST:
-                hint = f"its output is in {job.folder / 'log'}: {_end_of(job.folder / 'log')}"
+                lines = printed.strip().splitlines() or ["nothing"]
+                more = f"{ended.hint}; " if ended and ended.hint else ""
+                hint = f"{more}its output is in {job.folder / 'log'}: {lines[-1]}"
                 worker.reply(Reply(Answer.DIED, what=f"{what}, {MOST_LOST} times", hint=hint))
                 self._release(job, key)
         if job not in self._jobs:
@@ -439,6 +460,16 @@ class Cluster:
         if self._start(job):
             for worker in job.workers.values():
                 worker.reply(Reply(Answer.TOLD, what=f"{what}: submitted again as {self._called(job)}"))
+                worker.reply(Reply(Answer.QUEUED, what=self._called(job)))
+
+    def _told_of(self, job: _Job, printed: str) -> Ended | None:
+        """How a job ended, where its scheduler has a way to say so: one of another package may have none."""
+        asked = getattr(self.scheduler, "ended", None)
+        if asked is None or job.handle is None:
+            return None
+        with suppress(SchedulerError):
+            return cast("Ended | None", asked(job.handle, printed))
+        return None
 
     # Files.
 
@@ -488,11 +519,12 @@ def _is_old(path: Path) -> bool:
     return time.time() - newest > KEPT_SECONDS
 
 
-def _end_of(log: Path) -> str:
-    """The last line that a job printed."""
+def _printed(log: Path) -> str:
+    """The end of what a job printed."""
     with suppress(OSError):
         newest = max(log.glob("*.out"), key=lambda path: path.stat().st_mtime, default=None)
         if newest is not None:
-            lines = newest.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            return lines[-1] if lines else "nothing"
-    return "nothing"
+            with newest.open("rb") as file:
+                file.seek(max(0, newest.stat().st_size - PRINTED_BYTES))
+                return file.read().decode(errors="replace")
+    return ""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.machine import Machine
 
-__all__ = ["GROUP", "Resources", "Scheduler", "SchedulerError", "open_scheduler"]
+__all__ = ["GROUP", "Ended", "Resources", "Scheduler", "SchedulerError", "open_scheduler"]
 
 GROUP = "dem_build.schedulers"
 """The entry-point group: name → a class whose instances are a `Scheduler`, made from the machine file's options."""
@@ -52,8 +52,27 @@ class Resources:
     minutes: int | None = None
 
 
+@dataclass(frozen=True)
+class Ended:
+    """How a job ended that made no record, for messages: nothing is decided by it but how much memory comes next.
+
+    Attributes:
+        what: What became of it, such as `ran out of memory`.
+        hint: What helps.
+        memory: Whether it certainly lacked memory.
+    """
+
+    what: str
+    hint: str = ""
+    memory: bool = False
+
+
 class Scheduler(Protocol):
-    """A scheduler of jobs. Calls come from one thread."""
+    """A scheduler of jobs. Calls come from one thread.
+
+    One that can say more of a job's end than that it is not there has a method `ended(handle, printed)` too, which is
+    given the end of what the job printed, and returns an `Ended`, or None where it does not know.
+    """
 
     def submit(self, command: Sequence[str], resources: Resources, log: Path) -> str:
         """Submit a command, unless a job of its mark is there already.

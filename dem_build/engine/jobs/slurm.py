@@ -10,13 +10,14 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from dem_build.engine.jobs.scheduler import SchedulerError
+from dem_build.engine.jobs.scheduler import Ended, SchedulerError
 from dem_build.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ ENDED = frozenset(
         *("OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
     )
 )
+KNOWN_AGAIN = frozenset(("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED"))
+MORE_MEMORY = "raise `memory_gb` in [submit], or lower micro_batch in the machine file"
+# Of slurmstepd: with cgroups, and where Slurm itself looks at how much a job takes. Of srun: that a process was killed.
+_OUT_OF_MEMORY = re.compile(r"slurmstepd.*(oom.?kill|exceeded (job )?memory limit)", re.IGNORECASE)
+_KILLED = re.compile(r"^srun: error: .*: Killed$", re.MULTILINE)
 
 
 def become(command: str) -> None:
@@ -106,6 +112,26 @@ class Slurm:
             subprocess.run(["scancel", handle], check=False, capture_output=True, timeout=ANSWER_SECONDS)  # noqa: S603, S607
         except (OSError, subprocess.TimeoutExpired) as error:
             raise SchedulerError(f"scancel: {error}") from error
+
+    def ended(self, handle: str, printed: str) -> Ended | None:
+        """How a job ended, by what `scontrol` has of it for some minutes, and by what Slurm wrote into its output.
+
+        The state alone does not tell: seen on Slurm 22.05, a job that it killed over its limit of memory
+        (`OverMemoryKill`) is FAILED with 137, as one that anybody killed is; the limit stands in the output alone.
+        """
+        fields = {}
+        with suppress(SchedulerError):  # it has forgotten the job
+            said = _called("scontrol", "show", "job", "--oneliner", handle).split()
+            fields = dict(word.split("=", 1) for word in said if "=" in word)
+        state = fields.get("JobState", "")
+        if state in KNOWN_AGAIN:
+            return None
+        if state == "OUT_OF_MEMORY" or _OUT_OF_MEMORY.search(printed):
+            return Ended("ran out of memory", MORE_MEMORY, memory=True)
+        if {"9", "137"} & {*fields.get("ExitCode", "").split(":")} or _KILLED.search(printed):
+            what = "was killed (SIGKILL): out of memory, which Slurm tells with cgroups only, or by somebody"
+            return Ended(what, f"if it was memory, {MORE_MEMORY}; the node's `dmesg` says")
+        return Ended(f"ended as {state}") if state else None
 
     def about(self) -> str:
         """Slurm's name and version."""

@@ -4,7 +4,8 @@
 
 Whoever creates the next number has the lease, as a conditional write has one winner. A holder writes its own anew each
 minute; one that stays byte for byte the same for five minutes, by the clock of who looks, is dead, and the next number
-is free: no two clocks are compared. A lease is given back by deleting it, after the record is there.
+is free: no two clocks are compared. That a process of the same host is no more is known at once. A lease is given back
+by deleting it, after the record is there. It names the objects that the action takes, which no collection takes away.
 """
 
 from __future__ import annotations
@@ -15,20 +16,25 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from dem_build.digest import DIGEST
 from dem_build.errors import RemoteError
 from dem_build.json_text import parse_json
-from dem_build.store.leases import SILENT_SECONDS, Holder
+from dem_build.store.gc.garbage import WRITING_SECONDS
+from dem_build.store.leases import SILENT_SECONDS, Holder, has_died, parse_holder
+from dem_build.store.local import DIGESTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from dem_build.digest import Digest
+    from dem_build.store.remote.bucket import Stored
     from dem_build.store.remote.namespace import Namespace
 
-__all__ = ["BEAT_SECONDS", "RemoteLeases"]
+__all__ = ["BEAT_SECONDS", "Leased", "RemoteLeases", "leased"]
 
 BEAT_SECONDS = 60.0
 _VERSION = "dem-lease"
@@ -56,7 +62,7 @@ class RemoteLeases:
         self._namespace = namespace
         self._warn = warn
         self._silent = silent
-        self._ours: dict[Digest, tuple[str, Holder]] = {}
+        self._ours: dict[Digest, tuple[str, Holder, list[Digest]]] = {}
         self._seen: dict[Digest, tuple[bytes, float]] = {}
         self._warned = False
         self._lock = threading.Lock()
@@ -64,19 +70,24 @@ class RemoteLeases:
         self._beats = 0
         threading.Thread(target=self._beat, args=(beat,), name="dem-remote-leases", daemon=True).start()
 
-    def take(self, key: Digest) -> str | None:
-        """Take the lease of a key; who has it, None where it is ours now, or the remote does not tell."""
+    def take(self, key: Digest, needs: Collection[Digest] = ()) -> str | None:
+        """Take the lease of a key; who has it, None where it is ours now, or the remote does not tell.
+
+        Args:
+            key: Of an action.
+            needs: The objects that it takes.
+        """
         if key in self._ours:
             return None
         try:
-            return self._take(key)
+            return self._take(key, sorted(needs))
         except RemoteError as error:
             if not self._warned:
                 self._warned = True
                 self._warn(f"{error}; others may do the same work meanwhile")
             return None
 
-    def _take(self, key: Digest) -> str | None:
+    def _take(self, key: Digest, needs: list[Digest]) -> str | None:
         remote = self._namespace.remote
         if remote.down is not None or remote.candidates or not remote.bucket.lively:
             return None  # it holds none
@@ -89,12 +100,12 @@ class RemoteLeases:
                 continue  # given back between the two looks
             if held is not None and not self._is_silent(key, held):
                 return _told(held)
-            name, data = self._name(key, last + 1), self._written(me)
+            name, data = self._name(key, last + 1), self._written(me, needs)
             bucket.create(name, data)
             # What the server says of the write is not believed: the reply to one that worked may have been lost.
             if bucket.get(name) == data:
                 with self._lock:
-                    self._ours[key] = (name, me)
+                    self._ours[key] = (name, me, needs)
                 self._seen.pop(key, None)
                 bucket.delete([self._name(key, number) for number in numbers])
                 return None
@@ -103,7 +114,7 @@ class RemoteLeases:
     def release(self, key: Digest) -> None:
         """Give a lease back; of one that is not ours nothing happens."""
         with self._lock:
-            name, _ = self._ours.pop(key, (None, None))
+            name = self._ours.pop(key, (None,))[0]
         if name is not None:
             with suppress(RemoteError):  # it falls silent, and is taken over
                 self._namespace.remote.bucket.delete([name])
@@ -115,6 +126,8 @@ class RemoteLeases:
             self.release(key)
 
     def _is_silent(self, key: Digest, held: bytes) -> bool:
+        if (holder := _holder(held)) is not None and has_died(holder):
+            return True
         before, since = self._seen.get(key, (b"", 0.0))
         if before != held:
             self._seen[key] = (held, time.monotonic())
@@ -126,11 +139,11 @@ class RemoteLeases:
             file = Path(folder) / "lease"
             while not self._ended.wait(seconds):
                 self._beats += 1
-                for key, (name, holder) in list(self._ours.items()):
+                for key, (name, holder, needs) in list(self._ours.items()):
                     # A sign that fails is one that is missed, a full disk's too. One of a lease that was given back
                     # meanwhile brings it back: it goes again.
                     with suppress(RemoteError, OSError):
-                        file.write_bytes(self._written(holder))
+                        file.write_bytes(self._written(holder, needs))
                         self._namespace.remote.bucket.put(name, file)
                         if key not in self._ours:
                             self._namespace.remote.bucket.delete([name])
@@ -146,8 +159,54 @@ class RemoteLeases:
     def _name(self, key: Digest, number: int) -> str:
         return f"{self._prefix(key)}{number}"
 
-    def _written(self, holder: Holder) -> bytes:
-        return json.dumps({**holder.document(_VERSION), "who": str(holder), "beat": self._beats}).encode()
+    def _written(self, holder: Holder, needs: list[Digest]) -> bytes:
+        more = {"who": holder.dated, "beat": self._beats, "needs": needs}
+        return json.dumps(holder.document(_VERSION) | more).encode()
+
+
+class Leased(NamedTuple):
+    """What the leases of a namespace say to who collects there.
+
+    Attributes:
+        keys: Of actions that somebody runs, as far as is known.
+        needs: The objects that these take.
+        dead: Leases of which nobody gave a sign of life for long.
+    """
+
+    keys: frozenset[Digest] = frozenset()
+    needs: frozenset[Digest] = frozenset()
+    dead: tuple[Stored, ...] = ()
+
+
+def leased(of: Namespace, now: float) -> Leased:
+    """Look at the leases of a namespace. Clocks of server and host are compared: within an hour all are living.
+
+    Raises:
+        RemoteError: The remote does not answer.
+    """
+    bucket = of.remote.bucket
+    prefix = f"{of.name}/leases/"
+    listed = [(each, each.name.removeprefix(prefix).split("/")) for each in bucket.list(prefix)]
+    found = [
+        (e, p[0]) for e, p in listed if len(p) == 2 and DIGEST.fullmatch(p[0]) and _NUMBER.fullmatch(p[1])
+    ]
+    living = [(each, key) for each, key in found if now - each.modified < WRITING_SECONDS]
+    # Whatever looks like a digest: anybody may have written it.
+    needs = (DIGESTS.findall(bucket.get(each.name) or b"") for each, _ in living)
+    return Leased(
+        frozenset(key for _, key in living),
+        frozenset(name.decode() for names in needs for name in names),
+        tuple(each for each, _ in found if now - each.modified >= WRITING_SECONDS),
+    )
+
+
+def _holder(held: bytes) -> Holder | None:
+    try:
+        document = parse_json(held)
+        known = {name: document[name] for name in (_VERSION, *(f.name for f in fields(Holder)))}
+    except (ValueError, TypeError, KeyError):
+        return None
+    return parse_holder(json.dumps(known).encode(), _VERSION)
 
 
 def _told(held: bytes) -> str:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build.digest import DIGEST
 from dem_build.errors import RemoteError
+from dem_build.store.gc.garbage import WRITING_SECONDS
 from dem_build.store.local import DIGESTS
 from dem_build.store.records import NewerRecordError, parse_record
 from dem_build.store.remote.bucket import Stored
+from dem_build.store.remote.leases import Leased, leased
 from dem_build.store.remote.namespace import key_of
 
 if TYPE_CHECKING:
@@ -57,10 +59,12 @@ class Survey:
     Attributes:
         objects: Digest → where it is listed.
         records: Name → the record.
+        leased: What its leases say.
     """
 
     objects: Mapping[Digest, Stored]
     records: Mapping[str, HeldRecord]
+    leased: Leased = field(default_factory=Leased)
 
     def damage(self) -> Iterator[tuple[str, str]]:
         """Yield names of records, and what is wrong with each; what a newer dem wrote is not ours to judge."""
@@ -104,7 +108,7 @@ def survey(of: Namespace) -> Survey:
         for blob, name, size in zip(doubtful, names, pool.map(of.remote.bucket.size, names), strict=True):
             if size is not None:
                 objects[blob.digest] = Stored(name, size, time.time())
-    return Survey(objects, records)
+    return Survey(objects, records, leased(of, time.time()))
 
 
 def _records(of: Namespace, listed: Iterable[Stored]) -> dict[str, HeldRecord]:
@@ -155,10 +159,12 @@ class Going:
         records: Of records.
         objects: Of objects that no record named when it began. Those of `records` stay until the next collection: who
             has planned with one of these has that time to fetch them.
+        leases: Of leases of the dead.
     """
 
     records: tuple[Stored, ...]
     objects: tuple[Stored, ...]
+    leases: tuple[Stored, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -169,6 +175,9 @@ class Going:
 def collect(found: Survey, policy: Policy, keep: Collection[Digest], now: float) -> Going:
     """What may go: nothing that was written within the grace period, and whole records only where an age is given.
 
+    Nor goes what somebody with a lease takes, or may just have recorded; and while there is one, no object that is
+    younger than an hour: its record may be on its way.
+
     Args:
         found: The namespace.
         policy: How much. A vector's record goes only where that is asked for.
@@ -176,10 +185,14 @@ def collect(found: Survey, policy: Policy, keep: Collection[Digest], now: float)
         now: Seconds since 1970.
     """
     damaged = {name for name, _ in found.damage()}
+    living = found.leased
+    young = max(policy.grace, WRITING_SECONDS) if living.keys else policy.grace
     records = []
     for name, held in found.records.items():
         listed, record = held.listed, held.record
-        if held.newer:
+        if held.newer or key_of(name) in living.keys:
+            continue
+        if record is not None and any(output.digest in living.needs for output in record.outputs.values()):
             continue
         age = now - listed.modified
         dear = record is not None and "delta" in record.outputs and not policy.vectors
@@ -189,9 +202,11 @@ def collect(found: Survey, policy: Policy, keep: Collection[Digest], now: float)
             records.append(listed)
     named = found.named()
     objects = [
-        o for digest, o in found.objects.items() if digest not in named and now - o.modified >= policy.grace
+        o
+        for digest, o in found.objects.items()
+        if digest not in named | living.needs and now - o.modified >= young
     ]
-    return Going(tuple(records), tuple(objects))
+    return Going(tuple(records), tuple(objects), living.dead)
 
 
 def take(of: Namespace, found: Survey, going: Going) -> list[str]:
@@ -207,7 +222,7 @@ def take(of: Namespace, found: Survey, going: Going) -> list[str]:
         RemoteError: The remote does not answer.
     """
     bucket = of.remote.bucket
-    bucket.delete([held.name for held in going.records])
+    bucket.delete([gone.name for gone in (*going.leases, *going.records)])
     # What went may have been pushed anew, under the same name and with other objects.
     stayed = found.records.keys() - {held.name for held in going.records}
     for at in range(0, len(going.objects), _DELETED_AT_ONCE):

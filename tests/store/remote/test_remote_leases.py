@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from shared_samples import Shared
 
 from dem_build.errors import RemoteError
+from dem_build.store.gc.garbage import Policy
+from dem_build.store.leases import Holder
 from dem_build.store.remote.leases import RemoteLeases
+from dem_build.store.remote.push import push
+from dem_build.store.remote.survey import collect, survey, take
 
 KEY = "ab" * 32
 SILENT = 0.2
@@ -133,3 +139,65 @@ def test_what_anybody_may_have_written_as_a_lease_is_waited_for_as_any_other(sha
         assert one.take(KEY) == "somebody is at work on this action"
         taken_by(one)
         assert there(shared) == ["4", "no number"]
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["of this host", "of another host"])
+def test_a_process_of_this_host_that_is_no_more_is_not_waited_for(shared, *, here):
+    """A build that was killed would else keep the next one on its machine for five minutes."""
+    me = Holder.me()
+    gone = replace(me, start_time=me.start_time + 1, boot_id=me.boot_id if here else "another kernel")
+    place = shared.folder / "trusted" / "leases" / KEY
+    place.mkdir(parents=True)
+    (place / "1").write_text(json.dumps({**gone.document("dem-lease"), "who": str(gone), "beat": 3}))
+    with leases(shared, "one", silent=1000.0) as one:
+        assert one.take(KEY) == (None if here else f"{gone} is at work on this action")
+
+
+DAY = 86400.0
+ALL = Policy(grace=0.0, older_than=0.0, vectors=True)
+
+
+def test_what_one_with_a_lease_takes_is_not_collected_nor_what_it_may_just_have_recorded(shared):
+    """Else its inputs would be trained again, and what it pushes in a damaged record's place would go with that."""
+    one = shared.machine("one")
+    taken, damaged, other = (
+        one.make(name, params=i) for i, name in enumerate((b"taken", b"damaged", b"other"))
+    )
+    for record in (taken, damaged, other):
+        push(record, one.store, one.write)
+    (shared.folder / one.name(damaged.outputs["delta"])).unlink()
+    [stray, on_its_way] = [
+        one.store.objects.put_bytes(data) for data in (b"of a record that went", b"on its way")
+    ]
+    for blob in (stray, on_its_way):
+        one.bucket.put(one.name(blob), one.store.objects.open(blob))
+    needs = {blob.digest for blob in taken.outputs["weights"].blobs()} | {stray.digest}
+    with leases(shared, "worker") as worker:
+        assert worker.take(damaged.key, needs) is None
+        found = survey(one.write)
+        going = collect(found, ALL, (), time.time() + 1)
+        assert [r.name for r in going.records] == [one.write.record(other.key)]
+        assert going.objects == (), "what is young may be of a record that comes"
+        old = collect(found, ALL, (), time.time() + 2 * DAY).objects
+        assert one.name(on_its_way) in (names := [o.name for o in old])
+        assert one.name(stray) not in names
+        worker.release(damaged.key)
+    going = collect(survey(one.write), ALL, (), time.time() + 1)
+    assert len(going.records) == 3
+    assert {one.name(stray), one.name(on_its_way)} <= {o.name for o in going.objects}
+
+
+def test_leases_of_the_dead_are_collected_and_keep_nothing(shared):
+    one = shared.machine("one")
+    push(record := one.make(), one.store, one.write)
+    with leases(shared, "dead") as dead:
+        assert dead.take(KEY, {b.digest for b in record.blobs()}) is None
+        place = shared.folder / "trusted" / "leases"
+        (place / KEY / "no number").write_text("{}")
+        for path in place.rglob("*"):
+            os.utime(path, (time.time() - DAY,) * 2)
+        found = survey(one.write)
+        going = collect(found, ALL, (), time.time() + 1)
+        assert len(going.records) == 1
+        take(one.write, found, going)
+        assert there(shared) == ["no number"]
