@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from project import Project, dataset, fresh, ran, recipe
+from safetensors.torch import load_file
 
 COMPOSE = '[compose]\ndtype = "float32"\n'
 LORA = '[train]\nmethod = "lora"\nlora_r = 4\n'
