@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import warm
 from tiny import make_data
 
 if TYPE_CHECKING:
@@ -54,10 +55,16 @@ def _heeds_ctrl_c() -> None:
 
 
 class Project:
-    """A folder with a recipe, and `dem` called in it."""
+    """A folder with a recipe, and `dem` called in it.
 
-    def __init__(self, home: Path) -> None:
+    Args:
+        home: The folder.
+        cold: Whether each call and each worker is a new interpreter; `warm` tells what else they are.
+    """
+
+    def __init__(self, home: Path, *, cold: bool = False) -> None:
         self.home = home
+        self.cold = cold
         self.environment = {**os.environ, "DEM_HINTS": str(home / "hints"), "NO_COLOR": "1"}
         self.environment.pop("DEM_CACHE", None)
 
@@ -76,11 +83,15 @@ class Project:
         )
 
     def call(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == status, f"{arguments}: {process.returncode}\n{out}\n{err}"
+        if self.cold or not warm.fits(self.environment):
+            process = self.start(*arguments)
+            out, err = process.communicate(timeout=240)
+            found = process.returncode
+        else:
+            found, out, err = warm.dem(arguments, self.home, self.environment)
+        assert found == status, f"{arguments}: {found}\n{out}\n{err}"
         assert "Traceback" not in err
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return subprocess.CompletedProcess(arguments, found, out, err)
 
     def build(self, text: str = RECIPE, *options: str, status: int = 0) -> dict[str, object]:
         self.write(text)
@@ -100,10 +111,10 @@ def vector_of(project: Project, name: str) -> str:
     return str(shown["outputs"]["delta"]["digest"])
 
 
-def fresh(tmp_path: Path, base: Path) -> Project:
+def fresh(tmp_path: Path, base: Path, *, cold: bool = False) -> Project:
     shutil.copytree(base, tmp_path / "base")
     make_data(tmp_path / "data")
-    return Project(tmp_path)
+    return Project(tmp_path, cold=cold)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -207,7 +218,9 @@ class Calls:
 
 def record(recipe: Path) -> None:
     """Record made-up results for every action of a recipe."""
-    code = "import sys; from pathlib import Path; from scaled import record_made_up as r; r(Path(sys.argv[1]))"
+    code = (
+        "import sys; from pathlib import Path; from scaled import record_made_up as r; r(Path(sys.argv[1]))"
+    )
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"DEM_HINTS": str(recipe.parent / "hints"), "PYTHONPATH": path}
     subprocess.run([sys.executable, "-c", code, recipe], check=True, env=environment, cwd=recipe.parent)
