@@ -5,7 +5,7 @@ with its own folder, environment and streams, which ends as it does for a user. 
 driver copies itself for a light action, and speak with it as any others.
 
 Not for what is about imports, start-up, signals or witnesses (where torch is loaded, a call leaves none), nor for
-variables that are read when a library is imported or a process begins.
+variables that are read when a library is imported or a process begins; but a hub's client is imported anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import functools
 import multiprocessing
 import os
 import pkgutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import dem_build
-from dem_build.engine.copied import Copied
+from dem_build.engine.copied import POSSIBLE, Copied
 from dem_build.engine.pool import QUIET, Worker
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 SECONDS = 240
-READ_AT_IMPORT = ("HF_", "PYTHON", "TRANSFORMERS_")
-"""How variables begin that libraries look at once."""
+READ_AT_IMPORT = ("PYTHON", "TRANSFORMERS_")
+"""How variables begin that are looked at once."""
 BESIDE = ("transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama")
 """What no module of `dem` names, but every build loads."""
 
@@ -54,17 +55,23 @@ class Loaded:
         return getattr(self._copied, name)
 
 
-def fits(environment: Mapping[str, str]) -> bool:
-    """Whether `dem` may be called here in this environment."""
-    names = {n for n in {*environment, *os.environ} if n.startswith(READ_AT_IMPORT)}
-    return all(environment.get(name) == os.environ.get(name) for name in names)
-
-
 def dem(
     arguments: Sequence[str], home: Path, environment: Mapping[str, str], *, together: bool = False
 ) -> Ended:
     """Call `dem` in a folder, with these variables alone; its errors may go where its output goes."""
-    return run(_dem, [*arguments], home, {**environment}, together=together)
+    if POSSIBLE and _fits(environment):
+        return run(_dem, [*arguments], home, {**environment}, together=together)
+    done = subprocess.run(
+        [sys.executable, "-m", "dem_build", *arguments],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if together else subprocess.PIPE,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr or "")
 
 
 def run(function: Callable[..., object], *arguments: object, together: bool = False) -> Ended:
@@ -94,10 +101,16 @@ def _loaded() -> ForkServerContext:
     ours = (module.name for module in pkgutil.walk_packages(dem_build.__path__, "dem_build."))
     context.set_forkserver_preload([*(name for name in ours if not name.endswith("__main__")), *BESIDE])
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUIET.items():
+        for name, value in {**QUIET, "PYTHONSAFEPATH": "1"}.items():  # as workers are started
             patch.setenv(name, value)
         multiprocessing.forkserver.ensure_running()
     return context
+
+
+def _fits(environment: Mapping[str, str]) -> bool:
+    """Whether what has imported all would have found the same in this environment."""
+    names = {n for n in {*environment, *os.environ} if n.startswith(READ_AT_IMPORT)}
+    return all(environment.get(name) == os.environ.get(name) for name in names)
 
 
 def _writing(streams: Sequence[Path], function: Callable[..., object], arguments: Sequence[object]) -> None:
@@ -115,6 +128,8 @@ def _dem(arguments: list[str], home: Path, environment: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["dem", *arguments]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]  # which knows where the hub and its cache are from its variables
     Worker._new = lambda worker: Loaded(worker)  # noqa: PLW0108  a method
     from dem_build.cli import main
 
