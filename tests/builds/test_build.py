@@ -145,7 +145,8 @@ def test_a_shown_model_has_a_line_for_each_vector(built: tuple[Project, dict[str
     project.write(RECIPE)
     lines = project.call("show", "tiny.toml").stdout.splitlines()
     for name in ("add", "copy"):
-        [line] = [x for x in lines if vector_of(project, name) in x and x.startswith("preimage.inputs[")]
+        digest = vector_of(project, name)
+        [line] = [x for x in lines if digest in x and x.startswith("preimage.inputs[")]
         assert '"omega": 0.5' in line
 
 
