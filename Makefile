@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt
 
+PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count(), 3) + 1)')
+
 DEMO := recipes/demo
 DEMO_DATA := $(DEMO)/data/complete
 
@@ -22,10 +24,10 @@ export PYTHONDONTWRITEBYTECODE :=
 
 setup: $(VENV)/dev.stamp
 
-# A process for each of up to four cores: most tests wait for one, in imports and in models too small for two. A file's
-# tests share what they build, so one process has them all; tests/conftest.py puts the slow files first.
+# A process for each core, for most tests keep one busy; and one more, for those of Slurm wait for minutes, and many for a
+# moment. A file's tests share what they build, so one process has them all; tests/conftest.py puts the slow files first.
 test: setup
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check

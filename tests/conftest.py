@@ -14,13 +14,15 @@ from tiny import make_base, make_data
 # Read when torch is loaded. Models this small only wait for a second thread, which spins unless it is told to sleep.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
-SLOW = ("torture", "builds", "actions", "model", "engine")
+SLOW = ("test_slurm.py", "torture", "builds", "errors", "actions", "model", "engine")
+"""Files and folders."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the folders that take longest: whoever took such a file last would keep the other workers waiting."""
-    order = {folder: place for place, folder in enumerate(SLOW)}
-    items.sort(key=lambda item: order.get(item.path.parent.name, len(SLOW)))
+    """Begin with what takes longest: whoever took such a file last would keep the other workers waiting."""
+    order = {name: place for place, name in enumerate(SLOW)}
+    last = len(SLOW)
+    items.sort(key=lambda item: min(order.get(p.name, last) for p in (item.path, item.path.parent)))
 
 
 @pytest.fixture(scope="module", autouse=True)

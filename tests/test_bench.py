@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 GPU = Path(__file__).parent.parent / "bench" / "gpu.py"
+
+
+def benchmark(*arguments: str) -> None:
+    """Be the interpreter that runs it."""
+    sys.argv = [str(GPU), *arguments]
+    sys.path.insert(0, str(GPU.parent))
+    runpy.run_path(str(GPU), run_name="__main__")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_gpu_benchmark_trains_and_composes_a_tiny_model(tmp_path):
     figures = tmp_path / "figures.json"
-    command = [sys.executable, str(GPU), "--shape", "tiny", "--steps", "3", "--json", str(figures)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = warm.run(benchmark, "--shape", "tiny", "--steps", "3", "--json", str(figures))
+    assert done.status == 0, done.err
     [told] = json.loads(figures.read_text())
     assert told["shape"] == "tiny"
     assert told["tokens_per_second"] > 0
     assert told["peak_memory"] > 0
     assert told["loss"] > 0
-    assert "| tiny |" in done.stdout
+    assert "| tiny |" in done.out
 
 
 def test_flops_are_those_of_the_stated_formula(monkeypatch):

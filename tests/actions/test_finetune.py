@@ -6,15 +6,13 @@ import json
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-import finetune_samples
 import numpy as np
 import pytest
 import torch
+import warm
 from finetune_samples import (
     BASE_DIGEST,
     PLAIN,
@@ -28,6 +26,7 @@ from finetune_samples import (
     progress,
     stop_after,
     train,
+    train_with_checkpoints,
 )
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -128,11 +127,12 @@ def test_a_stopped_training_resumes_to_the_same_bytes(straight, dropout_base, tm
 def test_a_killed_training_resumes_to_the_same_bytes(straight, dropout_base, tmp_path):
     """Killed at any moment, also while a checkpoint is written: whichever was the newest complete one."""
     before, after = tmp_path / "before", tmp_path / "after"
-    child = start(f"train(Path({str(dropout_base)!r}), work, context_of(work, checkpoint_seconds=0))", before)
-    while len(progress(before)) < 5 and child.poll() is None:
+    child = warm.start(train_with_checkpoints, dropout_base, before)
+    while len(progress(before)) < 5 and child.exitcode is None:
         time.sleep(0.001)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     resumed, again = resume(dropout_base, before, after)
     assert resumed["resumed_from"] >= 3
     assert again.read_bytes() == straight[1].read_bytes()
@@ -347,15 +347,6 @@ def test_a_row_that_does_not_fit_in_memory_fails_with_a_hint(base, tmp_path):
     with pytest.raises(TrainingError, match="one row of 23 tokens does not fit") as caught:
         train(base, tmp_path, context_of(tmp_path, stopping=out_of_memory_at(1, 2)))
     assert "max_length" in caught.value.hint
-
-
-def start(source, work):
-    """Run a line of the samples' words in a process of its own."""
-    program = f"import sys; sys.path[:0] = {[str(Path(finetune_samples.__file__).parent)]}\n"
-    program += (
-        f"from pathlib import Path\nfrom finetune_samples import *\nwork = Path({str(work)!r})\n{source}"
-    )
-    return subprocess.Popen([sys.executable, "-c", program])
 
 
 def test_rows_beyond_the_models_context_are_refused_before_it_is_loaded(base, tmp_path):

@@ -1,7 +1,7 @@
 """`dem build` as a user calls it: what runs after each edit, interruption and resumption, two builds at once.
 
-Real processes, a real (tiny) base, real trainings. Trainings cost seconds of imports each, so the edits share one
-built project, and each test leaves it as it found it.
+Real processes, a real (tiny) base, real trainings. The edits share one built project, and each test leaves it as it
+found it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_a_shown_model_has_a_line_for_each_vector(built: tuple[Project, dict[str
     project.write(RECIPE)
     lines = project.call("show", "tiny.toml").stdout.splitlines()
     for name in ("add", "copy"):
-        digest = vector_of(project, name)  # asked once: each time is a process
+        digest = vector_of(project, name)
         [line] = [x for x in lines if digest in x and x.startswith("preimage.inputs[")]
         assert '"omega": 0.5' in line
 
@@ -383,12 +384,9 @@ def test_ctrl_c_saves_a_checkpoint_and_exits_with_130(tmp_path: Path, tiny_base:
 def test_two_builds_at_once_train_each_vector_once(tmp_path: Path, tiny_base: Path) -> None:
     project = fresh(tmp_path, tiny_base)
     project.write(RECIPE)
-    processes = [project.start("build", "tiny.toml", "--json") for _ in range(2)]
-    documents = []
-    for process in processes:
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == 0, err
-        documents.append(json.loads(out))
+    with ThreadPoolExecutor(2) as pool:
+        builds = [pool.submit(project.call, "build", "tiny.toml", "--json") for _ in range(2)]
+        documents = [json.loads(build.result().stdout) for build in builds]
     trained = [name for d in documents for name in ran(d) if name.startswith("vector:")]
     assert sorted(trained) == ["vector:add", "vector:copy"]
     assert documents[0]["model_digest"] == documents[1]["model_digest"]

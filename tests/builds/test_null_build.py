@@ -401,12 +401,18 @@ PUBLISHED = {
 }
 
 
+@pytest.fixture(scope="module")
+def repeated(built: Calls) -> Witness:
+    return witness_of(built, *BUILD)
+
+
 @pytest.mark.parametrize("change", PUBLISHED.values(), ids=PUBLISHED)
-def test_the_witness_of_a_build_does_not_hold_where_what_is_published_is_changed(built, change, monkeypatch):
+def test_the_witness_of_a_build_does_not_hold_where_what_is_published_is_changed(
+    built, repeated, change, monkeypatch
+):
     monkeypatch.chdir(built.home)
-    made = witness_of(built, *BUILD)
     with kept(built.home / "out"):
-        assert same(seen := seen_now(made))
+        assert same(seen := seen_now(repeated))
         change(built.home)
         assert not same(seen)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import error_page
 import pytest
+import warm
 from base_cases import BASES
 from build_cases import AFTER_A_BUILD, BROKEN_DATA, BUILDS
 from call_cases import CALLS
@@ -136,12 +137,14 @@ def estranged(built: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[st
     return call(home, "build strangers.toml --keep-going")
 
 
+def environment_in(home: Path) -> dict[str, str]:
+    ours = {"DEM_HINTS": str(home / "hints"), "NO_COLOR": "1", "COLUMNS": "200"}
+    return {name: value for name, value in os.environ.items() if name != "DEM_CACHE"} | ours
+
+
 def start(
     home: Path, arguments: str, file_limit: int | None = None, memory_limit: int | None = None
 ) -> subprocess.Popen[str]:
-    environment = {**os.environ, "DEM_HINTS": str(home / "hints"), "NO_COLOR": "1", "COLUMNS": "200"}
-    environment.pop("DEM_CACHE", None)
-
     def limited() -> None:
         if file_limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
@@ -151,7 +154,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-m", "dem_build", *arguments.split()],
         cwd=home,
-        env=environment,
+        env=environment_in(home),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,12 +162,9 @@ def start(
     )
 
 
-def call(
-    home: Path, arguments: str, file_limit: int | None = None, memory_limit: int | None = None
-) -> tuple[str, int]:
-    process = start(home, arguments, file_limit, memory_limit)
-    out, _ = process.communicate(timeout=240)
-    return normal(out, home), process.returncode
+def call(home: Path, arguments: str) -> tuple[str, int]:
+    status, out, _ = warm.dem(arguments.split(), home, environment_in(home), together=True)
+    return normal(out, home), status
 
 
 @pytest.mark.parametrize("case", BROKEN_DATA, ids=lambda c: c.what)
@@ -189,7 +189,11 @@ def test_what_is_built_and_not_good_enough_says_so(case, built, tmp_path):
     shutil.copytree(built, home)
     case.setup(home)
     (home / "recipe.toml").write_text(RECIPE.replace(*case.replaced) if case.replaced[0] else RECIPE)
-    out, status = call(home, case.call, case.file_limit, case.memory_limit)
+    if case.file_limit is None and case.memory_limit is None:
+        out, status = call(home, case.call)
+    else:
+        process = start(home, case.call, case.file_limit, case.memory_limit)
+        out, status = normal(process.communicate(timeout=240)[0], home), process.returncode
     assert (reason_in(out), status) == (case.says, case.status)
 
 
@@ -201,12 +205,16 @@ def test_a_mishap_of_a_build_says_what_to_do(case, built, tmp_path):
         shutil.rmtree(home / "cache")
     case.setup(home)
     (home / "recipe.toml").write_text(RECIPE.replace(*case.replaced) if case.replaced[0] else RECIPE)
-    process = start(home, case.call, case.file_limit)
-    if case.mishap:
-        wait_for(home, process)
-        os.kill(process.pid if case.mishap == "interrupt" else worker_of(process.pid), STOPS[case.mishap])
-    out, _ = process.communicate(timeout=120)
-    assert (reason_in(normal(out, home)), process.returncode) == (case.says, case.status)
+    if case.file_limit is None and not case.mishap:
+        out, status = call(home, case.call)
+    else:
+        process = start(home, case.call, case.file_limit)
+        if case.mishap:
+            wait_for(home, process)
+            stopped = process.pid if case.mishap == "interrupt" else worker_of(process.pid)
+            os.kill(stopped, STOPS[case.mishap])
+        out, status = normal(process.communicate(timeout=120)[0], home), process.returncode
+    assert (reason_in(out), status) == (case.says, case.status)
 
 
 TELLING = ("✗ ", "error:", "stopping:", "- ", "interrupted:", "cache/", "6 damaged")
@@ -252,7 +260,7 @@ def reason_in(out: str) -> str:
 
 def forget(home, action):
     """Take an action's record away, so that it is due again."""
-    plan = json.loads(start(home, "plan recipe.toml --json").communicate(timeout=60)[0])
+    plan = json.loads(warm.dem(["plan", "recipe.toml", "--json"], home, environment_in(home))[1])
     key = next(a["key"] for a in plan["actions"] if a["name"] == action)
     [record] = (home / "cache" / "actions").rglob(f"{key}.json")
     record.unlink()

@@ -99,6 +99,11 @@ def train(base, work, context=None, **params):
     return provenance, work / "out" / "delta"
 
 
+def train_with_checkpoints(base, work):
+    """With one after each step."""
+    train(base, work, context_of(work, checkpoint_seconds=0))
+
+
 def stop_after(steps, work):
     """A stop request that comes while step `steps` runs, when those before it were told of."""
     return lambda: len(progress(work)) >= steps - 1

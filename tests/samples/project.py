@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import warm
 from tiny import make_data
 
 if TYPE_CHECKING:
@@ -55,10 +56,16 @@ def _heeds_ctrl_c() -> None:
 
 
 class Project:
-    """A folder with a recipe, and `dem` called in it."""
+    """A folder with a recipe, and `dem` called in it.
+
+    Attributes:
+        home: The folder.
+        cold: Whether each call and each worker is a new interpreter; `warm` tells what else they are.
+    """
 
     def __init__(self, home: Path) -> None:
         self.home = home
+        self.cold = False
         self.environment = {**os.environ, "DEM_HINTS": str(home / "hints"), "NO_COLOR": "1"}
         self.environment.pop("DEM_CACHE", None)
 
@@ -77,11 +84,15 @@ class Project:
         )
 
     def call(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=240)
-        assert process.returncode == status, f"{arguments}: {process.returncode}\n{out}\n{err}"
+        if self.cold:
+            process = self.start(*arguments)
+            out, err = process.communicate(timeout=240)
+            found = process.returncode
+        else:
+            found, out, err = warm.dem(arguments, self.home, self.environment)
+        assert found == status, f"{arguments}: {found}\n{out}\n{err}"
         assert "Traceback" not in err
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return subprocess.CompletedProcess(arguments, found, out, err)
 
     def build(self, text: str = RECIPE, *options: str, status: int = 0) -> dict[str, object]:
         self.write(text)
