@@ -200,6 +200,7 @@ class OneWorker:
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.request: Any = None
         self.slot = slots[0]
+        self.pid = os.getpid()
         self._places = places
         self._runner: Any = None
 
