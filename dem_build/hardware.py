@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MAPPED", "Room", "cpu_name", "gigabytes", "gpus", "room"]
+__all__ = ["MAPPED", "Room", "cpu_name", "cpus", "gigabytes", "gpus", "room"]
 
 MAPPED = 2 << 20
 """Bytes from which on a worker's C library makes what it is asked for a mapping of its own: a large page."""
@@ -52,6 +52,12 @@ def gigabytes(octets: float) -> str:
 def cpu_name() -> str:
     """What records call a CPU as a device."""
     return f"cpu ({platform.machine()})"
+
+
+def cpus() -> int:
+    """How many CPUs this process may use."""
+    # Not every system that has workers has affinities.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def gpus() -> list[str]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from dem_build.engine.copied import POSSIBLE, Copied
 from dem_build.engine.protocol import Answer, Reply
 from dem_build.errors import UsageError
-from dem_build.hardware import MAPPED, gpus
+from dem_build.hardware import MAPPED, cpus, gpus
 from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -84,14 +84,8 @@ def slots(machine: Machine) -> list[Slot]:
     sets = _gpu_sets(gpus(), machine) if machine.engine == "local" else [(name,) for name in gpus()]
     count = machine.jobs or max(1, len(sets))
     count = min(count, len(sets)) if sets else count
-    threads = max(1, _cpus() // count)
+    threads = max(1, cpus() // count)
     return [Slot(sets[i] if sets else (), threads) for i in range(count)]
-
-
-def _cpus() -> int:
-    """How many CPUs this process may use."""
-    # Not every system that has workers has affinities.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpu_sets(gpus: list[str], machine: Machine) -> list[tuple[str, ...]]:

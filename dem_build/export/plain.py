@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from dem_build.checkpoint.filenames import CONFIG
 from dem_build.checkpoint.floats import CODES
 from dem_build.checkpoint.header import kept_in
 from dem_build.checkpoint.writer import weights_writer
+from dem_build.hardware import cpus
 from dem_build.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def write_sum(folder: Path, base: Checkpoint, delta: Checkpoint, omega: float, d
         opened = [stack.enter_context(checkpoint) for checkpoint in (base, delta)]
         writer = stack.enter_context(weights_writer(folder, result_specs(base, code, kept)))
         what = Combination(opened[0], opened[1:], [omega], EDIT, code, kept)
-        combine(what, writer, threads=len(os.sched_getaffinity(0)))
+        combine(what, writer, threads=cpus())
 
 
 def write_config(folder: Path, config: Path, dtype: str) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dem_build.action import BASE
 from dem_build.checkpoint.adapter import write_adapter
@@ -38,7 +38,17 @@ ADAPTER, CHECKPOINT, GGUF = "adapter", "checkpoint", "gguf"
 PARTS = ("weights", "tokenizer", "config", "generation_config")
 
 
-def export(recipe: str, action: str, place: Path, call: Call, **wished: Any) -> int:
+def export(  # noqa: PLR0913  the command's options
+    recipe: str,
+    action: str,
+    place: Path,
+    call: Call,
+    *,
+    form: str | None,
+    dtype: str | None,
+    rank: int | None,
+    omega: float | None,
+) -> int:
     """Write what an action made in a form that another library loads.
 
     Args:
@@ -46,7 +56,10 @@ def export(recipe: str, action: str, place: Path, call: Call, **wished: Any) -> 
         action: What makes a vector or a model.
         place: A new folder, or with `form = "gguf"` a new file.
         call: The options that several commands have.
-        wished: The fields of `Wished`; without a `form`, a vector becomes an adapter, and a model a checkpoint.
+        form: As of `Wished`, as are the others; without one a vector becomes an adapter, and a model a checkpoint.
+        dtype: Likewise.
+        rank: Likewise.
+        omega: Likewise.
 
     Raises:
         UsageError: The action makes neither or has not been built, it has no such form, or something is in the way.
@@ -55,15 +68,14 @@ def export(recipe: str, action: str, place: Path, call: Call, **wished: Any) -> 
     session = open_session(recipe, call)
     session.plan.graph.require([action])
     found = session.plan.graph.actions[action]
-    if wished["form"] is None:
-        wished["form"] = ADAPTER if "delta" in found.kind.outputs else CHECKPOINT
-    leaving = _Leaving(session, found, place, Wished(**wished))
+    form = form or (ADAPTER if "delta" in found.kind.outputs else CHECKPOINT)
+    leaving = _Leaving(session, found, place, Wished(form, dtype, rank, omega))
     leaving.check()
     forms = {ADAPTER: leaving.adapter, CHECKPOINT: leaving.checkpoint, GGUF: leaving.gguf}
     try:
-        said = forms[wished["form"]]()
+        said = forms[form]()
     except OSError as error:
-        hint = f"name a new {'file' if wished['form'] == GGUF else 'folder'}"
+        hint = f"name a new {'file' if form == GGUF else 'folder'}"
         raise UsageError(f"{place}: {error.strerror}", where=session.named, hint=hint) from error
     for line in (f"{place}: {said[0]}", *said[1:]):
         make_console().print(clean(line), soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dem_build import __version__
 from dem_build.action import BASE
@@ -34,7 +34,9 @@ CARD = "README.md"
 MODEL = "model"
 
 
-def publish(recipe: str, repository: str, action: str, call: Call, **where: Any) -> int:
+def publish(  # noqa: PLR0913  the command's options
+    recipe: str, repository: str, action: str, call: Call, *, revision: str | None, public: bool
+) -> int:
     """Upload the composed model or a vector, with a card of what was measured.
 
     Args:
@@ -42,7 +44,8 @@ def publish(recipe: str, repository: str, action: str, call: Call, **where: Any)
         repository: `ORG/NAME`.
         action: `model`, or what makes a vector.
         call: The options that several commands have.
-        where: `revision` and `public`, as `upload` takes them.
+        revision: As `upload` takes it.
+        public: Likewise.
 
     Raises:
         NotUpToDateError: Something is due.
@@ -73,7 +76,7 @@ def publish(recipe: str, repository: str, action: str, call: Call, **where: Any)
         made = _model if action == MODEL else _vector
         files = made(session, found, records, results, Path(work))
         message = f"{session.recipe.name}: {action}"
-        sent = upload(files, repository, message, **where)
+        sent = upload(files, repository, message, revision=revision, public=public)
     seen = "private" if sent.private else "public"
     what = (
         f"{len(files)} files in commit {sent.commit[:8]}"
