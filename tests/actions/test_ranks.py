@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import socket
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +18,15 @@ from finetune_samples import PARAMS, base, context_of, events, inputs_of, prepar
 from safetensors.torch import load_file, save_file
 from tiny import make_base
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import TrainerControl
 
+from dem_build.actions.finetune import progress as finetune_progress
 from dem_build.actions.finetune.ranks import launch, rank, sharding
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
 from dem_build.actions.finetune.ranks.rank import train_rank
 from dem_build.actions.finetune.ranks.sharding import Ranks
+from dem_build.actions.finetune.ranks.trainer import AgreedProgress
 from dem_build.checkpoint.delta import delta_writer, write_delta
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import ActionError, InterruptedBuildError, TrainingError
@@ -213,6 +217,31 @@ def test_packs_are_those_of_one_process(base, tmp_path):
     with alone() as ranks:
         train_rank(work_of(base, tmp_path / "rank", **params), ranks)
     assert_near(tmp_path / "rank" / "out" / "delta", delta)
+
+
+def test_the_next_checkpoint_is_due_by_when_the_last_one_was_complete(monkeypatch, tmp_path):
+    """One that takes longer to write than the time between two would else be written at each step."""
+    now = [0.0]
+
+    def slow(_):
+        now[0] += 500
+
+    monkeypatch.setattr(finetune_progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(finetune_progress, "keep", slow)
+    context, control = context_of(tmp_path, checkpoint_seconds=300), TrainerControl()
+    of = AgreedProgress(context, RowOrder(np.ones(4), 2, seed=1), np.ones(4, np.int64), 0.0, 2)
+    of.sharded = SimpleNamespace(ranks=SimpleNamespace(first=True, gathered=lambda said: [said] * 2))
+    args = SimpleNamespace(output_dir=tmp_path, device=torch.device("cpu"), per_device_train_batch_size=1)
+    of.on_train_begin(args, None, control)
+    saved = []
+    for step in range(1, 5):
+        now[0] += 200
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        of.on_step_end(args, state := SimpleNamespace(global_step=step), control)
+        if control.should_save:
+            of.on_save(args, state, control)
+            saved.append(step)
+    assert saved == [2, 4]
 
 
 def test_a_model_that_is_not_sharded_is_found_in_the_first_step(monkeypatch, base, tmp_path):
