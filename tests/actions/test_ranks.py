@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +23,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerControl
 
 from dem_build.actions.finetune import progress as finetune_progress
-from dem_build.actions.finetune.ranks import launch, rank, sharding
+from dem_build.actions.finetune.ranks import begin, launch, rank, sharding
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
 from dem_build.actions.finetune.ranks.rank import train_rank
@@ -335,6 +337,26 @@ def test_torchrun_starts_ranks_that_leave_a_schedulers_signal_to_the_driver_and_
     monkeypatch.setattr(launch, "RANK", "fake_rank")
     with pytest.raises(ActionError, match=r"rank 1 of 2 was killed by signal 9 \(SIGKILL\)"):
         train_on(tmp_path)
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("4, 6", "6"), ("", "")])
+def test_a_rank_sees_its_gpu_alone_before_anything_is_loaded_that_looks(tmp_path, visible, seen):
+    """bitsandbytes asks for GPUs when it is imported: after that another variable would change nothing."""
+    (tmp_path / "torch.py").write_text("import os\nraise SystemExit(os.environ['CUDA_VISIBLE_DEVICES'])")
+    told = {begin.PARENT: str(os.getpid()), "LOCAL_RANK": "1", "PYTHONPATH": str(tmp_path)}
+    environment = {n: v for n, v in os.environ.items() if n != "CUDA_VISIBLE_DEVICES"} | told
+    environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    command = [sys.executable, "-m", launch.RANK, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == f"{seen}\n"
+
+
+def test_who_is_started_by_a_process_that_died_meanwhile_ends_at_once():
+    """Linux tells of a parent's death who asked before it: an agent would else train on for nobody."""
+    program = f"from {launch.__name__} import die_with_parent as d; d({{}}); print('lives')"
+    for parent, said in ((os.getpid(), "lives\n"), (1, "")):
+        command = [sys.executable, "-c", program.format(parent)]
+        assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == said
 
 
 @pytest.mark.parametrize(

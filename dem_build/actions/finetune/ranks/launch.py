@@ -50,7 +50,7 @@ __all__ = [
 ]
 
 PACKAGE = __package__ or "dem_build.actions.finetune.ranks"
-RANK = f"{PACKAGE}.rank"
+RANK = f"{PACKAGE}.begin"
 AGENT = "agent.json"
 WORK = "work.json"
 SHARDED = "optimizer.safetensors"
@@ -251,7 +251,16 @@ def _run(work: Work, context: Context, ranks: int) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_DRIVER)
     try:
         agent = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-P", "-m", f"{PACKAGE}.agent", str(work.folder), str(ranks), RANK],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                f"{PACKAGE}.agent",
+                str(os.getpid()),
+                str(work.folder),
+                str(ranks),
+                RANK,
+            ],
             stdin=subprocess.DEVNULL,
             env=_environment(work.threads),
         )
@@ -316,7 +325,9 @@ def _seen(work: Work) -> list[tuple[int, int]]:
         return []
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process with the one that started it."""
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process with the one that started it; where that is no more, end at once."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before this was asked, and would be heard of no more
+            os._exit(1)
