@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -27,7 +28,7 @@ from dem_build.actions.finetune.ranks import begin, launch, rank, sharding
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
 from dem_build.actions.finetune.ranks.rank import train_rank
-from dem_build.actions.finetune.ranks.sharding import Ranks
+from dem_build.actions.finetune.ranks.sharding import Ranks, length_of
 from dem_build.actions.finetune.ranks.trainer import AgreedProgress
 from dem_build.checkpoint.delta import delta_writer, write_delta
 from dem_build.data.arrays import TokenRows
@@ -189,6 +190,21 @@ def test_a_step_that_clips_is_the_same_bits_for_one_rank_and_two_and_one_process
     two, vector = train(base, tmp_path / "two", context_of(tmp_path / "two", processes_per_action=2), **PLAIN)
     assert [e[3] for e in two["curve"]] == [e[3] for e in provenance["curve"]]
     assert vector.read_bytes() == (tmp_path / "rank" / "out" / "delta").read_bytes()
+
+
+def test_threads_reach_no_bit_of_a_norm():
+    """Ranks share a machine's threads: two of them have half as many each as one has."""
+    before, draw = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    squares = [torch.rand(100_000, dtype=torch.float64, generator=draw) ** 6 for _ in range(20)]
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append([length_of(of) for of in squares])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+    assert found[0] == pytest.approx([math.sqrt(math.fsum(of.tolist())) for of in squares], rel=1e-14)
 
 
 def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_batch_is(base, tmp_path):
