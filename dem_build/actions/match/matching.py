@@ -118,6 +118,7 @@ class Matching:
                 continue
             # Of tensors of many sizes, in many threads, the C library keeps a third as much again.
             release_memory()
+            self._sums.release()
             for stream in self._streams:
                 stream.enter(name, layer)
             layer = name

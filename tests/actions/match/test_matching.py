@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from weight_samples import bytes_of, import_base, load, random_vector, run_compo
 
 from dem_build.actions.match.normal import factor_of
 from dem_build.actions.match.rows import token_weights
+from dem_build.actions.match.sums import ModelSums
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.tokenise import MASKED
 from dem_build.errors import CheckpointError, DataError, InterruptedBuildError
@@ -124,6 +128,40 @@ def test_order_names_and_threads_reach_no_byte(tmp_path, imported, vectors, dtyp
     other = run_match(imported, tmp_path / "other", vectors[::-1], threads=3, dtype=dtype, prior="fit")
     assert bytes_of(one.out / "weights") == bytes_of(other.out / "weights")
     assert one.told["terms"] == other.told["terms"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_more_than_a_layer_of_the_files_stays_in_memory(monkeypatch, tmp_path, imported, vectors):
+    """A page that was looked at is this process' until it is let go of: else they grow to all of base and vectors."""
+    shutil.copytree(imported, tmp_path / "import")
+    given = [(shutil.copy(file, tmp_path), rows, importance) for file, rows, importance in vectors]
+    release, seen = ModelSums.release, []
+
+    def released(self):
+        before = pages_of(tmp_path)
+        release(self)
+        seen.append((before, pages_of(tmp_path)))
+
+    monkeypatch.setattr(ModelSums, "release", released)
+    plain = run_match(imported, tmp_path / "plain", vectors)
+    seen.clear()
+    made = run_match(tmp_path / "import", tmp_path / "made", [(Path(f), r, a) for f, r, a in given])
+    assert bytes_of(made.out / "weights") == bytes_of(plain.out / "weights")
+    written = len(load_file(made.out / "weights" / "model.safetensors"))
+    assert len(seen) == 2 + written - 2 * 7  # at each layer, and at each tensor that is not fitted
+    assert {after for _, after in seen} == {0}
+    assert all(before for before, _ in seen[:2])
+
+
+def pages_of(folder):
+    """Kilobytes of files in a folder that are mapped and in memory."""
+    found, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            ours = str(folder) in line
+        elif ours and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
 
 
 def test_a_vector_is_followed_as_far_as_it_matters(tmp_path, imported, vectors):
