@@ -271,6 +271,13 @@ def test_what_rows_begin_with_counts_once_and_few_counting_tokens_weigh_eight_ti
     assert last == pytest.approx([one / 3, *[one] * 17, 8 * one, one])
 
 
+def test_of_plain_text_the_last_tokens_of_rows_weigh_no_more_than_eight_times_as_much_as_others():
+    """Nothing comes after them that could count: as half of a dataset a few tokens would outweigh all the others."""
+    ids = [np.arange(start, start + 100) for start in (0, 200)]
+    for found in token_weights([(row, row) for row in ids], 1.0):
+        assert found.tolist() == pytest.approx([1 / (2 * (99 + 8))] * 99 + [8 / (2 * (99 + 8))])
+
+
 @pytest.mark.parametrize("ridge", [1e-9, 0.03])
 def test_a_ridge_too_small_for_inputs_that_are_alike_is_refused(ridge):
     """All inputs are one, but for what float32 rounds off: some eigenvalues of G are below 0."""
