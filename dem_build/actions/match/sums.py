@@ -148,8 +148,9 @@ class ModelSums:
 
     def release(self) -> None:
         """Give back the memory of what was looked at of the files, which would else grow to all of base and vectors."""
-        for held in (self._base, *self._deltas):
-            held.release()
+        self._base.release()
+        for delta in self._deltas:
+            delta.release()
 
     def _added(
         self, name: str, start: int, weights: Mapping[int, float], total: torch.Tensor

@@ -14,9 +14,10 @@ from families import make_family
 from match_samples import by_hand, random_rows, run_match
 from safetensors.torch import load_file
 from tiny import make_base
+from torch.utils._python_dispatch import TorchDispatchMode
 from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
 
-from dem_build.actions.match.normal import factor_of
+from dem_build.actions.match.normal import dot, factor_of
 from dem_build.actions.match.rows import token_weights
 from dem_build.actions.match.sums import ModelSums
 from dem_build.checkpoint.reader import open_checkpoint
@@ -278,15 +279,44 @@ def test_of_plain_text_the_last_tokens_of_rows_weigh_no_more_than_eight_times_as
         assert found.tolist() == pytest.approx([1 / (2 * (99 + 8))] * 99 + [8 / (2 * (99 + 8))])
 
 
+class Largest(TorchDispatchMode):
+    """Notes the elements of the largest tensor that is made and has memory of its own."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.known, self.most = {t.untyped_storage().data_ptr() for t in given}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in self.known:
+            self.most = max(self.most, made.numel())
+        return made
+
+
+def test_how_much_longer_a_prior_should_be_takes_no_further_matrix():
+    draw = torch.Generator().manual_seed(0)
+    inputs, edit, sums = (
+        torch.randn(size, dtype=torch.float64, generator=draw) for size in ((900, 700), (700, 90), (700, 90))
+    )
+    gram = inputs.T @ inputs
+    factor = factor_of(gram.clone(), 2.0, one_by_one)
+    with Largest(factor._lower, edit, sums) as seen:
+        found = factor.square(edit, one_by_one), dot(edit, sums, one_by_one)
+    assert found == pytest.approx(
+        ((edit * (gram @ edit)).sum().item(), (edit * sums).sum().item()), rel=1e-12
+    )
+    assert seen.most == 256 * 256
+
+
+def one_by_one(function, of):
+    return [function(each) for each in of]
+
+
 @pytest.mark.parametrize("ridge", [1e-9, 0.03])
 def test_a_ridge_too_small_for_inputs_that_are_alike_is_refused(ridge):
     """All inputs are one, but for what float32 rounds off: some eigenvalues of G are below 0."""
     noise = torch.from_numpy(np.random.default_rng(0).normal(0, 1e-6, (300, 300)))
     gram = 1 + (noise + noise.T) / 2
-
-    def one_by_one(function, of):
-        return [function(each) for each in of]
-
     if ridge > 1e-3:
         solved = factor_of(gram.clone(), ridge, one_by_one).solve(torch.eye(300).double(), one_by_one)
         expected = torch.linalg.inv(gram + ridge * gram.diagonal().median() * torch.eye(300))
