@@ -27,7 +27,7 @@ from dem_build.actions.finetune import progress as finetune_progress
 from dem_build.actions.finetune.ranks import begin, launch, rank, sharding
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
-from dem_build.actions.finetune.ranks.rank import train_rank
+from dem_build.actions.finetune.ranks.rank import RankRun, train_rank
 from dem_build.actions.finetune.ranks.sharding import Ranks, length_of
 from dem_build.actions.finetune.ranks.trainer import AgreedProgress
 from dem_build.checkpoint.delta import delta_writer, write_delta
@@ -170,6 +170,18 @@ def test_what_some_ranks_left_goes_on_over_others_to_the_vector_of_one_process(
     assert told["sharding"]["reduction"] == "float32"
     assert [e["done"] for e in progress(second)] == [2, 3, 4]
     json.dumps(told, allow_nan=False)
+
+
+def test_more_ranks_than_left_a_checkpoint_share_its_rows_among_all(base, tmp_path):
+    """By the micro-batch of the one process that left it, half of four ranks would have no row in any step."""
+    context = context_of(tmp_path, stopping=lambda: True)
+    with pytest.raises(InterruptedBuildError, match="after step 1, which is saved"):
+        train(base, tmp_path, context, **UNCLIPPED)
+    rows, params = TokenRows.open(base / "train"), PARAMS | UNCLIPPED
+    runs = [RankRun(inputs_of(base), params, context, rows, Ranks(rank, 4)) for rank in range(4)]
+    assert [run.resumed_from for run in runs] == [1] * 4
+    assert [[len(batch) for batch in run.dealt.of_step(1)] for run in runs] == [[1]] * 4
+    assert "micro-batch 2 → 1, ranks 1 → 4" in events(tmp_path)[-1]["message"]
 
 
 def assert_near(vector, expected):

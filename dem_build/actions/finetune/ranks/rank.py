@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Inputs, Provenance
 
-__all__ = ["main", "train_rank"]
+__all__ = ["RankRun", "main", "train_rank"]
 
 TORCHRUN = (
     "RANK",
