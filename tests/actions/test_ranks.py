@@ -367,7 +367,7 @@ def test_torchrun_starts_ranks_that_leave_a_schedulers_signal_to_the_driver_and_
         train_on(tmp_path)
 
 
-@pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("4, 6", "6"), ("", "")])
+@pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("4, 6", "6"), ("", ""), ("-1", "-1")])
 def test_a_rank_sees_its_gpu_alone_before_anything_is_loaded_that_looks(tmp_path, visible, seen):
     """bitsandbytes asks for GPUs when it is imported: after that another variable would change nothing."""
     (tmp_path / "torch.py").write_text("import os\nraise SystemExit(os.environ['CUDA_VISIBLE_DEVICES'])")

@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 from dem_build.actions.finetune.ranks.launch import PACKAGE, die_with_parent
+from dem_build.hardware import gpus
 
 __all__ = ["PARENT", "main"]
 
 PARENT = "DEM_RANKS_AGENT"
 """The environment variable by which a rank knows the process that started it."""
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def main(folder: Path) -> None:
@@ -25,11 +27,10 @@ def main(folder: Path) -> None:
 def _see_one_gpu() -> None:
     # The first visible GPU is what a model runs on: of each rank it is another one.
     local = int(os.environ["LOCAL_RANK"])
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or visible.strip():
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            str(local) if visible is None else visible.split(",")[local].strip()
-        )
+    if VISIBLE not in os.environ:
+        os.environ[VISIBLE] = str(local)
+    elif named := gpus():
+        os.environ[VISIBLE] = named[local]
 
 
 if __name__ == "__main__":
