@@ -29,7 +29,7 @@ from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
 from dem_build.actions.finetune.ranks.rank import RankRun, train_rank
 from dem_build.actions.finetune.ranks.sharding import Ranks, length_of
-from dem_build.actions.finetune.ranks.trainer import AgreedProgress
+from dem_build.actions.finetune.ranks.trainer import AgreedProgress, ShardedTrainer
 from dem_build.checkpoint.delta import delta_writer, write_delta
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import ActionError, InterruptedBuildError, TrainingError
@@ -342,6 +342,27 @@ def test_where_memory_ran_out_all_ranks_begin_again_with_half_the_micro_batch(mo
     )
     assert told["warnings"][2] == "one"
     assert [e["event"] for e in events(tmp_path)] == ["warning", "warning"]
+
+
+def test_half_of_what_memory_ran_out_with_is_that_of_the_ranks_and_not_of_the_machine_file(
+    monkeypatch, tmp_path
+):
+    """A checkpoint's is the smaller where memory ran out before it: the same would else be tried again and again."""
+    full, done = {0: {"out_of_memory": "x", "micro_batch": 2}}, {0: {"provenance": {"warnings": []}}}
+    machines = ended(monkeypatch, full, done)
+    assert "micro-batch of 2, on rank 0: x; going on with 1" in train_on(tmp_path)["warnings"][0]
+    assert [machine.micro_batch for machine in machines] == [4, 1]
+
+
+def test_a_rank_says_with_which_micro_batch_memory_ran_out(monkeypatch, base, tmp_path):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(ShardedTrainer, "compute_loss", full)
+    with pytest.raises(Exception, match="2") as raised, alone() as ranks:
+        train_rank(work_of(base, tmp_path, **PLAIN), ranks)
+    assert rank._failure(raised.value).keys() == {"out_of_memory", "micro_batch"}
+    assert rank._failure(raised.value)["micro_batch"] == 2
 
 
 FAKE = """

@@ -206,8 +206,8 @@ def train_on_ranks(inputs: Inputs, params: Mapping[str, JSON], context: Context,
         if "provenance" in first:
             told: Provenance = first["provenance"]
             return told | {"warnings": warnings + told["warnings"], "restarts": restarts}
-        out_of_memory = _judge(work, ranks)
-        before = min(machine.micro_batch, -(-params["global_batch_size"] // ranks))
+        out_of_memory, tried = _judge(work, ranks)
+        before = tried or min(machine.micro_batch, -(-params["global_batch_size"] // ranks))
         if before == 1:
             raise TrainingError(f"one row does not fit in memory, {out_of_memory}", hint=MEMORY_HINT)
         machine = machine.model_copy(update={"micro_batch": before // 2})
@@ -289,15 +289,15 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def _judge(work: Work, ranks: int) -> str:
-    """Raise what the ranks met first; where memory ran out, say on which and how much there is."""
+def _judge(work: Work, ranks: int) -> tuple[str, int | None]:
+    """Raise what the ranks met first; where memory ran out, say on which, how much there is, and the micro-batch."""
     ended = {rank: how for rank in range(ranks) if (how := work.ended(rank))}
     if any("stopped" in how for how in ended.values()):
         raise InterruptedBuildError(next(how["stopped"] for how in ended.values() if "stopped" in how))
     failed = sorted(ended, key=lambda rank: ended[rank]["time"])
     for rank in failed:
         if "out_of_memory" in ended[rank]:
-            return f"on rank {rank}: {ended[rank]['out_of_memory']}"
+            return f"on rank {rank}: {ended[rank]['out_of_memory']}", ended[rank].get("micro_batch")
         if "error" in ended[rank]:
             raise _same(ended[rank])
     # A rank that lost another one only says so; which was lost, torchrun saw.

@@ -120,6 +120,10 @@ class RankRun(TrainingRun):
         )
 
 
+class _FullError(Exception):
+    """Memory ran out in a pass, with the micro-batch of it as its argument: that of a checkpoint may be the smaller."""
+
+
 class _Silent(Context):
     """The surroundings of a rank that has nothing to say: the first one tells it already."""
 
@@ -146,7 +150,13 @@ def train_rank(work: Work, ranks: Ranks) -> Provenance:
     )
     rows = TokenRows.open(work.inputs.paths["data/train"])
     refuse_longer(rows, work.inputs.paths["base/config"])
-    return RankRun(work.inputs, work.params, context, rows, ranks).result()
+    run = RankRun(work.inputs, work.params, context, rows, ranks)
+    try:
+        return run.result()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _FullError(run.micro_batch) from error
 
 
 def main(folder: Path) -> None:
@@ -178,6 +188,8 @@ def _join() -> None:
 
 
 def _failure(error: BaseException) -> dict[str, JSON]:
+    if isinstance(error, _FullError):
+        return {"out_of_memory": memory_numbers(), "micro_batch": error.args[0]}
     if is_out_of_memory(error):
         return {"out_of_memory": memory_numbers()}
     if isinstance(error, DemError):
