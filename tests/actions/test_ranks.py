@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
 import socket
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +21,15 @@ from finetune_samples import PARAMS, base, context_of, events, inputs_of, prepar
 from safetensors.torch import load_file, save_file
 from tiny import make_base
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import TrainerControl
 
-from dem_build.actions.finetune.ranks import launch, rank, sharding
+from dem_build.actions.finetune import progress as finetune_progress
+from dem_build.actions.finetune.ranks import begin, launch, rank, sharding
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
-from dem_build.actions.finetune.ranks.rank import train_rank
-from dem_build.actions.finetune.ranks.sharding import Ranks
+from dem_build.actions.finetune.ranks.rank import RankRun, train_rank
+from dem_build.actions.finetune.ranks.sharding import Ranks, length_of
+from dem_build.actions.finetune.ranks.trainer import AgreedProgress, ShardedTrainer
 from dem_build.checkpoint.delta import delta_writer, write_delta
 from dem_build.data.arrays import TokenRows
 from dem_build.errors import ActionError, InterruptedBuildError, TrainingError
@@ -165,6 +172,18 @@ def test_what_some_ranks_left_goes_on_over_others_to_the_vector_of_one_process(
     json.dumps(told, allow_nan=False)
 
 
+def test_more_ranks_than_left_a_checkpoint_share_its_rows_among_all(base, tmp_path):
+    """By the micro-batch of the one process that left it, half of four ranks would have no row in any step."""
+    context = context_of(tmp_path, stopping=lambda: True)
+    with pytest.raises(InterruptedBuildError, match="after step 1, which is saved"):
+        train(base, tmp_path, context, **UNCLIPPED)
+    rows, params = TokenRows.open(base / "train"), PARAMS | UNCLIPPED
+    runs = [RankRun(inputs_of(base), params, context, rows, Ranks(rank, 4)) for rank in range(4)]
+    assert [run.resumed_from for run in runs] == [1] * 4
+    assert [[len(batch) for batch in run.dealt.of_step(1)] for run in runs] == [[1]] * 4
+    assert "micro-batch 2 → 1, ranks 1 → 4" in events(tmp_path)[-1]["message"]
+
+
 def assert_near(vector, expected):
     mine, theirs = load_file(vector), load_file(expected)
     assert mine.keys() == theirs.keys()
@@ -183,6 +202,21 @@ def test_a_step_that_clips_is_the_same_bits_for_one_rank_and_two_and_one_process
     two, vector = train(base, tmp_path / "two", context_of(tmp_path / "two", processes_per_action=2), **PLAIN)
     assert [e[3] for e in two["curve"]] == [e[3] for e in provenance["curve"]]
     assert vector.read_bytes() == (tmp_path / "rank" / "out" / "delta").read_bytes()
+
+
+def test_threads_reach_no_bit_of_a_norm():
+    """Ranks share a machine's threads: two of them have half as many each as one has."""
+    before, draw = torch.get_num_threads(), torch.Generator().manual_seed(0)
+    squares = [torch.rand(100_000, dtype=torch.float64, generator=draw) ** 6 for _ in range(20)]
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append([length_of(of) for of in squares])
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+    assert found[0] == pytest.approx([math.sqrt(math.fsum(of.tolist())) for of in squares], rel=1e-14)
 
 
 def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_batch_is(base, tmp_path):
@@ -213,6 +247,31 @@ def test_packs_are_those_of_one_process(base, tmp_path):
     with alone() as ranks:
         train_rank(work_of(base, tmp_path / "rank", **params), ranks)
     assert_near(tmp_path / "rank" / "out" / "delta", delta)
+
+
+def test_the_next_checkpoint_is_due_by_when_the_last_one_was_complete(monkeypatch, tmp_path):
+    """One that takes longer to write than the time between two would else be written at each step."""
+    now = [0.0]
+
+    def slow(_):
+        now[0] += 500
+
+    monkeypatch.setattr(finetune_progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(finetune_progress, "keep", slow)
+    context, control = context_of(tmp_path, checkpoint_seconds=300), TrainerControl()
+    of = AgreedProgress(context, RowOrder(np.ones(4), 2, seed=1), np.ones(4, np.int64), 0.0, 2)
+    of.sharded = SimpleNamespace(ranks=SimpleNamespace(first=True, gathered=lambda said: [said] * 2))
+    args = SimpleNamespace(output_dir=tmp_path, device=torch.device("cpu"), per_device_train_batch_size=1)
+    of.on_train_begin(args, None, control)
+    saved = []
+    for step in range(1, 5):
+        now[0] += 200
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        of.on_step_end(args, state := SimpleNamespace(global_step=step), control)
+        if control.should_save:
+            of.on_save(args, state, control)
+            saved.append(step)
+    assert saved == [2, 4]
 
 
 def test_a_model_that_is_not_sharded_is_found_in_the_first_step(monkeypatch, base, tmp_path):
@@ -285,6 +344,27 @@ def test_where_memory_ran_out_all_ranks_begin_again_with_half_the_micro_batch(mo
     assert [e["event"] for e in events(tmp_path)] == ["warning", "warning"]
 
 
+def test_half_of_what_memory_ran_out_with_is_that_of_the_ranks_and_not_of_the_machine_file(
+    monkeypatch, tmp_path
+):
+    """A checkpoint's is the smaller where memory ran out before it: the same would else be tried again and again."""
+    full, done = {0: {"out_of_memory": "x", "micro_batch": 2}}, {0: {"provenance": {"warnings": []}}}
+    machines = ended(monkeypatch, full, done)
+    assert "micro-batch of 2, on rank 0: x; going on with 1" in train_on(tmp_path)["warnings"][0]
+    assert [machine.micro_batch for machine in machines] == [4, 1]
+
+
+def test_a_rank_says_with_which_micro_batch_memory_ran_out(monkeypatch, base, tmp_path):
+    def full(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(ShardedTrainer, "compute_loss", full)
+    with pytest.raises(Exception, match="2") as raised, alone() as ranks:
+        train_rank(work_of(base, tmp_path, **PLAIN), ranks)
+    assert rank._failure(raised.value).keys() == {"out_of_memory", "micro_batch"}
+    assert rank._failure(raised.value)["micro_batch"] == 2
+
+
 FAKE = """
 import os, signal, time
 if os.environ["RANK"] == "0":
@@ -306,6 +386,26 @@ def test_torchrun_starts_ranks_that_leave_a_schedulers_signal_to_the_driver_and_
     monkeypatch.setattr(launch, "RANK", "fake_rank")
     with pytest.raises(ActionError, match=r"rank 1 of 2 was killed by signal 9 \(SIGKILL\)"):
         train_on(tmp_path)
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("4, 6", "6"), ("", ""), ("-1", "-1")])
+def test_a_rank_sees_its_gpu_alone_before_anything_is_loaded_that_looks(tmp_path, visible, seen):
+    """bitsandbytes asks for GPUs when it is imported: after that another variable would change nothing."""
+    (tmp_path / "torch.py").write_text("import os\nraise SystemExit(os.environ['CUDA_VISIBLE_DEVICES'])")
+    told = {begin.PARENT: str(os.getpid()), "LOCAL_RANK": "1", "PYTHONPATH": str(tmp_path)}
+    environment = {n: v for n, v in os.environ.items() if n != "CUDA_VISIBLE_DEVICES"} | told
+    environment |= {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    command = [sys.executable, "-m", launch.RANK, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr == f"{seen}\n"
+
+
+def test_who_is_started_by_a_process_that_died_meanwhile_ends_at_once():
+    """Linux tells of a parent's death who asked before it: an agent would else train on for nobody."""
+    program = f"from {launch.__name__} import die_with_parent as d; d({{}}); print('lives')"
+    for parent, said in ((os.getpid(), "lives\n"), (1, "")):
+        command = [sys.executable, "-c", program.format(parent)]
+        assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == said
 
 
 @pytest.mark.parametrize(

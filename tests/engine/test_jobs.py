@@ -287,6 +287,7 @@ SRUN = "srun: error: n2: task 0: Killed\nsrun: Force Terminated StepId=5.0\n"
         ("JobState=FAILED Reason=RaisedSignal:9 ExitCode=0:9", "", "was killed (SIGKILL)", False),
         ("", SRUN, "was killed (SIGKILL)", False),
         ("JobState=CANCELLED Reason=None ExitCode=0:15", "", "ended as CANCELLED", False),
+        ("JobState=TIMEOUT Reason=TimeLimit ExitCode=0:9", SRUN, "ended as TIMEOUT", False),  # after KillWait
         ("JobState=RUNNING Reason=None ExitCode=0:0", OOM_KILL, None, False),  # queued again meanwhile
         ("", "a traceback that says out of memory and Killed", None, False),
     ],

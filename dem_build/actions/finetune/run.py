@@ -177,9 +177,8 @@ class TrainingRun:
             return None
         left = RunState.read(checkpoint)
         self.seconds = left.seconds
-        # The user may have lowered it, and then means it.
-        if left.micro_batch <= self.context.machine.micro_batch:
-            self.micro_batch = left.micro_batch
+        # The user may have lowered it, and then means it; and more ranks have fewer rows each.
+        self.micro_batch = min(left.micro_batch, self.micro_batch)
         here = RunState.here(self.micro_batch, self.seconds, device(), self.ranks)
         if differences := left.differences(here):
             self.context.note(

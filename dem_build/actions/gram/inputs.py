@@ -80,6 +80,7 @@ def _layers(
         if name not in frame.linear:  # the next layer
             if layer is not None:
                 yield found
+            sums.release()
             stream.enter(name, layer)
             layer, found, last = name, LayerGrams({}, {}), []
             continue

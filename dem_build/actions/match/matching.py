@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dem_build.actions.match.frames import Frame, refused
-from dem_build.actions.match.normal import Factor, Targets, factorised
+from dem_build.actions.match.normal import Factor, Targets, dot, factorised
 from dem_build.actions.match.rows import Piece, WeighedRow, pieces_of, weighed
 from dem_build.actions.match.stream import OneThreadEach, Stream, place_of
 from dem_build.errors import CheckpointError
@@ -118,6 +118,7 @@ class Matching:
                 continue
             # Of tensors of many sizes, in many threads, the C library keeps a third as much again.
             release_memory()
+            self._sums.release()
             for stream in self._streams:
                 stream.enter(name, layer)
             layer = name
@@ -150,8 +151,9 @@ class Matching:
         if self._sums.vectors.prior is None:
             edit = self._frame.turned(name, self._sums.edit(f"{name}.weight").to(device()).double())
             square = factor.square(edit, self._for_each)
+            along = dot(edit, sums, self._for_each)
             # A mean of vectors that do the same is right as it is; n that keep out of each other's way need n of it.
-            longer = min(max((edit * sums).sum().item() / square, 0.0), vectors - 1.0) if square > 0 else 0.0
+            longer = min(max(along / square, 0.0), vectors - 1.0) if square > 0 else 0.0
             sums.add_(edit, alpha=longer * factor.pull)
         return factor.solve(sums, self._for_each)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     ForEach: TypeAlias = "Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]"
 
-__all__ = ["BLOCK", "CHUNK", "Factor", "Targets", "factor_of", "factorised", "gram_of"]
+__all__ = ["BLOCK", "CHUNK", "Factor", "Targets", "dot", "factor_of", "factorised", "gram_of"]
 
 CHUNK = 512  # tokens
 BLOCK = 256  # columns of a matrix
@@ -73,7 +73,16 @@ class Factor:
             return part.square().sum().item()
 
         lengths = for_each(block, range(0, len(edit), BLOCK))
-        return math.fsum(lengths) - self.pull * edit.square().sum().item()
+        return math.fsum(lengths) - self.pull * dot(edit, edit, for_each)
+
+
+def dot(one: torch.Tensor, other: torch.Tensor, for_each: ForEach) -> float:
+    """⟨A, B⟩ of two matrices, by blocks of rows: their product as a whole would be a third one."""
+
+    def block(start: int) -> float:
+        return (one[start : start + BLOCK] * other[start : start + BLOCK]).sum().item()
+
+    return math.fsum(for_each(block, range(0, len(one), BLOCK)))
 
 
 def factorised(

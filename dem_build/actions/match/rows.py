@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Piece", "WeighedRow", "pieces_of", "token_weights", "weighed"]
 
 MOST = 8.0
-"""How many times as much as another a token weighs at most whose next one counts."""
+"""How many times as much as the others tokens weigh at most whose next one counts, and others as these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +94,9 @@ def token_weights(rows: Sequence[TokenRow], importance: float) -> list[torch.Ten
 
     What n rows begin with is one and the same observation in all of them, as no layer looks ahead: each of the n has an
     n-th of its weight. Else a system prompt of 24 tokens, in 32 rows, would count as much as 768 tokens that differ.
-    A token whose next one counts weighs at most `MOST` times as much as one of the others: with three of them a row,
-    as a label has, half of the weight would lie on a hundred tokens, which are fitted at the cost of all else.
+    A token of either sort weighs at most `MOST` times as much as one of the other: of labels of three tokens, or of
+    plain text, where a row's last token alone does not count, half of the weight would lie on a hundred tokens, which
+    are fitted at the cost of all else.
 
     Args:
         rows: Input ids and labels of each row of one dataset.
@@ -108,7 +109,7 @@ def token_weights(rows: Sequence[TokenRow], importance: float) -> list[torch.Ten
     once = 1 / _sharing([ids for ids, _ in rows])
     counting = np.concatenate([np.append(labels[1:] != MASKED, False) for _, labels in rows])
     count, others = once[counting].sum(), once[~counting].sum()
-    factor = min(MOST, others / count) if count and others else 1.0
+    factor = min(max(others / count, 1 / MOST), MOST) if count and others else 1.0
     weights = once * np.where(counting, factor, 1.0)
     weights *= importance / weights.sum()
     return list(torch.split(torch.from_numpy(weights).float(), sizes))

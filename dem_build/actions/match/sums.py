@@ -146,6 +146,12 @@ class ModelSums:
             total = total + self._deltas[i].rows(file, rows) * np.float32(weight).item()
         return total.to(torch.float32 if file in self._kept else self.dtype)
 
+    def release(self) -> None:
+        """Give back the memory of what was looked at of the files, which would else grow to all of base and vectors."""
+        self._base.release()
+        for delta in self._deltas:
+            delta.release()
+
     def _added(
         self, name: str, start: int, weights: Mapping[int, float], total: torch.Tensor
     ) -> torch.Tensor:
@@ -188,6 +194,7 @@ class Written:
         """
         for name in list(self._due):
             self._write(name, self._sums.stored(name))
+            self._sums.release()
             tell(len(self._due))
 
     def _write(self, name: str, tensor: torch.Tensor) -> None:

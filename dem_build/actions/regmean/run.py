@@ -92,6 +92,7 @@ def _compose(inputs: Inputs, groups: Sequence[Group], params: Mapping[str, Any],
             if made is not None:
                 written.set(f"{name}.weight", made)
                 fitted += 1
+            sums.release()
         written.rest(lambda _: context.check_stop())
         tell(len(frame.linear))
     context.hashed |= writer.digests  # known since the last byte: the files need not be read again

@@ -42,6 +42,8 @@ ENDED = frozenset(
     )
 )
 KNOWN_AGAIN = frozenset(("PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "COMPLETING", "REQUEUED"))
+SLURMS_OWN = frozenset(("BOOT_FAIL", "CANCELLED", "DEADLINE", "NODE_FAIL", "PREEMPTED", "REVOKED", "TIMEOUT"))
+"""Ends that Slurm itself makes: of what runs on after SIGTERM it is who kills."""
 MORE_MEMORY = "raise `memory_gb` in [submit], or lower micro_batch in the machine file"
 # Of slurmstepd: with cgroups, and where Slurm itself looks at how much a job takes. Of srun: that a process was killed.
 _OUT_OF_MEMORY = re.compile(r"slurmstepd.*(oom.?kill|exceeded (job )?memory limit)", re.IGNORECASE)
@@ -128,6 +130,8 @@ class Slurm:
             return None
         if state == "OUT_OF_MEMORY" or _OUT_OF_MEMORY.search(printed):
             return Ended("ran out of memory", MORE_MEMORY, memory=True)
+        if state in SLURMS_OWN:
+            return Ended(f"ended as {state}")
         if {"9", "137"} & {*fields.get("ExitCode", "").split(":")} or _KILLED.search(printed):
             what = "was killed (SIGKILL): out of memory, which Slurm tells with cgroups only, or by somebody"
             return Ended(what, f"if it was memory, {MORE_MEMORY}; the node's `dmesg` says")

@@ -177,6 +177,10 @@ class Leased(NamedTuple):
     needs: frozenset[Digest] = frozenset()
     dead: tuple[Stored, ...] = ()
 
+    def after(self, before: Leased) -> Leased:
+        """What two looks together say: what one of them saw is kept, and dead is what the later one calls so."""
+        return Leased(self.keys | before.keys, self.needs | before.needs, self.dead)
+
 
 def leased(of: Namespace, now: float) -> Leased:
     """Look at the leases of a namespace. Clocks of server and host are compared: within an hour all are living.

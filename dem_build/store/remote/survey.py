@@ -93,11 +93,14 @@ class Survey:
 def survey(of: Namespace) -> Survey:
     """Look at a namespace: records before objects, so that what is pushed meanwhile is not seen without its objects.
 
+    Leases before and after: whose lease is given back meanwhile has pushed in the place of what was read as damage.
+
     What a survey calls damaged may be taken away, so a listing alone does not say that an object is not there.
 
     Raises:
         RemoteError: The remote does not answer, has no listings, or does not give a record as it lists it.
     """
+    before = leased(of, time.time())
     records = _records(of, list(of.listed_records()))
     found = {listed.name.rpartition("/")[2]: listed for listed in of.remote.bucket.list(of.objects)}
     objects = {name: listed for name, listed in found.items() if DIGEST.fullmatch(name)}
@@ -108,7 +111,7 @@ def survey(of: Namespace) -> Survey:
         for blob, name, size in zip(doubtful, names, pool.map(of.remote.bucket.size, names), strict=True):
             if size is not None:
                 objects[blob.digest] = Stored(name, size, time.time())
-    return Survey(objects, records, leased(of, time.time()))
+    return Survey(objects, records, leased(of, time.time()).after(before))
 
 
 def _records(of: Namespace, listed: Iterable[Stored]) -> dict[str, HeldRecord]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +14,12 @@ from families import make_family
 from match_samples import by_hand, random_rows, run_match
 from safetensors.torch import load_file
 from tiny import make_base
+from torch.utils._python_dispatch import TorchDispatchMode
 from weight_samples import bytes_of, import_base, load, random_vector, run_compose, store_vector
 
-from dem_build.actions.match.normal import factor_of
+from dem_build.actions.match.normal import dot, factor_of
 from dem_build.actions.match.rows import token_weights
+from dem_build.actions.match.sums import ModelSums
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.tokenise import MASKED
 from dem_build.errors import CheckpointError, DataError, InterruptedBuildError
@@ -126,6 +131,40 @@ def test_order_names_and_threads_reach_no_byte(tmp_path, imported, vectors, dtyp
     assert one.told["terms"] == other.told["terms"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_more_than_a_layer_of_the_files_stays_in_memory(monkeypatch, tmp_path, imported, vectors):
+    """A page that was looked at is this process' until it is let go of: else they grow to all of base and vectors."""
+    shutil.copytree(imported, tmp_path / "import")
+    given = [(shutil.copy(file, tmp_path), rows, importance) for file, rows, importance in vectors]
+    release, seen = ModelSums.release, []
+
+    def released(self):
+        before = pages_of(tmp_path)
+        release(self)
+        seen.append((before, pages_of(tmp_path)))
+
+    monkeypatch.setattr(ModelSums, "release", released)
+    plain = run_match(imported, tmp_path / "plain", vectors)
+    seen.clear()
+    made = run_match(tmp_path / "import", tmp_path / "made", [(Path(f), r, a) for f, r, a in given])
+    assert bytes_of(made.out / "weights") == bytes_of(plain.out / "weights")
+    written = len(load_file(made.out / "weights" / "model.safetensors"))
+    assert len(seen) == 2 + written - 2 * 7  # at each layer, and at each tensor that is not fitted
+    assert {after for _, after in seen} == {0}
+    assert all(before for before, _ in seen[:2])
+
+
+def pages_of(folder):
+    """Kilobytes of files in a folder that are mapped and in memory."""
+    found, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            ours = str(folder) in line
+        elif ours and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
+
+
 def test_a_vector_is_followed_as_far_as_it_matters(tmp_path, imported, vectors):
     plain = run_match(imported, tmp_path / "plain", vectors)
     much = run_match(imported, tmp_path / "much", [(*vectors[0][:2], 100.0), *vectors[1:]])
@@ -233,15 +272,51 @@ def test_what_rows_begin_with_counts_once_and_few_counting_tokens_weigh_eight_ti
     assert last == pytest.approx([one / 3, *[one] * 17, 8 * one, one])
 
 
+def test_of_plain_text_the_last_tokens_of_rows_weigh_no_more_than_eight_times_as_much_as_others():
+    """Nothing comes after them that could count: as half of a dataset a few tokens would outweigh all the others."""
+    ids = [np.arange(start, start + 100) for start in (0, 200)]
+    for found in token_weights([(row, row) for row in ids], 1.0):
+        assert found.tolist() == pytest.approx([1 / (2 * (99 + 8))] * 99 + [8 / (2 * (99 + 8))])
+
+
+class Largest(TorchDispatchMode):
+    """Notes the elements of the largest tensor that is made and has memory of its own."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.known, self.most = {t.untyped_storage().data_ptr() for t in given}, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in self.known:
+            self.most = max(self.most, made.numel())
+        return made
+
+
+def test_how_much_longer_a_prior_should_be_takes_no_further_matrix():
+    draw = torch.Generator().manual_seed(0)
+    inputs, edit, sums = (
+        torch.randn(size, dtype=torch.float64, generator=draw) for size in ((900, 700), (700, 90), (700, 90))
+    )
+    gram = inputs.T @ inputs
+    factor = factor_of(gram.clone(), 2.0, one_by_one)
+    with Largest(factor._lower, edit, sums) as seen:
+        found = factor.square(edit, one_by_one), dot(edit, sums, one_by_one)
+    assert found == pytest.approx(
+        ((edit * (gram @ edit)).sum().item(), (edit * sums).sum().item()), rel=1e-12
+    )
+    assert seen.most == 256 * 256
+
+
+def one_by_one(function, of):
+    return [function(each) for each in of]
+
+
 @pytest.mark.parametrize("ridge", [1e-9, 0.03])
 def test_a_ridge_too_small_for_inputs_that_are_alike_is_refused(ridge):
     """All inputs are one, but for what float32 rounds off: some eigenvalues of G are below 0."""
     noise = torch.from_numpy(np.random.default_rng(0).normal(0, 1e-6, (300, 300)))
     gram = 1 + (noise + noise.T) / 2
-
-    def one_by_one(function, of):
-        return [function(each) for each in of]
-
     if ridge > 1e-3:
         solved = factor_of(gram.clone(), ridge, one_by_one).solve(torch.eye(300).double(), one_by_one)
         expected = torch.linalg.inv(gram + ridge * gram.diagonal().median() * torch.eye(300))

@@ -187,6 +187,27 @@ def test_what_one_with_a_lease_takes_is_not_collected_nor_what_it_may_just_have_
     assert {one.name(stray), one.name(on_its_way)} <= {o.name for o in going.objects}
 
 
+def test_what_is_pushed_and_given_back_while_a_collection_looks_is_not_taken_for_the_damage_before_it(shared):
+    one, other = shared.machine("one"), shared.machine("other")
+    push(record := one.make(), one.store, one.write)
+    lost = shared.folder / one.name(record.outputs["delta"])
+    data = lost.read_bytes()
+    lost.unlink()
+    with leases(shared, "worker") as worker:
+        assert worker.take(record.key) is None
+
+        def mended():
+            if lost.exists() or ("size", one.name(record.outputs["delta"])) not in other.bucket.calls[:-1]:
+                return  # it has not looked yet
+            lost.write_bytes(data)
+            worker.release(record.key)
+
+        other.bucket.meanwhile = dict.fromkeys(range(1000), mended)
+        found = survey(other.write)
+    assert there(shared) == []
+    assert collect(found, ALL, (), time.time() + 1).records == ()
+
+
 def test_leases_of_the_dead_are_collected_and_keep_nothing(shared):
     one = shared.machine("one")
     push(record := one.make(), one.store, one.write)

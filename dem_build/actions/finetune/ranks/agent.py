@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
+from dem_build.actions.finetune.ranks.begin import PARENT
 from dem_build.actions.finetune.ranks.launch import AGENT, die_with_parent
 
 __all__ = ["main"]
@@ -16,7 +18,7 @@ __all__ = ["main"]
 
 def main(folder: Path, ranks: int, module: str) -> None:
     """Run so many ranks of a folder, each of which is a module; those that failed are told in a file."""
-    die_with_parent()
+    os.environ[PARENT] = str(os.getpid())
     try:
         torchrun(["--standalone", "--nproc-per-node", str(ranks), "-m", module, str(folder)])
     except ChildFailedError as error:
@@ -26,4 +28,5 @@ def main(folder: Path, ranks: int, module: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    die_with_parent(int(sys.argv[1]))
+    main(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGENT",
+    "PACKAGE",
     "RANK",
     "SINGLE",
     "Work",
@@ -50,7 +51,7 @@ __all__ = [
 ]
 
 PACKAGE = __package__ or "dem_build.actions.finetune.ranks"
-RANK = f"{PACKAGE}.rank"
+RANK = f"{PACKAGE}.begin"
 AGENT = "agent.json"
 WORK = "work.json"
 SHARDED = "optimizer.safetensors"
@@ -205,8 +206,8 @@ def train_on_ranks(inputs: Inputs, params: Mapping[str, JSON], context: Context,
         if "provenance" in first:
             told: Provenance = first["provenance"]
             return told | {"warnings": warnings + told["warnings"], "restarts": restarts}
-        out_of_memory = _judge(work, ranks)
-        before = min(machine.micro_batch, -(-params["global_batch_size"] // ranks))
+        out_of_memory, tried = _judge(work, ranks)
+        before = tried or min(machine.micro_batch, -(-params["global_batch_size"] // ranks))
         if before == 1:
             raise TrainingError(f"one row does not fit in memory, {out_of_memory}", hint=MEMORY_HINT)
         machine = machine.model_copy(update={"micro_batch": before // 2})
@@ -251,7 +252,16 @@ def _run(work: Work, context: Context, ranks: int) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_DRIVER)
     try:
         agent = subprocess.Popen(  # noqa: S603  our own interpreter and module
-            [sys.executable, "-P", "-m", f"{PACKAGE}.agent", str(work.folder), str(ranks), RANK],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                f"{PACKAGE}.agent",
+                str(os.getpid()),
+                str(work.folder),
+                str(ranks),
+                RANK,
+            ],
             stdin=subprocess.DEVNULL,
             env=_environment(work.threads),
         )
@@ -279,15 +289,15 @@ def _environment(threads: int) -> dict[str, str]:
     }
 
 
-def _judge(work: Work, ranks: int) -> str:
-    """Raise what the ranks met first; where memory ran out, say on which and how much there is."""
+def _judge(work: Work, ranks: int) -> tuple[str, int | None]:
+    """Raise what the ranks met first; where memory ran out, say on which, how much there is, and the micro-batch."""
     ended = {rank: how for rank in range(ranks) if (how := work.ended(rank))}
     if any("stopped" in how for how in ended.values()):
         raise InterruptedBuildError(next(how["stopped"] for how in ended.values() if "stopped" in how))
     failed = sorted(ended, key=lambda rank: ended[rank]["time"])
     for rank in failed:
         if "out_of_memory" in ended[rank]:
-            return f"on rank {rank}: {ended[rank]['out_of_memory']}"
+            return f"on rank {rank}: {ended[rank]['out_of_memory']}", ended[rank].get("micro_batch")
         if "error" in ended[rank]:
             raise _same(ended[rank])
     # A rank that lost another one only says so; which was lost, torchrun saw.
@@ -316,7 +326,9 @@ def _seen(work: Work) -> list[tuple[int, int]]:
         return []
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process with the one that started it."""
+def die_with_parent(parent: int) -> None:
+    """Ask Linux to kill this process with the one that started it; where that is no more, end at once."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before this was asked, and would be heard of no more
+            os._exit(1)

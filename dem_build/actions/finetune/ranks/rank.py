@@ -1,4 +1,4 @@
-"""One rank of a training: a process that torchrun started, with a folder that says what to train.
+"""One rank of a training: a process that torchrun started (`begin`), with a folder that says what to train.
 
 The folder lies in the action's work folder, and all that the ranks and their launcher tell each other lies there, see
 `launch`.
@@ -20,7 +20,7 @@ import torch.distributed as dist
 
 from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.ranks.dealing import Dealt
-from dem_build.actions.finetune.ranks.launch import Work, die_with_parent
+from dem_build.actions.finetune.ranks.launch import Work
 from dem_build.actions.finetune.ranks.ranges import refuse_regrouped, write_rows
 from dem_build.actions.finetune.ranks.sharding import Ranks, Sharded
 from dem_build.actions.finetune.ranks.trainer import AgreedProgress, ShardedTrainer
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Inputs, Provenance
 
-__all__ = ["main", "train_rank"]
+__all__ = ["RankRun", "main", "train_rank"]
 
 TORCHRUN = (
     "RANK",
@@ -120,6 +120,10 @@ class RankRun(TrainingRun):
         )
 
 
+class _FullError(Exception):
+    """Memory ran out in a pass, with the micro-batch of it as its argument: that of a checkpoint may be the smaller."""
+
+
 class _Silent(Context):
     """The surroundings of a rank that has nothing to say: the first one tells it already."""
 
@@ -146,12 +150,17 @@ def train_rank(work: Work, ranks: Ranks) -> Provenance:
     )
     rows = TokenRows.open(work.inputs.paths["data/train"])
     refuse_longer(rows, work.inputs.paths["base/config"])
-    return RankRun(work.inputs, work.params, context, rows, ranks).result()
+    run = RankRun(work.inputs, work.params, context, rows, ranks)
+    try:
+        return run.result()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise _FullError(run.micro_batch) from error
 
 
 def main(folder: Path) -> None:
     """Be the rank that torchrun's variables say, and leave a file of how it ended."""
-    die_with_parent()
     work = Work.read(folder)
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
     work.begin(ranks.rank)
@@ -174,18 +183,13 @@ def main(folder: Path) -> None:
 
 
 def _join() -> None:
-    # The first visible GPU is what a model runs on: of each rank it is another one.
-    local = int(os.environ["LOCAL_RANK"])
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None or visible.strip():
-        os.environ["CUDA_VISIBLE_DEVICES"] = (
-            str(local) if visible is None else visible.split(",")[local].strip()
-        )
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=EXCHANGE)
 
 
 def _failure(error: BaseException) -> dict[str, JSON]:
+    if isinstance(error, _FullError):
+        return {"out_of_memory": memory_numbers(), "micro_batch": error.args[0]}
     if is_out_of_memory(error):
         return {"out_of_memory": memory_numbers()}
     if isinstance(error, DemError):
@@ -213,7 +217,3 @@ def _links() -> dict[str, Any]:
     of: Any = torch.cuda.nccl
     driver = DRIVER.read_text(encoding="utf-8").splitlines()[0] if DRIVER.exists() else None
     return {"nccl": ".".join(map(str, of.version())), "driver": driver}
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

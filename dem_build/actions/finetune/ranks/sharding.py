@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["Ranks", "Sharded", "first_row"]
+__all__ = ["Ranks", "Sharded", "first_row", "length_of"]
 
 BUG = "a bug in dem, or in this version of torch: train with one process an action"
 
@@ -125,7 +125,7 @@ class Sharded:
                 squares[start : start + len(local)] = lengths.square()
             place += size
         dist.all_reduce(squares)
-        return math.sqrt(squares.sum().item())
+        return length_of(squares)
 
     def clip(self, norm: float, most: float) -> None:
         """Scale all gradients down to a norm of `most`, as torch's `clip_grad_norm_` does."""
@@ -170,6 +170,11 @@ class Sharded:
             found = ", ".join(sorted(map(str, self._reduced))) or "none"
             raise TrainingError(f"gradients were not added up in float32 over the ranks: {found}", hint=BUG)
         self._reduced.clear()
+
+
+def length_of(squares: torch.Tensor) -> float:
+    """The root of a sum of squares: numpy adds in one order, where torch's depends on how many threads there are."""
+    return math.sqrt(squares.cpu().numpy().sum())
 
 
 def first_row(tensor: Any) -> int:

@@ -59,7 +59,6 @@ class AgreedProgress(TrainingProgress):
         """Complete the checkpoint, once."""
         if self.sharded.ranks.first:
             super().on_save(args, state, control, **kwargs)
-        self._saved = self._stepped
 
 
 class ShardedTrainer(TokenTrainer):
