@@ -148,6 +148,13 @@ def test_a_folder_is_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert "name one: data/*." in capsys.readouterr().err
 
 
+def test_what_the_user_says_it_is_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tuned").mkdir()
+    Path("tuned/config.json").write_text("{}")
+    assert run(["add", "two", "tuned", "--as", "adapter"]) == 2
+    assert "is a whole model, not an adapter" in capsys.readouterr().err
+
+
 def test_paths_start_from_the_recipe_wherever_the_user_is(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("below").mkdir()
     monkeypatch.chdir("below")
