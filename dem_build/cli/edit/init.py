@@ -101,7 +101,7 @@ def _write(named: str, call: Call, *, base: str | None, data: Sequence[str], dry
     tables = ["\n" + table_text((each.section, name), each.table) for name, each in seen]
     text = "".join([HEAD, table_text(("base",), {"model": model}), *tables, TRAIN, EVALUATE])
     settle(Draft(named), text, dry_run=dry_run)
-    _say(named, seen)
+    _say(named, seen, dry_run=dry_run)
 
 
 def _file(place: str | None) -> str:
@@ -146,10 +146,12 @@ def _asked(recipe: Path, call: Call) -> Iterator[tuple[str, str]]:
         yield name, source
 
 
-def _say(named: str, seen: Sequence[tuple[str, Seen]]) -> None:
+def _say(named: str, seen: Sequence[tuple[str, Seen]], *, dry_run: bool) -> None:
     console = make_console()
     for _, each in seen:
         for line in each.lines:
             console.print(Text(f"saw  {clean(line)}"), soft_wrap=True)
+    if dry_run:
+        return  # there is no such recipe
     nexts = ["plan", named] if seen else ["add", named, "NAME", "PATH"]
     console.print(Text(f"next {shlex.join(['dem', *nexts])}", "dim"), soft_wrap=True)

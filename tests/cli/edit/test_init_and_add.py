@@ -88,10 +88,13 @@ def test_what_is_new_is_shown_from_its_header_on(capsys: pytest.CaptureFixture[s
 def test_a_dry_run_shows_the_change_and_makes_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["add", "two", "asked.jsonl", "--dry-run", "--as", "probe", *COLUMNS]) == 0
     assert run(["remove", "add", "--dry-run"]) == 0
+    assert run(["init", "new.toml", "--base", "base.gguf", "--dry-run"]) == 0
+    assert not Path("new.toml").exists()
     out = capsys.readouterr().out.splitlines()
     assert written() == RECIPE
     assert out.count("mine.toml: not changed, as asked") == 2
     assert {"+ [probes.two]", '- path = "add.jsonl"'} <= {*out}
+    assert not [line for line in out if line.startswith("next")]  # of what is not there
 
 
 @pytest.mark.parametrize(
