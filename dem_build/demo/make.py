@@ -110,6 +110,9 @@ def make_data(folder: Path, say: Say) -> None:
             what = f"the data cannot be made: {(done.stderr.strip().splitlines() or ['it was stopped'])[-1]}"
             raise UsageError(what, where=str(folder))
         for name in DATA:
+            if (folder / name).exists():  # the user's, or of a call that was stopped
+                say(f"{folder / name} is there: it stays")
+                continue
             _verify(name, made / name)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (made / name).replace(folder / name)

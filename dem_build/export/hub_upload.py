@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.checkpoint.filenames import INDEX
+from dem_build.checkpoint.filenames import ADAPTER_CONFIG, INDEX
 from dem_build.errors import RemoteError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from huggingface_hub import HfApi
@@ -57,11 +57,15 @@ def upload(
         public: Whether everybody may read a repository that is made, and whether one may that is there.
 
     Raises:
-        UsageError: The user may not write there, the name is none, or the repository is public and was not to be.
+        UsageError: The user may not write there, the name is none, the repository is public and was not to be, or it
+            holds a model and this is a vector, or the reverse.
         RemoteError: The hub cannot be reached, or does not take something.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415  slow, for this alone
 
+    # The hub would make one without an owner among the user's own, and not find it by this name again.
+    if "/" not in name:
+        raise _no_name(name)
     with _asking(name) as api:
         private = _repository(api, name, public=public)
         branch = revision or MAIN
@@ -69,6 +73,7 @@ def upload(
             api.create_branch(name, branch=branch, exist_ok=True)
         there = set(api.list_repo_files(name, revision=branch))
         before = api.repo_info(name, revision=branch).sha
+        _refuse_another_kind(name, there, files.keys())
         # Beside an index or another whole file they would be loaded, and not what is uploaded.
         stale = sorted(file for file in there - files.keys() if WEIGHTS.fullmatch(file))
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
@@ -79,6 +84,22 @@ def upload(
             name, operations, commit_message=message, revision=branch, parent_commit=before
         )
     return Uploaded(made.oid, private, made.oid != before, tuple(stale))
+
+
+def _refuse_another_kind(name: str, there: set[str], files: Iterable[str]) -> None:
+    """Refuse a vector where a model lies, and a model where an adapter does.
+
+    There is one card, and transformers takes an adapter's config before the weights that lie beside it.
+
+    Raises:
+        UsageError: The branch holds the other one.
+    """
+    weights = {file for file in there if WEIGHTS.fullmatch(file)}
+    is_model = any(WEIGHTS.fullmatch(file) for file in files)
+    if other := sorted(there & {ADAPTER_CONFIG} if is_model else weights):
+        kinds = ("an adapter", "a model") if is_model else ("a model", "a vector")
+        what = f"the repository {name!r} holds {kinds[0]} ({other[0]}), and would hold {kinds[1]} beside it"
+        raise UsageError(what, hint="name another repository")
 
 
 def _repository(api: HfApi, name: str, *, public: bool) -> bool:
@@ -116,7 +137,7 @@ def _asking(name: str) -> Iterator[HfApi]:
     try:
         yield HfApi()
     except HFValidationError as error:
-        raise UsageError(f"{name!r} is no name of a repository", hint="it is called ORG/NAME") from error
+        raise _no_name(name) from error
     except OfflineModeIsEnabled as error:
         raise UsageError(
             "this call is offline, and a hub is to be asked", hint="leave out --offline"
@@ -128,6 +149,10 @@ def _asking(name: str) -> Iterator[HfApi]:
         raise _failed(name, error) from error
     except (HTTPError, ValueError, OSError, RuntimeError) as error:
         raise _failed(name, error) from error
+
+
+def _no_name(name: str) -> UsageError:
+    return UsageError(f"{name!r} is no name of a repository", hint="it is called ORG/NAME, or USER/NAME")
 
 
 def _failed(name: str, error: Exception) -> RemoteError:

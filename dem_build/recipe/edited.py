@@ -26,8 +26,8 @@ ORDER = ("name", "base", "train", "datasets", "vectors", "probes")
 """Sections that a new table comes after, where the recipe has none of its own section yet."""
 
 # Comments right below a table, with a blank line or nothing below them: keys of it that somebody put aside.
-_PUT_ASIDE = re.compile(r"(?:[ \t]*#[^\n]*(?:\n|\Z))+(?=[ \t]*(?:\n|\Z))")
-_BLANK = re.compile(r"[ \t]*\n")
+_PUT_ASIDE = re.compile(r"(?:[ \t]*#[^\n]*(?:\n|\Z))+(?=[ \t]*(?:\r?\n|\Z))")
+_BLANK = re.compile(r"[ \t]*\r?\n")
 _CONTROL = re.compile("\x7f")  # the one character that JSON leaves as it is, and TOML does not take
 
 
@@ -58,7 +58,7 @@ def with_table(text: str, section: str, name: str, table: Mapping[str, Any]) -> 
     """A recipe's text with one table more, below the last one of its section.
 
     Args:
-        text: The text, with line feeds between its lines.
+        text: The text.
         section: Such as `datasets`.
         name: The table's name, which is not there yet.
         table: Its keys.
@@ -91,7 +91,7 @@ def without_table(text: str, section: str, name: str) -> str:
     """A recipe's text without a table and those in it. Comments above its header and below its last key stay.
 
     Args:
-        text: The text, with line feeds between its lines.
+        text: The text.
         section: Such as `datasets`.
         name: The table's name, which is there.
 
@@ -104,9 +104,9 @@ def without_table(text: str, section: str, name: str) -> str:
         start = text.rfind("\n", 0, found[first].start) + 1
         head, rest = new_text[:start], new_text[_line_end(text, found[last].end) :]
         # One blank line of the two that now meet.
-        if (not head or head.endswith("\n\n")) and (blank := _BLANK.match(rest)):
+        if (not head or head.endswith(("\n\n", "\n\r\n"))) and (blank := _BLANK.match(rest)):
             rest = rest[blank.end() :]
-        new_text = head + rest if rest else head.rstrip("\n") + ("\n" if head else "")
+        new_text = head + rest if rest else head[: _line_end(head, len(head.rstrip("\r\n")))]
     expected = tomllib.loads(text)
     del expected[section][name]
     return _proved(new_text, expected, text, (section, name), "take it out by hand")

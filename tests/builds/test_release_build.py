@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hub_server import serving
@@ -108,7 +109,8 @@ def test_a_model_and_a_vector_on_its_base_become_gguf(project, call, tmp_path):
     )
     made = (
         ("model", "m", (), project.home / "out/tiny/model"),
-        ("vector:add", "v", ("--omega", "0.5"), tmp_path / "half"),
+        # In float32 nothing is lost, whatever a composed model would be rounded to.
+        ("vector:add", "v", ("--omega", "0.5", "--set", "compose.dtype=bfloat16"), tmp_path / "half"),
     )
     for action, name, more, same in made:
         place = str(tmp_path / f"{name}.gguf")
@@ -116,6 +118,23 @@ def test_a_model_and_a_vector_on_its_base_become_gguf(project, call, tmp_path):
         assert said == f"{place}: GGUF in f32, nothing is lost\n"
         assert torch.equal(logits(loaded(tmp_path, gguf_file=f"{name}.gguf")), logits(loaded(same)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "m.gguf", "v.gguf"]
+    call("export", "tiny.toml", "vector:add", str(tmp_path / "half"), "--form", "gguf", status=2)
+
+
+def test_an_adapter_that_was_stopped_is_none_and_a_rank_beyond_the_matrices_is_theirs(
+    call, tmp_path, monkeypatch
+):
+    for more in ((), ("--rank", "1000000")):
+        with monkeypatch.context() as stopping:
+            stopping.setattr(np, "ascontiguousarray", stopped)  # as its weights are written
+            call("export", "tiny.toml", "vector:copy", str(tmp_path / "a"), *more, status=130)
+        assert not [*tmp_path.iterdir()]
+    said = call("export", "tiny.toml", "vector:copy", str(tmp_path / "a"), "--rank", "1000000")
+    assert "of rank 64: it lacks 0.0%" in said
+
+
+def stopped(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -124,6 +143,7 @@ def test_a_model_and_a_vector_on_its_base_become_gguf(project, call, tmp_path):
         (("data:add", "x"), "data:add makes neither a vector nor a model"),
         (("base", "x", "--form", "adapter"), "base makes no vector"),
         (("model", "x", "--omega", "2"), "--omega says nothing of model as checkpoint"),
+        (("vector:copy", "x", "--form", "checkpoint", "--omega", "nan"), "--omega is nan"),
         (("vector:copy", "x", "--type", "f16"), "--type says nothing of vector:copy as adapter"),
     ],
 )

@@ -78,6 +78,16 @@ def test_all_that_the_demo_needs_is_made_once(capsys: pytest.CaptureFixture[str]
     assert (folder / make.BASE).read_bytes() == b"mine"
 
 
+@pytest.mark.usefixtures("source")
+def test_data_of_the_users_own_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("data").mkdir()
+    Path("data/chat.jsonl").write_text("mine")
+    assert run(["init", "--demo", "."]) == 0
+    assert Path("data/chat.jsonl").read_text() == "mine"
+    assert Path("data/family.jsonl").read_text() == "data/family.jsonl"
+    assert "data/chat.jsonl is there: it stays" in capsys.readouterr().out
+
+
 def test_what_is_not_what_the_lock_has_is_refused(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lock = json.loads((source / "assistant.lock").read_text())
     lock["datasets"]["family"]["files"][0]["sha256"] = "0" * 64

@@ -91,6 +91,16 @@ class TestUploads:
         assert hub.committed[1] == sorted([*stale, "model.safetensors"])
         assert content(hub) == whole | {".gitattributes": b""}
 
+    def test_a_vector_takes_no_model_away_and_an_adapter_hides_none(self, hub):
+        adapter = {"README.md": b"", "adapter_config.json": b"{}", "adapter_model.safetensors": b"a"}
+        for first, second in ((FILES, adapter), (FILES, {"vector.safetensors": b"v"}), (adapter, FILES)):
+            hub.repositories.clear()
+            send(first)
+            with pytest.raises(UsageError, match=r"'org/tiny' holds a.* beside it"):
+                send(second)
+            assert content(hub) == first | {".gitattributes": b""}
+            send(first)
+
     def test_a_branch_is_made_and_main_is_left_alone(self, hub):
         send(FILES)
         send(FILES | {"config.json": b"[]"}, revision="next")
@@ -116,8 +126,9 @@ class TestUploads:
         with pytest.raises(UsageError, match="does not let you write") as caught:
             send(FILES)
         assert "hf_another" not in str(caught.value)
-        with pytest.raises(UsageError, match="is no name of a repository"):
-            upload(FILES, "no such name", "m", revision=None, public=False)
+        for name in ("no such name", "tiny"):
+            with pytest.raises(UsageError, match="is no name of a repository"):
+                upload(FILES, name, "m", revision=None, public=False)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(UsageError, match="this call is offline"):
             send(FILES)

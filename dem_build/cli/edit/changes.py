@@ -39,7 +39,7 @@ class Draft:
     Attributes:
         named: The file, as the user named it.
         raw: Its bytes; None where it is new.
-        text: What stands in it, with line feeds between its lines.
+        text: What stands in it, with line feeds between its lines, unless it has both ends of lines.
     """
 
     named: str
@@ -54,10 +54,12 @@ class Draft:
     def bytes_of(self, text: str) -> bytes:
         """A text as this file writes texts: with its mark at the beginning, and its ends of lines."""
         raw = self.raw or b""
-        crlf = b"\r\n" in raw and raw.count(b"\r\n") == raw.count(b"\n")
-        return (_BOM if raw.startswith(_BOM) else b"") + (
-            text.replace("\n", "\r\n") if crlf else text
-        ).encode()
+        try:
+            data = (text.replace("\n", "\r\n") if _is_crlf(raw) else text).encode()
+        except UnicodeEncodeError as error:
+            what = f"{error.object[error.start - 40 : error.end + 40].strip()!r} is not UTF-8, as a recipe is"
+            raise UsageError(what, where=self.named, hint="rename the file or folder") from error
+        return (_BOM if raw.startswith(_BOM) else b"") + data
 
 
 def opened(named: str) -> Draft:
@@ -67,7 +69,13 @@ def opened(named: str) -> Draft:
         RecipeError: There is none, or it is no TOML.
     """
     text, _ = toml.load(Path(named), "recipe")
-    return Draft(named, Path(named).read_bytes(), text.replace("\r\n", "\n"))
+    raw = Path(named).read_bytes()
+    return Draft(named, raw, text.replace("\r\n", "\n") if _is_crlf(raw) else text)
+
+
+def _is_crlf(raw: bytes) -> bool:
+    """Whether all lines end as on Windows; where only some do, each keeps its end."""
+    return b"\r\n" in raw and raw.count(b"\r\n") == raw.count(b"\n")
 
 
 def recipe_here(words: Sequence[str], usage: str) -> tuple[str, tuple[str, ...]]:
@@ -104,7 +112,8 @@ def relative_to(recipe: Path, named: str) -> str:
     """A path that starts from this folder, as it has to stand in a recipe: one from the recipe's folder."""
     if named.startswith(("~", "/")):
         return named
-    home = absolute(recipe).parent
+    # Through no link: what `..` leads to from there is another folder.
+    home = absolute(recipe).parent.resolve()
     here = Path.cwd()
     return named if home == here else os.path.relpath(here / named, home).replace(os.sep, "/")
 

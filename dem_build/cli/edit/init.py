@@ -18,6 +18,7 @@ from dem_build.cli.view_text import clean, make_console
 from dem_build.errors import DemError, UsageError
 from dem_build.paths import expanded, may_be_hub_id
 from dem_build.recipe.edited import table_text
+from dem_build.recipe.schema import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -92,12 +93,15 @@ def _write(named: str, call: Call, *, base: str | None, data: Sequence[str], dry
         raise UsageError("a base is needed", hint=f"--base {USUAL_BASE}, a model's folder or a GGUF file")
     base = base or click.prompt("Base: a hub id, a model's folder or a GGUF file", default=USUAL_BASE)
     given = [_named(each) for each in data] or ([*_asked(Path(named), call)] if asks else [])
+    names = [name for name, _ in given]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"two datasets would be called {twice[0]!r}", hint="--data NAME=PATH names each")
     model = base if may_be_hub_id(base) and not expanded(base).exists() else relative_to(Path(named), base)
     seen = [(name, look(source, None, Path(named), {}, offline=call.offline)) for name, source in given]
     tables = ["\n" + table_text((each.section, name), each.table) for name, each in seen]
     text = "".join([HEAD, table_text(("base",), {"model": model}), *tables, TRAIN, EVALUATE])
     settle(Draft(named), text, dry_run=dry_run)
-    _say(named, seen)
+    _say(named, seen, dry_run=dry_run)
 
 
 def _file(place: str | None) -> str:
@@ -133,17 +137,21 @@ def _asked(recipe: Path, call: Call) -> Iterator[tuple[str, str]]:
             click.echo(f"  {error}", err=True)
             continue
         name = click.prompt("  Its name", default=_suggested(source))
-        if name in taken:
-            click.echo(f"  there is a {name} already", err=True)
+        if name in taken or not NAME.fullmatch(name):
+            wrong = "a name is made of letters, digits, `_` and `-`"
+            why = f"there is a {name} already" if name in taken else wrong
+            click.echo(f"  {why}", err=True)
             continue
         taken.add(name)
         yield name, source
 
 
-def _say(named: str, seen: Sequence[tuple[str, Seen]]) -> None:
+def _say(named: str, seen: Sequence[tuple[str, Seen]], *, dry_run: bool) -> None:
     console = make_console()
     for _, each in seen:
         for line in each.lines:
             console.print(Text(f"saw  {clean(line)}"), soft_wrap=True)
+    if dry_run:
+        return  # there is no such recipe
     nexts = ["plan", named] if seen else ["add", named, "NAME", "PATH"]
     console.print(Text(f"next {shlex.join(['dem', *nexts])}", "dim"), soft_wrap=True)

@@ -82,7 +82,8 @@ def look(source: str, kind: str | None, recipe: Path, more: Mapping[str, Any], *
         return _on_hub(source.removeprefix(HUB), kind or "dataset", more, offline=offline)
     path = expanded(source)
     if path.is_dir():
-        if kind in {None, "checkpoint", "adapter"} and (found := _model_in(path, kind)):
+        found = _model_in(path) if kind is None else kind
+        if found in {"checkpoint", "adapter"}:
             section, key = KINDS[found]
             what = "a full fine-tune" if found == "checkpoint" else "a LoRA adapter"
             table = {key: relative_to(recipe, source.rstrip("/") or source), **more}
@@ -100,12 +101,10 @@ def look(source: str, kind: str | None, recipe: Path, more: Mapping[str, Any], *
     return Seen(section, {key: relative_to(recipe, source), **more}, (line,))
 
 
-def _model_in(folder: Path, kind: str | None) -> str | None:
+def _model_in(folder: Path) -> str | None:
     """What a folder has of a model: an adapter's files may lie beside those of the model that they were merged into."""
-    found = [
-        k for k, name in (("adapter", ADAPTER_CONFIG), ("checkpoint", CONFIG)) if (folder / name).is_file()
-    ]
-    return kind if kind in found else next(iter(found), kind)
+    files = (("adapter", ADAPTER_CONFIG), ("checkpoint", CONFIG))
+    return next((kind for kind, name in files if (folder / name).is_file()), None)
 
 
 def _pattern_in(source: str, folder: Path) -> str:

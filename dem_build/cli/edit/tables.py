@@ -59,7 +59,8 @@ def add(words: Sequence[str], call: Call, *, kind: str | None, omega: str | None
     for line in seen.lines:
         console.print(Text(f"saw  {clean(line)}"), soft_wrap=True)
     looks = ["data", named, name] if seen.section != "vectors" else ["plan", named]
-    console.print(Text(f"next {shlex.join(['dem', *looks])}", "dim"), soft_wrap=True)
+    if not dry_run:  # the recipe has no such table
+        console.print(Text(f"next {shlex.join(['dem', *looks])}", "dim"), soft_wrap=True)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import tempfile
@@ -141,6 +142,8 @@ class _Leaving:
             "--rank": (self.wished.rank, form == ADAPTER),
             "--omega": (self.wished.omega, self._is_vector and form != ADAPTER),
         }
+        if self.wished.omega is not None and not math.isfinite(self.wished.omega):
+            raise self._refused(f"--omega is {self.wished.omega:g}", "a finite number, such as 0.5")
         if idle := [option for option, (given, used) in read.items() if given is not None and not used]:
             raise self._refused(f"{idle[0]} says nothing of {name} as {form}", "leave it out")
         if form == ADAPTER and self.action.params.get("method") != "lora" and self.wished.rank is None:
@@ -155,18 +158,21 @@ class _Leaving:
         """Write an adapter of peft; say what it is of, and what it lacks."""
         rank = self.wished.rank
         if rank is None:
-            return (export_adapter(self.session, self.action, self.place),)
+            with _in_place(self.place) as folder:
+                return (export_adapter(self.session, self.action, folder),)
         from dem_build.export.low_rank import layers_of, truncated  # noqa: PLC0415  scipy, for this alone
 
         origin, objects = _origin(self.action), self.session.store.objects
-        with tempfile.TemporaryDirectory(prefix="dem-export-") as work:
+        with _in_place(self.place) as folder, tempfile.TemporaryDirectory(prefix="dem-export-") as work:
             base, delta, parts = self._summands(Path(work))
             places = layers_of(objects.open(parts["config"]), base.tensors, origin)
+            # More columns than the largest matrix has would be zeros.
+            rank = min(rank, max((min(base.tensors[key].shape) for key in places), default=rank))
             factors, loss = truncated(delta, places, rank)
             file = Path(work) / "factors.safetensors"
             write_factors(file, parts["weights"].digest, factors)
             name = base_name(self.session.recipe, self.session.plan.graph) if origin == BASE else None
-            write_adapter(file, self.place, name, self.action.name)
+            write_adapter(file, folder, name, self.action.name)
         whose = name or f"the model that {origin} makes"
         lacks = f"it lacks {loss.total:.1%} of the vector's length"
         beside = (
@@ -179,19 +185,20 @@ class _Leaving:
     def checkpoint(self) -> tuple[str, ...]:
         """Write a model's folder, of a vector with the base that it belongs to; say what it is."""
         with _in_place(self.place) as folder:
-            return (self._model(folder),)
+            return (self._model(folder, self.session.recipe.compose.dtype),)
 
     def gguf(self) -> tuple[str, ...]:
         """Write a GGUF file; say what rounding moved, and what readers make of its tokenizer."""
         from dem_build.export.gguf_model import write_gguf  # noqa: PLC0415  numpy and gguf, for this alone
 
         place, kind = self.place.absolute(), self.wished.dtype or "f16"
+        _refuse_taken(place)
         place.parent.mkdir(parents=True, exist_ok=True)
         # A sum of base and vector lies there meanwhile, on the disk that has to hold the file as well.
         with tempfile.TemporaryDirectory(prefix=".dem-gguf-", dir=place.parent) as work:
             folder = Path(work) / "model"
             if self._is_vector:
-                self._model(folder)
+                self._model(folder, "float32")  # rounded once, to what the file stores
             else:
                 parts, store = _parts(self.session, self.action.name), self.session.store
                 for name in ("weights", "tokenizer"):
@@ -205,15 +212,15 @@ class _Leaving:
         )
         return (f"GGUF in {kind}, {moved}", *(f"note: {note}" for note in written.notes))
 
-    def _model(self, folder: Path) -> str:
-        """Copy a model's parts to a folder, or write the base with the vector there; return what it is."""
+    def _model(self, folder: Path, dtype: str) -> str:
+        """Copy a model's parts to a folder, or write the base with the vector there in a dtype; return what it is."""
         if not self._is_vector:
             export_model(_parts(self.session, self.action.name), self.session.store, folder)
             return f"the model that {self.action.name} makes"
         from dem_build.export.plain import write_config, write_sum  # noqa: PLC0415  numpy, for this alone
 
         omega = 1.0 if self.wished.omega is None else self.wished.omega
-        dtype, objects = self.session.recipe.compose.dtype, self.session.store.objects
+        objects = self.session.store.objects
         with tempfile.TemporaryDirectory(prefix="dem-export-") as work:
             base, delta, parts = self._summands(Path(work))
             write_sum(folder, base, delta, omega, dtype)
@@ -253,11 +260,15 @@ def _in_place(target: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: There is something of that name.
     """
-    if target.exists():
-        raise FileExistsError(errno.EEXIST, "there is something of that name", str(target))
+    _refuse_taken(target)
     partial = target.absolute().with_name(f".{target.name}.{os.getpid()}")
     try:
         yield partial
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _refuse_taken(target: Path) -> None:
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, "there is something of that name", str(target))

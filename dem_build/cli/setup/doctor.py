@@ -245,7 +245,8 @@ def of_folder(name: str, folder: Path, other: str) -> Iterator[Diagnosis]:
         folder: The folder; it need not be there, and is not made.
         other: How to name another one.
     """
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # Path.exists raises for what lies in a folder that this user may not enter.
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
     try:
         if not there.is_dir():
             raise NotADirectoryError(20, "is no folder", str(there))
@@ -279,7 +280,7 @@ def of_folder(name: str, folder: Path, other: str) -> Iterator[Diagnosis]:
 
 
 def _of_store(cache: Path) -> Diagnosis:
-    if not (cache / "format.json").exists():
+    if not os.path.exists(cache / "format.json"):  # noqa: PTH110  as above
         return Diagnosis("store", "good", "there is none yet: the first build makes it")
     try:
         layout = open_layout(cache, make=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,13 +30,13 @@ def schema(file: str | None, call: Call, *, of: str | None) -> int:  # noqa: ARG
 
     Raises:
         RecipeError: There is no such file, or it is no TOML.
-        UsageError: The schema cannot be written there.
+        UsageError: It is neither a recipe nor called `machine.toml`, or the schema cannot be written there.
     """
     if file is None:
         sys.stdout.write(_document(of or "recipe"))
         return 0
-    kind = of or ("machine" if Path(file).name == "machine.toml" else "recipe")
     draft = opened(file)
+    kind = of or _kind_of(file, draft.text)
     target = Path(file).parent / f"{kind}.schema.json"
     try:
         replace_file(target, _document(kind).encode())
@@ -44,6 +45,15 @@ def schema(file: str | None, call: Call, *, of: str | None) -> int:  # noqa: ARG
     make_console().print(Text(f"{clean(str(target))}: written"), soft_wrap=True)
     put(draft, f"#:schema ./{target.name}\n{_LINE.sub('', draft.text)}")
     return 0
+
+
+def _kind_of(file: str, text: str) -> str:
+    if Path(file).name == "machine.toml":
+        return "machine"
+    if "base" in tomllib.loads(text):
+        return "recipe"
+    hint = "--of recipe or --of machine says what it is"
+    raise UsageError("has no base, as a recipe has, and is not called machine.toml", where=file, hint=hint)
 
 
 def _document(of: str) -> str:

@@ -88,10 +88,13 @@ def test_what_is_new_is_shown_from_its_header_on(capsys: pytest.CaptureFixture[s
 def test_a_dry_run_shows_the_change_and_makes_none(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["add", "two", "asked.jsonl", "--dry-run", "--as", "probe", *COLUMNS]) == 0
     assert run(["remove", "add", "--dry-run"]) == 0
+    assert run(["init", "new.toml", "--base", "base.gguf", "--dry-run"]) == 0
+    assert not Path("new.toml").exists()
     out = capsys.readouterr().out.splitlines()
     assert written() == RECIPE
     assert out.count("mine.toml: not changed, as asked") == 2
     assert {"+ [probes.two]", '- path = "add.jsonl"'} <= {*out}
+    assert not [line for line in out if line.startswith("next")]  # of what is not there
 
 
 @pytest.mark.parametrize(
@@ -148,6 +151,13 @@ def test_a_folder_is_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert "name one: data/*." in capsys.readouterr().err
 
 
+def test_what_the_user_says_it_is_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("tuned").mkdir()
+    Path("tuned/config.json").write_text("{}")
+    assert run(["add", "two", "tuned", "--as", "adapter"]) == 2
+    assert "is a whole model, not an adapter" in capsys.readouterr().err
+
+
 def test_paths_start_from_the_recipe_wherever_the_user_is(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("below").mkdir()
     monkeypatch.chdir("below")
@@ -192,6 +202,40 @@ def test_marks_ends_of_lines_modes_and_links_are_kept() -> None:
     assert (there / "mine.toml").read_bytes() == raw.replace(b"# what", new + b"# what")
 
 
+def test_where_lines_end_in_both_ways_each_keeps_its_end() -> None:
+    raw = b'[base]\r\nmodel = "base.gguf"\n\n[datasets.add]\r\npath = "add.jsonl"\n# omega = 1\r\n\r\n[evaluate]\r\n'
+    Path("mine.toml").write_bytes(raw)
+    assert run(["add", "two", "add.jsonl"]) == 0
+    new = b'\n[datasets.two]\npath = "add.jsonl"\n'
+    assert Path("mine.toml").read_bytes() == raw.replace(b"= 1\r\n", b"= 1\r\n" + new)
+    assert run(["remove", "two"]) == 0
+    assert Path("mine.toml").read_bytes() == raw.replace(b"\r\n\r\n", b"\r\n\n")
+    last = raw + b'\r\n\n[probes.two]\npath = "add.jsonl"\n'
+    Path("mine.toml").write_bytes(last)
+    assert run(["remove", "two"]) == 0
+    assert Path("mine.toml").read_bytes() == raw
+
+
+def test_a_path_that_no_recipe_can_hold_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = "odd\udcff.jsonl"  # a name of bytes that are no UTF-8
+    Path(odd).write_text(rows("prompt", "completion"))
+    assert run(["add", "two", odd]) == 2
+    assert "is not UTF-8, as a recipe is" in capsys.readouterr().err
+    assert written() == RECIPE
+
+
+def test_a_path_leads_through_no_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / "deep/er/home"
+    deep.mkdir(parents=True)
+    for name in ("mine.toml", "base.gguf"):
+        (deep / name).write_bytes((tmp_path / name).read_bytes().replace(b"add.jsonl", b"../../../add.jsonl"))
+    Path("link").symlink_to(deep.parent)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir("below")
+    assert run(["add", str(tmp_path / "link/home/mine.toml"), "two", "../add.jsonl"]) == 0
+    assert load_recipe(deep / "mine.toml").datasets["two"].path == "../../../add.jsonl"
+
+
 def test_what_somebody_else_wrote_meanwhile_stays(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -226,6 +270,10 @@ def test_a_recipe_is_begun_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
         (["away/x.toml"], "a base is needed"),
         (["away/x.toml", "--base", "bas.gguf"], "no such folder or file"),
         (["away/x.toml", "--base", "base.gguf", "--data", "none.jsonl"], "no file matches"),
+        (
+            ["away/x.toml", "--base", "base.gguf", "--data", "add.jsonl", "--data", "add=asked.jsonl"],
+            "two datasets would be called 'add'",
+        ),
         (["away"], "away.toml, or a folder: away/"),
     ],
 )
@@ -238,7 +286,9 @@ def test_of_what_is_not_there_no_recipe_is_begun(
 
 
 def test_a_user_who_says_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter(["base.gguf", "none.jsonl", "asked.jsonl", "add.jsonl", "sums", ""])
+    answers = iter(
+        ["base.gguf", "none.jsonl", "asked.jsonl", "add.jsonl", "my sums", "add.jsonl", "sums", ""]
+    )
     monkeypatch.setattr("click.prompt", lambda *_, **__: next(answers))
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert run(["init", "new.toml"]) == 0

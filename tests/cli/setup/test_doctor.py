@@ -198,3 +198,20 @@ def test_all_is_said_and_a_mistake_is_a_status(
     out = capsys.readouterr().out
     assert f"✗ machine   {tmp_path}/machine.toml:1: jbos: unknown key (did you mean `jobs`?)" in out
     assert "docs/recipe.md has every key of a machine file" in out
+
+
+def test_a_folder_that_this_user_may_not_enter_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, locked = os.stat, tmp_path / "locked"
+
+    def stat(path: object, *more: object, **named: object) -> os.stat_result:
+        if str(path).startswith(str(locked)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *more, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(doctor, "abilities", fails(errno.EACCES))
+    [found] = of_folder("cache", locked / "in/cache", "--cache names another")
+    assert (found.state, found.what) == ("bad", f"{locked}/in/cache cannot be written: Permission denied")
+    assert doctor._of_store(locked / "in/cache").state == "good"

@@ -35,3 +35,13 @@ def test_of_no_file_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFix
     assert run(["schema", str(tmp_path / "none.toml")]) == 2
     assert "there is no such recipe" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_file_is_is_not_guessed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "laptop.toml"
+    path.write_text("jobs = 1\n")
+    assert run(["schema", str(path)]) == 2
+    assert "--of recipe or --of machine" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["laptop.toml"]
+    assert run(["schema", str(path), "--of", "machine"]) == 0
+    assert path.read_text() == "#:schema ./machine.schema.json\njobs = 1\n"
