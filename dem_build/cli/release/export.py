@@ -47,7 +47,8 @@ def export(recipe: str, action: str, place: Path, call: Call, **wished: Any) -> 
         action: What makes a vector or a model.
         place: A new folder, or with `form = "gguf"` a new file.
         call: The options that several commands have.
-        wished: The fields of `Wished`; without a `form`, a vector becomes an adapter, and a model a checkpoint.
+        wished: The fields of `Wished`; without a `form`, what is called `*.gguf` is GGUF, else a vector becomes an
+            adapter, and a model a checkpoint.
 
     Raises:
         UsageError: The action makes neither or has not been built, it has no such form, or something is in the way.
@@ -57,7 +58,8 @@ def export(recipe: str, action: str, place: Path, call: Call, **wished: Any) -> 
     session.plan.graph.require([action])
     found = session.plan.graph.actions[action]
     if wished["form"] is None:
-        wished["form"] = ADAPTER if "delta" in found.kind.outputs else CHECKPOINT
+        usual = ADAPTER if "delta" in found.kind.outputs else CHECKPOINT
+        wished["form"] = GGUF if place.suffix == ".gguf" else usual
     leaving = _Leaving(session, found, place, Wished(**wished))
     leaving.check()
     forms = {ADAPTER: leaving.adapter, CHECKPOINT: leaving.checkpoint, GGUF: leaving.gguf}
