@@ -376,8 +376,8 @@ app = Commands(
             click.Option(
                 ["--form"],
                 type=click.Choice(["adapter", "checkpoint", "gguf"]),
-                help="For peft, for transformers and vLLM, for llama.cpp; by default the first of a vector, "
-                "the second of a model.",
+                help="For peft, for transformers and vLLM, for llama.cpp; by default the last of *.gguf, else the "
+                "first of a vector, the second of a model.",
             ),
             click.Option(
                 ["--type", "dtype"],

@@ -388,7 +388,10 @@ def test_two_builds_at_once_train_each_vector_once(tmp_path: Path, tiny_base: Pa
         builds = [pool.submit(project.call, "build", "tiny.toml") for _ in range(2)]
         said = "".join(build.result().stdout + build.result().stderr for build in builds)
     # Not what ran and ended: of two that train at a time the later one says that another has built it.
-    assert sorted(re.findall(r"^▸ (vector:\S+) +started", said, re.MULTILINE)) == ["vector:add", "vector:copy"]
+    assert sorted(re.findall(r"^▸ (vector:\S+) +started", said, re.MULTILINE)) == [
+        "vector:add",
+        "vector:copy",
+    ]
     [digest] = set(re.findall(r"^model .* sha256 (\S+)", said, re.MULTILINE))
     assert len(digest) == 12
 

@@ -114,7 +114,7 @@ def test_a_model_and_a_vector_on_its_base_become_gguf(project, call, tmp_path):
     )
     for action, name, more, same in made:
         place = str(tmp_path / f"{name}.gguf")
-        said = call("export", "tiny.toml", action, place, "--form", "gguf", "--type", "f32", *more)
+        said = call("export", "tiny.toml", action, place, "--type", "f32", *more)  # its name says the form
         assert said == f"{place}: GGUF in f32, nothing is lost\n"
         assert torch.equal(logits(loaded(tmp_path, gguf_file=f"{name}.gguf")), logits(loaded(same)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half", "m.gguf", "v.gguf"]

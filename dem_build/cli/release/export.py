@@ -57,7 +57,8 @@ def export(  # noqa: PLR0913  the command's options
         action: What makes a vector or a model.
         place: A new folder, or with `form = "gguf"` a new file.
         call: The options that several commands have.
-        form: As of `Wished`, as are the others; without one a vector becomes an adapter, and a model a checkpoint.
+        form: As of `Wished`, as are the others; without one, what is called `*.gguf` is GGUF, else a vector becomes an
+            adapter, and a model a checkpoint.
         dtype: Likewise.
         rank: Likewise.
         omega: Likewise.
@@ -69,7 +70,8 @@ def export(  # noqa: PLR0913  the command's options
     session = open_session(recipe, call)
     session.plan.graph.require([action])
     found = session.plan.graph.actions[action]
-    form = form or (ADAPTER if "delta" in found.kind.outputs else CHECKPOINT)
+    usual = ADAPTER if "delta" in found.kind.outputs else CHECKPOINT
+    form = form or (GGUF if place.suffix == ".gguf" else usual)
     leaving = _Leaving(session, found, place, Wished(form, dtype, rank, omega))
     leaving.check()
     forms = {ADAPTER: leaving.adapter, CHECKPOINT: leaving.checkpoint, GGUF: leaving.gguf}
