@@ -21,6 +21,7 @@ LAYERS: dict[str, int] = {
     "demo": 1,
     "digest": 0,
     "host": 0,
+    "parent": 0,
     "json_text": 0,
     "action": 0,
     "paths": 0,

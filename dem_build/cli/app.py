@@ -100,6 +100,10 @@ def _completes(what: str) -> Callable[[click.Context, click.Parameter, str], lis
 RECIPE = click.Argument(["recipe"], metavar="RECIPE", shell_complete=_completes("recipes"))
 ACTION = click.Argument(["action"], metavar="ACTION", shell_complete=_completes("actions"))
 RECIPES = _completes("recipes_or_actions")
+ANY_RECIPES = click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]...", shell_complete=RECIPES)
+WITH_ACTIONS = click.Argument(
+    ["recipes"], nargs=-1, required=True, metavar="RECIPE... [-- ACTION...]", shell_complete=RECIPES
+)
 WORDS = _completes("words")
 JSON = click.Option(
     ["--json", "as_json"], is_flag=True, help="One JSON document on stdout, all else on stderr."
@@ -165,13 +169,13 @@ cache = Commands(
         Command(
             "shared.exchange.push",
             "Push what builds made here, and a remote lacks.",
-            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]...", shell_complete=RECIPES),
+            ANY_RECIPES,
             *OF_STORE,
         ),
         Command(
             "shared.exchange.pull",
             "Fetch what is recorded in a remote and is not here.",
-            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]...", shell_complete=RECIPES),
+            ANY_RECIPES,
             _flag("--records", "Records alone, not their bytes."),
             *OF_STORE,
         ),
@@ -225,13 +229,7 @@ app = Commands(
         Command(
             "build.build",
             "Plan, run what is due, publish out/NAME/ and show the results.",
-            click.Argument(
-                ["recipes"],
-                nargs=-1,
-                required=True,
-                metavar="RECIPE... [-- ACTION...]",
-                shell_complete=RECIPES,
-            ),
+            WITH_ACTIONS,
             _flag("--locked", "Fail (4) where the lock is not what is there."),
             _flag("--no-train", "Fail (4) where a vector is missing."),
             _flag("--keep-going", "After a failure, do what can be done."),
@@ -244,13 +242,7 @@ app = Commands(
         Command(
             "work.work",
             "Run what is due of recipes beside other workers on one store, and publish nothing in out/.",
-            click.Argument(
-                ["recipes"],
-                nargs=-1,
-                required=True,
-                metavar="RECIPE... [-- ACTION...]",
-                shell_complete=RECIPES,
-            ),
+            WITH_ACTIONS,
             click.Option(["--slots", "jobs"], type=click.IntRange(min=1), help="Actions at once."),
             click.Option(
                 ["--until-idle"],
@@ -271,7 +263,7 @@ app = Commands(
             "review.ci.ci",
             "Review what a branch does to the recipes of a git repository, as a pull request is reviewed.\n\n"
             "RECIPE is a path or pattern; without one, all recipes that git has at either revision.",
-            click.Argument(["recipes"], nargs=-1, metavar="[RECIPE]...", shell_complete=RECIPES),
+            ANY_RECIPES,
             click.Option(
                 ["--base"], metavar="REV", help="What it is to be merged into, such as origin/main."
             ),

@@ -11,7 +11,6 @@ killed build leaves no process behind that trains on.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import queue
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.engine.protocol import Answer, Reply, Request
 from dem_build.engine.run import Runner
+from dem_build.parent import die_with_parent
 from dem_build.store import Store
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 __all__ = ["main"]
-
-PR_SET_PDEATHSIG = 1
 
 
 def main(store: str, scratch: str = "") -> None:
@@ -42,7 +40,7 @@ def main(store: str, scratch: str = "") -> None:
         store: The store's folder.
         scratch: Where unfinished runs lie, if not there.
     """
-    _die_with_parent()
+    die_with_parent()  # the end of standard input does it as well, and elsewhere alone
     _leave_stopping_to_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints outside of an action must not look like an answer
@@ -76,12 +74,6 @@ def _listen(stream: TextIO, requests: queue.Queue[Request], stop: threading.Even
 def _send(answers: TextIO, reply: Reply) -> None:
     answers.write(json.dumps(asdict(reply)) + "\n")
     answers.flush()
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to kill this process with its driver; elsewhere the end of standard input does it alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _leave_stopping_to_parent() -> None:

@@ -402,7 +402,7 @@ def test_a_rank_sees_its_gpu_alone_before_anything_is_loaded_that_looks(tmp_path
 
 def test_who_is_started_by_a_process_that_died_meanwhile_ends_at_once():
     """Linux tells of a parent's death who asked before it: an agent would else train on for nobody."""
-    program = f"from {launch.__name__} import die_with_parent as d; d({{}}); print('lives')"
+    program = "from dem_build.parent import die_with_parent as d; d({}); print('lives')"
     for parent, said in ((os.getpid(), "lives\n"), (1, "")):
         command = [sys.executable, "-c", program.format(parent)]
         assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == said

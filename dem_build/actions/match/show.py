@@ -67,8 +67,8 @@ def _search(search: WeighedSearch) -> DataTable:
 
 def _sentence(found: MatchedModel) -> str:
     ridge, prior = found.params["ridge"], found.params["prior"]
-    times = "" if isinstance(prior, str) else f"{prior:g} times "
-    mean = f"{times}the mean of the vectors{'' if times else ', made as long as rows say'}"
+    mean = "the mean of the vectors"
+    mean = f"{mean}, made as long as rows say" if isinstance(prior, str) else f"{prior:g} times {mean}"
     took = "" if found.seconds is None or found.search else f", in {duration(found.seconds)}"
     return (
         f"Each linear layer was fitted, first to last, to what each dataset's own model puts out there, on "

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.cli.session import Call, Session
     from dem_build.digest import Output
 
-__all__ = ["export", "export_adapter"]
+__all__ = ["export", "export_adapter", "origin_of"]
 
 ADAPTER, CHECKPOINT, GGUF = "adapter", "checkpoint", "gguf"
 PARTS = ("weights", "tokenizer", "config", "generation_config")
@@ -91,7 +91,7 @@ def export_adapter(session: Session, action: Action, folder: Path) -> str:
     Raises:
         FileExistsError: The folder holds one.
     """
-    output, origin = recorded(session, action.name).outputs["delta"], _origin(action)
+    output, origin = recorded(session, action.name).outputs["delta"], origin_of(action)
     session.store.objects.bring(output.blobs())
     base = base_name(session.recipe, session.plan.graph) if origin == BASE else None
     write_adapter(session.store.objects.open(output), folder, base, action.name)
@@ -164,7 +164,7 @@ class _Leaving:
                 return (export_adapter(self.session, self.action, folder),)
         from dem_build.export.low_rank import layers_of, truncated  # noqa: PLC0415  scipy, for this alone
 
-        origin, objects = _origin(self.action), self.session.store.objects
+        origin, objects = origin_of(self.action), self.session.store.objects
         with _in_place(self.place) as folder, tempfile.TemporaryDirectory(prefix="dem-export-") as work:
             base, delta, parts = self._summands(Path(work))
             places = layers_of(objects.open(parts["config"]), base.tensors, origin)
@@ -228,11 +228,11 @@ class _Leaving:
             write_sum(folder, base, delta, omega, dtype)
             write_config(folder, objects.open(parts["config"]), dtype)
         export_model({n: parts[n] for n in ("tokenizer", "generation_config")}, self.session.store, folder)
-        return f"{_origin(self.action)} + {omega:g} {self.action.name}, in {dtype}"
+        return f"{origin_of(self.action)} + {omega:g} {self.action.name}, in {dtype}"
 
     def _summands(self, work: Path) -> tuple[Checkpoint, Checkpoint, dict[str, Output]]:
         """What a vector is added to, the vector, and the parts of the former's model."""
-        parts, store = _parts(self.session, _origin(self.action)), self.session.store
+        parts, store = _parts(self.session, origin_of(self.action)), self.session.store
         vector = recorded(self.session, self.action.name).outputs["delta"]
         base = open_checkpoint(store.views.view(parts["weights"], work, "weights"))
         return (
@@ -249,7 +249,7 @@ def _parts(session: Session, action: str) -> dict[str, Output]:
     return {name: outputs[name] for name in PARTS}
 
 
-def _origin(action: Action) -> str:
+def origin_of(action: Action) -> str:
     """The action that makes what a vector is added to."""
     [origin] = {taken.at.action for taken in action.takes if taken.of == "base/weights"}
     return origin

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dem_build import __version__
 from dem_build.action import BASE
 from dem_build.cli.ending import read_results
-from dem_build.cli.release.export import export_adapter
+from dem_build.cli.release.export import export_adapter, origin_of
 from dem_build.cli.session import open_session
 from dem_build.cli.view_text import clean, make_console
 from dem_build.errors import GateError, NotUpToDateError, UsageError
@@ -111,7 +111,7 @@ def _vector(
 ) -> dict[str, Path | bytes]:
     """The files of a vector: an adapter of peft where it is of low rank, else its own file."""
     output = records[action.name].outputs["delta"]
-    [origin] = {taken.at.action for taken in action.takes if taken.of == "base/weights"}
+    origin = origin_of(action)
     adapter = action.params.get("method") == "lora"
     if adapter:
         export_adapter(session, action, work / "adapter")

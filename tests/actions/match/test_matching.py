@@ -266,7 +266,8 @@ def test_what_rows_begin_with_counts_once_and_few_counting_tokens_weigh_eight_ti
         for ids, counts in rows
     ]
     first, second, last = (found.double().numpy() for found in token_weights(given, 3.0))
-    one = 3.0 / (8 * (0.5 + 0.5 + 1) + 1 + 2 + 1 + 18)  # two counting 2 of a half, and 23; one 1, ...
+    # Counted: 2 in two rows, a half each, and 23. Others: 1 in three rows, a third each; 3 and 4; 5; the last row's.
+    one = 3.0 / (8 * (0.5 + 0.5 + 1) + 1 + 2 + 1 + 18)
     assert first == pytest.approx([one / 3, 4 * one, one, one])
     assert second == pytest.approx([one / 3, 4 * one, one])
     assert last == pytest.approx([one / 3, *[one] * 17, 8 * one, one])

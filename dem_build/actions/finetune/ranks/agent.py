@@ -11,7 +11,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as torchrun
 
 from dem_build.actions.finetune.ranks.begin import PARENT
-from dem_build.actions.finetune.ranks.launch import AGENT, die_with_parent
+from dem_build.actions.finetune.ranks.launch import AGENT
+from dem_build.parent import die_with_parent
 
 __all__ = ["main"]
 

@@ -7,8 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from dem_build.actions.finetune.ranks.launch import PACKAGE, die_with_parent
+from dem_build.actions.finetune.ranks.launch import PACKAGE
 from dem_build.hardware import gpus
+from dem_build.parent import die_with_parent
 
 __all__ = ["PARENT", "main"]
 

@@ -11,7 +11,6 @@ A folder of the action's work folder is all that they have in common:
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
@@ -42,7 +41,6 @@ __all__ = [
     "RANK",
     "SINGLE",
     "Work",
-    "die_with_parent",
     "is_sharded",
     "ranks_of",
     "refuse_sharded",
@@ -56,7 +54,6 @@ AGENT = "agent.json"
 WORK = "work.json"
 SHARDED = "optimizer.safetensors"
 LOOK_SECONDS = 0.1
-PR_SET_PDEATHSIG = 1
 LEFT_TO_DRIVER = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """A scheduler sends these to every process of a job; the driver says what follows, by the file `stop`."""
 SINGLE = "set gpus_per_action = 1 and processes_per_action = 1 in the machine file"
@@ -324,11 +321,3 @@ def _seen(work: Work) -> list[tuple[int, int]]:
         ]
     except FileNotFoundError:
         return []
-
-
-def die_with_parent(parent: int) -> None:
-    """Ask Linux to kill this process with the one that started it; where that is no more, end at once."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before this was asked, and would be heard of no more
-            os._exit(1)
