@@ -16,7 +16,7 @@ from dem_build.actions.extract.spec import extracted_vector
 from dem_build.actions.finetune.spec import finetune_action
 from dem_build.actions.mix.spec import KIND as MIX
 from dem_build.actions.mix.spec import mix_action
-from dem_build.actions.prepare.spec import dataset_action, probe_action
+from dem_build.actions.prepare.spec import prepared_rows
 from dem_build.actions.tune.spec import best_single, scale_of, tune_action
 from dem_build.errors import UsageError
 
@@ -146,8 +146,7 @@ class Graph:
 def build_graph(recipe: Recipe, lock: Lock) -> Graph:
     """The graph that a recipe and its lock describe."""
     actions = [base_action(recipe, lock)]
-    actions += [dataset_action(recipe, name, lock) for name in recipe.datasets]
-    actions += [probe_action(recipe, name, lock) for name in recipe.probes]
+    actions += [prepared_rows(recipe, name, lock) for name in recipe.sources]
     trunk = _trunk(recipe)
     origin = trunk[-1].name if trunk else BASE
     actions += trunk

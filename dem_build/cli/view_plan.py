@@ -259,7 +259,7 @@ def rowless_lines(graph: Graph, console: Console) -> None:
     """Say which vectors of a matched model have no rows to match."""
     for action in graph:
         if names := rowless(action):
-            what = "from elsewhere and so without rows, in the ridge's prior and not in the fit"
+            what = "from elsewhere and without `rows`, in the ridge's prior and not in the fit"
             say(console, ("note: ", "yellow"), f"{joined(action.name)}: {what}: {_some(names)}")
 
 

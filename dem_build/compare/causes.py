@@ -418,6 +418,16 @@ def _gone(action: Action, side: Side) -> Cause:
     return Cause(CauseKind.GONE, what, text)
 
 
+def _table(prefix: str, name: str, graph: Graph) -> str:
+    """The table of the recipe that rows (`data`) or a vector are of."""
+    vector = graph.actions.get(f"vector:{name}")
+    if vector is None:
+        return f"probes.{name}"
+    if vector.kind.trains:
+        return f"datasets.{name}"
+    return f"vectors.{name}.rows" if prefix == "data" else f"vectors.{name}"
+
+
 def _subject(action: Action, side: Side) -> str:
     """What an action is about, in words of the recipe."""
     prefix, _, name = action.name.partition(":")
@@ -430,9 +440,7 @@ def _subject(action: Action, side: Side) -> str:
     if action.name == BASE:
         return "the base"
     if prefix in ("data", "vector"):
-        alone = {"data": "probes", "vector": "vectors"}[prefix]
-        both = {f"data:{name}", f"vector:{name}"} <= graph.actions.keys()
-        return f"{'datasets' if both else alone}.{name}"
+        return _table(prefix, name, graph)
     if graph.candidates and name:
         return "the choice between models"
     return f"the model of {name} alone" if prefix == MODEL and name else action.name

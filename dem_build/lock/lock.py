@@ -24,7 +24,7 @@ from dem_build.lock import hub
 from dem_build.lock.absent import Absent, is_absent
 from dem_build.lock.base import CHAT_TEMPLATE, GGUF, base_files, locate_template
 from dem_build.lock.finetuned import local_files
-from dem_build.lock.pin import CHOOSE, Pin, Resolver, hub_refs
+from dem_build.lock.pin import CHOOSE, Pin, Resolver, hub_refs, recipe_key
 from dem_build.store.files import replace_file
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Located:
         vectors: The local files of each vector from elsewhere.
         refs: What is asked of a hub, by names in the lock.
         absent: The files that are not on this machine → the digests that the lock has of them.
-        problem: Makes a mistake at a key of the recipe.
+        problem: Makes a mistake at the key of the recipe that asks a hub for what the lock has under a name.
     """
 
     base_source: str
@@ -131,7 +131,7 @@ class Located:
     vectors: Mapping[str, tuple[Tagged, ...]] = field(default_factory=dict)
     refs: Mapping[str, Ref] = field(default_factory=dict)
     absent: Mapping[Path, Digest] = field(default_factory=dict)
-    problem: Callable[[str, str, str], Problem] = lambda key, what, hint: Problem("", 0, key, what, hint)
+    problem: Callable[[str, str, str], Problem] = lambda name, what, hint: Problem("", 0, name, what, hint)
 
 
 def locate(recipe: Recipe, known: Absent | None = None) -> Located:
@@ -163,14 +163,18 @@ def locate(recipe: Recipe, known: Absent | None = None) -> Located:
     source = (
         "gguf" if "base" in local and recipe.resolve(recipe.base.model).suffix == ".gguf" else "directory"
     )
-    datasets = {n: _locate_data(recipe, known, n, problems) for n in (*recipe.datasets, *recipe.probes)}
+    datasets = {n: _locate_data(recipe, known, n, problems) for n in recipe.sources}
     closures = _locate_tasks(recipe, known, problems)
     if problems:
         raise RecipeError(problems)
     base, *others = found.items()
     vectors = {name.partition(".")[2]: files for name, files in others}
     refs = hub_refs(recipe, local)
-    return Located(source, base[1], datasets, closures, vectors, refs, known.digests, recipe.problem)
+
+    def problem(name: str, what: str, hint: str) -> Problem:
+        return recipe.problem(recipe_key(recipe, name), what, hint)
+
+    return Located(source, base[1], datasets, closures, vectors, refs, known.digests, problem)
 
 
 def _locate_model(recipe: Recipe, known: Absent, name: str, key: str, model: str) -> list[Tagged]:
@@ -237,14 +241,11 @@ def _told(recipe: Recipe, key: str, problems: list[Problem]) -> Iterator[None]:
 
 
 def _locate_data(recipe: Recipe, known: Absent, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
-    """The files of a dataset or a probe. Those that are held out whole say so in their tag: `test:jsonl`."""
-    if name in recipe.probes:
-        named = [(f"probes.{name}.path", "test:", recipe.probes[name].path)]
-    else:
-        dataset = recipe.datasets[name]
-        held = [("validation", dataset.validation), ("test", dataset.test)]
-        named = [(f"datasets.{name}.path", "", dataset.path)]
-        named += [(f"datasets.{name}.{side}", f"{side}:", v) for side, v in held if isinstance(v, str)]
+    """The files of a source. Those that are held out whole say so in their tag: `test:jsonl`."""
+    source, key = recipe.sources[name], recipe.source_key(name)
+    named = [(f"{key}.path", "test:" if name in recipe.probes else "", source.path)]
+    held = [(side, getattr(source, side, None)) for side in ("validation", "test")]
+    named += [(f"{key}.{side}", f"{side}:", value) for side, value in held if isinstance(value, str)]
     found: list[Tagged] = []
     for key, mark, pattern in named:
         if pattern is None:
@@ -321,7 +322,7 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
         try:
             pins[name] = resolver.resolve(ref)
         except DemError as error:
-            problems.append(located.problem(ref.recipe_key(name), error.located, error.hint or ""))
+            problems.append(located.problem(name, error.located, error.hint or ""))
     if problems:
         raise RecipeError(problems)
     on_hub = {name: pin.files for name, pin in pins.items()}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
 
-__all__ = ["DatasetRef", "ModelRef", "Pin", "Ref", "Resolver", "hub_refs"]
+__all__ = ["DatasetRef", "ModelRef", "Pin", "Ref", "Resolver", "hub_refs", "recipe_key"]
 
 CARD = "README.md"
 MORE_CARD = ".huggingface.yaml"  # lays its keys over the card's
@@ -60,10 +60,6 @@ class ModelRef:
         """The reference as it stands in the lock."""
         return {self.key: self.name, "revision": self.revision}
 
-    def recipe_key(self, name: str) -> str:
-        """The key of the recipe that says it, given its name in the lock."""
-        return f"{name}.{self.key}"
-
 
 @dataclass(frozen=True)
 class DatasetRef:
@@ -86,10 +82,6 @@ class DatasetRef:
         """The reference as it stands in the lock."""
         asked = {"dataset": self.name, "revision": self.revision, "config": self.config}
         return asked | {"splits": dict(self.splits)}
-
-    def recipe_key(self, name: str) -> str:
-        """The key of the recipe that says it, given its name in the lock, where a probe's is a dataset's too."""
-        return f"{name}.hub" if "train" in dict(self.splits) else f"probes.{name.partition('.')[2]}.hub"
 
 
 Ref: TypeAlias = ModelRef | DatasetRef
@@ -156,18 +148,24 @@ def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, R
     if local is None:
         local = {n for n, ref in models.items() if is_local(ref.name, recipe.folder)}
     refs: dict[str, Ref] = {n: ref for n, ref in models.items() if n not in local}
-    for name, source in {**recipe.datasets, **recipe.probes}.items():
+    for name, source in recipe.sources.items():
         if source.hub is None:
             continue
         splits = {"test" if name in recipe.probes else "train": source.split or "train"}
-        if name in recipe.datasets:
-            dataset = recipe.datasets[name]
-            held = {"validation": dataset.validation, "test": dataset.test}
-            splits |= {side: value.split for side, value in held.items() if isinstance(value, SplitName)}
+        held = {side: getattr(source, side, None) for side in ("validation", "test")}
+        splits |= {side: value.split for side, value in held.items() if isinstance(value, SplitName)}
         refs[f"datasets.{name}"] = DatasetRef(
             source.hub, source.revision or "main", source.config, tuple(splits.items())
         )
     return refs
+
+
+def recipe_key(recipe: Recipe, name: str) -> str:
+    """The key of a recipe that asks a hub for what its lock has under a name, such as `vectors.code.checkpoint`."""
+    section, _, own = name.partition(".")
+    if section == "datasets":
+        return f"{recipe.source_key(own)}.hub"
+    return f"{name}.{recipe.vectors[own].source}" if section == "vectors" else "base.model"
 
 
 class Resolver:

@@ -151,6 +151,7 @@ max_loss_increase = 0.01
     schema.Vector: """\
 [vectors.code]
 checkpoint = "org/a-fine-tune-of-the-same-base"
+rows = "code.jsonl"
 omega = 0.3
 """,
     schema.Trunk: """\

@@ -170,6 +170,12 @@ class Dataset(Source):
     train: Train = Field(default_factory=Train, description="Keys of `[train]` that differ for this dataset.")
 
 
+SomeRows = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[Source, Tag("<table>")],
+    shapes('must be a path, or a table such as { hub = "…" }'),
+]
+
+
 class Probe(Source):
     """Data that judges and protects, and is never trained on."""
 
@@ -190,6 +196,11 @@ class Vector(Table):
         default=None,
         description="A LoRA adapter of the same base: folder or hub id. It is added by its formula, tensor by tensor.",
     )
+    rows: SomeRows | None = Field(
+        default=None,
+        description="Rows that it was trained on, or others like them: a path, or a table as a probe's. Ways to "
+        "compose that look at training rows (`match`, `regmean`) look at these; no vector is trained on them.",
+    )
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; the lock pins the commit."
     )
@@ -201,6 +212,11 @@ class Vector(Table):
         default=None, description="Type that the vector is stored in; as `[train]` says where absent."
     )
     salt: Salt = None
+
+    @property
+    def sampled(self) -> Source | None:
+        """Where its rows come from, if it has any."""
+        return Source(path=self.rows) if isinstance(self.rows, str) else self.rows
 
     @property
     def source(self) -> str:
@@ -407,6 +423,26 @@ class Recipe(Table):
     def resolve(self, text: str) -> Path:
         """A path of the recipe as a path of this machine: absolute, with `~` expanded."""
         return self.folder / expanded(text)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """Where rows come from: datasets, probes, and vectors from elsewhere that name some; each by its name."""
+        sampled = {name: vector.sampled for name, vector in self.vectors.items()}
+        given = {name: source for name, source in sampled.items() if source is not None}
+        return {**self.datasets, **self.probes, **given}
+
+    def source_key(self, name: str) -> str:
+        """The table of the recipe that a source is, such as `datasets.math`.
+
+        Raises:
+            KeyError: The recipe has no source of that name.
+        """
+        if name in self.vectors:
+            return f"vectors.{name}.rows"
+        section = "probes" if name in self.probes else "datasets"
+        if name not in getattr(self, section):
+            raise KeyError(name)
+        return f"{section}.{name}"
 
     @property
     def stages(self) -> dict[str, Trunk | Heal]:

@@ -126,7 +126,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         warnings=tuple(_warnings(present)),
         cost=build_cost(graph, read_costs(build)),
         higher_is_better=_directions(present),
-        datasets=tuple(name for name in prepared if name in vectors),
+        datasets=tuple(n for n in prepared if n in vectors and graph.actions[f"vector:{n}"].kind.trains),
         probes=tuple(name for name in prepared if name not in vectors),
         vectors=vectors,
         stages=read_stages(build),

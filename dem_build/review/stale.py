@@ -103,7 +103,7 @@ def _data(lock: Lock) -> Iterator[SourceFile]:
 
 def _patterns(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Each pattern of a recipe's data: what it matches is found anew by every lock."""
-    for name, table in (*recipe.datasets.items(), *recipe.probes.items()):
+    for name, table in recipe.sources.items():
         for side in ("path", "validation", "test"):
             text = getattr(table, side, None)
             if isinstance(text, str) and any(sign in text for sign in "*?["):

@@ -36,8 +36,7 @@ def takes_of(recipe: Recipe, lock: Lock, plan: Plan, estimates: Iterable[Estimat
         trains: Whether trainings run, too; else neither they nor what takes them does.
     """
     due = {name for name, verdict in plan.verdicts.items() if verdict.status is not Status.HIT}
-    tables = {**recipe.datasets, **recipe.probes}
-    rows = {name: _rows(table.max_samples, lock.datasets[name]) for name, table in tables.items()}
+    rows = {name: _rows(table.max_samples, lock.datasets[name]) for name, table in recipe.sources.items()}
     trainings = list(_trainings(recipe, rows, due)) if trains else []
     steps = sum(count for _, count in trainings)
     tokens = sum(train.global_batch_size * train.max_length * count for train, count in trainings)

@@ -138,10 +138,9 @@ def _paths(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
     named: list[tuple[str, str | None]] = [("base.chat_template", recipe.base.chat_template)]
     if not may_be_hub_id(recipe.base.model):
         named.append(("base.model", recipe.base.model))
-    for section, tables in (("datasets", recipe.datasets), ("probes", recipe.probes)):
-        for name, table in tables.items():
-            sides = [(side, getattr(table, side, None)) for side in ("path", "validation", "test")]
-            named += [(f"{section}.{name}.{s}", value) for s, value in sides if isinstance(value, str)]
+    for name, table in recipe.sources.items():
+        sides = [(side, getattr(table, side, None)) for side in ("path", "validation", "test")]
+        named += [(f"{recipe.source_key(name)}.{s}", value) for s, value in sides if isinstance(value, str)]
     for name, vector in recipe.vectors.items():
         if not may_be_hub_id(vector.origin):
             named.append((f"vectors.{name}.{vector.source}", vector.origin))
@@ -156,8 +155,7 @@ def _names(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
     on_hub = [
         (key, name) for key, name in named if may_be_hub_id(name) and not _is_folder(name, recipe, boundary)
     ]
-    for section, tables in (("datasets", recipe.datasets), ("probes", recipe.probes)):
-        on_hub += [(f"{section}.{name}.hub", t.hub) for name, t in tables.items() if t.hub is not None]
+    on_hub += [(f"{recipe.source_key(n)}.hub", t.hub) for n, t in recipe.sources.items() if t.hub is not None]
     for key, name in on_hub:
         if not boundary.policy.allows(name):
             yield recipe.problem(key, _unlisted(name), LISTED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,18 @@ def test_a_vector_from_elsewhere_is_said_to_have_no_rows(matched):
     more = MATCHED.replace("[compose]", '[vectors.same]\ncheckpoint = "base"\n\n[compose]')
     matched.write(more)
     told = " ".join(matched.call("plan", "tiny.toml").stdout.split())
-    assert "from elsewhere and so without rows, in the ridge's prior and not in the fit: same" in told
+    assert "from elsewhere and without `rows`, in the ridge's prior and not in the fit: same" in told
+
+
+def test_a_vector_from_elsewhere_is_matched_on_the_rows_that_it_names(matched):
+    matched.build(MATCHED)
+    shutil.copytree(matched.home / "out" / "tiny" / "model", matched.home / "tuned")
+    rows = 'rows = { path = "data/copy.jsonl", max_samples = 8 }'
+    document = matched.build(
+        MATCHED.replace("[compose]", f'[vectors.code]\ncheckpoint = "tuned"\n{rows}\n\n[compose]')
+    )
+    assert set(ran(document)) == {"data:code", "vector:code", "model", *LOSSES}
+    assert document["matching"]["vectors"]["code"]["rows"] == 8
 
 
 def test_importances_that_are_searched_are_recorded_with_all_that_was_tried(matched):

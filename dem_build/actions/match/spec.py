@@ -62,8 +62,8 @@ def matched_model(recipe: Recipe, name: str, importance: Mapping[str, float]) ->
 
 
 def vector_inputs(recipe: Recipe, vectors: Iterable[str]) -> Iterator[Input[Edge]]:
-    """A group for each vector, with a sample of its dataset's rows. One from elsewhere has none: the prior has it."""
+    """A group for each vector, with a sample of its rows. One from elsewhere that names none is in the prior alone."""
     for vector in vectors:
         yield Input("delta", Edge(f"vector:{vector}", "delta"), group=vector)
-        if vector in recipe.datasets:
+        if vector in recipe.sources:
             yield Input(SAMPLE, Edge(f"data:{vector}", "sample"), group=vector)

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 from dem_build.action import BASE, Action, Edge, Input, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dem_build.digest import JSON
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe, Source, Train
 
-__all__ = ["KIND", "dataset_action", "probe_action"]
+__all__ = ["KIND", "prepared_rows"]
 
 KIND = Kind(
     name="prepare",
@@ -41,22 +39,17 @@ KIND = Kind(
 )
 
 
-def dataset_action(recipe: Recipe, name: str, lock: Lock) -> Action:
-    """The preparation of a dataset."""
-    dataset, train = recipe.datasets[name], recipe.train_of(name)
-    params = _source_params(dataset, train) | {
-        # Files held out whole are sources with a tag of their own: their names enter no key.
-        "validation": dataset.validation if isinstance(dataset.validation, int | float) else 0.0,
-        "test": dataset.test if isinstance(dataset.test, int | float) else 0.0,
-        "group_by": dataset.group_by,
-    }
-    return _prepare(name, params, lock, dataset.salt)
-
-
-def probe_action(recipe: Recipe, name: str, lock: Lock) -> Action:
-    """The preparation of a probe: a dataset whose rows are all held out."""
-    params = _source_params(recipe.probes[name], recipe.train) | {"validation": 0.0, "test": 0.0}
-    return _prepare(name, params, lock, recipe.probes[name].salt)
+def prepared_rows(recipe: Recipe, name: str, lock: Lock) -> Action:
+    """The preparation of a dataset, of a probe, or of the rows that a vector from elsewhere was trained on."""
+    source, dataset = recipe.sources[name], recipe.datasets.get(name)
+    params = _source_params(source, recipe.train_of(name) if dataset else recipe.train)
+    if dataset is not None:
+        params["group_by"] = dataset.group_by
+    # Files held out whole are sources with a tag of their own, as all of a probe's are: their names enter no key.
+    shares = {side: getattr(source, side, 0.0) for side in ("validation", "test")}
+    params |= {side: share if isinstance(share, int | float) else 0.0 for side, share in shares.items()}
+    takes = (Input("base/tokenizer", Edge(BASE, "tokenizer")),)
+    return Action(f"data:{name}", KIND, params, takes, lock.datasets[name], salt=source.salt)
 
 
 def _source_params(source: Source, train: Train) -> dict[str, JSON]:
@@ -70,8 +63,3 @@ def _source_params(source: Source, train: Train) -> dict[str, JSON]:
         "on_overflow": source.on_overflow,
         "max_samples": source.max_samples,
     }
-
-
-def _prepare(name: str, params: Mapping[str, JSON], lock: Lock, salt: str | None) -> Action:
-    takes = (Input("base/tokenizer", Edge(BASE, "tokenizer")),)
-    return Action(f"data:{name}", KIND, params, takes, lock.datasets[name], salt=salt)

@@ -140,7 +140,7 @@ def names(context: click.Context, incomplete: str) -> list[CompletionItem]:
     found: list[str] = []
     for recipe in filter(None, map(_read, _recipes_of(context))):
         mixtures = [name for name, baseline in recipe.baselines.items() if baseline.method == "mixing"]
-        found += [*recipe.datasets, *recipe.probes, *recipe.stages, *mixtures]
+        found += [*recipe.sources, *recipe.stages, *mixtures]
     return _beginning(found, incomplete)
 
 
@@ -275,4 +275,4 @@ def _actions(named: str) -> list[str]:
         return list(build_graph(recipe, lock.resolve(located, Hints(), locked)).actions)
     except DemError:
         vectors = [f"vector:{name}" for name in (*recipe.datasets, *recipe.vectors)]
-        return ["base", *(f"data:{name}" for name in (*recipe.datasets, *recipe.probes)), *vectors, "model"]
+        return ["base", *(f"data:{name}" for name in recipe.sources), *vectors, "model"]

@@ -46,9 +46,11 @@ def _vectors_are_as_many_as_it_takes(recipe: Recipe) -> Iterator[Mistake]:
 @RULES.each(vectors)
 def _vectors_have_rows(recipe: Recipe, key: Key, vector: Vector) -> Iterator[Mistake]:
     method = METHODS.get(recipe.compose.method)
-    if method is not None and method.sampled and recipe.omega_of(vector) != 0:
+    if method is not None and method.sampled and vector.rows is None and recipe.omega_of(vector) != 0:
         what = f'has no training rows, and method = "{method.name}" looks at those of each vector'
-        yield Mistake(key, what, "set its omega to 0, or set another `method` in [compose]")
+        yield Mistake(
+            key, what, 'name some, `rows = "…"`, set its omega to 0, or set another `method` in [compose]'
+        )
 
 
 @RULES.each(omegas)

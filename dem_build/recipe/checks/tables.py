@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, Union, get_
 from pydantic import ValidationError
 
 from dem_build.action import HEAL, TRUNK
-from dem_build.recipe.schema import Train
+from dem_build.recipe.schema import Source, Train
 from dem_build.recipe.sections import Table, with_one_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.recipe.messages import Mistake
-    from dem_build.recipe.schema import Baseline, Dataset, Heal, Mixture, Recipe, Source, Trunk, Vector
+    from dem_build.recipe.schema import Baseline, Dataset, Heal, Mixture, Recipe, Trunk, Vector
     from dem_build.recipe.toml import Key
 
     Rule = Callable[[Recipe], Iterator[Mistake]]
@@ -193,8 +193,11 @@ def datasets(recipe: Recipe) -> list[tuple[Key, Dataset]]:
 
 
 def sources(recipe: Recipe) -> list[tuple[Key, Source]]:
-    """Each dataset and probe."""
-    return _named(recipe, "datasets") + _named(recipe, "probes")
+    """Each dataset and probe, and the rows of a vector where they are a table."""
+    rows = [
+        ((*key, "rows"), vector.rows) for key, vector in vectors(recipe) if isinstance(vector.rows, Source)
+    ]
+    return _named(recipe, "datasets") + _named(recipe, "probes") + rows
 
 
 def vectors(recipe: Recipe) -> list[tuple[Key, Vector]]:

@@ -34,7 +34,7 @@ def graph(tmp_path: Path):
             f'[base]\nmodel = "base"\n{tables}\n{more}\n[compose]\nmethod = "{method}"\n{compose}\n'
         )
         recipe = load_recipe(path)
-        pinned = dict.fromkeys([*datasets, *recipe.probes], ())
+        pinned = dict.fromkeys(recipe.sources, ())
         return build_graph(
             recipe, Lock(LockedBase("directory", ()), pinned, {}, dict.fromkeys(recipe.vectors, ()))
         )
@@ -118,6 +118,35 @@ def test_a_vector_from_elsewhere_has_no_rows(graph):
     model = graph(more='[vectors.code]\ncheckpoint = "tuned"\nomega = 0.5\n').actions["model"]
     assert model.groups["code"] == {"importance": 0.5}
     assert [t.of for t in model.takes if t.group == "code"] == ["delta"]
+
+
+ROWS = ('rows = "code.jsonl"', 'rows = { path = "code.jsonl", max_samples = 100 }')
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_a_vector_from_elsewhere_that_names_rows_has_a_sample_of_them(graph, rows):
+    made = graph(more=f'[vectors.code]\ncheckpoint = "tuned"\n{rows}\n')
+    assert [t.of for t in made.actions["model"].takes if t.group == "code"] == ["delta", "data/sample"]
+    assert "data:code" not in made.actions["vector:code"].upstream
+    assert (made.actions["data:code"].params["validation"], made.actions["data:code"].params["test"]) == (
+        0,
+        0,
+    )
+
+
+def test_a_key_of_rows_matches_anew_and_extracts_nothing(graph):
+    code = '[vectors.code]\ncheckpoint = "tuned"\nrows = {{ path = "code.jsonl", max_samples = {} }}\n'
+    assert reasons(graph(more=code.format(100)), graph(more=code.format(200))) == ["max_samples: 100 → 200"]
+
+
+def test_rows_that_a_vector_gets_are_told_by_its_table(graph):
+    code = '[vectors.code]\ncheckpoint = "tuned"\n'
+    assert "vectors.code.rows is new" in reasons(graph(more=code), graph(more=f'{code}rows = "code.jsonl"\n'))
+
+
+def test_gram_matrices_are_of_the_rows_that_a_vector_names(graph):
+    made = graph(more='[vectors.code]\ncheckpoint = "tuned"\nrows = "code.jsonl"\n', method="regmean")
+    assert {"vector:code", "data:code"} <= set(made.actions["gram:code"].upstream)
 
 
 def test_other_ways_to_compose_stand_beside_it(graph):
