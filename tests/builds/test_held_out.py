@@ -230,6 +230,14 @@ def test_a_copy_of_a_file_is_not_judged_by_and_learned_from(
     assert all(p.line for p in caught.value.problems)
 
 
+def test_rows_that_a_vector_is_matched_on_are_not_judged_by(project: Path) -> None:
+    vector = '[vectors.code]\ncheckpoint = "base"\nrows = "data/test.jsonl"\n'
+    with pytest.raises(RecipeError) as caught:
+        resolved(project, f"{RECIPE}\n{vector}")
+    told = [f"{p.key}: {p.what}" for p in caught.value.problems]
+    assert told == ["datasets.add.test: test.jsonl is also what is trained on for code"]
+
+
 def test_a_probe_may_be_a_test_file(project: Path) -> None:
     assert resolved(project, RECIPE.replace("data/chat.jsonl", "data/test.jsonl")).datasets["chat"]
 
