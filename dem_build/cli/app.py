@@ -227,6 +227,16 @@ app = Commands(
             *OF_STORE,
         ),
         Command(
+            "edit.withdraw.withdraw",
+            "Take a dataset, vector or probe out of a recipe, build, and attest that the model has nothing of it.\n\n"
+            "Without NAME attest that of all that was withdrawn. Fails (1) where the model has some of it.",
+            click.Argument(["words"], nargs=-1, metavar="[RECIPE] [NAME]", shell_complete=WORDS),
+            DRY_RUN,
+            _flag("--trust-tasks", "Run local task files, which are code."),
+            click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            *OF_RECIPE,
+        ),
+        Command(
             "build.build",
             "Plan, run what is due, publish out/NAME/ and show the results.",
             WITH_ACTIONS,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dem_build.cli.session import Call
     from dem_build.digest import JSON
 
-__all__ = ["add", "keys_of", "remove"]
+__all__ = ["add", "kept_of", "keys_of", "names_of", "remove", "section_of"]
 
 SECTIONS = ("datasets", "vectors", "probes", "baselines")
 ADD = "dem add RECIPE NAME PATH|hub:ID"
@@ -49,7 +49,7 @@ def add(words: Sequence[str], call: Call, *, kind: str | None, omega: str | None
     if not NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no name", hint="a name is made of letters, digits, `_` and `-`")
     draft = opened(named)
-    if (taken := _section_of(draft, name)) is not None:
+    if (taken := section_of(draft, name)) is not None:
         hint = f"edit the table, or take it out first: {shlex.join(['dem', 'remove', named, name])}"
         raise UsageError(f"there is a `{taken}.{name}` already", where=named, hint=hint)
     overrides = [*call.overrides, *([f"omega={omega}"] if omega is not None else [])]
@@ -90,24 +90,25 @@ def remove(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
     if len(rest) != 1:
         raise UsageError("a name is needed", hint=REMOVE)
     draft, [name] = opened(named), rest
-    section = _section_of(draft, name)
+    section = section_of(draft, name)
     if section is None:
-        hint = nearest(name, _names(draft)) or "it has no dataset, vector, probe or baseline"
+        hint = nearest(name, names_of(draft)) or "it has no dataset, vector, probe or baseline"
         raise UsageError(f"there is no `{name}`", where=named, hint=hint)
     settle(draft, without_table(draft.text, section, name), dry_run=dry_run)
     console = make_console()
-    if kept := _kept(draft.path, name, call):
+    if kept := kept_of(draft.path, name, call):
         line = f"kept {kept}; the same table would find it again, and `dem cache gc --vectors` deletes it"
         console.print(Text(line), soft_wrap=True)
     return 0
 
 
-def _section_of(draft: Draft, name: str) -> str | None:
+def section_of(draft: Draft, name: str) -> str | None:
     """The section that has a table of a name."""
     return next((section for section, names in _tables(draft).items() if name in names), None)
 
 
-def _names(draft: Draft) -> list[str]:
+def names_of(draft: Draft) -> list[str]:
+    """Every name of a table that can be taken out."""
     return [name for names in _tables(draft).values() for name in names]
 
 
@@ -116,7 +117,7 @@ def _tables(draft: Draft) -> dict[str, dict[str, JSON]]:
     return {section: data[section] for section in SECTIONS if isinstance(data.get(section), dict)}
 
 
-def _kept(recipe: Path, name: str, call: Call) -> str:
+def kept_of(recipe: Path, name: str, call: Call) -> str:
     """What the cache holds of a table's actions, by the recipe's last build; empty where that is nothing."""
     try:
         store = open_workplace(call, recipe, make=False).store

@@ -1,0 +1,185 @@
+"""`dem withdraw`: take something out of a recipe, build without it, and show that the model has nothing of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from dem_build.action import MODEL
+from dem_build.cli.build import build
+from dem_build.cli.edit.changes import opened, recipe_here, settle
+from dem_build.cli.edit.tables import kept_of, names_of, section_of
+from dem_build.cli.overlap import recorded_shared
+from dem_build.cli.session import open_session
+from dem_build.cli.view_text import joined, make_console, say
+from dem_build.engine.publish import publish_text
+from dem_build.errors import DemError, Problem, RecipeError, UsageError
+from dem_build.json_text import parse_json
+from dem_build.paths import absolute
+from dem_build.recipe.edited import without_table
+from dem_build.recipe.messages import nearest
+from dem_build.report.attestation import attestation, entered, parse_withdrawn, unknown_of, withdrawn_of
+from dem_build.store.files import replace_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from dem_build.cli.edit.changes import Draft
+    from dem_build.cli.session import Call, Session
+    from dem_build.report.attestation import Withdrawn
+
+__all__ = ["withdraw"]
+
+WITHDRAW = "dem withdraw RECIPE NAME"
+ATTESTATION = "attestation.json"
+FORMAT = 1
+
+
+def withdraw(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
+    """Take a dataset, a probe or a vector out of a recipe, build it, and attest that the model has nothing of it.
+
+    What is withdrawn is written beside the recipe before anything else, so that a call that was stopped goes on when
+    it is repeated, and that without a name a call attests the model of today.
+
+    Raises:
+        UsageError: The recipe has nothing of that name, and nothing of that name was withdrawn from it.
+        RecipeError: The recipe would have mistakes: something else in it names what is to go.
+    """
+    named, rest = recipe_here(words, WITHDRAW)
+    if len(rest) > 1:
+        raise UsageError("one name at a time", hint=WITHDRAW)
+    draft = opened(named)
+    place = statement_path(draft.path)
+    withdrawn = _read(place)
+    console = make_console()
+    if not rest and not withdrawn:
+        raise UsageError("nothing was withdrawn from it", where=named, hint=WITHDRAW)
+    for name in rest:
+        if section_of(draft, name) is not None:
+            withdrawn = _take_out(draft, name, call, withdrawn, dry_run=dry_run)
+        elif name not in {one.name for one in withdrawn}:
+            hint = nearest(name, names_of(draft)) or "it has no dataset, vector or probe"
+            raise UsageError(f"there is no `{name}`", where=named, hint=hint)
+    if dry_run:
+        return 0
+    status = build([named], call)
+    # A gate judges what the model can do, and not what it is made of.
+    return (
+        status
+        if status not in (0, GATES)
+        else _attest(open_session(named, call), withdrawn, console) or status
+    )
+
+
+GATES = 3
+
+
+def statement_path(recipe: Path) -> Path:
+    """Where it is written what was withdrawn from a recipe."""
+    return recipe.with_suffix(".withdrawn.json")
+
+
+def _take_out(
+    draft: Draft, name: str, call: Call, before: Sequence[Withdrawn], *, dry_run: bool
+) -> tuple[Withdrawn, ...]:
+    """Write what is withdrawn, and the recipe without it."""
+    section = section_of(draft, name)
+    if section == "baselines":
+        raise UsageError(f"`{name}` is a baseline, which has no rows of its own", hint=f"dem remove {name}")
+    session = open_session(draft.named, call)
+    records = {n: v.record for n, v in session.plan.verdicts.items() if v.record is not None}
+    counted = name in session.root["overlap"].get("of", {})
+    shared = recorded_shared(session, name) if counted else None
+    one = withdrawn_of(name, session.plan.graph, records, shared)
+    after = (*before, one)
+    text = without_table(draft.text, str(section), name)
+    if dry_run:
+        settle(draft, text, dry_run=True)
+        return after
+    # Without a record of what went, nobody could tell later that it is gone.
+    _write(statement_path(draft.path), after)
+    try:
+        settle(draft, text)
+    except BaseException:
+        _write(statement_path(draft.path), before)
+        raise
+    if kept := kept_of(draft.path, name, call):
+        line = f"kept {kept} and what was composed of it; `dem cache gc --vectors` deletes it"
+        make_console().print(Text(line), soft_wrap=True)
+    return after
+
+
+def _attest(session: Session, withdrawn: Sequence[Withdrawn], console: Console) -> int:
+    """Write the attestation beside the model, and say what it shows; 1 where something withdrawn is part of it."""
+    records = {n: v.record for n, v in session.plan.verdicts.items() if v.record is not None}
+    graph = session.plan.graph
+    if MODEL not in records:
+        raise UsageError("the model is not built", where=session.named, hint=f"dem build {session.named}")
+    document = attestation(session.recipe.name, withdrawn, graph, records)
+    path = publish_text(session.destination(), ATTESTATION, json.dumps(document, indent=2) + "\n")
+    found = entered(withdrawn, graph, records)
+    for name in dict.fromkeys(one.name for one in withdrawn):
+        mine = [f for f in found if f.name == name]
+        if mine:
+            where = ", ".join(dict.fromkeys(joined(f.action) for f in mine))
+            say(console, ("withdrawn ", "red"), f"{joined(name)}: the model has it still, by {where}")
+        else:
+            text = f"{joined(name)}: the model has no file, vector, ω or Gram matrix of it"
+            say(console, ("withdrawn ", "green"), text)
+    for one in withdrawn:
+        for other, count in (one.shared or {}).items():
+            prompts = "prompt" if count == 1 else "prompts"
+            text = f"{count} {prompts} of {joined(one.name)} stood in rows of {joined(other)} too, which has them still"
+            say(console, ("note: ", "yellow"), text)
+        if one.shared is None and one.files:
+            say(
+                console,
+                ("note: ", "dim"),
+                f"whether other data has rows of {joined(one.name)} was never counted",
+            )
+    unknown = ", ".join(map(joined, unknown_of(graph)))
+    say(console, ("note: ", "dim"), f"what was trained elsewhere may have seen it: {unknown}")
+    say(console, (f"{len(document['actions'])} actions, their keys and preimages: {path}", "dim"))
+    return 1 if found else 0
+
+
+def _read(path: Path) -> tuple[Withdrawn, ...]:
+    """What was withdrawn so far.
+
+    Raises:
+        RecipeError: The file is not what was written.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise _refused(path, f"cannot be read: {error.strerror}") from error
+    try:
+        document = parse_json(data.decode())
+        if not isinstance(document, dict) or document.get("dem_withdrawn") != FORMAT:
+            raise _refused(path, f"is no list of what was withdrawn, of format {FORMAT}")
+        return tuple(parse_withdrawn(one) for one in document["withdrawn"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _refused(path, "cannot be read as a list of what was withdrawn") from error
+
+
+def _refused(path: Path, what: str) -> RecipeError:
+    return RecipeError([Problem(str(path), 0, "", what, "restore it: it says what must not come back")])
+
+
+def _write(path: Path, withdrawn: Sequence[Withdrawn]) -> None:
+    """Replace the list in one step; an empty one is no file."""
+    try:
+        if withdrawn:
+            document = {"dem_withdrawn": FORMAT, "withdrawn": [one.document() for one in withdrawn]}
+            replace_file(absolute(path), (json.dumps(document, indent=2) + "\n").encode())
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise DemError(f"cannot be written: {error.strerror}", where=str(path)) from error

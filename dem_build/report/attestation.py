@@ -1,0 +1,169 @@
+"""What a model is made of, action by action, and whether anything that was withdrawn is part of it.
+
+A key is the hash of its preimage, which has the digest of every file and every output that an action takes; a record
+says which outputs the action of a key made. So who has the preimages and outputs of all actions that lead to a model
+knows every byte that entered it, back to the files that came from outside, and can check that without `dem`.
+
+This says nothing of what is not a file here: what the base, or a fine-tune from elsewhere, was trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.action import BASE, MODEL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from dem_build.data.splits import Shared
+    from dem_build.digest import JSON, Digest
+    from dem_build.graph import Graph
+    from dem_build.store import Record
+
+__all__ = ["Entered", "Withdrawn", "attestation", "entered", "parse_withdrawn", "unknown_of", "withdrawn_of"]
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """A dataset, a probe or a vector that a recipe no longer has.
+
+    Attributes:
+        name: Its name in the recipe.
+        files: Digests of the files that it came from.
+        made: Digests of all that was made with it, models among them, but for what is also made without it.
+        shared: Dataset → how many of its prompts that dataset trains on, too; None where nobody has counted.
+    """
+
+    name: str
+    files: tuple[Digest, ...]
+    made: tuple[Digest, ...]
+    shared: Mapping[str, int] | None = None
+
+    def document(self) -> dict[str, JSON]:
+        """It as JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Entered:
+    """Something withdrawn that an action of a model takes.
+
+    Attributes:
+        name: What was withdrawn.
+        action: The action.
+        digest: What it takes.
+    """
+
+    name: str
+    action: str
+    digest: Digest
+
+
+def withdrawn_of(
+    name: str, graph: Graph, records: Mapping[str, Record], shared: Iterable[Shared] | None
+) -> Withdrawn:
+    """What is to be withdrawn, as long as the recipe has it.
+
+    Args:
+        name: A dataset, a probe or a vector from elsewhere.
+        graph: The recipe's graph.
+        records: Action → its record, where it has one.
+        shared: What datasets share; None where nobody has counted.
+    """
+    own = [action for action in (f"data:{name}", f"vector:{name}") if action in graph.actions]
+    reached = set(own)
+    for action in graph:  # each comes after what it takes from
+        if not reached.isdisjoint(action.upstream):
+            reached.add(action.name)
+    files = {source.digest for action in own for source in graph.actions[action].sources}
+    # Split without rows, a tokenizer that is passed on: the same bytes are made without it, and tell of nothing.
+    made: dict[bool, set[Digest]] = {True: set(), False: set()}
+    for maker, record in records.items():
+        made[maker in reached] |= {output.digest for output in record.outputs.values()}
+    counted = None if shared is None else dict(_trained_too(name, shared))
+    return Withdrawn(name, tuple(sorted(files)), tuple(sorted(made[True] - made[False])), counted)
+
+
+def _trained_too(name: str, shared: Iterable[Shared]) -> Iterator[tuple[str, int]]:
+    for found in shared:
+        if found.name == name and found.other_split == "train":
+            yield found.other, found.count
+        elif found.other == name and found.split == "train":
+            yield found.name, found.count
+
+
+def entered(withdrawn: Iterable[Withdrawn], graph: Graph, records: Mapping[str, Record]) -> list[Entered]:
+    """What of the withdrawn is part of the model: of all that leads to it, judging and measuring left out."""
+    taken = {name: _digests(records[name].preimage) for name in _leading(graph)}
+    return [
+        Entered(one.name, action, digest)
+        for one in withdrawn
+        for action, found in taken.items()
+        for digest in found
+        if digest in one.files or digest in one.made
+    ]
+
+
+def _leading(graph: Graph) -> list[str]:
+    """The actions that anything of the model follows from, in the graph's order."""
+    found = {MODEL}
+    for action in reversed(list(graph)):
+        if action.name in found:
+            found |= {taken.at.action for taken in action.takes if not taken.watched}
+    return [name for name in graph.actions if name in found]
+
+
+def _digests(preimage: JSON) -> list[Digest]:
+    """The digest of everything that a preimage takes, each once."""
+    groups = preimage.get("groups", ())
+    lists = [preimage["inputs"], preimage["sources"], *(group["inputs"] for group in groups)]
+    return list(dict.fromkeys(entry["sha256"] for entries in lists for entry in entries))
+
+
+def unknown_of(graph: Graph) -> list[str]:
+    """The actions of the model that read weights which were trained elsewhere, on what nobody here knows."""
+    return [n for n in _leading(graph) if n == BASE or graph.actions[n].kind.name == "extract"]
+
+
+def attestation(
+    recipe: str, withdrawn: Iterable[Withdrawn], graph: Graph, records: Mapping[str, Record]
+) -> dict[str, JSON]:
+    """The document that says what a model is made of, and what of the withdrawn is part of it."""
+    listed = [*withdrawn]
+    return {
+        "dem": 1,
+        "recipe": recipe,
+        "model": {name: output.digest for name, output in records[MODEL].outputs.items()},
+        "withdrawn": [one.document() for one in listed],
+        "entered": [asdict(found) for found in entered(listed, graph, records)],
+        "unknown": unknown_of(graph),
+        "actions": [
+            {
+                "name": name,
+                "key": records[name].key,
+                "preimage": records[name].preimage,
+                "outputs": {output: made.digest for output, made in records[name].outputs.items()},
+            }
+            for name in _leading(graph)
+        ],
+    }
+
+
+def parse_withdrawn(document: JSON) -> Withdrawn:
+    """What stands in a document.
+
+    Raises:
+        KeyError, TypeError: It is of another shape.
+    """
+    if not isinstance(document, dict):
+        raise TypeError("no table")
+    texts = [document["name"], *document["files"], *document["made"]]
+    counts = document["shared"] or {}
+    if not all(isinstance(text, str) for text in (*texts, *counts)):
+        raise TypeError("no text")
+    if not all(isinstance(count, int) for count in counts.values()):
+        raise TypeError("no number")
+    shared = None if document["shared"] is None else dict(counts)
+    return Withdrawn(document["name"], tuple(document["files"]), tuple(document["made"]), shared)
