@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "baseline_lines",
     "closing_lines",
+    "here",
     "remaining_warnings",
     "result_table",
     "say_lines",
@@ -138,9 +139,9 @@ def closing_lines(
     if model is not None:
         digest = f"  sha256 {results.model_digest[:12]}" if results and results.model_digest else ""
         # Not wrapped: a path is to be copied.
-        console.print(Text.assemble("model    ", (_here(model), "bold"), (digest, "dim")), soft_wrap=True)
+        console.print(Text.assemble("model    ", (here(model), "bold"), (digest, "dim")), soft_wrap=True)
     if report is not None:
-        console.print(Text.assemble("report   ", (_here(report), "bold")), soft_wrap=True)
+        console.print(Text.assemble("report   ", (here(report), "bold")), soft_wrap=True)
 
 
 def cost_line(results: Results, console: Console) -> None:
@@ -172,10 +173,10 @@ def remaining_warnings(
             say(console, ("warning: ", "yellow"), (f"{joined(action)}: ", "dim"), joined(text))
 
 
-def _here(path: Path | str) -> str:
+def here(path: Path | str) -> str:
     """A path relative to where the user is, if it lies there."""
-    given, here = Path(path), Path.cwd()
-    return joined(given.relative_to(here) if given.is_relative_to(here) else given)
+    given, folder = Path(path), Path.cwd()
+    return joined(given.relative_to(folder) if given.is_relative_to(folder) else given)
 
 
 def _group(word: str, status: str, names: Sequence[str], more: str, console: Console) -> None:

@@ -13,6 +13,7 @@ from dem_build.cli.edit.changes import opened, recipe_here, settle
 from dem_build.cli.edit.tables import kept_of, names_of, section_of
 from dem_build.cli.overlap import recorded_shared
 from dem_build.cli.session import open_session
+from dem_build.cli.view_results import here
 from dem_build.cli.view_text import joined, make_console, say
 from dem_build.engine.publish import publish_text
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
@@ -144,7 +145,11 @@ def _attest(session: Session, withdrawn: Sequence[Withdrawn], console: Console) 
             )
     unknown = ", ".join(map(joined, unknown_of(graph)))
     say(console, ("note: ", "dim"), f"what was trained elsewhere may have seen it: {unknown}")
-    say(console, (f"{len(document['actions'])} actions, their keys and preimages: {path}", "dim"))
+    count = len(document["actions"])
+    line = Text.assemble(
+        "attested ", (here(path), "bold"), (f"  {count} actions with key and preimage", "dim")
+    )
+    console.print(line, soft_wrap=True)
     return 1 if found else 0
 
 
