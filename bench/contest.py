@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["Memory", "contest", "peak_rss", "spread", "table", "timed"]
+__all__ = ["Memory", "contest", "family", "memory", "peak_rss", "spread", "table", "timed"]
 
 
 def timed(command: Sequence[str], folder: Path | None = None) -> tuple[float, float]:
@@ -108,13 +108,13 @@ class Memory:
 
     def _sample(self) -> None:
         while self._process.poll() is None:
-            found = [_memory(pid) for pid in _family(self._process.pid)]
+            found = [memory(pid) for pid in family(self._process.pid)]
             self.peak = max(self.peak, sum(own for own, _ in found))
             self.resident = max(self.resident, sum(all_ for _, all_ in found))
             time.sleep(0.02)
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """Return a process and those that it, or one of them, started."""
     children: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -122,10 +122,10 @@ def _family(pid: int) -> list[int]:
             children += map(int, task.read_text().split())
         except OSError:  # the thread has ended
             continue
-    return [pid, *(process for child in children for process in _family(child))]
+    return [pid, *(process for child in children for process in family(child))]
 
 
-def _memory(pid: int) -> tuple[int, int]:
+def memory(pid: int) -> tuple[int, int]:
     """Return a process's memory without and with mapped files, bytes; 0 of one that has ended.
 
     What it shares with others, as copies of a process do, is counted in parts that sum to it.

@@ -1,25 +1,31 @@
 """How the cost of a command grows with its recipe: 10, 100, 300 and 1,000 datasets, ten actions each, all made up.
 
-python bench/scale.py [--datasets N …] [--repeat N] [--only WORD …] [--keep FOLDER]
+python bench/scale.py [--datasets N …] [--repeat N] [--only WORD …] [--keep FOLDER] [--workers N …]
 
 Nothing is trained and no model is there: every action of a recipe is recorded with results of its shape, so that what
 is measured is `dem` alone. A dataset has a preparation, a vector and the losses of eight models. Seconds are of CPU,
 of whole processes, the least of some; the last column says how the cost of one action grew from the second size to the
 last: 1 is linear growth.
+
+With `--workers`, how much so many `dem work` on one cache take to run all of a recipe, whose steps are made up
+(`scale_work.py`): from nothing, each number of workers on a cache of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contest import timed
+from contest import family, memory, timed
 
 from dem_build.cli.session import Call, open_session
 
@@ -64,6 +70,80 @@ def commands(recipe: Path) -> dict[str, Callable[[], tuple[float, float]]]:
     }
 
 
+HEAD = """\
+| datasets | actions | workers | wall s | CPU s | CPU ms an action | of it, an action and worker | looks for a record, \
+an action and worker | for a lease | lost races for a lease, an action | steps that ran twice | lost | last end s | \
+memory MB |
+|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+
+
+def work_together(recipe: Path, workers: int) -> dict[str, float]:
+    """Run a recipe with so many `dem work`; what it took."""
+    home = recipe.parent / f"work-{workers}"
+    home.mkdir()
+    script = str(Path(__file__).with_name("scale_work.py"))
+    call = [sys.executable, script, str(home), "work", str(recipe), "--cache", str(home / "cache"), "--json"]
+    begun, cpu, resident = time.time(), 0.0, 0
+    with (home / "told").open("ab") as told, (home / "errors").open("ab") as errors:
+        started = [subprocess.Popen(call, stdout=told, stderr=errors) for _ in range(workers)]
+        time.sleep(5)
+        resident = sum(memory(pid)[1] for process in started for pid in family(process.pid))
+        for process in started:
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            cpu += used.ru_utime + used.ru_stime
+    if any(process.returncode for process in started):
+        sys.exit(
+            f"a worker ended with {[p.returncode for p in started]}:\n{(home / 'errors').read_text()[-2000:]}"
+        )
+    events = [json.loads(line) for line in (home / "told").read_text().splitlines()]
+    ran = Counter((home / "ran").read_text().split())
+    counts = Counter[str]()
+    for file in home.glob("*.json"):
+        counts.update(json.loads(file.read_text()))
+    [actions] = {e["actions"] for e in events if e["event"] == "began"}
+    ended = [e["time"] for e in events if e["event"] == "end"]
+    return {
+        "actions": actions,
+        "wall": max(ended) - begun,
+        "cpu": cpu,
+        "twice": sum(ran.values()) - len(ran),
+        "lost": actions - len(ran),
+        "after": max(ended) - max(e["time"] for e in events if e.get("status") == "ran"),
+        "memory": resident / 1e6,
+        **counts,
+    }
+
+
+def measure_work(home: Path, sizes: list[int], numbers: list[int]) -> None:
+    """Print a row for each number of workers on each size of recipe."""
+    print(HEAD, flush=True)
+    for datasets in sizes:
+        recipe = home / f"work-{datasets}" / "recipe.toml"
+        scaled_project(recipe.parent, datasets)
+        open_session(str(recipe), Call()).save_lock()
+        for workers in numbers:
+            one = work_together(recipe, workers)
+            each, pair = one["actions"], one["actions"] * workers
+            cells = [
+                f"{datasets:,}",
+                f"{each:,.0f}",
+                f"{workers}",
+                f"{one['wall']:.1f}",
+                f"{one['cpu']:.1f}",
+                f"{1e3 * one['cpu'] / each:.1f}",
+                f"{1e3 * one['cpu'] / pair:.2f}",
+                f"{one['records'] / pair:.2f}",
+                f"{one['leases'] / pair:.2f}",
+                f"{one['races'] / each:.2f}",
+                f"{one['twice']:.0f}",
+                f"{one['lost']:.0f}",
+                f"{one['after']:.1f}",
+                f"{one['memory']:.0f}",
+            ]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     """Print a row for each command: its cost at each size, and how it grew."""
     parser = argparse.ArgumentParser(
@@ -73,12 +153,16 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--only", nargs="+", help="words of the commands that run")
     parser.add_argument("--keep", type=Path, help="where the projects are made, and found again")
+    parser.add_argument("--workers", type=int, nargs="+", help="measure so many workers, and no command")
     options = parser.parse_args()
     costs: dict[str, list[float]] = {}
     actions: list[int] = []
     with tempfile.TemporaryDirectory(prefix="dem-bench-") as name:
         home = options.keep or Path(name)
         os.environ["DEM_HINTS"] = str(home / "hints")
+        if options.workers:
+            measure_work(home, options.datasets, options.workers)
+            return
         for datasets in options.datasets:
             recipe = home / str(datasets) / "recipe.toml"
             if not recipe.exists():

@@ -9,12 +9,18 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["MAPPED", "Room", "cpu_name", "cpus", "gigabytes", "gpus", "room"]
+from dem_build.errors import UsageError
+
+__all__ = ["MAPPED", "Room", "cpu_name", "cpus", "gigabytes", "gpus", "let_open", "refuse_inputs", "room"]
 
 MAPPED = 2 << 20
 """Bytes from which on a worker's C library makes what it is asked for a mapping of its own: a large page."""
 QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
 QUERY_SECONDS = 10.0
+DESCRIPTORS = 2
+"""Of each file that an action takes: one that is read and one that Python's `mmap` keeps while it is mapped."""
+OTHERS = 128
+"""Files that a process has open beside: libraries, pipes, devices, what it writes."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,39 @@ def room(devices: list[str] | None = None) -> Room | None:
     """
     visible = gpus() if devices is None else devices
     return _gpu_room(visible) if visible else _process_room()
+
+
+def refuse_inputs(name: str, files: int) -> None:
+    """Refuse an action that takes more files than the system lets a process have open, whatever it may ask for.
+
+    Args:
+        name: The action.
+        files: How many it takes.
+
+    Raises:
+        UsageError: It does.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and (needed := _descriptors(files)) > hard:
+        what = f"takes {files} files, for which a process needs {needed} open ones, and {hard} are the limit here"
+        raise UsageError(what, where=name, hint="raise the hard limit (`ulimit -Hn`; LimitNOFILE of systemd)")
+
+
+def let_open(name: str, files: int) -> None:
+    """Let this process have the files open that an action takes, all at once.
+
+    Raises:
+        UsageError: The system does not.
+    """
+    refuse_inputs(name, files)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # No more than that: `select`, which a library may use, takes no file whose number is 1024 or more.
+    if soft != resource.RLIM_INFINITY and (needed := _descriptors(files)) > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _descriptors(files: int) -> int:
+    return DESCRIPTORS * files + OTHERS
 
 
 def gigabytes(octets: float) -> str:

@@ -124,7 +124,12 @@ def refuse_plan(session: Session) -> None:
     Raises:
         DemError: It cannot.
     """
-    from dem_build.engine.preflight import refuse_missing, refuse_unmergeable, refuse_unsharded  # noqa: PLC0415
+    from dem_build.engine.preflight import (  # noqa: PLC0415
+        refuse_missing,
+        refuse_too_many,
+        refuse_unmergeable,
+        refuse_unsharded,
+    )
     from dem_build.estimate import refuse_unfit  # noqa: PLC0415  where nothing is due, nothing that runs it loads
 
     refuse_missing(session.plan, session.machine)
@@ -132,6 +137,7 @@ def refuse_plan(session: Session) -> None:
     if not session.call.keep_going:  # else one vector's failure stops nothing else, and it fails by itself
         refuse_unmergeable(session.plan)
     if session.machine.engine == "local":  # else what counts is the memory of machines that nobody here sees
+        refuse_too_many(session.plan)
         refuse_unfit(session.plan, session.machine)
 
 

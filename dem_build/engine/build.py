@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dem_build.engine.backlog import Backlog
@@ -42,6 +43,11 @@ __all__ = ["Options", "build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
+MOST_LOOKS = 8
+"""Of the actions that others run, those that are looked at by themselves each time, in turn, as their holders may have
+died. All others a listing tells of: what a look costs must not grow with how many workers there are, as looks do."""
+RESTS = 20
+"""Times as long as a look took until the next one, at least."""
 ASK_AGAIN_SECONDS = 5.0
 """Between two looks at what others do who share a remote alone: each look is a request for each action that waits."""
 BY_ANOTHER = "built by another process"
@@ -115,6 +121,7 @@ class _Build:
     idle_since: float | None = None
     looked_at: float = field(default_factory=time.monotonic)
     asked_at: float = field(default_factory=time.monotonic)
+    looking: float = 0.0
 
     # What one result changes is looked up and not looked for: a build of ten thousand actions has as many results.
     dependents: dict[str, list[Action]] = field(default_factory=dict)
@@ -549,17 +556,19 @@ class _Build:
 
     def _look_at_others(self) -> None:
         """Look what became of the actions that others run, and whether they made what failed here."""
-        if time.monotonic() - self.looked_at < HELD_RETRY_SECONDS:
+        begun = time.monotonic()
+        if begun - self.looked_at < max(HELD_RETRY_SECONDS, RESTS * self.looking):
             return
         forced = self.options.rebuild - self.rebuilt  # whose records are those of before
         failed = [result for name, result in self.failed.items() if name not in forced]
         shared = self.options.leases is not None
-        asks = shared and time.monotonic() - self.asked_at >= ASK_AGAIN_SECONDS
+        asks = shared and begun - self.asked_at >= ASK_AGAIN_SECONDS
+        held = self._worth_a_look(asks=asks)
         if asks:
-            keys = [v.key for v in self.held.values()] + [r.key for r in failed]
+            keys = [v.key for v in held.values()] + [r.key for r in failed]
             self.store.records.ask_again(key for key in keys if key is not None)
-            self.asked_at = time.monotonic()
-        for name, verdict in list(self.held.items()):
+            self.asked_at = begun
+        for name, verdict in held.items():
             assert verdict.key is not None
             # Before the record, which is there when a lease is given back.
             free = (asks or not shared) and self.store.leases.holder(verdict.key) is None
@@ -573,10 +582,27 @@ class _Build:
                 if not shared:  # else a lease of the remote may still be another's
                     told = "who was at work on it ended without a result"
                     self.listener.action_event(verdict.action, {"event": "note", "message": told})
+            else:
+                self.held[name] = self.held.pop(name)  # behind those that were not looked at
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
                 self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))
         self.looked_at = time.monotonic()
+        self.looking = self.looked_at - begun
+
+    def _worth_a_look(self, *, asks: bool) -> dict[str, Verdict]:
+        """Of the actions that others have, those whose lease is there no more, and of the others the next few.
+
+        Args:
+            asks: Whether it is time to ask a remote that is shared; until then its leases are not known.
+        """
+        given_back: dict[str, Verdict] = {}
+        if self.held and (asks or self.options.leases is None):
+            there = self.store.leases.keys()
+            there |= self.options.leases.keys() if self.options.leases is not None else frozenset()
+            given_back = {name: verdict for name, verdict in self.held.items() if verdict.key not in there}
+        others = ((name, verdict) for name, verdict in self.held.items() if name not in given_back)
+        return given_back | dict(islice(others, MOST_LOOKS))
 
     def _follow_events(self) -> None:
         for verdict, tail in self.running.values():

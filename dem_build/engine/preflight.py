@@ -9,7 +9,7 @@ from dem_build.actions.extract.lora import read_adapter, refuse_misfits
 from dem_build.actions.finetune.ranks.launch import refuse_sharded
 from dem_build.checkpoint.filenames import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from dem_build.errors import CheckpointError, TrainingError, UsageError
-from dem_build.hardware import gpus
+from dem_build.hardware import gpus, refuse_inputs
 from dem_build.json_text import parse_json
 from dem_build.lock import hub
 from dem_build.plan import Status
@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from dem_build.machine import Machine
     from dem_build.plan import Plan
 
-__all__ = ["refuse_missing", "refuse_unmergeable", "refuse_unsharded"]
+__all__ = ["refuse_missing", "refuse_too_many", "refuse_unmergeable", "refuse_unsharded"]
+
+
+def refuse_too_many(plan: Plan) -> None:
+    """Refuse a build with an action that takes more files than a process may have open here, before any of it runs.
+
+    Raises:
+        UsageError: There is one; the hint says how to raise the limit.
+    """
+    for verdict in plan.verdicts.values():
+        if verdict.status is not Status.HIT:
+            refuse_inputs(verdict.action.name, len(verdict.action.takes))
 
 
 def refuse_unsharded(plan: Plan, machine: Machine) -> None:

@@ -27,7 +27,7 @@ from dem_build.errors import (
     InterruptedBuildError,
     LeaseHeldError,
 )
-from dem_build.hardware import cpu_name
+from dem_build.hardware import cpu_name, let_open
 from dem_build.lock import hub
 from dem_build.lock.absent import is_absent
 from dem_build.step import Context, Group, Inputs, Resident, StoredFile
@@ -144,6 +144,7 @@ class Runner:
         # Before and after the step: a file that changed while it was read would be recorded under the old digest.
         self._check_sources(request)
         inputs = self._inputs(request, work)
+        let_open(request.name, sum(len(tuple(taken.at.blobs())) for taken in request.inputs))
         step = _step_of(request.kind)
         provenance = _timed(step, inputs, request, context)
         self._check_sources(request)

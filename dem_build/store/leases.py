@@ -260,6 +260,8 @@ class Leases:
             LeaseHeldError: Another process, or this one, holds it.
             StoreError: The lease cannot be written.
         """
+        if (holder := self.holder(key)) is not None:  # before a file is written for nothing
+            raise _held(holder, key)
         path, me = self._layout.leases / key, Holder.me()
         temporary = files.beside(path)
         with files.writing(path):
@@ -291,8 +293,7 @@ class Leases:
         with files.exclusively(self._layout.lock):
             holder = self.holder(key)
             if holder is not None:
-                what = f"{holder} is at work on this action"
-                raise LeaseHeldError(what, where=key, hint="wait for it, or stop it")
+                raise _held(holder, key)
             if not path.exists():
                 return False
             if path.is_dir():  # which `rename` does not replace
@@ -305,6 +306,17 @@ class Leases:
         path = self._layout.leases / key
         holder = _read(path)
         return holder if holder is not None and is_alive(holder, path, self._layout) else None
+
+    def keys(self) -> frozenset[Digest]:
+        """The keys of all leases that are there, of the living and the dead: one look, however many there are."""
+        try:
+            return frozenset(path.name for path in self._layout.leases.iterdir())
+        except OSError:
+            return frozenset()
+
+
+def _held(holder: Holder, key: Digest) -> LeaseHeldError:
+    return LeaseHeldError(f"{holder} is at work on this action", where=key, hint="wait for it, or stop it")
 
 
 def _read(path: Path) -> Holder | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import multiprocessing
@@ -17,28 +18,41 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from finetune_samples import PARAMS, base, context_of, events, inputs_of, prepare, progress, train
+from finetune_samples import (
+    PARAMS,
+    base,
+    context_of,
+    events,
+    inputs_of,
+    prepare,
+    progress,
+    train,
+)
 from safetensors.torch import load_file, save_file
 from tiny import make_base
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerControl
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 from dem_build.actions.finetune import progress as finetune_progress
 from dem_build.actions.finetune.ranks import begin, launch, rank, sharding
 from dem_build.actions.finetune.ranks.dealing import Dealt, or_blank
 from dem_build.actions.finetune.ranks.launch import Work, is_sharded, refuse_sharded
 from dem_build.actions.finetune.ranks.rank import RankRun, train_rank
-from dem_build.actions.finetune.ranks.sharding import Ranks, length_of
+from dem_build.actions.finetune.ranks.sharding import Ranks, Sharded, length_of
 from dem_build.actions.finetune.ranks.trainer import AgreedProgress, ShardedTrainer
 from dem_build.checkpoint.delta import delta_writer, write_delta
-from dem_build.data.arrays import TokenRows
+from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.errors import ActionError, InterruptedBuildError, TrainingError
 from dem_build.model.batches import RowOrder, collate
+from dem_build.model.load import load_model
 
 __all__ = ["base"]  # a fixture, used by its name
 
 PLAIN = {"max_steps": 4, "num_train_epochs": None, "bf16": False}
 UNCLIPPED = {**PLAIN, "max_grad_norm": 1e9}
+LONG = 18
+"""Tokens of the longest row that is not long."""
 BOUND = 2e-7
 """Most that an element may differ where a norm is summed in another order: float32 rounds 1e-3 at 1e-10."""
 
@@ -230,6 +244,119 @@ def test_in_bfloat16_a_sharded_step_is_nearer_to_one_process_than_another_micro_
     mine, theirs, cut = (torch.cat([of[name].flatten() for name in sorted(of)]) for of in vectors)
     assert (mine - theirs).norm() < 0.1 * (cut - theirs).norm()
     assert [e[1] for e in of_ranks["curve"]] == pytest.approx([e[1] for e in plain["curve"]], rel=1e-6)
+
+
+def test_a_base_that_leaves_out_layers_at_random_is_refused(tiny_base, tmp_path):
+    base = prepare(tmp_path / "base", tiny_base, layerdrop=0.1)
+    with (
+        pytest.raises(TrainingError, match=r"a base of layerdrop = 0\.1 cannot be trained"),
+        alone() as ranks,
+    ):
+        train_rank(work_of(base, tmp_path / "work", **PLAIN), ranks)
+
+
+class Passed(torch.autograd.Function):
+    """A node of the graph that changes nothing."""
+
+    @staticmethod
+    def forward(_context, values):
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(_context, gradient):
+        return gradient
+
+
+def gradients_in_bfloat16(base, prepared):
+    """The gradients of one pass, of a model that was prepared somehow, by name."""
+    cpu = torch.device("cpu")
+    model = load_model(base / "weights", base / "config", dtype=torch.float32, device=cpu).train()
+    prepared(model)
+    ids = torch.randint(3, 200, (2, 17), generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(ids).logits[:, :-1].float()
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    return {n: getattr(p.grad, "to_local", lambda p=p: p.grad)() for n, p in model.named_parameters()}
+
+
+def test_what_bfloat16_differs_by_is_in_which_order_a_residuals_gradient_is_added(tmp_path):
+    """It has three parts, two of them of a norm: what `fully_shard` puts before that adds those two first."""
+    base = prepare(tmp_path / "base", make_base(tmp_path / "made", tied=False, dtype="float32"))
+
+    def node_before_first_norm(model):
+        for layer in model.model.layers:
+            layer.input_layernorm.register_forward_pre_hook(
+                lambda _, given: (Passed.apply(given[0]), *given[1:])
+            )
+
+    with alone() as ranks:
+        sharded = gradients_in_bfloat16(
+            base, lambda model: Sharded(model, torch.device("cpu"), ranks, bf16=True)
+        )
+    reordered, plain = (gradients_in_bfloat16(base, how) for how in (node_before_first_norm, lambda _: None))
+    assert all(torch.equal(sharded[name], reordered[name]) for name in plain)
+    assert not all(torch.equal(sharded[name], plain[name]) for name in plain)
+
+
+@pytest.fixture
+def choosy(monkeypatch):
+    """Let a matrix of the first layer be for long rows alone, one of the second for none; how long rows were."""
+    widths, made, number = [], LlamaMLP.__init__, itertools.count()
+
+    def make(mlp, config):
+        made(mlp, config)
+        mlp.layer = next(number) % config.num_hidden_layers
+
+    def forward(mlp, x):
+        widths.extend([x.shape[1]] * (mlp.layer == 0))
+        chosen = mlp.layer == 0 and x.shape[1] > LONG
+        return mlp.down_proj(mlp.act_fn(mlp.gate_proj(x)) * (mlp.up_proj(x) if chosen else 1.0))
+
+    monkeypatch.setattr(LlamaMLP, "__init__", make)
+    monkeypatch.setattr(LlamaMLP, "forward", forward)
+    return widths
+
+
+@pytest.fixture
+def uneven(tiny_base, tmp_path):
+    """A base and rows of which the second step has no long ones, and each other step has some for one of two ranks."""
+    base = prepare(tmp_path / "base", tiny_base)
+    order, rng = RowOrder(np.ones(14), PARAMS["global_batch_size"], PARAMS["seed"]), np.random.default_rng(0)
+    lengths = {int(row): 23 for step in (0, 2, 3) for row in order.rows(step)[:2]}
+    with RowsWriter(tmp_path / "spool") as writer:
+        for row in range(14):
+            ids = rng.integers(3, 200, lengths.get(row, 8)).astype(np.int32)
+            writer.append(ids, ids, row.to_bytes(16, "big"))
+        writer.save(base / "train")
+    return base
+
+
+@pytest.mark.usefixtures("forked")
+def test_what_the_rows_of_one_rank_or_of_none_reach_is_trained_as_by_one_process(
+    uneven, tmp_path, choosy, monkeypatch
+):
+    """As of an expert that no token is sent to: no step of it, no decay, and no rank that waits for another's part."""
+    params = {**UNCLIPPED, "weight_decay": 0.1}
+    _, delta = train(uneven, tmp_path / "plain", **params)
+    reached = [width > LONG for width in choosy]
+    assert reached == [True, False, False, False, True, False, True], choosy
+    first, second = tmp_path / "first", tmp_path / "second"
+
+    class Stopped(AgreedProgress):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:  # by when a step was left out
+                self._context.stopping = lambda: True
+            super().on_step_end(args, state, control, **kwargs)
+
+    monkeypatch.setattr(RankRun, "progress_type", Stopped)
+    with pytest.raises(InterruptedBuildError, match="after step 2, which is saved"):
+        train(uneven, first, context_of(first, processes_per_action=2), **params)
+    shutil.copytree(first / "checkpoints", second / "checkpoints")
+    _, vector = train(uneven, second, context_of(second, processes_per_action=2), **params)
+    assert vector.read_bytes() == delta.read_bytes()
+    vectors = load_file(vector)
+    assert vectors["model.layers.0.mlp.up_proj.weight"].any()
+    assert not vectors["model.layers.1.mlp.up_proj.weight"].any()
 
 
 def test_a_batch_that_nothing_divides_is_passed_in_micro_batches_all_the_same(base, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,9 @@ from cluster import Cluster
 from growth import assert_linear, calls_of
 
 from dem_build.action import key_of
+from dem_build.engine import build as loop
 from dem_build.engine.backlog import Backlog
-from dem_build.engine.build import Options, _Build
+from dem_build.engine.build import MOST_LOOKS, Options, _Build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done, Result
 from dem_build.machine import Machine
@@ -103,6 +105,65 @@ def test_what_a_living_lease_is_of_waits_here_and_is_left_to_a_cluster_that_know
     building._take(building.plan.verdicts["base"])
     building._dispatch()
     assert ("base" in building.running, "base" in building.held) == (jobs, not jobs)
+
+
+def test_looks_at_what_others_run_do_not_grow_with_how_many_there_are_and_see_all_that_came() -> None:
+    """Each of sixty workers would else look at what sixty have, each second."""
+    looks: Counter[str] = Counter()
+
+    def looked(workers: int) -> int:
+        building, store = _building(workers)
+        building._take(building.plan.verdicts["base"])
+        building._settle(Result(building.plan.graph.actions["base"], Done.RAN, 0.0, None, None))
+        looks.clear()
+        verdicts = {
+            f"data:d{i}": replace(building.plan.verdicts[f"data:d{i}"], key=f"{i:064x}", preimage={})
+            for i in range(workers)
+        }
+        building.held = dict(verdicts)
+        there = {verdict.key for verdict in verdicts.values()}
+        store.leases.keys = lambda: frozenset(there)
+        store.leases.holder = lambda key: looks.update([key]) or "another"
+
+        def look() -> None:
+            building.looked_at = float("-inf")
+            building._look_at_others()
+
+        look()
+        once = looks.total()
+        for _ in range(-(-workers // MOST_LOOKS) - 1):
+            look()
+        assert set(looks.values()) <= {1, 2}
+        assert len(looks) == workers, "one was passed over, whose holder may have died"
+        last = f"data:d{workers - 1}"
+        key = building.held[last].key
+        there.discard(key)  # given back, as it is recorded
+        store.make(last, key, "prepare", {})
+        look()
+        assert building.results[last].status is Done.HIT
+        assert len(building.held) == workers - 1
+        return once
+
+    assert [looked(8), looked(60), looked(300)] == [MOST_LOOKS] * 3
+
+
+def test_a_look_that_took_long_is_not_taken_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    building, store = _building(1)
+    building.held, building.looked_at = {"base": building.plan.verdicts["base"]}, 0.0
+    taken = []
+
+    def slowly(_key: object) -> str:
+        taken.append(now[0])
+        now[0] += 2.0
+        return "another"
+
+    store.leases.holder = slowly
+    while now[0] < 100:
+        building._look_at_others()
+        now[0] += 0.5
+    assert len(taken) == 3
 
 
 def test_a_backlog_knows_what_is_the_same_work_under_several_names() -> None:

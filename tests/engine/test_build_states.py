@@ -37,7 +37,10 @@ class Whimsical(Cluster):
         self.chance = chance
         self.others: list[tuple[str, str, str, Any]] = []
         self.work = SimpleNamespace(drop=lambda _key: None)
-        self.leases = SimpleNamespace(holder=lambda _key: self.chance.choice((None, "somebody")))
+        self.leases = SimpleNamespace(
+            holder=lambda _key: self.chance.choice((None, "somebody")),
+            keys=lambda: frozenset(made[1] for made in self.others),
+        )
 
     def submit(self, worker: Any, request: Any) -> None:
         worker.request = request

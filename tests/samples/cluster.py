@@ -20,7 +20,7 @@ class Cluster:
         self.recorded: dict[str, Record] = {}
         self.records = self  # as a store has them
         self.objects = SimpleNamespace(away=lambda _blobs: [])
-        self.leases = SimpleNamespace(holder=lambda _key: None)
+        self.leases = SimpleNamespace(holder=lambda _key: None, keys=frozenset)
         self.ran: Counter[str] = Counter()
         self.damaged: str | None = None
         self.rotting = False  # whether the base is damaged each time it is read

@@ -16,9 +16,10 @@ from dem_build.plan import decide
 from dem_build.store import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
-    from dem_build.action import Action
+    from dem_build.action import Kind
 
 BASELINES = 6
 """Models that are evaluated beside the composed one and the base: with them a dataset has ten actions."""
@@ -59,7 +60,36 @@ def scaled_project(folder: Path, datasets: int, baselines: int = BASELINES) -> P
     return recipe
 
 
-def _made_up(action: Action, output: str, rng: np.random.Generator) -> bytes:
+def make_up(
+    kind: Kind, name: str, folder: Path, rng: np.random.Generator, given: Mapping[str, bytes] | None = None
+) -> None:
+    """Write every output of an action of a kind.
+
+    Args:
+        kind: The kind.
+        name: What tells its bytes from those of others.
+        folder: Where they go.
+        rng: What they are drawn from.
+        given: Output → what it holds instead.
+    """
+    for output in kind.outputs:
+        file = folder / output / "part" if output in FOLDERS else folder / output
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes((given or {}).get(output) or _made_up(name, output, rng))
+
+
+def told_of(kind: Kind, parameters: int | None) -> dict[str, object]:
+    """What a run of a kind says of itself."""
+    told: dict[str, object] = {"device_seconds": 1.0, "device": "cpu (made up)"}
+    if kind.name == "import":
+        told["parameters"] = parameters
+    if kind.name == "prepare":
+        counts = {"rows": ROWS, "tokens": 7 * ROWS, "trained_tokens": 7 * ROWS, "longest": 7}
+        told["splits"] = dict.fromkeys(kind.outputs, counts)
+    return told
+
+
+def _made_up(name: str, output: str, rng: np.random.Generator) -> bytes:
     """The bytes of an output that is read by what shows results; of all others any bytes."""
     if output == "rows":
         tokens = np.full(ROWS, 7, np.int32)
@@ -71,7 +101,7 @@ def _made_up(action: Action, output: str, rng: np.random.Generator) -> bytes:
     if output == "metrics":
         loss = {"loss": float(rng.uniform(1, 3)), "loss_stderr": 0.1, "tokens": 7 * ROWS, "rows": ROWS}
         return json.dumps(loss).encode()
-    return f"{action.name} {output}".encode() if output != "generation_config" else b"{}"
+    return f"{name} {output}".encode() if output != "generation_config" else b"{}"
 
 
 def record_made_up(recipe: Path, base: bytes | None = None, parameters: int | None = None) -> int:
@@ -90,20 +120,10 @@ def record_made_up(recipe: Path, base: bytes | None = None, parameters: int | No
         verdict = decide(action, known, store.records, session.plan.history)
         assert verdict.key is not None
         folder = store.work.new(verdict.key) / "out"
-        for name in action.kind.outputs:
-            file = folder / name / "part" if name in FOLDERS else folder / name
-            file.parent.mkdir(exist_ok=True)
-            made_up = (
-                base if base and (action.name, name) == ("base", "config") else _made_up(action, name, rng)
-            )
-            file.write_bytes(made_up)
+        given = {"config": base} if base and action.name == "base" else None
+        make_up(action.kind, action.name, folder, rng, given)
         known[action.name] = store.objects.put_all({n: folder / n for n in action.kind.outputs}, {})
-        told = {"seconds": 1.0, "device_seconds": 1.0, "host": os.uname().nodename, "device": "cpu (made up)"}
-        if action.name == "base":
-            told["parameters"] = parameters
-        if action.kind.name == "prepare":
-            counts = {"rows": ROWS, "tokens": 7 * ROWS, "trained_tokens": 7 * ROWS, "longest": 7}
-            told["splits"] = dict.fromkeys(action.kind.outputs, counts)
+        told = {"seconds": 1.0, "host": os.uname().nodename} | told_of(action.kind, parameters)
         made = Record(verdict.key, action.kind.name, verdict.preimage, known[action.name], told)
         store.records.publish(made)
         store.work.drop(verdict.key)

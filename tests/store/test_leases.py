@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dem_build.errors import LeaseHeldError
-from dem_build.store import Hints, Store
+from dem_build.store import Hints, Store, files
 from dem_build.store.leases import SILENT_SECONDS, Leases
 from dem_build.store.local import open_layout
 
@@ -63,6 +63,25 @@ def test_a_lease_is_held_until_it_is_released(store):
 def test_a_living_holder_is_named(store, other):
     with pytest.raises(LeaseHeldError, match=rf"process {other.pid} on .+ \(since \d\d:\d\d:\d\d\)"):
         store.leases.take(KEY)
+
+
+def test_a_living_holders_lease_is_refused_before_anything_is_written(store, other, monkeypatch):
+    """Of sixty workers that come to one action at once, all but one would flush a file to the disk for nothing."""
+
+    def written(*_):
+        raise AssertionError
+
+    assert store.leases.keys() == {KEY}
+    monkeypatch.setattr(files, "write_new", written)
+    with pytest.raises(LeaseHeldError):
+        store.leases.take(KEY)
+    other.kill()
+    other.wait()
+    assert store.leases.keys() == {KEY}  # of the dead as well
+
+
+def test_a_store_without_leases_has_none(tmp_path):
+    assert Leases(open_layout(tmp_path / "none", make=False)).keys() == frozenset()
 
 
 def test_leases_of_two_keys_are_independent(store, other):

@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,6 +42,16 @@ _NUMBER = re.compile(r"[0-9]{1,15}")
 _ATTEMPTS = 5
 
 
+@dataclass(frozen=True)
+class _Ours:
+    """A lease that this process has; its lock is held while it is written or given back."""
+
+    name: str
+    holder: Holder
+    needs: list[Digest]
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
 class RemoteLeases:
     """The leases that this process has in a namespace.
 
@@ -62,13 +72,15 @@ class RemoteLeases:
         self._namespace = namespace
         self._warn = warn
         self._silent = silent
-        self._ours: dict[Digest, tuple[str, Holder, list[Digest]]] = {}
+        self._ours: dict[Digest, _Ours] = {}
         self._seen: dict[Digest, tuple[bytes, float]] = {}
         self._warned = False
-        self._lock = threading.Lock()
         self._ended = threading.Event()
         self._beats = 0
-        threading.Thread(target=self._beat, args=(beat,), name="dem-remote-leases", daemon=True).start()
+        self._thread = threading.Thread(
+            target=self._beat, args=(beat,), name="dem-remote-leases", daemon=True
+        )
+        self._thread.start()
 
     def take(self, key: Digest, needs: Collection[Digest] = ()) -> str | None:
         """Take the lease of a key; who has it, None where it is ours now, or the remote does not tell.
@@ -104,26 +116,41 @@ class RemoteLeases:
             bucket.create(name, data)
             # What the server says of the write is not believed: the reply to one that worked may have been lost.
             if bucket.get(name) == data:
-                with self._lock:
-                    self._ours[key] = (name, me, needs)
+                self._ours[key] = _Ours(name, me, needs)
                 self._seen.pop(key, None)
                 bucket.delete([self._name(key, number) for number in numbers])
                 return None
         return "others take and return its lease all the time"
 
     def release(self, key: Digest) -> None:
-        """Give a lease back; of one that is not ours nothing happens."""
-        with self._lock:
-            name = self._ours.pop(key, (None,))[0]
-        if name is not None:
-            with suppress(RemoteError):  # it falls silent, and is taken over
-                self._namespace.remote.bucket.delete([name])
+        """Give a lease back, once a sign of life on its way has come; of one that is not ours nothing happens."""
+        ours = self._ours.get(key)
+        if ours is None:
+            return
+        # Numbers begin anew where a lease was given back: what came later might be written over the next holder's.
+        with ours.lock:
+            if self._ours.pop(key, None) is not None:
+                with suppress(RemoteError):  # it falls silent, and is taken over
+                    self._namespace.remote.bucket.delete([ours.name])
+
+    def keys(self) -> frozenset[Digest]:
+        """The keys of all leases that are there, of the living and the dead, by one listing; none where it fails."""
+        remote = self._namespace.remote
+        if remote.down is not None or remote.candidates or not remote.bucket.lively:
+            return frozenset()
+        prefix = f"{self._namespace.name}/leases/"
+        try:
+            names = [one.name.removeprefix(prefix) for one in remote.bucket.list(prefix)]
+        except RemoteError:
+            return frozenset()
+        return frozenset(name.partition("/")[0] for name in names)
 
     def close(self) -> None:
-        """Give back all of them; no more is taken."""
+        """Give back all of them; no more is taken, and nothing is on its way any more."""
         self._ended.set()
         for key in list(self._ours):
             self.release(key)
+        self._thread.join()
 
     def _is_silent(self, key: Digest, held: bytes) -> bool:
         if (holder := _holder(held)) is not None and has_died(holder):
@@ -139,14 +166,12 @@ class RemoteLeases:
             file = Path(folder) / "lease"
             while not self._ended.wait(seconds):
                 self._beats += 1
-                for key, (name, holder, needs) in list(self._ours.items()):
-                    # A sign that fails is one that is missed, a full disk's too. One of a lease that was given back
-                    # meanwhile brings it back: it goes again.
-                    with suppress(RemoteError, OSError):
-                        file.write_bytes(self._written(holder, needs))
-                        self._namespace.remote.bucket.put(name, file)
-                        if key not in self._ours:
-                            self._namespace.remote.bucket.delete([name])
+                for key, ours in list(self._ours.items()):
+                    # A sign that fails is one that is missed, a full disk's too.
+                    with ours.lock, suppress(RemoteError, OSError):
+                        if self._ours.get(key) is ours and not self._ended.is_set():
+                            file.write_bytes(self._written(ours.holder, ours.needs))
+                            self._namespace.remote.bucket.put(ours.name, file)
 
     def _numbers(self, key: Digest) -> list[int]:
         prefix = self._prefix(key)

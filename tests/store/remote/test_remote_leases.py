@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -52,6 +53,7 @@ def test_one_machine_has_a_lease_and_another_hears_which_until_it_is_given_back(
     with leases(shared, "one") as one, leases(shared, "two") as two:
         assert one.take(KEY) is None
         assert one.take(KEY) is None  # it has it
+        assert two.keys() == {KEY}
         assert str(two.take(KEY)).startswith("process ")
         one.release(KEY)
         assert there(shared) == []
@@ -84,6 +86,34 @@ def test_who_gives_signs_of_life_keeps_it(shared):
         one.release(KEY)
         time.sleep(SILENT / 2)
         assert there(shared) == [], "a sign of life of what was given back stays"
+
+
+@pytest.mark.parametrize("end", ["release", "close"])
+def test_a_sign_of_life_that_is_on_its_way_is_not_written_over_the_next_holders(shared, monkeypatch, end):
+    """Numbers begin anew where a lease was given back: what came late would be written there, and then deleted."""
+    with leases(shared, "one", beat=0.01) as one, leases(shared, "two") as two, ThreadPoolExecutor(1) as pool:
+        bucket, asked, go = one._namespace.remote.bucket, threading.Event(), threading.Event()
+        put = type(bucket).put
+
+        def slowly(self, name, file):
+            if self is bucket:
+                asked.set()
+                assert go.wait(10)
+            put(self, name, file)
+
+        monkeypatch.setattr(type(bucket), "put", slowly)
+        assert one.take(KEY) is None
+        assert asked.wait(10)
+        ending = pool.submit(one.release, KEY) if end == "release" else pool.submit(one.close)
+        time.sleep(0.1)
+        assert two.take(KEY) is not None, "it was given back before the sign of life came"
+        go.set()
+        ending.result(10)
+        assert two.take(KEY) is None
+        [mine] = [path.read_bytes() for path in shared.folder.glob(f"trusted/leases/{KEY}/*")]
+        one.close()
+        assert not one._thread.is_alive()
+        assert [p.read_bytes() for p in shared.folder.glob(f"trusted/leases/{KEY}/*")] == [mine]
 
 
 def test_a_full_disk_takes_a_sign_of_life_and_not_the_lease(shared, monkeypatch):
@@ -126,6 +156,7 @@ def test_a_remote_that_does_not_answer_keeps_nobody_from_work_and_is_told_of_onc
         monkeypatch.setattr(one._namespace.remote.bucket, "list", broken)
         assert one.take(KEY) is None
         assert one.take(KEY) is None
+        assert one.keys() == frozenset()  # so that all are asked for
         assert len(said) == 1
         one.release(KEY)
 

@@ -37,6 +37,8 @@ OPTIMIZER = "optimizer.safetensors"
 ALONE = "optimizer.pt"
 """Of a checkpoint of one process."""
 STEP = "step"
+STEPS = "steps"
+"""Name → steps of the parameters that have taken others: where nothing reached one, it took none."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's states of a parameter, as torch calls them."""
 
@@ -137,17 +139,21 @@ def _share(writer: Writer, ranks: Ranks) -> None:
 def save_state(sharded: Sharded, optimizer: Any, folder: Path) -> None:
     """Write weights and the optimizer's states into a checkpoint's folder. All ranks must call this."""
     named = dict(sharded.parameters())
-    step = {int(of[STEP]) for of in optimizer.state.values()}
+    steps = {n: int(optimizer.state[p][STEP]) if p in optimizer.state else 0 for n, p in named.items()}
+    step = max(steps.values())
+    stepped = {n: p for n, p in named.items() if steps[n]}
     tensors = {
         WEIGHTS: named,
-        OPTIMIZER: {f"{m}.{n}": optimizer.state[p][m] for n, p in named.items() for m in MOMENTS},
+        OPTIMIZER: {f"{m}.{n}": optimizer.state[p][m] for n, p in stepped.items() for m in MOMENTS},
     }
+    others = {n: count for n, count in steps.items() if count != step}
+    told = {STEP: json.dumps(step)} | ({STEPS: json.dumps(others)} if others else {})
     if sharded.ranks.first:
         for name in tensors:  # of a run that was killed while it wrote the same checkpoint
             (folder / name).unlink(missing_ok=True)
     for file, held in tensors.items():
         specs = [TensorSpec(name, "F32", tuple(tensor.shape)) for name, tensor in held.items()]
-        writer = Writer({folder / file: specs}, {STEP: json.dumps(max(step))})
+        writer = Writer({folder / file: specs}, told)
         _share(writer, sharded.ranks)
         with writer:
             for name, tensor in held.items():
@@ -174,12 +180,14 @@ def load_optimizer(sharded: Sharded, optimizer: Any, checkpoint: Path) -> None:
         _load_of_one_process(optimizer, checkpoint / ALONE)
         return
     with open_checkpoint(checkpoint / OPTIMIZER) as saved:
-        step = parse_json(saved.metadata[STEP])
+        step, others = parse_json(saved.metadata[STEP]), parse_json(saved.metadata.get(STEPS, "{}"))
         for name, parameter in sharded.parameters():
+            if not (taken := others.get(name, step)):
+                continue
             moments = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
             for moment, tensor in moments.items():
                 _fill(tensor, saved, f"{moment}.{name}")
-            optimizer.state[parameter] = {STEP: _step(step, parameter), **moments}
+            optimizer.state[parameter] = {STEP: _step(taken, parameter), **moments}
 
 
 def _load_of_one_process(optimizer: Any, path: Path) -> None:
@@ -188,6 +196,8 @@ def _load_of_one_process(optimizer: Any, path: Path) -> None:
     # torch numbers parameters in the order of their groups, which is the same for every number of ranks.
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
+        if number not in saved:
+            continue  # nothing has reached it yet
         moments: dict[str, Any] = {moment: torch.zeros_like(parameter) for moment in MOMENTS}
         for moment, tensor in moments.items():
             local, start = tensor.to_local(), first_row(tensor)

@@ -22,7 +22,7 @@ from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.ranks.dealing import Dealt
 from dem_build.actions.finetune.ranks.launch import Work
 from dem_build.actions.finetune.ranks.ranges import refuse_regrouped, write_rows
-from dem_build.actions.finetune.ranks.sharding import Ranks, Sharded
+from dem_build.actions.finetune.ranks.sharding import Ranks, Sharded, refuse_skipping
 from dem_build.actions.finetune.ranks.trainer import AgreedProgress, ShardedTrainer
 from dem_build.actions.finetune.run import TrainingRun, provenance_of
 from dem_build.actions.finetune.trainer import arguments
@@ -90,6 +90,7 @@ class RankRun(TrainingRun):
     def _trainer(self) -> TokenTrainer:
         model, shapes = self._model(torch.device("cpu"))
         refuse_regrouped(model, shapes)
+        refuse_skipping(model)
         self.sharded = Sharded(model, device(), self.rank, bf16=bool(self.params["bf16"]))
         if isinstance(self.sequences, Packs):
             # By all ranks together, on the device: an attention kernel may know no other.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,17 +18,20 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers.pytorch_utils import Conv1D
 
+from dem_build.actions.finetune.ranks.launch import SINGLE
 from dem_build.errors import TrainingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from transformers import PreTrainedModel
 
     from dem_build.digest import JSON
 
-__all__ = ["Ranks", "Sharded", "first_row", "length_of"]
+__all__ = ["Ranks", "Sharded", "first_row", "length_of", "refuse_skipping"]
 
+SKIPS = ("layerdrop", "decoder_layerdrop", "encoder_layerdrop")
+"""What configs call the chance that a layer is left out of a pass."""
 BUG = "a bug in dem, or in this version of torch: train with one process an action"
 
 
@@ -78,6 +82,9 @@ class Sharded:
         self.model, self.ranks = model, ranks
         self._bf16 = bf16
         self._reduced: set[torch.dtype] = set()
+        self._reached: set[str] = set()
+        self._heard: dict[int, torch.nn.Parameter] = {}
+        self._listen()
         mesh = init_device_mesh(device.type, (ranks.count,))
         wide = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
         narrow = MixedPrecisionPolicy(
@@ -96,6 +103,10 @@ class Sharded:
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_all_reduce_hook(self._note_reduction)
+        # A parameter that one rank's rows do not reach, as of an expert that no token was sent to, would be left out
+        # of that rank's part alone: another rank would wait for what never comes. With this its gradient is zero.
+        if (include := getattr(model, "set_reduce_scatter_unused_params", None)) is not None:
+            include(True)
 
     def reshard(self) -> None:
         """Keep this rank's rows alone again: after a pass without gradients the root's parameters stay whole."""
@@ -109,6 +120,9 @@ class Sharded:
     def norm(self) -> float:
         """The norm of all gradients, the same bits for any number of ranks.
 
+        What no rank has reached since the last step has no gradient after this, as of one process: an optimizer leaves
+        it as it is, and does not let it decay.
+
         Raises:
             TrainingError: Something is not sharded, or not in float32.
         """
@@ -118,20 +132,30 @@ class Sharded:
         # Each row's by the rank that has it, put in their places: elsewhere zeros are added, which changes no bit.
         place = 0
         for size, (_, parameter) in zip(sizes, self.parameters(), strict=True):
-            local = parameter.grad.to_local()
-            if local.numel():
+            local = None if parameter.grad is None else parameter.grad.to_local()
+            if local is not None and local.numel():
                 start = place + first_row(parameter)
                 lengths = torch.linalg.vector_norm(local.reshape(len(local), -1), dim=1, dtype=torch.float64)
                 squares[start : start + len(local)] = lengths.square()
             place += size
-        dist.all_reduce(squares)
+        reached = [float(name in self._reached) for name, _ in self.parameters()]
+        self._reached.clear()
+        together = torch.cat([squares, torch.tensor(reached, dtype=torch.float64, device=squares.device)])
+        dist.all_reduce(together)
+        squares, counts = torch.split(together, [len(squares), len(sizes)])
+        for (_, parameter), of, count in zip(
+            self.parameters(), torch.split(squares, sizes), counts.tolist(), strict=True
+        ):
+            # Of one that is used where its module is not called nobody hears: what is not zero was reached.
+            if not count and not of.any():
+                parameter.grad = None
         return length_of(squares)
 
     def clip(self, norm: float, most: float) -> None:
         """Scale all gradients down to a norm of `most`, as torch's `clip_grad_norm_` does."""
         by = torch.tensor(norm, dtype=torch.float32)
         factor = torch.clamp(most / (by + 1e-6), max=1.0).to(self.model.device)
-        torch._foreach_mul_([p.grad.to_local() for _, p in self.parameters()], factor)
+        torch._foreach_mul_([p.grad.to_local() for _, p in self.parameters() if p.grad is not None], factor)
 
     def check_states(self, optimizer: torch.optim.Optimizer) -> None:
         """Check that the optimizer's states are sharded as the parameters are.
@@ -157,19 +181,47 @@ class Sharded:
             },
         }
 
+    def _listen(self) -> None:
+        """Note which parameters a backward pass of this rank reaches: `fully_shard` gives others in their places."""
+        names = {id(parameter): name for name, parameter in self.parameters()}
+        for module in self.model.modules():
+            own = {name: names[id(p)] for name, p in module.named_parameters(recurse=False)}
+            if own:
+                module.register_forward_pre_hook(partial(self._heed, own))
+
+    def _heed(self, own: Mapping[str, str], module: torch.nn.Module, _given: object) -> None:
+        for name, known in own.items():
+            parameter: Any = getattr(module, name)
+            if parameter.requires_grad and id(parameter) not in self._heard:
+                self._heard[id(parameter)] = parameter  # kept: a number is given again when its owner is gone
+                parameter.register_post_accumulate_grad_hook(lambda _, known=known: self._reached.add(known))
+
     def _note_reduction(self, gradients: torch.Tensor) -> None:
         self._reduced.add(gradients.dtype)
 
     def _check(self) -> None:
         """Check what no loss would show: whole parameters on every rank, or sums in bfloat16."""
         for name, parameter in self.parameters():
-            for tensor in (parameter, parameter.grad):
+            for tensor in (parameter, *([] if parameter.grad is None else [parameter.grad])):
                 if not isinstance(tensor, DTensor) or tensor.dtype != torch.float32:
                     raise TrainingError(f"{name} or its gradient is not sharded in float32", hint=BUG)
         if self._reduced != {torch.float32}:
             found = ", ".join(sorted(map(str, self._reduced))) or "none"
             raise TrainingError(f"gradients were not added up in float32 over the ranks: {found}", hint=BUG)
         self._reduced.clear()
+
+
+def refuse_skipping(model: PreTrainedModel) -> None:
+    """Refuse a model that leaves out whole layers at random: each rank would leave out others, and wait for the rest.
+
+    Raises:
+        TrainingError: It is one.
+    """
+    for name in SKIPS:
+        if share := getattr(model.config, name, None):
+            raise TrainingError(
+                f"a base of {name} = {share} cannot be trained over several ranks", hint=SINGLE
+            )
 
 
 def length_of(squares: torch.Tensor) -> float:
