@@ -20,7 +20,7 @@ from dem_build.checkpoint.filenames import INDEX, SINGLE, listed
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
-from dem_build.lock import hub
+from dem_build.lock import hub, parts
 from dem_build.lock.absent import Absent, is_absent
 from dem_build.lock.base import CHAT_TEMPLATE, GGUF, base_files, locate_template
 from dem_build.lock.finetuned import local_files
@@ -237,13 +237,19 @@ def _told(recipe: Recipe, key: str, problems: list[Problem]) -> Iterator[None]:
 
 
 def _locate_data(recipe: Recipe, known: Absent, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
-    """The files of a dataset or a probe. Those that are held out whole say so in their tag: `test:jsonl`."""
+    """The files of a dataset or a probe. Those that are held out whole say so in their tag: `test:jsonl`.
+
+    Those of a part of a dataset say which: `0/:jsonl`.
+    """
     if name in recipe.probes:
         named = [(f"probes.{name}.path", "test:", recipe.probes[name].path)]
     else:
         dataset = recipe.datasets[name]
         held = [("validation", dataset.validation), ("test", dataset.test)]
-        named = [(f"datasets.{name}.path", "", dataset.path)]
+        named = [
+            (f"datasets.{name}.{key}.path" if key else f"datasets.{name}.path", parts.mark(key), rows.path)
+            for key, rows in dataset.origins.items()
+        ]
         named += [(f"datasets.{name}.{side}", f"{side}:", v) for side, v in held if isinstance(v, str)]
     found: list[Tagged] = []
     for key, mark, pattern in named:
@@ -329,9 +335,11 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     base = LockedBase(located.base_source, (*on_hub.get("base", ()), *hashed(located.base)))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {
-        name: tuple(sorted([*hashed(files), *on_hub.get(f"datasets.{name}", ())]))
+        name: tuple(sorted([*hashed(files), *on_hub.get(f"datasets.{name}", ()), *parts.pinned(name, pins)]))
         for name, files in located.datasets.items()
     }
+    if shared := list(parts.shared(datasets, located.problem)):
+        raise RecipeError(shared)
     vectors = {n: on_hub.get(f"vectors.{n}") or hashed(f) for n, f in located.vectors.items()}
     # Last, as each may ask the hub: what of models and datasets is missing has been said by then.
     pinned = known["tasks"] if known is not None else {}
@@ -387,7 +395,8 @@ def _pins(old: JSON | None) -> list[Pin]:
         return []
     models, datasets = (old["base"], *old.get("vectors", {}).values()), old["datasets"].values()
     pins = [Pin.parse(entry["hub"], dataset=False) for entry in models if "hub" in entry]
-    return pins + [Pin.parse(entry["hub"], dataset=True) for entry in datasets if "hub" in entry]
+    asked = [each for entry in datasets for each in [*entry.get("parts", ()), entry.get("hub")] if each]
+    return pins + [Pin.parse(each, dataset=True) for each in asked]
 
 
 def lock_path(recipe: Path) -> Path:
@@ -466,6 +475,8 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
 
     def entry(name: str, files: Iterable[SourceFile]) -> dict[str, JSON]:
         local = {"files": rows(f for f in files if f.hub is None)}
+        of_parts = [lock.pins[n].document() for n in parts.names(name, lock.pins)]
+        local |= {"parts": of_parts} if of_parts else {}
         return local | ({"hub": lock.pins[name].document()} if name in lock.pins else {})
 
     def task_entry(task: LockedTask) -> dict[str, JSON]:
@@ -509,5 +520,6 @@ def _digests(lock: JSON) -> dict[str, JSON]:
 
 
 def _pathless(entry: JSON) -> dict[str, JSON]:
-    more = {"hub": _pathless(entry["hub"])} if "hub" in entry else {}
+    more: dict[str, JSON] = {"hub": _pathless(entry["hub"])} if "hub" in entry else {}
+    more |= {"parts": [_pathless(each) for each in entry["parts"]]} if "parts" in entry else {}
     return {**entry, **more, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]}

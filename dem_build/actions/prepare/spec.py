@@ -6,10 +6,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, Action, Edge, Input, Kind
+from dem_build.lock.parts import nameless
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from dem_build.action import SourceFile
     from dem_build.digest import JSON
     from dem_build.lock.lock import Lock
     from dem_build.recipe import Recipe, Source, Train
@@ -35,7 +37,7 @@ KIND = Kind(
         "max_samples",
     ),
     outputs=("train", "validation", "test", "sample"),
-    added=MappingProxyType({"group_by": None}),
+    added=MappingProxyType({"group_by": None, "parts": None}),
     optional=frozenset({"columns", "chat", "system", "loss", "max_samples"}),
     before_training=True,
 )
@@ -50,13 +52,16 @@ def dataset_action(recipe: Recipe, name: str, lock: Lock) -> Action:
         "test": dataset.test if isinstance(dataset.test, int | float) else 0.0,
         "group_by": dataset.group_by,
     }
-    return _prepare(name, params, lock, dataset.salt)
+    files = lock.datasets[name]
+    if dataset.parts is not None:
+        params["parts"], files = nameless(dataset.parts, files)
+    return _prepare(name, params, files, dataset.salt)
 
 
 def probe_action(recipe: Recipe, name: str, lock: Lock) -> Action:
     """The preparation of a probe: a dataset whose rows are all held out."""
     params = _source_params(recipe.probes[name], recipe.train) | {"validation": 0.0, "test": 0.0}
-    return _prepare(name, params, lock, recipe.probes[name].salt)
+    return _prepare(name, params, lock.datasets[name], recipe.probes[name].salt)
 
 
 def _source_params(source: Source, train: Train) -> dict[str, JSON]:
@@ -72,6 +77,8 @@ def _source_params(source: Source, train: Train) -> dict[str, JSON]:
     }
 
 
-def _prepare(name: str, params: Mapping[str, JSON], lock: Lock, salt: str | None) -> Action:
+def _prepare(
+    name: str, params: Mapping[str, JSON], files: tuple[SourceFile, ...], salt: str | None
+) -> Action:
     takes = (Input("base/tokenizer", Edge(BASE, "tokenizer")),)
-    return Action(f"data:{name}", KIND, params, takes, lock.datasets[name], salt=salt)
+    return Action(f"data:{name}", KIND, params, takes, files, salt=salt)
