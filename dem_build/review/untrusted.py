@@ -140,7 +140,8 @@ def _paths(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
         named.append(("base.model", recipe.base.model))
     for section, tables in (("datasets", recipe.datasets), ("probes", recipe.probes)):
         for name, table in tables.items():
-            sides = [(side, getattr(table, side, None)) for side in ("path", "validation", "test")]
+            sides = [(side, getattr(table, side, None)) for side in ("validation", "test")]
+            sides += [(f"{key}.path" if key else "path", rows.path) for key, rows in table.origins.items()]
             named += [(f"{section}.{name}.{s}", value) for s, value in sides if isinstance(value, str)]
     for name, vector in recipe.vectors.items():
         if not may_be_hub_id(vector.origin):
@@ -157,7 +158,12 @@ def _names(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
         (key, name) for key, name in named if may_be_hub_id(name) and not _is_folder(name, recipe, boundary)
     ]
     for section, tables in (("datasets", recipe.datasets), ("probes", recipe.probes)):
-        on_hub += [(f"{section}.{name}.hub", t.hub) for name, t in tables.items() if t.hub is not None]
+        on_hub += [
+            (f"{section}.{name}.{key}.hub" if key else f"{section}.{name}.hub", rows.hub)
+            for name, table in tables.items()
+            for key, rows in table.origins.items()
+            if rows.hub is not None
+        ]
     for key, name in on_hub:
         if not boundary.policy.allows(name):
             yield recipe.problem(key, _unlisted(name), LISTED)
