@@ -11,7 +11,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
     from dem_build.lock.pin import Ref
+    from dem_build.lock.task_groups import TaskGroup
     from dem_build.lock.tasks import Closure
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
@@ -100,6 +101,7 @@ class Lock:
         tasks: The evaluation tasks.
         vectors: The files of each vector from elsewhere, those on a hub among them.
         pins: What of it is on a hub, by names in the lock: `base`, `vectors.code`, `datasets.math`; so are probes.
+        groups: Groups and tags of evaluation tasks, those within others too.
     """
 
     base: LockedBase
@@ -107,6 +109,7 @@ class Lock:
     tasks: Mapping[str, LockedTask] = field(default_factory=dict)
     vectors: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
+    groups: Mapping[str, TaskGroup] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Located:
         refs: What is asked of a hub, by names in the lock.
         absent: The files that are not on this machine → the digests that the lock has of them.
         problem: Makes a mistake at a key of the recipe.
+        groups: Groups and tags of evaluation tasks.
     """
 
     base_source: str
@@ -132,6 +136,7 @@ class Located:
     refs: Mapping[str, Ref] = field(default_factory=dict)
     absent: Mapping[Path, Digest] = field(default_factory=dict)
     problem: Callable[[str, str, str], Problem] = lambda key, what, hint: Problem("", 0, key, what, hint)
+    groups: Mapping[str, TaskGroup] = field(default_factory=dict)
 
 
 def locate(recipe: Recipe, known: Absent | None = None) -> Located:
@@ -164,13 +169,13 @@ def locate(recipe: Recipe, known: Absent | None = None) -> Located:
         "gguf" if "base" in local and recipe.resolve(recipe.base.model).suffix == ".gguf" else "directory"
     )
     datasets = {n: _locate_data(recipe, known, n, problems) for n in (*recipe.datasets, *recipe.probes)}
-    closures = _locate_tasks(recipe, known, problems)
+    closures, groups = _locate_tasks(recipe, known, problems)
     if problems:
         raise RecipeError(problems)
     base, *others = found.items()
     vectors = {name.partition(".")[2]: files for name, files in others}
     refs = hub_refs(recipe, local)
-    return Located(source, base[1], datasets, closures, vectors, refs, known.digests, recipe.problem)
+    return Located(source, base[1], datasets, closures, vectors, refs, known.digests, recipe.problem, groups)
 
 
 def _locate_model(recipe: Recipe, known: Absent, name: str, key: str, model: str) -> list[Tagged]:
@@ -273,16 +278,46 @@ def _expanded(recipe: Recipe, known: Absent, name: str, mark: str, pattern: str)
     raise _unlocked(recipe.resolve(pattern))
 
 
-def _locate_tasks(recipe: Recipe, known: Absent, problems: list[Problem]) -> dict[str, Closure]:
+def _locate_tasks(
+    recipe: Recipe, known: Absent, problems: list[Problem]
+) -> tuple[dict[str, Closure], dict[str, TaskGroup]]:
+    """The tasks that a recipe names itself or by groups and tags, and these."""
     if recipe.evaluate is None or not recipe.evaluate.tasks:
-        return {}
+        return {}, {}
+    from dem_build.lock.task_groups import asked  # noqa: PLC0415  as in _locate_task
+
     include = recipe.evaluate.include_path
     folder = recipe.resolve(include) if include else None
-    found: dict[str, Closure] = {}
+    groups: dict[str, TaskGroup] = {}
     for task in recipe.evaluate.tasks:
         with _told(recipe, "evaluate.tasks", problems):
-            found[task.name] = _locate_task(known, task.name, folder)
-    return found
+            groups |= _locate_groups(known, task.name, folder)
+    found: dict[str, Closure] = {}
+    # Of a name that is refused already, no more is said.
+    if not problems:
+        with _told(recipe, "evaluate.tasks", problems):
+            for task in asked(recipe.evaluate.tasks, groups):
+                with _told(recipe, "evaluate.tasks", problems):
+                    found[task.name] = _locate_task(known, task.name, folder)
+    return found, groups
+
+
+def _locate_groups(known: Absent, name: str, folder: Path | None) -> dict[str, TaskGroup]:
+    """The group or tag of a name and those in it, here or as a lock has them; nothing where it is a task.
+
+    Raises:
+        UsageError: There is neither a task nor a group of that name, or it cannot be read.
+    """
+    from dem_build.lock.task_groups import find_groups  # noqa: PLC0415  as in _locate_task
+
+    if known.alone:
+        return known.groups(name)
+    try:
+        return find_groups(name, folder)
+    except UsageError:
+        if not (found := known.groups(name)) and known.task(name, folder) is None:
+            raise
+        return found
 
 
 def _locate_task(known: Absent, name: str, folder: Path | None) -> Closure:
@@ -343,8 +378,12 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     vectors = {n: on_hub.get(f"vectors.{n}") or hashed(f) for n, f in located.vectors.items()}
     # Last, as each may ask the hub: what of models and datasets is missing has been said by then.
     pinned = known["tasks"] if known is not None else {}
-    tasks = {n: _lock_task(c, hashed(c.files), pinned.get(n, {})) for n, c in located.closures.items()}
-    return Lock(base, datasets, tasks, vectors, pins)
+    # Of the many tasks of a group that read one dataset, the first asks.
+    commit_of = cache(partial(hub.commit_of, "dataset"))
+    tasks = {
+        n: _lock_task(c, hashed(c.files), pinned.get(n, {}), commit_of) for n, c in located.closures.items()
+    }
+    return Lock(base, datasets, tasks, vectors, pins, located.groups)
 
 
 def unpinned(located: Located, old: JSON | None) -> list[str]:
@@ -371,13 +410,15 @@ def _hashed(files: Iterable[Tagged], hints: Hints, absent: Mapping[Path, Digest]
     )
 
 
-def _lock_task(closure: Closure, files: tuple[SourceFile, ...], pinned: JSON) -> LockedTask:
+def _lock_task(
+    closure: Closure, files: tuple[SourceFile, ...], pinned: JSON, commit_of: Callable[[str], str]
+) -> LockedTask:
     """What is locked of a task, given its files and what the lock that is there has of it."""
     from dem_build.lock.tasks import lm_eval_version  # noqa: PLC0415  a recipe without tasks need not wait for their parser
 
     commit = None
     if closure.dataset is not None:
-        commit = _commit(closure, pinned) or hub.commit_of("dataset", closure.dataset)
+        commit = _commit(closure, pinned) or commit_of(closure.dataset)
     scored = tuple(f for f in files if f.path in closure.scored)
     return LockedTask(
         closure.lm_eval or lm_eval_version(), closure.local, files, closure.dataset, commit, scored
@@ -484,12 +525,14 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
         return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": rows(task.files)}
 
     vectors = {name: entry(f"vectors.{name}", files) for name, files in sorted(lock.vectors.items())}
+    groups = {name: group.document() for name, group in sorted(lock.groups.items())}
     return {
         "dem_lock": LOCK_VERSION,
         "base": {"source": lock.base.source} | entry("base", lock.base.files),
         "datasets": {name: entry(f"datasets.{name}", files) for name, files in sorted(lock.datasets.items())},
         **({"vectors": vectors} if vectors else {}),
         "tasks": {name: task_entry(task) for name, task in sorted(lock.tasks.items())},
+        **({"groups": groups} if groups else {}),
     }
 
 
@@ -516,7 +559,8 @@ def _digests(lock: JSON) -> dict[str, JSON]:
     entries |= {f"datasets.{name}": entry for name, entry in lock["datasets"].items()}
     entries |= {f"vectors.{name}": entry for name, entry in lock.get("vectors", {}).items()}
     entries |= {f"tasks.{name}": entry for name, entry in lock["tasks"].items()}
-    return {name: _pathless(entry) for name, entry in entries.items()}
+    groups = {f"groups.{name}": entry for name, entry in lock.get("groups", {}).items()}
+    return groups | {name: _pathless(entry) for name, entry in entries.items()}
 
 
 def _pathless(entry: JSON) -> dict[str, JSON]:
