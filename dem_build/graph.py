@@ -191,8 +191,8 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
-    named = {a.name: a for a in actions}
-    return Graph(named, models, omega, methods, stages, candidates, recipe.compose.method, lock.groups)
+    by_name = {a.name: a for a in actions}
+    return Graph(by_name, models, omega, methods, stages, candidates, recipe.compose.method, lock.groups)
 
 
 def united(graphs: Mapping[str, Graph]) -> Graph:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.errors import Problem
     from dem_build.lock.pin import Pin
-    from dem_build.recipe import Part
+    from dem_build.recipe import DatasetPart
 
 __all__ = ["mark", "nameless", "names", "pinned", "shared"]
 
@@ -72,7 +72,7 @@ def shared(
 
 
 def nameless(
-    parts: Sequence[Part], files: Iterable[SourceFile]
+    parts: Sequence[DatasetPart], files: Iterable[SourceFile]
 ) -> tuple[dict[str, JSON], tuple[SourceFile, ...]]:
     """What keys say of parts, and their files as keys have them.
 

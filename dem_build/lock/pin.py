@@ -19,7 +19,7 @@ from dem_build.json_text import quantity, text_at
 from dem_build.lock import hub
 from dem_build.lock.base import model_files
 from dem_build.lock.finetuned import adapter_files, checkpoint_files
-from dem_build.recipe import Part, SplitName, is_local
+from dem_build.recipe import DatasetPart, SplitName, is_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
@@ -206,7 +206,7 @@ def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, R
                 dataset = recipe.datasets[name]
                 held = {"validation": dataset.validation, "test": dataset.test}
                 splits |= {side: value.split for side, value in held.items() if isinstance(value, SplitName)}
-            part = PartRef(rows.configs, rows.max_files) if isinstance(rows, Part) else None
+            part = PartRef(rows.configs, rows.max_files) if isinstance(rows, DatasetPart) else None
             config = None if part else rows.config
             asked = DatasetRef(rows.hub, rows.revision or "main", config, tuple(splits.items()), part)
             refs[f"datasets.{name}.{key}" if key else f"datasets.{name}"] = asked

@@ -26,7 +26,7 @@ from dem_build.store.files import replace_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Collection", "Function", "builtin_folder", "find", "parse_task", "read_small"]
+__all__ = ["Function", "NamedTasks", "builtin_folder", "find", "parse_task", "read_small"]
 
 MOST_BYTES = 1_000_000
 INDEX_VERSION = 1  # of what a host keeps: raised when the same files give other names
@@ -49,7 +49,7 @@ class Function(str):
 
 
 @dataclass(frozen=True)
-class Collection:
+class NamedTasks:
     """A name that stands for several tasks.
 
     Attributes:
@@ -75,20 +75,20 @@ class _Index:
     groups: dict[str, Path]
     tags: dict[str, list[str]]
 
-    def find(self, name: str) -> Path | Collection | None:
+    def find(self, name: str) -> Path | NamedTasks | None:
         """What a name is here."""
         if name in self.tasks:
             return self.tasks[name]
         return self.collection(name)
 
-    def collection(self, name: str) -> Collection | None:
+    def collection(self, name: str) -> NamedTasks | None:
         """The group, or else the tag, of a name."""
         if name in self.groups:
-            return Collection(self.groups[name])
-        return Collection(tagged=tuple(self.tags[name])) if name in self.tags else None
+            return NamedTasks(self.groups[name])
+        return NamedTasks(tagged=tuple(self.tags[name])) if name in self.tags else None
 
 
-def find(name: str, include_path: Path | None) -> Path | Collection:
+def find(name: str, include_path: Path | None) -> Path | NamedTasks:
     """What a name of `tasks` is: the user's first, then lm-eval's own.
 
     Returns:
@@ -119,7 +119,7 @@ def builtin_folder() -> Path:
     return Path(os.path.normpath(spec.submodule_search_locations[0])) / "tasks"
 
 
-def _builtin(name: str) -> Path | Collection | None:
+def _builtin(name: str) -> Path | NamedTasks | None:
     # Folders of a like name first: reading all takes a second. A tag may be that of tasks in several folders.
     for folder in sorted(builtin_folder().iterdir()):
         word = folder.name.lower().replace("-", "_")
@@ -169,8 +169,8 @@ def _all_builtin() -> _Index:
     kept = Path(host) / f"tasks-{where[:16]}.json"
     try:
         document = parse_json(kept.read_bytes())
-        files = [{n: folder / p for n, p in document[kind].items()} for kind in ("tasks", "groups")]
-        return _Index(*files, {tag: [*map(str, tasks)] for tag, tasks in document["tags"].items()})
+        tasks, groups = ({n: folder / p for n, p in document[kind].items()} for kind in ("tasks", "groups"))
+        return _Index(tasks, groups, {tag: [*map(str, named)] for tag, named in document["tags"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # there is none yet, or it is no such document: it is made again
     index = _index(folder)

@@ -6,9 +6,9 @@ from dem_build.recipe.machine_file import cache_folder, load_machine, remotes_of
 from dem_build.recipe.schema import (
     Analysis,
     Baseline,
+    DatasetPart,
     Evaluate,
     Gate,
-    Part,
     Recipe,
     Source,
     SplitName,
@@ -20,9 +20,9 @@ from dem_build.recipe.schema import (
 __all__ = [
     "Analysis",
     "Baseline",
+    "DatasetPart",
     "Evaluate",
     "Gate",
-    "Part",
     "Recipe",
     "Source",
     "SplitName",

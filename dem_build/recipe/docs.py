@@ -25,7 +25,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("## `[base]`", schema.Base),
     ("## `[train]`", schema.Train),
     ("## `[datasets.NAME]`", schema.Dataset),
-    ("### A part of a dataset", schema.Part),
+    ("### A part of a dataset", schema.DatasetPart),
     ("## `[probes.NAME]`", schema.Probe),
     ("## `[vectors.NAME]`", schema.Vector),
     ("## `[trunk]`", schema.Trunk),
@@ -144,7 +144,7 @@ format = "text"
 validation = 0.1
 omega = 0.2
 """,
-    schema.Part: """\
+    schema.DatasetPart: """\
 [datasets.prompts]
 columns = { prompt = "inputs", completion = "targets" }
 

@@ -45,11 +45,11 @@ __all__ = [
     "Baseline",
     "Compose",
     "Dataset",
+    "DatasetPart",
     "Evaluate",
     "Gate",
     "Heal",
     "Mixture",
-    "Part",
     "Probe",
     "Recipe",
     "RowSource",
@@ -133,7 +133,7 @@ Configs: TypeAlias = Annotated[
 ]
 
 
-class Part(RowSource):
+class DatasetPart(RowSource):
     """A part of a dataset: one sub-dataset, or many of one shape.
 
     A sub-dataset is each configuration that `config` names, else each file that `path` names, else the whole split;
@@ -220,7 +220,7 @@ class Source(RowSource):
 class Dataset(Source):
     """A dataset, which becomes one distribution vector."""
 
-    parts: Annotated[tuple[Part, ...], Field(min_length=1)] | None = Field(
+    parts: Annotated[tuple[DatasetPart, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="In place of `path` and `hub`: [parts](#a-part-of-a-dataset), of a dataset made of many.",
     )

@@ -135,11 +135,6 @@ def test_names_and_order_of_parts_are_in_no_key_and_a_rule_is(project: Project, 
         ('["sum_*", "copy"]', '"cop"', "no config 'cop' hint: did you mean copy?"),
         ('["sum_*", "copy"]', '"sum_held"', "has no split 'train' hint: the splits are test"),
         ('["sum_*", "copy"]', '"sum_h*"', "no config that matches 'sum_h*' and has a split 'train'"),
-        ("max_samples = 3", 'by = "task"\nshare = 1.0', "datasets.prompts.parts[0]: gives no `share`"),
-        ("omega = 0.5\n\n[[", 'hub = "org/prompts"\nomega = 0.5\n\n[[', "`parts` and `hub` are one choice"),
-        ("validation = 0", 'validation = { split = "dev" }', "only a hub dataset has splits"),
-        ('path = "data/add.jsonl"', 'path = "data/add.jsonl"\nmax_files = 1', "applies to a hub dataset only"),
-        ('prompt = "prompt", c', 'prompts = "prompt", c', "is no column of any format"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_parts_is_told_at_its_key(project: Project, old: str, new: str, told: str) -> None:

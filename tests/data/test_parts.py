@@ -15,7 +15,7 @@ from dem_build.data.parts import Parts, Placed
 from dem_build.data.splits import Splitter
 from dem_build.errors import DataError
 from dem_build.lock.parts import nameless
-from dem_build.recipe.schema import Part
+from dem_build.recipe.schema import DatasetPart
 
 SHARES = {"validation": 0.1, "test": 0.1}
 
@@ -170,7 +170,10 @@ def hub_file(config, index, content):
 
 
 def test_keys_know_no_name_and_no_order_of_parts():
-    one, two = Part(hub="org/prompts", config="*", max_samples=5), Part(path="x.jsonl", by="task")
+    one, two = (
+        DatasetPart(hub="org/prompts", config="*", max_samples=5),
+        DatasetPart(path="x.jsonl", by="task"),
+    )
     files = [
         hub_file("glue", 0, "a"),
         hub_file("glue", 1, "b"),

@@ -161,7 +161,10 @@ def _splits_are_the_hubs(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mist
     for part in ("validation", "test"):
         if isinstance(getattr(dataset, part), SplitName) and dataset.hub is None:
             hint = "give a share such as 0.05, or a path"
-            yield Mistake((*key, part), "only a hub dataset has splits", hint)
+            what = (
+                "only a hub dataset has splits" if dataset.parts is None else "parts have no split together"
+            )
+            yield Mistake((*key, part), what, hint)
 
 
 @RULES.each(vectors)
