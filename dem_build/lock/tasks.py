@@ -339,7 +339,7 @@ def within(folder: Path, name: str) -> Path:
     return Path(os.path.normpath(folder / expanded(name)))
 
 
-def _scored_files(config: Mapping[str, Any], path: Path, found: NamedTasks[Path]) -> tuple[Path, ...]:
+def _scored_files(config: Mapping[str, Any], path: Path, found: Collection[Path]) -> tuple[Path, ...]:
     """The files that a task is scored on: of its `test_split`, else of its `validation_split`.
 
     What its examples in the prompt come from is not among them. Where the split's files cannot be told, all data are.
@@ -364,7 +364,7 @@ def _scored_files(config: Mapping[str, Any], path: Path, found: NamedTasks[Path]
     return tuple(file for file in found if file in wanted)
 
 
-def _inside(folder: Path, split: str, found: NamedTasks[Path]) -> set[Path]:
+def _inside(folder: Path, split: str, found: Collection[Path]) -> set[Path]:
     """The files of a split of a folder, which `datasets` tells apart by their names."""
     inside = {f.relative_to(folder).as_posix(): f for f in found if f.is_relative_to(folder)}
     if not inside:
