@@ -35,7 +35,7 @@ from dem_build.lock.task_index import (
 from dem_build.paths import expanded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
 
