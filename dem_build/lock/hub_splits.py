@@ -25,7 +25,7 @@ from dem_build.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CONVERTED", "HubData", "part_files", "split_files", "told_rows"]
+__all__ = ["CONVERTED", "HubData", "named_files", "part_files", "split_files", "told_rows"]
 
 CONVERTED = "refs/convert/parquet"
 """The revision under which the hub keeps a dataset's rows as parquet files, `CONFIG/SPLIT/0000.parquet`."""
@@ -130,6 +130,22 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
             what += f" and has a split {split!r}" if matching else ""
             raise UsageError(what, hint=f"its configs are {_few(configs)}")
         found |= having
+    return found
+
+
+def named_files(data: HubData, pattern: str) -> list[str]:
+    """The files of a dataset that a pattern means, by their names.
+
+    Raises:
+        UsageError: There are none, or one of a type that dem does not read.
+    """
+    found = _matches(pattern, data.paths)
+    if not found:
+        hint = f"it holds {_some(data.paths)}"
+        raise UsageError(f"the dataset {data.name!r} has no file that matches {pattern!r}", hint=hint)
+    if other := [path for path in found if _suffix(path) not in FILE_TYPES]:
+        what = f"{pattern!r} of the dataset {data.name!r} means {other[0]}; dem reads {', '.join(FILE_TYPES)}"
+        raise UsageError(what, hint="name the files that are data")
     return found
 
 

@@ -71,11 +71,13 @@ class PartRef:
 
     Attributes:
         configs: Configurations and patterns of them; none for the dataset's default.
-        max_files: Most files of each configuration; None for all.
+        max_files: Most files of each configuration or pattern of files; None for all.
+        files: Patterns of files, in place of configurations.
     """
 
     configs: tuple[str, ...] = ()
     max_files: int | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class DatasetRef:
             asked["config"] = self.config
         else:
             asked |= {"configs": list(self.part.configs), "max_files": self.part.max_files}
+            asked |= {"patterns": list(self.part.files)} if self.part.files else {}
         return asked | {"splits": dict(self.splits)}
 
     def recipe_key(self, name: str) -> str:
@@ -176,12 +179,14 @@ def _pinned_file(entry: JSON, ref: Ref, commit: str) -> SourceFile:
 
 
 def _parsed_part(document: JSON) -> PartRef:
-    configs, most = document["configs"], document.get("max_files")
-    if not isinstance(configs, list) or not all(isinstance(c, str) for c in configs):
-        raise TypeError("`configs` is no list of names")
+    configs, most, patterns = document["configs"], document.get("max_files"), document.get("patterns", [])
+    if not all(
+        isinstance(names, list) and all(isinstance(n, str) for n in names) for names in (configs, patterns)
+    ):
+        raise TypeError("`configs` or `patterns` is no list of names")
     if most is not None and not isinstance(most, int):
         raise TypeError("`max_files` is no number")
-    return PartRef(tuple(configs), most)
+    return PartRef(tuple(configs), most, tuple(patterns))
 
 
 def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, Ref]:
@@ -206,7 +211,11 @@ def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, R
                 dataset = recipe.datasets[name]
                 held = {"validation": dataset.validation, "test": dataset.test}
                 splits |= {side: value.split for side, value in held.items() if isinstance(value, SplitName)}
-            part = PartRef(rows.configs, rows.max_files) if isinstance(rows, DatasetPart) else None
+            part = (
+                PartRef(rows.configs, rows.max_files, rows.patterns)
+                if isinstance(rows, DatasetPart)
+                else None
+            )
             config = None if part else rows.config
             asked = DatasetRef(rows.hub, rows.revision or "main", config, tuple(splits.items()), part)
             refs[f"datasets.{name}.{key}" if key else f"datasets.{name}"] = asked
@@ -286,15 +295,24 @@ class Resolver:
         self, ref: DatasetRef, part: PartRef, data: HubData, listed: Mapping[str, Listed]
     ) -> Iterator[SourceFile]:
         """The files of each configuration of a part, with sizes, and rows as the card tells them."""
-        from dem_build.lock.hub_splits import part_files, told_rows  # noqa: PLC0415  as above
+        from dem_build.lock.hub_splits import named_files, part_files, told_rows  # noqa: PLC0415  as above
 
         ((_, split),) = ref.splits
-        chosen = part_files(data, part.configs, split)
+        if part.files:
+            chosen = {pattern: named_files(data, pattern) for pattern in part.files}
+        else:
+            chosen = part_files(data, part.configs, split)
         hub.require_access(listed[next(iter(chosen.values()))[0]].file)
-        for config, paths in chosen.items():
-            rows, size = told_rows(data.card, config, split), sum(listed[path].size for path in paths)
+        taken: dict[str, None] = {}  # in case two patterns name one file
+        for name, paths in chosen.items():
+            rows = None if part.files else told_rows(data.card, name, split)
+            size = sum(listed[path].size for path in paths)
             for path in paths[: part.max_files]:
-                found = self._source(f"{config}:{file_type(Path(path))}", listed[path])
+                if path in taken:
+                    continue
+                taken[path] = None
+                subset = path if part.files else name
+                found = self._source(f"{subset}:{file_type(Path(path))}", listed[path])
                 # Shards of one split are about as large as each other, and so are their rows.
                 own = None if rows is None else round(rows * listed[path].size / max(size, 1))
                 yield replace(found, size=listed[path].size, rows=own)

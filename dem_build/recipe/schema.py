@@ -127,24 +127,28 @@ class RowSource(Table):
         return () if self.config is None else (self.config,)
 
 
-Configs: TypeAlias = Annotated[
+Texts: TypeAlias = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("<list>")],
-    shapes('must be a configuration, a pattern such as "glue_*", or a list of them'),
+    shapes('must be a name, a pattern such as "glue_*", or a list of them'),
 ]
 
 
 class DatasetPart(RowSource):
     """A part of a dataset: one sub-dataset, or many of one shape.
 
-    A sub-dataset is each configuration that `config` names, else each file that `path` names, else the whole split;
-    with `by` it is all rows of one value of that column. Which rows are taken of it follows from what they say: the
-    same ones every time, in whatever order files and rows come.
+    A sub-dataset is each configuration that `config` names, else each file that `path` or `files` names, else the
+    whole split; with `by` it is all rows of one value of that column. Which rows are taken of it follows from what they
+    say: the same ones every time, in whatever order files and rows come.
     """
 
-    config: Configs | None = Field(  # type: ignore[assignment]  # of one dataset a source names one
+    config: Texts | None = Field(  # type: ignore[assignment]  # of one dataset a source names one
         default=None,
         description="Configurations of a hub dataset: a name, a pattern (`*`, `?`, `[abc]`), or a list of them. A "
         "pattern means those that have the split; `dem lock` writes down which.",
+    )
+    files: Texts | None = Field(
+        default=None,
+        description="Patterns of a hub dataset's files (`**` crosses folders), in place of `config` and `split`.",
     )
     columns: dict[Text, Text] | None = Field(
         default=None, description="As in the dataset, over whose own `columns` they are laid."
@@ -161,8 +165,8 @@ class DatasetPart(RowSource):
     max_files: int | None = Field(
         default=None,
         ge=1,
-        description="Most files of each configuration, the first ones by name: what there is to download of a hub "
-        "dataset with very many rows.",
+        description="Most files of each configuration, or of each pattern of `files`: the first ones by name. It "
+        "bounds what there is to download of a hub dataset with very many rows.",
     )
     share: float | None = Field(
         default=None,
@@ -174,8 +178,16 @@ class DatasetPart(RowSource):
     @property
     def configs(self) -> tuple[str, ...]:
         """The configurations and patterns that it names."""
-        named = self.config
-        return (named,) if isinstance(named, str) else named or ()
+        return _listed(self.config)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of files that it names."""
+        return _listed(self.files)
+
+
+def _listed(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named or ()
 
 
 class Source(RowSource):

@@ -9,7 +9,8 @@ import pytest
 from hub_server import HubServer, serving
 from project import Project, fresh, of_hub, recipe
 
-from dem_build.lock.hub_splits import HubData, part_files, told_rows
+from dem_build.errors import UsageError
+from dem_build.lock.hub_splits import HubData, named_files, part_files, told_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,11 +136,23 @@ def test_names_and_order_of_parts_are_in_no_key_and_a_rule_is(project: Project, 
         ('["sum_*", "copy"]', '"cop"', "no config 'cop' hint: did you mean copy?"),
         ('["sum_*", "copy"]', '"sum_held"', "has no split 'train' hint: the splits are test"),
         ('["sum_*", "copy"]', '"sum_h*"', "no config that matches 'sum_h*' and has a split 'train'"),
+        ('config = ["sum_*", "copy"]', 'files = "sun_*"', "no file that matches 'sun_*' hint: it holds README.md"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_parts_is_told_at_its_key(project: Project, old: str, new: str, told: str) -> None:
     assert old in RECIPE
     assert told in refused(project, RECIPE.replace(old, new, 1))
+
+
+def test_files_are_named_by_patterns_too(project: Project) -> None:
+    project.write(
+        RECIPE.replace(
+            'config = ["sum_*", "copy"]', 'files = ["sum_*/train*", "**/*-1.jsonl"]\nmax_files = 2'
+        )
+    )
+    project.call("lock", "tiny.toml")
+    [pin] = json.loads((project.home / "tiny.lock").read_text())["datasets"]["prompts"]["parts"]
+    assert [f["tag"] for f in pin["files"]] == ["sum_one/train-0.jsonl:jsonl", "sum_one/train-1.jsonl:jsonl"]
 
 
 def test_a_configuration_in_two_parts_is_refused(project: Project) -> None:

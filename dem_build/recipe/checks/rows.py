@@ -58,22 +58,35 @@ def _one_name_space(recipe: Recipe) -> Iterator[Mistake]:
 
 @RULES.each(sources)
 def _one_source(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
-    parts = getattr(source, "parts", None)
-    if parts is not None:
-        for name in ("path", "hub", *HUB_KEYS):
-            if name in source.model_fields_set:
-                yield Mistake((*key, name), f"`parts` and `{name}` are one choice", "move it into a part")
     for place, rows in _origins(source):
         if rows.path is not None and rows.hub is not None:
             what = "`path` and `hub` are one choice, and both are given"
             yield Mistake((*key, *place, "hub"), what, "remove one of them")
         elif rows.path is None and rows.hub is None:
             yield Mistake((*key, *place), "has neither `path` nor `hub`", 'name its file: path = "…"')
-        if rows.hub is None:
-            for name in (*HUB_KEYS, "max_files"):
-                if name in rows.model_fields_set:
-                    what = "applies to a hub dataset only"
-                    yield Mistake((*key, *place, name), what, "remove it, or use `hub`")
+        for name in _given(rows, *HUB_KEYS, "files", "max_files") if rows.hub is None else ():
+            hint = "remove it, or use `hub`"
+            yield Mistake((*key, *place, name), "applies to a hub dataset only", hint)
+
+
+@RULES.each(sources)
+def _parts_or_one(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
+    parts = getattr(source, "parts", None)
+    for name in _given(source, "path", "hub", *HUB_KEYS) if parts is not None else ():
+        yield Mistake((*key, name), f"`parts` and `{name}` are one choice", "move it into a part")
+
+
+@RULES.each(datasets)
+def _files_or_splits(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
+    for index, part in [] if dataset.parts is None else items(dataset.parts):
+        for name in _given(part, "config", "split") if part.files is not None else ():
+            what = f"`files` and `{name}` are one choice, and both are given"
+            yield Mistake((*key, "parts", index, name), what, "remove one of them")
+
+
+def _given(table: RowSource, *keys: str) -> list[str]:
+    """Those of some keys that a table gives."""
+    return [key for key in keys if key in table.model_fields_set]
 
 
 @RULES.each(datasets)
