@@ -169,5 +169,7 @@ def test_files_are_the_first_by_name_and_cards_without_numbers_tell_none() -> No
         told_rows({"dataset_info": {"splits": [{"name": "train", "num_examples": 7}]}}, "default", "train")
         == 7
     )
+    with pytest.raises(UsageError, match=r"means b/note\.txt; dem reads \.jsonl"):
+        named_files(HubData("org/one", ["b/note.txt"]), "b/*")
     assert told_rows({"dataset_info": [{"config_name": "b", "splits": "many"}]}, "b", "train") is None
     assert told_rows({}, "b", "train") is None
