@@ -105,7 +105,8 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
 
     Args:
         data: The dataset.
-        named: Names of configurations, and patterns as of a shell; none means the dataset's default.
+        named: Names of configurations, and patterns as of a shell; none means the dataset's default. One that begins
+            with `!` takes away those that it means.
         split: The split's name. Of the configurations that a pattern means, those without it are left out.
 
     Raises:
@@ -118,6 +119,9 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
         return {default: _config(data, default, configs).files(split)}
     found: dict[str, list[str]] = {}
     for name in named:
+        if name.startswith("!"):
+            found = {c: paths for c, paths in found.items() if not fnmatch.fnmatchcase(c, name[1:])}
+            continue
         if name in configs or not glob.has_magic(name):
             exact = _chosen(data, configs, name)
             found[exact] = _config(data, exact, configs).files(split)
@@ -130,6 +134,9 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
             what += f" and has a split {split!r}" if matching else ""
             raise UsageError(what, hint=f"its configs are {_few(configs)}")
         found |= having
+    if not found:
+        what = f"the dataset {data.name!r} has no config that {', '.join(named)} leave over"
+        raise UsageError(what, hint="a name that begins with `!` takes away what stands before it")
     return found
 
 

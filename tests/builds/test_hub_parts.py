@@ -169,6 +169,11 @@ def test_files_are_the_first_by_name_and_cards_without_numbers_tell_none() -> No
         told_rows({"dataset_info": {"splits": [{"name": "train", "num_examples": 7}]}}, "default", "train")
         == 7
     )
+    many = HubData("org/one", ["one.jsonl"], {"configs": [
+        {"config_name": n, "data_files": "*"} for n in ("sum", "sum_score", "copy")]})  # fmt: skip
+    assert [*part_files(many, ("*", "!*_score", "!copy"), "train")] == ["sum"]
+    with pytest.raises(UsageError, match=r"no config that sum, !\* leave over"):
+        part_files(many, ("sum", "!*"), "train")
     with pytest.raises(UsageError, match=r"means b/note\.txt; dem reads \.jsonl"):
         named_files(HubData("org/one", ["b/note.txt"]), "b/*")
     assert told_rows({"dataset_info": [{"config_name": "b", "splits": "many"}]}, "b", "train") is None
