@@ -12,7 +12,9 @@ from dem_build.errors import UsageError
 from dem_build.lock import task_index
 from dem_build.lock.task_groups import Score, TaskGroup, asked, find_groups
 from dem_build.recipe import Task
+from dem_build.report.comparison import folded, rows
 from dem_build.report.groups import group_directions, group_scores
+from dem_build.report.results import Results
 
 
 @pytest.fixture
@@ -174,3 +176,10 @@ def test_a_host_keeps_the_names_of_lm_evals_tasks(monkeypatch, tmp_path):
         assert task_index._all_builtin() == first
     finally:
         task_index._all_builtin.cache_clear()
+
+
+def test_in_tables_a_group_with_a_score_stands_for_its_tasks():
+    measured = {name: {"acc": 0.5, "samples": 3} for name in ("a", "b", "c", "g")}
+    results = Results(table={"composed": measured}, members={"a": "g", "b": "g", "c": "unscored"})
+    assert [row.task for row in rows(results)] == ["c", "g"]
+    assert folded(results) == {"g": ["a", "b"]}
