@@ -214,6 +214,8 @@ class SourceFile:
         path: Where it is on this machine; of a file on a hub, its path there until it is downloaded. Never hashed.
         hub: Where it lies on a hub; None for a file of the user's.
         absent: Whether a file of the user's is not on this machine: a lock tells its digest.
+        size: Its bytes, where a lock tells them of a file on a hub.
+        rows: About how many rows it has, where a lock tells that of a file on a hub.
     """
 
     tag: str
@@ -221,6 +223,8 @@ class SourceFile:
     path: Path = field(compare=False)
     hub: HubFile | None = field(default=None, compare=False)
     absent: bool = field(default=False, compare=False)
+    size: int | None = field(default=None, compare=False)
+    rows: int | None = field(default=None, compare=False)
 
     @property
     def origin(self) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import Action
     from dem_build.lock.lock import Lock
+    from dem_build.lock.task_groups import TaskGroup
     from dem_build.recipe import Recipe
 
 __all__ = ["Graph", "build_graph", "chosen_by", "united"]
@@ -79,6 +80,7 @@ class Graph:
             trunk, and the composed model before it was healed.
         candidates: Models of which the composed one is the best, by their names in results, as in `models`.
         method: The way to compose, as the recipe names it.
+        groups: Groups of evaluation tasks, whose scores are made of theirs.
     """
 
     actions: Mapping[str, Action]
@@ -88,6 +90,7 @@ class Graph:
     stages: Mapping[str, str] = field(default_factory=dict)
     candidates: tuple[str, ...] = ()
     method: str = EDIT.name
+    groups: Mapping[str, TaskGroup] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -187,9 +190,8 @@ def build_graph(recipe: Recipe, lock: Lock) -> Graph:
         made = [a for spec in evaluations for a in spec.evaluations(recipe, lock, asked)]
         actions += [a.salted(evaluate.salt) for a in made]
     methods = {name: baseline.method for name, baseline in recipe.baselines.items()}
-    return Graph(
-        {a.name: a for a in actions}, models, omega, methods, stages, candidates, recipe.compose.method
-    )
+    by_name = {a.name: a for a in actions}
+    return Graph(by_name, models, omega, methods, stages, candidates, recipe.compose.method, lock.groups)
 
 
 def united(graphs: Mapping[str, Graph]) -> Graph:

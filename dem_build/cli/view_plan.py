@@ -166,6 +166,8 @@ def _actions(number: int) -> str:
 
 def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
     """Print what is known of actions that are due, and of all of them together."""
+    for line in _parts_lines(estimates):
+        say(console, (line, "dim"))
     lines = [*_own_lines(estimates), *_family_lines(estimates)]
     for line in lines:
         say(console, (line, "dim"))
@@ -183,6 +185,20 @@ def memory_lines(errors: Sequence[DemError], warnings: Sequence[str], console: C
         say(console, ("error: ", "red"), joined(error.located), (f" ({joined(error.hint or '')})", "dim"))
     for warning in warnings:
         say(console, ("warning: ", "yellow"), joined(warning))
+
+
+def _parts_lines(estimates: Sequence[Estimate]) -> Iterator[str]:
+    """Yield a line for each dataset with parts: what is known of it before it is downloaded."""
+    for estimate in estimates:
+        if estimate.download is None:
+            continue
+        parts = [] if estimate.subsets is None else [f"{estimate.subsets} sub-datasets"]
+        parts += (
+            [] if estimate.rows is None else [f"at most {quantities.count(estimate.rows)} rows to train on"]
+        )
+        parts += [f"{quantities.size(estimate.download)} to download"] if estimate.download else []
+        if parts:
+            yield f"{joined(estimate.name)}: {', '.join(parts)}"
 
 
 def _own_lines(estimates: Sequence[Estimate]) -> Iterator[str]:

@@ -66,6 +66,8 @@ def result_table(results: Results, gates: Iterable[GateResult], console: Console
         if any(m.stderr is not None for row in found for m in row.measures.values()):
             coloured = console.color_system is not None and not console.no_color
             say(console, (f"± standard error{_clear(found, coloured=coloured)}", "dim"))
+    for group, tasks in comparison.folded(results).items():
+        say(console, (f"{joined(group)}: of {len(tasks)} tasks, which `results.json` has one by one", "dim"))
     judged = list(gates)
     if judged:
         console.print()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dem_build.action import SourceFile
 
-__all__ = ["FILE_TYPES", "expand", "file_type", "matching", "side_of"]
+__all__ = ["FILE_TYPES", "expand", "file_type", "matching", "part_of", "side_of"]
 
 FILE_TYPES = {
     ".jsonl": "jsonl",
@@ -23,6 +23,8 @@ FILE_TYPES = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
+
+HELD_OUT = frozenset({"validation", "test"})
 
 MOST_FOLDERS = 100_000  # that a `**` goes through: links to links may stand for any number of them
 
@@ -118,7 +120,17 @@ def file_type(path: Path) -> str:
 
 def side_of(source: SourceFile) -> str | None:
     """The split that a whole file is held out for (tag `validation:jsonl`), or None: its rows are split."""
-    return source.tag.rpartition(":")[0] or None
+    side = source.tag.rpartition(":")[0]
+    return side if side in HELD_OUT else None
+
+
+def part_of(source: SourceFile) -> tuple[str, str] | None:
+    """The part of its dataset that a file belongs to, and its sub-dataset in it (tag `PART/SUB-DATASET:jsonl`).
+
+    None for a file of a dataset without parts, and for one that is held out whole.
+    """
+    part, slash, subset = source.tag.rpartition(":")[0].partition("/")
+    return (part, subset) if slash else None
 
 
 def _nearest(path: Path) -> str:

@@ -27,6 +27,7 @@ from dem_build.estimate.memory import (
     search_memory,
     training_disk,
 )
+from dem_build.estimate.parts import parts_of
 from dem_build.estimate.times import Times
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ class Estimate:
         least_seconds: Of a search, as the quickest one; else as `seconds`, and None where that is.
         disk: Bytes of a model, a vector or Gram matrices that it writes.
         scratch: Bytes of its checkpoints, which go when it is done.
+        download: Bytes of its files that are on a hub and not here, of a dataset with parts.
+        rows: Most rows that a dataset with parts trains on, as its caps and the hub's cards say.
+        subsets: How many sub-datasets it has of which that is known.
     """
 
     name: str
@@ -65,6 +69,9 @@ class Estimate:
     least_seconds: float | None = None
     disk: int | None = None
     scratch: int | None = None
+    download: int | None = None
+    rows: int | None = None
+    subsets: int | None = None
 
     @property
     def writes_model(self) -> bool:
@@ -119,6 +126,7 @@ class _Estimator:
             span.least if span else None,
             self._written(action),
             training_disk(self.shape, action.params)[1] if self.shape and action.kind.trains else None,
+            *parts_of(action),
         )
 
     def _memory(self, verdict: Verdict) -> int | None:

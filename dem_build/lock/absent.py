@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from dem_build.digest import JSON, Digest
+    from dem_build.lock.task_groups import TaskGroup
     from dem_build.lock.tasks import Closure
 
     Same = Callable[[tuple[str, ...], tuple[str, ...]], bool]
@@ -137,6 +138,20 @@ class Absent:
         dataset, version = (_text(table.get(key)) for key in ("dataset", "lm_eval"))
         closure = Closure(name, tuple((tag, path) for tag, path, _ in found), local, dataset)
         return replace(closure, lm_eval=version) if self.alone else closure
+
+    def groups(self, name: str) -> dict[str, TaskGroup]:
+        """What a lock has of a group or a tag of tasks, and of the groups in it; nothing where it has none.
+
+        What a task of it is, is asked for each by its own name.
+        """
+        from dem_build.lock.task_groups import TaskGroup  # noqa: PLC0415  few recipes have such a group
+
+        table = (self._document or {}).get("groups", {})
+        try:
+            found = TaskGroup.parse(table[name])
+            return {n: TaskGroup.parse(table[n]) for n in (name, *found.groups)}
+        except (KeyError, TypeError, AttributeError):
+            return {}
 
     def take(self, path: Path, digest: Digest) -> None:
         """Note that a file is not here, and that this is its digest."""

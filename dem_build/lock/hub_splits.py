@@ -11,6 +11,7 @@ read is refused, where some of it would be left out without a word.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import glob
 import posixpath
 import re
@@ -24,11 +25,12 @@ from dem_build.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CONVERTED", "HubData", "split_files"]
+__all__ = ["CONVERTED", "HubData", "named_files", "part_files", "split_files", "told_rows"]
 
 CONVERTED = "refs/convert/parquet"
 """The revision under which the hub keeps a dataset's rows as parquet files, `CONFIG/SPLIT/0000.parquet`."""
 
+_SHOWN = 20
 _OWN = "download it, and name its files in `path`"
 _SHARDED = re.compile(r"data/(.+)-\d{5}-of-\d{5}[^/]*\.[^/]*")
 _CONVERTED_FILE = re.compile(r"([^/]+)/([^/]+)/\d+\.parquet")
@@ -92,15 +94,89 @@ def split_files(data: HubData, config: str | None, splits: Iterable[str]) -> dic
         UsageError: The dataset is made by a script, or has no such configuration or split, or files that dem does not
             read.
     """
+    _refuse_script(data)
+    configs = _converted(data) if data.converted else _configs(data)
+    chosen = _config(data, _chosen(data, configs, config), configs)
+    return {split: chosen.files(split) for split in splits}
+
+
+def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, list[str]]:
+    """Each configuration's files of a split, where several are meant.
+
+    Args:
+        data: The dataset.
+        named: Names of configurations, and patterns as of a shell; none means the dataset's default. One that begins
+            with `!` takes away those that it means.
+        split: The split's name. Of the configurations that a pattern means, those without it are left out.
+
+    Raises:
+        UsageError: As `split_files`; or a pattern means no configuration that has the split.
+    """
+    _refuse_script(data)
+    configs = _converted(data) if data.converted else _configs(data)
+    if not named:
+        default = _chosen(data, configs, None)
+        return {default: _config(data, default, configs).files(split)}
+    found: dict[str, list[str]] = {}
+    for name in named:
+        if name.startswith("!"):
+            found = {c: paths for c, paths in found.items() if not fnmatch.fnmatchcase(c, name[1:])}
+            continue
+        if name in configs or not glob.has_magic(name):
+            exact = _chosen(data, configs, name)
+            found[exact] = _config(data, exact, configs).files(split)
+            continue
+        matching = [c for c in configs if fnmatch.fnmatchcase(c, name)]
+        parts = {config: _config(data, config, configs) for config in matching}
+        having = {config: part.files(split) for config, part in parts.items() if split in part.patterns}
+        if not having:
+            what = f"the dataset {data.name!r} has no config that matches {name!r}"
+            what += f" and has a split {split!r}" if matching else ""
+            raise UsageError(what, hint=f"its configs are {_few(configs)}")
+        found |= having
+    if not found:
+        what = f"the dataset {data.name!r} has no config that {', '.join(named)} leave over"
+        raise UsageError(what, hint="a name that begins with `!` takes away what stands before it")
+    return found
+
+
+def named_files(data: HubData, pattern: str) -> list[str]:
+    """The files of a dataset that a pattern means, by their names.
+
+    Raises:
+        UsageError: There are none, or one of a type that dem does not read.
+    """
+    found = _matches(pattern, data.paths)
+    if not found:
+        hint = f"it holds {_some(data.paths)}"
+        raise UsageError(f"the dataset {data.name!r} has no file that matches {pattern!r}", hint=hint)
+    if other := [path for path in found if _suffix(path) not in FILE_TYPES]:
+        what = f"{pattern!r} of the dataset {data.name!r} means {other[0]}; dem reads {', '.join(FILE_TYPES)}"
+        raise UsageError(what, hint="name the files that are data")
+    return found
+
+
+def told_rows(card: Mapping[str, Any], config: str, split: str) -> int | None:
+    """How many rows a card's `dataset_info` says that a split of a configuration has; None where it does not."""
+    told = card.get("dataset_info")
+    for info in told if isinstance(told, list) else [told]:
+        if not isinstance(info, dict) or str(info.get("config_name", "default")) != config:
+            continue
+        splits = info.get("splits")
+        for each in splits if isinstance(splits, list) else ():
+            if isinstance(each, dict) and each.get("name") == split:
+                rows = each.get("num_examples")
+                return rows if isinstance(rows, int) and rows >= 0 else None
+    return None
+
+
+def _refuse_script(data: HubData) -> None:
     script = f"{data.name.rpartition('/')[2]}.py"
     if script in data.paths:
         raise UsageError(
             f"the dataset {data.name!r} is made by a script, {script}, which dem does not run",
             hint=f'name the files that the hub made of it: revision = "{CONVERTED}"; or download it for `path`',
         )
-    configs = _converted(data) if data.converted else _configs(data)
-    chosen = _config(data, _chosen(data, configs, config), configs)
-    return {split: chosen.files(split) for split in splits}
 
 
 @dataclass(frozen=True)
@@ -186,7 +262,7 @@ def _chosen(data: HubData, configs: Mapping[str, Mapping[str, Any]], config: str
     if len(defaults) != 1:
         raise UsageError(
             f"the dataset {data.name!r} has several configs, and none is named",
-            hint=f"set `config` to one of {', '.join(configs)}",
+            hint=f"set `config` to one of {_few(configs)}",
         )
     return defaults[0]
 
@@ -265,7 +341,13 @@ def _suffix(path: str) -> str:
 def _offer(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"the {what} are {', '.join(names)}"
+    return (f"did you mean {close[0]}? " if close else "") + f"the {what} are {_few(names)}"
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = len(listed) - _SHOWN
+    return ", ".join(listed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _some(paths: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from dem_build.checkpoint.filenames import INDEX, SINGLE, listed
 from dem_build.data import sources
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
-from dem_build.lock import hub
+from dem_build.lock import hub, parts
 from dem_build.lock.absent import Absent, is_absent
 from dem_build.lock.base import CHAT_TEMPLATE, GGUF, base_files, locate_template
 from dem_build.lock.finetuned import local_files
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
     from dem_build.lock.pin import Ref
+    from dem_build.lock.task_groups import TaskGroup
     from dem_build.lock.tasks import Closure
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
@@ -100,6 +101,7 @@ class Lock:
         tasks: The evaluation tasks.
         vectors: The files of each vector from elsewhere, those on a hub among them.
         pins: What of it is on a hub, by names in the lock: `base`, `vectors.code`, `datasets.math`; so are probes.
+        groups: Groups and tags of evaluation tasks, those within others too.
     """
 
     base: LockedBase
@@ -107,6 +109,7 @@ class Lock:
     tasks: Mapping[str, LockedTask] = field(default_factory=dict)
     vectors: Mapping[str, tuple[SourceFile, ...]] = field(default_factory=dict)
     pins: Mapping[str, Pin] = field(default_factory=dict)
+    groups: Mapping[str, TaskGroup] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class Located:
         refs: What is asked of a hub, by names in the lock.
         absent: The files that are not on this machine → the digests that the lock has of them.
         problem: Makes a mistake at the key of the recipe that asks a hub for what the lock has under a name.
+        groups: Groups and tags of evaluation tasks.
     """
 
     base_source: str
@@ -132,6 +136,7 @@ class Located:
     refs: Mapping[str, Ref] = field(default_factory=dict)
     absent: Mapping[Path, Digest] = field(default_factory=dict)
     problem: Callable[[str, str, str], Problem] = lambda name, what, hint: Problem("", 0, name, what, hint)
+    groups: Mapping[str, TaskGroup] = field(default_factory=dict)
 
 
 def locate(recipe: Recipe, known: Absent | None = None) -> Located:
@@ -164,7 +169,7 @@ def locate(recipe: Recipe, known: Absent | None = None) -> Located:
         "gguf" if "base" in local and recipe.resolve(recipe.base.model).suffix == ".gguf" else "directory"
     )
     datasets = {n: _locate_data(recipe, known, n, problems) for n in recipe.sources}
-    closures = _locate_tasks(recipe, known, problems)
+    closures, groups = _locate_tasks(recipe, known, problems)
     if problems:
         raise RecipeError(problems)
     base, *others = found.items()
@@ -174,7 +179,7 @@ def locate(recipe: Recipe, known: Absent | None = None) -> Located:
     def problem(name: str, what: str, hint: str) -> Problem:
         return recipe.problem(recipe_key(recipe, name), what, hint)
 
-    return Located(source, base[1], datasets, closures, vectors, refs, known.digests, problem)
+    return Located(source, base[1], datasets, closures, vectors, refs, known.digests, problem, groups)
 
 
 def _locate_model(recipe: Recipe, known: Absent, name: str, key: str, model: str) -> list[Tagged]:
@@ -241,11 +246,18 @@ def _told(recipe: Recipe, key: str, problems: list[Problem]) -> Iterator[None]:
 
 
 def _locate_data(recipe: Recipe, known: Absent, name: str, problems: list[Problem]) -> tuple[Tagged, ...]:
-    """The files of a source. Those that are held out whole say so in their tag: `test:jsonl`."""
-    source, key = recipe.sources[name], recipe.source_key(name)
-    named = [(f"{key}.path", "test:" if name in recipe.probes else "", source.path)]
+    """The files of a source. Those that are held out whole say so in their tag: `test:jsonl`.
+
+    Those of a part of a dataset say which: `0/:jsonl`.
+    """
+    source, table = recipe.sources[name], recipe.source_key(name)
+    side = "test:" if name in recipe.probes else ""
+    named = [
+        (f"{table}.{key}.path" if key else f"{table}.path", side + parts.mark(key), rows.path)
+        for key, rows in source.origins.items()
+    ]
     held = [(side, getattr(source, side, None)) for side in ("validation", "test")]
-    named += [(f"{key}.{side}", f"{side}:", value) for side, value in held if isinstance(value, str)]
+    named += [(f"{table}.{side}", f"{side}:", value) for side, value in held if isinstance(value, str)]
     found: list[Tagged] = []
     for key, mark, pattern in named:
         if pattern is None:
@@ -268,16 +280,46 @@ def _expanded(recipe: Recipe, known: Absent, name: str, mark: str, pattern: str)
     raise _unlocked(recipe.resolve(pattern))
 
 
-def _locate_tasks(recipe: Recipe, known: Absent, problems: list[Problem]) -> dict[str, Closure]:
+def _locate_tasks(
+    recipe: Recipe, known: Absent, problems: list[Problem]
+) -> tuple[dict[str, Closure], dict[str, TaskGroup]]:
+    """The tasks that a recipe names itself or by groups and tags, and these."""
     if recipe.evaluate is None or not recipe.evaluate.tasks:
-        return {}
+        return {}, {}
+    from dem_build.lock.task_groups import asked  # noqa: PLC0415  as in _locate_task
+
     include = recipe.evaluate.include_path
     folder = recipe.resolve(include) if include else None
-    found: dict[str, Closure] = {}
+    groups: dict[str, TaskGroup] = {}
     for task in recipe.evaluate.tasks:
         with _told(recipe, "evaluate.tasks", problems):
-            found[task.name] = _locate_task(known, task.name, folder)
-    return found
+            groups |= _locate_groups(known, task.name, folder)
+    found: dict[str, Closure] = {}
+    # Of a name that is refused already, no more is said.
+    if not problems:
+        with _told(recipe, "evaluate.tasks", problems):
+            for task in asked(recipe.evaluate.tasks, groups):
+                with _told(recipe, "evaluate.tasks", problems):
+                    found[task.name] = _locate_task(known, task.name, folder)
+    return found, groups
+
+
+def _locate_groups(known: Absent, name: str, folder: Path | None) -> dict[str, TaskGroup]:
+    """The group or tag of a name and those in it, here or as a lock has them; nothing where it is a task.
+
+    Raises:
+        UsageError: There is neither a task nor a group of that name, or it cannot be read.
+    """
+    from dem_build.lock.task_groups import find_groups  # noqa: PLC0415  as in _locate_task
+
+    if known.alone:
+        return known.groups(name)
+    try:
+        return find_groups(name, folder)
+    except UsageError:
+        if not (found := known.groups(name)) and known.task(name, folder) is None:
+            raise
+        return found
 
 
 def _locate_task(known: Absent, name: str, folder: Path | None) -> Closure:
@@ -330,14 +372,20 @@ def resolve(located: Located, hints: Hints, old: JSON | None = None, *, upgrade:
     base = LockedBase(located.base_source, (*on_hub.get("base", ()), *hashed(located.base)))
     # Ordered by content, so that neither a file's name nor its folder can reach a byte of what is made of them.
     datasets = {
-        name: tuple(sorted([*hashed(files), *on_hub.get(f"datasets.{name}", ())]))
+        name: tuple(sorted([*hashed(files), *on_hub.get(f"datasets.{name}", ()), *parts.pinned(name, pins)]))
         for name, files in located.datasets.items()
     }
+    if shared := list(parts.shared(datasets, located.problem)):
+        raise RecipeError(shared)
     vectors = {n: on_hub.get(f"vectors.{n}") or hashed(f) for n, f in located.vectors.items()}
     # Last, as each may ask the hub: what of models and datasets is missing has been said by then.
     pinned = known["tasks"] if known is not None else {}
-    tasks = {n: _lock_task(c, hashed(c.files), pinned.get(n, {})) for n, c in located.closures.items()}
-    return Lock(base, datasets, tasks, vectors, pins)
+    # Of the many tasks of a group that read one dataset, the first asks.
+    commit_of = cache(partial(hub.commit_of, "dataset"))
+    tasks = {
+        n: _lock_task(c, hashed(c.files), pinned.get(n, {}), commit_of) for n, c in located.closures.items()
+    }
+    return Lock(base, datasets, tasks, vectors, pins, located.groups)
 
 
 def unpinned(located: Located, old: JSON | None) -> list[str]:
@@ -364,13 +412,15 @@ def _hashed(files: Iterable[Tagged], hints: Hints, absent: Mapping[Path, Digest]
     )
 
 
-def _lock_task(closure: Closure, files: tuple[SourceFile, ...], pinned: JSON) -> LockedTask:
+def _lock_task(
+    closure: Closure, files: tuple[SourceFile, ...], pinned: JSON, commit_of: Callable[[str], str]
+) -> LockedTask:
     """What is locked of a task, given its files and what the lock that is there has of it."""
     from dem_build.lock.tasks import lm_eval_version  # noqa: PLC0415  a recipe without tasks need not wait for their parser
 
     commit = None
     if closure.dataset is not None:
-        commit = _commit(closure, pinned) or hub.commit_of("dataset", closure.dataset)
+        commit = _commit(closure, pinned) or commit_of(closure.dataset)
     scored = tuple(f for f in files if f.path in closure.scored)
     return LockedTask(
         closure.lm_eval or lm_eval_version(), closure.local, files, closure.dataset, commit, scored
@@ -388,7 +438,8 @@ def _pins(old: JSON | None) -> list[Pin]:
         return []
     models, datasets = (old["base"], *old.get("vectors", {}).values()), old["datasets"].values()
     pins = [Pin.parse(entry["hub"], dataset=False) for entry in models if "hub" in entry]
-    return pins + [Pin.parse(entry["hub"], dataset=True) for entry in datasets if "hub" in entry]
+    asked = [each for entry in datasets for each in [*entry.get("parts", ()), entry.get("hub")] if each]
+    return pins + [Pin.parse(each, dataset=True) for each in asked]
 
 
 def lock_path(recipe: Path) -> Path:
@@ -467,6 +518,8 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
 
     def entry(name: str, files: Iterable[SourceFile]) -> dict[str, JSON]:
         local = {"files": rows(f for f in files if f.hub is None)}
+        of_parts = [lock.pins[n].document() for n in parts.names(name, lock.pins)]
+        local |= {"parts": of_parts} if of_parts else {}
         return local | ({"hub": lock.pins[name].document()} if name in lock.pins else {})
 
     def task_entry(task: LockedTask) -> dict[str, JSON]:
@@ -474,12 +527,14 @@ def document(lock: Lock, folder: Path) -> dict[str, JSON]:
         return {"lm_eval": task.lm_eval, "local": task.local, **pinned, "files": rows(task.files)}
 
     vectors = {name: entry(f"vectors.{name}", files) for name, files in sorted(lock.vectors.items())}
+    groups = {name: group.document() for name, group in sorted(lock.groups.items())}
     return {
         "dem_lock": LOCK_VERSION,
         "base": {"source": lock.base.source} | entry("base", lock.base.files),
         "datasets": {name: entry(f"datasets.{name}", files) for name, files in sorted(lock.datasets.items())},
         **({"vectors": vectors} if vectors else {}),
         "tasks": {name: task_entry(task) for name, task in sorted(lock.tasks.items())},
+        **({"groups": groups} if groups else {}),
     }
 
 
@@ -506,9 +561,11 @@ def _digests(lock: JSON) -> dict[str, JSON]:
     entries |= {f"datasets.{name}": entry for name, entry in lock["datasets"].items()}
     entries |= {f"vectors.{name}": entry for name, entry in lock.get("vectors", {}).items()}
     entries |= {f"tasks.{name}": entry for name, entry in lock["tasks"].items()}
-    return {name: _pathless(entry) for name, entry in entries.items()}
+    groups = {f"groups.{name}": entry for name, entry in lock.get("groups", {}).items()}
+    return groups | {name: _pathless(entry) for name, entry in entries.items()}
 
 
 def _pathless(entry: JSON) -> dict[str, JSON]:
-    more = {"hub": _pathless(entry["hub"])} if "hub" in entry else {}
+    more: dict[str, JSON] = {"hub": _pathless(entry["hub"])} if "hub" in entry else {}
+    more |= {"parts": [_pathless(each) for each in entry["parts"]]} if "parts" in entry else {}
     return {**entry, **more, "files": [[f["tag"], f["sha256"]] for f in entry["files"]]}

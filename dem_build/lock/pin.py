@@ -6,7 +6,7 @@ for names and digests; of the files only those that judge a model, or are a data
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -15,14 +15,14 @@ from dem_build.action import HubFile, SourceFile
 from dem_build.checkpoint.filenames import Listing, is_named_template
 from dem_build.data.sources import file_type
 from dem_build.errors import UsageError
-from dem_build.json_text import text_at
+from dem_build.json_text import quantity, text_at
 from dem_build.lock import hub
 from dem_build.lock.base import model_files
 from dem_build.lock.finetuned import adapter_files, checkpoint_files
-from dem_build.recipe import SplitName, is_local
+from dem_build.recipe import DatasetPart, SplitName, is_local
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
     from dem_build.lock.hub import Listed
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
     from dem_build.store import Hints
 
-__all__ = ["DatasetRef", "ModelRef", "Pin", "Ref", "Resolver", "hub_refs", "recipe_key"]
+__all__ = ["DatasetRef", "ModelRef", "PartRef", "Pin", "Ref", "Resolver", "hub_refs", "recipe_key"]
 
 CARD = "README.md"
 MORE_CARD = ".huggingface.yaml"  # lays its keys over the card's
@@ -62,6 +62,21 @@ class ModelRef:
 
 
 @dataclass(frozen=True)
+class PartRef:
+    """What a part of a dataset asks of a hub dataset.
+
+    Attributes:
+        configs: Configurations and patterns of them; none for the dataset's default.
+        max_files: Most files of each configuration or pattern of files; None for all.
+        files: Patterns of files, in place of configurations.
+    """
+
+    configs: tuple[str, ...] = ()
+    max_files: int | None = None
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class DatasetRef:
     """Splits of a dataset on a hub, as a recipe names them.
 
@@ -70,6 +85,7 @@ class DatasetRef:
         revision: Branch, tag or commit.
         config: The configuration; None for the dataset's default.
         splits: What rows are for (`train`, `validation`, `test`) → the split that they are.
+        part: What a part of a dataset asks for, in place of `config`; None for a whole dataset.
     """
 
     kind: ClassVar[str] = "dataset"
@@ -77,10 +93,16 @@ class DatasetRef:
     revision: str
     config: str | None
     splits: tuple[tuple[str, str], ...]
+    part: PartRef | None = None
 
     def document(self) -> dict[str, JSON]:
         """The reference as it stands in the lock."""
-        asked = {"dataset": self.name, "revision": self.revision, "config": self.config}
+        asked: dict[str, JSON] = {"dataset": self.name, "revision": self.revision}
+        if self.part is None:
+            asked["config"] = self.config
+        else:
+            asked |= {"configs": list(self.part.configs), "max_files": self.part.max_files}
+            asked |= {"patterns": list(self.part.files)} if self.part.files else {}
         return asked | {"splits": dict(self.splits)}
 
 
@@ -89,7 +111,11 @@ Ref: TypeAlias = ModelRef | DatasetRef
 
 @dataclass(frozen=True)
 class Pin:
-    """What was asked of a hub, the commit that answers it, and those of its files that matter."""
+    """What was asked of a hub, the commit that answers it, and those of its files that matter.
+
+    The files of a part of a dataset have tags `CONFIGURATION:TYPE`, their sizes, and about how many rows they have
+    where the dataset's card says that.
+    """
 
     ref: Ref
     commit: str
@@ -97,10 +123,16 @@ class Pin:
 
     def document(self) -> dict[str, JSON]:
         """The pin as it stands in the lock; the tag of a model's file is its path."""
+        files: list[JSON]
         if isinstance(self.ref, ModelRef):
             files = [{"tag": f.tag, "sha256": f.digest} for f in self.files]
         else:
-            files = [{"tag": f.tag, "path": f.path.as_posix(), "sha256": f.digest} for f in self.files]
+            files = [
+                {"tag": f.tag, "path": f.path.as_posix(), "sha256": f.digest}
+                | ({"bytes": f.size} if f.size is not None else {})
+                | ({"rows": f.rows} if f.rows is not None else {})
+                for f in self.files
+            ]
         return self.ref.document() | {"commit": self.commit, "files": files}
 
     @classmethod
@@ -117,9 +149,10 @@ class Pin:
         commit, revision = text_at(document, "commit"), text_at(document, "revision")
         ref: Ref
         if dataset:
-            config = None if document["config"] is None else text_at(document, "config")
+            config = None if document.get("config") is None else text_at(document, "config")
             splits = tuple((side, text_at(document["splits"], side)) for side in document["splits"])
-            ref = DatasetRef(text_at(document, "dataset"), revision, config, splits)
+            part = _parsed_part(document) if "configs" in document else None
+            ref = DatasetRef(text_at(document, "dataset"), revision, config, splits, part)
         else:
             key = next((key for key in CHOOSE if key in document), "model")
             ref = ModelRef(key, text_at(document, key), revision)
@@ -132,7 +165,20 @@ def _pinned_file(entry: JSON, ref: Ref, commit: str) -> SourceFile:
     # A lock that came with a recipe may be anybody's: a path in a repository leads nowhere else.
     if path.startswith("/") or ".." in path.split("/"):
         raise TypeError(f"{path} is no path in a repository")
-    return SourceFile(tag, text_at(entry, "sha256"), Path(path), HubFile(ref.kind, ref.name, commit, path))
+    octets, rows = (None if (n := quantity(entry.get(k))) is None else int(n) for k in ("bytes", "rows"))
+    at = HubFile(ref.kind, ref.name, commit, path)
+    return SourceFile(tag, text_at(entry, "sha256"), Path(path), at, size=octets, rows=rows)
+
+
+def _parsed_part(document: JSON) -> PartRef:
+    configs, most, patterns = document["configs"], document.get("max_files"), document.get("patterns", [])
+    if not all(
+        isinstance(names, list) and all(isinstance(n, str) for n in names) for names in (configs, patterns)
+    ):
+        raise TypeError("`configs` or `patterns` is no list of names")
+    if most is not None and not isinstance(most, int):
+        raise TypeError("`max_files` is no number")
+    return PartRef(tuple(configs), most, tuple(patterns))
 
 
 def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, Ref]:
@@ -149,14 +195,20 @@ def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, R
         local = {n for n, ref in models.items() if is_local(ref.name, recipe.folder)}
     refs: dict[str, Ref] = {n: ref for n, ref in models.items() if n not in local}
     for name, source in recipe.sources.items():
-        if source.hub is None:
-            continue
-        splits = {"test" if name in recipe.probes else "train": source.split or "train"}
         held = {side: getattr(source, side, None) for side in ("validation", "test")}
-        splits |= {side: value.split for side, value in held.items() if isinstance(value, SplitName)}
-        refs[f"datasets.{name}"] = DatasetRef(
-            source.hub, source.revision or "main", source.config, tuple(splits.items())
-        )
+        for key, rows in source.origins.items():
+            if rows.hub is None:
+                continue
+            splits = {"test" if name in recipe.probes else "train": rows.split or "train"}
+            splits |= {side: value.split for side, value in held.items() if isinstance(value, SplitName)}
+            part = (
+                PartRef(rows.configs, rows.max_files, rows.patterns)
+                if isinstance(rows, DatasetPart)
+                else None
+            )
+            config = None if part else rows.config
+            asked = DatasetRef(rows.hub, rows.revision or "main", config, tuple(splits.items()), part)
+            refs[f"datasets.{name}.{key}" if key else f"datasets.{name}"] = asked
     return refs
 
 
@@ -164,7 +216,8 @@ def recipe_key(recipe: Recipe, name: str) -> str:
     """The key of a recipe that asks a hub for what its lock has under a name, such as `vectors.code.checkpoint`."""
     section, _, own = name.partition(".")
     if section == "datasets":
-        return f"{recipe.source_key(own)}.hub"
+        dataset, *part = own.split(".", 1)
+        return ".".join([recipe.source_key(dataset), *part, "hub"])
     return f"{name}.{recipe.vectors[own].source}" if section == "vectors" else "base.model"
 
 
@@ -222,6 +275,8 @@ class Resolver:
             self._commits[ref.name, ref.revision] = hub.commit_of("dataset", ref.name, ref.revision)
         commit = self._commits[ref.name, ref.revision]
         data, listed = self._content(ref, commit)
+        if ref.part is not None:
+            return Pin(ref, commit, tuple(sorted(self._part_files(ref, ref.part, data, listed))))
         chosen = split_files(data, ref.config, dict.fromkeys(split for _, split in ref.splits))
         files = [
             self._source(
@@ -234,6 +289,32 @@ class Resolver:
         hub.require_access(listed[chosen[ref.splits[0][1]][0]].file)
         # Ordered by content, as all sources are.
         return Pin(ref, commit, tuple(sorted(files)))
+
+    def _part_files(
+        self, ref: DatasetRef, part: PartRef, data: HubData, listed: Mapping[str, Listed]
+    ) -> Iterator[SourceFile]:
+        """The files of each configuration of a part, with sizes, and rows as the card tells them."""
+        from dem_build.lock.hub_splits import named_files, part_files, told_rows  # noqa: PLC0415  as above
+
+        ((_, split),) = ref.splits
+        if part.files:
+            chosen = {pattern: named_files(data, pattern) for pattern in part.files}
+        else:
+            chosen = part_files(data, part.configs, split)
+        hub.require_access(listed[next(iter(chosen.values()))[0]].file)
+        taken: dict[str, None] = {}  # in case two patterns name one file
+        for name, paths in chosen.items():
+            rows = None if part.files else told_rows(data.card, name, split)
+            size = sum(listed[path].size for path in paths)
+            for path in paths[: part.max_files]:
+                if path in taken:
+                    continue
+                taken[path] = None
+                subset = path if part.files else name
+                found = self._source(f"{subset}:{file_type(Path(path))}", listed[path])
+                # Shards of one split are about as large as each other, and so are their rows.
+                own = None if rows is None else round(rows * listed[path].size / max(size, 1))
+                yield replace(found, size=listed[path].size, rows=own)
 
     def _content(self, ref: DatasetRef, commit: str) -> tuple[HubData, Mapping[str, Listed]]:
         """All files of a dataset and what its card says; asked once, however many splits are wanted."""

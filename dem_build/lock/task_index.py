@@ -6,30 +6,37 @@ A stranger may have written them: YAML is read within bounds, and nothing of it 
 from __future__ import annotations
 
 import difflib
+import importlib.metadata
 import importlib.util
+import json
 import os
 import re
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dem_build.digest import of_json
 from dem_build.errors import UsageError
+from dem_build.host import host_folder
+from dem_build.json_text import parse_json
+from dem_build.store.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Function", "builtin_folder", "find_file", "group_refused", "parse_task", "read_small"]
+__all__ = ["Function", "NamedTasks", "builtin_folder", "find", "parse_task", "read_small"]
 
-SHOWN = 8
-"""Tasks of a group or a tag that are named, at most."""
 MOST_BYTES = 1_000_000
+INDEX_VERSION = 1  # of what a host keeps: raised when the same files give other names
 MOST_LEVELS = 50
 MOST_ALIASES = 30
 
 _NAME_LINE = re.compile(
     rb"""^["']?(task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#\[{][^"'#\r\n]*)""", re.MULTILINE
 )
-_TAG_LINES = re.compile(rb"^tag[ \t]*:(.*(?:\n[ \t]*-.*)*)", re.MULTILINE)
+_TAG_LINES = re.compile(rb"^[\"']?tag[\"']?[ \t]*:(.*(?:\n[ \t]*-.*)*)", re.MULTILINE)
 _SKIPPED = frozenset({"__pycache__", ".ipynb_checkpoints"})  # as lm-eval's own index does
 # What building YAML's own types raises of texts that are none of them: `!!timestamp x`, `2001-99-99`.
 _YAML_FAULTS = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
@@ -41,22 +48,60 @@ class Function(str):
     __slots__ = ()
 
 
-def find_file(name: str, include_path: Path | None) -> Path:
-    """The file that defines a task: the user's first, then lm-eval's own.
+@dataclass(frozen=True)
+class NamedTasks:
+    """A name that stands for several tasks.
+
+    Attributes:
+        group: The file that defines it, of a group.
+        tagged: The tasks that have it, of a tag.
+    """
+
+    group: Path | None = None
+    tagged: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Index:
+    """The names in a folder of task files.
+
+    Attributes:
+        tasks: Task → the file that defines it.
+        groups: Group → the first file that defines it.
+        tags: Tag → the tasks that have it, in the order of their files.
+    """
+
+    tasks: dict[str, Path]
+    groups: dict[str, Path]
+    tags: dict[str, list[str]]
+
+    def find(self, name: str) -> Path | NamedTasks | None:
+        """What a name is here."""
+        if name in self.tasks:
+            return self.tasks[name]
+        return self.collection(name)
+
+    def collection(self, name: str) -> NamedTasks | None:
+        """The group, or else the tag, of a name."""
+        if name in self.groups:
+            return NamedTasks(self.groups[name])
+        return NamedTasks(tagged=tuple(self.tags[name])) if name in self.tags else None
+
+
+def find(name: str, include_path: Path | None) -> Path | NamedTasks:
+    """What a name of `tasks` is: the user's first, then lm-eval's own.
+
+    Returns:
+        The file that defines a task, or the tasks that a group or a tag stands for.
 
     Raises:
-        UsageError: There is none of that name, or it is a group's or a tag's.
+        UsageError: There is none of that name, or two files of the user define one task.
     """
-    own = _index(include_path) if include_path is not None else {}
-    if name in own:
-        return own[name]
+    own = _index(include_path) if include_path is not None else _Index({}, {}, {})
     # A group of the user's that is called as a task of lm-eval's is what the user means.
-    if include_path is not None:
-        _refuse_collection(name, include_path)
-    if path := _builtin(name):
-        return path
-    _refuse_collection(name, builtin_folder())
-    near = difflib.get_close_matches(name, [*own, *_builtin_index(builtin_folder())], n=3)
+    if (found := own.find(name)) or (found := _builtin(name)):
+        return found
+    near = difflib.get_close_matches(name, [*own.tasks, *_all_builtin().tasks], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "your own tasks lie in evaluate.include_path"
     raise UsageError(f"there is no task {name}", hint=hint)
 
@@ -74,38 +119,69 @@ def builtin_folder() -> Path:
     return Path(os.path.normpath(spec.submodule_search_locations[0])) / "tasks"
 
 
-def _builtin(name: str) -> Path | None:
-    # Folders of a like name first: reading all takes a second.
+def _builtin(name: str) -> Path | NamedTasks | None:
+    # Folders of a like name first: reading all takes a second. A tag may be that of tasks in several folders.
     for folder in sorted(builtin_folder().iterdir()):
         word = folder.name.lower().replace("-", "_")
         if not folder.is_dir() or not name.lower().replace("-", "_").startswith(word):
             continue
-        if path := _builtin_index(folder).get(name):
-            return path
-    return _builtin_index(builtin_folder()).get(name)
+        found = _builtin_index(folder).find(name)
+        if isinstance(found, Path) or (found and found.group):
+            return found
+    return _all_builtin().find(name)
 
 
-def _index(folder: Path) -> dict[str, Path]:
-    """Task name → YAML file for all files below a folder.
+def _index(folder: Path) -> _Index:
+    """The names in a folder and those below it.
 
     Raises:
         UsageError: Two files define one task.
     """
-    index: dict[str, Path] = {}
-    for path, name in _named(folder, b"task"):
-        if name in index:
-            what = f"{index[name]} and {path} both define the task {name}"
-            raise UsageError(what, hint="rename one of them")
-        index[name] = path
+    index = _Index({}, {}, {})
+    for path in _yaml_files(folder):
+        text = path.read_bytes()
+        tasks = _names(text, b"task")
+        for name in tasks:
+            if name in index.tasks:
+                what = f"{index.tasks[name]} and {path} both define the task {name}"
+                raise UsageError(what, hint="rename one of them")
+            index.tasks[name] = path
+        for name in _names(text, b"group"):
+            index.groups.setdefault(name, path)
+        tags = (t for found in _TAG_LINES.findall(text) for t in re.split(rb"[\n\[\],]|- ", found))
+        for tag in {t.strip(b"\"' ").decode("utf-8", "replace") for t in tags} - {""} if tasks else ():
+            index.tags.setdefault(tag, []).extend(tasks)
     return index
 
 
 _builtin_index = cache(_index)
 
 
-def _named(folder: Path, kind: bytes) -> Iterator[tuple[Path, str]]:
-    for path in _yaml_files(folder):
-        yield from ((path, name) for name in _names(path.read_bytes(), kind))
+@cache
+def _all_builtin() -> _Index:
+    """The names of all that lm-eval brings; this host keeps them, as long as the same version is installed there."""
+    folder, host = builtin_folder(), host_folder()
+    if host is None:
+        return _index(folder)
+    where = of_json(
+        [INDEX_VERSION, str(folder), importlib.metadata.version("lm_eval"), str(folder.stat().st_mtime_ns)]
+    )
+    kept = Path(host) / f"tasks-{where[:16]}.json"
+    try:
+        document = parse_json(kept.read_bytes())
+        tasks, groups = ({n: folder / p for n, p in document[kind].items()} for kind in ("tasks", "groups"))
+        return _Index(tasks, groups, {tag: [*map(str, named)] for tag, named in document["tags"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # there is none yet, or it is no such document: it is made again
+    index = _index(folder)
+    near = {
+        n: {k: p.relative_to(folder).as_posix() for k, p in getattr(index, n).items()}
+        for n in ("tasks", "groups")
+    }
+    with suppress(OSError):  # a host without room for it reads them again
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(kept, json.dumps({**near, "tags": index.tags}).encode())
+    return index
 
 
 def _names(text: bytes, kind: bytes) -> list[str]:
@@ -117,39 +193,6 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
         # Hidden folders are no one's tasks: a .venv below include_path holds all of lm-eval's.
         folders[:] = sorted(f for f in folders if f not in _SKIPPED and not f.startswith("."))
         yield from (Path(top, file) for file in sorted(files) if file.endswith(".yaml"))
-
-
-def _refuse_collection(name: str, folder: Path) -> None:
-    """Refuse a name that stands for several tasks of a folder: a group, or a tag that tasks have.
-
-    Raises:
-        UsageError: It does.
-    """
-    if group := next((path for path, found in _named(folder, b"group") if found == name), None):
-        raise group_refused(name, group)
-    tagged = []
-    for path in _yaml_files(folder):
-        text = path.read_bytes()
-        tags = (t for found in _TAG_LINES.findall(text) for t in re.split(rb"[\n\[\],]|- ", found))
-        if name.encode() in {t.strip(b"\"' ") for t in tags}:
-            tagged += _names(text, b"task")
-    if tagged:
-        what = f"{name} is a tag of tasks, which this version does not evaluate as one"
-        raise UsageError(what, hint=f"name the tasks that have it, such as {', '.join(tagged[:SHOWN])}")
-
-
-def group_refused(name: str, path: Path) -> UsageError:
-    """The error of a name that is a group of tasks, which the file at `path` defines."""
-    try:
-        listed = parse_task(path).get("task")
-    except UsageError:
-        listed = None
-    # A group that is made of groups, or of very many tasks, is left to its file.
-    few = isinstance(listed, list) and len(listed) <= SHOWN and all(isinstance(n, str) for n in listed)
-    tasks = listed if few and listed else []
-    hint = f"name its tasks: {', '.join(tasks)}" if tasks else f"name the tasks that {path} lists"
-    what = f"{name} is a group of tasks, which this version does not evaluate"
-    return UsageError(what, where=str(path), hint=hint)
 
 
 def parse_task(path: Path) -> dict[str, Any]:

@@ -28,8 +28,7 @@ from dem_build.lock.hub_splits import HubData, split_files
 from dem_build.lock.task_index import (
     Function,
     builtin_folder,
-    find_file,
-    group_refused,
+    find,
     parse_task,
     read_small,
 )
@@ -48,6 +47,7 @@ __all__ = [
     "find_task",
     "lm_eval_version",
     "map_data_files",
+    "require_folder",
     "within",
 ]
 
@@ -98,10 +98,27 @@ def find_task(name: str, include_path: Path | None) -> Closure:
     Raises:
         UsageError: No such task, a group or a tag of tasks, or one whose files are missing or cannot be read.
     """
+    require_folder(include_path)
+    found = find(name, include_path)
+    if not isinstance(found, Path):
+        raise _not_a_task(name, found.group)
+    return closure_of(found, name)
+
+
+def require_folder(include_path: Path | None) -> None:
+    """Refuse a folder of task files that is not there.
+
+    Raises:
+        UsageError: It is not.
+    """
     if include_path is not None and not include_path.is_dir():
         hint = "include_path is the folder of your task files"
         raise UsageError(f"there is no folder {include_path}", hint=hint)
-    return closure_of(find_file(name, include_path), name)
+
+
+def _not_a_task(name: str, path: Path | None) -> UsageError:
+    what = f"{name} is a {'group' if path else 'tag'} of tasks, and no task"
+    return UsageError(what, where=str(path or ""), hint="name one of its tasks")
 
 
 def closure_of(path: Path, task: str) -> Closure:
@@ -116,7 +133,7 @@ def closure_of(path: Path, task: str) -> Closure:
     try:
         config = walk.include(path)
         if "group" in config or not isinstance(config.get("task"), str):
-            raise group_refused(task, path)
+            raise _not_a_task(task, path)
         dataset = walk.data(config, path)
     except OSError as error:  # a name that is too long, a folder that may not be read
         what = f"names {str(error.filename)[:200]}, which cannot be read: {error.strerror}"

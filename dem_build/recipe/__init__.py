@@ -6,6 +6,7 @@ from dem_build.recipe.machine_file import cache_folder, load_machine, remotes_of
 from dem_build.recipe.schema import (
     Analysis,
     Baseline,
+    DatasetPart,
     Evaluate,
     Gate,
     Recipe,
@@ -19,6 +20,7 @@ from dem_build.recipe.schema import (
 __all__ = [
     "Analysis",
     "Baseline",
+    "DatasetPart",
     "Evaluate",
     "Gate",
     "Recipe",

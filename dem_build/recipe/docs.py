@@ -25,6 +25,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("## `[base]`", schema.Base),
     ("## `[train]`", schema.Train),
     ("## `[datasets.NAME]`", schema.Dataset),
+    ("### A part of a dataset", schema.DatasetPart),
     ("## `[probes.NAME]`", schema.Probe),
     ("## `[vectors.NAME]`", schema.Vector),
     ("## `[trunk]`", schema.Trunk),
@@ -142,6 +143,23 @@ path = "data/poems.jsonl"
 format = "text"
 validation = 0.1
 omega = 0.2
+""",
+    schema.DatasetPart: """\
+[datasets.prompts]
+columns = { prompt = "inputs", completion = "targets" }
+
+[[datasets.prompts.parts]]
+hub = "org/prompted-tasks"
+config = ["glue_*", "cos_e_*"]
+max_samples = 500
+share = 0.9
+
+[[datasets.prompts.parts]]
+path = "data/tasks/*.jsonl"
+columns = { prompt = "question" }
+by = "task"
+max_samples = 100
+share = 0.1
 """,
     schema.Probe: """\
 [probes.chat]

@@ -45,12 +45,14 @@ __all__ = [
     "Baseline",
     "Compose",
     "Dataset",
+    "DatasetPart",
     "Evaluate",
     "Gate",
     "Heal",
     "Mixture",
     "Probe",
     "Recipe",
+    "RowSource",
     "Source",
     "SplitName",
     "Task",
@@ -104,8 +106,8 @@ class Base(Table):
     salt: Salt = None
 
 
-class Source(Table):
-    """Where rows come from and how they become tokens."""
+class RowSource(Table):
+    """Files, or a split of a hub dataset."""
 
     path: Text | None = Field(
         default=None, description="A file or glob: jsonl, json, csv or parquet. One of `path` and `hub`."
@@ -118,6 +120,80 @@ class Source(Table):
     split: Text | None = Field(
         default=None, description="Split of a hub dataset; `train` where none is named."
     )
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """The configurations that it names."""
+        return () if self.config is None else (self.config,)
+
+
+Texts: TypeAlias = Annotated[
+    Annotated[Text, Tag("<text>")] | Annotated[tuple[Text, ...], Field(min_length=1), Tag("<list>")],
+    shapes('must be a name, a pattern such as "glue_*", or a list of them'),
+]
+
+
+class DatasetPart(RowSource):
+    """A part of a dataset: one sub-dataset, or many of one shape.
+
+    A sub-dataset is each configuration that `config` names, else each file that `path` or `files` names, else the
+    whole split; with `by` it is all rows of one value of that column. Which rows are taken of it follows from what they
+    say: the same ones every time, in whatever order files and rows come.
+    """
+
+    config: Texts | None = Field(  # type: ignore[assignment]  # of one dataset a source names one
+        default=None,
+        description="Configurations of a hub dataset: a name, a pattern (`*`, `?`, `[abc]`), or a list of them. A "
+        "pattern means those that have the split, and `!` before one takes away what it means; `dem lock` writes down "
+        "which are left.",
+    )
+    files: Texts | None = Field(
+        default=None,
+        description="Patterns of a hub dataset's files (`**` crosses folders), in place of `config` and `split`.",
+    )
+    columns: dict[Text, Text] | None = Field(
+        default=None, description="As in the dataset, over whose own `columns` they are laid."
+    )
+    by: Text | None = Field(
+        default=None, description="Column whose values tell sub-datasets apart, such as `task`."
+    )
+    max_samples: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most training rows of each sub-dataset. Of its held-out rows as many are used as the dataset's "
+        "shares say beside them.",
+    )
+    max_files: int | None = Field(
+        default=None,
+        ge=1,
+        description="Most files of each configuration, or of each pattern of `files`: the first ones by name. It "
+        "bounds what there is to download of a hub dataset with very many rows.",
+    )
+    share: float | None = Field(
+        default=None,
+        gt=0,
+        description="Of the dataset's training rows, beside the `share` of the other parts: rows are left out until "
+        "these hold, and none is repeated. All parts give it, or none; none: all rows of each.",
+    )
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        """The configurations and patterns that it names."""
+        return _listed(self.config)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The patterns of files that it names."""
+        return _listed(self.files)
+
+
+def _listed(named: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (named,) if isinstance(named, str) else named or ()
+
+
+class Source(RowSource):
+    """Where rows come from and how they become tokens."""
+
     format: Literal["text", "prompt-completion", "messages", "alpaca", "sharegpt"] | None = Field(
         default=None, description="What a row holds. Inferred from the columns where that is unambiguous."
     )
@@ -148,10 +224,19 @@ class Source(Table):
     )
     salt: Salt = None
 
+    @property
+    def origins(self) -> "dict[str, RowSource]":
+        """Where its rows come from, by the key below its own that says it: `parts[0]`, or nothing for itself."""
+        return {"": self}
+
 
 class Dataset(Source):
     """A dataset, which becomes one distribution vector."""
 
+    parts: Annotated[tuple[DatasetPart, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="In place of `path` and `hub`: [parts](#a-part-of-a-dataset), of a dataset made of many.",
+    )
     validation: HeldOut = Field(
         default=0.05,
         description="Held out for choices: a share, by a hash of the prompt, or a path, or a split.",
@@ -168,6 +253,13 @@ class Dataset(Source):
     )
     # Only its `model_fields_set` count: `Train.with_own` lays them over [train].
     train: Train = Field(default_factory=Train, description="Keys of `[train]` that differ for this dataset.")
+
+    @property
+    def origins(self) -> "dict[str, RowSource]":
+        """As of any source; of a dataset with parts, these."""
+        if self.parts is None:
+            return super().origins
+        return {f"parts[{index}]": part for index, part in enumerate(self.parts)}
 
 
 SomeRows = Annotated[

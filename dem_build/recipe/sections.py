@@ -271,7 +271,8 @@ class Task(Table):
     """An lm-eval task."""
 
     name: Text = Field(
-        description="The task's name in lm-eval or in `include_path`; not that of a group or a tag of tasks."
+        description="The task's name in lm-eval or in `include_path`; or that of a group or a tag of tasks, which "
+        "stands for each of them: with these settings, and a group's score as lm-eval makes it."
     )
     num_fewshot: int | None = Field(
         default=None, ge=0, description="Examples in the prompt; the task's own number where absent."
@@ -299,7 +300,10 @@ class Evaluate(Table):
         default=True, description="Held-out loss of every model on every test split and probe."
     )
     tasks: tuple[Annotated[Task, BeforeValidator(_named_task, json_schema_input_type=Text | Task)], ...] = (
-        Field(default=(), description="lm-eval tasks: names, or tables with the keys of a task.")
+        Field(
+            default=(),
+            description="lm-eval tasks and groups of tasks: names, or tables with the keys of a task.",
+        )
     )
     include_path: Text | None = Field(default=None, description="Folder of local lm-eval task files.")
     models: tuple[Text, ...] = Field(

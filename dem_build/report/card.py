@@ -94,10 +94,14 @@ def _vectors(recipe: Recipe, records: Mapping[str, Record], results: Results) ->
         delta = record.outputs.get("delta") if record else None
         digest = f"`{delta.digest}`" if delta else ""
         dataset, vector = recipe.datasets.get(name), recipe.vectors.get(name)
-        origin = (dataset.hub or dataset.path or "") if dataset else vector.origin if vector else ""
+        named = [(r.hub or r.path or "") for r in dataset.origins.values()] if dataset else []
+        named = named or [vector.origin if vector else ""]
         # The folders of an absolute path are the builder's, and the card is published.
-        if PurePath(origin).is_absolute() or origin.startswith("~"):
-            origin = PurePath(origin).name
+        origin = ", ".join(
+            dict.fromkeys(
+                PurePath(n).name if PurePath(n).is_absolute() or n.startswith("~") else n for n in named
+            )
+        )
         tokens = count(cost.trained_tokens) if cost and cost.trained_tokens is not None else ""
         body.append([escape(name), code(origin), digest, tokens, f"{omega:.6g}"])
     listed = table(["vector", "of", "SHA-256", "trained tokens", f"ω{mean}"], body, numbers=2)

@@ -168,10 +168,28 @@ def model_names(results: Results) -> list[str]:
     return list(dict.fromkeys(name for name in (*first, *sorted(results.table)) if name in results.table))
 
 
+def folded(results: Results) -> dict[str, list[str]]:
+    """Group with a score → its tasks, which have no rows: there may be dozens, and their mean is what counts."""
+    tasks = _tasks(results)
+    found: dict[str, list[str]] = {}
+    for task, group in results.members.items():
+        if task in tasks and group in tasks:
+            found.setdefault(group, []).append(task)
+    return found
+
+
+def _tasks(results: Results) -> dict[str, None]:
+    return dict.fromkeys(task for model in model_names(results) for task in results.table[model])
+
+
 def rows(results: Results) -> list[MetricRow]:
-    """A row for each metric of each task: losses first, else in the order they were recorded."""
-    tasks = dict.fromkeys(task for model in model_names(results) for task in results.table[model])
-    ordered = sorted(tasks, key=lambda task: not task.startswith(LOSS_TASK))
+    """A row for each metric of each task: losses first, else in the order they were recorded.
+
+    A group of tasks with a score stands for its tasks: see `folded`.
+    """
+    tasks = _tasks(results)
+    hidden = {task for tasks in folded(results).values() for task in tasks}
+    ordered = sorted((t for t in tasks if t not in hidden), key=lambda task: not task.startswith(LOSS_TASK))
     found = []
     for task in ordered:
         measured = {m: results.table[m][task] for m in model_names(results) if task in results.table[m]}

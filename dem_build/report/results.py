@@ -15,6 +15,7 @@ from dem_build.json_text import number, parse_json
 from dem_build.report.actions import READERS
 from dem_build.report.baselines import read_baselines
 from dem_build.report.cost import BuildCost, read_costs
+from dem_build.report.groups import group_directions, group_scores
 from dem_build.report.inputs import BuildRecords
 from dem_build.report.mixing_cost import build_cost
 from dem_build.report.stages import read_stages
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from dem_build.actions.tune.read import Tuning
     from dem_build.digest import Digest, Output
     from dem_build.graph import Graph
+    from dem_build.lock.task_groups import TaskGroup
     from dem_build.report.baselines import RecordedBaseline
     from dem_build.report.inputs import Reader
     from dem_build.report.stages import Stage
@@ -64,6 +66,7 @@ class Results:
         probes: The datasets that judge and are never trained on.
         vectors: All vectors, of datasets and from elsewhere.
         stages: `trunk` and `heal`, where the recipe has them → what they are.
+        members: Task → a group with a score that it is in.
     """
 
     table: Mapping[str, Mapping[str, Metrics]] = field(default_factory=dict)
@@ -79,6 +82,7 @@ class Results:
     probes: tuple[str, ...] = ()
     vectors: tuple[str, ...] = ()
     stages: Mapping[str, Stage] = field(default_factory=dict)
+    members: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layers(self) -> list[str]:
@@ -114,10 +118,11 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
     matching: MatchedModel | None = found[read_match]
     matched = {name: vector.importance for name, vector in matching.vectors.items()} if matching else {}
     present = [(action, records[action.name]) for action in graph if action.name in records]
+    directions = _directions(present)
     model = records.get(MODEL)
     prepared, vectors = _names(graph, "data:"), _names(graph, "vector:")
     return Results(
-        table=_table(present, read),
+        table=_table(present, read, graph.groups),
         rows=_rows(present, read),
         omega={**graph.omega, **tuned, **matched},
         found=found,
@@ -125,11 +130,13 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         baselines=read_baselines(build),
         warnings=tuple(_warnings(present)),
         cost=build_cost(graph, read_costs(build)),
-        higher_is_better=_directions(present),
+        higher_is_better=directions | group_directions(graph.groups, directions),
         datasets=tuple(n for n in prepared if n in vectors and graph.actions[f"vector:{n}"].kind.trains),
         probes=tuple(name for name in prepared if name not in vectors),
         vectors=vectors,
         stages=read_stages(build),
+        # Of groups within groups the innermost, which come last.
+        members={task: name for name, group in graph.groups.items() if group.scores for task in group.tasks},
     )
 
 
@@ -140,14 +147,14 @@ def _names(graph: Graph, prefix: str) -> tuple[str, ...]:
 
 
 def _table(
-    present: list[tuple[Action, Record]], read: Callable[[Output], bytes]
+    present: list[tuple[Action, Record]], read: Callable[[Output], bytes], groups: Mapping[str, TaskGroup]
 ) -> dict[str, dict[str, Metrics]]:
     table: dict[str, dict[str, Metrics]] = {}
     for action, record in present:
         if action.evaluation is not None and METRICS in record.outputs:
             tasks = table.setdefault(action.evaluation.model, {})
             tasks[action.evaluation.task] = _metrics(action.name, read(record.outputs[METRICS]))
-    return table
+    return {model: tasks | group_scores(groups, tasks) for model, tasks in table.items()}
 
 
 def _metrics(action: str, data: bytes) -> Metrics:

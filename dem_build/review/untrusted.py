@@ -139,7 +139,8 @@ def _paths(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
     if not may_be_hub_id(recipe.base.model):
         named.append(("base.model", recipe.base.model))
     for name, table in recipe.sources.items():
-        sides = [(side, getattr(table, side, None)) for side in ("path", "validation", "test")]
+        sides = [(side, getattr(table, side, None)) for side in ("validation", "test")]
+        sides += [(f"{key}.path" if key else "path", rows.path) for key, rows in table.origins.items()]
         named += [(f"{recipe.source_key(name)}.{s}", value) for s, value in sides if isinstance(value, str)]
     for name, vector in recipe.vectors.items():
         if not may_be_hub_id(vector.origin):
@@ -155,7 +156,12 @@ def _names(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
     on_hub = [
         (key, name) for key, name in named if may_be_hub_id(name) and not _is_folder(name, recipe, boundary)
     ]
-    on_hub += [(f"{recipe.source_key(n)}.hub", t.hub) for n, t in recipe.sources.items() if t.hub is not None]
+    on_hub += [
+        (f"{recipe.source_key(name)}.{key}.hub" if key else f"{recipe.source_key(name)}.hub", rows.hub)
+        for name, table in recipe.sources.items()
+        for key, rows in table.origins.items()
+        if rows.hub is not None
+    ]
     for key, name in on_hub:
         if not boundary.policy.allows(name):
             yield recipe.problem(key, _unlisted(name), LISTED)

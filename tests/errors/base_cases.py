@@ -238,15 +238,17 @@ BASES = (
         replaced=("tasks = []", 'tasks = ["arc_esy"]'),
     ),
     Call(
-        "A group of tasks",
+        "A group that changes one of its tasks",
         "build recipe.toml",
         (
-            "recipe.toml:15: error: evaluate.tasks: tasks/sums.yaml: sums is a group of tasks, which this version "
-            "does not evaluate\n"
-            "  hint:  name its tasks: plus, times"
+            "recipe.toml:15: error: evaluate.tasks: tasks/sums.yaml: the task arc_easy in the group sums sets "
+            "`doc_to_text`, which dem does not follow\n"
+            "  hint:  a task file of your own can `include` it, and say that beside"
         ),
         replaced=WITH_TASK,
-        setup=write("tasks/sums.yaml", "group: sums\ntask: [plus, times]\n"),
+        setup=write(
+            "tasks/sums.yaml", "group: sums\ntask: [{task: arc_easy, doc_to_text: '{{question}}'}]\n"
+        ),
     ),
     Call(
         "No folder of task files",

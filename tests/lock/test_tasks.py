@@ -134,33 +134,12 @@ def test_an_unknown_task_names_the_nearest(folder):
         find_task("arc_eazy", None)
 
 
-def test_a_group_is_refused_by_name():
-    with pytest.raises(UsageError, match=r"_mmlu\.yaml: mmlu is a group.*mmlu_stem, "):
-        find_task("mmlu", None)
-
-
-@pytest.mark.parametrize("listed", ["[math_words, other]", "\n  - math_words\n  - other"])
-def test_a_local_group_is_refused_as_lm_evals_own_are(folder, listed):
-    write(folder / "deep" / "both.yaml", f"group: both\ntask: {listed}\n")
-    with pytest.raises(
-        UsageError, match=r"both\.yaml: both is a group of tasks.*name its tasks: math_words, other"
-    ):
-        find_task("both", folder)
-
-
-def test_a_group_of_the_users_stands_before_a_builtin_task(folder):
-    write(folder / "mine.yaml", "group: arc_easy\ntask: [math_words]\n")
-    with pytest.raises(UsageError, match=r"mine\.yaml: arc_easy is a group"):
-        find_task("arc_easy", folder)
-
-
-@pytest.mark.parametrize("tag", ["mine", "[other, mine]", '\n  - other\n  - "mine"'])
-def test_a_tag_is_refused_by_name(tmp_path, tag):
-    write(tmp_path / "one.yaml", f"tag: {tag}\ntask: one\n")
-    with pytest.raises(UsageError, match=r"mine is a tag of tasks.*such as one"):
-        find_task("mine", tmp_path)
-    with pytest.raises(UsageError, match=r"glue is a tag of tasks.*such as .*cola"):
-        find_task("glue", None)
+@pytest.mark.parametrize(
+    ("name", "kind"), [("mmlu", "group"), ("glue", "tag"), ("math_word_problems", "tag")]
+)
+def test_a_group_or_a_tag_is_no_task(name, kind):
+    with pytest.raises(UsageError, match=f"{name} is a {kind} of tasks, and no task"):
+        find_task(name, None)
 
 
 def test_two_files_of_one_task_are_refused(folder):

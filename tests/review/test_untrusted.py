@@ -107,7 +107,7 @@ def test_a_path_that_leads_out_is_refused_as_it_is_written(pull, path, what, key
     assert said.endswith(what)
 
 
-@pytest.mark.parametrize("key", ["base", "chat_template", "adapter", "probe"])
+@pytest.mark.parametrize("key", ["base", "chat_template", "adapter", "probe", "part"])
 def test_so_is_every_other_path_of_a_recipe(pull, key):
     made = pull()
     changes = {
@@ -115,6 +115,7 @@ def test_so_is_every_other_path_of_a_recipe(pull, key):
         "chat_template": lambda t: t.replace('"base"\n', '"base"\nchat_template = "../outside/t.jinja"\n'),
         "adapter": lambda t: t + '[vectors.v]\nadapter = "../outside/v"\nomega = 1.0\n',
         "probe": lambda t: t + '[probes.p]\npath = "../outside/secret.jsonl"\n',
+        "part": lambda t: t + '[datasets.p]\n[[datasets.p.parts]]\npath = "../outside/secret.jsonl"\n',
     }
     made.repo.write(r_toml=changes[key](HEAD.format("rows.jsonl")))
     assert "leads out of the repository" in made.review("--untrusted")
@@ -164,6 +165,9 @@ def test_a_name_on_a_hub_is_on_the_base_revisions_list(pull):
     said = made.review("--untrusted")
     assert "base.model: `theirs/model` on the hub is on no list of the base revision" in said
     assert "datasets.a.hub: `theirs/rows`" in said
+    part = '[datasets.b]\n[[datasets.b.parts]]\nhub = "theirs/rows"\n'
+    made.repo.write(r_toml=data.format("team/model", "ours/rows") + part)
+    assert "datasets.b.parts[0].hub: `theirs/rows`" in made.review("--untrusted")
     made.repo.write(r_toml=data.format("team/model", "ours/rows"))
     assert made.review("--untrusted", status=4) == ""  # goes on to the lock, which tells of neither
 

@@ -96,6 +96,7 @@ def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
         "completion_cut_off": f"dropped: prompt alone fills max_length = {style.max_length} tokens",
         "empty": "dropped: completion, text or every answer is empty",
         "untrained": "dropped: every answer says that it is not trained",
+        "beyond_part": "left out by max_samples or share of a part",
         "beyond_max_samples": "left out by max_samples",
     }
     return [f"{_rows(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
@@ -112,7 +113,7 @@ def provenance_of(
     counted = (
         "read", "used", "empty", "untrained", "over_max_length", "truncated", "completion_cut_off",
         "beyond_max_samples", "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length",
-        *ODD_TURNS, *MEANT,
+        "beyond_part", *ODD_TURNS, *MEANT,
     )  # fmt: skip
     train = whole_prompts(writers["train"].prompts)
     return {
@@ -155,7 +156,9 @@ def tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None:
         f"{rows['used']} of {_rows(rows['read'])} used ({sizes}); "
         f"train: {train['tokens']} tokens, {train['trained_tokens']} of them trained"
     )
-    for line in _lost({**rows, "beyond_max_samples": 0}, style):  # those the user asked to leave out
+    for line in _lost(
+        {**rows, "beyond_max_samples": 0, "beyond_part": 0}, style
+    ):  # those the user asked to leave out
         context.warn(line)
     if rows["truncated"]:
         context.warn(f"{_rows(rows['truncated'])} cut at max_length = {style.max_length} tokens")

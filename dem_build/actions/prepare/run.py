@@ -24,9 +24,10 @@ from dem_build.data import splits
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.duplicates import NearDuplicates
 from dem_build.data.formats import resolve
+from dem_build.data.parts import NO_PARTS, Parts, Placed
 from dem_build.data.rows import columns_of, read_rows
 from dem_build.data.sample import RowSample
-from dem_build.data.sources import side_of
+from dem_build.data.sources import part_of, side_of
 from dem_build.data.tokenise import MASKED, Style, tokenise
 from dem_build.errors import DataError
 from dem_build.model.tokenizer import BaseTokenizer
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from dem_build.action import SourceFile
     from dem_build.actions.prepare.parallel import Cut
     from dem_build.data.formats import AnyExample, Layout
+    from dem_build.data.parts import Taken
     from dem_build.data.rows import Row
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
@@ -67,15 +69,19 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         DataError: A file or row is wrong, or nothing is left to train on.
     """
     sources = sorted(inputs.sources)
-    layout = _layout(sources, params)
+    layouts = _layouts(sources, params)
+    layout = next(iter(layouts.values()))
     tokenizer = BaseTokenizer(inputs.paths["base/tokenizer"])
     style = _style(params, layout, tokenizer)
-    layout = layout if style.chat else layout.without_template()
+    if not style.chat:
+        layouts = {part: each.without_template() for part, each in layouts.items()}
+        layout = layout.without_template()
     splitter = splits.Splitter(_share(params, "validation"), _share(params, "test"))
     most = params.get("max_samples")
     size = sum(s.path.stat().st_size for s in sources)
-    progress = _Progress(context, size, passes=1 + (len(sources) > 1) + (most is not None))
-    dataset = _Dataset(sources, layout, splitter, params.get("group_by")).ordered(progress)
+    parts = Parts(params.get("parts") or {}, splitter)
+    progress = _Progress(context, size, passes=1 + (len(sources) > 1) + (most is not None) + parts.passes)
+    dataset = _Dataset(sources, layouts, splitter, params.get("group_by"), parts).ordered(progress)
     # A text may spell out its own BOS and EOS, but not in a chat: there the template writes them.
     own = () if style.chat else (tokenizer.decode(tokenizer.prefix_ids), tokenizer.eos_token)
     control = ControlTokens(tokenizer.control_tokens, *own)
@@ -86,7 +92,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         writers = {s: stack.enter_context(RowsWriter(context.work / "spool" / s)) for s in splits.SPLITS}
         near = stack.enter_context(NearDuplicates(context.work / "spool" / "words"))
         counts, told, sample = Counter[str](), RowNotes(dataset.read, sources), RowSample()
-        items = _kept(dataset, dataset.smallest(most, progress), counts)
+        taken = dataset.taken(most, progress)
+        items = _kept(dataset, taken, dataset.smallest(most, progress, taken), counts)
         cut_up = stack.enter_context(closing(cutter.cut(_batches(items), lambda item: item.example)))
         for batch, cuts in cut_up:
             context.check_stop()
@@ -104,6 +111,11 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         refuse_nothing(counts, writers, style, sources)
         provenance = provenance_of(layout, style, counts, writers)
         provenance |= {"near_duplicates": near.count(), "unread": told.unread}
+        if parts.rules:
+            provenance["parts"] = {
+                name: {"subsets": taken.subsets.get(name), "rows": counts[f"part {name}"]}
+                for name in parts.rules
+            }
         writers["sample"] = stack.enter_context(RowsWriter(context.work / "spool" / "sample"))
         sample.write(writers["sample"])
         provenance["sample"] = {"lengths": writers["sample"].lengths}
@@ -118,12 +130,19 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 @dataclass(frozen=True)
 class _Item:
-    """A row on its way: its example, where it goes, and where it stands."""
+    """A row on its way: its example, where it goes, and where it stands; in a dataset with parts also of which one."""
 
     row: Row
     example: AnyExample
     digest: bytes
     side: str
+    part: str | None = None
+    subset: str = ""
+
+    @property
+    def placed(self) -> Placed:
+        """What decides whether a row of a part is used."""
+        return Placed(self.part or "", self.subset, self.side, _place(self))
 
 
 class _Progress:
@@ -164,15 +183,17 @@ class _Dataset:
 
     Attributes:
         sources: The files.
-        layout: What is in their columns.
+        layouts: What is in their columns, for each part; `""` for files that are in none.
         splitter: Decides sides.
         group_by: The column that decides a row's side, instead of its prompt.
+        parts: What is said of parts.
     """
 
     sources: Sequence[SourceFile]
-    layout: Layout
+    layouts: Mapping[str, Layout]
     splitter: splits.Splitter
     group_by: str | None = None
+    parts: Parts = NO_PARTS
 
     def items(self) -> Iterator[_Item]:
         """Yield every row."""
@@ -195,19 +216,31 @@ class _Dataset:
     @property
     def read(self) -> frozenset[str]:
         """The columns that are read."""
-        return frozenset([*self.layout.columns.values(), *filter(None, [self.group_by])])
+        columns = [c for layout in self.layouts.values() for c in layout.columns.values()]
+        by = [self.parts.by(part) for part in self.parts.rules]
+        return frozenset([*columns, *filter(None, [self.group_by, *by])])
 
     @property
     def holds_out(self) -> bool:
         """Whether any row can be outside of train."""
         return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
 
-    def smallest(self, most: int | None, progress: _Progress) -> splits.Smallest | None:
-        """Which rows of the limited split are the `most` first; reads all files once."""
+    def taken(self, most: int | None, progress: _Progress) -> Taken:
+        """Which rows of parts are used; reads all files as often as that takes."""
+
+        def rows() -> Iterator[Placed]:
+            yield from (i.placed for i in progress.follow(self.items(), self.sources) if i.part is not None)
+            progress.end_pass()
+
+        return self.parts.taken(rows, most)
+
+    def smallest(self, most: int | None, progress: _Progress, taken: Taken) -> splits.Smallest | None:
+        """Which rows of the limited split are the `most` first of those that parts have; reads all files once."""
         if most is None:
             return None
-        limited, items = self.limited, progress.follow(self.items(), self.sources)
-        found = splits.Smallest((_place(item) for item in items if item.side == limited), most)
+        limited, items, keeps = self.limited, progress.follow(self.items(), self.sources), taken.filter()
+        kept = (item for item in items if item.part is None or keeps(item.placed))
+        found = splits.Smallest((_place(item) for item in kept if item.side == limited), most)
         progress.end_pass()
         return found
 
@@ -219,19 +252,31 @@ class _Dataset:
         return content.digest()
 
     def _items_of(self, source: SourceFile) -> Iterator[_Item]:
-        held = side_of(source)
-        required = (*self.layout.required, *filter(None, [self.group_by]))
+        held, (part, subset) = side_of(source), part_of(source) or (None, "")
+        layout, by = self.layouts.get(part or "") or self._layout, self.parts.by(part) if part else None
+        required = (*layout.required, *filter(None, [self.group_by, by]))
         for row in read_rows(source, required, self.read):
-            example = self.layout.example(row)
+            example = layout.example(row)
             digest = splits.prompt_digest(example.split_key)
             if not (side := held):
-                by = digest if self.group_by is None else splits.prompt_digest(_group(row, self.group_by))
-                side = self.splitter.side(by)
-            yield _Item(row, example, digest, side)
+                group = (
+                    digest
+                    if self.group_by is None
+                    else splits.prompt_digest(_value(row, self.group_by, "group_by"))
+                )
+                side = self.splitter.side(group)
+            yield _Item(row, example, digest, side, part, _value(row, by, "by") if by else subset)
+
+    @property
+    def _layout(self) -> Layout:
+        return next(iter(self.layouts.values()))  # of a file held out whole, as the first part has it
 
 
-def _group(row: Row, column: str) -> str:
-    """A row's group; 7 of a JSON file and the text 7 of a CSV file are one."""
+APART = {"group_by": "group", "by": "tell sub-datasets apart"}
+
+
+def _value(row: Row, column: str, key: str) -> str:
+    """What a column that tells rows apart holds; 7 of a JSON file and the text 7 of a CSV file are one."""
     value = row.values.get(column)
     if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
         return str(value)
@@ -243,20 +288,32 @@ def _group(row: Row, column: str) -> str:
         else None
     )
     raise DataError(
-        f"column `{column}` (group_by) {found}" if found else f"no column `{column}` to group by",
+        f"column `{column}` ({key}) {found}" if found else f"no column `{column}` to {APART[key]} by",
         where=row.where,
         hint="a group is a text or a whole number, and every row has one",
     )
 
 
-def _layout(sources: Sequence[SourceFile], params: Mapping[str, JSON]) -> Layout:
-    """Decide the format by the first file that has a row."""
-    # All files of a dataset have one format: the others are held against it row by row.
-    for source in sources:
+def _layouts(sources: Sequence[SourceFile], params: Mapping[str, JSON]) -> dict[str, Layout]:
+    """Decide what the columns of each part are by its first file that has a row; all parts have one format.
+
+    Files without a part are together under `""`: others of them are held against the first row by row.
+    """
+    found: dict[str, Layout] = {}
+    form, parts = params.get("format"), params.get("parts") or {}
+    # A file held out whole may be all that is not in a part.
+    for source in sorted(sources, key=lambda s: side_of(s) is not None):
+        part = (part_of(source) or ("", ""))[0]
+        if part in found or (parts and not part and found):
+            continue
         if columns := columns_of(source):
-            return resolve(params.get("format"), params.get("columns"), columns, str(source.path))
-    files = ", ".join(str(s.path) for s in sources) or "no file"
-    raise DataError("the dataset has no rows", where=files, hint="give it a file with rows")
+            named = {**(params.get("columns") or {}), **(parts[part].get("columns") or {} if part else {})}
+            found[part] = resolve(form, named or None, columns, str(source.path))
+            form = found[part].format.name
+    if not found:
+        files = ", ".join(str(s.path) for s in sources) or "no file"
+        raise DataError("the dataset has no rows", where=files, hint="give it a file with rows")
+    return found
 
 
 def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer) -> Style:
@@ -310,12 +367,16 @@ def _place(item: _Item) -> bytes:
     return splits.row_order(item.digest, item.example.content)
 
 
-def _kept(dataset: _Dataset, smallest: splits.Smallest | None, counts: Counter[str]) -> Iterator[_Item]:
-    """Yield the rows that say something and are among the smallest of train; count them and the others."""
-    limited = dataset.limited
+def _kept(
+    dataset: _Dataset, taken: Taken, smallest: splits.Smallest | None, counts: Counter[str]
+) -> Iterator[_Item]:
+    """Yield the rows that say something and are among those that are to be used; count them and the others."""
+    limited, keeps = dataset.limited, taken.filter()
     for item in dataset.items():
         counts["read"] += 1
-        if item.side == limited and smallest and not smallest.keeps(_place(item)):
+        if item.part is not None and not keeps(item.placed):
+            counts["beyond_part"] += 1
+        elif item.side == limited and smallest and not smallest.keeps(_place(item)):
             counts["beyond_max_samples"] += 1
         elif item.example.empty:
             counts["untrained" if item.example.untrained else "empty"] += 1
@@ -351,6 +412,7 @@ def _write(
         if kept:
             used.append((item, cut))
             counts["used"] += 1
+            counts[f"part {item.part}"] += item.part is not None
             counts["truncated"] += any(row.length > len(row.input_ids) for row in kept)
             counts["encoded_apart"] += any(row.apart for row in kept)
             counts["answers_over_max_length"] += len(cut.rows) - len(kept)

@@ -8,7 +8,7 @@ from dem_build.action import MODEL_PARTS, Action, Edge, Evaluation, Input, Kind
 from dem_build.workload import Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from dem_build.lock.lock import Lock, LockedTask
     from dem_build.recipe import Recipe, Task
@@ -42,8 +42,12 @@ KIND = Kind(
 
 
 def evaluations(recipe: Recipe, lock: Lock, models: Mapping[str, str]) -> list[Action]:
-    """Every task with every model."""
-    tasks = recipe.evaluate.tasks if recipe.evaluate else ()
+    """Every task with every model, those of groups and tags one by one."""
+    tasks: Iterable[Task] = recipe.evaluate.tasks if recipe.evaluate else ()
+    if lock.groups:
+        from dem_build.lock.task_groups import asked  # noqa: PLC0415  few recipes have a group
+
+        tasks = asked(tasks, lock.groups)
     return [
         _task(recipe, lock.tasks[task.name], model, source, task)
         for task in tasks

@@ -8,7 +8,7 @@ from dem_build.action import HEAL, TRUNK, UNHEALED
 from dem_build.data.columns import OPTIONAL, REQUIRED
 from dem_build.paths import is_local, may_be_hub_id
 from dem_build.recipe.checks.evaluation import TAKEN
-from dem_build.recipe.checks.tables import WRONG, Rules, datasets, is_any, names, sources, vectors
+from dem_build.recipe.checks.tables import WRONG, Rules, datasets, is_any, items, names, sources, vectors
 from dem_build.recipe.messages import Mistake, any_of, listed, nearest
 from dem_build.recipe.schema import NAME, SplitName
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dem_build.recipe.schema import Dataset, Recipe, Source, Vector
+    from dem_build.recipe.schema import Dataset, Recipe, RowSource, Source, Vector
     from dem_build.recipe.toml import Key
 
 __all__ = ["RULES", "revisions_of_folders"]
@@ -58,32 +58,83 @@ def _one_name_space(recipe: Recipe) -> Iterator[Mistake]:
 
 @RULES.each(sources)
 def _one_source(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
-    if source.path is not None and source.hub is not None:
-        what = "`path` and `hub` are one choice, and both are given"
-        yield Mistake((*key, "hub"), what, "remove one of them")
-    elif source.path is None and source.hub is None:
-        yield Mistake(key, "has neither `path` nor `hub`", 'name its file: path = "…"')
-    if source.hub is None:
-        for name in HUB_KEYS:
-            if name in source.model_fields_set:
-                yield Mistake((*key, name), "applies to a hub dataset only", "remove it, or use `hub`")
+    for place, rows in _origins(source):
+        if rows.path is not None and rows.hub is not None:
+            what = "`path` and `hub` are one choice, and both are given"
+            yield Mistake((*key, *place, "hub"), what, "remove one of them")
+        elif rows.path is None and rows.hub is None:
+            yield Mistake((*key, *place), "has neither `path` nor `hub`", 'name its file: path = "…"')
+        for name in _given(rows, *HUB_KEYS, "files", "max_files") if rows.hub is None else ():
+            hint = "remove it, or use `hub`"
+            yield Mistake((*key, *place, name), "applies to a hub dataset only", hint)
+
+
+@RULES.each(sources)
+def _parts_or_one(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
+    parts = getattr(source, "parts", None)
+    for name in _given(source, "path", "hub", *HUB_KEYS) if parts is not None else ():
+        yield Mistake((*key, name), f"`parts` and `{name}` are one choice", "move it into a part")
+
+
+@RULES.each(datasets)
+def _files_or_splits(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
+    for index, part in [] if dataset.parts is None else items(dataset.parts):
+        for name in _given(part, "config", "split") if part.files is not None else ():
+            what = f"`files` and `{name}` are one choice, and both are given"
+            yield Mistake((*key, "parts", index, name), what, "remove one of them")
+
+
+def _given(table: RowSource, *keys: str) -> list[str]:
+    """Those of some keys that a table gives."""
+    return [key for key in keys if key in table.model_fields_set]
+
+
+@RULES.each(datasets)
+def _parts_share_alike(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
+    parts = [] if dataset.parts is None else items(dataset.parts)
+    giving = ["share" in part.model_fields_set for _, part in parts]
+    if any(giving) and not all(giving):
+        index = parts[giving.index(False)][0]
+        what = "gives no `share`, and other parts do"
+        yield Mistake((*key, "parts", index), what, "give it one, or leave them all out")
+    if all(giving) and len(parts) == 1:
+        what = "has no effect: there is no other part"
+        yield Mistake((*key, "parts", 0, "share"), what, "remove it")
+
+
+@RULES.each(datasets)
+def _each_part_once(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mistake]:
+    seen: list[RowSource] = []
+    for index, part in [] if dataset.parts is None else items(dataset.parts):
+        if part in seen:
+            yield Mistake((*key, "parts", index), "this part is given twice", "give it once")
+        seen.append(part)
+
+
+def _origins(source: Source) -> list[tuple[Key, Any]]:
+    """Where rows come from, by the key below the table's own that says it: a source itself, or each of its parts."""
+    parts = getattr(source, "parts", None)
+    return [((), source)] if parts is None else [(("parts", index), part) for index, part in items(parts)]
 
 
 @RULES.each(sources)
 def _columns_fit(_: Recipe, key: Key, source: Source) -> Iterator[Mistake]:
-    columns, form = source.columns or {}, source.format
+    form = source.format
     # A format of the wrong shape says nothing of columns: then one of any format will do, as where none is given.
     of, known = "any format", EVERY_COLUMN
     if is_any(form, *COLUMNS):
         of, known = f'format = "{form}"', COLUMNS[str(form)]
-    for role in columns:
-        if role not in known:
-            yield Mistake((*key, "columns", role), f"is no column of {of}", nearest(role, known))
-    # What no format has is told above, and is no reason to say that they do not go together.
-    meant = set(columns) & set(EVERY_COLUMN)
-    if form is None and columns and not any(meant <= set(roles) for roles in COLUMNS.values()):
-        what = f"no format has the columns {listed(columns)} together"
-        yield Mistake((*key, "columns"), what, "set `format`")
+    tables = {(): source} | {place: rows for place, rows in _origins(source) if place}
+    for place, table in tables.items():
+        columns = {**(source.columns or {}), **(table.columns or {})}
+        for role in table.columns or {}:
+            if role not in known:
+                yield Mistake((*key, *place, "columns", role), f"is no column of {of}", nearest(role, known))
+        # What no format has is told above, and is no reason to say that they do not go together.
+        meant = set(columns) & set(EVERY_COLUMN)
+        if form is None and columns and not any(meant <= set(roles) for roles in COLUMNS.values()):
+            what = f"no format has the columns {listed(columns)} together"
+            yield Mistake((*key, *place, "columns"), what, "set `format`")
 
 
 @RULES.each(sources)
@@ -123,7 +174,10 @@ def _splits_are_the_hubs(_: Recipe, key: Key, dataset: Dataset) -> Iterator[Mist
     for part in ("validation", "test"):
         if isinstance(getattr(dataset, part), SplitName) and dataset.hub is None:
             hint = "give a share such as 0.05, or a path"
-            yield Mistake((*key, part), "only a hub dataset has splits", hint)
+            what = (
+                "only a hub dataset has splits" if dataset.parts is None else "parts have no split together"
+            )
+            yield Mistake((*key, part), what, hint)
 
 
 @RULES.each(vectors)

@@ -1,0 +1,194 @@
+"""A dataset of many sub-datasets: what is taken of each, in whatever order rows and files come, and its keys."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from data_samples import Preparer, source, write_rows
+
+from dem_build.action import HubFile, SourceFile
+from dem_build.data.parts import Parts, Placed
+from dem_build.data.splits import Splitter
+from dem_build.errors import DataError
+from dem_build.lock.parts import nameless
+from dem_build.recipe.schema import DatasetPart
+
+SHARES = {"validation": 0.1, "test": 0.1}
+
+
+def rows_of(task, count):
+    return [{"prompt": f"{task} {i}", "completion": f" {task}{i}", "task": task} for i in range(count)]
+
+
+def tagged(path, part, subset):
+    return source(path, f"{part}/{subset}:{path.suffix[1:]}")
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    return Preparer(tmp_path)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two sub-datasets as files, and one file of three more, told apart by a column."""
+    big, small = (
+        write_rows(tmp_path / "a.jsonl", rows_of("a", 300)),
+        write_rows(tmp_path / "b.jsonl", rows_of("b", 20)),
+    )
+    mixed = [row for name, count in (("x", 100), ("y", 90), ("z", 4)) for row in rows_of(name, count)]
+    random.Random(3).shuffle(mixed)
+    return big, small, write_rows(tmp_path / "c.jsonl", mixed)
+
+
+def told(prepared, split="train"):
+    """How many rows a split has of each sub-dataset, by the first letter of each row."""
+    found = {}
+    for ids, _ in prepared.tokens(split):
+        found[ids[0]] = found.get(ids[0], 0) + 1
+    return sorted(found.values())
+
+
+def test_each_sub_dataset_is_capped_whether_a_file_or_a_column_tells_it(prepare, files):
+    big, small, mixed = files
+    prepared = prepare(
+        tagged(big, "p", "1"), tagged(small, "p", "2"), tagged(mixed, "q", "3"), **SHARES,
+        parts={"p": {"max_samples": 40}, "q": {"by": "task", "max_samples": 10}},
+    )  # fmt: skip
+    # Of the two small ones all training rows, of the others as many as they may have; held out, an eighth of that.
+    few, ten, also_ten, small_one, most = told(prepared)
+    assert (ten, also_ten, most) == (10, 10, 40)
+    assert few <= 4
+    assert 10 < small_one <= 20
+    assert max(told(prepared, "validation")) == 5
+    parts = prepared.provenance["parts"]
+    assert (parts["p"]["subsets"], parts["q"]["subsets"]) == (2, 3)
+    assert sum(part["rows"] for part in parts.values()) == prepared.rows["used"]
+    assert prepared.rows["beyond_part"] == 300 + 20 + 194 - prepared.rows["used"]
+
+
+def test_neither_the_order_of_rows_nor_names_of_parts_reach_a_byte(prepare, files, tmp_path):
+    big, small, mixed = files
+    rule = {"max_samples": 15, "by": "task"}
+
+    def made(part, *paths, **more):
+        found = prepare(*(tagged(p, part, p.stem) for p in paths), parts={part: rule}, **SHARES, **more)
+        return [found.bytes(split) for split in ("train", "validation", "test")]
+
+    before = made("one", big, small, mixed)
+    assert made("two", mixed, big, small) == before
+    assert made("one", big, small, mixed, threads=3) == before
+    lines = mixed.read_text().splitlines()
+    shuffled = tmp_path / "shuffled.jsonl"
+    shuffled.write_text("\n".join(sorted(lines)) + "\n")
+    # Rows keep the order of their file; which ones there are does not follow from it.
+    other = prepare(
+        *(tagged(p, "one", p.stem) for p in (big, small, shuffled)), parts={"one": rule}, **SHARES
+    )
+    same = prepare(*(tagged(p, "one", p.stem) for p in (big, small, mixed)), parts={"one": rule}, **SHARES)
+    assert sorted(other.tokens()) == sorted(same.tokens())
+
+
+def test_a_sub_dataset_that_is_added_leaves_the_rows_of_the_others(prepare, files):
+    big, _, mixed = files
+    rule = {"max_samples": 15}
+    less = prepare(tagged(big, "p", "1"), parts={"p": rule}, **SHARES)
+    more = prepare(tagged(big, "p", "1"), tagged(mixed, "p", "2"), parts={"p": rule}, **SHARES)
+    assert [row for row in more.tokens() if row in less.tokens()] == less.tokens()
+
+
+def test_shares_leave_out_rows_and_repeat_none(prepare, files):
+    big, small, _ = files
+    parts = {"p": {"share": 3.0}, "q": {"share": 1.0}}
+    prepared = prepare(tagged(big, "p", "1"), tagged(small, "q", "2"), parts=parts, **SHARES)
+    few, many = told(prepared)
+    assert many == 3 * few  # all that the small one has, and three times as many
+    assert len({tuple(ids) for ids, _ in prepared.tokens()}) == few + many
+    bounded = prepare(tagged(big, "p", "1"), tagged(small, "q", "2"), parts=parts, max_samples=8, **SHARES)
+    assert told(bounded) == [2, 6]
+
+
+def test_columns_of_a_part_are_its_own(prepare, tmp_path, files):
+    other = [{"question": f"q {i}", "completion": f" {i}"} for i in range(5)]
+    path = write_rows(tmp_path / "other.parquet", other)
+    prepared = prepare(
+        tagged(files[1], "p", "1"),
+        tagged(path, "q", "2"),
+        parts={"p": {}, "q": {"columns": {"prompt": "question"}}},
+    )
+    assert prepared.rows["used"] == 25
+
+
+def test_a_row_without_the_column_that_tells_sub_datasets_apart_is_named(prepare, tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": "b"}])
+    with pytest.raises(DataError, match="no column `task` to tell sub-datasets apart by") as raised:
+        prepare(tagged(path, "p", "1"), parts={"p": {"by": "task", "max_samples": 1}})
+    assert raised.value.where == f"{path}:1"
+
+
+def test_quotas_are_those_of_sorting_all_rows():
+    """Against the plain way: sort each group by its places, and take the first."""
+    random_rows = random.Random(7)
+    splitter = Splitter(0.2, 0.1)
+    rows = [
+        Placed(part, subset, splitter.side(place), place)
+        for part, subset, count in (("p", "1", 70), ("p", "2", 9), ("q", "1", 40))
+        for place in (random_rows.randbytes(32) for _ in range(count))
+    ]
+    rules = {"p": {"max_samples": 20, "share": 0.5}, "q": {"share": 0.5}}
+
+    def first(found, group, most):
+        kept = []
+        for name in sorted({group(r) for r in found}):
+            members = sorted((r for r in found if group(r) == name), key=lambda r: r.place)
+            kept += members[: most(members[0])]
+        return kept
+
+    upper = {"train": 20, "validation": 6, "test": 3}  # 20 · 0.2 / 0.7 and 20 · 0.1 / 0.7, rounded up
+    capped = first(
+        rows, lambda r: (r.part, r.subset, r.side), lambda r: upper[r.side] if r.part == "p" else None
+    )
+    trained = {p: sum(r.part == p and r.side == "train" for r in capped) for p in "pq"}
+    room = min(trained.values())
+    most = {"train": room, "validation": -(-room * 2 // 7), "test": -(-room // 7)}
+    expected = first(capped, lambda r: (r.part, r.side), lambda r: most[r.side])
+    keeps = Parts(rules, splitter).taken(lambda: rows, None).filter()
+    assert {r.place for r in rows if keeps(r)} == {r.place for r in expected}
+
+
+def source_of(tag, content):
+    return SourceFile(tag, content * 64, Path(tag))
+
+
+def hub_file(config, index, content):
+    at = HubFile("dataset", "org/prompts", "c" * 40, f"{config}/{index}.parquet")
+    return replace(source_of(f"0/{config}:parquet", content), hub=at)
+
+
+def test_keys_know_no_name_and_no_order_of_parts():
+    one, two = (
+        DatasetPart(hub="org/prompts", config="*", max_samples=5),
+        DatasetPart(path="x.jsonl", by="task"),
+    )
+    files = [
+        hub_file("glue", 0, "a"),
+        hub_file("glue", 1, "b"),
+        hub_file("cos", 0, "c"),
+        source_of("1/:jsonl", "d"),
+    ]
+    rules, tagged_files = nameless([one, two], files)
+    renamed = [replace(f, tag=f.tag.replace("glue", "renamed")) for f in files]
+    assert nameless([one, two], renamed) == (rules, tagged_files)
+    swap = {"0": "1", "1": "0"}
+    swapped = [replace(f, tag=swap[f.tag[0]] + f.tag[1:]) for f in files]
+    assert nameless([two, one], swapped) == (rules, tagged_files)
+    text = json.dumps([rules, [f.tag for f in tagged_files]])
+    assert not any(word in text for word in ("glue", "cos", "org", "x.jsonl"))
+    # Which files are one sub-dataset is said: of one configuration two shards, and not two sub-datasets.
+    apart = [hub_file("glue", 0, "a"), hub_file("other", 1, "b"), *files[2:]]
+    assert nameless([one, two], apart)[1] != tagged_files
+    assert {f.tag.partition("/")[0] for f in nameless([one, two], files[:3] + files[3:])[1]} == set(rules)
