@@ -43,6 +43,10 @@ Omega = float | dict[str, float]
 """ω of a vector: a number, or one for each layer, as a search may find them."""
 
 
+LARGEST = 3.4e38
+"""ω is a float32."""
+
+
 class Settings(NamedTuple):
     """How models answer.
 
@@ -237,7 +241,7 @@ class ChatModels:
     def _refuse(self, omegas: Mapping[str, Omega]) -> None:
         numbers = {name: omega for name, omega in omegas.items() if not isinstance(omega, dict)}
         for name, omega in numbers.items():
-            if not math.isfinite(omega) or (self.method.shares and omega < 0):
+            if not abs(omega) < LARGEST or (self.method.shares and omega < 0):
                 wanted = "a number from 0 on" if self.method.shares else "a finite number"
                 raise UsageError(f"ω of {name} is {omega:g}", hint=f"give {wanted}")
         if (self.method.total is not None or self.method.shares) and not any(omegas.values()):
@@ -417,6 +421,11 @@ class ChatModels:
             self.require([BASE])
             self._tokenizer = BaseTokenizer(self._view(self._outputs()[BASE]["tokenizer"]))
         return self._tokenizer
+
+    def settle(self, seconds: float) -> None:
+        """Wait for what is at work to end, so long at most."""
+        if self._lock.acquire(timeout=seconds):
+            self._lock.release()
 
     def close(self) -> None:
         """Let go of the models' files."""

@@ -271,6 +271,7 @@ class _Columns:
         self._console, self._talk = console, talk
         self._texts = dict.fromkeys(talk.names, "")
         self._notes = dict.fromkeys(talk.names, "")
+        self._most = 0  # lines that are shown of an answer; 0: all
 
     def answer(self, question: str) -> None:
         from rich.live import Live  # noqa: PLC0415  only here
@@ -288,8 +289,6 @@ class _Columns:
                 self._notes = {name: note.strip("…") for name, note in self._notes.items()}
                 self._most = 0
                 live.refresh()
-
-    _most = 0
 
     def _hear(self, name: str, text: str) -> None:
         self._texts[name] += text
