@@ -173,8 +173,8 @@ class LiveModel:
                 beside[spec.name] = made
         combine(what, memory, threads=threads)
         for group in dict.fromkeys(self._layout.of_file[name] for name in beside):
-            made = self._layout.to_model({name: beside.pop(name) for name in group.files})
-            for name, values in made.items():
+            converted = self._layout.to_model({name: beside.pop(name) for name in group.files})
+            for name, values in converted.items():
                 self._own[name].copy_(values)
 
 
