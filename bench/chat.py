@@ -60,7 +60,7 @@ def run(home: Path, options: argparse.Namespace) -> None:
         rows = []
         for turn in range(options.rounds):
             used = cpu()
-            wall = models.move({f"d{turn % options.vectors}": 0.3 + (turn + 1) / 64})
+            wall = models.move({f"d{turn % options.vectors}": 0.3 + (turn + 1) / 64}) or 0.0
             rows.append((wall, cpu() - used))
             print(f"  ω of one vector moved: {rows[-1][0]:.2f} s, {rows[-1][1]:.2f} s of CPU", flush=True)
         wall, used = (statistics.median(column) for column in zip(*rows, strict=True))

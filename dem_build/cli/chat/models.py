@@ -206,14 +206,14 @@ class ChatModels:
             omegas[name] = given[name] if name in given else _part(found[digest], fixed, free)
         return omegas
 
-    def move(self, changes: Mapping[str, float | None]) -> float:
+    def move(self, changes: Mapping[str, float | None]) -> float | None:
         """Give vectors another ω, and compose the model where it is loaded.
 
         Args:
             changes: Vector → its ω; None for the one that it began with.
 
         Returns:
-            The seconds that it took.
+            The seconds that it took; None where the model is not loaded, and so is composed when it is asked.
 
         Raises:
             UsageError: There is no such vector, or an ω that the method has no use for.
@@ -230,9 +230,10 @@ class ChatModels:
             after = before | moved
             self._refuse(after)
             self._omega = after
+            if self.live not in self._loaded:
+                return None
             try:
-                if self.live in self._loaded:
-                    self._become(self.live)
+                self._become(self.live)
             except BaseException:
                 self._omega = before
                 raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -15,9 +16,9 @@ from dem_build.errors import DemError, UsageError
 from dem_build.recipe.messages import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from dem_build.cli.chat.models import ChatModels, Omega, Settings
     from dem_build.data.turns import Turn
@@ -205,13 +206,11 @@ class _Terminal:
             self.say(f"asked now: {', '.join(self.talk.names)}")
 
     def omega(self, words: list[str]) -> None:
-        if words == ["reset"]:
-            seconds = self.models.move(dict.fromkeys(self.models.omega))
-        elif words:
-            seconds = self.models.move(_omega_in(words))
+        changes = dict.fromkeys(self.models.omega) if words == ["reset"] else _omega_in(words)
+        seconds = self.models.move(changes) if changes else None
         for name, omega in self.models.omega.items():
             self.say(f"ω {name:{max(map(len, self.models.omega))}}  {_shown(omega)}", "")
-        if words:
+        if seconds is not None:
             self.say(f"composed anew in {seconds:.2f}s")
         if note := self.models.note():
             self.say(f"note: {note}", "yellow")
@@ -246,7 +245,7 @@ class _Terminal:
 
 
 class _Told:
-    """Writes an answer as it comes, without what a terminal would obey."""
+    """Writes an answer as it comes: to a terminal without what that would obey, elsewhere as it is."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -256,7 +255,7 @@ class _Told:
         text = text if self._begun else text.lstrip()
         if text:
             self._begun = True
-            self._console.file.write(clean(text))
+            self._console.file.write(clean(text) if self._console.is_terminal else text)
             self._console.file.flush()
 
     def end(self) -> None:
@@ -283,7 +282,7 @@ class _Columns:
             try:
                 for name in self._texts:
                     self._notes[name] = "…"
-                    answer = self._talk.ask(name, question, lambda text, name=name: self._hear(name, text))
+                    answer = self._talk.ask(name, question, partial(self._hear, name))
                     self._notes[name] = _cut(answer)
             finally:
                 self._notes = {name: note.strip("…") for name, note in self._notes.items()}
@@ -293,7 +292,7 @@ class _Columns:
     def _hear(self, name: str, text: str) -> None:
         self._texts[name] += text
 
-    def _drawn(self) -> object:
+    def _drawn(self) -> RenderableType:
         from rich.table import Table  # noqa: PLC0415  only here
 
         grid = Table.grid(padding=(0, 2, 0, 0), expand=True)
@@ -312,7 +311,7 @@ class _Columns:
         return text if not self._notes[name] else Text.assemble(text, " ", (self._notes[name], "dim"))
 
 
-def _omega_in(words: Sequence[str]) -> dict[str, float]:
+def _omega_in(words: Sequence[str]) -> Mapping[str, float | None]:
     """What `/omega` is given: names, each with a number behind it, `=` between them or not.
 
     Raises:

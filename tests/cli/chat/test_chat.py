@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
+import multiprocessing.connection
 import os
 import pty
 import shutil
@@ -68,7 +68,7 @@ def test_an_answer_is_that_of_the_published_model(home, capsys):
     )
     found = json.loads(asked(capsys, "tiny.toml", "-p", "say oak", *ROOM, "--json"))
     assert [a["answer"] for a in found["answers"]] == [wanted]
-    assert asked(capsys, "tiny.toml", "-p", "say oak", *ROOM).strip() == wanted.strip()
+    assert asked(capsys, "tiny.toml", "-p", "say oak", *ROOM) == f"{wanted.lstrip()}\n"
 
 
 def test_several_models_answer_one_after_another_under_their_names(capsys):
@@ -245,7 +245,7 @@ def _in_terminal(terminal: str, arguments: list[str], home: Path, environment: d
     os.setsid()
     for stream in range(3):
         os.dup2(os.open(terminal, os.O_RDWR), stream)  # the first makes it this session's
-    sys.stdin = os.fdopen(0)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     warm._dem(arguments, home, environment)
 
@@ -270,10 +270,15 @@ class Pty:
         begun = time.monotonic()
         while text not in self.shown:
             assert time.monotonic() - begun < seconds, self.shown
-            assert multiprocessing.connection.wait([self._ours, self.process.sentinel], seconds), self.shown
-            self.shown += os.read(self._ours, 4096).decode()
+            self.more(seconds)
         found, _, self.shown = self.shown.partition(text)
         return found + text
+
+    def more(self, seconds: float = 60) -> None:
+        """Read what comes next."""
+        ready = multiprocessing.connection.wait([self._ours, self.process.sentinel], seconds)
+        assert self._ours in ready, self.shown
+        self.shown += os.read(self._ours, 4096).decode()
 
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
@@ -286,7 +291,7 @@ class Pty:
 
 
 def test_in_a_terminal_ctrl_c_ends_an_answer_and_ctrl_d_the_chat(built):
-    terminal = Pty(built, "chat", "tiny.toml", "-m", "base", "-m", "composed")
+    terminal = Pty(built, "chat", "tiny.toml", "-m", "base", "-m", "composed", "--max-new-tokens", "100")
     terminal.until("base, composed of tiny.toml; /help says what else there is")
     terminal.until("> ")
     terminal.type("say oak\r")
@@ -300,7 +305,7 @@ def test_in_a_terminal_ctrl_c_ends_an_answer_and_ctrl_d_the_chat(built):
     terminal.until("again and again")
     terminal.until("\n")
     while len(terminal.shown.strip()) < 2:  # some of the answer
-        terminal.shown += os.read(terminal._ours, 4096).decode()
+        terminal.more()
     terminal.type("\x03")
     terminal.until("stopped")
     terminal.until("> ")

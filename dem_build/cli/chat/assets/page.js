@@ -59,45 +59,64 @@ function drawModels() {
   );
 }
 
+function showAsked() {
+  $("chosen").textContent = asked().join(", ");
+}
+
 const asked = () => [...$("models").querySelectorAll("input:checked")].map((box) => box.value);
 
 /* ω */
 
 function drawOmega() {
-  $("live").textContent = state.live && !state.fixed ? `of ${state.live}` : "";
-  say($("fixed"), state.fixed);
-  $("omega").hidden = Boolean(state.fixed);
   const [low, high] = state.bounds;
   $("sliders").replaceChildren(
     ...state.vectors.map((vector) => {
-      const [min, max] = [Math.min(low, vector.omega), Math.max(high, vector.omega)];
-      const range = element("input", { type: "range", min, max, step: 0.01, value: vector.omega, ariaLabel: `ω of ${vector.name}` });
-      const number = element("input", { type: "number", step: "any", value: shown(vector.omega), ariaLabel: `ω of ${vector.name}, as a number` });
-      number.dataset.vector = vector.name;
-      range.addEventListener("input", () => (number.value = range.value));
-      range.addEventListener("change", () => move({ [vector.name]: +range.value }));
+      const range = element("input", { type: "range", min: low, max: high, step: 0.01, ariaLabel: `ω of ${vector.name}` });
+      const number = element("input", { type: "number", step: 0.01, ariaLabel: `ω of ${vector.name}, as a number` });
+      range.addEventListener("input", () => (number.value = rounded(range.value)));
+      range.addEventListener("change", () => move({ [vector.name]: rounded(range.value) }));
       number.addEventListener("change", () => number.value !== "" && move({ [vector.name]: +number.value }));
-      const label = element("label", {}, vector.name);
-      if (vector.layers) label.append(element("small", {}, " the mean: each layer has its own, until you move it"));
+      const label = element("label", {}, vector.name, element("small", {}));
       return element("div", { className: "slider" }, label, range, number);
     }),
   );
+  showOmega();
 }
 
-async function move(omega) {
-  $("composed").textContent = "composing…";
-  const focused = document.activeElement;
-  const place = [...$("sliders").querySelectorAll("input")].indexOf(focused);
-  try {
-    const told = await (await call("omega", { omega })).json();
-    Object.assign(state, told);
-    const note = told.note ? `; ${told.note}` : "";
-    $("composed").textContent = `composed in ${told.seconds.toFixed(2)} s${note}`;
-  } catch (error) {
-    $("composed").textContent = error.message;
+const rounded = (value) => Math.round(value * 100) / 100;
+
+function showOmega() {
+  $("live").textContent = state.live && !state.fixed ? `of ${state.live}` : "";
+  say($("fixed"), state.fixed);
+  $("omega").hidden = Boolean(state.fixed);
+  for (const [place, slider] of [...$("sliders").children].entries()) {
+    const { omega, layers } = state.vectors[place];
+    const [range, number] = slider.querySelectorAll("input");
+    // Whole steps: they are counted from the lower end.
+    if (omega < range.min) range.min = Math.floor(omega * 100) / 100;
+    if (omega > range.max) range.max = Math.ceil(omega * 100) / 100;
+    range.value = omega;
+    number.value = shown(omega);
+    slider.querySelector("small").textContent = layers ? " the mean: each layer has its own, until you move it" : "";
   }
-  drawOmega();
-  if (place >= 0) $("sliders").querySelectorAll("input")[place]?.focus();
+}
+
+let moving = Promise.resolve(); // one after another, whatever is pressed meanwhile
+
+function move(omega) {
+  moving = moving.then(async () => {
+    $("composed").textContent = "composing…";
+    try {
+      const told = await (await call("omega", { omega })).json();
+      Object.assign(state, told);
+      const done = told.seconds === null ? "composed when it is asked" : `composed in ${told.seconds.toFixed(2)} s`;
+      $("composed").textContent = told.note ? `${done}; ${told.note}` : done;
+    } catch (error) {
+      $("composed").textContent = error.message;
+    }
+    showOmega();
+  });
+  return moving;
 }
 
 /* The recipe */
@@ -112,6 +131,7 @@ async function preview() {
     const told = await (await call("write", { dry_run: true })).json();
     drawLines(told.lines.length ? told.lines : ["@@ the recipe says so already"]);
     $("confirm").disabled = !told.lines.length;
+    $(told.lines.length ? "confirm" : "cancel").focus();
   } catch (error) {
     say($("dialog-trouble"), error.message);
   }
@@ -237,6 +257,7 @@ $("question").addEventListener("keydown", (event) => {
   }
 });
 addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
+$("models").addEventListener("change", showAsked);
 $("stop").addEventListener("click", () => running?.abort());
 $("new").addEventListener("click", () => {
   talk.length = 0;
@@ -261,6 +282,7 @@ async function begin() {
   for (const field of $("settings").querySelectorAll("input")) field.value = state.settings[field.name];
   if (matchMedia("(max-width: 52rem)").matches) document.querySelectorAll("aside details").forEach((one) => (one.open = false));
   drawModels();
+  showAsked();
   drawOmega();
 }
 begin();
