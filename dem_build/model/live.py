@@ -20,7 +20,6 @@ from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.floats import CODES
 from dem_build.checkpoint.header import ITEM_SIZES, kept_in
 from dem_build.checkpoint.reader import open_checkpoint
-from dem_build.errors import CheckpointError
 from dem_build.model.environment import device
 from dem_build.model.load import load_model
 from dem_build.model.mapped import DTYPES
@@ -138,8 +137,8 @@ class LiveModel:
             return False
         try:
             self._write(wanted, threads)
-        except CheckpointError:
-            self._write(self._is, threads)  # some tensors are those of the sum that failed
+        except BaseException:  # Ctrl-C, too
+            self._write(self._is, threads)  # some tensors are those of the sum that was not finished
             raise
         self._is = wanted
         return True

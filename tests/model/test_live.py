@@ -9,7 +9,9 @@ import torch
 from families import make_family
 from weight_samples import DIGEST, import_base, random_vector, run_compose, store_vector
 
+from dem_build.checkpoint.combine import combine
 from dem_build.errors import CheckpointError
+from dem_build.model import live as live_models
 from dem_build.model.live import LiveModel, ModelFiles, load_live
 from dem_build.model.load import load_model
 
@@ -96,7 +98,7 @@ def test_each_layer_may_have_its_own_omega(imported, vectors):
     assert moved == {name for name in before if ".layers.1." in name}
 
 
-def test_a_sum_that_fails_leaves_the_model_as_it_was(imported, vectors, tmp_path):
+def test_a_sum_that_fails_leaves_the_model_as_it_was(imported, vectors, tmp_path, monkeypatch):
     long = store_vector(tmp_path / "long", random_vector(imported, 5, scale=2.0))
     model = live(imported, [vectors[0], long])
     model.become("dem", {}, {DIGESTS[0]: 0.5})
@@ -105,6 +107,16 @@ def test_a_sum_that_fails_leaves_the_model_as_it_was(imported, vectors, tmp_path
         model.become("dem", {}, {DIGESTS[0]: 0.5, DIGESTS[1]: 3e38})
     assert bits(model.model) == before
     assert not model.become("dem", {}, {DIGESTS[0]: 0.5})
+
+    def stopped(*arguments, **how):  # by Ctrl-C, when all but the last of it is there
+        monkeypatch.setattr(live_models, "combine", combine)
+        combine(*arguments, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live_models, "combine", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.become("dem", {}, {DIGESTS[0]: 0.75})
+    assert bits(model.model) == before
 
 
 def test_a_layout_that_transformers_converts(tiny_base, tmp_path):

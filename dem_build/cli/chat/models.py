@@ -129,18 +129,20 @@ class ChatModels:
             if name not in self.names:
                 what = f"there is no model {name!r} in this recipe"
                 raise UsageError(what, where=self.named, hint=nearest(name, self.names))
+            if self.missing(name):
+                self.look_again()
             if missing := self.missing(name):
                 raise self._not_built(name, missing)
 
     def missing(self, name: str) -> list[str]:
-        """The actions that a model is made of and that are not built."""
+        """The actions that a model is made of and that were not built when somebody last looked."""
         known = self._outputs()
-        if lacking := [action for action in self._needs(name) if action not in known]:
-            # Another terminal may have built them meanwhile.
+        return [action for action in self._needs(name) if action not in known]
+
+    def look_again(self) -> None:
+        """Look in the store for what another terminal has built meanwhile."""
+        if not self._session.plan.up_to_date:
             self._session = self._session.planned_again()
-            known = self._outputs()
-            lacking = [action for action in lacking if action not in known]
-        return lacking
 
     def _not_built(self, name: str, missing: Sequence[str]) -> UsageError:
         command = shlex.join(["dem", "build", self.named, "--", *missing])

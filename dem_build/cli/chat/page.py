@@ -268,6 +268,7 @@ def _told(error: DemError) -> dict[str, JSON]:
 def _state(talk: Talk) -> JSON:
     """All that the page shows when it is opened."""
     models = talk.models
+    models.look_again()
     return {
         "recipe": models.recipe_name,
         "file": models.named,

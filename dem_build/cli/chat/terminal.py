@@ -195,15 +195,16 @@ class _Terminal:
             names = list(dict.fromkeys(word.strip(",") for word in words))
             self.models.load(names)
             self.talk.names = names
-        for name in self.models.names if not words else ():
+            self.say(f"asked now: {', '.join(names)}")
+            return
+        self.models.look_again()
+        for name in self.models.names:
             missing = self.models.missing(name)
             mark = "•" if name in self.talk.names else " "
             told = f"  {', '.join(missing)} not built" if missing else ""
             self.console.print(
                 Text.assemble(f"{mark} {clean(name)}", (clean(told), "yellow")), soft_wrap=True
             )
-        if words:
-            self.say(f"asked now: {', '.join(self.talk.names)}")
 
     def omega(self, words: list[str]) -> None:
         changes = dict.fromkeys(self.models.omega) if words == ["reset"] else _omega_in(words)

@@ -149,8 +149,8 @@ def test_what_another_terminal_builds_meanwhile_can_be_asked(built):
     with opened("more.toml") as models:
         assert models.missing("upper") == ["vector:upper"]
         built.call("build", "more.toml", "--", "vector:upper")
-        assert models.missing("upper") == []
         models.load(["upper", "composed"])
+        assert models.missing("upper") == []
         assert set(models.omega) == {"add", "copy", "upper"}
 
 
@@ -178,6 +178,41 @@ def test_a_matched_model_is_as_it_was_built_and_says_why(home):
         assert models.missing("add") == []
         with pytest.raises(UsageError, match="`match` is no sum"):
             models.move({"add": 0.5})
+
+
+def test_models_beside_the_composed_one_say_what_they_are_made_of(home):
+    stages = '[trunk]\ndatasets = ["add"]\ntrain = { max_steps = 1 }\n[heal]\ntrain = { max_steps = 1 }\n'
+    mix = '[baselines.mix]\nmethod = "mixing"\n[baselines.one]\nmethod = "single"\n'
+    (home / "more stages.toml").write_text(RECIPE + stages + mix)
+    with opened("more stages.toml") as models:
+        assert models.live == "unhealed"
+        assert {name: models.missing(name) for name in models.names} == {
+            "base": [],
+            "composed": ["model:unhealed", "vector:heal"],
+            # What starts from the trunk has the vectors of other trainings.
+            "add": ["model:trunk", "vector:add"],
+            "copy": ["model:trunk", "vector:copy"],
+            "trunk": ["vector:trunk"],
+            "unhealed": ["model:trunk", "vector:add", "vector:copy"],
+            "mix": ["vector:mix"],
+            "one": ["model:trunk", "vector:add", "vector:copy", "tune:one"],
+        }
+        with pytest.raises(UsageError) as error:
+            models.load(["mix"])
+        assert error.value.hint == "`dem build 'more stages.toml' -- vector:mix`; a chat builds nothing"
+
+
+def test_an_interpolation_says_what_its_omega_sum_to(home):
+    (home / "between.toml").write_text(RECIPE + '[compose]\nmethod = "interpolation"\n')
+    with opened("between.toml") as models:
+        models.load(["composed"])
+        assert models.move({"add": 0.75}) is not None
+        assert models.note() == ""
+        models.move({"copy": 0.5})
+        assert models.note() == "the ω sum to 1.25, not 1: so is the base scaled"
+        with pytest.raises(UsageError, match="no vector is no model"):
+            models.move({"add": 0, "copy": 0})
+        assert models.omega == {"add": 0.75, "copy": 0.5}
 
 
 def test_what_a_search_found_moves_and_layers_of_their_own_are_not_written(home):

@@ -173,8 +173,6 @@ function turns(name, until) {
 async function ask(index) {
   const one = talk[index];
   const names = asked();
-  if (!names.length) return say($("trouble"), "choose who answers");
-  say($("trouble"), "");
   running = new AbortController();
   busy(true);
   const replies = element("div", { className: "replies" });
@@ -238,12 +236,17 @@ function busy(is) {
   $("stop").hidden = !is;
 }
 
+function isAnybodyAsked() {
+  say($("trouble"), asked().length ? "" : "Choose who answers.");
+  return asked().length > 0;
+}
+
 /* Events */
 
 $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   const question = $("question").value.trim();
-  if (!question || running) return;
+  if (!question || running || !isAnybodyAsked()) return;
   const article = element("article");
   $("talk").append(article);
   talk.push({ question, replies: {}, article });
@@ -264,7 +267,7 @@ $("new").addEventListener("click", () => {
   $("talk").replaceChildren();
   $("question").focus();
 });
-$("again").addEventListener("click", () => talk.length && !running && ask(talk.length - 1));
+$("again").addEventListener("click", () => talk.length && !running && isAnybodyAsked() && ask(talk.length - 1));
 $("back").addEventListener("click", () => move(Object.fromEntries(state.vectors.map((v) => [v.name, null]))));
 $("write").addEventListener("click", preview);
 $("confirm").addEventListener("click", write);
