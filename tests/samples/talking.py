@@ -121,13 +121,16 @@ class Browser:
 
     def until(self, condition: str, seconds: float = 60) -> Any:
         """Wait until an expression is true on the page, and return it."""
-        wait = (
-            "new Promise((done, fail) => { const begun = Date.now(); const look = () => { const found = ("
-            + condition
-            + ");"
-            f" if (found) done(found); else if (Date.now() - begun > {seconds * 1000}) fail(new Error('not within')); "
-            "else setTimeout(look, 50); }; look(); })"
-        )
+        wait = f"""new Promise((done, fail) => {{
+            const begun = Date.now();
+            const look = () => {{
+                const found = ({condition});
+                if (found) done(found);
+                else if (Date.now() - begun > {seconds * 1000}) fail(new Error(document.body.innerText));
+                else setTimeout(look, 50);
+            }};
+            look();
+        }})"""
         return self.run(wait)
 
     def open(self, address: str) -> None:
