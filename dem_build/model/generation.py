@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dem_build.model.tokenizer import BaseTokenizer
 
 __all__ = [
-    "Answer",
+    "Answered",
     "Sampling",
     "answer_prompt",
     "continued",
@@ -100,7 +100,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Answered:
     """What a model answered.
 
     Attributes:
@@ -127,7 +127,7 @@ def answer_prompt(  # noqa: PLR0913  what an answer depends on
     sampling: Sampling,
     tell: Callable[[str], None],
     stopping: Callable[[], bool] = lambda: False,
-) -> Answer:
+) -> Answered:
     """Answer a prompt, and tell the answer as it comes.
 
     Args:
@@ -162,7 +162,7 @@ def answer_prompt(  # noqa: PLR0913  what an answer depends on
             stopping_criteria=StoppingCriteriaList([_Stop(stopping)]),
             streamer=heard,
         )
-    return Answer(heard.text(), len(heard.tokens), heard.ended, time.monotonic() - started)
+    return Answered(heard.text(), len(heard.tokens), heard.ended, time.monotonic() - started)
 
 
 class _Heard(BaseStreamer):

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dem_build.cli.session import Session
     from dem_build.data.turns import Turn
     from dem_build.digest import Digest, Output
-    from dem_build.model.generation import Answer
+    from dem_build.model.generation import Answered
     from dem_build.model.live import LiveModel, Omegas
     from dem_build.model.tokenizer import BaseTokenizer
 
@@ -371,7 +371,7 @@ class ChatModels:
         settings: Settings,
         tell: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
-    ) -> Answer:
+    ) -> Answered:
         """Have a model answer the last of some turns.
 
         Args:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dem_build.cli.chat.models import ChatModels, Omega, Settings
     from dem_build.data.turns import Turn
     from dem_build.digest import JSON
-    from dem_build.model.generation import Answer
+    from dem_build.model.generation import Answered
 
 __all__ = ["Talk", "talk_in_terminal"]
 
@@ -58,7 +58,7 @@ class Talk:
     system: str = ""
     turns: dict[str, list[Turn]] = field(default_factory=dict)
 
-    def ask(self, name: str, question: str, tell: Callable[[str], None]) -> Answer:
+    def ask(self, name: str, question: str, tell: Callable[[str], None]) -> Answered:
         """Ask one of them, and tell its answer as it comes; what was told of it before an error is remembered.
 
         Raises:
@@ -330,5 +330,5 @@ def _shown(omega: Omega) -> str:
     return f"{mean_of(omega):.6g}{each}"
 
 
-def _cut(answer: Answer) -> str:
+def _cut(answer: Answered) -> str:
     return "" if answer.ended else f"(cut off at {answer.tokens} tokens)"

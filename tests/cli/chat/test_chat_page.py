@@ -274,14 +274,14 @@ def test_a_user_asks_moves_asks_again_and_writes_by_keyboard_alone(served, home,
 
 
 def test_what_a_model_says_is_text_whatever_it_says(served, browser, monkeypatch):
-    from dem_build.model.generation import Answer
+    from dem_build.model.generation import Answered
 
     hostile = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
     def ask(name, turns, settings, tell, stopping):
         del name, turns, settings, stopping
         tell(hostile)
-        return Answer(hostile, 3, True, 0.1)
+        return Answered(hostile, 3, True, 0.1)
 
     monkeypatch.setattr(served.talk.models, "ask", ask)
     browser.open(served.address)
