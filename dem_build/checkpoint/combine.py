@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from dem_build.actions.compose.methods import Method
     from dem_build.checkpoint.header import TensorInfo
     from dem_build.checkpoint.reader import Checkpoint
-    from dem_build.checkpoint.writer import Writer
 
-__all__ = ["CHUNK", "Combination", "Norms", "combine", "result_specs"]
+__all__ = ["CHUNK", "Combination", "Norms", "Sink", "combine", "result_specs"]
 
 # Elements: 7 MB a thread, mostly. With a quarter of them, which fit into a core's L2 cache, two threads take half as
 # long again: between any two of numpy's calls they wait for Python's lock.
@@ -78,6 +77,14 @@ class Combination:
         return _code(tensor, self.code, self.kept)
 
 
+class Sink(Protocol):
+    """Takes a result: files (`writer.Writer`), or the memory of a model."""
+
+    def write(self, name: str, start: int, stored: NDArray[np.generic]) -> None:
+        """Take stored elements of a tensor, from the `start`-th on; each element once, from any thread."""
+        ...
+
+
 @dataclass(frozen=True)
 class Norms:
     """Lengths over all elements.
@@ -105,7 +112,7 @@ class _Unit:
 
 def combine(
     what: Combination,
-    writer: Writer,
+    writer: Sink,
     *,
     threads: int = 1,
     chunk: int = CHUNK,
@@ -333,7 +340,7 @@ class _Chunk:
 class _Kernel:
     """One thread's arithmetic and its buffers."""
 
-    def __init__(self, what: Combination, writer: Writer, preparation: _Preparation, chunk: int) -> None:
+    def __init__(self, what: Combination, writer: Sink, preparation: _Preparation, chunk: int) -> None:
         if what.method.combine is None:
             raise ValueError(f"{what.method.name} is no sum: another kind of action makes it")
         self._combine = what.method.combine

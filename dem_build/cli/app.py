@@ -395,6 +395,54 @@ app = Commands(
             *OF_RECIPE,
         ),
         Command(
+            "chat.chat.chat",
+            "Talk to models of a recipe side by side: in the terminal, or on a local page with ω to move.\n\n"
+            "Of what is built; nothing is trained. Each line on stdin is a question, /help lists the commands.",
+            RECIPE,
+            click.Option(
+                ["--model", "-m"],
+                multiple=True,
+                metavar="NAME",
+                help="base, composed, a dataset or vector, a baseline; repeatable.",
+                shell_complete=_completes("models"),
+            ),
+            click.Option(["--prompt", "-p"], metavar="TEXT", help="Answer this, and end."),
+            _flag("--page", "Serve a page to this machine alone, at an address that nobody can guess."),
+            click.Option(
+                ["--port"],
+                type=click.IntRange(0, 65535),
+                default=0,
+                help="Of the page; a free one if not given.",
+            ),
+            click.Option(["--system"], metavar="TEXT", help="The system prompt."),
+            click.Option(
+                ["--max-new-tokens"],
+                type=click.IntRange(min=1),
+                default=512,
+                show_default=True,
+                help="Most tokens of an answer.",
+            ),
+            click.Option(
+                ["--temperature"],
+                type=click.FloatRange(min=0),
+                default=0.0,
+                show_default=True,
+                help="0: the likeliest token each time, as models are judged.",
+            ),
+            click.Option(
+                ["--top-p"],
+                type=click.FloatRange(min=0, max=1, min_open=True),
+                default=1.0,
+                show_default=True,
+                help="Draw from the likeliest tokens that are so probable together.",
+            ),
+            click.Option(
+                ["--seed"], type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws."
+            ),
+            *OF_RECIPE,
+            JSON,
+        ),
+        Command(
             "release.publish.publish",
             "Upload the model or a vector to a repository on a hub, which is private unless --public is said.\n\n"
             "Only what is built, and passes the recipe's gates. ACTION is `model`, or a vector:NAME.",

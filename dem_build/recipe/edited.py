@@ -1,4 +1,4 @@
-"""A recipe's text with a table more or less, and every other byte as it was.
+"""A recipe's text with a table more or less, or with other ω, and every other byte as it was.
 
 The text is cut between its statements and never written anew: comments, order, blank lines and how a value is written
 are the user's. That an edit did what it should, and nothing else, is proved by reading both texts (`_proved`).
@@ -10,17 +10,18 @@ import copy
 import json
 import re
 import tomllib
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import UsageError
-from dem_build.recipe.toml import dotted, line_of, locate, statements
+from dem_build.recipe.toml import dotted, key_parts, line_of, locate, statements
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dem_build.recipe.toml import Key, Statement
 
-__all__ = ["table_text", "with_table", "without_table"]
+__all__ = ["table_text", "with_omegas", "with_table", "without_table"]
 
 ORDER = ("name", "base", "train", "datasets", "vectors", "probes")
 """Sections that a new table comes after, where the recipe has none of its own section yet."""
@@ -110,6 +111,46 @@ def without_table(text: str, section: str, name: str) -> str:
     expected = tomllib.loads(text)
     del expected[section][name]
     return _proved(new_text, expected, text, (section, name), "take it out by hand")
+
+
+def with_omegas(text: str, omegas: Mapping[tuple[str, str], float]) -> str:
+    """A recipe's text with other ω of its vectors; what says the same number stays as it is written.
+
+    Args:
+        text: The text.
+        omegas: Section and name of a table that is there, such as `("datasets", "math")` → its ω.
+
+    Raises:
+        UsageError: A table stands in a form in which no key can be changed, as an inline table.
+    """
+    for (section, name), omega in omegas.items():
+        said = tomllib.loads(text)[section][name].get("omega")
+        if said == omega and not isinstance(said, bool):
+            continue
+        text = _with_omega(text, (section, name), omega)
+    return text
+
+
+def _with_omega(text: str, table: tuple[str, str], omega: float) -> str:
+    found, key = statements(text), (*table, "omega")
+    new_text = text
+    if (at := next((s for s in found if s.key == key), None)) is not None:
+        _, place = key_parts(text, at.start)
+        place = text.index("=", place) + 1
+        # Blanks between a number and a comment are of the number, to the scanner.
+        old = text[place : at.end]
+        blank, rest = len(old) - len(old.lstrip()), len(old.rstrip())
+        new_text = text[: place + blank] + _value(omega) + text[place + rest :]
+    elif (at := next((s for s in found if s.key == table and s.is_header), None)) is not None:
+        # Below the keys that stand there, above a table of its own such as `train`.
+        after = found[found.index(at) + 1 :]
+        own = list(takewhile(lambda statement: not statement.is_header, after))
+        place = _line_end(text, (own[-1] if own else at).end)
+        end = "" if text[:place].endswith("\n") else "\n"
+        new_text = f"{text[:place]}{end}omega = {_value(omega)}\n{text[place:]}"
+    expected = tomllib.loads(text)
+    expected[table[0]][table[1]]["omega"] = omega
+    return _proved(new_text, expected, text, table, f"write it there by hand: omega = {_value(omega)}")
 
 
 def _runs(found: Sequence[Statement], key: tuple[str, str]) -> list[tuple[int, int]]:

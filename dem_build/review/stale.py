@@ -104,8 +104,8 @@ def _data(lock: Lock) -> Iterator[SourceFile]:
 def _patterns(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """Each pattern of a recipe's data: what it matches is found anew by every lock."""
     for name, table in recipe.sources.items():
-        for side in ("path", "validation", "test"):
-            text = getattr(table, side, None)
+        held = (getattr(table, side, None) for side in ("validation", "test"))
+        for text in (*(rows.path for rows in table.origins.values()), *held):
             if isinstance(text, str) and any(sign in text for sign in "*?["):
                 yield f"datasets.{name}", text
 

@@ -12,7 +12,7 @@ from tiny import make_base
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from dem_build.actions.sample import run as sample
-from dem_build.actions.sample.run import continued, greedy_answers, of_rows, of_texts
+from dem_build.actions.sample.run import greedy_answers, of_rows, of_texts
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.conversations import Conversation
 from dem_build.data.formats import Example
@@ -20,6 +20,7 @@ from dem_build.data.tokenise import Style, tokenise
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError
 from dem_build.machine import Machine
+from dem_build.model.generation import continued
 from dem_build.model.tokenizer import BaseTokenizer
 from dem_build.step import Context, Inputs
 

@@ -212,6 +212,19 @@ CALLS = (
         ("error: recipe.toml: vector:add was never built\n  hint:  `dem build` builds it"),
     ),
     Call(
+        "A model is talked to that is not built",
+        "chat recipe.toml",
+        (
+            "error: recipe.toml: composed cannot be asked: base, vector:add are not built\n"
+            "  hint:  `dem build recipe.toml -- base vector:add`; a chat builds nothing"
+        ),
+    ),
+    Call(
+        "A model is talked to that the recipe does not have",
+        "chat recipe.toml --model ad",
+        "error: recipe.toml: there is no model 'ad' in this recipe\n  hint:  did you mean `add`?",
+    ),
+    Call(
         "A vector of all weights is exported as an adapter, and nothing says how much of it",
         "export recipe.toml vector:add adapter",
         (

@@ -1,4 +1,4 @@
-"""A recipe's text with a table more or less: every other byte stays where it was."""
+"""A recipe's text with a table more or less, or other ω: every other byte stays where it was."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dem_build.errors import UsageError
-from dem_build.recipe.edited import table_text, with_table, without_table
+from dem_build.recipe.edited import table_text, with_omegas, with_table, without_table
 
 ROOT = Path(__file__).parents[2]
 DEMO = (ROOT / "recipes/demo/assistant.toml").read_text()
@@ -129,6 +129,45 @@ def test_a_form_that_no_line_can_be_added_to_or_cut_out_of_is_left_to_the_user()
     with pytest.raises(UsageError) as told:
         with_table(text, "datasets", "c", {"path": "z"})
     assert told.value.hint == 'write it there by hand:\n[datasets.c]\npath = "z"'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        # What stands there is replaced, with blanks and comments around it as they were.
+        (
+            '[datasets.a]\nomega=1   # it\npath = "x"\n',
+            '[datasets.a]\nomega=0.25   # it\npath = "x"\n',
+        ),
+        ('[datasets.a]\npath = "x"\nomega = "tune"', '[datasets.a]\npath = "x"\nomega = 0.25'),
+        ('[datasets]\na.omega = 1 # it\na.path = "x"\n', '[datasets]\na.omega = 0.25 # it\na.path = "x"\n'),
+        ('datasets."a" . omega = 1\n', 'datasets."a" . omega = 0.25\n'),
+        # What does not stand there comes below the table's own keys, above tables in it and what was put aside.
+        (
+            '[datasets.a]\npath = "x"  # it\n# seed = 1\n\n[datasets.a.train]\nseed = 1\n',
+            '[datasets.a]\npath = "x"  # it\nomega = 0.25\n# seed = 1\n\n[datasets.a.train]\nseed = 1\n',
+        ),
+        ('[datasets.a]\npath = "x"', '[datasets.a]\npath = "x"\nomega = 0.25\n'),
+        (
+            '[datasets.a]\npath = """\nomega = 1\n"""\n[base]\n',
+            '[datasets.a]\npath = """\nomega = 1\n"""\nomega = 0.25\n[base]\n',
+        ),
+        # The same number stays as it is written.
+        ("[datasets.a]\nomega = 2.5e-1\n", "[datasets.a]\nomega = 2.5e-1\n"),
+    ],
+)
+def test_omega_is_changed_in_every_form_of_a_table(text: str, told: str) -> None:
+    assert with_omegas(text, {("datasets", "a"): 0.25}) == told
+
+
+def test_several_omega_are_changed_and_an_inline_table_is_left_to_the_user() -> None:
+    both = {("datasets", "chat"): 0.1, ("datasets", "family"): 1e-07}
+    told = tomllib.loads(with_omegas(DEMO, both))["datasets"]
+    assert (told["chat"]["omega"], told["family"]["omega"]) == (0.1, 1e-07)
+    for text in ('[datasets]\na = { path = "x" }\n', 'datasets.a.path = "x"\n'):
+        with pytest.raises(UsageError, match=r"`datasets.a` \(line [12]\) is written in a form") as error:
+            with_omegas(text, {("datasets", "a"): 0.5})
+        assert error.value.hint == "write it there by hand: omega = 0.5"
 
 
 def test_values_are_written_as_toml_reads_them() -> None:

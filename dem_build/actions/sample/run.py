@@ -19,9 +19,9 @@ from dem_build.data.arrays import TokenRows
 from dem_build.data.tokenise import MASKED
 from dem_build.digest import canonical
 from dem_build.errors import DataError, EvaluationError
-from dem_build.json_text import parse_json
 from dem_build.model.context_length import longest_short, most_tokens, refuse_longer
 from dem_build.model.environment import memory_told
+from dem_build.model.generation import continued, plain_generation, stops_of
 from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, quiet, surroundings
 from dem_build.model.tokenizer import BaseTokenizer
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["FORMAT", "Prompt", "continued", "greedy_answers", "of_rows", "of_texts", "run"]
+__all__ = ["FORMAT", "Prompt", "greedy_answers", "of_rows", "of_texts", "run"]
 
 FORMAT = "sample/1"
 OPENING = 32  # tokens that a text without a prompt is begun with, at most
@@ -67,10 +67,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         refuse_longer(rows, config)
         prompts = of_rows(tokenizer, rows, wanted)
     rooms = _rooms(prompts, params["max_new_tokens"], most_tokens(config))
-    # What ends an answer: the token that training ends rows with first, then the base's others.
-    said = parse_json(inputs.paths["model/generation_config"].read_bytes()).get("eos_token_id")
-    more = said if isinstance(said, list) else [said]
-    stops = list(dict.fromkeys([tokenizer.eos_id, *(t for t in more if isinstance(t, int))]))
+    stops = stops_of(tokenizer, inputs.paths["model/generation_config"])
     if not prompts:
         context.warn("there are no held-out rows to ask")
     with memory_told(EvaluationError, "while answering prompts", OUT_OF_MEMORY_HINT):
@@ -127,12 +124,6 @@ def of_texts(tokenizer: BaseTokenizer, texts: Sequence[str]) -> list[Prompt]:
     rendered = tokenizer.render([[_user(text)] for text in texts], add_generation_prompt=True)
     encoded = tokenizer.encode(rendered)  # the template writes BOS itself where the model wants it
     return [Prompt(tuple(ids), text) for ids, text in zip(encoded, texts, strict=True)]
-
-
-def continued(tokenizer: BaseTokenizer, ids: Sequence[int], more: Sequence[int]) -> str:
-    """The text that `more` adds to `ids`: alone, SentencePiece would lose the space that it begins with."""
-    before, both = tokenizer.decode(ids), tokenizer.decode([*ids, *more])
-    return both[len(before) :] if both.startswith(before) else tokenizer.decode(more)
 
 
 class _Frame(NamedTuple):
@@ -252,16 +243,11 @@ def greedy_answers(
         InterruptedBuildError: The user asked to stop.
     """
     answers: dict[int, list[int]] = {}
-    config: Any = GenerationConfig  # it has no types
-    own = model.generation_config
-    model.generation_config = config()  # generate() would take from it what ours leaves open
-    try:
+    with plain_generation(model):
         for batch in _batches(model, prompts, rooms, context.machine.eval_batch_size):
             watch = _Watch(context, len(answers), len(batch), len(prompts), rooms[batch[0]])
             made = _generated(model, [prompts[i] for i in batch], rooms[batch[0]], stops, watch)
             answers |= dict(zip(batch, made, strict=True))
-    finally:
-        model.generation_config = own
     return [answers[i] for i in range(len(prompts))]
 
 

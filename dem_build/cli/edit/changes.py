@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dem_build.errors import Problem
     from dem_build.recipe import Recipe
 
-__all__ = ["Draft", "opened", "put", "recipe_here", "relative_to", "settle"]
+__all__ = ["Draft", "difference", "opened", "put", "recipe_here", "relative_to", "replace_text", "settle"]
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -151,7 +151,7 @@ def put(draft: Draft, text: str, *, dry_run: bool = False) -> None:
         UsageError: Somebody else has changed the file meanwhile, or the disk does not take it.
     """
     if not dry_run:
-        _write(draft, draft.bytes_of(text))
+        replace_text(draft, text)
     _show(draft, text, dry_run=dry_run)
 
 
@@ -165,9 +165,14 @@ def _as_it_is(draft: Draft, problems: Sequence[Problem]) -> Iterator[Problem]:
         yield problem._replace(line=line) if own else problem
 
 
-def _write(draft: Draft, data: bytes) -> None:
+def replace_text(draft: Draft, text: str) -> None:
+    """Write a file's new text in one step.
+
+    Raises:
+        UsageError: Somebody else has changed the file since it was read, or the disk does not take it.
+    """
     # A link stays one: what it leads to is written.
-    path = draft.path.resolve()
+    path, data = draft.path.resolve(), draft.bytes_of(text)
     try:
         now = path.read_bytes() if path.exists() else None
         if now != draft.raw:
@@ -192,16 +197,26 @@ def _show(draft: Draft, text: str, *, dry_run: bool) -> None:
     )
     if draft.raw is None and not dry_run:
         return  # all of it is new, and there to be read
-    old, new = draft.text.splitlines(), text.splitlines()
+    styles = {"@": "dim cyan", "-": "red", "+": "green"}
+    for line in difference(draft.text, text):
+        console.print(Text(clean(line).rstrip(), styles[line[0]]), soft_wrap=True)
+
+
+def difference(before: str, after: str) -> list[str]:
+    """What is new and what is gone, line by line: `@@ line 8`, where it is, then `- gone` and `+ new`."""
+    old, new = before.splitlines(), after.splitlines()
+    lines: list[str] = []
     for kind, i, j, k, n in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
             continue
         gone, come = _from_header(old, i, j), _from_header(new, k, n)
         place = gone if k == n else come
-        console.print(Text(f"@@ line {place.start + 1}", "dim cyan"))
-        told = [("-", "red", old[at]) for at in gone] + [("+", "green", new[at]) for at in come]
-        for sign, style, line in told:
-            console.print(Text(f"{sign} {clean(line)}".rstrip(), style), soft_wrap=True)
+        lines += [
+            f"@@ line {place.start + 1}",
+            *(f"- {old[at]}" for at in gone),
+            *(f"+ {new[at]}" for at in come),
+        ]
+    return lines
 
 
 def _from_header(lines: list[str], start: int, stop: int) -> range:

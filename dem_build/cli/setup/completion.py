@@ -23,6 +23,7 @@ from click.shell_completion import (
 )
 from pydantic import BaseModel
 
+from dem_build.action import BASE, COMPOSED, HEAL, UNHEALED
 from dem_build.errors import DemError, UsageError
 from dem_build.recipe import read_recipe
 from dem_build.recipe.schema import Dataset, Recipe, Vector
@@ -38,6 +39,7 @@ __all__ = [
     "add_bash",
     "completion",
     "keys",
+    "models",
     "names",
     "recipes",
     "recipes_or_actions",
@@ -141,6 +143,15 @@ def names(context: click.Context, incomplete: str) -> list[CompletionItem]:
     for recipe in filter(None, map(_read, _recipes_of(context))):
         mixtures = [name for name, baseline in recipe.baselines.items() if baseline.method == "mixing"]
         found += [*recipe.sources, *recipe.stages, *mixtures]
+    return _beginning(found, incomplete)
+
+
+def models(context: click.Context, incomplete: str) -> list[CompletionItem]:
+    """The models of a call's recipe that can be talked to."""
+    found = [BASE, COMPOSED]
+    for recipe in filter(None, map(_read, _recipes_of(context))):
+        found += [*recipe.omegas, *recipe.stages, *recipe.baselines]
+        found = [UNHEALED if name == HEAL else name for name in found]
     return _beginning(found, incomplete)
 
 

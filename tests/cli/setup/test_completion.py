@@ -56,6 +56,7 @@ def offered(monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
         ("dem why mine.toml vec", ["vector:chat", "vector:code"]),
         ("dem build mine.toml --rebuild data:", ["chat", "words"]),
         ("dem data mine.toml ", ["chat", "words", "mix"]),
+        ("dem chat mine.toml --model ", ["base", "composed", "chat", "code", "mix"]),
         ("dem remove ", ["chat", "code", "words", "mix", "mine.toml", "below/other.toml"]),
         ("dem remove below/other.toml co", ["code"]),
         ("dem add mine.toml new ", ["file,"]),
