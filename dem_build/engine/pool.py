@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dem_build.engine.protocol import Request
     from dem_build.machine import Machine
 
-__all__ = ["MEMORY", "QUIET", "Message", "Places", "Pool", "Process", "Slot", "Worker", "slots"]
+__all__ = ["MEMORY", "QUIET", "SLEEPING", "Message", "Places", "Pool", "Process", "Slot", "Worker", "slots"]
 
 MEMORY = {
     # Large pages: a training asks for its activations anew in each step, and a fifth of a CPU's time went into handing
@@ -45,6 +45,11 @@ MEMORY = {
     "LRU_CACHE_CAPACITY": "64",
 }
 """How a worker's libraries treat memory, unless the user says otherwise."""
+
+# Where threads that wait spin, and another process takes a core, each of the many short parallel loops of a training
+# waits out a time slice: measured on two busy cores, ten times slower.
+SLEEPING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait sleep."""
 
 Process: TypeAlias = "subprocess.Popen[str] | Copied"
 
@@ -64,9 +69,7 @@ class Slot:
             "OMP_NUM_THREADS": count,
             "MKL_NUM_THREADS": count,
             "RAYON_NUM_THREADS": count,  # of tokenizers
-            # Threads that wait sleep. Where they spin, and another process takes a core, each of the many short
-            # parallel loops of a training waits out a time slice: measured on two busy cores, ten times slower.
-            "OMP_WAIT_POLICY": "PASSIVE",
+            **SLEEPING,
             **{name: os.environ.get(name, value) for name, value in MEMORY.items()},
         }
 

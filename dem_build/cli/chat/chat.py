@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from dem_build.cli.chat.models import ChatModels, Settings
 from dem_build.cli.chat.terminal import Talk, documents, talk_in_terminal
 from dem_build.cli.session import open_session
 from dem_build.cli.view_text import write_json
+from dem_build.engine.pool import MEMORY, SLEEPING
 from dem_build.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ def chat(  # noqa: PLR0913  the command's options
     if call.as_json and prompt is None:
         raise UsageError("--json prints the answers to one question", hint="ask it with --prompt")
     settings = Settings(max_new_tokens, temperature, top_p, seed)
+    if "torch" not in sys.modules:  # which reads them when it is loaded
+        for name, value in (SLEEPING | MEMORY).items():
+            os.environ.setdefault(name, value)
     with ExitStack() as held:
         models = _models(recipe, call, held)
         names = list(dict.fromkeys(model)) or ([BASE, COMPOSED] if page else [COMPOSED])

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dem_build.data.turns import Turn
     from dem_build.digest import Digest, Output
     from dem_build.model.generation import Answered
-    from dem_build.model.live import LiveModel, Omegas
+    from dem_build.model.live import LiveModel, ModelFiles, Omegas
     from dem_build.model.tokenizer import BaseTokenizer
 
 __all__ = ["ChatModels", "Omega", "Settings", "mean_of"]
@@ -43,6 +43,7 @@ Omega = float | dict[str, float]
 """ω of a vector: a number, or one for each layer, as a search may find them."""
 
 
+FEWER = "ask fewer models side by side: each that was asked stays loaded"
 LARGEST = 3.4e38
 """ω is a float32."""
 
@@ -305,39 +306,40 @@ class ChatModels:
     def _model(self, name: str) -> LiveModel:
         if name not in self._loaded:
             self.require([name])
-            from dem_build.model.live import ModelFiles, load_live  # noqa: PLC0415  torch: only when it is needed
+            from dem_build.model.environment import memory_told  # noqa: PLC0415  torch: only when it is needed
+            from dem_build.model.live import load_live  # noqa: PLC0415  as above
 
-            known, action = self._outputs(), self._action(name)
-            inputs = {
-                taken.of: known[taken.at.action][taken.at.output]
-                for taken in action.takes
-                if taken.of != "delta"
-            }
-            if self._is_summed(action):
-                weights, config = inputs["base/weights"], inputs["base/config"]
-                deltas = {
-                    digest: self._session.store.objects.open(at)
-                    for digest, at in self._deltas(action).items()
-                }
-            else:
-                weights, config = (known[action.name][part] for part in ("weights", "config"))
-                deltas = {}
-            self._loaded[name] = load_live(
-                ModelFiles(self._view(weights), weights.digest, self._view(config)),
-                deltas,
-                self._session.recipe.compose.dtype,
-                attn_implementation=self._session.machine.attn_implementation,
-            )
+            action = self._action(name)
+            deltas = self._deltas(action) if self._is_summed(action) else {}
+            dtype = self._session.recipe.compose.dtype
+            attention = self._session.machine.attn_implementation
+            with memory_told(EvaluationError, f"while loading {name}", FEWER):
+                self._loaded[name] = load_live(
+                    self._files(action), deltas, dtype, attn_implementation=attention
+                )
         self._become(name)
         return self._loaded[name]
 
+    def _files(self, action: Action) -> ModelFiles:
+        """What vectors are added to where a model is summed, else the model."""
+        from dem_build.model.live import ModelFiles  # noqa: PLC0415  torch: only when it is needed
+
+        made = self._outputs()
+        if self._is_summed(action):
+            parts = {taken.of: made[taken.at.action][taken.at.output] for taken in action.takes}
+            weights, config = parts["base/weights"], parts["base/config"]
+        else:
+            weights, config = made[action.name]["weights"], made[action.name]["config"]
+        return ModelFiles(self._view(weights), weights.digest, self._view(config))
+
+    def _deltas(self, action: Action) -> dict[Digest, Path]:
+        """The file of each vector that an action sums."""
+        made, objects = self._outputs(), self._session.store.objects
+        found = [made[taken.at.action][taken.at.output] for taken in action.takes if taken.of == "delta"]
+        return {output.digest: objects.open(output) for output in found}
+
     def _view(self, output: Output) -> Path:
         return self._session.store.views.view(output, self._work, output.digest)
-
-    def _deltas(self, action: Action) -> dict[Digest, Output]:
-        known = self._outputs()
-        found = [known[taken.at.action][taken.at.output] for taken in action.takes if taken.of == "delta"]
-        return {output.digest: output for output in found}
 
     def _become(self, name: str) -> None:
         action = self._action(name)
@@ -392,7 +394,7 @@ class ChatModels:
         from dem_build.model.generation import Sampling, answer_prompt, prompt_of, stops_of  # noqa: PLC0415  as above
 
         # One at a time: two on one CPU take twice as long each, and wait for each other's threads beside that.
-        with self._lock, memory_told(EvaluationError, "while answering", "ask fewer models side by side"):
+        with self._lock, memory_told(EvaluationError, "while answering", FEWER):
             model = self._model(name)
             tell("")
             ids = prompt_of(self.tokenizer, turns)
