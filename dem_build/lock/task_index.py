@@ -121,14 +121,20 @@ def builtin_folder() -> Path:
 
 def _builtin(name: str) -> Path | NamedTasks | None:
     # Folders of a like name first: reading all takes a second. A tag may be that of tasks in several folders.
-    for folder in sorted(builtin_folder().iterdir()):
+    for folder in _folders(builtin_folder()):
         word = folder.name.lower().replace("-", "_")
-        if not folder.is_dir() or not name.lower().replace("-", "_").startswith(word):
+        if not name.lower().replace("-", "_").startswith(word):
             continue
         found = _builtin_index(folder).find(name)
         if isinstance(found, Path) or (found and found.group):
             return found
     return _all_builtin().find(name)
+
+
+@cache
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def _index(folder: Path) -> _Index:

@@ -18,6 +18,7 @@ import os
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ class Closure:
     lm_eval: str | None = None
 
 
+@cache
 def lm_eval_version() -> str:
     """The version of the installed lm-eval, without importing it."""
     return importlib.metadata.version("lm_eval")

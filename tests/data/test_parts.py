@@ -14,8 +14,12 @@ from dem_build.action import HubFile, SourceFile
 from dem_build.data.parts import Parts, Placed
 from dem_build.data.splits import Splitter
 from dem_build.errors import DataError
+from dem_build.lock import lock
+from dem_build.lock.absent import Absent
 from dem_build.lock.parts import nameless
+from dem_build.recipe import load_recipe
 from dem_build.recipe.schema import DatasetPart
+from dem_build.store import Hints
 
 SHARES = {"validation": 0.1, "test": 0.1}
 
@@ -192,3 +196,35 @@ def test_keys_know_no_name_and_no_order_of_parts():
     apart = [hub_file("glue", 0, "a"), hub_file("other", 1, "b"), *files[2:]]
     assert nameless([one, two], apart)[1] != tagged_files
     assert {f.tag.partition("/")[0] for f in nameless([one, two], files[:3] + files[3:])[1]} == set(rules)
+
+
+def test_the_names_of_parts_in_keys_are_these_for_good():
+    """Who changes how a part is called prepares every dataset with parts again, and trains its vector."""
+    part = DatasetPart(hub="org/prompts", config="*", max_samples=5, share=0.5)
+    rules, files = nameless([part], [hub_file("glue", 0, "a"), hub_file("cos", 0, "b")])
+    assert rules == {"dbfe45573de038c4": {"max_samples": 5, "share": 0.5}}
+    assert [file.tag for file in files] == [
+        "dbfe45573de038c4/5adb8c3d42601f14:parquet",
+        "dbfe45573de038c4/bd8aff2bc7e7d945:parquet",
+    ]
+
+
+def test_files_of_parts_that_are_not_here_are_those_of_the_lock(tmp_path):
+    for name in ("a", "b", "other"):
+        write_rows(tmp_path / f"{name}.jsonl", rows_of(name, 3))
+    (tmp_path / "base").mkdir()
+    text = '[base]\nmodel = "base.gguf"\n[datasets.many]\n'
+    text += '[[datasets.many.parts]]\npath = "[ab].jsonl"\nmax_samples = 2\n'
+    (tmp_path / "r.toml").write_text(f'{text}[[datasets.many.parts]]\npath = "other.jsonl"\n')
+    (tmp_path / "base.gguf").write_bytes(b"GGUF")
+    recipe = load_recipe(tmp_path / "r.toml")
+    made = lock.resolve(lock.locate(recipe), Hints(tmp_path / "hints"))
+    document = json.loads(json.dumps(lock.document(made, tmp_path)))
+    for name in ("a", "other"):
+        (tmp_path / f"{name}.jsonl").unlink()
+    known = Absent(document, tmp_path, alone=True)
+    located = lock.locate(recipe, known)
+    assert lock.resolve(located, Hints(tmp_path / "hints"), document).datasets == made.datasets
+    # A pattern that matches something means what it matches; a path of which nothing is here, what the lock has.
+    again = lock.resolve(lock.locate(recipe, Absent(document, tmp_path)), Hints(tmp_path / "hints"), document)
+    assert [file.tag for file in again.datasets["many"]] == ["0/:jsonl", "1/:jsonl"]

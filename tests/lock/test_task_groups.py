@@ -9,7 +9,8 @@ from lm_eval.api.group import Group
 from lm_eval.config.group import AggMetricConfig
 
 from dem_build.errors import UsageError
-from dem_build.lock import task_index
+from dem_build.lock import lock, task_index
+from dem_build.lock.absent import Absent
 from dem_build.lock.task_groups import Score, TaskGroup, asked, find_groups
 from dem_build.recipe import Task
 from dem_build.report.comparison import folded, rows
@@ -183,3 +184,22 @@ def test_in_tables_a_group_with_a_score_stands_for_its_tasks():
     results = Results(table={"composed": measured}, members={"a": "g", "b": "g", "c": "unscored"})
     assert [row.task for row in rows(results)] == ["c", "g"]
     assert folded(results) == {"g": ["a", "b"]}
+
+
+def test_a_lock_tells_of_groups_whose_files_are_not_here(tmp_path):
+    inner, outer = (
+        TaskGroup({"a": 3}, (Score("acc"),)),
+        TaskGroup({"a": 3, "b": None}, groups=("inner",), local=True),
+    )
+    groups = {"outer": outer, "inner": inner}
+    made = lock.Lock(lock.LockedBase("gguf", ()), groups=groups)
+    document = json.loads(json.dumps(lock.document(made, tmp_path)))
+    assert Absent(document, tmp_path).groups("outer") == groups
+    assert Absent(document, tmp_path).groups("a") == {}
+    assert lock.changes(lock.document(lock.Lock(made.base), tmp_path), made, tmp_path) == [
+        "groups.inner",
+        "groups.outer",
+    ]
+    for damaged in ({"tasks": ["a"]}, {"tasks": {"a": -1}}, {"scores": [{}]}, {"groups": ["gone"]}):
+        odd = {"groups": {"outer": document["groups"]["outer"] | damaged}}
+        assert Absent(odd, tmp_path).groups("outer") == {}
