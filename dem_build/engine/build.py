@@ -569,6 +569,8 @@ class _Build:
             self.store.records.ask_again(key for key in keys if key is not None)
             self.asked_at = begun
         for name, verdict in held.items():
+            if self.held.get(name) is not verdict:
+                continue  # what was settled just now made it wait for something else
             assert verdict.key is not None
             # Before the record, which is there when a lease is given back.
             free = (asks or not shared) and self.store.leases.holder(verdict.key) is None
