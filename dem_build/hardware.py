@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,13 +71,16 @@ def let_open(name: str, files: int) -> None:
     """Let this process have the files open that an action takes, all at once.
 
     Raises:
-        UsageError: The system does not.
+        UsageError: The system says that it does not.
     """
     refuse_inputs(name, files)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     # No more than that: `select`, which a library may use, takes no file whose number is 1024 or more.
     if soft != resource.RLIM_INFINITY and (needed := _descriptors(files)) > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        with suppress(
+            ValueError, OSError
+        ):  # a system that gives less than it says shows that where a file is opened
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def _descriptors(files: int) -> int:

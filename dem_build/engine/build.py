@@ -47,7 +47,7 @@ MOST_LOOKS = 8
 """Of the actions that others run, those that are looked at by themselves each time, in turn, as their holders may have
 died. All others a listing tells of: what a look costs must not grow with how many workers there are, as looks do."""
 RESTS = 20
-"""Times as long as a look took until the next one, at least."""
+"""Times the CPU time of a look until the next one, at least: a worker with a thousand failures looks at each."""
 ASK_AGAIN_SECONDS = 5.0
 """Between two looks at what others do who share a remote alone: each look is a request for each action that waits."""
 BY_ANOTHER = "built by another process"
@@ -121,7 +121,7 @@ class _Build:
     idle_since: float | None = None
     looked_at: float = field(default_factory=time.monotonic)
     asked_at: float = field(default_factory=time.monotonic)
-    looking: float = 0.0
+    rest: float = 0.0
 
     # What one result changes is looked up and not looked for: a build of ten thousand actions has as many results.
     dependents: dict[str, list[Action]] = field(default_factory=dict)
@@ -556,8 +556,8 @@ class _Build:
 
     def _look_at_others(self) -> None:
         """Look what became of the actions that others run, and whether they made what failed here."""
-        begun = time.monotonic()
-        if begun - self.looked_at < max(HELD_RETRY_SECONDS, RESTS * self.looking):
+        begun, used = time.monotonic(), time.thread_time()
+        if begun - self.looked_at < max(HELD_RETRY_SECONDS, self.rest):
             return
         forced = self.options.rebuild - self.rebuilt  # whose records are those of before
         failed = [result for name, result in self.failed.items() if name not in forced]
@@ -569,6 +569,8 @@ class _Build:
             self.store.records.ask_again(key for key in keys if key is not None)
             self.asked_at = begun
         for name, verdict in held.items():
+            if self.held.get(name) is not verdict:
+                continue  # what was settled just now made it wait for something else
             assert verdict.key is not None
             # Before the record, which is there when a lease is given back.
             free = (asks or not shared) and self.store.leases.holder(verdict.key) is None
@@ -588,7 +590,7 @@ class _Build:
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
                 self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))
         self.looked_at = time.monotonic()
-        self.looking = self.looked_at - begun
+        self.rest = RESTS * (time.thread_time() - used)
 
     def _worth_a_look(self, *, asks: bool) -> dict[str, Verdict]:
         """Of the actions that others have, those whose lease is there no more, and of the others the next few.

@@ -10,6 +10,7 @@ and locks, so a row that does not add up is no row.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sqlite3
 import threading
@@ -41,6 +42,7 @@ os.register_at_fork(before=_SQLITE.acquire, after_in_parent=_SQLITE.release, aft
 
 _GRAIN_NS = 2_000_000_000
 _WAIT_SECONDS = 2.0
+_RESTS_SECONDS = 60.0
 _NAME = "hints-2.sqlite"  # another number for another schema: old ones are simply not read
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS hints (path BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, "
@@ -94,6 +96,7 @@ class Hints:
         self._database: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._usable = self._folder is not None
+        self._rests_until = math.inf  # once it is not usable
 
     def digest_of(self, path: Path) -> Blob:
         """The digest and size of a file, which is read only if it may have changed since it was last read.
@@ -168,11 +171,15 @@ class Hints:
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         with _SQLITE:
             for _ in range(2):
+                if not self._usable and time.monotonic() < self._rests_until:
+                    return None
                 try:
-                    return work(self._connection()) if self._usable else None
+                    return work(self._connection())
                 except (sqlite3.Error, ValueError) as error:
-                    # Damaged: make a new one, once. Locked, read-only, full, no folder: go on without.
+                    # Damaged: make a new one, once. Locked, read-only, full, no folder: go on without, for a while. A
+                    # worker lives for days, and a base is read for minutes where nothing says what it is.
                     self._usable = _is_damage(error) and self._discard()
+                    self._rests_until = time.monotonic() + _RESTS_SECONDS
         return None
 
     def _connection(self) -> sqlite3.Connection:

@@ -149,7 +149,7 @@ def test_looks_at_what_others_run_do_not_grow_with_how_many_there_are_and_see_al
 
 def test_a_look_that_took_long_is_not_taken_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: now[0]))
     building, store = _building(1)
     building.held, building.looked_at = {"base": building.plan.verdicts["base"]}, 0.0
     taken = []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from dem_build import digest
 from dem_build.store import Hints
+from dem_build.store import hints as hints_module
 
 
 @pytest.fixture
@@ -138,6 +141,26 @@ def test_no_process_is_copied_while_a_thread_is_in_sqlite(settled, tmp_path):
     assert os.waitpid(child, 0)[1] == 0
     thread.join()
     assert hints.digest_of(settled), "and nothing is locked afterwards"
+
+
+def test_who_waited_for_the_hints_in_vain_asks_again_after_a_while(settled, tmp_path, reads, monkeypatch):
+    """A worker lives for days: for one lock it would hash a base anew for each action."""
+    now = [0.0]
+    monkeypatch.setattr(hints_module, "_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    hints = Hints(tmp_path / "hints")
+    hints.digest_of(settled)
+    [file] = (tmp_path / "hints").glob("*.sqlite")
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        for _ in range(2):
+            assert hints.digest_of(settled) == ROWS  # without
+    assert len(reads) == 3
+    hints.digest_of(settled)
+    assert len(reads) == 4, "it does not ask all the time: each time would be waited for"
+    now[0] += 61
+    hints.digest_of(settled)
+    assert len(reads) == 4
 
 
 def test_a_file_that_is_not_there_is_an_error_of_the_system(tmp_path):
