@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.toml import Key, Statement
 
-__all__ = ["table_text", "with_table", "without_table"]
+__all__ = ["table_text", "value_text", "with_table", "without_table"]
 
 ORDER = ("name", "base", "train", "datasets", "vectors", "probes")
 """Sections that a new table comes after, where the recipe has none of its own section yet."""
@@ -38,19 +38,20 @@ def table_text(key: Key, table: Mapping[str, Any]) -> str:
         key: Where it is, such as `("datasets", "math")`.
         table: Its keys, with values as `tomllib` reads them.
     """
-    lines = [f"{dotted((name,))} = {_value(value)}\n" for name, value in table.items()]
+    lines = [f"{dotted((name,))} = {value_text(value)}\n" for name, value in table.items()]
     return f"[{dotted(key)}]\n{''.join(lines)}"
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return _CONTROL.sub(r"\\u007f", json.dumps(value, ensure_ascii=False))
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{dotted((key,))} = {_value(item)}' for key, item in value.items())} }}"
+        return f"{{ {', '.join(f'{dotted((key,))} = {value_text(item)}' for key, item in value.items())} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(value_text, value))}]"
     return str(value)  # of numbers, dates and times Python's own form is TOML's
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 __all__ = [
     "MARKS",
     "STYLES",
+    "Spoken",
     "clean",
     "hang",
     "joined",
     "make_console",
+    "plain_console",
     "render_error",
     "say",
+    "say_warning",
     "shorten",
     "write_json",
 ]
@@ -49,7 +52,30 @@ def make_console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="replace")  # a Latin-1 terminal shows `?` for `✓`, and the build goes on
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+    # Of a notebook rich would ask IPython to show each line by itself.
+    return Console(stderr=stderr, force_jupyter=False, markup=False, highlight=False, emoji=False)
+
+
+def plain_console(file: TextIO) -> Console:
+    """A console that writes lines to a file, as to a log."""
+    return Console(file=file, force_jupyter=False, markup=False, highlight=False, emoji=False)
+
+
+class Spoken:
+    """The voice of a call on a terminal: lines on stderr."""
+
+    def warn(self, text: str) -> None:
+        """Print what may be wrong."""
+        say_warning(text, make_console(stderr=True))
+
+    def tell(self, text: str) -> None:
+        """Print what goes on."""
+        say(make_console(stderr=True), (clean(text), "dim"))
+
+
+def say_warning(text: str, console: Console) -> None:
+    """Print what may be wrong."""
+    say(console, ("warning: ", "yellow"), clean(text))
 
 
 def shorten(name: str, width: int) -> str:

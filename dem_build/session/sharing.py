@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shlex
 import time
+import warnings
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from dem_build.cli.view_text import clean, joined, make_console, say
-from dem_build.cli.watch import disavow
 from dem_build.engine.outcome import Done
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
+from dem_build.report.text import joined
+from dem_build.watch.watch import disavow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +30,31 @@ if TYPE_CHECKING:
     from dem_build.store.remote.push import Pusher
     from dem_build.store.remote.reader import RemoteReader
 
-__all__ = ["Pushing", "Sharing"]
+__all__ = ["Pushing", "Sharing", "Voice", "Warned"]
 
 QUIET_SECONDS = 2.0
 SPOKEN_SECONDS = 30.0
+
+
+class Voice(Protocol):
+    """Says what is not an error, of texts that a stranger may have written."""
+
+    def warn(self, text: str) -> None:
+        """Say what may be wrong."""
+
+    def tell(self, text: str) -> None:
+        """Say what goes on."""
+
+
+class Warned:
+    """The voice of a call that shows nothing: what may be wrong is a warning of Python's."""
+
+    def warn(self, text: str) -> None:
+        """Warn."""
+        warnings.warn(text, stacklevel=2)
+
+    def tell(self, text: str) -> None:
+        """Say nothing."""
 
 
 class Sharing:
@@ -40,17 +62,18 @@ class Sharing:
 
     Args:
         remotes: Which there are.
+        voice: Who warns, and says what is fetched and pushed.
         required: One that does not answer is an error.
 
     Attributes:
-        console: Where to warn.
+        voice: As above.
         required: As above.
         reads: Namespaces to look in, the first one first.
         writes: Namespaces to push to.
     """
 
-    def __init__(self, remotes: Sequence[Remote], *, required: bool = False) -> None:
-        self.console = make_console(stderr=True)
+    def __init__(self, remotes: Sequence[Remote], voice: Voice, *, required: bool = False) -> None:
+        self.voice = voice
         self.required = required
         self.reads: tuple[Namespace, ...] = ()
         self.writes: tuple[Namespace, ...] = ()
@@ -75,11 +98,11 @@ class Sharing:
         return RemoteReader(layout, self.reads, Caller(self.warn, self._fetched), required=self.required)
 
     def warn(self, text: str) -> None:
-        """Print a warning."""
-        say(self.console, ("warning: ", "yellow"), clean(text))
+        """Say what may be wrong."""
+        self.voice.warn(text)
 
     def _fetched(self, done: int, total: int) -> None:
-        say(self.console, (f"fetched {size(done)} of {size(total)}", "dim"))
+        self.voice.tell(f"fetched {size(done)} of {size(total)}")
 
     def pusher(self, store: Store, after: Callable[[Digest], None] = lambda _: None) -> Pusher | None:
         """What pushes to the namespaces that are written; None where there are none.
@@ -128,7 +151,7 @@ class Sharing:
         amount = sum(push.bytes for push in pusher.done)
         if sent := states["sent"]:
             records = "1 result" if sent == 1 else f"{sent} results"
-            say(self.console, (f"pushed {records}, {size(amount)}, to {self._told()}", "dim"))
+            self.voice.tell(f"pushed {records}, {size(amount)}, to {self._told()}")
         if pusher.error is not None:
             if self.required:
                 raise pusher.error
@@ -146,7 +169,7 @@ class Sharing:
             if said == begun or time.monotonic() - said > SPOKEN_SECONDS:
                 said = time.monotonic()
                 disavow("it takes long, and says so")
-                say(self.console, (f"waits for what is pushed to {self._told()}", "dim"))
+                self.voice.tell(f"waits for what is pushed to {self._told()}")
             pusher.wait(QUIET_SECONDS)
 
     def _told(self) -> str:
@@ -155,7 +178,7 @@ class Sharing:
 
 def _opener(remote: Remote) -> Callable[[], Bucket]:
     def opened() -> Bucket:
-        from dem_build.cli.shared.heard import open_heard  # noqa: PLC0415  a null build asks nobody
+        from dem_build.watch.heard import open_heard  # noqa: PLC0415  a null build asks nobody
 
         return open_heard(remote.url, remote.endpoint)
 

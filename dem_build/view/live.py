@@ -11,9 +11,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from dem_build.cli.view_lines import PlainListener
-from dem_build.cli.view_text import MARKS, STYLES, joined, shorten
 from dem_build.report import quantities
+from dem_build.view.lines import PlainListener
+from dem_build.view.text import MARKS, STYLES, joined, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from dem_build.action import Action
-    from dem_build.cli.view_lines import Progress
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Result
     from dem_build.plan import Plan, Verdict
+    from dem_build.view.lines import Progress
 
 __all__ = ["MOST_WAITING", "LiveListener"]
 

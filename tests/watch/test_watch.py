@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dem_build.cli import witness
-from dem_build.cli.watch import DEAF, Watch, disavow, vouch
-from dem_build.cli.witness import Witness, look
+from dem_build.watch import witness
+from dem_build.watch.watch import DEAF, Watch, disavow, vouch
+from dem_build.watch.witness import Witness, look
 
 CALL = "0" * 32
 
@@ -27,7 +27,7 @@ CALL = "0" * 32
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a file, a link to it, a link to a folder, and room for what is not there."""
     monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
-    monkeypatch.setattr("dem_build.cli.watch.DEAF", frozenset())  # other tests have loaded them
+    monkeypatch.setattr("dem_build.watch.watch.DEAF", frozenset())  # other tests have loaded them
     folder = tmp_path / "here"
     (folder / "data").mkdir(parents=True)
     (folder / "other").mkdir()
@@ -256,7 +256,7 @@ def _touched(path: Path, flags: int) -> None:
 
 def _outside(folder: Path) -> None:
     """Change a file as another process would, unheard."""
-    from dem_build.cli import watch
+    from dem_build.watch import watch
 
     current, watch._current = watch._current, None
     change(folder)
@@ -335,7 +335,7 @@ def test_what_a_call_does_after_it_was_disavowed_is_not_heard(here):
 
 
 def test_a_library_that_opens_files_itself_leaves_no_witness(here, monkeypatch):
-    monkeypatch.setattr("dem_build.cli.watch.DEAF", DEAF)
+    monkeypatch.setattr("dem_build.watch.watch.DEAF", DEAF)
     monkeypatch.setitem(sys.modules, "pyarrow", sys)
     watch, found = watched(READS["open"], here)
     assert found is None

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build import digest
-from dem_build.cli.view_text import joined, say
 from dem_build.data.splits import Shared
 from dem_build.errors import CorruptObjectError
 from dem_build.graph import chosen_by
@@ -20,14 +19,12 @@ from dem_build.graph import chosen_by
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from rich.console import Console
-
-    from dem_build.cli.session import Session
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Outcome
+    from dem_build.session.session import Session
     from dem_build.store import Record, Store
 
-__all__ = ["is_overlap", "recorded_shared", "say_shared", "shared_documents", "shared_of"]
+__all__ = ["is_overlap", "recorded_shared", "shared_documents", "shared_of"]
 
 MARK = 16
 COUNTED = 2
@@ -89,27 +86,6 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
 def shared_documents(found: Iterable[Shared]) -> list[JSON]:
     """The entries of `overlap` in a document of `--json`."""
     return [vars(shared) for shared in found]
-
-
-def say_shared(found: Iterable[Shared], console: Console) -> None:
-    """Print which prompts datasets share."""
-    for shared in found:
-        name, other = joined(shared.name), joined(shared.other)
-        if shared.split == "train":
-            prompts = "prompt is" if shared.count == 1 else "prompts are"
-            text = f"{shared.count} {prompts} in the train split of both {name} and {other}"
-            say(console, ("note: ", "dim"), text)
-        else:
-            rows = "row has a prompt" if shared.count == 1 else "rows have prompts"
-            text = f"{shared.count} {shared.split} {rows} that {_USES[shared.other_split].format(other)}"
-            say(console, ("warning: ", "yellow"), (f"data:{name}: ", "dim"), text)
-
-
-_USES = {
-    "train": "{} is trained on",
-    "validation": "validation rows of {} have too, by which ω or a checkpoint is chosen",
-    "test": "the probe {} has too, which limits the search for ω",
-}
 
 
 def _mattering(session: Session, found: Iterable[Shared]) -> list[Shared]:

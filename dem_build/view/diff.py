@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dem_build.cli.view_results import TREND_STYLES
-from dem_build.cli.view_text import MARKS, STYLES, hang, joined, say, shorten
 from dem_build.compare import Basis, Standing
 from dem_build.report import quantities
 from dem_build.report.comparison import Trend, subject
 from dem_build.report.cost import on_devices
+from dem_build.view.results import TREND_STYLES
+from dem_build.view.text import MARKS, STYLES, hang, joined, say, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,11 +11,11 @@ from build_samples import make_graph
 from compare_samples import Recorded, side
 from rich.console import Console
 
-from dem_build.cli.view_diff import diff_lines
 from dem_build.compare import Side, compare
 from dem_build.compare.weights import LayerChange, WeightsChange
 from dem_build.report.gates import GateResult
 from dem_build.report.results import Results
+from dem_build.view.diff import diff_lines
 
 LONG = "a-skill-with-a-very-long-name-that-nobody-would-want-to-read-twice"
 DOCS = [f"document {i}" for i in range(40)]

@@ -7,22 +7,22 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from dem_build.cli.view_lines import PlainListener
-from dem_build.cli.view_plan import name_width
-from dem_build.cli.view_text import say, write_json
 from dem_build.plan import Status
 from dem_build.report.documents import failure_document
 from dem_build.report.quantities import duration
+from dem_build.view.lines import PlainListener
+from dem_build.view.plan import name_width
+from dem_build.view.text import say, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.action import Action
-    from dem_build.cli.view_lines import Progress
     from dem_build.digest import JSON
     from dem_build.engine.outcome import Result
     from dem_build.errors import DemError
     from dem_build.plan import Plan, Verdict
+    from dem_build.view.lines import Progress
 
 __all__ = ["WorkEvents", "WorkLines"]
 

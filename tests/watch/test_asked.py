@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.cli import witness
-from dem_build.cli.shared.heard import open_heard
-from dem_build.cli.watch import Watch, vouch
-from dem_build.cli.witness import ASKED, Witness, same
 from dem_build.errors import RemoteError
 from dem_build.store.remote.address import open_bucket
 from dem_build.store.remote.bucket import Bucket
+from dem_build.watch import witness
+from dem_build.watch.heard import open_heard
+from dem_build.watch.watch import Watch, vouch
+from dem_build.watch.witness import ASKED, Witness, same
 
 pytestmark = pytest.mark.usefixtures("store_credentials")
 CALL = "0" * 32
@@ -23,7 +23,7 @@ CALL = "0" * 32
 @pytest.fixture
 def bucket(moto, tmp_path, monkeypatch) -> Bucket:
     monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
-    monkeypatch.setattr("dem_build.cli.watch.DEAF", frozenset())  # other tests have loaded them
+    monkeypatch.setattr("dem_build.watch.watch.DEAF", frozenset())  # other tests have loaded them
     (tmp_path / "file").write_bytes(b"bytes")
     opened = open_bucket(f"s3://team-models/{os.urandom(4).hex()}", moto)
     opened.create("a/one", b"1")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import digest
-from dem_build.cli.overlap import is_overlap
-from dem_build.cli.shared.sharing import Sharing
 from dem_build.engine.publish import destination
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
@@ -28,6 +26,8 @@ from dem_build.recipe import (
     remotes_of,
     work_folder,
 )
+from dem_build.session.overlap import is_overlap
+from dem_build.session.sharing import Sharing, Voice, Warned
 from dem_build.store import Hints, Store
 from dem_build.store.local import open_layout
 from dem_build.store.roots import DROPPED, END_OF_TIME
@@ -86,6 +86,8 @@ class Call:
         trust_tasks: `--trust-tasks`.
         jobs: `--jobs`, which stands above the machine file's.
         as_json: `--json`.
+        own_process: Nothing but dem runs in this process: it may be copied for light actions, and its memory arranged.
+        voice: Who says what is not an error.
     """
 
     cache: str | None = None
@@ -103,6 +105,8 @@ class Call:
     trust_tasks: bool = False
     jobs: int | None = None
     as_json: bool = False
+    own_process: bool = True
+    voice: Voice = field(default_factory=Warned, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -421,7 +425,8 @@ def _open_workplace(
     machine, path = machine_file
     folder = cache_folder(call.cache, machine, path, recipe)
     layout = open_layout(folder, make=make, work=work_folder(machine, path))
-    sharing = Sharing(() if call.offline else remotes_of(machine, path), required=call.require_remote)
+    remotes = () if call.offline else remotes_of(machine, path)
+    sharing = Sharing(remotes, call.voice, required=call.require_remote)
     return Workplace(machine, Store(layout, hints, elsewhere=sharing.reader(layout)), sharing)
 
 
@@ -525,5 +530,5 @@ def open_shared(call: Call) -> tuple[Store, Sharing]:
     machine, machine_path = load_machine(call.machine, here)
     folder = cache_folder(call.cache, machine, machine_path, here)
     layout = open_layout(folder, make=False, work=work_folder(machine, machine_path))
-    sharing = Sharing(remotes_of(machine, machine_path), required=call.require_remote)
+    sharing = Sharing(remotes_of(machine, machine_path), call.voice, required=call.require_remote)
     return Store(layout, Hints(), elsewhere=sharing.reader(layout)), sharing

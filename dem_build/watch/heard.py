@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dem_build.cli.shared.asked import GET, LIST, question, spelled
-from dem_build.cli.watch import asked, disavow
-from dem_build.cli.witness import told
 from dem_build.store.remote.address import open_bucket
 from dem_build.store.remote.folder import FolderBucket
+from dem_build.watch.asked import GET, LIST, question, spelled
+from dem_build.watch.watch import asked, disavow
+from dem_build.watch.witness import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Self
 
 from rich.text import Text
 
-from dem_build.cli.view_plan import name_width, plan_table
-from dem_build.cli.view_text import MARKS, STYLES, clean, hang, joined, say, shorten
 from dem_build.json_text import number
 from dem_build.plan import Status
 from dem_build.report import quantities
+from dem_build.view.plan import name_width, plan_table
+from dem_build.view.text import MARKS, STYLES, clean, hang, joined, say, say_warning, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,6 +107,14 @@ class PlainListener:
         never_begun = result.status.value == "skipped" and progress is None
         if not recorded and not never_begun:
             self._line(result.status.value, result.action.name, *_became(result, progress or Progress()))
+
+    def warn(self, text: str) -> None:
+        """Print what may be wrong, of no action."""
+        say_warning(text, self.console)
+
+    def tell(self, text: str) -> None:
+        """Print what goes on, of no action."""
+        say(self.console, (clean(text), "dim"))
 
     def stopping(self) -> None:
         """Print that running actions save their state."""

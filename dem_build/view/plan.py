@@ -9,9 +9,9 @@ from rich.text import Text
 from dem_build.action import HEAL, TRUNK
 from dem_build.actions import KINDS
 from dem_build.actions.match.spec import rowless
-from dem_build.cli.view_text import MARKS, STYLES, joined, say, shorten
 from dem_build.plan import Status, Why
 from dem_build.report import quantities
+from dem_build.view.text import MARKS, STYLES, joined, say, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

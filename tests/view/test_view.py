@@ -17,13 +17,6 @@ from rich.console import Console
 from rich.text import Text
 
 from dem_build.actions.tune.read import Tuned, Tuning, read_tuning
-from dem_build.cli.build import make_listener
-from dem_build.cli.view_lines import PlainListener, Progress
-from dem_build.cli.view_live import MOST_WAITING, LiveListener
-from dem_build.cli.view_plan import plan_table
-from dem_build.cli.view_results import closing_lines, remaining_warnings, result_table, say_lines
-from dem_build.cli.view_text import render_error, say, shorten
-from dem_build.cli.view_work import WorkLines
 from dem_build.engine.outcome import Done, Outcome, Result
 from dem_build.errors import Problem, RecipeError, StoreError, TrainingError
 from dem_build.plan import History, decide
@@ -31,6 +24,13 @@ from dem_build.recipe.sections import Gate
 from dem_build.report.actions import lines_before_results
 from dem_build.report.gates import check
 from dem_build.report.results import Results, collect
+from dem_build.view.follow import make_listener
+from dem_build.view.lines import PlainListener, Progress
+from dem_build.view.live import MOST_WAITING, LiveListener
+from dem_build.view.plan import plan_table
+from dem_build.view.results import closing_lines, remaining_warnings, result_table, say_lines
+from dem_build.view.text import render_error, say, shorten
+from dem_build.view.work import WorkLines
 
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 HOSTILE = "a\x1b[2Jb\x07[bold]c[/bold]\u202ed\re"
@@ -584,12 +584,12 @@ def run_python(code, **environment):
 
 
 def test_a_terminal_of_another_encoding_gets_question_marks_and_no_crash():
-    code = "from dem_build.cli.view_text import make_console; make_console().print('✓ Θ')"
+    code = "from dem_build.view.text import make_console; make_console().print('✓ Θ')"
     assert run_python(code, PYTHONIOENCODING="latin-1")[:2] == (0, b"? ?\n")
 
 
 def test_the_views_import_nothing_that_a_build_with_nothing_to_do_does_not_need():
-    views = ", ".join(f"dem_build.cli.view_{name}" for name in ("lines", "plan", "results", "text"))
+    views = ", ".join(f"dem_build.view.{name}" for name in ("lines", "plan", "results", "text"))
     unwanted = {"typer", "click", "torch", "transformers", "datasets", "yaml", "rich.live", "rich.table"}
     code = f"import sys, {views}, dem_build.report.card, dem_build.report.summary; print(*sys.modules)"
     status, printed, _ = run_python(code)

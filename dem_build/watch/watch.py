@@ -5,7 +5,7 @@ of each file that is opened and each folder that is listed, and `os.stat` and `o
 replaced by functions that do. So no module has to know of this one, and none can forget to say what it depends on.
 What is not heard: `stat` of an entry of `os.scandir`, and libraries that open files themselves (`DEAF`).
 
-What a remote is asked is told by `shared.heard`, as libraries that ask do not tell Python.
+What a remote is asked is told by `heard`, as libraries that ask do not tell Python.
 
 A call that does more leaves no witness: one that writes a file and leaves it, starts a process or asks a network for
 anything else. Nor does one that ends otherwise than well or at a gate, or whose command has not said with `vouch` that
@@ -26,7 +26,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from dem_build.cli.witness import (
+from dem_build.errors import GateError
+from dem_build.watch.witness import (
     ASKED,
     CONTENT,
     FILE,
@@ -41,7 +42,6 @@ from dem_build.cli.witness import (
     look,
     signature,
 )
-from dem_build.errors import GateError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -84,7 +84,7 @@ def asked(question: bytes, answer: bytes) -> None:
     """Note what a remote was asked, and how it answered.
 
     Args:
-        question: As `shared.asked` puts it again.
+        question: As `asked` puts it again.
         answer: What tells the answer from others.
     """
     if _current is not None:

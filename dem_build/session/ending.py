@@ -1,4 +1,4 @@
-"""What a build ends with: results, gates and a published model, read from a store that may be damaged; `dem report`."""
+"""What a build ends with: results, gates and a published model, read from a store that may be damaged."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dem_build import __version__
-from dem_build.cli.overlap import shared_of
-from dem_build.cli.session import open_session
-from dem_build.cli.view_text import clean, make_console
 from dem_build.engine.publish import publish, publish_text
 from dem_build.errors import CorruptObjectError
 from dem_build.report.card import card
@@ -18,20 +15,21 @@ from dem_build.report.gates import check
 from dem_build.report.inputs import ReportInputs, is_drawn, mark_of
 from dem_build.report.results import READ, Results, collect
 from dem_build.report.summary import summary
+from dem_build.session.overlap import shared_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dem_build.cli.session import Call, Session
     from dem_build.data.splits import Shared
     from dem_build.digest import Digest
     from dem_build.engine.outcome import Outcome
     from dem_build.engine.publish import Destination
     from dem_build.report.gates import GateResult
+    from dem_build.session.session import Session
     from dem_build.store import Record
 
-__all__ = ["Ending", "conclude", "read_results", "report"]
+__all__ = ["Ending", "conclude", "draw_report", "read_results", "report_inputs"]
 
 REPORT = "report.html"
 
@@ -136,22 +134,27 @@ def read_results(session: Session) -> tuple[Results, dict[str, Record]]:
     return collect(session.plan.graph, records, lambda output: metrics[output.digest]), records
 
 
-def report(recipe: str, call: Call) -> int:
-    """Draw the report of what is recorded of a recipe, and say where it is and what it lacks.
+def draw_report(session: Session) -> tuple[Path, int]:
+    """Draw the report of what is recorded of a recipe; return its file, and how many actions are due.
 
     Raises:
         StoreError: What is recorded cannot be read, or `out/` not be written.
     """
     from dem_build.report.html.page import render  # noqa: PLC0415  as above
 
-    session = open_session(recipe, call)
-    graph = session.plan.graph
-    results, records = read_results(session)
-    due = len(graph.actions) - len(records)
-    gates = [] if due else check(session.recipe.gates, results)
-    inputs = ReportInputs(session.recipe, graph, records, results, gates, __version__)
+    inputs = report_inputs(session)
     path = publish_text(session.destination(), REPORT, render(inputs))
     session.store.records.adopt()
-    lacks = f" ({due} of {len(graph.actions)} actions are due: `dem build` runs them)" if due else ""
-    make_console().print(clean(f"{path}{lacks}"), soft_wrap=True)
-    return 0
+    return path, len(inputs.missing)
+
+
+def report_inputs(session: Session) -> ReportInputs:
+    """What a report of what is recorded is drawn from; gates judge nothing less than all of the recipe.
+
+    Raises:
+        StoreError: What is recorded cannot be read.
+    """
+    graph = session.plan.graph
+    results, records = read_results(session)
+    gates = check(session.recipe.gates, results) if len(records) == len(graph.actions) else []
+    return ReportInputs(session.recipe, graph, records, results, gates, __version__)

@@ -72,7 +72,7 @@ FOLDER = "d"
 NAMES = "n"
 """Listed, and young: with the same names too."""
 ASKED = "a"
-"""No path but a question to a remote (`shared.asked`): it was answered so."""
+"""No path but a question to a remote (`asked`): it was answered so."""
 
 # Bound here, as `watch` listens at these two.
 _stat, _lstat = os.stat, os.lstat
@@ -225,7 +225,7 @@ def same(witness: Witness) -> bool:
             return False
     if not asked:
         return True
-    from dem_build.cli.shared.asked import answers  # noqa: PLC0415  most ask nobody
+    from dem_build.watch.asked import answers  # noqa: PLC0415  most ask nobody
 
     return all(answer is not None and told(answer) == asked[question] for question, answer in answers(asked))
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dem_build.cli.view_text import MARKS, STYLES, hang, joined, say, shorten
 from dem_build.report import comparison, quantities
 from dem_build.report.comparison import BASE, COMPOSED, Trend
 from dem_build.report.cost import by_device, on_devices
 from dem_build.report.mixing_cost import times
 from dem_build.report.verdict import judge
+from dem_build.view.text import MARKS, STYLES, hang, joined, say, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
