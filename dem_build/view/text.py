@@ -57,8 +57,9 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def plain_console(file: TextIO) -> Console:
-    """A console that writes lines to a file, as to a log."""
-    return Console(file=file, force_jupyter=False, markup=False, highlight=False, emoji=False)
+    """A console that writes lines to a file, as to a log, whatever the environment says of colours."""
+    plain: dict[str, Any] = {"force_jupyter": False, "force_terminal": False, "no_color": True}
+    return Console(file=file, markup=False, highlight=False, emoji=False, **plain)
 
 
 class Spoken:
