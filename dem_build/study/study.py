@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dem_build.engine.interrupt import Interrupt
 from dem_build.errors import UsageError
@@ -88,7 +88,18 @@ def _overrides(given: Mapping[str, object] | Sequence[str]) -> tuple[str, ...]:
 def _toml(key: str, value: object) -> str:
     if value is None:
         raise UsageError("TOML has no None", where=key, hint="leave the key out, or set another value")
-    return value_text(os.fspath(value) if isinstance(value, os.PathLike) else value)
+    return value_text(_plain(value))
+
+
+def _plain(value: Any) -> Any:
+    """A value as `tomllib` would read it: no path, no tuple, no number of numpy."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value.item() if hasattr(value, "item") else value
 
 
 class Study:

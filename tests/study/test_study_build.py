@@ -88,7 +88,7 @@ print(json.dumps([gate, failed, missing]))
 """
     gate, failed, missing = said(project, code)
     assert gate[:2] == ["GateError", "1 of 1 gates failed"]
-    assert failed[0] == "DataError"
+    assert failed[0] == "ActionError"
     assert "data:broken" in failed[1]
     assert len(failed[2]) == 1
     assert failed[2][0].startswith("data:worse failed, too: ")
