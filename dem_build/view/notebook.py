@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from dem_build.view.live import LiveListener
-from dem_build.view.page import FORMAT, drained, paper
+from dem_build.view.page import FORMAT, drained, paper, text_of
 
 if TYPE_CHECKING:
     from dem_build.plan import Plan
@@ -29,10 +29,10 @@ class NotebookListener(LiveListener):
 
     def __init__(self) -> None:
         super().__init__(paper())
-        self._lines: list[tuple[str, str]] = []
+        self._lines: list[str] = []
         self._left_out = 0
         self._handle: Any = None
-        self._shown: tuple[str, str] | None = None
+        self._shown = ""
         self._drawing = threading.Lock()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -46,6 +46,16 @@ class NotebookListener(LiveListener):
         """Show the plan."""
         super().build_started(plan)
         self._draw()
+
+    def warn(self, text: str) -> None:
+        """Show what may be wrong, also after the build."""
+        super().warn(text)
+        self._draw_unless_kept()
+
+    def tell(self, text: str) -> None:
+        """Show what goes on, likewise."""
+        super().tell(text)
+        self._draw_unless_kept()
 
     def _start(self) -> None:
         if self._thread is None:
@@ -66,26 +76,26 @@ class NotebookListener(LiveListener):
         while not self._ended.wait(SECONDS):
             self._draw(live=True)
 
+    def _draw_unless_kept(self) -> None:
+        if self._thread is None:
+            self._draw()
+
     def _draw(self, *, live: bool = False) -> None:
         with self._drawing:
             self._settle()
             head = f"… {self._left_out} lines before\n" if self._left_out else ""
-            parts = [(head, head), *self._lines]
+            code = head + "".join(self._lines)
             if live:
                 console = paper()
                 console.print(self._render())
-                parts.append(drained(console))
-            text, code = ("".join(part) for part in zip(*parts, strict=True))
-            if (text, code) != self._shown:
-                self._shown = text, code
-                self._show({"text/html": FORMAT.format(code=code), "text/plain": text})
+                code += drained(console)
+            if code != self._shown:
+                self._shown = code
+                self._show({"text/html": FORMAT.format(code=code), "text/plain": text_of(code)})
 
     def _settle(self) -> None:
-        """Take over what was printed since, line by line."""
-        text, code = drained(self.console)
-        if text:
-            # No style goes on over the end of a line.
-            self._lines += zip(text.splitlines(keepends=True), code.splitlines(keepends=True), strict=True)
+        """Take over what was printed since, line by line; no style goes on over the end of a line."""
+        self._lines += [f"{line}\n" for line in drained(self.console).split("\n")[:-1]]
         more = len(self._lines) - MOST_LINES
         if more > 0:
             del self._lines[:more]

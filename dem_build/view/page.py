@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from html import unescape
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,7 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["drained", "page_of", "paper"]
+__all__ = ["FORMAT", "drained", "page_of", "paper", "text_of"]
 
 WIDTH = 110
 FORMAT = (
@@ -18,6 +20,7 @@ FORMAT = (
     "background:transparent;font-family:ui-monospace,'Cascadia Mono',Menlo,Consolas,'DejaVu Sans Mono',monospace"
     '">{code}</pre>'
 )
+_TAG = re.compile("<[^>]*>")
 
 
 def paper() -> Console:
@@ -37,15 +40,18 @@ def paper() -> Console:
     )
 
 
-def drained(console: Console) -> tuple[str, str]:
-    """What was printed since the last time: as text, and as HTML without anything around it."""
-    text = console.export_text(clear=False)
-    code = console.export_html(clear=True, inline_styles=True, code_format="{code}")
-    return text, code
+def drained(console: Console) -> str:
+    """What was printed since the last time, as HTML without anything around it; a line of it is a line of text."""
+    return console.export_html(clear=True, inline_styles=True, code_format="{code}")
+
+
+def text_of(code: str) -> str:
+    """The text of what `drained` gave."""
+    return unescape(_TAG.sub("", code))
 
 
 def page_of(lines: Callable[[Console], None]) -> str:
     """What a function prints, as HTML; text of others is text there, too."""
     console = paper()
     lines(console)
-    return FORMAT.format(code=drained(console)[1])
+    return FORMAT.format(code=drained(console))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -95,30 +97,44 @@ print(json.dumps([gate, failed, missing]))
     assert missing[0] == "NotUpToDateError"
 
 
-def test_an_interruption_is_a_keyboard_interrupt_and_leaves_what_the_next_build_goes_on_from(project):
-    project.write(TEXT.replace("max_steps = 4", "max_steps = 400"), "long.toml")
-    code = """
+STOPPED = """
 import os, signal, threading, time
 from pathlib import Path
 
 def stop():
     while "steps" not in "".join(p.read_text() for p in Path("cache/work").glob("*/*/events.jsonl")):
         time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.{name})
 
 threading.Thread(target=stop, daemon=True).start()
 before = signal.getsignal(signal.SIGINT)
 try:
-    dem_build.load("long.toml").build(["vector:add"], progress=False)
+    dem_build.load("long.toml", set={{"train.seed": {seed}}}).build(["vector:add"], progress=False)
 except KeyboardInterrupt as error:
-    text = str(error)
-assert signal.getsignal(signal.SIGINT) is before
-kept = len(list(Path("cache/work").glob("*/*/checkpoints/*/complete.json")))
-print(json.dumps([text, kept]))
+    assert signal.getsignal(signal.SIGINT) is before
+    print(json.dumps(str(error)))
 """
-    text, kept = said(project, code)
+
+
+def kept(project: Project) -> int:
+    """Return how many checkpoints are there of trainings that are not done."""
+    return len([*project.home.glob("cache/work/*/*/checkpoints/*/complete.json")])
+
+
+def test_an_interruption_is_a_keyboard_interrupt_and_leaves_what_the_next_build_goes_on_from(project):
+    project.write(TEXT.replace("max_steps = 4", "max_steps = 400"), "long.toml")
+    text = said(project, STOPPED.format(name="SIGINT", seed=1))
     assert text == "stopped (build again to go on from here)"
-    assert kept == 1
+    assert kept(project) == 1
+
+
+def test_a_process_that_is_to_end_ends_when_the_state_is_saved(project):
+    project.write(TEXT.replace("max_steps = 4", "max_steps = 400"), "long.toml")
+    shutil.rmtree(project.home / "cache/work", ignore_errors=True)
+    code = "import json, dem_build\n" + STOPPED.format(name="SIGTERM", seed=2)
+    done = warm.python(code, project.home, project.environment)
+    assert (done.status, done.out, done.err) == (-signal.SIGTERM, "", "")
+    assert kept(project) == 1
 
 
 def test_progress_goes_to_stderr(project):
