@@ -11,7 +11,6 @@ from dem_build.study.frames import frame
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
     from dem_build.digest import JSON
     from dem_build.session.outlook import Outlook
@@ -87,7 +86,7 @@ class StudyPlan:
         from dem_build.view.outlook import outlook_lines  # noqa: PLC0415  what shows is loaded where it is shown
         from dem_build.view.text import plain_console  # noqa: PLC0415  as above
 
-        console: Console = plain_console(text := io.StringIO())
+        console = plain_console(text := io.StringIO())
         outlook_lines(self._outlook, console)
         return text.getvalue().rstrip("\n")
 
