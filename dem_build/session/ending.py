@@ -156,5 +156,6 @@ def report_inputs(session: Session) -> ReportInputs:
     """
     graph = session.plan.graph
     results, records = read_results(session)
-    gates = check(session.recipe.gates, results) if len(records) == len(graph.actions) else []
+    whole = session.whole and len(records) == len(graph.actions)
+    gates = check(session.recipe.gates, results) if whole else []
     return ReportInputs(session.recipe, graph, records, results, gates, __version__)
