@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.reader import open_checkpoint
@@ -14,14 +14,21 @@ from dem_build.checkpoint.reader import open_checkpoint
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
     from dem_build.digest import Digest
 
-__all__ = ["pretrained", "pretrained_tokenizer", "vector_tensors"]
+__all__ = [
+    "PreTrainedModel",
+    "PreTrainedTokenizerBase",
+    "Tensors",
+    "pretrained",
+    "pretrained_tokenizer",
+    "vector_tensors",
+]
+
+Tensors: TypeAlias = dict[str, torch.Tensor]
 
 
-def vector_tensors(delta: Path, origin: Path, origin_digest: Digest, name: str) -> dict[str, torch.Tensor]:
+def vector_tensors(delta: Path, origin: Path, origin_digest: Digest, name: str) -> Tensors:
     """ΔΘ, all of it, in float32 on the CPU, however it is stored.
 
     Args:

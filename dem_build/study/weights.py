@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from os import PathLike
 
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
+    from dem_build.model.stored import PreTrainedModel, PreTrainedTokenizerBase, Tensors
     from dem_build.session.session import Session
 
 __all__ = ["StoredModel", "StoredVector"]
@@ -52,7 +50,7 @@ class StoredVector:
         self.path: Path = session.store.objects.open(output)
         self.digest: str = output.digest
 
-    def load(self) -> dict[str, torch.Tensor]:
+    def load(self) -> Tensors:
         """Its tensors by the names that the base has for them, in float32 on the CPU, however it is stored.
 
         Raises:
