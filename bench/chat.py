@@ -22,7 +22,7 @@ from contest import timed
 from weights import SMOL, project, record_vectors
 
 from dem_build.cli.chat.chat import _models
-from dem_build.cli.session import Call
+from dem_build.session.session import Call
 
 DEM = [sys.executable, "-m", "dem_build", "build"]
 

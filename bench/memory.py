@@ -18,9 +18,9 @@ from pathlib import Path
 from contest import Memory
 from weights import SMOL, count, project
 
-from dem_build.cli.session import Call, open_session
 from dem_build.estimate import Shape, training_disk, training_memory
 from dem_build.machine import Machine
+from dem_build.session.session import Call, open_session
 
 SEVEN = SMOL | {
     "hidden_size": 4096,

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from contest import family, memory, timed
 
-from dem_build.cli.session import Call, open_session
+from dem_build.session.session import Call, open_session
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
 from scaled import record_made_up, scaled_project

@@ -29,10 +29,10 @@ from dem_build.actions.tune.judges import validation_judges
 from dem_build.actions.tune.landscape import Landscape, Space
 from dem_build.actions.tune.pass_log import CHANGING, MEASURING, PassLog
 from dem_build.actions.tune.passes import Passes
-from dem_build.cli.session import Call, open_session
 from dem_build.machine import Machine
 from dem_build.search import Found, Sample, SearchProblem, search
 from dem_build.search.searches import coordinate_search
+from dem_build.session.session import Call, open_session
 from dem_build.step import Context, Group, Inputs
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))

@@ -13,8 +13,8 @@ from dem_build.checkpoint.delta import write_delta
 from dem_build.checkpoint.floats import to_bfloat16
 from dem_build.checkpoint.header import TensorSpec
 from dem_build.checkpoint.writer import weights_writer
-from dem_build.cli.session import Call, open_session
 from dem_build.plan import decide
+from dem_build.session.session import Call, open_session
 from dem_build.store import Record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))

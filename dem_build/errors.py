@@ -25,6 +25,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 __all__ = [
+    "GRAVITY",
     "ActionError",
     "CheckpointError",
     "CorruptObjectError",
@@ -42,6 +43,10 @@ __all__ = [
     "TrainingError",
     "UsageError",
 ]
+
+
+GRAVITY = (130, 2, 1, 4, 3, 0)
+"""Exit statuses, of which the gravest counts: interrupted, wrong, failed, not up to date, a gate, none."""
 
 
 class DemError(Exception):

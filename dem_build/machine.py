@@ -169,10 +169,11 @@ class Machine(BaseModel):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
         default=None, description="Attention kernel, as transformers names it."
     )
-    report_to: tuple[Literal["wandb", "tensorboard"], ...] = Field(
+    report_to: tuple[Literal["wandb", "tensorboard", "trackio"], ...] = Field(
         default=(),
         description="Trackers, as transformers names them. They write to `runs/` of the cache; wandb is offline unless "
-        "WANDB_MODE says otherwise.",
+        "WANDB_MODE says otherwise, and trackio keeps to this machine unless TRACKIO_SPACE_ID or TRACKIO_SERVER_URL "
+        "does.",
     )
     checkpoint_seconds: float = Field(
         default=300.0,

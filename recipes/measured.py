@@ -12,7 +12,7 @@ from dem_build.search.problem import ratio_stderr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dem_build.cli.session import Session
+    from dem_build.session.session import Session
     from dem_build.store import Record
 
     Rows = tuple[np.ndarray, np.ndarray]

@@ -15,7 +15,7 @@ def main() -> None:
     """Run `dem` and exit with its status."""
     # A command is short: what it allocates is freed with it. A build that runs something turns this on again.
     gc.disable()
-    from dem_build.cli.witness import circumstances, replayed  # noqa: PLC0415  `import dem_build.cli` costs nothing
+    from dem_build.watch.witness import circumstances, replayed  # noqa: PLC0415  `import dem_build.cli` costs nothing
 
     call = circumstances(sys.argv[1:])
     try:
@@ -47,7 +47,7 @@ def _run(call: str | None) -> int:
     """Run the command, and leave a witness of a call that found nothing to do."""
     # pydantic would read the entry points of every installed package to look for plugins, at each start.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from dem_build.cli.watch import Watch  # noqa: PLC0415  what a repeated call does without
+    from dem_build.watch.watch import Watch  # noqa: PLC0415  what a repeated call does without
 
     with Watch(call) as watch:
         from dem_build.cli.app import run  # noqa: PLC0415  as above

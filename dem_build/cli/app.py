@@ -56,10 +56,11 @@ class Command(click.Command):
     def _run(self, **given: Any) -> int:
         # Only now: pydantic and the recipe's models take longer than all of a help page.
         function = getattr(import_module(f"{__package__}.{self.module}"), self.function)
-        from dem_build.cli.session import Call  # noqa: PLC0415
+        from dem_build.session.session import Call  # noqa: PLC0415
+        from dem_build.view.text import Spoken  # noqa: PLC0415
 
         shared = {name: given.pop(name) for name in Call.__dataclass_fields__ if name in given}
-        status: int = function(call=Call(**shared), **given)
+        status: int = function(call=Call(**shared, voice=Spoken()), **given)
         return status
 
 
@@ -454,7 +455,7 @@ app = Commands(
             *OF_RECIPE,
         ),
         Command(
-            "ending.report",
+            "report.report",
             "Draw out/NAME/report.html from what is recorded, and run nothing.",
             RECIPE,
             *OF_RECIPE,
@@ -517,7 +518,7 @@ def stopped(command: Sequence[str]) -> int:
 
 
 def _report(error: DemError, command: Sequence[str]) -> int:
-    from dem_build.cli.view_text import make_console, render_error  # noqa: PLC0415  a call that succeeds needs none
+    from dem_build.view.text import make_console, render_error  # noqa: PLC0415  a call that succeeds needs none
 
     if "--json" in command:
         _write_failure(error, command)
@@ -526,8 +527,8 @@ def _report(error: DemError, command: Sequence[str]) -> int:
 
 
 def _write_failure(error: DemError, command: Sequence[str]) -> None:
-    from dem_build.cli.view_text import write_json  # noqa: PLC0415  as above
     from dem_build.report.documents import failure_document  # noqa: PLC0415  as above
+    from dem_build.view.text import write_json  # noqa: PLC0415  as above
 
     documents = [failure_document(recipe, error) for recipe in _recipes(command) or [""]]
     write_json(documents if len(documents) > 1 else documents[0])

@@ -10,22 +10,24 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dem_build.actions.prepare.notes import unread_sentence
-from dem_build.cli.build import make_listener, run_plan
-from dem_build.cli.overlap import recorded_shared, say_shared
-from dem_build.cli.session import open_session
-from dem_build.cli.view_text import clean, joined, make_console
 from dem_build.data.splits import SPLITS
 from dem_build.engine.interrupt import Interrupt
 from dem_build.errors import UsageError
 from dem_build.json_text import quantity
 from dem_build.recipe import load_recipe
+from dem_build.session.build import run_plan
+from dem_build.session.overlap import recorded_shared
+from dem_build.session.session import open_session
+from dem_build.view.follow import make_listener
+from dem_build.view.overlap import say_shared
+from dem_build.view.text import clean, joined, make_console
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.actions.prepare.run import Shown
-    from dem_build.cli.session import Call
     from dem_build.digest import JSON
+    from dem_build.session.session import Call
     from dem_build.store import Record, Store
 
 __all__ = ["data"]

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from dem_build.cli.session import open_session, planned
-from dem_build.cli.view_diff import diff_lines
-from dem_build.cli.view_text import make_console, write_json
 from dem_build.compare import Side, compare
 from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.estimate import estimates
@@ -19,15 +16,18 @@ from dem_build.lock import lock
 from dem_build.recipe import cache_folder, load_machine
 from dem_build.report.inputs import BuildRecords
 from dem_build.review.repository import Repository
+from dem_build.session.session import open_session, planned
 from dem_build.store import Hints, Store
+from dem_build.view.diff import diff_lines
+from dem_build.view.text import make_console, write_json
 
 if TYPE_CHECKING:
-    from dem_build.cli.session import Call, Planned
     from dem_build.compare.weights import WeightsChange
     from dem_build.digest import JSON
     from dem_build.machine import Machine
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe
+    from dem_build.session.session import Call, Planned
     from dem_build.store import Record
 
 __all__ = ["diff"]

@@ -6,37 +6,30 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from dem_build.cli.overlap import recorded_shared, say_shared, shared_documents
-from dem_build.cli.session import checked, open_session
-from dem_build.cli.view_lines import Progress
-from dem_build.cli.view_plan import (
-    absent_lines,
-    budget_lines,
-    estimate_lines,
+from dem_build.engine.protocol import read_events
+from dem_build.errors import NotUpToDateError, RecipeError
+from dem_build.lock.lock import changes, dropped, lock_path
+from dem_build.session.outlook import look_ahead
+from dem_build.session.overlap import recorded_shared, shared_documents
+from dem_build.session.recorded import recorded, verdict_of, why_lines
+from dem_build.session.session import checked, open_session
+from dem_build.view.lines import Progress
+from dem_build.view.outlook import outlook_lines
+from dem_build.view.plan import (
     inherited_rates_line,
-    memory_lines,
-    plan_table,
-    rowless_lines,
     unevaluated_line,
 )
-from dem_build.cli.view_text import clean, joined, make_console, write_json
-from dem_build.cli.watch import vouch
-from dem_build.engine.protocol import read_events
-from dem_build.errors import NotUpToDateError, RecipeError, UsageError
-from dem_build.estimate import budgets, crowded, estimates, unfit
-from dem_build.lock.lock import changes, dropped, lock_path
-from dem_build.plan import Status
-from dem_build.report.documents import plan_document
+from dem_build.view.text import clean, joined, make_console, write_json
+from dem_build.watch.watch import vouch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from dem_build.cli.session import Call, Session
     from dem_build.digest import JSON
     from dem_build.plan import Verdict
-    from dem_build.store import Record
+    from dem_build.session.session import Call, Session
 
-__all__ = ["check", "lock", "logs", "plan", "recorded", "show", "why"]
+__all__ = ["check", "lock", "logs", "plan", "show", "why"]
 
 
 def check(recipe: str, call: Call) -> int:
@@ -79,32 +72,11 @@ def lock(recipe: str, call: Call) -> int:
 def plan(recipe: str, call: Call, *, check: bool) -> int:
     """Show the plan; with `check` its status tells whether something is due."""
     session = open_session(recipe, call)
-    found = estimates(session.plan, session.store, session.machine)
-    mixtures = budgets(session.plan)
-    here = session.machine.engine == "local"  # else it runs in memory that nobody here sees
-    errors = unfit(session.plan, session.machine) if here else []
-    warnings = [] if errors or not here else crowded(session.plan, session.store, session.machine)
-    shared = recorded_shared(session)
+    outlook = look_ahead(session)
     if call.as_json:
-        document = plan_document(recipe, session.plan) | {
-            "estimates": [e.document() for e in found],
-            **({"mixtures": [m.document() for m in mixtures]} if mixtures else {}),
-            "problems": [*map(str, errors), *warnings],
-            "overlap": shared_documents(shared),
-        }
-        write_json(document)
+        write_json(outlook.document())
     else:
-        console = make_console()
-        plan_table(session.plan, console)
-        absent_lines(session.plan, console)
-        budget_lines(mixtures, console)
-        written = session.recipe
-        inherited_rates_line(written.inherited_rates, written.train.learning_rate, console)
-        unevaluated_line(written.unevaluated, console)
-        rowless_lines(session.plan.graph, console)
-        estimate_lines(found, console)
-        memory_lines(errors, warnings, console)
-        say_shared(shared, console)
+        outlook_lines(outlook, make_console())
     if session.plan.up_to_date:  # else estimates speak of what is free, and of earlier runs
         vouch(math.inf)
         return 0
@@ -113,15 +85,8 @@ def plan(recipe: str, call: Call, *, check: bool) -> int:
 
 def why(recipe: str, action: str, call: Call) -> int:
     """Show why an action is due, down to each parameter and input that differs."""
-    session = open_session(recipe, call)
-    verdict = _verdict(session, action)
-    changed = "changed since its last build:" if verdict.reason.differences else str(verdict.reason)
-    _say(f"{action}: {verdict.status}, {changed}")
-    for difference in verdict.reason.differences:
-        _say(f"  {difference}")
-    for upstream in verdict.reason.waits_for:
-        other = session.plan.verdicts[upstream]
-        _say(f"  {upstream}: {other.status}, {other.reason}")
+    for line in why_lines(open_session(recipe, call), action):
+        _say(line)
     return 0
 
 
@@ -150,7 +115,7 @@ def show(recipe: str, action: str, call: Call) -> int:
 def logs(recipe: str, action: str, call: Call) -> int:
     """Print what an action said while it ran."""
     session = open_session(recipe, call)
-    for event in _events(session, _verdict(session, action)):
+    for event in _events(session, verdict_of(session, action)):
         _say(_line(event))
     return 0
 
@@ -162,23 +127,6 @@ def _say(line: str) -> None:
 def _counted(word: str, names: Collection[str]) -> str:
     plural = word if len(names) == 1 else f"{word}s"
     return f"{len(names)} {plural}: {', '.join(names)}" if names else f"no {plural}"
-
-
-def _verdict(session: Session, name: str) -> Verdict:
-    session.plan.graph.require([name])
-    return session.plan.verdicts[name]
-
-
-def recorded(session: Session, name: str) -> Record:
-    """The record of an action as it stands in the recipe now, else that of its last build."""
-    verdict = _verdict(session, name)
-    last = session.plan.history.keys.get(name)
-    record = verdict.record or (session.store.records.peek(last) if last else None)
-    if record is None:
-        raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")
-    if verdict.status is not Status.HIT:
-        make_console(stderr=True).print(f"{name} is due again; this is its last build")
-    return record
 
 
 def _events(session: Session, verdict: Verdict) -> Iterator[JSON]:

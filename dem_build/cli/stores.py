@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from dem_build.cli.session import open_store
-from dem_build.cli.view_text import clean, joined, make_console, write_json
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
+from dem_build.session.session import open_store
 from dem_build.store.gc.garbage import GRACE_SECONDS, Policy
+from dem_build.view.text import clean, joined, make_console, write_json
 
 if TYPE_CHECKING:
-    from dem_build.cli.session import Call
+    from dem_build.session.session import Call
     from dem_build.store import Store
     from dem_build.store.gc.census import Usage
     from dem_build.store.gc.collect import Collection

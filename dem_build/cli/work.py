@@ -12,24 +12,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build.cli.build import refuse_plan
-from dem_build.cli.session import open_session
-from dem_build.cli.shared.sharing import Pushing
 from dem_build.cli.stores import seconds
-from dem_build.cli.view_text import make_console, render_error
-from dem_build.cli.view_work import WorkEvents, WorkLines
-from dem_build.cli.watch import disavow
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done, Outcome, recorded
 from dem_build.errors import DemError, InterruptedBuildError, UsageError
 from dem_build.graph import united
 from dem_build.plan import History, make_plan
+from dem_build.session.build import refuse_plan
+from dem_build.session.session import open_session
+from dem_build.session.sharing import Pushing
+from dem_build.view.text import make_console, render_error
+from dem_build.view.work import WorkEvents, WorkLines
+from dem_build.watch.watch import disavow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dem_build.cli.session import Call, Session
     from dem_build.plan import Plan
+    from dem_build.session.session import Call, Session
 
 __all__ = ["work"]
 

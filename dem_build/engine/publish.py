@@ -29,9 +29,20 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest, Output
     from dem_build.store import Record, Store
 
-__all__ = ["Destination", "destination", "export_model", "publish", "publish_text"]
+__all__ = [
+    "PARTS",
+    "Destination",
+    "destination",
+    "export_model",
+    "is_published",
+    "link_model",
+    "publish",
+    "publish_text",
+]
 
 STAMP = ".dem.json"
+PARTS = ("weights", "tokenizer", "config", "generation_config")
+"""The outputs that make up a model."""
 PARTIAL = ".model-"
 PARTIAL_TEXT = ".text-"
 
@@ -105,7 +116,7 @@ def publish(
     try:
         to.folder.mkdir(parents=True, exist_ok=True)
         with _alone(to.folder):
-            current = _published(to, wanted)
+            current = is_published(to, wanted)
             made = texts() if current else _replace_model_beside(texts, to, record, store, wanted)
             for name, text in made.items():
                 _write_text(to, name, text)
@@ -217,7 +228,24 @@ def export_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> N
             store.views.export(output, folder / GENERATION_CONFIG)
 
 
-def _published(to: Destination, wanted: Digest) -> bool:
+def link_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> None:
+    """Make a folder of links to what makes up a model, as `from_pretrained` takes it; arguments as of `export_model`.
+
+    Raises:
+        CorruptObjectError: One of them is damaged or gone.
+        StoreError: A link cannot be written.
+    """
+    for name, output in outputs.items():
+        if name in ("weights", "tokenizer"):
+            store.views.view(output, folder, "")
+        elif name == "config" or store.objects.read_bytes(output).strip() != b"{}":
+            (folder / (CONFIG if name == "config" else GENERATION_CONFIG)).symlink_to(
+                store.objects.open(output)
+            )
+
+
+def is_published(to: Destination, wanted: Digest) -> bool:
+    """Whether a folder holds the model of a digest, and nobody has touched it."""
     stamp = _stamp(to.folder)
     alike = stamp.get("model_digest") == wanted and stamp.get("files") == _signatures(to.model)
     return alike and to.model.is_dir() and not to.model.is_symlink()

@@ -6,6 +6,7 @@ what no lock pins. Files are downloaded to the client's cache, which other progr
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Listed", "cached", "commit_of", "download", "files_of", "here", "require_access"]
 
 _PIN = "`dem lock` with a network pins it; with the lock, builds work offline"
+
+_TRUE = ("1", "ON", "YES", "TRUE")
+"""What the client takes for true."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,9 @@ def _silent_bar(tell: Callable[[int, int], None]) -> type[Any]:
 @contextmanager
 def _asking(kind: str, name: str, revision: str, file: str | None = None) -> Iterator[HfApi]:
     """Give the hub's client, and say what it refuses in words of the recipe."""
+    # The client looks at this when it is loaded, which in a notebook may be long ago. What was downloaded it finds.
+    if file is None and os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
+        raise _unpinned(f"the {kind} {name!r}")
     # Imported here: it takes longer than the rest of a plan, which as a rule finds all it needs in the lock.
     from huggingface_hub import HfApi  # noqa: PLC0415
 
@@ -195,7 +202,7 @@ def _out_of_reach(what: str, file: str | None, error: Exception) -> UsageError:
     causes = (error, error.__cause__)
     if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
         if file is None:
-            return UsageError(f"{what} is not in the lock, and this build is offline", hint=_PIN)
+            return _unpinned(what)
         hint = "one build with a network downloads it"
         return UsageError(f"{file} of {what} is not on this machine, and this build is offline", hint=hint)
     for cause in causes:
@@ -205,3 +212,7 @@ def _out_of_reach(what: str, file: str | None, error: Exception) -> UsageError:
     cause = error.__cause__ or error
     reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
     return UsageError(f"the hub cannot be asked for {what}: {reason}", hint=_PIN)
+
+
+def _unpinned(what: str) -> UsageError:
+    return UsageError(f"{what} is not in the lock, and this build is offline", hint=_PIN)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.recipe.toml import Key, Statement
 
-__all__ = ["table_text", "with_omegas", "with_table", "without_table"]
+__all__ = ["table_text", "value_text", "with_omegas", "with_table", "without_table"]
 
 ORDER = ("name", "base", "train", "datasets", "vectors", "probes")
 """Sections that a new table comes after, where the recipe has none of its own section yet."""
@@ -39,19 +39,20 @@ def table_text(key: Key, table: Mapping[str, Any]) -> str:
         key: Where it is, such as `("datasets", "math")`.
         table: Its keys, with values as `tomllib` reads them.
     """
-    lines = [f"{dotted((name,))} = {_value(value)}\n" for name, value in table.items()]
+    lines = [f"{dotted((name,))} = {value_text(value)}\n" for name, value in table.items()]
     return f"[{dotted(key)}]\n{''.join(lines)}"
 
 
-def _value(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """A value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return _CONTROL.sub(r"\\u007f", json.dumps(value, ensure_ascii=False))
     if isinstance(value, dict):
-        return f"{{ {', '.join(f'{dotted((key,))} = {_value(item)}' for key, item in value.items())} }}"
+        return f"{{ {', '.join(f'{dotted((key,))} = {value_text(item)}' for key, item in value.items())} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_value, value))}]"
+        return f"[{', '.join(map(value_text, value))}]"
     return str(value)  # of numbers, dates and times Python's own form is TOML's
 
 
@@ -140,17 +141,17 @@ def _with_omega(text: str, table: tuple[str, str], omega: float) -> str:
         # Blanks between a number and a comment are of the number, to the scanner.
         old = text[place : at.end]
         blank, rest = len(old) - len(old.lstrip()), len(old.rstrip())
-        new_text = text[: place + blank] + _value(omega) + text[place + rest :]
+        new_text = text[: place + blank] + value_text(omega) + text[place + rest :]
     elif (at := next((s for s in found if s.key == table and s.is_header), None)) is not None:
         # Below the keys that stand there, above a table of its own such as `train`.
         after = found[found.index(at) + 1 :]
         own = list(takewhile(lambda statement: not statement.is_header, after))
         place = _line_end(text, (own[-1] if own else at).end)
         end = "" if text[:place].endswith("\n") else "\n"
-        new_text = f"{text[:place]}{end}omega = {_value(omega)}\n{text[place:]}"
+        new_text = f"{text[:place]}{end}omega = {value_text(omega)}\n{text[place:]}"
     expected = tomllib.loads(text)
     expected[table[0]][table[1]]["omega"] = omega
-    return _proved(new_text, expected, text, table, f"write it there by hand: omega = {_value(omega)}")
+    return _proved(new_text, expected, text, table, f"write it there by hand: omega = {value_text(omega)}")
 
 
 def _runs(found: Sequence[Statement], key: tuple[str, str]) -> list[tuple[int, int]]:

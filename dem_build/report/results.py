@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dem_build.report.stages import Stage
     from dem_build.store import Record
 
-__all__ = ["READ", "Metrics", "Results", "collect"]
+__all__ = ["READ", "Metrics", "Results", "collect", "digest_of"]
 
 MODEL = "model"
 METRICS = "metrics"
@@ -126,7 +126,7 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         rows=_rows(present, read),
         omega={**graph.omega, **tuned, **matched},
         found=found,
-        model_digest=digest.of_json({n: o.digest for n, o in model.outputs.items()}) if model else None,
+        model_digest=digest_of(model) if model else None,
         baselines=read_baselines(build),
         warnings=tuple(_warnings(present)),
         cost=build_cost(graph, read_costs(build)),
@@ -138,6 +138,11 @@ def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output]
         # Of groups within groups the innermost, which come last.
         members={task: name for name, group in graph.groups.items() if group.scores for task in group.tasks},
     )
+
+
+def digest_of(model: Record) -> Digest:
+    """The digest of a model, of the record that it has."""
+    return digest.of_json({name: output.digest for name, output in model.outputs.items()})
 
 
 def _names(graph: Graph, prefix: str) -> tuple[str, ...]:

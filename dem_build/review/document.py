@@ -13,10 +13,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dem_build.compare.keys import Standing
-from dem_build.errors import UsageError
+from dem_build.errors import GRAVITY, UsageError
 
 __all__ = [
-    "GRAVITY",
     "MOST_BYTES",
     "MOST_RECIPES",
     "AskedPrompt",
@@ -37,9 +36,6 @@ __all__ = [
     "read_review",
     "shown",
 ]
-
-GRAVITY = (130, 2, 1, 4, 3, 0)
-"""Of several recipes the gravest is the call's, as in `dem build`: stopped, wrong, failed, not up to date, a gate."""
 
 MOST_BYTES = 4_000_000
 MOST_TEXT = 4000

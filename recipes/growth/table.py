@@ -15,7 +15,7 @@ from pathlib import Path
 
 from make_growth import SIZES, SKILLS
 
-from dem_build.cli.session import Call, Session, open_session
+from dem_build.session.session import Call, Session, open_session
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from measured import gain, mean, record, rows, shown

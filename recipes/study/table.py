@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build.cli.session import Call, Session, open_session
+from dem_build.session.session import Call, Session, open_session
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 import sys
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.util import find_spec
+from threading import Thread
 
 import pytest
 from finetune_samples import base, context_of, dropout_base, events, rows, run, stop_after, train
@@ -53,6 +59,66 @@ def test_wandb_writes_an_offline_run(base, tmp_path, monkeypatch):
     [found] = (folder / "wandb").glob("offline-run-*/run-math.wandb")
     assert b"train/loss" in found.read_bytes()
     assert not [e for e in events(work) if "stopped" in e.get("message", "")]
+
+
+@pytest.mark.skipif(
+    find_spec("trackio") is None, reason="an extra"
+)  # it looks for its folder when it is imported
+def test_trackio_keeps_the_curve_in_one_database_and_asks_nobody_for_anything(run, tmp_path, monkeypatch):
+    for name in ("TRACKIO_DIR", "TRACKIO_PROJECT", "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    asked = asked_hub(monkeypatch)
+    work, folder = tmp_path / "work", tmp_path / "runs" / "vector:math"
+    with pytest.raises(InterruptedBuildError):
+        run(work, tracked(work, folder, "trackio", stopping=stop_after(4, work)), eval_steps=4)
+    provenance, _ = run(work, tracked(work, folder, "trackio"), eval_steps=4)
+    figures = told_trackio(tmp_path / "runs" / "trackio")
+    assert {s: f["train/loss"] for s, f in figures.items() if "train/loss" in f} == {
+        step: pytest.approx(loss) for step, loss, *_ in provenance["curve"]
+    }
+    assert {s: f["eval/loss"] for s, f in figures.items() if "eval/loss" in f} == {
+        s: pytest.approx(x) for s, x in provenance["validation"]["curve"]
+    }
+    assert not [e for e in events(work) if "stopped" in e.get("message", "")]
+    again = tmp_path / "again"  # the same training, from its beginning: its run begins anew
+    run(again, tracked(again, folder, "trackio"), eval_steps=4)
+    assert told_trackio(tmp_path / "runs" / "trackio", copies=1).keys() == figures.keys()
+    assert asked == []
+
+
+def asked_hub(monkeypatch):
+    """Stand in for the hub; return what it is asked."""
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(500)
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    return asked
+
+
+def told_trackio(folder, copies=2):
+    """Read its one run: step → figure → value, each at most so many times over."""
+    [database] = folder.glob("*.db")
+    with closing(sqlite3.connect(database)) as opened:
+        rows = opened.execute("select run_name, step, metrics from metrics").fetchall()
+    assert {name for name, *_ in rows} == {"vector:math"}
+    found = {}
+    for _, step, text in rows:
+        for name, value in json.loads(text).items():
+            found.setdefault(step, {}).setdefault(name, []).append(value)
+    assert max(len(values) for figures in found.values() for values in figures.values()) <= copies
+    return {step: {name: values[-1] for name, values in figures.items()} for step, figures in found.items()}
 
 
 def test_a_tracker_that_fails_stops_nothing_and_is_said_once(base, tmp_path, monkeypatch):

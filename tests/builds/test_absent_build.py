@@ -10,10 +10,10 @@ import pytest
 from project import EVALUATE, RECIPE, Project, dataset, files_of, fresh, ran
 from tiny import make_data
 
-from dem_build.cli.session import planned
 from dem_build.errors import NotUpToDateError
 from dem_build.lock import lock
 from dem_build.plan import History
+from dem_build.session.session import planned
 from dem_build.store import Store
 
 UPPER = dataset("upper", omega=0.25, test=0.2)

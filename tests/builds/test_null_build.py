@@ -20,7 +20,7 @@ import pytest
 from project import WAY, Calls, dataset, recipe, record
 from tiny import make_base, make_data
 
-from dem_build.cli.witness import Witness, look, same
+from dem_build.watch.witness import Witness, look, same
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -89,7 +89,7 @@ def test_what_ended_well_is_pushed_where_the_build_cannot_be_concluded(two, monk
         (two.home / "tiny.toml").read_text().replace("omega = 0.5", "omega = 0.25")
     )
     monkeypatch.chdir(two.home)
-    monkeypatch.setattr("dem_build.cli.build.conclude", full)
+    monkeypatch.setattr("dem_build.session.build.conclude", full)
     assert run(["build", "tiny.toml"]) == 1
     said = capsys.readouterr()
     assert "no space left" in said.err

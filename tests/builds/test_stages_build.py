@@ -12,13 +12,13 @@ from project import Project, dataset, fresh, ran, recipe
 
 from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.reader import open_checkpoint
-from dem_build.cli.session import Call, open_session
 from dem_build.errors import CheckpointError
+from dem_build.session.session import Call, open_session
 
 if TYPE_CHECKING:
     from dem_build.checkpoint.reader import Checkpoint
-    from dem_build.cli.session import Session
     from dem_build.digest import Output
+    from dem_build.session.session import Session
 
 SPLIT = {"omega": 0.5, "validation": 0.1, "test": 0.2}
 TRUNK = '[trunk]\ndatasets = ["add"]\ndtype = "float32"\ntrain = { max_steps = 4 }\n'

@@ -13,7 +13,7 @@ import pytest
 
 from dem_build.cli import build, inspect
 from dem_build.cli.app import Command, app, run
-from dem_build.cli.session import Call
+from dem_build.session.session import Call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

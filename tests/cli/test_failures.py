@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from dem_build.cli.app import run
-from dem_build.cli.session import Session
 from dem_build.engine.interrupt import Interrupt
+from dem_build.session.session import Session
 
 
 @pytest.mark.parametrize(

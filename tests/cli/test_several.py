@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from dem_build.cli.app import run
-from dem_build.cli.session import Call, open_session
 from dem_build.engine.preflight import refuse_unmergeable
 from dem_build.errors import CheckpointError
+from dem_build.session.session import Call, open_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable

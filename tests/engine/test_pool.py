@@ -10,7 +10,6 @@ import pytest
 
 from dem_build.action import Action, key_of, preimage
 from dem_build.actions import KINDS
-from dem_build.engine import pool as of_pools
 from dem_build.engine.copied import Copied
 from dem_build.engine.pool import Message, Pool, Slot
 from dem_build.engine.protocol import Answer, Request
@@ -79,10 +78,8 @@ def test_a_killed_workers_action_fails(pool: Pool) -> None:
     assert not message.stale
 
 
-def test_a_worker_leaves_a_schedulers_signal_to_its_driver(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(of_pools, "POSSIBLE", False)  # no copy of this process, but one of its own
+def test_a_worker_leaves_a_schedulers_signal_to_its_driver(pool: Pool) -> None:
+    pool.workers[0]._copies = False  # no copy of this process, but one of its own
     [worker] = pool.workers
     worker.submit(request())
     first = answer(pool)

@@ -18,6 +18,7 @@ from dem_build.machine import Machine
     [
         ("bitsandbytes", {"optim": "adamw_8bit"}, {}),
         ("tensorboard", {}, {"report_to": ("tensorboard",)}),
+        ("trackio", {}, {"report_to": ("trackio",)}),
         ("wandb", {}, {"report_to": ("wandb",)}),
     ],
 )

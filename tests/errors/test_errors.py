@@ -88,7 +88,7 @@ def test_a_recipe_with_a_mistake_is_told_by_the_command(folder, monkeypatch, cap
 def test_ctrl_c_while_the_plan_is_made_is_status_130(home, monkeypatch, capsys):
     sketch(home)
     (home / "recipe.toml").write_text(RECIPE)
-    monkeypatch.setattr("dem_build.cli.session.make_plan", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    monkeypatch.setattr("dem_build.session.session.make_plan", lambda *_: os.kill(os.getpid(), signal.SIGINT))
     assert run(["build", "recipe.toml"]) == 130
     assert normal(capsys.readouterr().err, home) == "error: stopped"
 

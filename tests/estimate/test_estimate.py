@@ -20,7 +20,6 @@ from dem_build.action import Action, Edge, Input, SourceFile
 from dem_build.actions import KINDS
 from dem_build.actions.tune import judges
 from dem_build.checkpoint.blocks import BLOCK
-from dem_build.cli.view_plan import budget_lines, estimate_lines, memory_lines
 from dem_build.digest import of_bytes
 from dem_build.estimate import (
     Estimate,
@@ -41,6 +40,7 @@ from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, Judging, held_by_se
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
 from dem_build.store import Record
+from dem_build.view.plan import budget_lines, estimate_lines, memory_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

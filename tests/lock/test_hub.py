@@ -14,6 +14,7 @@ import pytest
 from hub_server import HubServer, serving
 from project import fresh, ran
 
+from dem_build.errors import UsageError
 from dem_build.lock import hub as hub_module
 
 RECIPE = """\
@@ -64,6 +65,17 @@ def test_a_hub_out_of_reach_is_said() -> None:
 def test_offline_says_how_to_pin(hub: HubServer) -> None:
     assert "dem lock" in commit("allenai/ai2_arc", hub.endpoint, HF_HUB_OFFLINE="1").stderr
     assert hub.asked == []
+
+
+def test_offline_counts_where_the_client_was_loaded_long_before(hub: HubServer, monkeypatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    assert hub_module.commit_of("dataset", "allenai/ai2_arc")
+    asked = len(hub.asked)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UsageError, match="is not in the lock, and this build is offline"):
+        hub_module.commit_of("dataset", "allenai/ai2_arc")
+    assert len(hub.asked) == asked
 
 
 def test_the_lock_pins_a_built_in_tasks_dataset_and_asks_the_hub_once(

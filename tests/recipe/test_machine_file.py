@@ -53,7 +53,7 @@ def test_mistakes_of_a_machine_file_are_told_at_once(write):
         (
             4,
             "report_to[0]",
-            'must be "wandb" or "tensorboard", not "tensorbord"',
+            'must be "wandb", "tensorboard" or "trackio", not "tensorbord"',
             'did you mean "tensorboard"?',
         ),
     ]

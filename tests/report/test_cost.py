@@ -12,7 +12,6 @@ from rich.console import Console
 
 from dem_build.action import Action, Edge, Evaluation, Input
 from dem_build.actions import KINDS
-from dem_build.cli.view_results import cost_line
 from dem_build.engine.outcome import Done, Result
 from dem_build.report.baselines import RecordedBaseline
 from dem_build.report.cost import DEM, BuildCost, Cost, Part, by_device, part_of, read_costs, spent
@@ -23,6 +22,7 @@ from dem_build.report.mixing_cost import build_cost
 from dem_build.report.results import Results
 from dem_build.report.summary import summary
 from dem_build.report.verdict import judge
+from dem_build.view.results import cost_line
 
 GPU, CPU = "NVIDIA H100", "cpu (x86_64), 8 threads"
 NAMES = ("add", "copy", "upper")

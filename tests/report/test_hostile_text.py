@@ -18,16 +18,6 @@ from rich.console import Console
 from dem_build.actions.sample.read import Exchange, SampledAnswer, read_samples
 from dem_build.actions.tsne.read import read_tsne
 from dem_build.actions.tune.read import read_tuning
-from dem_build.cli.view_lines import PlainListener
-from dem_build.cli.view_plan import unevaluated_line
-from dem_build.cli.view_results import (
-    baseline_lines,
-    closing_lines,
-    remaining_warnings,
-    result_table,
-    say_lines,
-)
-from dem_build.cli.view_text import joined, render_error
 from dem_build.engine.outcome import Done, Result
 from dem_build.errors import TrainingError
 from dem_build.report.actions import lines_after_results, lines_before_results
@@ -36,6 +26,16 @@ from dem_build.report.gates import GateResult
 from dem_build.report.html.page import render
 from dem_build.report.summary import summary
 from dem_build.report.text import JOINERS, printable
+from dem_build.view.lines import PlainListener
+from dem_build.view.plan import unevaluated_line
+from dem_build.view.results import (
+    baseline_lines,
+    closing_lines,
+    remaining_warnings,
+    result_table,
+    say_lines,
+)
+from dem_build.view.text import joined, render_error
 
 OFTEN = "<>&\"'`|*_[]()#!~$\\{}-+=:;/.0a \n\t\r\x00\x07\x1b\x9b\u2028\u202e"
 END = "\N{SKULL AND CROSSBONES}"  # so that no text is empty, or is another name of the sample

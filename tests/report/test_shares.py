@@ -10,7 +10,6 @@ import pytest
 from build_samples import ACC, Made, make_graph
 from rich.console import Console
 
-from dem_build.cli.view_results import result_table
 from dem_build.report.comparison import Measurement, Trend, measure_of, rows
 from dem_build.report.documents import results_document
 from dem_build.report.gates import GateResult
@@ -20,6 +19,7 @@ from dem_build.report.markdown import results_table
 from dem_build.report.results import Results, collect
 from dem_build.report.verdict import judge
 from dem_build.stats import Z95, stderr_of_share
+from dem_build.view.results import result_table
 
 
 def lm_evals(right, samples):

@@ -10,9 +10,9 @@ import numpy as np
 from safetensors.numpy import save
 from tiny import make_base
 
-from dem_build.cli.session import Call, open_session
 from dem_build.engine.outcome import Outcome
 from dem_build.plan import decide
+from dem_build.session.session import Call, open_session
 from dem_build.store import Record
 
 if TYPE_CHECKING:

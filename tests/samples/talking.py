@@ -14,7 +14,7 @@ from project import Project, dataset, recipe
 from tiny import make_base, make_data
 
 from dem_build.cli.chat.chat import _models
-from dem_build.cli.session import Call
+from dem_build.session.session import Call
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -74,6 +74,11 @@ def dem(
     return Ended(done.returncode, done.stdout, done.stderr or "")
 
 
+def python(code: str, home: Path, environment: Mapping[str, str]) -> Ended:
+    """Run code in a folder, as a script without a guard, with these variables alone."""
+    return run(_python, code, home, {**environment})
+
+
 def run(function: Callable[..., object], *arguments: object, together: bool = False) -> Ended:
     """Call a function of a module in a process of its own, and wait for its end."""
     with tempfile.TemporaryDirectory() as folder:
@@ -124,13 +129,24 @@ def _writing(streams: Sequence[Path], function: Callable[..., object], arguments
 
 def _dem(arguments: list[str], home: Path, environment: dict[str, str]) -> None:
     """Be `dem`."""
-    os.chdir(home)
-    os.environ.clear()
-    os.environ.update(environment)
+    _settle(home, environment)
     sys.argv = ["dem", *arguments]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
-        del sys.modules[name]  # which knows where the hub and its cache are from its variables
-    Worker._new = lambda worker: Loaded(worker)  # noqa: PLW0108  a method
     from dem_build.cli import main
 
     main()
+
+
+def _python(code: str, home: Path, environment: dict[str, str]) -> None:
+    """Be a script."""
+    _settle(home, environment)
+    exec(code, {"__name__": "__main__"})
+
+
+def _settle(home: Path, environment: dict[str, str]) -> None:
+    """Be as a process that was started in a folder with these variables, and whose workers are copies."""
+    os.chdir(home)
+    os.environ.clear()
+    os.environ.update(environment)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[name]  # which knows where the hub and its cache are from its variables
+    Worker._new = lambda worker: Loaded(worker)  # noqa: PLW0108  a method

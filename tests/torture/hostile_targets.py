@@ -315,9 +315,9 @@ def _template(text: str, home: Path) -> None:
 
 
 def _events(data: bytes, home: Path) -> None:
-    from dem_build.cli.view_lines import PlainListener
-    from dem_build.cli.view_text import make_console
     from dem_build.engine.protocol import EventTail
+    from dem_build.view.lines import PlainListener
+    from dem_build.view.text import make_console
 
     (home / "events.jsonl").write_bytes(data)
     tail = EventTail()

@@ -1,7 +1,7 @@
 """Follows a training from inside Trainer: tells how far it is, refuses divergence, saves checkpoints by the clock.
 
-The machine file's trackers (TensorBoard, Weights & Biases) are told its figures. Both write into a folder of the
-action, where a resumed training goes on. A run is uploaded only where the user sets WANDB_MODE.
+The machine file's trackers (TensorBoard, Weights & Biases, Trackio) are told its figures. They write below `runs/` of
+the cache, where a resumed training goes on. A run is uploaded only where the user's environment says where to.
 """
 
 # ruff: noqa: ARG002  # the signatures are Trainer's
@@ -9,16 +9,19 @@ action, where a resumed training goes on. A run is uploaded only where the user 
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
 import time
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from huggingface_hub import constants
 from transformers import TrainerCallback
 
 from dem_build.actions.checkpoints import keep
@@ -27,7 +30,7 @@ from dem_build.json_text import parse_json
 from dem_build.model.environment import device_name, peak_memory, release_memory, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -290,7 +293,57 @@ class _Wandb:
         self._run.finish()
 
 
+class _Trackio:
+    """A run in the database that all trainings of the cache share, `trackio/` beside their folders.
+
+    It is on this machine, but where the user's environment names a Space or a server. Of a training that was killed,
+    what it wrote after its last checkpoint stands there twice, with the same figures.
+    """
+
+    def __init__(self, folder: Path, params: Mapping[str, JSON], step: int) -> None:
+        os.environ.setdefault("TRACKIO_DIR", str(folder.parent / "trackio"))  # it looks when it is loaded
+        with _unasked(), redirect_stdout(io.StringIO()):  # where it is and how to see it, for a person
+            import trackio  # noqa: PLC0415  an optional package
+
+            project = os.environ.get("TRACKIO_PROJECT", PROJECT)
+            with suppress(ValueError):  # there is no run yet
+                for run in trackio.Api().runs(project) if not step else ():
+                    if run.name == folder.name:  # it was begun before, and begins anew
+                        run.delete()
+            self._run: Any = trackio.init(
+                project=project,
+                name=folder.name,
+                resume="allow",
+                config=dict(params),
+                embed=False,
+                # Of the machine, not of the training.
+                auto_log_gpu=False,
+                auto_log_cpu=False,
+            )
+
+    def write(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        with redirect_stdout(io.StringIO()):
+            self._run.finish()
+
+
+@contextmanager
+def _unasked() -> Iterator[None]:
+    """Ask no hub: a run on this machine would send the user's token to one, to learn whose it is."""
+    if os.environ.get("TRACKIO_SPACE_ID") or os.environ.get("TRACKIO_SERVER_URL"):
+        yield
+        return
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 WRITERS: dict[str, Callable[[Path, Mapping[str, JSON], int], _Writer]] = {
     "tensorboard": _TensorBoard,
+    "trackio": _Trackio,
     "wandb": _Wandb,
 }

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from dem_build.action import BASE, COMPOSED
 from dem_build.cli.chat.models import ChatModels, Settings
 from dem_build.cli.chat.terminal import Talk, documents, talk_in_terminal
-from dem_build.cli.session import open_session
-from dem_build.cli.view_text import write_json
 from dem_build.engine.pool import MEMORY, SLEEPING
 from dem_build.errors import UsageError
+from dem_build.session.session import open_session
+from dem_build.view.text import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dem_build.cli.session import Call
+    from dem_build.session.session import Call
 
 __all__ = ["chat"]
 

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from dem_build.action import Action
     from dem_build.cli.edit.changes import Draft
-    from dem_build.cli.session import Session
     from dem_build.data.turns import Turn
     from dem_build.digest import Digest, Output
     from dem_build.model.generation import Answered
     from dem_build.model.live import LiveModel, ModelFiles, Omegas
     from dem_build.model.tokenizer import BaseTokenizer
+    from dem_build.session.session import Session
 
 __all__ = ["ChatModels", "Omega", "Settings", "mean_of"]
 

@@ -19,9 +19,9 @@ from rich.text import Text
 
 from dem_build.cli.chat.models import Settings, mean_of
 from dem_build.cli.edit.changes import difference, replace_text
-from dem_build.cli.session import checked
-from dem_build.cli.view_text import clean, make_console
 from dem_build.errors import DemError, UsageError
+from dem_build.session.session import checked
+from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from dem_build.cli.chat.models import mean_of
 from dem_build.cli.edit.changes import settle
-from dem_build.cli.view_text import clean, make_console, render_error
 from dem_build.errors import DemError, UsageError
 from dem_build.recipe.messages import nearest
+from dem_build.view.text import clean, make_console, render_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dem_build.cli.session import checked
-from dem_build.cli.view_text import clean, make_console
 from dem_build.errors import RecipeError, UsageError
 from dem_build.paths import absolute
 from dem_build.recipe import toml
+from dem_build.session.session import checked
 from dem_build.store.files import replace_file
+from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

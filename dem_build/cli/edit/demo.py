@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dem_build.cli.view_text import clean, make_console
 from dem_build.demo.make import RECIPE, make_demo
+from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
     from pathlib import Path

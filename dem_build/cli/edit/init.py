@@ -14,17 +14,17 @@ from rich.text import Text
 
 from dem_build.cli.edit.changes import Draft, relative_to, settle
 from dem_build.cli.edit.seen import look
-from dem_build.cli.view_text import clean, make_console
 from dem_build.errors import DemError, UsageError
 from dem_build.paths import expanded, may_be_hub_id
 from dem_build.recipe.edited import table_text
 from dem_build.recipe.schema import NAME
+from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dem_build.cli.edit.seen import Seen
-    from dem_build.cli.session import Call
+    from dem_build.session.session import Call
 
 __all__ = ["init"]
 

@@ -10,8 +10,6 @@ from rich.text import Text
 
 from dem_build.cli.edit.changes import opened, recipe_here, settle
 from dem_build.cli.edit.seen import look
-from dem_build.cli.session import last_root, open_workplace
-from dem_build.cli.view_text import clean, make_console
 from dem_build.errors import DemError, UsageError
 from dem_build.paths import absolute
 from dem_build.recipe.edited import with_table, without_table
@@ -19,14 +17,16 @@ from dem_build.recipe.messages import nearest
 from dem_build.recipe.overrides import OverrideError, override
 from dem_build.recipe.schema import NAME
 from dem_build.report.quantities import size
+from dem_build.session.session import last_root, open_workplace
+from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from dem_build.cli.edit.changes import Draft
-    from dem_build.cli.session import Call
     from dem_build.digest import JSON
+    from dem_build.session.session import Call
 
 __all__ = ["add", "kept_of", "keys_of", "names_of", "remove", "section_of"]
 

@@ -11,10 +11,6 @@ from dem_build.action import MODEL
 from dem_build.cli.build import build
 from dem_build.cli.edit.changes import opened, recipe_here, settle
 from dem_build.cli.edit.tables import kept_of, names_of, section_of
-from dem_build.cli.overlap import recorded_shared
-from dem_build.cli.session import open_session
-from dem_build.cli.view_results import here
-from dem_build.cli.view_text import joined, make_console, say
 from dem_build.engine.publish import publish_text
 from dem_build.errors import DemError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
@@ -22,7 +18,11 @@ from dem_build.paths import absolute
 from dem_build.recipe.edited import without_table
 from dem_build.recipe.messages import nearest
 from dem_build.report.attestation import attestation, entered, parse_withdrawn, unknown_of, withdrawn_of
+from dem_build.session.overlap import recorded_shared
+from dem_build.session.session import open_session
 from dem_build.store.files import replace_file
+from dem_build.view.results import here
+from dem_build.view.text import joined, make_console, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dem_build.cli.edit.changes import Draft
-    from dem_build.cli.session import Call, Session
     from dem_build.report.attestation import Withdrawn
+    from dem_build.session.session import Call, Session
 
 __all__ = ["withdraw"]
 

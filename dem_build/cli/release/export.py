@@ -16,27 +16,25 @@ from dem_build.action import BASE
 from dem_build.checkpoint.adapter import write_adapter
 from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.factors import write_factors
-from dem_build.checkpoint.filenames import CONFIG
 from dem_build.checkpoint.reader import open_checkpoint
-from dem_build.cli.inspect import recorded
-from dem_build.cli.session import open_session
-from dem_build.cli.view_text import clean, make_console
-from dem_build.engine.publish import export_model
+from dem_build.engine.publish import export_model, link_model
 from dem_build.errors import UsageError
 from dem_build.report.inputs import base_name
+from dem_build.session.recorded import origin_of, parts_of, recorded
+from dem_build.session.session import open_session
+from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dem_build.action import Action
     from dem_build.checkpoint.reader import Checkpoint
-    from dem_build.cli.session import Call, Session
     from dem_build.digest import Output
+    from dem_build.session.session import Call, Session
 
-__all__ = ["export", "export_adapter", "origin_of"]
+__all__ = ["export", "export_adapter"]
 
 ADAPTER, CHECKPOINT, GGUF = "adapter", "checkpoint", "gguf"
-PARTS = ("weights", "tokenizer", "config", "generation_config")
 
 
 def export(  # noqa: PLR0913  the command's options
@@ -202,10 +200,7 @@ class _Leaving:
             if self._is_vector:
                 self._model(folder, "float32")  # rounded once, to what the file stores
             else:
-                parts, store = _parts(self.session, self.action.name), self.session.store
-                for name in ("weights", "tokenizer"):
-                    store.views.view(parts[name], folder, "")
-                (folder / CONFIG).symlink_to(store.objects.open(parts["config"]))
+                link_model(parts_of(self.session, self.action.name), self.session.store, folder)
             written = write_gguf(place, folder, self.session.recipe.name, kind)
         moved = (
             f"its matrices moved by {written.error:.2g} of their length"
@@ -217,7 +212,7 @@ class _Leaving:
     def _model(self, folder: Path, dtype: str) -> str:
         """Copy a model's parts to a folder, or write the base with the vector there in a dtype; return what it is."""
         if not self._is_vector:
-            export_model(_parts(self.session, self.action.name), self.session.store, folder)
+            export_model(parts_of(self.session, self.action.name), self.session.store, folder)
             return f"the model that {self.action.name} makes"
         from dem_build.export.plain import write_config, write_sum  # noqa: PLC0415  numpy, for this alone
 
@@ -232,7 +227,7 @@ class _Leaving:
 
     def _summands(self, work: Path) -> tuple[Checkpoint, Checkpoint, dict[str, Output]]:
         """What a vector is added to, the vector, and the parts of the former's model."""
-        parts, store = _parts(self.session, origin_of(self.action)), self.session.store
+        parts, store = parts_of(self.session, origin_of(self.action)), self.session.store
         vector = recorded(self.session, self.action.name).outputs["delta"]
         base = open_checkpoint(store.views.view(parts["weights"], work, "weights"))
         return (
@@ -240,19 +235,6 @@ class _Leaving:
             open_delta(store.objects.open(vector), base, parts["weights"].digest, self.action.name),
             parts,
         )
-
-
-def _parts(session: Session, action: str) -> dict[str, Output]:
-    """The outputs that make up a model, all of them here."""
-    outputs = recorded(session, action).outputs
-    session.store.objects.bring(blob for name in PARTS for blob in outputs[name].blobs())
-    return {name: outputs[name] for name in PARTS}
-
-
-def origin_of(action: Action) -> str:
-    """The action that makes what a vector is added to."""
-    [origin] = {taken.at.action for taken in action.takes if taken.of == "base/weights"}
-    return origin
 
 
 @contextmanager

@@ -8,10 +8,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import __version__
 from dem_build.action import BASE
-from dem_build.cli.ending import read_results
-from dem_build.cli.release.export import export_adapter, origin_of
-from dem_build.cli.session import open_session
-from dem_build.cli.view_text import clean, make_console
+from dem_build.cli.release.export import export_adapter
 from dem_build.errors import GateError, NotUpToDateError, UsageError
 from dem_build.export.hub_card import VectorFacts, finished, vector_card, without_folders
 from dem_build.export.hub_upload import upload
@@ -19,13 +16,17 @@ from dem_build.report.card import card
 from dem_build.report.comparison import COMPOSED
 from dem_build.report.gates import check
 from dem_build.report.inputs import base_name
+from dem_build.session.ending import read_results
+from dem_build.session.recorded import origin_of
+from dem_build.session.session import open_session
+from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dem_build.action import Action
-    from dem_build.cli.session import Call, Session
     from dem_build.report.results import Results
+    from dem_build.session.session import Call, Session
     from dem_build.store import Record
 
 __all__ = ["publish"]

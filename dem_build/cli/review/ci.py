@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from dem_build.cli.review.reviewer import Reviewer
 from dem_build.cli.review.view_review import say_review
-from dem_build.cli.view_text import make_console
 from dem_build.engine.interrupt import Interrupt
 from dem_build.errors import UsageError
 from dem_build.review.comment import comment
@@ -31,13 +30,14 @@ from dem_build.review.policy import POLICY, read_policy
 from dem_build.review.repository import Repository
 from dem_build.review.stale import Digests
 from dem_build.review.untrusted import Boundary, without_tokens
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import Console
 
-    from dem_build.cli.session import Call
+    from dem_build.session.session import Call
 
 __all__ = ["ci"]
 

@@ -9,14 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dem_build.cli.build import make_listener, run_plan
-from dem_build.cli.session import not_locked, open_workplace, planned, session_of
-from dem_build.cli.shared.sharing import Pushing
-from dem_build.cli.view_plan import recipe_line
 from dem_build.compare import Side, Standing, compare
 from dem_build.compare.keys import match_keys
 from dem_build.compare.sides import nodes
-from dem_build.errors import DemError, NotUpToDateError, Problem, RecipeError, UsageError
+from dem_build.errors import GRAVITY, DemError, NotUpToDateError, Problem, RecipeError, UsageError
 from dem_build.estimate import estimates
 from dem_build.lock import lock
 from dem_build.lock.absent import is_absent
@@ -28,7 +24,6 @@ from dem_build.report.gates import GateResult, check
 from dem_build.report.inputs import BuildRecords
 from dem_build.review import told
 from dem_build.review.document import (
-    GRAVITY,
     AskedPrompt,
     RecipeReview,
     ToldChange,
@@ -41,13 +36,17 @@ from dem_build.review.stale import stale
 from dem_build.review.takes import takes_of
 from dem_build.review.untrusted import refuse_excess, refuse_names, refuse_sources
 from dem_build.review.weakened import bounds, weakened
+from dem_build.session.build import run_plan
+from dem_build.session.session import not_locked, open_workplace, planned, session_of
+from dem_build.session.sharing import Pushing
+from dem_build.view.follow import make_listener
+from dem_build.view.plan import recipe_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
-    from dem_build.cli.session import Call, Planned, Session, Workplace
     from dem_build.compare import SideBySide
     from dem_build.digest import JSON
     from dem_build.engine.interrupt import Interrupt
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
     from dem_build.review.repository import GitBlob
     from dem_build.review.stale import Digests
     from dem_build.review.untrusted import Boundary
+    from dem_build.session.session import Call, Planned, Session, Workplace
 
 __all__ = ["Reviewer"]
 
@@ -417,7 +417,7 @@ class Reviewer:
                 place.store, leases.release if leases is not None else lambda _: None
             )
             with make_listener(self.console) as listener:
-                place.sharing.console = self.console
+                place.sharing.voice = listener
                 followed = listener if pusher is None else Pushing(listener, pusher)
                 outcome = run_plan(session, followed, self.interrupt, leases, rooted=False)
             if pusher is not None:

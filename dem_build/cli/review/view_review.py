@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from dem_build.cli.view_text import hang, joined, say
 from dem_build.report import quantities
 from dem_build.report.comparison import subject
 from dem_build.review.comment import probability, verdict
 from dem_build.review.document import Worth
+from dem_build.view.text import hang, joined, say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

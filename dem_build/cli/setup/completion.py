@@ -31,7 +31,7 @@ from dem_build.recipe.schema import Dataset, Recipe, Vector
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dem_build.cli.session import Call
+    from dem_build.session.session import Call
 
 __all__ = [
     "ForBash",

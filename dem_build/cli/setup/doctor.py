@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rich.text import Text
 
 from dem_build import __version__
-from dem_build.cli.view_text import clean, make_console, write_json
 from dem_build.errors import DemError, RecipeError
 from dem_build.hardware import gigabytes, gpus, room
 from dem_build.host import host_folder
@@ -26,12 +25,13 @@ from dem_build.recipe.machine_file import cache_folder, load_machine, remotes_of
 from dem_build.report.quantities import size
 from dem_build.store.filesystem import abilities
 from dem_build.store.local import open_layout
+from dem_build.view.text import clean, make_console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dem_build.cli.session import Call
     from dem_build.machine import Remote
+    from dem_build.session.session import Call
 
 __all__ = ["Diagnosis", "doctor", "of_folder", "of_hub", "of_packages", "of_remote", "of_torch"]
 

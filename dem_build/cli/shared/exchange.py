@@ -7,18 +7,18 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from dem_build.cli.session import open_session, open_shared
-from dem_build.cli.view_text import clean, make_console, say, write_json
-from dem_build.cli.watch import vouch
 from dem_build.errors import UsageError
 from dem_build.report.quantities import size
+from dem_build.session.session import open_session, open_shared
 from dem_build.store.remote.survey import collect, survey, take
+from dem_build.view.text import clean, make_console, say, write_json
+from dem_build.watch.watch import vouch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from dem_build.cli.session import Call
-    from dem_build.cli.shared.sharing import Sharing
+    from dem_build.session.session import Call
+    from dem_build.session.sharing import Sharing
     from dem_build.store import Record, Store
     from dem_build.store.gc.garbage import Policy
     from dem_build.store.remote.namespace import Namespace

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from dem_build.cli.view_text import clean, make_console, write_json
 from dem_build.errors import RemoteError, UsageError
 from dem_build.recipe.machine_file import load_machine, remotes_of
 from dem_build.report.quantities import size
@@ -15,12 +14,13 @@ from dem_build.store.remote.address import open_bucket
 from dem_build.store.remote.folder import FolderBucket
 from dem_build.store.remote.probe import MARKER, initialise, read_marker
 from dem_build.store.remote.probe import probe as probe_bucket
+from dem_build.view.text import clean, make_console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dem_build.cli.session import Call
     from dem_build.machine import Remote
+    from dem_build.session.session import Call
     from dem_build.store.remote.bucket import Bucket, Stored
 
 __all__ = ["init", "probe", "show"]

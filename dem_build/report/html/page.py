@@ -20,9 +20,12 @@ from dem_build.report.text import printable, printable_lines
 from dem_build.report.verdict import judge
 
 if TYPE_CHECKING:
-    from dem_build.report.actions import MakeSection
+    from collections.abc import Sequence
 
-__all__ = ["SECTIONS", "render"]
+    from dem_build.report.actions import MakeSection
+    from dem_build.report.verdict import BuildVerdict
+
+__all__ = ["SECTIONS", "fragment", "render", "sections_of"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 # A hyphen that begins a number: not one inside of a date, a range or a name.
@@ -115,12 +118,39 @@ def render(inputs: ReportInputs) -> str:
             facts=_facts(inputs),
             missing=inputs.missing,
             total=len(inputs.graph.actions),
-            sections=[s for make in SECTIONS if (s := make(inputs)) is not None],
-            style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),  # noqa: S704
+            sections=sections_of(inputs),
+            style=Markup(_style()),  # noqa: S704  ours
             version=inputs.version,
         )
     )
     return page.rstrip("\n") + "\n" + mark_of(inputs)
+
+
+def sections_of(inputs: ReportInputs) -> list[Section]:
+    """The sections that there is something to show of."""
+    return [section for make in SECTIONS if (section := make(inputs)) is not None]
+
+
+def fragment(sections: Sequence[Section], verdict: BuildVerdict | None = None) -> str:
+    """Some sections as a part of another page, with a style that reaches nothing else there.
+
+    Args:
+        sections: They.
+        verdict: What stands above them.
+    """
+    template = _environment().get_template("fragment.html")
+    return template.render(sections=sections, verdict=verdict, style=_nested(_style())).strip() + "\n"
+
+
+def _style() -> str:
+    return (TEMPLATES / "style.css").read_text(encoding="utf-8")
+
+
+def _nested(style: str) -> Markup:
+    """The rules of a page as rules of one element: what they say of the page is said of it."""
+    rules = re.sub(r"(?m)^(\s*)(?::root|body)(?= \{)", r"\1&", style)
+    rules = re.sub(r"(?m)^\s*@page .*\n", "", rules)  # which no rule may hold
+    return Markup(f".dem-report {{\n{rules}\n}}")  # noqa: S704  ours
 
 
 @cache

@@ -218,8 +218,8 @@ def test_an_interpolation_says_what_its_omega_sum_to(home):
 def test_what_a_search_found_moves_and_layers_of_their_own_are_not_written(home):
     """A search's result is made up here: to search takes seconds, and what is found is of no account."""
     from dem_build.actions.tune.omega import write_omega
-    from dem_build.cli.session import Call, open_session
     from dem_build.plan import decide
+    from dem_build.session.session import Call, open_session
     from dem_build.store import Record
 
     searched = RECIPE.replace(COMMENTED, "").replace("omega = 0.25\n", "")

@@ -14,8 +14,8 @@ from store_samples import make_record
 
 from dem_build.cli.app import run
 from dem_build.cli.edit import changes
-from dem_build.cli.session import root_id
 from dem_build.recipe import load_recipe
+from dem_build.session.session import root_id
 from dem_build.store import Store
 
 if TYPE_CHECKING:

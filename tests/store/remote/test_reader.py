@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 from shared_samples import Killed, Shared
 
-from dem_build.cli.shared.sharing import Sharing
 from dem_build.errors import CorruptObjectError, InterruptedBuildError, RemoteError
 from dem_build.machine import Remote
+from dem_build.session.sharing import Sharing, Warned
 from dem_build.store import Hints, Store
 from dem_build.store.local import open_layout
 from dem_build.store.remote import reader
@@ -374,5 +374,5 @@ def test_a_bucket_of_the_same_name_on_another_server_is_another_remote(shared, r
     assert found(empty, None) is None
     assert found(empty, "http://127.0.0.1:9001") is None
     remote = Remote(url="s3://team-models", endpoint="http://127.0.0.1:9000", read=("trusted",))
-    [namespace] = Sharing([remote]).reads
+    [namespace] = Sharing([remote], Warned()).reads
     assert "9000" in namespace.remote.identity

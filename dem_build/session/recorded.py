@@ -1,0 +1,80 @@
+"""What is known of one action of a recipe: its verdict, why it has that, and what is recorded of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dem_build.engine.publish import PARTS
+from dem_build.errors import UsageError
+from dem_build.plan import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dem_build.action import Action
+    from dem_build.digest import Output
+    from dem_build.plan import Verdict
+    from dem_build.session.session import Session
+    from dem_build.store import Record
+
+__all__ = ["origin_of", "parts_of", "recorded", "verdict_of", "why_lines"]
+
+
+def verdict_of(session: Session, name: str) -> Verdict:
+    """What the plan says of an action.
+
+    Raises:
+        UsageError: The recipe has none of this name.
+    """
+    session.plan.graph.require([name])
+    return session.plan.verdicts[name]
+
+
+def why_lines(session: Session, name: str) -> Iterator[str]:
+    """Say why an action is due, down to each parameter and input that differs.
+
+    Raises:
+        UsageError: As `verdict_of`.
+    """
+    verdict = verdict_of(session, name)
+    changed = "changed since its last build:" if verdict.reason.differences else str(verdict.reason)
+    yield f"{name}: {verdict.status}, {changed}"
+    for difference in verdict.reason.differences:
+        yield f"  {difference}"
+    for upstream in verdict.reason.waits_for:
+        other = session.plan.verdicts[upstream]
+        yield f"  {upstream}: {other.status}, {other.reason}"
+
+
+def recorded(session: Session, name: str) -> Record:
+    """The record of an action as it stands in the recipe now, else that of its last build, which is said.
+
+    Raises:
+        UsageError: It was never built, or the recipe has none of this name.
+    """
+    verdict = verdict_of(session, name)
+    last = session.plan.history.keys.get(name)
+    record = verdict.record or (session.store.records.peek(last) if last else None)
+    if record is None:
+        raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")
+    if verdict.status is not Status.HIT:
+        session.call.voice.warn(f"{name} is due again; this is its last build")
+    return record
+
+
+def parts_of(session: Session, name: str) -> dict[str, Output]:
+    """The outputs of an action that make up a model, all of them here.
+
+    Raises:
+        UsageError: As `recorded`.
+        StoreError: One cannot be brought here.
+    """
+    outputs = recorded(session, name).outputs
+    session.store.objects.bring(blob for part in PARTS for blob in outputs[part].blobs())
+    return {part: outputs[part] for part in PARTS}
+
+
+def origin_of(action: Action) -> str:
+    """The action that makes what a vector is added to."""
+    [origin] = {taken.at.action for taken in action.takes if taken.of == "base/weights"}
+    return origin
