@@ -297,6 +297,7 @@ STEPS = (
     Step("tune", tune_it, 70, ("prepare",)),
     Step("evaluate", evaluate, 50, ("compose",)),
 )
+PATIENCE = 4  # times as long for a tiny shape, whose processes import libraries on whatever machine there is
 TESTS_SECONDS = 120
 TESTS = ("test_finetune.py", "test_loss.py", "test_packing.py", "test_tune.py", "test_validation.py")
 """Of `tests/actions/`: what asks for a device, which is a GPU where there is one."""
@@ -428,7 +429,7 @@ def measure(name: str, told: argparse.Namespace, report: Report) -> None:
             run = partial(in_child, command, result=result)
             if told.here:
                 run = partial(here, step.name, home, shape_of(name, told), told.steps)
-            report.step(name, step.name, step.seconds, step.needs, run)
+            report.step(name, step.name, step.seconds * (PATIENCE if told.tiny else 1), step.needs, run)
 
 
 def arguments() -> argparse.Namespace:
@@ -464,7 +465,7 @@ def main() -> None:
         return
     if not torch.cuda.is_available() and told.shape != ["tiny"]:
         sys.exit("there is no GPU here: --tiny shows that the script works")
-    report = Report(told.json, told.seconds)
+    report = Report(told.json, told.seconds * (PATIENCE if told.tiny else 1))
     if not told.tiny and (not told.only or "tests" in told.only):
         folder = Path(__file__).parents[1] / "tests" / "actions"
         command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *(str(folder / name) for name in TESTS)]
