@@ -1,5 +1,6 @@
 # make setup   .venv with dem, its tests' and its linters' packages, at the versions of constraints.txt
 # make test    the tests                    make lint   ruff and mypy
+# make site    docs/ as a site in site/, every link of it checked; it is read offline
 # make demo    build the model of recipes/demo, twice: the second build has nothing to do
 # make torture kill, corrupt, fill and share the cache for up to an hour, and write docs/reliability.md
 # make clean   remove .venv and what the tools cached; cache/ and out/ stay
@@ -16,7 +17,7 @@ PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count(), 3) + 
 DEMO := recipes/demo
 DEMO_DATA := $(DEMO)/data/complete
 
-.PHONY: setup test lint demo torture clean
+.PHONY: setup test lint site demo torture clean
 .DELETE_ON_ERROR:
 
 # What is compiled when it is first imported is written down, also where the environment forbids it: see below.
@@ -34,6 +35,9 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+site: $(VENV)/site.stamp
+	$(BIN)/sphinx-build --quiet --fail-on-warning --fresh-env -c docs/site docs site
+
 demo: $(DEMO_DATA)
 	$(BIN)/python $(DEMO)/make_base.py
 	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
@@ -47,8 +51,8 @@ clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dem_build tests recipes bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A group of packages and dem itself: `dev` is what tests and linters need, `demo` what makes the demo's data. Each asks for
-# what it needs alone, and they may share the environment.
+# A group of packages and dem itself: `dev` is what tests and linters need, `demo` what makes the demo's data, `site` what makes
+# the site. Each asks for what it needs alone, and they may share the environment.
 #
 # Builds are isolated, with their backends at the versions of constraints.txt: lm-eval needs source distributions whose
 # backend nothing else installs. The first pip may be too old to know --build-constraint. Compiled modules halve the start
