@@ -3,7 +3,7 @@
 # make site    docs/ as a site in site/, every link of it checked; it is read offline
 # make demo    build the model of recipes/demo, twice: the second build has nothing to do
 # make torture kill, corrupt, fill and share the cache for up to an hour, and write docs/reliability.md
-# make clean   remove .venv and what the tools cached; cache/ and out/ stay
+# make clean   remove .venv, .venv-site, site/ and what the tools cached; cache/ and out/ stay
 #
 # Nothing is written outside this folder but to ~/.cache, by pip and dem; and nothing but PyPI is asked.
 
@@ -14,6 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 
 PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count(), 3) + 1)')
 
+SITE_VENV := $(VENV)-site
 DEMO := recipes/demo
 DEMO_DATA := $(DEMO)/data/complete
 
@@ -35,8 +36,8 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-site: $(VENV)/site.stamp
-	$(BIN)/sphinx-build --quiet --fail-on-warning --fresh-env -c docs/site docs site
+site: $(SITE_VENV)/stamp
+	$(SITE_VENV)/bin/sphinx-build --quiet --fail-on-warning --fresh-env -c docs/site docs site
 
 demo: $(DEMO_DATA)
 	$(BIN)/python $(DEMO)/make_base.py
@@ -48,11 +49,11 @@ torture: setup
 	$(BIN)/python tests/torture/torture.py --write docs/reliability.md
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SITE_VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dem_build tests recipes bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A group of packages and dem itself: `dev` is what tests and linters need, `demo` what makes the demo's data, `site` what makes
-# the site. Each asks for what it needs alone, and they may share the environment.
+# A group of packages and dem itself: `dev` is what tests and linters need, `demo` what makes the demo's data. Each asks for
+# what it needs alone, and they may share the environment.
 #
 # Builds are isolated, with their backends at the versions of constraints.txt: lm-eval needs source distributions whose
 # backend nothing else installs. The first pip may be too old to know --build-constraint. Compiled modules halve the start
@@ -70,6 +71,13 @@ $(VENV)/venv.stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dem needs Python 3.11: make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	@touch $@
+
+# The site is made of pages alone: 12 seconds, and none of the packages of dem.
+$(SITE_VENV)/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(SITE_VENV)
+	$(SITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(SITE_VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --group site
 	@touch $@
 
 $(DEMO_DATA): $(DEMO)/make_data.py $(VENV)/demo.stamp

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from dem_build import __version__
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
 project = "dem"
-version = release = __version__
+code = (Path(__file__).parents[2] / "dem_build/__init__.py").read_text(encoding="utf-8")
+version = release = re.findall(r'^__version__ = "(.+)"', code, re.MULTILINE)[
+    0
+]  # dem itself need not be installed
 copyright = ""  # noqa: A001  Sphinx's name
 root_doc = "index"
 extensions = ["myst_parser"]
@@ -19,7 +21,7 @@ myst_heading_anchors = 4  # by GitHub's rule, so that one link serves there and 
 nitpicky = True
 suppress_warnings = ["misc.highlighting_failure"]  # what a terminal shows has signs that no lexer knows
 html_theme = "furo"
-html_title = f"dem {__version__}"
+html_title = f"dem {version}"
 html_static_path = ["static"]
 html_css_files = ["dem.css"]
 html_show_sphinx = html_show_copyright = html_copy_source = html_show_sourcelink = False
