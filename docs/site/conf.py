@@ -19,6 +19,7 @@ root_doc = "index"
 extensions = ["myst_parser"]
 myst_heading_anchors = 4  # by GitHub's rule, so that one link serves there and here
 nitpicky = True
+smartquotes = False  # of --public it would make a dash
 suppress_warnings = ["misc.highlighting_failure"]  # what a terminal shows has signs that no lexer knows
 html_theme = "furo"
 html_title = f"dem {version}"
