@@ -16,7 +16,6 @@ PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count(), 3) + 
 
 SITE_VENV := $(VENV)-site
 DEMO := recipes/demo
-DEMO_DATA := $(DEMO)/data/complete
 
 .PHONY: setup test lint site demo torture clean
 .DELETE_ON_ERROR:
@@ -39,8 +38,8 @@ lint: setup
 site: $(SITE_VENV)/stamp
 	$(SITE_VENV)/bin/sphinx-build --quiet --fail-on-warning --fresh-env -c docs/site docs site
 
-demo: $(DEMO_DATA)
-	$(BIN)/python $(DEMO)/make_base.py
+demo: $(VENV)/dem.stamp
+	$(BIN)/dem init --demo $(DEMO)
 	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
 	@echo "--- the same build again:"
 	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
@@ -52,8 +51,8 @@ clean:
 	rm -rf $(VENV) $(SITE_VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dem_build tests recipes bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A group of packages and dem itself: `dev` is what tests and linters need, `demo` what makes the demo's data. Each asks for
-# what it needs alone, and they may share the environment.
+# dem itself, and for `dev` what tests and linters need, for `demo` what recipes/growth and recipes/study draw puzzles with.
+# Each asks for what it needs alone, and they may share the environment.
 #
 # Builds are isolated, with their backends at the versions of constraints.txt: lm-eval needs source distributions whose
 # backend nothing else installs. The first pip may be too old to know --build-constraint. Compiled modules halve the start
@@ -62,7 +61,7 @@ clean:
 # A package may hold files that are no Python 3; pip says nothing of these either.
 $(VENV)/%.stamp: $(VENV)/venv.stamp
 	@echo "Installing dem and its packages in $(VENV): about a minute, and 2 GB (with CUDA more)"
-	$(PIP) --no-compile --editable . --group $*
+	$(PIP) --no-compile --editable . $(if $(filter-out dem,$*),--group $*)
 	$(BIN)/python -m compileall -q dem_build
 	$(if $(filter dev,$*),@$(BIN)/python -m compileall -q -q -j 0 $(VENV)/lib || true)
 	@touch $@
@@ -78,8 +77,4 @@ $(SITE_VENV)/stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear $(SITE_VENV)
 	$(SITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
 	$(SITE_VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --group site
-	@touch $@
-
-$(DEMO_DATA): $(DEMO)/make_data.py $(VENV)/demo.stamp
-	$(BIN)/python $(DEMO)/make_data.py
 	@touch $@
