@@ -1,8 +1,9 @@
 # make setup   .venv with dem, its tests' and its linters' packages, at the versions of constraints.txt
 # make test    the tests                    make lint   ruff and mypy
+# make site    docs/ as a site in site/, every link of it checked; it is read offline
 # make demo    build the model of recipes/demo, twice: the second build has nothing to do
 # make torture kill, corrupt, fill and share the cache for up to an hour, and write docs/reliability.md
-# make clean   remove .venv and what the tools cached; cache/ and out/ stay
+# make clean   remove .venv, .venv-site, site/ and what the tools cached; cache/ and out/ stay
 #
 # Nothing is written outside this folder but to ~/.cache, by pip and dem; and nothing but PyPI is asked.
 
@@ -13,10 +14,10 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check 
 
 PROCESSES = $(shell $(BIN)/python -c 'import os; print(min(os.cpu_count(), 3) + 1)')
 
+SITE_VENV := $(VENV)-site
 DEMO := recipes/demo
-DEMO_DATA := $(DEMO)/data/complete
 
-.PHONY: setup test lint demo torture clean
+.PHONY: setup test lint site demo torture clean
 .DELETE_ON_ERROR:
 
 # What is compiled when it is first imported is written down, also where the environment forbids it: see below.
@@ -34,8 +35,11 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-demo: $(DEMO_DATA)
-	$(BIN)/python $(DEMO)/make_base.py
+site: $(SITE_VENV)/stamp
+	$(SITE_VENV)/bin/sphinx-build --quiet --fail-on-warning --fresh-env -c docs/site docs site
+
+demo: $(VENV)/dem.stamp
+	$(BIN)/dem init --demo $(DEMO)
 	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
 	@echo "--- the same build again:"
 	$(BIN)/dem build $(DEMO)/assistant.toml --trust-tasks
@@ -44,11 +48,11 @@ torture: setup
 	$(BIN)/python tests/torture/torture.py --write docs/reliability.md
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SITE_VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find dem_build tests recipes bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A group of packages and dem itself: `dev` is what tests and linters need, `demo` what makes the demo's data. Each asks for
-# what it needs alone, and they may share the environment.
+# dem itself, and for `dev` what tests and linters need, for `demo` what recipes/growth and recipes/study draw puzzles with.
+# Each asks for what it needs alone, and they may share the environment.
 #
 # Builds are isolated, with their backends at the versions of constraints.txt: lm-eval needs source distributions whose
 # backend nothing else installs. The first pip may be too old to know --build-constraint. Compiled modules halve the start
@@ -57,7 +61,7 @@ clean:
 # A package may hold files that are no Python 3; pip says nothing of these either.
 $(VENV)/%.stamp: $(VENV)/venv.stamp
 	@echo "Installing dem and its packages in $(VENV): about a minute, and 2 GB (with CUDA more)"
-	$(PIP) --no-compile --editable . --group $*
+	$(PIP) --no-compile --editable . $(if $(filter-out dem,$*),--group $*)
 	$(BIN)/python -m compileall -q dem_build
 	$(if $(filter dev,$*),@$(BIN)/python -m compileall -q -q -j 0 $(VENV)/lib || true)
 	@touch $@
@@ -68,6 +72,9 @@ $(VENV)/venv.stamp: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
 	@touch $@
 
-$(DEMO_DATA): $(DEMO)/make_data.py $(VENV)/demo.stamp
-	$(BIN)/python $(DEMO)/make_data.py
+# The site is made of pages alone: 12 seconds, and none of the packages of dem.
+$(SITE_VENV)/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(SITE_VENV)
+	$(SITE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(SITE_VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --group site
 	@touch $@
