@@ -11,6 +11,10 @@ import pytest
 import rfc8785
 from project import EVALUATE, Project, dataset, fresh, recipe, vector_of
 
+from dem_build.cli.edit import changes
+from dem_build.cli.edit.withdraw import withdraw
+from dem_build.cli.session import Call
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -163,3 +167,26 @@ def test_a_list_that_is_damaged_is_not_written_over(project):
     told = project.call("withdraw", "tiny.toml", "copy", status=2).stderr
     assert "it says what must not come back" in told
     assert "datasets.copy" in (project.home / "tiny.toml").read_text()
+
+
+def test_a_withdrawal_that_was_stopped_once_the_recipe_is_written_stays_on_the_list(
+    tmp_path, tiny_base, monkeypatch
+):
+    project = fresh(tmp_path, tiny_base)
+    project.write(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(changes, "_show", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
+    assert "datasets.copy" not in (tmp_path / "tiny.toml").read_text()
+    assert [one["name"] for one in withdrawn(project)] == ["copy"]
+    # Stopped before the recipe was written, it is not listed twice by the next call.
+    project.write(RECIPE)
+    with pytest.raises(KeyboardInterrupt):
+        withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
+    assert len(withdrawn(project)) == 1

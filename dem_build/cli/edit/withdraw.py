@@ -97,7 +97,7 @@ def _take_out(
     counted = name in session.root["overlap"].get("of", {})
     shared = recorded_shared(session, name) if counted else None
     one = withdrawn_of(name, session.plan.graph, records, shared)
-    after = (*before, one)
+    after = (*before, one) if one not in before else (*before,)  # a call that was stopped has written it
     text = without_table(draft.text, str(section), name)
     if dry_run:
         settle(draft, text, dry_run=True)
@@ -107,7 +107,9 @@ def _take_out(
     try:
         settle(draft, text)
     except BaseException:
-        _write(statement_path(draft.path), before)
+        # What is shown of a recipe that is written can fail, or be stopped: then it is withdrawn all the same.
+        if draft.path.read_bytes() == draft.raw:
+            _write(statement_path(draft.path), before)
         raise
     if kept := kept_of(draft.path, name, call):
         line = f"kept {kept} and what was composed of it; `dem cache gc --vectors` deletes it"
