@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dem_build.paths import is_local
 from dem_build.report.comparison import COUNTS, STDERR, subject
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
     from dem_build.recipe import Recipe
+    from dem_build.recipe.schema import RowSource
     from dem_build.report.results import Results
 
 __all__ = ["VectorFacts", "finished", "vector_card", "without_folders"]
@@ -26,19 +27,25 @@ __all__ = ["VectorFacts", "finished", "vector_card", "without_folders"]
 TASK = "text-generation"
 TAGS = ["dem", "distribution-edited-model"]
 
+Rows = TypeVar("Rows", bound="RowSource")
+
 
 def without_folders(recipe: Recipe) -> Recipe:
     """A recipe whose files and folders are their names alone: where they lay is nobody else's business."""
-    datasets = {
-        name: dataset.model_copy(update={"path": PurePath(dataset.path).name}) if dataset.path else dataset
-        for name, dataset in recipe.datasets.items()
-    }
+    datasets = {}
+    for name, dataset in recipe.datasets.items():
+        parts = dataset.parts and tuple(map(_without_folder, dataset.parts))
+        datasets[name] = _without_folder(dataset).model_copy(update={"parts": parts})
     vectors = {}
     for name, vector in recipe.vectors.items():
         places = {key: getattr(vector, key) for key in ("checkpoint", "adapter")}
         local = {k: PurePath(p).name for k, p in places.items() if p and is_local(p, recipe.folder)}
         vectors[name] = vector.model_copy(update=local)
     return recipe.model_copy(update={"datasets": datasets, "vectors": vectors})
+
+
+def _without_folder(rows: Rows) -> Rows:
+    return rows.model_copy(update={"path": PurePath(rows.path).name}) if rows.path else rows
 
 
 def finished(text: str, name: str, base: str | None, results: Results, model: str) -> str:

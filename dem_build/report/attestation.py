@@ -10,6 +10,7 @@ This says nothing of what is not a file here: what the base, or a fine-tune from
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def withdrawn_of(
     made: dict[bool, set[Digest]] = {True: set(), False: set()}
     for maker, record in records.items():
         made[maker in reached].update(*(_telling(n, output) for n, output in record.outputs.items()))
-    counted = None if shared is None else dict(_trained_too(name, shared))
+    counted = None if shared is None else _trained_too(name, shared)
     return Withdrawn(name, tuple(sorted(files)), tuple(sorted(made[True] - made[False])), counted)
 
 
@@ -107,12 +108,15 @@ def _telling(name: str, output: Output) -> Iterator[Digest]:
     yield from (blob.digest for file, blob in (output.files or {}).items() if not _is_about(file))
 
 
-def _trained_too(name: str, shared: Iterable[Shared]) -> Iterator[tuple[str, int]]:
+def _trained_too(name: str, shared: Iterable[Shared]) -> dict[str, int]:
+    """Dataset → how many prompts of all splits of another one it trains on."""
+    counts = Counter[str]()
     for found in shared:
         if found.name == name and found.other_split == "train":
-            yield found.other, found.count
+            counts[found.other] += found.count
         elif found.other == name and found.split == "train":
-            yield found.name, found.count
+            counts[found.name] += found.count
+    return dict(counts)
 
 
 def entered(withdrawn: Iterable[Withdrawn], graph: Graph, records: Mapping[str, Record]) -> list[Entered]:

@@ -14,7 +14,9 @@ from dem_build.action import HubFile, SourceFile
 from dem_build.data.parts import Parts, Placed, again
 from dem_build.data.splits import Splitter
 from dem_build.errors import DataError
-from dem_build.lock.parts import nameless
+from dem_build.lock.parts import nameless, shared
+from dem_build.lock.pin import recipe_key
+from dem_build.recipe import load_recipe
 from dem_build.recipe.schema import DatasetPart
 
 SHARES = {"validation": 0.1, "test": 0.1}
@@ -195,6 +197,22 @@ def test_quotas_are_those_of_sorting_all_rows():
     expected = first(capped, lambda r: (r.part, r.side), lambda r: most[r.side], lambda r: again(r.place))
     keeps = Parts(rules, splitter).taken(lambda: rows, None).filter()
     assert {r.place for r in rows if keeps(r)} == {r.place for r in expected}
+
+
+def test_a_file_in_two_parts_is_told_where_the_recipe_names_it(tmp_path):
+    (tmp_path / "base").mkdir()
+    part = "[[datasets.p.parts]]\n{}\n"
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        '[base]\nmodel = "base"\n' + part.format('path = "a.jsonl"') + part.format('path = "*.jsonl"')
+        + part.format('hub = "org/rows"')
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    files = [source_of(f"{part}/:jsonl", "a") for part in (0, 1)]
+    both = [replace(file, path=tmp_path / "a.jsonl") for file in files]
+    [told] = shared({"p": both}, lambda name, *said: recipe.problem(recipe_key(recipe, name), *said))
+    assert (told.key, told.line) == ("datasets.p.parts[1].path", 6)
+    assert recipe_key(recipe, "datasets.p.parts[2]") == "datasets.p.parts[2].hub"
 
 
 def source_of(tag, content):

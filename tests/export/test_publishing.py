@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, constants
 from dem_build.errors import RemoteError, UsageError
 from dem_build.export.hub_card import VectorFacts, finished, vector_card, without_folders
 from dem_build.export.hub_upload import upload
-from dem_build.recipe.schema import Base, Dataset, Recipe, Vector
+from dem_build.recipe.schema import Base, Dataset, DatasetPart, Recipe, Vector
 from dem_build.report.results import Results
 
 # The client sends large files in a way that its own HTTP library calls old.
@@ -158,11 +158,16 @@ class TestCards:
         recipe = Recipe(
             name="tiny",
             base=Base(model="base"),
-            datasets={"a": Dataset(path="../someone/rows.jsonl"), "b": Dataset(hub="org/rows")},
+            datasets={
+                "a": Dataset(path="../someone/rows.jsonl"),
+                "b": Dataset(hub="org/rows"),
+                "p": Dataset(parts=(DatasetPart(path="../someone/*.jsonl"), DatasetPart(hub="org/rows"))),
+            },
             vectors={"c": Vector(checkpoint="/home/someone/tuned"), "d": Vector(adapter="org/lora")},
         )
         plain = without_folders(recipe)
         assert (plain.datasets["a"].path, plain.datasets["b"].hub) == ("rows.jsonl", "org/rows")
+        assert [p.path or p.hub for p in plain.datasets["p"].parts] == ["*.jsonl", "org/rows"]
         assert [v.origin for v in plain.vectors.values()] == ["tuned", "org/lora"]
 
     @pytest.mark.parametrize("adapter", [True, False])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dem_build.action import SourceFile, key_of
+from dem_build.data.splits import Shared
 from dem_build.digest import Blob, Output, of_bytes, tree_bytes
 from dem_build.graph import Graph, build_graph
 from dem_build.lock.lock import Lock, LockedBase
@@ -104,3 +105,14 @@ def test_what_judges_a_search_is_part_of_what_it_finds(planned):
     assert [f.action for f in entered([gone], before, recorded(before))] == ["data:chat"]
     after = planned(ADD, COPY.format('"tune"'))
     assert entered([gone], after, recorded(after)) == []
+
+
+def test_prompts_that_other_data_trains_on_are_counted_in_every_split_of_what_is_withdrawn(planned):
+    graph = planned(ADD, COPY.format(0.5))
+    shared = [
+        Shared("add", "train", "copy", "train", 5),
+        Shared("copy", "test", "add", "train", 2),
+        Shared("copy", "validation", "add", "train", 1),
+        Shared("add", "test", "copy", "train", 9),  # which add judges by, and trains on nothing of
+    ]
+    assert withdrawn_of("copy", graph, recorded(graph), shared).shared == {"add": 8}
