@@ -65,14 +65,14 @@ class Entered:
 
 
 def withdrawn_of(
-    name: str, graph: Graph, records: Mapping[str, Record], shared: Iterable[Shared] | None
+    name: str, graph: Graph, records: Iterable[tuple[str, Record]], shared: Iterable[Shared] | None
 ) -> Withdrawn:
     """What is to be withdrawn, as long as the recipe has it.
 
     Args:
         name: A dataset, a probe or a vector from elsewhere.
         graph: The recipe's graph.
-        records: Action → its record, where it has one.
+        records: Actions with their records, where they have some; those of earlier builds too.
         shared: What datasets share; None where nobody has counted.
     """
     own = [action for action in (f"data:{name}", f"vector:{name}") if action in graph.actions]
@@ -83,7 +83,7 @@ def withdrawn_of(
     files = {s.digest for action in own for s in graph.actions[action].sources if not _is_about(s.tag)}
     # A split without rows: the same bytes are made without it, and tell of nothing.
     made: dict[bool, set[Digest]] = {True: set(), False: set()}
-    for maker, record in records.items():
+    for maker, record in records:
         made[maker in reached].update(*(_telling(n, output) for n, output in record.outputs.items()))
     counted = None if shared is None else _trained_too(name, shared)
     return Withdrawn(name, tuple(sorted(files)), tuple(sorted(made[True] - made[False])), counted)

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import rfc8785
 from project import EVALUATE, Project, dataset, fresh, recipe, vector_of
+from scaled import record_made_up, scaled_project
 
 from dem_build.cli.edit import changes
 from dem_build.cli.edit.withdraw import withdraw
-from dem_build.cli.session import Call
+from dem_build.cli.session import Call, open_session
+from dem_build.engine.outcome import Outcome
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,6 +169,22 @@ def test_a_list_that_is_damaged_is_not_written_over(project):
     told = project.call("withdraw", "tiny.toml", "copy", status=2).stderr
     assert "it says what must not come back" in told
     assert "datasets.copy" in (project.home / "tiny.toml").read_text()
+
+
+def test_what_the_last_build_made_is_listed_though_the_recipe_has_changed_since(tmp_path, monkeypatch):
+    path = scaled_project(tmp_path, 2, baselines=0)
+    record_made_up(path)
+    session = open_session(str(path), Call())
+    session.save_root(Outcome({}))
+    records = {name: verdict.record for name, verdict in session.plan.verdicts.items()}
+    made = {name: record.outputs for name, record in records.items() if record is not None}
+    path.write_text(path.read_text().replace("max_steps = 1", "max_steps = 2"))
+    monkeypatch.setattr("dem_build.cli.edit.withdraw.build", lambda *_: 1)
+    assert withdraw([str(path), "d1"], Call(), dry_run=False) == 1
+    [one] = json.loads(path.with_suffix(".withdrawn.json").read_text())["withdrawn"]
+    [weights] = made["model"]["weights"].files.values()
+    assert {made["vector:d1"]["delta"].digest, weights.digest} <= {*one["made"]}
+    assert made["vector:d0"]["delta"].digest not in one["made"]
 
 
 def test_a_withdrawal_that_was_stopped_once_the_recipe_is_written_stays_on_the_list(

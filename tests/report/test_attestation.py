@@ -64,14 +64,14 @@ def recorded(graph: Graph, **same: str) -> dict[str, Record]:
 def test_a_model_that_comes_out_as_it_was_is_no_find(planned):
     """It had ω = 0 in the model, say: what is healed has the same bytes, and follows from nothing of it."""
     before, after = planned(ADD, COPY.format(0.5), HEAL), planned(ADD, HEAL)
-    one = withdrawn_of("copy", before, recorded(before, model_unhealed="the same"), None)
+    one = withdrawn_of("copy", before, recorded(before, model_unhealed="the same").items(), None)
     assert entered([one], after, recorded(after, model_unhealed="the same")) == []
 
 
 def test_a_published_model_that_was_made_with_it_is_found_as_a_vector_and_its_config_is_not(planned):
     graph = planned(ADD, COPY.format(0.5))
     records = recorded(graph)
-    one = withdrawn_of("copy", graph, records, None)
+    one = withdrawn_of("copy", graph, records.items(), None)
     [weights] = records["model"].outputs["weights"].files.values()
     published = (
         SourceFile("config.json", records["model"].outputs["config"].digest, Path("config.json")),
@@ -90,7 +90,7 @@ def test_two_adapters_of_one_config_are_not_taken_for_each_other(planned):
         (config, file("adapter_model.safetensors", "of two")),
     )
     before = planned(ADD, VECTOR.format("one"), VECTOR.format("two"), one=one, two=two)
-    gone = withdrawn_of("one", before, recorded(before), None)
+    gone = withdrawn_of("one", before, recorded(before).items(), None)
     assert gone.files == (one[1].digest,)
     after = planned(ADD, VECTOR.format("two"), two=two)
     assert entered([gone], after, recorded(after)) == []
@@ -101,7 +101,7 @@ def test_two_adapters_of_one_config_are_not_taken_for_each_other(planned):
 def test_what_judges_a_search_is_part_of_what_it_finds(planned):
     probe = '[probes.chat]\npath = "chat.jsonl"\nmax_loss_increase = 0.1\n'
     before = planned(ADD, COPY.format('"tune"'), probe)
-    gone = withdrawn_of("chat", before, recorded(before), None)
+    gone = withdrawn_of("chat", before, recorded(before).items(), None)
     assert [f.action for f in entered([gone], before, recorded(before))] == ["data:chat"]
     after = planned(ADD, COPY.format('"tune"'))
     assert entered([gone], after, recorded(after)) == []
@@ -115,4 +115,4 @@ def test_prompts_that_other_data_trains_on_are_counted_in_every_split_of_what_is
         Shared("copy", "validation", "add", "train", 1),
         Shared("add", "test", "copy", "train", 9),  # which add judges by, and trains on nothing of
     ]
-    assert withdrawn_of("copy", graph, recorded(graph), shared).shared == {"add": 8}
+    assert withdrawn_of("copy", graph, recorded(graph).items(), shared).shared == {"add": 8}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dem_build.cli.edit.changes import Draft
     from dem_build.cli.session import Call, Session
     from dem_build.report.attestation import Withdrawn
+    from dem_build.store import Record
 
 __all__ = ["withdraw"]
 
@@ -93,10 +94,9 @@ def _take_out(
     if section == "baselines":
         raise UsageError(f"`{name}` is a baseline, which has no rows of its own", hint=f"dem remove {name}")
     session = open_session(draft.named, call)
-    records = {n: v.record for n, v in session.plan.verdicts.items() if v.record is not None}
     counted = name in session.root["overlap"].get("of", {})
     shared = recorded_shared(session, name) if counted else None
-    one = withdrawn_of(name, session.plan.graph, records, shared)
+    one = withdrawn_of(name, session.plan.graph, _recorded(session), shared)
     after = (*before, one) if one not in before else (*before,)  # a call that was stopped has written it
     text = without_table(draft.text, str(section), name)
     if dry_run:
@@ -115,6 +115,16 @@ def _take_out(
         line = f"kept {kept} and what was composed of it; `dem cache gc --vectors` deletes it"
         make_console().print(Text(line), soft_wrap=True)
     return after
+
+
+def _recorded(session: Session) -> list[tuple[str, Record]]:
+    """What is recorded of the recipe's actions as they are, and as its last build had them.
+
+    That build's model is the one that is published, whatever of the recipe was changed since.
+    """
+    last = ((name, session.store.records.peek(key)) for name, key in session.root["actions"].items())
+    now = ((name, verdict.record) for name, verdict in session.plan.verdicts.items())
+    return [(name, record) for name, record in (*last, *now) if record is not None]
 
 
 def _attest(session: Session, withdrawn: Sequence[Withdrawn], console: Console) -> int:
