@@ -108,6 +108,8 @@ class Parts:
             trained = Counter[str]()
             for (part, _, side), count in capped.counts().items():
                 trained[part] += count if side == "train" else 0
+            if lacking := self.rules.keys() - (+trained).keys():
+                return Taken((capped,), taken.subsets, frozenset(lacking))
             room = self._room(trained, most)
             shared = _Firsts(
                 lambda r: (r.part, r.side), lambda r: self._most(r, room[r.part]), lambda r: again(r.place)
@@ -213,10 +215,12 @@ class Taken:
     Attributes:
         stages: One after another.
         subsets: Part → how many sub-datasets it has, where they were told apart.
+        lacking: Parts with a share that have no training row: beside them no other part can have one.
     """
 
     stages: tuple[_Firsts, ...] = ()
     subsets: dict[str, int] = field(default_factory=dict)
+    lacking: frozenset[str] = frozenset()
 
     def filter(self) -> Callable[[Placed], bool]:
         """What tells whether a row is used; asked once for each row, of one pass over all of them."""

@@ -151,6 +151,15 @@ def test_a_part_that_names_what_only_a_template_writes_is_refused_without_one(pr
         )
 
 
+def test_a_part_without_rows_that_has_a_share_is_named(prepare, files, tmp_path):
+    empty = write_rows(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match="no other part has one") as raised:
+        prepare(
+            tagged(files[0], "p", "1"), tagged(empty, "q", "2"), parts={"p": {"share": 1}, "q": {"share": 1}}
+        )
+    assert raised.value.where == str(empty)
+
+
 def test_columns_of_a_part_are_its_own(prepare, tmp_path, files):
     other = [{"question": f"q {i}", "completion": f" {i}"} for i in range(5)]
     path = write_rows(tmp_path / "other.parquet", other)
@@ -241,6 +250,13 @@ def test_keys_know_no_name_and_no_order_of_parts():
     swap = {"0": "1", "1": "0"}
     swapped = [replace(f, tag=swap[f.tag[0]] + f.tag[1:]) for f in files]
     assert nameless([two, one], swapped) == (rules, tagged_files)
+    # A copy under another name is a sub-dataset or a part of its own, whose cap takes nothing from the other's.
+    twice = [hub_file("glue", 0, "a"), hub_file("again", 0, "a"), *files[3:]]
+    assert len({f.tag for f in nameless([one, two], twice)[1]}) == 3
+    assert nameless([one, two], twice) == nameless([one, two], [twice[1], twice[0], *files[3:]])
+    copies = [source_of("0/:jsonl", "d"), source_of("1/:jsonl", "d")]
+    parts, marked = nameless([two, two.model_copy(update={"path": "y.jsonl"})], copies)
+    assert (len(parts), len({f.tag for f in marked})) == (2, 2)
     text = json.dumps([rules, [f.tag for f in tagged_files]])
     assert not any(word in text for word in ("glue", "cos", "org", "x.jsonl"))
     # Which files are one sub-dataset is said: of one configuration two shards, and not two sub-datasets.

@@ -231,13 +231,24 @@ class _Dataset:
         return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
 
     def taken(self, most: int | None, progress: _Progress) -> Taken:
-        """Which rows of parts are used; reads all files as often as that takes."""
+        """Which rows of parts are used; reads all files as often as that takes.
+
+        Raises:
+            DataError: A part with a share has no row to train on.
+        """
 
         def rows() -> Iterator[Placed]:
             yield from (i.placed for i in progress.follow(self.items(), self.sources) if i.part is not None)
             progress.end_pass()
 
-        return self.parts.taken(rows, most)
+        found = self.parts.taken(rows, most)
+        if files := [str(s.path) for s in self.sources if (part_of(s) or ("",))[0] in found.lacking]:
+            raise DataError(
+                "no row to train on, and beside a `share` of nothing no other part has one",
+                where=", ".join(files),
+                hint="leave that part out, hold out less, or give it more rows",
+            )
+        return found
 
     def smallest(self, most: int | None, progress: _Progress, taken: Taken) -> splits.Smallest | None:
         """Which rows of the limited split are the `most` first of those that parts have; reads all files once."""
