@@ -13,9 +13,11 @@ from project import EVALUATE, Project, dataset, fresh, recipe, vector_of
 from scaled import record_made_up, scaled_project
 
 from dem_build.cli.edit import changes
+from dem_build.cli.edit import withdraw as withdrawing
 from dem_build.cli.edit.withdraw import withdraw
 from dem_build.cli.session import Call, open_session
 from dem_build.engine.outcome import Outcome
+from dem_build.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,8 +205,27 @@ def test_a_withdrawal_that_was_stopped_once_the_recipe_is_written_stays_on_the_l
         withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
     assert "datasets.copy" not in (tmp_path / "tiny.toml").read_text()
     assert [one["name"] for one in withdrawn(project)] == ["copy"]
-    # Stopped before the recipe was written, it is not listed twice by the next call.
-    project.write(RECIPE)
-    with pytest.raises(KeyboardInterrupt):
+    # What another call withdraws while this one plans stays on the list too, though this one is refused then.
+    project.write(RECIPE + dataset("upper", omega=0.1))
+    place, planned = tmp_path / "tiny.withdrawn.json", withdrawing.open_session
+
+    def slow(*asked: Any) -> Any:
+        found = planned(*asked)
+        place.write_text(json.dumps({"dem_withdrawn": 1, "withdrawn": [{**one, "name": "upper"}]}))
+        project.write(RECIPE)
+        return found
+
+    [one] = withdrawn(project)
+    place.unlink()
+    monkeypatch.setattr(withdrawing, "open_session", slow)
+    with pytest.raises(UsageError, match="changed by somebody else"):
         withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
+    assert [listed["name"] for listed in withdrawn(project)] == ["upper"]
+    monkeypatch.setattr(withdrawing, "open_session", planned)
+    place.unlink()
+    # Stopped before the recipe was written, it is not listed twice by the next call.
+    for _ in range(2):
+        project.write(RECIPE)
+        with pytest.raises(KeyboardInterrupt):
+            withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
     assert len(withdrawn(project)) == 1

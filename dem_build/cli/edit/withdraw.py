@@ -16,7 +16,7 @@ from dem_build.cli.session import open_session
 from dem_build.cli.view_results import here
 from dem_build.cli.view_text import joined, make_console, say
 from dem_build.engine.publish import publish_text
-from dem_build.errors import DemError, Problem, RecipeError, UsageError
+from dem_build.errors import DemError, GateError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
 from dem_build.paths import absolute
 from dem_build.recipe.edited import without_table
@@ -63,7 +63,7 @@ def withdraw(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
         raise UsageError("nothing was withdrawn from it", where=named, hint=WITHDRAW)
     for name in rest:
         if section_of(draft, name) is not None:
-            withdrawn = _take_out(draft, name, call, withdrawn, dry_run=dry_run)
+            withdrawn = _take_out(draft, name, call, dry_run=dry_run)
         elif name not in {one.name for one in withdrawn}:
             hint = nearest(name, names_of(draft)) or "it has no dataset, vector or probe"
             raise UsageError(f"there is no `{name}`", where=named, hint=hint)
@@ -73,12 +73,9 @@ def withdraw(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
     # A gate judges what the model can do, and not what it is made of.
     return (
         status
-        if status not in (0, GATES)
+        if status not in (0, GateError.exit_status)
         else _attest(open_session(named, call), withdrawn, console) or status
     )
-
-
-GATES = 3
 
 
 def statement_path(recipe: Path) -> Path:
@@ -86,9 +83,7 @@ def statement_path(recipe: Path) -> Path:
     return recipe.with_suffix(".withdrawn.json")
 
 
-def _take_out(
-    draft: Draft, name: str, call: Call, before: Sequence[Withdrawn], *, dry_run: bool
-) -> tuple[Withdrawn, ...]:
+def _take_out(draft: Draft, name: str, call: Call, *, dry_run: bool) -> tuple[Withdrawn, ...]:
     """Write what is withdrawn, and the recipe without it."""
     section = section_of(draft, name)
     if section == "baselines":
@@ -97,19 +92,22 @@ def _take_out(
     counted = name in session.root["overlap"].get("of", {})
     shared = recorded_shared(session, name) if counted else None
     one = withdrawn_of(name, session.plan.graph, _recorded(session), shared)
-    after = (*before, one) if one not in before else (*before,)  # a call that was stopped has written it
     text = without_table(draft.text, str(section), name)
+    # Just now: another call may have withdrawn something while this one planned.
+    place = statement_path(draft.path)
+    before = _read(place)
+    after = (*before, one) if one not in before else before  # a call that was stopped has written it
     if dry_run:
         settle(draft, text, dry_run=True)
         return after
     # Without a record of what went, nobody could tell later that it is gone.
-    _write(statement_path(draft.path), after)
+    _write(place, after)
     try:
         settle(draft, text)
     except BaseException:
         # What is shown of a recipe that is written can fail, or be stopped: then it is withdrawn all the same.
-        if draft.path.read_bytes() == draft.raw:
-            _write(statement_path(draft.path), before)
+        if section_of(opened(draft.named), name) is not None:
+            _write(place, before)
         raise
     if kept := kept_of(draft.path, name, call):
         line = f"kept {kept} and what was composed of it; `dem cache gc --vectors` deletes it"
