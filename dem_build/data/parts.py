@@ -2,6 +2,7 @@
 
 A row's place is a hash of what it says, and the first rows by their places are taken. No seed, no order of rows or
 files and no number of processes has a say, and of rows that are added those of a low hash alone change what is taken.
+What is left out after the caps is chosen by another hash (`again`).
 
 What is held out keeps its proportion: of a sub-dataset with `max_samples` = 500 of whose rows a twentieth is validation
 and as much is test, at most 500 rows are trained on, and 28 are held out for each.
@@ -9,6 +10,7 @@ and as much is test, at most 500 rows are trained on, and 28 are held out for ea
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import math
 from collections import Counter
@@ -25,7 +27,14 @@ if TYPE_CHECKING:
 
     Group = tuple[str, ...]
 
-__all__ = ["NO_PARTS", "Parts", "Placed", "Taken"]
+__all__ = ["NO_PARTS", "Parts", "Placed", "Taken", "again"]
+
+
+def again(place: bytes) -> bytes:
+    """A row's place among those that caps have left, which does not follow from its first one: 32 bytes."""
+    # What a cap leaves of a million rows are a million's lowest places: by these all of it would come before nearly
+    # every row of a small sub-dataset, and that would be what shares leave out.
+    return hashlib.sha256(place).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,11 @@ class Parts:
         """
         taken = Taken()
         if self.passes:
-            capped = _Firsts(lambda r: (r.part, r.subset, r.side), lambda r: self._most(r, self._cap(r.part)))
+            capped = _Firsts(
+                lambda r: (r.part, r.subset, r.side),
+                lambda r: self._most(r, self._cap(r.part)),
+                lambda r: r.place,
+            )
             for row in rows():
                 capped.look(row)
             taken = Taken((capped,))
@@ -95,8 +108,12 @@ class Parts:
             trained = Counter[str]()
             for (part, _, side), count in capped.counts().items():
                 trained[part] += count if side == "train" else 0
+            if lacking := self.rules.keys() - (+trained).keys():
+                return Taken((capped,), taken.subsets, frozenset(lacking))
             room = self._room(trained, most)
-            shared = _Firsts(lambda r: (r.part, r.side), lambda r: self._most(r, room[r.part]))
+            shared = _Firsts(
+                lambda r: (r.part, r.side), lambda r: self._most(r, room[r.part]), lambda r: again(r.place)
+            )
             keeps = taken.filter()
             for row in rows():
                 if keeps(row):
@@ -139,10 +156,16 @@ class _Firsts:
     Args:
         group: Which group a row is of.
         most: How many rows of its group are kept; None for all.
+        place: Its place among them.
     """
 
-    def __init__(self, group: Callable[[Placed], Group], most: Callable[[Placed], int | None]) -> None:
-        self.group, self._most = group, most
+    def __init__(
+        self,
+        group: Callable[[Placed], Group],
+        most: Callable[[Placed], int | None],
+        place: Callable[[Placed], bytes],
+    ) -> None:
+        self.group, self._most, self.place = group, most, place
         self._limits: dict[Group, int | None] = {}
         self._heaps: dict[Group, list[int]] = {}
         self._seen: Counter[Group] = Counter()
@@ -158,7 +181,7 @@ class _Firsts:
             return
         # A heap of the largest: the row that goes is the last by its place. One more is kept than are taken: whether
         # rows of the last place fit in all, or some of them, shows by the next.
-        last = -int.from_bytes(row.place, "big")
+        last = -int.from_bytes(self.place(row), "big")
         if len(heap) <= limit:
             heapq.heappush(heap, last)
         elif last > heap[0]:
@@ -192,18 +215,20 @@ class Taken:
     Attributes:
         stages: One after another.
         subsets: Part → how many sub-datasets it has, where they were told apart.
+        lacking: Parts with a share that have no training row: beside them no other part can have one.
     """
 
     stages: tuple[_Firsts, ...] = ()
     subsets: dict[str, int] = field(default_factory=dict)
+    lacking: frozenset[str] = frozenset()
 
     def filter(self) -> Callable[[Placed], bool]:
         """What tells whether a row is used; asked once for each row, of one pass over all of them."""
-        stages = [(stage.group, stage.smallest()) for stage in self.stages]
+        stages = [(stage, stage.smallest()) for stage in self.stages]
 
         def keeps(row: Placed) -> bool:
-            for group, kept in stages:
-                if (limit := kept.get(group(row))) is not None and not limit.keeps(row.place):
+            for stage, kept in stages:
+                if (limit := kept.get(stage.group(row))) is not None and not limit.keeps(stage.place(row)):
                     return False
             return True
 

@@ -29,15 +29,15 @@ __all__ = ["VectorFacts", "finished", "vector_card", "without_folders"]
 TASK = "text-generation"
 TAGS = ["dem", "distribution-edited-model"]
 
+Rows = TypeVar("Rows", bound="RowSource")
+
 
 def without_folders(recipe: Recipe) -> Recipe:
     """A recipe whose files and folders are their names alone: where they lay is nobody else's business."""
     datasets = {}
     for name, dataset in recipe.datasets.items():
-        datasets[name] = _without_folder(dataset)
-        if dataset.parts is not None:
-            parts = tuple(map(_without_folder, dataset.parts))
-            datasets[name] = dataset.model_copy(update={"parts": parts})
+        parts = dataset.parts and tuple(map(_without_folder, dataset.parts))
+        datasets[name] = _without_folder(dataset).model_copy(update={"parts": parts})
     vectors = {}
     for name, vector in recipe.vectors.items():
         places = {key: getattr(vector, key) for key in ("checkpoint", "adapter")}

@@ -110,7 +110,7 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
         split: The split's name. Of the configurations that a pattern means, those without it are left out.
 
     Raises:
-        UsageError: As `split_files`; or a pattern means no configuration that has the split.
+        UsageError: As `split_files`; or a pattern means no configuration that has the split, or takes none away.
     """
     _refuse_script(data)
     configs = _converted(data) if data.converted else _configs(data)
@@ -120,6 +120,7 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
     found: dict[str, list[str]] = {}
     for name in named:
         if name.startswith("!"):
+            _refuse_idle(data, name, configs, found)
             found = {c: paths for c, paths in found.items() if not fnmatch.fnmatchcase(c, name[1:])}
             continue
         if name in configs or not glob.has_magic(name):
@@ -138,6 +139,16 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
         what = f"the dataset {data.name!r} has no config that {', '.join(named)} leave over"
         raise UsageError(what, hint="a name that begins with `!` takes away what stands before it")
     return found
+
+
+def _refuse_idle(data: HubData, name: str, configs: Iterable[str], found: Iterable[str]) -> None:
+    """Refuse what takes no configuration away: a slip, by which rows would be used that nobody wants."""
+    if not found:
+        what = f"{name!r} stands first, and takes nothing away"
+        raise UsageError(what, hint="name before it what it takes something away from")
+    if not fnmatch.filter(configs, name[1:]):
+        what = f"the dataset {data.name!r} has no config that matches {name[1:]!r}"
+        raise UsageError(what, hint=f"its configs are {_few(configs)}")
 
 
 def named_files(data: HubData, pattern: str) -> list[str]:

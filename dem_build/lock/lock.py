@@ -124,7 +124,7 @@ class Located:
         vectors: The local files of each vector from elsewhere.
         refs: What is asked of a hub, by names in the lock.
         absent: The files that are not on this machine → the digests that the lock has of them.
-        problem: Makes a mistake at the key of the recipe that asks a hub for what the lock has under a name.
+        problem: Makes a mistake at the key of the recipe that says where what the lock has under a name lies.
         groups: Groups and tags of evaluation tasks.
     """
 

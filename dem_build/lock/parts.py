@@ -8,7 +8,7 @@ may come in another order. Changed is then only what has other files, or another
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -93,17 +93,31 @@ def nameless(
             rest.append(file)
         else:
             # Of local files each is a sub-dataset; on a hub those of one configuration are one together.
-            grouped[int(found[0])][found[1] if file.hub else file.digest].append(file)
+            grouped[int(found[0])][found[1] if file.hub else str(file.path)].append(file)
     rules: dict[str, JSON] = {}
+    copies = _Copies()
     for index, part in enumerate(parts):
         said = {"columns": part.columns, "by": part.by, "max_samples": part.max_samples, "share": part.share}
         rule = {name: value for name, value in said.items() if value is not None}
-        subsets = {name: _short(sorted(f.digest for f in group)) for name, group in grouped[index].items()}
-        called = _short([rule, sorted(subsets.values())])
+        same = _Copies()
+        subsets = {n: same.apart(_short(sorted(f.digest for f in fs))) for n, fs in grouped[index].items()}
+        called = copies.apart(_short([rule, sorted(subsets.values())]))
         rules[called] = rule
         for name, group in grouped[index].items():
             rest += [replace(f, tag=f"{called}/{subsets[name]}:{f.tag.rpartition(':')[2]}") for f in group]
     return rules, tuple(sorted(rest))
+
+
+class _Copies:
+    """Tells apart what has the same files: each is one of its own, and which is which does not matter."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def apart(self, called: str) -> str:
+        """What to call one more of these."""
+        self._seen[called] += 1
+        return called if (number := self._seen[called]) == 1 else f"{called}.{number}"
 
 
 def _short(value: JSON) -> str:

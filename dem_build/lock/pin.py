@@ -213,11 +213,12 @@ def hub_refs(recipe: Recipe, local: Container[str] | None = None) -> dict[str, R
 
 
 def recipe_key(recipe: Recipe, name: str) -> str:
-    """The key of a recipe that asks a hub for what its lock has under a name, such as `vectors.code.checkpoint`."""
+    """The key of a recipe that says where what its lock has under a name lies, such as `vectors.code.checkpoint`."""
     section, _, own = name.partition(".")
     if section == "datasets":
         dataset, *part = own.split(".", 1)
-        return ".".join([recipe.source_key(dataset), *part, "hub"])
+        rows = recipe.sources[dataset].origins["".join(part)]
+        return ".".join([recipe.source_key(dataset), *part, "path" if rows.hub is None else "hub"])
     return f"{name}.{recipe.vectors[own].source}" if section == "vectors" else "base.model"
 
 

@@ -101,7 +101,7 @@ def find(name: str, include_path: Path | None) -> Path | NamedTasks:
     # A group of the user's that is called as a task of lm-eval's is what the user means.
     if (found := own.find(name)) or (found := _builtin(name)):
         return found
-    near = difflib.get_close_matches(name, [*own.tasks, *_all_builtin().tasks], n=3)
+    near = difflib.get_close_matches(name, [*own.tasks, *_builtin_index(builtin_folder()).tasks], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "your own tasks lie in evaluate.include_path"
     raise UsageError(f"there is no task {name}", hint=hint)
 
@@ -128,7 +128,8 @@ def _builtin(name: str) -> Path | NamedTasks | None:
         found = _builtin_index(folder).find(name)
         if isinstance(found, Path) or (found and found.group):
             return found
-    return _all_builtin().find(name)
+    # What is kept may be older than a task that somebody has added to their own copy of lm-eval.
+    return _all_builtin().find(name) or _builtin_index(builtin_folder()).find(name)
 
 
 @cache
@@ -168,7 +169,7 @@ def _all_builtin() -> _Index:
     """The names of all that lm-eval brings; this host keeps them, as long as the same version is installed there."""
     folder, host = builtin_folder(), host_folder()
     if host is None:
-        return _index(folder)
+        return _builtin_index(folder)
     where = of_json(
         [INDEX_VERSION, str(folder), importlib.metadata.version("lm_eval"), str(folder.stat().st_mtime_ns)]
     )
@@ -179,7 +180,7 @@ def _all_builtin() -> _Index:
         return _Index(tasks, groups, {tag: [*map(str, named)] for tag, named in document["tags"].items()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass  # there is none yet, or it is no such document: it is made again
-    index = _index(folder)
+    index = _builtin_index(folder)
     near = {
         n: {k: p.relative_to(folder).as_posix() for k, p in getattr(index, n).items()}
         for n in ("tasks", "groups")

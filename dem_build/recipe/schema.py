@@ -144,8 +144,8 @@ class DatasetPart(RowSource):
     config: Texts | None = Field(  # type: ignore[assignment]  # of one dataset a source names one
         default=None,
         description="Configurations of a hub dataset: a name, a pattern (`*`, `?`, `[abc]`), or a list of them. A "
-        "pattern means those that have the split, and `!` before one takes away what it means; `dem lock` writes down "
-        "which are left.",
+        "pattern means those that have the split, and `!` before one takes away what it means of those before it; "
+        "`dem lock` writes down which are left.",
     )
     files: Texts | None = Field(
         default=None,

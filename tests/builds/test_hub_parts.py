@@ -158,7 +158,7 @@ def test_files_are_named_by_patterns_too(project: Project) -> None:
 def test_a_configuration_in_two_parts_is_refused(project: Project) -> None:
     more = '[[datasets.prompts.parts]]\nhub = "org/prompts"\nconfig = "copy"\n'
     said = refused(project, RECIPE.replace(PROMPTS, f"{PROMPTS}\n{more}"))
-    assert "datasets.prompts.parts[2]: org/prompts/copy/train.jsonl is in parts[0] as well" in said
+    assert "datasets.prompts.parts[2].hub: org/prompts/copy/train.jsonl is in parts[0] as well" in said
 
 
 def test_files_are_the_first_by_name_and_cards_without_numbers_tell_none() -> None:
@@ -174,6 +174,11 @@ def test_files_are_the_first_by_name_and_cards_without_numbers_tell_none() -> No
     assert [*part_files(many, ("*", "!*_score", "!copy"), "train")] == ["sum"]
     with pytest.raises(UsageError, match=r"no config that sum, !\* leave over"):
         part_files(many, ("sum", "!*"), "train")
+    # What takes nothing away is a slip, and rows would be trained on that nobody wants.
+    with pytest.raises(UsageError, match="no config that matches 'copi'"):
+        part_files(many, ("*", "!copi"), "train")
+    with pytest.raises(UsageError, match="'!copy' stands first, and takes nothing away"):
+        part_files(many, ("!copy", "*"), "train")
     with pytest.raises(UsageError, match=r"means b/note\.txt; dem reads \.jsonl"):
         named_files(HubData("org/one", ["b/note.txt"]), "b/*")
     assert told_rows({"dataset_info": [{"config_name": "b", "splits": "many"}]}, "b", "train") is None

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import rfc8785
 from project import EVALUATE, Project, dataset, fresh, recipe, vector_of
+from scaled import record_made_up, scaled_project
+
+from dem_build.cli.edit import changes
+from dem_build.cli.edit import withdraw as withdrawing
+from dem_build.cli.edit.withdraw import withdraw
+from dem_build.engine.outcome import Outcome
+from dem_build.errors import UsageError
+from dem_build.session.session import Call, open_session
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -163,3 +171,61 @@ def test_a_list_that_is_damaged_is_not_written_over(project):
     told = project.call("withdraw", "tiny.toml", "copy", status=2).stderr
     assert "it says what must not come back" in told
     assert "datasets.copy" in (project.home / "tiny.toml").read_text()
+
+
+def test_what_the_last_build_made_is_listed_though_the_recipe_has_changed_since(tmp_path, monkeypatch):
+    path = scaled_project(tmp_path, 2, baselines=0)
+    record_made_up(path)
+    session = open_session(str(path), Call())
+    session.save_root(Outcome({}))
+    records = {name: verdict.record for name, verdict in session.plan.verdicts.items()}
+    made = {name: record.outputs for name, record in records.items() if record is not None}
+    path.write_text(path.read_text().replace("max_steps = 1", "max_steps = 2"))
+    monkeypatch.setattr("dem_build.cli.edit.withdraw.build", lambda *_: 1)
+    assert withdraw([str(path), "d1"], Call(), dry_run=False) == 1
+    [one] = json.loads(path.with_suffix(".withdrawn.json").read_text())["withdrawn"]
+    [weights] = made["model"]["weights"].files.values()
+    assert {made["vector:d1"]["delta"].digest, weights.digest} <= {*one["made"]}
+    assert made["vector:d0"]["delta"].digest not in one["made"]
+
+
+def test_a_withdrawal_that_was_stopped_once_the_recipe_is_written_stays_on_the_list(
+    tmp_path, tiny_base, monkeypatch
+):
+    project = fresh(tmp_path, tiny_base)
+    project.write(RECIPE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(changes, "_show", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
+    assert "datasets.copy" not in (tmp_path / "tiny.toml").read_text()
+    assert [one["name"] for one in withdrawn(project)] == ["copy"]
+    # What another call withdraws while this one plans stays on the list too, though this one is refused then.
+    project.write(RECIPE + dataset("upper", omega=0.1))
+    place, planned = tmp_path / "tiny.withdrawn.json", withdrawing.open_session
+
+    def slow(*asked: Any) -> Any:
+        found = planned(*asked)
+        place.write_text(json.dumps({"dem_withdrawn": 1, "withdrawn": [{**one, "name": "upper"}]}))
+        project.write(RECIPE)
+        return found
+
+    [one] = withdrawn(project)
+    place.unlink()
+    monkeypatch.setattr(withdrawing, "open_session", slow)
+    with pytest.raises(UsageError, match="changed by somebody else"):
+        withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
+    assert [listed["name"] for listed in withdrawn(project)] == ["upper"]
+    monkeypatch.setattr(withdrawing, "open_session", planned)
+    place.unlink()
+    # Stopped before the recipe was written, it is not listed twice by the next call.
+    for _ in range(2):
+        project.write(RECIPE)
+        with pytest.raises(KeyboardInterrupt):
+            withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
+    assert len(withdrawn(project)) == 1

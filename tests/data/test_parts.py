@@ -11,12 +11,13 @@ import pytest
 from data_samples import Preparer, source, write_rows
 
 from dem_build.action import HubFile, SourceFile
-from dem_build.data.parts import Parts, Placed
+from dem_build.data.parts import Parts, Placed, again
 from dem_build.data.splits import Splitter
 from dem_build.errors import DataError
 from dem_build.lock import lock
 from dem_build.lock.absent import Absent
-from dem_build.lock.parts import nameless
+from dem_build.lock.parts import nameless, shared
+from dem_build.lock.pin import recipe_key
 from dem_build.recipe import load_recipe
 from dem_build.recipe.schema import DatasetPart
 from dem_build.store import Hints
@@ -116,6 +117,52 @@ def test_shares_leave_out_rows_and_repeat_none(prepare, files):
     assert told(bounded) == [2, 6]
 
 
+def test_what_is_left_out_after_caps_is_left_out_of_every_sub_dataset_alike(prepare, files, tmp_path):
+    big = write_rows(tmp_path / "big.jsonl", rows_of("a", 900))
+    other = write_rows(tmp_path / "other.jsonl", rows_of("q", 20))
+    sources = [tagged(big, "p", "1"), tagged(files[1], "p", "2"), tagged(other, "q", "3")]
+    # 20 rows of 900 and all 20 of a small one: half of them, by a share and by the most rows of the dataset.
+    shared = prepare(
+        *sources, parts={"p": {"max_samples": 20, "share": 1}, "q": {"max_samples": 20, "share": 1}}
+    )
+    few, more, _ = told(shared)
+    assert (few >= 5, few + more) == (True, 20)
+    bounded = prepare(*sources[:2], parts={"p": {"max_samples": 20}}, max_samples=20)
+    few, more = told(bounded)
+    assert (few >= 5, few + more) == (True, 20)
+
+
+def test_a_file_held_out_whole_has_the_columns_of_the_dataset(prepare, tmp_path):
+    own = write_rows(tmp_path / "own.jsonl", [{"q": f"a {i}", "completion": "b"} for i in range(4)])
+    plain = write_rows(tmp_path / "plain.jsonl", [{"prompt": f"c {i}", "completion": "d"} for i in range(4)])
+    held = source(
+        write_rows(tmp_path / "held.jsonl", [{"prompt": "e", "completion": "f"}]), "validation:jsonl"
+    )
+    # Whichever of the parts comes first in keys, where parts have no order.
+    for first, second in (("a", "b"), ("b", "a")):
+        parts = {first: {"columns": {"prompt": "q"}}, second: {}}
+        prepared = prepare(tagged(own, first, "1"), tagged(plain, second, "2"), held, parts=parts)
+        assert prepared.splits["validation"]["rows"] == 1
+
+
+def test_a_part_that_names_what_only_a_template_writes_is_refused_without_one(prepare, files):
+    with pytest.raises(DataError, match="the column of `system` needs a chat template"):
+        prepare(
+            tagged(files[0], "p", "1"),
+            tagged(files[1], "q", "2"),
+            parts={"p": {}, "q": {"columns": {"system": "task"}}},
+        )
+
+
+def test_a_part_without_rows_that_has_a_share_is_named(prepare, files, tmp_path):
+    empty = write_rows(tmp_path / "empty.jsonl", [])
+    with pytest.raises(DataError, match="no other part has one") as raised:
+        prepare(
+            tagged(files[0], "p", "1"), tagged(empty, "q", "2"), parts={"p": {"share": 1}, "q": {"share": 1}}
+        )
+    assert raised.value.where == str(empty)
+
+
 def test_columns_of_a_part_are_its_own(prepare, tmp_path, files):
     other = [{"question": f"q {i}", "completion": f" {i}"} for i in range(5)]
     path = write_rows(tmp_path / "other.parquet", other)
@@ -145,10 +192,10 @@ def test_quotas_are_those_of_sorting_all_rows():
     ]
     rules = {"p": {"max_samples": 20, "share": 0.5}, "q": {"share": 0.5}}
 
-    def first(found, group, most):
+    def first(found, group, most, place=lambda r: r.place):
         kept = []
         for name in sorted({group(r) for r in found}):
-            members = sorted((r for r in found if group(r) == name), key=lambda r: r.place)
+            members = sorted((r for r in found if group(r) == name), key=place)
             kept += members[: most(members[0])]
         return kept
 
@@ -159,9 +206,25 @@ def test_quotas_are_those_of_sorting_all_rows():
     trained = {p: sum(r.part == p and r.side == "train" for r in capped) for p in "pq"}
     room = min(trained.values())
     most = {"train": room, "validation": -(-room * 2 // 7), "test": -(-room // 7)}
-    expected = first(capped, lambda r: (r.part, r.side), lambda r: most[r.side])
+    expected = first(capped, lambda r: (r.part, r.side), lambda r: most[r.side], lambda r: again(r.place))
     keeps = Parts(rules, splitter).taken(lambda: rows, None).filter()
     assert {r.place for r in rows if keeps(r)} == {r.place for r in expected}
+
+
+def test_a_file_in_two_parts_is_told_where_the_recipe_names_it(tmp_path):
+    (tmp_path / "base").mkdir()
+    part = "[[datasets.p.parts]]\n{}\n"
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        '[base]\nmodel = "base"\n' + part.format('path = "a.jsonl"') + part.format('path = "*.jsonl"')
+        + part.format('hub = "org/rows"')
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    files = [source_of(f"{part}/:jsonl", "a") for part in (0, 1)]
+    both = [replace(file, path=tmp_path / "a.jsonl") for file in files]
+    [told] = shared({"p": both}, lambda name, *said: recipe.problem(recipe_key(recipe, name), *said))
+    assert (told.key, told.line) == ("datasets.p.parts[1].path", 6)
+    assert recipe_key(recipe, "datasets.p.parts[2]") == "datasets.p.parts[2].hub"
 
 
 def source_of(tag, content):
@@ -190,6 +253,13 @@ def test_keys_know_no_name_and_no_order_of_parts():
     swap = {"0": "1", "1": "0"}
     swapped = [replace(f, tag=swap[f.tag[0]] + f.tag[1:]) for f in files]
     assert nameless([two, one], swapped) == (rules, tagged_files)
+    # A copy under another name is a sub-dataset or a part of its own, whose cap takes nothing from the other's.
+    twice = [hub_file("glue", 0, "a"), hub_file("again", 0, "a"), *files[3:]]
+    assert len({f.tag for f in nameless([one, two], twice)[1]}) == 3
+    assert nameless([one, two], twice) == nameless([one, two], [twice[1], twice[0], *files[3:]])
+    copies = [source_of("0/:jsonl", "d"), source_of("1/:jsonl", "d")]
+    parts, marked = nameless([two, two.model_copy(update={"path": "y.jsonl"})], copies)
+    assert (len(parts), len({f.tag for f in marked})) == (2, 2)
     text = json.dumps([rules, [f.tag for f in tagged_files]])
     assert not any(word in text for word in ("glue", "cos", "org", "x.jsonl"))
     # Which files are one sub-dataset is said: of one configuration two shards, and not two sub-datasets.

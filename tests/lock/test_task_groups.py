@@ -179,6 +179,24 @@ def test_a_host_keeps_the_names_of_lm_evals_tasks(monkeypatch, tmp_path):
         task_index._all_builtin.cache_clear()
 
 
+def test_a_task_that_somebody_adds_to_their_copy_of_lm_eval_is_found(monkeypatch, tmp_path):
+    """Its version and its folder say nothing of a file more in a folder below."""
+    monkeypatch.setenv("DEM_HINTS", str(tmp_path))
+    made = tmp_path / "tasks"
+    (made / "sums").mkdir(parents=True)
+    (made / "sums" / "one.yaml").write_text("task: one\n")
+    monkeypatch.setattr(task_index, "builtin_folder", lambda: made)
+    try:
+        for name in ("one", "two"):
+            task_index._all_builtin.cache_clear()
+            task_index._builtin_index.cache_clear()
+            assert task_index.find(name, None) == made / "sums" / f"{name}.yaml"
+            (made / "sums" / "two.yaml").write_text("task: two\n")
+    finally:
+        task_index._all_builtin.cache_clear()
+        task_index._builtin_index.cache_clear()
+
+
 def test_in_tables_a_group_with_a_score_stands_for_its_tasks():
     measured = {name: {"acc": 0.5, "samples": 3} for name in ("a", "b", "c", "g")}
     results = Results(table={"composed": measured}, members={"a": "g", "b": "g", "c": "unscored"})

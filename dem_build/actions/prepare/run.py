@@ -24,7 +24,7 @@ from dem_build.data import splits
 from dem_build.data.arrays import RowsWriter, TokenRows
 from dem_build.data.duplicates import NearDuplicates
 from dem_build.data.formats import resolve
-from dem_build.data.parts import NO_PARTS, Parts, Placed
+from dem_build.data.parts import NO_PARTS, Parts, Placed, again
 from dem_build.data.rows import columns_of, read_rows
 from dem_build.data.sample import RowSample
 from dem_build.data.sources import part_of, side_of
@@ -144,6 +144,11 @@ class _Item:
         """What decides whether a row of a part is used."""
         return Placed(self.part or "", self.subset, self.side, _place(self))
 
+    @property
+    def order(self) -> bytes:
+        """Its place among those of which the dataset has a most; of rows of parts that is after these have theirs."""
+        return _place(self) if self.part is None else again(_place(self))
+
 
 class _Progress:
     """Tells how much of the files is read, over all the times that they are.
@@ -183,7 +188,7 @@ class _Dataset:
 
     Attributes:
         sources: The files.
-        layouts: What is in their columns, for each part; `""` for files that are in none.
+        layouts: What is in their columns, for each part; `""` for files that are in none, as one held out whole.
         splitter: Decides sides.
         group_by: The column that decides a row's side, instead of its prompt.
         parts: What is said of parts.
@@ -226,13 +231,24 @@ class _Dataset:
         return self.splitter != splits.Splitter() or any(map(side_of, self.sources))
 
     def taken(self, most: int | None, progress: _Progress) -> Taken:
-        """Which rows of parts are used; reads all files as often as that takes."""
+        """Which rows of parts are used; reads all files as often as that takes.
+
+        Raises:
+            DataError: A part with a share has no row to train on.
+        """
 
         def rows() -> Iterator[Placed]:
             yield from (i.placed for i in progress.follow(self.items(), self.sources) if i.part is not None)
             progress.end_pass()
 
-        return self.parts.taken(rows, most)
+        found = self.parts.taken(rows, most)
+        if files := [str(s.path) for s in self.sources if (part_of(s) or ("",))[0] in found.lacking]:
+            raise DataError(
+                "no row to train on, and beside a `share` of nothing no other part has one",
+                where=", ".join(files),
+                hint="leave that part out, hold out less, or give it more rows",
+            )
+        return found
 
     def smallest(self, most: int | None, progress: _Progress, taken: Taken) -> splits.Smallest | None:
         """Which rows of the limited split are the `most` first of those that parts have; reads all files once."""
@@ -240,7 +256,7 @@ class _Dataset:
             return None
         limited, items, keeps = self.limited, progress.follow(self.items(), self.sources), taken.filter()
         kept = (item for item in items if item.part is None or keeps(item.placed))
-        found = splits.Smallest((_place(item) for item in kept if item.side == limited), most)
+        found = splits.Smallest((item.order for item in kept if item.side == limited), most)
         progress.end_pass()
         return found
 
@@ -253,7 +269,9 @@ class _Dataset:
 
     def _items_of(self, source: SourceFile) -> Iterator[_Item]:
         held, (part, subset) = side_of(source), part_of(source) or (None, "")
-        layout, by = self.layouts.get(part or "") or self._layout, self.parts.by(part) if part else None
+        by = self.parts.by(part) if part else None
+        # A file without a row has decided no layout, and needs none.
+        layout = self.layouts.get(part or "") or next(iter(self.layouts.values()))
         required = (*layout.required, *filter(None, [self.group_by, by]))
         for row in read_rows(source, required, self.read):
             example = layout.example(row)
@@ -266,10 +284,6 @@ class _Dataset:
                 )
                 side = self.splitter.side(group)
             yield _Item(row, example, digest, side, part, _value(row, by, "by") if by else subset)
-
-    @property
-    def _layout(self) -> Layout:
-        return next(iter(self.layouts.values()))  # of a file held out whole, as the first part has it
 
 
 APART = {"group_by": "group", "by": "tell sub-datasets apart"}
@@ -297,14 +311,15 @@ def _value(row: Row, column: str, key: str) -> str:
 def _layouts(sources: Sequence[SourceFile], params: Mapping[str, JSON]) -> dict[str, Layout]:
     """Decide what the columns of each part are by its first file that has a row; all parts have one format.
 
-    Files without a part are together under `""`: others of them are held against the first row by row.
+    Files without a part are together under `""`: others of them are held against the first row by row. Beside parts
+    these are held out whole, and have the dataset's own columns.
     """
     found: dict[str, Layout] = {}
     form, parts = params.get("format"), params.get("parts") or {}
-    # A file held out whole may be all that is not in a part.
+    # What is trained on decides the format.
     for source in sorted(sources, key=lambda s: side_of(s) is not None):
         part = (part_of(source) or ("", ""))[0]
-        if part in found or (parts and not part and found):
+        if part in found:
             continue
         if columns := columns_of(source):
             named = {**(params.get("columns") or {}), **(parts[part].get("columns") or {} if part else {})}
@@ -338,7 +353,8 @@ def _style(params: Mapping[str, JSON], layout: Layout, tokenizer: BaseTokenizer)
             else f"`{layout.format.name}` rows have no turns"
         )
         raise DataError(f"chat = true, but {why}", hint="leave chat out, or give the base a chat_template")
-    named = [r for r in layout.format.templated if r in (params.get("columns") or {})]
+    tables = [params, *(params.get("parts") or {}).values()]
+    named = [r for r in layout.format.templated if any(r in (t.get("columns") or {}) for t in tables)]
     if not chat and (system is not None or named):
         what = "a system prompt" if system is not None else f"the column of `{named[0]}`"
         mend = "leave `chat` out" if tokenizer.has_chat_template else "give the base a chat_template"
@@ -376,7 +392,7 @@ def _kept(
         counts["read"] += 1
         if item.part is not None and not keeps(item.placed):
             counts["beyond_part"] += 1
-        elif item.side == limited and smallest and not smallest.keeps(_place(item)):
+        elif item.side == limited and smallest and not smallest.keeps(item.order):
             counts["beyond_max_samples"] += 1
         elif item.example.empty:
             counts["untrained" if item.example.untrained else "empty"] += 1

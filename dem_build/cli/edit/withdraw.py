@@ -12,7 +12,7 @@ from dem_build.cli.build import build
 from dem_build.cli.edit.changes import opened, recipe_here, settle
 from dem_build.cli.edit.tables import kept_of, names_of, section_of
 from dem_build.engine.publish import publish_text
-from dem_build.errors import DemError, Problem, RecipeError, UsageError
+from dem_build.errors import DemError, GateError, Problem, RecipeError, UsageError
 from dem_build.json_text import parse_json
 from dem_build.paths import absolute
 from dem_build.recipe.edited import without_table
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dem_build.cli.edit.changes import Draft
     from dem_build.report.attestation import Withdrawn
     from dem_build.session.session import Call, Session
+    from dem_build.store import Record
 
 __all__ = ["withdraw"]
 
@@ -62,7 +63,7 @@ def withdraw(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
         raise UsageError("nothing was withdrawn from it", where=named, hint=WITHDRAW)
     for name in rest:
         if section_of(draft, name) is not None:
-            withdrawn = _take_out(draft, name, call, withdrawn, dry_run=dry_run)
+            withdrawn = _take_out(draft, name, call, dry_run=dry_run)
         elif name not in {one.name for one in withdrawn}:
             hint = nearest(name, names_of(draft)) or "it has no dataset, vector or probe"
             raise UsageError(f"there is no `{name}`", where=named, hint=hint)
@@ -72,12 +73,9 @@ def withdraw(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
     # A gate judges what the model can do, and not what it is made of.
     return (
         status
-        if status not in (0, GATES)
+        if status not in (0, GateError.exit_status)
         else _attest(open_session(named, call), withdrawn, console) or status
     )
-
-
-GATES = 3
 
 
 def statement_path(recipe: Path) -> Path:
@@ -85,34 +83,46 @@ def statement_path(recipe: Path) -> Path:
     return recipe.with_suffix(".withdrawn.json")
 
 
-def _take_out(
-    draft: Draft, name: str, call: Call, before: Sequence[Withdrawn], *, dry_run: bool
-) -> tuple[Withdrawn, ...]:
+def _take_out(draft: Draft, name: str, call: Call, *, dry_run: bool) -> tuple[Withdrawn, ...]:
     """Write what is withdrawn, and the recipe without it."""
     section = section_of(draft, name)
     if section == "baselines":
         raise UsageError(f"`{name}` is a baseline, which has no rows of its own", hint=f"dem remove {name}")
     session = open_session(draft.named, call)
-    records = {n: v.record for n, v in session.plan.verdicts.items() if v.record is not None}
     counted = name in session.root["overlap"].get("of", {})
     shared = recorded_shared(session, name) if counted else None
-    one = withdrawn_of(name, session.plan.graph, records, shared)
-    after = (*before, one)
+    one = withdrawn_of(name, session.plan.graph, _recorded(session), shared)
     text = without_table(draft.text, str(section), name)
+    # Just now: another call may have withdrawn something while this one planned.
+    place = statement_path(draft.path)
+    before = _read(place)
+    after = (*before, one) if one not in before else before  # a call that was stopped has written it
     if dry_run:
         settle(draft, text, dry_run=True)
         return after
     # Without a record of what went, nobody could tell later that it is gone.
-    _write(statement_path(draft.path), after)
+    _write(place, after)
     try:
         settle(draft, text)
     except BaseException:
-        _write(statement_path(draft.path), before)
+        # What is shown of a recipe that is written can fail, or be stopped: then it is withdrawn all the same.
+        if section_of(opened(draft.named), name) is not None:
+            _write(place, before)
         raise
     if kept := kept_of(draft.path, name, call):
         line = f"kept {kept} and what was composed of it; `dem cache gc --vectors` deletes it"
         make_console().print(Text(line), soft_wrap=True)
     return after
+
+
+def _recorded(session: Session) -> list[tuple[str, Record]]:
+    """What is recorded of the recipe's actions as they are, and as its last build had them.
+
+    That build's model is the one that is published, whatever of the recipe was changed since.
+    """
+    last = ((name, session.store.records.peek(key)) for name, key in session.root["actions"].items())
+    now = ((name, verdict.record) for name, verdict in session.plan.verdicts.items())
+    return [(name, record) for name, record in (*last, *now) if record is not None]
 
 
 def _attest(session: Session, withdrawn: Sequence[Withdrawn], console: Console) -> int:
