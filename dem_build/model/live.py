@@ -111,7 +111,8 @@ class LiveModel:
         self._kept = kept_in(opened.metadata, self._code)
         self._layout = WeightLayout(model, opened.tensors)
         self._own = model.state_dict(keep_vars=True)
-        self._is = self._combination(EDIT.name, {}, {})  # as it was loaded
+        # What it is; as it was loaded.
+        self._is: Combination | None = self._combination(EDIT.name, {}, {})
 
     def close(self) -> None:
         """Close the files."""
@@ -135,10 +136,14 @@ class LiveModel:
         wanted = self._combination(method, params, omegas)
         if wanted == self._is:
             return False
+        # Not known while tensors are written: another Ctrl-C may end what puts them back.
+        before, self._is = self._is, None
         try:
             self._write(wanted, threads)
         except BaseException:  # Ctrl-C, too
-            self._write(self._is, threads)  # some tensors are those of the sum that was not finished
+            if before is not None:
+                self._write(before, threads)  # some tensors are those of the sum that was not finished
+                self._is = before
             raise
         self._is = wanted
         return True

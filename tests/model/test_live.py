@@ -118,6 +118,19 @@ def test_a_sum_that_fails_leaves_the_model_as_it_was(imported, vectors, tmp_path
         model.become("dem", {}, {DIGESTS[0]: 0.75})
     assert bits(model.model) == before
 
+    def stopped_again(*arguments, **how):  # by another one, while it is put back
+        combine(*arguments, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live_models, "combine", stopped_again)
+    with pytest.raises(KeyboardInterrupt):
+        model.become("dem", {}, {DIGESTS[0]: 0.75})
+    monkeypatch.setattr(live_models, "combine", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.become("dem", {}, {DIGESTS[0]: 0.25})
+    assert model.become("dem", {}, {DIGESTS[0]: 0.5})
+    assert bits(model.model) == before
+
 
 def test_a_layout_that_transformers_converts(tiny_base, tmp_path):
     """Experts lie one by one in files, and fused in memory: they are composed beside the model."""
