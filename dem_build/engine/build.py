@@ -582,7 +582,7 @@ class _Build:
                 if not shared:  # else a lease of the remote may still be another's
                     told = "who was at work on it ended without a result"
                     self.listener.action_event(verdict.action, {"event": "note", "message": told})
-            else:
+            elif asks or not shared:  # a look that asks nobody leaves the turn to those that are next
                 self.held[name] = self.held.pop(name)  # behind those that were not looked at
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
