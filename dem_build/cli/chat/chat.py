@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, COMPOSED
-from dem_build.cli.chat.models import ChatModels, Settings
+from dem_build.cli.chat.models import ChatModels, Settings, settings_of
 from dem_build.cli.chat.terminal import Talk, documents, talk_in_terminal
+from dem_build.cli.edit.changes import opened
 from dem_build.cli.session import open_session
 from dem_build.cli.view_text import write_json
 from dem_build.errors import UsageError
@@ -48,6 +50,9 @@ def chat(  # noqa: PLR0913  the command's options
     if call.as_json and prompt is None:
         raise UsageError("--json prints the answers to one question", hint="ask it with --prompt")
     settings = Settings(max_new_tokens, temperature, top_p, seed)
+    settings = settings_of(settings._asdict(), settings)
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 is told as one
     with ExitStack() as held:
         models = _models(recipe, call, held)
         names = list(dict.fromkeys(model)) or ([BASE, COMPOSED] if page else [COMPOSED])
@@ -71,10 +76,15 @@ def chat(  # noqa: PLR0913  the command's options
 
 def _models(recipe: str, call: Call, held: ExitStack) -> ChatModels:
     """The models of a recipe, which stay in the store until the chat ends."""
+    draft = opened(
+        recipe
+    )  # before it is planned: where it is changed meanwhile, nothing is written over that
     session = open_session(recipe, call)
     if (session.store.root / "format.json").exists():  # else there is nothing to keep, and no folder is made
         held.enter_context(session.store.in_use())
         session = session.planned_again()  # looked up again: now it is noted that it is in use
-    models = ChatModels(session, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dem-chat-"))))
+    models = ChatModels(
+        session, draft, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dem-chat-")))
+    )
     held.callback(models.close)
     return models

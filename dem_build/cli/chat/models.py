@@ -18,7 +18,7 @@ from dem_build.actions.compose.spec import KIND as COMPOSE
 from dem_build.actions.compose.spec import single_model
 from dem_build.cli.edit.changes import opened
 from dem_build.errors import EvaluationError, UsageError
-from dem_build.hardware import cpus
+from dem_build.hardware import cpus, let_open
 from dem_build.plan import Status, preimage_of
 from dem_build.recipe import Tune
 from dem_build.recipe.edited import with_omegas
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from dem_build.cli.edit.changes import Draft
     from dem_build.cli.session import Session
     from dem_build.data.turns import Turn
-    from dem_build.digest import Digest, Output
+    from dem_build.digest import JSON, Digest, Output
     from dem_build.model.generation import Answered
     from dem_build.model.live import LiveModel, Omegas
     from dem_build.model.tokenizer import BaseTokenizer
 
-__all__ = ["ChatModels", "Omega", "Settings", "mean_of"]
+__all__ = ["ChatModels", "Omega", "Settings", "mean_of", "settings_of"]
 
 Omega = float | dict[str, float]
 """ω of a vector: a number, or one for each layer, as a search may find them."""
@@ -61,11 +61,36 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
+BOUNDS = {
+    "max_new_tokens": (1, 1 << 31),
+    "temperature": (0.0, 1e3),
+    "top_p": (1e-6, 1.0),
+    "seed": (0, 1 << 62),
+}
+"""Between which each setting is."""
+
+
+def settings_of(given: Mapping[str, JSON], usual: Settings) -> Settings:
+    """Settings as somebody gives them, and the usual ones where he does not.
+
+    Raises:
+        UsageError: One is no number, or beyond its bounds.
+    """
+    found = usual._asdict()
+    for name, (low, high) in BOUNDS.items():
+        value = given.get(name, found[name])
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise UsageError(f"{name} is {value!r}", hint=f"give a number from {low:g} to {high:g}")
+        found[name] = type(found[name])(value)
+    return Settings(**found)
+
+
 class ChatModels:
     """The models of a planned recipe, each loaded when it is first needed. Any thread may use them, one at a time.
 
     Args:
         session: The recipe; what it looks up is in use until the chat ends.
+        draft: Its file, as it was read before that.
         work: A folder for links to files of the store.
 
     Attributes:
@@ -76,16 +101,17 @@ class ChatModels:
         draft: The recipe's file, as it was when it was last read or written.
     """
 
-    def __init__(self, session: Session, work: Path) -> None:
+    def __init__(self, session: Session, draft: Draft, work: Path) -> None:
         self._session, self._work = session, work
         self._lock = threading.RLock()
         self._loaded: dict[str, LiveModel] = {}
+        self._files = 0  # that these hold open
         recipe, graph = session.recipe, session.plan.graph
         vectors = recipe.omegas
         others = [name for name in graph.models if name not in (BASE, COMPOSED, *vectors)]
         self.names = (BASE, COMPOSED, *vectors, *others)
         self.method = METHODS[recipe.compose.method]
-        self.draft = opened(session.named)
+        self.draft = draft
         self.live: str | None = None
         self.fixed = ""
         self._tokenizer: BaseTokenizer | None = None
@@ -231,15 +257,11 @@ class ChatModels:
             moved = {name: found[name] if omega is None else omega for name, omega in changes.items()}
             after = before | moved
             self._refuse(after)
-            self._omega = after
-            if self.live not in self._loaded:
-                return None
-            try:
-                self._become(self.live)
-            except BaseException:
-                self._omega = before
-                raise
-        return time.monotonic() - begun
+            loaded = self.live in self._loaded
+            if loaded:
+                self._become(self.live, after)
+            self._omega = after  # no sooner: what is written meanwhile is what was composed
+        return time.monotonic() - begun if loaded else None
 
     def _refuse(self, omegas: Mapping[str, Omega]) -> None:
         numbers = {name: omega for name, omega in omegas.items() if not isinstance(omega, dict)}
@@ -322,6 +344,8 @@ class ChatModels:
             else:
                 weights, config = (known[action.name][part] for part in ("weights", "config"))
                 deltas = {}
+            self._files += len(deltas) + sum(1 for _ in weights.blobs())
+            let_open(name, self._files)
             self._loaded[name] = load_live(
                 ModelFiles(self._view(weights), weights.digest, self._view(config)),
                 deltas,
@@ -339,20 +363,20 @@ class ChatModels:
         found = [known[taken.at.action][taken.at.output] for taken in action.takes if taken.of == "delta"]
         return {output.digest: output for output in found}
 
-    def _become(self, name: str) -> None:
+    def _become(self, name: str, omegas: Mapping[str, Omega] | None = None) -> None:
         action = self._action(name)
         if not self._is_summed(action):
             return
         method = str(action.params["method"])
         params = {key: action.params[key] for key in METHODS[method].keys if key in action.params}
-        self._loaded[name].become(method, params, self._terms(name, action), cpus())
+        self._loaded[name].become(method, params, self._terms(name, action, omegas), cpus())
 
-    def _terms(self, name: str, action: Action) -> Omegas:
+    def _terms(self, name: str, action: Action, omegas: Mapping[str, Omega] | None) -> Omegas:
         """ω of each vector of a model that is summed, as a build would give them to `compose`."""
         known = self._outputs()
         if name == self.live:
             held: dict[Digest, list[Omega]] = {}
-            for vector, omega in self.omega.items():
+            for vector, omega in (omegas or self.omega).items():
                 held.setdefault(known[f"vector:{vector}"]["delta"].digest, []).append(omega)
             return {digest: total for digest, omegas in held.items() if _counts(total := _total(omegas))}
         entries: list[Any] = [e for e in preimage_of(action, known)["inputs"] if e["of"] == "delta"]
@@ -425,10 +449,12 @@ class ChatModels:
             self._tokenizer = BaseTokenizer(self._view(self._outputs()[BASE]["tokenizer"]))
         return self._tokenizer
 
-    def settle(self, seconds: float) -> None:
-        """Wait for what is at work to end, so long at most."""
-        if self._lock.acquire(timeout=seconds):
-            self._lock.release()
+    def settle(self, seconds: float) -> bool:
+        """Wait for what is at work to end, so long at most, or as long as it takes where that is -1; whether it has.
+
+        Then nothing begins any more but in this thread.
+        """
+        return self._lock.acquire(timeout=seconds)
 
     def close(self) -> None:
         """Let go of the models' files."""
