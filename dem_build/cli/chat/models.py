@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dem_build.model.generation import Answered
     from dem_build.model.live import LiveModel, Omegas
     from dem_build.model.tokenizer import BaseTokenizer
+    from dem_build.plan import Plan
 
 __all__ = ["ChatModels", "Omega", "Settings", "mean_of", "settings_of"]
 
@@ -106,8 +107,9 @@ class ChatModels:
         self._lock = threading.RLock()
         self._loaded: dict[str, LiveModel] = {}
         self._files = 0  # that these hold open
+        self._known = _recorded(session.plan)
         recipe, graph = session.recipe, session.plan.graph
-        vectors = recipe.omegas
+        self._vectors = vectors = recipe.omegas  # which is made anew each time
         others = [name for name in graph.models if name not in (BASE, COMPOSED, *vectors)]
         self.names = (BASE, COMPOSED, *vectors, *others)
         self.method = METHODS[recipe.compose.method]
@@ -138,7 +140,7 @@ class ChatModels:
     @property
     def vectors(self) -> tuple[str, ...]:
         """The vectors whose ω can be moved."""
-        return tuple(self._session.recipe.omegas) if self.live else ()
+        return tuple(self._vectors) if self.live else ()
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -162,13 +164,13 @@ class ChatModels:
 
     def missing(self, name: str) -> list[str]:
         """The actions that a model is made of and that were not built when somebody last looked."""
-        known = self._outputs()
-        return [action for action in self._needs(name) if action not in known]
+        return [action for action in self._needs(name) if action not in self._known]
 
     def look_again(self) -> None:
-        """Look in the store for what another terminal has built meanwhile."""
+        """Look in the store for what another terminal has built meanwhile; what was there stays what it was."""
         if not self._session.plan.up_to_date:
             self._session = self._session.planned_again()
+            self._known = _recorded(self._session.plan) | self._known
 
     def _not_built(self, name: str, missing: Sequence[str]) -> UsageError:
         command = shlex.join(["dem", "build", self.named, "--", *missing])
@@ -176,14 +178,10 @@ class ChatModels:
         what = f"{name} cannot be asked: {', '.join(missing)} {are} not built"
         return UsageError(what, where=self.named, hint=f"`{command}`; a chat builds nothing")
 
-    def _outputs(self) -> dict[str, Mapping[str, Output]]:
-        verdicts = self._session.plan.verdicts.items()
-        return {n: v.record.outputs for n, v in verdicts if v.status is Status.HIT and v.record is not None}
-
     def _action(self, name: str) -> Action:
         """What makes a model."""
         recipe, graph = self._session.recipe, self._session.plan.graph
-        if name in recipe.omegas:
+        if name in self._vectors:
             return single_model(recipe, name).starting_from(graph.origin)
         return graph.actions[graph.models[name]]
 
@@ -214,7 +212,7 @@ class ChatModels:
 
     def _searched(self) -> dict[str, Omega]:
         """ω as the recipe gives them, or as the search found them."""
-        known, vectors = self._outputs(), self._session.recipe.omegas
+        known, vectors = self._known, self._vectors
         given = {name: float(omega) for name, omega in vectors.items() if omega != "tune"}
         if len(given) == len(vectors):
             return dict(given)
@@ -224,15 +222,16 @@ class ChatModels:
             known[t.at.action][t.at.output] for t in self._action(self.live or "").takes if t.of == "omega"
         ]
         found = read_omega(self._session.store.objects.open(output))
-        omegas: dict[str, Omega] = {}
+        named: dict[Digest, list[str]] = {}
         for name in vectors:
-            digest = known[f"vector:{name}"]["delta"].digest
+            named.setdefault(known[f"vector:{name}"]["delta"].digest, []).append(name)
+        omegas: dict[str, Omega] = dict.fromkeys(vectors, 0.0)
+        for digest, alike in named.items():
             # Names of one vector share what is found of it, less what the recipe gives some of them.
-            alike = [n for n in vectors if known[f"vector:{n}"]["delta"].digest == digest]
-            fixed = math.fsum(given[n] for n in alike if n in given)
-            free = sum(n not in given for n in alike)
-            omegas[name] = given[name] if name in given else _part(found[digest], fixed, free)
-        return omegas
+            free = [name for name in alike if name not in given]
+            fixed = math.fsum(given[name] for name in alike if name in given)
+            omegas |= {name: _part(found[digest], fixed, len(free)) for name in free}
+        return omegas | given
 
     def move(self, changes: Mapping[str, float | None]) -> float | None:
         """Give vectors another ω, and compose the model where it is loaded.
@@ -257,11 +256,12 @@ class ChatModels:
             moved = {name: found[name] if omega is None else omega for name, omega in changes.items()}
             after = before | moved
             self._refuse(after)
-            loaded = self.live in self._loaded
-            if loaded:
+            seconds = None
+            if self.live in self._loaded:
                 self._become(self.live, after)
+                seconds = time.monotonic() - begun
             self._omega = after  # no sooner: what is written meanwhile is what was composed
-        return time.monotonic() - begun if loaded else None
+        return seconds
 
     def _refuse(self, omegas: Mapping[str, Omega]) -> None:
         numbers = {name: omega for name, omega in omegas.items() if not isinstance(omega, dict)}
@@ -329,7 +329,7 @@ class ChatModels:
             self.require([name])
             from dem_build.model.live import ModelFiles, load_live  # noqa: PLC0415  torch: only when it is needed
 
-            known, action = self._outputs(), self._action(name)
+            known, action = self._known, self._action(name)
             inputs = {
                 taken.of: known[taken.at.action][taken.at.output]
                 for taken in action.takes
@@ -359,7 +359,7 @@ class ChatModels:
         return self._session.store.views.view(output, self._work, output.digest)
 
     def _deltas(self, action: Action) -> dict[Digest, Output]:
-        known = self._outputs()
+        known = self._known
         found = [known[taken.at.action][taken.at.output] for taken in action.takes if taken.of == "delta"]
         return {output.digest: output for output in found}
 
@@ -373,7 +373,7 @@ class ChatModels:
 
     def _terms(self, name: str, action: Action, omegas: Mapping[str, Omega] | None) -> Omegas:
         """ω of each vector of a model that is summed, as a build would give them to `compose`."""
-        known = self._outputs()
+        known = self._known
         if name == self.live:
             held: dict[Digest, list[Omega]] = {}
             for vector, omega in (omegas or self.omega).items():
@@ -420,7 +420,7 @@ class ChatModels:
             model = self._model(name)
             tell("")
             ids = prompt_of(self.tokenizer, turns)
-            base = self._outputs()[BASE]
+            base = self._known[BASE]
             most = most_tokens(self._session.store.objects.open(base["config"]))
             room = settings.max_new_tokens if most is None else min(settings.max_new_tokens, most - len(ids))
             if room < 1:
@@ -446,7 +446,7 @@ class ChatModels:
             from dem_build.model.tokenizer import BaseTokenizer  # noqa: PLC0415  torch: only when it is needed
 
             self.require([BASE])
-            self._tokenizer = BaseTokenizer(self._view(self._outputs()[BASE]["tokenizer"]))
+            self._tokenizer = BaseTokenizer(self._view(self._known[BASE]["tokenizer"]))
         return self._tokenizer
 
     def settle(self, seconds: float) -> bool:
@@ -465,6 +465,12 @@ class ChatModels:
 def mean_of(omega: Omega) -> float:
     """One number for an ω: where each layer has its own, their mean."""
     return math.fsum(omega.values()) / len(omega) if isinstance(omega, dict) else omega
+
+
+def _recorded(plan: Plan) -> dict[str, Mapping[str, Output]]:
+    """The outputs of each action that is built."""
+    verdicts = plan.verdicts.items()
+    return {n: v.record.outputs for n, v in verdicts if v.status is Status.HIT and v.record is not None}
 
 
 def _part(whole: Omega, fixed: float, free: int) -> Omega:

@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,6 +172,21 @@ def test_what_another_terminal_builds_meanwhile_can_be_asked(built):
         models.load(["upper", "composed"])
         assert models.missing("upper") == []
         assert set(models.omega) == {"add", "copy", "upper"}
+
+
+def test_a_vector_that_is_trained_anew_meanwhile_stays_what_the_chat_began_with(monkeypatch):
+    """On a GPU it may come out different."""
+    with opened("more.toml") as models:
+        found = weights(models, "add")
+        before = {name: tensor.clone() for name, tensor in found.items()}
+        session = models._session
+        add, copy = (session.plan.verdicts[f"vector:{name}"] for name in ("add", "copy"))
+        anew = replace(add, record=replace(add.record, outputs=copy.record.outputs))
+        plan = replace(session.plan, verdicts={**session.plan.verdicts, "vector:add": anew})
+        monkeypatch.setattr(type(session), "planned_again", lambda _: replace(session, plan=plan))
+        monkeypatch.setattr(type(plan), "up_to_date", False)
+        models.look_again()
+        assert all(torch.equal(weights(models, "add")[n], tensor) for n, tensor in before.items())
 
 
 @pytest.mark.parametrize(
