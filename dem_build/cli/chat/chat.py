@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import sys
 import tempfile
 from contextlib import ExitStack, suppress
@@ -64,8 +63,8 @@ def chat(  # noqa: PLR0913  the command's options
         gc.freeze()
         gc.enable()
         if prompt is None:
-            if isinstance(sys.stdin, io.TextIOWrapper):
-                with suppress(io.UnsupportedOperation):  # somebody has read of it before
+            if hasattr(sys.stdin, "reconfigure"):
+                with suppress(OSError):  # somebody has read of it before
                     sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 is told as one
             return talk_in_terminal(talk, None if sys.stdin.isatty() else iter(sys.stdin))
         if call.as_json:
