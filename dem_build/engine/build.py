@@ -573,28 +573,37 @@ class _Build:
             self.store.records.ask_again(key for key in keys if key is not None)
             self.asked_at = begun
         for name, verdict in held.items():
-            if self.held.get(name) is not verdict:
-                continue  # what was settled just now made it wait for something else
-            assert verdict.key is not None
-            # Before the record, which is there when a lease is given back.
-            free = (asks or not shared) and self.store.leases.holder(verdict.key) is None
-            record = self.store.records.lookup(verdict.key)
-            if record is not None:
-                del self.held[name]
-                self._settle(self._found(verdict, record))
-            elif free:
-                del self.held[name]  # it gave up or died: the action is ours to run
-                self.due[name] = verdict
-                if not shared:  # else a lease of the remote may still be another's
-                    told = "who was at work on it ended without a result"
-                    self.listener.action_event(verdict.action, {"event": "note", "message": told})
-            else:
-                self.held[name] = self.held.pop(name)  # behind those that were not looked at
+            if self.held.get(name) is verdict:  # else what was settled just now made it wait for something else
+                self._look_at_another(name, verdict, asks=asks or not shared)
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
                 self._settle(Result(result.action, Done.HIT, 0.0, result.key, record, note=BY_ANOTHER))
         self.looked_at = time.monotonic()
         self.rest = RESTS * (time.thread_time() - used)
+
+    def _look_at_another(self, name: str, verdict: Verdict, *, asks: bool) -> None:
+        """Look what became of an action that another process has.
+
+        Args:
+            name: The action.
+            verdict: What was decided of it.
+            asks: Whether its lease is looked at as well as its record.
+        """
+        assert verdict.key is not None
+        # Before the record, which is there when a lease is given back.
+        free = asks and self.store.leases.holder(verdict.key) is None
+        record = self.store.records.lookup(verdict.key)
+        if record is not None:
+            del self.held[name]
+            self._settle(self._found(verdict, record))
+        elif free:
+            del self.held[name]  # it gave up or died: the action is ours to run
+            self.due[name] = verdict
+            if self.options.leases is None:  # else a lease of the remote may still be another's
+                told = "who was at work on it ended without a result"
+                self.listener.action_event(verdict.action, {"event": "note", "message": told})
+        elif asks:  # a look that asks nobody leaves the turn to those that are next
+            self.held[name] = self.held.pop(name)  # behind those that were not looked at
 
     def _worth_a_look(self, *, asks: bool) -> dict[str, Verdict]:
         """Of the actions that others have, those whose lease is there no more, and of the others the next few.

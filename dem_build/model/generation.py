@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
+from dem_build.errors import DataError
 from dem_build.json_text import parse_json
 from dem_build.model.load import quiet
 
@@ -43,6 +45,10 @@ __all__ = [
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 """What the bytes of a character are decoded to before its last one is there."""
+BEFORE = 32
+"""Tokens of a prompt that decide how what follows them is written: at most a space, or the rest of a character."""
+_NO_TEXT = re.compile("[\ud800-\udfff]")
+"""Halves of pairs, as Python reads bytes that are no UTF-8; no tokenizer takes them."""
 
 
 def stops_of(tokenizer: BaseTokenizer, generation_config: Path) -> list[int]:
@@ -76,9 +82,14 @@ def prompt_of(tokenizer: BaseTokenizer, turns: Sequence[Turn]) -> list[int]:
     Without a template there are no turns: it is the last of them alone, which the model continues.
 
     Raises:
-        DataError: The template refuses these turns.
+        DataError: The template refuses these turns; there is a system prompt and no template; or it is no text.
     """
+    if any(_NO_TEXT.search(turn["content"]) for turn in turns):
+        raise DataError("what is asked is not UTF-8", hint="convert it: `iconv -f latin1 -t utf-8`")
     if not tokenizer.has_chat_template:
+        if any(turn["role"] == "system" for turn in turns):
+            what = "a system prompt needs a chat template, and the base has none"
+            raise DataError(what, hint="leave out --system")
         return [*tokenizer.prefix_ids, *tokenizer.encode([turns[-1]["content"]])[0]]
     [rendered] = tokenizer.render([[*turns]], add_generation_prompt=True)
     return tokenizer.encode([rendered])[0]  # the template writes BOS itself where the model wants it
@@ -171,7 +182,7 @@ class _Heard(BaseStreamer):
     def __init__(
         self, tokenizer: BaseTokenizer, ids: Sequence[int], stops: Sequence[int], tell: Callable[[str], None]
     ) -> None:
-        self._tokenizer, self._ids, self._stops, self._tell = tokenizer, ids, stops, tell
+        self._tokenizer, self._ids, self._stops, self._tell = tokenizer, ids[-BEFORE:], stops, tell
         self.tokens: list[int] = []
         self.ended = False
         self._prompted = False

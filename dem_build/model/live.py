@@ -20,6 +20,7 @@ from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.floats import CODES
 from dem_build.checkpoint.header import ITEM_SIZES, kept_in
 from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.hardware import let_open
 from dem_build.model.environment import device
 from dem_build.model.load import load_model
 from dem_build.model.mapped import DTYPES
@@ -69,7 +70,9 @@ def load_live(
 
     Raises:
         CheckpointError: A vector of another base, or weights that are not those of the config's model.
+        UsageError: There are more files than a process may have open.
     """
+    let_open(f"a model of {len(deltas)} vectors", len(deltas) + len([*base.weights.iterdir()]))
     model = load_model(
         base.weights,
         base.config,
@@ -111,7 +114,8 @@ class LiveModel:
         self._kept = kept_in(opened.metadata, self._code)
         self._layout = WeightLayout(model, opened.tensors)
         self._own = model.state_dict(keep_vars=True)
-        self._is = self._combination(EDIT.name, {}, {})  # as it was loaded
+        # What it is; as it was loaded.
+        self._is: Combination | None = self._combination(EDIT.name, {}, {})
 
     def close(self) -> None:
         """Close the files."""
@@ -135,10 +139,14 @@ class LiveModel:
         wanted = self._combination(method, params, omegas)
         if wanted == self._is:
             return False
+        # Not known while tensors are written: another Ctrl-C may end what puts them back.
+        before, self._is = self._is, None
         try:
             self._write(wanted, threads)
         except BaseException:  # Ctrl-C, too
-            self._write(self._is, threads)  # some tensors are those of the sum that was not finished
+            if before is not None:
+                self._write(before, threads)  # some tensors are those of the sum that was not finished
+                self._is = before
             raise
         self._is = wanted
         return True

@@ -124,34 +124,50 @@ def with_omegas(text: str, omegas: Mapping[tuple[str, str], float]) -> str:
     Raises:
         UsageError: A table stands in a form in which no key can be changed, as an inline table.
     """
-    for (section, name), omega in omegas.items():
-        said = tomllib.loads(text)[section][name].get("omega")
-        if said == omega and not isinstance(said, bool):
+    expected, found = tomllib.loads(text), statements(text)
+    first = {statement.key: at for at, statement in reversed([*enumerate(found)])}
+    edits: list[tuple[int, int, str]] = []
+    changed: list[tuple[tuple[str, str], str]] = []
+    for key, omega in omegas.items():
+        table = expected[key[0]][key[1]]
+        if table.get("omega") == omega and not isinstance(table["omega"], bool):
             continue
-        text = _with_omega(text, (section, name), omega)
-    return text
-
-
-def _with_omega(text: str, table: tuple[str, str], omega: float) -> str:
-    found, key = statements(text), (*table, "omega")
+        table["omega"] = omega
+        changed.append((key, f"write it there by hand: omega = {value_text(omega)}"))
+        edit = _omega_edit(text, found, first, key, value_text(omega))
+        if edit is None:
+            raise _not_edited(text, *changed[-1])
+        edits.append(edit)
     new_text = text
-    if (at := next((s for s in found if s.key == key), None)) is not None:
-        _, place = key_parts(text, at.start)
+    for start, stop, new in sorted(edits, reverse=True):
+        new_text = new_text[:start] + new + new_text[stop:]
+    return _proved(new_text, expected, text, *changed[0]) if changed else text
+
+
+def _omega_edit(
+    text: str, found: Sequence[Statement], first: Mapping[Key, int], table: tuple[str, str], value: str
+) -> tuple[int, int, str] | None:
+    """Where a table's ω goes, and what is put there; None where it is no place for a key.
+
+    Args:
+        text: The recipe's text.
+        found: Its statements.
+        first: Key → number of the first statement of it.
+        table: Its key.
+        value: ω as it is written.
+    """
+    if (at := first.get((*table, "omega"))) is not None:
+        _, place = key_parts(text, found[at].start)
         place = text.index("=", place) + 1
         # Blanks between a number and a comment are of the number, to the scanner.
-        old = text[place : at.end]
-        blank, rest = len(old) - len(old.lstrip()), len(old.rstrip())
-        new_text = text[: place + blank] + value_text(omega) + text[place + rest :]
-    elif (at := next((s for s in found if s.key == table and s.is_header), None)) is not None:
-        # Below the keys that stand there, above a table of its own such as `train`.
-        after = found[found.index(at) + 1 :]
-        own = list(takewhile(lambda statement: not statement.is_header, after))
-        place = _line_end(text, (own[-1] if own else at).end)
-        end = "" if text[:place].endswith("\n") else "\n"
-        new_text = f"{text[:place]}{end}omega = {value_text(omega)}\n{text[place:]}"
-    expected = tomllib.loads(text)
-    expected[table[0]][table[1]]["omega"] = omega
-    return _proved(new_text, expected, text, table, f"write it there by hand: omega = {value_text(omega)}")
+        old = text[place : found[at].end]
+        return place + len(old) - len(old.lstrip()), place + len(old.rstrip()), value
+    if (at := first.get(table)) is None or not found[at].is_header:
+        return None
+    # Below the keys that stand there, above a table of its own such as `train`.
+    *_, last = found[at], *takewhile(lambda statement: not statement.is_header, found[at + 1 :])
+    place = _line_end(text, last.end)
+    return place, place, f"{'' if text[:place].endswith(chr(10)) else chr(10)}omega = {value}\n"
 
 
 def _runs(found: Sequence[Statement], key: tuple[str, str]) -> list[tuple[int, int]]:
@@ -176,11 +192,15 @@ def _proved(new_text: str, expected: dict[str, Any], text: str, key: tuple[str, 
     except tomllib.TOMLDecodeError:
         said = None
     if said is None or _without_empty(said, key[0]) != _without_empty(expected, key[0]):
-        line = line_of(locate(text), key)
-        raise UsageError(
-            f"`{dotted(key)}` (line {line}) is written in a form that dem does not edit", hint=by_hand
-        )
+        raise _not_edited(text, key, by_hand)
     return new_text
+
+
+def _not_edited(text: str, key: tuple[str, ...], by_hand: str) -> UsageError:
+    line = line_of(locate(text), key)
+    return UsageError(
+        f"`{dotted(key)}` (line {line}) is written in a form that dem does not edit", hint=by_hand
+    )
 
 
 def _without_empty(data: dict[str, Any], section: str) -> dict[str, Any]:

@@ -147,6 +147,30 @@ def test_looks_at_what_others_run_do_not_grow_with_how_many_there_are_and_see_al
     assert [looked(8), looked(60), looked(300)] == [MOST_LOOKS] * 3
 
 
+@pytest.mark.parametrize("workers", [10, 12, 20, 40])
+def test_all_that_others_run_is_asked_for_in_turn_who_share_a_remote_alone(
+    monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    """There is a look each second and a question each five: a dead holder's action would else wait for hours."""
+    now = [0.0]
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    keys = [f"{i:064x}" for i in range(workers)]
+    leases: Any = SimpleNamespace(keys=lambda: frozenset(keys))
+    building, store = _building(workers, leases=leases)
+    building.looked_at = building.asked_at = 0.0
+    building.held = {
+        f"data:d{i}": replace(building.plan.verdicts[f"data:d{i}"], key=key) for i, key in enumerate(keys)
+    }
+    asked: Counter[str] = Counter()
+    store.ask_again = asked.update
+    while now[0] < 60:
+        now[0] += 0.25
+        building._look_at_others()
+        for name in [name for name in building.due if building.due[name].key in asked]:
+            building.held[name] = building.due.pop(name)  # the remote says that its holder lives
+    assert asked.keys() == {*keys}
+
+
 def test_a_look_that_took_long_is_not_taken_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: now[0]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny import make_base
 
-from dem_build.model.generation import Sampling, _drawn, answer_prompt, prompt_of
+from dem_build.model.generation import Sampling, _drawn, _Heard, answer_prompt, prompt_of
 from dem_build.model.load import load_model
 from dem_build.model.tokenizer import BaseTokenizer
 
@@ -74,6 +76,18 @@ def test_a_character_of_several_tokens_is_told_when_it_is_whole(model, tokenizer
     answer = ask(model, tokenizer, told=told)
     assert told == ["é", "漢", "!"]
     assert (answer.text, answer.ended) == ("é漢!", True)
+
+
+def test_what_telling_a_token_costs_does_not_grow_with_the_conversation(tokenizer):
+    decoded: list[int] = []
+    counting = SimpleNamespace(decode=lambda ids: decoded.append(len(ids)) or tokenizer.decode(ids))
+    [before], told = tokenizer.encode(["a long conversation " * 1000]), []
+    heard = _Heard(counting, before, [2], told.append)
+    heard.put(torch.tensor([before]))
+    for token in tokenizer.encode(["né!"])[0]:
+        heard.put(torch.tensor([token]))
+    assert "".join(told) == "né!"
+    assert max(decoded) < 100
 
 
 def test_whoever_is_asked_to_stop_stops_and_what_telling_raises_ends_it(model, tokenizer):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from families import make_family
 from weight_samples import DIGEST, import_base, random_vector, run_compose, store_vector
 
 from dem_build.checkpoint.combine import combine
+from dem_build.checkpoint.factors import LowRank, Place, write_factors
 from dem_build.errors import CheckpointError
 from dem_build.model import live as live_models
 from dem_build.model.live import LiveModel, ModelFiles, load_live
@@ -90,6 +92,23 @@ def test_each_way_that_sums_is_summed_alike(imported, vectors, tmp_path, method,
     assert bits(model.model) == wanted
 
 
+def test_a_vector_of_low_rank(imported, vectors, tmp_path):
+    rng = np.random.default_rng(3)
+    drawn = lambda *shape: (0.1 * rng.standard_normal(shape)).astype(np.float32)  # noqa: E731
+    factors = {
+        name: (LowRank(drawn(len(of), 4), drawn(4, of.shape[1]), 0.7), Place(name.removesuffix(".weight")))
+        for name, of in random_vector(imported, 9).items()
+        if of.ndim == 2 and ".layers." in name
+    }
+    write_factors(tmp_path / "lora", DIGEST, factors)
+    both = [tmp_path / "lora", vectors[1]]
+    model = live(imported, both)
+    for omega in (0.3, 0.5):
+        model.become("dem", {}, {DIGESTS[0]: omega, DIGESTS[1]: 0.75}, threads=2)
+    wanted = built(imported, tmp_path / "sum", list(zip(both, (0.5, 0.75), strict=True)))
+    assert bits(model.model) == wanted
+
+
 def test_each_layer_may_have_its_own_omega(imported, vectors):
     model = live(imported, vectors)
     before = bits(model.model)
@@ -116,6 +135,19 @@ def test_a_sum_that_fails_leaves_the_model_as_it_was(imported, vectors, tmp_path
     monkeypatch.setattr(live_models, "combine", stopped)
     with pytest.raises(KeyboardInterrupt):
         model.become("dem", {}, {DIGESTS[0]: 0.75})
+    assert bits(model.model) == before
+
+    def stopped_again(*arguments, **how):  # by another one, while it is put back
+        combine(*arguments, **how)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live_models, "combine", stopped_again)
+    with pytest.raises(KeyboardInterrupt):
+        model.become("dem", {}, {DIGESTS[0]: 0.75})
+    monkeypatch.setattr(live_models, "combine", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        model.become("dem", {}, {DIGESTS[0]: 0.25})
+    assert model.become("dem", {}, {DIGESTS[0]: 0.5})
     assert bits(model.model) == before
 
 

@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from growth import assert_linear, calls_of
 
 from dem_build.errors import UsageError
 from dem_build.recipe.edited import table_text, with_omegas, with_table, without_table
@@ -179,3 +180,15 @@ def test_values_are_written_as_toml_reads_them() -> None:
         "of two": [{"a": []}],
     }
     assert tomllib.loads(table_text(("datasets", "a"), table)) == {"datasets": {"a": table}}
+
+
+def test_omega_of_many_vectors_are_written_in_one_pass():
+    def calls(vectors):
+        tables = [f'[datasets.d{i}]\npath = "d{i}.jsonl"\nomega = 0.5\n\n' for i in range(vectors)]
+        omegas = {("datasets", f"d{i}"): 0.25 for i in range(vectors)}
+        found = []
+        counted = calls_of(lambda: found.append(with_omegas("".join(tables), omegas)))
+        assert found == ["".join(tables).replace("0.5", "0.25")]
+        return counted
+
+    assert_linear(calls, (10, 30, 90))

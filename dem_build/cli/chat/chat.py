@@ -6,13 +6,14 @@ import gc
 import os
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, COMPOSED
-from dem_build.cli.chat.models import ChatModels, Settings
+from dem_build.cli.chat.models import ChatModels, Settings, settings_of
 from dem_build.cli.chat.terminal import Talk, documents, talk_in_terminal
+from dem_build.cli.edit.changes import opened
 from dem_build.engine.pool import MEMORY, SLEEPING
 from dem_build.errors import UsageError
 from dem_build.session.session import open_session
@@ -57,7 +58,7 @@ def chat(  # noqa: PLR0913  the command's options
         models = _models(recipe, call, held)
         names = list(dict.fromkeys(model)) or ([BASE, COMPOSED] if page else [COMPOSED])
         models.require(names)
-        talk = Talk(models, names, settings, system or "")
+        talk = Talk(models, names, settings_of(settings._asdict(), settings), system or "")
         if page:
             from dem_build.cli.chat.page import serve  # noqa: PLC0415  a terminal needs no server
 
@@ -67,6 +68,9 @@ def chat(  # noqa: PLR0913  the command's options
         gc.freeze()
         gc.enable()
         if prompt is None:
+            if hasattr(sys.stdin, "reconfigure"):
+                with suppress(OSError):  # somebody has read of it before
+                    sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 is told as one
             return talk_in_terminal(talk, None if sys.stdin.isatty() else iter(sys.stdin))
         if call.as_json:
             write_json({"recipe": recipe, "prompt": prompt, "answers": documents(talk, prompt)})
@@ -76,10 +80,15 @@ def chat(  # noqa: PLR0913  the command's options
 
 def _models(recipe: str, call: Call, held: ExitStack) -> ChatModels:
     """The models of a recipe, which stay in the store until the chat ends."""
+    draft = opened(
+        recipe
+    )  # before it is planned: where it is changed meanwhile, nothing is written over that
     session = open_session(recipe, call)
     if (session.store.root / "format.json").exists():  # else there is nothing to keep, and no folder is made
         held.enter_context(session.store.in_use())
         session = session.planned_again()  # looked up again: now it is noted that it is in use
-    models = ChatModels(session, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dem-chat-"))))
+    models = ChatModels(
+        session, draft, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dem-chat-")))
+    )
     held.callback(models.close)
     return models

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from dem_build.action import Action
     from dem_build.cli.edit.changes import Draft
     from dem_build.data.turns import Turn
-    from dem_build.digest import Digest, Output
+    from dem_build.digest import JSON, Digest, Output
     from dem_build.model.generation import Answered
     from dem_build.model.live import LiveModel, ModelFiles, Omegas
     from dem_build.model.tokenizer import BaseTokenizer
+    from dem_build.plan import Plan
     from dem_build.session.session import Session
 
-__all__ = ["ChatModels", "Omega", "Settings", "mean_of"]
+__all__ = ["ChatModels", "Omega", "Settings", "mean_of", "settings_of"]
 
 Omega = float | dict[str, float]
 """ω of a vector: a number, or one for each layer, as a search may find them."""
@@ -62,11 +63,36 @@ class Settings(NamedTuple):
     seed: int = 0
 
 
+BOUNDS = {
+    "max_new_tokens": (1, 1 << 31),
+    "temperature": (0.0, 1e3),
+    "top_p": (1e-6, 1.0),
+    "seed": (0, 1 << 62),
+}
+"""Between which each setting is."""
+
+
+def settings_of(given: Mapping[str, JSON], usual: Settings) -> Settings:
+    """Settings as somebody gives them, and the usual ones where he does not.
+
+    Raises:
+        UsageError: One is no number, or beyond its bounds.
+    """
+    found = usual._asdict()
+    for name, (low, high) in BOUNDS.items():
+        value = given.get(name, found[name])
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise UsageError(f"{name} is {value!r}", hint=f"give a number from {low:g} to {high:g}")
+        found[name] = type(found[name])(value)
+    return Settings(**found)
+
+
 class ChatModels:
     """The models of a planned recipe, each loaded when it is first needed. Any thread may use them, one at a time.
 
     Args:
         session: The recipe; what it looks up is in use until the chat ends.
+        draft: Its file, as it was read before that.
         work: A folder for links to files of the store.
 
     Attributes:
@@ -77,16 +103,17 @@ class ChatModels:
         draft: The recipe's file, as it was when it was last read or written.
     """
 
-    def __init__(self, session: Session, work: Path) -> None:
+    def __init__(self, session: Session, draft: Draft, work: Path) -> None:
         self._session, self._work = session, work
         self._lock = threading.RLock()
         self._loaded: dict[str, LiveModel] = {}
+        self._known = _recorded(session.plan)
         recipe, graph = session.recipe, session.plan.graph
-        vectors = recipe.omegas
+        self._vectors = vectors = recipe.omegas  # which is made anew each time
         others = [name for name in graph.models if name not in (BASE, COMPOSED, *vectors)]
         self.names = (BASE, COMPOSED, *vectors, *others)
         self.method = METHODS[recipe.compose.method]
-        self.draft = opened(session.named)
+        self.draft = draft
         self.live: str | None = None
         self.fixed = ""
         self._tokenizer: BaseTokenizer | None = None
@@ -113,7 +140,7 @@ class ChatModels:
     @property
     def vectors(self) -> tuple[str, ...]:
         """The vectors whose ω can be moved."""
-        return tuple(self._session.recipe.omegas) if self.live else ()
+        return tuple(self._vectors) if self.live else ()
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -137,13 +164,13 @@ class ChatModels:
 
     def missing(self, name: str) -> list[str]:
         """The actions that a model is made of and that were not built when somebody last looked."""
-        known = self._outputs()
-        return [action for action in self._needs(name) if action not in known]
+        return [action for action in self._needs(name) if action not in self._outputs()]
 
     def look_again(self) -> None:
-        """Look in the store for what another terminal has built meanwhile."""
+        """Look in the store for what another terminal has built meanwhile; what was there stays what it was."""
         if not self._session.plan.up_to_date:
             self._session = self._session.planned_again()
+            self._known = _recorded(self._session.plan) | self._known
 
     def _not_built(self, name: str, missing: Sequence[str]) -> UsageError:
         command = shlex.join(["dem", "build", self.named, "--", *missing])
@@ -151,14 +178,13 @@ class ChatModels:
         what = f"{name} cannot be asked: {', '.join(missing)} {are} not built"
         return UsageError(what, where=self.named, hint=f"`{command}`; a chat builds nothing")
 
-    def _outputs(self) -> dict[str, Mapping[str, Output]]:
-        verdicts = self._session.plan.verdicts.items()
-        return {n: v.record.outputs for n, v in verdicts if v.status is Status.HIT and v.record is not None}
+    def _outputs(self) -> Mapping[str, Mapping[str, Output]]:
+        return self._known
 
     def _action(self, name: str) -> Action:
         """What makes a model."""
         recipe, graph = self._session.recipe, self._session.plan.graph
-        if name in recipe.omegas:
+        if name in self._vectors:
             return single_model(recipe, name).starting_from(graph.origin)
         return graph.actions[graph.models[name]]
 
@@ -189,7 +215,7 @@ class ChatModels:
 
     def _searched(self) -> dict[str, Omega]:
         """ω as the recipe gives them, or as the search found them."""
-        known, vectors = self._outputs(), self._session.recipe.omegas
+        known, vectors = self._outputs(), self._vectors
         given = {name: float(omega) for name, omega in vectors.items() if omega != "tune"}
         if len(given) == len(vectors):
             return dict(given)
@@ -199,15 +225,16 @@ class ChatModels:
             known[t.at.action][t.at.output] for t in self._action(self.live or "").takes if t.of == "omega"
         ]
         found = read_omega(self._session.store.objects.open(output))
-        omegas: dict[str, Omega] = {}
+        named: dict[Digest, list[str]] = {}
         for name in vectors:
-            digest = known[f"vector:{name}"]["delta"].digest
+            named.setdefault(known[f"vector:{name}"]["delta"].digest, []).append(name)
+        omegas: dict[str, Omega] = dict.fromkeys(vectors, 0.0)
+        for digest, alike in named.items():
             # Names of one vector share what is found of it, less what the recipe gives some of them.
-            alike = [n for n in vectors if known[f"vector:{n}"]["delta"].digest == digest]
-            fixed = math.fsum(given[n] for n in alike if n in given)
-            free = sum(n not in given for n in alike)
-            omegas[name] = given[name] if name in given else _part(found[digest], fixed, free)
-        return omegas
+            free = [name for name in alike if name not in given]
+            fixed = math.fsum(given[name] for name in alike if name in given)
+            omegas |= {name: _part(found[digest], fixed, len(free)) for name in free}
+        return omegas | given
 
     def move(self, changes: Mapping[str, float | None]) -> float | None:
         """Give vectors another ω, and compose the model where it is loaded.
@@ -232,15 +259,12 @@ class ChatModels:
             moved = {name: found[name] if omega is None else omega for name, omega in changes.items()}
             after = before | moved
             self._refuse(after)
-            self._omega = after
-            if self.live not in self._loaded:
-                return None
-            try:
-                self._become(self.live)
-            except BaseException:
-                self._omega = before
-                raise
-        return time.monotonic() - begun
+            seconds = None
+            if self.live in self._loaded:
+                self._become(self.live, after)
+                seconds = time.monotonic() - begun
+            self._omega = after  # no sooner: what is written meanwhile is what was composed
+        return seconds
 
     def _refuse(self, omegas: Mapping[str, Omega]) -> None:
         numbers = {name: omega for name, omega in omegas.items() if not isinstance(omega, dict)}
@@ -341,20 +365,20 @@ class ChatModels:
     def _view(self, output: Output) -> Path:
         return self._session.store.views.view(output, self._work, output.digest)
 
-    def _become(self, name: str) -> None:
+    def _become(self, name: str, omegas: Mapping[str, Omega] | None = None) -> None:
         action = self._action(name)
         if not self._is_summed(action):
             return
         method = str(action.params["method"])
         params = {key: action.params[key] for key in METHODS[method].keys if key in action.params}
-        self._loaded[name].become(method, params, self._terms(name, action), cpus())
+        self._loaded[name].become(method, params, self._terms(name, action, omegas), cpus())
 
-    def _terms(self, name: str, action: Action) -> Omegas:
+    def _terms(self, name: str, action: Action, omegas: Mapping[str, Omega] | None) -> Omegas:
         """ω of each vector of a model that is summed, as a build would give them to `compose`."""
         known = self._outputs()
         if name == self.live:
             held: dict[Digest, list[Omega]] = {}
-            for vector, omega in self.omega.items():
+            for vector, omega in (omegas or self.omega).items():
                 held.setdefault(known[f"vector:{vector}"]["delta"].digest, []).append(omega)
             return {digest: total for digest, omegas in held.items() if _counts(total := _total(omegas))}
         entries: list[Any] = [e for e in preimage_of(action, known)["inputs"] if e["of"] == "delta"]
@@ -427,10 +451,12 @@ class ChatModels:
             self._tokenizer = BaseTokenizer(self._view(self._outputs()[BASE]["tokenizer"]))
         return self._tokenizer
 
-    def settle(self, seconds: float) -> None:
-        """Wait for what is at work to end, so long at most."""
-        if self._lock.acquire(timeout=seconds):
-            self._lock.release()
+    def settle(self, seconds: float) -> bool:
+        """Wait for what is at work to end, so long at most, or as long as it takes where that is -1; whether it has.
+
+        Then nothing begins any more but in this thread.
+        """
+        return self._lock.acquire(timeout=seconds)
 
     def close(self) -> None:
         """Let go of the models' files."""
@@ -441,6 +467,12 @@ class ChatModels:
 def mean_of(omega: Omega) -> float:
     """One number for an ω: where each layer has its own, their mean."""
     return math.fsum(omega.values()) / len(omega) if isinstance(omega, dict) else omega
+
+
+def _recorded(plan: Plan) -> dict[str, Mapping[str, Output]]:
+    """The outputs of each action that is built."""
+    verdicts = plan.verdicts.items()
+    return {n: v.record.outputs for n, v in verdicts if v.status is Status.HIT and v.record is not None}
 
 
 def _part(whole: Omega, fixed: float, free: int) -> Omega:

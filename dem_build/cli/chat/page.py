@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import threading
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from rich.text import Text
 
-from dem_build.cli.chat.models import Settings, mean_of
+from dem_build.cli.chat.models import mean_of, settings_of
 from dem_build.cli.edit.changes import difference, replace_text
 from dem_build.errors import DemError, UsageError
 from dem_build.session.session import checked
@@ -35,7 +36,8 @@ ASSETS = Path(__file__).parent / "assets"
 LOOPBACK = "127.0.0.1"
 MOST_BYTES = 4_000_000
 """Of a request: a conversation longer than any model reads."""
-ENDING_SECONDS = 5.0
+ENDING_SECONDS = 2.0
+"""Until it is said what is waited for."""
 HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",  # the address has the secret
@@ -72,7 +74,9 @@ def serve(talk: Talk, port: int) -> int:
         except KeyboardInterrupt:
             console.print()
         finally:
-            server.end()
+            if not server.end(ENDING_SECONDS):
+                console.print(Text("waits for the model at work; Ctrl-C once more waits for nothing", "dim"))
+                server.end()
     return 0
 
 
@@ -107,14 +111,21 @@ class PageServer(ThreadingHTTPServer):
         import gc  # noqa: PLC0415  as above
 
         with contextlib.suppress(DemError):
-            self.talk.models.load(self.talk.names)
+            for name in self.talk.names:
+                if not self.ending.is_set():
+                    self.talk.models.load([name])
         gc.freeze()  # as a chat in a terminal
         gc.enable()
 
-    def end(self) -> None:
-        """Have answers end, and wait for them a little."""
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say what went wrong, unless somebody went away: anybody here may open a connection and leave."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+    def end(self, seconds: float = -1) -> bool:
+        """Have answers end, and wait for what is at work, as of `settle`: who ends within torch is aborted."""
         self.ending.set()
-        self.talk.models.settle(ENDING_SECONDS)
+        return self.talk.models.settle(seconds)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -129,15 +140,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Send the page, or what it shows."""
-        url = urlsplit(self.path)
+        path, _, query = self.path.partition("?")
         if not self._is_ours():
             return
-        if url.path == "/api/state":
+        if path == "/api/state":
             if self._knows(self._bearer()):
                 self._send_json(_state(self.server.talk))
-        elif url.path != "/":
+        elif path != "/":
             self._send(HTTPStatus.NOT_FOUND, "there is nothing here", "text/plain")
-        elif self._knows(parse_qs(url.query).get("token", [""])[0]):
+        elif self._knows(parse_qs(query).get("token", [""])[0]):
             self._send_page()
 
     def do_POST(self) -> None:
@@ -217,7 +228,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Send an answer as it comes, a JSON document a line."""
         talk, name = self.server.talk, str(body.get("model"))
         talk.models.require([name])
-        turns, settings = _turns(body, talk.system), _settings(body, talk.settings)
+        given = body.get("settings", {})
+        if not isinstance(given, dict):
+            raise UsageError("settings are a table")
+        turns, settings = _turns(body, talk.system), settings_of(given, talk.settings)
         self._head(HTTPStatus.OK, "application/x-ndjson", "default-src 'none'", {})
 
         def send(**document: JSON) -> None:
@@ -249,12 +263,16 @@ class _Handler(BaseHTTPRequestHandler):
         return _omegas(self.server.talk) | {"seconds": seconds}
 
     def _write(self, body: JSON) -> JSON:
+        """Write the ω, where `body` says the lines that this changes, as they were shown; else tell these lines."""
         models = self.server.talk.models
         with self.server.writing:
             draft, text = models.draft, models.changed_text()
             lines = difference(draft.text, text)
             checked(draft.named, (), draft.bytes_of(text))
-            if body.get("dry_run") is not False or not lines:
+            shown = body.get("lines")
+            if shown is not None and shown != lines:
+                raise UsageError("ω have been moved since this was shown", hint="look at it once more")
+            if not shown:
                 return {"recipe": draft.named, "lines": lines, "written": False}
             replace_text(draft, text)
             models.written()
@@ -308,23 +326,3 @@ def _turns(body: JSON, system: str) -> list[dict[str, str]]:
         raise UsageError("a conversation ends with a question")
     said = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     return [*([{"role": "system", "content": system}] if system else []), *said]
-
-
-_BOUNDS = {
-    "max_new_tokens": (1, 1 << 20),
-    "temperature": (0.0, 1e3),
-    "top_p": (1e-6, 1.0),
-    "seed": (0, 1 << 62),
-}
-
-
-def _settings(body: JSON, usual: Settings) -> Settings:
-    given, found = body.get("settings", {}), usual._asdict()
-    if not isinstance(given, dict):
-        raise UsageError("settings are a table")
-    for name, (low, high) in _BOUNDS.items():
-        value = given.get(name, found[name])
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise UsageError(f"{name} is {value!r}", hint=f"give a number from {low:g} to {high:g}")
-        found[name] = type(found[name])(value)
-    return Settings(**found)

@@ -7,10 +7,12 @@ import json
 import multiprocessing.connection
 import os
 import pty
+import resource
 import shutil
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,8 @@ from talking import COMMENTED, RECIPE, opened, talking
 from dem_build.cli.app import run
 from dem_build.cli.chat.models import Settings
 from dem_build.cli.chat.terminal import Talk
-from dem_build.errors import UsageError
+from dem_build.cli.edit.changes import replace_text
+from dem_build.errors import DataError, UsageError
 from dem_build.model.tokenizer import BaseTokenizer
 
 ROOM = ("--max-new-tokens", "12")
@@ -117,6 +120,23 @@ def test_omega_that_are_moved_and_written_are_what_a_build_composes(home, built,
         assert all(torch.equal(found[name], tensor) for name, tensor in before.items())
 
 
+def test_what_is_written_while_a_chat_begins_is_kept(home, monkeypatch):
+    from dem_build.cli.chat import chat
+
+    def open_session(*arguments):
+        session = planned(*arguments)
+        (home / "tiny.toml").write_text(RECIPE.replace("0.25", "0.3"))
+        return session
+
+    planned = chat.open_session
+    monkeypatch.setattr(chat, "open_session", open_session)
+    with opened() as models:
+        models.move({"add": 0.75})
+        with pytest.raises(UsageError, match="has been changed by somebody else"):
+            replace_text(models.draft, models.changed_text())
+    assert "omega = 0.3\n" in (home / "tiny.toml").read_text()
+
+
 def test_nothing_is_written_over_what_somebody_else_wrote(home):
     with opened() as models:
         talk = Talk(models, ["composed"], Settings())
@@ -152,6 +172,49 @@ def test_what_another_terminal_builds_meanwhile_can_be_asked(built):
         models.load(["upper", "composed"])
         assert models.missing("upper") == []
         assert set(models.omega) == {"add", "copy", "upper"}
+
+
+def test_a_vector_that_is_trained_anew_meanwhile_stays_what_the_chat_began_with(monkeypatch):
+    """On a GPU it may come out different."""
+    with opened("more.toml") as models:
+        found = weights(models, "add")
+        before = {name: tensor.clone() for name, tensor in found.items()}
+        session = models._session
+        add, copy = (session.plan.verdicts[f"vector:{name}"] for name in ("add", "copy"))
+        anew = replace(add, record=replace(add.record, outputs=copy.record.outputs))
+        plan = replace(session.plan, verdicts={**session.plan.verdicts, "vector:add": anew})
+        monkeypatch.setattr(type(session), "planned_again", lambda _: replace(session, plan=plan))
+        monkeypatch.setattr(type(plan), "up_to_date", False)
+        models.look_again()
+        assert all(torch.equal(weights(models, "add")[n], tensor) for n, tensor in before.items())
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (("--seed", str(1 << 64)), "seed is 18446744073709551616"),
+        (("--temperature", "nan"), "temperature is nan"),
+        (("--temperature", "1", "--top-p", "nan"), "top_p is nan"),
+        (("--system", "be brief \udcff"), "what is asked is not UTF-8"),
+    ],
+)
+def test_an_option_that_no_model_can_be_asked_with_is_refused_in_words(capsys, option, told):
+    assert run(["chat", "tiny.toml", "-p", "x", *option]) in {1, 2}
+    assert told in capsys.readouterr().err
+
+
+def test_a_line_that_is_no_utf_8_is_told_as_one(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), encoding="utf-8"))
+    assert run(["chat", "tiny.toml", *ROOM]) in {1, 2}
+    assert "what is asked is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_system_prompt_that_no_template_writes_is_refused():
+    with opened() as models:
+        models.tokenizer.has_chat_template = False
+        talk = Talk(models, ["base"], Settings(4), "be brief")
+        with pytest.raises(DataError, match="a system prompt needs a chat template"):
+            talk.ask("base", "one", lambda _: None)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +311,18 @@ def test_what_a_search_found_moves_and_layers_of_their_own_are_not_written(home)
         assert text.count("omega = 0.7\n") == text.count("omega = 0.5\n") == 1
         models.move({"copy": None})
         assert all(torch.equal(tensor, before[name]) for name, tensor in found.items())
+
+
+def test_models_are_loaded_where_few_files_may_be_open_at_first():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with opened() as models:
+        models.load(["base"])  # so that all libraries are there
+        os.close(free := os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 2, limits[1]))
+        try:
+            models.load(["composed"])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_what_a_chat_has_open_is_not_collected(tmp_path, home, monkeypatch):

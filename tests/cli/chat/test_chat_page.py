@@ -5,7 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import socket
+import struct
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -121,6 +124,29 @@ def test_nobody_is_answered_but_who_has_the_address(served, home, method, path, 
     assert (home / "tiny.toml").read_text() == RECIPE
 
 
+def test_who_leaves_or_asks_what_is_no_address_leaves_the_terminal_as_it_was(served, capfd):
+    host = Client(served).host
+
+    def asked(line):
+        connection = socket.create_connection(("127.0.0.1", served.server_address[1]), 20)
+        connection.sendall(f"{line}\r\nHost: {host}\r\n".encode())
+        return connection
+
+    with asked("GET http://[ HTTP/1.0") as connection:  # no client of Python's asks for that
+        connection.sendall(b"\r\n")
+        assert connection.makefile().readline() == "HTTP/1.0 404 Not Found\n"
+    for _ in range(3):
+        # It goes by a reset, in the middle of the headers.
+        with asked("GET /api/state HTTP/1.0") as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert Client(served).ask("GET", "/")[0] == 403
+    deadline = time.monotonic() + 20
+    while any("process_request" in thread.name for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert capfd.readouterr().err == ""
+
+
 def test_it_listens_on_the_loopback_interface_alone(served):
     assert served.socket.getsockname()[0] == "127.0.0.1"
 
@@ -205,19 +231,45 @@ def test_omega_are_moved_shown_and_written_with_the_recipes_comments(served, hom
     lines = [f"@@ line {line}", "- omega = 0.5   # what add counts", "+ omega = 0.75   # what add counts"]
     assert client.post("write", {})[1]["lines"] == lines
     assert (home / "tiny.toml").read_text() == RECIPE, "it is shown before it is written"
-    assert client.post("write", {"dry_run": False})[1] == {
+    client.post("omega", {"omega": {"copy": 0.5}})
+    status, told = client.post("write", {"lines": lines})
+    assert (status, "moved since this was shown" in told["error"]) == (400, True)
+    client.post("omega", {"omega": {"copy": None}})
+    assert (home / "tiny.toml").read_text() == RECIPE
+    assert client.post("write", {"lines": lines})[1] == {
         "recipe": "tiny.toml",
         "lines": lines,
         "written": True,
     }
     changed = RECIPE.replace("0.5   #", "0.75   #")
     assert (home / "tiny.toml").read_text() == changed
-    assert client.post("write", {"dry_run": False})[1]["written"] is False
+    assert client.post("write", {"lines": []})[1]["written"] is False
     client.post("omega", {"omega": {"add": 1}})
     (home / "tiny.toml").write_text(changed + "# somebody else\n")
-    status, told = client.post("write", {"dry_run": False})
+    status, told = client.post("write", {"lines": client.post("write", {})[1]["lines"]})
     assert (status, "has been changed by somebody else" in told["error"]) == (400, True)
     assert (home / "tiny.toml").read_text() == changed + "# somebody else\n"
+
+
+def test_the_end_waits_for_a_model_that_is_loaded_and_none_is_after_it(monkeypatch):
+    """A process whose threads are in torch when it ends is aborted."""
+    begun, go, loaded = threading.Event(), threading.Event(), []
+
+    def load(name):
+        begun.set()
+        assert go.wait(20)
+        loaded.append(name)
+
+    with opened() as models, PageServer(Talk(models, ["base", "composed"], Settings(4))) as server:
+        monkeypatch.setattr(models, "_model", load)
+        loading = threading.Thread(target=server.load)
+        loading.start()
+        assert begun.wait(20)
+        assert not server.end(0.05)
+        go.set()
+        assert server.end()
+        loading.join(20)
+        assert loaded == ["base"]
 
 
 # A browser
@@ -257,10 +309,10 @@ def test_a_user_asks_moves_asks_again_and_writes_by_keyboard_alone(served, home,
     browser.run("document.activeElement.select()")
     browser.send("Input.insertText", text="-0.125")
     browser.key("Tab")
-    browser.until("document.querySelectorAll('.slider input[type=range]')[1].min === '-0.13'")
-    assert served.talk.models.omega["copy"] == -0.125
-    browser.run("document.querySelector('#again').click()")
+    browser.run("document.querySelector('#again').click()")  # while the model is composed
     browser.until(ended, 120)
+    assert browser.run("document.querySelectorAll('.slider input[type=range]')[1].min") == "-0.13"
+    assert served.talk.models.omega["copy"] == -0.125
     assert browser.run("document.querySelector('.reply.live small').textContent") == "add 0.55 · copy -0.125"
     browser.run("document.querySelector('#write').focus()")
     browser.key("Enter", "\r")

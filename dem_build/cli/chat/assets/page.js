@@ -121,6 +121,8 @@ function move(omega) {
 
 /* The recipe */
 
+let lines = []; // of it that are changed, as they were shown
+
 async function preview() {
   say($("dialog-trouble"), "");
   $("lines").replaceChildren();
@@ -128,7 +130,9 @@ async function preview() {
   $("confirm").disabled = true;
   $("dialog").showModal();
   try {
-    const told = await (await call("write", { dry_run: true })).json();
+    await moving;
+    const told = await (await call("write", {})).json();
+    lines = told.lines;
     drawLines(told.lines.length ? told.lines : ["@@ the recipe says so already"]);
     $("confirm").disabled = !told.lines.length;
     $(told.lines.length ? "confirm" : "cancel").focus();
@@ -137,15 +141,15 @@ async function preview() {
   }
 }
 
-function drawLines(lines) {
+function drawLines(changed) {
   const styles = { "@": "place", "-": "gone", "+": "new" };
-  $("lines").replaceChildren(...lines.map((line) => element("div", { className: styles[line[0]] }, line)));
+  $("lines").replaceChildren(...changed.map((line) => element("div", { className: styles[line[0]] }, line)));
 }
 
 async function write() {
   $("confirm").disabled = true;
   try {
-    const told = await (await call("write", { dry_run: false })).json();
+    const told = await (await call("write", { lines })).json();
     $("dialog").close();
     $("composed").textContent = `written into ${told.recipe}: ${told.lines.length ? "dem build makes this model" : "nothing changed"}`;
   } catch (error) {
@@ -178,6 +182,7 @@ async function ask(index) {
   const replies = element("div", { className: "replies" });
   one.article.replaceChildren(element("p", { className: "question" }, one.question), replies);
   one.replies = {};
+  await moving; // else other ω are said of an answer than were asked
   const waiting = names.map((name) => {
     const live = name === state.live && state.vectors.length;
     const who = element("p", { className: "who" }, name);
