@@ -147,5 +147,6 @@ def test_the_miniature_is_built_and_a_task_that_is_added_is_all_that_runs(miniat
         )
         assert found["mini"]["samples"] == 6
     document = built(miniature, '["mini", "mini_three"]')
-    assert ran(document) == [f"eval:{model}:mini_three" for model in ("base", "composed", "mix")]
-    assert {a["status"] for a in document["actions"]} == {"ran", "hit"}
+    # Of models with the same bytes, as the base and one whose ω came out as 0, a task is run once.
+    assert {name.rpartition(":")[2] for name in ran(document)} == {"mini_three"}
+    assert all("mini_three" in document["results"][model] for model in ("composed", "base", "mix"))
