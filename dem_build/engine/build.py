@@ -573,7 +573,9 @@ class _Build:
             self.store.records.ask_again(key for key in keys if key is not None)
             self.asked_at = begun
         for name, verdict in held.items():
-            if self.held.get(name) is verdict:  # else what was settled just now made it wait for something else
+            if (
+                self.held.get(name) is verdict
+            ):  # else what was settled just now made it wait for something else
                 self._look_at_another(name, verdict, asks=asks or not shared)
         for result in failed if not self._winding_down() else ():
             if result.key is not None and (record := self.store.records.lookup(result.key)) is not None:
