@@ -20,6 +20,7 @@ from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.floats import CODES
 from dem_build.checkpoint.header import ITEM_SIZES, kept_in
 from dem_build.checkpoint.reader import open_checkpoint
+from dem_build.hardware import let_open
 from dem_build.model.environment import device
 from dem_build.model.load import load_model
 from dem_build.model.mapped import DTYPES
@@ -69,7 +70,9 @@ def load_live(
 
     Raises:
         CheckpointError: A vector of another base, or weights that are not those of the config's model.
+        UsageError: There are more files than a process may have open.
     """
+    let_open(f"a model of {len(deltas)} vectors", len(deltas) + len([*base.weights.iterdir()]))
     model = load_model(
         base.weights,
         base.config,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import gc
-import io
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,14 +49,11 @@ def chat(  # noqa: PLR0913  the command's options
     if call.as_json and prompt is None:
         raise UsageError("--json prints the answers to one question", hint="ask it with --prompt")
     settings = Settings(max_new_tokens, temperature, top_p, seed)
-    settings = settings_of(settings._asdict(), settings)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 is told as one
     with ExitStack() as held:
         models = _models(recipe, call, held)
         names = list(dict.fromkeys(model)) or ([BASE, COMPOSED] if page else [COMPOSED])
         models.require(names)
-        talk = Talk(models, names, settings, system or "")
+        talk = Talk(models, names, settings_of(settings._asdict(), settings), system or "")
         if page:
             from dem_build.cli.chat.page import serve  # noqa: PLC0415  a terminal needs no server
 
@@ -67,6 +63,9 @@ def chat(  # noqa: PLR0913  the command's options
         gc.freeze()
         gc.enable()
         if prompt is None:
+            if hasattr(sys.stdin, "reconfigure"):
+                with suppress(OSError):  # somebody has read of it before
+                    sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 is told as one
             return talk_in_terminal(talk, None if sys.stdin.isatty() else iter(sys.stdin))
         if call.as_json:
             write_json({"recipe": recipe, "prompt": prompt, "answers": documents(talk, prompt)})

@@ -18,7 +18,7 @@ from dem_build.actions.compose.spec import KIND as COMPOSE
 from dem_build.actions.compose.spec import single_model
 from dem_build.cli.edit.changes import opened
 from dem_build.errors import EvaluationError, UsageError
-from dem_build.hardware import cpus, let_open
+from dem_build.hardware import cpus
 from dem_build.plan import Status, preimage_of
 from dem_build.recipe import Tune
 from dem_build.recipe.edited import with_omegas
@@ -106,7 +106,6 @@ class ChatModels:
         self._session, self._work = session, work
         self._lock = threading.RLock()
         self._loaded: dict[str, LiveModel] = {}
-        self._files = 0  # that these hold open
         self._known = _recorded(session.plan)
         recipe, graph = session.recipe, session.plan.graph
         self._vectors = vectors = recipe.omegas  # which is made anew each time
@@ -164,7 +163,7 @@ class ChatModels:
 
     def missing(self, name: str) -> list[str]:
         """The actions that a model is made of and that were not built when somebody last looked."""
-        return [action for action in self._needs(name) if action not in self._known]
+        return [action for action in self._needs(name) if action not in self._outputs()]
 
     def look_again(self) -> None:
         """Look in the store for what another terminal has built meanwhile; what was there stays what it was."""
@@ -177,6 +176,9 @@ class ChatModels:
         are = "is" if len(missing) == 1 else "are"
         what = f"{name} cannot be asked: {', '.join(missing)} {are} not built"
         return UsageError(what, where=self.named, hint=f"`{command}`; a chat builds nothing")
+
+    def _outputs(self) -> Mapping[str, Mapping[str, Output]]:
+        return self._known
 
     def _action(self, name: str) -> Action:
         """What makes a model."""
@@ -212,7 +214,7 @@ class ChatModels:
 
     def _searched(self) -> dict[str, Omega]:
         """ω as the recipe gives them, or as the search found them."""
-        known, vectors = self._known, self._vectors
+        known, vectors = self._outputs(), self._vectors
         given = {name: float(omega) for name, omega in vectors.items() if omega != "tune"}
         if len(given) == len(vectors):
             return dict(given)
@@ -329,7 +331,7 @@ class ChatModels:
             self.require([name])
             from dem_build.model.live import ModelFiles, load_live  # noqa: PLC0415  torch: only when it is needed
 
-            known, action = self._known, self._action(name)
+            known, action = self._outputs(), self._action(name)
             inputs = {
                 taken.of: known[taken.at.action][taken.at.output]
                 for taken in action.takes
@@ -344,8 +346,6 @@ class ChatModels:
             else:
                 weights, config = (known[action.name][part] for part in ("weights", "config"))
                 deltas = {}
-            self._files += len(deltas) + sum(1 for _ in weights.blobs())
-            let_open(name, self._files)
             self._loaded[name] = load_live(
                 ModelFiles(self._view(weights), weights.digest, self._view(config)),
                 deltas,
@@ -359,7 +359,7 @@ class ChatModels:
         return self._session.store.views.view(output, self._work, output.digest)
 
     def _deltas(self, action: Action) -> dict[Digest, Output]:
-        known = self._known
+        known = self._outputs()
         found = [known[taken.at.action][taken.at.output] for taken in action.takes if taken.of == "delta"]
         return {output.digest: output for output in found}
 
@@ -373,7 +373,7 @@ class ChatModels:
 
     def _terms(self, name: str, action: Action, omegas: Mapping[str, Omega] | None) -> Omegas:
         """ω of each vector of a model that is summed, as a build would give them to `compose`."""
-        known = self._known
+        known = self._outputs()
         if name == self.live:
             held: dict[Digest, list[Omega]] = {}
             for vector, omega in (omegas or self.omega).items():
@@ -420,7 +420,7 @@ class ChatModels:
             model = self._model(name)
             tell("")
             ids = prompt_of(self.tokenizer, turns)
-            base = self._known[BASE]
+            base = self._outputs()[BASE]
             most = most_tokens(self._session.store.objects.open(base["config"]))
             room = settings.max_new_tokens if most is None else min(settings.max_new_tokens, most - len(ids))
             if room < 1:
@@ -446,7 +446,7 @@ class ChatModels:
             from dem_build.model.tokenizer import BaseTokenizer  # noqa: PLC0415  torch: only when it is needed
 
             self.require([BASE])
-            self._tokenizer = BaseTokenizer(self._view(self._known[BASE]["tokenizer"]))
+            self._tokenizer = BaseTokenizer(self._view(self._outputs()[BASE]["tokenizer"]))
         return self._tokenizer
 
     def settle(self, seconds: float) -> bool:
