@@ -153,7 +153,7 @@ def test_all_that_others_run_is_asked_for_in_turn_who_share_a_remote_alone(
 ) -> None:
     """There is a look each second and a question each five: a dead holder's action would else wait for hours."""
     now = [0.0]
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0], thread_time=lambda: 0.0))
     keys = [f"{i:064x}" for i in range(workers)]
     leases: Any = SimpleNamespace(keys=lambda: frozenset(keys))
     building, store = _building(workers, leases=leases)

@@ -195,8 +195,11 @@ def _load() -> None:
 class OneWorker:
     """A pool of one worker in the driver's own process; its requests are written and read as if it were another."""
 
-    def __init__(self, slots: Sequence[Any], *places: Path, cluster: None = None) -> None:
-        assert cluster is None
+    def __init__(
+        self, slots: Sequence[Any], *places: Path, cluster: None = None, copies: bool = True
+    ) -> None:
+        assert cluster is None  # and a copy is as good as its process
+        del copies
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.request: Any = None
         self.slot = slots[0]
