@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import resource
 from dataclasses import replace
 
@@ -27,7 +29,7 @@ SOFT = 64
 
 
 def composing(folder):
-    """Return a store, and the request for a model of many tiny vectors that are in it."""
+    """Return the request for a model of many tiny vectors that are in a store, which is made."""
     store = Store.open(folder / "cache", hints=Hints(folder / "hints"))
     base, shapes = folder / "base", {"w": (2, 3)}
     for part in ("weights", "tokenizer"):
@@ -45,32 +47,32 @@ def composing(folder):
         takes.append(Input("delta", Edge(f"v{i}", "delta"), 1 / VECTORS))
     model = Action("model", KINDS["compose"], {"method": "dem", "dtype": "float32"}, tuple(takes))
     verdict = decide(model, known, store.records, History())
-    return store, request_for(verdict, known, Machine(), 1)
+    return request_for(verdict, known, Machine(), 1)
 
 
-def replied(store, request, hard, replies):
+def replied(folder, request, hard):
     """Run a request where few files may be open, and a number more if that is asked for."""
+    os.closerange(3, 4096)  # what tests before this one hold open
     resource.setrlimit(resource.RLIMIT_NOFILE, (SOFT, hard))
-    runner = Runner(store, lambda: False, lambda _: None)
-    reply = runner.run(request)
-    replies.put((reply.answer, reply.what, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+    store = Store.open(folder / "cache", hints=Hints(folder / "hints"))
+    reply = Runner(store, lambda: False, lambda _: None).run(request)
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    (folder / "reply").write_text(json.dumps([reply.answer, reply.what, soft]))
 
 
 @pytest.mark.parametrize("hard", [1000, 200])
 def test_vectors_by_the_hundred_are_composed_where_few_files_may_be_open_at_first(tmp_path, hard):
-    store, request = composing(tmp_path)
     forked = multiprocessing.get_context("fork")
-    replies = forked.SimpleQueue()
-    process = forked.Process(target=replied, args=(store, request, hard, replies))
+    process = forked.Process(target=replied, args=(tmp_path, composing(tmp_path), hard))
     process.start()
     process.join(60)
     assert process.exitcode == 0
-    answer, what, soft = replies.get()
+    answer, what, soft = json.loads((tmp_path / "reply").read_text())
     if hard == 1000:
-        assert (answer, what) == (Answer.DONE, "")
+        assert (Answer(answer), what) == (Answer.DONE, "")
         assert VECTORS < soft < hard, "no more than it takes: `select` takes no file of a large number"
     else:
-        assert answer is Answer.FAILED
+        assert Answer(answer) is Answer.FAILED
         assert what.startswith("model: takes 106 files, for which a process needs 340 open ones, and 200 are")
 
 
