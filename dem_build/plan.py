@@ -149,6 +149,11 @@ class Plan:
         return [v for v in self.verdicts.values() if v.status is status]
 
     @property
+    def records(self) -> dict[str, Record]:
+        """Action → its record, for those that have one."""
+        return {name: v.record for name, v in self.verdicts.items() if v.record is not None}
+
+    @property
     def up_to_date(self) -> bool:
         """Whether nothing is due."""
         return all(v.status is Status.HIT for v in self.verdicts.values())

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan
     from dem_build.recipe import Recipe
     from dem_build.session.session import Call, Planned
-    from dem_build.store import Record
 
 __all__ = ["diff"]
 
@@ -121,9 +120,8 @@ def _here(named: str, call: Call) -> _Opened:
 
 
 def _recorded(named: str, recipe: Recipe, plan: Plan, store: Store, machine: Machine) -> _Opened:
-    records: dict[str, Record] = {n: v.record for n, v in plan.verdicts.items() if v.record is not None}
     due = {e.name: e.seconds for e in estimates(plan, store, machine)}
-    build = BuildRecords(plan.graph, records, store.objects.read_bytes)
+    build = BuildRecords(plan.graph, plan.records, store.objects.read_bytes)
     return _Opened(Side.of_build(named, build, recipe.gates, due), store=store)
 
 

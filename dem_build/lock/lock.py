@@ -250,14 +250,11 @@ def _locate_data(recipe: Recipe, known: Absent, name: str, problems: list[Proble
 
     Those of a part of a dataset say which: `0/:jsonl`.
     """
-    source, table = recipe.sources[name], recipe.source_key(name)
+    source, table = recipe.sources[name], partial(recipe.source_key, name)
     side = "test:" if name in recipe.probes else ""
-    named = [
-        (f"{table}.{key}.path" if key else f"{table}.path", side + parts.mark(key), rows.path)
-        for key, rows in source.origins.items()
-    ]
+    named = [(table(key, "path"), side + parts.mark(key), rows.path) for key, rows in source.origins.items()]
     held = [(side, getattr(source, side, None)) for side in ("validation", "test")]
-    named += [(f"{table}.{side}", f"{side}:", value) for side, value in held if isinstance(value, str)]
+    named += [(table(side), f"{side}:", value) for side, value in held if isinstance(value, str)]
     found: list[Tagged] = []
     for key, mark, pattern in named:
         if pattern is None:

@@ -218,7 +218,7 @@ def recipe_key(recipe: Recipe, name: str) -> str:
     if section == "datasets":
         dataset, *part = own.split(".", 1)
         rows = recipe.sources[dataset].origins["".join(part)]
-        return ".".join([recipe.source_key(dataset), *part, "path" if rows.hub is None else "hub"])
+        return recipe.source_key(dataset, *part, "path" if rows.hub is None else "hub")
     return f"{name}.{recipe.vectors[own].source}" if section == "vectors" else "base.model"
 
 

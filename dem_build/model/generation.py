@@ -38,6 +38,7 @@ __all__ = [
     "Sampling",
     "answer_prompt",
     "continued",
+    "likeliest",
     "plain_generation",
     "prompt_of",
     "stops_of",
@@ -153,27 +154,32 @@ def answer_prompt(  # noqa: PLR0913  what an answer depends on
     """
     started = time.monotonic()
     heard = _Heard(tokenizer, ids, stops, tell)
-    config: Any = GenerationConfig  # it has no types
-    settings = config(
-        max_new_tokens=room,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=list(stops),
-        pad_token_id=0,  # it pads nothing: there is one row
-    )
     generate: Any = model.generate  # its types leave out what it takes
     given = torch.tensor([[*ids]], device=model.device)
     with quiet(), plain_generation(model):
         generate(
             input_ids=given,
             attention_mask=torch.ones_like(given),
-            generation_config=settings,
+            generation_config=likeliest(room, stops),
             logits_processor=_drawn(sampling),
             stopping_criteria=StoppingCriteriaList([_Stop(stopping)]),
             streamer=heard,
         )
     return Answered(heard.text(), len(heard.tokens), heard.ended, time.monotonic() - started)
+
+
+def likeliest(room: int, stops: Sequence[int]) -> GenerationConfig:
+    """Settings by which `generate` takes the likeliest token each time, until it stops or has had its room."""
+    config: Any = GenerationConfig  # it has no types
+    settings: GenerationConfig = config(
+        max_new_tokens=room,
+        do_sample=False,
+        num_beams=1,
+        use_cache=True,
+        eos_token_id=list(stops),
+        pad_token_id=0,  # what it is does not matter: a mask leaves it out
+    )
+    return settings
 
 
 class _Heard(BaseStreamer):

@@ -523,18 +523,21 @@ class Recipe(Table):
         given = {name: source for name, source in sampled.items() if source is not None}
         return {**self.datasets, **self.probes, **given}
 
-    def source_key(self, name: str) -> str:
-        """The table of the recipe that a source is, such as `datasets.math`.
+    def source_key(self, name: str, *below: str) -> str:
+        """The key of a source in the recipe, or of what is below it: `datasets.math`, `datasets.math.parts[0].path`.
+
+        Args:
+            name: The source.
+            below: Keys below its own, from the outermost; an empty one is none, as of `Source.origins`.
 
         Raises:
             KeyError: The recipe has no source of that name.
         """
-        if name in self.vectors:
-            return f"vectors.{name}.rows"
-        section = "probes" if name in self.probes else "datasets"
-        if name not in getattr(self, section):
+        section = next((s for s in ("datasets", "probes", "vectors") if name in getattr(self, s)), None)
+        if section is None:
             raise KeyError(name)
-        return f"{section}.{name}"
+        rows = "rows" if section == "vectors" else ""
+        return ".".join(filter(None, (section, name, rows, *below)))
 
     @property
     def stages(self) -> dict[str, Trunk | Heal]:

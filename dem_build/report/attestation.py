@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dem_build.graph import Graph
     from dem_build.store import Record
 
-__all__ = ["Entered", "Withdrawn", "attestation", "entered", "parse_withdrawn", "unknown_of", "withdrawn_of"]
+__all__ = ["Entered", "Withdrawn", "attestation", "entered", "parse_withdrawn", "withdrawn_of"]
 
 
 @dataclass(frozen=True)
@@ -148,23 +148,23 @@ def _outside(preimage: JSON) -> list[Digest]:
     return [source["sha256"] for source in preimage["sources"]]
 
 
-def unknown_of(graph: Graph) -> list[str]:
-    """The actions of the model that read weights which were trained elsewhere, on what nobody here knows."""
-    return [n for n in _leading(graph) if n == BASE or graph.actions[n].kind.name == "extract"]
-
-
 def attestation(
-    recipe: str, withdrawn: Iterable[Withdrawn], graph: Graph, records: Mapping[str, Record]
+    recipe: str,
+    withdrawn: Iterable[Withdrawn],
+    found: Iterable[Entered],
+    graph: Graph,
+    records: Mapping[str, Record],
 ) -> dict[str, JSON]:
-    """The document that says what a model is made of, and what of the withdrawn is part of it."""
-    listed = [*withdrawn]
+    """The document that says what a model is made of, and what of the withdrawn was found to be part of it."""
+    leading = _leading(graph)
     return {
         "dem": 1,
         "recipe": recipe,
         "model": {name: output.digest for name, output in records[MODEL].outputs.items()},
-        "withdrawn": [one.document() for one in listed],
-        "entered": [asdict(found) for found in entered(listed, graph, records)],
-        "unknown": unknown_of(graph),
+        "withdrawn": [one.document() for one in withdrawn],
+        "entered": [asdict(one) for one in found],
+        # They read weights that were trained elsewhere, on what nobody here knows.
+        "unknown": [n for n in leading if n == BASE or graph.actions[n].kind.name == "extract"],
         "actions": [
             {
                 "name": name,
@@ -172,7 +172,7 @@ def attestation(
                 "preimage": records[name].preimage,
                 "outputs": {output: made.digest for output, made in records[name].outputs.items()},
             }
-            for name in _leading(graph)
+            for name in leading
         ],
     }
 

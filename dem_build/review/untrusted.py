@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -139,9 +140,10 @@ def _paths(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
     if not may_be_hub_id(recipe.base.model):
         named.append(("base.model", recipe.base.model))
     for name, table in recipe.sources.items():
-        sides = [(side, getattr(table, side, None)) for side in ("validation", "test")]
-        sides += [(f"{key}.path" if key else "path", rows.path) for key, rows in table.origins.items()]
-        named += [(f"{recipe.source_key(name)}.{s}", value) for s, value in sides if isinstance(value, str)]
+        key_of = partial(recipe.source_key, name)
+        sides = [(key_of(side), getattr(table, side, None)) for side in ("validation", "test")]
+        sides += [(key_of(key, "path"), rows.path) for key, rows in table.origins.items()]
+        named += [(key, value) for key, value in sides if isinstance(value, str)]
     for name, vector in recipe.vectors.items():
         if not may_be_hub_id(vector.origin):
             named.append((f"vectors.{name}.{vector.source}", vector.origin))
@@ -157,7 +159,7 @@ def _names(recipe: Recipe, boundary: Boundary) -> Iterator[Problem]:
         (key, name) for key, name in named if may_be_hub_id(name) and not _is_folder(name, recipe, boundary)
     ]
     on_hub += [
-        (f"{recipe.source_key(name)}.{key}.hub" if key else f"{recipe.source_key(name)}.hub", rows.hub)
+        (recipe.source_key(name, key, "hub"), rows.hub)
         for name, table in recipe.sources.items()
         for key, rows in table.origins.items()
         if rows.hub is not None

@@ -127,7 +127,7 @@ def read_results(session: Session) -> tuple[Results, dict[str, Record]]:
     Raises:
         StoreError: What is recorded cannot be read.
     """
-    records = {name: v.record for name, v in session.plan.verdicts.items() if v.record is not None}
+    records = session.plan.records
     metrics, damaged = _metrics(session, records)
     if damaged:
         raise next(iter(damaged.values()))

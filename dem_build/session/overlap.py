@@ -53,10 +53,7 @@ def recorded_shared(session: Session, name: str | None = None) -> list[Shared]:
         session: The session.
         name: The dataset or probe that is asked about; None for all of them.
     """
-    verdicts = session.plan.verdicts.values()
-    found = _recorded(
-        session.root["overlap"], _marks({v.action.name: v.record for v in verdicts if v.record})
-    )
+    found = _recorded(session.root["overlap"], _marks(session.plan.records))
     return [s for s in _mattering(session, found) if name in (None, s.name, s.other)]
 
 

@@ -13,7 +13,7 @@ from itertools import groupby, islice, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from dem_build.data.arrays import TokenRows
 from dem_build.data.tokenise import MASKED
@@ -21,7 +21,7 @@ from dem_build.digest import canonical
 from dem_build.errors import DataError, EvaluationError
 from dem_build.model.context_length import longest_short, most_tokens, refuse_longer
 from dem_build.model.environment import memory_told
-from dem_build.model.generation import continued, plain_generation, stops_of
+from dem_build.model.generation import continued, likeliest, plain_generation, stops_of
 from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, quiet, surroundings
 from dem_build.model.tokenizer import BaseTokenizer
 
@@ -274,22 +274,13 @@ def _generated(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
-    config: Any = GenerationConfig  # it has no types
-    settings = config(
-        max_new_tokens=room,
-        do_sample=False,
-        num_beams=1,
-        use_cache=True,
-        eos_token_id=list(stops),
-        pad_token_id=0,  # what it is does not matter: the mask leaves it out, and so do we
-    )
     generate: Any = model.generate  # its types leave out what it takes
     with quiet():
         # Positions follow from the mask, so padding moves none of them.
         made = generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
-            generation_config=settings,
+            generation_config=likeliest(room, stops),
             stopping_criteria=StoppingCriteriaList([watch]),
         )
     answers: list[list[int]] = made[:, longest:].tolist()

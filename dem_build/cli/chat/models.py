@@ -164,7 +164,7 @@ class ChatModels:
 
     def missing(self, name: str) -> list[str]:
         """The actions that a model is made of and that were not built when somebody last looked."""
-        return [action for action in self._needs(name) if action not in self._outputs()]
+        return [action for action in self._needs(name) if action not in self._known]
 
     def look_again(self) -> None:
         """Look in the store for what another terminal has built meanwhile; what was there stays what it was."""
@@ -177,9 +177,6 @@ class ChatModels:
         are = "is" if len(missing) == 1 else "are"
         what = f"{name} cannot be asked: {', '.join(missing)} {are} not built"
         return UsageError(what, where=self.named, hint=f"`{command}`; a chat builds nothing")
-
-    def _outputs(self) -> Mapping[str, Mapping[str, Output]]:
-        return self._known
 
     def _action(self, name: str) -> Action:
         """What makes a model."""
@@ -215,7 +212,7 @@ class ChatModels:
 
     def _searched(self) -> dict[str, Omega]:
         """ω as the recipe gives them, or as the search found them."""
-        known, vectors = self._outputs(), self._vectors
+        known, vectors = self._known, self._vectors
         given = {name: float(omega) for name, omega in vectors.items() if omega != "tune"}
         if len(given) == len(vectors):
             return dict(given)
@@ -348,7 +345,7 @@ class ChatModels:
         """What vectors are added to where a model is summed, else the model."""
         from dem_build.model.live import ModelFiles  # noqa: PLC0415  torch: only when it is needed
 
-        made = self._outputs()
+        made = self._known
         if self._is_summed(action):
             parts = {taken.of: made[taken.at.action][taken.at.output] for taken in action.takes}
             weights, config = parts["base/weights"], parts["base/config"]
@@ -358,7 +355,7 @@ class ChatModels:
 
     def _deltas(self, action: Action) -> dict[Digest, Path]:
         """The file of each vector that an action sums."""
-        made, objects = self._outputs(), self._session.store.objects
+        made, objects = self._known, self._session.store.objects
         found = [made[taken.at.action][taken.at.output] for taken in action.takes if taken.of == "delta"]
         return {output.digest: objects.open(output) for output in found}
 
@@ -375,7 +372,7 @@ class ChatModels:
 
     def _terms(self, name: str, action: Action, omegas: Mapping[str, Omega] | None) -> Omegas:
         """ω of each vector of a model that is summed, as a build would give them to `compose`."""
-        known = self._outputs()
+        known = self._known
         if name == self.live:
             held: dict[Digest, list[Omega]] = {}
             for vector, omega in (omegas or self.omega).items():
@@ -422,7 +419,7 @@ class ChatModels:
             model = self._model(name)
             tell("")
             ids = prompt_of(self.tokenizer, turns)
-            base = self._outputs()[BASE]
+            base = self._known[BASE]
             most = most_tokens(self._session.store.objects.open(base["config"]))
             room = settings.max_new_tokens if most is None else min(settings.max_new_tokens, most - len(ids))
             if room < 1:
@@ -448,7 +445,7 @@ class ChatModels:
             from dem_build.model.tokenizer import BaseTokenizer  # noqa: PLC0415  torch: only when it is needed
 
             self.require([BASE])
-            self._tokenizer = BaseTokenizer(self._view(self._outputs()[BASE]["tokenizer"]))
+            self._tokenizer = BaseTokenizer(self._view(self._known[BASE]["tokenizer"]))
         return self._tokenizer
 
     def settle(self, seconds: float) -> bool:

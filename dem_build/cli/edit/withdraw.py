@@ -17,7 +17,7 @@ from dem_build.json_text import parse_json
 from dem_build.paths import absolute
 from dem_build.recipe.edited import without_table
 from dem_build.recipe.messages import nearest
-from dem_build.report.attestation import attestation, entered, parse_withdrawn, unknown_of, withdrawn_of
+from dem_build.report.attestation import attestation, entered, parse_withdrawn, withdrawn_of
 from dem_build.session.overlap import recorded_shared
 from dem_build.session.session import open_session
 from dem_build.store.files import replace_file
@@ -121,19 +121,18 @@ def _recorded(session: Session) -> list[tuple[str, Record]]:
     That build's model is the one that is published, whatever of the recipe was changed since.
     """
     last = ((name, session.store.records.peek(key)) for name, key in session.root["actions"].items())
-    now = ((name, verdict.record) for name, verdict in session.plan.verdicts.items())
-    return [(name, record) for name, record in (*last, *now) if record is not None]
+    found = [(name, record) for name, record in last if record is not None]
+    return [*found, *session.plan.records.items()]
 
 
 def _attest(session: Session, withdrawn: Sequence[Withdrawn], console: Console) -> int:
     """Write the attestation beside the model, and say what it shows; 1 where something withdrawn is part of it."""
-    records = {n: v.record for n, v in session.plan.verdicts.items() if v.record is not None}
-    graph = session.plan.graph
+    graph, records = session.plan.graph, session.plan.records
     if MODEL not in records:
         raise UsageError("the model is not built", where=session.named, hint=f"dem build {session.named}")
-    document = attestation(session.recipe.name, withdrawn, graph, records)
-    path = publish_text(session.destination(), ATTESTATION, json.dumps(document, indent=2) + "\n")
     found = entered(withdrawn, graph, records)
+    document = attestation(session.recipe.name, withdrawn, found, graph, records)
+    path = publish_text(session.destination(), ATTESTATION, json.dumps(document, indent=2) + "\n")
     for name in dict.fromkeys(one.name for one in withdrawn):
         mine = [f for f in found if f.name == name]
         if mine:
@@ -153,7 +152,7 @@ def _attest(session: Session, withdrawn: Sequence[Withdrawn], console: Console) 
                 ("note: ", "dim"),
                 f"whether other data has rows of {joined(one.name)} was never counted",
             )
-    unknown = ", ".join(map(joined, unknown_of(graph)))
+    unknown = ", ".join(map(joined, document["unknown"]))
     say(console, ("note: ", "dim"), f"what was trained elsewhere may have seen it: {unknown}")
     count = len(document["actions"])
     line = Text.assemble(

@@ -400,9 +400,8 @@ class Reviewer:
             outcome = self._run(session, place)
             plan = make_plan(plan.graph, place.store.records, History())
         place.store.records.adopt()
-        records = {n: v.record for n, v in plan.verdicts.items() if v.record is not None}
         due = {e.name: e for e in estimates(plan, place.store, place.machine)}
-        read = BuildRecords(plan.graph, records, place.store.objects.read_bytes)
+        read = BuildRecords(plan.graph, plan.records, place.store.objects.read_bytes)
         side = Side.of_build(self.commits[head][:12], read, due={n: e.seconds for n, e in due.items()})
         failed = {r.action.name for r in outcome.failed if not _waits(r.error)} if outcome else set()
         return _Built(side, plan, outcome, {n: e for n, e in due.items() if n not in failed})
@@ -442,11 +441,7 @@ def _unchanged(before: Planned, after: Planned) -> tuple[str, ...] | None:
         nodes(
             Side(
                 "",
-                BuildRecords(
-                    p.plan.graph,
-                    {n: v.record for n, v in p.plan.verdicts.items() if v.record is not None},
-                    _unread,
-                ),
+                BuildRecords(p.plan.graph, p.plan.records, _unread),
             )
         )
         for p in (before, after)

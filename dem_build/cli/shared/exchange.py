@@ -85,9 +85,7 @@ def _each(
     for named in recipes:
         with ExitStack() as within:
             session = open_session(named, call, within)
-            verdicts = session.plan.verdicts.values()
-            recorded = [(v.action.name, v.record) for v in verdicts if v.record is not None]
-            yield named, session.store, session.sharing, recorded
+            yield named, session.store, session.sharing, [*session.plan.records.items()]
     if not recipes:
         store, sharing = open_shared(call)
         yield "", store, sharing, every(store, sharing)
