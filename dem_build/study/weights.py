@@ -24,6 +24,20 @@ if TYPE_CHECKING:
 __all__ = ["StoredModel", "StoredVector"]
 
 
+def _maker(session: Session, name: str, what: str, output: str, hint: str) -> str:
+    """The action of a name, or of `WHAT:NAME`, which has to make that output.
+
+    Raises:
+        UsageError: There is none, or it makes something else.
+    """
+    graph = session.plan.graph
+    action = name if name in graph.actions else f"{what}:{name}"
+    graph.require([action])
+    if output not in graph.actions[action].kind.outputs:
+        raise UsageError(f"{action} makes no {what}", where=session.named, hint=hint)
+    return action
+
+
 class StoredVector:
     """A distribution vector ΔΘ: what a training changed.
 
@@ -35,16 +49,10 @@ class StoredVector:
     """
 
     def __init__(self, session: Session, name: str) -> None:
-        graph = session.plan.graph
-        action = name if name in graph.actions else f"vector:{name}"
-        graph.require([action])
-        if "delta" not in graph.actions[action].kind.outputs:
-            raise UsageError(
-                f"{action} makes no vector", where=session.named, hint="one is called vector:NAME"
-            )
+        action = _maker(session, name, "vector", "delta", "one is called vector:NAME")
         self._session = session
         self.action = action
-        self.origin: str = origin_of(graph.actions[action])
+        self.origin: str = origin_of(session.plan.graph.actions[action])
         output = recorded(session, action).outputs["delta"]
         session.store.objects.bring(output.blobs())
         self.path: Path = session.store.objects.open(output)
@@ -76,14 +84,8 @@ class StoredModel:
     """
 
     def __init__(self, session: Session, name: str) -> None:
-        graph = session.plan.graph
         named = {COMPOSED: MODEL, "": MODEL}.get(name, name)
-        action = named if named in graph.actions else f"model:{named}"
-        graph.require([action])
-        if "weights" not in graph.actions[action].kind.outputs:
-            raise UsageError(
-                f"{action} makes no model", where=session.named, hint="`model` is the composed one"
-            )
+        action = _maker(session, named, "model", "weights", "`model` is the composed one")
         self._session = session
         self.action = action
         self._parts = parts_of(session, action)

@@ -20,7 +20,7 @@ import torch
 import warm
 from project import Project
 from safetensors.torch import load_file
-from talking import COMMENTED, RECIPE, opened, talking
+from talking import COMMENTED, RECIPE, opened
 
 from dem_build.cli.app import run
 from dem_build.cli.chat.models import Settings
@@ -30,20 +30,6 @@ from dem_build.errors import DataError, UsageError
 from dem_build.model.tokenizer import BaseTokenizer
 
 ROOM = ("--max-new-tokens", "12")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return talking(tmp_path_factory.mktemp("chat"))
-
-
-@pytest.fixture(autouse=True)
-def home(built: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(built.home)
-    monkeypatch.delenv("DEM_CACHE", raising=False)
-    monkeypatch.setenv("DEM_HINTS", built.environment["DEM_HINTS"])
-    built.write(RECIPE)
-    return built.home
 
 
 def asked(capsys, *arguments: str, status: int = 0) -> str:

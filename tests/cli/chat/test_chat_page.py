@@ -9,11 +9,9 @@ import socket
 import struct
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from project import Project
-from talking import COMMENTED, RECIPE, Browser, opened, talking
+from talking import COMMENTED, RECIPE, Browser, opened
 
 from dem_build.cli.chat.models import Settings
 from dem_build.cli.chat.page import PageServer
@@ -21,20 +19,6 @@ from dem_build.cli.chat.terminal import Talk
 
 OMEGA = {"omega": {"add": 0.75}}
 QUESTION = [{"role": "user", "content": "say oak"}]
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return talking(tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture(autouse=True)
-def home(built: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(built.home)
-    monkeypatch.delenv("DEM_CACHE", raising=False)
-    monkeypatch.setenv("DEM_HINTS", built.environment["DEM_HINTS"])
-    built.write(RECIPE)
-    return built.home
 
 
 @pytest.fixture
