@@ -300,10 +300,13 @@ def preimage(action: Action, inputs: Iterable[Input[HasDigest]]) -> dict[str, JS
         inputs: What it takes, made. What it only looks on with is left out.
 
     Raises:
-        ValueError: A parameter that the kind does not declare, or lacks: a mistake in dem itself.
+        ValueError: A parameter that the kind does not declare, or lacks, or an input of a group that is none of the
+            action's, which would be in no key: a mistake in dem itself.
     """
     kind = action.kind
     taken = [i for i in inputs if not i.watched]
+    if stray := {i.group for i in taken} - {None, *action.groups}:
+        raise ValueError(f"{action.name}: inputs of groups that it has not: {sorted(map(str, stray))}")
     document: dict[str, JSON] = {
         # Whatever is added here makes every key another one, and with that every cache out there one of misses.
         "dem": PREIMAGE_VERSION,

@@ -428,6 +428,15 @@ def test_a_sum_of_omegas_is_rounded_once():
     assert compose_key([(hexes("d"), 0.1)] * 10) == compose_key([(hexes("d"), 1.0)])
 
 
+def test_an_input_of_a_group_that_the_action_has_not_is_a_mistake():
+    """It would be in no key, and no step would be given it."""
+    search = Action("any", KINDS["tune"], GIVEN["tune"][0], groups={"math": {}})
+    inputs = [replace(i, group="math") for i in OF_MATH]
+    assert action.preimage(search, [*BASE[:2], *inputs])
+    with pytest.raises(ValueError, match="groups that it has not: \\['code'\\]"):
+        action.preimage(search, [*BASE[:2], *inputs, replace(OF_MATH[1], group="code")])
+
+
 @given(terms)
 def test_vectors_with_omega_zero_are_left_out(given_terms):
     assert compose_key([*given_terms, (hexes("0"), 0.0), (hexes("1"), -0.0)]) == compose_key(given_terms)

@@ -291,7 +291,8 @@ class Vector(Table):
     rows: SomeRows | None = Field(
         default=None,
         description="Rows that it was trained on, or others like them: a path, or a table as a probe's. Ways to "
-        "compose that look at training rows (`match`, `regmean`) look at these; no vector is trained on them.",
+        "compose that look at training rows (`match`, `regmean`) look at these; no vector is trained on them. What "
+        "chooses leaves out validation rows with a prompt of theirs, as with those of datasets.",
     )
     revision: Text | None = Field(
         default=None, description="Branch, tag or commit on the hub; the lock pins the commit."
@@ -522,6 +523,11 @@ class Recipe(Table):
         sampled = {name: vector.sampled for name, vector in self.vectors.items()}
         given = {name: source for name, source in sampled.items() if source is not None}
         return {**self.datasets, **self.probes, **given}
+
+    @property
+    def learned_from(self) -> list[str]:
+        """The sources that a vector was trained on, here or elsewhere: nothing is judged fairly on their prompts."""
+        return [name for name in self.sources if name not in self.probes]
 
     def source_key(self, name: str, *below: str) -> str:
         """The key of a source in the recipe, or of what is below it: `datasets.math`, `datasets.math.parts[0].path`.

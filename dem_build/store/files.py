@@ -30,6 +30,7 @@ __all__ = [
     "NotAFileError",
     "acquire",
     "beside",
+    "changing",
     "copy",
     "exclusively",
     "explained",
@@ -37,6 +38,7 @@ __all__ = [
     "make_folder",
     "move_back",
     "nonce",
+    "overwrite",
     "read_bytes",
     "read_document",
     "replace_file",
@@ -205,14 +207,34 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
+    with changing(path.parent):
+        overwrite(path, data)
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Run the block while no other process of dem's replaces files of the user's in a folder.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
     # The folder itself is locked, which leaves no file behind.
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        acquire(folder, fcntl.LOCK_EX)
-        swap_in(path, data, path.with_name(f".{path.name}.partial"))
-        os.fsync(folder)
+        acquire(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """What `replace_file` does, for whoever is `changing` the folder already.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    swap_in(path, data, path.with_name(f".{path.name}.partial"))
+    sync_folder(path.parent)
 
 
 def swap_in(path: Path, data: bytes, partial: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,6 @@ import rfc8785
 from project import EVALUATE, Project, dataset, fresh, recipe, vector_of
 from scaled import record_made_up, scaled_project
 
-from dem_build.cli.edit import changes
 from dem_build.cli.edit import withdraw as withdrawing
 from dem_build.cli.edit.withdraw import withdraw
 from dem_build.engine.outcome import Outcome
@@ -200,7 +200,7 @@ def test_a_withdrawal_that_was_stopped_once_the_recipe_is_written_stays_on_the_l
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(changes, "_show", stopped)
+    monkeypatch.setattr(withdrawing, "show", stopped)
     with pytest.raises(KeyboardInterrupt):
         withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
     assert "datasets.copy" not in (tmp_path / "tiny.toml").read_text()
@@ -229,3 +229,36 @@ def test_a_withdrawal_that_was_stopped_once_the_recipe_is_written_stays_on_the_l
         with pytest.raises(KeyboardInterrupt):
             withdraw(["tiny.toml", "copy"], Call(), dry_run=False)
     assert len(withdrawn(project)) == 1
+
+
+def test_of_two_withdrawals_at_once_one_is_refused_and_what_the_other_took_out_is_listed(
+    tmp_path, tiny_base, monkeypatch
+):
+    project = fresh(tmp_path, tiny_base)
+    project.write(RECIPE + dataset("upper", omega=0.1))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
+    monkeypatch.setattr(withdrawing, "build", lambda *_: 1)
+    write, refused = withdrawing._write, []
+
+    def other() -> None:
+        try:
+            withdraw(["tiny.toml", "upper"], Call(), dry_run=False)
+        except UsageError as error:
+            refused.append(str(error))
+
+    thread = Thread(target=other)
+
+    def meanwhile(*arguments: Any) -> None:
+        write(*arguments)
+        if not thread.ident:  # the other one comes between the list and the recipe
+            thread.start()
+            thread.join(1)
+
+    monkeypatch.setattr(withdrawing, "_write", meanwhile)
+    assert withdraw(["tiny.toml", "copy"], Call(), dry_run=False) == 1
+    thread.join()
+    assert "has been changed by somebody else just now" in refused[0]
+    text = (tmp_path / "tiny.toml").read_text()
+    assert ("datasets.copy" in text, "datasets.upper" in text) == (False, True)
+    assert [one["name"] for one in withdrawn(project)] == ["copy"]

@@ -103,8 +103,9 @@ def _choice(recipe: Recipe, name: str) -> Action:
             groups[judge] = {"importance": tune.importance.get(judge, 1.0)}
             takes.append(Input("delta", Edge(f"vector:{judge}", "delta"), group=judge))
     # What some vector was trained on judges nothing, whose ever it is.
-    takes += [Input("data/train", Edge(f"data:{n}", "train"), group=f"{n}/train") for n in recipe.datasets]
-    groups |= {f"{n}/train": {} for n in recipe.datasets}
+    learned = recipe.learned_from
+    takes += [Input("data/train", Edge(f"data:{n}", "train"), group=f"{n}/train") for n in learned]
+    groups |= {f"{n}/train": {} for n in learned}
     return Action(
         name, KIND, {"objective": tune.objective}, tuple(takes), salt=recipe.compose.salt, groups=groups
     )

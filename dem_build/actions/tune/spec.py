@@ -105,6 +105,8 @@ def _search(recipe: Recipe, name: str, vectors: Mapping[str, Params], **other: s
     groups: dict[str, Params] = {vector: dict(said) for vector, said in vectors.items()}
     for dataset in recipe.datasets:
         groups[dataset]["importance"] = tune.importance.get(dataset, 1.0)
+    for learned in recipe.learned_from:  # of a vector that takes no part rows are left out, too
+        groups.setdefault(learned, {})
     groups |= {probe: {"limit": p.max_loss_increase} for probe, p in recipe.probes.items()}
     params: Params = {
         "search": tune.search,
@@ -119,9 +121,9 @@ def _search(recipe: Recipe, name: str, vectors: Mapping[str, Params], **other: s
 
 def judging_inputs(recipe: Recipe) -> Iterator[Input[Edge]]:
     """What judges: validation rows, and the train splits whose prompts are left out of them."""
-    for name, dataset in recipe.datasets.items():
+    for name in recipe.learned_from:
         yield Input("data/train", Edge(f"data:{name}", "train"), group=name)
-        if dataset.validation != 0:
+        if (dataset := recipe.datasets.get(name)) is not None and dataset.validation != 0:
             yield Input("data/validation", Edge(f"data:{name}", "validation"), group=name)
     for name in recipe.probes:
         yield Input("data/rows", Edge(f"data:{name}", "test"), group=name)

@@ -63,6 +63,8 @@ def _weighed(recipe: Recipe, name: str, omega: Mapping[str, float | None]) -> Ac
         groups.setdefault(dataset, {})["weight"] = tune.importance.get(dataset, 1.0)
         if dataset not in omega and dataset in recipe.validated:
             takes.append(Input(REFERENCE, Edge(f"vector:{dataset}", "delta"), group=dataset))
+    for learned in recipe.learned_from:
+        groups.setdefault(learned, {})
     groups |= {probe: {"limit": p.max_loss_increase} for probe, p in recipe.probes.items()}
     params: Params = {"dtype": compose.dtype, "objective": tune.objective, "max_samples": tune.max_samples}
     params |= {key: getattr(compose, key) for key in MATCH.keys}

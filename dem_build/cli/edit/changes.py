@@ -8,7 +8,9 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,16 +20,28 @@ from dem_build.errors import RecipeError, UsageError
 from dem_build.paths import absolute
 from dem_build.recipe import toml
 from dem_build.session.session import checked
-from dem_build.store.files import replace_file
+from dem_build.store.files import changing, overwrite
 from dem_build.view.text import clean, make_console
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from dem_build.errors import Problem
     from dem_build.recipe import Recipe
 
-__all__ = ["Draft", "difference", "opened", "put", "recipe_here", "relative_to", "replace_text", "settle"]
+__all__ = [
+    "Draft",
+    "accepted",
+    "difference",
+    "opened",
+    "put",
+    "recipe_here",
+    "relative_to",
+    "replace_text",
+    "replacing",
+    "settle",
+    "show",
+]
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -133,15 +147,24 @@ def settle(draft: Draft, text: str, *, dry_run: bool = False) -> Recipe:
         RecipeError: It would have mistakes; nothing is written.
         UsageError: Somebody else has changed the file meanwhile, or the disk does not take it.
     """
+    recipe = accepted(draft, text)
+    put(draft, text, dry_run=dry_run)
+    return recipe
+
+
+def accepted(draft: Draft, text: str) -> Recipe:
+    """The recipe that a new text is.
+
+    Raises:
+        RecipeError: It would have mistakes.
+    """
     try:
-        recipe = checked(draft.named, (), draft.bytes_of(text))
+        return checked(draft.named, (), draft.bytes_of(text))
     except RecipeError as error:
         left = "left as it was" if draft.raw is not None else "not written"
         line = Text(f"{clean(draft.named)}: {left}; the recipe would have mistakes:")
         make_console(stderr=True).print(line, soft_wrap=True)
         raise RecipeError([*_as_it_is(draft, error.problems)]) from error
-    put(draft, text, dry_run=dry_run)
-    return recipe
 
 
 def put(draft: Draft, text: str, *, dry_run: bool = False) -> None:
@@ -152,7 +175,7 @@ def put(draft: Draft, text: str, *, dry_run: bool = False) -> None:
     """
     if not dry_run:
         replace_text(draft, text)
-    _show(draft, text, dry_run=dry_run)
+    show(draft, text, dry_run=dry_run)
 
 
 def _as_it_is(draft: Draft, problems: Sequence[Problem]) -> Iterator[Problem]:
@@ -171,16 +194,33 @@ def replace_text(draft: Draft, text: str) -> None:
     Raises:
         UsageError: Somebody else has changed the file since it was read, or the disk does not take it.
     """
+    with replacing(draft, text) as write:
+        write()
+
+
+@contextmanager
+def replacing(draft: Draft, text: str) -> Iterator[Callable[[], None]]:
+    """Run the block while no other call of dem's changes a file, which is as it was read.
+
+    Yields:
+        What writes its new text, in one step.
+
+    Raises:
+        UsageError: Somebody else has changed the file since it was read, or the disk does not take it.
+    """
     # A link stays one: what it leads to is written.
     path, data = draft.path.resolve(), draft.bytes_of(text)
     try:
-        now = path.read_bytes() if path.exists() else None
-        if now != draft.raw:
-            what = (
-                "has been changed by somebody else just now" if draft.raw is not None else "is there already"
-            )
-            raise UsageError(what, where=draft.named, hint="look at it, and call this again")
-        replace_file(path, data)
+        with changing(path.parent):
+            now = path.read_bytes() if path.exists() else None
+            if now != draft.raw:
+                what = (
+                    "has been changed by somebody else just now"
+                    if draft.raw is not None
+                    else "is there already"
+                )
+                raise UsageError(what, where=draft.named, hint="look at it, and call this again")
+            yield partial(overwrite, path, data)
     except OSError as error:
         what = f"cannot be written: {error.strerror}"
         raise UsageError(
@@ -188,7 +228,7 @@ def replace_text(draft: Draft, text: str) -> None:
         ) from error
 
 
-def _show(draft: Draft, text: str, *, dry_run: bool) -> None:
+def show(draft: Draft, text: str, *, dry_run: bool = False) -> None:
     """Print what is new and what is gone, line by line, and where."""
     console = make_console()
     word = "written" if draft.raw is None else "unchanged" if text == draft.text else "changed"

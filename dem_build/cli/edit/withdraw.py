@@ -9,7 +9,7 @@ from rich.text import Text
 
 from dem_build.action import MODEL
 from dem_build.cli.build import build
-from dem_build.cli.edit.changes import opened, recipe_here, settle
+from dem_build.cli.edit.changes import accepted, opened, recipe_here, replacing, show
 from dem_build.cli.edit.tables import kept_of, names_of, section_of
 from dem_build.engine.publish import publish_text
 from dem_build.errors import DemError, GateError, Problem, RecipeError, UsageError
@@ -20,7 +20,7 @@ from dem_build.recipe.messages import nearest
 from dem_build.report.attestation import attestation, entered, parse_withdrawn, withdrawn_of
 from dem_build.session.overlap import recorded_shared
 from dem_build.session.session import open_session
-from dem_build.store.files import replace_file
+from dem_build.store.files import overwrite
 from dem_build.view.results import here
 from dem_build.view.text import joined, make_console, say
 
@@ -63,7 +63,7 @@ def withdraw(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
         raise UsageError("nothing was withdrawn from it", where=named, hint=WITHDRAW)
     for name in rest:
         if section_of(draft, name) is not None:
-            withdrawn = _take_out(draft, name, call, dry_run=dry_run)
+            _take_out(draft, name, call, dry_run=dry_run)
         elif name not in {one.name for one in withdrawn}:
             hint = nearest(name, names_of(draft)) or "it has no dataset, vector or probe"
             raise UsageError(f"there is no `{name}`", where=named, hint=hint)
@@ -74,7 +74,8 @@ def withdraw(words: Sequence[str], call: Call, *, dry_run: bool) -> int:
     return (
         status
         if status not in (0, GateError.exit_status)
-        else _attest(open_session(named, call), withdrawn, console) or status
+        # Read anew: another call may have withdrawn something while this one built.
+        else _attest(open_session(named, call), _read(place), console) or status
     )
 
 
@@ -83,7 +84,7 @@ def statement_path(recipe: Path) -> Path:
     return recipe.with_suffix(".withdrawn.json")
 
 
-def _take_out(draft: Draft, name: str, call: Call, *, dry_run: bool) -> tuple[Withdrawn, ...]:
+def _take_out(draft: Draft, name: str, call: Call, *, dry_run: bool) -> None:
     """Write what is withdrawn, and the recipe without it."""
     section = section_of(draft, name)
     if section == "baselines":
@@ -93,26 +94,26 @@ def _take_out(draft: Draft, name: str, call: Call, *, dry_run: bool) -> tuple[Wi
     shared = recorded_shared(session, name) if counted else None
     one = withdrawn_of(name, session.plan.graph, _recorded(session), shared)
     text = without_table(draft.text, str(section), name)
-    # Just now: another call may have withdrawn something while this one planned.
-    place = statement_path(draft.path)
-    before = _read(place)
-    after = (*before, one) if one not in before else before  # a call that was stopped has written it
+    accepted(draft, text)
     if dry_run:
-        settle(draft, text, dry_run=True)
-        return after
-    # Without a record of what went, nobody could tell later that it is gone.
-    _write(place, after)
-    try:
-        settle(draft, text)
-    except BaseException:
-        # What is shown of a recipe that is written can fail, or be stopped: then it is withdrawn all the same.
-        if section_of(opened(draft.named), name) is not None:
-            _write(place, before)
-        raise
+        show(draft, text, dry_run=True)
+        return
+    place = statement_path(draft.path)
+    # No other withdrawal comes between the list and the recipe: one of the two would be of another recipe's state.
+    with replacing(draft, text) as write:
+        before = _read(place)
+        # First: without a record of what went, nobody could tell later that it is gone. A stopped call has written it.
+        _write(place, (*before, one) if one not in before else before)
+        try:
+            write()
+        except BaseException:
+            if draft.path.read_bytes() == draft.raw:
+                _write(place, before)
+            raise
+    show(draft, text)
     if kept := kept_of(draft.path, name, call):
         line = f"kept {kept} and what was composed of it; `dem cache gc --vectors` deletes it"
         make_console().print(Text(line), soft_wrap=True)
-    return after
 
 
 def _recorded(session: Session) -> list[tuple[str, Record]]:
@@ -188,11 +189,11 @@ def _refused(path: Path, what: str) -> RecipeError:
 
 
 def _write(path: Path, withdrawn: Sequence[Withdrawn]) -> None:
-    """Replace the list in one step; an empty one is no file."""
+    """Replace the list in one step, for whoever is changing the recipe; an empty one is no file."""
     try:
         if withdrawn:
             document = {"dem_withdrawn": FORMAT, "withdrawn": [one.document() for one in withdrawn]}
-            replace_file(absolute(path), (json.dumps(document, indent=2) + "\n").encode())
+            overwrite(absolute(path), (json.dumps(document, indent=2) + "\n").encode())
         else:
             path.unlink(missing_ok=True)
     except OSError as error:

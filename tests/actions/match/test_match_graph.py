@@ -149,6 +149,43 @@ def test_gram_matrices_are_of_the_rows_that_a_vector_names(graph):
     assert {"vector:code", "data:code"} <= set(made.actions["gram:code"].upstream)
 
 
+CODE = '[vectors.code]\ncheckpoint = "tuned"\nrows = "code.jsonl"\n'
+
+
+@pytest.mark.parametrize(
+    ("method", "datasets", "choosing"),
+    [
+        ("match", DATASETS | {"math": 'omega = "tune"'}, {"model"}),
+        ("auto", DATASETS, {"tune", "tune:layers", "model"}),
+        ("dem", DATASETS, {"tune", "tune:best", "tune:mix", "response", "ladder"}),
+    ],
+)
+def test_prompts_of_rows_that_a_vector_names_judge_nothing(graph, method, datasets, choosing):
+    more = '[analysis]\n[baselines.best]\nmethod = "single"\n[baselines.mix]\nmethod = "mixing"\nalpha = "tune"\n'
+    made = graph(datasets, f"{CODE}{more}", method=method)
+    names = [*DATASETS, "code"]
+    for name in choosing:
+        action = made.actions[name]
+        trained = {str(t.at): t.group for t in action.takes if t.of == "data/train"}
+        assert trained.keys() == {f"data:{dataset}/train" for dataset in names}
+        assert {*trained.values()} <= action.groups.keys()  # else they would be in no key
+    assert chosen_by(made) == {(name, "validation") for name in DATASETS}
+
+
+def test_a_vector_of_importance_0_that_names_rows_leaves_them_out_too(graph):
+    made = graph(DATASETS | {"math": 'omega = "tune"'}, f"{CODE}omega = 0\n").actions["model"]
+    assert [t.of for t in made.takes if t.group == "code"] == ["data/train"]
+    assert made.groups["code"] == {}
+
+
+def test_rows_of_a_vector_that_choose_no_more_are_told_by_its_table(graph):
+    alone = '[vectors.code]\ncheckpoint = "tuned"\n'
+    for method in ("dem", "auto"):
+        assert reasons(graph(more=alone, method=method), graph(more=CODE, method=method)) == [
+            "vectors.code.rows is new"
+        ]
+
+
 def test_other_ways_to_compose_stand_beside_it(graph):
     made = graph(
         more='[baselines.even]\nmethod = "uniform"\n[baselines.mean]\nmethod = "interpolation"\n'
