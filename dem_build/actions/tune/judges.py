@@ -111,7 +111,7 @@ def judges(
                 f"there is nothing to tune on: of {len(judge.rows)} validation rows {judge.left_out} are trained on "
                 "too, and no token of the others counts",
                 where=judge.group.name,
-                hint="hold out rows that nothing is trained on (see `validation`, and `rows` of vectors), or give every "
+                hint="hold out rows that nothing is trained on (`validation`; a vector's `rows`), or give every "
                 "ω a number",
             )
     return [judge for judge in found if judge.tokens.sum()]
