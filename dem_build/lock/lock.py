@@ -25,7 +25,7 @@ from dem_build.lock.absent import Absent, is_absent
 from dem_build.lock.base import CHAT_TEMPLATE, GGUF, base_files, locate_template
 from dem_build.lock.finetuned import local_files
 from dem_build.lock.pin import CHOOSE, Pin, Resolver, hub_refs, recipe_key
-from dem_build.store.files import replace_file
+from dem_build.store.files import changing, overwrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -50,6 +50,7 @@ __all__ = [
     "read",
     "resolve",
     "unpinned",
+    "update",
     "write",
 ]
 
@@ -498,10 +499,31 @@ def write(path: Path, lock: Lock) -> None:
     Raises:
         DemError: The folder cannot be written.
     """
+    update(path, lock, None, whatever=True)
+
+
+def update(path: Path, lock: Lock, before: JSON | None, *, whatever: bool = False) -> None:
+    """Replace the lock file in one step, where it is what it was.
+
+    Args:
+        path: The file.
+        lock: What it shall hold.
+        before: The document that was read of it, None where there was none.
+        whatever: Replace it whatever it holds.
+
+    Raises:
+        UsageError: Somebody else has written another one meanwhile, which may pin what this one does not.
+        DemError: The folder cannot be written.
+    """
+    made = document(lock, path.parent)
     # ASCII: a file's name may hold bytes that are no UTF-8.
-    text = json.dumps(document(lock, path.parent), indent=2) + "\n"
+    text = json.dumps(made, indent=2) + "\n"
     try:
-        replace_file(path, text.encode())
+        with changing(path.parent):
+            if not whatever and read(path) not in (before, made):
+                what = "has been changed by somebody else just now"
+                raise UsageError(what, where=str(path), hint="call this again: it goes by the new one")
+            overwrite(path, text.encode())
     except OSError as error:
         raise DemError(f"the lock cannot be written: {error.strerror}", where=str(path)) from error
 

@@ -36,6 +36,7 @@ __all__ = [
     "locate",
     "parse",
     "parsed",
+    "read",
     "statements",
     "too_deep",
 ]
@@ -76,8 +77,17 @@ def load(path: Path, word: str) -> tuple[str, dict[str, Any]]:
     Raises:
         RecipeError: It cannot be read, is far too large, is not UTF-8, or is no TOML.
     """
+    return parse(read(path, word), path, word)
+
+
+def read(path: Path, word: str) -> bytes:
+    """The bytes of a file; arguments as of `load`.
+
+    Raises:
+        RecipeError: It cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise RecipeError([Problem(str(path), 0, "", f"there is no such {word}", _nearest(path))]) from error
     except IsADirectoryError as error:
@@ -85,7 +95,6 @@ def load(path: Path, word: str) -> tuple[str, dict[str, Any]]:
         raise RecipeError([problem]) from error
     except OSError as error:
         raise RecipeError([Problem(str(path), 0, "", f"cannot be read: {error.strerror}")]) from error
-    return parse(data, path, word)
 
 
 def parse(data: bytes, path: Path, word: str) -> tuple[str, dict[str, Any]]:

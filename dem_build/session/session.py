@@ -191,10 +191,15 @@ class Session:
             )
 
     def save_lock(self) -> None:
-        """Write the lock file where something in it has changed."""
+        """Write the lock file where something in it has changed.
+
+        Raises:
+            UsageError: Somebody else has written another one since this session read it.
+            DemError: It cannot be written.
+        """
         path = lock.lock_path(self.recipe.path)
         if self.locked != lock.document(self.lock, self.recipe.folder):
-            lock.write(path, self.lock)
+            lock.update(path, self.lock, self.locked)
 
     def save_root(self, outcome: Outcome | None = None) -> None:
         """Record the keys that this recipe's builds use: before a build reads anything, and after it.

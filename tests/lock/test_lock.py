@@ -84,3 +84,19 @@ def test_a_name_that_is_no_utf_8_is_locked(tmp_path):
     made = lock.Lock(lock.LockedBase("gguf", ()), {"a": (SourceFile("jsonl", "0" * 64, file),)})
     lock.write(tmp_path / "r.lock", made)
     assert lock.changes(lock.read(tmp_path / "r.lock"), made, tmp_path) == []
+
+
+def test_a_lock_that_somebody_else_wrote_meanwhile_is_not_replaced(tmp_path):
+    """It may pin a revision that was asked for by `dem lock --upgrade` while a build was planned."""
+    path, mine, theirs = (
+        tmp_path / "r.lock",
+        *(lock.Lock(lock.LockedBase(source, ())) for source in ("gguf", "directory")),
+    )
+    lock.update(path, theirs, None)
+    written = lock.read(path)
+    with pytest.raises(UsageError, match="changed by somebody else"):
+        lock.update(path, mine, None)
+    assert lock.read(path) == written
+    lock.update(path, theirs, None)  # who wrote the same is no other
+    lock.update(path, mine, written)
+    assert lock.read(path) == lock.document(mine, tmp_path)

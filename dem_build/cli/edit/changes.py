@@ -82,8 +82,9 @@ def opened(named: str) -> Draft:
     Raises:
         RecipeError: There is none, or it is no TOML.
     """
-    text, _ = toml.load(Path(named), "recipe")
-    raw = Path(named).read_bytes()
+    # Read once: of what somebody wrote between two looks, the text would have nothing, and it would be written over.
+    raw = toml.read(Path(named), "recipe")
+    text, _ = toml.parse(raw, Path(named), "recipe")
     return Draft(named, raw, text.replace("\r\n", "\n") if _is_crlf(raw) else text)
 
 

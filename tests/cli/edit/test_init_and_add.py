@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,9 +15,10 @@ from store_samples import make_record
 
 from dem_build.cli.app import run
 from dem_build.cli.edit import changes
-from dem_build.recipe import load_recipe
+from dem_build.errors import UsageError
+from dem_build.recipe import load_recipe, toml
 from dem_build.session.session import root_id
-from dem_build.store import Store
+from dem_build.store import Store, files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -331,3 +333,47 @@ def test_what_stays_in_the_cache_is_told(home: Path, capsys: pytest.CaptureFixtu
     assert run(["remove", "add"]) == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("kept")]
     assert line.startswith("kept vector:add (11 B); the same table would find it again")
+
+
+def test_what_somebody_writes_while_a_recipe_is_read_is_not_written_over(tmp_path, monkeypatch):
+    """A text of before and the bytes of after would pass for one file that nobody has changed."""
+    path = tmp_path / "r.toml"
+    path.write_text('[base]\nmodel = "base"\n')
+    parse = toml.parse
+
+    def slow(*given):
+        path.write_text('[base]\nmodel = "another"\n')
+        return parse(*given)
+
+    monkeypatch.setattr(toml, "parse", slow)
+    draft = changes.opened(str(path))
+    with pytest.raises(UsageError, match="changed by somebody else"):
+        changes.replace_text(draft, draft.text + "# edited\n")
+    assert path.read_text() == '[base]\nmodel = "another"\n'
+
+
+def test_two_edits_at_once_lose_neither(tmp_path, monkeypatch):
+    path = tmp_path / "r.toml"
+    path.write_text("# 0\n")
+    first, second = changes.opened(str(path)), changes.opened(str(path))
+    overwrite, refused = files.swap_in, []
+
+    def other():
+        try:
+            changes.replace_text(second, second.text + "# second\n")
+        except UsageError as error:
+            refused.append(str(error))
+
+    thread = Thread(target=other)
+
+    def slow(*given):
+        if not thread.ident:  # the other one comes after the first has looked, and before it has written
+            thread.start()
+            thread.join(0.3)
+        overwrite(*given)
+
+    monkeypatch.setattr(files, "swap_in", slow)
+    changes.replace_text(first, first.text + "# first\n")
+    thread.join()
+    assert path.read_text() == "# 0\n# first\n"
+    assert "changed by somebody else" in refused[0]
