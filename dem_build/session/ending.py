@@ -56,7 +56,7 @@ class Ending:
 
 
 def conclude(session: Session, outcome: Outcome) -> Ending:
-    """Read results, judge gates and publish the model.
+    """Read results, judge gates and publish the model, unless what it was built from has been superseded.
 
     Damaged objects are in quarantine afterwards, so that what made them is due.
 
@@ -73,6 +73,10 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
     if not done or "model" not in outcome.records:
         return Ending(results, gates, shared=shared)
     to = session.destination()
+    if not session.plan.up_to_date and session.superseded:
+        what = "the recipe has changed since this build began, and another build of it has begun"
+        session.sharing.voice.warn(f"{to.folder} is left to that: {what}; what this one made is in the cache")
+        return Ending(results, gates, shared=shared)
     assert results.model_digest is not None
     try:
         publish(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dem_build import digest
 from dem_build.engine.publish import destination
-from dem_build.errors import NotUpToDateError, RecipeError, StoreError, UsageError
+from dem_build.errors import DemError, NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
 from dem_build.lock import lock
 from dem_build.lock.absent import Absent
@@ -29,11 +29,12 @@ from dem_build.recipe import (
 from dem_build.session.overlap import is_overlap
 from dem_build.session.sharing import Sharing, Voice, Warned
 from dem_build.store import Hints, Store
+from dem_build.store.files import nonce
 from dem_build.store.local import open_layout
 from dem_build.store.roots import DROPPED, END_OF_TIME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import ExitStack
 
     from dem_build.engine.outcome import Outcome
@@ -118,6 +119,7 @@ class Session:
         locked: The lock file's document, None when there is none.
         root: What the recipe's last build wrote, every field of it; empty ones when there was none.
         sharing: The remotes.
+        mark: What tells who wrote a root.
     """
 
     named: str
@@ -130,6 +132,7 @@ class Session:
     plan: Plan
     root: Mapping[str, digest.JSON]
     sharing: Sharing
+    mark: str = field(default_factory=nonce)
 
     @property
     def whole(self) -> bool:
@@ -220,6 +223,9 @@ class Session:
         wanted = {key for key in known if key} - {*keys.values()}
         fresh = self.root["built"] <= time.time() < self.fresh_until
         here = self.root["host"] == os.uname().nodename
+        if outcome is not None and self.superseded:
+            self._leave({*keys.values(), *wanted})
+            return
         if keys == dict(last) and wanted == {*self.root["wanted"]} and fresh and here:
             return  # a build with nothing to do writes nothing
         try:
@@ -227,6 +233,27 @@ class Session:
         except StoreError:
             if not self.plan.up_to_date:
                 raise  # else a store that is only read serves what it has
+
+    @property
+    def superseded(self) -> bool:
+        """Whether the recipe says something else by now, and a build of that has begun since this one was planned."""
+        by = last_root(self.store, self.recipe.path)["by"]
+        if by in (self.mark, self.root["by"]):
+            return False
+        try:
+            recipe, located, locked = _located(self.named, self.call.overrides, self.store.hints)
+            graph = build_graph(recipe, lock.resolve(located, self.store.hints, locked))
+            return {**graph.only(self.call.targets or graph.actions).actions} != {**self.plan.graph.actions}
+        except DemError:
+            return True
+
+    def _leave(self, used: Iterable[digest.Digest]) -> None:
+        """Note in the root of a later build what this one used, which the recipe needs no more."""
+        root = last_root(self.store, self.recipe.path)
+        needed = {*root["actions"].values(), *root["wanted"]}
+        root[DROPPED] = _newest(root[DROPPED] | dict.fromkeys({*used} - needed, round(time.time(), 3)))
+        with suppress(StoreError):
+            self.store.roots.write(root_id(self.recipe.path), {"recipe": str(self.recipe.path), **root})
 
     def save_overlap(self, overlap: dict[str, digest.JSON]) -> None:
         """Record what datasets share beside the keys of the build that counted it."""
@@ -246,16 +273,21 @@ class Session:
         used = self.root[DROPPED] | dict.fromkeys(self.root["actions"].values(), self.root["built"])
         for key in {*keys.values(), *wanted}:
             used.pop(key, None)
-        newest = sorted(used.items(), key=lambda item: item[1], reverse=True)[:MOST_DROPPED]
         return {
             "recipe": str(self.recipe.path),
             "host": os.uname().nodename,
+            "by": self.mark,
             "built": round(time.time(), 3),
             "actions": dict(keys),
             "wanted": sorted(wanted),
             "overlap": self.root["overlap"],
-            DROPPED: dict(newest),
+            DROPPED: _newest(used),
         }
+
+
+def _newest(used: Mapping[digest.Digest, float]) -> dict[digest.Digest, float]:
+    """Of keys and when they were used, the last ones."""
+    return dict(sorted(used.items(), key=lambda item: item[1], reverse=True)[:MOST_DROPPED])
 
 
 def _is_text(value: digest.JSON) -> bool:
@@ -269,6 +301,7 @@ def _is_time(value: digest.JSON) -> bool:
 # Field of a root → what it is where there is none, and whether a value, which anybody may have written, is one.
 _FIELDS: dict[str, tuple[digest.JSON, Callable[[digest.JSON], bool]]] = {
     "host": ("", _is_text),
+    "by": ("", _is_text),
     "built": (0.0, _is_time),
     "actions": ({}, lambda value: isinstance(value, dict) and all(map(_is_text, value.values()))),
     "wanted": ([], lambda value: isinstance(value, list) and all(map(_is_text, value))),

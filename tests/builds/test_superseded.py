@@ -1,0 +1,103 @@
+"""Two builds of one recipe at once, which was changed between them: the one that began last has the last word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from scaled import record_made_up, scaled_project
+
+from dem_build.engine.outcome import Outcome, recorded
+from dem_build.session.ending import conclude
+from dem_build.session.session import Call, Session, last_root, open_session
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of two datasets; all is recorded of its recipe, and of the same without the second one."""
+    home = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DEM_HINTS", str(home / "hints"))
+        path = scaled_project(home, 2, baselines=0)
+        record_made_up(path)
+        text = path.read_text()
+        path.write_text(without(text))
+        record_made_up(path)
+        path.write_text(text)
+    return home
+
+
+@pytest.fixture
+def recipe(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The recipe of a copy of the project."""
+    monkeypatch.setenv("DEM_HINTS", str(tmp_path / "hints"))
+    return shutil.copytree(made, tmp_path / "project") / "recipe.toml"
+
+
+def without(text: str) -> str:
+    return text[: text.index("[datasets.d1]")]
+
+
+def begun(recipe: Path) -> tuple[Session, Path, Path]:
+    """A build that has its model still to make; and the model's record, where it is and where it belongs."""
+    session = open_session(str(recipe), Call())
+    key = session.plan.verdicts["model"].key
+    assert key is not None
+    record = recipe.parent / "cache" / "actions" / key[:2] / f"{key}.json"
+    aside = record.rename(recipe.parent / "aside")
+    session = open_session(str(recipe), Call())
+    assert not session.plan.up_to_date
+    session.save_root()
+    return session, aside, record
+
+
+def ended(session: Session) -> Outcome:
+    outcome = recorded(session.planned_again().plan)
+    session.save_root(outcome)
+    return outcome
+
+
+def omega(recipe: Path) -> dict[str, float]:
+    return json.loads((recipe.parent / "out" / "recipe" / "results.json").read_text())["omega"]
+
+
+def test_what_was_built_of_an_earlier_recipe_takes_the_place_of_nothing(recipe: Path) -> None:
+    text = recipe.read_text()
+    early, aside, record = begun(recipe)
+    recipe.write_text(without(text))
+    late = open_session(str(recipe), Call())
+    late.save_root()
+    assert conclude(late, ended(late)).model is not None
+    aside.rename(record)
+    with pytest.warns(UserWarning, match="the recipe has changed since this build began"):
+        ending = conclude(early, ended(early))
+    assert ending.model is None
+    assert omega(recipe) == {"d0": 0.5}
+    root = last_root(late.store, recipe)
+    assert {v.key for v in late.plan.verdicts.values()} == {*root["actions"].values()}  # kept from collection
+    assert {v.key for v in early.plan.verdicts.values() if v.key} <= {
+        *root["actions"].values(),
+        *root["dropped"],
+    }
+
+
+@pytest.mark.parametrize("edit", ["", "# a comment\n"])
+def test_of_two_builds_of_the_same_the_last_to_end_publishes(recipe: Path, edit: str) -> None:
+    early, aside, record = begun(recipe)
+    recipe.write_text(recipe.read_text() + edit)
+    aside.rename(record)
+    late = open_session(str(recipe), Call())
+    late.save_root()
+    assert last_root(late.store, recipe)["by"] == late.mark
+    assert conclude(early, ended(early)).model is not None
+    assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
+
+
+def test_a_recipe_that_is_edited_while_it_is_built_is_published(recipe: Path) -> None:
+    early, aside, record = begun(recipe)
+    recipe.write_text(without(recipe.read_text()))  # for the next build, which has not begun
+    aside.rename(record)
+    assert conclude(early, ended(early)).model is not None
+    assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
