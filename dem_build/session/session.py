@@ -236,7 +236,7 @@ class Session:
 
     @property
     def superseded(self) -> bool:
-        """Whether the recipe says something else by now, and a build of that has begun since this one was planned."""
+        """Whether the recipe says something else by now, and a build of all of that has begun since this one's plan."""
         by = last_root(self.store, self.recipe.path)["by"]
         if by in (self.mark, self.root["by"]):
             return False
@@ -276,7 +276,8 @@ class Session:
         return {
             "recipe": str(self.recipe.path),
             "host": os.uname().nodename,
-            "by": self.mark,
+            # What prepares one dataset, or builds a part, publishes nothing and has no say in it.
+            "by": self.mark if self.whole else self.root["by"],
             "built": round(time.time(), 3),
             "actions": dict(keys),
             "wanted": sorted(wanted),

@@ -95,9 +95,14 @@ def test_of_two_builds_of_the_same_the_last_to_end_publishes(recipe: Path, edit:
     assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
 
 
-def test_a_recipe_that_is_edited_while_it_is_built_is_published(recipe: Path) -> None:
+@pytest.mark.parametrize("targets", [None, ("data:d0",)])
+def test_a_recipe_that_is_edited_while_it_is_built_is_published(
+    recipe: Path, targets: tuple[str, ...] | None
+) -> None:
     early, aside, record = begun(recipe)
     recipe.write_text(without(recipe.read_text()))  # for the next build, which has not begun
+    if targets is not None:  # a look at what it will take is none
+        open_session(str(recipe), Call(targets=targets)).save_root()
     aside.rename(record)
     assert conclude(early, ended(early)).model is not None
     assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
