@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -43,6 +44,11 @@ __all__ = [
 STAMP = ".dem.json"
 PARTS = ("weights", "tokenizer", "config", "generation_config")
 """The outputs that make up a model."""
+KEPT = "model.kept"
+"""Where is moved, beside a model that is replaced, what lay in its folder and was not written by dem."""
+COMPARED = (
+    1 << 20
+)  # bytes up to which a file of another time is read, to know whether somebody has changed it
 PARTIAL = ".model-"
 PARTIAL_TEXT = ".text-"
 
@@ -99,7 +105,7 @@ def _is_of_another(owner: Path, recipe: Path) -> bool:
 
 def publish(
     to: Destination, record: Record, wanted: Digest, store: Store, texts: Callable[[], Mapping[str, str]]
-) -> None:
+) -> Path | None:
     """Publish a model and the texts that go with it; what is there already is left as it is.
 
     Args:
@@ -110,6 +116,10 @@ def publish(
         texts: Returns path in the folder → content, such as `model/README.md` or `results.json`. It is called while
             the model is copied.
 
+    Returns:
+        The folder that what others had put among the files of an earlier model was moved to; None where there was
+        nothing.
+
     Raises:
         StoreError: The folder cannot be written.
     """
@@ -117,9 +127,12 @@ def publish(
         to.folder.mkdir(parents=True, exist_ok=True)
         with _alone(to.folder):
             current = is_published(to, wanted)
-            made = texts() if current else _replace_model_beside(texts, to, record, store, wanted)
+            made, kept = (
+                (texts(), None) if current else _replace_model_beside(texts, to, record, store, wanted)
+            )
             for name, text in made.items():
                 _write_text(to, name, text)
+            return kept
     except OSError as error:
         raise _unwritten(to, error) from error
     except StoreError as error:
@@ -171,8 +184,11 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _replace_model_beside(
     texts: Callable[[], Mapping[str, str]], to: Destination, record: Record, store: Store, wanted: Digest
-) -> Mapping[str, str]:
+) -> tuple[Mapping[str, str], Path | None]:
     """Replace the model, which waits for the disk, and return the texts, which take the CPU in a thread meanwhile.
+
+    Returns:
+        The texts; and as `publish`.
 
     The model is copied here, so that Ctrl-C ends a long copy at once.
     """
@@ -180,15 +196,16 @@ def _replace_model_beside(
 
     with ThreadPoolExecutor(1, thread_name_prefix="publish") as pool:
         made = pool.submit(texts)
-        _replace_model(to, record, store, wanted)
-        return made.result()
+        kept = _replace_model(to, record, store, wanted)
+        return made.result(), kept
 
 
-def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest) -> None:
+def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest) -> Path | None:
     new = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=to.folder))
     try:
         export_model(record.outputs, store, new)
         new.chmod(0o755)
+        kept = _set_apart(to, new)
         old = new.with_name(new.name + ".old")
         if to.model.is_symlink():
             to.model.unlink()
@@ -203,6 +220,43 @@ def _replace_model(to: Destination, record: Record, store: Store, wanted: Digest
     owner = os.path.relpath(to.recipe.resolve(), to.folder.resolve())
     stamp = {"recipe": owner, "model_digest": wanted, "files": _signatures(to.model)}
     _write_text(to, STAMP, json.dumps(stamp))
+    return kept
+
+
+def _set_apart(to: Destination, new: Path) -> Path | None:
+    """Move what is not dem's out of the folder of a model that goes; where it is now, None where there is nothing.
+
+    What dem wrote there the stamp says: in a folder without one, nothing.
+    """
+    if to.model.is_symlink() or not to.model.is_dir():
+        return None
+    said = _stamp(to.folder).get("files")
+    written = said if isinstance(said, dict) else {}
+    files = [path for path in sorted(to.model.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    others = [path for path in files if not _is_ours(path.relative_to(to.model), to.model, new, written)]
+    if not others:
+        return None
+    names = (KEPT if number == 1 else f"{KEPT}-{number}" for number in itertools.count(1))
+    kept = next(path for name in names if not os.path.lexists(path := to.folder / name))
+    for path in others:
+        target = kept / path.relative_to(to.model)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+    sync_folder(kept)
+    return kept
+
+
+def _is_ours(name: Path, model: Path, new: Path, written: Mapping[str, JSON]) -> bool:
+    """Whether a file of a published model is as dem wrote it, or is there again in the one that takes its place."""
+    path, file = model / name, name.as_posix()
+    if file == "README.md" and written:
+        return True  # the card, which each build may write anew
+    match written.get(file):
+        case [int(size), int(time)] if not path.is_symlink() and (found := path.stat()).st_size == size:
+            # Of a project that was copied all times are other ones.
+            same = found.st_mtime_ns == time or size > COMPARED
+            return same or ((new / name).is_file() and (new / name).read_bytes() == path.read_bytes())
+    return False
 
 
 def export_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> None:

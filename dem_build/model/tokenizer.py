@@ -55,8 +55,8 @@ class BaseTokenizer:
         if self.backend.eos_token_id is None:
             raise DataError(
                 "the base's tokenizer has no EOS token, so no row could be ended",
-                where=str(folder),
-                hint="set eos_token in its tokenizer_config.json",
+                # Not where it lies: that is a link into the store, which nobody shall edit.
+                hint="set eos_token in the base's own tokenizer_config.json",
             )
         self.eos_token: str = self.backend.eos_token
         self.eos_id: int = self.backend.eos_token_id

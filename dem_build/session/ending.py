@@ -79,7 +79,7 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
         return Ending(results, gates, shared=shared)
     assert results.model_digest is not None
     try:
-        publish(
+        kept = publish(
             to,
             outcome.records["model"],
             results.model_digest,
@@ -88,6 +88,8 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
         )
     except CorruptObjectError as error:
         return Ending(damaged={"model": error})
+    if kept is not None:
+        session.sharing.voice.warn(f"{kept} has what lay in {to.model} and dem had not written")
     return Ending(results, gates, to.model, to.folder / REPORT if session.whole else None, shared)
 
 

@@ -66,8 +66,45 @@ def test_a_file_in_a_folder_of_the_model_that_was_changed_is_published_again(
     publish(to, record, "d" * 64, store, dict)
     changed = to.model / "more-tokenizer" / "y"
     changed.write_text("mine")
-    publish(to, record, "d" * 64, store, dict)
+    kept = publish(to, record, "d" * 64, store, dict)
     assert changed.read_text() == "tokenizer"
+    assert kept is not None
+    assert (kept / "more-tokenizer" / "y").read_text() == "mine"
+
+
+def test_what_somebody_put_into_the_folder_of_a_model_outlives_the_next_one(
+    tmp_path: Path, model: tuple[Store, Record]
+) -> None:
+    store, record = model
+    to = Destination(tmp_path / "out", tmp_path / "r.toml")
+    (to.model / "notes").mkdir(parents=True)  # a folder that was no model's: nobody has published here
+    (to.model / "notes" / "mine").write_text("1")
+    kept = publish(to, record, "d" * 64, store, lambda: {"model/README.md": "card"})
+    assert kept == to.folder / "model.kept"
+    assert (kept / "notes" / "mine").read_text() == "1"
+    (to.model / "q8.gguf").write_text("2")
+    (to.model / "link").symlink_to(tmp_path)
+    (to.model / "config.json").write_text("[]")  # as large as what was there
+    kept = publish(to, record, "d" * 64, store, lambda: {"model/README.md": "another card"})
+    assert kept == to.folder / "model.kept-2"
+    assert {p.name: p.is_symlink() or p.read_text() for p in kept.iterdir()} == {
+        "q8.gguf": "2",
+        "link": True,
+        "config.json": "[]",
+    }
+    assert {p.name for p in to.model.iterdir()} >= {"config.json", "weights.x", "README.md"}
+    assert not (to.model / "q8.gguf").exists()
+
+
+def test_of_a_project_that_was_copied_nothing_is_kept(tmp_path: Path, model: tuple[Store, Record]) -> None:
+    store, record = model
+    to = Destination(tmp_path / "out", tmp_path / "r.toml")
+    assert publish(to, record, "d" * 64, store, dict) is None
+    for path in to.model.rglob("*"):
+        os.utime(path, (1, 1))
+    assert publish(to, record, "d" * 64, store, dict) is None
+    assert publish(to, record, "e" * 64, store, dict) is None
+    assert {p.name for p in to.folder.iterdir()} == {".dem.json", "model"}
 
 
 def test_what_a_killed_publisher_left_goes(tmp_path: Path, model: tuple[Store, Record]) -> None:
