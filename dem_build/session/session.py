@@ -241,7 +241,7 @@ class Session:
         if by in (self.mark, self.root["by"]):
             return False
         try:
-            recipe, located, locked = _located(self.named, self.call.overrides, self.store.hints)
+            recipe, located, locked = _located(str(self.recipe.path), self.call.overrides, self.store.hints)
             graph = build_graph(recipe, lock.resolve(located, self.store.hints, locked))
             return {**graph.only(self.call.targets or graph.actions).actions} != {**self.plan.graph.actions}
         except DemError:
