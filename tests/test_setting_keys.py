@@ -69,7 +69,7 @@ TRUNK = '[trunk]\ndatasets = ["math", "chat"]\ntrain = { max_steps = 3 }\n'
 HEAL = "[heal]\ntrain = { max_steps = 3 }\n"
 CODE = '[vectors.code]\ncheckpoint = "tuned"\n'
 PART = '[[datasets.chat.parts]]\npath = "chat.jsonl"\n'
-OTHER = PART.replace("chat", "other")
+OTHER = PART.replace("chat.jsonl", "other.jsonl")
 TIES, DARE = ('method = "ties"\n', 'method = "dare"\n')
 # Place in the recipe, setting, another value, and what has to be said beside it.
 SETTINGS = [
