@@ -5,6 +5,7 @@ Torch-free and cheap: of the files only `config.json` and the index of the shard
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ __all__ = [
     "TOKENIZER_FILES",
     "TOKENIZER_JSON",
     "VOCABULARIES",
+    "WEIGHTS",
     "Listing",
     "is_named_template",
     "listed",
@@ -37,6 +39,8 @@ CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|" + re.escape(INDEX))
+"""The files of a model's weights, of which a loader takes one set whatever else lies there."""
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TOKENIZER_JSON = "tokenizer.json"

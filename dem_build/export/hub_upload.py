@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.checkpoint.filenames import ADAPTER_CONFIG, INDEX
+from dem_build.checkpoint.filenames import ADAPTER_CONFIG, WEIGHTS
 from dem_build.errors import RemoteError, UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Uploaded", "upload"]
 
 MAIN = "main"
-WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors|" + re.escape(INDEX))
 ADDRESS = re.compile(r"(for url: |\()?\bhttps?://\S+")  # of an upload: it may carry a signature
 
 

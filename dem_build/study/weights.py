@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dem_build.action import MODEL
+from dem_build.checkpoint.filenames import ADAPTER_CONFIG, GENERATION_CONFIG, TOKENIZER_FILES, WEIGHTS
 from dem_build.engine.publish import export_model, is_published, link_model
 from dem_build.errors import UsageError
 from dem_build.report.comparison import COMPOSED
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
 
 __all__ = ["StoredModel", "StoredVector"]
+
+LOADED = frozenset({*TOKENIZER_FILES, ADAPTER_CONFIG, GENERATION_CONFIG})
+"""Files beside the weights that `from_pretrained` heeds."""
 
 
 def _maker(session: Session, name: str, what: str, output: str, hint: str) -> str:
@@ -122,11 +126,22 @@ class StoredModel:
         """Copy it to a folder, as `from_pretrained` takes it; files that hold the right bytes already stay.
 
         Raises:
+            UsageError: The folder holds files of another model that would be loaded with this one's, or in their place.
             StoreError: It is damaged or gone, or the copy cannot be written.
         """
         target = Path(folder)
+        own = {name for part in ("weights", "tokenizer") for name in self._parts[part].files or ()}
+        own |= {GENERATION_CONFIG} if self._is_configured() else set()
+        there = {path.name for path in target.iterdir()} if target.is_dir() else set()
+        if strange := sorted(name for name in there - own if name in LOADED or WEIGHTS.fullmatch(name)):
+            what = f"holds {strange[0]} of another model, which would be loaded with this one's files"
+            raise UsageError(what, where=str(target), hint="name a new folder, or empty this one")
         export_model(self._parts, self._session.store, target)
         return target
+
+    def _is_configured(self) -> bool:
+        """Whether it has a file of how to generate, which an empty one is not."""
+        return self._session.store.objects.read_bytes(self._parts["generation_config"]).strip() != b"{}"
 
     @contextmanager
     def _folder(self) -> Iterator[Path]:

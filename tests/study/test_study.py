@@ -197,3 +197,20 @@ def test_what_makes_no_vector_or_model_is_refused(study):
                 take(name)
     with pytest.raises(UsageError, match="base is in no folder of its own"):
         _ = study.model("base").path
+
+
+@pytest.mark.parametrize(
+    "left",
+    ["model.safetensors", "model-00001-of-00002.safetensors", "chat_template.jinja", "adapter_config.json"],
+)
+def test_a_model_is_saved_into_no_folder_of_another_one(study, tmp_path, left):
+    """transformers takes one file before an index of shards, and a template that lies there: of whatever model."""
+    model = study.model()
+    saved = model.save(tmp_path / "mine")
+    assert model.save(saved) == saved  # once more
+    (saved / "notes.txt").write_text("mine")
+    model.save(saved)
+    (saved / left).write_text("of another")
+    with pytest.raises(UsageError, match="of another model"):
+        model.save(saved)
+    assert (saved / left).read_text() == "of another"
