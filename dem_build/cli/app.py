@@ -317,7 +317,7 @@ app = Commands(
         Command(
             "blame.blame.blame",
             "Say which vector broke or mended one item, by asking the model without each; nothing is trained.\n\n"
-            "TASK is a task, or a dataset or probe with test rows (loss:NAME where a task has its name). ITEM is a place "
+            "TASK is a task, or a dataset or probe with test rows (loss:NAME if a task has that name); ITEM is a place "
             "in it, from 0; without one, those are listed that composing changed.",
             RECIPE,
             click.Argument(["task"], metavar="TASK", shell_complete=_completes("measured")),

@@ -64,11 +64,14 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 
 def recipe(method: str = "dem", *tables: str, omega: str = "1.0") -> str:
-    vectors = (f'[vectors.{name}]\ncheckpoint = "{name}"\nomega = {omega}\nrows = "data/rows.jsonl"\n' for name in TOWARDS)
+    vectors = (
+        f'[vectors.{name}]\ncheckpoint = "{name}"\nomega = {omega}\nrows = "data/rows.jsonl"\n'
+        for name in TOWARDS
+    )
     head = 'name = "tiny"\n[base]\nmodel = "base"\n'
     compose = f'[compose]\nmethod = "{method}"\ndtype = "float32"\n'
     probe = '[probes.signs]\npath = "data/signs.jsonl"\n'
-    evaluate = '[evaluate]\ntasks = ["signs", "say"]\ninclude_path = "tasks"\nmodels = ["composed", "base"]\nprompts = 0\n'
+    evaluate = '[evaluate]\ntasks = ["signs", "say"]\ninclude_path = "tasks"\nprompts = 0\n'
     return "\n".join((head, *vectors, compose, probe, evaluate, *tables))
 
 

@@ -7,6 +7,8 @@ document after document, so that those of document 17 depend on the 17 before it
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,15 +70,29 @@ def opened_document(
         EvaluationError: The task cannot be loaded or run.
         UsageError: It has no such document.
     """
-    with opened_task(inputs, params, context) as (task, tokenizer):
-        count = len(task.eval_docs)
+    with contextlib.ExitStack() as held:
+        with _silent():
+            task, tokenizer = held.enter_context(opened_task(inputs, params, context))
+            count = len(task.eval_docs)
         if not 0 <= number < count:
-            raise UsageError(
-                f"there is no item {number}", where=params["task"], hint=f"its items are 0 to {count - 1}"
-            )
+            hint = f"its items are 0 to {count - 1}"
+            raise UsageError(f"there is no item {number}", where=params["task"], hint=hint)
         if getattr(task, "UNSAFE_CODE", False):
             raise EvaluationError("it runs what models write", where=params["task"], hint="ask another task")
         yield AskedDocument(task, number, tokenizer, inputs, params, context)
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Let neither lm-eval nor a task's code print: this is the user's own terminal, and no worker's log."""
+    log = logging.getLogger("lm_eval")
+    level, sink = log.level, io.StringIO()
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 @dataclass
@@ -109,8 +125,8 @@ class AskedDocument:
             EvaluationError: Memory ran out.
         """
         task, chat = self.task, bool(self.params["apply_chat_template"])
-        lm = ReportingLM(model, self.tokenizer, self.context, chat=chat)
-        with memory_told(EvaluationError, f"in {self.params['task']}", OUT_OF_MEMORY_HINT):
+        with _silent(), memory_told(EvaluationError, f"in {self.params['task']}", OUT_OF_MEMORY_HINT):
+            lm = ReportingLM(model, self.tokenizer, self.context, chat=chat)
             with as_evaluated(lm, self.inputs):
                 if not self._asked:
                     self._asked = self._requests(lm, chat=chat)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +23,9 @@ from dem_build.view.text import make_console, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractContextManager
 
     from dem_build.cli.blame.items import Items
-    from dem_build.cli.blame.without import Left
     from dem_build.session.session import Call, Session
 
 __all__ = ["ask_all", "blame"]
@@ -46,13 +46,13 @@ def blame(  # noqa: PLR0913  the command's options
             held.enter_context(session.store.in_use())
             session = session.planned_again()  # looked up again: now it is noted that it is in use
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dem-blame-")))
-        model = Without(session, work)
-        held.callback(model.close)
         items = items_of(session, task, metric)
         if item is None:
             return _list(session, items, work)
         number = items.number_of(item)
         _require_trust(session, items)
+        model = Without(session, work)
+        held.callback(model.close)
         found = ask_all(session, model, items, number, pairs=pairs)
         if call.as_json:
             write_json({"recipe": recipe} | found.document())
@@ -113,21 +113,16 @@ def ask_all(session: Session, model: Without, items: Items, number: int, *, pair
     Raises:
         EvaluationError: The whole model does not answer as is recorded.
     """
-    lefts: list[Left] = [
-        frozenset(names) for size in (1, 2)[: 1 + pairs] for names in combinations(model.omega, size)
-    ]
-    model.prepare(lefts)
+    sizes = (1, 2) if pairs else (1,)
+    lefts = [names for size in sizes for names in combinations(model.omega, size)]
+    model.prepare(map(frozenset, lefts))
     if "torch" not in sys.modules:  # which reads them when it is loaded
         for name, value in (SLEEPING | MEMORY).items():
             os.environ.setdefault(name, value)
-    with opened_item(session, items, number, model.work) as asked:
+    with _told(f"asking {1 + len(lefts)} models"), opened_item(session, items, number, model.work) as asked:
         whole = asked.ask(model.name, (), model.model())
         asked.require_recorded(whole)
-        order = {name: place for place, name in enumerate(model.omega)}
-        lacking = [
-            asked.ask(model.name, tuple(sorted(left, key=order.__getitem__)), model.model(left))
-            for left in lefts
-        ]
+        lacking = [asked.ask(model.name, names, model.model(frozenset(names))) for names in lefts]
         others = {
             name: asked.recorded(name) or asked.ask(name, (), model.other(name))
             for name in dict.fromkeys((model.origin, BASE))
@@ -136,3 +131,9 @@ def ask_all(session: Session, model: Without, items: Items, number: int, *, pair
             items, number, asked.asks, asked.wanted, asked.measure, others[BASE], whole, lacking,
             others.get(TRUNK), tuple(model.notes),
         )  # fmt: skip
+
+
+def _told(text: str) -> AbstractContextManager[object]:
+    """Say on a terminal what goes on meanwhile."""
+    console = make_console(stderr=True)
+    return console.status(text) if console.is_terminal else nullcontext()

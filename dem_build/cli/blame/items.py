@@ -181,7 +181,7 @@ def _documents(session: Session, task: str, metric: str | None, found: Mapping[s
                 raise _unreadable(action) from error
     names = {name: None for told in samples.values() for name in metric_names(told)}
     if not samples:
-        hint = "`dem build` evaluates"
+        hint = f"`dem build {session.named}` evaluates"
         raise UsageError("no model was evaluated on it yet", where=task, hint=hint)
     if not names:
         hint = "blame rows of a dataset"
