@@ -47,7 +47,7 @@ def blame(capsys, *arguments: str, status: int = 0) -> str:
     return told.out if status == 0 else told.err
 
 
-def of_all(named: str, target: str, work: Path, *, pairs: bool = True) -> dict[str, Blame]:
+def of_all(named: str, target: str, work: Path) -> dict[str, Blame]:
     """Letter → who is to blame for its item."""
     session = open_session(named, Call(trust_tasks=True))
     model, items = Without(session, work), items_of(session, target, None)
@@ -55,7 +55,11 @@ def of_all(named: str, target: str, work: Path, *, pairs: bool = True) -> dict[s
     for number in range(len(LETTERS)):
         (work / f"{number}").mkdir()
         model.work = work / f"{number}"
-        one = ask_all(session, model, items, number, pairs=pairs)
+        one = ask_all(session, model, items, number, pairs=False)
+        if one.change and not one.culprits:  # no single vector
+            model.work = work / f"{number}" / "pairs"
+            model.work.mkdir()
+            one = ask_all(session, model, items, number, pairs=True)
         found[one.asks.strip()[-1]] = one
     model.close()
     return found
