@@ -102,7 +102,7 @@ def opened_item(session: Session, items: Items, number: int, work: Path) -> Iter
     action = next(iter(items.actions.values()))
     assert action.kind is TASK_KIND
     place = work / "asked"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     context = Context(place, place, session.machine, threads=cpus())
     with opened_document(
         Inputs(paths=paths, sources=action.sources), action.params, context, number

@@ -86,9 +86,11 @@ def _gain(items: Items, number: int) -> float:
 
 
 def _texts(session: Session, items: Items, numbers: Sequence[int], work: Path) -> dict[int, str]:
-    """What some items ask."""
+    """What some items ask, without what all prompts end with, as a chat template has it."""
     if items.dataset is None:
-        return {number: items.models[BASE][number].prompt for number in numbers}
+        prompts = {number: item.prompt for number, item in items.models[BASE].items()}
+        end = len(os.path.commonprefix([prompt[::-1] for prompt in prompts.values()]))
+        return {n: prompts[n][: len(prompts[n]) - end] or prompts[n] for n in numbers}
     return {n: asks for n, (asks, _) in row_texts(session, items.dataset, numbers, work).items()}
 
 
