@@ -89,7 +89,8 @@ def _texts(session: Session, items: Items, numbers: Sequence[int], work: Path) -
     """What some items ask, without what all prompts end with, as a chat template has it."""
     if items.dataset is None:
         prompts = {number: item.prompt for number, item in items.models[BASE].items()}
-        end = len(os.path.commonprefix([prompt[::-1] for prompt in prompts.values()]))
+        backwards = [prompt[::-1] for prompt in prompts.values()]
+        end = len(os.path.commonprefix(backwards))  # noqa: RUF071  texts, and no paths
         return {n: prompts[n][: len(prompts[n]) - end] or prompts[n] for n in numbers}
     return {n: asks for n, (asks, _) in row_texts(session, items.dataset, numbers, work).items()}
 
