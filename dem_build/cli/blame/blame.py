@@ -50,9 +50,9 @@ def blame(  # noqa: PLR0913  the command's options
         if item is None:
             return _list(session, items, work)
         number = items.number_of(item)
-        _require_trust(session, items)
         model = Without(session, work)
         held.callback(model.close)
+        _require_trust(session, items)
         found = ask_all(session, model, items, number, pairs=pairs)
         if call.as_json:
             write_json({"recipe": recipe} | found.document())
