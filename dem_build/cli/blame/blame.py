@@ -132,7 +132,7 @@ def ask_all(session: Session, model: Without, items: Items, number: int, *, pair
         }
         return Blame(
             items, number, asked.asks, asked.wanted, asked.measure, others[BASE], whole, lacking,
-            others.get(TRUNK), tuple(model.notes),
+            others.get(TRUNK), None if whole.name == COMPOSED else asked.recorded(COMPOSED), tuple(model.notes),
         )  # fmt: skip
 
 

@@ -60,6 +60,7 @@ class Blame:
         composed: What the model with all vectors made of it.
         lacking: What each model without some vectors made of it.
         trunk: What the trunk made of it, where there is one.
+        healed: What was recorded of the healed model, where `composed` is the one before.
         notes: What should be known.
     """
 
@@ -72,12 +73,14 @@ class Blame:
     composed: Asked
     lacking: Sequence[Asked]
     trunk: Asked | None = None
+    healed: Asked | None = None
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
     def models(self) -> list[Asked]:
         """All models, in the order in which they are shown."""
-        return [self.base, *([self.trunk] if self.trunk else []), self.composed, *self.lacking]
+        before = [self.base, *([self.trunk] if self.trunk else []), self.composed]
+        return [*before, *([self.healed] if self.healed else []), *self.lacking]
 
     @property
     def binary(self) -> bool:

@@ -95,10 +95,6 @@ class Without:
             )
         self._build = BuildRecords(graph, session.plan.records, session.store.objects.read_bytes)
         self._composing = self._maker(graph.actions[graph.composing])
-        # What it takes from is recorded too, unless somebody has collected it.
-        if lost := [name for name in self._composing.upstream if name not in self._known]:
-            hint = f"`dem build {session.named}` builds it"
-            raise UsageError(f"{lost[0]} is not built", where=session.named, hint=hint)
         self._summed = self._composing.kind is COMPOSE
         self.method = method_of(session.recipe, read_choice(self._build))
         self._all: dict[str, Omega] = self._weights()

@@ -184,3 +184,16 @@ def test_an_interpolation_leaves_a_share_to_the_base(built, tmp_path):
     session = open_session(SCALED, Call())
     with pytest.raises(UsageError, match=r"sum to 0\.75"):
         Without(session, tmp_path)
+
+
+def test_a_trunk_may_have_done_it_before_any_vector():
+    items = Items("x", None, "acc", lower_is_better=False)
+    lacking = [Asked("composed", (name,), 0.0) for name in ("a", "b")]
+
+    def found(trunk: float) -> Blame:
+        asked = Asked("base", (), 1.0), Asked("composed", (), 0.0)
+        return Blame(items, 0, "", "", "", *asked, lacking, Asked("trunk", (), trunk))
+
+    assert found(0.0).sentence() == "the trunk broke it, before any vector"
+    assert found(0.0).document()["culprits"] == [["trunk"]]
+    assert found(1.0).sentence() == "no single vector broke it"
