@@ -18,10 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from transformers import PreTrainedModel
-
     from dem_build.actions.task.document import AskedDocument, DocumentAnswer
-    from dem_build.cli.blame.items import Item, Items
+    from dem_build.cli.blame.items import Items, RecordedItem
+    from dem_build.model.live import LiveModel
     from dem_build.session.session import Session
 
 __all__ = ["AskedItem", "opened_item", "row_texts"]
@@ -48,7 +47,7 @@ class AskedItem(ABC):
         self.items, self.number = items, number
 
     @abstractmethod
-    def ask(self, name: str, without: Sequence[str], model: PreTrainedModel) -> Asked:
+    def ask(self, name: str, without: Sequence[str], model: LiveModel) -> Asked:
         """What a model makes of it."""
 
     @abstractmethod
@@ -56,7 +55,7 @@ class AskedItem(ABC):
         """What a model made of it when it was evaluated; None where that is not recorded, or not all of it."""
 
     @abstractmethod
-    def differs(self, now: Asked, before: Item) -> str:
+    def differs(self, now: Asked, before: RecordedItem) -> str:
         """In what an answer differs from what is recorded of it, more than its last digits; empty for nothing."""
 
     def require_recorded(self, whole: Asked) -> None:
@@ -117,8 +116,8 @@ class _Document(AskedItem):
         self.wanted = document.wanted()
         self.measure = "margin" if document.choices else "log-likelihood"
 
-    def ask(self, name: str, without: Sequence[str], model: PreTrainedModel) -> Asked:
-        found = self._document.ask(model)
+    def ask(self, name: str, without: Sequence[str], model: LiveModel) -> Asked:
+        found = self._document.ask(model.model)
         self.asks = found.prompt
         metric, filtered = self._place(found)
         responses = found.responses[filtered]
@@ -145,7 +144,7 @@ class _Document(AskedItem):
         said = self._document.said(self.items.metric, found.responses)
         return None if sure is None else Asked(name, (), found.value, sure, said, recorded=True)
 
-    def differs(self, now: Asked, before: Item) -> str:
+    def differs(self, now: Asked, before: RecordedItem) -> str:
         if self.asks != before.prompt:
             return "lm-eval asks it with another prompt"
         if now.value != before.value:
@@ -167,10 +166,10 @@ class _Row(AskedItem):
             )
         self.asks, self.wanted = texts[number]
 
-    def ask(self, name: str, without: Sequence[str], model: PreTrainedModel) -> Asked:
+    def ask(self, name: str, without: Sequence[str], model: LiveModel) -> Asked:
         from dem_build.actions.loss.run import row_loss  # noqa: PLC0415  torch: only when it is needed
 
-        nll, tokens = row_loss(model, self._rows, self.number)
+        nll, tokens = row_loss(model.model, self._rows, self.number)
         if not tokens:
             raise UsageError(
                 f"no token of item {self.number} counts", where=self.items.name, hint="name another item"
@@ -181,7 +180,7 @@ class _Row(AskedItem):
         found = self.items.models.get(name, {}).get(self.number)
         return None if found is None else Asked(name, (), found.value, recorded=True)
 
-    def differs(self, now: Asked, before: Item) -> str:
+    def differs(self, now: Asked, before: RecordedItem) -> str:
         if abs(now.value - before.value) <= self._tolerance * max(1.0, abs(before.value)):
             return ""
         return f"its loss is {now.value:.4g} and was {before.value:.4g}"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.session.session import Session
 
-__all__ = ["Item", "Items", "items_of", "metric_names"]
+__all__ = ["Items", "RecordedItem", "items_of", "metric_names"]
 
 SAMPLES, ROWS = "samples", "rows"
 LIKELIHOOD = "perplexity"
@@ -29,7 +29,7 @@ LIKELIHOOD = "perplexity"
 
 
 @dataclass(frozen=True)
-class Item:
+class RecordedItem:
     """What is recorded of one item and one model.
 
     Attributes:
@@ -64,7 +64,7 @@ class Items:
     dataset: str | None
     metric: str
     lower_is_better: bool
-    models: Mapping[str, Mapping[int, Item]] = field(default_factory=dict)
+    models: Mapping[str, Mapping[int, RecordedItem]] = field(default_factory=dict)
     actions: Mapping[str, Action] = field(default_factory=dict)
 
     def better(self, value: float, other: float) -> float:
@@ -157,14 +157,14 @@ def items_of(session: Session, target: str, metric: str | None) -> Items:
     return Items(LOSS_TASK + dataset, dataset, LOSS, lower_is_better=True, models=models, actions=found)
 
 
-def _of_rows(session: Session, action: Action) -> dict[int, Item]:
+def _of_rows(session: Session, action: Action) -> dict[int, RecordedItem]:
     output = session.plan.records[action.name].outputs[ROWS]
     try:
         rows = read_rows(session.store.objects.read_bytes(output))
     except MALFORMED as error:
         raise _unreadable(action) from error
     told = enumerate(zip(rows.nll, rows.tokens, strict=True))
-    return {place: Item(nll / tokens, tokens=tokens) for place, (nll, tokens) in told if tokens}
+    return {place: RecordedItem(nll / tokens, tokens=tokens) for place, (nll, tokens) in told if tokens}
 
 
 def _documents(session: Session, task: str, metric: str | None, found: Mapping[str, Action]) -> Items:
@@ -222,7 +222,7 @@ def metric_names(samples: Iterable[JSON]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _of_samples(samples: list[JSON], metric: str) -> Iterable[tuple[int, Item]]:
+def _of_samples(samples: list[JSON], metric: str) -> Iterable[tuple[int, RecordedItem]]:
     name, filtered = metric_names(samples).get(metric, (metric, ""))
     for sample in samples:
         value = _number(sample["metrics"].get(name))
@@ -230,7 +230,7 @@ def _of_samples(samples: list[JSON], metric: str) -> Iterable[tuple[int, Item]]:
             responses = tuple(sample["responses"])
             yield (
                 int(sample["doc_id"]),
-                Item(value, responses, str(sample["prompt"]), _margin(sample["target"], responses)),
+                RecordedItem(value, responses, str(sample["prompt"]), _margin(sample["target"], responses)),
             )
 
 

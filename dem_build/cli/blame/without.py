@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from transformers import PreTrainedModel
-
     from dem_build.action import Action
     from dem_build.model.live import LiveModel
     from dem_build.session.session import Session
@@ -186,7 +184,7 @@ class Without:
 
     # Models
 
-    def model(self, left: Left = frozenset()) -> PreTrainedModel:
+    def model(self, left: Left = frozenset()) -> LiveModel:
         """The model without some vectors, loaded.
 
         Raises:
@@ -201,19 +199,19 @@ class Without:
             if not terms or (left and self.method.total is not None):
                 method, params = EDIT.name, {}
             live.become(method, params, terms, cpus())
-            return live.model
+            return live
         if left >= self.omega.keys():
             return self.other(self.origin)
         graph = self._session.plan.graph
         action = self._lacking(left) if left else graph.actions[graph.composing]
-        return self._loaded(action, summed=False).model
+        return self._loaded(action, summed=False)
 
-    def other(self, name: str) -> PreTrainedModel:
+    def other(self, name: str) -> LiveModel:
         """The base, or the trunk; errors as of `model`."""
         graph = self._session.plan.graph
         if self._summed and name == self.origin:
             return self.model(frozenset(self.omega))
-        return self._loaded(graph.actions[graph.models[name]], summed=False).model
+        return self._loaded(graph.actions[graph.models[name]], summed=False)
 
     def _loaded(self, action: Action, *, summed: bool) -> LiveModel:
         from dem_build.model.environment import memory_told, release_memory  # noqa: PLC0415  torch: only when it is needed

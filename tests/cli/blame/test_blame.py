@@ -80,7 +80,7 @@ def test_the_culprit_is_the_one_that_the_construction_made(named, target, tmp_pa
 
 def test_a_model_without_a_vector_is_the_one_that_a_build_publishes(built, tmp_path):
     model = Without(open_session("tiny.toml", Call()), tmp_path)
-    in_memory = {k: v.clone() for k, v in model.model(frozenset({"red"})).state_dict().items()}
+    in_memory = {k: v.clone() for k, v in model.model(frozenset({"red"})).model.state_dict().items()}
     built.call("build", "tiny.toml", "--set", "vectors.red.omega=0", "--", "model")
     session = open_session("tiny.toml", Call(overrides=("vectors.red.omega=0",)))
     weights = session.store.views.view(session.plan.records["model"].outputs["weights"], tmp_path, "w")
@@ -173,8 +173,8 @@ def test_an_interpolation_leaves_a_share_to_the_base(built, tmp_path):
     built.write(quarters.replace("omega = 0.25", "omega = 0.5", 1), HALVES)
     built.call("build", HALVES, SCALED, "--", "model")
     model = Without(open_session(HALVES, Call()), tmp_path)
-    base = {k: v.clone() for k, v in model.model(frozenset(TOWARDS)).state_dict().items()}
-    without = model.model(frozenset({"red", "green"})).state_dict()
+    base = {k: v.clone() for k, v in model.model(frozenset(TOWARDS)).model.state_dict().items()}
+    without = model.model(frozenset({"red", "green"})).model.state_dict()
     for name, tensor in without.items():
         assert tensor.isfinite().all()
         if "embed_tokens" not in name:
