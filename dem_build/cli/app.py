@@ -315,6 +315,20 @@ app = Commands(
             JSON,
         ),
         Command(
+            "blame.blame.blame",
+            "Say which vector broke or mended one item, by asking the model without each; nothing is trained.\n\n"
+            "TASK is a task, or a dataset or probe with test rows (loss:NAME if a task has that name); ITEM is a place "
+            "in it, from 0; without one, those are listed that composing changed.",
+            RECIPE,
+            click.Argument(["task"], metavar="TASK", shell_complete=_completes("measured")),
+            click.Argument(["item"], metavar="[ITEM]", required=False),
+            click.Option(["--metric"], metavar="NAME", help="Of a task; its first if not given."),
+            _flag("--pairs", "Ask the model without each two vectors, too."),
+            _flag("--trust-tasks", "Run local task files, which are code."),
+            *OF_RECIPE,
+            JSON,
+        ),
+        Command(
             "inspect.why",
             "Show which input or parameter of an action differs from its last build.",
             RECIPE,

@@ -83,7 +83,7 @@ def _examples(store: Store, base: Record, data: Record, split: str, rows: int) -
 
     with tempfile.TemporaryDirectory(prefix="dem-") as folder:
         tokenizer = store.views.view(base.outputs["tokenizer"], Path(folder), "tokenizer")
-        return examples(tokenizer, store.objects.open(data.outputs[split]), rows)
+        return examples(tokenizer, store.objects.open(data.outputs[split]), range(rows))
 
 
 def _counts(console: Console, record: Record) -> None:

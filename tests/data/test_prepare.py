@@ -358,7 +358,7 @@ def test_progress_ends_at_the_bytes_that_are_read_several_files_twice(prepare, d
 def test_examples_show_what_is_trained(prepare, data, tmp_path):
     template = make_tokenizer(tmp_path / "chat", chat_template=CHATML)
     done = prepare(data([{"prompt": "2+2?", "completion": "4 é"}, *ROWS]), tokenizer=template)
-    first, second = examples(template, done.folder / "out" / "train", 2)
+    first, second = examples(template, done.folder / "out" / "train", range(2))
     assert first.segments == (("[user]\n2+2?</s>\n[assistant]\n", False), ("4 é</s>", True))
     assert (first.tokens, first.trained) == (30, 5)
     assert second.segments[1] == (ROWS[0]["completion"] + "</s>", True)
@@ -366,5 +366,5 @@ def test_examples_show_what_is_trained(prepare, data, tmp_path):
 
 def test_examples_are_no_more_than_there_are(prepare, data):
     done = prepare(data(ROWS[:2]))
-    assert len(examples(prepare.tokenizer, done.folder / "out" / "train", 10)) == 2
-    assert examples(prepare.tokenizer, done.folder / "out" / "test", 10) == []
+    assert len(examples(prepare.tokenizer, done.folder / "out" / "train", range(10))) == 2
+    assert examples(prepare.tokenizer, done.folder / "out" / "test", range(10)) == []

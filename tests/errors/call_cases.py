@@ -225,6 +225,19 @@ CALLS = (
         "error: recipe.toml: there is no model 'ad' in this recipe\n  hint:  did you mean `add`?",
     ),
     Call(
+        "An item is to be blamed on a vector before there is a model",
+        "blame recipe.toml add 0",
+        ("error: recipe.toml: model is not built\n  hint:  `dem build recipe.toml` builds it"),
+    ),
+    Call(
+        "An item is named of what the recipe has no items of",
+        "blame recipe.toml ad 0",
+        (
+            "error: recipe.toml: there is no task, and no dataset or probe with test rows, 'ad' in this recipe\n"
+            "  hint:  did you mean `add`?"
+        ),
+    ),
+    Call(
         "A vector of all weights is exported as an adapter, and nothing says how much of it",
         "export recipe.toml vector:add adapter",
         (

@@ -13,12 +13,13 @@ from dem_build.data.arrays import TokenRows
 from dem_build.errors import EvaluationError
 from dem_build.model.context_length import refuse_longer
 from dem_build.model.environment import memory_told
-from dem_build.model.likelihood import row_losses
+from dem_build.model.likelihood import row_losses, row_nll
 from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.stats import stderr_of_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["run", "summary"]
+__all__ = ["row_loss", "run", "summary"]
 
 
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
@@ -80,6 +81,17 @@ def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JS
     # Of a ratio of two sums over rows: a token's loss is not independent of those of its own row. One row has none.
     stderr = stderr_of_ratio(nll.tolist(), tokens.tolist())
     return metrics if stderr is None else metrics | {"loss_stderr": stderr}
+
+
+@torch.inference_mode()
+def row_loss(model: PreTrainedModel, rows: Path, place: int) -> tuple[float, int]:
+    """The summed loss of one row of a split, and how many of its tokens count.
+
+    Alone and not in a batch: its last digits may be others than those that were recorded.
+    """
+    opened = TokenRows.open(rows)
+    nll, counted = row_nll(model, [opened[place]])
+    return float(nll[0]), counted[0]
 
 
 @torch.inference_mode()

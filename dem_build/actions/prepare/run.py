@@ -468,19 +468,19 @@ class Shown:
     trained: int
 
 
-def examples(tokenizer: Path, rows: Path, most: int) -> list[Shown]:
-    """The first rows of a split, at most `most`.
+def examples(tokenizer: Path, rows: Path, places: Iterable[int]) -> list[Shown]:
+    """Some rows of a split.
 
     Args:
         tokenizer: Folder of the base's tokenizer.
         rows: An output of the kind `prepare`.
-        most: How many rows to show.
+        places: Which rows to show, from 0; those that the split does not have are left out.
 
     Raises:
         DataError: The tokenizer cannot be loaded.
     """
     opened, loaded = TokenRows.open(rows), BaseTokenizer(tokenizer)
-    return [_shown(loaded, *opened[i]) for i in range(min(most, len(opened)))]
+    return [_shown(loaded, *opened[i]) for i in places if i < len(opened)]
 
 
 def _shown(tokenizer: BaseTokenizer, ids: npt.NDArray[np.int32], labels: npt.NDArray[np.int32]) -> Shown:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON
     from dem_build.step import Context, Inputs, Provenance
 
-__all__ = ["run"]
+__all__ = ["as_evaluated", "opened_task", "run"]
 
 BOOTSTRAP_SAMPLES = 1000
 """For standard errors without a formula (F1, BLEU): known to some 2 %, where lm-eval's 100,000 take minutes."""
@@ -78,6 +78,33 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         DataError: The tokenizer cannot be loaded or has no EOS, or of several chat templates none is the default.
     """
     name = params["task"]
+    with (
+        opened_task(inputs, params, context) as (task, tokenizer),
+        memory_told(EvaluationError, f"in {name}", OUT_OF_MEMORY_HINT),
+    ):
+        model = evaluated_model(inputs, params["dtype"], context)
+        lm = ReportingLM(model, tokenizer, context, chat=bool(params["apply_chat_template"]))
+        results = _evaluate(task, lm, inputs, params)
+        lm.tell_of_descriptions()
+    return _write(results, name, context) | surroundings(model, context)
+
+
+@contextlib.contextmanager
+def opened_task(
+    inputs: Inputs, params: Mapping[str, JSON], context: Context
+) -> Iterator[tuple[Any, BaseTokenizer]]:
+    """Yield lm-eval's task as it is evaluated, and the tokenizer; what it raises in the block is told as an error.
+
+    Args:
+        inputs: Of `run`, of the model its tokenizer alone.
+        params: Of `run`.
+        context: Where copies of files are made.
+
+    Raises:
+        EvaluationError: The task cannot be loaded or run.
+        DataError: As of `run`.
+    """
+    name = params["task"]
     if params["lm_eval"] != lm_eval.__version__:
         what = f"the task is locked to lm-eval {params['lm_eval']}, and {lm_eval.__version__} is installed"
         raise EvaluationError(what, where=name, hint="build again, or install that version")
@@ -90,18 +117,12 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     try:
         # Quiet also around the imports of a task's Python.
         with quiet(), _no_bars(), _task_file(inputs.sources, context.work / "task") as file:
-            task = _load_task(file, params, context.work / "datasets")
-            with memory_told(EvaluationError, f"in {name}", OUT_OF_MEMORY_HINT):
-                model = evaluated_model(inputs, params["dtype"], context)
-                lm = ReportingLM(model, tokenizer, context, chat=chat)
-                results = _evaluate(task, lm, inputs, params)
-                lm.tell_of_descriptions()
+            yield _load_task(file, params, context.work / "datasets"), tokenizer
     except TASK_ERRORS as error:
         # An error's first line, and its type, where the line alone may say nothing.
         first = next(iter(str(error).strip().splitlines()), "")
         said = f"{type(error).__name__}: {first}" if first else type(error).__name__
         raise EvaluationError(f"lm-eval cannot run it: {said}", where=name, hint=_hint(error)) from error
-    return _write(results, name, context) | surroundings(model, context)
 
 
 @contextlib.contextmanager
@@ -201,10 +222,7 @@ def _data_files(kwargs: Mapping[str, Any], folder: Path, revision: str | None) -
 
 
 def _evaluate(task: Any, lm: ReportingLM, inputs: Inputs, params: Mapping[str, JSON]) -> dict[str, Any]:
-    random.seed(PYTHON_SEED)
-    np.random.seed(OTHER_SEEDS)  # noqa: NPY002 -- a task's Python may draw from the global generators
-    torch.manual_seed(OTHER_SEEDS)
-    with _generating_as(lm.model, inputs.paths["model/generation_config"]), _one_process():
+    with as_evaluated(lm, inputs):
         results: dict[str, Any] = evaluate(
             lm,
             {"tasks": {params["task"]: task}, "groups": {}, "group_map": {}},
@@ -215,6 +233,16 @@ def _evaluate(task: Any, lm: ReportingLM, inputs: Inputs, params: Mapping[str, J
             fewshot_as_multiturn=True,
         )
     return results
+
+
+@contextlib.contextmanager
+def as_evaluated(lm: ReportingLM, inputs: Inputs) -> Iterator[None]:
+    """Draw, and generate, as every evaluation does."""
+    random.seed(PYTHON_SEED)
+    np.random.seed(OTHER_SEEDS)  # noqa: NPY002 -- a task's Python may draw from the global generators
+    torch.manual_seed(OTHER_SEEDS)
+    with _generating_as(lm.model, inputs.paths["model/generation_config"]), _one_process():
+        yield
 
 
 @contextlib.contextmanager

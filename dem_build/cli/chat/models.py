@@ -19,10 +19,19 @@ from dem_build.actions.compose.spec import single_model
 from dem_build.cli.edit.changes import opened
 from dem_build.errors import EvaluationError, UsageError
 from dem_build.hardware import cpus
-from dem_build.plan import Status, preimage_of
+from dem_build.plan import preimage_of
 from dem_build.recipe import Tune
 from dem_build.recipe.edited import with_omegas
 from dem_build.recipe.messages import nearest
+from dem_build.session.summed import (
+    Omega,
+    counts,
+    live_model,
+    method_params,
+    named_omegas,
+    recorded_outputs,
+    terms_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,18 +40,13 @@ if TYPE_CHECKING:
     from dem_build.action import Action
     from dem_build.cli.edit.changes import Draft
     from dem_build.data.turns import Turn
-    from dem_build.digest import JSON, Digest, Output
+    from dem_build.digest import JSON, Output
     from dem_build.model.generation import Answered
-    from dem_build.model.live import LiveModel, ModelFiles, Omegas
+    from dem_build.model.live import LiveModel, Omegas
     from dem_build.model.tokenizer import BaseTokenizer
-    from dem_build.plan import Plan
     from dem_build.session.session import Session
 
 __all__ = ["ChatModels", "Omega", "Settings", "mean_of", "settings_of"]
-
-Omega = float | dict[str, float]
-"""ω of a vector: a number, or one for each layer, as a search may find them."""
-
 
 FEWER = "ask fewer models side by side: each that was asked stays loaded"
 LARGEST = 3.4e38
@@ -107,7 +111,7 @@ class ChatModels:
         self._session, self._work = session, work
         self._lock = threading.RLock()
         self._loaded: dict[str, LiveModel] = {}
-        self._known = _recorded(session.plan)
+        self._known = recorded_outputs(session.plan)
         recipe, graph = session.recipe, session.plan.graph
         self._vectors = vectors = recipe.omegas  # which is made anew each time
         others = [name for name in graph.models if name not in (BASE, COMPOSED, *vectors)]
@@ -170,7 +174,7 @@ class ChatModels:
         """Look in the store for what another terminal has built meanwhile; what was there stays what it was."""
         if not self._session.plan.up_to_date:
             self._session = self._session.planned_again()
-            self._known = _recorded(self._session.plan) | self._known
+            self._known = recorded_outputs(self._session.plan) | self._known
 
     def _not_built(self, name: str, missing: Sequence[str]) -> UsageError:
         command = shlex.join(["dem", "build", self.named, "--", *missing])
@@ -206,32 +210,9 @@ class ChatModels:
             raise UsageError(f"no ω can be moved: {self.fixed}", where=self.named)
         if self._omega is None:
             self.require([self.live])
-            self._found = self._searched()
+            self._found = named_omegas(self._session, self._action(self.live), self._known)
             self._omega = dict(self._found)
         return self._omega
-
-    def _searched(self) -> dict[str, Omega]:
-        """ω as the recipe gives them, or as the search found them."""
-        known, vectors = self._known, self._vectors
-        given = {name: float(omega) for name, omega in vectors.items() if omega != "tune"}
-        if len(given) == len(vectors):
-            return dict(given)
-        from dem_build.actions.tune.omega import read_omega  # noqa: PLC0415  numpy, for this alone
-
-        [output] = [
-            known[t.at.action][t.at.output] for t in self._action(self.live or "").takes if t.of == "omega"
-        ]
-        found = read_omega(self._session.store.objects.open(output))
-        named: dict[Digest, list[str]] = {}
-        for name in vectors:
-            named.setdefault(known[f"vector:{name}"]["delta"].digest, []).append(name)
-        omegas: dict[str, Omega] = dict.fromkeys(vectors, 0.0)
-        for digest, alike in named.items():
-            # Names of one vector share what is found of it, less what the recipe gives some of them.
-            free = [name for name in alike if name not in given]
-            fixed = math.fsum(given[name] for name in alike if name in given)
-            omegas |= {name: _part(found[digest], fixed, len(free)) for name in free}
-        return omegas | given
 
     def move(self, changes: Mapping[str, float | None]) -> float | None:
         """Give vectors another ω, and compose the model where it is loaded.
@@ -328,36 +309,14 @@ class ChatModels:
         if name not in self._loaded:
             self.require([name])
             from dem_build.model.environment import memory_told  # noqa: PLC0415  torch: only when it is needed
-            from dem_build.model.live import load_live  # noqa: PLC0415  as above
 
             action = self._action(name)
-            deltas = self._deltas(action) if self._is_summed(action) else {}
-            dtype = self._session.recipe.compose.dtype
-            attention = self._session.machine.attn_implementation
             with memory_told(EvaluationError, f"while loading {name}", FEWER):
-                self._loaded[name] = load_live(
-                    self._files(action), deltas, dtype, attn_implementation=attention
+                self._loaded[name] = live_model(
+                    self._session, self._known, action, self._work, summed=self._is_summed(action)
                 )
         self._become(name)
         return self._loaded[name]
-
-    def _files(self, action: Action) -> ModelFiles:
-        """What vectors are added to where a model is summed, else the model."""
-        from dem_build.model.live import ModelFiles  # noqa: PLC0415  torch: only when it is needed
-
-        made = self._known
-        if self._is_summed(action):
-            parts = {taken.of: made[taken.at.action][taken.at.output] for taken in action.takes}
-            weights, config = parts["base/weights"], parts["base/config"]
-        else:
-            weights, config = made[action.name]["weights"], made[action.name]["config"]
-        return ModelFiles(self._view(weights), weights.digest, self._view(config))
-
-    def _deltas(self, action: Action) -> dict[Digest, Path]:
-        """The file of each vector that an action sums."""
-        made, objects = self._known, self._session.store.objects
-        found = [made[taken.at.action][taken.at.output] for taken in action.takes if taken.of == "delta"]
-        return {output.digest: objects.open(output) for output in found}
 
     def _view(self, output: Output) -> Path:
         return self._session.store.views.view(output, self._work, output.digest)
@@ -366,18 +325,14 @@ class ChatModels:
         action = self._action(name)
         if not self._is_summed(action):
             return
-        method = str(action.params["method"])
-        params = {key: action.params[key] for key in METHODS[method].keys if key in action.params}
+        method, params = method_params(action)
         self._loaded[name].become(method, params, self._terms(name, action, omegas), cpus())
 
     def _terms(self, name: str, action: Action, omegas: Mapping[str, Omega] | None) -> Omegas:
         """ω of each vector of a model that is summed, as a build would give them to `compose`."""
         known = self._known
         if name == self.live:
-            held: dict[Digest, list[Omega]] = {}
-            for vector, omega in (omegas or self.omega).items():
-                held.setdefault(known[f"vector:{vector}"]["delta"].digest, []).append(omega)
-            return {digest: total for digest, omegas in held.items() if _counts(total := _total(omegas))}
+            return terms_of(omegas or self.omega, known)
         entries: list[Any] = [e for e in preimage_of(action, known)["inputs"] if e["of"] == "delta"]
         searched = [known[t.at.action][t.at.output] for t in action.takes if t.of == "omega"]
         if not searched:
@@ -385,7 +340,7 @@ class ChatModels:
         from dem_build.actions.tune.omega import read_omega  # noqa: PLC0415  numpy, for this alone
 
         found = read_omega(self._session.store.objects.open(searched[0]))
-        return {e["sha256"]: found[e["sha256"]] for e in entries if _counts(found[e["sha256"]])}
+        return {e["sha256"]: found[e["sha256"]] for e in entries if counts(found[e["sha256"]])}
 
     def ask(
         self,
@@ -464,29 +419,3 @@ class ChatModels:
 def mean_of(omega: Omega) -> float:
     """One number for an ω: where each layer has its own, their mean."""
     return math.fsum(omega.values()) / len(omega) if isinstance(omega, dict) else omega
-
-
-def _recorded(plan: Plan) -> dict[str, Mapping[str, Output]]:
-    """The outputs of each action that is built."""
-    verdicts = plan.verdicts.items()
-    return {n: v.record.outputs for n, v in verdicts if v.status is Status.HIT and v.record is not None}
-
-
-def _part(whole: Omega, fixed: float, free: int) -> Omega:
-    if isinstance(whole, dict):
-        return {layer: (value - fixed) / free for layer, value in whole.items()}
-    return (whole - fixed) / free
-
-
-def _total(omegas: Sequence[Omega]) -> Omega:
-    """The ω of a vector of several names."""
-    numbers = [omega for omega in omegas if not isinstance(omega, dict)]
-    layers = {layer: None for omega in omegas if isinstance(omega, dict) for layer in omega}
-    if not layers:
-        return math.fsum(numbers)
-    own = [omega for omega in omegas if isinstance(omega, dict)]
-    return {layer: math.fsum([*numbers, *(omega.get(layer, 0.0) for omega in own)]) for layer in layers}
-
-
-def _counts(omega: Omega) -> bool:
-    return any(omega.values()) if isinstance(omega, dict) else omega != 0

@@ -39,6 +39,7 @@ __all__ = [
     "add_bash",
     "completion",
     "keys",
+    "measured",
     "models",
     "names",
     "recipes",
@@ -153,6 +154,15 @@ def models(context: click.Context, incomplete: str) -> list[CompletionItem]:
         found += [*recipe.omegas, *recipe.stages, *recipe.baselines]
         found = [UNHEALED if name == HEAL else name for name in found]
     return _beginning(found, incomplete)
+
+
+def measured(context: click.Context, incomplete: str) -> list[CompletionItem]:
+    """What a call's recipe has items of: tasks, and datasets and probes with test rows."""
+    found: list[str] = []
+    for recipe in filter(None, map(_read, _recipes_of(context))):
+        tasks = recipe.evaluate.tasks if recipe.evaluate else ()
+        found += [*(task.name for task in tasks), *recipe.tested, *recipe.probes]
+    return _beginning(dict.fromkeys(found), incomplete)
 
 
 def words(context: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -1,0 +1,1 @@
+"""`dem blame`: which vector broke or mended one item."""
