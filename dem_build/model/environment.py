@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dem_build.errors import ActionError
 
 __all__ = [
+    "allocator_name",
     "bits_of",
     "device",
     "device_name",
@@ -42,6 +43,7 @@ __all__ = [
 
 CPUINFO = Path("/proc/cpuinfo")
 LIBC = ctypes.CDLL(None)
+RELEASE = "MallocExtension_ReleaseFreeMemory"  # of tcmalloc, where it is loaded
 PEAK, RESET = Path("/proc/self/clear_refs"), b"5"  # proc(5)
 # A GPU's allocator and Python each have an error of their own; the CPU's allocators are known by their words.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
@@ -95,8 +97,18 @@ def bits_of(model: PreTrainedModel, batch: int) -> str:
     return of_json(of)
 
 
+def allocator_name() -> str:
+    """Who gives out this process' memory: tcmalloc, glibc, or the system in some way of its own."""
+    if hasattr(LIBC, RELEASE):
+        return "tcmalloc"
+    return "glibc" if platform.libc_ver()[0] == "glibc" else "system"
+
+
 def release_memory() -> None:
-    """Give back to the system what the C library holds and nobody uses."""
+    """Give back to the system what the allocator holds and nobody uses."""
+    if hasattr(LIBC, RELEASE):
+        getattr(LIBC, RELEASE)()
+        return
     # Between tensors of changing sizes glibc keeps gaps: over some hundred steps of a training on a CPU as much again
     # as the training needs.
     if hasattr(LIBC, "malloc_trim"):

@@ -26,6 +26,7 @@ from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.model.batches import RowOrder, largest_divisor
 from dem_build.model.context_length import has_both_sorts, refuse_longer, refuse_mixed_packs
 from dem_build.model.environment import (
+    allocator_name,
     device,
     is_out_of_memory,
     memory_numbers,
@@ -298,6 +299,7 @@ class TrainingRun:
             "device_seconds": self.progress.seconds,
             **ran,
             "threads": self.context.threads,
+            "allocator": allocator_name(),
             "micro_batch": self.micro_batch,
             "gradient_accumulation_steps": self.params["global_batch_size"] // self.micro_batch,
             "peak_memory": peak_memory(model.device),
