@@ -35,6 +35,7 @@ __all__ = [
     "memory_numbers",
     "memory_told",
     "peak_memory",
+    "processor",
     "ran_on",
     "release_memory",
     "reset_peak_memory",
@@ -74,6 +75,17 @@ def ran_on(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
+def processor() -> list[str | None]:
+    """What this machine's processor is called, and the instructions that it has."""
+    return [platform.machine(), _cpuinfo("model name") or platform.processor(), _cpuinfo("flags")]
+
+
+def _cpuinfo(name: str) -> str | None:
+    """The first line of that name that Linux tells of processors; None where there is none."""
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    return next((line for line in lines if line.startswith(name)), None)
+
+
 def bits_of(model: PreTrainedModel, batch: int) -> str:
     """A hash of all that a loss's last bits depend on beside the model, the rows and our code.
 
@@ -86,10 +98,9 @@ def bits_of(model: PreTrainedModel, batch: int) -> str:
         batch: Most rows at once.
     """
     # Libraries choose their kernels by more of a processor than its instructions.
-    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     of = {
         **ran_on(model),
-        "processor": next((x for x in lines if x.startswith("model name")), platform.processor()),
+        "processor": _cpuinfo("model name") or platform.processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "batch": batch,

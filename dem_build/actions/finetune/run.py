@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dem_build.actions.checkpoints import newest_complete, step_of
+from dem_build.actions.finetune.compiled import compile_layers, compiling
 from dem_build.actions.finetune.lora import Adapters
 from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.progress import RunState, Trackers, TrainingProgress
@@ -218,7 +219,7 @@ class TrainingRun:
             # A checkpoint has the optimizer, the schedule and the random numbers too: what comes of it is what comes of
             # a training that nobody stopped, on a CPU bit for bit.
             try:
-                with contextlib.suppress(TrainingEnded):
+                with contextlib.suppress(TrainingEnded), compiling():
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
                 raise TrainingError(f"training cannot run: {error}") from error
@@ -255,6 +256,8 @@ class TrainingRun:
         try:
             # peft, too, refuses some models with a ValueError: Mamba's, whose kernels take its layers' weights alone.
             self.adapters = Adapters(model, shapes, self.params) if self.params["method"] == "lora" else None
+            if self.params.get("torch_compile"):
+                compile_layers(model)
             return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:
             if is_out_of_memory(error):
