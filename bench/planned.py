@@ -157,7 +157,8 @@ def resident(case: Case, home: Path, threads: int) -> tuple[int, int]:
     """Train in a process of its own; return the most bytes that were resident, and those of them that were mapped."""
     told = json.dumps({"params": params_of(case), "machine": case.machine})
     command = [sys.executable, __file__, "--child", str(home), told, "--threads", str(threads)]
-    environment = {**os.environ, **Slot((), threads).environment(), "HF_HUB_OFFLINE": "1"}
+    slot = Slot((), threads)
+    environment = {**os.environ, **slot.environment(), **slot.allocation(), "HF_HUB_OFFLINE": "1"}
     with (home / "said").open("w") as said:
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
         most = (0, 0)

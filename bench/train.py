@@ -1,13 +1,14 @@
 """Times fine-tuning steps in dem, in a bare PyTorch loop and, if asked, in TRL: the same rows, step by step.
 
-python bench/train.py [--trl PATH/TO/python] [--completion SHARE...] [--layers N] [--steps N] [--rounds N]
+python bench/train.py [--trl PATH/TO/python] [--compiled] [--completion SHARE...] [--layers N] [--steps N] [--rounds N]
 
 Each contestant is a process of its own that loads a random Llama of SmolLM2-135M's width, with four of its thirty
 layers unless told otherwise, in float32 and trains it under bfloat16 autocast: once on all tokens of the rows
-(`--completion 1`), once on the last 30 %. A step's time is from the end of the step before; the first step of a process
-does not count, nor does the very first process, which finds the machine's memory cold. A token is one of the rows:
-padding is none. Each ratio is of the same step of the same round. CPU seconds, of all threads, say what a step costs on
-a machine that is busy with other work, where tokens/s say little.
+(`--completion 1`), once on the last 30 %. dem's process is what its workers are, with the allocator that they would be
+given; with `--compiled` there is one more, whose recipe says `torch_compile = true`. A step's time is from the end of
+the step before; the first step of a process does not count, nor does the very first process, which finds the machine's
+memory cold. A token is one of the rows: padding is none. Each ratio is of the same step of the same round. CPU seconds,
+of all threads, say what a step costs on a machine that is busy with other work, where tokens/s say little.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from weights import SMOL
 
 from dem_build.actions.finetune import run as finetune
 from dem_build.data.arrays import RowsWriter
+from dem_build.engine.pool import SLEEPING, Slot
 from dem_build.machine import Machine
 from dem_build.model.batches import RowOrder
 from dem_build.step import Context, Inputs
@@ -124,7 +126,7 @@ def write_rows(home: Path, steps: int, completion: float) -> list[int]:
     return [int(lengths[order.rows(step)].sum()) for step in range(steps)]
 
 
-def train(home: Path, threads: int) -> None:
+def train(home: Path, threads: int, *, compiled: bool) -> None:
     """Run dem's step in this process; print when each optimizer step ended, its loss and the peak memory."""
     work = Path(tempfile.mkdtemp(dir=home))
     (work / "out").mkdir()
@@ -135,7 +137,9 @@ def train(home: Path, threads: int) -> None:
         "base/config": home / "model" / "config.json",
         "data/train": home / "rows",
     }
-    finetune.run(Inputs(paths=paths, digests={"base/weights": "b" * 64}), PARAMS, clock)
+    finetune.run(
+        Inputs(paths=paths, digests={"base/weights": "b" * 64}), PARAMS | {"torch_compile": compiled}, clock
+    )
     print(json.dumps({"ends": clock.ends, "loss": clock.loss, "peak": peak_rss() >> 20}))
 
 
@@ -143,16 +147,16 @@ def measure(commands: dict[str, list[str]], rounds: int, threads: int) -> dict[s
     """Run the contestants in turn, each round begun by another."""
     measured = {name: Measured() for name in commands}
     names = list(commands)
-    # dem's workers have the second: threads that spin while they wait make a shared machine many times slower.
-    environment = os.environ | {
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "HF_HUB_OFFLINE": "1",
-    }
-    run(names[-1], commands[names[-1]], environment)
+    # Threads that spin while they wait make a shared machine many times slower: here all sleep, as dem's workers do.
+    theirs = os.environ | {"OMP_NUM_THREADS": str(threads), **SLEEPING, "HF_HUB_OFFLINE": "1"}
+    slot = Slot((), threads)
+    ours = theirs | slot.environment() | slot.allocation()
+    print(f"allocator of dem: {slot.allocation().get('LD_PRELOAD', 'the C library')}", file=sys.stderr)
+    run(names[-1], commands[names[-1]], theirs)
     for turn in range(rounds):
         for i in range(len(names)):
             name = names[(turn + i) % len(names)]
+            environment = ours if name.startswith("dem") else theirs
             told, of = run(name, commands[name], environment), measured[name]
             wall, cpu = np.diff(np.array(told["ends"]), axis=0).T
             print(f"  {name}: {wall.round(2)} s, {cpu.round(2)} s of CPU", file=sys.stderr, flush=True)
@@ -193,6 +197,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trl", help="the python of an environment that has TRL")
+    parser.add_argument("--compiled", action="store_true", help="dem with torch_compile as well")
     parser.add_argument(
         "--completion", type=float, nargs="+", default=[1.0, 0.3], help="shares of a row that are trained on"
     )
@@ -208,7 +213,7 @@ def main() -> None:
     """Prepare, run, print."""
     told = arguments()
     if told.child:
-        train(told.child, told.threads)
+        train(told.child, told.threads, compiled=told.compiled)
         return
     for completion in told.completion:
         print(f"trained on {completion:.0%} of each row:\n", flush=True)
@@ -222,8 +227,10 @@ def compete(home: Path, completion: float, told: argparse.Namespace) -> None:
     write_base(home, told.layers)
     tokens = write_rows(home, told.steps, completion)
     (home / "settings.json").write_text(json.dumps(SETTINGS))
+    ours = [sys.executable, __file__, "--child", str(home), "--threads", str(told.threads)]
     commands = {
-        "dem": [sys.executable, __file__, "--child", str(home), "--threads", str(told.threads)],
+        "dem": ours,
+        **({"dem, compiled": [*ours, "--compiled"]} if told.compiled else {}),
         "bare loop": [sys.executable, str(here / "train_bare.py"), str(home)],
     }
     if told.trl:

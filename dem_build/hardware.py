@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from dem_build.errors import UsageError
 
-__all__ = ["MAPPED", "Room", "cpu_name", "cpus", "gigabytes", "gpus", "let_open", "refuse_inputs", "room"]
+__all__ = [
+    "MAPPED",
+    "Room",
+    "allocator",
+    "cpu_name",
+    "cpus",
+    "gigabytes",
+    "gpus",
+    "let_open",
+    "refuse_inputs",
+    "room",
+]
 
 MAPPED = 2 << 20
 """Bytes from which on a worker's C library makes what it is asked for a mapping of its own: a large page."""
+LIBRARIES = Path("/etc/ld.so.cache")
+"""What the dynamic linker knows of libraries; their paths lie in it as they are."""
+_TCMALLOC = re.compile(rb"/[^\0]+/libtcmalloc(?:_minimal)?\.so\.4(?=\0)")
+_ELF = slice(4, 20)  # of a file of ELF: word size, order of bytes, ABI, sort of file and processor
 QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
 QUERY_SECONDS = 10.0
 DESCRIPTORS = 2
@@ -90,6 +107,25 @@ def _descriptors(files: int) -> int:
 def gigabytes(octets: float) -> str:
     """Bytes of memory, for a message."""
     return f"{octets / 1e9:,.1f} GB"
+
+
+def allocator() -> Path | None:
+    """Where tcmalloc lies, which keeps large blocks for who asks next; None where none is for this Python."""
+    with suppress(OSError):
+        ours = _built_for(Path(sys.executable))
+        # The small one first: the other brings a profiler along.
+        for name in sorted(_TCMALLOC.findall(LIBRARIES.read_bytes()), key=len, reverse=True):
+            with suppress(OSError):
+                if _built_for(found := Path(os.fsdecode(name))) == ours:
+                    return found
+    return None
+
+
+def _built_for(path: Path) -> bytes:
+    """For what a program or a library was built: word size, order of bytes and processor, as ELF says it."""
+    with path.open("rb") as file:
+        head = file.read(_ELF.stop)[_ELF]
+    return head[:2] + head[-2:]
 
 
 def cpu_name() -> str:

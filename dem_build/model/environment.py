@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dem_build.errors import ActionError
 
 __all__ = [
+    "allocator_name",
     "bits_of",
     "device",
     "device_name",
@@ -34,6 +35,7 @@ __all__ = [
     "memory_numbers",
     "memory_told",
     "peak_memory",
+    "processor",
     "ran_on",
     "release_memory",
     "reset_peak_memory",
@@ -42,6 +44,7 @@ __all__ = [
 
 CPUINFO = Path("/proc/cpuinfo")
 LIBC = ctypes.CDLL(None)
+RELEASE = "MallocExtension_ReleaseFreeMemory"  # of tcmalloc, where it is loaded
 PEAK, RESET = Path("/proc/self/clear_refs"), b"5"  # proc(5)
 # A GPU's allocator and Python each have an error of their own; the CPU's allocators are known by their words.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "Cannot allocate memory")
@@ -72,6 +75,17 @@ def ran_on(model: PreTrainedModel) -> dict[str, Any]:
     }
 
 
+def processor() -> list[str | None]:
+    """What this machine's processor is called, and the instructions that it has."""
+    return [platform.machine(), _cpuinfo("model name") or platform.processor(), _cpuinfo("flags")]
+
+
+def _cpuinfo(name: str) -> str | None:
+    """The first line of that name that Linux tells of processors; None where there is none."""
+    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
+    return next((line for line in lines if line.startswith(name)), None)
+
+
 def bits_of(model: PreTrainedModel, batch: int) -> str:
     """A hash of all that a loss's last bits depend on beside the model, the rows and our code.
 
@@ -84,10 +98,9 @@ def bits_of(model: PreTrainedModel, batch: int) -> str:
         batch: Most rows at once.
     """
     # Libraries choose their kernels by more of a processor than its instructions.
-    lines = CPUINFO.read_text(encoding="utf-8").splitlines() if CPUINFO.exists() else []
     of = {
         **ran_on(model),
-        "processor": next((x for x in lines if x.startswith("model name")), platform.processor()),
+        "processor": _cpuinfo("model name") or platform.processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "batch": batch,
@@ -95,8 +108,18 @@ def bits_of(model: PreTrainedModel, batch: int) -> str:
     return of_json(of)
 
 
+def allocator_name() -> str:
+    """Who gives out this process' memory: tcmalloc, glibc, or the system in some way of its own."""
+    if hasattr(LIBC, RELEASE):
+        return "tcmalloc"
+    return "glibc" if platform.libc_ver()[0] == "glibc" else "system"
+
+
 def release_memory() -> None:
-    """Give back to the system what the C library holds and nobody uses."""
+    """Give back to the system what the allocator holds and nobody uses."""
+    if hasattr(LIBC, RELEASE):
+        getattr(LIBC, RELEASE)()
+        return
     # Between tensors of changing sizes glibc keeps gaps: over some hundred steps of a training on a CPU as much again
     # as the training needs.
     if hasattr(LIBC, "malloc_trim"):

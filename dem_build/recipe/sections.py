@@ -153,6 +153,11 @@ class Train(Table):
     bf16: bool = Field(
         default=True, description="Forward pass in bfloat16; master weights are always float32."
     )
+    torch_compile: bool = Field(
+        default=False,
+        description="Compile the layers by torch.compile: half a minute before the first step and less time for each; "
+        "last bits are others, also from run to run. On a CPU it needs a C++ compiler.",
+    )
     lr_scheduler_type: Literal[
         "linear",
         "cosine",

@@ -81,7 +81,8 @@ class Sharing:
             from dem_build.store.remote.namespace import Connection, Namespace  # noqa: PLC0415  most have none
 
             opened = [
-                (remote, Connection(remote.url, _opener(remote), remote.endpoint)) for remote in remotes
+                (remote, Connection(remote.url, _opener(remote), remote.endpoint, _hurried(remote)))
+                for remote in remotes
             ]
             self.reads = tuple(Namespace(at, name) for remote, at in opened for name in remote.asked)
             self.writes = tuple(Namespace(at, remote.write) for remote, at in opened if remote.write)
@@ -181,6 +182,16 @@ def _opener(remote: Remote) -> Callable[[], Bucket]:
         from dem_build.watch.heard import open_heard  # noqa: PLC0415  a null build asks nobody
 
         return open_heard(remote.url, remote.endpoint)
+
+    return opened
+
+
+def _hurried(remote: Remote) -> Callable[[], Bucket]:
+    def opened() -> Bucket:
+        from dem_build.store.remote.address import open_bucket  # noqa: PLC0415  as above
+
+        disavow("it asks for leases")
+        return open_bucket(remote.url, remote.endpoint, hurried=True)
 
     return opened
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 
+from dem_build import hardware
 from dem_build.engine.pool import MEMORY, Slot, slots
 from dem_build.errors import UsageError
 from dem_build.machine import Machine
@@ -43,3 +47,43 @@ def test_a_slot_without_gpus_hides_them_all():
     told = Slot((), 3).environment()
     assert told["CUDA_VISIBLE_DEVICES"] == ""
     assert told["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.fixture
+def known(tmp_path, monkeypatch):
+    """Write a linker's cache that names libraries, each of an ELF header; return where they are."""
+    monkeypatch.delenv("LD_PRELOAD", raising=False)
+    head = bytearray(Path(sys.executable).read_bytes()[:20])
+
+    def write(*names, processor=None):
+        head[18:20] = processor or head[18:20]
+        paths = [tmp_path / name for name in names]
+        for path in paths:
+            path.write_bytes(head)
+        found = (tmp_path / "gone/libtcmalloc_minimal.so.4", *paths)
+        (tmp_path / "cache").write_bytes(
+            b"glibc-ld.so.cache1.1\0" + b"".join(b"%b\0" % str(p).encode() for p in found)
+        )
+        monkeypatch.setattr(hardware, "LIBRARIES", tmp_path / "cache")
+        return paths
+
+    return write
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other system has ELF and LD_PRELOAD")
+def test_workers_on_a_cpu_are_given_tcmalloc_where_the_system_has_one(known, monkeypatch):
+    _, small = known("libtcmalloc.so.4", "libtcmalloc_minimal.so.4")
+    assert Slot((), 2).allocation()["LD_PRELOAD"] == str(small)
+    assert Slot(("0",), 2).allocation() == {}
+    monkeypatch.setenv("LD_PRELOAD", "")  # whatever a user says of it
+    assert Slot((), 2).allocation() == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_a_library_of_other_programs_or_of_another_name_is_none(known, monkeypatch, tmp_path):
+    known("libtcmalloc_minimal_debug.so.4", "libtcmalloc.so.45")
+    assert Slot((), 2).allocation() == {}
+    known("libtcmalloc.so.4", processor=b"\xff\xff")
+    assert Slot((), 2).allocation() == {}
+    monkeypatch.setattr(hardware, "LIBRARIES", tmp_path / "none")
+    assert Slot((), 2).allocation() == {}

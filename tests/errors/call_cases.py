@@ -34,7 +34,7 @@ CALLS = (
         (
             'error: vector:add: method = "lora" is not trained by several processes, and here are 2\n'
             "  hint:  set gpus_per_action = 1 and processes_per_action = 1 in the machine file, or train all weights "
-            "with adamw_torch_fused and without validation"
+            "with adamw_torch_fused, uncompiled and without validation"
         ),
         replaced=("max_steps = 2", 'max_steps = 2\nmethod = "lora"'),
         setup=write("machine.toml", "processes_per_action = 2\n"),

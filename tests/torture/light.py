@@ -42,13 +42,11 @@ class Bounds:
         user: Who calls, where it is not whoever runs this; only root may become another.
         largest: Bytes that a file may have; 0 for no limit.
         seconds: After so many it is killed.
-        until: A pattern in its folder: it is killed once a file matches.
     """
 
     user: int = 0
     largest: int = 0
     seconds: int = 240
-    until: str = ""
 
 
 class Builder:
@@ -112,19 +110,9 @@ def serve() -> None:
         call, child = json.loads(line), os.fork()
         if child == 0:
             _run(call)
-        if pattern := call["bounds"]["until"]:
-            _kill(child, Path(call["home"]), pattern)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         answers.write(f"{status}\n")
         answers.flush()
-
-
-def _kill(child: int, home: Path, pattern: str) -> None:
-    """Kill a call once a file is there; return as well where it ends before."""
-    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if any(home.glob(pattern)):
-            os.kill(child, signal.SIGKILL)
-            return
 
 
 def _bind(bounds: Bounds) -> None:

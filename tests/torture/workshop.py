@@ -19,6 +19,8 @@ from survey import contents
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from failpoints import Plan
+
 __all__ = ["BUILD", "Called", "Workshop"]
 
 BUILD = ("build", "tiny.toml", "--json")
@@ -104,9 +106,10 @@ class Workshop:
         *arguments: str,
         bounds: Bounds | None = None,
         variables: Mapping[str, str] | None = None,
+        plan: Plan | None = None,
     ) -> Called:
         """Call `dem` in a folder."""
-        status = self._builder.call(home, arguments, variables=variables, bounds=bounds)
+        status = self._builder.call(home, arguments, plan, variables, bounds)
         printed = (Path(f"{home}{suffix}").read_text(errors="replace") for suffix in (".out", ".err"))
         return Called(status, *printed)
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dem_build.actions.checkpoints import newest_complete, step_of
+from dem_build.actions.finetune.compiled import compile_layers, compiling
 from dem_build.actions.finetune.lora import Adapters
 from dem_build.actions.finetune.packing import Packs, refuse_mixing
 from dem_build.actions.finetune.progress import RunState, Trackers, TrainingProgress
@@ -26,6 +27,7 @@ from dem_build.errors import InterruptedBuildError, TrainingError
 from dem_build.model.batches import RowOrder, largest_divisor
 from dem_build.model.context_length import has_both_sorts, refuse_longer, refuse_mixed_packs
 from dem_build.model.environment import (
+    allocator_name,
     device,
     is_out_of_memory,
     memory_numbers,
@@ -217,7 +219,7 @@ class TrainingRun:
             # A checkpoint has the optimizer, the schedule and the random numbers too: what comes of it is what comes of
             # a training that nobody stopped, on a CPU bit for bit.
             try:
-                with contextlib.suppress(TrainingEnded):
+                with contextlib.suppress(TrainingEnded), compiling():
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
                 raise TrainingError(f"training cannot run: {error}") from error
@@ -254,6 +256,8 @@ class TrainingRun:
         try:
             # peft, too, refuses some models with a ValueError: Mamba's, whose kernels take its layers' weights alone.
             self.adapters = Adapters(model, shapes, self.params) if self.params["method"] == "lora" else None
+            if self.params.get("torch_compile"):
+                compile_layers(model)
             return TokenTrainer(model, told, self.sequences, self.order, callbacks)
         except (ImportError, RuntimeError, ValueError) as error:
             if is_out_of_memory(error):
@@ -298,6 +302,7 @@ class TrainingRun:
             "device_seconds": self.progress.seconds,
             **ran,
             "threads": self.context.threads,
+            "allocator": allocator_name(),
             "micro_batch": self.micro_batch,
             "gradient_accumulation_steps": self.params["global_batch_size"] // self.micro_batch,
             "peak_memory": peak_memory(model.device),

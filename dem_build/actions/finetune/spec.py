@@ -45,6 +45,7 @@ KIND = Kind(
     added=MappingProxyType(
         {
             "packing": False,
+            "torch_compile": False,
             "max_length": None,
             "eval_steps": 0,
             "load_best_model_at_end": False,
@@ -103,4 +104,5 @@ def _train_params(train: Train) -> dict[str, JSON]:
     found["learning_rate"] = train.peak_learning_rate
     if adapters and not isinstance(train.lora_target_modules, str):
         found["lora_target_modules"] = sorted(set(train.lora_target_modules))  # as a set they mean the same
+    found["torch_compile"] = train.torch_compile
     return found | packing | dict.fromkeys(train.idle)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from dem_build import __version__
 from dem_build.errors import DemError, RecipeError
-from dem_build.hardware import gigabytes, gpus, room
+from dem_build.hardware import allocator, gigabytes, gpus, room
 from dem_build.host import host_folder
 from dem_build.machine import Machine
 from dem_build.recipe.machine_file import cache_folder, load_machine, remotes_of, work_folder
@@ -33,7 +33,16 @@ if TYPE_CHECKING:
     from dem_build.machine import Remote
     from dem_build.session.session import Call
 
-__all__ = ["Diagnosis", "doctor", "of_folder", "of_hub", "of_packages", "of_remote", "of_torch"]
+__all__ = [
+    "Diagnosis",
+    "doctor",
+    "of_allocator",
+    "of_folder",
+    "of_hub",
+    "of_packages",
+    "of_remote",
+    "of_torch",
+]
 
 PACKAGE = "dem-build"
 TORCH_SECONDS = 180.0
@@ -93,6 +102,8 @@ def _findings(call: Call) -> Iterator[Diagnosis]:
     yield of_packages()
     yield of_torch(sys.executable, gpus())
     yield _of_memory()
+    if sys.platform == "linux" and not gpus():
+        yield of_allocator()
     try:
         machine, path = load_machine(call.machine, Path.cwd() / "recipe.toml")
         remotes = remotes_of(machine, path)
@@ -235,6 +246,18 @@ def _of_memory() -> Diagnosis:
             "memory", "note", what, 'method = "lora" in [train] needs the least; `dem plan` says how much'
         )
     return Diagnosis("memory", "good", what)
+
+
+def of_allocator() -> Diagnosis:
+    """What gives out the memory of trainings on a CPU: workers are given tcmalloc where there is one."""
+    if (preloaded := os.environ.get("LD_PRELOAD")) is not None:
+        return Diagnosis("allocator", "good", f"LD_PRELOAD is `{preloaded}`, and workers keep it")
+    if (found := allocator()) is not None:
+        return Diagnosis("allocator", "good", f"workers are given {found}")
+    what = "none but the C library's: with tcmalloc trainings on a CPU take less time (docs/benchmarks.md)"
+    return Diagnosis(
+        "allocator", "note", what, "apt-get install libtcmalloc-minimal4, or your system's gperftools"
+    )
 
 
 def of_folder(name: str, folder: Path, other: str) -> Iterator[Diagnosis]:

@@ -6,6 +6,7 @@ Whoever creates the next number has the lease, as a conditional write has one wi
 minute; one that stays byte for byte the same for five minutes, by the clock of who looks, is dead, and the next number
 is free: no two clocks are compared. That a process of the same host is no more is known at once. A lease is given back
 by deleting it, after the record is there. It names the objects that the action takes, which no collection takes away.
+A remote that does not answer such a call within seconds is asked for none for a minute: what may be done twice is done.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ BEAT_SECONDS = 60.0
 _VERSION = "dem-lease"
 _NUMBER = re.compile(r"[0-9]{1,15}")
 _ATTEMPTS = 5
+_AT_ONCE = 1.0
+"""Seconds within which an error is one of the moment, and the call is tried again."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class RemoteLeases:
         self._ours: dict[Digest, _Ours] = {}
         self._seen: dict[Digest, tuple[bytes, float]] = {}
         self._warned = False
+        self._asked_from = 0.0
         self._ended = threading.Event()
         self._beats = 0
         self._thread = threading.Thread(
@@ -91,19 +95,37 @@ class RemoteLeases:
         """
         if key in self._ours:
             return None
+        began = time.monotonic()
         try:
-            return self._take(key, sorted(needs))
+            try:
+                return self._take(key, sorted(needs))
+            except RemoteError:
+                if time.monotonic() - began > _AT_ONCE:
+                    raise
+                return self._take(key, sorted(needs))
         except RemoteError as error:
+            self._missed()
             if not self._warned:
                 self._warned = True
                 self._warn(f"{error}; others may do the same work meanwhile")
             return None
 
-    def _take(self, key: Digest, needs: list[Digest]) -> str | None:
+    @property
+    def _asks(self) -> bool:
+        """Whether leases can be there, and the remote did not fail to answer just now."""
         remote = self._namespace.remote
-        if remote.down is not None or remote.candidates or not remote.bucket.lively:
-            return None  # it holds none
-        bucket, me = remote.bucket, Holder.me()
+        if remote.down is not None or time.monotonic() < self._asked_from:
+            return False
+        return not remote.candidates and remote.bucket.lively
+
+    def _missed(self) -> None:
+        # Each call would wait as long: of a hundred actions, a hundred times.
+        self._asked_from = time.monotonic() + BEAT_SECONDS
+
+    def _take(self, key: Digest, needs: list[Digest]) -> str | None:
+        if not self._asks:
+            return None
+        bucket, me = self._namespace.remote.hurried, Holder.me()
         for _ in range(_ATTEMPTS):
             numbers = self._numbers(key)
             last = max(numbers, default=0)
@@ -130,18 +152,22 @@ class RemoteLeases:
         # Numbers begin anew where a lease was given back: what came later might be written over the next holder's.
         with ours.lock:
             if self._ours.pop(key, None) is not None:
-                with suppress(RemoteError):  # it falls silent, and is taken over
-                    self._namespace.remote.bucket.delete([ours.name])
+                if time.monotonic() < self._asked_from:
+                    return  # it falls silent, and is taken over
+                try:
+                    self._namespace.remote.hurried.delete([ours.name])
+                except RemoteError:
+                    self._missed()
 
     def keys(self) -> frozenset[Digest]:
         """The keys of all leases that are there, of the living and the dead, by one listing; none where it fails."""
-        remote = self._namespace.remote
-        if remote.down is not None or remote.candidates or not remote.bucket.lively:
-            return frozenset()
         prefix = f"{self._namespace.name}/leases/"
         try:
-            names = [one.name.removeprefix(prefix) for one in remote.bucket.list(prefix)]
+            if not self._asks:
+                return frozenset()
+            names = [one.name.removeprefix(prefix) for one in self._namespace.remote.hurried.list(prefix)]
         except RemoteError:
+            self._missed()
             return frozenset()
         return frozenset(name.partition("/")[0] for name in names)
 
@@ -171,11 +197,11 @@ class RemoteLeases:
                     with ours.lock, suppress(RemoteError, OSError):
                         if self._ours.get(key) is ours and not self._ended.is_set():
                             file.write_bytes(self._written(ours.holder, ours.needs))
-                            self._namespace.remote.bucket.put(ours.name, file)
+                            self._namespace.remote.hurried.put(ours.name, file)
 
     def _numbers(self, key: Digest) -> list[int]:
         prefix = self._prefix(key)
-        names = [one.name.removeprefix(prefix) for one in self._namespace.remote.bucket.list(prefix)]
+        names = [one.name.removeprefix(prefix) for one in self._namespace.remote.hurried.list(prefix)]
         return [int(name) for name in names if _NUMBER.fullmatch(name)]
 
     def _prefix(self, key: Digest) -> str:

@@ -41,6 +41,7 @@ class Connection:
         url: Its address, without credentials, for people and for notes.
         opened: Opens it, in the process that asks.
         endpoint: Its server, where the address does not say it.
+        hurried: Opens it for calls of a few bytes that have another way; as `opened` where None.
 
     Attributes:
         url: As above.
@@ -48,13 +49,21 @@ class Connection:
         down: Why it is asked no more; None while it answers.
     """
 
-    def __init__(self, url: str, opened: Callable[[], Bucket], endpoint: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        opened: Callable[[], Bucket],
+        endpoint: str | None = None,
+        hurried: Callable[[], Bucket] | None = None,
+    ) -> None:
         self.url = url
         self.identity = url if endpoint is None else f"{url} at {endpoint}"
         self.down: RemoteError | None = None
         self._opened = opened
+        self._hurrying = hurried
         self._lock = threading.RLock()
         self._bucket: Bucket | None = None
+        self._hurried: Bucket | None = None
         self._candidates: bool | None = None
         self._unmarked: RemoteError | None = None
 
@@ -69,6 +78,20 @@ class Connection:
             if self._bucket is None:
                 self._bucket = self._opened()
             return self._bucket
+
+    @property
+    def hurried(self) -> Bucket:
+        """The same bytes, for calls that rather fail than wait.
+
+        Raises:
+            RemoteError: There is no way to it.
+        """
+        if self._hurrying is None:
+            return self.bucket
+        with self._lock:
+            if self._hurried is None:
+                self._hurried = self._hurrying()
+            return self._hurried
 
     @property
     def candidates(self) -> bool:

@@ -26,7 +26,7 @@ __all__ = ["ObjectStoreBucket"]
 
 # Seconds. A small call ends within them, with all of its retries within about twice as many; of a large one, a piece.
 _CONNECT, _SMALL, _STALLED, _PART, _RETRY = 5, 15, 20, 120, 10
-_HURRIED = 3  # for all of a small call, once
+_HURRIED = 3  # for all of a call of few bytes, once
 _RETRIES = 2
 _CHUNK = 64 << 10  # bytes: what has come of a chunk is lost where a connection is cut
 _MEMORY = 128 << 20  # of parts under way at once
@@ -183,7 +183,7 @@ class ObjectStoreBucket:
         elif use == "read":
             client |= {"timeout": timedelta(days=1), "read_timeout": timedelta(seconds=_STALLED)}
         else:
-            client["timeout"] = timedelta(seconds=_PART)
+            client["timeout"] = timedelta(seconds=_HURRIED if self._hurried else _PART)
         retry: Any = {
             "max_retries": 0 if self._hurried else _RETRIES,
             "retry_timeout": timedelta(seconds=_RETRY),

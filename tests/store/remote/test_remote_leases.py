@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,29 @@ import pytest
 from shared_samples import Shared
 
 from dem_build.errors import RemoteError
+from dem_build.machine import Remote
+from dem_build.session.sharing import Sharing
 from dem_build.store.gc.garbage import Policy
 from dem_build.store.leases import Holder
+from dem_build.store.remote import objectstore
+from dem_build.store.remote.address import open_bucket
 from dem_build.store.remote.leases import RemoteLeases
 from dem_build.store.remote.push import push
 from dem_build.store.remote.survey import collect, survey, take
 
 KEY = "ab" * 32
 SILENT = 0.2
+
+
+class Voice:
+    def __init__(self):
+        self.warned: list[str] = []
+
+    def warn(self, text):
+        self.warned.append(text)
+
+    def tell(self, text):
+        pass
 
 
 @pytest.fixture
@@ -159,6 +175,86 @@ def test_a_remote_that_does_not_answer_keeps_nobody_from_work_and_is_told_of_onc
         assert one.keys() == frozenset()  # so that all are asked for
         assert len(said) == 1
         one.release(KEY)
+
+
+@pytest.fixture
+def silent_server():
+    """Serve connections that are taken and never answered; yield the address and what was taken."""
+    taken: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    taken.append(server.accept()[0])
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", taken
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+
+
+@pytest.mark.usefixtures("store_credentials")
+def test_a_remote_that_takes_calls_and_never_answers_costs_a_build_seconds_once(silent_server, monkeypatch):
+    """Else each of a hundred actions would wait for half a minute."""
+    endpoint, taken = silent_server
+    monkeypatch.setattr(objectstore, "_HURRIED", 1)
+    voice = Voice()
+    sharing = Sharing([Remote(url="s3://team-models/x", endpoint=endpoint, write="trusted")], voice)
+    sharing.writes[0].remote._candidates = False  # it answered while the build was planned
+    began = time.monotonic()
+    with closing(sharing.leases()) as found:
+        assert found.take(KEY) is None
+        assert 0.5 < time.monotonic() - began < 6
+        asked, again = len(taken), time.monotonic()
+        assert asked == 1
+        for key in ("cd" * 32, "ef" * 32):
+            assert found.take(key) is None
+            assert found.keys() == frozenset()
+        assert time.monotonic() - again < 0.5
+        assert len(taken) == asked
+    assert len(voice.warned) == 1
+    assert "others may do the same work meanwhile" in voice.warned[0]
+
+
+@pytest.mark.usefixtures("store_credentials")
+def test_a_lease_whose_remote_falls_silent_is_not_given_back_at_length_and_is_asked_for_again_later(
+    shared, silent_server, monkeypatch
+):
+    endpoint, taken = silent_server
+    monkeypatch.setattr(objectstore, "_HURRIED", 1)
+    machine, hung = shared.machine("one"), []
+    at = machine.write.remote
+    silent = open_bucket("s3://team-models/x", endpoint, hurried=True)
+    monkeypatch.setattr(type(at), "hurried", property(lambda self: silent if hung else self.bucket))
+    with closing(RemoteLeases(machine.write, machine.said.append, 1000.0, SILENT)) as found:
+        for key in (KEY, "cd" * 32, "ef" * 32):
+            assert found.take(key) is None
+        hung.append(True)
+        began = time.monotonic()
+        for key in (KEY, "cd" * 32):
+            found.release(key)
+        assert time.monotonic() - began < 6
+        assert len(taken) == 1, "each lease waited for itself"
+        hung.clear()
+        found._asked_from = time.monotonic()  # a minute later
+        assert found.take("01" * 32) is None
+        assert (shared.folder / "trusted/leases" / ("01" * 32) / "1").exists(), "it is asked for no more"
+    assert there(shared) == ["1"], "it falls silent"
+
+
+def test_an_error_of_the_moment_loses_no_lease(shared, monkeypatch):
+    with leases(shared, "one") as one:
+        bucket, errors = one._namespace.remote.bucket, [RemoteError("the store answered 503", where="there")]
+        listed = type(bucket).list
+        monkeypatch.setattr(
+            bucket,
+            "list",
+            lambda prefix: (_ for _ in ()).throw(errors.pop()) if errors else listed(bucket, prefix),
+        )
+        assert one.take(KEY) is None
+        assert there(shared) == ["1"]
 
 
 def test_what_anybody_may_have_written_as_a_lease_is_waited_for_as_any_other(shared):

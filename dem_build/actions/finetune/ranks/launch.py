@@ -227,7 +227,7 @@ def refuse_sharded(params: Mapping[str, JSON], ranks: int) -> None:
         TrainingError: It is such a training; the message names the key.
     """
     if ranks > 1 and (named := _refused(params)):
-        hint = f"{SINGLE}, or train all weights with adamw_torch_fused and without validation"
+        hint = f"{SINGLE}, or train all weights with adamw_torch_fused, uncompiled and without validation"
         raise TrainingError(
             f"{named[0]} is not trained by several processes, and here are {ranks}", hint=hint
         )
@@ -239,6 +239,7 @@ def _refused(params: Mapping[str, JSON]) -> list[str]:
         "method": params.get("method") != "full",
         "optim": params.get("optim") != "adamw_torch_fused",
         "eval_steps": bool(params.get("eval_steps")),
+        "torch_compile": bool(params.get("torch_compile")),
     }
     return [f"{key} = {json.dumps(params.get(key))}" for key, there in refused.items() if there]
 
