@@ -1,0 +1,200 @@
+"""What was foretold of new rows, and how earlier predictions held, as far as the records of a store tell.
+
+A prediction is the record of an action `score`: its key names the model, the new rows and the rows of the skills by
+their contents. Once a vector is trained on these rows and a model composed of it and the same others, whatever is
+scored at that model has measured what became of the skills. No other book is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.actions.score.read import foretold, parse_scores
+from dem_build.actions.score.spec import KIND
+from dem_build.errors import StoreError
+from dem_build.stats import stderr_of_ratio
+from dem_build.workload import inputs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from dem_build.actions.score.read import Change, Scores, SkillRows
+    from dem_build.digest import Digest
+    from dem_build.store import Record, Store
+
+__all__ = [
+    "Foretold",
+    "Held",
+    "agreeing",
+    "earlier_predictions",
+    "how_they_held",
+    "prediction_of",
+    "rank_correlation",
+]
+
+FEWEST = 3
+"""Pairs of which there is a rank correlation: two always have one of 1 or -1."""
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """The prediction that a record has.
+
+    Attributes:
+        model: Digest of the model's weights.
+        scores: What was measured there.
+        own: The change of the new rows' own loss; None where nothing tells of its size.
+        changes: The change of each skill of `scores`, likewise.
+    """
+
+    model: Digest
+    scores: Scores
+    own: Change | None
+    changes: tuple[Change | None, ...]
+
+    def by_rows(self) -> Iterator[tuple[SkillRows, Change | None]]:
+        """Each skill with its change."""
+        return zip(self.scores.skills, self.changes, strict=True)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A prediction of one skill, and what became of it.
+
+    Attributes:
+        rows: Digest of the skill's split.
+        predicted: The change that was foretold, in nats per token; of several datasets that were added at once, the sum.
+        actual: The change that came.
+        stderr: Its standard error, paired by rows; None of fewer than two.
+    """
+
+    rows: Digest
+    predicted: float
+    actual: float
+    stderr: float | None
+
+
+def prediction_of(record: Record, data: bytes) -> Foretold:
+    """The prediction of a record of an action `score`.
+
+    Args:
+        record: The record.
+        data: The bytes of its output.
+
+    Raises:
+        StoreError: They are of another shape.
+    """
+    scores = parse_scores(data, f"record {record.key[:12]}…")
+    groups = [
+        {str(i.get("of")): str(i.get("sha256")) for i in group["inputs"]}
+        for group in record.preimage["groups"]
+    ]
+    trained = {group["data/validation"] for group in groups if "data/validation" in group}
+    own, changes = foretold(scores, [skill for skill in scores.skills if skill.rows in trained])
+    [model] = [str(i.get("sha256")) for i in inputs_of(record) if i.get("of") == "model/weights"]
+    return Foretold(model, scores, own, changes)
+
+
+def earlier_predictions(store: Store) -> tuple[list[Foretold], dict[Digest, frozenset[Digest]]]:
+    """All predictions that a store has recorded, and what the models are made of that they were made at.
+
+    Returns:
+        The predictions; digest of a model's weights → digests of the rows that its vectors were trained on, None in
+        place of those of a vector from elsewhere.
+    """
+    made: dict[Digest, Record] = {}
+    trained: dict[Digest, Digest] = {}
+    found: list[Foretold] = []
+    for record in store.records.all():
+        if (weights := record.outputs.get("weights")) is not None:
+            made.setdefault(weights.digest, record)
+        if (delta := record.outputs.get("delta")) is not None:
+            rows = [str(i.get("sha256")) for i in inputs_of(record) if i.get("of") == "data/train"]
+            trained.setdefault(delta.digest, rows[0] if rows else "")
+        if record.kind == KIND.name:
+            try:
+                found.append(prediction_of(record, store.objects.read_bytes(record.outputs["scores"])))
+            except (StoreError, LookupError, TypeError, ValueError):
+                continue  # damaged, or not here: nothing is known of it
+    parts = {p.model: _vectors(p.model, made) for p in found}
+    return found, {model: {v: trained.get(v, "") for v in vectors} for model, vectors in parts.items()}
+
+
+def _vectors(model: Digest, made: Mapping[Digest, Record]) -> set[Digest]:
+    """The vectors that a model is made of, as far as records tell."""
+    found: set[Digest] = set()
+    stack, seen = [model], set[str]()
+    while stack:
+        if (record := made.get(weights := stack.pop())) is None or weights in seen:
+            continue
+        seen.add(weights)
+        for taken in inputs_of(record):
+            of, digest = str(taken.get("of")), str(taken.get("sha256"))
+            if of == "delta":
+                found.add(digest)
+            elif of.endswith("/weights"):  # of the trunk, of what was healed, of candidates to choose from
+                stack.append(digest)
+    return found
+
+
+def how_they_held(
+    predictions: Iterable[Foretold], models: Mapping[Digest, Mapping[Digest, Digest]]
+) -> list[Held]:
+    """Each prediction of a skill whose new rows have become a vector of a later model that is scored, too.
+
+    Args:
+        predictions: As `earlier_predictions` gives them.
+        models: Digest of a model's weights → its vectors → digest of the rows that each was trained on.
+    """
+    at: dict[Digest, dict[Digest, Foretold]] = defaultdict(dict)
+    for prediction in predictions:
+        at[prediction.model][prediction.scores.new] = prediction
+    held = []
+    for before, foretold_there in sorted(at.items()):
+        for after, seen_there in sorted(at.items()):
+            if not models[before] or not models[before].keys() < models[after].keys():
+                continue
+            added = {rows for v, rows in models[after].items() if v not in models[before]}
+            if added <= foretold_there.keys():
+                held += _compared([foretold_there[rows] for rows in sorted(added)], seen_there.values())
+    return held
+
+
+def _compared(predicted: Sequence[Foretold], seen: Iterable[Foretold]) -> Iterator[Held]:
+    """Hold predictions at one model, which are added up, against what was measured at another."""
+    later = {skill.rows: skill for one in seen for skill in one.scores.skills}
+    sums: dict[Digest, list[float]] = defaultdict(list)
+    for one in predicted:
+        for skill, change in one.by_rows():
+            if change is not None:
+                sums[skill.rows].append(change.change)
+    for skill in predicted[0].scores.skills:
+        now = later.get(skill.rows)
+        if now is None or len(sums[skill.rows]) < len(predicted):
+            continue
+        lost = dict(zip(now.indices, now.nll, strict=True))
+        # Rows whose prompts another dataset trains on are left out at one of the models.
+        both = [i for i, index in enumerate(skill.indices) if index in lost]
+        changes = [lost[skill.indices[i]] - skill.nll[i] for i in both]
+        tokens = [skill.tokens[i] for i in both]
+        if sum(tokens):
+            actual = math.fsum(changes) / sum(tokens)
+            yield Held(skill.rows, math.fsum(sums[skill.rows]), actual, stderr_of_ratio(changes, tokens))
+
+
+def rank_correlation(held: Sequence[Held]) -> float | None:
+    """Spearman's, of what was foretold with what came; None of too few pairs, or where one side is all the same."""
+    predicted, actual = [h.predicted for h in held], [h.actual for h in held]
+    if len(held) < FEWEST or len(set(predicted)) < 2 or len(set(actual)) < 2:
+        return None
+    from scipy.stats import spearmanr  # noqa: PLC0415  it takes a third of a second, and few calls have pairs
+
+    return float(spearmanr(predicted, actual).statistic)
+
+
+def agreeing(held: Iterable[Held]) -> int:
+    """How many came with the sign that was foretold."""
+    return sum((h.predicted < 0) == (h.actual < 0) for h in held)
