@@ -1,18 +1,19 @@
 """What `dem score` predicts of a vector, against what adding it then does: each vector of a recipe held out in turn.
 
-python bench/score.py RECIPE [--cache DIR] [--omega 0.4] [--rows 32] [--sample 64] [--write FILE]
+python bench/score.py RECIPE --write FILE [--cache DIR] [--omega 0.4] [--rows 32] [--sample 64] [--again]
 
 For each dataset i of a recipe that is built, the model is the base plus ω times every other vector, in float32. From it
 and rows of i's train split alone the change of each skill's validation loss is predicted; the truth is that loss after
 ω times the vector of i is added, less before. Nothing is written to the cache.
 
-Directions that are tried: the gradient (P = 1), its sign, and Adam's first steps m / √v of four batches.
+Directions that are tried: the gradient (P = 1), its sign, and Adam's first steps m / √v of two batches.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 import time
 from contextlib import ExitStack, closing
@@ -21,8 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from dem_build.actions.score.gradients import Along, add_gradient
+from dem_build.checkpoint.delta import open_delta
+from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
 from dem_build.model.likelihood import row_losses
 from dem_build.model.live import ModelFiles, load_live
@@ -34,7 +38,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-BATCHES = 4  # of which the second moments are taken
+    from dem_build.checkpoint.reader import Checkpoint
+
+BATCHES = 2  # of which the second moments are taken
 PART = 4  # rows of a backward pass
 SEEN = ("gradient", "sign", "adam", "vector")
 
@@ -71,6 +77,27 @@ class Picked:
         return self._rows[self._which[index]]
 
 
+def autocast() -> torch.autocast:
+    """As trainings compute. Entered for each model anew: what it has rounded it keeps until it is left."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+def scaled(path: Path, base: Checkpoint, digest: str, by: float) -> dict[str, torch.Tensor]:
+    """A vector times a number, by parameter."""
+    with open_delta(path, base, digest, path.name) as delta:
+        return {
+            n: torch.from_numpy(delta.floats(t, 0, math.prod(t.shape))).reshape(t.shape).mul(by)
+            for n, t in delta.tensors.items()
+        }
+
+
+@torch.no_grad()
+def move(model: PreTrainedModel, step: dict[str, torch.Tensor], by: float) -> None:
+    """Add a step to the parameters."""
+    for name, parameter in model.named_parameters():
+        parameter.add_(step[name], alpha=by)
+
+
 def directions_of(model: PreTrainedModel, rows: TokenRows, sample: int) -> list[dict[str, torch.Tensor]]:
     """The directions against which training on some rows would go: gradient, sign, Adam's."""
     which = chosen(rows, sample)
@@ -91,15 +118,60 @@ def directions_of(model: PreTrainedModel, rows: TokenRows, sample: int) -> list[
     return [gradient, sign, adam]
 
 
+def changes(found: dict[str, Any], i: str) -> dict[str, dict[str, float]]:
+    """What comes of each skill when the vector of i is added, and what each way foretells: way → skill → nats a token.
+
+    `size` names what the step is scaled by: nothing, the gradient's length, or the loss that rows of i have to lose.
+    """
+    held, names = found["held_out"][i]["skills"], found["names"]
+    total = {j: sum(held[j]["tokens"]) for j in names}
+    now = {j: sum(held[j]["nll"]) / total[j] for j in names}
+    told = {"came": {j: sum(found["all"][j]) / total[j] - now[j] for j in names}}
+    fallen = float(np.median([1 - now[j] * total[j] / sum(found["base"][j]) for j in names if j != i]))
+    for d, way in enumerate(SEEN):
+        slope = {j: sum(row[d] for row in held[j]["slopes"]) / total[j] for j in names}
+        told[way] = {j: -slope[j] for j in names}
+        if way == "vector":
+            continue  # the derivative along the very vector: no step of it is left to choose
+        told[f"{way}, by its length"] = {j: -slope[j] / found["held_out"][i]["norms"][d] for j in names}
+        told[f"{way}, by own loss"] = {j: -fallen * now[i] * slope[j] / abs(slope[i]) for j in names}
+    return told
+
+
+def report(found: dict[str, Any]) -> None:
+    """Print what came and what was foretold of it, and how they go together."""
+    held = {i: changes(found, i) for i in found["held_out"]}
+    every = [(i, j) for i in held for j in found["names"]]
+    others = [(i, j) for i, j in every if i != j]
+    print(f"\n{'way':28} {'of all':>22} {'of other skills':>22}")
+    print(f"{'':28} {'rank':>8} {'linear':>6} {'sign':>6} {'rank':>8} {'linear':>6} {'sign':>6}")
+    for way in held[every[0][0]]:
+        cells = []
+        for pairs in (every, others):
+            told, came = (np.array([held[i][w][j] for i, j in pairs]) for w in (way, "came"))
+            right = int(((told < 0) == (came < 0)).sum())
+            cells += [
+                f"{spearmanr(told, came).statistic:8.2f} {np.corrcoef(told, came)[0, 1]:6.2f} {right:3}/{len(came):2}"
+            ]
+        print(f"{way:28} {' '.join(cells)}")
+    for way in ("came", "gradient, by own loss", "sign, by own loss", "adam, by own loss", "vector"):
+        print(f"\n{way}: row i added, change of column j in nats per token")
+        print(f"{'':10}" + "".join(f"{j:>10}" for j in found["names"]))
+        for i, told in held.items():
+            print(f"{i:10}" + "".join(f"{told[way][j]:10.3f}" for j in found["names"]))
+
+
 def main() -> None:
     """Measure, and write what was found."""
     with ExitStack() as stack:
-        stack.enter_context(torch.autocast("cpu", torch.bfloat16))  # as trainings do
-        measure(stack)
+        asked = arguments()
+        if not asked.again:
+            measure(asked, stack)
+        report(json.loads(asked.write.read_text()))
 
 
-def measure(stack: ExitStack) -> None:
-    """Measure, and write what was found."""
+def arguments() -> argparse.Namespace:
+    """What the user asks for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
     parser.add_argument("--cache")
@@ -107,7 +179,12 @@ def measure(stack: ExitStack) -> None:
     parser.add_argument("--rows", type=int, default=32)
     parser.add_argument("--sample", type=int, default=64)
     parser.add_argument("--write", type=Path, required=True)
-    asked = parser.parse_args()
+    parser.add_argument("--again", action="store_true", help="print what FILE has, and measure nothing")
+    return parser.parse_args()
+
+
+def measure(asked: argparse.Namespace, stack: ExitStack) -> None:
+    """Measure, and write what was found."""
     torch.set_num_threads(1)
     session = open_session(asked.recipe, Call(cache=asked.cache, offline=True))
     records, objects = session.plan.records, session.store.objects
@@ -123,32 +200,29 @@ def measure(stack: ExitStack) -> None:
         s: {n: TokenRows.open(objects.open(records[f"data:{n}"].outputs[s])) for n in names}
         for s in ("train", "validation")
     }
+    opened = stack.enter_context(open_checkpoint(base.weights))
     live = stack.enter_context(
         closing(load_live(base, {d.digest: objects.open(d) for d in delta.values()}, "float32"))
     )
     model, found = live.model, {"omega": asked.omega, "names": names, "held_out": {}}
 
     def all_losses() -> dict[str, list[float]]:
-        return {n: losses(model, split["validation"][n], asked.rows).tolist() for n in names}
-
-    def become(left_out: str | None, omega: float) -> None:
-        live.become("dem", {}, {delta[n].digest: omega for n in names if n != left_out and omega})
+        with autocast():
+            return {n: losses(model, split["validation"][n], asked.rows).tolist() for n in names}
 
     began = time.perf_counter()
     found["base"] = all_losses()
-    become(None, asked.omega)
+    live.become("dem", {}, {d.digest: asked.omega for d in delta.values()})
     found["all"] = all_losses()
     print(f"base and all: {time.perf_counter() - began:.0f} s", flush=True)
     for held_out in names:
-        become(None, asked.omega)
-        vector = {n: p.detach().clone() for n, p in model.named_parameters()}
-        become(held_out, asked.omega)
-        for name, parameter in model.named_parameters():
-            vector[name].sub_(parameter.detach()).neg_()  # as the others: training goes against it
-        directions = [*directions_of(model, split["train"][held_out], asked.sample), vector]
+        vector = scaled(objects.open(delta[held_out]), opened, base.digest, -asked.omega)
+        move(model, vector, 1.0)
+        with autocast():
+            directions = [*directions_of(model, split["train"][held_out], asked.sample), vector]
         print(f"{held_out}: gradient at {time.perf_counter() - began:.0f} s", flush=True)
         skills = {}
-        with Along(model, directions) as along:
+        with autocast(), Along(model, directions) as along:
             for name in names:
                 rows = split["validation"][name]
                 got = along.measure(rows, parts_of(rows, asked.rows, PART))
@@ -163,6 +237,7 @@ def measure(stack: ExitStack) -> None:
         ]
         dots = [float(sum((a[n] * vector[n]).sum(dtype=torch.float64) for n in vector)) for a in directions]
         found["held_out"][held_out] = {"skills": skills, "norms": norms, "dots_with_vector": dots}
+        move(model, vector, -1.0)
         asked.write.write_text(json.dumps(found))
         print(f"{held_out}: done at {time.perf_counter() - began:.0f} s", flush=True)
 

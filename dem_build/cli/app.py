@@ -296,8 +296,8 @@ app = Commands(
         Command(
             "foresight.score.score",
             "Foretell what a vector of new rows would do to each skill of a recipe, before it is trained.\n\n"
-            "NEW is a file of rows, a pattern or hub:ORG/NAME, as dem add takes it; of several, the best to train comes "
-            "first. The recipe must be built. It says as well how earlier predictions held.",
+            "NEW is a file of rows, a pattern or hub:ORG/NAME, as dem add takes it; of several, the best comes first. "
+            "The recipe must be built. How earlier predictions held is told beside.",
             click.Argument(["words"], nargs=-1, metavar="[RECIPE] NEW...", shell_complete=WORDS),
             click.Option(
                 ["--rows"],

@@ -66,7 +66,7 @@ class Held:
 
     Attributes:
         rows: Digest of the skill's split.
-        predicted: The change that was foretold, in nats per token; of several datasets that were added at once, the sum.
+        predicted: The change that was foretold, in nats per token; of datasets that were added at once, the sum.
         actual: The change that came.
         stderr: Its standard error, paired by rows; None of fewer than two.
     """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dem_build.actions.score.read import Change, SkillRows
     from dem_build.digest import JSON, Digest
-    from dem_build.session.predictions import Foretold, Held
+    from dem_build.session.predictions import Held
     from dem_build.session.scoring import Scored
     from dem_build.session.session import Session
 
@@ -46,14 +46,12 @@ class ScoreView:
         session: The recipe.
         new: Name → the new rows.
         scored: Name → what is foretold of them.
-        predictions: All that are recorded, these among them.
-        held: Those of which it is known what came.
+        held: Earlier predictions of which it is known what came.
     """
 
     session: Session
     new: Mapping[str, NewRows]
     scored: Mapping[str, Scored]
-    predictions: Sequence[Foretold]
     held: Sequence[Held]
 
     def ranked(self) -> list[Scored]:
@@ -62,7 +60,6 @@ class ScoreView:
 
     def document(self) -> dict[str, JSON]:
         """It as JSON."""
-        waiting, correlation = self._waiting(), rank_correlation(self.held)
         names = self._names()
         return {
             "recipe": self.session.named,
@@ -70,9 +67,8 @@ class ScoreView:
             "earlier": {
                 "pairs": [asdict(h) | {"skills": names.get(h.rows, [])} for h in self.held],
                 "n": len(self.held),
-                "spearman": correlation,
+                "spearman": rank_correlation(self.held),
                 "signs_right": agreeing(self.held),
-                "waiting": waiting,
             },
         }
 
@@ -87,6 +83,8 @@ class ScoreView:
             "gradient_rows": scores.used,
             "loss": scores.own.loss if scores.own else None,
             "loss_stderr": scores.own.loss_stderr if scores.own else None,
+            "slope": scores.own.slope if scores.own else None,
+            "slope_stderr": scores.own.slope_stderr if scores.own else None,
             "change": own.change if own else None,
             "sum": _sum(scored),
             "skills": {
@@ -140,7 +138,7 @@ class ScoreView:
             known = f"{count} of its prompts ({percent(count / scores.count)}) are trained on in {joined(name)} already"
             say(console, ("  note: ", "dim"), known)
         if prediction.own is None:
-            why = "its rows do not clearly help one another at this model, so nothing tells by how much it changes a skill"
+            why = "its rows do not clearly help one another at this model: nothing tells how far a training would go"
             say(console, ("  note: ", "dim"), why)
         table = Table(
             "skill", "rows", "loss now", "change", "", box=None, header_style="dim", padding=(0, 3, 0, 0)
@@ -177,10 +175,6 @@ class ScoreView:
             if (record := records.get(f"data:{name}")) is not None:
                 found.setdefault(record.outputs[split].digest, []).append(name)
         return found
-
-    def _waiting(self) -> int:
-        """How many predictions are made at models of which nothing later is known; those of this call among them."""
-        return len({(p.model, p.scores.new) for p in self.predictions})
 
     def _earlier_line(self) -> str:
         head = "how earlier predictions held: "

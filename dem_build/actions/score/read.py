@@ -170,8 +170,8 @@ def foretold(scores: Scores, trained: Sequence[SkillRows]) -> tuple[Change | Non
         trained: Those of the skills that vectors were trained on.
 
     Returns:
-        None where nothing tells how far a training would go: no new rows to spare, or the gradient of some new rows does not help
-        others, or no vector of the recipe took its own loss down.
+        None where nothing tells how far a training would go: no new rows to spare, or the gradient of some new rows
+        does not help others, or no vector of the recipe took its own loss down.
     """
     share, own = share_fallen(trained), scores.own
     slope, error = (own.slope, own.slope_stderr) if own is not None else (0.0, None)

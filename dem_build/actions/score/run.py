@@ -12,7 +12,7 @@ that every change has its standard error. How far a training goes, s, is not kno
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -162,7 +162,9 @@ def _loaded(inputs: Inputs, of: str, context: Context) -> PreTrainedModel:
         attn_implementation=context.machine.attn_implementation,
     )
     if context.machine.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        loaded: Any = model
+        # The name that it has had since transformers 5.
+        getattr(loaded, "activation_checkpointing_enable", loaded.gradient_checkpointing_enable)()
         for module in model.modules():
             # transformers computes again in training alone, and there drops out, too: of a layer this is its own say,
             # and what is in it stays as it is evaluated.
