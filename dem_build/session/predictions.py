@@ -21,13 +21,13 @@ from dem_build.workload import inputs_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from dem_build.actions.score.read import Change, Scores, SkillRows
+    from dem_build.actions.score.read import PredictedChange, Scores, SkillRows
     from dem_build.digest import Digest
     from dem_build.store import Record, Store
 
 __all__ = [
     "Foretold",
-    "Held",
+    "HeldPrediction",
     "agreeing",
     "earlier_predictions",
     "how_they_held",
@@ -52,16 +52,16 @@ class Foretold:
 
     model: Digest
     scores: Scores
-    own: Change | None
-    changes: tuple[Change | None, ...]
+    own: PredictedChange | None
+    changes: tuple[PredictedChange | None, ...]
 
-    def by_rows(self) -> Iterator[tuple[SkillRows, Change | None]]:
+    def by_rows(self) -> Iterator[tuple[SkillRows, PredictedChange | None]]:
         """Each skill with its change."""
         return zip(self.scores.skills, self.changes, strict=True)
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldPrediction:
     """A prediction of one skill, and what became of it.
 
     Attributes:
@@ -142,7 +142,7 @@ def _vectors(model: Digest, made: Mapping[Digest, Record]) -> set[Digest]:
 
 def how_they_held(
     predictions: Iterable[Foretold], models: Mapping[Digest, Mapping[Digest, Digest]]
-) -> list[Held]:
+) -> list[HeldPrediction]:
     """Each prediction of a skill whose new rows have become a vector of a later model that is scored, too.
 
     Args:
@@ -163,7 +163,7 @@ def how_they_held(
     return held
 
 
-def _compared(predicted: Sequence[Foretold], seen: Iterable[Foretold]) -> Iterator[Held]:
+def _compared(predicted: Sequence[Foretold], seen: Iterable[Foretold]) -> Iterator[HeldPrediction]:
     """Hold predictions at one model, which are added up, against what was measured at another."""
     later = {skill.rows: skill for one in seen for skill in one.scores.skills}
     sums: dict[Digest, list[float]] = defaultdict(list)
@@ -182,10 +182,12 @@ def _compared(predicted: Sequence[Foretold], seen: Iterable[Foretold]) -> Iterat
         tokens = [skill.tokens[i] for i in both]
         if sum(tokens):
             actual = math.fsum(changes) / sum(tokens)
-            yield Held(skill.rows, math.fsum(sums[skill.rows]), actual, stderr_of_ratio(changes, tokens))
+            yield HeldPrediction(
+                skill.rows, math.fsum(sums[skill.rows]), actual, stderr_of_ratio(changes, tokens)
+            )
 
 
-def rank_correlation(held: Sequence[Held]) -> float | None:
+def rank_correlation(held: Sequence[HeldPrediction]) -> float | None:
     """Spearman's, of what was foretold with what came; None of too few pairs, or where one side is all the same."""
     predicted, actual = [h.predicted for h in held], [h.actual for h in held]
     if len(held) < FEWEST or len(set(predicted)) < 2 or len(set(actual)) < 2:
@@ -195,6 +197,6 @@ def rank_correlation(held: Sequence[Held]) -> float | None:
     return float(spearmanr(predicted, actual).statistic)
 
 
-def agreeing(held: Iterable[Held]) -> int:
+def agreeing(held: Iterable[HeldPrediction]) -> int:
     """How many came with the sign that was foretold."""
     return sum((h.predicted < 0) == (h.actual < 0) for h in held)

@@ -37,12 +37,14 @@ class Scored:
     Attributes:
         name: What they are called.
         prediction: What is foretold of them.
+        prompts: How many different prompts these have.
         left_out: Reason → how many rows are left out for it.
         known: Dataset → how many of their prompts it trains on, too.
     """
 
     name: str
     prediction: Foretold
+    prompts: int
     left_out: Mapping[str, int]
     known: Mapping[str, int]
 
@@ -60,13 +62,14 @@ def scoring(
         params: As of `score_action`.
 
     Raises:
-        UsageError: The composed model is not built.
+        UsageError: The composed model is not built, or nothing can judge.
         DemError: As `open_session`.
     """
     with ExitStack() as within:
-        # First without a cache being made: there is nothing to score where there is none.
-        _require_built(open_session(named, call), named)
-        session = open_session(named, call, within)
+        session = open_session(named, call)
+        _require_built(session, named)
+        within.enter_context(session.store.in_use())
+        session = session.planned_again()  # looked up again: now it is noted that it is in use
         graph = session.plan.graph
         actions = dict(graph.actions)
         drafted = open_session(named, replace(call, overrides=[*call.overrides, *_overrides(tables)]))
@@ -84,8 +87,9 @@ def scoring(
 
 def _require_built(session: Session, named: str) -> None:
     verdict = session.plan.verdicts.get(MODEL)
-    if verdict is None:
-        raise UsageError("the recipe composes no model", where=named, hint="give it a dataset or a vector")
+    if verdict is None or not (session.recipe.validated or session.recipe.probes):
+        hint = "give a dataset a `validation` share, or add a probe"
+        raise UsageError("no skill has rows that new ones can be scored by", where=named, hint=hint)
     if verdict.record is None:
         raise UsageError(
             "the composed model is not built, and new rows are scored at it",
@@ -129,11 +133,15 @@ def run_scoring(session: Session, listener: Listener, interrupt: Interrupt) -> d
 def _scored(
     session: Session, name: str, record: Record, records: Mapping[str, Record], shared: list[Shared]
 ) -> Scored:
-    rows = records[f"data:{name}"].noted("rows")
+    from dem_build.data.arrays import trained_prompts  # noqa: PLC0415  the planning path needs no numpy
+
+    data = records[f"data:{name}"]
+    rows = data.noted("rows")
     counts = {n: c for n, c in rows.items() if isinstance(c, int)} if isinstance(rows, dict) else {}
     return Scored(
         name,
         prediction_of(record, session.store.objects.read_bytes(record.outputs["scores"])),
+        len(trained_prompts([session.store.objects.open(data.outputs["train"])])),
         {reason: count for reason, count in counts.items() if count and reason not in ("read", "used")},
         {
             s.other if s.name == name else s.name: s.count

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from dem_build.actions.score.read import Change, SkillRows
+    from dem_build.actions.score.read import PredictedChange, SkillRows
     from dem_build.digest import JSON, Digest
-    from dem_build.session.predictions import Held
+    from dem_build.session.predictions import HeldPrediction
     from dem_build.session.scoring import Scored
     from dem_build.session.session import Session
 
@@ -52,7 +52,7 @@ class ScoreView:
     session: Session
     new: Mapping[str, NewRows]
     scored: Mapping[str, Scored]
-    held: Sequence[Held]
+    held: Sequence[HeldPrediction]
 
     def ranked(self) -> list[Scored]:
         """What was scored, the lowest sum of changes first: what is to be trained first."""
@@ -79,6 +79,7 @@ class ScoreView:
             "source": self.new[scored.name].source,
             "rows": scores.count,
             "left_out": dict(scored.left_out),
+            "prompts": scored.prompts,
             "known_prompts": dict(scored.known),
             "gradient_rows": scores.used,
             "loss": scores.own.loss if scores.own else None,
@@ -135,7 +136,8 @@ class ScoreView:
             )
             say(console, f"  loss now {loss}{falls}")
         for name, count in scored.known.items():
-            known = f"{count} of its prompts ({percent(count / scores.count)}) are trained on in {joined(name)} already"
+            share = percent(count / scored.prompts)
+            known = f"{count} of its prompts ({share}) are trained on in {joined(name)} already"
             say(console, ("  note: ", "dim"), known)
         if prediction.own is None:
             why = "its rows do not clearly help one another at this model: nothing tells how far a training would go"
@@ -158,7 +160,7 @@ class ScoreView:
         console.print(table)
         console.print()
 
-    def _skills(self, scored: Scored) -> Iterator[tuple[str, SkillRows, Change | None]]:
+    def _skills(self, scored: Scored) -> Iterator[tuple[str, SkillRows, PredictedChange | None]]:
         """Name, rows and change of each skill, in the recipe's order."""
         found = {skill.rows: (skill, change) for skill, change in scored.prediction.by_rows()}
         for rows, names in self._names().items():

@@ -1,4 +1,4 @@
-"""`dem score` on a recipe that is built: what it says, what it keeps, and what it says once the rows were trained on."""
+"""`dem score` on a recipe that is built: what it says, and what it says once the rows were trained on."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_rows_are_scored_then_trained_on_and_the_prediction_is_held_against_what
     assert [new["sum"] for new in first["new"]] == sorted(new["sum"] for new in first["new"])
     # A name that the recipe has is not taken, and its own rows are known to it.
     assert by_name["more"]["known_prompts"] == {}
-    assert by_name["add-2"]["known_prompts"] == {"add": by_name["add-2"]["rows"]}
+    assert by_name["add-2"]["known_prompts"] == {"add": by_name["add-2"]["prompts"]}
     more = by_name["more"]
     assert set(more["skills"]) == {"add", "copy"}
     assert more["change"] < 0
@@ -79,4 +79,3 @@ def test_rows_are_scored_then_trained_on_and_the_prediction_is_held_against_what
 
     project.call("cache", "gc", "--grace", "0s")
     assert scored(project, "data/other.jsonl")["earlier"]["n"] == 2
-

@@ -10,7 +10,7 @@ import math
 import weakref
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from dem_build.model.context_length import longest_short
 from dem_build.model.likelihood import row_nll
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -29,11 +29,29 @@ if TYPE_CHECKING:
 
     from dem_build.data.arrays import TokenRows
 
-    Direction = Mapping[str, torch.Tensor]
-
-__all__ = ["Along", "Measured", "add_gradient"]
+__all__ = ["Along", "Direction", "Measured", "Signs", "add_gradient"]
 
 CHUNK = 1 << 18  # elements: what is at work stays in a core's cache
+
+
+class Direction(Protocol):
+    """Values of parameters by their names."""
+
+    def get(self, name: str, /) -> torch.Tensor | None:
+        """Those of one; None where it does not move."""
+        ...
+
+
+class Signs:
+    """The signs of a direction, which take no memory beside it."""
+
+    def __init__(self, of: Direction) -> None:
+        self._of = of
+
+    def get(self, name: str, /) -> torch.Tensor | None:
+        """As of a direction."""
+        values = self._of.get(name)
+        return None if values is None else values.sign()
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class Along:
 
     Args:
         model: Its parameters are float32.
-        directions: Each the values of parameters by their names; one that is not named does not move.
+        directions: The directions.
     """
 
     def __init__(self, model: PreTrainedModel, directions: Sequence[Direction]) -> None:

@@ -1,9 +1,9 @@
 """What was measured of new rows at a model, and what it foretells of each skill.
 
-To first order a step s against the gradient g of the new rows changes a skill's loss by ΔL_j = -s ⟨∇L_j, g⟩, and that
-of new rows which g is not of by ΔL_new = -s ⟨∇L_new, g⟩. So whatever s is,
+To first order a step s against the sign of the new rows' gradient g changes a skill's loss by -s ⟨∇L_j, sign g⟩, and
+that of new rows which g is not of by ΔL_new = -s ⟨∇L_new, sign g⟩. So whatever s is,
 
-    ΔL_j = ΔL_new · ⟨∇L_j, g⟩ / ⟨∇L_new, g⟩
+    ΔL_j = ΔL_new · ⟨∇L_j, sign g⟩ / ⟨∇L_new, sign g⟩
 
 and how far a training goes is asked in nats of its own rows: the recipe's vectors took their own losses down, from the
 model that they start from to the composed one, by some share each. The median of these shares is taken for the new
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON, Digest
 
-__all__ = ["Change", "Measurement", "Scores", "SkillRows", "foretold", "parse_scores"]
+__all__ = ["PredictedChange", "RowSlopes", "Scores", "SkillRows", "foretold", "parse_scores"]
 
 
 @dataclass(frozen=True)
-class Measurement:
+class RowSlopes:
     """Some rows at the model.
 
     Attributes:
         nll: Summed loss of each in nats, [rows].
         tokens: How many of its tokens count, [rows].
-        slopes: ⟨∇nll, g⟩, [rows], for the gradient g of the new rows' loss per token.
+        slopes: ⟨∇nll, sign g⟩, [rows], for the gradient g of the new rows' loss.
     """
 
     nll: Sequence[float]
@@ -50,7 +50,7 @@ class Measurement:
 
     @property
     def slope(self) -> float:
-        """The derivative of that along g."""
+        """The derivative of that along the sign of g."""
         return math.fsum(self.slopes) / sum(self.tokens)
 
     @property
@@ -65,7 +65,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class SkillRows(Measurement):
+class SkillRows(RowSlopes):
     """The rows of a skill.
 
     Attributes:
@@ -103,7 +103,7 @@ class Scores:
     count: int
     used: int
     gradient: float
-    own: Measurement | None
+    own: RowSlopes | None
     skills: tuple[SkillRows, ...]
 
 
@@ -116,7 +116,7 @@ def parse_scores(data: bytes, where: str) -> Scores:
     try:
         document = parse_json(data)
         new = document["new"]
-        own = Measurement(*_measured(new)) if new["nll"] else None
+        own = RowSlopes(*_measured(new)) if new["nll"] else None
         skills = tuple(
             SkillRows(*_measured(s), str(s["rows"]), s["indices"], int(s["left_out"]), s["origin"])
             for s in document["skills"]
@@ -138,7 +138,7 @@ def _measured(entry: Mapping[str, JSON]) -> tuple[list[float], list[int], list[f
 
 
 @dataclass(frozen=True)
-class Change:
+class PredictedChange:
     """A change of a loss that is foretold, in nats per token; below 0 it is a help.
 
     Attributes:
@@ -162,7 +162,9 @@ def share_fallen(skills: Sequence[SkillRows]) -> float | None:
     return found if found > 0 else None
 
 
-def foretold(scores: Scores, trained: Sequence[SkillRows]) -> tuple[Change | None, tuple[Change | None, ...]]:
+def foretold(
+    scores: Scores, trained: Sequence[SkillRows]
+) -> tuple[PredictedChange | None, tuple[PredictedChange | None, ...]]:
     """The changes of the new rows' own loss and of each skill's.
 
     Args:
@@ -178,13 +180,13 @@ def foretold(scores: Scores, trained: Sequence[SkillRows]) -> tuple[Change | Non
     if share is None or own is None or error is None or slope <= SURE * error:
         return None, tuple(None for _ in scores.skills)
     down = -share * own.loss
-    return Change(down, None), tuple(_change(skill, down, slope, error) for skill in scores.skills)
+    return PredictedChange(down, None), tuple(_change(skill, down, slope, error) for skill in scores.skills)
 
 
-def _change(skill: SkillRows, down: float, slope: float, error: float) -> Change:
+def _change(skill: SkillRows, down: float, slope: float, error: float) -> PredictedChange:
     of_skill = skill.slope_stderr
     change = down * skill.slope / slope
     if of_skill is None:
-        return Change(change, None)
+        return PredictedChange(change, None)
     # The error of a quotient of two independent means, by the delta method.
-    return Change(change, math.hypot(down * of_skill / slope, change * error / slope))
+    return PredictedChange(change, math.hypot(down * of_skill / slope, change * error / slope))

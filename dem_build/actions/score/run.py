@@ -1,12 +1,15 @@
 """Kind `score`: what a vector of new rows would do to each skill of a model, before it is trained.
 
-To first order a step s against the gradient g of the new rows' loss changes the loss L_j of a skill by
+To first order a step s in the direction -P g, g the gradient of the new rows' loss, changes the loss L_j of a skill by
 
-    ΔL_j = -s ⟨∇L_j, g⟩
+    ΔL_j = -s ⟨∇L_j, P g⟩
 
-(G. Pruthi et al., Estimating Training Data Influence by Tracing Gradient Descent, NeurIPS 2020, arXiv 2002.08484, eq. 1
-ff.). What is recorded is ⟨∇L, g⟩ of each row, of the skills' and of new rows that g is not of, with their losses, so
-that every change has its standard error. How far a training goes, s, is not known before: `read` says what is taken.
+(P = 1: G. Pruthi et al., Estimating Training Data Influence by Tracing Gradient Descent, NeurIPS 2020, arXiv
+2002.08484; P of Adam: M. Xia et al., LESS, ICML 2024, arXiv 2402.04333). What trains moves each parameter by about its
+learning rate, however small its gradient is, so P g is the sign of g (Adam's first step: D. P. Kingma and J. Ba, arXiv
+1412.6980, section 2.1). ⟨∇L, sign g⟩ of each row is recorded, of the skills' and of new rows that g is not of, with
+⟨∇L, g⟩ and the losses beside it, so that every change has its standard error. How far a training goes, s, is not known
+before: `read` says what is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dem_build.actions.score.gradients import Along, add_gradient
+from dem_build.actions.score.gradients import Along, Signs, add_gradient
 from dem_build.actions.score.spec import NEW
 from dem_build.actions.tune.judges import batches, judged_nll, validation_judges
 from dem_build.data.arrays import TokenRows
@@ -83,7 +86,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         model = _loaded(inputs, "model", context)
         tokens = add_gradient(model, new, of_gradient, context.machine.micro_batch, counter.tell)
         gradient = _taken(model, tokens)
-        with Along(model, [gradient]) as along:
+        with Along(model, [gradient, Signs(gradient)]) as along:
             own = along.measure(new, [[i] for i in apart], counter.tell)
             skills = [along.measure(j.rows, [[i] for i in _rows_of(j)], counter.tell) for j in judges]
     document: dict[str, JSON] = {
@@ -208,7 +211,8 @@ def _document(found: Measured) -> dict[str, JSON]:
     return {
         "nll": found.nll.tolist(),
         "tokens": found.tokens.tolist(),
-        "slopes": found.slopes[:, 0].tolist(),
+        "slopes": found.slopes[:, 1].tolist(),
+        "plain_slopes": found.slopes[:, 0].tolist(),
     }
 
 
@@ -220,7 +224,7 @@ def _refuse_infinite(document: Mapping[str, JSON]) -> None:
     """
     numbers = [document["gradient"]]
     for entry in (document["new"], *document["skills"]):
-        numbers += [*entry["nll"], *entry["slopes"], *entry.get("origin", ())]
+        numbers += [*entry["nll"], *entry["slopes"], *entry["plain_slopes"], *entry.get("origin", ())]
     if not all(map(math.isfinite, numbers)):
         raise EvaluationError(
             "a loss or a gradient at the composed model is not finite",
