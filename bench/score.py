@@ -6,7 +6,8 @@ For each dataset i of a recipe that is built, the model is the base plus ω time
 and rows of i's train split alone the change of each skill's validation loss is predicted; the truth is that loss after
 ω times the vector of i is added, less before. Nothing is written to the cache.
 
-Directions that are tried: the gradient (P = 1), its sign, and Adam's first steps m / √v of two batches.
+Directions that are tried: the gradient (P = 1), its sign, and the very vector, which nobody has before its training.
+What FILE has already is not measured again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from dem_build.actions.score.gradients import Along, add_gradient
+from dem_build.actions.score.gradients import Along, Signs, add_gradient
 from dem_build.checkpoint.delta import open_delta
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
@@ -40,9 +41,8 @@ if TYPE_CHECKING:
 
     from dem_build.checkpoint.reader import Checkpoint
 
-BATCHES = 2  # of which the second moments are taken
 PART = 4  # rows of a backward pass
-SEEN = ("gradient", "sign", "adam", "vector")
+SEEN = ("gradient", "sign", "vector")
 
 
 def chosen(rows: TokenRows, most: int) -> list[int]:
@@ -91,6 +91,11 @@ def scaled(path: Path, base: Checkpoint, digest: str, by: float) -> dict[str, to
         }
 
 
+def product(one: torch.Tensor | None, other: torch.Tensor | None) -> float:
+    """The inner product."""
+    return 0.0 if one is None or other is None else float((one * other).sum(dtype=torch.float64))
+
+
 @torch.no_grad()
 def move(model: PreTrainedModel, step: dict[str, torch.Tensor], by: float) -> None:
     """Add a step to the parameters."""
@@ -98,24 +103,12 @@ def move(model: PreTrainedModel, step: dict[str, torch.Tensor], by: float) -> No
         parameter.add_(step[name], alpha=by)
 
 
-def directions_of(model: PreTrainedModel, rows: TokenRows, sample: int) -> list[dict[str, torch.Tensor]]:
-    """The directions against which training on some rows would go: gradient, sign, Adam's."""
-    which = chosen(rows, sample)
-    total = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
-    squares = {n: torch.zeros_like(p) for n, p in model.named_parameters()}
-    count = 0
-    for part in np.array_split(which, BATCHES):
-        tokens = add_gradient(model, rows, part.tolist(), 4)
-        count += tokens
-        for name, parameter in model.named_parameters():
-            assert parameter.grad is not None
-            total[name] += parameter.grad
-            squares[name].addcmul_(parameter.grad / tokens, parameter.grad / tokens)
-        model.zero_grad(set_to_none=True)
-    gradient = {n: t.div_(count) for n, t in total.items()}
-    sign = {n: t.sign() for n, t in gradient.items()}
-    adam = {n: gradient[n] / ((s / BATCHES).sqrt_() + 1e-8) for n, s in squares.items()}
-    return [gradient, sign, adam]
+def gradient_of(model: PreTrainedModel, rows: TokenRows, sample: int) -> dict[str, torch.Tensor]:
+    """The gradient of the loss per token of some rows, taken out of the model."""
+    tokens = add_gradient(model, rows, chosen(rows, sample), PART)
+    found = {n: p.grad.div_(tokens) for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return found
 
 
 def changes(found: dict[str, Any], i: str) -> dict[str, dict[str, float]]:
@@ -154,7 +147,7 @@ def report(found: dict[str, Any]) -> None:
                 f"{spearmanr(told, came).statistic:8.2f} {np.corrcoef(told, came)[0, 1]:6.2f} {right:3}/{len(came):2}"
             ]
         print(f"{way:28} {' '.join(cells)}")
-    for way in ("came", "gradient, by own loss", "sign, by own loss", "adam, by own loss", "vector"):
+    for way in ("came", "gradient, by own loss", "sign, by own loss", "vector"):
         print(f"\n{way}: row i added, change of column j in nats per token")
         print(f"{'':10}" + "".join(f"{j:>10}" for j in found["names"]))
         for i, told in held.items():
@@ -205,24 +198,28 @@ def measure(asked: argparse.Namespace, stack: ExitStack) -> None:
         closing(load_live(base, {d.digest: objects.open(d) for d in delta.values()}, "float32"))
     )
     model, found = live.model, {"omega": asked.omega, "names": names, "held_out": {}}
+    if asked.write.exists():
+        found = json.loads(asked.write.read_text())
 
     def all_losses() -> dict[str, list[float]]:
         with autocast():
             return {n: losses(model, split["validation"][n], asked.rows).tolist() for n in names}
 
     began = time.perf_counter()
-    found["base"] = all_losses()
+    if "base" not in found:
+        found["base"] = all_losses()
     live.become("dem", {}, {d.digest: asked.omega for d in delta.values()})
-    found["all"] = all_losses()
+    if "all" not in found:
+        found["all"] = all_losses()
     print(f"base and all: {time.perf_counter() - began:.0f} s", flush=True)
-    for held_out in names:
+    for held_out in sorted(set(names) - found["held_out"].keys(), reverse=True):
         vector = scaled(objects.open(delta[held_out]), opened, base.digest, -asked.omega)
         move(model, vector, 1.0)
         with autocast():
-            directions = [*directions_of(model, split["train"][held_out], asked.sample), vector]
+            gradient = gradient_of(model, split["train"][held_out], asked.sample)
         print(f"{held_out}: gradient at {time.perf_counter() - began:.0f} s", flush=True)
         skills = {}
-        with autocast(), Along(model, directions) as along:
+        with autocast(), Along(model, [gradient, Signs(gradient), vector]) as along:
             for name in names:
                 rows = split["validation"][name]
                 got = along.measure(rows, parts_of(rows, asked.rows, PART))
@@ -231,11 +228,9 @@ def measure(asked: argparse.Namespace, stack: ExitStack) -> None:
                     "tokens": got.tokens.tolist(),
                     "slopes": got.slopes.tolist(),
                 }
-        norms = [
-            float(torch.stack([v.double().square().sum() for v in d.values()]).sum().sqrt())
-            for d in directions
-        ]
-        dots = [float(sum((a[n] * vector[n]).sum(dtype=torch.float64) for n in vector)) for a in directions]
+        ways = [gradient, Signs(gradient), vector]
+        norms = [math.sqrt(sum(product(w.get(n), w.get(n)) for n in vector)) for w in ways]
+        dots = [sum(product(w.get(n), vector[n]) for n in vector) for w in ways]
         found["held_out"][held_out] = {"skills": skills, "norms": norms, "dots_with_vector": dots}
         move(model, vector, -1.0)
         asked.write.write_text(json.dumps(found))

@@ -278,7 +278,7 @@ GIVEN = {
         [],
     ),
     "score": (
-        {"max_samples": 32, "sample": 64},
+        {"max_samples": 32, "sample": 64, "vectors": {hexes("7"): hexes("5")}},
         [
             *COMPOSED[:2],
             *(replace(part, of=part.of.replace("base", "origin")) for part in BASE[:2]),

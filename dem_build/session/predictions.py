@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,14 @@ class Foretold:
 
     Attributes:
         model: Digest of the model's weights.
+        vectors: Those that it is made of → digest of the rows that each was trained on; empty of one from elsewhere.
         scores: What was measured there.
         own: The change of the new rows' own loss; None where nothing tells of its size.
         changes: The change of each skill of `scores`, likewise.
     """
 
     model: Digest
+    vectors: Mapping[Digest, Digest]
     scores: Scores
     own: PredictedChange | None
     changes: tuple[PredictedChange | None, ...]
@@ -95,71 +98,33 @@ def prediction_of(record: Record, data: bytes) -> Foretold:
     trained = {group["data/validation"] for group in groups if "data/validation" in group}
     own, changes = foretold(scores, [skill for skill in scores.skills if skill.rows in trained])
     [model] = [str(i.get("sha256")) for i in inputs_of(record) if i.get("of") == "model/weights"]
-    return Foretold(model, scores, own, changes)
+    return Foretold(model, record.preimage["params"]["vectors"], scores, own, changes)
 
 
-def earlier_predictions(store: Store) -> tuple[list[Foretold], dict[Digest, frozenset[Digest]]]:
-    """All predictions that a store has recorded, and what the models are made of that they were made at.
-
-    Returns:
-        The predictions; digest of a model's weights → digests of the rows that its vectors were trained on, None in
-        place of those of a vector from elsewhere.
-    """
-    made: dict[Digest, Record] = {}
-    trained: dict[Digest, Digest] = {}
-    found: list[Foretold] = []
+def earlier_predictions(store: Store) -> list[Foretold]:
+    """All predictions that a store has recorded; of one that is damaged, or not here, nothing is known."""
+    found = []
     for record in store.records.all():
-        if (weights := record.outputs.get("weights")) is not None:
-            made.setdefault(weights.digest, record)
-        if (delta := record.outputs.get("delta")) is not None:
-            rows = [str(i.get("sha256")) for i in inputs_of(record) if i.get("of") == "data/train"]
-            trained.setdefault(delta.digest, rows[0] if rows else "")
         if record.kind == KIND.name:
-            try:
+            with suppress(StoreError, LookupError, TypeError, ValueError):
                 found.append(prediction_of(record, store.objects.read_bytes(record.outputs["scores"])))
-            except (StoreError, LookupError, TypeError, ValueError):
-                continue  # damaged, or not here: nothing is known of it
-    parts = {p.model: _vectors(p.model, made) for p in found}
-    return found, {model: {v: trained.get(v, "") for v in vectors} for model, vectors in parts.items()}
-
-
-def _vectors(model: Digest, made: Mapping[Digest, Record]) -> set[Digest]:
-    """The vectors that a model is made of, as far as records tell."""
-    found: set[Digest] = set()
-    stack, seen = [model], set[str]()
-    while stack:
-        if (record := made.get(weights := stack.pop())) is None or weights in seen:
-            continue
-        seen.add(weights)
-        for taken in inputs_of(record):
-            of, digest = str(taken.get("of")), str(taken.get("sha256"))
-            if of == "delta":
-                found.add(digest)
-            elif of.endswith("/weights"):  # of the trunk, of what was healed, of candidates to choose from
-                stack.append(digest)
     return found
 
 
-def how_they_held(
-    predictions: Iterable[Foretold], models: Mapping[Digest, Mapping[Digest, Digest]]
-) -> list[HeldPrediction]:
-    """Each prediction of a skill whose new rows have become a vector of a later model that is scored, too.
-
-    Args:
-        predictions: As `earlier_predictions` gives them.
-        models: Digest of a model's weights → its vectors → digest of the rows that each was trained on.
-    """
+def how_they_held(predictions: Iterable[Foretold]) -> list[HeldPrediction]:
+    """Each prediction of a skill whose new rows have become a vector of a later model that is scored, too."""
     at: dict[Digest, dict[Digest, Foretold]] = defaultdict(dict)
-    for prediction in predictions:
-        at[prediction.model][prediction.scores.new] = prediction
+    for one in sorted(predictions, key=lambda p: sum(len(skill.nll) for skill in p.scores.skills)):
+        at[one.model][one.scores.new] = one  # of several at one model, that by the most rows
+    vectors = {model: next(iter(there.values())).vectors for model, there in at.items()}
     held = []
     for before, foretold_there in sorted(at.items()):
         for after, seen_there in sorted(at.items()):
-            if not models[before] or not models[before].keys() < models[after].keys():
-                continue
-            added = {rows for v, rows in models[after].items() if v not in models[before]}
-            if added <= foretold_there.keys():
-                held += _compared([foretold_there[rows] for rows in sorted(added)], seen_there.values())
+            if vectors[before] and vectors[before].items() < vectors[after].items():
+                added = {rows for v, rows in vectors[after].items() if v not in vectors[before]}
+                if added <= foretold_there.keys():
+                    told = [foretold_there[rows] for rows in sorted(added)]
+                    held += _compared(told, seen_there.values())
     return held
 
 

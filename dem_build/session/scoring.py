@@ -16,11 +16,13 @@ from dem_build.session.build import run_plan
 from dem_build.session.overlap import count_shared
 from dem_build.session.predictions import prediction_of
 from dem_build.session.session import open_session
+from dem_build.workload import inputs_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from dem_build.data.splits import Shared
+    from dem_build.digest import JSON
     from dem_build.engine.interrupt import Interrupt
     from dem_build.engine.outcome import Listener
     from dem_build.session.predictions import Foretold
@@ -59,7 +61,7 @@ def scoring(
         named: The recipe, as the user named it.
         call: The options.
         tables: Name of new rows → the keys of the table that a recipe would have of them.
-        params: As of `score_action`.
+        params: `max_samples` and `sample` of `score_action`.
 
     Raises:
         UsageError: The composed model is not built, or nothing can judge.
@@ -73,10 +75,13 @@ def scoring(
         graph = session.plan.graph
         actions = dict(graph.actions)
         drafted = open_session(named, replace(call, overrides=[*call.overrides, *_overrides(tables)]))
+        vectors = _vectors_of(session)
         for name in tables:
             data, score = f"data:{name}", f"score:{name}"
             actions[data] = drafted.plan.graph.actions[data]
-            actions[score] = score_action(session.recipe, graph.origin, MODEL, data, score, **params)
+            actions[score] = score_action(
+                session.recipe, graph.origin, MODEL, data, score, vectors=vectors, **params
+            )
         targets = tuple(f"score:{name}" for name in tables)
         plan = make_plan(
             replace(graph, actions=actions).only(targets), session.store.records, session.plan.history
@@ -96,6 +101,14 @@ def _require_built(session: Session, named: str) -> None:
             where=named,
             hint="`dem build` builds it",
         )
+
+
+def _vectors_of(session: Session) -> dict[str, JSON]:
+    """The vectors that the composed model follows from → digest of the rows of each; empty of one from elsewhere."""
+    graph, records = session.plan.graph, session.plan.records
+    made = [records[name] for name in graph.only([MODEL]).actions if "delta" in records[name].outputs]
+    rows = {r.outputs["delta"].digest: [i for i in inputs_of(r) if i.get("of") == "data/train"] for r in made}
+    return {delta: str(taken[0]["sha256"]) if taken else "" for delta, taken in rows.items()}
 
 
 def _overrides(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:

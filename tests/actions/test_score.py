@@ -14,7 +14,7 @@ from tune_samples import base, dataset, elsewhere, model, probe, skill, write_ro
 from weight_samples import make_context
 
 from dem_build.actions.score import run as scoring
-from dem_build.actions.score.gradients import Along, add_gradient
+from dem_build.actions.score.gradients import Along, Signs, add_gradient
 from dem_build.actions.score.read import RowSlopes, SkillRows, foretold, parse_scores
 from dem_build.actions.score.spec import NEW
 from dem_build.data.arrays import RowsWriter, TokenRows
@@ -76,19 +76,20 @@ def test_slopes_are_those_of_autograd_in_float64(tmp_path):
             assert slopes == [pytest.approx(signed, rel=2e-3), pytest.approx(plain, rel=1e-4, abs=1e-5)]
 
 
-def test_a_small_step_against_the_gradient_changes_losses_as_foretold():
-    """Plain SGD: the change of a loss is minus the step times the slope, up to the step's square."""
+@pytest.mark.parametrize(("way", "size"), [(dict, 1e-3), (Signs, 1e-5)])
+def test_a_small_step_against_the_gradient_changes_losses_as_foretold(way, size):
+    """Plain SGD, and SGD of signs: the change of a loss is minus the step times the slope, up to the step's square."""
     new, rows = TokenRows.open(skill("up").train), TokenRows.open(skill("down").validation)
-    moved, size = model(), 1e-3
+    moved = model()
     tokens = add_gradient(moved, new, range(len(new)), 8)
-    gradient = {n: p.grad.div_(tokens) for n, p in moved.named_parameters()}
+    gradient = way({n: p.grad.div(tokens) for n, p in moved.named_parameters()})
     moved.zero_grad(set_to_none=True)
     with Along(moved, [gradient]) as along:
         found = along.measure(rows, [range(len(rows))])
         own = along.measure(new, [range(len(new))])
         with torch.no_grad():
             for name, parameter in moved.named_parameters():
-                parameter.sub_(gradient[name], alpha=size)
+                parameter.sub_(gradient.get(name), alpha=size)
         after, own_after = along.measure(rows, [range(len(rows))]), along.measure(new, [range(len(new))])
     assert all(p.grad is None for p in moved.parameters())
     assert own.slopes[0, 0] > 0 > own_after.nll[0] - own.nll[0]  # a step against its own gradient helps it

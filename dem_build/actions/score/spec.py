@@ -9,6 +9,7 @@ from dem_build.actions.tune.spec import judging_inputs
 from dem_build.workload import Workload, judging_rows
 
 if TYPE_CHECKING:
+    from dem_build.digest import JSON
     from dem_build.recipe import Recipe
 
 __all__ = ["KIND", "NEW", "score_action"]
@@ -21,7 +22,7 @@ KIND = Kind(
     module="dem_build.actions.score.run",
     family="analyze",
     version=1,
-    params=("max_samples", "sample"),
+    params=("max_samples", "sample", "vectors"),
     outputs=("scores",),
     device=True,
     work=Workload(judging_rows, lambda record: record.count("rows"), ("sample",)),
@@ -31,7 +32,7 @@ KIND = Kind(
 )
 
 
-def score_action(recipe: Recipe, origin: str, model: str, data: str, name: str, **params: int) -> Action:
+def score_action(recipe: Recipe, origin: str, model: str, data: str, name: str, **params: JSON) -> Action:
     """The action NAME that scores new rows at a model.
 
     Args:
@@ -40,7 +41,9 @@ def score_action(recipe: Recipe, origin: str, model: str, data: str, name: str, 
         model: The action that makes the model.
         data: The action that prepares the new rows.
         name: Of the action.
-        params: `max_samples`, most rows of a skill; `sample`, most rows that the gradient is of.
+        params: `max_samples`, most rows of a skill; `sample`, most rows that the gradient is of; `vectors`, those that
+            the model is made of, by their digests, with that of the rows that each was trained on: nothing follows from
+            them, but by them a later model is known to be this one and what was added.
     """
     takes = [
         Input(f"{of}/{part}", Edge(made, part))

@@ -61,7 +61,7 @@ def score(words: Sequence[str], call: Call, *, rows: int, sample: int) -> int:
     ):
         with make_listener(make_console(stderr=True)) as listener:
             scored = run_scoring(session, listener, interrupt)
-        view = ScoreView(session, found, scored, how_they_held(*earlier_predictions(session.store)))
+        view = ScoreView(session, found, scored, how_they_held(earlier_predictions(session.store)))
     if call.as_json:
         write_json(view.document())
     else:
