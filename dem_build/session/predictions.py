@@ -117,7 +117,7 @@ def how_they_held(predictions: Iterable[Foretold]) -> list[HeldPrediction]:
     for one in sorted(predictions, key=lambda p: sum(len(skill.nll) for skill in p.scores.skills)):
         at[one.model][one.scores.new] = one  # of several at one model, that by the most rows
     vectors = {model: next(iter(there.values())).vectors for model, there in at.items()}
-    held = []
+    held: list[HeldPrediction] = []
     for before, foretold_there in sorted(at.items()):
         for after, seen_there in sorted(at.items()):
             if vectors[before] and vectors[before].items() < vectors[after].items():

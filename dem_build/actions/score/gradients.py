@@ -138,15 +138,15 @@ class Along:
             parts: Which of its rows, those of a part at once. Parts of one row tell best how sure the whole is.
             tell: Is told how many more rows are done.
         """
-        nll, tokens, slopes = [], [], []
+        found: list[tuple[float, int, list[float]]] = []
         for part in parts:
-            found = self._measure(rows, part)
-            for column, value in zip((nll, tokens, slopes), found, strict=True):
-                column.append(value)
+            found.append(self._measure(rows, part))
             tell(len(part))
-        shape = (len(parts), len(self._directions))
+        nll, tokens, slopes = zip(*found, strict=True) if found else ((), (), ())
         return Measured(
-            np.array(nll, np.float64), np.array(tokens, np.int64), np.array(slopes, np.float64).reshape(shape)
+            np.array(nll, np.float64),
+            np.array(tokens, np.int64),
+            np.array(slopes, np.float64).reshape(len(parts), len(self._directions)),
         )
 
     def _measure(self, rows: TokenRows, part: Sequence[int]) -> tuple[float, int, list[float]]:

@@ -51,5 +51,7 @@ def score_action(recipe: Recipe, origin: str, model: str, data: str, name: str, 
         for part in ("weights", "config")
     ]
     takes += [Input("data/train", Edge(data, "train"), group=NEW), *judging_inputs(recipe)]
-    groups = {group: {} for group in dict.fromkeys(t.group for t in takes) if group is not None}
+    groups: dict[str, dict[str, JSON]] = {
+        group: {} for group in dict.fromkeys(t.group for t in takes) if group is not None
+    }
     return Action(name, KIND, params, tuple(takes), groups=groups)
