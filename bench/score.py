@@ -136,31 +136,38 @@ def report(found: dict[str, Any]) -> None:
     held = {i: changes(found, i) for i in found["held_out"]}
     every = [(i, j) for i in held for j in found["names"]]
     others = [(i, j) for i, j in every if i != j]
-    print(f"\n{'way':28} {'of all':>22} {'of other skills':>22}")
-    print(f"{'':28} {'rank':>8} {'linear':>6} {'sign':>6} {'rank':>8} {'linear':>6} {'sign':>6}")
+    print(f"{len(held)} vectors held out; rank correlation, linear correlation, signs that are right")
+    print(f"{'way':28} {'of all':^24} {'of other skills':^24} {'sums of others':>15}")
     for way in held[every[0][0]]:
         cells = []
         for pairs in (every, others):
             told, came = (np.array([held[i][w][j] for i, j in pairs]) for w in (way, "came"))
             right = int(((told < 0) == (came < 0)).sum())
-            cells += [
-                f"{spearmanr(told, came).statistic:8.2f} {np.corrcoef(told, came)[0, 1]:6.2f} {right:3}/{len(came):2}"
-            ]
-        print(f"{way:28} {' '.join(cells)}")
+            rank, linear = spearmanr(told, came).statistic, np.corrcoef(told, came)[0, 1]
+            cells.append(f"{rank:8.2f} {linear:8.2f} {right:3}/{len(came):2}")
+        sums = [[sum(held[i][w][j] for k, j in others if k == i) for i in held] for w in (way, "came")]
+        print(f"{way:28} {' '.join(cells)} {spearmanr(*sums).statistic:15.2f}")
     for way in ("came", "gradient, by own loss", "sign, by own loss", "vector"):
         print(f"\n{way}: row i added, change of column j in nats per token")
-        print(f"{'':10}" + "".join(f"{j:>10}" for j in found["names"]))
+        print(f"{'':10}" + "".join(f"{j:>10}" for j in found["names"]) + f"{'others':>10}")
         for i, told in held.items():
-            print(f"{i:10}" + "".join(f"{told[way][j]:10.3f}" for j in found["names"]))
+            rest = sum(told[way][j] for k, j in others if k == i)
+            print(f"{i:10}" + "".join(f"{told[way][j]:10.3f}" for j in found["names"]) + f"{rest:10.3f}")
+    print("\ncosine with the vector: " + ", ".join(SEEN[:2]))
+    for i, one in found["held_out"].items():
+        near = [
+            d / (n * one["norms"][-1]) for d, n in zip(one["dots_with_vector"], one["norms"], strict=True)
+        ]
+        print(f"{i:10}" + "".join(f"{cosine:10.3f}" for cosine in near[:2]))
 
 
 def main() -> None:
-    """Measure, and write what was found."""
-    with ExitStack() as stack:
-        asked = arguments()
-        if not asked.again:
+    """Measure, write what was found, and print it."""
+    asked = arguments()
+    if not asked.again:
+        with ExitStack() as stack:
             measure(asked, stack)
-        report(json.loads(asked.write.read_text()))
+    report(json.loads(asked.write.read_text()))
 
 
 def arguments() -> argparse.Namespace:

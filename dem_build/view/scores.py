@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NewRows", "ScoreView"]
 
+CAUTION = (
+    "changes are to first order, by how a training begins: an order more than sizes. Where they were tried, others than "
+    "the new rows' own came out worse than foretold"
+)
 STYLES = {"helps": "green", "hurts": "red", "unclear": "dim"}
 
 
@@ -117,6 +121,7 @@ class ScoreView:
         if len(self.scored) > 1:
             order = ", ".join(f"{i}. {s.name}" for i, s in enumerate(self.ranked(), 1))
             say(console, f"lowest sum of changes first: {clean(order)}")
+        say(console, (CAUTION, "dim"))
         say(console, self._earlier_line())
 
     def _say_new(self, scored: Scored, console: Console) -> None:
