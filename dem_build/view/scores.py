@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["NewRows", "ScoreView"]
 
 CAUTION = (
-    "changes are to first order, by how a training begins: an order more than sizes. Where they were tried, others than "
-    "the new rows' own came out worse than foretold"
+    "changes are to first order, by how a training begins: an order more than sizes. Where they were tried, those of "
+    "other skills came out worse than foretold"
 )
 STYLES = {"helps": "green", "hurts": "red", "unclear": "dim"}
 
