@@ -151,14 +151,16 @@ def _scored(
     data = records[f"data:{name}"]
     rows = data.noted("rows")
     counts = {n: c for n, c in rows.items() if isinstance(c, int)} if isinstance(rows, dict) else {}
+    # What is shared with other new rows is no knowledge of the model.
+    pairs = ((s, s.other if s.name == name else s.name) for s in shared if name in (s.name, s.other))
     return Scored(
         name,
         prediction_of(record, session.store.objects.read_bytes(record.outputs["scores"])),
         len(trained_prompts([session.store.objects.open(data.outputs["train"])])),
         {reason: count for reason, count in counts.items() if count and reason not in ("read", "used")},
         {
-            s.other if s.name == name else s.name: s.count
-            for s in shared
-            if name in (s.name, s.other) and s.split == s.other_split == "train" and s.name != s.other
+            other: s.count
+            for s, other in pairs
+            if s.split == s.other_split == "train" and other in session.recipe.datasets
         },
     )

@@ -49,6 +49,11 @@ def test_rows_are_scored_then_trained_on_and_the_prediction_is_held_against_what
     assert [new["sum"] for new in first["new"]] == sorted(new["sum"] for new in first["new"])
     # A name that the recipe has is not taken, and its own rows are known to it.
     assert by_name["more"]["known_prompts"] == {}
+    together = scored(project, "data/more.jsonl", "data/upper.jsonl")["new"]
+    assert [new["known_prompts"] for new in together] == [
+        {},
+        {},
+    ]  # they share prompts, and the model knows none
     assert by_name["add-2"]["prompts"] == 59
     assert by_name["add-2"]["known_prompts"] == {"add": 45}  # of which the recipe holds out more
     more = by_name["more"]
