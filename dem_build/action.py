@@ -90,6 +90,7 @@ class Kind:
         work: What its time goes by; None where nothing tells of it before it runs.
         slopes: Of what makes candidates of base and vectors and looks at them: whether it takes derivatives. None for
             what looks at none.
+        gradients: How many gradients of all parameters it holds beside such a model.
         unfit: What a user can do where that, or a candidate, does not fit into memory.
     """
 
@@ -114,6 +115,7 @@ class Kind:
     chooses: Callable[[Action, Input[Edge]], bool] | None = None
     work: Workload | None = None
     slopes: Callable[[Action], bool] | None = None
+    gradients: int = 0
     unfit: str | None = None
 
     def measured(self, document: Mapping[str, JSON]) -> Digest | None:

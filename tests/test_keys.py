@@ -277,6 +277,17 @@ GIVEN = {
         [*COMPOSED, taken("data/rows", hexes("6"))],
         [],
     ),
+    "score": (
+        {"max_samples": 32, "sample": 64, "vectors": {hexes("7"): hexes("5")}},
+        [
+            *COMPOSED[:2],
+            *(replace(part, of=part.of.replace("base", "origin")) for part in BASE[:2]),
+            Group("new rows", {}, (taken("data/train", hexes("8")),)),
+            Group("math", {}, OF_MATH[1:]),
+            Group("chat", {}, (taken("data/rows", hexes("9")),)),
+        ],
+        [],
+    ),
     "task": (
         {
             "task": "arc_easy",

@@ -28,6 +28,7 @@ from dem_build.actions.prepare import spec as prepare_spec
 from dem_build.actions.regmean import spec as regmean_spec
 from dem_build.actions.response import spec as response_spec
 from dem_build.actions.sample import spec as sample_spec
+from dem_build.actions.score import spec as score_spec
 from dem_build.actions.task import spec as task_spec
 from dem_build.actions.tsne import spec as tsne_spec
 from dem_build.actions.tune import spec as tune_spec
@@ -68,6 +69,7 @@ SPECS: tuple[Spec, ...] = (
     loss_spec,
     task_spec,
     sample_spec,
+    score_spec,
 )
 """In the order in which a graph has them, where nothing else orders them."""
 

@@ -294,6 +294,36 @@ app = Commands(
             JSON,
         ),
         Command(
+            "foresight.score.score",
+            "Foretell what a vector of new rows would do to each skill of a recipe, before it is trained.\n\n"
+            "NEW is a file of rows, a pattern or hub:ORG/NAME, as dem add takes it; of several, the best comes first. "
+            "The recipe must be built. How earlier predictions held is told beside.",
+            click.Argument(["words"], nargs=-1, metavar="[RECIPE] NEW...", shell_complete=WORDS),
+            click.Option(
+                ["--rows"],
+                type=click.IntRange(min=2),
+                default=32,
+                show_default=True,
+                help="Validation rows of each skill.",
+            ),
+            click.Option(
+                ["--sample"],
+                type=click.IntRange(min=1),
+                default=64,
+                show_default=True,
+                help="New rows that the gradient is of.",
+            ),
+            _repeatable(
+                "--set overrides",
+                "KEY=VALUE",
+                "A key of the table that the new rows would have: columns.prompt=question",
+                "table_keys",
+            ),
+            *OF_STORE,
+            *OF_REMOTES,
+            JSON,
+        ),
+        Command(
             "inspect.plan",
             "Show what would run, and why.",
             RECIPE,

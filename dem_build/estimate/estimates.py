@@ -159,7 +159,10 @@ class _Estimator:
         length, slopes = search_length(action, self.plan), action.kind.slopes
         if length is None or slopes is None:
             return None
-        return self._judging_memory(shape, Judging(length, action.params["max_samples"], slopes(action)))
+        judging = Judging(
+            length, action.params["max_samples"], slopes(action), gradients=action.kind.gradients
+        )
+        return self._judging_memory(shape, judging)
 
     def _judging_memory(self, shape: Shape, judging: Judging) -> int:
         if on_gpu(self.machine):

@@ -180,13 +180,14 @@ def _unevaluable(verdict: Verdict, parameters: int, space: Room) -> ActionError 
 
 
 def _untunable(verdict: Verdict, parameters: int, space: Room) -> ActionError | None:
-    """Judge what looks at candidates: one model in float32. Of its gradients a tensor's is there at a time."""
-    least = parameters * MASTER
+    """Judge what looks at candidates: one model in float32. Of most gradients a tensor's is there at a time."""
+    held = verdict.action.kind.gradients
+    least = parameters * MASTER * (1 + held)
     if least <= space.total:
         return None
     return EvaluationError(
-        f"cannot fit: a model of {parameters:,} parameters in float32 takes {gigabytes(least)}, and {space.place} has "
-        f"{gigabytes(space.total)} of memory",
+        f"cannot fit: a model of {parameters:,} parameters in float32 {'and its gradient take' if held else 'takes'} "
+        f"{gigabytes(least)}, and {space.place} has {gigabytes(space.total)} of memory",
         where=verdict.action.name,
         hint=verdict.action.kind.unfit,
     )

@@ -381,12 +381,14 @@ class Judging:
         most: Most rows of a judge.
         slopes: Whether derivatives are taken, by backward passes over the rows of one block after another.
         width: Bytes a parameter: candidates of a search are in float32, models that are composed as they are published.
+        gradients: How many gradients of all parameters are held beside the model.
     """
 
     length: int
     most: int
     slopes: bool = False
     width: int = MASTER
+    gradients: int = 0
 
     def tokens(self, machine: Machine) -> tuple[int, int]:
         """Tokens of a batch that gives losses, and of one that gives derivatives too: that has rows of one block."""
@@ -411,7 +413,7 @@ def search_memory(shape: Shape, machine: Machine, judging: Judging) -> int:
     if judging.slopes:
         head = shape.vocabulary * shape.hidden * GRADIENT
         passes = max(passes, head * _summed(shape), head + _passed(shape, backward, recomputed=False))
-    return int(shape.parameters * judging.width + passes)
+    return int(shape.parameters * (judging.width + GRADIENT * judging.gradients) + passes)
 
 
 def _summed(shape: Shape) -> int:
@@ -577,7 +579,8 @@ def held_by_search(shape: Shape, machine: Machine, judging: Judging) -> int:
             _held_by_micro_batch(shape, MicroBatch(backward, backward), 1.0, way),
             Held.of([(_summed(shape), head)]),
         ]
-    stays = Held.of(_matrices(shape, judging.width))
+    held = [(judging.gradients * count, size) for count, size in _matrices(shape, GRADIENT)]
+    stays = Held.of(_matrices(shape, judging.width)).beside(Held.of(held))
     # The heap keeps its most until the pass is through, whatever else is the most of another moment.
     heap, mapped = (max(column) for column in zip(*moments, strict=True))
     # The largest tensor of base or vector that is being read, in bfloat16 mostly.

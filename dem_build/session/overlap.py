@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dem_build.session.session import Session
     from dem_build.store import Record, Store
 
-__all__ = ["is_overlap", "recorded_shared", "shared_documents", "shared_of"]
+__all__ = ["count_shared", "is_overlap", "recorded_shared", "shared_documents", "shared_of"]
 
 MARK = 16
 COUNTED = 2
@@ -74,7 +74,7 @@ def shared_of(session: Session, outcome: Outcome) -> tuple[list[Shared], dict[st
         return [], {}  # who made them has counted, and gigabytes are not fetched for a count
     if damaged := _damaged(session.store, outcome.records):
         return [], damaged
-    found = _counted(session.store, outcome.records)
+    found = count_shared(session.store, outcome.records)
     if session.whole:
         session.save_overlap({"of": marks, "shared": [list(vars(s).values()) for s in found]})
     return _mattering(session, found), {}
@@ -125,7 +125,7 @@ def _damaged(store: Store, records: Mapping[str, Record]) -> dict[str, CorruptOb
     return found
 
 
-def _counted(store: Store, records: Mapping[str, Record]) -> list[Shared]:
+def count_shared(store: Store, records: Mapping[str, Record]) -> list[Shared]:
     """Count what the prepared datasets among the records share."""
     # The planning path needs no numpy.
     from dem_build.data.arrays import TokenRows  # noqa: PLC0415

@@ -66,6 +66,9 @@ collection when what it names was used."""
 
 MOST_DROPPED = 2000
 
+PREDICTION = "score:"
+"""How a root calls predictions, beside the actions of the build."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -213,7 +216,8 @@ class Session:
         if not self.whole and self.store.roots.damaged(root_id(self.recipe.path)):
             return  # it keeps collection away, and only a whole build knows all that it named
         last = self.plan.history.keys
-        names = self.plan.graph.actions if self.whole else last
+        kept = (name for name in last if name.startswith(PREDICTION))
+        names = [*self.plan.graph.actions, *kept] if self.whole else last
         keys = {name: last[name] for name in names if name in last}
         keys |= {n: v.key for n, v in self.plan.verdicts.items() if v.record is not None and v.key}
         keys |= {name: r.key for name, r in outcome.records.items()} if outcome is not None else {}
@@ -261,6 +265,15 @@ class Session:
         # A store that is only read is no place for it: it is counted again.
         with suppress(StoreError):
             document = {"recipe": str(self.recipe.path), **root, "overlap": overlap}
+            self.store.roots.write(root_id(self.recipe.path), document)
+
+    def save_predictions(self, keys: Iterable[digest.Digest]) -> None:
+        """Record that predictions are kept, beside the keys of the last build: later models are held against them."""
+        root = last_root(self.store, self.recipe.path)
+        actions = {**root["actions"], **{f"{PREDICTION}{key[:12]}": key for key in keys}}
+        # A store that is only read serves what it has.
+        with suppress(StoreError):
+            document = {"recipe": str(self.recipe.path), **root, "actions": actions}
             self.store.roots.write(root_id(self.recipe.path), document)
 
     @property

@@ -166,9 +166,9 @@ def measured(context: click.Context, incomplete: str) -> list[CompletionItem]:
 
 
 def words(context: click.Context, incomplete: str) -> list[CompletionItem]:
-    """What `dem add` and `dem remove` take: a recipe, and a name of one that is there; else a file."""
+    """What `dem add`, `score` and `remove` take: a recipe, and a name of one that is there; else a file."""
     typed, named = _typed(context), _recipes_of(context)
-    if context.info_name == "add":
+    if context.info_name in ("add", "score"):
         return recipes(context, incomplete) if not typed else [CompletionItem(incomplete, type="file")]
     held = [name for recipe in named or _here() for name in _tables(recipe)]
     found = _beginning(held, incomplete)

@@ -1,0 +1,1 @@
+"""Commands that say what a build would bring, before it is paid for."""

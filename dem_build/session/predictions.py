@@ -1,0 +1,167 @@
+"""What was foretold of new rows, and how earlier predictions held, as far as the records of a store tell.
+
+A prediction is the record of an action `score`: its key names the model, the new rows and the rows of the skills by
+their contents. Once a vector is trained on these rows and a model composed of it and the same others, whatever is
+scored at that model has measured what became of the skills. No other book is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dem_build.actions.score.read import foretold, parse_scores
+from dem_build.actions.score.spec import KIND
+from dem_build.errors import StoreError
+from dem_build.stats import stderr_of_ratio
+from dem_build.workload import inputs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from dem_build.actions.score.read import PredictedChange, Scores, SkillRows
+    from dem_build.digest import Digest
+    from dem_build.store import Record, Store
+
+__all__ = [
+    "Foretold",
+    "HeldPrediction",
+    "agreeing",
+    "earlier_predictions",
+    "how_they_held",
+    "prediction_of",
+    "rank_correlation",
+]
+
+FEWEST = 3
+"""Pairs of which there is a rank correlation: two always have one of 1 or -1."""
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """The prediction that a record has.
+
+    Attributes:
+        model: Digest of the model's weights.
+        vectors: Those that it is made of → digest of the rows that each was trained on; empty of one from elsewhere.
+        scores: What was measured there.
+        own: The change of the new rows' own loss; None where nothing tells of its size.
+        changes: The change of each skill of `scores`, likewise.
+    """
+
+    model: Digest
+    vectors: Mapping[Digest, Digest]
+    scores: Scores
+    own: PredictedChange | None
+    changes: tuple[PredictedChange | None, ...]
+
+    def by_rows(self) -> Iterator[tuple[SkillRows, PredictedChange | None]]:
+        """Each skill with its change."""
+        return zip(self.scores.skills, self.changes, strict=True)
+
+
+@dataclass(frozen=True)
+class HeldPrediction:
+    """A prediction of one skill, and what became of it.
+
+    Attributes:
+        rows: Digest of the skill's split.
+        predicted: The change that was foretold, in nats per token; of datasets that were added at once, the sum.
+        actual: The change that came.
+        stderr: Its standard error, paired by rows; None of fewer than two.
+    """
+
+    rows: Digest
+    predicted: float
+    actual: float
+    stderr: float | None
+
+
+def prediction_of(record: Record, data: bytes) -> Foretold:
+    """The prediction of a record of an action `score`.
+
+    Args:
+        record: The record.
+        data: The bytes of its output.
+
+    Raises:
+        StoreError: They are of another shape.
+    """
+    scores = parse_scores(data, f"record {record.key[:12]}…")
+    groups = [
+        {str(i.get("of")): str(i.get("sha256")) for i in group["inputs"]}
+        for group in record.preimage["groups"]
+    ]
+    trained = {group["data/validation"] for group in groups if "data/validation" in group}
+    own, changes = foretold(scores, [skill for skill in scores.skills if skill.rows in trained])
+    [model] = [str(i.get("sha256")) for i in inputs_of(record) if i.get("of") == "model/weights"]
+    return Foretold(model, record.preimage["params"]["vectors"], scores, own, changes)
+
+
+def earlier_predictions(store: Store) -> list[Foretold]:
+    """All predictions that a store has recorded; of one that is damaged, or not here, nothing is known."""
+    found = []
+    for record in store.records.all():
+        if record.kind == KIND.name:
+            with suppress(StoreError, LookupError, TypeError, ValueError):
+                found.append(prediction_of(record, store.objects.read_bytes(record.outputs["scores"])))
+    return found
+
+
+def how_they_held(predictions: Iterable[Foretold]) -> list[HeldPrediction]:
+    """Each prediction of a skill whose new rows have become a vector of a later model that is scored, too."""
+    at: dict[Digest, dict[Digest, Foretold]] = defaultdict(dict)
+    for one in sorted(predictions, key=lambda p: sum(len(skill.nll) for skill in p.scores.skills)):
+        at[one.model][one.scores.new] = one  # of several at one model, that by the most rows
+    vectors = {model: next(iter(there.values())).vectors for model, there in at.items()}
+    held: list[HeldPrediction] = []
+    for before, foretold_there in sorted(at.items()):
+        for after, seen_there in sorted(at.items()):
+            if vectors[before] and vectors[before].items() < vectors[after].items():
+                added = {rows for v, rows in vectors[after].items() if v not in vectors[before]}
+                if added <= foretold_there.keys():
+                    told = [foretold_there[rows] for rows in sorted(added)]
+                    held += _compared(told, seen_there.values())
+    return held
+
+
+def _compared(predicted: Sequence[Foretold], seen: Iterable[Foretold]) -> Iterator[HeldPrediction]:
+    """Hold predictions at one model, which are added up, against what was measured at another."""
+    later = {skill.rows: skill for one in seen for skill in one.scores.skills}
+    sums: dict[Digest, list[float]] = defaultdict(list)
+    for one in predicted:
+        for skill, change in one.by_rows():
+            if change is not None:
+                sums[skill.rows].append(change.change)
+    for skill in predicted[0].scores.skills:
+        now = later.get(skill.rows)
+        if now is None or len(sums[skill.rows]) < len(predicted):
+            continue
+        lost = dict(zip(now.indices, now.nll, strict=True))
+        # Rows whose prompts another dataset trains on are left out at one of the models.
+        both = [i for i, index in enumerate(skill.indices) if index in lost]
+        changes = [lost[skill.indices[i]] - skill.nll[i] for i in both]
+        tokens = [skill.tokens[i] for i in both]
+        if sum(tokens):
+            actual = math.fsum(changes) / sum(tokens)
+            yield HeldPrediction(
+                skill.rows, math.fsum(sums[skill.rows]), actual, stderr_of_ratio(changes, tokens)
+            )
+
+
+def rank_correlation(held: Sequence[HeldPrediction]) -> float | None:
+    """Spearman's, of what was foretold with what came; None of too few pairs, or where one side is all the same."""
+    predicted, actual = [h.predicted for h in held], [h.actual for h in held]
+    if len(held) < FEWEST or len(set(predicted)) < 2 or len(set(actual)) < 2:
+        return None
+    from scipy.stats import spearmanr  # noqa: PLC0415  it takes a third of a second, and few calls have pairs
+
+    return float(spearmanr(predicted, actual).statistic)
+
+
+def agreeing(held: Iterable[HeldPrediction]) -> int:
+    """How many came with the sign that was foretold."""
+    return sum((h.predicted < 0) == (h.actual < 0) for h in held)
