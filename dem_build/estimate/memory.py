@@ -626,7 +626,11 @@ def _held_by_micro_batch(shape: Shape, of: MicroBatch, trained: float, way: _Pas
     layers = Held.of([(shape.layers * count, size) for count, size in kept], of.filled / max(of.tokens, 1))
     if way.recomputed:
         inputs = Held.of([(shape.layers, of.tokens * shape.hidden * 4)])
-        return inputs.beside(copies).beside(max(last, Held.of(kept), key=sum))
+        # A layer's tensors come while nothing of those above is left whose place they could take; each has a gradient.
+        again = Held.of([(2 * count, size) for count, size in kept])
+        # The heap keeps its most of both moments.
+        most = Held(*(max(column) for column in zip(last, again, strict=True)))
+        return inputs.beside(copies).beside(most)
     return layers.beside(copies).beside(last)
 
 

@@ -125,7 +125,7 @@ shapes = delta_shapes(open_checkpoint(home / "weights"))
 for i in range(VECTORS):
     made = ((name, rng.standard_normal(shape).astype(np.float32) / 1000) for name, shape in shapes.items())
     write_delta(home / f"delta{i}", "b" * 64, shapes, made, "bfloat16")
-judged("first", "short")[0]()  # makes code for the shapes
+judged("first", "short", gradient_checkpointing=True)[0]()  # makes code for the shapes
 found = [searched("short-rows", "short"), searched("long-rows", "long")]
 found.append(searched("computed-again", "long", gradient_checkpointing=True))
 train("before", told["params"][0] | {"max_steps": 1})  # loads what a training loads
@@ -165,5 +165,4 @@ def test_a_training_and_a_pass_of_a_search_hold_on_a_cpu_what_is_planned(tmp_pat
     again = Machine(micro_batch=4, gradient_checkpointing=True)
     planned += [held_by_search(shape, machine, Judging(SHORT, 4, slopes=True))]
     planned += [held_by_search(shape, one, Judging(LONG, 1, slopes=True)) for one in (machine, again)]
-    print(planned, done.stdout)
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)
