@@ -409,7 +409,8 @@ def search_memory(shape: Shape, machine: Machine, judging: Judging) -> int:
         judging: Rows, and what is asked of them.
     """
     forward, backward = judging.tokens(machine)
-    passes = _passed(shape, forward, recomputed=True)  # a layer's tensors at a time
+    # Without derivatives a layer's tensors come and go.
+    passes = forward * _kept_by_layer(shape, bf16=False) + _logits(shape, forward, bf16=False)
     if judging.slopes:
         head = shape.vocabulary * shape.hidden * GRADIENT
         kept = _passed(shape, backward, recomputed=machine.gradient_checkpointing)

@@ -4,7 +4,8 @@
     .venv/bin/python recipes/paper/miniature.py --whole     # all of their tasks
 
 What is printed are the commands of README.md and what they say. Only `HF_ENDPOINT` and the `--set`s of the first lines
-differ from what a machine with GPUs runs: another base, short trainings and, without `--whole`, fewer tasks. The hub is that of the tests (`tests/samples/paper_hub.py`), on loopback, with a few rows of each dataset.
+differ from what a machine with GPUs runs: another base, short trainings and, without `--whole`, fewer tasks. The hub
+is that of the tests (`tests/samples/paper_hub.py`), on loopback, with a few rows of each dataset.
 """
 
 from __future__ import annotations
