@@ -555,7 +555,8 @@ def test_a_search_judges_by_rows_as_long_as_they_were_prepared(longest, length):
 
 def test_a_search_whose_layers_are_computed_again_keeps_their_inputs_alone():
     shape, rows = replace(Shape.of(LLAMA), tied=False), Judging(1000, 64, slopes=True)
-    kept, again = (search_memory(shape, Machine(gradient_checkpointing=on), rows) for on in (False, True))
+    ways = (Machine(gradient_checkpointing=on, eval_batch_size=1) for on in (False, True))
+    kept, again = (search_memory(shape, machine, rows) for machine in ways)
     tokens = 4 * 1000  # of a block
     layer = sum(count * size for count, size in tensors_of_layer(shape, tokens, bf16=False))
     assert kept - again == (shape.layers - 1) * layer - shape.layers * 4 * tokens * shape.hidden
