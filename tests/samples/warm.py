@@ -150,8 +150,8 @@ def _settle(home: Path, environment: dict[str, str]) -> None:
     os.chdir(home)
     os.environ.clear()
     os.environ.update(environment)
-    # What knows where the hub and its cache are from its variables. `datasets`, which cannot be imported twice, has parts
-    # of the client that it was imported with.
+    # What knows where the hub and its cache are from its variables. `datasets`, which no process imports twice, has
+    # parts of the client that it was imported with.
     for name in KNOWS_THE_HUB & sys.modules.keys():
         importlib.reload(sys.modules[name])
     for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
