@@ -11,7 +11,6 @@ variables that are read when a library is imported or a process begins; but a hu
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing
 import os
 import pkgutil
@@ -36,8 +35,6 @@ READ_AT_IMPORT = ("PYTHON", "TRANSFORMERS_")
 """How variables begin that are looked at once."""
 BESIDE = ("transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama")
 """What no module of `dem` names, but every build loads."""
-
-KNOWS_THE_HUB = {"huggingface_hub.constants", "datasets.config"}
 
 
 class Ended(NamedTuple):
@@ -150,10 +147,6 @@ def _settle(home: Path, environment: dict[str, str]) -> None:
     os.chdir(home)
     os.environ.clear()
     os.environ.update(environment)
-    # What knows where the hub and its cache are from its variables. `datasets`, which no process imports twice, has
-    # parts of the client that it was imported with.
-    for name in KNOWS_THE_HUB & sys.modules.keys():
-        importlib.reload(sys.modules[name])
     for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
-        del sys.modules[name]
+        del sys.modules[name]  # which knows where the hub and its cache are from its variables
     Worker._new = lambda worker: Loaded(worker)  # noqa: PLW0108  a method
