@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
+from html.parser import HTMLParser
 from pathlib import Path
 
 PAPER = Path(__file__).resolve().parent
@@ -32,14 +34,58 @@ TASKS = (
 )
 SLURM = 'engine = "slurm"\ngradient_checkpointing = true\n'
 """The machine file of what the plan says: a GPU a training, which is not here."""
+BUILD = "dem build 3b.toml --trust-tasks"
+CHANGED = "dem plan 3b.toml --set datasets.p3.parts.0.max_samples=5"
 TABLES = (
-    ("Every model on every benchmark", "dem build 3b.toml --trust-tasks"),
-    ("One vector added at a time", "dem show 3b.toml ladder"),
-    ("Cosines of the vectors, and their lengths", "dem show 3b.toml analysis"),
-    ("What each vector does to each dataset", "dem show 3b.toml response"),
-    ("A dataset is changed: what is due", "dem plan 3b.toml --set datasets.p3.parts.0.max_samples=5"),
+    ("Every model on every benchmark", "tasks", [1]),
+    ("One vector added at a time: gain recovered on test rows", "ladder", [0]),
+    ("Cosines of the vectors", "cosines", [0]),
+    ("Distance of the first vector's model to the base by layer", "distances", [0]),
+    ("Cost of DEM and of data mixing; and of one dataset that is added or replaced", "cost", [0, 1]),
 )
-"""What each shows, and the command: as with GPUs."""
+"""What each shows, the section of `report.html` that it is in, and which of the section's tables it is."""
+
+
+class Tables(HTMLParser):
+    """The tables of a report: section → its tables, each a list of rows of cells."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: dict[str, list[list[list[str]]]] = {}
+        self._section: str | None = None
+        self._cell = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Begin a section, a table, a row or a cell."""
+        if tag == "section":
+            self._section = dict(attrs).get("id")
+        elif self._section is not None and tag == "table":
+            self.found.setdefault(self._section, []).append([])
+        elif self._section is not None and tag == "tr":
+            self.found[self._section][-1].append([])
+        elif self._section is not None and tag in ("td", "th"):
+            self.found[self._section][-1][-1].append("")
+            self._cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        """End a section or a cell."""
+        if tag == "section":
+            self._section = None
+        elif tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data: str) -> None:
+        """Add to a cell."""
+        if self._section is not None and self._cell:
+            self.found[self._section][-1][-1][-1] += data.replace("\n", " ")
+
+
+def markdown(table: list[list[str]]) -> str:
+    """A table as Markdown."""
+    head, *rows = [[cell.strip().replace("|", "\\|") for cell in row] for row in table]
+    lines = ["| " + " | ".join(row) + " |" for row in (head, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
 def said(command: str, home: Path, environment: dict[str, str], sets: dict[str, str]) -> str:
@@ -62,12 +108,20 @@ def tables(home: Path, environment: dict[str, str], *, whole: bool) -> None:
     planned = {**environment, "DEM_MACHINE": str(home / "slurm.toml")}
     print("What the recipes need, at their own sizes:\n")
     print(said(f"needs.py {' '.join(RECIPES)}", home, planned, {}), flush=True)
-    print("\nThe miniature, by\n")
+    print(f"\nThe miniature, `{BUILD}` with\n")
     for key, value in sets.items():
         print(f"    --set {shlex.quote(f'{key}={value}')}")
-    for title, command in TABLES:
-        print(f"\n{title}:\n\n    $ {command}\n", flush=True)
-        print(said(command, home, environment, sets), flush=True)
+    told = said(BUILD, home, environment, sets).splitlines()
+    drawn = Tables((home / "out" / "paper-3b" / "report.html").read_text(encoding="utf-8")).found
+    for title, section, which in TABLES:
+        print(f"\n{title}:")
+        for number in which:
+            print(f"\n{markdown(drawn[section][number])}")
+    print("\nω of each dataset, with its interval:\n")
+    print("\n".join(f"    {line}" for line in told if line.startswith("ω ")))
+    print(f"\nA data source is changed, by `{CHANGED}`, evaluations aside:\n")
+    lines = said(CHANGED, home, environment, sets).splitlines()
+    print("\n".join(f"    {line}" for line in lines if re.match(r"(run|pending) +(?!loss:|eval:)", line)))
 
 
 def main() -> None:

@@ -124,6 +124,12 @@ def test_the_miniature_is_built_and_a_task_that_is_added_is_all_that_runs(miniat
         words = (found["gsm8k"]["exact_match"] + found["babi"]["exact_match"]) / 2
         assert found["helm_reasoning"]["exact_match"] == pytest.approx(words)
         assert found["helm_reasoning"]["acc"] == found["agieval_lsat_ar"]["acc"]
+    script = runpy.run_path(str(PAPER / "miniature.py"))
+    drawn = script["Tables"]((miniature.home / "out" / "paper-3b" / "report.html").read_text()).found
+    for _, section, which in script["TABLES"]:
+        assert all(len(drawn[section][number]) > 2 for number in which)
+    assert [row[0] for row in drawn["tasks"][1][1:]] == ["base", "composed"]
+    assert [row[0] for row in drawn["cosines"][0][1:]] == [*document["omega"]]
     planned = told(miniature, "plan", "3b.toml", tasks=f'{TASKS}, "helm_dialogue"')
     due = [action["name"] for action in planned["actions"] if action["status"] != "hit"]
     assert due == ["eval:composed:helm_coqa", "eval:base:helm_coqa"]
