@@ -156,7 +156,8 @@ def measured(words: list[str], most: float, tokens: int, *, again: bool) -> None
                     written(home, config, tokens)
                 shape = Shape.of(config, count(config))
                 assert shape is not None
-                planned = held_by_search(shape, machine, Judging(tokens, JUDGED, slopes)) + PROCESS
+                rows = 1 if slopes else JUDGED  # a pass with derivatives takes no batch of losses beside
+                planned = held_by_search(shape, machine, Judging(tokens, rows, slopes)) + PROCESS
                 resident, mapped, loading = watched(home, slopes=slopes, again=again, most=most)
                 stored = 2 * count(config) * (1 + VECTORS)
                 numbers = f"{planned / 1e6:,.0f} | {resident / 1e6:,.0f} | {mapped / 1e6:,.0f} | {loading / 1e6:,.0f}"
