@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -120,8 +119,10 @@ def tables(home: Path, environment: dict[str, str], *, whole: bool) -> None:
     print("\nω of each dataset, with its interval:\n")
     print("\n".join(f"    {line}" for line in told if line.startswith("ω ")))
     print(f"\nA data source is changed, by `{CHANGED}`, evaluations aside:\n")
-    lines = said(CHANGED, home, environment, sets).splitlines()
-    print("\n".join(f"    {line}" for line in lines if re.match(r"(run|pending) +(?!loss:|eval:)", line)))
+    lines = (line.split(maxsplit=2) for line in said(CHANGED, home, environment, sets).splitlines())
+    due = [words[:2] for words in lines if words and words[0] in ("run", "pending")]
+    kept = [(status, name) for status, name in due if not name.startswith(("loss:", "eval:"))]
+    print("\n".join(f"    {status:9}{name}" for status, name in kept))
 
 
 def main() -> None:
