@@ -22,7 +22,7 @@ def recompute_layers(model: PreTrainedModel) -> None:
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             # A layer that held its own method would hold itself, until Python looks for cycles.
-            layer.forward = _Recomputed(weakref.WeakMethod(layer.forward))  # type: ignore[method-assign]
+            layer.forward = _Recomputed(weakref.WeakMethod(layer.forward))
 
 
 class _Recomputed:

@@ -128,7 +128,8 @@ def test_the_miniature_is_built_and_a_task_that_is_added_is_all_that_runs(miniat
     drawn = script["Tables"]((miniature.home / "out" / "paper-3b" / "report.html").read_text()).found
     for _, section, which in script["TABLES"]:
         assert all(len(drawn[section][number]) > 2 for number in which)
-    assert [row[0] for row in drawn["tasks"][1][1:]] == ["base", "composed"]
+    head, *rows = drawn["tasks"][1]  # with the models across, or down where tasks are fewer
+    assert {"base", "composed"} <= {*head, *(row[0] for row in rows)}
     assert [row[0] for row in drawn["cosines"][0][1:]] == [*document["omega"]]
     planned = told(miniature, "plan", "3b.toml", tasks=f'{TASKS}, "helm_dialogue"')
     due = [action["name"] for action in planned["actions"] if action["status"] != "hit"]
