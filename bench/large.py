@@ -2,6 +2,7 @@
 
 python bench/large.py            tables of memory and disk; nothing runs
 python bench/large.py --search   passes of a search for ω on random models, each in a process of its own
+python bench/large.py --search "135M, derivatives" --tokens 1024 --again     of longer rows, layers computed again
 
 Of several GPUs it is what each of the ranks takes, as a plan has it. Nothing of that was measured.
 """
@@ -84,25 +85,29 @@ def tables() -> None:
                 cells += [f"{scratch / CHECKPOINTS / 1e9:.0f}", f"{vector / 1e9:.1f}"]
                 print(f"| {name}, {optim} | {'yes' if again else 'no'} | {' | '.join(cells)} |")
     print()
-    print("| search for ω, GB | model | with a pass | with derivatives | base and 4 vectors, on disk |")
-    print("|---|---:|---:|---:|---:|")
+    print(
+        "| search for ω, GB | model | with a pass | with derivatives | recomputed | base and 4 vectors, on disk |"
+    )
+    print("|---|---:|---:|---:|---:|---:|")
     for name, config in LLAMAS.items():
         shape = Shape.of(config)
         assert shape is not None
         one = Machine(micro_batch=1, eval_batch_size=1)
-        held = [search_memory(shape, one, Judging(LENGTH, 128, slopes)) for slopes in (False, True)]
+        again = one.model_copy(update={"gradient_checkpointing": True})
+        ways = ((one, False), (one, True), (again, True))
+        held = [search_memory(shape, machine, Judging(LENGTH, 128, slopes)) for machine, slopes in ways]
         sizes = [4 * shape.parameters, *held, 2 * shape.parameters * (1 + VECTORS)]
         print(f"| {name} | {' | '.join(f'{size / 1e9:.1f}' for size in sizes)} |")
 
 
-def written(home: Path, config: dict[str, Any]) -> None:
+def written(home: Path, config: dict[str, Any], tokens: int) -> None:
     """Write a random base, its vectors and a few rows."""
     write_weights(home / "weights", config, 0)
     (home / "weights" / "config.json").replace(home / "config.json")
     rng = np.random.default_rng(0)
     with RowsWriter(home / "spool") as writer:
         for row in range(JUDGED):
-            ids = rng.integers(3, 1000, TOKENS).astype(np.int32)
+            ids = rng.integers(3, 1000, tokens).astype(np.int32)
             writer.append(ids, ids, bytes([row]) * 16)
         writer.save(home / "rows")
     for i in range(VECTORS):
@@ -110,7 +115,7 @@ def written(home: Path, config: dict[str, Any]) -> None:
         write_delta(home / f"delta{i}", "b" * 64, shapes(config), made, "bfloat16")
 
 
-def judge(home: Path, *, slopes: bool) -> None:
+def judge(home: Path, machine: Machine, *, slopes: bool) -> None:
     """Take a pass of one candidate in this process, as each step of a search does."""
     # torch takes its settings from the child's environment.
     import dem_build.actions.finetune.run  # noqa: F401, PLC0415  a worker that searches has trained before
@@ -123,7 +128,7 @@ def judge(home: Path, *, slopes: bool) -> None:
     paths = {"base/weights": home / "weights", "base/config": home / "config.json"}
     group = Group("d", {}, {"data/validation": home / "rows"}, {"data/validation": "d" * 64})
     (home / "work" / "out").mkdir(parents=True, exist_ok=True)
-    context = Context(work=home / "work", out=home / "work" / "out", machine=MACHINE, threads=2)
+    context = Context(work=home / "work", out=home / "work" / "out", machine=machine, threads=2)
     log = begin(context)
     deltas = {f"{i}" * 64: home / f"delta{i}" for i in range(VECTORS)}
     inputs = Inputs(paths, {"base/weights": "b" * 64, "base/config": "c" * 64})
@@ -134,9 +139,10 @@ def judge(home: Path, *, slopes: bool) -> None:
     passes.take(np.full((VECTORS, len(candidates.layers)), 0.25), slopes=slopes)
 
 
-def measured(words: list[str], most: float) -> None:
+def measured(words: list[str], most: float, tokens: int, *, again: bool) -> None:
     """Print what a pass held at its most, and what `dem plan` says of it."""
     names = ["model", "base and vectors", "a pass with", "planned", "resident", "of it mapped", "loading"]
+    machine = MACHINE.model_copy(update={"gradient_checkpointing": again})
     print(f"| {' | '.join(names)} | planned / resident |")
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     for name, config in SEARCHED.items():
@@ -147,11 +153,12 @@ def measured(words: list[str], most: float) -> None:
                 if not all(word in told for word in words):
                     continue
                 if not (home / "weights").exists():
-                    written(home, config)
+                    written(home, config, tokens)
                 shape = Shape.of(config, count(config))
                 assert shape is not None
-                planned = held_by_search(shape, MACHINE, Judging(TOKENS, JUDGED, slopes)) + PROCESS
-                resident, mapped, loading = watched(home, slopes=slopes, most=most)
+                rows = 1 if slopes else JUDGED  # a pass with derivatives takes no batch of losses beside
+                planned = held_by_search(shape, machine, Judging(tokens, rows, slopes)) + PROCESS
+                resident, mapped, loading = watched(home, slopes=slopes, again=again, most=most)
                 stored = 2 * count(config) * (1 + VECTORS)
                 numbers = f"{planned / 1e6:,.0f} | {resident / 1e6:,.0f} | {mapped / 1e6:,.0f} | {loading / 1e6:,.0f}"
                 with_ = "derivatives" if slopes else "losses alone"
@@ -161,10 +168,11 @@ def measured(words: list[str], most: float) -> None:
                 )
 
 
-def watched(home: Path, *, slopes: bool, most: float) -> tuple[int, int, int]:
+def watched(home: Path, *, slopes: bool, again: bool, most: float) -> tuple[int, int, int]:
     """The bytes that a process held at its most once its model was loaded, those of mapped files then, and before."""
     said, begun = home / "said", time.monotonic()
     arguments = [sys.executable, __file__, "--child", str(home), *(["--slopes"] if slopes else [])]
+    arguments += ["--again"] if again else []
     environment = {**os.environ, **Slot((), 2).environment(), "HF_HUB_OFFLINE": "1"}
     with said.open("w") as out:
         process = subprocess.Popen(arguments, stdout=out, stderr=out, env=environment)
@@ -192,13 +200,16 @@ def main() -> None:
     )
     parser.add_argument("--search", nargs="*", metavar="WORD", help="of the rows that hold these words")
     parser.add_argument("--most", type=float, default=600.0, help="seconds, after which a pass is ended")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="of a row")
+    parser.add_argument("--again", action="store_true", help="layers are computed again for derivatives")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--slopes", action="store_true", help=argparse.SUPPRESS)
     told = parser.parse_args()
     if told.child:
-        judge(told.child, slopes=told.slopes)
+        machine = MACHINE.model_copy(update={"gradient_checkpointing": told.again})
+        judge(told.child, machine, slopes=told.slopes)
     elif told.search is not None:
-        measured(told.search, told.most)
+        measured(told.search, told.most, told.tokens, again=told.again)
     else:
         tables()
 

@@ -165,7 +165,10 @@ class Machine(BaseModel):
     eval_batch_size: int = Field(
         default=16, ge=1, description="Sequences in one forward pass of an evaluation."
     )
-    gradient_checkpointing: bool = Field(default=False, description="Trade time for memory while training.")
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Trade time for memory while training, and in a search by slopes: layers are computed again.",
+    )
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
         default=None, description="Attention kernel, as transformers names it."
     )

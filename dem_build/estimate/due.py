@@ -36,7 +36,7 @@ from dem_build.store.records import MOST_COUNTED
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from dem_build.action import Action, SourceFile
+    from dem_build.action import Action, Edge, SourceFile
     from dem_build.digest import JSON, Digest
     from dem_build.machine import Machine
     from dem_build.plan import Plan, Verdict
@@ -59,6 +59,9 @@ __all__ = [
     "training_of",
     "trainings",
 ]
+
+JUDGED = ("data/rows", "data/validation", "data/test")
+"""Tags of the rows that a search judges by; of a train split it reads the prompts alone."""
 
 
 @dataclass(frozen=True)
@@ -231,9 +234,18 @@ def search_length(action: Action, plan: Plan) -> int | None:
 
 
 def judged_length(action: Action, plan: Plan) -> int | None:
-    """The most tokens of a row of data that an action takes; None where it takes none."""
-    data = [plan.verdicts[t.at.action].action for t in action.takes if t.of.startswith("data/")]
-    return max((source.params["max_length"] for source in data), default=None)
+    """The most tokens of a row that an action judges by; None where it has none.
+
+    Of data that are prepared it is the longest row's, and before that as many as a row may have.
+    """
+    judged = [taken.at for taken in action.takes if taken.of in JUDGED]
+    return max((_longest(edge, plan.verdicts[edge.action]) for edge in judged), default=None)
+
+
+def _longest(split: Edge, data: Verdict) -> int:
+    recorded = data.record.count("splits", split.output, "longest") if data.record is not None else None
+    most: int = data.action.params["max_length"]
+    return most if recorded is None else min(recorded, most)
 
 
 def on_gpu(machine: Machine) -> bool:

@@ -49,6 +49,7 @@ __all__ = [
     "search_memory",
     "seen_tokens",
     "solving_memory",
+    "tensors_of_layer",
     "training_disk",
     "training_memory",
 ]
@@ -405,14 +406,17 @@ def search_memory(shape: Shape, machine: Machine, judging: Judging) -> int:
 
     Args:
         shape: Of the base.
-        machine: Its batch of evaluations, and its micro-batch, of which derivatives are taken.
+        machine: Its batch of evaluations; its micro-batch, of which derivatives are taken, and whether layers are
+            computed again for them.
         judging: Rows, and what is asked of them.
     """
     forward, backward = judging.tokens(machine)
-    passes = _passed(shape, forward, recomputed=True)  # a layer's tensors at a time
+    # Without derivatives a layer's tensors come and go.
+    passes = forward * _kept_by_layer(shape, bf16=False) + _logits(shape, forward, bf16=False)
     if judging.slopes:
         head = shape.vocabulary * shape.hidden * GRADIENT
-        passes = max(passes, head * _summed(shape), head + _passed(shape, backward, recomputed=False))
+        kept = _passed(shape, backward, recomputed=machine.gradient_checkpointing)
+        passes = max(passes, head * _summed(shape), head + kept)
     return int(shape.parameters * (judging.width + GRADIENT * judging.gradients) + passes)
 
 
@@ -461,23 +465,21 @@ def _passed(shape: Shape, tokens: int, *, recomputed: bool) -> float:
     return tokens * kept + _logits(shape, tokens, bf16=False)
 
 
-def _kept_by_layer(shape: Shape, *, bf16: bool) -> int:
+def _kept_by_layer(shape: Shape, *, bf16: bool) -> float:
     """The bytes that one token leaves in a layer for the backward pass.
 
-    Under bfloat16 autocast the residual stream and the norms stay in float32, and each matrix has an input of its
-    own: two norms keep 16 bytes a channel, their casts for five matrices 10, query and output 8; keys and values, with
-    those that are repeated for each query head, 8 a channel of theirs and 4 of the stream; the MLP's four tensors 8 a
-    channel. In float32 inputs are shared, and the rest is twice as wide.
+    In float32 those of `tensors_of_layer`. Under bfloat16 autocast the residual stream and the norms stay in float32,
+    and each matrix has an input of its own: two norms keep 16 bytes a channel, their casts for five matrices 10, query
+    and output 8; keys and values, with those that are repeated for each query head, 8 a channel of theirs and 4 of the
+    stream; the MLP's four tensors 8 a channel.
     """
-    # Of a GPU, where nothing was measured. On a CPU autograd keeps less, by `_tensors_of_layer`, so this is rather too
+    if not bf16:
+        return sum(count * size for count, size in tensors_of_layer(shape, 1, bf16=False))
+    # Of a GPU, where nothing was measured. On a CPU autograd keeps less, by `tensors_of_layer`, so this is rather too
     # much than too little (decision 0042).
     hidden, keys, inner = shape.hidden, shape.keys, shape.inner
     repeated = hidden if keys < hidden else 0
-    return (
-        34 * hidden + 8 * keys + 4 * repeated + 8 * inner
-        if bf16
-        else 40 * hidden + 16 * keys + 8 * repeated + 16 * inner
-    )
+    return 34 * hidden + 8 * keys + 4 * repeated + 8 * inner
 
 
 def _logits(shape: Shape, tokens: float, *, bf16: bool) -> float:
@@ -571,8 +573,8 @@ def held_by_search(shape: Shape, machine: Machine, judging: Judging) -> int:
     # Without derivatives a layer's tensors come and go; they are a little fewer than a backward pass would want kept.
     # Logits and their log-softmax.
     logits = Held.of([(2, min(forward * shape.vocabulary, MOST_LOGITS) * 4)])
-    moments = [max(logits, Held.of(_tensors_of_layer(shape, forward, bf16=False)), key=sum)]
-    way = _Pass(bf16=False, recomputed=False, frozen=False)
+    moments = [max(logits, Held.of(tensors_of_layer(shape, forward, bf16=False)), key=sum)]
+    way = _Pass(bf16=False, recomputed=machine.gradient_checkpointing, frozen=False)
     head, _ = way.head(shape)
     if judging.slopes:
         moments += [
@@ -624,15 +626,19 @@ def _held_by_micro_batch(shape: Shape, of: MicroBatch, trained: float, way: _Pas
     # The head's gradient is made in the precision of the pass and waits, widened, for the embeddings'.
     last = max(loss, Held.of([(1, size) for size in way.head(shape)]), key=sum)
     copies = Held.of(_matrices(shape, 2 if way.bf16 else 0))
-    kept = _tensors_of_layer(shape, of.tokens, bf16=way.bf16)
+    kept = tensors_of_layer(shape, of.tokens, bf16=way.bf16)
     layers = Held.of([(shape.layers * count, size) for count, size in kept], of.filled / max(of.tokens, 1))
     if way.recomputed:
         inputs = Held.of([(shape.layers, of.tokens * shape.hidden * 4)])
-        return inputs.beside(copies).beside(max(last, Held.of(kept), key=sum))
+        # A layer's tensors come while nothing of those above is left whose place they could take; each has a gradient.
+        again = Held.of([(2 * count, size) for count, size in kept])
+        # The heap keeps its most of both moments.
+        most = Held(*(max(column) for column in zip(last, again, strict=True)))
+        return inputs.beside(copies).beside(most)
     return layers.beside(copies).beside(last)
 
 
-def _tensors_of_layer(shape: Shape, tokens: float, *, bf16: bool) -> Tensors:
+def tensors_of_layer(shape: Shape, tokens: float, *, bf16: bool) -> Tensors:
     """The tensors that a layer keeps for the backward pass, as `saved_tensors_hooks` counts them.
 
     Two norms keep their input and what they make of it. Under bfloat16 autocast these stay in float32, and each of five

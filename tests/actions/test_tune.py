@@ -28,7 +28,7 @@ from tune_samples import (
 from weight_samples import make_context, run_compose, store_vector
 
 from dem_build.actions.checkpoints import mark_complete, newest_complete
-from dem_build.actions.tune.candidates import Candidates
+from dem_build.actions.tune.candidates import Candidates, resident
 from dem_build.actions.tune.judges import BLOCKS, Judge, judged_nll, judges
 from dem_build.actions.tune.pass_log import Pass, PassLog, Scope, read_passes, write_passes
 from dem_build.actions.tune.passes import Passes
@@ -37,11 +37,12 @@ from dem_build.data.arrays import RowsWriter, TokenRows, trained_prompts
 from dem_build.data.tokenise import MASKED
 from dem_build.digest import of_bytes
 from dem_build.errors import EvaluationError, InterruptedBuildError
+from dem_build.estimate.memory import Shape, tensors_of_layer
 from dem_build.machine import Machine
 from dem_build.model.environment import bits_of
 from dem_build.model.load import load_model
 from dem_build.search import gradient_search
-from dem_build.step import Group
+from dem_build.step import Group, Inputs
 
 
 def candidates(*names: str) -> Candidates:
@@ -123,6 +124,45 @@ def test_derivatives_of_a_block_are_the_sums_of_its_batches_and_those_of_one_bat
             assert np.array_equal(resident.take_slopes(), bits)
             exact[:], size[:] = 0, 0
     assert (np.abs(resident.take_slopes() - exact) <= 1e-6 * size).all()
+
+
+def kept_by_a_pass(resident: Candidates, judge: Judge, batch: list[int]) -> tuple[torch.Tensor, int]:
+    """A batch's loss, with its graph, and the bytes that the graph holds beside the model."""
+    own = {p.untyped_storage().data_ptr() for p in resident.model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = judged_nll(resident.model, judge, batch).sum()
+    return loss, sum(storage.nbytes() for place, storage in kept.items() if place not in own)
+
+
+def test_layers_that_are_computed_again_give_the_same_bits_and_keep_what_a_plan_does_not_count(tmp_path):
+    judge, [batch, *_] = batches_of_rows("up")
+    weights, config = base() / "weights", base() / "config"
+    inputs = Inputs({"base/weights": weights, "base/config": config}, {"base/weights": DIGEST})
+    found, kept = [], []
+    for again in (False, True):
+        machine = Machine(gradient_checkpointing=again)
+        context = replace(make_context(tmp_path / str(again), threads=1), machine=machine)
+        candidate = resident(inputs, {n: skill(n).delta for n in ("up", "down")}, context)
+        candidate.become(np.full((2, len(candidate.layers)), 0.4))
+        loss, size = kept_by_a_pass(candidate, judge, batch)
+        loss.backward()
+        found.append((loss.item(), candidate.take_slopes()))
+        kept.append(size)
+        assert not candidate.model.training  # where a model may drop out
+    assert found[0][0] == found[1][0]
+    assert np.array_equal(found[0][1], found[1][1])
+    assert np.abs(found[0][1]).min() > 0
+    shape = Shape.of(json.loads(config.read_text()))
+    tokens = len(batch) * max(judge.rows.lengths[i] for i in batch)
+    layers = shape.layers * sum(count * width for count, width in tensors_of_layer(shape, tokens, bf16=False))
+    # Beside the tensors that are counted a layer keeps some numbers a token: of two norms, and of each head.
+    assert kept[0] - kept[1] == pytest.approx(layers, rel=0.05)
 
 
 def test_a_pass_that_was_broken_off_leaves_nothing_in_the_next():

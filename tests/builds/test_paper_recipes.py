@@ -6,17 +6,16 @@ All three are locked and planned; and one is built in miniature: another base, s
 from __future__ import annotations
 
 import json
+import runpy
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hub_server import HubServer, serving
-from paper_hub import fill_data, fill_models, fill_tasks, write_instructdial
-from project import Project, of_hub, ran
+from paper_hub import LIMITS, fill, miniature_base, write_instructdial
+from project import Project, of_hub
 
-from dem_build.lock.task_groups import asked, find_groups
-from dem_build.lock.tasks import find_task
 from dem_build.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -27,17 +26,9 @@ SIZES = ("3b", "7b", "13b")
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[HubServer]:
-    recipe = load_recipe(PAPER / "3b.toml")
-    assert recipe.evaluate is not None
-    groups = {}
-    for task in recipe.evaluate.tasks:
-        groups |= find_groups(task.name, PAPER / "tasks")
-    read = {find_task(task.name, PAPER / "tasks").dataset for task in asked(recipe.evaluate.tasks, groups)}
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     with serving() as server:
-        fill_models(server)
-        fill_data(server)
-        fill_tasks(server, {name for name in read if name is not None})
+        fill(server, PAPER / "3b.toml", miniature_base(tmp_path_factory.mktemp("base") / "base"))
         yield server
 
 
@@ -83,70 +74,63 @@ def test_the_three_recipes_are_locked_and_planned(project: Project, hub: HubServ
     assert len(hub.asked) < 200  # once for a dataset, and not once for each of 57 tasks
 
 
-TASK = """\
-task: mini_{name}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {name}.jsonl}}}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{{{question}}}}"
-doc_to_choice: [" oak", " elm"]
-doc_to_target: answer
-metric_list: [{{metric: acc}}]
-"""
-MINIATURE = {
-    "base.model": '"base"',
-    "train.max_steps": "1",
-    "train.learning_rate": "1e-2",
-    "train.warmup_steps": "0",
-    "train.packing": "false",
-    "train.max_length": "200",
-    "train.global_batch_size": "2",
-    "tune.max_samples": "2",
-    "tune.search": '"coordinate"',
-    "evaluate.models": '["composed", "base", "mix"]',
-}
+def test_scores_of_a_conversation_are_those_of_words() -> None:
+    coqa = runpy.run_path(str(PAPER / "tasks" / "coqa.py"))
+    more = {"0": {"input_text": ["a tree", "very tall"]}, "1": None}
+    story = {"story": "An oak.", "questions": {"input_text": ["What?", "Tall?"]}, "additional_answers": more}
+    story |= {"answers": {"input_text": ["Oak", "Yes, it is"]}}
+    assert coqa["prompt"](story) == "An oak.\n\nQ: What?\n\nA: Oak\n\nQ: Tall?\n\nA:"
+    assert coqa["answers"](story) == ["Yes, it is", "very tall"]
+    assert coqa["score"](story, [" The very TALL."]) == {"em": 1.0, "f1": 1.0}
+    assert coqa["score"](story, ["it is tall"]) == {
+        "em": 0.0,
+        "f1": pytest.approx(2 / 3),
+    }  # two of three words, twice
+    assert coqa["score"](story, [""]) == {"em": 0.0, "f1": 0.0}
+
+
+TASKS = (
+    '"mathqa", {name = "drop", num_fewshot = 3}, {name = "mmlu_anatomy", num_fewshot = 5}, "helm_reasoning"'
+)
+"""Of each benchmark the least, and of groups one; the last is of choices and of words."""
+MEMBERS = {"gsm8k", "babi", "agieval_lsat_ar"}
+MINIATURE = LIMITS | {"evaluate.models": '["composed", "base"]'}
 
 
 @pytest.fixture(scope="module")
-def miniature(tmp_path_factory: pytest.TempPathFactory, hub: HubServer, tiny_base: Path) -> Project:
+def miniature(tmp_path_factory: pytest.TempPathFactory, hub: HubServer) -> Project:
     home = tmp_path_factory.mktemp("miniature")
-    shutil.copytree(tiny_base, home / "base")
-    shutil.copy(PAPER / "3b.toml", home / "tiny.toml")
+    shutil.copytree(PAPER, home, dirs_exist_ok=True)
     write_instructdial(home / "instructdial")
-    (home / "tasks").mkdir()
-    for name, rows in (("one", 2), ("two", 4), ("three", 2)):
-        (home / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name))
-        docs = [json.dumps({"question": f"{name} {i}:", "answer": i % 2}) + "\n" for i in range(rows)]
-        (home / "tasks" / f"{name}.jsonl").write_text("".join(docs))
-    group = "group: mini\ntask: [mini_one, mini_two]\naggregate_metric_list: {metric: acc}\n"
-    (home / "tasks" / "group.yaml").write_text(group)
-    return of_hub(Project(home), hub, (home / "tiny.toml").read_text().replace("[analysis]\n", ""))
+    project = of_hub(Project(home), hub, "")
+    project.cold = True  # `datasets` knows from its import where the hub is, and is imported once
+    return project
 
 
-def built(project: Project, tasks: str) -> dict[str, Any]:
-    sets = [
-        part
-        for key, value in {**MINIATURE, "evaluate.tasks": tasks}.items()
-        for part in ("--set", f"{key}={value}")
-    ]
-    document: dict[str, Any] = json.loads(
-        project.call("build", "tiny.toml", "--json", "--trust-tasks", *sets).stdout
-    )
+def told(project: Project, *call: str, tasks: str) -> dict[str, Any]:
+    sets = [f"{key}={value}" for key, value in (MINIATURE | {"evaluate.tasks": f"[{tasks}]"}).items()]
+    words = [word for one in sets for word in ("--set", one)]
+    document: dict[str, Any] = json.loads(project.call(*call, "--json", *words).stdout)
     return document
 
 
 def test_the_miniature_is_built_and_a_task_that_is_added_is_all_that_runs(miniature: Project) -> None:
-    document = built(miniature, '["mini"]')
+    document = told(miniature, "build", "3b.toml", "--trust-tasks", tasks=TASKS)
     assert {*document["omega"]} == {"p3", "sni", "cot", "mathqa", "instructdial"}
-    for model in ("composed", "base", "mix"):
+    for model in ("composed", "base"):
         found = document["results"][model]
-        assert {"mini", "mini_one", "mini_two", "loss:p3", "loss:sni", "loss:cot", "loss:mathqa"} <= {*found}
-        assert found["mini"]["acc"] == pytest.approx(
-            (found["mini_one"]["acc"] + 2 * found["mini_two"]["acc"]) / 3
-        )
-        assert found["mini"]["samples"] == 6
-    document = built(miniature, '["mini", "mini_three"]')
-    # Of models with the same bytes, as the base and one whose ω came out as 0, a task is run once.
-    assert {name.rpartition(":")[2] for name in ran(document)} == {"mini_three"}
-    assert all("mini_three" in document["results"][model] for model in ("composed", "base", "mix"))
+        assert {"mathqa", "drop", "mmlu_anatomy", "helm_reasoning", *MEMBERS} <= {*found}
+        assert {"loss:p3", "loss:sni", "loss:cot", "loss:mathqa", "loss:instructdial"} <= {*found}
+        words = (found["gsm8k"]["exact_match"] + found["babi"]["exact_match"]) / 2
+        assert found["helm_reasoning"]["exact_match"] == pytest.approx(words)
+        assert found["helm_reasoning"]["acc"] == found["agieval_lsat_ar"]["acc"]
+    script = runpy.run_path(str(PAPER / "miniature.py"))
+    drawn = script["Tables"]((miniature.home / "out" / "paper-3b" / "report.html").read_text()).found
+    for _, section, which in script["TABLES"]:
+        assert all(len(drawn[section][number]) > 2 for number in which)
+    head, *rows = drawn["tasks"][1]  # with the models across, or down where tasks are fewer
+    assert {"base", "composed"} <= {*head, *(row[0] for row in rows)}
+    assert [row[0] for row in drawn["cosines"][0][1:]] == [*document["omega"]]
+    planned = told(miniature, "plan", "3b.toml", tasks=f'{TASKS}, "helm_dialogue"')
+    due = [action["name"] for action in planned["actions"] if action["status"] != "hit"]
+    assert due == ["eval:composed:helm_coqa", "eval:base:helm_coqa"]

@@ -36,7 +36,16 @@ from dem_build.estimate import (
     unfit,
 )
 from dem_build.estimate.due import Training
-from dem_build.estimate.memory import BLOCKS, GAPS, PROCESS, Judging, held_by_search, search_memory
+from dem_build.estimate.memory import (
+    BLOCKS,
+    GAPS,
+    MOST_LOGITS,
+    PROCESS,
+    Judging,
+    held_by_search,
+    search_memory,
+    tensors_of_layer,
+)
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
 from dem_build.store import Record
@@ -532,6 +541,29 @@ def test_a_search_takes_from_the_time_of_the_quickest_to_that_of_the_slowest():
     made.build(with_search(make_graph(), seed=2))
     tune = estimated(made, with_search(make_graph(), bounds=(0.0, 1.0)))["tune"]
     assert (tune.least_seconds, tune.seconds) == (10.0, 120.0)
+
+
+@pytest.mark.parametrize(("longest", "length"), [(20, 20), (None, 64), (640, 64)])
+def test_a_search_judges_by_rows_as_long_as_they_were_prepared(longest, length):
+    made = evaluated(
+        base={"parameters": 10**9}, **{"data:math": {"splits": {"validation": {"longest": longest}}}}
+    )
+    shape, machine = replace(Shape.of(LLAMA), parameters=10**9), Machine(gradient_checkpointing=True)
+    tune = estimated(made, with_search(make_graph()), machine)["tune"]
+    assert tune.memory == held_by_search(shape, machine, Judging(length, 16, slopes=True)) + PROCESS
+
+
+def test_a_search_whose_layers_are_computed_again_keeps_their_inputs_alone():
+    shape, rows = replace(Shape.of(LLAMA), tied=False), Judging(1000, 64, slopes=True)
+    ways = (Machine(gradient_checkpointing=on, eval_batch_size=1) for on in (False, True))
+    kept, again = (search_memory(shape, machine, rows) for machine in ways)
+    tokens = 4 * 1000  # of a block
+    layer = sum(count * size for count, size in tensors_of_layer(shape, tokens, bf16=False))
+    assert kept - again == (shape.layers - 1) * layer - shape.layers * 4 * tokens * shape.hidden
+    # Losses alone keep neither: of 16 rows together one layer's tensors.
+    alone = search_memory(shape, Machine(), replace(rows, slopes=False))
+    logits = 12 * min(16 * 1000 * shape.vocabulary, MOST_LOGITS) + 16 * 1000 * 4 * shape.hidden
+    assert alone == 4 * shape.parameters + 4 * layer + logits
 
 
 def test_a_search_holds_a_model_and_the_gradient_of_no_more_than_its_head():

@@ -29,7 +29,7 @@ PARAMS = {
 }  # fmt: skip
 WITHIN = 0.15
 """Of the formula's part: the libraries, nearly half of so small a process, are measured before it and left out."""
-LENGTH, SHORT = 128, 16
+LENGTH, SHORT, LONG = 128, 16, 512
 
 CHILD = r"""
 import json, sys, threading
@@ -59,19 +59,21 @@ with RowsWriter(home / "spool") as writer:
         ids = rng.integers(3, told["config"]["vocab_size"], told["length"] - 16 * (i % 4)).astype(np.int32)
         writer.append(ids, ids, i.to_bytes(16, "big"))
     writer.save(home / "rows")
-with RowsWriter(home / "spooled") as writer:
-    for i in range(4):
-        ids = rng.integers(3, told["config"]["vocab_size"], told["short"]).astype(np.int32)
-        writer.append(ids, ids, i.to_bytes(16, "big"))
-    writer.save(home / "short")
+for name, rows, length in told["judged"]:
+    with RowsWriter(home / "spooled") as writer:
+        for i in range(rows):
+            ids = rng.integers(3, told["config"]["vocab_size"], length).astype(np.int32)
+            writer.append(ids, ids, i.to_bytes(16, "big"))
+        writer.save(home / name)
 
 def held(kinds):
     lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
     return 1024 * sum(int(line[1]) for line in lines if line and line[0] in kinds)
 
-def context_of(name):
+def context_of(name, **other):
     (home / name / "out").mkdir(parents=True)
-    return Context(work=home / name, out=home / name / "out", machine=Machine(**told["machine"]), threads=1)
+    machine = Machine(**told["machine"] | other)
+    return Context(work=home / name, out=home / name / "out", machine=machine, threads=1)
 
 def train(name, params):
     context = context_of(name)
@@ -81,9 +83,9 @@ def train(name, params):
 
 VECTORS = 4
 
-def judged(name):
-    log = begin(context_of(name))
-    group = Group("d", {}, {"data/validation": home / "short"}, {"data/validation": "d" * 64})
+def judged(name, rows, **machine):
+    log = begin(context_of(name, **machine))
+    group = Group("d", {}, {"data/validation": home / rows}, {"data/validation": "d" * 64})
     [judge] = judges({"d": group}, {"d": "data/validation"}, trained_prompts([]), 16)
     paths = {"base/weights": home / "weights", "base/config": home / "weights" / "config.json"}
     deltas = {str(i) * 64: home / f"delta{i}" for i in range(VECTORS)}
@@ -92,6 +94,14 @@ def judged(name):
     candidates.become(omega)  # until then its weights are those of a file in float32, mapped
     step = lambda: Passes(candidates, [judge], "bfloat16", log).take(omega, slopes=True)
     return step, sum(p.numel() * 4 for p in candidates.model.parameters())
+
+def searched(name, rows, **machine):
+    step, size = judged(name, rows, **machine)
+    release_memory()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak of anonymous and mapped memory begins anew
+    before = held(("VmRSS:",))
+    step()
+    return size + held(("VmHWM:",)) - before
 
 def peak_of(step):
     # What a step adds to what is there before it, without mapped files: the system has no peak of that.
@@ -115,16 +125,12 @@ shapes = delta_shapes(open_checkpoint(home / "weights"))
 for i in range(VECTORS):
     made = ((name, rng.standard_normal(shape).astype(np.float32) / 1000) for name, shape in shapes.items())
     write_delta(home / f"delta{i}", "b" * 64, shapes, made, "bfloat16")
-judged("first")[0]()  # makes code for the shapes
-step, size = judged("judged")
-release_memory()
-Path("/proc/self/clear_refs").write_text("5")  # the peak of anonymous and mapped memory begins anew
-before = held(("VmRSS:",))
-step()
-searched = size + held(("VmHWM:",)) - before
+judged("first", "short", gradient_checkpointing=True)[0]()  # makes code for the shapes
+found = [searched("short-rows", "short"), searched("long-rows", "long")]
+found.append(searched("computed-again", "long", gradient_checkpointing=True))
 train("before", told["params"][0] | {"max_steps": 1})  # loads what a training loads
 trained = [peak_of(lambda: train(str(i), params)) for i, params in enumerate(told["params"])]
-print(json.dumps([*trained, searched]))
+print(json.dumps([*trained, *found]))
 """
 
 
@@ -139,7 +145,7 @@ def test_a_training_and_a_pass_of_a_search_hold_on_a_cpu_what_is_planned(tmp_pat
         "params": trained,
         "machine": machine.model_dump(),
         "length": LENGTH,
-        "short": SHORT,
+        "judged": [("short", 4, SHORT), ("long", 1, LONG)],
     }
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(tmp_path), json.dumps(told)],
@@ -154,6 +160,9 @@ def test_a_training_and_a_pass_of_a_search_hold_on_a_cpu_what_is_planned(tmp_pat
     tokens = 16 * (LENGTH - 24)
     data = Rows(16, tokens, tokens)
     planned = [held_memory(shape, params, machine, LENGTH, data) for params in trained]
-    # Rows are short, so that gradients that stayed, or vectors, would be a third more.
-    planned.append(held_by_search(shape, machine, Judging(SHORT, 4, slopes=True)))
+    # Of short rows, gradients that stayed, or vectors, would be a third more; of a long one the activations are as much
+    # as the model where layers keep them, and half of that where they are computed again.
+    again = Machine(micro_batch=4, gradient_checkpointing=True)
+    planned += [held_by_search(shape, machine, Judging(SHORT, 4, slopes=True))]
+    planned += [held_by_search(shape, one, Judging(LONG, 1, slopes=True)) for one in (machine, again)]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)

@@ -19,6 +19,7 @@ def make_base(
     vocab: int = 0,
     shards: int = 1,
     dtype: str = "bfloat16",
+    positions: int = 256,
     chat_template: str | None = None,
 ) -> Path:
     """Write a random Llama of ~0.2M parameters with a byte-level tokenizer, as transformers would."""
@@ -45,7 +46,7 @@ def make_base(
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=positions,
         tie_word_embeddings=tied,
         bos_token_id=1,
         eos_token_id=2,

@@ -25,6 +25,7 @@ from dem_build.errors import EvaluationError
 from dem_build.model.environment import device, memory_told
 from dem_build.model.load import load_model
 from dem_build.model.mapped import MappedVector, mapped
+from dem_build.model.recomputed import recompute_layers
 from dem_build.model.weight_layout import WeightLayout
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def resident(inputs: Inputs, deltas: Mapping[Digest, Path], context: Context) ->
             device=device(),
             attn_implementation=context.machine.attn_implementation,
         )
+        if context.machine.gradient_checkpointing:
+            recompute_layers(model)
         return Candidates(model, weights, inputs.digests["base/weights"], deltas)
 
 
