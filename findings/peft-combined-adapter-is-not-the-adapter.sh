@@ -9,7 +9,7 @@
 # ranks and alphas are kept. No warning, and what was made is saved that way.
 # Promised: a new adapter that merges the given ones with the given weights. See peft's issue 3761.
 # Why it matters: scaling an adapter by its weight, or mixing two, starts from another model than the one that was evaluated. `dem`
-# reads rsLoRA with its scale, and refuses DoRA and biases.
+# multiplies each adapter out into the change it makes to all weights, rsLoRA's scale, DoRA's lengths and biases included.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
