@@ -310,7 +310,11 @@ class Evaluate(Table):
             description="lm-eval tasks and groups of tasks: names, or tables with the keys of a task.",
         )
     )
-    include_path: Text | None = Field(default=None, description="Folder of local lm-eval task files.")
+    include_path: Text | None = Field(
+        default=None,
+        description="Folder of local lm-eval task files. lm-eval reads their data by datasets, which takes quoted "
+        "dates in JSON for times, `1066-10-14 00:00:00` (5.2.0): such answers belong into CSV or Parquet.",
+    )
     models: tuple[Text, ...] = Field(
         default=("composed", "base"),
         description="`composed`, `base`, `vectors` (each alone, with ω = 1), and baselines by name. With `composed` go "
