@@ -516,7 +516,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _recipes_to_name(error: click.ClickException) -> str | None:
     """What could have been named, where a call names no recipe and its command takes one."""
-    if not (isinstance(error, click.MissingParameter) and error.param in {RECIPE, WITH_ACTIONS}):
+    if not (
+        isinstance(error, click.MissingParameter) and error.param in {RECIPE, WITH_ACTIONS} and error.ctx
+    ):
         return None
     here = import_module(f"{__package__}.setup.completion").recipes_here()
     if not here:
