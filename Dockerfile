@@ -16,9 +16,11 @@ RUN python -m pip install --quiet --no-cache-dir build==1.6.1 && python -m build
 FROM python:${PYTHON}-slim
 ARG TORCH_INDEX=
 ARG EXTRAS=remote
-# git is what `dem ci` and `dem diff REV:PATH` read revisions with; whichever the distribution has.
+# git is what `dem ci` and `dem diff REV:PATH` read revisions with; whichever the distribution
+# has. What is mounted belongs to whoever mounts it, and git reads repositories of others only where that is said.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install --yes --no-install-recommends git && rm -rf /var/lib/apt/lists/* && \
+    git config --system --add safe.directory /work
 COPY --from=wheel /wheel /wheel
 COPY constraints.txt /wheel/
 # The backends of source distributions are constrained by the first variable in older pips, by the second in newer ones.
