@@ -550,10 +550,26 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except click.ClickException as error:
         error.show()  # a mistake of the call itself, in click's own words
+        if hint := _recipes_to_name(error):
+            click.echo(f"Hint: {hint}", err=True)
         if "--json" in command:
-            _write_failure(UsageError(error.format_message()), command)
+            _write_failure(UsageError(error.format_message(), hint=hint), command)
         return UsageError.exit_status
     return int(status or 0)
+
+
+def _recipes_to_name(error: click.ClickException) -> str | None:
+    """What could have been named, where a call names no recipe and its command takes one."""
+    if not (
+        isinstance(error, click.MissingParameter) and error.param in {RECIPE, WITH_ACTIONS} and error.ctx
+    ):
+        return None
+    here = import_module(f"{__package__}.setup.completion").recipes_here()
+    if not here:
+        return "no recipe is in this folder; `dem init` writes one, `dem init --demo` one to try"
+    return (
+        f"{error.ctx.command_path} {here[0]}" if len(here) == 1 else f"the recipes here are {', '.join(here)}"
+    )
 
 
 def stopped(command: Sequence[str]) -> int:

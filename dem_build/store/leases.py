@@ -135,8 +135,11 @@ def is_alive(holder: Holder, path: Path, layout: CacheLayout) -> bool:
     # Whether its pid means ours: a boot id says so, a name only where there is none.
     same_host = bool(me.boot_id) or holder.host == me.host
     if same_host and (holder.boot_id, holder.pid_namespace) == (me.boot_id, me.pid_namespace):
-        return _start_time(holder.pid) == holder.start_time
-    if holder.host == me.host and holder.boot_id != me.boot_id:
+        began = _start_time(holder.pid)
+        if began != 0 or holder.start_time != 0:
+            return began == holder.start_time
+        # Nobody says when processes start, as on macOS: by now the pid may be another's, who touches no file of ours.
+    elif holder.host == me.host and holder.boot_id != me.boot_id:
         return False  # this host was started anew
     try:
         touched = path.stat().st_mtime

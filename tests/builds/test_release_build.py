@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hub_server import serving
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import ModelCard, constants, snapshot_download
 from peft import PeftModel
 from project import Project, dataset, fresh, recipe
 from safetensors.torch import load_file
@@ -174,6 +174,12 @@ def test_what_is_published_is_what_was_built_and_tells_nothing_of_this_machine(
         for action, files in (("vector:copy", 3), ("vector:add", 2)):
             said = call("publish", "tiny.toml", "org/v", action, "--revision", action[7:])
             assert said.startswith(f"org/v (private): {files} files in commit ")
+        files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        snapshot_download("org/m", token=hub.token, local_dir=tmp_path / "downloaded")
+    assert torch.equal(
+        logits(loaded(tmp_path / "downloaded")), logits(loaded(project.home / "out/tiny/model"))
+    )
     found = {
         (name, branch): repository.commits[commit]
         for (_, name), repository in hub.repositories.items()
@@ -183,9 +189,6 @@ def test_what_is_published_is_what_was_built_and_tells_nothing_of_this_machine(
         for content in files.values():
             assert not any(word.encode() in content for word in (str(project.home), hub.token, "data/"))
     model = found["org/m", "main"]
-    for name, content in model.items():
-        (tmp_path / name).write_bytes(content)
-    assert torch.equal(logits(loaded(tmp_path)), logits(loaded(project.home / "out/tiny/model")))
     card = ModelCard(model["README.md"].decode())
     assert [(r.dataset_name, r.metric_type) for r in card.data.eval_results] == [
         ("add", "loss"),

@@ -41,6 +41,31 @@ def test_a_mistaken_call_is_one_document_and_status_2(
     assert "Traceback" not in said.err
 
 
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        ((), "no recipe is in this folder; `dem init` writes one, `dem init --demo` one to try"),
+        (("r.toml",), "dem plan r.toml"),
+        (("r.toml", "s.toml"), "the recipes here are r.toml, s.toml"),
+    ],
+)
+def test_a_call_that_names_no_recipe_is_told_which_are_here(
+    files: tuple[str, ...],
+    hint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\n', encoding="utf-8")
+    for name in files:
+        (tmp_path / name).write_text('[base]\nmodel = "base"\n', encoding="utf-8")
+    assert run(["plan", "--json"]) == 2
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == f"Hint: {hint}"
+    assert json.loads(said.out)["error"]["hint"] == hint
+
+
 def test_of_several_recipes_each_has_a_document_and_what_an_earlier_one_makes_is_no_mistake(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

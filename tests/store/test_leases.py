@@ -110,6 +110,28 @@ def test_a_holder_from_before_this_host_was_started_is_dead(store):
     assert store.leases.holder(KEY) is None
 
 
+def test_where_nobody_says_when_a_process_started_one_that_is_silent_for_five_minutes_lost_its_pid_to_another(
+    store, monkeypatch
+):
+    """As on macOS, which has no /proc. The lease is that of a process that died, and its pid has come to be ours."""
+    monkeypatch.setattr("dem_build.store.leases._text", lambda _: "")
+    with store.leases.take(KEY) as lease:
+        assert (lease.holder.boot_id, lease.holder.start_time) == ("", 0)
+        age(store, SILENT_SECONDS - 20)
+        assert store.leases.holder(KEY) == lease.holder
+        age(store, SILENT_SECONDS + 1)
+        assert store.leases.holder(KEY) is None
+
+
+def test_where_nobody_says_when_a_process_started_the_dead_give_way_at_once(store, monkeypatch):
+    monkeypatch.setattr("dem_build.store.leases._text", lambda _: "")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with store.leases.take(KEY):
+        rewrite(store, pid=gone.pid)
+        assert store.leases.holder(KEY) is None
+
+
 FOREIGN = [
     {"host": "elsewhere", "boot_id": "00000000-0000-0000-0000-000000000000"},
     {"pid_namespace": "pid:[1]"},

@@ -43,6 +43,7 @@ __all__ = [
     "models",
     "names",
     "recipes",
+    "recipes_here",
     "recipes_or_actions",
     "table_keys",
     "words",
@@ -170,7 +171,7 @@ def words(context: click.Context, incomplete: str) -> list[CompletionItem]:
     typed, named = _typed(context), _recipes_of(context)
     if context.info_name in ("add", "score"):
         return recipes(context, incomplete) if not typed else [CompletionItem(incomplete, type="file")]
-    held = [name for recipe in named or _here() for name in _tables(recipe)]
+    held = [name for recipe in named or recipes_here() for name in _tables(recipe)]
     found = _beginning(held, incomplete)
     return (
         found if named else [*found, *(item for item in recipes(context, incomplete) if item.type == "plain")]
@@ -241,7 +242,8 @@ def _recipes_of(context: click.Context) -> list[str]:
     return [word for word in _typed(context) if word.endswith(".toml")]
 
 
-def _here() -> list[str]:
+def recipes_here() -> list[str]:
+    """The recipes in this folder."""
     return [str(path) for path in sorted(Path().glob("*.toml")) if _is_recipe(path)]
 
 

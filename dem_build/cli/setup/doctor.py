@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from dem_build.store.local import open_layout
 from dem_build.view.text import clean, make_console, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from dem_build.machine import Remote
     from dem_build.session.session import Call
@@ -158,9 +159,9 @@ def of_packages(name: str = PACKAGE) -> Diagnosis:
     try:
         asked = [Requirement(text) for text in metadata.requires(name) or ()]
     except metadata.PackageNotFoundError:
-        remedy = "pip install dem-build, or pip install -e . in its repository"
+        remedy = "pip install -e . in its repository"
         return Diagnosis("packages", "note", f"{name} is not installed, but run from its folder", remedy)
-    wrong: list[str] = []
+    wrong: dict[str, str] = {}  # what was asked for, and the version that is there
     extras: dict[str, bool] = {}
     own = 0
     for requirement in asked:
@@ -175,19 +176,21 @@ def of_packages(name: str = PACKAGE) -> Diagnosis:
         if extra:
             extras[extra] = extras.get(extra, True) and fits
         elif not fits:
-            wrong.append(f"{requirement.name}{requirement.specifier} ({there or 'missing'})")
+            wrong[f"{requirement.name}{requirement.specifier}"] = there or "missing"
     here = [extra for extra, fits in sorted(extras.items()) if fits]
     told = f"; extras: {', '.join(here) or 'none'}"
     if wrong:
-        return Diagnosis("packages", "bad", f"not as asked: {', '.join(wrong)}{told}", _install(name))
+        they = ", ".join(f"{asked} ({there})" for asked, there in wrong.items())
+        return Diagnosis("packages", "bad", f"not as asked: {they}{told}", _install(wrong))
     return Diagnosis("packages", "good", f"{own} as asked{told}")
 
 
-def _install(name: str) -> str:
-    """How this Python gets a package: environments of uv have no pip."""
+def _install(packages: Iterable[str]) -> str:
+    """How this Python gets packages: environments of uv have no pip."""
+    they = shlex.join(packages)
     if find_spec("pip"):
-        return f"{sys.executable} -m pip install --upgrade {name}"
-    return f"uv pip install --python {sys.executable} --upgrade {name}"
+        return f"{sys.executable} -m pip install {they}"
+    return f"uv pip install --python {sys.executable} {they}"
 
 
 def _is_of(requirement: object, extra: str) -> bool:
@@ -297,7 +300,7 @@ def of_folder(name: str, folder: Path, other: str) -> Iterator[Diagnosis]:
     told = (
         ""
         if can.shares
-        else "; no reflinks, so that copies take time and room (XFS, Btrfs and APFS have them)"
+        else "; no reflinks, so that copies take time and room (XFS and Btrfs on Linux have them)"
     )
     yield Diagnosis("disk", "good", f"{', '.join(can_do)}{told}")
 

@@ -143,9 +143,10 @@ def test_packages_are_held_against_what_is_asked(tmp_path: Path, monkeypatch: py
         == f"not as asked: pytest<1 ({pytest.__version__}), nobody-has-this (missing); extras: more"
     )
     monkeypatch.setattr(doctor, "find_spec", lambda _: None)
-    assert of_packages("asking").remedy == f"uv pip install --python {sys.executable} --upgrade asking"
+    wrong = "'pytest<1' nobody-has-this"
+    assert of_packages("asking").remedy == f"uv pip install --python {sys.executable} {wrong}"
     monkeypatch.setattr(doctor, "find_spec", lambda _: True)
-    assert of_packages("asking").remedy == f"{sys.executable} -m pip install --upgrade asking"
+    assert of_packages("asking").remedy == f"{sys.executable} -m pip install {wrong}"
     assert of_packages("nobody-has-this").state == "note"
 
 
