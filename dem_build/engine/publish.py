@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import itertools
 import json
 import os
@@ -46,9 +47,7 @@ PARTS = ("weights", "tokenizer", "config", "generation_config")
 """The outputs that make up a model."""
 KEPT = "model.kept"
 """Where is moved, beside a model that is replaced, what lay in its folder and was not written by dem."""
-COMPARED = (
-    1 << 20
-)  # bytes up to which a file of another time is read, to know whether somebody has changed it
+COMPARED = 1 << 20  # bytes from which a file of dem's that has another time is taken to be as it was written
 PARTIAL = ".model-"
 PARTIAL_TEXT = ".text-"
 
@@ -254,9 +253,11 @@ def _is_ours(name: Path, model: Path, new: Path, written: Mapping[str, JSON]) ->
     match written.get(file):
         case [int(size), int(time)] if not path.is_symlink() and (found := path.stat()).st_size == size:
             # Of a project that was copied all times are other ones.
-            same = found.st_mtime_ns == time or size > COMPARED
-            return same or ((new / name).is_file() and (new / name).read_bytes() == path.read_bytes())
-    return False
+            if found.st_mtime_ns == time or size > COMPARED:
+                return True
+    # A publisher that was stopped, or met a full disk, may have left the new model with the old one's stamp, or none.
+    alike = not path.is_symlink() and (new / name).is_file()
+    return alike and filecmp.cmp(path, new / name, shallow=False)
 
 
 def export_model(outputs: Mapping[str, Output], store: Store, folder: Path) -> None:

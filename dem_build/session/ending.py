@@ -75,7 +75,8 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
     to = session.destination()
     if not session.plan.up_to_date and session.superseded:
         what = "the recipe has changed since this build began, and another build of it has begun"
-        session.sharing.voice.warn(f"{to.folder} is left to that: {what}; what this one made is in the cache")
+        mend = "what this one made is in the cache, and a build of the recipe as it was publishes it"
+        session.sharing.voice.warn(f"{to.folder} is left to that: {what}; {mend}")
         return Ending(results, gates, shared=shared)
     assert results.model_digest is not None
     try:

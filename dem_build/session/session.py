@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dem_build import digest
+from dem_build.action import MODEL
 from dem_build.engine.publish import destination
 from dem_build.errors import DemError, NotUpToDateError, RecipeError, StoreError, UsageError
 from dem_build.graph import build_graph
@@ -207,15 +208,26 @@ class Session:
         if self.locked != lock.document(self.lock, self.recipe.folder):
             lock.update(path, self.lock, self.locked)
 
-    def save_root(self, outcome: Outcome | None = None) -> None:
+    @property
+    def _signs(self) -> bool:
+        """Whether what it builds is published: what prepares one dataset, or builds a part, has no say in that."""
+        return MODEL in self.plan.graph.actions
+
+    def save_root(self, outcome: Outcome | None = None, *, signed: bool = True) -> None:
         """Record the keys that this recipe's builds use: before a build reads anything, and after it.
+
+        Args:
+            outcome: What became of the build.
+            signed: Whether it publishes what it builds, as a worker does not.
 
         Raises:
             StoreError: The store cannot be written, and there is something to build.
         """
         if not self.whole and self.store.roots.damaged(root_id(self.recipe.path)):
             return  # it keeps collection away, and only a whole build knows all that it named
-        last = self.plan.history.keys
+        # As it is now: what others have written since this one was planned is not lost.
+        root = last_root(self.store, self.recipe.path)
+        last = root["actions"]
         kept = (name for name in last if name.startswith(PREDICTION))
         names = [*self.plan.graph.actions, *kept] if self.whole else last
         keys = {name: last[name] for name in names if name in last}
@@ -225,31 +237,42 @@ class Session:
         known += [r.key for r in outcome.results.values()] if outcome is not None else []
         # Recorded or not, as soon as a key is known: unfinished work on it is worth keeping.
         wanted = {key for key in known if key} - {*keys.values()}
-        fresh = self.root["built"] <= time.time() < self.fresh_until
-        here = self.root["host"] == os.uname().nodename
+        fresh = root["built"] <= time.time() < root["built"] + REFRESH_SECONDS
+        here = root["host"] == os.uname().nodename
         if outcome is not None and self.superseded:
             self._leave({*keys.values(), *wanted})
             return
-        if keys == dict(last) and wanted == {*self.root["wanted"]} and fresh and here:
+        if keys == last and wanted == {*root["wanted"]} and fresh and here:
             return  # a build with nothing to do writes nothing
+        by = self.mark if signed and self._signs else root["by"]
         try:
-            self.store.roots.write(root_id(self.recipe.path), self._root(keys, wanted))
+            self.store.roots.write(root_id(self.recipe.path), self._root(root, keys, wanted, by))
         except StoreError:
             if not self.plan.up_to_date:
                 raise  # else a store that is only read serves what it has
 
     @property
     def superseded(self) -> bool:
-        """Whether the recipe says something else by now, and a build of all of that has begun since this one's plan."""
+        """Whether the recipe says something else by now, and a build of that has begun since this one's plan."""
         by = last_root(self.store, self.recipe.path)["by"]
         if by in (self.mark, self.root["by"]):
             return False
         try:
             recipe, located, locked = _located(str(self.recipe.path), self.call.overrides, self.store.hints)
+            if self.call.overrides:  # no lock has what these bring in, and no hub is asked again
+                locked = lock.document(self.lock, self.recipe.folder)
             graph = build_graph(recipe, lock.resolve(located, self.store.hints, locked))
             return {**graph.only(self.call.targets or graph.actions).actions} != {**self.plan.graph.actions}
         except DemError:
             return True
+
+    def step_back(self) -> None:
+        """Supersede nobody: this one has ended, and published nothing."""
+        root = last_root(self.store, self.recipe.path)
+        if root["by"] == self.mark:
+            with suppress(StoreError):
+                document = {"recipe": str(self.recipe.path), **root, "by": self.root["by"]}
+                self.store.roots.write(root_id(self.recipe.path), document)
 
     def _leave(self, used: Iterable[digest.Digest]) -> None:
         """Note in the root of a later build what this one used, which the recipe needs no more."""
@@ -281,20 +304,25 @@ class Session:
         """Until when the root says well enough when it was used, in seconds since 1970."""
         return float(self.root["built"]) + REFRESH_SECONDS
 
-    def _root(self, keys: Mapping[str, digest.Digest], wanted: set[digest.Digest]) -> dict[str, digest.JSON]:
+    def _root(
+        self,
+        last: Mapping[str, digest.JSON],
+        keys: Mapping[str, digest.Digest],
+        wanted: set[digest.Digest],
+        by: str,
+    ) -> dict[str, digest.JSON]:
         """The root: what the recipe needs, what it has yet to make, and when it used what it needs no more."""
-        used = self.root[DROPPED] | dict.fromkeys(self.root["actions"].values(), self.root["built"])
+        used = last[DROPPED] | dict.fromkeys(last["actions"].values(), last["built"])
         for key in {*keys.values(), *wanted}:
             used.pop(key, None)
         return {
             "recipe": str(self.recipe.path),
             "host": os.uname().nodename,
-            # What prepares one dataset, or builds a part, publishes nothing and has no say in it.
-            "by": self.mark if self.whole else self.root["by"],
+            "by": by,
             "built": round(time.time(), 3),
             "actions": dict(keys),
             "wanted": sorted(wanted),
-            "overlap": self.root["overlap"],
+            "overlap": last["overlap"],
             DROPPED: _newest(used),
         }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -254,3 +256,36 @@ class TestImported:
 def test_a_plan_makes_no_cache(project):
     project.call("plan", "tiny.toml", "--cache", "typo")
     assert not (project.home / "typo").exists()
+
+
+OVERRIDDEN = """
+import sys
+from dem_build.session.session import Call, open_session
+
+mine = open_session("tiny.toml", Call(overrides=['base.model="org/tiny"']))
+mine.store.make()
+mine.save_root()
+open_session("tiny.toml", Call()).save_root()
+print("begun", flush=True)
+sys.stdin.readline()
+print(mine.superseded)
+"""
+
+
+def test_what_an_override_brings_in_is_not_asked_for_again_at_the_end(project, hub, files):
+    """A hub's `main` that has moved meanwhile, or no longer answers, keeps no build from publishing."""
+    config = json.loads(files["config.json"])
+    hub.commit("models", "org/other", files | {"config.json": json.dumps(config | {"note": 2}).encode()})
+    project.write(RECIPE.replace(NAME, "org/other"))
+    with subprocess.Popen(
+        [sys.executable, "-c", OVERRIDDEN],
+        cwd=project.home,
+        env=project.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        hub.commit("models", NAME, files | {"config.json": json.dumps(config | {"note": 1}).encode()})
+        assert process.communicate("\n")[0] == "False\n"

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from scaled import record_made_up, scaled_project
 
+from dem_build.cli.work import _Team
+from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Outcome, recorded
+from dem_build.errors import DemError
+from dem_build.session.build import building
 from dem_build.session.ending import conclude
 from dem_build.session.session import Call, Session, last_root, open_session
+from dem_build.view.follow import make_listener
+from dem_build.view.text import make_console
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +113,57 @@ def test_a_recipe_that_is_edited_while_it_is_built_is_published(
     aside.rename(record)
     assert conclude(early, ended(early)).model is not None
     assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
+
+
+def test_a_worker_publishes_nothing_and_supersedes_nobody(recipe: Path) -> None:
+    early, aside, record = begun(recipe)
+    recipe.write_text(without(recipe.read_text()))
+    with ExitStack() as within:
+        _Team.of([str(recipe)], Call(), within)
+    aside.rename(record)
+    assert conclude(early, ended(early)).model is not None
+    assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
+
+
+def test_a_build_that_ends_without_a_model_supersedes_nobody(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early, aside, record = begun(recipe)
+    recipe.write_text(without(recipe.read_text()))
+
+    def refused(*_: object) -> None:
+        raise DemError("not enough memory")
+
+    monkeypatch.setattr("dem_build.session.build.run_plan", refused)
+    follower = make_listener(make_console(stderr=True))
+    with pytest.raises(DemError, match="not enough memory"), Interrupt() as interrupt:  # noqa: SIM117
+        with building(str(recipe), Call(), follower, interrupt):
+            pass
+    aside.rename(record)
+    assert conclude(early, ended(early)).model is not None
+    assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
+
+
+def test_the_model_alone_is_built_of_a_later_recipe_and_stays(recipe: Path) -> None:
+    early, aside, record = begun(recipe)
+    recipe.write_text(without(recipe.read_text()))
+    late = open_session(str(recipe), Call(targets=("model",)))
+    late.save_root()
+    assert conclude(late, ended(late)).model is not None
+    aside.rename(record)
+    with pytest.warns(UserWarning, match="the recipe has changed since this build began"):
+        assert conclude(early, ended(early)).model is None
+
+
+def test_what_others_wrote_into_the_root_meanwhile_stays(recipe: Path) -> None:
+    whole, aside, record = begun(recipe)
+    part = open_session(str(recipe), Call(targets=("data:d0",)))
+    key = "a" * 64
+    open_session(str(recipe), Call()).save_predictions([key])
+    part.save_root(recorded(part.plan))
+    assert last_root(part.store, recipe)["by"] == whole.mark
+    aside.rename(record)
+    ended(whole)
+    root = last_root(whole.store, recipe)
+    assert root["actions"]["score:aaaaaaaaaaaa"] == key
+    assert {v.key for v in whole.plan.verdicts.values() if v.key} <= {*root["actions"].values()}

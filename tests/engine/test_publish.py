@@ -107,6 +107,19 @@ def test_of_a_project_that_was_copied_nothing_is_kept(tmp_path: Path, model: tup
     assert {p.name for p in to.folder.iterdir()} == {".dem.json", "model"}
 
 
+@pytest.mark.parametrize("stamp", [None, '{"recipe": "../r.toml", "files": {"config.json": [1, 2]}}'])
+def test_of_a_model_whose_stamp_was_not_written_any_more_nothing_is_kept(
+    tmp_path: Path, model: tuple[Store, Record], stamp: str | None
+) -> None:
+    store, record = model
+    to = Destination(tmp_path / "out", tmp_path / "r.toml")
+    publish(to, record, "d" * 64, store, dict)
+    (to.folder / ".dem.json").unlink()
+    if stamp is not None:
+        (to.folder / ".dem.json").write_text(stamp)
+    assert publish(to, record, "d" * 64, store, dict) is None
+
+
 def test_what_a_killed_publisher_left_goes(tmp_path: Path, model: tuple[Store, Record]) -> None:
     store, record = model
     to = Destination(tmp_path / "out", tmp_path / "r.toml")

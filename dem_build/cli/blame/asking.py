@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -174,7 +175,14 @@ class _Row(AskedItem):
             raise UsageError(
                 f"no token of item {self.number} counts", where=self.items.name, hint="name another item"
             )
-        return Asked(name, tuple(without), nll / tokens)
+        found = Asked(name, tuple(without), nll / tokens)
+        if not math.isfinite(found.value):  # of which nobody can say how far it is from another
+            raise EvaluationError(
+                f"the loss of item {self.number} is not finite: {found.label}",
+                where=self.items.name,
+                hint='that model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
+            )
+        return found
 
     def recorded(self, name: str) -> Asked | None:
         found = self.items.models.get(name, {}).get(self.number)

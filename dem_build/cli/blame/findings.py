@@ -139,8 +139,10 @@ class Blame:
         if told:
             return "; ".join(told)
         if not self.change:
-            state = f"{BASE} and {self.composed.name} are alike here"
-            return f"composing changed nothing: {state}, and so is every model that was asked"
+            state = f"composing changed nothing: {BASE} and {self.composed.name} are alike here"
+            if all(one.value == self.base.value for one in self.models):
+                return f"{state}, and so is every model that was asked"
+            return f"{state}, and others are not"
         did = "broke" if self.change < 0 else "mended"
         pairs = any(len(one.without) > 1 for one in self.lacking)
         if pairs or len(self.lacking) < 3:
