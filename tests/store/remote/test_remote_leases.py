@@ -304,7 +304,7 @@ def test_who_waits_for_a_holder_does_not_begin_as_the_remote_is_slow_for_a_momen
 @pytest.mark.usefixtures("store_credentials")
 def test_a_sign_of_life_has_more_time_than_what_somebody_waits_for(monkeypatch):
     made = []
-    monkeypatch.setattr("obstore.store.from_url", lambda url, **options: made.append(options))
+    monkeypatch.setattr("obstore.store.from_url", lambda _, **options: made.append(options))
     bucket = objectstore.ObjectStoreBucket("s3://team-models/x", hurried=True)
     for use in ("small", "write"):
         bucket._made(use)
