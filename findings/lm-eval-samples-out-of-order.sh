@@ -4,7 +4,8 @@
 # And a document that is picked alone is asked with other few-shot examples than among all.
 #
 # Versions: lm_eval 0.4.13, datasets 5.2.0.
-# Guess before reading its source: item 17 alone is item 17 of the whole evaluation, prompt and number.
+# Guess before looking: none; its source was read first. One would expect that item 17 alone is
+# item 17 of the whole evaluation, prompt and number.
 # Seen: with [2, 0] the sample called 2 holds document 0, and the one called 0 document 2; with one example a prompt, the
 # prompt of document 2 alone is another one than when all were asked, as it gets the first draw of the generator.
 # Why it matters: whoever asks one item again, to see why a model fails on it, asks something else. `dem blame` writes the

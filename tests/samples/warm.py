@@ -5,12 +5,13 @@ with its own folder, environment and streams, which ends as it does for a user. 
 driver copies itself for a light action, and speak with it as any others.
 
 Not for what is about imports, start-up, signals or witnesses (where torch is loaded, a call leaves none), nor for
-variables that are read when a library is imported or a process begins; but a hub's client is imported anew.
+variables that are read when a library is imported or a process begins; but where the hub is, is read anew.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import multiprocessing
 import os
 import pkgutil
@@ -129,7 +130,7 @@ def _writing(streams: Sequence[Path], function: Callable[..., object], arguments
 
 def _dem(arguments: list[str], home: Path, environment: dict[str, str]) -> None:
     """Be `dem`."""
-    _settle(home, environment)
+    _settle(home, environment, tasks="--trust-tasks" in arguments and "--offline" not in arguments)
     sys.argv = ["dem", *arguments]
     from dem_build.cli import main
 
@@ -142,11 +143,25 @@ def _python(code: str, home: Path, environment: dict[str, str]) -> None:
     exec(code, {"__name__": "__main__"})
 
 
-def _settle(home: Path, environment: dict[str, str]) -> None:
-    """Be as a process that was started in a folder with these variables, and whose workers are copies."""
+def _settle(home: Path, environment: dict[str, str], *, tasks: bool = False) -> None:
+    """Be as a process that was started in a folder with these variables, and whose workers are copies.
+
+    Args:
+        home: The folder.
+        environment: The variables.
+        tasks: Whether tasks are run: `datasets` cannot be loaded twice, and knows the client that it was loaded with.
+    """
     os.chdir(home)
     os.environ.clear()
     os.environ.update(environment)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
-        del sys.modules[name]  # which knows where the hub and its cache are from its variables
+    # The hub's client and `datasets` know where the hub and its cache are from its variables.
+    if tasks:
+        for name in ("huggingface_hub.constants", "datasets.config"):  # in which all of both looks
+            if name in sys.modules:
+                importlib.reload(sys.modules[name])
+        if (client := sys.modules.get("huggingface_hub.hf_api")) is not None:
+            client.api.endpoint = client.constants.ENDPOINT  # of its functions, made when it was loaded
+    else:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "huggingface_hub"]:
+            del sys.modules[name]  # some variables are set by `dem`, before it loads it
     Worker._new = lambda worker: Loaded(worker)  # noqa: PLW0108  a method

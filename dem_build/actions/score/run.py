@@ -15,7 +15,7 @@ before: `read` says what is taken.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ from dem_build.model.environment import (
     reset_peak_memory,
 )
 from dem_build.model.load import load_model
+from dem_build.model.recomputed import recompute_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,14 +166,7 @@ def _loaded(inputs: Inputs, of: str, context: Context) -> PreTrainedModel:
         attn_implementation=context.machine.attn_implementation,
     )
     if context.machine.gradient_checkpointing:
-        loaded: Any = model
-        # The name that it has had since transformers 5.
-        getattr(loaded, "activation_checkpointing_enable", loaded.gradient_checkpointing_enable)()
-        for module in model.modules():
-            # transformers computes again in training alone, and there drops out, too: of a layer this is its own say,
-            # and what is in it stays as it is evaluated.
-            if getattr(module, "gradient_checkpointing", False):
-                module.training = True
+        recompute_layers(model)
     return model
 
 

@@ -77,6 +77,7 @@ class RemoteLeases:
         self._silent = silent
         self._ours: dict[Digest, _Ours] = {}
         self._seen: dict[Digest, tuple[bytes, float]] = {}
+        self._unsure: dict[Digest, bytes] = {}
         self._warned = False
         self._asked_from = 0.0
         self._ended = threading.Event()
@@ -105,10 +106,20 @@ class RemoteLeases:
                 return self._take(key, sorted(needs))
         except RemoteError as error:
             self._missed()
+            if (told := self._last_told(key)) is not None:
+                return told
             if not self._warned:
                 self._warned = True
                 self._warn(f"{error}; others may do the same work meanwhile")
             return None
+
+    def _last_told(self, key: Digest) -> str | None:
+        """Who has a lease while the remote does not tell: who had it, as long as that one may be silent and live."""
+        # One slow answer is no reason to begin what somebody has been at for hours.
+        held, since = self._seen.get(key, (b"", 0.0))
+        if not held or self._namespace.remote.down is not None or time.monotonic() - since >= self._silent:
+            return None
+        return _told(held)
 
     @property
     def _asks(self) -> bool:
@@ -124,7 +135,7 @@ class RemoteLeases:
 
     def _take(self, key: Digest, needs: list[Digest]) -> str | None:
         if not self._asks:
-            return None
+            return self._last_told(key)
         bucket, me = self._namespace.remote.hurried, Holder.me()
         for _ in range(_ATTEMPTS):
             numbers = self._numbers(key)
@@ -132,11 +143,13 @@ class RemoteLeases:
             held = bucket.get(self._name(key, last)) if last else None
             if last and held is None:
                 continue  # given back between the two looks
-            if held is not None and not self._is_silent(key, held):
+            if held is not None and held != self._unsure.get(key) and not self._is_silent(key, held):
                 return _told(held)
             name, data = self._name(key, last + 1), self._written(me, needs)
+            # Else who asks again would wait for itself: the reply to a write that worked may be lost, or come late.
+            self._unsure[key] = data
             bucket.create(name, data)
-            # What the server says of the write is not believed: the reply to one that worked may have been lost.
+            # Nor is it believed what the server says of the write.
             if bucket.get(name) == data:
                 self._ours[key] = _Ours(name, me, needs)
                 self._seen.pop(key, None)

@@ -183,7 +183,8 @@ class ObjectStoreBucket:
         elif use == "read":
             client |= {"timeout": timedelta(days=1), "read_timeout": timedelta(seconds=_STALLED)}
         else:
-            client["timeout"] = timedelta(seconds=_HURRIED if self._hurried else _PART)
+            # Who is in a hurry writes signs of life, for which nobody waits: a line full of weights is no death.
+            client["timeout"] = timedelta(seconds=_SMALL if self._hurried else _PART)
         retry: Any = {
             "max_retries": 0 if self._hurried else _RETRIES,
             "retry_timeout": timedelta(seconds=_RETRY),

@@ -21,6 +21,7 @@ from dem_build.machine import Remote
 from dem_build.session.sharing import Sharing
 from dem_build.store.gc.garbage import Policy
 from dem_build.store.leases import Holder
+from dem_build.store.remote import leases as leases_module
 from dem_build.store.remote import objectstore
 from dem_build.store.remote.address import open_bucket
 from dem_build.store.remote.leases import RemoteLeases
@@ -255,6 +256,60 @@ def test_an_error_of_the_moment_loses_no_lease(shared, monkeypatch):
         )
         assert one.take(KEY) is None
         assert there(shared) == ["1"]
+
+
+def test_a_lease_whose_creation_was_heard_of_by_nobody_is_not_waited_for_by_its_holder(shared, monkeypatch):
+    with leases(shared, "one", silent=1000.0) as one, leases(shared, "two", silent=1000.0) as two:
+        bucket, lost = one._namespace.remote.bucket, [True]
+        create = type(bucket).create
+
+        def creates(name, data):
+            create(bucket, name, data)
+            if lost:
+                lost.clear()
+                raise RemoteError("the store cannot be reached", where="there")
+
+        monkeypatch.setattr(bucket, "create", creates)
+        assert one.take(KEY) is None
+        assert not lost
+        assert KEY in one._ours, "it works without"
+        assert there(shared) == ["2"]
+        assert two.take(KEY) is not None
+
+
+def test_who_waits_for_a_holder_does_not_begin_as_the_remote_is_slow_for_a_moment(shared, monkeypatch):
+    said: list[str] = []
+    with leases(shared, "one") as one, leases(shared, "two", silent=1.0, said=said) as two:
+        assert one.take(KEY) is None
+        told = two.take(KEY)
+        assert told is not None
+        began = time.monotonic()
+        monkeypatch.setattr(leases_module, "_AT_ONCE", 0.0)
+
+        def slow(*_):
+            raise RemoteError("the store did not answer in time", where="there")
+
+        monkeypatch.setattr(two._namespace.remote.bucket, "list", slow)
+        assert two.take(KEY) == told
+        assert two.take("cd" * 32) is None, "nobody was seen at that"
+        assert two.take(KEY) == told
+        assert taken_by(two) <= 1.5  # nor does it wait for ever
+        assert time.monotonic() - began >= 0.9
+        two._asked_from = 0.0
+        two._seen[KEY] = (two._seen[KEY][0], time.monotonic())
+        two._namespace.remote.down = RemoteError("gone", where="there")
+        assert two.take(KEY) is None, "no record would come from there"
+
+
+@pytest.mark.usefixtures("store_credentials")
+def test_a_sign_of_life_has_more_time_than_what_somebody_waits_for(monkeypatch):
+    made = []
+    monkeypatch.setattr("obstore.store.from_url", lambda _, **options: made.append(options))
+    bucket = objectstore.ObjectStoreBucket("s3://team-models/x", hurried=True)
+    for use in ("small", "write"):
+        bucket._made(use)
+    small, write = (options["client_options"]["timeout"].total_seconds() for options in made)
+    assert (small, write) == (3, 15)
 
 
 def test_what_anybody_may_have_written_as_a_lease_is_waited_for_as_any_other(shared):
