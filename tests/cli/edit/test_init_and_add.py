@@ -272,7 +272,10 @@ def test_a_recipe_is_begun_of_flags(capsys: pytest.CaptureFixture[str]) -> None:
         (["away/x.toml"], "a base is needed"),
         (["away/x.toml", "--base", "bas.gguf"], "no such folder or file"),
         (["away/x.toml", "--base", "base.gguf", "--data", "none.jsonl"], "no file matches"),
-        (["away/x.toml", "--base", "base.gguf", "--data", "asked.jsonl"], "`question`, `answer` are what is meant"),
+        (
+            ["away/x.toml", "--base", "base.gguf", "--data", "asked.jsonl"],
+            "`question`, `answer` are what is meant",
+        ),
         (
             ["away/x.toml", "--base", "base.gguf", "--data", "add.jsonl", "--data", "add=asked.jsonl"],
             "two datasets would be called 'add'",
