@@ -101,7 +101,8 @@ CALLS = (
             "Usage: dem build [OPTIONS] RECIPE... [-- ACTION...]\n"
             "Try 'dem build --help' for help.\n"
             "\n"
-            "Error: Missing argument 'RECIPE... [-- ACTION...]'."
+            "Error: Missing argument 'RECIPE... [-- ACTION...]'.\n"
+            "Hint: dem build recipe.toml"
         ),
     ),
     Call(

@@ -20,7 +20,6 @@ EDITS = (
             "  hint:  if `question`, `answer` are what is meant: --set columns.prompt=question --set "
             "columns.completion=answer"
         ),
-        status=1,
         setup=write("data/sums.jsonl", '{"question": "1 + 1", "answer": "2"}\n'),
     ),
     Call(

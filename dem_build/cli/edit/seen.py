@@ -75,11 +75,18 @@ def look(source: str, kind: str | None, recipe: Path, more: Mapping[str, Any], *
         offline: Ask no hub.
 
     Raises:
-        UsageError: There is no such thing, or it is none that dem takes.
-        DataError: A row is none, or no format fits.
+        UsageError: There is no such thing, or it is none that dem takes: a row is none, or no format fits.
     """
-    if source.startswith(HUB):
-        return _on_hub(source.removeprefix(HUB), kind or "dataset", more, offline=offline)
+    try:
+        if source.startswith(HUB):
+            return _on_hub(source.removeprefix(HUB), kind or "dataset", more, offline=offline)
+        return _here(source, kind, recipe, more)
+    except DataError as error:  # no action failed: the call names what none could take
+        raise UsageError(error.what, where=error.where, hint=error.hint) from error
+
+
+def _here(source: str, kind: str | None, recipe: Path, more: Mapping[str, Any]) -> Seen:
+    """Something on this machine."""
     path = expanded(source)
     if path.is_dir():
         found = _model_in(path) if kind is None else kind
