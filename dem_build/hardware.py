@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import re
@@ -31,7 +32,7 @@ MAPPED = 2 << 20
 """Bytes from which on a worker's C library makes what it is asked for a mapping of its own: a large page."""
 LIBRARIES = Path("/etc/ld.so.cache")
 """What the dynamic linker knows of libraries; their paths lie in it as they are."""
-_TCMALLOC = re.compile(rb"/[^\0]+/libtcmalloc(?:_minimal)?\.so\.4(?=\0)")
+_TCMALLOC = re.compile(rb"/[^\0 :]+/libtcmalloc(?:_minimal)?\.so\.4(?=\0)")
 _ELF = slice(4, 20)  # of a file of ELF: word size, order of bytes, ABI, sort of file and processor
 QUERY = ("nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits")
 QUERY_SECONDS = 10.0
@@ -116,9 +117,22 @@ def allocator() -> Path | None:
         # The small one first: the other brings a profiler along.
         for name in sorted(_TCMALLOC.findall(LIBRARIES.read_bytes()), key=len, reverse=True):
             with suppress(OSError):
-                if _built_for(found := Path(os.fsdecode(name))) == ours:
+                if _built_for(found := Path(os.fsdecode(name))) == ours and _starts_with(found):
                     return found
     return None
+
+
+@functools.cache
+def _starts_with(library: Path) -> bool:
+    """Whether this Python starts with a library: where what it needs is not found, nothing would."""
+    # A Python may bring a C++ library of its own, as conda's and Nix' do, and not the one that this was built for.
+    call = [sys.executable, "-I", "-S", "-c", ""]
+    environment = {**os.environ, "LD_PRELOAD": str(library)}
+    try:
+        done = subprocess.run(call, env=environment, capture_output=True, timeout=QUERY_SECONDS, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and not done.stderr  # which says what was left out
 
 
 def _built_for(path: Path) -> bytes:

@@ -92,6 +92,7 @@ SETTINGS = [
     ("train", "max_length", "77", ""),
     ("train", "packing", "true", ""),
     ("train", "bf16", "false", ""),
+    ("train", "torch_compile", "true", ""),
     ("train", "lr_scheduler_type", '"linear"', ""),
     ("train", "warmup_steps", "5", ""),
     ("train", "weight_decay", "0.1", ""),

@@ -65,6 +65,7 @@ def known(tmp_path, monkeypatch):
             b"glibc-ld.so.cache1.1\0" + b"".join(b"%b\0" % str(p).encode() for p in found)
         )
         monkeypatch.setattr(hardware, "LIBRARIES", tmp_path / "cache")
+        monkeypatch.setattr(hardware, "_starts_with", lambda _: True)
         return paths
 
     return write
@@ -87,3 +88,24 @@ def test_a_library_of_other_programs_or_of_another_name_is_none(known, monkeypat
     assert Slot((), 2).allocation() == {}
     monkeypatch.setattr(hardware, "LIBRARIES", tmp_path / "none")
     assert Slot((), 2).allocation() == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as above")
+def test_a_library_that_python_does_not_start_with_is_none(known, monkeypatch, tmp_path):
+    """Else no worker would, and nothing be trained."""
+    starts = hardware._starts_with
+    [library] = known("libtcmalloc.so.4")
+    monkeypatch.setattr(hardware, "_starts_with", starts)
+    assert Slot((), 2).allocation() == {}, "a head without a body"
+    mapped = (line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines())
+    real = next(name for name in mapped if "/libm.so" in name or "/libm-" in name)
+    library.write_bytes(Path(real).read_bytes())
+    starts.cache_clear()
+    assert Slot((), 2).allocation()["LD_PRELOAD"] == str(library)
+    program = tmp_path / "python"
+    program.write_bytes(Path(sys.executable).read_bytes()[:20] + b"no program")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    starts.cache_clear()
+    assert Slot((), 2).allocation() == {}
+    starts.cache_clear()
