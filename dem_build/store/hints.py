@@ -166,7 +166,8 @@ class Hints:
             self._database = None
 
     def __del__(self) -> None:
-        self.close()
+        if _SQLITE:  # else the interpreter ends, and the names of this module are gone
+            self.close()
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         with _SQLITE:

@@ -15,7 +15,10 @@ from dem_build.engine.copied import POSSIBLE
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 TEXT = recipe(
-    dataset("add", omega=0.5, test=0.2), '[evaluate]\nmodels = ["composed"]\nprompts = 0\n', steps=2
+    dataset("add", omega=0.5, test=0.2),
+    dataset("copy", omega=0.5, test=0.2).replace("[datasets.copy]", "[datasets.Add]"),
+    '[evaluate]\nmodels = ["composed"]\nprompts = 0\n',
+    steps=2,
 )
 COMMANDS = (
     "check tiny.toml",
@@ -91,3 +94,7 @@ def test_a_machine_that_is_not_linux_checks_plans_builds_and_looks_after_its_cac
     assert shown["action"] == "model"
     assert (verified, collected["freed"]) == ([], {})
     assert {finding["state"] for finding in doctor} == {"good"}
+    # Where file systems do not tell case, names that differ in nothing else share no file.
+    for place in ("cache", "out"):
+        made = [str(path.relative_to(tmp_path)).lower() for path in (tmp_path / place).rglob("*")]
+        assert len(made) == len(set(made)) > 5

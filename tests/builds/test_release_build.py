@@ -152,6 +152,7 @@ def test_a_form_or_an_option_that_says_nothing_is_refused(arguments, why, call):
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # as in test_publishing
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # as above
 def test_what_is_published_is_what_was_built_and_tells_nothing_of_this_machine(
     project, call, tmp_path, monkeypatch
 ):
@@ -176,10 +177,12 @@ def test_what_is_published_is_what_was_built_and_tells_nothing_of_this_machine(
             assert said.startswith(f"org/v (private): {files} files in commit ")
         files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
-        snapshot_download("org/m", token=hub.token, local_dir=tmp_path / "downloaded")
-    assert torch.equal(
-        logits(loaded(tmp_path / "downloaded")), logits(loaded(project.home / "out/tiny/model"))
-    )
+        for name, branch in (("m", "main"), ("v", "copy")):
+            snapshot_download(f"org/{name}", revision=branch, token=hub.token, local_dir=tmp_path / name)
+    composed = logits(loaded(project.home / "out/tiny/model"))
+    assert torch.equal(logits(loaded(tmp_path / "m")), composed)
+    adapted = PeftModel.from_pretrained(loaded(project.home / "base"), tmp_path / "v")
+    torch.testing.assert_close(logits(adapted), composed, rtol=0, atol=2e-5)
     found = {
         (name, branch): repository.commits[commit]
         for (_, name), repository in hub.repositories.items()

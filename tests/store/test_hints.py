@@ -207,3 +207,9 @@ def test_what_is_no_file_in_the_place_of_the_hints_is_done_without(settled, tmp_
     file.unlink()
     put(file)
     assert Hints(tmp_path / "hints").digest_of(settled) == ROWS
+
+
+def test_hints_that_live_until_the_interpreter_ends_say_nothing(tmp_path, monkeypatch):
+    kept = Hints(tmp_path / "hints")
+    monkeypatch.setattr(hints_module, "_SQLITE", None)  # as Python leaves the names of a module then
+    kept.__del__()
