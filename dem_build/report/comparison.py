@@ -39,6 +39,7 @@ __all__ = [
     "above",
     "clear",
     "difference",
+    "falls",
     "gains",
     "has_few_rows",
     "losses_of",
@@ -157,8 +158,12 @@ def subject(task: str) -> str:
 def lower_is_better(results: Results, task: str, metric: str) -> bool:
     """Whether less of a task's metric is better: as the task says, else as the metric's name does."""
     plain = metric.partition("@")[0]  # `metric@filter`
-    said = results.higher_is_better.get(task, {}).get(plain)
-    return plain in LOWER_IS_BETTER if said is None else not said
+    return falls(plain, results.higher_is_better.get(task, {}).get(plain))
+
+
+def falls(metric: str, higher_is_better: object) -> bool:
+    """Whether less of a metric is better: as its task says of more, else as its name does."""
+    return metric in LOWER_IS_BETTER if higher_is_better is None else not higher_is_better
 
 
 def model_names(results: Results) -> list[str]:

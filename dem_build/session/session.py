@@ -239,8 +239,8 @@ class Session:
         wanted = {key for key in known if key} - {*keys.values()}
         fresh = root["built"] <= time.time() < root["built"] + REFRESH_SECONDS
         here = root["host"] == os.uname().nodename
-        if outcome is not None and self.superseded:
-            self._leave({*keys.values(), *wanted})
+        if outcome is not None and self._is_superseded(root):
+            self._leave(root, {*keys.values(), *wanted})
             return
         if keys == last and wanted == {*root["wanted"]} and fresh and here:
             return  # a build with nothing to do writes nothing
@@ -254,8 +254,10 @@ class Session:
     @property
     def superseded(self) -> bool:
         """Whether the recipe says something else by now, and a build of that has begun since this one's plan."""
-        by = last_root(self.store, self.recipe.path)["by"]
-        if by in (self.mark, self.root["by"]):
+        return self._is_superseded(last_root(self.store, self.recipe.path))
+
+    def _is_superseded(self, root: Mapping[str, digest.JSON]) -> bool:
+        if root["by"] in (self.mark, self.root["by"]):
             return False
         try:
             recipe, located, locked = _located(str(self.recipe.path), self.call.overrides, self.store.hints)
@@ -270,33 +272,27 @@ class Session:
         """Supersede nobody: this one has ended, and published nothing."""
         root = last_root(self.store, self.recipe.path)
         if root["by"] == self.mark:
-            with suppress(StoreError):
-                document = {"recipe": str(self.recipe.path), **root, "by": self.root["by"]}
-                self.store.roots.write(root_id(self.recipe.path), document)
+            self._amend(root, by=self.root["by"])
 
-    def _leave(self, used: Iterable[digest.Digest]) -> None:
+    def _leave(self, root: Mapping[str, digest.JSON], used: Iterable[digest.Digest]) -> None:
         """Note in the root of a later build what this one used, which the recipe needs no more."""
-        root = last_root(self.store, self.recipe.path)
         needed = {*root["actions"].values(), *root["wanted"]}
-        root[DROPPED] = _newest(root[DROPPED] | dict.fromkeys({*used} - needed, round(time.time(), 3)))
-        with suppress(StoreError):
-            self.store.roots.write(root_id(self.recipe.path), {"recipe": str(self.recipe.path), **root})
+        dropped = root[DROPPED] | dict.fromkeys({*used} - needed, round(time.time(), 3))
+        self._amend(root, **{DROPPED: _newest(dropped)})
 
     def save_overlap(self, overlap: dict[str, digest.JSON]) -> None:
         """Record what datasets share beside the keys of the build that counted it."""
-        root = last_root(self.store, self.recipe.path)
-        # A store that is only read is no place for it: it is counted again.
-        with suppress(StoreError):
-            document = {"recipe": str(self.recipe.path), **root, "overlap": overlap}
-            self.store.roots.write(root_id(self.recipe.path), document)
+        self._amend(last_root(self.store, self.recipe.path), overlap=overlap)
 
     def save_predictions(self, keys: Iterable[digest.Digest]) -> None:
         """Record that predictions are kept, beside the keys of the last build: later models are held against them."""
         root = last_root(self.store, self.recipe.path)
-        actions = {**root["actions"], **{f"{PREDICTION}{key[:12]}": key for key in keys}}
-        # A store that is only read serves what it has.
+        self._amend(root, actions={**root["actions"], **{f"{PREDICTION}{key[:12]}": key for key in keys}})
+
+    def _amend(self, root: Mapping[str, digest.JSON], **fields: digest.JSON) -> None:
+        """Write a root with other fields; a store that is only read serves what it has."""
         with suppress(StoreError):
-            document = {"recipe": str(self.recipe.path), **root, "actions": actions}
+            document = {"recipe": str(self.recipe.path), **root, **fields}
             self.store.roots.write(root_id(self.recipe.path), document)
 
     @property

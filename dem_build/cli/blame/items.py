@@ -12,12 +12,12 @@ from dem_build.actions.task.spec import KIND as TASK_KIND
 from dem_build.errors import StoreError, UsageError
 from dem_build.json_text import MALFORMED, parse_json, quantity
 from dem_build.recipe.messages import nearest
-from dem_build.report.comparison import LOSS, LOSS_TASK
+from dem_build.report.comparison import LOSS, LOSS_TASK, falls
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from dem_build.action import Action
+    from dem_build.action import Action, Kind
     from dem_build.digest import JSON
     from dem_build.session.session import Session
 
@@ -130,12 +130,7 @@ def items_of(session: Session, target: str, metric: str | None) -> Items:
             f"{target} is a group of tasks", where=session.named, hint=f"name one of {', '.join(names)}"
         )
     if target in tasks:
-        found = {
-            a.evaluation.model: a
-            for a in evaluations
-            if a.kind is TASK_KIND and a.evaluation and a.evaluation.task == target
-        }
-        return _documents(session, target, metric, found)
+        return _documents(session, target, metric, _evaluating(evaluations, TASK_KIND, target))
     dataset = target.removeprefix(LOSS_TASK)
     if dataset not in datasets:
         what = f"there is no task, and no dataset or probe with test rows, {target!r} in this recipe"
@@ -144,17 +139,19 @@ def items_of(session: Session, target: str, metric: str | None) -> Items:
         raise UsageError(
             f"rows have no metric {metric!r}", where=dataset, hint=f"leave out --metric: it is {LOSS!r}"
         )
-    found = {
-        a.evaluation.model: a
-        for a in evaluations
-        if a.kind is LOSS_KIND and a.evaluation and a.evaluation.task == LOSS_TASK + dataset
-    }
+    found = _evaluating(evaluations, LOSS_KIND, LOSS_TASK + dataset)
     models = {
         model: _of_rows(session, action)
         for model, action in found.items()
         if action.name in session.plan.records
     }
     return Items(LOSS_TASK + dataset, dataset, LOSS, lower_is_better=True, models=models, actions=found)
+
+
+def _evaluating(evaluations: Iterable[Action], kind: Kind, task: str) -> dict[str, Action]:
+    """Model → what evaluates it on a task."""
+    having = ((a.evaluation, a) for a in evaluations if a.kind is kind)
+    return {said.model: action for said, action in having if said is not None and said.task == task}
 
 
 def _of_rows(session: Session, action: Action) -> dict[int, RecordedItem]:
@@ -189,15 +186,9 @@ def _documents(session: Session, task: str, metric: str | None, found: Mapping[s
     if metric is not None and metric not in names:
         raise UsageError(f"there is no metric {metric!r} of an item", where=task, hint=nearest(metric, names))
     chosen = metric or next(iter(names))
-    directions = next(
-        (
-            records[a.name].noted("higher_is_better", chosen.partition("@")[0])
-            for a in found.values()
-            if a.name in records
-        ),
-        None,
-    )
-    lower = directions is False and chosen.partition("@")[0] != LIKELIHOOD
+    plain = chosen.partition("@")[0]
+    evaluated = next(records[found[model].name] for model in samples)
+    lower = plain != LIKELIHOOD and falls(plain, evaluated.noted("higher_is_better", plain))
     models = {}
     for model, told in samples.items():
         try:
