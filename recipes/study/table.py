@@ -2,7 +2,9 @@
 
     .venv/bin/python recipes/study/table.py             losses on test rows, gain recovered, tokens and seconds
     .venv/bin/python recipes/study/table.py --builds    the builds, command by command
-    .venv/bin/python recipes/study/table.py --cache DIR (before either) where the store is
+
+    --cache DIR       where the store is
+    --base gemma      of gemma.toml in the place of study.toml, and nothing of trunk.toml
 
 Gain recovered has the constants of the first seed's study in every row: L_base - L_single of each dataset's own vector,
 on the same test rows. Errors are standard errors over test rows, of differences paired by rows.
@@ -10,6 +12,7 @@ on the same test rows. Errors are standard errors over test rows, of differences
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from dataclasses import dataclass
@@ -27,7 +30,7 @@ sys.path.insert(0, str(HERE.parent))
 from measured import gain, mean, ratio, record, rows, shown  # noqa: E402
 
 DATASETS = ("gsm8k", "cot", "aqua", "family", "reverse")
-MIXTURES = ("natural", "even")
+MIXTURES = {"natural": "mixture, natural", "even": "mixture, even", "slow": "mixture, even, at 3e-5"}
 ROWS = (8, 20, 56)
 SEEDS = (43, 44)
 HEALING = ("heal.train.max_steps=24", "heal.train.learning_rate=3e-5", "heal.train.eval_steps=0")
@@ -62,7 +65,7 @@ class Arm:
 ARMS = (
     Arm("base", "base"),
     *(Arm(f"{name} alone", name, (f"vector:{name}",)) for name in DATASETS),
-    *(Arm(f"mixture, {name}", name, (f"vector:{name}",)) for name in MIXTURES),
+    *(Arm(MIXTURES[name], name, (f"vector:{name}",)) for name in MIXTURES),
     Arm("uniform 1/n", "mean", SINGLES),
     Arm("DEM, ω a vector", "composed", (), "sum", SINGLES),
     Arm("DEM, ω a layer", "composed", (), "layers", SINGLES),
@@ -95,19 +98,37 @@ ARMS = (
     ),
 )
 MATCHED = next(arm for arm in ARMS if arm.label == "matched, 32 rows")
-STORE: list[str | None] = [None]
+
+
+@cache
+def arguments() -> argparse.Namespace:
+    """Return what the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--builds", action="store_true")
+    parser.add_argument("--cache")
+    parser.add_argument("--base", choices=("study", "gemma"), default="study")
+    return parser.parse_args()
+
+
+def settings(build: str) -> tuple[str, tuple[str, ...]]:
+    """Return the recipe of a build and what is set in it; its name, and so its place in out/, is its own."""
+    recipe, own = BUILDS[build]
+    stem = arguments().base
+    return recipe.replace("study", stem), ((f"name={stem}-{build}", *own) if build else own)
+
+
+def is_of_the_base(build: str) -> bool:
+    """Whether a build is of the base that is asked for."""
+    return arguments().base == "study" or BUILDS[build][0] == "study.toml"
 
 
 @cache
 def session(build: str) -> Session:
     """Return the plan of a build; nothing runs."""
-    recipe, own = BUILDS[build]
-    return open_session(str(HERE / recipe), Call(overrides=(*named(build), *own), cache=STORE[0]))
-
-
-def named(build: str) -> tuple[str, ...]:
-    """Return the setting by which a build has a name of its own, and so an own place in out/."""
-    return (f"name=study-{build}",) if build else ()
+    recipe, own = settings(build)
+    return open_session(str(HERE / recipe), Call(overrides=own, cache=arguments().cache))
 
 
 def losses(arm: Arm, dataset: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -151,6 +172,8 @@ def models() -> None:
     print("| model | " + " | ".join((*DATASETS, *columns)) + " |")
     print("|---|" + "---:|" * (len(DATASETS) + len(columns)))
     for arm in ARMS:
+        if not is_of_the_base(arm.build):
+            continue
         means = [
             ratio(*found)[0] if (found := losses(arm, name)) else math.nan for name in (*DATASETS, "dialogue")
         ]
@@ -165,13 +188,11 @@ def models() -> None:
 
 def builds() -> None:
     """Print the command of each build."""
-    for build, (recipe, own) in BUILDS.items():
-        settings = " ".join(f"--set {one}" for one in (*named(build), *own))
-        print(f".venv/bin/dem build recipes/study/{recipe} --trust-tasks {settings}".rstrip())
+    for build in filter(is_of_the_base, BUILDS):
+        recipe, own = settings(build)
+        told = " ".join(f"--set {one}" for one in own)
+        print(f".venv/bin/dem build recipes/study/{recipe} --trust-tasks {told}".rstrip())
 
 
 if __name__ == "__main__":
-    told = sys.argv[1:]
-    if told[:1] == ["--cache"]:
-        STORE[0] = told[1]
-    builds() if "--builds" in told else models()
+    builds() if arguments().builds else models()
