@@ -72,10 +72,6 @@ def room(devices: list[str] | None = None) -> Room | None:
 def refuse_inputs(name: str, files: int) -> None:
     """Refuse an action that takes more files than the system lets a process have open, whatever it may ask for.
 
-    Args:
-        name: The action.
-        files: How many it takes.
-
     Raises:
         UsageError: It does.
     """

@@ -173,12 +173,6 @@ def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> 
 
     However it is stored, what is returned has the base's float tensors, and gives their values as float32.
 
-    Args:
-        path: The file.
-        base: What it must belong to.
-        base_digest: Digest of the base's folder of weights.
-        name: What messages call it.
-
     Raises:
         CheckpointError: No vector, a vector of another base, or names, shapes or formats that differ.
     """

@@ -74,13 +74,7 @@ class LowRank(Generic[Array]):
 
 
 def elements(of: LowRank[Any], start: int, size: int) -> Iterator[Any]:
-    """Yield elements of scale · B A in the order of rows, flat and in pieces.
-
-    Args:
-        of: The factors.
-        start: The first element.
-        size: How many.
-    """
+    """Yield elements of scale · B A in the order of rows, flat and in pieces."""
     columns, stop = of.a.shape[1], start + size
     while start < stop:
         row, column = divmod(start, columns)
@@ -188,10 +182,6 @@ class FactoredDelta(Checkpoint):
 
 def open_factors(path: Path, name: str) -> FactoredDelta:
     """Open a vector of low rank without its base: its tensors are those that it changes.
-
-    Args:
-        path: The file.
-        name: What messages call it.
 
     Raises:
         CheckpointError: No vector of low rank, or a damaged one.

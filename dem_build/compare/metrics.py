@@ -143,13 +143,7 @@ class MetricChange:
 def compare_metrics(
     sides: tuple[Side, Side], nodes: tuple[Mapping[str, Node], Mapping[str, Node]], names: Names
 ) -> tuple[MetricChange, ...]:
-    """Every metric that either side recorded: losses first, then tasks, as the second side has them.
-
-    Args:
-        sides: Both sides.
-        nodes: Their actions.
-        names: What the second side calls what the first one has.
-    """
+    """Every metric that either side recorded: losses first, then tasks, as the second side has them."""
     finder = _Finder(sides, nodes, names)
     found = [finder.change(*place) for place in finder.places()]
     chances = holm([one.change.p if one.change else None for one in found])

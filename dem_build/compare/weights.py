@@ -98,10 +98,6 @@ class _Tensor:
 def compare_weights(before: Path | Iterable[Path], after: Path | Iterable[Path]) -> WeightsChange:
     """Compare two models' weights, a piece at a time.
 
-    Args:
-        before: The first model's folder, or its files.
-        after: The second's.
-
     Raises:
         CheckpointError: A file is damaged or missing.
     """

@@ -137,10 +137,6 @@ class Beside:
 def from_messages(value: Any, beside: Beside) -> Conversation:
     """Read the list of a `messages` row: `{"role": …, "content": …}` each.
 
-    Args:
-        value: The column's value.
-        beside: What the row has beside it.
-
     Raises:
         DataError: It is no such list; names the turn.
     """
@@ -150,10 +146,6 @@ def from_messages(value: Any, beside: Beside) -> Conversation:
 def from_sharegpt(value: Any, beside: Beside) -> Conversation:
     """Read the list of a `sharegpt` row: `{"from": "human", "value": …}` each.
 
-    Args:
-        value: The column's value.
-        beside: What the row has beside it.
-
     Raises:
         DataError: It is no such list; names the turn.
     """
@@ -162,11 +154,6 @@ def from_sharegpt(value: Any, beside: Beside) -> Conversation:
 
 def from_pair(prompt: Any, completion: Any, beside: Beside) -> Conversation:
     """Read a prompt and its completion, each a list of turns or a text. What answers in the prompt is given.
-
-    Args:
-        prompt: The prompt.
-        completion: The completion.
-        beside: What the row has beside them.
 
     Raises:
         DataError: One of them is no such list; names the turn.
@@ -256,10 +243,6 @@ def _conversation(
 
 def system_of(value: Any, where: str) -> str:
     """What a row's system column says.
-
-    Args:
-        value: The column's value.
-        where: Where the row stands, for errors.
 
     Raises:
         DataError: It is no text.

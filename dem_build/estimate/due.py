@@ -158,12 +158,7 @@ class DueMatching:
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
-    """The verdicts on what is due, or may be; of several actions that are the same work, the first.
-
-    Args:
-        plan: What is to be built.
-        kind: Of which kind alone; None is all.
-    """
+    """The verdicts on what is due, or may be; of several actions that are the same work, the first."""
     found: dict[Digest, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
     for verdict in plan.verdicts.values():

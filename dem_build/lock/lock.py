@@ -467,10 +467,6 @@ def _refused(path: Path, what: str, mend: str = "restore it") -> RecipeError:
 def parse(data: bytes, path: Path) -> JSON:
     """The document of a lock file's bytes.
 
-    Args:
-        data: The bytes.
-        path: What messages call the file.
-
     Raises:
         RecipeError: It is no lock, or one of a newer dem.
     """

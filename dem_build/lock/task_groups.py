@@ -124,10 +124,6 @@ def find_groups(name: str, include_path: Path | None) -> dict[str, TaskGroup]:
 def asked(tasks: Iterable[Task], groups: Mapping[str, TaskGroup]) -> list[Task]:
     """The tasks that a recipe asks for, those of groups and tags one by one; each once.
 
-    Args:
-        tasks: As the recipe has them.
-        groups: What those of their names are that are no tasks.
-
     Raises:
         UsageError: One is asked for twice, and not alike.
     """

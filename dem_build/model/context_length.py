@@ -65,21 +65,13 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
 
 
 def ceilings(config: Any) -> list[int]:
-    """The lengths that padding must not pass: the longest that a model takes, or reads as a short row.
-
-    Args:
-        config: A model's, as transformers reads it.
-    """
+    """The lengths that padding must not pass: the longest that a model takes, or reads as a short row."""
     found = (longest_short(config), *(getattr(config, name, None) for name in NAMES))
     return [most for most in found if isinstance(most, int)]
 
 
 def longest_short(config: Any) -> int | None:
-    """The most tokens of a row that is read with the short rotary frequencies; None where there is one set.
-
-    Args:
-        config: A model's, as transformers reads it.
-    """
+    """The most tokens of a row that is read with the short rotary frequencies; None where there is one set."""
     parameters = getattr(config, "rope_parameters", None) or {}
     # One table, or one for each type of layer.
     sets = [parameters, *(p for p in parameters.values() if isinstance(p, dict))]

@@ -23,10 +23,6 @@ _VARIABLES = {"url": "DEM_REMOTE", "read": "DEM_REMOTE_READ", "write": "DEM_REMO
 def load_machine(explicit: Path | None, recipe: Path) -> tuple[Machine, Path | None]:
     """Read the machine file: `--machine`, else `$DEM_MACHINE`, else `machine.toml` beside the recipe.
 
-    Args:
-        explicit: The file that the command line names.
-        recipe: The recipe's file.
-
     Returns:
         The machine's keys and the file they are from; the defaults and None where there is no file.
 

@@ -124,13 +124,7 @@ class Heartbeat:
 
 
 def is_alive(holder: Holder, path: Path, layout: CacheLayout) -> bool:
-    """Whether a holder lives; of another host's only the time when it last touched its file is known.
-
-    Args:
-        holder: Who it is.
-        path: The file that it touches.
-        layout: The store that holds the file.
-    """
+    """Whether a holder lives; of another host's only the time when it last touched its file is known."""
     me = Holder.me()
     # Whether its pid means ours: a boot id says so, a name only where there is none.
     same_host = bool(me.boot_id) or holder.host == me.host

@@ -34,9 +34,6 @@ class OneThreadEach:
 
     A sum that a library shares out among threads is another one for each number of them.
 
-    Args:
-        threads: How many at a time on a CPU.
-
     Attributes:
         workers: How many at a time.
     """

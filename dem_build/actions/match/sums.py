@@ -187,11 +187,7 @@ class Written:
                 self._write(file, values)
 
     def rest(self, tell: Callable[[int], None]) -> None:
-        """Write the prior of every tensor that was not set.
-
-        Args:
-            tell: Called with how many tensors are left to write.
-        """
+        """Write the prior of every tensor that was not set."""
         for name in list(self._due):
             self._write(name, self._sums.stored(name))
             self._sums.release()

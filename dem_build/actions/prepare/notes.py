@@ -231,10 +231,6 @@ class ControlTokens:
 class RowNotes:
     """Gathers what there is to say while rows pass.
 
-    Args:
-        read: The columns that are read.
-        sources: The files.
-
     Attributes:
         counts: Rows by the names of `MEANT`.
     """

@@ -84,10 +84,6 @@ class Cutter:
     ) -> Generator[tuple[list[Item], list[Cut] | None]]:
         """Yield each batch with what became of its examples, in order; None where one of them is refused.
 
-        Args:
-            batches: What to cut up.
-            example: The example of an item.
-
         Raises:
             DataError: A process died.
         """

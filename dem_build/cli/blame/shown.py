@@ -72,15 +72,7 @@ def _style(verdict: str) -> str | None:
 def changed_lines(
     items: Items, broken: Sequence[int], mended: Sequence[int], texts: Mapping[int, str], console: Console
 ) -> None:
-    """Print the items on which base and composed differ, most telling first.
-
-    Args:
-        items: All items.
-        broken: Those that are worse, by their numbers.
-        mended: Those that are better.
-        texts: Item → what it asks, of those that are shown.
-        console: Where to.
-    """
+    """Print the items on which base and composed differ, most telling first."""
     count = len(items.models[BASE].keys() & items.models[COMPOSED].keys())
     verbs = ("broke", "mended") if items.binary else ("worsened", "bettered")
     say(

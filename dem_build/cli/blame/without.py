@@ -59,10 +59,6 @@ MEMORY_HINT = "end what else takes memory"
 class Without:
     """The composed model of a planned recipe, and what it is without vectors; one is loaded at a time.
 
-    Args:
-        session: The recipe, all of whose model is built.
-        work: A folder for links to files of the store.
-
     Attributes:
         work: As given.
         name: What results call the model: `composed`, or `unhealed` where that was healed afterwards.

@@ -46,10 +46,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def refuse_regrouped(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a model whose tensors are not those of its files, one by one: rows of them are no ranges there.
 
-    Args:
-        model: The model, not sharded yet.
-        shapes: Name → shape of each tensor of the files.
-
     Raises:
         TrainingError: It is one.
     """
