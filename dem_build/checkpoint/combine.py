@@ -148,13 +148,7 @@ def combine(
 
 
 def result_specs(base: Checkpoint, code: str | None, kept: frozenset[str] = frozenset()) -> list[TensorSpec]:
-    """The tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any.
-
-    Args:
-        base: Θ.
-        code: As in `Combination`.
-        kept: As in `Combination`.
-    """
+    """The tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any."""
     return [
         TensorSpec(name, _code(tensor, code, kept) if tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
         for name, tensor in base.tensors.items()

@@ -106,14 +106,7 @@ class CauseOfChange:
 def find_reasons(
     keys: Keys, before: Mapping[str, Node], after: Mapping[str, Node], sides: tuple[Side, Side]
 ) -> tuple[CauseOfChange, ...]:
-    """Why each action that changed, is new or is gone does so, the fewest causes first.
-
-    Args:
-        keys: The actions, matched.
-        before: The first side's.
-        after: The second side's.
-        sides: Both, of whose records rows are counted.
-    """
+    """Why each action that changed, is new or is gone does so, the fewest causes first."""
     finder = _Finder(keys, before, after, sides)
     own: dict[str, bool] = {}
     grouped: dict[tuple[tuple[str, str, str, str], ...], list[str]] = {}

@@ -166,15 +166,7 @@ def from_pair(prompt: Any, completion: Any, beside: Beside) -> Conversation:
 def from_history(
     history: Any, prompt: str, answer: str, beside: Beside, bare: tuple[str, ...] | None
 ) -> Conversation:
-    """Read questions and answers that came before a question, and its answer.
-
-    Args:
-        history: Pairs of texts.
-        prompt: The question.
-        answer: Its answer.
-        beside: What the row has beside them.
-        bare: How it is trained without a chat template.
-    """
+    """Read questions and answers that came before a question, and its answer."""
     texts = [text for pair in history for text in pair]
     roles = ("user", "assistant")
     turns = [{"role": roles[i % 2], "content": text} for i, text in enumerate([*texts, prompt, answer])]

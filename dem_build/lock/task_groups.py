@@ -103,10 +103,6 @@ class TaskGroup:
 def find_groups(name: str, include_path: Path | None) -> dict[str, TaskGroup]:
     """The group or tag of a name, and the groups in it; nothing where it is a task.
 
-    Args:
-        name: As `tasks` of a recipe has it.
-        include_path: Folder of the user's task files.
-
     Raises:
         UsageError: There is nothing of that name, or a group's file cannot be read, or asks for what dem cannot do.
     """

@@ -80,12 +80,7 @@ def longest_short(config: Any) -> int | None:
 
 
 def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
-    """Whether some rows are read with a model's short rotary frequencies, and others with its long ones.
-
-    Args:
-        lengths: Tokens of each row.
-        config: The model's `config.json`.
-    """
+    """Whether some rows are read with a model's short rotary frequencies, and others with its long ones."""
     if ORIGINAL.encode() not in config.read_bytes():
         return False  # without one it is the longest that the model takes at all
     most = longest_short(AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False))
@@ -94,10 +89,6 @@ def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
 
 def refuse_mixed_packs(lengths: NDArray[np.integer], config: Path) -> None:
     """Refuse to pack documents that a model reads in two ways.
-
-    Args:
-        lengths: Tokens of each document.
-        config: The model's `config.json`.
 
     Raises:
         TrainingError: Some are longer than what the short rotary frequencies are for, and others are not.

@@ -291,10 +291,6 @@ class Review(ToldPart):
 def read_review(data: bytes, where: str) -> Review:
     """The document that a file holds.
 
-    Args:
-        data: The file's bytes, which anybody may have written.
-        where: What messages call the file.
-
     Raises:
         UsageError: It is no document of `dem ci`, or one of another version.
     """

@@ -255,13 +255,9 @@ def mean_losses(nll: Vector, tokens: Vector) -> Vector:
 
 
 def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:
-    """The standard error of Σ sums / Σ tokens over blocks, [judges].
+    """The standard error of Σ sums / Σ tokens over blocks, [judges], of [judges, blocks] each.
 
     Linearised as for any ratio of two sums over what was sampled (Cochran 1977, eq. 2.39). Infinite for one block.
-
-    Args:
-        sums: [judges, blocks].
-        tokens: [judges, blocks].
     """
     blocks = np.count_nonzero(tokens, axis=1)  # a judge with few rows has empty blocks at its end
     total = tokens.sum(axis=1)

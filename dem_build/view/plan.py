@@ -47,13 +47,7 @@ BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_trainin
 
 
 def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
-    """Print a plan, one action a line with its verdict and reason; plain lines where there is no terminal.
-
-    Args:
-        plan: The plan.
-        console: Where to.
-        fold: Whether many recorded actions become one line.
-    """
+    """Print a plan, one action a line with its verdict and reason; plain lines where there is no terminal."""
     if plan.up_to_date and fold:
         say(console, (f"{MARKS['ran']} ", "green"), f"up to date: {_actions(len(plan.verdicts))} recorded")
         _transfer_lines(plan, console)

@@ -161,12 +161,7 @@ class ModelSums:
 
 
 class Written:
-    """The tensors of the model, written in the files' layout as they come, each once.
-
-    Args:
-        writer: Entered.
-        sums: Gives what is not set otherwise.
-    """
+    """The tensors of the model, written in the files' layout as they come, each once."""
 
     def __init__(self, writer: Writer, sums: ModelSums) -> None:
         self._writer, self._sums = writer, sums

@@ -66,14 +66,7 @@ def processes_for(threads: int, size: int) -> int:
 
 
 class Cutter:
-    """Cuts examples into rows.
-
-    Args:
-        tokenizer: The base's.
-        style: How examples become rows.
-        compares: Whether shingles are asked for.
-        processes: How many; 1 is this one.
-    """
+    """Cuts examples into rows."""
 
     def __init__(self, tokenizer: BaseTokenizer, style: Style, *, compares: bool, processes: int = 1) -> None:
         self._tokenizer, self._style, self._compares = tokenizer, style, compares

@@ -151,13 +151,7 @@ class _Item:
 
 
 class _Progress:
-    """Tells how much of the files is read, over all the times that they are.
-
-    Args:
-        context: Whom it tells, and who may ask to stop.
-        size: Bytes of all files.
-        passes: How often all of them are read.
-    """
+    """Tells how much of the files is read, over all the times that they are."""
 
     def __init__(self, context: Context, size: int, passes: int) -> None:
         self._context, self._size, self._passes = context, size, passes

@@ -202,12 +202,7 @@ def _installed(name: str) -> str | None:
 
 
 def of_torch(python: str, devices: Sequence[str]) -> Diagnosis:
-    """What torch says of itself, in a process of its own: one that is broken may end its process.
-
-    Args:
-        python: The interpreter.
-        devices: GPUs that the system knows.
-    """
+    """What torch says of itself, in a process of its own: one that is broken may end its process."""
     began = time.monotonic()
     try:
         done = subprocess.run(  # noqa: S603  our own words

@@ -104,12 +104,7 @@ def _everywhere(store: Store, sharing: Sharing) -> Named:
 
 
 def verify_remote(call: Call, *, repair: bool) -> int:
-    """Say which records of the remotes are damaged, or name objects that are not there; 1 where there are some.
-
-    Args:
-        call: The options.
-        repair: Take them away where this machine writes.
-    """
+    """Say which records of the remotes are damaged, or name objects that are not there; 1 where there are some."""
     _, sharing = open_shared(call)
     written = {namespace.where for namespace in sharing.writes}
     documents, damaged = [], 0
@@ -134,12 +129,6 @@ def verify_remote(call: Call, *, repair: bool) -> int:
 
 def gc_remote(call: Call, named: str, policy: Policy, *, dry_run: bool) -> int:
     """Collect in the namespace that this machine writes.
-
-    Args:
-        call: The options.
-        named: The namespace, which has to be said.
-        policy: How much.
-        dry_run: Only say what would go.
 
     Raises:
         UsageError: This machine does not write it.
