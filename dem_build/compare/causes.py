@@ -16,6 +16,7 @@ from dem_build.actions.mix.spec import KIND as MIX
 from dem_build.compare.keys import Standing
 from dem_build.plan import Difference, differences
 from dem_build.report.comparison import subject
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -310,13 +311,8 @@ def _source(old: Node, new: Node, sides: tuple[Side, Side]) -> Cause:
     text = f"{what} has other files"
     if counts[0] is not None and counts[1] is not None:
         more = counts[1] - counts[0]
-        rows = "row" if abs(more) == 1 else "rows"
-        said = (
-            f"{abs(more)} {rows} {'more' if more > 0 else 'fewer'}"
-            if more
-            else "other rows, as many as before"
-        )
-        text = f"{what} has {said}"
+        said = f"{counted(abs(more), 'row')} {'more' if more > 0 else 'fewer'}"
+        text = f"{what} has {said if more else 'other rows, as many as before'}"
     return Cause(CauseKind.SOURCE, what, text, *digests)
 
 

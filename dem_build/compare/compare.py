@@ -11,6 +11,7 @@ from dem_build.compare.causes import find_reasons
 from dem_build.compare.keys import Standing, match_keys
 from dem_build.compare.metrics import compare_metrics
 from dem_build.compare.sides import nodes
+from dem_build.json_text import finite
 from dem_build.report.cost import by_device, rounded
 
 if TYPE_CHECKING:
@@ -209,5 +210,5 @@ def _gates(before: Sequence[GateResult], after: Sequence[GateResult], names: Nam
 
 
 def _gate(gate: GateResult) -> dict[str, JSON]:
-    value = gate.value if gate.value is not None and math.isfinite(gate.value) else None
+    value = finite(gate.value)
     return {"value": value, "passed": gate.passed, "why": gate.why}

@@ -6,7 +6,6 @@ all of it is bounded. What it says is shown, and believed of nothing.
 Annotations are no strings: pydantic would compile each of them.
 """
 
-import math
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -32,7 +31,6 @@ __all__ = [
     "Trouble",
     "Weakened",
     "Worth",
-    "finite",
     "read_review",
     "shown",
 ]
@@ -309,8 +307,3 @@ def shown(text: str, most: int = MOST_TEXT) -> str:
     """A text that a field of the document can hold: what is too long is cut, what is no character is `?`."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= most else text[: most - 2] + " …"
-
-
-def finite(value: float | None) -> float | None:
-    """A number of the document: JSON has no NaN and no infinity."""
-    return value if value is not None and math.isfinite(value) else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dem_build.actions.sample.read import read_samples
 from dem_build.compare import Basis, Standing
 from dem_build.engine.outcome import Done
+from dem_build.json_text import finite
 from dem_build.report.comparison import COMPOSED
 from dem_build.report.gates import Reference
 from dem_build.review.document import (
@@ -19,7 +20,6 @@ from dem_build.review.document import (
     ToldDue,
     ToldReason,
     Worth,
-    finite,
     shown,
 )
 

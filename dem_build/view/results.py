@@ -13,6 +13,7 @@ from dem_build.report.cost import by_device, on_devices
 from dem_build.report.mixing_cost import times
 from dem_build.report.verdict import judge
 from dem_build.view.text import MARKS, STYLES, hang, joined, say, shorten
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -94,8 +95,7 @@ def _changed(found: Sequence[MetricRow], trend: Trend) -> str:
     names = [
         f"{_subject(row)} {joined(row.metric)}" for row in found if row.change and row.change.trend is trend
     ]
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+    return first_of(names, NAMES_SHOWN)
 
 
 def baseline_lines(baselines: Mapping[str, RecordedBaseline], console: Console) -> None:
@@ -183,8 +183,7 @@ def here(path: Path | str) -> str:
 
 def _group(word: str, status: str, names: Sequence[str], more: str, console: Console) -> None:
     if names or status in ("hit", "ran"):
-        rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        listed = f": {', '.join(names[:NAMES_SHOWN])}{rest}" if names and status != "hit" else ""
+        listed = f": {first_of(names, NAMES_SHOWN)}" if names and status != "hit" else ""
         body = Text.assemble(f"{len(names)}{more if names else ''}", (listed, "dim"))
         hang(console, Text(f"{word:<7}", STYLES[status]), body)
 

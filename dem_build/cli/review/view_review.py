@@ -11,6 +11,7 @@ from dem_build.report.comparison import subject
 from dem_build.review.comment import probability, verdict
 from dem_build.review.document import Worth
 from dem_build.view.text import hang, joined, say
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,9 +46,8 @@ def say_review(review: Review, console: Console) -> None:
         for head, body in _lines(recipe):
             hang(console, Text(f"  {head}"), body)
     if review.same:
-        names = ", ".join(joined(recipe.path) for recipe in review.same[:MOST])
-        more = f" and {len(review.same) - MOST} more" if len(review.same) > MOST else ""
-        hang(console, Text("unchanged", "dim"), Text(f"{names}{more}", "dim"))
+        names = first_of((joined(recipe.path) for recipe in review.same), MOST)
+        hang(console, Text("unchanged", "dim"), Text(names, "dim"))
 
 
 def _lines(recipe: RecipeReview) -> Iterator[tuple[str, Text]]:

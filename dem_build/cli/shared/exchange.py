@@ -13,6 +13,7 @@ from dem_build.session.session import open_session, open_shared
 from dem_build.store.remote.survey import collect, survey, take
 from dem_build.view.text import clean, make_console, say, write_json
 from dem_build.watch.watch import vouch
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -146,7 +147,7 @@ def gc_remote(call: Call, named: str, policy: Policy, *, dry_run: bool) -> int:
         going = collect(found, policy, keep, time.time())
         late = [] if dry_run else take(namespace, found, going)
         if late:
-            what = "1 result" if len(late) == 1 else f"{len(late)} results"
+            what = counted(len(late), "result")
             sharing.warn(f"{what} came while their objects were taken, and went too: push again")
         told = {"records": len(going.records), "objects": len(going.objects), "bytes": going.bytes}
         documents.append({"namespace": namespace.where, **told, "dry_run": dry_run})
