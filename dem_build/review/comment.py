@@ -10,11 +10,11 @@ import re
 from typing import TYPE_CHECKING
 
 from dem_build.compare.keys import Standing
-from dem_build.report.comparison import subject
+from dem_build.report.comparison import Trend, subject
 from dem_build.report.markdown import code, escape, table
 from dem_build.report.quantities import decimals, duration, plus_minus, signed, size
 from dem_build.report.text import printable
-from dem_build.review.document import RecipeReview, ToldChange, Worth
+from dem_build.review.document import RecipeReview, ToldChange
 from dem_build.wording import first_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _HEADLINES = {
     130: "✗ stopped",
 }
 _MARKS = {0: "✓", 1: "✗", 2: "✗", 3: "✗", 4: "…", 130: "✗"}
-_WORTH = {Worth.BETTER: "better", Worth.WORSE: "**worse**", Worth.NOISE: "noise", Worth.UNKNOWN: ""}
+_WORTH = {Trend.BETTER: "better", Trend.WORSE: "**worse**", Trend.NOISE: "noise", Trend.UNKNOWN: ""}
 _FENCES = re.compile(r"`+")
 
 
@@ -118,7 +118,7 @@ def _more(count: int, what: str) -> str:
 
 def _cut(recipe: RecipeReview, most: int) -> RecipeReview:
     """A recipe with lists of so many entries at most; metrics that are clear stand before the others then."""
-    clear = (Worth.WORSE, Worth.BETTER)
+    clear = (Trend.WORSE, Trend.BETTER)
     metrics = recipe.metrics
     if len(metrics) > most:
         metrics = tuple(sorted(metrics, key=lambda m: m.worth not in clear))[:most]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dem_build.compare.keys import Standing
 from dem_build.errors import GRAVITY, UsageError
+from dem_build.report.comparison import Trend
 
 __all__ = [
     "MOST_BYTES",
@@ -30,7 +31,6 @@ __all__ = [
     "ToldReason",
     "Trouble",
     "Weakened",
-    "Worth",
     "read_review",
     "shown",
 ]
@@ -61,15 +61,6 @@ class ToldChange(StrEnum):
     CHANGED = "changed"
     UNCHANGED = "unchanged"
     BROKEN = "broken"
-
-
-class Worth(StrEnum):
-    """What a difference is worth, all the differences of its table considered."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    NOISE = "noise"
-    UNKNOWN = "unknown"
 
 
 class ToldMistake(ToldPart):
@@ -133,6 +124,7 @@ class Metric(ToldPart):
         only_before: Those of the base revision alone.
         only_after: Those of the head alone.
         test: How p was found, in a word.
+        worth: What the difference is worth, all those of its table considered.
     """
 
     on: Name
@@ -146,7 +138,7 @@ class Metric(ToldPart):
     only_before: Count | None = None
     only_after: Count | None = None
     test: Name = ""
-    worth: Worth = Worth.UNKNOWN
+    worth: Trend = Trend.UNKNOWN
 
 
 class Omega(ToldPart):

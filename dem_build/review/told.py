@@ -19,7 +19,6 @@ from dem_build.review.document import (
     Omega,
     ToldDue,
     ToldReason,
-    Worth,
     shown,
 )
 
@@ -60,7 +59,7 @@ def _metric(one: MetricChange) -> Metric:
         only_before=rows.only_before if rows else None,
         only_after=rows.only_after if rows else None,
         test=shown(one.basis.value if same else _test(one), NAME),
-        worth=Worth(one.trend.value),
+        worth=one.trend,
     )
 
 

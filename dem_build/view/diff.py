@@ -12,7 +12,7 @@ from dem_build.report import quantities
 from dem_build.report.comparison import Trend, subject
 from dem_build.report.cost import on_devices
 from dem_build.view.results import TREND_STYLES
-from dem_build.view.text import MARKS, STYLES, hang, joined, say, shorten
+from dem_build.view.text import MARKS, STYLES, columns, hang, joined, say, shorten
 from dem_build.wording import counted, first_of, together
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["diff_lines"]
 
-GAP = 2
 NAMES_SHOWN = 6
 LAYERS_SHOWN = 5
 NARROW, WIDE = 100, 28
@@ -99,7 +98,7 @@ def _named(names: Sequence[str]) -> list[str]:
 def _omega_lines(comparison: SideBySide, console: Console) -> None:
     if not comparison.omega or all(o.before == o.after and o.was is None for o in comparison.omega):
         return
-    table = _columns("ω", "before", "after", "change")
+    table = columns("ω", "before", "after", "change")
     for one in comparison.omega:
         known = one.before is not None and one.after is not None
         delta = one.after - one.before if one.after is not None and one.before is not None else 0.0
@@ -114,16 +113,6 @@ def _omega_lines(comparison: SideBySide, console: Console) -> None:
 
 def _value(value: float | None) -> str:
     return "-" if value is None else quantities.decimals(value)
-
-
-def _columns(first: str, *others: str) -> Table:
-    from rich.table import Table  # noqa: PLC0415  what is the same prints none
-
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _metric_lines(metrics: Sequence[MetricChange], console: Console) -> None:
@@ -144,7 +133,7 @@ def _metric_lines(metrics: Sequence[MetricChange], console: Console) -> None:
 
 def _metric_table(model: str, metrics: Sequence[MetricChange], width: int) -> Table:
     labels = WIDE if width >= NARROW else 12
-    table = _columns(shorten(joined(model), labels), "metric", "before", "after", "Δ", "p", "is", "pairs")
+    table = columns(shorten(joined(model), labels), "metric", "before", "after", "Δ", "p", "is", "pairs")
     table.columns[1].justify = table.columns[6].justify = "left"
     for one in metrics:
         table.add_row(

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dem_build.report import quantities
-from dem_build.report.comparison import subject
+from dem_build.report.comparison import Trend, subject
 from dem_build.review.comment import probability, verdict
-from dem_build.review.document import Worth
 from dem_build.view.text import hang, joined, say
 from dem_build.wording import first_of
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["say_review"]
 
 STYLES = {0: "green", 1: "bold red", 2: "bold red", 3: "bold red", 4: "yellow", 130: "yellow"}
-WORTH = {Worth.BETTER: "green", Worth.WORSE: "bold red", Worth.NOISE: "dim", Worth.UNKNOWN: ""}
+WORTH = {Trend.BETTER: "green", Trend.WORSE: "bold red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}
 MOST = 12
 
 
@@ -109,7 +108,7 @@ def _metric(metric: Metric) -> Text:
     told = f"{metric.metric} on {subject(metric.on)}: {values[0]} → {values[1]}"
     if metric.delta is not None:
         told += f", {quantities.with_error(quantities.signed(metric.delta), metric.stderr)}"
-    if metric.worth is Worth.UNKNOWN:
+    if metric.worth is Trend.UNKNOWN:
         return Text(joined(told))
     p = "" if metric.p is None else f" ({probability(metric.p)})"
     return Text.assemble(joined(told), (f" {metric.worth.value}{p}", WORTH[metric.worth]))
