@@ -121,12 +121,7 @@ class Comparison:
 
 
 def judge(results: Results, gates: Iterable[GateResult] = ()) -> BuildVerdict:
-    """Judge a build.
-
-    Args:
-        results: What the records say.
-        gates: The gates, judged.
-    """
+    """Judge a build."""
     changed = [row for row in rows(results) if row.change is not None]
     losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
     probes = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.probes]
