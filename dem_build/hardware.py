@@ -47,10 +47,8 @@ class Room:
     """The memory that one training can have.
 
     Attributes:
-        place: Whose it is, for a message.
         total: Bytes in all: what needs more can never run here.
         free: Bytes that nobody uses now; None where that is not known.
-        is_gpu: Whether it is a GPU's.
     """
 
     place: str

@@ -287,11 +287,8 @@ class _Chunk:
 
     Attributes:
         kernel: Whose buffers they lie in.
-        tensor: Theirs, of the base.
-        elements: Which they are.
         buffers: Θ, the result, and the vector that is at work.
         omegas: ω of each vector for the tensor.
-        prepared: What the method made of the tensor.
         squares: ‖ΔΘ‖² of each vector over the elements, once `terms` has been gone through.
     """
 

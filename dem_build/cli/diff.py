@@ -43,7 +43,6 @@ class _Opened:
     """A side, and what its model's weights are read from.
 
     Attributes:
-        side: The side.
         folder: The folder of a published model; None for a recipe.
         store: Where a recipe's results are; None for a folder.
     """

@@ -96,9 +96,6 @@ class SideBySide:
         reasons: Why actions differ, by cause.
         omega: ω of every vector, as the second side has them; then those that are gone. None where an ω means another
             thing on each side, as their ways to compose are others.
-        metrics: Every metric.
-        costs: What each side costs.
-        gates: Every gate.
     """
 
     before: str

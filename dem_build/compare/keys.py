@@ -110,7 +110,6 @@ class Keys:
 
     Attributes:
         changes: Each action once: those of the second side in its graph's order, then those that are gone.
-        names: What has another name.
         pairs: Name on the second side → name on the first, for actions of both.
     """
 

@@ -81,8 +81,6 @@ class MetricChange:
 
     Attributes:
         model: The model's name on the second side, else on the first.
-        task: The task's name, as results have it.
-        metric: The metric's name.
         lower_is_better: Whether less of it is better.
         before: What the first side recorded, of all its rows; None where there is nothing.
         after: The same of the second side.

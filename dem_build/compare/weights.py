@@ -33,7 +33,6 @@ class LayerChange:
 
     Attributes:
         layer: `embeddings`, a number, or `final`.
-        tensors: How many there are.
         changed: How many of them differ.
         distance: The Frobenius norm of the second model's minus the first's, over all of them.
         norm: The norm of the first model's.

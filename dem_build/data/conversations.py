@@ -120,7 +120,6 @@ class Beside:
     """What a row has beside its turns.
 
     Attributes:
-        where: Where the row stands, for errors.
         system: The value of its system column, or None.
         tools: The value of its tools: a list of schemas, the JSON text of one, or None.
         functions: As `tools`, as OpenAI's older files have them.

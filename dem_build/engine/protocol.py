@@ -47,12 +47,8 @@ class Request:
     """Everything that a worker needs to run one action, but the store.
 
     Attributes:
-        name: The action's name, for messages.
-        key: Its key.
         preimage: What the key is the hash of; kind and parameters are read from it.
-        inputs: The outputs it takes.
         sources: The files from outside that it reads.
-        machine: How to use this machine.
         threads: CPU threads that the step may use.
         force: Run even though a record is there (`--rebuild`).
         watching: Parameters that are in no key, as nothing follows from them.

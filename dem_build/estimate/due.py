@@ -100,7 +100,6 @@ class Training:
     """A training that is due, with what is known of it.
 
     Attributes:
-        name: The action.
         params: Of the kind `finetune`.
         length: Most tokens of a sequence.
         rows: Its data; None before they are prepared.
@@ -132,7 +131,6 @@ class DueMatching:
     """A matching of layers that is due, with what is known of it.
 
     Attributes:
-        name: The action.
         rows: Of each dataset, as the recipe says.
         lengths: Of each dataset the tokens of its sample's rows; None before they are prepared.
         most: Most tokens of a row, of datasets that are not prepared.
@@ -314,7 +312,6 @@ class Budget:
     """How long a mixture is trained.
 
     Attributes:
-        baseline: Its name.
         equal: Whether it is as long as the trainings of the datasets' vectors together.
         datasets: Those that count.
         tokens: How many; None before the data are prepared, and where what is recorded does not say.

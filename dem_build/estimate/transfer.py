@@ -18,13 +18,7 @@ __all__ = ["Transfer", "transfers"]
 
 @dataclass(frozen=True)
 class Transfer:
-    """What comes from one place.
-
-    Attributes:
-        where: The place.
-        objects: How many objects.
-        bytes: How many bytes they have.
-    """
+    """What comes from one place."""
 
     where: str
     objects: int

@@ -47,7 +47,6 @@ class Absent:
         alone: Whether the lock alone counts: then every file counts as absent, and nothing is looked at.
 
     Attributes:
-        alone: As given.
         digests: The files that were taken from the lock → their digests.
     """
 

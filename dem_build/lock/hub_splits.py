@@ -72,7 +72,6 @@ class HubData:
 
     Attributes:
         name: `org/name`.
-        paths: All of its files.
         card: The YAML of its README.
         converted: Whether these are the parquet files that the hub made of it.
     """

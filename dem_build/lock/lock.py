@@ -97,9 +97,7 @@ class Lock:
     """What a recipe's outside names stand for, now and on this machine.
 
     Attributes:
-        base: The base model's files.
         datasets: The files of each dataset and probe, those on a hub among them.
-        tasks: The evaluation tasks.
         vectors: The files of each vector from elsewhere, those on a hub among them.
         pins: What of it is on a hub, by names in the lock: `base`, `vectors.code`, `datasets.math`; so are probes.
         groups: Groups and tags of evaluation tasks, those within others too.

@@ -35,7 +35,6 @@ class Score:
     """A metric of a group, which is the mean of its tasks'.
 
     Attributes:
-        metric: Its name.
         filters: Of which filters of the tasks' answers; None for those that the tasks have.
         weighted: Whether a task counts as it has documents; else all alike.
     """

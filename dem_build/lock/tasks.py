@@ -67,7 +67,6 @@ class Closure:
     """What an evaluation task is made of.
 
     Attributes:
-        task: The task's name.
         files: Tag and path of its YAML, what that includes, its Python files and its local data.
         local: Whether it is the user's, not one that lm-eval brings. Running it then executes code that is not
             lm-eval's own: lm-eval renders a task's templates with Jinja outside of a sandbox.

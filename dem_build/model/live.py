@@ -47,8 +47,6 @@ class ModelFiles:
     """Where a model that vectors are added to lies.
 
     Attributes:
-        weights: Its folder of weights.
-        digest: The digest of that.
         config: Its `config.json`.
     """
 
@@ -91,9 +89,6 @@ class LiveModel:
         base: As of `load_live`, as are the others.
         deltas: Likewise.
         dtype: Likewise.
-
-    Attributes:
-        model: It.
 
     Raises:
         CheckpointError: A vector of another base.

@@ -70,7 +70,6 @@ class _Reader:
 
     Attributes:
         tokenizer: As transformers loads it; None where it does not.
-        fault: Why it does not.
     """
 
     tokenizer: Any

@@ -66,7 +66,6 @@ class Cost:
     """What one action cost when it ran.
 
     Attributes:
-        part: What it is for.
         device: A GPU's name, or the CPU's with its threads.
         seconds: Time that it had the device, over all interruptions; None where its record says nothing.
         wall: Whether that is the wall time of its last run instead, as an older record has no other.

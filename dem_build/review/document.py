@@ -116,9 +116,7 @@ class Metric(ToldPart):
 
     Attributes:
         before: The base revision's value, None where it has none.
-        after: The head's value.
         delta: After less before, on what both measured.
-        stderr: Its standard error.
         p: The probability of a difference at least as large by chance, after Holm over the table.
         common: Rows or documents of both revisions, where it was compared by them.
         only_before: Those of the base revision alone.
@@ -165,7 +163,6 @@ class ToldDue(ToldPart):
         line: Of the dataset, vector or baseline that it is of, in the recipe; 0 where it is of none.
         state: `due`, `ran`, `failed` or `skipped`.
         seconds: What it took; of one that is due, what it is expected to take.
-        device: What it ran on.
         disk: Bytes that it is expected to write.
         error: Why it failed.
     """
@@ -248,9 +245,7 @@ class Review(ToldPart):
     Attributes:
         against: What the base was named as.
         base: The commit that both have in common.
-        head: The commit that is reviewed.
         untrusted: Whether the head was taken for a stranger's.
-        command: What repeats it.
     """
 
     dem_ci: Literal[1] = 1

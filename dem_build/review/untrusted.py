@@ -202,7 +202,6 @@ class Takes:
     Attributes:
         rows: Rows of the datasets that are due; infinite where nobody knows.
         tokens: Tokens that trainings read, and that models answer.
-        steps: Steps of all trainings.
         disk: Bytes that it would write.
     """
 

@@ -37,8 +37,6 @@ class Scored:
     """New rows that were scored.
 
     Attributes:
-        name: What they are called.
-        prediction: What is foretold of them.
         prompts: How many different prompts these have.
         left_out: Reason → how many rows are left out for it.
         known: Dataset → how many of their prompts it trains on, too.

@@ -67,8 +67,6 @@ class Sharing:
         required: One that does not answer is an error.
 
     Attributes:
-        voice: As above.
-        required: As above.
         reads: Namespaces to look in, the first one first.
         writes: Namespaces to push to.
     """

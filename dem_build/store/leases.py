@@ -51,10 +51,8 @@ class Holder:
     """Who holds a lease.
 
     Attributes:
-        host: Its name.
         boot_id: Of the running kernel; empty where the system has none.
         pid_namespace: In which `pid` counts; empty where the system has none.
-        pid: The process.
         start_time: When the process started, in the kernel's ticks since boot; 0 where the system does not say.
         nonce: Of this lease alone.
         since: When it was taken, in seconds since 1970 by the holder's clock.

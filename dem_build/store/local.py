@@ -60,7 +60,6 @@ class CacheLayout:
     """The folders of a store; `docs/cache-format.md` says what each holds.
 
     Attributes:
-        root: The store's folder.
         scratch: A folder of this host for unfinished runs, of any store; None where they lie in the store's own.
     """
 

@@ -48,7 +48,6 @@ class ScoreView:
     """All that a call of `dem score` found.
 
     Attributes:
-        session: The recipe.
         new: Name → the new rows.
         scored: Name → what is foretold of them.
         held: Earlier predictions of which it is known what came.

@@ -37,7 +37,6 @@ class Packs:
     """Rows in sequences of at most `max_length` tokens.
 
     Attributes:
-        members: The rows of each pack.
         lengths: Tokens of each pack, int64 [packs].
     """
 

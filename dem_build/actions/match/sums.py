@@ -54,12 +54,6 @@ class ModelSums:
         deltas: The headers of ΔΘ_j, checked against the base.
         dtype: Of the published model, as recipes name it.
         layout: How the files' tensors are the model's.
-
-    Attributes:
-        dtype: The published model's.
-        specs: The published model's tensors.
-        layout: As given.
-        vectors: As given.
     """
 
     def __init__(

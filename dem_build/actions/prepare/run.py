@@ -181,11 +181,9 @@ class _Dataset:
     """The rows of a dataset: which files, in which order, and which side each row is on.
 
     Attributes:
-        sources: The files.
         layouts: What is in their columns, for each part; `""` for files that are in none, as one held out whole.
         splitter: Decides sides.
         group_by: The column that decides a row's side, instead of its prompt.
-        parts: What is said of parts.
     """
 
     sources: Sequence[SourceFile]
@@ -453,8 +451,6 @@ class Shown:
 
     Attributes:
         segments: Stretches of text in their order, each with whether its tokens are trained; special tokens and all.
-        tokens: How many tokens the row has.
-        trained: How many of them are trained.
     """
 
     segments: tuple[tuple[str, bool], ...]

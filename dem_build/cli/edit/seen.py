@@ -52,13 +52,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """Something that can be added.
-
-    Attributes:
-        section: The section of its table.
-        table: The keys of its table.
-        lines: What was seen, for people.
-    """
+    """Something that can be added."""
 
     section: str
     table: dict[str, Any]

@@ -73,7 +73,6 @@ class _Revision:
     Attributes:
         named: What messages call its file: a path from where the user is.
         locked: Its lock's document.
-        found: It, planned.
     """
 
     named: str
@@ -86,8 +85,6 @@ class _Built:
     """What is recorded of a recipe at one revision, and what is not.
 
     Attributes:
-        side: For comparisons.
-        plan: What is due.
         outcome: What became of a build; None where none was needed, or allowed.
         due: Action that is due → what it is expected to take.
     """
@@ -103,10 +100,8 @@ class Reviewer:
     """Reviews recipes, one after another.
 
     Attributes:
-        call: The options.
         digests: What files of the repository hash to.
         commits: Base and head.
-        files: What git has at both.
         boundary: What a stranger's recipe may read; None where the head is trusted.
         console: Where a build is followed.
         interrupt: Whether the user asked to stop.

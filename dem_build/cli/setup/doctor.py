@@ -68,9 +68,7 @@ class Diagnosis(NamedTuple):
     """What was found of one thing.
 
     Attributes:
-        name: The thing.
         state: `good`; `note`, with which dem works; `bad`, with which a build fails.
-        what: What was seen.
         remedy: How to mend it; empty where nothing is wrong.
     """
 
