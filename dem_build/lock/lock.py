@@ -51,7 +51,6 @@ __all__ = [
     "resolve",
     "unpinned",
     "update",
-    "write",
 ]
 
 LOCK_VERSION = 1
@@ -487,23 +486,13 @@ def parse(data: bytes, path: Path) -> JSON:
     return document
 
 
-def write(path: Path, lock: Lock) -> None:
-    """Replace the lock file in one step.
-
-    Raises:
-        DemError: The folder cannot be written.
-    """
-    update(path, lock, None, whatever=True)
-
-
-def update(path: Path, lock: Lock, before: JSON | None, *, whatever: bool = False) -> None:
+def update(path: Path, lock: Lock, before: JSON | None) -> None:
     """Replace the lock file in one step, where it is what it was.
 
     Args:
         path: The file.
         lock: What it shall hold.
         before: The document that was read of it, None where there was none.
-        whatever: Replace it whatever it holds.
 
     Raises:
         UsageError: Somebody else has written another one meanwhile, which may pin what this one does not.
@@ -514,7 +503,7 @@ def update(path: Path, lock: Lock, before: JSON | None, *, whatever: bool = Fals
     text = json.dumps(made, indent=2) + "\n"
     try:
         with changing(path.parent):
-            if not whatever and read(path) not in (before, made):
+            if read(path) not in (before, made):
                 what = "has been changed by somebody else just now"
                 raise UsageError(what, where=str(path), hint="call this again: it goes by the new one")
             overwrite(path, text.encode())

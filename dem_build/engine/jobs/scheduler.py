@@ -105,9 +105,6 @@ class Scheduler(Protocol):
             SchedulerError: The scheduler does not answer.
         """
 
-    def about(self) -> str:
-        """The scheduler in words, for messages: its name and version."""
-
 
 def open_scheduler(machine: Machine) -> Scheduler:
     """The scheduler that a machine file names.
