@@ -68,16 +68,6 @@ class Cause:
         """What tells it from other causes; the same change of several actions is one."""
         return self.kind.value, self.subject, repr(self.old), repr(self.new)
 
-    def document(self) -> dict[str, JSON]:
-        """The same as JSON."""
-        return {
-            "kind": self.kind.value,
-            "subject": self.subject,
-            "text": self.text,
-            "old": self.old,
-            "new": self.new,
-        }
-
 
 @dataclass(frozen=True)
 class CauseOfChange:
@@ -97,11 +87,6 @@ class CauseOfChange:
     def actions(self) -> tuple[str, ...]:
         """All of them."""
         return (*self.changed, *self.follow)
-
-    def document(self) -> dict[str, JSON]:
-        """The same as JSON."""
-        causes = [cause.document() for cause in self.causes]
-        return {"causes": causes, "changed": list(self.changed), "follow": list(self.follow)}
 
 
 def find_reasons(

@@ -124,7 +124,7 @@ class SideBySide:
             "same": self.same,
             "renamed": dict(self.keys.names.renamed),
             "actions": [change.document() for change in self.keys.changes],
-            "reasons": [reason.document() for reason in self.reasons],
+            "reasons": [asdict(reason) for reason in self.reasons],
             "omega": [asdict(one) for one in self.omega],
             "metrics": [one.document() for one in self.metrics],
             "cost": {"before": costs[0], "after": costs[1]},

@@ -83,15 +83,10 @@ class Request:
 
     def document(self) -> dict[str, JSON]:
         """The request as JSON."""
-        return {
-            "name": self.name,
-            "key": self.key,
-            "preimage": self.preimage,
+        return vars(self) | {
             "inputs": [asdict(i) | {"at": i.at.document()} for i in self.inputs],
             "sources": [_source(s) for s in self.sources],
             "machine": self.machine.model_dump(),
-            "threads": self.threads,
-            "force": self.force,
             "watching": dict(self.watching),
             "groups": {name: dict(params) for name, params in self.groups.items()},
         }
@@ -99,18 +94,12 @@ class Request:
     @classmethod
     def parse(cls, document: Mapping[str, JSON]) -> Request:
         """The request that `document` describes."""
-        return cls(
-            name=document["name"],
-            key=document["key"],
-            preimage=document["preimage"],
-            inputs=tuple(Input(**i | {"at": Output.parse(i["at"])}) for i in document["inputs"]),
-            sources=tuple(_parsed_source(s) for s in document["sources"]),
-            machine=Machine.model_validate(document["machine"]),
-            threads=document["threads"],
-            force=document["force"],
-            watching=document["watching"],
-            groups=document["groups"],
-        )
+        made = {
+            "inputs": tuple(Input(**i | {"at": Output.parse(i["at"])}) for i in document["inputs"]),
+            "sources": tuple(_parsed_source(s) for s in document["sources"]),
+            "machine": Machine.model_validate(document["machine"]),
+        }
+        return cls(**{**document, **made})
 
 
 @dataclass(frozen=True)
