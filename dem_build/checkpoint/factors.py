@@ -195,15 +195,12 @@ def open_factors(path: Path, name: str) -> FactoredDelta:
 def write_factors(
     path: Path, base_digest: Digest, factors: Mapping[str, tuple[LowRank[NDArray[np.float32]], Place]]
 ) -> float:
-    """Write a vector of low rank to a new file.
+    """Write a vector of low rank to a new file; return ‖ΔΘ‖.
 
     Args:
         path: The file; it must not exist.
         base_digest: Digest of the base's folder of weights.
         factors: Name of a tensor of the base → its factors, and where an adapter has them.
-
-    Returns:
-        ‖ΔΘ‖.
 
     Raises:
         CheckpointError: A factor that is not finite.

@@ -114,14 +114,11 @@ class Checkpoint:
 
 
 def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
-    """Read the headers of a file, of a folder of weights, or of several files.
+    """Read the headers of a file, of a folder of weights, or of several files; enter the checkpoint to read more.
 
     Args:
         source: A safetensors file, a folder with `model.safetensors` (which then counts alone) or shards and their
             index, or the files.
-
-    Returns:
-        The checkpoint, not yet open for reading: enter it with `with`.
 
     Raises:
         CheckpointError: A damaged file, one tensor in two files, or an index that disagrees with its shards.
