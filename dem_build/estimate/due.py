@@ -30,7 +30,7 @@ from dem_build.estimate.memory import (
 from dem_build.hardware import gpus
 from dem_build.json_text import parse_json, quantity
 from dem_build.lock import hub
-from dem_build.plan import Status, preimage_of
+from dem_build.plan import preimage_of
 from dem_build.store.records import MOST_COUNTED
 
 if TYPE_CHECKING:
@@ -159,8 +159,8 @@ def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
     """The verdicts on what is due, or may be; of several actions that are the same work, the first."""
     found: dict[Digest, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
-    for verdict in plan.verdicts.values():
-        if verdict.status is not Status.HIT and kind in (None, verdict.action.kind.name):
+    for verdict in plan.due:
+        if kind in (None, verdict.action.kind.name):
             found.setdefault(_key(verdict, plan, known), verdict)
     return list(found.values())
 

@@ -109,7 +109,7 @@ def recipe_line(named: str, console: Console) -> None:
 
 def name_width(plan: Plan, limit: int) -> int:
     """The width that a column of the plan's due actions takes, at most `limit`."""
-    names = [v.action.name for v in plan.verdicts.values() if v.status is not Status.HIT]
+    names = [verdict.action.name for verdict in plan.due]
     return min(max((len(joined(n)) for n in names), default=0), limit)
 
 
