@@ -124,7 +124,7 @@ class CacheLayout:
         return self.remote / "parts"
 
     def pulled(self, store: str, key: str) -> Path:
-        """Where the record of a key is noted that another store has."""
+        """Where it is noted that another store, which 16 hex digits name, has the record of a key."""
         return self.remote / store / f"{key[:2]}/{key}.json"
 
     @property
