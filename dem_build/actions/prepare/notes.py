@@ -108,7 +108,7 @@ def provenance_of(
     layout: Layout, style: Style, counts: Counter[str], writers: Mapping[str, RowsWriter]
 ) -> dict[str, Any]:
     """What is worth knowing of the rows: format, counts, sizes of the splits, prompts shared with train."""
-    counted = (
+    told = (
         "read", "used", "empty", "untrained", "over_max_length", "truncated", "completion_cut_off",
         "beyond_max_samples", "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length",
         "beyond_part", *ODD_TURNS, *MEANT,
@@ -119,7 +119,7 @@ def provenance_of(
         "columns": dict(layout.columns),
         "chat": style.chat,
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
-        "rows": {name: counts[name] for name in counted},
+        "rows": {name: counts[name] for name in told},
         "splits": {name: size_of(writer) for name, writer in writers.items()},
         "overlap": {
             name: int(np.isin(whole_prompts(writers[name].prompts), train).sum())
