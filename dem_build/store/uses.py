@@ -40,10 +40,16 @@ _VERSION = "dem-uses"
 
 
 class Uses:
-    """What this process uses of one store."""
+    """What this process uses of one store.
 
-    def __init__(self, layout: CacheLayout) -> None:
+    Args:
+        layout: The store.
+        heartbeat: Seconds between two signs of life.
+    """
+
+    def __init__(self, layout: CacheLayout, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         self._layout = layout
+        self._heartbeat = heartbeat
         self._file: int | None = None
         self._lock: int | None = None
         self._depth = 0
@@ -59,7 +65,7 @@ class Uses:
             return
         path = self._layout.running / files.nonce()
         try:
-            heartbeat = Heartbeat(self._open(path), HEARTBEAT_SECONDS)
+            heartbeat = Heartbeat(self._open(path), self._heartbeat)
         except OSError:
             yield
             return
