@@ -88,7 +88,6 @@ class Problem(NamedTuple):
         file: The file, as the user named it.
         line: 1-based line, 0 when it has none.
         key: Dotted key (`datasets.math.columns`), empty for the whole file.
-        what: What is wrong.
         hint: How to mend it, or empty.
     """
 

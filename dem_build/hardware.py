@@ -47,10 +47,8 @@ class Room:
     """The memory that one training can have.
 
     Attributes:
-        place: Whose it is, for a message.
         total: Bytes in all: what needs more can never run here.
         free: Bytes that nobody uses now; None where that is not known.
-        is_gpu: Whether it is a GPU's.
     """
 
     place: str
@@ -71,10 +69,6 @@ def room(devices: list[str] | None = None) -> Room | None:
 
 def refuse_inputs(name: str, files: int) -> None:
     """Refuse an action that takes more files than the system lets a process have open, whatever it may ask for.
-
-    Args:
-        name: The action.
-        files: How many it takes.
 
     Raises:
         UsageError: It does.

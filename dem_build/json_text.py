@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MALFORMED", "TwinKeyError", "number", "parse_json", "quantity", "text_at", "unique"]
+__all__ = ["MALFORMED", "TwinKeyError", "finite", "number", "parse_json", "quantity", "text_at", "unique"]
 
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 """What is raised where a document is taken apart that has another shape than it should."""
@@ -70,6 +70,11 @@ def number(value: Any) -> float | None:
         return value
     whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST
     return float(value) if whole else None
+
+
+def finite(value: float | None) -> float | None:
+    """A number that JSON can say: it has no NaN and no infinity, and both are null."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def quantity(value: Any) -> float | None:

@@ -149,6 +149,11 @@ class Plan:
         return [v for v in self.verdicts.values() if v.status is status]
 
     @property
+    def due(self) -> list[Verdict]:
+        """The verdicts on what runs, or may have to."""
+        return [v for v in self.verdicts.values() if v.status is not Status.HIT]
+
+    @property
     def records(self) -> dict[str, Record]:
         """Action → its record, for those that have one."""
         return {name: v.record for name, v in self.verdicts.items() if v.record is not None}

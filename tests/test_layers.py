@@ -26,6 +26,7 @@ LAYERS: dict[str, int] = {
     "action": 0,
     "paths": 0,
     "stats": 0,
+    "wording": 0,
     "machine": 1,
     "hardware": 1,
     "store": 1,

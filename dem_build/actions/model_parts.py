@@ -15,13 +15,7 @@ __all__ = ["write_parts"]
 
 
 def write_parts(inputs: Inputs, dtype: str, context: Context) -> None:
-    """Write the outputs `config`, `tokenizer` and `generation_config` of a model on the base.
-
-    Args:
-        inputs: Those of the base, each as `base/NAME`.
-        dtype: Of the model's weights.
-        context: Where to.
-    """
+    """Write the outputs `config`, `tokenizer` and `generation_config` of a model on the base."""
     config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8")) | {"dtype": dtype}
     text = json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False)
     (context.out / "config").write_text(text + "\n", encoding="utf-8")

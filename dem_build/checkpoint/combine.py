@@ -148,13 +148,7 @@ def combine(
 
 
 def result_specs(base: Checkpoint, code: str | None, kept: frozenset[str] = frozenset()) -> list[TensorSpec]:
-    """The tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any.
-
-    Args:
-        base: Θ.
-        code: As in `Combination`.
-        kept: As in `Combination`.
-    """
+    """The tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any."""
     return [
         TensorSpec(name, _code(tensor, code, kept) if tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
         for name, tensor in base.tensors.items()
@@ -293,11 +287,8 @@ class _Chunk:
 
     Attributes:
         kernel: Whose buffers they lie in.
-        tensor: Theirs, of the base.
-        elements: Which they are.
         buffers: Θ, the result, and the vector that is at work.
         omegas: ω of each vector for the tensor.
-        prepared: What the method made of the tensor.
         squares: ‖ΔΘ‖² of each vector over the elements, once `terms` has been gone through.
     """
 

@@ -74,13 +74,7 @@ class LowRank(Generic[Array]):
 
 
 def elements(of: LowRank[Any], start: int, size: int) -> Iterator[Any]:
-    """Yield elements of scale · B A in the order of rows, flat and in pieces.
-
-    Args:
-        of: The factors.
-        start: The first element.
-        size: How many.
-    """
+    """Yield elements of scale · B A in the order of rows, flat and in pieces."""
     columns, stop = of.a.shape[1], start + size
     while start < stop:
         row, column = divmod(start, columns)
@@ -189,10 +183,6 @@ class FactoredDelta(Checkpoint):
 def open_factors(path: Path, name: str) -> FactoredDelta:
     """Open a vector of low rank without its base: its tensors are those that it changes.
 
-    Args:
-        path: The file.
-        name: What messages call it.
-
     Raises:
         CheckpointError: No vector of low rank, or a damaged one.
     """
@@ -205,15 +195,12 @@ def open_factors(path: Path, name: str) -> FactoredDelta:
 def write_factors(
     path: Path, base_digest: Digest, factors: Mapping[str, tuple[LowRank[NDArray[np.float32]], Place]]
 ) -> float:
-    """Write a vector of low rank to a new file.
+    """Write a vector of low rank to a new file; return ‖ΔΘ‖.
 
     Args:
         path: The file; it must not exist.
         base_digest: Digest of the base's folder of weights.
         factors: Name of a tensor of the base → its factors, and where an adapter has them.
-
-    Returns:
-        ‖ΔΘ‖.
 
     Raises:
         CheckpointError: A factor that is not finite.

@@ -30,7 +30,6 @@ class Checkpoint:
 
     Attributes:
         tensors: Name → tensor, in the order in which they lie in the files.
-        metadata: The metadata of the first file.
     """
 
     def __init__(self, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
@@ -115,14 +114,11 @@ class Checkpoint:
 
 
 def open_checkpoint(source: Path | Iterable[Path]) -> Checkpoint:
-    """Read the headers of a file, of a folder of weights, or of several files.
+    """Read the headers of a file, of a folder of weights, or of several files; enter the checkpoint to read more.
 
     Args:
         source: A safetensors file, a folder with `model.safetensors` (which then counts alone) or shards and their
             index, or the files.
-
-    Returns:
-        The checkpoint, not yet open for reading: enter it with `with`.
 
     Raises:
         CheckpointError: A damaged file, one tensor in two files, or an index that disagrees with its shards.

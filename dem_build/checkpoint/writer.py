@@ -163,10 +163,6 @@ def _allocate(file: int, size: int, path: Path) -> None:
 class _HashedFile:
     """A new file of a known size, open until it is closed; its bytes may come in any order, from any thread.
 
-    Attributes:
-        path: Where it is.
-        descriptor: The open file.
-
     Raises:
         FileExistsError: There is a file already.
     """

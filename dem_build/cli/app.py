@@ -81,6 +81,11 @@ def _flag(name: str, text: str) -> click.Option:
     return click.Option([name], is_flag=True, help=text)
 
 
+def _number(name: str, text: str, least: int = 1, default: int | None = None) -> click.Option:
+    kind = click.IntRange(min=least)
+    return click.Option(name.split(), type=kind, default=default, show_default=default is not None, help=text)
+
+
 def _repeatable(name: str, metavar: str, text: str, completes: str | None = None) -> click.Option:
     said = f"{text}; repeatable."
     complete = _completes(completes) if completes else None
@@ -111,9 +116,10 @@ JSON = click.Option(
 )
 PATH = click.Path(path_type=Path)
 SET = _repeatable("--set overrides", "KEY=VALUE", "Override a key of the recipe", "keys")
+MACHINE = click.Option(["--machine"], metavar="FILE", type=PATH, help="The machine file.")
 OF_STORE = (
     click.Option(["--cache"], metavar="DIR", type=click.Path(), help="Folder of the store."),
-    click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
+    MACHINE,
 )
 OF_REMOTES = (
     _flag("--offline", "Ask no hub and no remote for anything."),
@@ -122,10 +128,7 @@ OF_REMOTES = (
 OF_RECIPE = (SET, *OF_STORE, *OF_REMOTES)
 OF_ACTIONS = (_repeatable("--rebuild", "ACTION", "Run an action that is recorded", "actions"), *OF_RECIPE)
 
-REMOTE = (
-    click.Option(["--machine"], metavar="FILE", type=click.Path(path_type=Path), help="The machine file."),
-    JSON,
-)
+REMOTE = (MACHINE, JSON)
 remote = Commands(
     "remote",
     [
@@ -184,6 +187,9 @@ cache = Commands(
     ],
     help="The store: what it holds, whether it is sound, and what of it can go.",
 )
+JOBS = _number("--jobs", "Actions at once.")
+TRUST = _flag("--trust-tasks", "Run local task files, which are code.")
+LOCKED = _flag("--locked", "Fail (4) where the lock is not what is there.")
 DRY_RUN = _flag("--dry-run", "Show what would change, and write nothing.")
 app = Commands(
     "dem",
@@ -233,19 +239,19 @@ app = Commands(
             "Without NAME attest that of all that was withdrawn. Fails (1) where the model has some of it.",
             click.Argument(["words"], nargs=-1, metavar="[RECIPE] [NAME]", shell_complete=WORDS),
             DRY_RUN,
-            _flag("--trust-tasks", "Run local task files, which are code."),
-            click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            TRUST,
+            JOBS,
             *OF_RECIPE,
         ),
         Command(
             "build.build",
             "Plan, run what is due, publish out/NAME/ and show the results.",
             WITH_ACTIONS,
-            _flag("--locked", "Fail (4) where the lock is not what is there."),
+            LOCKED,
             _flag("--no-train", "Fail (4) where a vector is missing."),
             _flag("--keep-going", "After a failure, do what can be done."),
-            _flag("--trust-tasks", "Run local task files, which are code."),
-            click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            TRUST,
+            JOBS,
             *OF_ACTIONS,
             JSON,
             on_actions=True,
@@ -254,7 +260,7 @@ app = Commands(
             "work.work",
             "Run what is due of recipes beside other workers on one store, and publish nothing in out/.",
             WITH_ACTIONS,
-            click.Option(["--slots", "jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            _number("--slots jobs", "Actions at once."),
             click.Option(
                 ["--until-idle"],
                 metavar="SPAN",
@@ -262,8 +268,8 @@ app = Commands(
                 show_default=True,
                 help="End when others have had all that is left for this long.",
             ),
-            _flag("--locked", "Fail (4) where the lock is not what is there."),
-            _flag("--trust-tasks", "Run local task files, which are code."),
+            LOCKED,
+            TRUST,
             *OF_RECIPE,
             click.Option(
                 ["--json", "as_json"], is_flag=True, help="A JSON document a line on stdout, an event each."
@@ -281,14 +287,14 @@ app = Commands(
             click.Option(["--head"], metavar="REV", help="What is reviewed; by default what is checked out."),
             _flag("--no-train", "Train nothing: say what is to be trained first (4)."),
             _flag("--untrusted", "Take the head for a stranger's; a fork's pull request always is."),
-            _flag("--trust-tasks", "Run local task files, which are code."),
+            TRUST,
             click.Option(["--summary"], metavar="FILE", type=PATH, help="Write the review as Markdown."),
             click.Option(["--junit"], metavar="FILE", type=PATH, help="Write it as JUnit's XML."),
             _flag("--github", "Write annotations, outputs and the job's summary for GitHub Actions."),
             click.Option(
                 ["--render"], metavar="FILE", type=PATH, help="Write it again, of the JSON in FILE."
             ),
-            click.Option(["--jobs"], type=click.IntRange(min=1), help="Actions at once."),
+            JOBS,
             *OF_STORE,
             *OF_REMOTES,
             JSON,
@@ -299,20 +305,8 @@ app = Commands(
             "NEW is a file of rows, a pattern or hub:ORG/NAME, as dem add takes it; of several, the best comes first. "
             "The recipe must be built. How earlier predictions held is told beside.",
             click.Argument(["words"], nargs=-1, metavar="[RECIPE] NEW...", shell_complete=WORDS),
-            click.Option(
-                ["--rows"],
-                type=click.IntRange(min=2),
-                default=32,
-                show_default=True,
-                help="Validation rows of each skill.",
-            ),
-            click.Option(
-                ["--sample"],
-                type=click.IntRange(min=1),
-                default=64,
-                show_default=True,
-                help="New rows that the gradient is of.",
-            ),
+            _number("--rows", "Validation rows of each skill.", least=2, default=32),
+            _number("--sample", "New rows that the gradient is of.", default=64),
             _repeatable(
                 "--set overrides",
                 "KEY=VALUE",
@@ -354,7 +348,7 @@ app = Commands(
             click.Argument(["item"], metavar="[ITEM]", required=False),
             click.Option(["--metric"], metavar="NAME", help="Of a task; its first if not given."),
             _flag("--pairs", "Ask the model without each two vectors, too."),
-            _flag("--trust-tasks", "Run local task files, which are code."),
+            TRUST,
             *OF_RECIPE,
             JSON,
         ),
@@ -385,13 +379,7 @@ app = Commands(
             "NAME is a dataset, probe or mixture of the recipe.",
             RECIPE,
             click.Argument(["name"], metavar="NAME", shell_complete=_completes("names")),
-            click.Option(
-                ["--rows", "-n"],
-                type=click.IntRange(min=1),
-                default=3,
-                show_default=True,
-                help="Examples to show.",
-            ),
+            _number("--rows -n", "Examples to show.", default=3),
             click.Option(["--split"], default="train", show_default=True, help="train, validation or test."),
             *OF_RECIPE,
         ),
@@ -431,11 +419,7 @@ app = Commands(
                 type=click.Choice(["f16", "bf16", "q8_0", "f32"]),
                 help="What GGUF stores matrices in; f16 if not given.",
             ),
-            click.Option(
-                ["--rank"],
-                type=click.IntRange(min=1),
-                help="Cut the adapter of this rank out of the vector.",
-            ),
+            _number("--rank", "Cut the adapter of this rank out of the vector."),
             click.Option(["--omega"], type=float, help="Of the vector on its base; 1 if not given."),
             *OF_RECIPE,
         ),
@@ -460,13 +444,7 @@ app = Commands(
                 help="Of the page; a free one if not given.",
             ),
             click.Option(["--system"], metavar="TEXT", help="The system prompt."),
-            click.Option(
-                ["--max-new-tokens"],
-                type=click.IntRange(min=1),
-                default=512,
-                show_default=True,
-                help="Most tokens of an answer.",
-            ),
+            _number("--max-new-tokens", "Most tokens of an answer.", default=512),
             click.Option(
                 ["--temperature"],
                 type=click.FloatRange(min=0),
@@ -481,9 +459,7 @@ app = Commands(
                 show_default=True,
                 help="Draw from the likeliest tokens that are so probable together.",
             ),
-            click.Option(
-                ["--seed"], type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws."
-            ),
+            _number("--seed", "Of the draws.", least=0, default=0),
             *OF_RECIPE,
             JSON,
         ),

@@ -71,10 +71,9 @@ def data(recipe: str, name: str, call: Call, *, rows: int, split: str) -> int:
 def _require(named: str, name: str, call: Call) -> None:
     """Refuse what is no dataset, probe or mixture: the action's name is not what the user typed."""
     recipe = load_recipe(Path(named), call.overrides)
-    mixtures = (n for n, baseline in recipe.baselines.items() if baseline.method == "mixing")
-    names = [*recipe.sources, *recipe.stages, *mixtures]
-    if name not in names:
-        hint = f"the recipe has {', '.join(names)}" if names else "the recipe prepares no data"
+    if name not in recipe.prepared:
+        names = ", ".join(recipe.prepared)
+        hint = f"the recipe has {names}" if names else "the recipe prepares no data"
         raise UsageError(f"there is no dataset, probe or mixture {name!r}", where=named, hint=hint)
 
 

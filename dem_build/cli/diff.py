@@ -43,7 +43,6 @@ class _Opened:
     """A side, and what its model's weights are read from.
 
     Attributes:
-        side: The side.
         folder: The folder of a published model; None for a recipe.
         store: Where a recipe's results are; None for a folder.
     """
@@ -157,15 +156,7 @@ def _at_revision(revision: str, path: str, call: Call) -> _Opened:
 
 
 def _planned(at: Path, written: bytes, locked: JSON, store: Store, called: tuple[str, str]) -> Planned:
-    """Plan a recipe of a revision; messages call its files by the revision.
-
-    Args:
-        at: Where the recipe would lie.
-        written: Its bytes.
-        locked: Its lock's document.
-        store: Where keys are looked up.
-        called: What people call the recipe, and its lock.
-    """
+    """Plan a recipe of a revision; messages call its files by the revision."""
     named, locked_at = called
     hint = f"write it there: check {named.partition(':')[0]} out, call `dem lock` and commit it"
     try:

@@ -21,6 +21,7 @@ from dem_build.view.plan import (
 )
 from dem_build.view.text import clean, joined, make_console, write_json
 from dem_build.watch.watch import vouch
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -125,8 +126,7 @@ def _say(line: str) -> None:
 
 
 def _counted(word: str, names: Collection[str]) -> str:
-    plural = word if len(names) == 1 else f"{word}s"
-    return f"{len(names)} {plural}: {', '.join(names)}" if names else f"no {plural}"
+    return f"{counted(len(names), word)}: {', '.join(names)}" if names else f"no {word}s"
 
 
 def _events(session: Session, verdict: Verdict) -> Iterator[JSON]:

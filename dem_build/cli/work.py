@@ -145,11 +145,7 @@ class _Team:
 
 
 def _labels(recipes: Sequence[tuple[str, str]]) -> list[str]:
-    """What tells the actions of recipes apart: a recipe's name, or where several have it, how the user named it.
-
-    Args:
-        recipes: Their names, and the files as the user named them.
-    """
+    """What tells the actions of recipes apart: a recipe's name, or where several have it, how the user named it."""
     names = Counter(name for name, _ in recipes)
     found: list[str] = []
     for name, named in recipes:

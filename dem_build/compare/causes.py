@@ -16,6 +16,7 @@ from dem_build.actions.mix.spec import KIND as MIX
 from dem_build.compare.keys import Standing
 from dem_build.plan import Difference, differences
 from dem_build.report.comparison import subject
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -67,16 +68,6 @@ class Cause:
         """What tells it from other causes; the same change of several actions is one."""
         return self.kind.value, self.subject, repr(self.old), repr(self.new)
 
-    def document(self) -> dict[str, JSON]:
-        """The same as JSON."""
-        return {
-            "kind": self.kind.value,
-            "subject": self.subject,
-            "text": self.text,
-            "old": self.old,
-            "new": self.new,
-        }
-
 
 @dataclass(frozen=True)
 class CauseOfChange:
@@ -97,23 +88,11 @@ class CauseOfChange:
         """All of them."""
         return (*self.changed, *self.follow)
 
-    def document(self) -> dict[str, JSON]:
-        """The same as JSON."""
-        causes = [cause.document() for cause in self.causes]
-        return {"causes": causes, "changed": list(self.changed), "follow": list(self.follow)}
-
 
 def find_reasons(
     keys: Keys, before: Mapping[str, Node], after: Mapping[str, Node], sides: tuple[Side, Side]
 ) -> tuple[CauseOfChange, ...]:
-    """Why each action that changed, is new or is gone does so, the fewest causes first.
-
-    Args:
-        keys: The actions, matched.
-        before: The first side's.
-        after: The second side's.
-        sides: Both, of whose records rows are counted.
-    """
+    """Why each action that changed, is new or is gone does so, the fewest causes first."""
     finder = _Finder(keys, before, after, sides)
     own: dict[str, bool] = {}
     grouped: dict[tuple[tuple[str, str, str, str], ...], list[str]] = {}
@@ -317,13 +296,8 @@ def _source(old: Node, new: Node, sides: tuple[Side, Side]) -> Cause:
     text = f"{what} has other files"
     if counts[0] is not None and counts[1] is not None:
         more = counts[1] - counts[0]
-        rows = "row" if abs(more) == 1 else "rows"
-        said = (
-            f"{abs(more)} {rows} {'more' if more > 0 else 'fewer'}"
-            if more
-            else "other rows, as many as before"
-        )
-        text = f"{what} has {said}"
+        said = f"{counted(abs(more), 'row')} {'more' if more > 0 else 'fewer'}"
+        text = f"{what} has {said if more else 'other rows, as many as before'}"
     return Cause(CauseKind.SOURCE, what, text, *digests)
 
 

@@ -11,6 +11,7 @@ from dem_build.compare.causes import find_reasons
 from dem_build.compare.keys import Standing, match_keys
 from dem_build.compare.metrics import compare_metrics
 from dem_build.compare.sides import nodes
+from dem_build.json_text import finite
 from dem_build.report.cost import by_device, rounded
 
 if TYPE_CHECKING:
@@ -95,9 +96,6 @@ class SideBySide:
         reasons: Why actions differ, by cause.
         omega: ω of every vector, as the second side has them; then those that are gone. None where an ω means another
             thing on each side, as their ways to compose are others.
-        metrics: Every metric.
-        costs: What each side costs.
-        gates: Every gate.
     """
 
     before: str
@@ -126,7 +124,7 @@ class SideBySide:
             "same": self.same,
             "renamed": dict(self.keys.names.renamed),
             "actions": [change.document() for change in self.keys.changes],
-            "reasons": [reason.document() for reason in self.reasons],
+            "reasons": [asdict(reason) for reason in self.reasons],
             "omega": [asdict(one) for one in self.omega],
             "metrics": [one.document() for one in self.metrics],
             "cost": {"before": costs[0], "after": costs[1]},
@@ -209,5 +207,5 @@ def _gates(before: Sequence[GateResult], after: Sequence[GateResult], names: Nam
 
 
 def _gate(gate: GateResult) -> dict[str, JSON]:
-    value = gate.value if gate.value is not None and math.isfinite(gate.value) else None
+    value = finite(gate.value)
     return {"value": value, "passed": gate.passed, "why": gate.why}

@@ -110,7 +110,6 @@ class Keys:
 
     Attributes:
         changes: Each action once: those of the second side in its graph's order, then those that are gone.
-        names: What has another name.
         pairs: Name on the second side → name on the first, for actions of both.
     """
 
@@ -124,13 +123,7 @@ class Keys:
 
 
 def match_keys(before: Mapping[str, Node], after: Mapping[str, Node], built: Iterable[str] = ()) -> Keys:
-    """Match the actions of two sides.
-
-    Args:
-        before: Those of the first side.
-        after: Those of the second side.
-        built: Names of those that the second side has a record of.
-    """
+    """Match the actions of two sides."""
     names, recorded = Names(_renamed(before, after)), set(built)
     pairs = _pairs(before, after, names)
     changes = [_change(name, node, before, pairs.get(name), name in recorded) for name, node in after.items()]

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from dem_build.compare.observed import RowReader, scores
 from dem_build.compare.paired import ALPHA, Effect, Pairs, effect_of, holm, pair, unpaired
 from dem_build.errors import StoreError
+from dem_build.json_text import finite
 from dem_build.report.comparison import (
     COUNTS,
     LOSS,
@@ -80,8 +81,6 @@ class MetricChange:
 
     Attributes:
         model: The model's name on the second side, else on the first.
-        task: The task's name, as results have it.
-        metric: The metric's name.
         lower_is_better: Whether less of it is better.
         before: What the first side recorded, of all its rows; None where there is nothing.
         after: The same of the second side.
@@ -127,9 +126,9 @@ class MetricChange:
             "after": _measured(self.after),
             "basis": self.basis.value,
             "rows": vars(self.rows) if self.rows else None,
-            "common": {"before": _finite(self.common_before), "after": _finite(self.common_after)},
-            "delta": _finite(change.delta) if change else None,
-            "stderr": _finite(change.stderr) if change else None,
+            "common": {"before": finite(self.common_before), "after": finite(self.common_after)},
+            "delta": finite(change.delta) if change else None,
+            "stderr": finite(change.stderr) if change else None,
             "p": change.p if change else None,
             "p_holm": self.corrected,
             "method": change.method.value if change and change.method else None,
@@ -143,13 +142,7 @@ class MetricChange:
 def compare_metrics(
     sides: tuple[Side, Side], nodes: tuple[Mapping[str, Node], Mapping[str, Node]], names: Names
 ) -> tuple[MetricChange, ...]:
-    """Every metric that either side recorded: losses first, then tasks, as the second side has them.
-
-    Args:
-        sides: Both sides.
-        nodes: Their actions.
-        names: What the second side calls what the first one has.
-    """
+    """Every metric that either side recorded: losses first, then tasks, as the second side has them."""
     finder = _Finder(sides, nodes, names)
     found = [finder.change(*place) for place in finder.places()]
     chances = holm([one.change.p if one.change else None for one in found])
@@ -343,9 +336,4 @@ def _of_pairs(bare: MetricChange, found: _Paired, same_model: bool) -> MetricCha
 def _measured(measure: Measurement | None) -> JSON:
     if measure is None:
         return None
-    return {"value": _finite(measure.value), "stderr": measure.stderr}
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity: both are null."""
-    return value if value is not None and math.isfinite(value) else None
+    return {"value": finite(measure.value), "stderr": measure.stderr}

@@ -40,8 +40,6 @@ class Side:
     Attributes:
         name: What people call it: `recipe.toml`, `main:recipe.toml`, `out/tiny/model`.
         build: The recipe's graph and its records; without actions where there is no recipe.
-        results: What the records say.
-        gates: The gates, judged.
         due: Action that is not recorded → the seconds that it is expected to take, None where nobody knows.
         keyed: Whether all that it asks for is in the graph; False for results alone, of which no keys are known.
     """
@@ -82,7 +80,6 @@ class Node:
     """An action of one side, by what it asks for.
 
     Attributes:
-        action: The action.
         preimage: Its preimage; an input that nobody has made yet has a stand-in for its digest, see `nodes`.
         identity: The hash of the preimage: its key where that is known. Equal ones stand for the same work.
         key: Its key, None while an input is unknown.

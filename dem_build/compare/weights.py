@@ -33,7 +33,6 @@ class LayerChange:
 
     Attributes:
         layer: `embeddings`, a number, or `final`.
-        tensors: How many there are.
         changed: How many of them differ.
         distance: The Frobenius norm of the second model's minus the first's, over all of them.
         norm: The norm of the first model's.
@@ -97,10 +96,6 @@ class _Tensor:
 
 def compare_weights(before: Path | Iterable[Path], after: Path | Iterable[Path]) -> WeightsChange:
     """Compare two models' weights, a piece at a time.
-
-    Args:
-        before: The first model's folder, or its files.
-        after: The second's.
 
     Raises:
         CheckpointError: A file is damaged or missing.

@@ -110,7 +110,6 @@ class TokenRows:
     Can be pickled: the copy opens the file again.
 
     Attributes:
-        path: The file.
         offsets: int64 [rows + 1].
         prompts: uint8 [rows, 16].
     """

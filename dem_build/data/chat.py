@@ -44,7 +44,6 @@ class Rendered(NamedTuple):
     """One row, as a chat template writes it.
 
     Attributes:
-        pieces: Its texts.
         muted: Which of its answers (0 is the first) say that they are not trained.
         unwritten: What the template is given and does not write, as is meant: (the name that counts have, an example).
     """
@@ -123,10 +122,8 @@ class _Asked(NamedTuple):
     """Turns, and what is given beside them.
 
     Attributes:
-        turns: The turns.
         answers: The places of the answers that count among them.
         muted: The places of the answers that say that they do not.
-        tools: Schemas of the tools.
         variables: What else the template is given.
         bare: Whether the row could be trained without a template.
     """

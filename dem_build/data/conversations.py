@@ -120,7 +120,6 @@ class Beside:
     """What a row has beside its turns.
 
     Attributes:
-        where: Where the row stands, for errors.
         system: The value of its system column, or None.
         tools: The value of its tools: a list of schemas, the JSON text of one, or None.
         functions: As `tools`, as OpenAI's older files have them.
@@ -137,10 +136,6 @@ class Beside:
 def from_messages(value: Any, beside: Beside) -> Conversation:
     """Read the list of a `messages` row: `{"role": …, "content": …}` each.
 
-    Args:
-        value: The column's value.
-        beside: What the row has beside it.
-
     Raises:
         DataError: It is no such list; names the turn.
     """
@@ -150,10 +145,6 @@ def from_messages(value: Any, beside: Beside) -> Conversation:
 def from_sharegpt(value: Any, beside: Beside) -> Conversation:
     """Read the list of a `sharegpt` row: `{"from": "human", "value": …}` each.
 
-    Args:
-        value: The column's value.
-        beside: What the row has beside it.
-
     Raises:
         DataError: It is no such list; names the turn.
     """
@@ -162,11 +153,6 @@ def from_sharegpt(value: Any, beside: Beside) -> Conversation:
 
 def from_pair(prompt: Any, completion: Any, beside: Beside) -> Conversation:
     """Read a prompt and its completion, each a list of turns or a text. What answers in the prompt is given.
-
-    Args:
-        prompt: The prompt.
-        completion: The completion.
-        beside: What the row has beside them.
 
     Raises:
         DataError: One of them is no such list; names the turn.
@@ -179,15 +165,7 @@ def from_pair(prompt: Any, completion: Any, beside: Beside) -> Conversation:
 def from_history(
     history: Any, prompt: str, answer: str, beside: Beside, bare: tuple[str, ...] | None
 ) -> Conversation:
-    """Read questions and answers that came before a question, and its answer.
-
-    Args:
-        history: Pairs of texts.
-        prompt: The question.
-        answer: Its answer.
-        beside: What the row has beside them.
-        bare: How it is trained without a chat template.
-    """
+    """Read questions and answers that came before a question, and its answer."""
     texts = [text for pair in history for text in pair]
     roles = ("user", "assistant")
     turns = [{"role": roles[i % 2], "content": text} for i, text in enumerate([*texts, prompt, answer])]
@@ -256,10 +234,6 @@ def _conversation(
 
 def system_of(value: Any, where: str) -> str:
     """What a row's system column says.
-
-    Args:
-        value: The column's value.
-        where: Where the row stands, for errors.
 
     Raises:
         DataError: It is no text.

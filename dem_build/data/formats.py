@@ -89,7 +89,6 @@ class Cells:
     """One row, asked by roles.
 
     Attributes:
-        row: The row.
         columns: Role → column.
     """
 
@@ -141,7 +140,6 @@ class Format:
     """A shape of rows.
 
     Attributes:
-        name: As the recipe says it.
         read: A row to an example.
         templated: Those of its optional columns that only a chat template can write.
         turns: Whether its rows have turns, which a chat template can render.

@@ -33,7 +33,6 @@ class Row:
     """One row of one file.
 
     Attributes:
-        source: The file.
         number: 1-based: the line in jsonl and csv, the row in json and parquet.
         values: Column → value.
         consumed: About how many bytes of the file were read when this row was; for progress alone.

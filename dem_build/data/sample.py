@@ -27,9 +27,6 @@ class RowSample:
     """Keeps the rows of the lowest hashes, each once.
 
     Memory: twice as many rows as it keeps.
-
-    Args:
-        most: How many to keep.
     """
 
     def __init__(self, most: int = MOST) -> None:

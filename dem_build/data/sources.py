@@ -57,10 +57,6 @@ def matching(pattern: str, folder: Path) -> Iterator[Path]:
 
     A link that leads back to a folder above it is passed over: what lies there is found under its own name.
 
-    Args:
-        pattern: The pattern.
-        folder: What a relative one is relative to.
-
     Raises:
         UsageError: A `**` goes through too many folders.
     """

@@ -83,10 +83,6 @@ class Fault:
 def check_template(text: str, where: str) -> None:
     """Refuse a chat template that cannot write a question and its answer.
 
-    Args:
-        text: The template.
-        where: What to call it in messages.
-
     Raises:
         UsageError: It is no Jinja, raises, leaves out what a turn says, or takes too long or too much memory.
     """

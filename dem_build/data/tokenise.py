@@ -32,7 +32,6 @@ class Tokenizer(Protocol):
 
     Attributes:
         eos_token: Text of the end of sequence.
-        eos_id: Its id.
         prefix_ids: What the tokenizer puts before a text by itself: BOS, or nothing.
         cues: What the chat template looks for inside of a turn's text.
         switches: What it compares a text with, or takes out of it.
@@ -72,7 +71,6 @@ class Style:
         chat: Whether they go through the base's chat template.
         system: The first turn, with `chat`, of an example that has none of its own.
         train_prompt: Whether the prompt is trained as well (`loss = "all"`).
-        max_length: Most tokens of a row.
         truncate: Whether a longer row is cut; otherwise it is dropped.
         last_only: Whether the last answer of several alone is trained (`loss = "completion"`).
     """

@@ -59,12 +59,7 @@ class Said(NamedTuple):
 
 
 def read_message(turn: Mapping[str, Any], name: str, where: str) -> Said:
-    """Read a turn of `messages`: `role`, `content`, and more.
-
-    Args:
-        turn: The turn. What is null in it is not there.
-        name: What messages call it.
-        where: Where the row stands, for errors.
+    """Read a turn of `messages`: `role`, `content`, and more; what is null in it is not there.
 
     Raises:
         DataError: It is no turn.
@@ -90,11 +85,6 @@ def read_message(turn: Mapping[str, Any], name: str, where: str) -> Said:
 
 def read_shared(turn: Mapping[str, Any], name: str, where: str) -> Said:
     """Read a turn of `sharegpt`: `from` and `value`, and whatever a turn of `messages` has.
-
-    Args:
-        turn: The turn.
-        name: What messages call it.
-        where: Where the row stands, for errors.
 
     Raises:
         DataError: It is no turn.
@@ -193,11 +183,6 @@ def _present(value: Mapping[str, Any]) -> dict[str, Any]:
 def text_of(value: Any, name: str, where: str) -> str:
     """The text of a turn; a list of text parts, as multimodal data write it, is joined.
 
-    Args:
-        value: What the turn holds.
-        name: What messages call it.
-        where: Where the row stands, for errors.
-
     Raises:
         DataError: It is no text.
     """
@@ -215,10 +200,6 @@ def text_of(value: Any, name: str, where: str) -> str:
 
 def read_tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
     """The schemas of a row's tools: a list of them, of their JSON texts, or the JSON text of a list.
-
-    Args:
-        value: What the row holds.
-        where: Where the row stands, for errors.
 
     Raises:
         DataError: They are no schemas.
@@ -239,12 +220,6 @@ def read_tools(value: Any, where: str) -> tuple[dict[str, Any], ...]:
 
 def json_of(text: str, name: str, where: str, hint: str = "write it as JSON") -> Any:
     """What a JSON text in a row says.
-
-    Args:
-        text: The text.
-        name: What messages call it.
-        where: Where the row stands, for errors.
-        hint: How to mend what is none.
 
     Raises:
         DataError: It is no JSON, or has a key twice in one object.

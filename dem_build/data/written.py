@@ -95,12 +95,7 @@ def _is_cue(text: str) -> bool:
 
 
 def mark(turns: Sequence[Turn], cues: re.Pattern[str]) -> Marked:
-    """Turns with a mark in the place of each text; turns of one shape have the same marks.
-
-    Args:
-        turns: The turns.
-        cues: What stays as it is inside of a text.
-    """
+    """Turns with a mark in the place of each text; turns of one shape have the same marks."""
     marked = Marked([], [])
     names: dict[str, str] = {}
     for place, turn in enumerate(turns):
@@ -189,15 +184,7 @@ def lost(
     tools: bool,
     variables: Mapping[str, Any],
 ) -> list[Stretch]:
-    """What is not in what a template wrote.
-
-    Args:
-        tokenizer: Has the template.
-        written: What it wrote of the turns.
-        marked: The same turns, marked.
-        tools: Whether it was given tools.
-        variables: What else it was given.
-    """
+    """What is not in what a template wrote."""
     unmarked = _unmarked(tokenizer, marked, tools=tools, variables=variables)
     return [s for s in marked.stretches if s.mark in unmarked or not stands_in(s.text, written)]
 
@@ -226,25 +213,14 @@ def _unmarked(
 
 
 def switch_in(text: str, written: str, switches: re.Pattern[str]) -> str:
-    """What a text sets in a template, where the template wrote all else of it; empty where it did not.
-
-    Args:
-        text: A text that was not written as it is.
-        written: What the template wrote.
-        switches: What it compares a text with, or takes out of it.
-    """
+    """What a text sets in a template, where the template wrote all else of it; empty where it did not."""
     found = switches.search(text)
     rest = (part.strip() for part in switches.split(text))
     return found[0] if found and all(stands_in(part, written) for part in rest if part) else ""
 
 
 def stands_in(text: str, written: str) -> bool:
-    """Whether a text is written: as it is, or as JSON or Python write it, as some templates do with a tool's answer.
-
-    Args:
-        text: The text.
-        written: What a template wrote.
-    """
+    """Whether a text is written: as it is, or as JSON or Python write it, as some templates do with a tool's answer."""
     return text in written or any(
         spelled[1:-1] in written
         for spelled in (json.dumps(text, ensure_ascii=False), json.dumps(text), repr(text))

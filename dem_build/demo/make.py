@@ -35,10 +35,6 @@ DATA_PACKAGES = ("chitchat-dataset==0.9.0", "reasoning-gym==0.1.25")
 def make_demo(folder: Path, say: Say) -> None:
     """Write the demo's recipe and notebook, fetch its base and make its data; what is there stays.
 
-    Args:
-        folder: Where; it is made where it is not there.
-        say: Told what is done, for people.
-
     Raises:
         UsageError: A package cannot be fetched, what came of it is not what the lock has, or the disk takes no file.
     """

@@ -32,10 +32,6 @@ def installed(requirements: Sequence[str]) -> bool:
 def unpack(requirements: Sequence[str], folder: Path) -> None:
     """Fetch packages, without what they depend on, and unpack them into a folder.
 
-    Args:
-        requirements: `NAME==VERSION` each.
-        folder: The folder.
-
     Raises:
         UsageError: Nothing here can fetch them, or the package index does not have them.
     """

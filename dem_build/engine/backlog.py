@@ -17,11 +17,7 @@ __all__ = ["Backlog"]
 
 
 class Backlog(MutableMapping[str, "Verdict"]):
-    """The actions that are due, by name, in the order of the graph; it may change while it is gone through.
-
-    Args:
-        actions: All that there may be, in their order.
-    """
+    """The actions that are due, by name, in the order of the graph; it may change while it is gone through."""
 
     def __init__(self, actions: Iterable[Action]) -> None:
         self._actions = list(actions)
@@ -33,11 +29,7 @@ class Backlog(MutableMapping[str, "Verdict"]):
         self._others: list[int] = []
 
     def names(self, *, trainings: bool) -> Iterator[str]:
-        """The names of those that are due, in order.
-
-        Args:
-            trainings: Whether those of trainings are among them.
-        """
+        """The names of those that are due, in order."""
         place = -1
         kept = [self._others, self._trainings] if trainings else [self._others]
         while found := [some[at] for some in kept if (at := bisect_right(some, place)) < len(some)]:

@@ -38,7 +38,6 @@ class Copied:
         environment: Variables that the process has beside the driver's.
 
     Attributes:
-        pid: The process.
         stdin: Where requests are written.
         stdout: Where answers are read.
     """

@@ -23,11 +23,6 @@ __all__ = ["Fetch"]
 class Fetch:
     """Brings objects here.
 
-    Args:
-        store: Where to.
-        blobs: What is not here.
-        ended: Set when this has come to its end.
-
     Attributes:
         error: Why it ended before all that can be brought was here.
     """

@@ -19,12 +19,7 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """Counts the user's requests to stop while it is entered; in any thread but the main one there are none.
-
-    Attributes:
-        count: How many.
-        last: The signal of the last one.
-    """
+    """Counts the user's requests to stop while it is entered; in any thread but the main one there are none."""
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -32,8 +32,6 @@ class Result:
     """One action of a build.
 
     Attributes:
-        action: The action.
-        status: What became of it.
         seconds: Wall time of this build's run; 0 for a hit.
         key: Its key, None while an input of it is unknown.
         record: What is recorded, None where it failed or was skipped.

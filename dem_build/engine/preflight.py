@@ -12,7 +12,6 @@ from dem_build.errors import CheckpointError, TrainingError, UsageError
 from dem_build.hardware import gpus, refuse_inputs
 from dem_build.json_text import parse_json
 from dem_build.lock import hub
-from dem_build.plan import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,9 +30,8 @@ def refuse_too_many(plan: Plan) -> None:
     Raises:
         UsageError: There is one; the hint says how to raise the limit.
     """
-    for verdict in plan.verdicts.values():
-        if verdict.status is not Status.HIT:
-            refuse_inputs(verdict.action.name, len(verdict.action.takes))
+    for verdict in plan.due:
+        refuse_inputs(verdict.action.name, len(verdict.action.takes))
 
 
 def refuse_unsharded(plan: Plan, machine: Machine) -> None:
@@ -43,8 +41,8 @@ def refuse_unsharded(plan: Plan, machine: Machine) -> None:
         UsageError: There is one; the message names what of it does not go with several.
     """
     ranks = machine.ranks(gpu=bool(gpus()) if machine.engine == "local" else machine.submit.gpus > 0)
-    for verdict in plan.verdicts.values():
-        if verdict.action.kind.trains and verdict.status is not Status.HIT:
+    for verdict in plan.due:
+        if verdict.action.kind.trains:
             # A loss that is only watched is in no key, and taken all the same.
             params = {**verdict.action.params, **verdict.action.watching}
             try:
@@ -68,9 +66,7 @@ def refuse_missing(plan: Plan, machine: Machine) -> None:
 
 
 def _needed(plan: Plan, machine: Machine) -> Iterator[tuple[str, str]]:
-    due = [
-        v for v in plan.verdicts.values() if v.action.kind.name == "finetune" and v.status is not Status.HIT
-    ]
+    due = [verdict for verdict in plan.due if verdict.action.kind.name == "finetune"]
     for verdict in due:
         if verdict.action.params["optim"] == "adamw_8bit":
             yield "bitsandbytes", f'optim = "adamw_8bit" of {verdict.action.name}'
@@ -84,7 +80,7 @@ def refuse_unmergeable(plan: Plan) -> None:
     Raises:
         CheckpointError: There is one.
     """
-    due = [v.action for v in plan.verdicts.values() if v.status is not Status.HIT]
+    due = (verdict.action for verdict in plan.due)
     adapters = [a for a in due if a.kind.name == "extract" and a.params["source"] == "adapter"]
     if not adapters:
         return

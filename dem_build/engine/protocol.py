@@ -47,12 +47,8 @@ class Request:
     """Everything that a worker needs to run one action, but the store.
 
     Attributes:
-        name: The action's name, for messages.
-        key: Its key.
         preimage: What the key is the hash of; kind and parameters are read from it.
-        inputs: The outputs it takes.
         sources: The files from outside that it reads.
-        machine: How to use this machine.
         threads: CPU threads that the step may use.
         force: Run even though a record is there (`--rebuild`).
         watching: Parameters that are in no key, as nothing follows from them.
@@ -87,15 +83,10 @@ class Request:
 
     def document(self) -> dict[str, JSON]:
         """The request as JSON."""
-        return {
-            "name": self.name,
-            "key": self.key,
-            "preimage": self.preimage,
+        return vars(self) | {
             "inputs": [asdict(i) | {"at": i.at.document()} for i in self.inputs],
             "sources": [_source(s) for s in self.sources],
             "machine": self.machine.model_dump(),
-            "threads": self.threads,
-            "force": self.force,
             "watching": dict(self.watching),
             "groups": {name: dict(params) for name, params in self.groups.items()},
         }
@@ -103,18 +94,12 @@ class Request:
     @classmethod
     def parse(cls, document: Mapping[str, JSON]) -> Request:
         """The request that `document` describes."""
-        return cls(
-            name=document["name"],
-            key=document["key"],
-            preimage=document["preimage"],
-            inputs=tuple(Input(**i | {"at": Output.parse(i["at"])}) for i in document["inputs"]),
-            sources=tuple(_parsed_source(s) for s in document["sources"]),
-            machine=Machine.model_validate(document["machine"]),
-            threads=document["threads"],
-            force=document["force"],
-            watching=document["watching"],
-            groups=document["groups"],
-        )
+        made = {
+            "inputs": tuple(Input(**i | {"at": Output.parse(i["at"])}) for i in document["inputs"]),
+            "sources": tuple(_parsed_source(s) for s in document["sources"]),
+            "machine": Machine.model_validate(document["machine"]),
+        }
+        return cls(**{**document, **made})
 
 
 @dataclass(frozen=True)

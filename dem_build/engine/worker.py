@@ -34,12 +34,7 @@ __all__ = ["main"]
 
 
 def main(store: str, scratch: str = "") -> None:
-    """Serve until standard input ends.
-
-    Args:
-        store: The store's folder.
-        scratch: Where unfinished runs lie, if not there.
-    """
+    """Serve until standard input ends."""
     die_with_parent()  # the end of standard input does it as well, and elsewhere alone
     _leave_stopping_to_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

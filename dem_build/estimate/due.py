@@ -30,7 +30,7 @@ from dem_build.estimate.memory import (
 from dem_build.hardware import gpus
 from dem_build.json_text import parse_json, quantity
 from dem_build.lock import hub
-from dem_build.plan import Status, preimage_of
+from dem_build.plan import preimage_of
 from dem_build.store.records import MOST_COUNTED
 
 if TYPE_CHECKING:
@@ -100,7 +100,6 @@ class Training:
     """A training that is due, with what is known of it.
 
     Attributes:
-        name: The action.
         params: Of the kind `finetune`.
         length: Most tokens of a sequence.
         rows: Its data; None before they are prepared.
@@ -132,7 +131,6 @@ class DueMatching:
     """A matching of layers that is due, with what is known of it.
 
     Attributes:
-        name: The action.
         rows: Of each dataset, as the recipe says.
         lengths: Of each dataset the tokens of its sample's rows; None before they are prepared.
         most: Most tokens of a row, of datasets that are not prepared.
@@ -158,16 +156,11 @@ class DueMatching:
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
-    """The verdicts on what is due, or may be; of several actions that are the same work, the first.
-
-    Args:
-        plan: What is to be built.
-        kind: Of which kind alone; None is all.
-    """
+    """The verdicts on what is due, or may be; of several actions that are the same work, the first."""
     found: dict[Digest, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
-    for verdict in plan.verdicts.values():
-        if verdict.status is not Status.HIT and kind in (None, verdict.action.kind.name):
+    for verdict in plan.due:
+        if kind in (None, verdict.action.kind.name):
             found.setdefault(_key(verdict, plan, known), verdict)
     return list(found.values())
 
@@ -319,7 +312,6 @@ class Budget:
     """How long a mixture is trained.
 
     Attributes:
-        baseline: Its name.
         equal: Whether it is as long as the trainings of the datasets' vectors together.
         datasets: Those that count.
         tokens: How many; None before the data are prepared, and where what is recorded does not say.

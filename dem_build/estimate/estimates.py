@@ -48,7 +48,6 @@ class Estimate:
     """What one action is expected to take; None is not known.
 
     Attributes:
-        name: The action.
         kind: Its family: `finetune`, `evaluate` …
         memory: Bytes on the device, or of the process on a CPU; sequences as long as they may be.
         tokens: Tokens that it reads, of a training or a held-out loss.

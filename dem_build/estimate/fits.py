@@ -14,7 +14,6 @@ from dem_build.errors import EvaluationError, TrainingError
 from dem_build.estimate.due import matchings, parameters_of, shape_of, trainings
 from dem_build.estimate.memory import BYTES, MASTER, STATES, is_lora, least_memory
 from dem_build.hardware import gigabytes, gpus, room
-from dem_build.plan import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,7 +49,7 @@ def refuse_unfit(plan: Plan, machine: Machine | None = None) -> None:
 
 def unfit(plan: Plan, machine: Machine | None = None) -> list[ActionError]:
     """What is due and can never fit, each with the numbers and what would help."""
-    due = [v for v in plan.verdicts.values() if v.status is not Status.HIT and v.action.kind.device]
+    due = [verdict for verdict in plan.due if verdict.action.kind.device]
     parameters = parameters_of(plan.verdicts.get("base")) if due else None
     space = room() if parameters else None
     if parameters is None or space is None:

@@ -108,7 +108,6 @@ class Shape:
 
     Attributes:
         parameters: Of the whole model, tied ones once.
-        layers: How many.
         hidden: Width of the residual stream.
         keys: Width of all key heads together.
         inner: Width inside of the MLP that a token goes through.
@@ -180,8 +179,6 @@ class Rows:
     """What a dataset's train split holds.
 
     Attributes:
-        rows: How many.
-        tokens: Of all rows.
         trained_tokens: Those that count.
         longest: Tokens of the longest row; None where it is not recorded.
     """

@@ -108,11 +108,7 @@ class _Run:
 
 
 class _Alike:
-    """Runs that tell of each other: of one kind, with the same of what must be the same.
-
-    Args:
-        runs: At least one.
-    """
+    """Runs that tell of each other: of one kind, with the same of what must be the same."""
 
     def __init__(self, runs: Sequence[_Run]) -> None:
         all_paces = [run.pace for run in runs]

@@ -18,13 +18,7 @@ __all__ = ["Transfer", "transfers"]
 
 @dataclass(frozen=True)
 class Transfer:
-    """What comes from one place.
-
-    Attributes:
-        where: The place.
-        objects: How many objects.
-        bytes: How many bytes they have.
-    """
+    """What comes from one place."""
 
     where: str
     objects: int
@@ -60,11 +54,10 @@ def _opened(plan: Plan, read: Collection[str]) -> Iterator[tuple[str, Output]]:
         for name, v in plan.verdicts.items()
         if v.status is Status.HIT and v.record is not None
     }
-    for verdict in plan.verdicts.values():
-        if verdict.status is not Status.HIT:
-            for taken in verdict.action.takes:
-                if taken.at.action in outputs:
-                    yield taken.at.action, outputs[taken.at.action][taken.at.output]
+    for verdict in plan.due:
+        for taken in verdict.action.takes:
+            if taken.at.action in outputs:
+                yield taken.at.action, outputs[taken.at.action][taken.at.output]
     for name, made in outputs.items():
         published = name == PUBLISHED
         yield from ((name, output) for of, output in made.items() if published or of in read)

@@ -47,11 +47,6 @@ class Missing:
 def layers_of(config: Path, names: Mapping[str, Any], where: str) -> dict[str, Place]:
     """Where an adapter has the linear layers of a model: name of a tensor of its files → module.
 
-    Args:
-        config: The model's `config.json`.
-        names: The tensors of its files.
-        where: What messages call the model.
-
     Raises:
         CheckpointError: transformers does not know the model.
         TrainingError: A layer whose weight is no tensor by itself.

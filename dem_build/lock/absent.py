@@ -47,7 +47,6 @@ class Absent:
         alone: Whether the lock alone counts: then every file counts as absent, and nothing is looked at.
 
     Attributes:
-        alone: As given.
         digests: The files that were taken from the lock → their digests.
     """
 
@@ -73,12 +72,7 @@ class Absent:
         return not revision and bool(self.model(name, model))
 
     def model(self, name: str, model: str) -> dict[str, Digest]:
-        """Tag → digest of the files that a lock has of a model, a base or a vector from elsewhere, at its path.
-
-        Args:
-            name: Its name in the lock.
-            model: As the recipe writes it.
-        """
+        """Tag → digest of the files that a lock has of a model, a base or a vector from elsewhere, at its path."""
         for entry in self._entries(*name.split(".", 1)):
             files = [file for file in entry if file[0] != CHAT_TEMPLATE]
             places = [model if tag == GGUF else f"{model}/{tag}" for tag, _, _ in files]
@@ -113,10 +107,6 @@ class Absent:
         """What a lock has of a task some of whose files are not here; None where that does not say what it is made of.
 
         Those that are here have to be what was locked: they say which files belong to the task.
-
-        Args:
-            name: Its name.
-            folder: Of the user's task files.
         """
         from dem_build.lock.tasks import TASK_MARK, Closure  # noqa: PLC0415  few recipes have such a task
 

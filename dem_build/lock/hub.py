@@ -35,8 +35,6 @@ class Listed:
     """A file of a repository.
 
     Attributes:
-        file: Where it lies.
-        size: Bytes.
         sha256: Its digest where the hub knows it, which it does of large files.
     """
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dem_build.data.sources import FILE_TYPES
 from dem_build.errors import UsageError
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -71,7 +72,6 @@ class HubData:
 
     Attributes:
         name: `org/name`.
-        paths: All of its files.
         card: The YAML of its README.
         converted: Whether these are the parquet files that the hub made of it.
     """
@@ -133,7 +133,7 @@ def part_files(data: HubData, named: Sequence[str], split: str) -> dict[str, lis
         if not having:
             what = f"the dataset {data.name!r} has no config that matches {name!r}"
             what += f" and has a split {split!r}" if matching else ""
-            raise UsageError(what, hint=f"its configs are {_few(configs)}")
+            raise UsageError(what, hint=f"its configs are {first_of(configs, _SHOWN)}")
         found |= having
     if not found:
         what = f"the dataset {data.name!r} has no config that {', '.join(named)} leave over"
@@ -148,7 +148,7 @@ def _refuse_idle(data: HubData, name: str, configs: Iterable[str], found: Iterab
         raise UsageError(what, hint="name before it what it takes something away from")
     if not fnmatch.filter(configs, name[1:]):
         what = f"the dataset {data.name!r} has no config that matches {name[1:]!r}"
-        raise UsageError(what, hint=f"its configs are {_few(configs)}")
+        raise UsageError(what, hint=f"its configs are {first_of(configs, _SHOWN)}")
 
 
 def named_files(data: HubData, pattern: str) -> list[str]:
@@ -273,7 +273,7 @@ def _chosen(data: HubData, configs: Mapping[str, Mapping[str, Any]], config: str
     if len(defaults) != 1:
         raise UsageError(
             f"the dataset {data.name!r} has several configs, and none is named",
-            hint=f"set `config` to one of {_few(configs)}",
+            hint=f"set `config` to one of {first_of(configs, _SHOWN)}",
         )
     return defaults[0]
 
@@ -352,13 +352,7 @@ def _suffix(path: str) -> str:
 def _offer(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1)
-    return (f"did you mean {close[0]}? " if close else "") + f"the {what} are {_few(names)}"
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = len(listed) - _SHOWN
-    return ", ".join(listed[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return (f"did you mean {close[0]}? " if close else "") + f"the {what} are {first_of(names, _SHOWN)}"
 
 
 def _some(paths: Sequence[str]) -> str:

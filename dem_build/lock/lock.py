@@ -51,7 +51,6 @@ __all__ = [
     "resolve",
     "unpinned",
     "update",
-    "write",
 ]
 
 LOCK_VERSION = 1
@@ -97,9 +96,7 @@ class Lock:
     """What a recipe's outside names stand for, now and on this machine.
 
     Attributes:
-        base: The base model's files.
         datasets: The files of each dataset and probe, those on a hub among them.
-        tasks: The evaluation tasks.
         vectors: The files of each vector from elsewhere, those on a hub among them.
         pins: What of it is on a hub, by names in the lock: `base`, `vectors.code`, `datasets.math`; so are probes.
         groups: Groups and tags of evaluation tasks, those within others too.
@@ -467,10 +464,6 @@ def _refused(path: Path, what: str, mend: str = "restore it") -> RecipeError:
 def parse(data: bytes, path: Path) -> JSON:
     """The document of a lock file's bytes.
 
-    Args:
-        data: The bytes.
-        path: What messages call the file.
-
     Raises:
         RecipeError: It is no lock, or one of a newer dem.
     """
@@ -493,23 +486,13 @@ def parse(data: bytes, path: Path) -> JSON:
     return document
 
 
-def write(path: Path, lock: Lock) -> None:
-    """Replace the lock file in one step.
-
-    Raises:
-        DemError: The folder cannot be written.
-    """
-    update(path, lock, None, whatever=True)
-
-
-def update(path: Path, lock: Lock, before: JSON | None, *, whatever: bool = False) -> None:
+def update(path: Path, lock: Lock, before: JSON | None) -> None:
     """Replace the lock file in one step, where it is what it was.
 
     Args:
         path: The file.
         lock: What it shall hold.
         before: The document that was read of it, None where there was none.
-        whatever: Replace it whatever it holds.
 
     Raises:
         UsageError: Somebody else has written another one meanwhile, which may pin what this one does not.
@@ -520,7 +503,7 @@ def update(path: Path, lock: Lock, before: JSON | None, *, whatever: bool = Fals
     text = json.dumps(made, indent=2) + "\n"
     try:
         with changing(path.parent):
-            if not whatever and read(path) not in (before, made):
+            if read(path) not in (before, made):
                 what = "has been changed by somebody else just now"
                 raise UsageError(what, where=str(path), hint="call this again: it goes by the new one")
             overwrite(path, text.encode())

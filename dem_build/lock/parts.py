@@ -37,12 +37,7 @@ def mark(key: str) -> str:
 
 
 def names(dataset: str, pins: Iterable[str]) -> list[str]:
-    """Those names in a lock that are parts of a dataset, `datasets.prompts.parts[0]`, in their order.
-
-    Args:
-        dataset: Its name in the lock: `datasets.prompts`.
-        pins: Names in the lock.
-    """
+    """Those names in a lock that are parts of a dataset, `datasets.prompts.parts[0]`, in their order."""
     found = {name: _INDEX.fullmatch(name.removeprefix(f"{dataset}.")) for name in pins}
     return sorted((n for n, match in found.items() if match), key=lambda n: int((found[n] or "")[1]))
 

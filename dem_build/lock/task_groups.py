@@ -35,7 +35,6 @@ class Score:
     """A metric of a group, which is the mean of its tasks'.
 
     Attributes:
-        metric: Its name.
         filters: Of which filters of the tasks' answers; None for those that the tasks have.
         weighted: Whether a task counts as it has documents; else all alike.
     """
@@ -103,10 +102,6 @@ class TaskGroup:
 def find_groups(name: str, include_path: Path | None) -> dict[str, TaskGroup]:
     """The group or tag of a name, and the groups in it; nothing where it is a task.
 
-    Args:
-        name: As `tasks` of a recipe has it.
-        include_path: Folder of the user's task files.
-
     Raises:
         UsageError: There is nothing of that name, or a group's file cannot be read, or asks for what dem cannot do.
     """
@@ -123,10 +118,6 @@ def find_groups(name: str, include_path: Path | None) -> dict[str, TaskGroup]:
 
 def asked(tasks: Iterable[Task], groups: Mapping[str, TaskGroup]) -> list[Task]:
     """The tasks that a recipe asks for, those of groups and tags one by one; each once.
-
-    Args:
-        tasks: As the recipe has them.
-        groups: What those of their names are that are no tasks.
 
     Raises:
         UsageError: One is asked for twice, and not alike.

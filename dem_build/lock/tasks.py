@@ -67,7 +67,6 @@ class Closure:
     """What an evaluation task is made of.
 
     Attributes:
-        task: The task's name.
         files: Tag and path of its YAML, what that includes, its Python files and its local data.
         local: Whether it is the user's, not one that lm-eval brings. Running it then executes code that is not
             lm-eval's own: lm-eval renders a task's templates with Jinja outside of a sandbox.
@@ -92,10 +91,6 @@ def lm_eval_version() -> str:
 
 def find_task(name: str, include_path: Path | None) -> Closure:
     """Find a task by its name: the user's first, then lm-eval's own.
-
-    Args:
-        name: As in the `task:` of its YAML.
-        include_path: Folder of the user's task files; they may lie in folders below it.
 
     Raises:
         UsageError: No such task, a group or a tag of tasks, or one whose files are missing or cannot be read.
@@ -345,11 +340,6 @@ def _scored_files(config: Mapping[str, Any], path: Path, found: Collection[Path]
     """The files that a task is scored on: of its `test_split`, else of its `validation_split`.
 
     What its examples in the prompt come from is not among them. Where the split's files cannot be told, all data are.
-
-    Args:
-        config: The task's keys, includes resolved.
-        path: The task's file.
-        found: All files that it refers to.
     """
     split = str(config.get("test_split") or config.get("validation_split") or "").partition("[")[0]
     kwargs, dataset = config.get("dataset_kwargs"), config.get("dataset_path")

@@ -23,8 +23,9 @@ from dem_build.checkpoint.filenames import INDEX, shards_of
 from dem_build.checkpoint.floats import CODES, FLOATS
 from dem_build.checkpoint.reader import Checkpoint, check_index, open_checkpoint
 from dem_build.errors import CheckpointError
-from dem_build.model.load import first_of, quiet
+from dem_build.model.load import quiet
 from dem_build.model.weight_layout import WeightLayout
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -65,21 +65,13 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
 
 
 def ceilings(config: Any) -> list[int]:
-    """The lengths that padding must not pass: the longest that a model takes, or reads as a short row.
-
-    Args:
-        config: A model's, as transformers reads it.
-    """
+    """The lengths that padding must not pass: the longest that a model takes, or reads as a short row."""
     found = (longest_short(config), *(getattr(config, name, None) for name in NAMES))
     return [most for most in found if isinstance(most, int)]
 
 
 def longest_short(config: Any) -> int | None:
-    """The most tokens of a row that is read with the short rotary frequencies; None where there is one set.
-
-    Args:
-        config: A model's, as transformers reads it.
-    """
+    """The most tokens of a row that is read with the short rotary frequencies; None where there is one set."""
     parameters = getattr(config, "rope_parameters", None) or {}
     # One table, or one for each type of layer.
     sets = [parameters, *(p for p in parameters.values() if isinstance(p, dict))]
@@ -88,12 +80,7 @@ def longest_short(config: Any) -> int | None:
 
 
 def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
-    """Whether some rows are read with a model's short rotary frequencies, and others with its long ones.
-
-    Args:
-        lengths: Tokens of each row.
-        config: The model's `config.json`.
-    """
+    """Whether some rows are read with a model's short rotary frequencies, and others with its long ones."""
     if ORIGINAL.encode() not in config.read_bytes():
         return False  # without one it is the longest that the model takes at all
     most = longest_short(AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False))
@@ -102,10 +89,6 @@ def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
 
 def refuse_mixed_packs(lengths: NDArray[np.integer], config: Path) -> None:
     """Refuse to pack documents that a model reads in two ways.
-
-    Args:
-        lengths: Tokens of each document.
-        config: The model's `config.json`.
 
     Raises:
         TrainingError: Some are longer than what the short rotary frequencies are for, and others are not.

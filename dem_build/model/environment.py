@@ -92,10 +92,6 @@ def bits_of(model: PreTrainedModel, batch: int) -> str:
     The order in which a kernel sums is chosen by the library's version, the processor and its instructions, the number
     of threads, the attention kernel and how many rows there are at once. Where all of these are the same, a CPU gives
     the same bits again. A GPU may not even then, since some of its kernels add as their threads come.
-
-    Args:
-        model: What is measured, on its device.
-        batch: Most rows at once.
     """
     # Libraries choose their kernels by more of a processor than its instructions.
     of = {

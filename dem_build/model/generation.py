@@ -117,7 +117,6 @@ class Answered:
 
     Attributes:
         text: It, without the token that ends it.
-        tokens: How many they are.
         ended: Whether the model came to an end by itself.
         seconds: How long it took.
     """

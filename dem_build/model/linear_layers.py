@@ -25,10 +25,6 @@ OTHER_TARGETS = 'name other modules in lora_target_modules, or train with method
 def linear_places(model: PreTrainedModel, names: Iterable[str]) -> dict[str, Place]:
     """Where an adapter has the linear layers of a model, but for its head.
 
-    Args:
-        model: The model; it may be one without memory.
-        names: The tensors of its files.
-
     Raises:
         TrainingError: A layer whose weight is no tensor of the files by itself.
     """

@@ -47,8 +47,6 @@ class ModelFiles:
     """Where a model that vectors are added to lies.
 
     Attributes:
-        weights: Its folder of weights.
-        digest: The digest of that.
         config: Its `config.json`.
     """
 
@@ -92,9 +90,6 @@ class LiveModel:
         deltas: Likewise.
         dtype: Likewise.
 
-    Attributes:
-        model: It.
-
     Raises:
         CheckpointError: A vector of another base.
     """
@@ -122,16 +117,13 @@ class LiveModel:
         self._held.close()
 
     def become(self, method: str, params: Mapping[str, JSON], omegas: Omegas, threads: int = 1) -> bool:
-        """Set the model to what `compose` makes; where that fails it is what it was.
+        """Set the model to what `compose` makes, unless that fails; return whether it was anything else.
 
         Args:
             method: A way to compose that sums.
             params: The method's keys of `[compose]`.
             omegas: ω of each vector that takes part, none of them 0.
             threads: Threads that compute.
-
-        Returns:
-            Whether it was anything else.
 
         Raises:
             CheckpointError: A sum that is not finite.

@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from dem_build.errors import CheckpointError
 from dem_build.model.environment import device, is_out_of_memory, ran_on
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = [
     "OUT_OF_MEMORY_HINT",
     "evaluated_model",
-    "first_of",
     "load_model",
     "quiet",
     "refuse_partial",
@@ -156,9 +156,3 @@ def refuse_partial(report: dict[str, set[object]], weights: Path, hint: str) -> 
             where=str(weights),
             hint=hint,
         )
-
-
-def first_of(names: list[str], most: int) -> str:
-    """The first few of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -38,12 +38,7 @@ DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
 
 
 class MappedTensors(dict[str, torch.Tensor]):
-    """Tensors of files, by name: read as they are looked at, and let go of by `release`.
-
-    Args:
-        tensors: They.
-        files: The mappings that they lie in.
-    """
+    """Tensors of files, by name: read as they are looked at, and let go of by `release`."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], files: Iterable[mmap.mmap]) -> None:
         super().__init__(tensors)

@@ -31,12 +31,6 @@ Tensors: TypeAlias = dict[str, torch.Tensor]
 def vector_tensors(delta: Path, origin: Path, origin_digest: Digest, name: str) -> Tensors:
     """ΔΘ, all of it, in float32 on the CPU, however it is stored.
 
-    Args:
-        delta: Its file.
-        origin: The folder of the weights that it is added to.
-        origin_digest: The digest of that folder.
-        name: What messages call it.
-
     Raises:
         CheckpointError: As `checkpoint.delta.open_delta`.
     """

@@ -31,10 +31,8 @@ class BaseTokenizer:
     """A tokenizer with an EOS, whose chat templates print a fixed date.
 
     Attributes:
-        folder: Where its files are.
         backend: The tokenizer as transformers loads it.
         eos_token: Text of the end of sequence.
-        eos_id: Its id.
         prefix_ids: What the tokenizer puts before a text by itself: BOS, or nothing.
         control_tokens: Texts of its special tokens, sorted.
         has_chat_template: Whether it has one, or several with names.

@@ -70,7 +70,6 @@ class _Reader:
 
     Attributes:
         tokenizer: As transformers loads it; None where it does not.
-        fault: Why it does not.
     """
 
     tokenizer: Any
@@ -183,11 +182,7 @@ def settle(folder: Path, config: Mapping[str, JSON], where: str) -> list[str]:
 
 
 def probe(tokenizer: Any) -> list[str]:
-    """Texts that tell tokenizers apart: TEXTS, each added token between words, and every word of the vocabulary.
-
-    Args:
-        tokenizer: Of transformers, or of tokenizers.
-    """
+    """Texts that tell tokenizers apart: TEXTS, each added token between words, and every word of the vocabulary."""
     added = [t.content for t in _added(tokenizer)]
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     ids = sorted(backend.get_vocab().values()) if isinstance(backend, Tokenizer) else []

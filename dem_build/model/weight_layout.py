@@ -53,10 +53,6 @@ class TensorGroup:
 class WeightLayout:
     """How some files hold the tensors of a model.
 
-    Args:
-        model: The model, built without memory or loaded.
-        names: The names of the files' tensors.
-
     Attributes:
         groups: What belongs together, in the order of the names.
         of_file: Name of a file's tensor → its group.

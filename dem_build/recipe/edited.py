@@ -59,12 +59,6 @@ def value_text(value: Any) -> str:
 def with_table(text: str, section: str, name: str, table: Mapping[str, Any]) -> str:
     """A recipe's text with one table more, below the last one of its section.
 
-    Args:
-        text: The text.
-        section: Such as `datasets`.
-        name: The table's name, which is not there yet.
-        table: Its keys.
-
     Raises:
         UsageError: The section stands in a form that no header can add to, as an inline table.
     """
@@ -91,11 +85,6 @@ def with_table(text: str, section: str, name: str, table: Mapping[str, Any]) -> 
 
 def without_table(text: str, section: str, name: str) -> str:
     """A recipe's text without a table and those in it. Comments above its header and below its last key stay.
-
-    Args:
-        text: The text.
-        section: Such as `datasets`.
-        name: The table's name, which is there.
 
     Raises:
         UsageError: It stands inside of an inline table with others.

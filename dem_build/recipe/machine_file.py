@@ -23,10 +23,6 @@ _VARIABLES = {"url": "DEM_REMOTE", "read": "DEM_REMOTE_READ", "write": "DEM_REMO
 def load_machine(explicit: Path | None, recipe: Path) -> tuple[Machine, Path | None]:
     """Read the machine file: `--machine`, else `$DEM_MACHINE`, else `machine.toml` beside the recipe.
 
-    Args:
-        explicit: The file that the command line names.
-        recipe: The recipe's file.
-
     Returns:
         The machine's keys and the file they are from; the defaults and None where there is no file.
 
@@ -52,16 +48,13 @@ def load_machine(explicit: Path | None, recipe: Path) -> tuple[Machine, Path | N
 
 
 def cache_folder(explicit: str | None, machine: Machine, machine_path: Path | None, recipe: Path) -> Path:
-    """The folder of the store.
+    """The folder of the store, as an absolute path; it need not exist.
 
     Args:
         explicit: `--cache`; relative to the working directory, as `$DEM_CACHE` is.
         machine: The machine file's keys; its `cache` is relative to the file.
         machine_path: The machine file, None where there is none.
         recipe: The recipe's file.
-
-    Returns:
-        An absolute path. It need not exist.
     """
     named = explicit or os.environ.get("DEM_CACHE")
     if named:

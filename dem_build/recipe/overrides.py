@@ -20,14 +20,11 @@ class OverrideError(ValueError):
 
 
 def override(data: dict[str, Any], text: str) -> Key:
-    """Set one key of a recipe, in place.
+    """Set one key of a recipe, in place; return the key, with numbers for items of lists.
 
     Args:
         data: The recipe's tables, as `tomllib` reads them.
         text: `KEY=VALUE`: a dotted TOML key and a TOML value; a bare word is text.
-
-    Returns:
-        The key in the recipe, with numbers for items of lists.
 
     Raises:
         OverrideError: It has no key or no `=`, or a quoted text, list or table that does not end; or the key leads

@@ -551,6 +551,12 @@ class Recipe(Table):
         found = {TRUNK: self.trunk, HEAL: self.heal}
         return {name: stage for name, stage in found.items() if stage is not None}
 
+    @property
+    def prepared(self) -> list[str]:
+        """Names of all rows that are prepared: sources, stages and mixtures."""
+        mixtures = [name for name, baseline in self.baselines.items() if baseline.method == "mixing"]
+        return [*self.sources, *self.stages, *mixtures]
+
     def mixture_of(self, name: str) -> Mixture:
         """What is trained on several datasets together: `trunk`, `heal`, or a baseline.
 

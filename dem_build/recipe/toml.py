@@ -229,9 +229,7 @@ class Statement(NamedTuple):
 
     Attributes:
         key: What it is of: the whole key, with the tables around it.
-        start: Where it begins in the text.
         end: Where it ends; a comment behind it is no part of it.
-        is_header: Whether it is a header.
     """
 
     key: Key

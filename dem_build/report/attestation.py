@@ -51,13 +51,7 @@ class Withdrawn:
 
 @dataclass(frozen=True)
 class Entered:
-    """Something withdrawn that an action of a model takes from outside.
-
-    Attributes:
-        name: What was withdrawn.
-        action: The action.
-        digest: The file that it takes.
-    """
+    """Something withdrawn that an action of a model takes from outside."""
 
     name: str
     action: str

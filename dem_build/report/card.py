@@ -12,6 +12,7 @@ from dem_build.report.inputs import base_name
 from dem_build.report.markdown import baselines_list, code, escape, results_table, stages_list, table
 from dem_build.report.quantities import count
 from dem_build.report.text import printable
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,23 +42,12 @@ def card(
     results: Results,
     versions: Mapping[str, str],
 ) -> str:
-    """The card of a composed model, as Markdown with YAML front matter.
-
-    Args:
-        recipe: The recipe.
-        graph: Its graph.
-        records: Name of an action → its record.
-        results: What the records say.
-        versions: Library → version, of the machine that publishes.
-    """
+    """The card of a composed model, as Markdown with YAML front matter."""
     base = base_name(recipe, graph)
     # Front matter by hand: every build renders a card, importing yaml is slow, and a JSON string of printable
     # characters is a YAML string.
     quoted = json.dumps(printable(base), ensure_ascii=False)
-    vectors = (
-        "1 distribution vector" if len(results.omega) == 1 else f"{len(results.omega)} distribution vectors"
-    )
-    made = f"Composed with dem from {code(base)} and {vectors}"
+    made = f"Composed with dem from {code(base)} and {counted(len(results.omega), 'distribution vector')}"
     sections = [
         f"---\nbase_model: {quoted}\n{FRONT_MATTER}---\n",
         f"# {escape(recipe.name)}\n",

@@ -99,7 +99,6 @@ class MetricRow:
 
     Attributes:
         task: The task's name in results (`loss:math`, `arc_easy`).
-        metric: The metric's name.
         measures: Model → what was measured.
         lower_is_better: Whether less of it is better.
         change: Composed against base, None where either is missing.

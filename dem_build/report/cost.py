@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, COMPOSED, MODEL, TUNE
 from dem_build.report.quantities import duration
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -65,7 +66,6 @@ class Cost:
     """What one action cost when it ran.
 
     Attributes:
-        part: What it is for.
         device: A GPU's name, or the CPU's with its threads.
         seconds: Time that it had the device, over all interruptions; None where its record says nothing.
         wall: Whether that is the wall time of its last run instead, as an older record has no other.
@@ -232,7 +232,7 @@ def _device(action: Action, record: Record, cpus: Mapping[str, str]) -> str:
         device = cpus.get(str(record.noted("host")), CPU)
     if not device.startswith(CPU) or not threads:
         return device
-    return f"{device}, {threads:.0f} {'thread' if threads == 1 else 'threads'}"
+    return f"{device}, {counted(round(threads), 'thread')}"
 
 
 def _cpus(records: Iterable[Record]) -> Iterator[tuple[str, str]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from dem_build.errors import RecipeError
+from dem_build.json_text import finite
 from dem_build.report.comparison import STDERR, gains, measure_of
 from dem_build.report.cost import spent
 from dem_build.report.verdict import judge
@@ -90,9 +90,7 @@ def results_document(results: Results | None, gates: Iterable[GateResult] = ()) 
         "omega": dict(results.omega),
         **_sections(results),
         "results": {
-            model: {
-                task: {name: _finite(v) for name, v in metrics.items()} for task, metrics in tasks.items()
-            }
+            model: {task: {name: finite(v) for name, v in metrics.items()} for task, metrics in tasks.items()}
             for model, tasks in results.table.items()
         },
         **({"corrected_stderr": corrected} if (corrected := _corrected(results)) else {}),
@@ -153,7 +151,7 @@ def _gate(gate: GateResult) -> dict[str, JSON]:
     return {
         "task": gate.task,
         "metric": gate.metric,
-        "value": _finite(gate.value),
+        "value": finite(gate.value),
         "passed": gate.passed,
         "why": gate.why,
         **({} if gate.judged else {"judged": False}),
@@ -171,8 +169,3 @@ def _corrected(results: Results) -> dict[str, JSON]:
                 if measure and measure.stderr is not None and measure.stderr != recorded:
                     found.setdefault(model, {}).setdefault(task, {})[name + STDERR] = measure.stderr
     return found
-
-
-def _finite(value: float | None) -> float | None:
-    """JSON has no NaN and no infinity: both are null."""
-    return value if value is not None and math.isfinite(value) else None

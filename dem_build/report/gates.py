@@ -27,8 +27,6 @@ class GateResult:
     """One gate, judged.
 
     Attributes:
-        task: The task.
-        metric: The metric.
         value: What the composed model reached, None where nothing was measured.
         passed: Whether all of the gate's conditions hold, those that could be judged.
         why: The conditions that failed, or all of them where none did.

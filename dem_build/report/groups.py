@@ -19,12 +19,7 @@ SAMPLES = "samples"
 
 
 def group_scores(groups: Mapping[str, TaskGroup], tasks: Mapping[str, Metrics]) -> dict[str, Metrics]:
-    """The metrics of each group of which all tasks are measured.
-
-    Args:
-        groups: Groups and tags; a tag has no score.
-        tasks: Task → metric → value, of one model.
-    """
+    """The metrics of each group of which all tasks are measured."""
     found = {}
     for name, group in groups.items():
         members = [tasks[task] for task in group.tasks if task in tasks]

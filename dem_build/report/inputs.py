@@ -40,9 +40,7 @@ class BuildRecords:
     """What is recorded of a build.
 
     Attributes:
-        graph: The recipe's graph.
         records: Name of an action → its record, for those that have one.
-        read: Returns the bytes of an output that is one file.
     """
 
     graph: Graph
@@ -123,11 +121,7 @@ class ReportInputs:
     """What a report is drawn from.
 
     Attributes:
-        recipe: The recipe.
-        graph: Its graph.
         records: Name of an action → its record, for those that have one.
-        results: What the records say.
-        gates: The gates, judged.
         version: The version of dem that draws.
     """
 

@@ -9,6 +9,7 @@ from dem_build.actions.sample.read import shortened, spread
 from dem_build.report.comparison import Trend, model_names, rows
 from dem_build.report.quantities import decimals, signed
 from dem_build.report.text import printable
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -103,7 +104,7 @@ def samples_table(exchanges: Sequence[Exchange]) -> str:
         ]
         for e in shown
     ]
-    count = f"{len(shown)} prompts" if len(shown) > 1 else "1 prompt"
+    count = counted(len(shown), "prompt")
     return f"<details><summary>{count}, side by side</summary>\n\n{table(header, body)}\n</details>\n"
 
 

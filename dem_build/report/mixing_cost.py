@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from dem_build.action import BASE, HEAL, MODEL, TRUNK, TUNE
 from dem_build.report.cost import DEM, BuildCost, by_device, rounded
 from dem_build.report.quantities import count, duration
+from dem_build.wording import first_of, together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.digest import JSON
     from dem_build.graph import Graph
@@ -308,7 +309,7 @@ class _Comparison:
             self.count,
             self.trained,
             searched=bool(self.searches),
-            read_by=_all_of(["the vectors", *(STAGES[stage] for stage in self.graph.stages)]),
+            read_by=together(["the vectors", *(STAGES[stage] for stage in self.graph.stages)]),
             edits=edits,
         )
 
@@ -331,8 +332,8 @@ class _Comparison:
         if TRUNK in self.graph.stages:
             groups = self.graph.actions[f"data:{TRUNK}"].groups
             yield (
-                f"Of the trunk's datasets ({_listed(list(groups))}) none is replaced so cheaply: that trains the trunk "
-                "and every vector anew."
+                f"Of the trunk's datasets ({first_of(groups, MOST_LISTED)}) none is replaced so cheaply: that trains "
+                "the trunk and every vector anew."
             )
         made = {name: self.costs[name] for name in self.making if name in self.costs}
         for device, seconds in by_device(made).items():
@@ -400,25 +401,16 @@ class _Comparison:
 def _notes(graph: Graph, costs: Mapping[str, Cost]) -> Iterator[str]:
     """What no total has, whoever is compared."""
     if names := [name for name, cost in costs.items() if cost.seconds is None]:
-        yield f"How long these took is not recorded, and no total has them: {_listed(names)}."
+        yield f"How long these took is not recorded, and no total has them: {first_of(names, MOST_LISTED)}."
     if names := [name for name, cost in costs.items() if cost.wall]:
-        yield f"Recorded before device-seconds were, and counted with their wall time: {_listed(names)}."
+        yield f"Recorded before device-seconds were, and counted with their wall time: {first_of(names, MOST_LISTED)}."
     if names := [a.name.removeprefix("vector:") for a in graph if a.kind.name == "extract"]:
         yield (
-            f"Taken from elsewhere, with a training that is unknown and not counted: {_listed(names)}. "
+            f"Taken from elsewhere, with a training that is unknown and not counted: {first_of(names, MOST_LISTED)}. "
             "A mixture would need their data."
         )
     if len(by_device(costs, DEM)) > 1:
         yield "The build ran on several devices, whose seconds are not added up."
-
-
-def _all_of(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def _listed(names: list[str]) -> str:
-    rest = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + rest
 
 
 def _between(values: list[float], shown: Callable[[float], str]) -> str:

@@ -102,11 +102,6 @@ class Results:
 def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]) -> Results:
     """The results that the records of a graph's actions hold.
 
-    Args:
-        graph: The recipe's graph.
-        records: Name of an action → its record, for those that have one.
-        read: Returns the bytes of an output that is one file.
-
     Raises:
         StoreError: An evaluation's metrics are not what they should be.
     """

@@ -24,7 +24,6 @@ class Stage:
     Attributes:
         name: `trunk` or `heal`.
         model: The model in results that shows what it brings.
-        datasets: What it is trained on.
         mixture: Its rows; None while they are not made.
     """
 

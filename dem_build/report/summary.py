@@ -30,14 +30,7 @@ __all__ = ["summary"]
 
 
 def summary(name: str, outcome: Outcome, results: Results, gates: Iterable[GateResult] = ()) -> str:
-    """The summary of a build, as Markdown.
-
-    Args:
-        name: The recipe's name.
-        outcome: What became of each action.
-        results: What the records say.
-        gates: The gates, judged.
-    """
+    """The summary of a build, as Markdown."""
     model = f" · model `{results.model_digest[:12]}`" if results.model_digest else ""
     omega = ", ".join(f"{escape(n)} {w:.4g}" for n, w in results.omega.items())
     omega += ", each the mean of its layers" if results.layers else ""

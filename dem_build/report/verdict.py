@@ -37,6 +37,7 @@ from dem_build.report.comparison import (
 )
 from dem_build.report.quantities import decimals, signed, with_error
 from dem_build.stats import FEW_ROWS
+from dem_build.wording import first_of, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -120,12 +121,7 @@ class Comparison:
 
 
 def judge(results: Results, gates: Iterable[GateResult] = ()) -> BuildVerdict:
-    """Judge a build.
-
-    Args:
-        results: What the records say.
-        gates: The gates, judged.
-    """
+    """Judge a build."""
     changed = [row for row in rows(results) if row.change is not None]
     losses = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.datasets]
     probes = [row for row in changed if row.task.startswith(LOSS_TASK) and row.subject in results.probes]
@@ -215,7 +211,7 @@ def _also_won(results: Results, rivals: Sequence[Rival]) -> str:
     alone = [rival.name for rival in rivals if rival.single]
     if len(alone) == len(results.vectors) > 0:
         alone = ["every vector alone"]
-    return f" and beat {_and([*names[:MOST_NAMED], *alone[:MOST_NAMED]])}"
+    return f" and beat {together([*names[:MOST_NAMED], *alone[:MOST_NAMED]])}"
 
 
 def _share(some: Sequence[MetricRow], judged: Sequence[MetricRow], what: str) -> str:
@@ -241,7 +237,7 @@ def _against_base(losses: list[MetricRow]) -> str:
         for trend, verb in words.items()
         if (some := _of(losses, trend))
     ]
-    return f"Against the base, test loss {_and(parts)}." if parts else ""
+    return f"Against the base, test loss {together(parts)}." if parts else ""
 
 
 def _recovered(results: Results) -> str:
@@ -288,10 +284,10 @@ def _against_rivals(compared: Comparison) -> Iterator[str]:
         some = [rival for rival in said if rival.trend is trend]
         shown = [
             f"{rival.name}{', the best of its kind,' if rival.single else ''} {measured(rival.mean)}"
-            for rival in some[:MOST_NAMED]
+            for rival in some
         ]
-        if some:
-            yield f"{_capital(verb)} {beside}: {', '.join(shown)}{_more(some)}."
+        if shown:
+            yield f"{_capital(verb)} {beside}: {first_of(shown, MOST_NAMED)}."
     if compared.left_out and compared.rivals:
         yield f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} test rows."
 
@@ -321,24 +317,16 @@ def _of(changed: Iterable[MetricRow], trend: Trend) -> list[MetricRow]:
 def _changes(changed: Sequence[MetricRow], *, metric: bool = False) -> str:
     """The largest changes with their errors; with the metric of each, and whether it is clear, if asked for."""
     told = []
-    for row in sorted(changed, key=lambda row: -abs(row.change.delta) if row.change else 0.0)[:MOST_NAMED]:
+    for row in sorted(changed, key=lambda row: -abs(row.change.delta) if row.change else 0.0):
         assert row.change is not None
         of = f" {row.metric}" if metric and not row.task.startswith(LOSS_TASK) else ""
         unclear = " (no clear change)" if metric and row.change.trend is Trend.NOISE else ""
         told.append(f"{row.subject}{of} {with_error(signed(row.change.delta), row.change.stderr)}{unclear}")
-    return ", ".join(told) + _more(changed)
-
-
-def _more(items: Sequence[object]) -> str:
-    return f" and {len(items) - MOST_NAMED} more" if len(items) > MOST_NAMED else ""
+    return first_of(told, MOST_NAMED)
 
 
 def _named(names: Sequence[str]) -> str:
-    return _and(names) if len(names) <= MOST_NAMED else ", ".join(names[:MOST_NAMED]) + _more(names)
-
-
-def _and(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+    return together(names) if len(names) <= MOST_NAMED else first_of(names, MOST_NAMED)
 
 
 def measured(measure: Measurement) -> str:

@@ -10,11 +10,12 @@ import re
 from typing import TYPE_CHECKING
 
 from dem_build.compare.keys import Standing
-from dem_build.report.comparison import subject
+from dem_build.report.comparison import Trend, subject
 from dem_build.report.markdown import code, escape, table
 from dem_build.report.quantities import decimals, duration, plus_minus, signed, size
 from dem_build.report.text import printable
-from dem_build.review.document import RecipeReview, ToldChange, Worth
+from dem_build.review.document import RecipeReview, ToldChange
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,7 @@ PROMPTS = 3
 CELL = 300
 BRIEF = 120
 NAME = 200
+NAMED = 12
 ABSENT = "-"
 
 _HEADLINES = {
@@ -43,7 +45,7 @@ _HEADLINES = {
     130: "✗ stopped",
 }
 _MARKS = {0: "✓", 1: "✗", 2: "✗", 3: "✗", 4: "…", 130: "✗"}
-_WORTH = {Worth.BETTER: "better", Worth.WORSE: "**worse**", Worth.NOISE: "noise", Worth.UNKNOWN: ""}
+_WORTH = {Trend.BETTER: "better", Trend.WORSE: "**worse**", Trend.NOISE: "noise", Trend.UNKNOWN: ""}
 _FENCES = re.compile(r"`+")
 
 
@@ -116,7 +118,7 @@ def _more(count: int, what: str) -> str:
 
 def _cut(recipe: RecipeReview, most: int) -> RecipeReview:
     """A recipe with lists of so many entries at most; metrics that are clear stand before the others then."""
-    clear = (Worth.WORSE, Worth.BETTER)
+    clear = (Trend.WORSE, Trend.BETTER)
     metrics = recipe.metrics
     if len(metrics) > most:
         metrics = tuple(sorted(metrics, key=lambda m: m.worth not in clear))[:most]
@@ -175,9 +177,7 @@ def _commits(review: Review) -> str:
 def _unchanged(recipes: Sequence[RecipeReview]) -> str:
     if not recipes:
         return ""
-    names = ", ".join(map(_same, recipes[:20]))
-    more = f" and {len(recipes) - 20} more" if len(recipes) > 20 else ""
-    return f"Unchanged, as every key is what it was: {names}{more}.\n"
+    return f"Unchanged, as every key is what it was: {first_of(map(_same, recipes), 20)}.\n"
 
 
 def _same(recipe: RecipeReview) -> str:
@@ -326,12 +326,12 @@ def _actions(recipe: RecipeReview) -> str:
     due = [a for a in recipe.actions if a.state == "due"]
     trains = [a for a in due if a.trains]
     if trains:
-        lines.append(f"- **to train first**: {_listed(map(_expected, trains))}{_together(trains)}")
+        lines.append(f"- **to train first**: {first_of(map(_expected, trains), NAMED)}{_together(trains)}")
     if others := [a for a in due if not a.trains]:
-        lines.append(f"- due after that: {_listed(code(a.action) for a in others)}")
+        lines.append(f"- due after that: {first_of((code(a.action) for a in others), NAMED)}")
     if ran := [a for a in recipe.actions if a.state == "ran"]:
         devices = ", ".join(dict.fromkeys(escape(a.device) for a in ran if a.device))
-        lines.append(f"- ran{f' on {devices}' if devices else ''}: {_listed(map(_took, ran))}")
+        lines.append(f"- ran{f' on {devices}' if devices else ''}: {first_of(map(_took, ran), NAMED)}")
     lines += [
         f"- **failed** {code(a.action)}: {escape(a.error)}" for a in recipe.actions if a.state == "failed"
     ]
@@ -360,17 +360,12 @@ def _together(actions: Sequence[ToldDue]) -> str:
     return f"; together {duration(sum(known))}" if len(actions) > 1 and len(known) == len(actions) else ""
 
 
-def _listed(items: Iterable[str], most: int = 12) -> str:
-    found = list(items)
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
-
-
 def _reasons(reasons: Sequence[ToldReason]) -> str:
     lines = []
     for reason in reasons:
         names = [*reason.changed, *reason.follow]
         follow = (
-            f": {_listed(map(code, names), 6)} {'follow' if len(names) > 1 else 'follows'}" if names else ""
+            f": {first_of(map(code, names), 6)} {'follow' if len(names) > 1 else 'follows'}" if names else ""
         )
         lines.append(f"- {escape(reason.text)}{follow}")
     return "\n".join([*lines, ""]) if lines else ""

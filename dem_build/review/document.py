@@ -6,7 +6,6 @@ all of it is bounded. What it says is shown, and believed of nothing.
 Annotations are no strings: pydantic would compile each of them.
 """
 
-import math
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dem_build.compare.keys import Standing
 from dem_build.errors import GRAVITY, UsageError
+from dem_build.report.comparison import Trend
 
 __all__ = [
     "MOST_BYTES",
@@ -31,8 +31,6 @@ __all__ = [
     "ToldReason",
     "Trouble",
     "Weakened",
-    "Worth",
-    "finite",
     "read_review",
     "shown",
 ]
@@ -63,15 +61,6 @@ class ToldChange(StrEnum):
     CHANGED = "changed"
     UNCHANGED = "unchanged"
     BROKEN = "broken"
-
-
-class Worth(StrEnum):
-    """What a difference is worth, all the differences of its table considered."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    NOISE = "noise"
-    UNKNOWN = "unknown"
 
 
 class ToldMistake(ToldPart):
@@ -127,14 +116,13 @@ class Metric(ToldPart):
 
     Attributes:
         before: The base revision's value, None where it has none.
-        after: The head's value.
         delta: After less before, on what both measured.
-        stderr: Its standard error.
         p: The probability of a difference at least as large by chance, after Holm over the table.
         common: Rows or documents of both revisions, where it was compared by them.
         only_before: Those of the base revision alone.
         only_after: Those of the head alone.
         test: How p was found, in a word.
+        worth: What the difference is worth, all those of its table considered.
     """
 
     on: Name
@@ -148,7 +136,7 @@ class Metric(ToldPart):
     only_before: Count | None = None
     only_after: Count | None = None
     test: Name = ""
-    worth: Worth = Worth.UNKNOWN
+    worth: Trend = Trend.UNKNOWN
 
 
 class Omega(ToldPart):
@@ -175,7 +163,6 @@ class ToldDue(ToldPart):
         line: Of the dataset, vector or baseline that it is of, in the recipe; 0 where it is of none.
         state: `due`, `ran`, `failed` or `skipped`.
         seconds: What it took; of one that is due, what it is expected to take.
-        device: What it ran on.
         disk: Bytes that it is expected to write.
         error: Why it failed.
     """
@@ -258,9 +245,7 @@ class Review(ToldPart):
     Attributes:
         against: What the base was named as.
         base: The commit that both have in common.
-        head: The commit that is reviewed.
         untrusted: Whether the head was taken for a stranger's.
-        command: What repeats it.
     """
 
     dem_ci: Literal[1] = 1
@@ -291,10 +276,6 @@ class Review(ToldPart):
 def read_review(data: bytes, where: str) -> Review:
     """The document that a file holds.
 
-    Args:
-        data: The file's bytes, which anybody may have written.
-        where: What messages call the file.
-
     Raises:
         UsageError: It is no document of `dem ci`, or one of another version.
     """
@@ -313,8 +294,3 @@ def shown(text: str, most: int = MOST_TEXT) -> str:
     """A text that a field of the document can hold: what is too long is cut, what is no character is `?`."""
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= most else text[: most - 2] + " …"
-
-
-def finite(value: float | None) -> float | None:
-    """A number of the document: JSON has no NaN and no infinity."""
-    return value if value is not None and math.isfinite(value) else None

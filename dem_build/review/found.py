@@ -32,8 +32,6 @@ class RecipeFile:
 
     Attributes:
         path: From the root of the repository.
-        text: What stands in it.
-        lock: What stands in its lock; None where there is none.
     """
 
     path: str

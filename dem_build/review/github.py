@@ -29,7 +29,6 @@ __all__ = [
     "write_outputs",
 ]
 
-MOST_SUMMARY = 1_000_000
 _LEVELS = ("error", "warning", "notice")
 
 

@@ -29,7 +29,6 @@ class GitBlob:
     Attributes:
         path: From the root of the repository, with `/`.
         oid: git's name of its bytes.
-        size: Bytes.
         regular: Whether it is a file, and not a link.
     """
 

@@ -50,12 +50,6 @@ def stale(
     """The names in a lock (`datasets.math`) of which git has other files than it says → what those files hash to.
 
     Files that git has not are on somebody's disk: of those the lock is believed.
-
-    Args:
-        recipe: The recipe.
-        lock: What its lock says.
-        files: What git has at the revision.
-        digests: What they hash to.
     """
     root = digests.repository.root
     groups: list[tuple[str, Iterable[SourceFile]]] = [("base", lock.base.files)]

@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 from dem_build.errors import DataError
-from dem_build.plan import Status
 from dem_build.review.untrusted import Takes
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def takes_of(recipe: Recipe, lock: Lock, plan: Plan, estimates: Iterable[Estimat
         estimates: What is expected of it.
         trains: Whether trainings run, too; else neither they nor what takes them does.
     """
-    due = {name for name, verdict in plan.verdicts.items() if verdict.status is not Status.HIT}
+    due = {verdict.action.name for verdict in plan.due}
     rows = {name: _rows(table.max_samples, lock.datasets[name]) for name, table in recipe.sources.items()}
     trainings = list(_trainings(recipe, rows, due)) if trains else []
     steps = sum(count for _, count in trainings)

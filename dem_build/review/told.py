@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dem_build.actions.sample.read import read_samples
 from dem_build.compare import Basis, Standing
 from dem_build.engine.outcome import Done
+from dem_build.json_text import finite
 from dem_build.report.comparison import COMPOSED
 from dem_build.report.gates import Reference
 from dem_build.review.document import (
@@ -18,8 +19,6 @@ from dem_build.review.document import (
     Omega,
     ToldDue,
     ToldReason,
-    Worth,
-    finite,
     shown,
 )
 
@@ -60,7 +59,7 @@ def _metric(one: MetricChange) -> Metric:
         only_before=rows.only_before if rows else None,
         only_after=rows.only_after if rows else None,
         test=shown(one.basis.value if same else _test(one), NAME),
-        worth=Worth(one.trend.value),
+        worth=one.trend,
     )
 
 

@@ -68,11 +68,7 @@ class Boundary:
         return f"`{text}` is git's own" if ".git" in (part.lower() for part in parts) else None
 
     def opened(self, path: Path) -> str | None:
-        """What is wrong with reading a file; None where nothing is. One that is not here is read by nobody.
-
-        Args:
-            path: The file as it would be opened.
-        """
+        """What is wrong with reading a file; None where nothing is. One that is not here is read by nobody."""
         lexical = Path(os.path.normpath(path))
         if not lexical.is_relative_to(self.root):
             return "lies outside of the repository"
@@ -206,7 +202,6 @@ class Takes:
     Attributes:
         rows: Rows of the datasets that are due; infinite where nobody knows.
         tokens: Tokens that trainings read, and that models answer.
-        steps: Steps of all trainings.
         disk: Bytes that it would write.
     """
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dem_build.json_text import finite
 from dem_build.report.comparison import BASE, subject
 from dem_build.report.gates import check
-from dem_build.review.document import Weakened, finite, shown
+from dem_build.review.document import Weakened, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

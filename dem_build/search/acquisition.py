@@ -180,13 +180,7 @@ def most_expected(
 
 
 def most_promised(problem: SearchProblem, surrogate: Surrogate, samples: Sequence[Sample]) -> Vector | None:
-    """The ω of the lowest promised score where no sample is near; None where all is near to one.
-
-    Args:
-        problem: Objective, limits, bounds and penalty.
-        surrogate: Of all samples.
-        samples: All of them.
-    """
+    """The ω of the lowest promised score where no sample is near; None where all is near to one."""
     points = _between(problem, np.random.default_rng(SEED))
     width = np.maximum(problem.upper - problem.lower, np.finfo(np.float64).tiny)
     near = np.array([np.abs((points - s.omega) / width).max(axis=1) for s in samples]).min(axis=0) < UNSEEN
@@ -210,18 +204,12 @@ def _between(problem: SearchProblem, draws: np.random.Generator) -> Vector:
 def expected_improvement(
     problem: SearchProblem, surrogate: Surrogate, samples: Sequence[Sample], points: Vector
 ) -> Vector:
-    """By how much each of some ω is expected to be better than the best sample, [points].
+    """By how much each of some ω, [points, ω], is expected to be better than the best sample, [points].
 
     With a score s that is normal of mean m and standard deviation e, cut off at its least possible value l, and the
     best score b so far: E[max(b - s, 0)] - E[max(l - s, 0)], where E[max(c - s, 0)] = (c - m) Φ((c - m) / e) + e φ((c -
     m) / e) (Jones, Schonlau and Welch, equation 15, for c = b). While no sample keeps all limits, only how probable it
     is that they are kept counts.
-
-    Args:
-        problem: Objective, limits and penalty.
-        surrogate: Of all samples.
-        samples: All of them.
-        points: [points, ω].
     """
     objective, best = problem.objective, problem.best(samples)
     losses, doubt = surrogate.among(points)

@@ -51,11 +51,6 @@ def intervals(problem: SearchProblem, found: Found, uniform: Sample | None) -> I
 
     Where the search ended in several basins, the lowest place may be in another one for other rows: an interval then
     reaches from one to the other.
-
-    Args:
-        problem: What was searched.
-        found: What came of it.
-        uniform: The sample of equal ω, where it was taken.
     """
     draws = np.random.default_rng(SEED)
     surrogate = Surrogate.fit(problem, found.samples)
@@ -94,12 +89,7 @@ def intervals(problem: SearchProblem, found: Found, uniform: Sample | None) -> I
 
 
 def spread(problem: SearchProblem, found: Found) -> float:
-    """How far from what was found, in one ω, another place is expected to be as good: within half its noise.
-
-    Args:
-        problem: What was searched.
-        found: What came of it.
-    """
+    """How far from what was found, in one ω, another place is expected to be as good: within half its noise."""
     best = found.best
     # Without slopes nothing is known of the noise, and no place is named.
     if all(sample.slopes is None for sample in found.samples):

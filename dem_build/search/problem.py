@@ -51,7 +51,6 @@ class Objective:
     Attributes:
         kind: `gain`, the mean gain recovered; `mean`, the mean loss; `worst`, the least gain of any dataset.
         importance: Weight of each judge; 0 for what does not count (probes). Sums to 1.
-        base: Loss of the base.
         scale: Denominator of the gain, positive; see `gain_scale`.
         limit: Most that a judge's loss may be above the base's; infinite where it may be anything.
     """
@@ -135,7 +134,6 @@ class SearchProblem:
         tokens: Tokens that count, [judges, blocks].
         lower: Lowest ω, [ω].
         upper: Highest ω, [ω].
-        measure: Takes a sample.
         center: What ω is drawn towards; with `pull`.
         pull: Weight of the mean squared distance to `center`, in the score's units.
         base_nll: Summed loss of the base, [judges, blocks]: resampled with the rest, since gains and limits are
@@ -219,7 +217,6 @@ class Found:
     """What a search came to.
 
     Attributes:
-        best: The sample that was chosen.
         samples: All that were taken, in order.
         reason: Why it ended, as a word: `converged`, `settled` or `passes`.
         box: Lowest and highest ω, [ω] each, among which `best` is the best; None where these are the problem's bounds.
@@ -255,13 +252,9 @@ def mean_losses(nll: Vector, tokens: Vector) -> Vector:
 
 
 def ratio_stderr(sums: Vector, tokens: Vector) -> Vector:
-    """The standard error of Σ sums / Σ tokens over blocks, [judges].
+    """The standard error of Σ sums / Σ tokens over blocks, [judges], of [judges, blocks] each.
 
     Linearised as for any ratio of two sums over what was sampled (Cochran 1977, eq. 2.39). Infinite for one block.
-
-    Args:
-        sums: [judges, blocks].
-        tokens: [judges, blocks].
     """
     blocks = np.count_nonzero(tokens, axis=1)  # a judge with few rows has empty blocks at its end
     total = tokens.sum(axis=1)

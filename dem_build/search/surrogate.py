@@ -119,11 +119,7 @@ class Surrogate:
         return np.asarray(np.maximum(signal, 1e-300))
 
     def among(self, points: Vector) -> tuple[Vector, Vector]:
-        """The expected losses at several ω and their standard deviations: [points, judges] each.
-
-        Args:
-            points: [points, ω].
-        """
+        """The expected losses at several ω, [points, ω], and their standard deviations: [points, judges] each."""
         beside = _values_with(points, self._design)
         # The median of a loss whose logarithm is normal, and to first order its error: that of the logarithm times it.
         losses = np.exp(self._center + beside @ self._weights)

@@ -76,12 +76,6 @@ class Built:
 def building(named: str, call: Call, follower: Follower, interrupt: Interrupt) -> Iterator[Built]:
     """Build a recipe, and give what came of it before what was made is all pushed.
 
-    Args:
-        named: The recipe, as the user named it.
-        call: The options.
-        follower: Who follows.
-        interrupt: Whether the user asked to stop.
-
     Raises:
         DemError: It could not be begun, or ended; what failed while it ran is told by `Built.error`.
     """

@@ -39,7 +39,6 @@ class Ending:
     """What a build ends with.
 
     Attributes:
-        results: What the records say.
         gates: The gates, judged where the build is whole.
         model: The published model's folder, None where nothing was published.
         report: The file of the report that is drawn of all this; None where there is none.

@@ -83,10 +83,6 @@ class HeldPrediction:
 def prediction_of(record: Record, data: bytes) -> Foretold:
     """The prediction of a record of an action `score`.
 
-    Args:
-        record: The record.
-        data: The bytes of its output.
-
     Raises:
         StoreError: They are of another shape.
     """

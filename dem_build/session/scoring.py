@@ -37,8 +37,6 @@ class Scored:
     """New rows that were scored.
 
     Attributes:
-        name: What they are called.
-        prediction: What is foretold of them.
         prompts: How many different prompts these have.
         left_out: Reason → how many rows are left out for it.
         known: Dataset → how many of their prompts it trains on, too.
@@ -121,10 +119,7 @@ def _overrides(tables: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def run_scoring(session: Session, listener: Listener, interrupt: Interrupt) -> dict[str, Scored]:
-    """Run what is due of a session's plan, and keep what is foretold.
-
-    Returns:
-        Name → what was scored.
+    """Run what is due of a session's plan, and keep what is foretold; return what was scored by its name.
 
     Raises:
         DemError: What failed, the gravest first; the user asked to stop.

@@ -13,6 +13,7 @@ from dem_build.errors import UsageError
 from dem_build.report.quantities import size
 from dem_build.report.text import joined
 from dem_build.watch.watch import disavow
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,8 +67,6 @@ class Sharing:
         required: One that does not answer is an error.
 
     Attributes:
-        voice: As above.
-        required: As above.
         reads: Namespaces to look in, the first one first.
         writes: Namespaces to push to.
     """
@@ -151,8 +150,7 @@ class Sharing:
         states = Counter(push.result.value for push in pusher.done)
         amount = sum(push.bytes for push in pusher.done)
         if sent := states["sent"]:
-            records = "1 result" if sent == 1 else f"{sent} results"
-            self.voice.tell(f"pushed {records}, {size(amount)}, to {self._told()}")
+            self.voice.tell(f"pushed {counted(sent, 'result')}, {size(amount)}, to {self._told()}")
         if pusher.error is not None:
             if self.required:
                 raise pusher.error

@@ -33,13 +33,7 @@ def recorded_outputs(plan: Plan) -> dict[str, Mapping[str, Output]]:
 
 
 def named_omegas(session: Session, action: Action, known: Known) -> dict[str, Omega]:
-    """Vector → its ω in the model that an action `compose` makes: as the recipe gives it, or as a search found it.
-
-    Args:
-        session: The recipe.
-        action: What makes the model of all of the recipe's vectors.
-        known: Action → outputs.
-    """
+    """Vector → its ω in the model that an action `compose` makes: as the recipe gives it, or as a search found it."""
     vectors = session.recipe.omegas
     given = {name: float(omega) for name, omega in vectors.items() if omega != "tune"}
     if len(given) == len(vectors):

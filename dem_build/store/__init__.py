@@ -5,8 +5,8 @@ objects    files named by their SHA-256          folders  files under names: inp
 records    key → outputs; the first one wins     leases   who runs what now, and whether that process lives
 uses       what running processes use            roots    the last build of each recipe
 sealed     documents that show any change        hints    what this host has hashed already
-backend    what objects and records are kept in: two protocols, of which a remote store would be another implementation
-local      the folder of this host that is one, where everything lies in it, and its format
+local      where everything lies in the folder, its format, and how names are given
+remote     stores that others share: their records count, and their bytes come when something opens them
 files      the few ways to touch the disk        verify   what is there, and is it sound
 gc         census: one look at all that is there; garbage: what nobody needs; collect: takes it away, while others build
 """

@@ -272,10 +272,6 @@ def move_back(path: Path, target: Path) -> None:
 
     It may keep the name that it has: where there are links from one folder to another there is no moment without any.
 
-    Args:
-        path: The file.
-        target: Its old name.
-
     Raises:
         FileExistsError: Another file has the name.
     """

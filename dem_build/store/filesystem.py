@@ -31,9 +31,6 @@ class Abilities(NamedTuple):
 def abilities(folder: Path) -> Abilities:
     """Try a folder's file system.
 
-    Args:
-        folder: A folder that is there.
-
     Raises:
         OSError: No file can be made in it.
     """

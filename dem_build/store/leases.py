@@ -51,10 +51,8 @@ class Holder:
     """Who holds a lease.
 
     Attributes:
-        host: Its name.
         boot_id: Of the running kernel; empty where the system has none.
         pid_namespace: In which `pid` counts; empty where the system has none.
-        pid: The process.
         start_time: When the process started, in the kernel's ticks since boot; 0 where the system does not say.
         nonce: Of this lease alone.
         since: When it was taken, in seconds since 1970 by the holder's clock.
@@ -124,13 +122,7 @@ class Heartbeat:
 
 
 def is_alive(holder: Holder, path: Path, layout: CacheLayout) -> bool:
-    """Whether a holder lives; of another host's only the time when it last touched its file is known.
-
-    Args:
-        holder: Who it is.
-        path: The file that it touches.
-        layout: The store that holds the file.
-    """
+    """Whether a holder lives; of another host's only the time when it last touched its file is known."""
     me = Holder.me()
     # Whether its pid means ours: a boot id says so, a name only where there is none.
     same_host = bool(me.boot_id) or holder.host == me.host

@@ -22,7 +22,6 @@ from dem_build.digest import DIGEST, Blob
 from dem_build.errors import StoreError
 from dem_build.json_text import parse_json
 from dem_build.store import files
-from dem_build.store.backend import Backend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +35,8 @@ __all__ = [
     "NONCE",
     "PARTIAL",
     "CacheLayout",
-    "local_backend",
+    "Documents",
+    "ObjectFiles",
     "open_layout",
     "strays",
     "trash_name",
@@ -60,7 +60,6 @@ class CacheLayout:
     """The folders of a store; `docs/cache-format.md` says what each holds.
 
     Attributes:
-        root: The store's folder.
         scratch: A folder of this host for unfinished runs, of any store; None where they lie in the store's own.
     """
 
@@ -125,12 +124,7 @@ class CacheLayout:
         return self.remote / "parts"
 
     def pulled(self, store: str, key: str) -> Path:
-        """Where the record of a key is noted that another store has.
-
-        Args:
-            store: Which one, in 16 hex digits.
-            key: The key.
-        """
+        """Where it is noted that another store, which 16 hex digits name, has the record of a key."""
         return self.remote / store / f"{key[:2]}/{key}.json"
 
     @property
@@ -279,20 +273,34 @@ def _write_once(layout: CacheLayout, name: str, data: bytes) -> None:
         temporary.unlink()
 
 
-class _LocalBytes:
-    """Objects as files, in folders named by the first two digits of their digests."""
+class ObjectFiles:
+    """Bytes by their digest, as files in folders named by its first two digits; `Objects` says whether they are sound.
+
+    What is there was hashed by who placed it, and is replaced by nobody. Each method raises `OSError` where the disk
+    does not let it.
+
+    Attributes:
+        where: What an error calls the place.
+    """
 
     def __init__(self, layout: CacheLayout) -> None:
         self.where = str(layout.root)
         self._layout = layout
 
     def path(self, name: Digest) -> Path:
+        """Where the bytes lie once they were opened or placed; nothing is touched."""
         return self._layout.object(name)
 
     def staged(self) -> Path:
+        """A new path to write a file at, from which `place` takes it."""
         return self._layout.temporary()  # on the same file system
 
     def size(self, name: Digest) -> int | None:
+        """How many bytes there are, none of which is read; None where there are none.
+
+        Raises:
+            NotAFileError: Something else is there.
+        """
         path = self.path(name)
         try:
             found = path.stat()
@@ -306,6 +314,7 @@ class _LocalBytes:
         return found.st_size
 
     def open(self, name: Digest) -> Path:
+        """The file at `path`, which may be gone; who reads it verifies it first."""
         path = self.path(name)
         if not path.exists():  # all bytes are here, if not under their name
             for at in self._layout.in_trash(path, "object"):
@@ -313,33 +322,50 @@ class _LocalBytes:
         return path
 
     def place(self, file: Path, name: Digest) -> None:
+        """Give a staged file, flushed and read-only, its digest for a name."""
         target = self.path(name)
         files.make_folder(target.parent)
         file.rename(target)  # at once: who looks sees all of it or nothing
 
     def flush(self, names: Iterable[Digest]) -> None:
+        """Have the names that were given outlive a power cut, from when this returns."""
         files.in_parallel(files.sync_folder, {self.path(name).parent for name in names})
 
     def set_aside(self, name: Digest) -> bool:
+        """Move damaged bytes to quarantine; whether that was done, and by us."""
         return self._layout.set_aside(self.path(name), "object") is not None
 
     def all(self) -> Iterator[Blob]:
+        """Everything that is there, in the order of digests."""
         for path in sorted(self._layout.objects.glob("*/*")):
             with suppress(FileNotFoundError):  # a build set it aside meanwhile
                 if _is_object(path):
                     yield Blob(path.name, path.lstat().st_size)
 
 
-class _LocalDocuments:
-    """Records as files, in folders named by the first two digits of their keys."""
+class Documents:
+    """Small documents by key, as files in folders named by its first two digits. The first sound one of a key stays.
+
+    What is sound the caller says, of a document's bytes: one that is not may be replaced, after it was set aside.
+    Each method raises `StoreError` where the disk does not let it.
+    """
 
     def __init__(self, layout: CacheLayout) -> None:
         self._layout = layout
 
     def read(self, key: Digest) -> bytes | None:
+        """The document of a key; None where there is none.
+
+        Raises:
+            ValueError: Something else is there.
+        """
         return files.read_document(self._layout.action(key))
 
     def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
+        """Write a document, on the disk when this returns, unless a sound one is there: that one stays.
+
+        Of any number of writers at once one succeeds. Which one it was says `read`.
+        """
         target = self._layout.action(key)
         temporary = files.beside(target)
         with files.writing(self._layout.root):
@@ -364,12 +390,17 @@ class _LocalDocuments:
                         os.link(temporary, target)
 
     def take_back(self, key: Digest, sound: Callable[[bytes], bool]) -> None:
+        """Give a sound document its place again that a collection has moved and not deleted.
+
+        Only for who uses it from now on, and has said so: what it names is not kept for others.
+        """
         target = self._layout.action(key)
         for at in self._layout.in_trash(target, "record"):
             if _holds(at, sound):
                 self._layout.take_back(at, target)
 
     def update(self, key: Digest, change: Callable[[bytes], bytes | None]) -> bool:
+        """Replace a document by what `change` makes of it, unless that is None; whether it was replaced."""
         target = self._layout.action(key)
         temporary = files.beside(target)
         with files.writing(target), files.exclusively(self._layout.lock):
@@ -389,6 +420,7 @@ class _LocalDocuments:
         return True
 
     def set_aside(self, key: Digest, sound: Callable[[bytes], bool]) -> bool:
+        """Move a document to quarantine unless it is sound by now; whether it was moved."""
         target = self._layout.action(key)
         with files.writing(self._layout.lock), files.exclusively(self._layout.lock):
             with suppress(StoreError):  # one that cannot be read goes
@@ -417,12 +449,8 @@ class _LocalDocuments:
         return False
 
     def all(self) -> Iterator[Digest]:
+        """The keys of all documents, in order."""
         return (path.stem for path in sorted(self._layout.actions.glob("*/*.json")))
-
-
-def local_backend(layout: CacheLayout) -> Backend:
-    """The folder as what a store is kept in."""
-    return Backend(_LocalBytes(layout), _LocalDocuments(layout))
 
 
 def strays(layout: CacheLayout) -> list[Path]:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from dem_build.digest import Digest
-    from dem_build.store.backend import Bytes, Elsewhere
+    from dem_build.store.local import ObjectFiles
+    from dem_build.store.remote.reader import RemoteReader
     from dem_build.store.uses import Uses
 
 __all__ = ["ObjectFault", "Objects"]
@@ -43,7 +44,9 @@ class Objects:
     What is not here is brought from elsewhere, where there is such a place, by whoever opens or checks it.
     """
 
-    def __init__(self, held: Bytes, hints: Hints, uses: Uses, elsewhere: Elsewhere | None = None) -> None:
+    def __init__(
+        self, held: ObjectFiles, hints: Hints, uses: Uses, elsewhere: RemoteReader | None = None
+    ) -> None:
         self._bytes = held
         self._hints = hints
         self._uses = uses
@@ -198,12 +201,7 @@ class Objects:
         return True
 
     def examine(self, blob: Blob, *, reread: bool = False) -> ObjectFault | None:
-        """What is wrong with an object; its bytes are read unless this host has verified them as they are.
-
-        Args:
-            blob: The object.
-            reread: Read the bytes in any case.
-        """
+        """What is wrong with an object; its bytes are read unless this host has verified them as they are."""
         if not reread and self._verified(blob):
             return None
         if fault := self._misplaced(blob):

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dem_build.digest import JSON, Digest
-    from dem_build.store.backend import Documents, Elsewhere
+    from dem_build.store.local import Documents
     from dem_build.store.objects import Objects
+    from dem_build.store.remote.reader import RemoteReader
     from dem_build.store.uses import Uses
 
 __all__ = ["Away", "NewerRecordError", "Record", "Records", "parse_record", "read_record"]
@@ -180,7 +181,7 @@ class Records:
     """
 
     def __init__(
-        self, documents: Documents, objects: Objects, uses: Uses, elsewhere: Elsewhere | None = None
+        self, documents: Documents, objects: Objects, uses: Uses, elsewhere: RemoteReader | None = None
     ) -> None:
         self._documents = documents
         self._objects = objects

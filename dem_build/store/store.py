@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dem_build.store.folders import Views, WorkFolders
 from dem_build.store.hints import Hints
 from dem_build.store.leases import Leases
-from dem_build.store.local import local_backend, open_layout
+from dem_build.store.local import Documents, ObjectFiles, open_layout
 from dem_build.store.objects import Objects
 from dem_build.store.records import Records
 from dem_build.store.roots import Roots
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from dem_build.store.backend import Backend, Elsewhere
     from dem_build.store.gc.census import Stats
     from dem_build.store.gc.collect import Collection
     from dem_build.store.gc.garbage import Policy
     from dem_build.store.local import CacheLayout
+    from dem_build.store.remote.reader import RemoteReader
     from dem_build.store.verify import Damage
 
 __all__ = ["Store"]
@@ -46,26 +46,18 @@ class Store:
         roots: The last build of each recipe.
 
     Args:
-        layout: The folder, which holds all that is of this host and of running processes alone.
+        layout: The folder.
         hints: What this host has hashed already.
-        backend: What objects and records are kept in. Default: the folder too.
         elsewhere: Stores of others, whose records and objects count. Default: none.
     """
 
-    def __init__(
-        self,
-        layout: CacheLayout,
-        hints: Hints,
-        backend: Backend | None = None,
-        elsewhere: Elsewhere | None = None,
-    ) -> None:
-        held = backend or local_backend(layout)
+    def __init__(self, layout: CacheLayout, hints: Hints, elsewhere: RemoteReader | None = None) -> None:
         self.root = layout.root
         self.scratch = layout.scratch
         self.hints = hints
         self._uses = Uses(layout)
-        self.objects = Objects(held.bytes, hints, self._uses, elsewhere)
-        self.records = Records(held.documents, self.objects, self._uses, elsewhere)
+        self.objects = Objects(ObjectFiles(layout), hints, self._uses, elsewhere)
+        self.records = Records(Documents(layout), self.objects, self._uses, elsewhere)
         self.views = Views(self.objects, hints)
         self.leases = Leases(layout)
         self.work = WorkFolders(layout)

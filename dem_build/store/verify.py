@@ -11,6 +11,7 @@ from dem_build.store.local import PARTIAL, strays
 from dem_build.store.objects import ObjectFault
 from dem_build.store.records import NewerRecordError, read_record
 from dem_build.store.roots import Roots
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,8 +135,7 @@ class _Check:
     def _incomplete(self, path: Path, record: Record) -> Iterator[Damage]:
         """Tell which objects of a record are gone; without outputs it is no record, without its log it is one."""
         if lost := [what for blob in record.blobs() if (what := self._lost(blob))]:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            yield self._damage(path, f"names {lost[0]}{more}", record.key)
+            yield self._damage(path, f"names {first_of(lost, 1)}", record.key)
         elif record.log is not None and (what := self._lost(record.log)):
             dropped = self._repair and self._records.drop_log(record.key)
             yield Damage(path, f"names as its log {what}", record.key, _NO_LOG if dropped else None)

@@ -23,7 +23,6 @@ class Figure:
 
     Attributes:
         name: Its name in `Figures`, which is its anchor in the report.
-        title: Its heading.
         lead: What one sees in it, in a sentence or two.
         html: The section with its style, which reaches nothing around it.
     """

@@ -12,7 +12,8 @@ from dem_build.report import quantities
 from dem_build.report.comparison import Trend, subject
 from dem_build.report.cost import on_devices
 from dem_build.view.results import TREND_STYLES
-from dem_build.view.text import MARKS, STYLES, hang, joined, say, shorten
+from dem_build.view.text import MARKS, STYLES, columns, hang, joined, say, shorten
+from dem_build.wording import counted, first_of, together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["diff_lines"]
 
-GAP = 2
 NAMES_SHOWN = 6
 LAYERS_SHOWN = 5
 NARROW, WIDE = 100, 28
@@ -68,8 +68,7 @@ def _key_lines(comparison: SideBySide, console: Console) -> None:
         return
     counts = [(s, len(comparison.keys.of(s))) for s in Standing]
     parts = [f"{count} {standing.value}" for standing, count in counts if count]
-    of = "1 action" if len(changes) == 1 else f"{len(changes)} actions"
-    hang(console, Text("keys   "), Text(f"{of}: {', '.join(parts)}"))
+    hang(console, Text("keys   "), Text(f"{counted(len(changes), 'action')}: {', '.join(parts)}"))
     for old, new in comparison.keys.names.renamed.items():
         hang(console, Text("  =", "cyan"), Text(f"{joined(old)} is called {joined(new)} now", "dim"))
     for reason in comparison.reasons:
@@ -81,7 +80,7 @@ def _reason(reason: CauseOfChange) -> Text:
     head = causes[0] if len(causes) == 1 else f"both: {' and '.join(causes)}"
     head = head if len(causes) < 3 else f"all of: {'; '.join(causes)}"
     changed = ", ".join(_named(reason.changed))
-    follow = _together(_named(reason.follow))
+    follow = together(_named(reason.follow))
     verb = "follows" if len(reason.follow) == 1 else "follow"
     told = "; ".join(filter(None, [changed, f"{follow} {verb}" if reason.follow else ""]))
     return Text.assemble(head, (f": {told}", "dim"))
@@ -96,14 +95,10 @@ def _named(names: Sequence[str]) -> list[str]:
     return [*others[:NAMES_SHOWN], *([f"{more} more"] if more > 0 else []), *counted]
 
 
-def _together(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
-
-
 def _omega_lines(comparison: SideBySide, console: Console) -> None:
     if not comparison.omega or all(o.before == o.after and o.was is None for o in comparison.omega):
         return
-    table = _columns("ω", "before", "after", "change")
+    table = columns("ω", "before", "after", "change")
     for one in comparison.omega:
         known = one.before is not None and one.after is not None
         delta = one.after - one.before if one.after is not None and one.before is not None else 0.0
@@ -118,16 +113,6 @@ def _omega_lines(comparison: SideBySide, console: Console) -> None:
 
 def _value(value: float | None) -> str:
     return "-" if value is None else quantities.decimals(value)
-
-
-def _columns(first: str, *others: str) -> Table:
-    from rich.table import Table  # noqa: PLC0415  what is the same prints none
-
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-    table.add_column(first, no_wrap=True)
-    for name in others:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _metric_lines(metrics: Sequence[MetricChange], console: Console) -> None:
@@ -148,7 +133,7 @@ def _metric_lines(metrics: Sequence[MetricChange], console: Console) -> None:
 
 def _metric_table(model: str, metrics: Sequence[MetricChange], width: int) -> Table:
     labels = WIDE if width >= NARROW else 12
-    table = _columns(shorten(joined(model), labels), "metric", "before", "after", "Δ", "p", "is", "pairs")
+    table = columns(shorten(joined(model), labels), "metric", "before", "after", "Δ", "p", "is", "pairs")
     table.columns[1].justify = table.columns[6].justify = "left"
     for one in metrics:
         table.add_row(
@@ -191,8 +176,7 @@ def _notes(metrics: Sequence[MetricChange]) -> Iterator[tuple[str, str]]:
             said.setdefault(one.note, [])
             said[one.note] += [name] if name not in said[one.note] else []
     for note, names in said.items():
-        more = len(names) - NAMES_SHOWN
-        yield note, ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+        yield note, first_of(names, NAMES_SHOWN)
 
 
 def _weight_lines(weights: WeightsChange, console: Console) -> None:
@@ -213,8 +197,7 @@ def _weight_lines(weights: WeightsChange, console: Console) -> None:
         ("of another shape or kind", weights.reshaped),
     ):
         if names:
-            more = len(names) - NAMES_SHOWN
-            listed = ", ".join(map(joined, names[:NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")
+            listed = first_of(map(joined, names), NAMES_SHOWN)
             hang(console, Text("  •", "cyan"), Text(f"{what}: {listed}", "dim"))
 
 
@@ -243,7 +226,7 @@ def _cost(cost: SideCost) -> str:
         known = cost.due - cost.unknown
         time = f"about {quantities.duration(cost.expected)}" if known else "an unknown time"
         more = f" and an unknown time for {cost.unknown} of them" if known and cost.unknown else ""
-        parts.append(f"{'1 action is' if cost.due == 1 else f'{cost.due} actions are'} due: {time}{more}")
+        parts.append(f"{counted(cost.due, 'action')} {'is' if cost.due == 1 else 'are'} due: {time}{more}")
     return joined("; ".join(parts))
 
 

@@ -43,7 +43,6 @@ class PlainListener:
     A context manager, like the live one, so that a caller need not know which it has.
 
     Attributes:
-        console: Where to.
         shown: (action, text) of the warnings and notes that were printed.
         stamp: What each line begins with, as `strftime` takes it.
         running: Name → how far it is.
@@ -199,7 +198,6 @@ class Progress:
         started: When it was given to a worker, in seconds of the epoch.
         done: Units done, None before the first `progress` event.
         total: Units in all; 0 where that is unknown.
-        unit: What is counted.
         figures: The other numbers of the events, the newest of each: `loss`, `validation_loss`, `tokens_per_second`,
             `memory`.
     """

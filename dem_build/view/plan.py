@@ -12,9 +12,10 @@ from dem_build.actions.match.spec import rowless
 from dem_build.plan import Status, Why
 from dem_build.report import quantities
 from dem_build.view.text import MARKS, STYLES, joined, say, shorten
+from dem_build.wording import counted, first_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rich.console import Console
     from rich.table import Table
@@ -47,15 +48,10 @@ BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_trainin
 
 
 def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
-    """Print a plan, one action a line with its verdict and reason; plain lines where there is no terminal.
-
-    Args:
-        plan: The plan.
-        console: Where to.
-        fold: Whether many recorded actions become one line.
-    """
+    """Print a plan, one action a line with its verdict and reason; plain lines where there is no terminal."""
     if plan.up_to_date and fold:
-        say(console, (f"{MARKS['ran']} ", "green"), f"up to date: {_actions(len(plan.verdicts))} recorded")
+        every = counted(len(plan.verdicts), "action")
+        say(console, (f"{MARKS['ran']} ", "green"), f"up to date: {every} recorded")
         _transfer_lines(plan, console)
         return
     hits = plan.of(Status.HIT)
@@ -71,7 +67,7 @@ def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
             say(console, f"{verdict.status.value:<8} {name:<{width}}  {why}{more}")
     due, pending, recorded = (len(plan.of(s)) for s in (Status.RUN, Status.PENDING, Status.HIT))
     waiting = f", {pending} depend on what they make" if pending else ""
-    say(console, (f"{_actions(due)} to run{waiting}, {recorded} recorded", "dim"))
+    say(console, (f"{counted(due, 'action')} to run{waiting}, {recorded} recorded", "dim"))
     _transfer_lines(plan, console)
 
 
@@ -82,7 +78,7 @@ def _transfer_lines(plan: Plan, console: Console) -> None:
         from dem_build.report.results import READ  # noqa: PLC0415
 
         for found in transfers(plan, READ):
-            objects = "1 object" if found.objects == 1 else f"{found.objects} objects"
+            objects = counted(found.objects, "object")
             text = f"to fetch: {quantities.size(found.bytes)}, {objects}, from {joined(found.where)}"
             say(console, (text, "dim"))
 
@@ -101,10 +97,8 @@ def absent_lines(plan: Plan, console: Console) -> None:
         say(console, ("note: ", "dim"), f"not here, and nothing has to read it: {_some(idle)}")
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    more = len(names) - NAMES_SHOWN
-    return ", ".join(map(joined, names[:NAMES_SHOWN])) + (f" and {more} more" if more > 0 else "")
+def _some(names: Iterable[str]) -> str:
+    return first_of(map(joined, names), NAMES_SHOWN)
 
 
 def recipe_line(named: str, console: Console) -> None:
@@ -115,7 +109,7 @@ def recipe_line(named: str, console: Console) -> None:
 
 def name_width(plan: Plan, limit: int) -> int:
     """The width that a column of the plan's due actions takes, at most `limit`."""
-    names = [v.action.name for v in plan.verdicts.values() if v.status is not Status.HIT]
+    names = [verdict.action.name for verdict in plan.due]
     return min(max((len(joined(n)) for n in names), default=0), limit)
 
 
@@ -143,9 +137,8 @@ def _why(reason: Reason, limit: int) -> str:
     """A reason for a narrow column: of what a pending action waits for, the first names alone."""
     if reason.why is not Why.WAITS:
         return joined(reason)
-    names = [shorten(joined(n), limit) for n in reason.waits_for[:WAITS_SHOWN]]
-    more = len(reason.waits_for) - WAITS_SHOWN
-    return f"depends on {', '.join(names)}" + (f" and {more} more" if more > 0 else "")
+    names = (shorten(joined(name), limit) for name in reason.waits_for)
+    return f"depends on {first_of(names, WAITS_SHOWN)}"
 
 
 def _stored(verdict: Verdict) -> str:
@@ -158,10 +151,6 @@ def _missing(verdict: Verdict) -> str:
     """Say how much of what is recorded elsewhere is not here."""
     away = verdict.reason.away
     return "" if away is None else f", {quantities.size(away.bytes)} not here"
-
-
-def _actions(number: int) -> str:
-    return "1 action" if number == 1 else f"{number} actions"
 
 
 def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
@@ -282,10 +271,7 @@ def rowless_lines(graph: Graph, console: Console) -> None:
 def inherited_rates_line(tables: Sequence[str], rate: float, console: Console) -> None:
     """Say which trainings have a rate that was written for the other method."""
     if tables:
-        named = ", ".join(map(joined, tables[:3])) + (
-            f" and {len(tables) - 3} more" if len(tables) > 3 else ""
-        )
-        what = f"{named}: another `method` than [train], at its learning_rate = {rate:g}"
+        what = f"{first_of(map(joined, tables), 3)}: another `method` than [train], at its learning_rate = {rate:g}"
         more = "adapters take about ten times the rate of all weights: write `learning_rate` beside `method`"
         say(console, ("note: ", "yellow"), f"{what}; {more}")
 

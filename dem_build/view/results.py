@@ -13,6 +13,7 @@ from dem_build.report.cost import by_device, on_devices
 from dem_build.report.mixing_cost import times
 from dem_build.report.verdict import judge
 from dem_build.view.text import MARKS, STYLES, hang, joined, say, shorten
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -94,8 +95,7 @@ def _changed(found: Sequence[MetricRow], trend: Trend) -> str:
     names = [
         f"{_subject(row)} {joined(row.metric)}" for row in found if row.change and row.change.trend is trend
     ]
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+    return first_of(names, NAMES_SHOWN)
 
 
 def baseline_lines(baselines: Mapping[str, RecordedBaseline], console: Console) -> None:
@@ -183,8 +183,7 @@ def here(path: Path | str) -> str:
 
 def _group(word: str, status: str, names: Sequence[str], more: str, console: Console) -> None:
     if names or status in ("hit", "ran"):
-        rest = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-        listed = f": {', '.join(names[:NAMES_SHOWN])}{rest}" if names and status != "hit" else ""
+        listed = f": {first_of(names, NAMES_SHOWN)}" if names and status != "hit" else ""
         body = Text.assemble(f"{len(names)}{more if names else ''}", (listed, "dim"))
         hang(console, Text(f"{word:<7}", STYLES[status]), body)
 
@@ -198,13 +197,7 @@ def _gate(gate: GateResult, console: Console) -> None:
 
 
 def _fitting(found: Sequence[MetricRow], errors: Mapping[str, int], width: int) -> list[list[str]]:
-    """Divide the models among as few tables as fit; base and composed stay together.
-
-    Args:
-        found: The rows of the tables.
-        errors: Model → the width of its errors.
-        width: Of the terminal.
-    """
+    """Divide the models among as few tables as fit; base and composed stay together."""
     models = list(errors)
     labels = max(len(_subject(r)) for r in found) + max(len(joined(r.metric)) for r in found) + 2 * GAP
     groups: list[list[str]] = [[m for m in models if m in (BASE, COMPOSED)]]

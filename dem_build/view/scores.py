@@ -13,6 +13,7 @@ from dem_build.report.quantities import decimals, percent, signed, with_error
 from dem_build.session.predictions import agreeing, rank_correlation
 from dem_build.stats import SURE
 from dem_build.view.text import clean, joined, say
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -47,7 +48,6 @@ class ScoreView:
     """All that a call of `dem score` found.
 
     Attributes:
-        session: The recipe.
         new: Name → the new rows.
         scored: Name → what is foretold of them.
         held: Earlier predictions of which it is known what came.
@@ -129,7 +129,7 @@ class ScoreView:
         say(
             console,
             (clean(self.new[scored.name].source), "bold"),
-            f": {_rows(scores.count)} to train on",
+            f": {counted(scores.count, 'row')} to train on",
             _left(scored),
         )
         if scores.own is not None:
@@ -205,10 +205,6 @@ def _verdict(skill: SkillRows) -> str:
 def _sum(scored: Scored) -> float | None:
     changes = [change.change for change in scored.prediction.changes if change is not None]
     return math.fsum(changes) if changes else None
-
-
-def _rows(count: int) -> str:
-    return f"{count} row" if count == 1 else f"{count} rows"
 
 
 def _left(scored: Scored) -> str:

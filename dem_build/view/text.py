@@ -16,6 +16,8 @@ from dem_build.report.text import clean, joined
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.table import Table
+
     from dem_build.errors import DemError
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "STYLES",
     "Spoken",
     "clean",
+    "columns",
     "hang",
     "joined",
     "make_console",
@@ -107,6 +110,17 @@ def hang(console: Console, head: Text, body: Text) -> None:
     grid.add_column(overflow="fold")
     grid.add_row(head, body)
     console.print(grid)
+
+
+def columns(first: str, *numbers: str) -> Table:
+    """A table without lines: a column of names, then others that are set to the right."""
+    from rich.table import Table  # noqa: PLC0415  most calls print none
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(first, no_wrap=True)
+    for name in numbers:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def render_error(error: DemError, console: Console) -> None:

@@ -49,9 +49,6 @@ def spelled(answer: object) -> bytes:
 def answers(questions: Collection[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
     """Ask again, all at once; who has heard enough closes the iterator, and nothing more is asked.
 
-    Args:
-        questions: As `question` made them.
-
     Yields:
         A question and its answer, `spelled`, as they come; None where there is none soon.
     """

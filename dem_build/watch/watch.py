@@ -138,11 +138,7 @@ class Watch:
             _listen(None)
 
     def keep(self, status: int) -> None:
-        """Write the witness of what was watched, unless it is in doubt; where none can be written there is none.
-
-        Args:
-            status: What the call ends with.
-        """
+        """Write the witness of what was watched, unless it is in doubt; where none can be written there is none."""
         if status not in (0, GateError.exit_status):
             self.give_up(f"it ends with {status}")
         elif self.until is None:

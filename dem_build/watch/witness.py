@@ -236,11 +236,7 @@ def told(answer: bytes) -> bytes:
 
 
 def replayed(call: str | None) -> int | None:
-    """Say what a call said when it was made last, and return its status; None where it has to be made.
-
-    Args:
-        call: Its circumstances.
-    """
+    """Say what a call said when it was made last, and return its status; None where it has to be made."""
     place = folder()
     if call is None or place is None:
         return None

@@ -190,7 +190,7 @@ def test_held_out_files_say_so_in_their_tags_and_the_lock(project: Path) -> None
     found = resolved(project, RECIPE)
     assert [f.tag for f in found.datasets["add"]] == ["jsonl", "test:jsonl", "validation:jsonl"]
     assert [f.tag for f in found.datasets["chat"]] == ["test:jsonl"]
-    lock.write(project / "tiny.lock", found)
+    lock.update(project / "tiny.lock", found, lock.read(project / "tiny.lock"))
     document = lock.read(project / "tiny.lock")
     (project / "data" / "dev.jsonl").write_text(rows(0, 3))
     assert lock.changes(document, resolved(project, RECIPE), project) == ["datasets.add"]

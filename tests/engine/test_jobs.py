@@ -61,9 +61,6 @@ class Paper:
         self.cancelled.append(handle)
         self.there.discard(handle)
 
-    def about(self) -> str:
-        return "paper"
-
 
 class Driver:
     """A build's side of a cluster."""

@@ -47,9 +47,6 @@ class Processes:
     def cancel(self, handle: str) -> None:
         next(job for job in self.jobs if str(job.pid) == handle).terminate()
 
-    def about(self) -> str:
-        return "processes"
-
 
 class Entry:
     name = "processes"

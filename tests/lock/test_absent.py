@@ -78,7 +78,7 @@ class Folder:
             self.write(name, text)
         self.write("r.toml", RECIPE)
         self.first = self.resolved()
-        lock.write(home / "r.lock", self.first)
+        lock.update(home / "r.lock", self.first, lock.read(home / "r.lock"))
 
     def write(self, name: str, text: str) -> None:
         (self.home / name).parent.mkdir(parents=True, exist_ok=True)

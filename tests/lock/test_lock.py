@@ -82,7 +82,7 @@ def test_a_name_that_is_no_utf_8_is_locked(tmp_path):
     file = tmp_path / os.fsdecode(b"caf\xe9.jsonl")
     file.write_text("{}\n")
     made = lock.Lock(lock.LockedBase("gguf", ()), {"a": (SourceFile("jsonl", "0" * 64, file),)})
-    lock.write(tmp_path / "r.lock", made)
+    lock.update(tmp_path / "r.lock", made, lock.read(tmp_path / "r.lock"))
     assert lock.changes(lock.read(tmp_path / "r.lock"), made, tmp_path) == []
 
 

@@ -136,7 +136,7 @@ class Forger:
         self.cache = home / "cache"
         recipe = load_recipe(home / "tiny.toml")
         resolved = lock.resolve(lock.locate(recipe), Hints())
-        lock.write(home / "tiny.lock", resolved)
+        lock.update(home / "tiny.lock", resolved, lock.read(home / "tiny.lock"))
         self.graph: Graph = build_graph(recipe, resolved)
 
     def forge(self, change: Mapping[str, bytes], alter: Any = None) -> None:

@@ -49,7 +49,7 @@ with store.leases.take(key):
     log = store.objects.put_bytes(b"log")
     store.records.publish(Record(key, "finetune", {"kind": "finetune"}, {"delta": delta}, {}, log))
 store.roots.write("recipe", {"actions": {"vector:a": key}})
-lock.write(home / "tiny.lock", lock.Lock(lock.LockedBase("gguf", ())))
+lock.update(home / "tiny.lock", lock.Lock(lock.LockedBase("gguf", ())), lock.read(home / "tiny.lock"))
 
 models = Store.open(home / "models", hints=Hints(home / "hints"))
 to = Destination(home / "out", home / "tiny.toml")

@@ -33,7 +33,8 @@ LOCK = """
 import sys
 from pathlib import Path
 from dem_build.lock import lock
-lock.write(Path(sys.argv[1]) / "tiny.lock", lock.Lock(lock.LockedBase(sys.argv[2], ())))
+path = Path(sys.argv[1]) / "tiny.lock"
+lock.update(path, lock.Lock(lock.LockedBase(sys.argv[2], ())), lock.read(path))
 """
 WORKER = "dem_build.engine.worker"
 # A light action's worker is a copy of the driver, which here is the process of the tests.

@@ -89,12 +89,7 @@ def _sums(inputs: Inputs, context: Context) -> dict[str, Sums]:
 
 
 def _tables(vectors: list[Digest], sums: Mapping[str, Sums]) -> dict[str, JSON]:
-    """The tables as they are written.
-
-    Args:
-        vectors: Digests, in the order of the sums' rows.
-        sums: Of each tensor, in file order.
-    """
+    """The tables as they are written."""
     layers = layers_of(list(sums))
     kinds = list(dict.fromkeys(kind_of(name) for name in sums))
     of_layer = {layer: [s for name, s in sums.items() if layer_of(name) == layer] for layer in layers}

@@ -200,13 +200,7 @@ def enlarged(
 
 
 def enlarged_specs(specs: list[TensorSpec], weights: Architecture, layout: WeightLayout) -> list[TensorSpec]:
-    """The tensors to write, in the shapes of an enlarged architecture.
-
-    Args:
-        specs: The tensors as they were.
-        weights: The enlarged architecture.
-        layout: How the tensors are its own.
-    """
+    """The tensors to write, in the shapes of an enlarged architecture."""
     # Embeddings and head are one tensor in files and model, if under two names.
     own = {group.files[0]: group.own[0] for group in layout.groups if group.converter is None}
     shapes = {name: weights.shapes[of] for name, of in own.items()}

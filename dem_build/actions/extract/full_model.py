@@ -52,12 +52,6 @@ HELD = 2  # groups: a layer's experts are two, whose tensors lie in turn in a fi
 def refuse_strangers(base: JSON, tuned: JSON, where: str, context: Context) -> Architecture:
     """Refuse a model that cannot be a fine-tune of the base, and warn where it computes with other settings.
 
-    Args:
-        base: The base's `config.json`.
-        tuned: The other model's.
-        where: What messages call the other model.
-        context: Takes the warnings.
-
     Returns:
         The architecture of the other model: the base's, but that it may have fewer rows of embeddings. Tokens are added
         to a base at the end, so the rows that it lacks are the base's last ones.

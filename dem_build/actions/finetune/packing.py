@@ -37,7 +37,6 @@ class Packs:
     """Rows in sequences of at most `max_length` tokens.
 
     Attributes:
-        members: The rows of each pack.
         lengths: Tokens of each pack, int64 [packs].
     """
 
@@ -65,15 +64,12 @@ def _joined(documents: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]]) ->
 
 
 def best_fit(lengths: NDArray[np.integer], capacity: int, seed: int) -> list[list[int]]:
-    """Put rows together, the longest first, each where it leaves the least room.
+    """Put rows together, the longest first, each where it leaves the least room; return the rows of each pack.
 
     Args:
         lengths: Tokens of each row.
         capacity: Most tokens of a pack; a longer row is a pack of its own.
         seed: Of the order of rows of equal length, which in a file are often of one kind.
-
-    Returns:
-        The rows of each pack.
     """
     # Best-fit decreasing: at most 11/9 of the fewest packs that there can be, and 4 (Johnson et al., SIAM J. Comput. 3,
     # 1974).

@@ -41,11 +41,7 @@ class TrainingCurve:
 
 
 def curves_of(records: Mapping[str, Record]) -> Iterator[TrainingCurve]:
-    """The curves of all trainings among some records, each once.
-
-    Args:
-        records: Name of an action → its record.
-    """
+    """The curves of all trainings among some records, each once."""
     named: dict[str, list[str]] = {}
     for name, record in records.items():
         named.setdefault(record.key, []).append(name)

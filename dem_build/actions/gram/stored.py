@@ -37,16 +37,13 @@ GRAM_FORMAT = "gram/1"
 def write_layer(
     path: Path, belongs: Mapping[str, Digest], of: Mapping[str, str], grams: Mapping[str, NDArray[np.float64]]
 ) -> Digest:
-    """Write the matrices of a layer.
+    """Write the matrices of a layer; return the digest of their file.
 
     Args:
         path: The file; it must not exist.
         belongs: The digests of `base` and `delta`.
         of: Name of a weight → name of the matrix of its inputs.
         grams: Name → the matrix [width, width], of which the lower triangle counts.
-
-    Returns:
-        The file's digest.
 
     Raises:
         CheckpointError: A matrix that is not finite in float32.

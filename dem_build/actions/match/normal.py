@@ -44,9 +44,6 @@ class Factor:
     Args:
         lower: L in the lower triangle, float64 [width, width]; what lies above counts for nothing.
         pull: λ m.
-
-    Attributes:
-        pull: As given.
     """
 
     def __init__(self, lower: torch.Tensor, pull: float) -> None:

@@ -30,12 +30,6 @@ def open_sums(
 ) -> tuple[PreTrainedModel, ModelSums]:
     """The model of the base's config without its weights, and what these are made of.
 
-    Args:
-        inputs: `base/weights` and `base/config`.
-        vectors: Theirs.
-        dtype: Of the published model.
-        context: Names the attention kernel.
-
     Raises:
         CheckpointError: A vector of another base, or a model that transformers does not know.
     """

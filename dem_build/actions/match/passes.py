@@ -28,9 +28,6 @@ class _EndedError(BaseException):
 class HaltedPass:
     """One forward pass, in a thread of its own.
 
-    Args:
-        forward: The whole pass.
-
     Attributes:
         module: Before which it halts; None before it begins and once it is done.
         input: What a linear module is given.

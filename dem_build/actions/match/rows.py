@@ -46,11 +46,7 @@ class WeighedRow:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """At most CHUNK tokens of one dataset, one row after another.
-
-    Attributes:
-        parts: Rows, and which tokens of each.
-    """
+    """At most CHUNK tokens of one dataset, one row after another."""
 
     parts: Sequence[tuple[WeighedRow, slice]]
 

@@ -33,12 +33,6 @@ class OneThreadEach:
     """Calls a function with each of some arguments, several at a time, each call on one thread. Use it in a `with`.
 
     A sum that a library shares out among threads is another one for each number of them.
-
-    Args:
-        threads: How many at a time on a CPU.
-
-    Attributes:
-        workers: How many at a time.
     """
 
     def __init__(self, threads: int) -> None:
@@ -68,9 +62,6 @@ class Stream:
         weights: Of each vector in the model; None for the prior.
         rows: The rows.
         for_each: Computes.
-
-    Attributes:
-        frame: As given.
     """
 
     def __init__(

@@ -54,12 +54,6 @@ class ModelSums:
         deltas: The headers of ΔΘ_j, checked against the base.
         dtype: Of the published model, as recipes name it.
         layout: How the files' tensors are the model's.
-
-    Attributes:
-        dtype: The published model's.
-        specs: The published model's tensors.
-        layout: As given.
-        vectors: As given.
     """
 
     def __init__(
@@ -161,12 +155,7 @@ class ModelSums:
 
 
 class Written:
-    """The tensors of the model, written in the files' layout as they come, each once.
-
-    Args:
-        writer: Entered.
-        sums: Gives what is not set otherwise.
-    """
+    """The tensors of the model, written in the files' layout as they come, each once."""
 
     def __init__(self, writer: Writer, sums: ModelSums) -> None:
         self._writer, self._sums = writer, sums
@@ -187,11 +176,7 @@ class Written:
                 self._write(file, values)
 
     def rest(self, tell: Callable[[int], None]) -> None:
-        """Write the prior of every tensor that was not set.
-
-        Args:
-            tell: Called with how many tensors are left to write.
-        """
+        """Write the prior of every tensor that was not set."""
         for name in list(self._due):
             self._write(name, self._sums.stored(name))
             self._sums.release()

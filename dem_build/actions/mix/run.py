@@ -39,7 +39,6 @@ class _Part:
     """One dataset of a mixture.
 
     Attributes:
-        group: Its inputs.
         rows: Its train split.
         share: Of the mixture's tokens.
         indices: The rows that it gives, in order, as often as they are given.

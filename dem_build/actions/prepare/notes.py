@@ -16,6 +16,7 @@ from dem_build.data import splits
 from dem_build.data.rows import columns_of
 from dem_build.data.sources import side_of
 from dem_build.errors import DataError
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -81,9 +82,10 @@ def refuse_nothing(
         files = [str(s.path) for s in sources if (side_of(s) or "train") == side]
         if files and not len(writers[side]):
             others = sum(len(w) for name, w in writers.items() if name != side)
-            held = [f"{_rows(others)} {AWAY[side]}"] if others else []
+            held = [f"{counted(others, 'row')} {AWAY[side]}"] if others else []
+            lost = "; ".join(_lost(counts, style) + held)
             raise DataError(
-                f"of {_rows(counts['read'])}, none is left to {USE[side]}: {'; '.join(_lost(counts, style) + held)}",
+                f"of {counted(counts['read'], 'row')}, none is left to {USE[side]}: {lost}",
                 where=", ".join(files),
                 hint="raise max_length, hold out less, or give the dataset more rows",
             )
@@ -99,18 +101,14 @@ def _lost(counts: Mapping[str, int], style: Style) -> list[str]:
         "beyond_part": "left out by max_samples or share of a part",
         "beyond_max_samples": "left out by max_samples",
     }
-    return [f"{_rows(counts[name])} {reason}" for name, reason in reasons.items() if counts[name]]
-
-
-def _rows(count: int) -> str:
-    return f"{count} row" if count == 1 else f"{count} rows"
+    return [f"{counted(counts[name], 'row')} {reason}" for name, reason in reasons.items() if counts[name]]
 
 
 def provenance_of(
     layout: Layout, style: Style, counts: Counter[str], writers: Mapping[str, RowsWriter]
 ) -> dict[str, Any]:
     """What is worth knowing of the rows: format, counts, sizes of the splits, prompts shared with train."""
-    counted = (
+    told = (
         "read", "used", "empty", "untrained", "over_max_length", "truncated", "completion_cut_off",
         "beyond_max_samples", "encoded_apart", "control_tokens", "one_an_answer", "answers_over_max_length",
         "beyond_part", *ODD_TURNS, *MEANT,
@@ -121,7 +119,7 @@ def provenance_of(
         "columns": dict(layout.columns),
         "chat": style.chat,
         "versions": {name: version(name) for name in ("tokenizers", "transformers")},
-        "rows": {name: counts[name] for name in counted},
+        "rows": {name: counts[name] for name in told},
         "splits": {name: size_of(writer) for name, writer in writers.items()},
         "overlap": {
             name: int(np.isin(whole_prompts(writers[name].prompts), train).sum())
@@ -153,7 +151,7 @@ def tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None:
     sizes = ", ".join(f"{part['rows']} {name}" for name, part in parts.items() if part["rows"])
     train = parts["train"]
     context.note(
-        f"{rows['used']} of {_rows(rows['read'])} used ({sizes}); "
+        f"{rows['used']} of {counted(rows['read'], 'row')} used ({sizes}); "
         f"train: {train['tokens']} tokens, {train['trained_tokens']} of them trained"
     )
     for line in _lost(
@@ -161,24 +159,26 @@ def tell(provenance: Mapping[str, Any], style: Style, context: Context) -> None:
     ):  # those the user asked to leave out
         context.warn(line)
     if rows["truncated"]:
-        context.warn(f"{_rows(rows['truncated'])} cut at max_length = {style.max_length} tokens")
+        context.warn(f"{counted(rows['truncated'], 'row')} cut at max_length = {style.max_length} tokens")
     _tell_turns(rows, context)
     for name, shared in provenance["overlap"].items():
         if shared:
-            context.warn(f"{_rows(shared)} of {name} with a prompt that is in train, too")
+            context.warn(f"{counted(shared, 'row')} of {name} with a prompt that is in train, too")
     for name, near in provenance["near_duplicates"].items():
         if near:
-            context.warn(f"{_rows(near)} of {name} nearly repeat{'s' if near == 1 else ''} rows of train")
+            context.warn(
+                f"{counted(near, 'row')} of {name} nearly repeat{'s' if near == 1 else ''} rows of train"
+            )
 
 
 def _tell_turns(rows: Mapping[str, int], context: Context) -> None:
     for name, what in ODD_TURNS.items():
         if rows[name]:
-            context.warn(f"{_rows(rows[name])} {what}")
+            context.warn(f"{counted(rows[name], 'row')} {what}")
     if rows["one_an_answer"]:
         context.note(
-            f"{_rows(rows['one_an_answer'])} became one row an answer: the base's chat template writes earlier turns "
-            "differently once there are later ones"
+            f"{counted(rows['one_an_answer'], 'row')} became one row an answer: the base's chat template writes "
+            "earlier turns differently once there are later ones"
         )
     if rows["answers_over_max_length"]:
         context.warn(
@@ -223,17 +223,13 @@ class ControlTokens:
         if self.first is not None:
             where, token = self.first
             context.warn(
-                f"{_rows(self.rows)} with a control token of the base in the text, first {token} at {where}: "
+                f"{counted(self.rows, 'row')} with a control token of the base in the text, first {token} at {where}: "
                 "where it is written, it is that token and not text"
             )
 
 
 class RowNotes:
     """Gathers what there is to say while rows pass.
-
-    Args:
-        read: The columns that are read.
-        sources: The files.
 
     Attributes:
         counts: Rows by the names of `MEANT`.
@@ -278,7 +274,7 @@ class RowNotes:
             context.note(sentence)
         for name, what in MEANT.items():
             if count := self.counts[name]:
-                context.note(f"{_rows(count)} {what}, such as {self._shown[name]!r}")
+                context.note(f"{counted(count, 'row')} {what}, such as {self._shown[name]!r}")
 
 
 def unread_sentence(unread: dict[str, list[str]]) -> str:

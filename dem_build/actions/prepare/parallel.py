@@ -66,14 +66,7 @@ def processes_for(threads: int, size: int) -> int:
 
 
 class Cutter:
-    """Cuts examples into rows.
-
-    Args:
-        tokenizer: The base's.
-        style: How examples become rows.
-        compares: Whether shingles are asked for.
-        processes: How many; 1 is this one.
-    """
+    """Cuts examples into rows."""
 
     def __init__(self, tokenizer: BaseTokenizer, style: Style, *, compares: bool, processes: int = 1) -> None:
         self._tokenizer, self._style, self._compares = tokenizer, style, compares
@@ -83,10 +76,6 @@ class Cutter:
         self, batches: Iterable[list[Item]], example: Callable[[Item], AnyExample]
     ) -> Generator[tuple[list[Item], list[Cut] | None]]:
         """Yield each batch with what became of its examples, in order; None where one of them is refused.
-
-        Args:
-            batches: What to cut up.
-            example: The example of an item.
 
         Raises:
             DataError: A process died.

@@ -151,13 +151,7 @@ class _Item:
 
 
 class _Progress:
-    """Tells how much of the files is read, over all the times that they are.
-
-    Args:
-        context: Whom it tells, and who may ask to stop.
-        size: Bytes of all files.
-        passes: How often all of them are read.
-    """
+    """Tells how much of the files is read, over all the times that they are."""
 
     def __init__(self, context: Context, size: int, passes: int) -> None:
         self._context, self._size, self._passes = context, size, passes
@@ -187,11 +181,9 @@ class _Dataset:
     """The rows of a dataset: which files, in which order, and which side each row is on.
 
     Attributes:
-        sources: The files.
         layouts: What is in their columns, for each part; `""` for files that are in none, as one held out whole.
         splitter: Decides sides.
         group_by: The column that decides a row's side, instead of its prompt.
-        parts: What is said of parts.
     """
 
     sources: Sequence[SourceFile]
@@ -459,8 +451,6 @@ class Shown:
 
     Attributes:
         segments: Stretches of text in their order, each with whether its tokens are trained; special tokens and all.
-        tokens: How many tokens the row has.
-        trained: How many of them are trained.
     """
 
     segments: tuple[tuple[str, bool], ...]

@@ -38,7 +38,6 @@ class Exchange:
 
     Attributes:
         dataset: The dataset whose test row it is; empty where the recipe gives the prompt.
-        asked: The question.
         reference: What the data answer; None where they say nothing.
         answers: Model → its answer.
     """

@@ -94,11 +94,7 @@ class _Tried:
 
 @dataclass
 class _Inner(Context):
-    """The surroundings of a step within this one: it tells nothing of its own.
-
-    Attributes:
-        warned: What it would have warned of.
-    """
+    """The surroundings of a step within this one: it tells nothing of its own."""
 
     warned: list[str] = field(default_factory=list)
 
@@ -117,7 +113,6 @@ class _Bench:
     """Makes models and measures them; losses outlive an interruption.
 
     Attributes:
-        context: Where.
         judges: Whose rows they are measured on.
         vectors: The groups that have a vector, in an order that no name reaches.
         counted: Tokens that count, [judges, blocks].

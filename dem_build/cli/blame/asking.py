@@ -79,12 +79,6 @@ class AskedItem(ABC):
 def opened_item(session: Session, items: Items, number: int, work: Path) -> Iterator[AskedItem]:
     """Yield an item of a planned recipe.
 
-    Args:
-        session: The recipe, all of whose model is built.
-        items: Where the item is from.
-        number: Its place there.
-        work: A folder for copies and links.
-
     Raises:
         UsageError: There is no such item.
         EvaluationError: Its task cannot be run.

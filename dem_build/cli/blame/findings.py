@@ -26,10 +26,8 @@ class Asked:
 
     Attributes:
         name: `base`, `trunk`, `composed`, `unhealed`; of a model without vectors that of the whole one.
-        without: The vectors that it is without.
         value: The metric, or the mean loss of the tokens that count, in nats.
         sure: How sure it is of what is right, in nats; None where that is not known, or the value says it.
-        said: What it answered.
         recorded: Whether that was read, and not asked now.
     """
 
@@ -51,15 +49,10 @@ class Blame:
     """An item, and what each model made of it.
 
     Attributes:
-        items: Where it is from.
-        number: Its place there.
         asks: What is asked, for people.
         wanted: What is right, for people.
         measure: What `sure` is: `margin`, `log-likelihood`, or nothing.
-        base: What the base made of it.
-        composed: What the model with all vectors made of it.
         lacking: What each model without some vectors made of it.
-        trunk: What the trunk made of it, where there is one.
         healed: What was recorded of the healed model, where `composed` is the one before.
         notes: What should be known.
     """

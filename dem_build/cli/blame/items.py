@@ -54,7 +54,6 @@ class Items:
     Attributes:
         name: As in results: `gsm8k`, `loss:math`.
         dataset: Whose rows they are; None of a task.
-        metric: What is looked at.
         lower_is_better: Whether less of it is better.
         models: Model → item → what is recorded.
         actions: Model → what evaluates it, recorded or not.

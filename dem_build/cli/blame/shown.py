@@ -8,13 +8,12 @@ from rich.text import Text
 
 from dem_build.action import BASE, COMPOSED
 from dem_build.report.quantities import decimals, signed
-from dem_build.view.text import clean, hang, joined, say
+from dem_build.view.text import clean, columns, hang, joined, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
-    from rich.table import Table
 
     from dem_build.cli.blame.findings import Blame
     from dem_build.cli.blame.items import Items
@@ -26,7 +25,6 @@ MOST_SHOWN = 10
 """Items that are listed of each sort."""
 QUESTION, ANSWER, GLANCE = 400, 60, 60
 """Most characters."""
-GAP = 2
 
 
 def blame_lines(found: Blame, console: Console) -> None:
@@ -38,7 +36,7 @@ def blame_lines(found: Blame, console: Console) -> None:
     sure = any(one.sure is not None for one in found.models)
     said = any(one.said for one in found.models)
     against = not found.binary
-    table = _columns("", joined(items.metric))
+    table = columns("", joined(items.metric))
     if against:
         table.add_column(f"against {found.composed.name}", justify="right")
     if sure:
@@ -72,15 +70,7 @@ def _style(verdict: str) -> str | None:
 def changed_lines(
     items: Items, broken: Sequence[int], mended: Sequence[int], texts: Mapping[int, str], console: Console
 ) -> None:
-    """Print the items on which base and composed differ, most telling first.
-
-    Args:
-        items: All items.
-        broken: Those that are worse, by their numbers.
-        mended: Those that are better.
-        texts: Item → what it asks, of those that are shown.
-        console: Where to.
-    """
+    """Print the items on which base and composed differ, most telling first."""
     count = len(items.models[BASE].keys() & items.models[COMPOSED].keys())
     verbs = ("broke", "mended") if items.binary else ("worsened", "bettered")
     say(
@@ -98,7 +88,7 @@ def changed_lines(
 def _table_of(
     items: Items, numbers: Sequence[int], texts: Mapping[int, str], verb: str, console: Console
 ) -> None:
-    table = _columns(verb, BASE, COMPOSED)
+    table = columns(verb, BASE, COMPOSED)
     base, composed = items.models[BASE], items.models[COMPOSED]
     margins = any(base[n].margin is not None and composed[n].margin is not None for n in numbers)
     if margins:
@@ -135,16 +125,6 @@ def changed_document(items: Items, broken: Sequence[int], mended: Sequence[int])
         "broke": [told(number) for number in broken],
         "mended": [told(number) for number in mended],
     }
-
-
-def _columns(first: str, *numbers: str) -> Table:
-    from rich.table import Table  # noqa: PLC0415  a mistake needs no table
-
-    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
-    table.add_column(first, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _value(value: float, *, binary: bool) -> str:

@@ -59,12 +59,7 @@ MEMORY_HINT = "end what else takes memory"
 class Without:
     """The composed model of a planned recipe, and what it is without vectors; one is loaded at a time.
 
-    Args:
-        session: The recipe, all of whose model is built.
-        work: A folder for links to files of the store.
-
     Attributes:
-        work: As given.
         name: What results call the model: `composed`, or `unhealed` where that was healed afterwards.
         origin: What they call what is left without any vector: `base` or `trunk`.
         omega: Vector → its ω or importance in it, of those that take part.

@@ -83,10 +83,6 @@ def serve(talk: Talk, port: int) -> int:
 class PageServer(ThreadingHTTPServer):
     """Serves the page and what it asks for, on the loopback interface.
 
-    Args:
-        talk: Its models, those that are asked at first, and how they answer.
-        port: Where; 0 for any that is free.
-
     Attributes:
         address: The page's, with the secret.
         ending: Set when the server ends.

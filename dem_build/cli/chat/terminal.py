@@ -45,9 +45,6 @@ class Talk:
     """A conversation with some models, each of which knows its own answers.
 
     Attributes:
-        models: Whose they are.
-        names: Which are asked.
-        settings: How they answer.
         system: The system prompt, empty for none.
         turns: Model → what was said.
     """

@@ -134,15 +134,7 @@ def relative_to(recipe: Path, named: str) -> str:
 
 
 def settle(draft: Draft, text: str, *, dry_run: bool = False) -> Recipe:
-    """Check a recipe's new text, write it, and show what of it is new.
-
-    Args:
-        draft: The file as it was read.
-        text: The text that it shall hold.
-        dry_run: Write nothing.
-
-    Returns:
-        The recipe as it is now.
+    """Check a recipe's new text, write it, and show what of it is new; return the recipe as it is now.
 
     Raises:
         RecipeError: It would have mistakes; nothing is written.

@@ -18,6 +18,7 @@ from dem_build.errors import DataError, UsageError
 from dem_build.paths import expanded, may_be_hub_id
 from dem_build.recipe.messages import listed
 from dem_build.report.quantities import size
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,13 +52,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """Something that can be added.
-
-    Attributes:
-        section: The section of its table.
-        table: The keys of its table.
-        lines: What was seen, for people.
-    """
+    """Something that can be added."""
 
     section: str
     table: dict[str, Any]
@@ -190,7 +185,7 @@ def _counted(sources: Sequence[SourceFile], octets: int) -> str:
         rows = sum(1 for source in sources for _ in read_rows(source))
     else:
         return ""
-    return f"{rows} {'row' if rows == 1 else 'rows'}"
+    return counted(rows, "row")
 
 
 def _on_hub(name: str, kind: str, more: Mapping[str, Any], *, offline: bool) -> Seen:
@@ -229,7 +224,7 @@ def _hub_rows(pin: Pin, more: Mapping[str, Any]) -> str:
     sizes = {each.file: each.size for each in hub.files_of("dataset", pin.ref.name, pin.commit)}
     own = [(sizes[file.hub], file) for file in pin.files if file.hub is not None]
     octets, first = min(own)
-    total = f"{len(own)} {'file' if len(own) == 1 else 'files'}, {size(sum(each for each, _ in own))}"
+    total = f"{counted(len(own), 'file')}, {size(sum(each for each, _ in own))}"
     if first.hub is None or octets > MOST_BYTES:
         return f"columns not looked at; {total}"
     here = SourceFile(first.tag, first.digest, hub.download(first.hub), first.hub)

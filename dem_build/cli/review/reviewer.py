@@ -73,7 +73,6 @@ class _Revision:
     Attributes:
         named: What messages call its file: a path from where the user is.
         locked: Its lock's document.
-        found: It, planned.
     """
 
     named: str
@@ -86,8 +85,6 @@ class _Built:
     """What is recorded of a recipe at one revision, and what is not.
 
     Attributes:
-        side: For comparisons.
-        plan: What is due.
         outcome: What became of a build; None where none was needed, or allowed.
         due: Action that is due → what it is expected to take.
     """
@@ -103,10 +100,8 @@ class Reviewer:
     """Reviews recipes, one after another.
 
     Attributes:
-        call: The options.
         digests: What files of the repository hash to.
         commits: Base and head.
-        files: What git has at both.
         boundary: What a stranger's recipe may read; None where the head is trusted.
         console: Where a build is followed.
         interrupt: Whether the user asked to stop.
@@ -193,10 +188,9 @@ class Reviewer:
             found = [self._revision(recipe, place).found for recipe in (before, after)]
         except NotUpToDateError:
             return True
-        told = [
-            stale(f.recipe, f.lock, files, self.digests) for f, files in zip(found, self.files, strict=True)
-        ]
-        return told[0] == told[1]
+        sides = zip(found, self.files, strict=True)
+        old, new = (stale(one.recipe, one.lock, files, self.digests) for one, files in sides)
+        return old == new
 
     def _mistake(self, problem: Problem) -> ToldMistake:
         whole = os.path.normpath(Path.cwd() / problem.file)
@@ -241,9 +235,8 @@ class Reviewer:
             if before is not None and (same := _unchanged(before.found, after.found)) is not None:
                 return bare.model_copy(update={"change": ToldChange.UNCHANGED, "notes": same})
             if self.boundary is not None:
-                refuse_names(
-                    after.found.recipe, self.boundary
-                )  # of one that only moved, or whose lock changed
+                # Of one that only moved, or whose lock changed.
+                refuse_names(after.found.recipe, self.boundary)
                 refuse_sources(after.found.recipe, after.found.lock, self.boundary)
             return self._judged(pair, bare, place, after, (before, missing))
 
@@ -283,24 +276,14 @@ class Reviewer:
                 what = "is not what the base revision has, and says where this machine reads and writes"
                 problem = Problem(str(here), 0, "", what, "--machine FILE names one that you trust")
                 raise RecipeError([problem])
-        folder = Path(
-            os.path.normpath(cache_folder(self.call.cache, *load_machine(self.call.machine, named), named))
-        )
+        cache = cache_folder(self.call.cache, *load_machine(self.call.machine, named), named)
+        folder = Path(os.path.normpath(cache))
         inside = os.path.relpath(os.path.realpath(folder), self.root)
         names = (Path(os.path.relpath(folder, self.root)).as_posix(), Path(inside).as_posix())
         if any(file == n or file.startswith(f"{n}/") for file in self.files[1] for n in names):
             hint = "--cache DIR names a folder that is not in the repository"
-            raise RecipeError(
-                [
-                    Problem(
-                        str(folder),
-                        0,
-                        "",
-                        "the cache is part of the head: its records are a stranger's",
-                        hint,
-                    )
-                ]
-            )
+            what = "the cache is part of the head: its records are a stranger's"
+            raise RecipeError([Problem(str(folder), 0, "", what, hint)])
 
     # What is recorded of it, and made.
 
@@ -329,16 +312,13 @@ class Reviewer:
         reached: Mapping[tuple[str, str], Reference | None] | None = None
         if bare.change is not ToldChange.ADDED:
             reached = told.references(comparison, base.side, names.task) if base else {}
-        gates = (
-            check(recipe.gates, built.side.results, reached)
-            if whole
-            else [_unjudged(g) for g in recipe.gates]
-        )
+        results = built.side.results
+        gates = check(recipe.gates, results, reached) if whole else [*map(_unjudged, recipe.gates)]
         weak = weakened(
             before.found.recipe.gates if before else _gates_of(pair.before),
             recipe.gates,
             names.task,
-            (built.side.results, reached) if whole else None,
+            (results, reached) if whole else None,
             line_of,
         )
         costs = comparison.costs[1]
@@ -355,7 +335,7 @@ class Reviewer:
                 "prompts": _prompts(comparison, base, built),
                 "keys": told.tell_keys(comparison),
                 "model_before": base.side.results.model_digest if base else None,
-                "model_after": built.side.results.model_digest,
+                "model_after": results.model_digest,
                 "cost": shown(on_devices(costs.own)) if costs.own else "",
                 "recorded": (len(built.plan.of(Status.HIT)), len(built.plan.verdicts)),
                 "no_baseline": missing,
@@ -437,16 +417,8 @@ def _gates_of(recipe: RecipeFile | None) -> Sequence[Gate]:
 
 def _unchanged(before: Planned, after: Planned) -> tuple[str, ...] | None:
     """What there is to note of a recipe that asks for the same work and the same gates; None where it does not."""
-    sides = [
-        nodes(
-            Side(
-                "",
-                BuildRecords(p.plan.graph, p.plan.records, _unread),
-            )
-        )
-        for p in (before, after)
-    ]
-    keys = match_keys(sides[0], sides[1])
+    plans = (before.plan, after.plan)
+    keys = match_keys(*(nodes(Side("", BuildRecords(p.graph, p.records, _unread))) for p in plans))
     if keys.of(Standing.CHANGED, Standing.NEW, Standing.GONE):
         return None
     were = [gate.model_copy(update={"task": keys.names.task(gate.task)}) for gate in before.recipe.gates]
@@ -457,8 +429,8 @@ def _unchanged(before: Planned, after: Planned) -> tuple[str, ...] | None:
 
 def _others(plan: Plan, place: Workplace) -> list[Path]:
     """The files that what is due would read, and that are here with other bytes than the lock has of them."""
-    due = [v.action for v in plan.verdicts.values() if v.status is not Status.HIT]
-    here = {s.path: s.digest for a in due for s in a.sources if s.hub is None and not is_absent(s.path)}
+    sources = (s for v in plan.due for s in v.action.sources if s.hub is None)
+    here = {s.path: s.digest for s in sources if not is_absent(s.path)}
     found = place.store.hints.digests_of(here)
     return [path for path, digest in here.items() if found[path].digest != digest]
 
@@ -481,11 +453,12 @@ def _line_of(recipe: Recipe, name: str) -> int:
 
 def _waits_for_training(plan: Plan) -> bool:
     """Whether something has to be trained: surely, or as far as can be told where files that it takes are not here."""
-    due = [v for v in plan.verdicts.values() if v.status is not Status.HIT]
-    trains = [v for v in due if v.action.kind.trains]
+    trains = [v for v in plan.due if v.action.kind.trains]
     if any(v.status is Status.RUN for v in trains):
         return True
-    return bool(trains) and any(is_absent(s.path) for v in due for s in v.action.sources if s.hub is None)
+    return bool(trains) and any(
+        is_absent(s.path) for v in plan.due for s in v.action.sources if s.hub is None
+    )
 
 
 def _waits(error: DemError | None) -> bool:
@@ -495,15 +468,15 @@ def _waits(error: DemError | None) -> bool:
 
 def _lacks(base: _Built) -> str:
     """Why a base revision cannot be compared with, or only in part; empty where it can."""
-    due = [n for n, v in base.plan.verdicts.items() if v.status is not Status.HIT]
-    asked = [n for n in due if (e := base.plan.graph.actions[n].evaluation) and e.model == COMPOSED]
+    due = [verdict.action for verdict in base.plan.due]
+    asked = [a.name for a in due if a.evaluation and a.evaluation.model == COMPOSED]
     if not asked:
         return ""
     if outcome := base.outcome:
         for result in outcome.failed:
             if not _waits(result.error):
                 return shown(f"at the base revision {result.action.name} failed: {result.error}")
-    first = [n for n in due if base.plan.verdicts[n].status is Status.RUN]
+    first = [verdict.action.name for verdict in base.plan.of(Status.RUN)]
     names = ", ".join((first or asked)[:5])
     return shown(f"of the base revision there is no {names} in the cache or its remotes")
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dem_build.report import quantities
-from dem_build.report.comparison import subject
+from dem_build.report.comparison import Trend, subject
 from dem_build.review.comment import probability, verdict
-from dem_build.review.document import Worth
 from dem_build.view.text import hang, joined, say
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["say_review"]
 
 STYLES = {0: "green", 1: "bold red", 2: "bold red", 3: "bold red", 4: "yellow", 130: "yellow"}
-WORTH = {Worth.BETTER: "green", Worth.WORSE: "bold red", Worth.NOISE: "dim", Worth.UNKNOWN: ""}
+WORTH = {Trend.BETTER: "green", Trend.WORSE: "bold red", Trend.NOISE: "dim", Trend.UNKNOWN: ""}
 MOST = 12
 
 
@@ -45,9 +45,8 @@ def say_review(review: Review, console: Console) -> None:
         for head, body in _lines(recipe):
             hang(console, Text(f"  {head}"), body)
     if review.same:
-        names = ", ".join(joined(recipe.path) for recipe in review.same[:MOST])
-        more = f" and {len(review.same) - MOST} more" if len(review.same) > MOST else ""
-        hang(console, Text("unchanged", "dim"), Text(f"{names}{more}", "dim"))
+        names = first_of((joined(recipe.path) for recipe in review.same), MOST)
+        hang(console, Text("unchanged", "dim"), Text(names, "dim"))
 
 
 def _lines(recipe: RecipeReview) -> Iterator[tuple[str, Text]]:
@@ -109,7 +108,7 @@ def _metric(metric: Metric) -> Text:
     told = f"{metric.metric} on {subject(metric.on)}: {values[0]} → {values[1]}"
     if metric.delta is not None:
         told += f", {quantities.with_error(quantities.signed(metric.delta), metric.stderr)}"
-    if metric.worth is Worth.UNKNOWN:
+    if metric.worth is Trend.UNKNOWN:
         return Text(joined(told))
     p = "" if metric.p is None else f" ({probability(metric.p)})"
     return Text.assemble(joined(told), (f" {metric.worth.value}{p}", WORTH[metric.worth]))

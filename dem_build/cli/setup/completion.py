@@ -133,37 +133,29 @@ def recipes_or_actions(context: click.Context, incomplete: str) -> list[Completi
 
 def actions(context: click.Context, incomplete: str) -> list[CompletionItem]:
     """The actions of a call's recipes: as their locks have them, else those that every such recipe has."""
-    found: dict[str, None] = {}
-    for named in _recipes_of(context):
-        found |= dict.fromkeys(_actions(named))
-    return _beginning(found, incomplete)
+    return _beginning((name for named in _recipes_of(context) for name in _actions(named)), incomplete)
 
 
 def names(context: click.Context, incomplete: str) -> list[CompletionItem]:
     """The datasets, probes and mixtures of a call's recipe."""
-    found: list[str] = []
-    for recipe in filter(None, map(_read, _recipes_of(context))):
-        mixtures = [name for name, baseline in recipe.baselines.items() if baseline.method == "mixing"]
-        found += [*recipe.sources, *recipe.stages, *mixtures]
-    return _beginning(found, incomplete)
+    return _beginning((name for recipe in _read_recipes(context) for name in recipe.prepared), incomplete)
 
 
 def models(context: click.Context, incomplete: str) -> list[CompletionItem]:
     """The models of a call's recipe that can be talked to."""
     found = [BASE, COMPOSED]
-    for recipe in filter(None, map(_read, _recipes_of(context))):
+    for recipe in _read_recipes(context):
         found += [*recipe.omegas, *recipe.stages, *recipe.baselines]
-        found = [UNHEALED if name == HEAL else name for name in found]
-    return _beginning(found, incomplete)
+    return _beginning((UNHEALED if name == HEAL else name for name in found), incomplete)
 
 
 def measured(context: click.Context, incomplete: str) -> list[CompletionItem]:
     """What a call's recipe has items of: tasks, and datasets and probes with test rows."""
     found: list[str] = []
-    for recipe in filter(None, map(_read, _recipes_of(context))):
+    for recipe in _read_recipes(context):
         tasks = recipe.evaluate.tasks if recipe.evaluate else ()
         found += [*(task.name for task in tasks), *recipe.tested, *recipe.probes]
-    return _beginning(dict.fromkeys(found), incomplete)
+    return _beginning(found, incomplete)
 
 
 def words(context: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -173,14 +165,13 @@ def words(context: click.Context, incomplete: str) -> list[CompletionItem]:
         return recipes(context, incomplete) if not typed else [CompletionItem(incomplete, type="file")]
     held = [name for recipe in named or recipes_here() for name in _tables(recipe)]
     found = _beginning(held, incomplete)
-    return (
-        found if named else [*found, *(item for item in recipes(context, incomplete) if item.type == "plain")]
-    )
+    others = [] if named else recipes(context, incomplete)
+    return [*found, *(item for item in others if item.type == "plain")]
 
 
 def keys(context: click.Context, incomplete: str) -> list[CompletionItem]:
     """Keys of the recipe language, `train.learning_rate=`; behind `=` the values, where there are a few."""
-    recipe = next(filter(None, map(_read, _recipes_of(context))), None)
+    recipe = next(iter(_read_recipes(context)), None)
     return _beginning(_keys_of(Recipe, recipe, incomplete), incomplete)
 
 
@@ -228,7 +219,7 @@ def _choices_in(annotation: Any) -> Iterator[str]:
 
 
 def _beginning(found: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(text) for text in found if text.startswith(incomplete)]
+    return [CompletionItem(text) for text in dict.fromkeys(found) if text.startswith(incomplete)]
 
 
 def _typed(context: click.Context) -> tuple[str, ...]:
@@ -242,6 +233,10 @@ def _recipes_of(context: click.Context) -> list[str]:
     return [word for word in _typed(context) if word.endswith(".toml")]
 
 
+def _read_recipes(context: click.Context) -> list[Recipe]:
+    return [recipe for recipe in map(_read, _recipes_of(context)) if recipe is not None]
+
+
 def recipes_here() -> list[str]:
     """The recipes in this folder."""
     return [str(path) for path in sorted(Path().glob("*.toml")) if _is_recipe(path)]
@@ -250,14 +245,11 @@ def recipes_here() -> list[str]:
 def _toml_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for pattern in ("*.toml", "*/*.toml", "*/*/*.toml"):
-        found += sorted(path for path in folder.glob(pattern) if not _is_hidden(path.relative_to(folder)))
+        below = ((path, path.relative_to(folder).parts) for path in folder.glob(pattern))
+        found += sorted(path for path, parts in below if not any(part.startswith(".") for part in parts))
         if len(found) > MOST_FILES:
             break
     return found[:MOST_FILES]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def _is_recipe(path: Path) -> bool:
@@ -292,9 +284,8 @@ def _actions(named: str) -> list[str]:
         return []
     try:
         locked = lock.read(lock.lock_path(recipe.path))
-        located = lock.locate(
-            recipe, Absent(locked, recipe.folder, alone=True)
-        )  # nothing is read but the lock
+        # Nothing is read but the lock.
+        located = lock.locate(recipe, Absent(locked, recipe.folder, alone=True))
         return list(build_graph(recipe, lock.resolve(located, Hints(), locked)).actions)
     except DemError:
         vectors = [f"vector:{name}" for name in (*recipe.datasets, *recipe.vectors)]

@@ -68,9 +68,7 @@ class Diagnosis(NamedTuple):
     """What was found of one thing.
 
     Attributes:
-        name: The thing.
         state: `good`; `note`, with which dem works; `bad`, with which a build fails.
-        what: What was seen.
         remedy: How to mend it; empty where nothing is wrong.
     """
 
@@ -149,11 +147,7 @@ def _of_python() -> Diagnosis:
 
 
 def of_packages(name: str = PACKAGE) -> Diagnosis:
-    """Whether what a package asks for is installed, in versions that it takes; and which of its extras are.
-
-    Args:
-        name: The package.
-    """
+    """Whether what a package asks for is installed, in versions that it takes; and which of its extras are."""
     from packaging.requirements import Requirement  # noqa: PLC0415  only here
 
     try:
@@ -206,12 +200,7 @@ def _installed(name: str) -> str | None:
 
 
 def of_torch(python: str, devices: Sequence[str]) -> Diagnosis:
-    """What torch says of itself, in a process of its own: one that is broken may end its process.
-
-    Args:
-        python: The interpreter.
-        devices: GPUs that the system knows.
-    """
+    """What torch says of itself, in a process of its own: one that is broken may end its process."""
     began = time.monotonic()
     try:
         done = subprocess.run(  # noqa: S603  our own words
@@ -318,11 +307,7 @@ def _of_store(cache: Path) -> Diagnosis:
 
 
 def of_hub(endpoint: str) -> Diagnosis:
-    """Whether a hub answers, and whether there is a token for it.
-
-    Args:
-        endpoint: Its address.
-    """
+    """Whether a hub answers, and whether there is a token for it."""
     from urllib.request import Request, urlopen  # noqa: PLC0415  only here
 
     from huggingface_hub import get_token  # noqa: PLC0415  as above
@@ -341,11 +326,7 @@ def of_hub(endpoint: str) -> Diagnosis:
 
 
 def of_remote(remote: Remote) -> Diagnosis:
-    """Whether a remote does what it must; in the namespace that is written, by doing it.
-
-    Args:
-        remote: The remote.
-    """
+    """Whether a remote does what it must; in the namespace that is written, by doing it."""
     from dem_build.store.remote.address import open_bucket  # noqa: PLC0415  where there is one
     from dem_build.store.remote.probe import probe, read_marker  # noqa: PLC0415  as above
 

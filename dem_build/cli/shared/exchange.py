@@ -13,6 +13,7 @@ from dem_build.session.session import open_session, open_shared
 from dem_build.store.remote.survey import collect, survey, take
 from dem_build.view.text import clean, make_console, say, write_json
 from dem_build.watch.watch import vouch
+from dem_build.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -104,12 +105,7 @@ def _everywhere(store: Store, sharing: Sharing) -> Named:
 
 
 def verify_remote(call: Call, *, repair: bool) -> int:
-    """Say which records of the remotes are damaged, or name objects that are not there; 1 where there are some.
-
-    Args:
-        call: The options.
-        repair: Take them away where this machine writes.
-    """
+    """Say which records of the remotes are damaged, or name objects that are not there; 1 where there are some."""
     _, sharing = open_shared(call)
     written = {namespace.where for namespace in sharing.writes}
     documents, damaged = [], 0
@@ -135,12 +131,6 @@ def verify_remote(call: Call, *, repair: bool) -> int:
 def gc_remote(call: Call, named: str, policy: Policy, *, dry_run: bool) -> int:
     """Collect in the namespace that this machine writes.
 
-    Args:
-        call: The options.
-        named: The namespace, which has to be said.
-        policy: How much.
-        dry_run: Only say what would go.
-
     Raises:
         UsageError: This machine does not write it.
     """
@@ -157,7 +147,7 @@ def gc_remote(call: Call, named: str, policy: Policy, *, dry_run: bool) -> int:
         going = collect(found, policy, keep, time.time())
         late = [] if dry_run else take(namespace, found, going)
         if late:
-            what = "1 result" if len(late) == 1 else f"{len(late)} results"
+            what = counted(len(late), "result")
             sharing.warn(f"{what} came while their objects were taken, and went too: push again")
         told = {"records": len(going.records), "objects": len(going.objects), "bytes": going.bytes}
         documents.append({"namespace": namespace.where, **told, "dry_run": dry_run})

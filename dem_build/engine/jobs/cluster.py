@@ -59,7 +59,6 @@ class Needs:
 
     Attributes:
         memory: Bytes of the node's memory.
-        seconds: Its time.
     """
 
     memory: int | None = None

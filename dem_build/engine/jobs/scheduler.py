@@ -38,7 +38,6 @@ class Resources:
     Attributes:
         name: What lists of jobs show, such as `vector:math`.
         mark: By which the job is found again: the name of its folder.
-        cpus: CPU cores.
         gpus: GPUs of one node.
         memory: Bytes of the node's memory.
         minutes: After which the job is stopped, saves its state and is queued again.
@@ -58,7 +57,6 @@ class Ended:
 
     Attributes:
         what: What became of it, such as `ran out of memory`.
-        hint: What helps.
         memory: Whether it certainly lacked memory.
     """
 
@@ -106,9 +104,6 @@ class Scheduler(Protocol):
         Raises:
             SchedulerError: The scheduler does not answer.
         """
-
-    def about(self) -> str:
-        """The scheduler in words, for messages: its name and version."""
 
 
 def open_scheduler(machine: Machine) -> Scheduler:

@@ -78,7 +78,7 @@ class Slurm:
             raise UsageError("the engine `slurm` needs submitit, which is not installed", hint=hint)
         self._options = dict(options)
         try:
-            self._version = _called("sbatch", "--version").strip()
+            _called("sbatch", "--version")
         except SchedulerError as error:
             hint = "build where Slurm's commands are: on a login node"
             raise UsageError(f"Slurm is not here: {error.what}", where="engine", hint=hint) from error
@@ -136,10 +136,6 @@ class Slurm:
             what = "was killed (SIGKILL): out of memory, which Slurm tells with cgroups only, or by somebody"
             return Ended(what, f"if it was memory, {MORE_MEMORY}; the node's `dmesg` says")
         return Ended(f"ended as {state}") if state else None
-
-    def about(self) -> str:
-        """Slurm's name and version."""
-        return self._version
 
     def _marked(self, mark: str) -> str | None:
         rows = (line.split("|", 2) for line in _queue("%A|%T|%k"))

@@ -75,12 +75,7 @@ WRONG: Any = _Wrong()
 
 
 def recovered(table: type[M], data: Mapping[str, Any]) -> M:
-    """A table as its model has it, with `WRONG` for what has another shape or is missing; unknown keys are left out.
-
-    Args:
-        table: The model.
-        data: What stands in the file, with tuples for lists.
-    """
+    """A table as its model has it, with `WRONG` for what has another shape or is missing; unknown keys are left out."""
     if table is Train:
         data = with_one_length(data)  # as the model itself does, before it looks at its keys
     try:

@@ -70,10 +70,7 @@ class Section:
     """A part of the page.
 
     Attributes:
-        anchor: Its id in the page.
-        title: Its heading.
         lead: What one sees here, in a sentence or two.
-        blocks: What is drawn.
     """
 
     anchor: str
@@ -87,7 +84,6 @@ class Cell:
     """A cell of a table.
 
     Attributes:
-        text: What it says.
         more: What follows it, smaller: an error, a word.
         level: Colour, from -5 (worse) over 0 (none) to 5 (better).
         strong: Whether it stands out.
@@ -142,7 +138,6 @@ class ShownAnswer:
 
     Attributes:
         kind: A class of the style sheet.
-        name: Who answers.
         text: The answer, with its line breaks.
         cut: Whether it went on.
         agrees: Whether it is just what the data answer.
@@ -266,7 +261,6 @@ class Panel:
     """A small chart with its title, its value in words, and the ends of its axes.
 
     Attributes:
-        title: What it is about.
         value: Its value in words.
         series: Its lines, the last on top.
         top, bottom, left, right: The ends of its axes.

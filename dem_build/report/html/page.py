@@ -132,12 +132,7 @@ def sections_of(inputs: ReportInputs) -> list[Section]:
 
 
 def fragment(sections: Sequence[Section], verdict: BuildVerdict | None = None) -> str:
-    """Some sections as a part of another page, with a style that reaches nothing else there.
-
-    Args:
-        sections: They.
-        verdict: What stands above them.
-    """
+    """Some sections as a part of another page, with a style that reaches nothing else there."""
     template = _environment().get_template("fragment.html")
     return template.render(sections=sections, verdict=verdict, style=_nested(_style())).strip() + "\n"
 

@@ -29,7 +29,6 @@ class Stored(NamedTuple):
 
     Attributes:
         name: Relative to the bucket's root, parts separated by `/`.
-        size: Bytes.
         modified: When it was written, in seconds since 1970, by the server's clock.
     """
 

@@ -44,7 +44,6 @@ class Connection:
         hurried: Opens it for calls of a few bytes that have another way; as `opened` where None.
 
     Attributes:
-        url: As above.
         identity: What no other remote has: one address may be of a bucket on each of two servers.
         down: Why it is asked no more; None while it answers.
     """
@@ -129,8 +128,6 @@ class Namespace:
     """Objects and records under one prefix.
 
     Attributes:
-        remote: The remote.
-        name: The prefix.
         where: Both, for people.
     """
 

@@ -53,11 +53,6 @@ class Push:
 def push(record: Record, store: Store, to: Namespace) -> Push:
     """Push a record of this store, after its objects.
 
-    Args:
-        record: The record; its objects are here.
-        store: Where they are.
-        to: Where to.
-
     Raises:
         RemoteError: The remote does not answer, or does not keep what it was given (`NotKeptError`).
         StoreError: An object cannot be read.
@@ -160,12 +155,7 @@ class Pusher:
         self._unsent: dict[Digest, tuple[str, Record]] = {}
 
     def add(self, name: str, record: Record) -> None:
-        """Push a record.
-
-        Args:
-            name: Of its action, for messages.
-            record: What this store has recorded.
-        """
+        """Push a record."""
         if not self._namespaces or record.key in self._added:
             self._after(record.key)
             return

@@ -60,7 +60,10 @@ class Caller(NamedTuple):
 
 
 class RemoteReader:
-    """What a process reads of stores that others share: an `Elsewhere`.
+    """Stores that others share: their records count here, and their bytes come when something opens them.
+
+    Methods may be called from several threads at once. A store that does not answer is one that holds nothing, unless
+    it must answer (`required`): then each raises `RemoteError`.
 
     Args:
         layout: The cache, whose folder `remote/` has what came.
@@ -185,7 +188,17 @@ class RemoteReader:
         place: Callable[[Path, Blob], None],
         came: Callable[[int], None] | None = None,
     ) -> None:
-        """Bring objects, the largest first; what no namespace has is lacking, and the notes of it are removed."""
+        """Bring objects, the largest first; what no namespace has is lacking, and the notes of it are removed.
+
+        Args:
+            blobs: The objects; those that are here by now are passed over.
+            place: Takes a file, read-only, flushed and hashed, for an object.
+            came: Told how many more bytes have come. What it raises ends all of them; what came is kept, and is not
+                asked for again.
+
+        Raises:
+            StoreError: They cannot be written here.
+        """
         todo = sorted(blobs, key=lambda blob: -blob.size)
         if not todo:
             return

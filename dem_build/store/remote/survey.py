@@ -40,7 +40,6 @@ class HeldRecord:
     """A record as it was found.
 
     Attributes:
-        listed: Where it is listed.
         record: What it says; None where it cannot be understood.
         newer: Whether that is because a newer dem wrote it.
         opaque: What looks like a digest in one that cannot be understood.
@@ -59,7 +58,6 @@ class Survey:
     Attributes:
         objects: Digest → where it is listed.
         records: Name → the record.
-        leased: What its leases say.
     """
 
     objects: Mapping[Digest, Stored]
@@ -159,10 +157,8 @@ class Going:
     """What a collection takes of a namespace.
 
     Attributes:
-        records: Of records.
         objects: Of objects that no record named when it began. Those of `records` stay until the next collection: who
             has planned with one of these has that time to fetch them.
-        leases: Of leases of the dead.
     """
 
     records: tuple[Stored, ...]

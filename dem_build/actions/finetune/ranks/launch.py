@@ -67,12 +67,8 @@ class Work:
     """What the ranks of a training are given.
 
     Attributes:
-        folder: Theirs.
         inputs: Files and digests.
         params: Of the kind `finetune`.
-        machine: How this machine is to be used.
-        threads: CPU threads of a rank.
-        work: The action's work folder.
         out: Where outputs are written.
         runs: Where trackers write; None for nowhere.
     """

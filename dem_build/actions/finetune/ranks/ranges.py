@@ -46,10 +46,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def refuse_regrouped(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a model whose tensors are not those of its files, one by one: rows of them are no ranges there.
 
-    Args:
-        model: The model, not sharded yet.
-        shapes: Name → shape of each tensor of the files.
-
     Raises:
         TrainingError: It is one.
     """
@@ -61,7 +57,7 @@ def refuse_regrouped(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def write_rows(sharded: Sharded, weights: Path, path: Path, digest: Digest, dtype: str) -> DeltaNorms:
-    """Write the vector: this rank its rows of each tensor. All ranks must call this.
+    """Write this rank's rows of each tensor, and return the vector's norms. All ranks must call this.
 
     Args:
         sharded: The trained model.
@@ -69,9 +65,6 @@ def write_rows(sharded: Sharded, weights: Path, path: Path, digest: Digest, dtyp
         path: The vector's file; it must not exist.
         digest: The base's.
         dtype: Stored format, as of `write_delta`.
-
-    Returns:
-        The vector's norms.
 
     Raises:
         TrainingError: A value is not finite, or not all bytes were written.

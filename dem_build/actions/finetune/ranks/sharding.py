@@ -72,10 +72,6 @@ class Sharded:
         device: Where the rows are put.
         ranks: Those that share it.
         bf16: Whether the forward pass is bfloat16 autocast.
-
-    Attributes:
-        model: The model.
-        ranks: Those that share it.
     """
 
     def __init__(self, model: PreTrainedModel, device: torch.device, ranks: Ranks, *, bf16: bool) -> None:

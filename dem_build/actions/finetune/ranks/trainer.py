@@ -62,15 +62,7 @@ class AgreedProgress(TrainingProgress):
 
 
 class ShardedTrainer(TokenTrainer):
-    """Trainer on this rank's rows of each step, and its rows of each parameter.
-
-    Args:
-        sharded: The model.
-        args: What Trainer is told.
-        rows: What is trained on.
-        dealt: This rank's micro-batches of each step.
-        callbacks: Of Trainer.
-    """
+    """Trainer on this rank's rows of each step, and its rows of each parameter."""
 
     def __init__(
         self,

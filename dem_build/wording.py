@@ -1,0 +1,28 @@
+"""How counts and lists are put into words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["counted", "first_of", "together"]
+
+
+def counted(number: int, word: str) -> str:
+    """A number of things: `1 row`, `2 rows`."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def together(names: Iterable[str]) -> str:
+    """All of some names: `a`, `a and b`, `a, b and c`."""
+    *others, last = [*names] or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def first_of(names: Iterable[str], most: int) -> str:
+    """The first few of some names, and how many more there are: `a, b and 3 more`."""
+    found = [*names]
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
