@@ -239,7 +239,9 @@ app = Commands(
         ),
         Command(
             "build.build",
-            "Plan, run what is due, publish out/NAME/ and show the results.",
+            "Plan, run what is due, publish out/NAME/ and show the results.\n\n"
+            "ACTION is the name of one, as `dem plan` lists them, or a quoted pattern, as 'loss:composed:*'; so it is "
+            "in all commands.",
             WITH_ACTIONS,
             _flag("--locked", "Fail (4) where the lock is not what is there."),
             _flag("--no-train", "Fail (4) where a vector is missing."),

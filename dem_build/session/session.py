@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from dem_build.engine.outcome import Outcome
     from dem_build.engine.publish import Destination
+    from dem_build.graph import Graph
     from dem_build.lock.lock import Located, Lock
     from dem_build.machine import Machine
     from dem_build.plan import Lookup, Plan
@@ -79,8 +80,8 @@ class Call:
         cache: `--cache`.
         machine: `--machine`.
         overrides: `--set KEY=VALUE`, in order.
-        targets: Actions named after `--`; none means all of them.
-        rebuild: `--rebuild`.
+        targets: Actions named after `--`, or patterns of their names; none means all of them.
+        rebuild: `--rebuild`, likewise; of a session names alone.
         upgrade: `dem lock --upgrade`.
         locked: `--locked`: what no lock pins is an error, and no hub is asked for it; nor may the lock be another one.
         pinned: What a hub has must be pinned by the lock, as nobody here writes it.
@@ -427,7 +428,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
 
     Raises:
         RecipeError: Mistakes in the recipe, the machine file or the lock.
-        UsageError: A target or `--rebuild` that is no action of the recipe.
+        UsageError: A target or `--rebuild` that is no action of the recipe, and matches none.
         StoreError: The cache cannot be used.
         NotUpToDateError: The call asks for a lock, and there is none, or it does not pin a name on a hub.
     """
@@ -445,9 +446,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     refuse_leaks(recipe, resolved)
     if template_is_new(resolved.base.files, locked):
         refuse_template(recipe)
-    graph = build_graph(recipe, resolved)
-    graph = graph.only(call.targets) if call.targets else graph
-    graph.require(sorted(call.rebuild))
+    graph, call = _asked(build_graph(recipe, resolved), call)
     # Who only looks makes no folder.
     place = _open_workplace(call, (machine, machine_path), recipe.path, hints, make=within is not None)
     store = place.store
@@ -456,6 +455,17 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     root = last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
     return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing)
+
+
+def _asked(graph: Graph, call: Call) -> tuple[Graph, Call]:
+    """The actions that a call asks for, and the call as it is to be read beside them.
+
+    Raises:
+        UsageError: As `Graph.matching`.
+    """
+    part = graph.only(call.targets or graph.actions)
+    targets = call.targets if len(part.actions) < len(graph.actions) else ()  # all were named
+    return part, replace(call, targets=targets, rebuild=part.matching(call.rebuild))
 
 
 @dataclass(frozen=True)

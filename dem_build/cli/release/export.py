@@ -66,8 +66,7 @@ def export(  # noqa: PLR0913  the command's options
         StoreError: What it made is damaged or gone.
     """
     session = open_session(recipe, call)
-    session.plan.graph.require([action])
-    found = session.plan.graph.actions[action]
+    found = session.plan.graph.action(action)
     usual = ADAPTER if "delta" in found.kind.outputs else CHECKPOINT
     form = form or (GGUF if place.suffix == ".gguf" else usual)
     leaving = _Leaving(session, found, place, Wished(form, dtype, rank, omega))

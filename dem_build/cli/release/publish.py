@@ -55,8 +55,8 @@ def publish(  # noqa: PLR0913  the command's options
         RemoteError: The hub cannot be reached, or does not take something.
     """
     session = open_session(recipe, call)
-    session.plan.graph.require([action])
-    found = session.plan.graph.actions[action]
+    found = session.plan.graph.action(action)
+    action = found.name
     if action != MODEL and "delta" not in found.kind.outputs:
         what, hint = (
             f"{action} makes no vector and is not the composed model",
