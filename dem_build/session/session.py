@@ -124,7 +124,7 @@ class Session:
         locked: The lock file's document, None when there is none.
         root: What the recipe's last build wrote, every field of it; empty ones when there was none.
         sharing: The remotes.
-        mark: What tells who wrote a root.
+        mark: What tells this build from others of the recipe: the name of its notes of what it uses, where it has any.
     """
 
     named: str
@@ -243,22 +243,24 @@ class Session:
         if outcome is not None and self._is_superseded(root):
             self._leave(root, {*keys.values(), *wanted})
             return
-        if keys == last and wanted == {*root["wanted"]} and fresh and here:
+        begins = outcome is None and signed and self._signs
+        same = keys == last and wanted == {*root["wanted"]} and fresh and here
+        if same and (self.plan.up_to_date or not begins):
             return  # a build with nothing to do writes nothing
-        by = self.mark if signed and self._signs else root["by"]
+        begun = [*dict.fromkeys(self._running(root) + [self.mark] * begins)]
         try:
-            self.store.roots.write(root_id(self.recipe.path), self._root(root, keys, wanted, by))
+            self.store.roots.write(root_id(self.recipe.path), self._root(root, keys, wanted, begun))
         except StoreError:
             if not self.plan.up_to_date:
                 raise  # else a store that is only read serves what it has
 
     @property
     def superseded(self) -> bool:
-        """Whether the recipe says something else by now, and a build of that has begun since this one's plan."""
+        """Whether the recipe says something else by now, and a build that began later runs or has published."""
         return self._is_superseded(last_root(self.store, self.recipe.path))
 
     def _is_superseded(self, root: Mapping[str, digest.JSON]) -> bool:
-        if root["by"] in (self.mark, self.root["by"]):
+        if not any(self._counts(mark, root) for mark in self._later(root)):
             return False
         try:
             recipe, located, locked = _located(str(self.recipe.path), self.call.overrides, self.store.hints)
@@ -269,11 +271,28 @@ class Session:
         except DemError:
             return True
 
-    def step_back(self) -> None:
-        """Supersede nobody: this one has ended, and published nothing."""
+    def _later(self, root: Mapping[str, digest.JSON]) -> list[str]:
+        """The marks of builds that began, or published, after this one began."""
+        begun: list[str] = root["begun"]
+        if self.mark in begun:
+            return begun[begun.index(self.mark) + 1 :]
+        return [mark for mark in begun if mark not in self.root["begun"]]
+
+    def _counts(self, mark: str, root: Mapping[str, digest.JSON]) -> bool:
+        """Whether a build runs, or published last; one that was killed, failed or was stopped does neither."""
+        return mark == root["published"] or self.store.uses.is_running(mark)
+
+    def _running(self, root: Mapping[str, digest.JSON]) -> list[str]:
+        """The marks that a root still needs, in the order of `begun`."""
+        return [mark for mark in root["begun"] if mark == self.mark or self._counts(mark, root)]
+
+    def save_published(self) -> None:
+        """Record that this build has published, which makes it the last one; a build that found all done is none."""
         root = last_root(self.store, self.recipe.path)
-        if root["by"] == self.mark:
-            self._amend(root, by=self.root["by"])
+        if self.plan.up_to_date and self.mark not in root["begun"]:
+            return
+        others = [mark for mark in self._running(root) if mark not in (self.mark, root["published"])]
+        self._amend(root, begun=[*others, self.mark], published=self.mark)
 
     def _leave(self, root: Mapping[str, digest.JSON], used: Iterable[digest.Digest]) -> None:
         """Note in the root of a later build what this one used, which the recipe needs no more."""
@@ -306,7 +325,7 @@ class Session:
         last: Mapping[str, digest.JSON],
         keys: Mapping[str, digest.Digest],
         wanted: set[digest.Digest],
-        by: str,
+        begun: list[str],
     ) -> dict[str, digest.JSON]:
         """The root: what the recipe needs, what it has yet to make, and when it used what it needs no more."""
         used = last[DROPPED] | dict.fromkeys(last["actions"].values(), last["built"])
@@ -315,7 +334,8 @@ class Session:
         return {
             "recipe": str(self.recipe.path),
             "host": os.uname().nodename,
-            "by": by,
+            "begun": begun,
+            "published": last["published"],
             "built": round(time.time(), 3),
             "actions": dict(keys),
             "wanted": sorted(wanted),
@@ -333,6 +353,10 @@ def _is_text(value: digest.JSON) -> bool:
     return isinstance(value, str)
 
 
+def _are_texts(value: digest.JSON) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
 def _is_time(value: digest.JSON) -> bool:
     return isinstance(value, int | float) and 0 <= value < END_OF_TIME
 
@@ -340,10 +364,11 @@ def _is_time(value: digest.JSON) -> bool:
 # Field of a root → what it is where there is none, and whether a value, which anybody may have written, is one.
 _FIELDS: dict[str, tuple[digest.JSON, Callable[[digest.JSON], bool]]] = {
     "host": ("", _is_text),
-    "by": ("", _is_text),
+    "begun": ([], _are_texts),
+    "published": ("", _is_text),
     "built": (0.0, _is_time),
     "actions": ({}, lambda value: isinstance(value, dict) and all(map(_is_text, value.values()))),
-    "wanted": ([], lambda value: isinstance(value, list) and all(map(_is_text, value))),
+    "wanted": ([], _are_texts),
     "overlap": ({}, is_overlap),
     DROPPED: ({}, lambda value: isinstance(value, dict) and all(map(_is_time, value.values()))),
 }
@@ -454,7 +479,8 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         within.enter_context(store.in_use())
     root = last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
-    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing)
+    mark = store.uses.name or nonce()
+    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing, mark)
 
 
 def _asked(graph: Graph, call: Call) -> tuple[Graph, Call]:
