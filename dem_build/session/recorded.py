@@ -54,7 +54,10 @@ def recorded(session: Session, name: str) -> Record:
     verdict = verdict_of(session, name)
     name = verdict.action.name
     last = session.plan.history.keys.get(name)
-    record = verdict.record or (session.store.records.peek(last) if last else None)
+    record = verdict.record
+    if record is None and last is not None:
+        with session.store.uses.using(last):
+            record = session.store.records.peek(last)
     if record is None:
         raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")
     if verdict.status is not Status.HIT:

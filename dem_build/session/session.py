@@ -159,6 +159,16 @@ class Session:
         plan = make_plan(self.plan.graph, self.store.records, self.plan.history)
         return replace(self, call=replace(self.call, rebuild=()), plan=plan)
 
+    def kept(self, within: ExitStack) -> Session:
+        """This session, with what its plan finds kept from collection until `within` is closed.
+
+        Where there is no cache there is nothing to keep, and no folder is made.
+        """
+        if not (self.store.root / "format.json").exists():
+            return self
+        within.enter_context(self.store.in_use())
+        return self.planned_again()  # looked up again: now it is noted that it is in use
+
     def require(self) -> None:
         """Raise what can be said before anything is built or written.
 
