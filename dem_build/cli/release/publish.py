@@ -87,6 +87,7 @@ def publish(  # noqa: PLR0913  the command's options
         else f"up to date at {sent.commit[:8]}"
     )
     gone = f"; gone: {', '.join(sent.removed)}" if sent.removed else ""
+    gone += f"; not of this model, and edited there, so left: {', '.join(sent.kept)}" if sent.kept else ""
     make_console().print(clean(f"{repository} ({seen}): {what}{gone}"), soft_wrap=True)
     return 0
 
