@@ -90,7 +90,8 @@ def upload(
         ours = _ours(api, name, before, {path: f for path, f in there.items() if path not in files})
         # Beside an index or another whole file weights would be loaded, and not what is uploaded.
         stale = sorted(f for f in there.keys() - files.keys() if WEIGHTS.fullmatch(f) or ours.get(f))
-        operations = [*added, _wrote(added), *map(CommitOperationDelete, stale)]
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [*added, _wrote(added)]
+        operations += map(CommitOperationDelete, stale)
         made = api.create_commit(
             name, operations, commit_message=message, revision=branch, parent_commit=before
         )
