@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from dem_build.recipe import Recipe
 
 __all__ = ["Graph", "build_graph", "chosen_by", "united"]
+
+MOST_LISTED = 8
+"""Actions that are listed where a pattern matches several, and one is wanted."""
 
 
 @runtime_checkable
@@ -111,14 +115,13 @@ class Graph:
         return iter(self.actions.values())
 
     def only(self, targets: Iterable[str]) -> Graph:
-        """The part of the graph that `targets` depend on, themselves included.
+        """The part of the graph that `targets`, names or patterns, depend on, themselves included.
 
         Raises:
-            UsageError: A target that is no action of this graph.
+            UsageError: As `matching`.
         """
         wanted: set[str] = set()
-        stack = list(targets)
-        self.require(stack)
+        stack = self.matching(targets)
         while stack:
             name = stack.pop()
             if name not in wanted:
@@ -126,24 +129,66 @@ class Graph:
                 stack.extend(self.actions[name].upstream)
         return replace(self, actions={n: a for n, a in self.actions.items() if n in wanted})
 
-    def require(self, names: Iterable[str]) -> None:
-        """Refuse a name that is no action of this graph, and say which was meant.
+    def matching(self, named: Iterable[str]) -> list[str]:
+        """The names of the actions that a user means, each once.
+
+        Args:
+            named: Names of actions, or patterns of a shell: `*`, which `:` does not end, `?` and `[abc]`; case counts.
+                A name that an action has is no pattern.
 
         Raises:
-            UsageError: There is such a name.
+            UsageError: One is no action of this graph, and matches none; what is near is said.
         """
-        for name in names:
-            if name in self.actions:
-                continue
-            import difflib  # noqa: PLC0415  only for a mistake
+        found: dict[str, None] = {}
+        for name in named:
+            matched = [name] if name in self.actions else [n for n in self.actions if fnmatchcase(n, name)]
+            if not matched:
+                raise self._unknown(name)
+            found |= dict.fromkeys(matched)
+        return [*found]
 
-            # An action of a dataset or vector of that name, else the nearest.
-            of = [action for action in self.actions if action.partition(":")[2] == name]
-            meant = of or difflib.get_close_matches(name, list(self.actions), n=1)
-            hint = "`dem plan` lists them all"
-            if meant:
-                hint = f"did you mean {' or '.join(meant)}? {hint}"
-            raise UsageError(f"there is no action {name!r} in this recipe", hint=hint)
+    def action(self, named: str) -> Action:
+        """The action that a name, or a pattern as `matching` reads it, means.
+
+        Raises:
+            UsageError: There is none, or a pattern matches several.
+        """
+        first, *others = self.matching([named])
+        if others:
+            listed = ", ".join([first, *others][:MOST_LISTED])
+            more = f" and {len(others) + 1 - MOST_LISTED} more" if len(others) >= MOST_LISTED else ""
+            what = f"{named!r} matches {len(others) + 1} actions, and one is wanted: {listed}{more}"
+            raise UsageError(what, hint="name one of them")
+        return self.actions[first]
+
+    def _unknown(self, name: str) -> UsageError:
+        """What is said where no action has a name or matches a pattern."""
+        import difflib  # noqa: PLC0415  only for a mistake
+
+        if {*"*?["}.isdisjoint(name):
+            what, most = f"there is no action {name!r} in this recipe", 1
+            near = [*self.actions]
+        else:
+            what, most = f"no action of this recipe matches {name!r}", 3
+            words = [action.split(":") for action in self.actions]
+            near = [
+                ":".join(part)
+                for w in words
+                for i in range(1, len(w))
+                for part in ([*w[:i], "*"], ["*", *w[i:]])
+            ]
+            near += self.actions
+        # Actions of a dataset or vector of that name, else what is nearest, however it is capitalised.
+        meant = [action for action in self.actions if action.partition(":")[2] == name]
+        if not meant:
+            by = {each.casefold(): each for each in near}
+            meant = [by[each] for each in difflib.get_close_matches(name.casefold(), by, n=most)]
+        hint = "`dem plan` lists them all"
+        if meant:
+            hint = f"did you mean {' or '.join(meant)}? {hint}"
+        else:
+            hint += "; quote a pattern, else a shell makes names of files of it: 'vector:*'"
+        return UsageError(what, hint=hint)
 
 
 def build_graph(recipe: Recipe, lock: Lock) -> Graph:

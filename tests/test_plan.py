@@ -191,6 +191,37 @@ def test_an_unknown_target_is_a_mistake_of_the_call() -> None:
         graph().only(["vector:maths"])
 
 
+def named(*actions: str) -> Graph:
+    return Graph({name: Action(name, KINDS["import"], {}) for name in actions})
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        (["loss:*:a"], ["loss:composed:a", "loss:base:a"]),
+        (["*:a"], ["vector:a", "loss:composed:a", "loss:base:a", "task:a"]),
+        (
+            ["loss:base:*", "vector:a", "loss:*:a"],
+            ["loss:base:a", "loss:base:A", "vector:a", "loss:composed:a"],
+        ),
+        (["loss:base:?"], ["loss:base:a", "loss:base:A"]),
+        (["loss:base:[A-Z]"], ["loss:base:A"]),
+        (["task:[a]"], ["task:[a]"]),  # which is an action's name, and as a pattern would mean task:a
+    ],
+)
+def test_a_pattern_means_every_action_that_it_matches(asked: list[str], meant: list[str]) -> None:
+    graph = named("vector:a", "loss:composed:a", "loss:base:a", "loss:base:A", "task:a", "task:[a]")
+    assert graph.matching(asked) == meant
+    assert {*graph.only(asked).actions} == {*meant}
+
+
+def test_where_one_action_is_wanted_a_pattern_has_to_match_one() -> None:
+    graph = named("vector:a", *(f"loss:base:{n}" for n in range(12)))
+    assert graph.action("*:a").name == "vector:a"
+    with pytest.raises(UsageError, match=r"'loss:\*' matches 12 actions, .*: loss:base:0, .*:7 and 4 more"):
+        graph.action("loss:*")
+
+
 def test_a_salt_makes_an_action_due() -> None:
     made = Made()
     _, history = made.build(graph())

@@ -245,7 +245,9 @@ app = Commands(
         ),
         Command(
             "build.build",
-            "Plan, run what is due, publish out/NAME/ and show the results.",
+            "Plan, run what is due, publish out/NAME/ and show the results.\n\n"
+            "ACTION is the name of one, as `dem plan` lists them, or a quoted pattern, as 'loss:composed:*'; so it is "
+            "in all commands.",
             WITH_ACTIONS,
             LOCKED,
             _flag("--no-train", "Fail (4) where a vector is missing."),

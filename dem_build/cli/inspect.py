@@ -94,6 +94,7 @@ def why(recipe: str, action: str, call: Call) -> int:
 def show(recipe: str, action: str, call: Call) -> int:
     """Show the record of an action: where its result came from."""
     session = open_session(recipe, call)
+    action = session.plan.graph.action(action).name
     record = recorded(session, action)
     document = {
         "action": action,

@@ -1,28 +1,37 @@
 """Files → one commit in a repository on a hub, through the hub's own client.
 
 One commit, so that nobody loads half of a new model: the large files go first, by their digests, and what an earlier
-call that was stopped has brought there is not sent again. What has not changed is in no commit.
+call that was stopped has brought there is not sent again. What has not changed is in no commit. Which files are dem's
+the repository says itself, in `WROTE`: of those alone one goes that the next upload has not.
 """
 
 from __future__ import annotations
 
 import re
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dem_build import digest
 from dem_build.checkpoint.filenames import ADAPTER_CONFIG, WEIGHTS
 from dem_build.errors import RemoteError, UsageError
+from dem_build.json_text import MALFORMED, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    from dem_build.digest import JSON
 
 __all__ = ["Uploaded", "upload"]
 
 MAIN = "main"
+WROTE = ".dem.json"
+"""The file of a repository that says which others dem put there: path → SHA-256."""
 ADDRESS = re.compile(r"(for url: |\()?\bhttps?://\S+")  # of an upload: it may carry a signature
 
 
@@ -34,19 +43,21 @@ class Uploaded:
         commit: What the branch names now.
         private: Whether the repository is.
         changed: Whether there was anything to send.
-        removed: Weights of an earlier model that are gone, as a loader would have taken them.
+        removed: Files of an earlier upload that are gone, and weights, as a loader would have taken them.
+        kept: Files of an earlier upload that this one has not, and that somebody has edited there since.
     """
 
     commit: str
     private: bool
     changed: bool
     removed: tuple[str, ...]
+    kept: tuple[str, ...] = ()
 
 
 def upload(
     files: Mapping[str, Path | bytes], name: str, message: str, *, revision: str | None, public: bool
 ) -> Uploaded:
-    """Make these files the ones of a branch; what else lies there stays, but for the weights of another model.
+    """Make these files the ones of a branch; of what else lies there, what an earlier upload brought and weights go.
 
     Args:
         files: Path in the repository → a file or its content.
@@ -61,6 +72,7 @@ def upload(
         RemoteError: The hub cannot be reached, or does not take something.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete  # noqa: PLC0415  slow, for this alone
+    from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415  as above
 
     # The hub would make one without an owner among the user's own, and not find it by this name again.
     if "/" not in name:
@@ -70,19 +82,47 @@ def upload(
         branch = revision or MAIN
         if branch != MAIN:
             api.create_branch(name, branch=branch, exist_ok=True)
-        there = set(api.list_repo_files(name, revision=branch))
         before = api.repo_info(name, revision=branch).sha
-        _refuse_another_kind(name, there, files.keys())
-        # Beside an index or another whole file they would be loaded, and not what is uploaded.
-        stale = sorted(file for file in there - files.keys() if WEIGHTS.fullmatch(file))
-        operations: list[CommitOperationAdd | CommitOperationDelete] = [
-            *(CommitOperationAdd(path, content) for path, content in files.items()),
-            *(CommitOperationDelete(path) for path in stale),
-        ]
+        tree = api.list_repo_tree(name, revision=before, recursive=True)
+        there = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+        _refuse_another_kind(name, {*there}, files.keys())
+        added = [CommitOperationAdd(path, content) for path, content in files.items()]
+        ours = _ours(api, name, before, {path: f for path, f in there.items() if path not in files})
+        # Beside an index or another whole file weights would be loaded, and not what is uploaded.
+        stale = sorted(f for f in there.keys() - files.keys() if WEIGHTS.fullmatch(f) or ours.get(f))
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [*added, _wrote(added)]
+        operations += map(CommitOperationDelete, stale)
         made = api.create_commit(
             name, operations, commit_message=message, revision=branch, parent_commit=before
         )
-    return Uploaded(made.oid, private, made.oid != before, tuple(stale))
+    return Uploaded(made.oid, private, made.oid != before, tuple(stale), tuple(sorted({*ours} - {*stale})))
+
+
+def _wrote(added: Iterable[CommitOperationAdd]) -> CommitOperationAdd:
+    """The file that says what dem put there; the same for the same files."""
+    from huggingface_hub import CommitOperationAdd  # noqa: PLC0415  as above
+
+    digests: JSON = {each.path_in_repo: each.upload_info.sha256.hex() for each in added}
+    return CommitOperationAdd(WROTE, digest.canonical({"dem-files": 1, "files": digests}))
+
+
+def _ours(api: HfApi, name: str, commit: str | None, others: Mapping[str, RepoFile]) -> dict[str, bool]:
+    """Which of the files of a commit an earlier upload brought → whether each is as that left it."""
+    if WROTE not in others:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="dem-publish-") as work:
+
+        def content(path: str) -> bytes:
+            return Path(api.hf_hub_download(name, path, revision=commit, local_dir=work)).read_bytes()
+
+        try:
+            wrote = parse_json(content(WROTE))["files"]
+            named = {path: wrote[path] for path in others if path in wrote}
+        except MALFORMED:
+            return {}  # somebody wrote it, who is not dem
+        large = {path: others[path].lfs for path in named}
+        found = {path: lfs.sha256 if lfs else digest.of_bytes(content(path)) for path, lfs in large.items()}
+    return {path: found[path] == named[path] for path in named}
 
 
 def _refuse_another_kind(name: str, there: set[str], files: Iterable[str]) -> None:

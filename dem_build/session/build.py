@@ -84,8 +84,6 @@ def building(named: str, call: Call, follower: Follower, interrupt: Interrupt) -
         session.require()
         if not call.locked and not call.overrides:  # the lock is of the recipe as it is written
             session.save_lock()
-        stepping_back = within.enter_context(ExitStack())
-        stepping_back.callback(session.step_back)
         session.save_root()
         leases = None if session.plan.up_to_date else session.sharing.leases()
         if leases is not None:
@@ -97,8 +95,6 @@ def building(named: str, call: Call, follower: Follower, interrupt: Interrupt) -
                 session.sharing.voice = follower
                 followed = follower if pusher is None else Pushing(follower, pusher)
                 built = Built(session, *_run(session, followed, interrupt, leases))
-            if built.ending.model is not None:
-                stepping_back.pop_all()
             session.store.records.adopt()
             if session.plan.up_to_date:
                 vouch(session.fresh_until)

@@ -88,6 +88,7 @@ def conclude(session: Session, outcome: Outcome) -> Ending:
         )
     except CorruptObjectError as error:
         return Ending(damaged={"model": error})
+    session.save_published()
     if kept is not None:
         session.sharing.voice.warn(f"{kept} has what lay in {to.model} and dem had not written")
     return Ending(results, gates, to.model, to.folder / REPORT if session.whole else None, shared)

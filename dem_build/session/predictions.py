@@ -13,9 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dem_build.actions.compose.spec import KIND as COMPOSE
 from dem_build.actions.score.read import foretold, parse_scores
 from dem_build.actions.score.spec import KIND
 from dem_build.errors import StoreError
+from dem_build.json_text import MALFORMED
 from dem_build.stats import stderr_of_ratio
 from dem_build.workload import inputs_of
 
@@ -36,6 +38,8 @@ __all__ = [
     "rank_correlation",
 ]
 
+ALL = ""
+"""Under which ω of all layers stands: no layer is called so."""
 FEWEST = 3
 """Pairs of which there is a rank correlation: two always have one of 1 or -1."""
 
@@ -50,6 +54,7 @@ class Foretold:
         scores: What was measured there.
         own: The change of the new rows' own loss; None where nothing tells of its size.
         changes: The change of each skill of `scores`, likewise.
+        omega: The vectors of which the model is the sum → ω of each layer, or of `ALL`; None where no record tells.
     """
 
     model: Digest
@@ -57,6 +62,7 @@ class Foretold:
     scores: Scores
     own: PredictedChange | None
     changes: tuple[PredictedChange | None, ...]
+    omega: Mapping[Digest, Mapping[str, float]] | None = None
 
     def by_rows(self) -> Iterator[tuple[SkillRows, PredictedChange | None]]:
         """Each skill with its change."""
@@ -72,16 +78,26 @@ class HeldPrediction:
         predicted: The change that was foretold, in nats per token; of datasets that were added at once, the sum.
         actual: The change that came.
         stderr: Its standard error, paired by rows; None of fewer than two.
+        moved: The most by which ω differs of a vector that both models have, by a search or as somebody set it: what
+            came has that in it, too. None where no record tells.
     """
 
     rows: Digest
     predicted: float
     actual: float
     stderr: float | None
+    moved: float | None = None
 
 
-def prediction_of(record: Record, data: bytes) -> Foretold:
+def prediction_of(
+    record: Record, data: bytes, omegas: Mapping[Digest, Mapping[Digest, Mapping[str, float]]] | None = None
+) -> Foretold:
     """The prediction of a record of an action `score`.
+
+    Args:
+        record: The record.
+        data: The bytes of its output.
+        omegas: Digest of a model's weights → ω of its vectors, as far as that is known.
 
     Raises:
         StoreError: They are of another shape.
@@ -94,16 +110,19 @@ def prediction_of(record: Record, data: bytes) -> Foretold:
     trained = {group["data/validation"] for group in groups if "data/validation" in group}
     own, changes = foretold(scores, [skill for skill in scores.skills if skill.rows in trained])
     [model] = [str(i.get("sha256")) for i in inputs_of(record) if i.get("of") == "model/weights"]
-    return Foretold(model, record.preimage["params"]["vectors"], scores, own, changes)
+    omega = (omegas or {}).get(model)
+    return Foretold(model, record.preimage["params"]["vectors"], scores, own, changes, omega)
 
 
 def earlier_predictions(store: Store) -> list[Foretold]:
     """All predictions that a store has recorded; of one that is damaged, or not here, nothing is known."""
-    found = []
+    found, omegas = [], _omegas(store)
     for record in store.records.all():
         if record.kind == KIND.name:
-            with suppress(StoreError, LookupError, TypeError, ValueError):
-                found.append(prediction_of(record, store.objects.read_bytes(record.outputs["scores"])))
+            with suppress(StoreError, *MALFORMED):
+                found.append(
+                    prediction_of(record, store.objects.read_bytes(record.outputs["scores"]), omegas)
+                )
     return found
 
 
@@ -120,12 +139,38 @@ def how_they_held(predictions: Iterable[Foretold]) -> list[HeldPrediction]:
                 added = {rows for v, rows in vectors[after].items() if v not in vectors[before]}
                 if added <= foretold_there.keys():
                     told = [foretold_there[rows] for rows in sorted(added)]
-                    held += _compared(told, seen_there.values())
+                    held += _compared(told, [*seen_there.values()])
     return held
 
 
-def _compared(predicted: Sequence[Foretold], seen: Iterable[Foretold]) -> Iterator[HeldPrediction]:
+def _moved(before: Foretold, after: Foretold) -> float | None:
+    """The most by which ω of a vector of the first model differs at the second; a vector that is no term has ω = 0."""
+    if before.omega is None or after.omega is None:
+        return None
+    moves = [0.0]
+    for vector in before.vectors:
+        was, now = (omega.get(vector, {ALL: 0.0}) for omega in (before.omega, after.omega))
+        places = ({*was, *now} - {ALL}) or {ALL}
+        moves += [abs(now.get(p, now.get(ALL, 0.0)) - was.get(p, was.get(ALL, 0.0))) for p in places]
+    return max(moves)
+
+
+def _omegas(store: Store) -> dict[Digest, dict[Digest, dict[str, float]]]:
+    """Digest of the weights of each model that is recorded as a sum → its vectors → ω of each layer, or of `ALL`."""
+    found = {}
+    for record in store.records.all():
+        if record.kind == COMPOSE.name:
+            with suppress(*MALFORMED):
+                terms = {str(term["vector"]): term["omega"] for term in record.provenance["terms"]}
+                by_layer = {v: w if isinstance(w, dict) else {ALL: w} for v, w in terms.items()}
+                numbers = {v: {str(p): float(x) for p, x in w.items()} for v, w in by_layer.items()}
+                found[record.outputs["weights"].digest] = numbers
+    return found
+
+
+def _compared(predicted: Sequence[Foretold], seen: Sequence[Foretold]) -> Iterator[HeldPrediction]:
     """Hold predictions at one model, which are added up, against what was measured at another."""
+    moved = _moved(predicted[0], seen[0])
     later = {skill.rows: skill for one in seen for skill in one.scores.skills}
     sums: dict[Digest, list[float]] = defaultdict(list)
     for one in predicted:
@@ -143,9 +188,8 @@ def _compared(predicted: Sequence[Foretold], seen: Iterable[Foretold]) -> Iterat
         tokens = [skill.tokens[i] for i in both]
         if sum(tokens):
             actual = math.fsum(changes) / sum(tokens)
-            yield HeldPrediction(
-                skill.rows, math.fsum(sums[skill.rows]), actual, stderr_of_ratio(changes, tokens)
-            )
+            error = stderr_of_ratio(changes, tokens)
+            yield HeldPrediction(skill.rows, math.fsum(sums[skill.rows]), actual, error, moved)
 
 
 def rank_correlation(held: Sequence[HeldPrediction]) -> float | None:

@@ -24,10 +24,9 @@ def verdict_of(session: Session, name: str) -> Verdict:
     """What the plan says of an action.
 
     Raises:
-        UsageError: The recipe has none of this name.
+        UsageError: The recipe has none of this name; or it is a pattern, and matches none or several.
     """
-    session.plan.graph.require([name])
-    return session.plan.verdicts[name]
+    return session.plan.verdicts[session.plan.graph.action(name).name]
 
 
 def why_lines(session: Session, name: str) -> Iterator[str]:
@@ -38,7 +37,7 @@ def why_lines(session: Session, name: str) -> Iterator[str]:
     """
     verdict = verdict_of(session, name)
     changed = "changed since its last build:" if verdict.reason.differences else str(verdict.reason)
-    yield f"{name}: {verdict.status}, {changed}"
+    yield f"{verdict.action.name}: {verdict.status}, {changed}"
     for difference in verdict.reason.differences:
         yield f"  {difference}"
     for upstream in verdict.reason.waits_for:
@@ -50,11 +49,15 @@ def recorded(session: Session, name: str) -> Record:
     """The record of an action as it stands in the recipe now, else that of its last build, which is said.
 
     Raises:
-        UsageError: It was never built, or the recipe has none of this name.
+        UsageError: It was never built, or as `verdict_of`.
     """
     verdict = verdict_of(session, name)
+    name = verdict.action.name
     last = session.plan.history.keys.get(name)
-    record = verdict.record or (session.store.records.peek(last) if last else None)
+    record = verdict.record
+    if record is None and last is not None:
+        with session.store.uses.using(last):
+            record = session.store.records.peek(last)
     if record is None:
         raise UsageError(f"{name} was never built", where=session.named, hint="`dem build` builds it")
     if verdict.status is not Status.HIT:

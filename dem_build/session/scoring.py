@@ -68,8 +68,7 @@ def scoring(
     with ExitStack() as within:
         session = open_session(named, call)
         _require_built(session, named)
-        within.enter_context(session.store.in_use())
-        session = session.planned_again()  # looked up again: now it is noted that it is in use
+        session = session.kept(within)
         graph = session.plan.graph
         actions = dict(graph.actions)
         drafted = open_session(named, replace(call, overrides=[*call.overrides, *_overrides(tables)]))

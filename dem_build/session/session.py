@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from dem_build.engine.outcome import Outcome
     from dem_build.engine.publish import Destination
+    from dem_build.graph import Graph
     from dem_build.lock.lock import Located, Lock
     from dem_build.machine import Machine
     from dem_build.plan import Lookup, Plan
@@ -79,8 +80,8 @@ class Call:
         cache: `--cache`.
         machine: `--machine`.
         overrides: `--set KEY=VALUE`, in order.
-        targets: Actions named after `--`; none means all of them.
-        rebuild: `--rebuild`.
+        targets: Actions named after `--`, or patterns of their names; none means all of them.
+        rebuild: `--rebuild`, likewise; of a session names alone.
         upgrade: `dem lock --upgrade`.
         locked: `--locked`: what no lock pins is an error, and no hub is asked for it; nor may the lock be another one.
         pinned: What a hub has must be pinned by the lock, as nobody here writes it.
@@ -123,7 +124,7 @@ class Session:
         locked: The lock file's document, None when there is none.
         root: What the recipe's last build wrote, every field of it; empty ones when there was none.
         sharing: The remotes.
-        mark: What tells who wrote a root.
+        mark: What tells this build from others of the recipe: the name of its notes of what it uses, where it has any.
     """
 
     named: str
@@ -157,6 +158,16 @@ class Session:
         """This session with a plan of what the store holds now; what was to be rebuilt has been."""
         plan = make_plan(self.plan.graph, self.store.records, self.plan.history)
         return replace(self, call=replace(self.call, rebuild=()), plan=plan)
+
+    def kept(self, within: ExitStack) -> Session:
+        """This session, with what its plan finds kept from collection until `within` is closed.
+
+        Where there is no cache there is nothing to keep, and no folder is made.
+        """
+        if not (self.store.root / "format.json").exists():
+            return self
+        within.enter_context(self.store.in_use())
+        return self.planned_again()  # looked up again: now it is noted that it is in use
 
     def require(self) -> None:
         """Raise what can be said before anything is built or written.
@@ -242,22 +253,24 @@ class Session:
         if outcome is not None and self._is_superseded(root):
             self._leave(root, {*keys.values(), *wanted})
             return
-        if keys == last and wanted == {*root["wanted"]} and fresh and here:
+        begins = outcome is None and signed and self._signs
+        same = keys == last and wanted == {*root["wanted"]} and fresh and here
+        if same and (self.plan.up_to_date or not begins):
             return  # a build with nothing to do writes nothing
-        by = self.mark if signed and self._signs else root["by"]
+        begun = [*dict.fromkeys(self._running(root) + [self.mark] * begins)]
         try:
-            self.store.roots.write(root_id(self.recipe.path), self._root(root, keys, wanted, by))
+            self.store.roots.write(root_id(self.recipe.path), self._root(root, keys, wanted, begun))
         except StoreError:
             if not self.plan.up_to_date:
                 raise  # else a store that is only read serves what it has
 
     @property
     def superseded(self) -> bool:
-        """Whether the recipe says something else by now, and a build of that has begun since this one's plan."""
+        """Whether the recipe says something else by now, and a build that began later runs or has published."""
         return self._is_superseded(last_root(self.store, self.recipe.path))
 
     def _is_superseded(self, root: Mapping[str, digest.JSON]) -> bool:
-        if root["by"] in (self.mark, self.root["by"]):
+        if not any(self._counts(mark, root) for mark in self._later(root)):
             return False
         try:
             recipe, located, locked = _located(str(self.recipe.path), self.call.overrides, self.store.hints)
@@ -268,11 +281,28 @@ class Session:
         except DemError:
             return True
 
-    def step_back(self) -> None:
-        """Supersede nobody: this one has ended, and published nothing."""
+    def _later(self, root: Mapping[str, digest.JSON]) -> list[str]:
+        """The marks of builds that began, or published, after this one began."""
+        begun: list[str] = root["begun"]
+        if self.mark in begun:
+            return begun[begun.index(self.mark) + 1 :]
+        return [mark for mark in begun if mark not in self.root["begun"]]
+
+    def _counts(self, mark: str, root: Mapping[str, digest.JSON]) -> bool:
+        """Whether a build runs, or published last; one that was killed, failed or was stopped does neither."""
+        return mark == root["published"] or self.store.uses.is_running(mark)
+
+    def _running(self, root: Mapping[str, digest.JSON]) -> list[str]:
+        """The marks that a root still needs, in the order of `begun`."""
+        return [mark for mark in root["begun"] if mark == self.mark or self._counts(mark, root)]
+
+    def save_published(self) -> None:
+        """Record that this build has published, which makes it the last one; a build that found all done is none."""
         root = last_root(self.store, self.recipe.path)
-        if root["by"] == self.mark:
-            self._amend(root, by=self.root["by"])
+        if self.plan.up_to_date and self.mark not in root["begun"]:
+            return
+        others = [mark for mark in self._running(root) if mark not in (self.mark, root["published"])]
+        self._amend(root, begun=[*others, self.mark], published=self.mark)
 
     def _leave(self, root: Mapping[str, digest.JSON], used: Iterable[digest.Digest]) -> None:
         """Note in the root of a later build what this one used, which the recipe needs no more."""
@@ -305,7 +335,7 @@ class Session:
         last: Mapping[str, digest.JSON],
         keys: Mapping[str, digest.Digest],
         wanted: set[digest.Digest],
-        by: str,
+        begun: list[str],
     ) -> dict[str, digest.JSON]:
         """The root: what the recipe needs, what it has yet to make, and when it used what it needs no more."""
         used = last[DROPPED] | dict.fromkeys(last["actions"].values(), last["built"])
@@ -314,7 +344,8 @@ class Session:
         return {
             "recipe": str(self.recipe.path),
             "host": os.uname().nodename,
-            "by": by,
+            "begun": begun,
+            "published": last["published"],
             "built": round(time.time(), 3),
             "actions": dict(keys),
             "wanted": sorted(wanted),
@@ -332,6 +363,10 @@ def _is_text(value: digest.JSON) -> bool:
     return isinstance(value, str)
 
 
+def _are_texts(value: digest.JSON) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
 def _is_time(value: digest.JSON) -> bool:
     return isinstance(value, int | float) and 0 <= value < END_OF_TIME
 
@@ -339,10 +374,11 @@ def _is_time(value: digest.JSON) -> bool:
 # Field of a root → what it is where there is none, and whether a value, which anybody may have written, is one.
 _FIELDS: dict[str, tuple[digest.JSON, Callable[[digest.JSON], bool]]] = {
     "host": ("", _is_text),
-    "by": ("", _is_text),
+    "begun": ([], _are_texts),
+    "published": ("", _is_text),
     "built": (0.0, _is_time),
     "actions": ({}, lambda value: isinstance(value, dict) and all(map(_is_text, value.values()))),
-    "wanted": ([], lambda value: isinstance(value, list) and all(map(_is_text, value))),
+    "wanted": ([], _are_texts),
     "overlap": ({}, is_overlap),
     DROPPED: ({}, lambda value: isinstance(value, dict) and all(map(_is_time, value.values()))),
 }
@@ -427,7 +463,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
 
     Raises:
         RecipeError: Mistakes in the recipe, the machine file or the lock.
-        UsageError: A target or `--rebuild` that is no action of the recipe.
+        UsageError: A target or `--rebuild` that is no action of the recipe, and matches none.
         StoreError: The cache cannot be used.
         NotUpToDateError: The call asks for a lock, and there is none, or it does not pin a name on a hub.
     """
@@ -445,9 +481,7 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
     refuse_leaks(recipe, resolved)
     if template_is_new(resolved.base.files, locked):
         refuse_template(recipe)
-    graph = build_graph(recipe, resolved)
-    graph = graph.only(call.targets) if call.targets else graph
-    graph.require(sorted(call.rebuild))
+    graph, call = _asked(build_graph(recipe, resolved), call)
     # Who only looks makes no folder.
     place = _open_workplace(call, (machine, machine_path), recipe.path, hints, make=within is not None)
     store = place.store
@@ -455,7 +489,19 @@ def open_session(named: str, call: Call, within: ExitStack | None = None) -> Ses
         within.enter_context(store.in_use())
     root = last_root(store, recipe.path)
     plan = make_plan(graph, store.records, History(root["actions"]), frozenset(call.rebuild))
-    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing)
+    mark = store.uses.name or nonce()
+    return Session(named, call, recipe, machine, store, resolved, locked, plan, root, place.sharing, mark)
+
+
+def _asked(graph: Graph, call: Call) -> tuple[Graph, Call]:
+    """The actions that a call asks for, and the call as it is to be read beside them.
+
+    Raises:
+        UsageError: As `Graph.matching`.
+    """
+    part = graph.only(call.targets or graph.actions)
+    targets = call.targets if len(part.actions) < len(graph.actions) else ()  # all were named
+    return part, replace(call, targets=targets, rebuild=part.matching(call.rebuild))
 
 
 @dataclass(frozen=True)

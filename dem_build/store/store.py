@@ -44,6 +44,7 @@ class Store:
         leases: Who runs what now.
         work: Folders of unfinished runs.
         roots: The last build of each recipe.
+        uses: What running processes use, and whether one still runs.
 
     Args:
         layout: The folder.
@@ -55,9 +56,9 @@ class Store:
         self.root = layout.root
         self.scratch = layout.scratch
         self.hints = hints
-        self._uses = Uses(layout)
-        self.objects = Objects(ObjectFiles(layout), hints, self._uses, elsewhere)
-        self.records = Records(Documents(layout), self.objects, self._uses, elsewhere)
+        self.uses = Uses(layout)
+        self.objects = Objects(ObjectFiles(layout), hints, self.uses, elsewhere)
+        self.records = Records(Documents(layout), self.objects, self.uses, elsewhere)
         self.views = Views(self.objects, hints)
         self.leases = Leases(layout)
         self.work = WorkFolders(layout)
@@ -92,7 +93,7 @@ class Store:
 
     def in_use(self) -> AbstractContextManager[None]:
         """Keep what this process looks up or stores in the block from collection until the block ends."""
-        return self._uses.noted()
+        return self.uses.noted()
 
     def stats(self) -> Stats:
         """Count what the store holds."""

@@ -45,11 +45,15 @@ class Uses:
     Args:
         layout: The store.
         heartbeat: Seconds between two signs of life.
+
+    Attributes:
+        name: Of the file that says so while `noted` runs; None where there is none.
     """
 
     def __init__(self, layout: CacheLayout, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         self._layout = layout
         self._heartbeat = heartbeat
+        self.name: str | None = None
         self._file: int | None = None
         self._lock: int | None = None
         self._depth = 0
@@ -69,9 +73,11 @@ class Uses:
         except OSError:
             yield
             return
+        self.name = path.name
         try:
             yield
         finally:
+            self.name = None
             heartbeat.stop()
             self._close(path)
 
@@ -96,6 +102,14 @@ class Uses:
                 yield name in self._marked
             finally:
                 self._leave()
+
+    def is_running(self, name: str) -> bool:
+        """Whether who called his notes so lives, and has not ended what he noted them for."""
+        path = self._layout.running / name
+        try:
+            return bool(NONCE.fullmatch(name)) and _counts(path, files.read_bytes(path), self._layout)
+        except OSError:  # there is none, or what lies there is no file
+            return False
 
     def _open(self, path: Path) -> int:
         files.make_folder(path.parent)
@@ -147,14 +161,18 @@ def read_uses(layout: CacheLayout) -> tuple[frozenset[Digest], tuple[Path, ...]]
         found = sorted(path for path in layout.running.iterdir() if NONCE.fullmatch(path.name))
     for path in found:
         with suppress(FileNotFoundError, files.NotAFileError):  # it has ended just now; it was no note
-            head, _, names = files.read_bytes(path).partition(b"\n")
-            holder = parse_holder(head, _VERSION)
-            if holder is not None:
-                counts = is_alive(holder, path, layout)
-            else:  # one that names nobody may be one that is just being written
-                counts = clock(layout) - path.stat().st_mtime < SILENT_SECONDS
-            if counts:
-                used |= {name.decode() for name in names.split(b"\n") if DIGESTS.fullmatch(name)}
+            data = files.read_bytes(path)
+            if _counts(path, data, layout):
+                used |= {name.decode() for name in data.split(b"\n")[1:] if DIGESTS.fullmatch(name)}
             else:
                 dead.append(path)
     return frozenset(used), tuple(dead)
+
+
+def _counts(path: Path, data: bytes, layout: CacheLayout) -> bool:
+    """Whether the process that wrote a file of notes lives; its bytes are `data`."""
+    holder = parse_holder(data.partition(b"\n")[0], _VERSION)
+    if holder is not None:
+        return is_alive(holder, path, layout)
+    # One that names nobody may be one that is just being written.
+    return clock(layout) - path.stat().st_mtime < SILENT_SECONDS

@@ -122,8 +122,8 @@ class Study:
         """What would run, why, and what it will take; nothing is written.
 
         Args:
-            actions: Only these, and what they need; by default all.
-            rebuild: Actions that are to run though they are recorded.
+            actions: Only these, and what they need; by default all. Names, or patterns of a shell: `loss:composed:*`.
+            rebuild: Actions that are to run though they are recorded; likewise.
 
         Raises:
             DemError: As `dem plan` fails: a mistake in a file, a name that is no action, a store that cannot be read.
@@ -149,8 +149,8 @@ class Study:
         once; the next build goes on from there.
 
         Args:
-            actions: Only these, and what they need; by default all.
-            rebuild: Actions that run though they are recorded.
+            actions: Only these, and what they need; by default all. Names, or patterns of a shell: `loss:composed:*`.
+            rebuild: Actions that run though they are recorded; likewise.
             jobs: Actions at once; by default what the machine file says.
             keep_going: After a failure, do what can be done.
             no_train: Fail where a vector is missing.
@@ -215,8 +215,8 @@ class Study:
             DemError: As `dem why` fails.
         """
         with self._opened() as session:
-            state = verdict_of(session, action).status.value
-            return Explanation(action, state, tuple(why_lines(session, action)))
+            verdict = verdict_of(session, action)
+            return Explanation(verdict.action.name, verdict.status.value, tuple(why_lines(session, action)))
 
     def report(self) -> Path:
         """Draw `report.html` of what is recorded, and return where it is.

@@ -35,11 +35,10 @@ def _maker(session: Session, name: str, what: str, output: str, hint: str) -> st
         UsageError: There is none, or it makes something else.
     """
     graph = session.plan.graph
-    action = name if name in graph.actions else f"{what}:{name}"
-    graph.require([action])
-    if output not in graph.actions[action].kind.outputs:
-        raise UsageError(f"{action} makes no {what}", where=session.named, hint=hint)
-    return action
+    action = graph.action(name if ":" in name or name in graph.actions else f"{what}:{name}")
+    if output not in action.kind.outputs:
+        raise UsageError(f"{action.name} makes no {what}", where=session.named, hint=hint)
+    return action.name
 
 
 class StoredVector:

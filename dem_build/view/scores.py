@@ -32,6 +32,8 @@ CAUTION = (
     "changes are to first order, by how a training begins: an order more than sizes. Where they were tried, those of "
     "other skills came out worse than foretold"
 )
+MOVED = 1e-6
+"""ω that differ by no more are one ω: they are stored in float32."""
 STYLES = {"helps": "green", "hurts": "red", "unclear": "dim"}
 
 
@@ -189,9 +191,28 @@ class ScoreView:
             return f"{head}unknown, as none of what was scored has been trained, composed and scored beside since"
         correlation, n = rank_correlation(self.held), len(self.held)
         right = f"{agreeing(self.held)} of {n} changes had the sign that was foretold"
-        if correlation is None:
-            return f"{head}{right}; too few for a rank correlation"
-        return f"{head}{right}, rank correlation {correlation:.2f}"
+        told = (
+            "; too few for a rank correlation"
+            if correlation is None
+            else f", rank correlation {correlation:.2f}"
+        )
+        return f"{head}{right}{told}{self._moved()}"
+
+    def _moved(self) -> str:
+        """What else came between predictions and what they are held against: other ω of the vectors that were there."""
+        moved = [h.moved for h in self.held if h.moved is not None and h.moved > MOVED]
+        still = [h for h in self.held if h.moved is not None and h.moved <= MOVED]
+        unknown = len(self.held) - len(moved) - len(still)
+        told = []
+        if moved:
+            told.append(
+                f"ω of other vectors moved (by up to {max(moved):.2g}) for {len(moved)} of them, which is in what came"
+            )
+        if unknown:
+            told.append(f"whether ω of other vectors moved is not known of {unknown}")
+        if told and still:
+            told.append(f"where they stayed, {agreeing(still)} of {len(still)} had it")
+        return f". {'; '.join(told)}" if told else ""
 
 
 def _verdict(skill: SkillRows) -> str:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from finetune_samples import base, context_of, dropout_base, train
+from finetune_samples import base, context_of, dropout_base, events, rows, run, train
 
 from dem_build.actions.finetune import compiled
 from dem_build.errors import TrainingError
@@ -14,7 +14,7 @@ from dem_build.errors import TrainingError
 # torch hides this one by a filter of its own, which errors of tests come before.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
 
-__all__ = ["base", "dropout_base"]  # fixtures, used by their names
+__all__ = ["base", "dropout_base", "rows", "run"]  # fixtures, used by their names
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,19 @@ def test_layers_are_compiled_once_for_all_and_train_what_is_trained_without(
     assert len(graphs) == 1, "each layer or length was compiled for itself"
     kept = os.environ[compiled.KEPT]
     assert kept.startswith(str(tmp_path / "host" / "compiled"))
+
+
+def test_calls_that_run_uncompiled_are_told_of_once_and_kept_with_the_result(run, tmp_path, monkeypatch):
+    """By torch's own word: a layer that is trained and one that is asked are two sorts, and one may be compiled."""
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    monkeypatch.setattr(compiled, "MOST_SORTS", 1)
+    provenance, _ = run(tmp_path / "work", torch_compile=True, max_steps=4, eval_steps=2)
+    told = [e["message"] for e in events(tmp_path / "work") if e["event"] == "warning"]
+    assert len(told) == 1
+    assert told == provenance["warnings"]
+    assert "torch.compile has made 1 pieces of code for one function" in told[0]
+    assert "last reason:" in told[0]
+    assert "torch_compile = false in [train]" in told[0]
 
 
 def test_what_compiling_fails_of_is_told_with_a_way_out(base, tmp_path, monkeypatch):

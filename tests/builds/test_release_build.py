@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from weight_samples import IDS
 
 from dem_build.cli.app import run
+from dem_build.cli.release import publish
+from dem_build.export import plain
 
 LORA = 'train = { method = "lora", lora_r = 4 }\n'
 RECIPE = recipe(
@@ -32,6 +35,7 @@ RECIPE = recipe(
     steps=2,
 )
 Call = Callable[..., str]
+COLLECT = ("cache", "gc", "--vectors", "--grace", "0s", "--older-than", "0s")
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +162,8 @@ def test_what_is_published_is_what_was_built_and_tells_nothing_of_this_machine(
 ):
     with serving() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+        files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setenv("HF_TOKEN", hub.token)
@@ -175,8 +181,6 @@ def test_what_is_published_is_what_was_built_and_tells_nothing_of_this_machine(
         for action, files in (("vector:copy", 3), ("vector:add", 2)):
             said = call("publish", "tiny.toml", "org/v", action, "--revision", action[7:])
             assert said.startswith(f"org/v (private): {files} files in commit ")
-        files = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         for name, branch in (("m", "main"), ("v", "copy")):
             snapshot_download(f"org/{name}", revision=branch, token=hub.token, local_dir=tmp_path / name)
     composed = logits(loaded(project.home / "out/tiny/model"))
@@ -200,3 +204,42 @@ def test_what_is_published_is_what_was_built_and_tells_nothing_of_this_machine(
     assert "`add.jsonl`" in card.text
     assert {"adapter_model.safetensors", "adapter_config.json"} <= found["org/v", "copy"].keys()
     assert "vector.safetensors" in found["org/v", "add"]
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # as above
+@pytest.mark.parametrize("due", [False, True], ids=["as it is built", "as it was last built"])
+def test_what_leaves_is_not_collected_meanwhile(project, call, tmp_path, monkeypatch, *, due):
+    """Nothing but what leaves wants it: the recipe's root goes while it does."""
+    home = tmp_path / "other"
+    shutil.copytree(project.home, home, symlinks=True)
+    other = Project(home)
+    other.write("[project]\nname = 'x'\n", "pyproject.toml")
+    other.call("build", "tiny.toml")  # which makes all of it this recipe's last build, too
+    monkeypatch.chdir(home)
+    there = [path for path in (home / "cache" / "cas").rglob("*") if path.is_file()]
+    assert there
+
+    def while_collected(function):
+        def called(*arguments, **named):
+            shutil.rmtree(home / "cache" / "roots", ignore_errors=True)
+            other.call(*COLLECT)
+            return function(*arguments, **named)
+
+        return called
+
+    edited = ("--set", "train.max_steps=3") if due else ()
+    monkeypatch.setattr(plain, "write_sum", while_collected(plain.write_sum))
+    call("export", "tiny.toml", "vector:add", str(tmp_path / "sum"), "--form", "checkpoint", *edited)
+    assert loaded(tmp_path / "sum")
+    if not due:
+        with serving() as hub:
+            monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+            monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+            monkeypatch.setenv("HF_TOKEN", hub.token)
+            shutil.rmtree(home / "cache")
+            shutil.copytree(project.home / "cache", home / "cache")
+            monkeypatch.setattr(publish, "upload", while_collected(publish.upload))
+            assert call("publish", "tiny.toml", "org/m").startswith("org/m (private): 6 files in commit ")
+    other.call(*COLLECT)
+    assert not [path for path in there if path.exists()]  # now that nothing leaves

@@ -80,8 +80,19 @@ def test_rows_are_scored_then_trained_on_and_the_prediction_is_held_against_what
     pairs = {pair["skills"][0]: pair for pair in held["pairs"]}
     for name, skill in more["skills"].items():
         assert pairs[name]["predicted"] == skill["change"]
+        assert pairs[name]["moved"] == 0
         assert pairs[name]["actual"] == pytest.approx(after[name] - before[name], rel=1e-6)
     assert "of 2 changes had the sign" in project.call("score", "tiny.toml", "data/other.jsonl", *FAST).stdout
 
+    text = (project.home / "tiny.toml").read_text()
+    project.build(text.replace("omega = 0.5", "omega = 0.25", 1))
+    shown = project.call("score", "tiny.toml", "data/other.jsonl", *FAST).stdout
+    assert (
+        "ω of other vectors moved (by up to 0.25) for 2 of them, which is in what came; where they stayed,"
+        in shown
+    )
+    moved = [pair["moved"] for pair in scored(project, "data/other.jsonl")["earlier"]["pairs"]]
+    assert sorted(moved) == [0, 0, 0.25, 0.25]
+
     project.call("cache", "gc", "--grace", "0s")
-    assert scored(project, "data/other.jsonl")["earlier"]["n"] == 2
+    assert scored(project, "data/other.jsonl")["earlier"]["n"] == 4

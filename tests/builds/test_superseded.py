@@ -1,13 +1,21 @@
-"""Two builds of one recipe at once, which was changed between them: the one that began last has the last word."""
+"""Two builds of one recipe at once, which was changed between them: the one that began last has the last word.
+
+One that was killed, failed or was stopped has none.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import signal
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from project import dataset, fresh
+from project import recipe as make_recipe
 from scaled import record_made_up, scaled_project
 
 from dem_build.cli.work import _Team
@@ -19,6 +27,10 @@ from dem_build.session.ending import conclude
 from dem_build.session.session import Call, Session, last_root, open_session
 from dem_build.view.follow import make_listener
 from dem_build.view.text import make_console
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from subprocess import Popen
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +59,21 @@ def without(text: str) -> str:
     return text[: text.index("[datasets.d1]")]
 
 
-def begun(recipe: Path) -> tuple[Session, Path, Path]:
+@pytest.fixture
+def held() -> Iterator[ExitStack]:
+    """What ends with the processes that tests are in the place of."""
+    with ExitStack() as held:
+        yield held
+
+
+def begun(recipe: Path, held: ExitStack | None = None) -> tuple[Session, Path, Path]:
     """A build that has its model still to make; and the model's record, where it is and where it belongs."""
     session = open_session(str(recipe), Call())
     key = session.plan.verdicts["model"].key
     assert key is not None
     record = recipe.parent / "cache" / "actions" / key[:2] / f"{key}.json"
     aside = record.rename(recipe.parent / "aside")
-    session = open_session(str(recipe), Call())
+    session = open_session(str(recipe), Call(), held)
     assert not session.plan.up_to_date
     session.save_root()
     return session, aside, record
@@ -97,7 +116,7 @@ def test_of_two_builds_of_the_same_the_last_to_end_publishes(recipe: Path, edit:
     aside.rename(record)
     late = open_session(str(recipe), Call())
     late.save_root()
-    assert last_root(late.store, recipe)["by"] == late.mark
+    assert last_root(late.store, recipe)["begun"][-1] == late.mark
     assert conclude(early, ended(early)).model is not None
     assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
 
@@ -144,6 +163,90 @@ def test_a_build_that_ends_without_a_model_supersedes_nobody(
     assert omega(recipe) == {"d0": 0.5, "d1": 0.5}
 
 
+@pytest.mark.filterwarnings("ignore:.* is left to that")
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_later_build_counts_as_long_as_it_runs(recipe: Path, held: ExitStack, *, lives: bool) -> None:
+    early, aside, record = begun(recipe, held)
+    recipe.write_text(without(recipe.read_text()))
+    with ExitStack() as within:
+        open_session(str(recipe), Call(), held if lives else within).save_root()
+    aside.rename(record)
+    assert (conclude(early, ended(early)).model is None) is lives
+
+
+def test_a_build_that_was_killed_is_no_answer_to_one_before_that_published(
+    recipe: Path, held: ExitStack
+) -> None:
+    text = recipe.read_text()
+    early, aside, record = begun(recipe, held)
+    recipe.write_text(without(text))
+    late = open_session(str(recipe), Call(), held)
+    late.save_root()
+    assert conclude(late, ended(late)).model is not None
+    with ExitStack() as within:
+        open_session(str(recipe), Call(overrides=("datasets.d0.omega=0.25",)), within).save_root()
+    aside.rename(record)
+    with pytest.warns(UserWarning, match="the recipe has changed since this build began"):
+        assert conclude(early, ended(early)).model is None
+    assert omega(recipe) == {"d0": 0.5}
+
+
+def test_who_published_last_is_the_last_whenever_it_began(recipe: Path, held: ExitStack) -> None:
+    text = recipe.read_text()
+    first = open_session(str(recipe), Call(overrides=("compose.dtype=bfloat16",)), held)  # never to be built
+    first.save_root()
+    early, aside, record = begun(recipe, held)
+    recipe.write_text(without(text))
+    late = open_session(str(recipe), Call(), held)
+    late.save_root()
+    recipe.write_text(text)
+    aside.rename(record)
+    assert conclude(early, ended(early)).model is not None  # it is what the recipe says
+    root = last_root(early.store, recipe)
+    assert root["begun"] == [first.mark, late.mark, early.mark]
+    assert root["published"] == early.mark
+    assert late.superseded
+
+
+def test_a_later_build_that_is_killed_leaves_the_model_to_the_one_before(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    project = fresh(tmp_path, tiny_base)
+    roots = project.home / "cache" / "roots"
+
+    def of(*names: str, omega: float) -> str:
+        return make_recipe(*(dataset(name, omega=omega) for name in names), '[compose]\ndtype = "float32"\n')
+
+    def signed(process: Popen[str], others: int) -> None:
+        """Wait until a build has written that it has begun."""
+        deadline = time.monotonic() + 120
+        while not any(
+            text.count('"begun"') and len(json.loads(text)["root"]["begun"]) > others for text in texts()
+        ):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def texts() -> list[str]:
+        return [path.read_text() for path in roots.glob("*.json")] if roots.is_dir() else []
+
+    project.write(of("add", omega=0.5))
+    early = project.start("build", "tiny.toml")
+    signed(early, 0)
+    early.send_signal(signal.SIGSTOP)
+    project.write(of("add", "copy", omega=0.25))
+    late = project.start("build", "tiny.toml")
+    signed(late, 1)
+    late.kill()
+    late.communicate(timeout=60)
+    assert late.returncode == -signal.SIGKILL
+    early.send_signal(signal.SIGCONT)
+    _, said = early.communicate(timeout=240)
+    assert early.returncode == 0, said
+    assert "is left to that" not in said
+    assert json.loads((project.home / "out" / "tiny" / "results.json").read_text())["omega"] == {"add": 0.5}
+
+
 def test_the_model_alone_is_built_of_a_later_recipe_and_stays(recipe: Path) -> None:
     early, aside, record = begun(recipe)
     recipe.write_text(without(recipe.read_text()))
@@ -155,13 +258,13 @@ def test_the_model_alone_is_built_of_a_later_recipe_and_stays(recipe: Path) -> N
         assert conclude(early, ended(early)).model is None
 
 
-def test_what_others_wrote_into_the_root_meanwhile_stays(recipe: Path) -> None:
-    whole, aside, record = begun(recipe)
+def test_what_others_wrote_into_the_root_meanwhile_stays(recipe: Path, held: ExitStack) -> None:
+    whole, aside, record = begun(recipe, held)
     part = open_session(str(recipe), Call(targets=("data:d0",)))
     key = "a" * 64
     open_session(str(recipe), Call()).save_predictions([key])
     part.save_root(recorded(part.plan))
-    assert last_root(part.store, recipe)["by"] == whole.mark
+    assert last_root(part.store, recipe)["begun"] == [whole.mark]
     aside.rename(record)
     ended(whole)
     root = last_root(whole.store, recipe)

@@ -204,6 +204,22 @@ def unpublish(home: Path) -> None:
     shutil.rmtree(home / "out")
 
 
+def cancel(home: Path) -> None:
+    """Make two fine-tunes of the base, each with enormous weights that the other one's take back: queries overflow."""
+    from safetensors.torch import load_file, save_file
+
+    for name, size in (("up", 1e18), ("down", -1e18)):
+        shutil.copytree(home / "base", home / name)
+        tensors = {
+            place: tensor.float() for place, tensor in load_file(home / name / "model.safetensors").items()
+        }
+        layer = "model.layers.0."
+        tensors[f"{layer}input_layernorm.weight"][0] += size
+        for part in "qk":
+            tensors[f"{layer}self_attn.{part}_proj.weight"][0, 0] += size
+        save_file(tensors, home / name / "model.safetensors", {"format": "pt"})
+
+
 def grow(home: Path) -> None:
     """Give the base a tensor of 200 million parameters, of which no byte is written."""
     entry = {"dtype": "BF16", "shape": [200_000, 1000], "data_offsets": [0, 400_000_000]}
@@ -273,6 +289,16 @@ BUILDS = (
     ),
 )
 
+CANCELLING = """\
+[vectors.up]
+checkpoint = "./up"
+omega = 1.0
+
+[vectors.down]
+checkpoint = "./down"
+omega = 1.0
+
+[evaluate]"""
 AFTER_A_BUILD = (
     Build("A gate fails", "✗ gate loss on add: …, must be at most 0.001", 3, replaced=GATE),
     Build(
@@ -295,6 +321,17 @@ AFTER_A_BUILD = (
         ),
         replaced=("max_length = 64", "max_length = 65"),
         setup=take_data_away,
+    ),
+    Build(
+        "A model without one of its vectors has no loss",
+        (
+            "error: loss:add: the loss of item 0 is not finite: without up\n"
+            '  hint:  that model is broken or overflows its dtype; try `dtype = "float32"` in [compose]'
+        ),
+        call="blame recipe.toml add 0",
+        before="build recipe.toml",
+        replaced=("[evaluate]", CANCELLING),
+        setup=cancel,
     ),
     Build(
         "The disk of `out/` is full",

@@ -142,6 +142,31 @@ CALLS = (
         ),
     ),
     Call(
+        "A pattern that no action matches",
+        "build recipe.toml -- los:*",
+        (
+            "error: no action of this recipe matches 'los:*'\n"
+            "  hint:  did you mean loss:* or loss:base:*? `dem plan` lists them all"
+        ),
+    ),
+    Call(
+        "Files that a shell made of an unquoted `*`",
+        "build recipe.toml -- base data recipe.toml",
+        (
+            "error: there is no action 'data' in this recipe\n"
+            "  hint:  did you mean data:add? `dem plan` lists them all"
+        ),
+    ),
+    Call(
+        "A pattern where one action is wanted",
+        "why recipe.toml *:add",
+        (
+            "error: '*:add' matches 4 actions, and one is wanted: data:add, vector:add, loss:composed:add, "
+            "loss:base:add\n"
+            "  hint:  name one of them"
+        ),
+    ),
+    Call(
         "An unknown action asked about",
         "why recipe.toml vector:ad",
         (

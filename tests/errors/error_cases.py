@@ -115,6 +115,7 @@ class Build:
         status: The exit status.
         setup: Breaks something in the recipe's folder.
         call: The arguments of `dem`.
+        before: Those of a call that ends well before it; empty for none.
         replaced: Text of `RECIPE` → what stands there instead.
         mishap: What the test does while the build runs: `interrupt` or `kill`.
         file_limit: Bytes that a file may grow to in place of a full disk, None for no limit.
@@ -126,6 +127,7 @@ class Build:
     status: int = 1
     setup: Callable[[Path], None] = nothing
     call: str = "build recipe.toml"
+    before: str = ""
     replaced: tuple[str, str] = ("", "")
     mishap: str = ""
     file_limit: int | None = None

@@ -189,6 +189,8 @@ def test_what_is_built_and_not_good_enough_says_so(case, built, tmp_path):
     shutil.copytree(built, home)
     case.setup(home)
     (home / "recipe.toml").write_text(RECIPE.replace(*case.replaced) if case.replaced[0] else RECIPE)
+    if case.before:
+        assert call(home, case.before)[1] == 0
     if case.file_limit is None and case.memory_limit is None:
         out, status = call(home, case.call)
     else:

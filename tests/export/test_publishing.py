@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from hub_server import HubServer, serving
 from huggingface_hub import ModelCard, constants
 
+from dem_build.digest import canonical
 from dem_build.errors import RemoteError, UsageError
 from dem_build.export.hub_card import VectorFacts, finished, vector_card, without_folders
-from dem_build.export.hub_upload import upload
+from dem_build.export.hub_upload import WROTE, upload
 from dem_build.recipe.schema import Base, Dataset, DatasetPart, Recipe, Vector
 from dem_build.report.results import Results
 
@@ -34,6 +36,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
     with serving() as server:
         # What the environment says was read when the client was imported.
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        files = f"{server.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -46,6 +50,17 @@ def content(hub: HubServer, branch: str = "main") -> dict[str, bytes]:
     return repository.commits[repository.branches[branch]]
 
 
+def wrote(files: dict[str, bytes]) -> bytes:
+    return canonical(
+        {"dem-files": 1, "files": {path: sha256(data).hexdigest() for path, data in files.items()}}
+    )
+
+
+def edit(hub: HubServer, files: dict[str, bytes]) -> None:
+    """A commit of somebody else's, on a page of the hub."""
+    hub.commit("models", NAME, content(hub) | files)
+
+
 def send(files: dict[str, Path | bytes], *, revision: str | None = None, public: bool = False):
     return upload(files, NAME, "a message", revision=revision, public=public)
 
@@ -55,8 +70,8 @@ class TestUploads:
         sent = send(FILES)
         assert (sent.private, sent.changed, sent.removed) == (True, True, ())
         assert hub.repositories["models", NAME].private
-        assert hub.committed == [sorted(FILES)]
-        assert content(hub) == FILES | {".gitattributes": b""}
+        assert hub.committed == [sorted([*FILES, WROTE])]
+        assert content(hub) == FILES | {".gitattributes": b"", WROTE: wrote(FILES)}
 
     def test_again_nothing_is_sent(self, hub):
         first = send(FILES)
@@ -78,7 +93,7 @@ class TestUploads:
         send(FILES)
         assert len(hub.sent) == 1
         assert not set(hub.sent) & set(there)
-        assert content(hub) == FILES | {".gitattributes": b""}
+        assert content(hub) == FILES | {".gitattributes": b"", WROTE: wrote(FILES)}
 
     def test_only_what_changed_is_in_the_next_commit_and_weights_of_another_layout_go(self, hub):
         send(FILES)
@@ -88,8 +103,34 @@ class TestUploads:
         sent = send(whole)
         stale = sorted(FILES.keys() - whole.keys())
         assert list(sent.removed) == stale
-        assert hub.committed[1] == sorted([*stale, "model.safetensors"])
-        assert content(hub) == whole | {".gitattributes": b""}
+        assert hub.committed[1] == sorted([*stale, "model.safetensors", WROTE])
+        assert content(hub) == whole | {".gitattributes": b"", WROTE: wrote(whole)}
+
+    def test_of_an_earlier_upload_goes_what_the_next_one_has_not_and_nobody_edited(self, hub):
+        template = {
+            "chat_template.jinja": b"{{ messages }}",
+            "additional_chat_templates/rag.jinja": b"{{ x }}",
+        }
+        send(FILES | template | {"generation_config.json": b"{}", "tokenizer.model": b"t"})
+        edit(hub, {"notes.md": b"mine", "generation_config.json": b'{"mine": 1}', "tokenizer.json": b"mine"})
+        sent = send(FILES)
+        assert list(sent.removed) == [
+            "additional_chat_templates/rag.jinja",
+            "chat_template.jinja",
+            "tokenizer.model",
+        ]
+        assert sent.kept == ("generation_config.json",)
+        mine = {"notes.md": b"mine", "generation_config.json": b'{"mine": 1}', "tokenizer.json": b"mine"}
+        assert content(hub) == FILES | mine | {".gitattributes": b"", WROTE: wrote(FILES)}
+        again = send(FILES)  # what was edited is not dem's any more
+        assert (again.changed, again.removed, again.kept) == (False, (), ())
+
+    @pytest.mark.parametrize("said", [b"", b"[]", b'{"files": 3}', b'{"files": {"notes.md": [1]}}', b"\xff"])
+    def test_a_list_of_files_that_dem_did_not_write_takes_nothing_away(self, hub, said):
+        send(FILES)
+        edit(hub, {"notes.md": b"mine", WROTE: said})
+        assert send(FILES).removed == ()
+        assert content(hub)["notes.md"] == b"mine"
 
     def test_a_vector_takes_no_model_away_and_an_adapter_hides_none(self, hub):
         adapter = {"README.md": b"", "adapter_config.json": b"{}", "adapter_model.safetensors": b"a"}
@@ -98,7 +139,7 @@ class TestUploads:
             send(first)
             with pytest.raises(UsageError, match=r"'org/tiny' holds a.* beside it"):
                 send(second)
-            assert content(hub) == first | {".gitattributes": b""}
+            assert content(hub) == first | {".gitattributes": b"", WROTE: wrote(first)}
             send(first)
 
     def test_a_branch_is_made_and_main_is_left_alone(self, hub):

@@ -24,7 +24,11 @@ TWO = {"a": "rows-a", "c": "rows-c"}
 
 
 def scored_at(
-    vectors: dict[str, str], new: str, *changes: float | None, nll: tuple[float, ...] = (4.0, 6.0)
+    vectors: dict[str, str],
+    new: str,
+    *changes: float | None,
+    nll: tuple[float, ...] = (4.0, 6.0),
+    omega: dict[str, dict[str, float]] | None = None,
 ) -> Foretold:
     """New rows scored at a model, with rows of two tokens for each skill: `skill0`, `skill1` …"""
     skills = tuple(
@@ -32,7 +36,7 @@ def scored_at(
         for i, _ in enumerate(changes)
     )
     told = tuple(None if c is None else PredictedChange(c, 0.1) for c in changes)
-    return Foretold("+".join(vectors), vectors, Scores(new, 10, 5, 1.0, None, skills), None, told)
+    return Foretold("+".join(vectors), vectors, Scores(new, 10, 5, 1.0, None, skills), None, told, omega)
 
 
 def test_a_prediction_is_held_once_its_rows_are_a_vector_of_a_model_that_is_scored():
@@ -68,6 +72,23 @@ def test_what_was_added_together_is_held_against_the_sum():
     ]
     [held] = how_they_held(given)
     assert (held.rows, held.predicted, held.actual) == ("skill0", pytest.approx(-0.3), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "moved"),
+    [
+        ({"a": {"": 0.5}}, {"a": {"": 0.5}, "c": {"": 0.3}}, 0.0),
+        ({"a": {"": 0.5}}, {"a": {"": 0.375}, "c": {"": 0.3}}, 0.125),
+        ({"a": {"": 0.5}}, {"c": {"": 0.3}}, 0.5),  # a search found 0, and the vector is no term
+        ({"a": {"l0": 0.5, "l1": 0.25}}, {"a": {"l0": 0.5, "l1": 0.5}}, 0.25),
+        ({"a": {"": 0.5}}, {"a": {"l0": 0.5, "l1": 0.75}}, 0.25),
+        (None, {"a": {"": 0.5}}, None),
+        ({"a": {"": 0.5}}, None, None),
+    ],
+)
+def test_what_else_came_is_told_other_omegas_of_the_vectors_that_were_there(was, now, moved):
+    before, after = scored_at(ONE, "rows-c", -0.5, omega=was), scored_at(TWO, "rows-x", 0.0, omega=now)
+    assert [held.moved for held in how_they_held([before, after])] == [moved]
 
 
 def test_rows_that_one_of_the_models_left_out_are_left_out():
@@ -125,9 +146,15 @@ def test_predictions_are_read_from_records_and_what_is_damaged_tells_nothing():
         Record("0" * 64, kind, preimage, {"scores": Output(digest, 1)}, {})
         for kind, digest in (("loss", "s1"), ("score", "s1"), ("score", "damaged"))
     ]
+    for weights, terms in (
+        ("model", [{"vector": "a", "omega": 0.5}]),
+        ("damaged", [{"vector": "a", "omega": "x"}]),
+    ):
+        outputs = {"weights": Output(weights, 1)}
+        records.append(Record("1" * 64, "compose", preimage, outputs, {"terms": terms}))
     store = MadeUp(records, {"s1": json.dumps(document).encode(), "damaged": b"{}"})
     [found] = earlier_predictions(store)
-    assert (found.model, found.vectors) == ("model", ONE)
+    assert (found.model, found.vectors, found.omega) == ("model", ONE, {"a": {"": 0.5}})
     # Vectors halved their losses: that of the new rows, 2.25, falls by 1.125, and the skill's as its slope says.
     assert found.own.change == pytest.approx(-1.125)
     assert found.changes[0].change == pytest.approx(-1.125)

@@ -13,6 +13,7 @@ from scaled import record_made_up, scaled_project
 import dem_build
 from dem_build.cli.app import run
 from dem_build.errors import RecipeError, UsageError
+from dem_build.session.session import Call, open_session
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,28 @@ def test_why_is_what_the_command_says(capsys):
     assert (why.action, why.state) == ("model", "run")
 
 
+def test_patterns_mean_what_they_match_wherever_actions_are_named(study, capsys):
+    everything, part = study.plan().document(), study.plan(["loss:composed:*", "data:d1"]).document()
+    losses = {a["name"] for a in everything["actions"] if a["name"].startswith("loss:composed:")}
+    assert len(losses) > 1
+    assert {a["name"] for a in part["actions"]} > losses
+    assert len(part["actions"]) < len(everything["actions"])
+    assert run(["plan", "recipe.toml", "--rebuild", "data:*", "--json", "--", "*:d0", "*:d1"]) == 0
+    actions = json.loads(capsys.readouterr().out)["actions"]
+    assert [a["name"] for a in actions if a["status"] == "run"] == ["data:d0", "data:d1"]
+    assert run(["show", "recipe.toml", "vec*0"]) == 0
+    assert capsys.readouterr().out.startswith('action = "vector:d0"')
+    assert study.why("vec*:d0").action == "vector:d0"
+    with pytest.raises(UsageError, match=r"'vector:d\*' matches 2 actions"):
+        study.vector("d*")
+
+
+def test_who_names_all_actions_asks_for_all_of_the_recipe():
+    session = open_session("recipe.toml", Call(targets=("*",)))
+    assert session.whole
+    assert not open_session("recipe.toml", Call(targets=("vector:*",))).whole
+
+
 @pytest.mark.parametrize(
     ("wrong", "arguments"),
     [
@@ -126,6 +149,8 @@ def test_why_is_what_the_command_says(capsys):
             ["plan", "recipe.toml", "--set", "train.learning_rat=1"],
         ),
         (lambda: dem_build.load("recipe.toml").why("modl"), ["why", "recipe.toml", "modl"]),
+        (lambda: dem_build.load("recipe.toml").why("loss:*"), ["why", "recipe.toml", "loss:*"]),
+        (lambda: dem_build.load("recipe.toml").plan(["los:*"]), ["plan", "recipe.toml", "--", "los:*"]),
         (
             lambda: dem_build.load("recipe.toml").build(["modl"], progress=False),
             ["build", "recipe.toml", "--", "modl"],

@@ -6,6 +6,7 @@ Layer by layer, and not the model: one piece of code serves all layers of a sort
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from dem_build.host import host_folder
 from dem_build.model.environment import is_out_of_memory, processor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["compile_layers", "compiling"]
 
@@ -45,19 +46,20 @@ def compile_layers(model: torch.nn.Module) -> None:
         os.environ.setdefault(KEPT, str(folder))
     import torch._dynamo  # noqa: PLC0415  two seconds
 
-    # Beyond the limit a layer would run uncompiled, and nobody be told.
     torch._dynamo.config.recompile_limit = MOST_SORTS  # noqa: SLF001
     for layer in layers:
         layer.compile(backend=BACKEND, dynamic=True)
 
 
 @contextlib.contextmanager
-def compiling() -> Iterator[None]:
-    """Say what compiling failed of.
+def compiling(warn: Callable[[str], None]) -> Iterator[None]:
+    """Say what compiling failed of, and once where calls run uncompiled since there are too many sorts of them.
 
     Raises:
         TrainingError: It failed.
     """
+    limit, logger = _Limit(warn), logging.getLogger("torch._dynamo.convert_frame")
+    logger.addHandler(limit)
     try:
         yield
     except RuntimeError as error:
@@ -67,6 +69,34 @@ def compiling() -> Iterator[None]:
         # The first line may be the backend's name alone.
         told = " ".join(line.strip() for line in f"{error}".split("\n\n")[0].splitlines()[:2])
         raise TrainingError(f"torch.compile failed: {told}", hint=HINT) from error
+    finally:
+        logger.removeHandler(limit)
+
+
+class _Limit(logging.Handler):
+    """Hears torch say that it compiles no more pieces of a function; it goes on uncompiled, and no other sign is given.
+
+    Args:
+        warn: Who is told, once.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._warn: Callable[[str], None] | None = warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it where that is what is said."""
+        said = record.getMessage()
+        if self._warn is None or "recompile_limit" not in said:
+            return
+        warn, self._warn = self._warn, None
+        lines = [line.strip() for line in said.splitlines()]
+        why = [line for line in lines if line.startswith(("function:", "last reason:"))]
+        warn(
+            f"torch.compile has made {MOST_SORTS} pieces of code for one function and makes no more: other calls run "
+            f"uncompiled, slower and with other last bits ({'; '.join(why)}). torch_compile = false in [train] trains "
+            "all of it alike; packing = true, or a micro_batch of 1, makes rows of fewer sorts"
+        )
 
 
 def _folder() -> Path | None:

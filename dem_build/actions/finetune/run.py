@@ -219,7 +219,7 @@ class TrainingRun:
             # A checkpoint has the optimizer, the schedule and the random numbers too: what comes of it is what comes of
             # a training that nobody stopped, on a CPU bit for bit.
             try:
-                with contextlib.suppress(TrainingEnded), compiling():
+                with contextlib.suppress(TrainingEnded), compiling(self.warn):
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             except (ImportError, ValueError) as error:  # an optimizer whose package is missing, say
                 raise TrainingError(f"training cannot run: {error}") from error

@@ -41,10 +41,7 @@ def blame(  # noqa: PLR0913  the command's options
         EvaluationError: The model does not answer as is recorded.
     """
     with ExitStack() as held:
-        session = open_session(recipe, call)
-        if (session.store.root / "format.json").exists():
-            held.enter_context(session.store.in_use())
-            session = session.planned_again()  # looked up again: now it is noted that it is in use
+        session = open_session(recipe, call).kept(held)
         work = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dem-blame-")))
         items = items_of(session, task, metric)
         if item is None:

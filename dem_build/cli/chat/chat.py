@@ -83,10 +83,7 @@ def _models(recipe: str, call: Call, held: ExitStack) -> ChatModels:
     draft = opened(
         recipe
     )  # before it is planned: where it is changed meanwhile, nothing is written over that
-    session = open_session(recipe, call)
-    if (session.store.root / "format.json").exists():  # else there is nothing to keep, and no folder is made
-        held.enter_context(session.store.in_use())
-        session = session.planned_again()  # looked up again: now it is noted that it is in use
+    session = open_session(recipe, call).kept(held)
     models = ChatModels(
         session, draft, Path(held.enter_context(tempfile.TemporaryDirectory(prefix="dem-chat-")))
     )

@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,19 +65,19 @@ def export(  # noqa: PLR0913  the command's options
         UsageError: The action makes neither or has not been built, it has no such form, or something is in the way.
         StoreError: What it made is damaged or gone.
     """
-    session = open_session(recipe, call)
-    session.plan.graph.require([action])
-    found = session.plan.graph.actions[action]
-    usual = ADAPTER if "delta" in found.kind.outputs else CHECKPOINT
-    form = form or (GGUF if place.suffix == ".gguf" else usual)
-    leaving = _Leaving(session, found, place, Wished(form, dtype, rank, omega))
-    leaving.check()
-    forms = {ADAPTER: leaving.adapter, CHECKPOINT: leaving.checkpoint, GGUF: leaving.gguf}
-    try:
-        said = forms[form]()
-    except OSError as error:
-        hint = f"name a new {'file' if form == GGUF else 'folder'}"
-        raise UsageError(f"{place}: {error.strerror}", where=session.named, hint=hint) from error
+    with ExitStack() as within:
+        session = open_session(recipe, call).kept(within)
+        found = session.plan.graph.action(action)
+        usual = ADAPTER if "delta" in found.kind.outputs else CHECKPOINT
+        form = form or (GGUF if place.suffix == ".gguf" else usual)
+        leaving = _Leaving(session, found, place, Wished(form, dtype, rank, omega))
+        leaving.check()
+        forms = {ADAPTER: leaving.adapter, CHECKPOINT: leaving.checkpoint, GGUF: leaving.gguf}
+        try:
+            said = forms[form]()
+        except OSError as error:
+            hint = f"name a new {'file' if form == GGUF else 'folder'}"
+            raise UsageError(f"{place}: {error.strerror}", where=session.named, hint=hint) from error
     for line in (f"{place}: {said[0]}", *said[1:]):
         make_console().print(clean(line), soft_wrap=True)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,28 +55,29 @@ def publish(  # noqa: PLR0913  the command's options
         UsageError: The action makes neither, or the hub refuses the call.
         RemoteError: The hub cannot be reached, or does not take something.
     """
-    session = open_session(recipe, call)
-    session.plan.graph.require([action])
-    found = session.plan.graph.actions[action]
-    if action != MODEL and "delta" not in found.kind.outputs:
-        what, hint = (
-            f"{action} makes no vector and is not the composed model",
-            "name `model` or a vector:NAME",
-        )
-        raise UsageError(what, where=session.named, hint=hint)
-    if not session.plan.up_to_date:
-        hint = "`dem build` runs what is due, and judges the gates"
-        raise NotUpToDateError(
-            "something is due: what is published is built first", where=session.named, hint=hint
-        )
-    results, records = read_results(session)
-    failed = [gate for gate in check(session.recipe.gates, results) if not gate.passed]
-    if failed:
-        what = "; ".join(f"{gate.task} {gate.metric}: {gate.why}" for gate in failed)
-        raise GateError(f"a gate fails, so nothing is published: {what}", where=session.named)
-    with tempfile.TemporaryDirectory(prefix="dem-publish-") as work:
+    with ExitStack() as within:
+        session = open_session(recipe, call).kept(within)
+        found = session.plan.graph.action(action)
+        action = found.name
+        if action != MODEL and "delta" not in found.kind.outputs:
+            what, hint = (
+                f"{action} makes no vector and is not the composed model",
+                "name `model` or a vector:NAME",
+            )
+            raise UsageError(what, where=session.named, hint=hint)
+        if not session.plan.up_to_date:
+            hint = "`dem build` runs what is due, and judges the gates"
+            raise NotUpToDateError(
+                "something is due: what is published is built first", where=session.named, hint=hint
+            )
+        results, records = read_results(session)
+        failed = [gate for gate in check(session.recipe.gates, results) if not gate.passed]
+        if failed:
+            what = "; ".join(f"{gate.task} {gate.metric}: {gate.why}" for gate in failed)
+            raise GateError(f"a gate fails, so nothing is published: {what}", where=session.named)
+        work = Path(within.enter_context(tempfile.TemporaryDirectory(prefix="dem-publish-")))
         made = _model if action == MODEL else _vector
-        files = made(session, found, records, results, Path(work))
+        files = made(session, found, records, results, work)
         message = f"{session.recipe.name}: {action}"
         sent = upload(files, repository, message, revision=revision, public=public)
     seen = "private" if sent.private else "public"
@@ -85,6 +87,7 @@ def publish(  # noqa: PLR0913  the command's options
         else f"up to date at {sent.commit[:8]}"
     )
     gone = f"; gone: {', '.join(sent.removed)}" if sent.removed else ""
+    gone += f"; not of this model, and edited there, so left: {', '.join(sent.kept)}" if sent.kept else ""
     make_console().print(clean(f"{repository} ({seen}): {what}{gone}"), soft_wrap=True)
     return 0
 

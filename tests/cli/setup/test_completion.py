@@ -53,6 +53,8 @@ def offered(monkeypatch: pytest.MonkeyPatch, line: str) -> list[str]:
         ("dem plan ./be", ["below/other.toml"]),
         ("dem build none/", ["file,none/"]),
         ("dem build mine.toml below/other.toml -- vector:c", ["chat", "code"]),
+        ("dem build mine.toml -- 'loss:*' vector:c", ["chat", "code"]),
+        ("dem build mine.toml -- 'vector:*", []),
         ("dem why mine.toml vec", ["vector:chat", "vector:code"]),
         ("dem build mine.toml --rebuild data:", ["chat", "words"]),
         ("dem data mine.toml ", ["chat", "words", "mix"]),
