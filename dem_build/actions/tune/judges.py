@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +32,7 @@ __all__ = [
     "ROWS",
     "Judge",
     "batches",
+    "deal",
     "judged_nll",
     "judges",
     "validation_judges",
@@ -157,19 +158,27 @@ def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> 
     ordered = fresh[np.argsort(prompts[fresh], kind="stable")].tolist()
     # A row of which nothing counts tells nothing, and would leave a block empty.
     chosen = list(islice((i for i in ordered if _counted(rows, i)), most))
-    blocks = _dealt([list(of_one) for _, of_one in groupby(chosen, key=lambda i: int(prompts[i]))])
+    blocks = deal(chosen, prompts[chosen].tolist())
     tokens = np.array([sum(_counted(rows, i) for i in block) for block in blocks], np.float64)
     return Judge(group, rows, blocks, int(known.sum()), tokens)
 
 
-def _dealt(prompts: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-    """The blocks of rows that come by prompts: those of the most rows first, each to the block that has the fewest.
+def deal(rows: Sequence[int], prompts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Deal rows into blocks by their prompts: those of the most rows first, each to the block that has the fewest.
 
-    Blocks are what resampling takes for independent, and the rows of one prompt are not.
+    Blocks are what resampling takes for independent, and the rows of one prompt are not. Rows of a prompt each come one
+    by one to one block after another.
+
+    Args:
+        rows: Their indices, in an order that knows nothing of what is in them.
+        prompts: A number for the prompt of each, in the same order.
     """
+    of: dict[int, list[int]] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        of.setdefault(prompt, []).append(row)
     blocks: list[list[int]] = [[] for _ in range(BLOCKS)]
-    for rows in sorted(prompts, key=len, reverse=True):
-        min(blocks, key=len).extend(rows)
+    for together in sorted(of.values(), key=len, reverse=True):
+        min(blocks, key=len).extend(together)
     return tuple(map(tuple, blocks))
 
 
