@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -195,6 +196,19 @@ def test_a_loss_says_which_rows_are_of_one_prompt_and_its_error_is_over_prompts(
     moved = np.array([1.0, 0, 0]) - tokens / tokens.sum()
     assert told == pytest.approx(math.sqrt(3 / 2 * (moved**2).sum()) / tokens.sum(), rel=1e-6)
     assert has_few_rows(Results({"sum": {"loss:up": metrics | {"rows": 20}}}), "sum", "loss:up")
+
+
+def test_tables_of_recipes_count_prompts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "recipes"))
+    import measured
+
+    metrics, data, _ = evaluated(tmp_path, [0, 1, 0, 2, 1, 1])
+    verdict = SimpleNamespace(record=SimpleNamespace(outputs={"rows": data}))
+    store = SimpleNamespace(objects=SimpleNamespace(read_bytes=lambda output: output))
+    session = SimpleNamespace(plan=SimpleNamespace(verdicts={"loss:base:up": verdict}), store=store)
+    assert measured.ratio(*measured.rows(session, "base", "up")) == pytest.approx(
+        (metrics["loss"], metrics["loss_stderr"])
+    )
 
 
 def test_a_loss_on_rows_of_a_prompt_each_says_nothing_of_prompts(tmp_path):
