@@ -293,7 +293,7 @@ def _against_rivals(compared: Comparison) -> Iterator[str]:
         if some:
             yield f"{_capital(verb)} {beside}: {', '.join(shown)}{_more(some)}."
     if compared.left_out and compared.rivals:
-        yield f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} test rows."
+        yield f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} prompts to test on."
 
 
 def _not_compared(results: Results, rivals: Sequence[Rival]) -> str:
