@@ -8,6 +8,9 @@ The key of an action is the SHA-256 of its preimage, a canonical JSON document m
 belong together (a dataset's vector and its validation rows) stand in `groups` instead, each with what is said of it
 alone: `[{"params", "inputs"}]`. No path, time, or name that only people read ever enters.
 
+Rows of which several have one prompt have `"unit": "prompt"` beside their digest, where standard errors are of them.
+Nothing new is said of them by that, it follows from their bytes; but such rows have keys of their own by it.
+
 The kinds themselves are in `actions/`, a folder each, and `actions.KINDS` has them all.
 """
 
@@ -21,7 +24,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from dem_build import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from pathlib import Path
 
     from dem_build.digest import JSON, Digest
@@ -86,6 +89,7 @@ class Kind:
         measures: An output that holds what was measured of the inputs outside groups, and says of which groups. It is
             of use to another action of the kind that measures the same for another end, or with other groups.
         measured_since: The first version that measured as this one does.
+        sampled: Tags of rows that standard errors of its results are of; those of one prompt count as one there.
         chooses: Whether a choice follows from an input, so that nothing is judged fairly on its rows; None for never.
         work: What its time goes by; None where nothing tells of it before it runs.
         slopes: Of what makes candidates of base and vectors and looks at them: whether it takes derivatives. None for
@@ -112,6 +116,7 @@ class Kind:
     writes_model: bool = False
     measures: str | None = None
     measured_since: int = 1
+    sampled: frozenset[str] = frozenset()
     chooses: Callable[[Action, Input[Edge]], bool] | None = None
     work: Workload | None = None
     slopes: Callable[[Action], bool] | None = None
@@ -319,12 +324,14 @@ def preimage(action: Action, inputs: Iterable[Input[HasDigest]]) -> dict[str, JS
         "sources": [{"tag": s.tag, "sha256": s.digest} for s in sorted(action.sources)],
     }
     if action.groups:
-        document["groups"] = [group for _, group in grouped(taken, action.groups)]
+        document["groups"] = [group for _, group in grouped(taken, action.groups, kind.sampled)]
     return document if action.salt is None else document | {"salt": action.salt}
 
 
 def grouped(
-    inputs: Iterable[Input[HasDigest]], groups: Mapping[str, Mapping[str, JSON]]
+    inputs: Iterable[Input[HasDigest]],
+    groups: Mapping[str, Mapping[str, JSON]],
+    sampled: Collection[str] = frozenset(),
 ) -> list[tuple[str, dict[str, JSON]]]:
     """The name of each group and the group as a preimage has it, sorted by their canonical bytes: no name enters."""
     taken: dict[str | None, list[Input[HasDigest]]] = {}
@@ -336,7 +343,7 @@ def grouped(
             name,
             {
                 "params": {param: value for param, value in said.items() if value is not None},
-                "inputs": [_input(i) for i in sorted(taken.get(name, ()), key=_order)],
+                "inputs": [_input(i, sampled) for i in sorted(taken.get(name, ()), key=_order)],
             },
         )
         for name, said in groups.items()
@@ -372,7 +379,7 @@ def _terms(kind: Kind, inputs: Iterable[Input[HasDigest]]) -> list[dict[str, JSO
         if taken.of == kind.weighted and taken.omega is not None:
             omegas.setdefault(taken.at.digest, []).append(taken.omega)
         else:  # a vector that is there twice is one; its ω come from elsewhere
-            plain[taken.of, taken.at.digest] = _input(taken)
+            plain[taken.of, taken.at.digest] = _input(taken, kind.sampled)
     # fsum rounds once: the order in the file must not matter, and `sum` differs between Python 3.11 and 3.12.
     sums = {d: math.fsum(ws) for d, ws in omegas.items()}
     terms = [{"of": kind.weighted, "sha256": d, "omega": sums[d]} for d in sorted(sums) if sums[d] != 0]
@@ -383,6 +390,8 @@ def _order(taken: Input[HasDigest]) -> tuple[str, Digest]:
     return taken.of, taken.at.digest
 
 
-def _input(taken: Input[HasDigest]) -> dict[str, JSON]:
+def _input(taken: Input[HasDigest], sampled: Collection[str]) -> dict[str, JSON]:
     document: dict[str, JSON] = {"of": taken.of, "sha256": taken.at.digest}
+    if taken.of in sampled and isinstance(taken.at, digest.Output) and taken.at.repeats:
+        document["unit"] = "prompt"
     return document if taken.omega is None else document | {"omega": taken.omega}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json.encoder import encode_basestring as _quoted
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -70,11 +70,13 @@ class Output:
         digest: Of the file's bytes, or of the tree's description (`tree_bytes`), itself an object.
         size: Bytes of the file, or the sum over the tree's files.
         files: None for a single file; else relative POSIX path → file.
+        repeats: Whether it is rows of which several have one prompt, as far as its record tells.
     """
 
     digest: Digest
     size: int
     files: Mapping[str, Blob] | None = None
+    repeats: bool = field(default=False, compare=False)
 
     def blobs(self) -> tuple[Blob, ...]:
         """Every object that the output consists of, a tree's description last."""

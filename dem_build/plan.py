@@ -291,17 +291,20 @@ def _listed(value: JSON) -> list[JSON]:
 
 def _described(entry: JSON, makers: Mapping[Digest, str]) -> str:
     what = makers.get(entry["sha256"], str(entry["sha256"]))
+    if "unit" in entry:  # rows of which several have one prompt, where keys did not always say so
+        what = f"{entry['unit']} by {entry['unit']} {what}"
     return what if "omega" not in entry else f"{entry['omega']:g} × {what}"
 
 
 def _group_places(group: JSON, makers: Mapping[Digest, str]) -> dict[str, JSON]:
     """Name a group by its vector, or by its rows where it has none: a dataset's name is in no preimage."""
-    inputs = {entry["of"]: str(entry["sha256"]) for entry in group["inputs"]}
-    first = "delta" if "delta" in inputs else min(inputs)
-    digest = inputs.pop(first)
-    name = makers.get(digest) or f"{first} {digest[:12]}"
+    entries = {entry["of"]: entry for entry in group["inputs"]}
+    first = "delta" if "delta" in entries else min(entries)
+    taken = entries.pop(first)
+    name = makers.get(taken["sha256"]) or f"{first} {taken['sha256'][:12]}"
     params = {f"{name}, {param}": value for param, value in group["params"].items()}
-    return {name: "taken", **params, **{f"{name}, {of}": sha for of, sha in inputs.items()}}
+    others = {f"{name}, {of}": _described(entry, {}) for of, entry in entries.items()}
+    return {name: _described({**taken, "sha256": "taken"}, {}), **params, **others}
 
 
 def _edge_names(action: Action) -> dict[str, str]:

@@ -6,9 +6,17 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
-__all__ = ["FEW_ROWS", "SURE", "Z95", "least_gain", "stderr_of_ratio", "stderr_of_share"]
+__all__ = [
+    "FEW_ROWS",
+    "SURE",
+    "Z95",
+    "by_prompt",
+    "least_gain",
+    "stderr_of_ratio",
+    "stderr_of_share",
+]
 
 Z95 = 1.96
 """Standard errors on either side of a value: its 95 % interval, of a normal distribution."""
@@ -20,7 +28,7 @@ LEAST_SHARE = 1e-3
 """Of the base's loss: whoever gains less than that alone has gained nothing that others could recover."""
 
 FEW_ROWS = 8
-"""Fewer have a standard error that is hardly known itself."""
+"""Fewer, of different prompts, have a standard error that is hardly known itself."""
 
 
 def least_gain(base: float, gain: float, stderr: float | None) -> float:
@@ -65,19 +73,45 @@ def stderr_of_share(share: float, stderr: float, samples: float) -> float:
     return max(stderr, Z95 / (samples + Z95**2)) if is_one else stderr
 
 
-def stderr_of_ratio(sums: Sequence[float], counts: Sequence[int]) -> float | None:
+def by_prompt(values: Iterable[float], prompts: Iterable[Hashable]) -> list[float]:
+    """The sums of rows' values over the rows of each prompt, in the order in which prompts come first.
+
+    They are rounded once, and so a prompt of one row has just that row's value.
+
+    Args:
+        values: Of each row.
+        prompts: What two rows have in common that are of one prompt.
+    """
+    of: dict[Hashable, list[float]] = {}
+    for value, prompt in zip(values, prompts, strict=True):
+        of.setdefault(prompt, []).append(value)
+    return [math.fsum(some) for some in of.values()]
+
+
+def stderr_of_ratio(
+    sums: Sequence[float], counts: Sequence[float], prompts: Sequence[Hashable] | None = None
+) -> float | None:
     """The standard error of Σ sums / Σ counts over rows, None where there are too few to tell.
 
-    Rows are what was sampled, not tokens. With n rows, row i of t_i tokens that count and the sum l_i, the ratio is
-    R = Σ l_i / Σ t_i, and linearised
+    Prompts are what was sampled, not rows and not tokens: two answers to one question are easy or hard together. With n
+    prompts, prompt i of t_i tokens that count in all of its rows and the sum l_i, the ratio is R = Σ l_i / Σ t_i, and
+    linearised
 
         stderr(R) = sqrt(n / (n - 1) · Σ (l_i - R t_i)²) / Σ t_i
 
-    (W. G. Cochran, Sampling Techniques, 3rd ed. 1977, eq. 2.39, without the finite population correction).
+    (W. G. Cochran, Sampling Techniques, 3rd ed. 1977, eq. 2.39, without the finite population correction; of clusters,
+    section 9A.1 there, as whatever its rows have to do with each other, a prompt has one residual).
+
+    Args:
+        sums: Of each row.
+        counts: Of each row.
+        prompts: As in `by_prompt`; None where each row has a prompt of its own, or nobody knows.
     """
-    rows, total = len(counts), sum(counts)
-    if rows < 2 or total == 0:
+    if prompts is not None:
+        sums, counts = by_prompt(sums, prompts), by_prompt(counts, prompts)
+    units, total = len(counts), math.fsum(counts)
+    if units < 2 or total == 0:
         return None
     ratio = math.fsum(sums) / total
     residuals = [of - ratio * count for of, count in zip(sums, counts, strict=True)]
-    return math.sqrt(rows / (rows - 1) * math.fsum(r * r for r in residuals)) / total
+    return math.sqrt(units / (units - 1) * math.fsum(r * r for r in residuals)) / total

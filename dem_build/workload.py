@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dem_build.store import Record
 
 __all__ = [
+    "JUDGING",
     "Due",
     "Workload",
     "inputs_of",
@@ -26,7 +27,7 @@ __all__ = [
 ]
 
 JUDGING = ("data/validation", "data/rows")
-"""What searches and curves judge by."""
+"""Tags of what searches and curves judge by."""
 
 
 class Due(Protocol):

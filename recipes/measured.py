@@ -1,13 +1,14 @@
-"""What tables of recipes are made of: test losses by row, as builds have recorded them, and the gain in them."""
+"""What tables of recipes are made of: test losses by prompt, as builds have recorded them, and the gain in them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors.numpy import load
 
+from dem_build.actions.loss.read import read_rows
 from dem_build.search.problem import ratio_stderr
+from dem_build.stats import by_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,12 +27,13 @@ def record(session: Session, action: str) -> Record | None:
 
 
 def rows(session: Session, model: str, dataset: str) -> Rows | None:
-    """The summed loss and the tokens of each test row."""
+    """The summed loss and the tokens of the test rows of each prompt."""
     found = record(session, f"loss:{model}:{dataset}")
     if found is None:
         return None
-    stored = load(session.store.objects.read_bytes(found.outputs["rows"]))
-    return stored["nll"].astype(float), stored["tokens"].astype(float)
+    stored = read_rows(session.store.objects.read_bytes(found.outputs["rows"]))
+    prompts = range(len(stored.nll)) if stored.prompts is None else stored.prompts
+    return np.array(by_prompt(stored.nll, prompts)), np.array(by_prompt(stored.tokens, prompts))
 
 
 def ratio(sums: np.ndarray, tokens: np.ndarray) -> Measured:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from dem_build import action, actions, digest
 from dem_build.action import Action, Input, Kind, SourceFile, key_of
 from dem_build.actions import KINDS, SPECS
-from dem_build.digest import Blob
+from dem_build.digest import Blob, Output
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -312,6 +312,36 @@ def golden(kind: str) -> dict:
 def compose_key(terms: list[tuple[str, float]]) -> str:
     inputs = [*BASE, *(taken("delta", d, w) for d, w in terms)]
     return key_of(preimage("compose", {"method": "dem", "dtype": "bfloat16"}, inputs))
+
+
+def repeating(given: list[Input | Group]) -> list[Input | Group]:
+    """The same inputs, each of rows of which several have one prompt."""
+
+    def of(found: Input[Blob]) -> Input[Output]:
+        return found.moved(Output(found.at.digest, 0, repeats=True))
+
+    return [replace(i, inputs=tuple(map(of, i.inputs))) if isinstance(i, Group) else of(i) for i in given]
+
+
+@pytest.mark.parametrize("kind", sorted(GIVEN))
+def test_rows_of_which_several_have_one_prompt_have_other_keys_where_errors_are_of_them(kind):
+    params, inputs, sources = GIVEN[kind]
+    document = preimage(kind, params, repeating(inputs), sources)
+    taken = [*document["inputs"], *(i for group in document.get("groups", ()) for i in group["inputs"])]
+    marked = {i["of"] for i in taken if i.pop("unit", None) == "prompt"}
+    assert marked == KINDS[kind].sampled & {i["of"] for i in taken}
+    assert document == golden(kind)["preimage"]
+
+
+def test_errors_are_of_the_rows_that_judge_and_trainings_choose_a_checkpoint_by_no_error():
+    by_kind = {name: {*kind.sampled} for name, kind in KINDS.items() if kind.sampled}
+    judging = {"data/validation", "data/rows"}
+    assert by_kind == {
+        **dict.fromkeys(("tune", "weigh", "choose", "response"), judging),
+        "ladder": judging | {"data/test"},
+        "score": judging | {"data/train"},
+        "loss": {"data/rows"},
+    }
 
 
 def test_the_name_of_a_group_is_in_no_key():

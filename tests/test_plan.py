@@ -14,7 +14,7 @@ from dem_build.actions import KINDS
 from dem_build.digest import Blob, Output, of_json
 from dem_build.errors import UsageError
 from dem_build.graph import Graph
-from dem_build.plan import History, Plan, Status, Why, decide, differences, make_plan
+from dem_build.plan import History, Plan, Status, Why, decide, differences, make_plan, preimage_of
 from dem_build.store import Record
 
 PREPARE = {
@@ -246,3 +246,42 @@ def test_an_importance_that_changed_is_told_of_its_vector_alone():
     assert changed == ["delta 777777777777, importance: 1.0 → 2.0"]
     changed = [str(d) for d in differences(preimage(1.0, 0.1), preimage(1.0, 0.2), action, {})]
     assert changed == ["data/rows 999999999999, limit: 0.1 → 0.2"]
+
+
+def held_out(prompts: int | None) -> Record:
+    """Rows as a record tells of them: 20 in each split, of so many prompts."""
+    splits = {split: {"rows": 20, "prompts": prompts} for split in ("train", "validation", "test")}
+    outputs = {split: Output(of_json(split), 1) for split in splits}
+    return Record("data", "prepare", {}, outputs, {"splits": splits})
+
+
+def test_a_loss_on_rows_that_share_prompts_is_another_one_and_a_training_on_them_is_not() -> None:
+    tag = Input("data/rows", Edge("data:math", "test"))
+    loss = Action("loss:base:math", KINDS["loss"], {"dtype": "bfloat16"}, (tag,))
+    training = graph().actions["vector:math"]
+    known = {"base": {part: Output(of_json(part), 1) for part in ("weights", "config")}}
+    documents = {
+        prompts: {
+            action.name: preimage_of(action, known | {"data:math": held_out(prompts).outputs})
+            for action in (loss, training)
+        }
+        for prompts in (None, 20, 5)
+    }
+    assert documents[None] == documents[20]
+    assert documents[5]["vector:math"] == documents[20]["vector:math"]
+    before, after = (documents[prompts]["loss:base:math"] for prompts in (20, 5))
+    test = of_json("test")
+    assert [str(d) for d in differences(before, after, loss, {})] == [
+        f"data:math/test: {test[:12]} → prompt by prompt {test[:12]}"
+    ]
+
+
+def test_a_probe_whose_rows_share_prompts_is_told_of() -> None:
+    search = Action("tune", KINDS["tune"], dict.fromkeys(KINDS["tune"].params, 1), groups={"chat": {}})
+
+    def preimage(*, repeats: bool) -> dict:
+        rows = Output("9" * 64, 1, repeats=repeats)
+        return action_module.preimage(search, [Input("data/rows", rows, group="chat")])
+
+    changed = differences(preimage(repeats=False), preimage(repeats=True), search, {})
+    assert [str(d) for d in changed] == ["data/rows 999999999999: taken → prompt by prompt taken"]

@@ -319,7 +319,8 @@ def _of_pairs(bare: MetricChange, found: _Paired, same_model: bool) -> MetricCha
         change, trend = replace(change, p=None, method=None), Trend.NOISE
         notes.append("the model is the same one, so there is no change to find")
     elif change.p is None:
-        notes.append(f"of {len(pairs.units)} {word} it cannot be told how sure it is")
+        few = f"{len(pairs.units)} {'independent ' if len(pairs.units) < pairs.common else ''}{word}"
+        notes.append(f"of {few} it cannot be told how sure it is")
     return replace(
         bare,
         basis=found.basis,

@@ -1,8 +1,9 @@
 """What evaluations recorded row by row and document by document, with what tells these apart.
 
 A row of a held-out loss is told by its prompt's hash and the tokens that count in it: of a question whose answer was
-edited, a loss is of something else. A document of lm-eval is told by its place (`doc_id`) as long as the task's files
-and data are the same, else by lm-eval's hashes of the document and of what is asked for.
+edited, a loss is of something else. All rows of one prompt are one unit. A document of lm-eval is told by its place
+(`doc_id`) as long as the task's files and data are the same, else by lm-eval's hashes of the document and of what is
+asked for.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ __all__ = ["RowReader", "ScoredDocument", "ScoredDocuments", "scores"]
 SAMPLES = "samples"
 ROWS = "rows"
 TEST_ROWS = "data/rows"
+PROMPT = 16
+"""Bytes of a row's mark that are its prompt's hash."""
 MASKED = 0
 """Labels below are of tokens that do not count."""
 
@@ -160,7 +163,7 @@ class RowReader:
             self._told_apart[output.digest] = _row_marks(self._side.build.read(output))
         rows = read_rows(self._side.build.read(records[node.action.name].outputs[ROWS]))
         told = zip(self._told_apart[output.digest], rows.nll, rows.tokens, strict=True)
-        return [Observation(mark, nll, tokens) for mark, nll, tokens in told]
+        return [Observation(mark, nll, tokens, mark[:PROMPT]) for mark, nll, tokens in told]
 
 
 def _taken_apart(node: Node, read: Callable[[], Found]) -> Found:

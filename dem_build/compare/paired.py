@@ -1,8 +1,8 @@
 """Two models on the same rows: how much they differ, how sure that is, and how it is judged among many such figures.
 
-Rows are paired by what tells them apart. The same row several times is one unit: its copies say nothing that one of
-them does not, so all of them count in the mean, and as one in its error. Where a side has more copies of a row than the
-other, as many count as both have; of each, the mean over its copies is taken.
+Rows are paired by what tells them apart. All rows of one prompt, and so the same row several times, are one unit: what
+they say of a model they say together, so each of them counts in the mean, and they count as one in its error. Where a
+side has more copies of a row than the other, as many count as both have; of each, the mean over its copies is taken.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Observation:
         row: What tells the row from others, on both sides alike.
         value: Its score, or the sum of them over what counts in it.
         weight: How much of it counts: tokens of a loss, 1 of a document.
-        unit: What it is a copy of; None for the row itself.
+        unit: What was sampled, of which there may be other rows: its prompt; None for the row itself.
     """
 
     row: Hashable
@@ -68,13 +68,13 @@ class Observation:
 
 @dataclass(frozen=True)
 class Unit:
-    """One row, and its copies, on both sides.
+    """The rows of what was sampled, of a row its copies, on both sides.
 
     Attributes:
-        before: The first side's sum over its copies.
+        before: The first side's sum over its rows.
         after: The second side's.
         weight: What counts in all of them.
-        copies: How many there are.
+        copies: How many rows there are.
     """
 
     before: float
@@ -172,7 +172,7 @@ def _mean(copies: Sequence[Observation]) -> float:
 
 
 def _together(units: Sequence[Unit]) -> Unit:
-    """The copies of a row that were paired apart, as one unit."""
+    """The rows of one unit, which were paired apart."""
     return Unit(
         math.fsum(u.before for u in units),
         math.fsum(u.after for u in units),

@@ -235,6 +235,16 @@ def judged_length(action: Action, plan: Plan) -> int | None:
     return max((_longest(edge, plan.verdicts[edge.action]) for edge in judged), default=None)
 
 
+def judged_repeat(action: Action, plan: Plan) -> bool:
+    """Whether some of the rows that an action judges by have one prompt, as far as records tell."""
+    judged = [
+        (plan.verdicts[taken.at.action].record, taken.at.output)
+        for taken in action.takes
+        if taken.of in JUDGED
+    ]
+    return any(record.outputs[split].repeats for record, split in judged if record is not None)
+
+
 def _longest(split: Edge, data: Verdict) -> int:
     recorded = data.record.count("splits", split.output, "longest") if data.record is not None else None
     most: int = data.action.params["max_length"]

@@ -11,6 +11,7 @@ from dem_build.estimate.due import (
     config_of,
     due,
     judged_length,
+    judged_repeat,
     matching_of,
     on_gpu,
     search_length,
@@ -159,7 +160,11 @@ class _Estimator:
         if length is None or slopes is None:
             return None
         judging = Judging(
-            length, action.params["max_samples"], slopes(action), gradients=action.kind.gradients
+            length,
+            action.params["max_samples"],
+            slopes(action),
+            gradients=action.kind.gradients,
+            repeats=judged_repeat(action, self.plan),
         )
         return self._judging_memory(shape, judging)
 

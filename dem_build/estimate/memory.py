@@ -74,7 +74,7 @@ MODELS = 3
 MOST_LOGITS = 1 << 28
 """Logits that `model.likelihood` makes at once."""
 BLOCKS = 16
-"""Parts that `actions.tune.judges` deals rows into; derivatives are taken of one after another."""
+"""Parts that `actions.tune.judges` deals prompts into; derivatives are taken of one after another."""
 PROCESS = 620_000_000
 """Python and the libraries of a worker, and the code that they make for shapes; on a GPU they are the host's."""
 MATCHING = 50_000_000
@@ -380,6 +380,7 @@ class Judging:
         slopes: Whether derivatives are taken, by backward passes over the rows of one block after another.
         width: Bytes a parameter: candidates of a search are in float32, models that are composed as they are published.
         gradients: How many gradients of all parameters are held beside the model.
+        repeats: Whether rows share prompts: all rows of one are in one block, which may then hold more than its share.
     """
 
     length: int
@@ -387,12 +388,14 @@ class Judging:
     slopes: bool = False
     width: int = MASTER
     gradients: int = 0
+    repeats: bool = False
 
     def tokens(self, machine: Machine) -> tuple[int, int]:
         """Tokens of a batch that gives losses, and of one that gives derivatives too: that has rows of one block."""
+        of_block = self.most if self.repeats else math.ceil(self.most / BLOCKS)
         return (
             min(machine.eval_batch_size, self.most) * self.length,
-            min(machine.micro_batch, math.ceil(self.most / BLOCKS)) * self.length,
+            min(machine.micro_batch, of_block) * self.length,
         )
 
 

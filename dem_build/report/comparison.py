@@ -58,7 +58,7 @@ COMPOSED = "composed"
 LOSS_TASK = "loss:"
 LOSS = "loss"
 STDERR = "_stderr"
-COUNTS = frozenset({"tokens", "rows", "samples"})
+COUNTS = frozenset({"tokens", "rows", "prompts", "samples"})
 # Where a task does not say: the metrics that lm-eval registers with higher_is_better=False, and the held-out loss.
 LOWER_IS_BETTER = frozenset(
     {"loss", "perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score", "ter"}
@@ -136,8 +136,9 @@ def difference(results: Results, task: str, metric: str, model: str, against: st
 
 
 def has_few_rows(results: Results, model: str, task: str) -> bool:
-    """Whether so few rows were evaluated on that the error of a difference is hardly known itself."""
-    return results.table[model][task].get("rows", FEW_ROWS) < FEW_ROWS
+    """Whether so few rows were evaluated on, of different prompts, that the error of a difference is hardly known."""
+    counts = results.table[model][task]
+    return counts.get("prompts", counts.get("rows", FEW_ROWS)) < FEW_ROWS
 
 
 def trend_of(delta: Measurement, *, lower_is_better: bool) -> Trend:

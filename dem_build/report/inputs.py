@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["BuildRecords", "Reader", "ReportInputs", "base_name", "is_drawn", "mark_of", "reads"]
 
 MARK = "<!-- dem-report {} -->\n"
-PAGE = 3
+PAGE = 4
 """Raised where a page says something else of the same records: those that lie in `out/` are drawn again."""
 
 Found = TypeVar("Found")

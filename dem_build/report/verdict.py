@@ -289,7 +289,7 @@ def _against_rivals(compared: Comparison) -> Iterator[str]:
         if shown:
             yield f"{_capital(verb)} {beside}: {first_of(shown, MOST_NAMED)}."
     if compared.left_out and compared.rivals:
-        yield f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} test rows."
+        yield f"These means are without {_named(compared.left_out)}: fewer than {FEW_ROWS} prompts to test on."
 
 
 def _not_compared(results: Results, rivals: Sequence[Rival]) -> str:

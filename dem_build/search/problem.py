@@ -104,7 +104,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Sample:
-    """One candidate and what was measured of it. A judge's rows lie in blocks, the unit of resampling.
+    """One candidate and what was measured of it. A judge's prompts lie in blocks, the unit of resampling.
 
     Attributes:
         omega: Where, [ω].

@@ -77,7 +77,7 @@ class HeldPrediction:
         rows: Digest of the skill's split.
         predicted: The change that was foretold, in nats per token; of datasets that were added at once, the sum.
         actual: The change that came.
-        stderr: Its standard error, paired by rows; None of fewer than two.
+        stderr: Its standard error over prompts, paired by rows; None of fewer than two.
         moved: The most by which ω differs of a vector that both models have, by a search or as somebody set it: what
             came has that in it, too. None where no record tells.
     """
@@ -188,7 +188,8 @@ def _compared(predicted: Sequence[Foretold], seen: Sequence[Foretold]) -> Iterat
         tokens = [skill.tokens[i] for i in both]
         if sum(tokens):
             actual = math.fsum(changes) / sum(tokens)
-            error = stderr_of_ratio(changes, tokens)
+            prompts = None if skill.prompts is None else [skill.prompts[i] for i in both]
+            error = stderr_of_ratio(changes, tokens, prompts)
             yield HeldPrediction(skill.rows, math.fsum(sums[skill.rows]), actual, error, moved)
 
 

@@ -85,6 +85,16 @@ class Record:
     log: Blob | None = None
     away: Away | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Say of outputs that are rows what a key asks of them."""
+        if self.noted("splits") is not None:
+            told = {name: replace(o, repeats=self._repeats(name)) for name, o in self.outputs.items()}
+            object.__setattr__(self, "outputs", told)
+
+    def _repeats(self, split: str) -> bool:
+        prompts, rows = (self.count("splits", split, what) for what in ("prompts", "rows"))
+        return prompts is not None and rows is not None and prompts < rows
+
     def blobs(self) -> tuple[Blob, ...]:
         """Every object that the outputs consist of; the log is not one of them."""
         return tuple(dict.fromkeys(b for o in self.outputs.values() for b in o.blobs()))

@@ -4,7 +4,7 @@
     .venv/bin/python recipes/growth/table.py FOLDER targets    what to build of growth-20.toml to have it measured
 
 Gain recovered is (L_base - L) / (L_base - L_single) on test rows, of each dataset's own vector. Errors are standard
-errors over test rows, of differences paired by rows; seconds are those that were recorded when the model was made.
+errors over prompts, of differences paired by rows; seconds are those that were recorded when the model was made.
 """
 
 from __future__ import annotations

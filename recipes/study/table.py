@@ -7,7 +7,7 @@
     --base gemma      of gemma.toml in the place of study.toml, and nothing of trunk.toml
 
 Gain recovered has the constants of the first seed's study in every row: L_base - L_single of each dataset's own vector,
-on the same test rows. Errors are standard errors over test rows, of differences paired by rows.
+on the same test rows. Errors are standard errors over prompts, of differences paired by rows.
 """
 
 from __future__ import annotations

@@ -128,6 +128,17 @@ def test_a_lead_is_paired_by_rows(bench):
     assert found["match"]["lead"] == found["match"]["low"] == found["match"]["high"] == 0
 
 
+def test_two_answers_to_one_question_are_one_unit_of_a_lead(bench):
+    losses = flat(sum=0, layers=9.0, match=0)
+    losses["sum"], losses["match"] = [2.0, 2.8, 1.9, 2.4], [1.9, 2.6, 1.8, 2.2]
+    bench.judge("math", losses, prompts=[7, 7, 1, 2], single=2.0)
+    found = {one["name"]: one for one in bench.choose()["candidates"]}
+    apart = np.array([0.1 + 0.2, 0.1, 0.2])
+    residuals = apart - apart.sum() / 4 * np.array([2, 1, 1])
+    error = math.sqrt(3 / 2 * (residuals**2).sum()) / 4
+    assert found["sum"]["high"] == pytest.approx(apart.sum() / 4 + Z95 * error, abs=1e-6)
+
+
 def test_of_equal_models_the_plainer_is_kept(bench):
     bench.judge("math", flat(sum=2.5, layers=2.5, match=2.5))
     assert bench.choose()["chosen"] == "sum"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tune_samples import base, dataset, elsewhere, model, probe, skill, write_rows
-from weight_samples import make_context
+from weight_samples import DIGEST, make_context
 
 from dem_build.actions.score import run as scoring
 from dem_build.actions.score.gradients import Along, Signs, add_gradient
@@ -178,6 +178,22 @@ def test_an_error_is_over_rows_by_hand():
     assert of.slope == pytest.approx(ratio)
     assert of.slope_stderr == pytest.approx(math.sqrt(3 / 2 * (residuals**2).sum()) / 7)
     assert of.loss == pytest.approx(12 / 7)
+
+
+def test_an_error_is_over_prompts_where_rows_share_them(tmp_path):
+    of = RowSlopes([2.0, 3.0, 7.0], [1, 2, 4], [0.1, 0.5, 0.2], prompts=[3, 0, 3])
+    residuals = np.array([0.3, 0.5]) - 0.8 / 7 * np.array([5, 2])
+    assert of.slope_stderr == pytest.approx(math.sqrt(2 * (residuals**2).sum()) / 7)
+    with RowsWriter(tmp_path / "spool") as writer:
+        for i in range(9):
+            ids = np.arange(40 + i, 50 + i, dtype=np.int32)
+            writer.append(ids, ids, bytes([i // 2]) * 32)
+        writer.save(tmp_path / "rows")
+    twice = Group("up", {}, {"data/validation": tmp_path / "rows"}, {"data/validation": DIGEST})
+    found = score(tmp_path, skill("leap").train, twice, dataset("down"))
+    shared, apart = sorted(found.scores.skills, key=lambda s: s.prompts is None)
+    assert shared.prompts == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert apart.prompts is None
 
 
 def skill_of(slopes, *, nll=(2.0, 2.0), origin=(4.0, 4.0), rows="a" * 64):

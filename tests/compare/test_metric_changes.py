@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from build_samples import make_graph
 from compare_samples import Recorded, side
@@ -59,6 +60,27 @@ def test_a_loss_is_paired_by_row():
     assert change.change.delta == pytest.approx((sum(after) - sum(before)) / tokens, rel=1e-5)
     assert change.change.delta == pytest.approx(change.after.value - change.before.value, rel=1e-4)
     assert change.trend is Trend.BETTER
+
+
+def test_the_rows_of_one_prompt_are_one_unit():
+    """Ten prompts with two answers each, of which both change alike."""
+    twice = [(f"question {i // 2}", "ab" if i % 2 else "abc") for i in range(20)]
+    before = [2.0 * len(answer) for _, answer in twice]
+    apart = np.repeat(np.linspace(-1.0, 0.5, 10), 2)
+    one, other = (
+        built(omega, tests=twice, loss=loss)
+        for omega, loss in ((0.5, before), (0.25, (before + apart).tolist()))
+    )
+    change = change_of(compare(one, other))
+    of_prompts, tokens = 2 * np.linspace(-1.0, 0.5, 10), 5 * 10
+    delta = of_prompts.sum() / tokens
+    assert change.rows.common == 20
+    assert change.change.delta == pytest.approx(delta, rel=1e-5)
+    error = np.sqrt(10 / 9 * ((of_prompts - delta * 5) ** 2).sum()) / tokens
+    assert change.change.stderr == pytest.approx(error, rel=1e-5)
+    few = twice[:10]  # of five prompts
+    told = change_of(compare(built(tests=few, loss=before[:10]), built(0.25, tests=few, loss=[1.0] * 10)))
+    assert "of 5 independent rows it cannot be told how sure it is" in told.note
 
 
 def test_documents_are_paired_by_their_places_while_the_data_are_the_same():

@@ -166,3 +166,9 @@ def test_a_training_and_a_pass_of_a_search_hold_on_a_cpu_what_is_planned(tmp_pat
     planned += [held_by_search(shape, machine, Judging(SHORT, 4, slopes=True))]
     planned += [held_by_search(shape, one, Judging(LONG, 1, slopes=True)) for one in (machine, again)]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(planned, rel=WITHIN)
+
+
+def test_a_block_of_rows_that_share_prompts_may_hold_as_many_as_a_batch_has():
+    machine = Machine(micro_batch=8, eval_batch_size=64)
+    assert Judging(10, 32, slopes=True).tokens(machine) == (320, 20)
+    assert Judging(10, 32, slopes=True, repeats=True).tokens(machine) == (320, 80)

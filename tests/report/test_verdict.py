@@ -124,7 +124,7 @@ def test_a_dataset_of_few_test_rows_does_not_hide_who_won_on_the_others():
     assert (verdict.finding, verdict.headline) == (Finding.BEATEN, "Mixing won.")
     said = " ".join(verdict.sentences)
     assert "Better than composing (mean gain recovered, composed 0.500 ±0.014): mixing 1.000" in said
-    assert "These means are without chat: fewer than 8 test rows." in said
+    assert "These means are without chat: fewer than 8 prompts to test on." in said
 
 
 def test_where_all_datasets_have_few_test_rows_nothing_is_known_of_others():

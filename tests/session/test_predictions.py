@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,21 @@ def test_a_prediction_is_held_once_its_rows_are_a_vector_of_a_model_that_is_scor
         HeldPrediction("skill1", 0.25, -0.5, 0.0),
     ]
     assert how_they_held([before]) == []
+
+
+def test_the_error_of_what_came_is_over_prompts():
+    def scored(vectors, new, nll):
+        given = scored_at(vectors, new, -0.5, nll=nll)
+        [skill] = given.scores.skills
+        told = replace(skill, tokens=(1, 1, 1, 1), prompts=(0, 0, 1, 1))
+        return replace(given, scores=replace(given.scores, skills=(told,)))
+
+    [held] = how_they_held(
+        [scored(ONE, "rows-c", (4.0, 5.0, 6.0, 7.0)), scored(TWO, "rows-x", (3.0, 4.0, 6.0, 7.0))]
+    )
+    # -2 of one prompt and 0 of the other, two tokens each.
+    assert held.actual == -0.5
+    assert held.stderr == pytest.approx(math.sqrt(2 * 2) / 4)
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,14 @@ class _Judge:
         group: Its inputs, and what is said of it.
         nll: Model → the summed loss of each row.
         tokens: Tokens of each row that count.
+        prompts: A number for the prompt of each row.
         left_out: How many rows are left out, as a vector was trained on their prompts.
     """
 
     group: Group
     nll: Mapping[str, Vector]
     tokens: Sequence[int]
+    prompts: Sequence[int]
     left_out: int
 
     @property
@@ -110,8 +112,8 @@ class _Judge:
         return float(self.nll[model].sum()) / sum(self.tokens)
 
     def lead_stderr(self, one: str, other: str) -> float | None:
-        """The standard error of the difference of two models' losses, paired by rows."""
-        return stderr_of_ratio((self.nll[one] - self.nll[other]).tolist(), self.tokens)
+        """The standard error of the difference of two models' losses, paired by prompts."""
+        return stderr_of_ratio((self.nll[one] - self.nll[other]).tolist(), self.tokens, self.prompts)
 
     def document(self) -> dict[str, JSON]:
         """What is recorded of it, by digests."""
@@ -126,10 +128,12 @@ class _Judge:
 
 def _judge(group: Group, trained: NDArray[np.uint64]) -> _Judge:
     rows = TokenRows.open(next(group.paths[tag] for tag in ROWS if tag in group.paths))
-    fresh = np.flatnonzero(~np.isin(rows.prompt_numbers, trained))
+    prompts = rows.prompt_numbers
+    fresh = np.flatnonzero(~np.isin(prompts, trained))
     found = {name: load_file(group.paths[f"loss/{name}"]) for name in (BASE, *CANDIDATES)}
     nll = {name: one["nll"].astype(np.float64)[fresh] for name, one in found.items()}
-    return _Judge(group, nll, found[BASE]["tokens"][fresh].tolist(), len(rows) - len(fresh))
+    tokens = found[BASE]["tokens"][fresh].tolist()
+    return _Judge(group, nll, tokens, prompts[fresh].tolist(), len(rows) - len(fresh))
 
 
 def _objective(judges: Sequence[_Judge], trace: JSON, kind: str) -> Objective:

@@ -11,6 +11,7 @@ from dem_build.actions.compose.spec import tuned_model
 from dem_build.actions.loss.spec import loss_action
 from dem_build.actions.match.spec import matched_model
 from dem_build.actions.tune.spec import rows_choose, tune_action
+from dem_build.workload import JUDGING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,7 @@ KIND = Kind(
     version=1,
     params=("objective",),
     outputs=MODEL_PARTS,
+    sampled=frozenset(JUDGING),
     writes_model=True,
     chooses=rows_choose,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dem_build.action import TUNE, Action, Edge, Input, Kind
 from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.tune.spec import tune_action
-from dem_build.workload import Workload, recorded_rows_by_vectors, rows_by_vectors
+from dem_build.workload import JUDGING, Workload, recorded_rows_by_vectors, rows_by_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,6 +23,7 @@ KIND = Kind(
     version=6,  # 6: a block's derivatives are summed over its batches in float64
     params=("objective", "max_samples", "bounds", "test_samples", "dtype"),
     outputs=("rungs",),
+    sampled=frozenset({*JUDGING, "data/test"}),
     device=True,
     resumes=True,
     work=Workload(rows_by_vectors, recorded_rows_by_vectors, varies=True),

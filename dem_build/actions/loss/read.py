@@ -1,8 +1,8 @@
 """How sure a difference between two models is that were evaluated on the same rows.
 
 Two models find the same rows hard, so their losses rise and fall together, and the error of the difference is mostly
-far below both errors taken together. It is that of a ratio (`stats.stderr_of_ratio`), of the differences between
-the two models' summed losses of each row.
+far below both errors taken together. It is that of a ratio over prompts (`stats.stderr_of_ratio`), of the differences
+between the two models' summed losses of each row.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ class RowLosses:
     Attributes:
         nll: Summed loss in nats, [rows].
         tokens: How many tokens count, [rows].
+        prompts: A number for the prompt of each, [rows]; None where nothing says that two rows have one prompt.
     """
 
     nll: Sequence[float]
     tokens: Sequence[int]
+    prompts: Sequence[int] | None = None
 
 
 class PairedRows:
@@ -52,7 +54,7 @@ class PairedRows:
             # Other counts of tokens are other rows, or others of their tokens: then there are no pairs.
             if ours is not None and theirs is not None and ours.tokens == theirs.tokens:
                 apart = [a - b for a, b in zip(ours.nll, theirs.nll, strict=True)]
-                self._known[pair] = stderr_of_ratio(apart, ours.tokens)
+                self._known[pair] = stderr_of_ratio(apart, ours.tokens, ours.prompts or theirs.prompts)
         return self._known[pair]
 
 
@@ -67,9 +69,13 @@ def read_rows(data: bytes) -> RowLosses:
         (floats, nll), (integers, tokens) = stored["nll"], stored["tokens"]
     except (SafetensorError, KeyError) as error:
         raise ValueError(str(error)) from error
-    rows = RowLosses(array("f", bytes(nll)), array("i", bytes(tokens)))
-    if (floats, integers) != ("F32", "I32") or len(rows.nll) != len(rows.tokens):
+    numbers, prompts = stored.get("prompts", ("U64", None))
+    told = None if prompts is None else array("Q", bytes(prompts))
+    rows = RowLosses(array("f", bytes(nll)), array("i", bytes(tokens)), told)
+    if (floats, integers, numbers) != ("F32", "I32", "U64") or len(rows.nll) != len(rows.tokens):
         raise ValueError("not a loss and a number of tokens for each row")
+    if told is not None and len(told) != len(rows.nll):
+        raise ValueError("not a prompt for each row")
     if not all(map(math.isfinite, rows.nll)) or min(rows.tokens, default=0) < 0:
         raise ValueError("a row's loss or number of tokens is none")
     return rows

@@ -33,6 +33,9 @@ __all__ = ["row_loss", "run", "summary"]
 def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provenance:
     """Write `metrics` (JSON: loss, loss_stderr, tokens, rows) and `rows` (nll float32, tokens int32: [rows]).
 
+    Where several rows have one prompt, `metrics` says how many `prompts` there are, and `rows` which rows these are of
+    (prompts uint64: [rows], the first 8 bytes of their digests).
+
     Args:
         inputs: `model/weights`, `model/config` and `data/rows`, a split's token rows.
         params: `dtype`, of the parameters and the forward pass; the loss itself is always summed in float32.
@@ -52,14 +55,18 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     with memory_told(EvaluationError, "while computing a loss", OUT_OF_MEMORY_HINT):
         model = evaluated_model(inputs, params["dtype"], context)
         nll, tokens = _losses(model, rows, context)
-    metrics = summary(nll, tokens)
+    prompts = rows.prompt_numbers
+    metrics = summary(nll, tokens, prompts)
     context.write("metrics", metrics)
-    save_file({"nll": nll, "tokens": tokens}, context.out / "rows")
+    told = {"prompts": prompts} if "prompts" in metrics else {}
+    save_file({"nll": nll, "tokens": tokens, **told}, context.out / "rows")
     return surroundings(model, context) | {"tokens": {"seen": rows.tokens}}
 
 
-def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JSON]:
-    """The metrics of per-row summed losses and counts of tokens, [rows] each.
+def summary(
+    nll: NDArray[np.float32], tokens: NDArray[np.int32], prompts: NDArray[np.uint64]
+) -> dict[str, JSON]:
+    """The metrics of per-row summed losses, counts of tokens and numbers of prompts, [rows] each.
 
     Raises:
         EvaluationError: No token counts, or a loss is not finite.
@@ -78,8 +85,10 @@ def summary(nll: NDArray[np.float32], tokens: NDArray[np.int32]) -> dict[str, JS
     # and a short row weighs no more than its tokens.
     loss = math.fsum(nll) / total
     metrics: dict[str, JSON] = {"loss": loss, "tokens": total, "rows": len(nll)}
-    # Of a ratio of two sums over rows: a token's loss is not independent of those of its own row. One row has none.
-    stderr = stderr_of_ratio(nll.tolist(), tokens.tolist())
+    if (different := len(np.unique(prompts))) < len(nll):
+        metrics["prompts"] = different
+    # Of a ratio of two sums over prompts: a token's loss is not independent of those of its own prompt. One has none.
+    stderr = stderr_of_ratio(nll.tolist(), tokens.tolist(), prompts.tolist())
     return metrics if stderr is None else metrics | {"loss_stderr": stderr}
 
 

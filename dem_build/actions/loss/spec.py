@@ -24,6 +24,7 @@ KIND = Kind(
     version=1,
     params=("dtype",),
     outputs=("metrics", "rows"),
+    sampled=frozenset({"data/rows"}),
     device=True,
     work=Workload(
         lambda due: next(iter(due.splits(("data/rows",), "tokens")), None),

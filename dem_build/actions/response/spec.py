@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from dem_build.action import BASE, TUNE, Action, Edge, Input, Kind
 from dem_build.actions.compose.methods import METHODS
 from dem_build.actions.tune.spec import judging_inputs
-from dem_build.workload import Workload, recorded_rows_by_vectors, rows_by_vectors
+from dem_build.workload import JUDGING, Workload, recorded_rows_by_vectors, rows_by_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +24,7 @@ KIND = Kind(
     version=3,  # 3: a block's derivatives are summed over its batches in float64
     params=("omegas", "max_samples", "dtype"),
     outputs=("curves",),
+    sampled=frozenset(JUDGING),
     device=True,
     resumes=True,
     work=Workload(rows_by_vectors, recorded_rows_by_vectors, ("omegas",)),

@@ -13,9 +13,9 @@ rows, too.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dem_build.errors import StoreError
 from dem_build.json_text import MALFORMED, parse_json
@@ -37,11 +37,13 @@ class RowSlopes:
         nll: Summed loss of each in nats, [rows].
         tokens: How many of its tokens count, [rows].
         slopes: ⟨∇nll, sign g⟩, [rows], for the gradient g of the new rows' loss.
+        prompts: A number for the prompt of each, [rows]; None where nothing says that two rows have one prompt.
     """
 
     nll: Sequence[float]
     tokens: Sequence[int]
     slopes: Sequence[float]
+    prompts: Sequence[int] | None = field(default=None, kw_only=True)
 
     @property
     def loss(self) -> float:
@@ -55,13 +57,13 @@ class RowSlopes:
 
     @property
     def slope_stderr(self) -> float | None:
-        """Its standard error over rows; None of fewer than two."""
-        return stderr_of_ratio(self.slopes, self.tokens)
+        """Its standard error over prompts; None of fewer than two."""
+        return stderr_of_ratio(self.slopes, self.tokens, self.prompts)
 
     @property
     def loss_stderr(self) -> float | None:
-        """The standard error of the loss over rows; None of fewer than two."""
-        return stderr_of_ratio(self.nll, self.tokens)
+        """The standard error of the loss over prompts; None of fewer than two."""
+        return stderr_of_ratio(self.nll, self.tokens, self.prompts)
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,15 @@ def parse_scores(data: bytes, where: str) -> Scores:
     try:
         document = parse_json(data)
         new = document["new"]
-        own = RowSlopes(*_measured(new)) if new["nll"] else None
+        own = RowSlopes(**_measured(new)) if new["nll"] else None
         skills = tuple(
-            SkillRows(*_measured(s), str(s["rows"]), s["indices"], int(s["left_out"]), s["origin"])
+            SkillRows(
+                **_measured(s),
+                rows=str(s["rows"]),
+                indices=s["indices"],
+                left_out=int(s["left_out"]),
+                origin=s["origin"],
+            )
             for s in document["skills"]
         )
         return Scores(
@@ -130,11 +138,16 @@ def parse_scores(data: bytes, where: str) -> Scores:
         ) from error
 
 
-def _measured(entry: Mapping[str, JSON]) -> tuple[list[float], list[int], list[float]]:
-    nll, tokens, slopes = entry["nll"], entry["tokens"], entry["slopes"]
-    if not len(nll) == len(tokens) == len(slopes):
-        raise ValueError("not as many slopes as rows")
-    return [float(x) for x in nll], [int(x) for x in tokens], [float(x) for x in slopes]
+def _measured(entry: Mapping[str, JSON]) -> dict[str, Any]:
+    nll, tokens, slopes, prompts = entry["nll"], entry["tokens"], entry["slopes"], entry.get("prompts")
+    if not len(nll) == len(tokens) == len(slopes) == len(nll if prompts is None else prompts):
+        raise ValueError("not as many slopes or prompts as rows")
+    return {
+        "nll": [float(x) for x in nll],
+        "tokens": [int(x) for x in tokens],
+        "slopes": [float(x) for x in slopes],
+        "prompts": None if prompts is None else [int(x) for x in prompts],
+    }
 
 
 @dataclass(frozen=True)
@@ -143,7 +156,7 @@ class PredictedChange:
 
     Attributes:
         change: The change.
-        stderr: Its standard error over rows, of the skill's and of the new rows'; None where there are too few to tell.
+        stderr: Its standard error over prompts, the skill's and the new ones; None where there are too few to tell.
     """
 
     change: float

@@ -97,7 +97,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             "rows": fresh.digests["data/train"],
             "count": len(new),
             "used": len(of_gradient),
-            **_document(own),
+            **_document(own, new, apart),
         },
         "skills": [
             {
@@ -105,7 +105,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
                 "left_out": judge.left_out,
                 "indices": _rows_of(judge),
                 "origin": losses,
-                **_document(found),
+                **_document(found, judge.rows, _rows_of(judge)),
             }
             for judge, losses, found in zip(judges, origin, skills, strict=True)
         ],
@@ -135,7 +135,7 @@ class _Counter:
 
 
 def _dealt(rows: TokenRows, most: int) -> tuple[list[int], list[int]]:
-    """The new rows that the gradient is of, and those that it is not of: the first by the hashes of their prompts.
+    """The new rows that the gradient is of, and those of other prompts: the first by the hashes of their prompts.
 
     Raises:
         EvaluationError: No token of them counts.
@@ -149,6 +149,11 @@ def _dealt(rows: TokenRows, most: int) -> tuple[list[int], list[int]]:
             "no token of the new rows counts", hint="`dem data` shows which tokens of a dataset do"
         )
     held = min(int(len(counted) * APART), len(counted) - 1)
+    # Between prompts: another answer to a question that the gradient is of tells nothing of what it does to others.
+    prompts = rows.prompt_numbers[counted]
+    edges = (np.flatnonzero(prompts[1:] != prompts[:-1]) + 1).tolist()
+    if held:
+        held = max((edge for edge in edges if edge <= held), default=min(edges, default=0))
     return counted[held:], counted[:held]
 
 
@@ -201,12 +206,15 @@ def _norm(gradient: Mapping[str, torch.Tensor]) -> float:
     )
 
 
-def _document(found: Measured) -> dict[str, JSON]:
+def _document(found: Measured, rows: TokenRows, which: Sequence[int]) -> dict[str, JSON]:
+    prompts, places = np.unique(rows.prompt_numbers[list(which)], return_inverse=True)
     return {
         "nll": found.nll.tolist(),
         "tokens": found.tokens.tolist(),
         "slopes": found.slopes[:, 1].tolist(),
         "plain_slopes": found.slopes[:, 0].tolist(),
+        # By their places among them: JSON has no whole numbers of 64 bits.
+        **({"prompts": places.tolist()} if len(prompts) < len(which) else {}),
     }
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dem_build.action import Action, Edge, Input, Kind
 from dem_build.actions.tune.spec import judging_inputs
-from dem_build.workload import Workload, judging_rows
+from dem_build.workload import JUDGING, Workload, judging_rows
 
 if TYPE_CHECKING:
     from dem_build.digest import JSON
@@ -24,6 +24,7 @@ KIND = Kind(
     version=1,
     params=("max_samples", "sample", "vectors"),
     outputs=("scores",),
+    sampled=frozenset({*JUDGING, "data/train"}),
     device=True,
     work=Workload(judging_rows, lambda record: record.count("rows"), ("sample",)),
     slopes=lambda _: True,

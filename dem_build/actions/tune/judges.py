@@ -32,6 +32,7 @@ __all__ = [
     "ROWS",
     "Judge",
     "batches",
+    "deal",
     "judged_nll",
     "judges",
     "validation_judges",
@@ -40,7 +41,7 @@ __all__ = [
 ROWS = ("data/rows", "data/validation", "data/test")
 """Tags under which a group has rows that judge."""
 BLOCKS = 16
-"""Parts that a judge's rows are dealt into: derivatives are kept for each, and resampling draws them.
+"""Parts that a judge's prompts are dealt into: derivatives are kept for each, and resampling draws them.
 
 A derivative for each row would cost a backward pass for each. Of far fewer blocks a standard error is hardly known
 itself: of 16 normal values to 1 / √(2 · 15) = 18 %.
@@ -57,7 +58,7 @@ class Judge:
     Attributes:
         group: The dataset's group, or the probe's.
         rows: The split.
-        blocks: Indices of the rows that are used, dealt into blocks.
+        blocks: Indices of the rows that are used, dealt into blocks; all rows of one prompt are in one.
         left_out: Rows left out because a vector was trained on their prompt.
         tokens: Tokens that count, of each block, [BLOCKS]; 0 where there are fewer rows.
     """
@@ -82,6 +83,11 @@ class Judge:
     def used(self) -> int:
         """Number of rows that are used."""
         return sum(len(block) for block in self.blocks)
+
+    @property
+    def prompts(self) -> int:
+        """Number of different prompts of the rows that are used."""
+        return len(np.unique(self.rows.prompt_numbers[[i for block in self.blocks for i in block]]))
 
 
 def judges(
@@ -152,9 +158,28 @@ def _judge(group: Group, path: Path, trained: NDArray[np.uint64], most: int) -> 
     ordered = fresh[np.argsort(prompts[fresh], kind="stable")].tolist()
     # A row of which nothing counts tells nothing, and would leave a block empty.
     chosen = list(islice((i for i in ordered if _counted(rows, i)), most))
-    blocks = tuple(tuple(chosen[i::BLOCKS]) for i in range(BLOCKS))
+    blocks = deal(chosen, prompts[chosen].tolist())
     tokens = np.array([sum(_counted(rows, i) for i in block) for block in blocks], np.float64)
     return Judge(group, rows, blocks, int(known.sum()), tokens)
+
+
+def deal(rows: Sequence[int], prompts: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Deal rows into blocks by their prompts: those of the most rows first, each to the block that has the fewest.
+
+    Blocks are what resampling takes for independent, and the rows of one prompt are not. Rows of a prompt each come one
+    by one to one block after another.
+
+    Args:
+        rows: Their indices, in an order that knows nothing of what is in them.
+        prompts: A number for the prompt of each, in the same order.
+    """
+    of: dict[int, list[int]] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        of.setdefault(prompt, []).append(row)
+    blocks: list[list[int]] = [[] for _ in range(BLOCKS)]
+    for together in sorted(of.values(), key=len, reverse=True):
+        min(blocks, key=len).extend(together)
+    return tuple(map(tuple, blocks))
 
 
 def batches(model: PreTrainedModel, judge: Judge, block: int | None, size: int) -> Iterator[list[int]]:

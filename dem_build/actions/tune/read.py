@@ -286,6 +286,10 @@ def _shown(finding: Mapping[str, JSON], name: str) -> float:
     return shown_score(finding["objective"], finding[name])
 
 
+def _of_prompts(finding: Mapping[str, JSON]) -> str:
+    return f" of {finding['prompts']} prompts" if "prompts" in finding else ""
+
+
 OBJECTIVES = {"gain": "mean gain recovered", "mean": "mean loss", "worst": "gain of the worst dataset"}
 
 SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
@@ -327,7 +331,8 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         + f" ({OBJECTIVES[f['objective']]} {_shown(f, 'score'):.3f}, here {_shown(f, 'chosen'):.3f})"
     ),
     "few_rows": lambda who, f: (
-        f"validation rows of {who} that judge ω: only {f['used']}; what they tell of it, intervals included, is little"
+        f"validation rows of {who} that judge ω: only {f['used']}{_of_prompts(f)}; what they tell of it, intervals "
+        "included, is little"
     ),
     "layers_not_judged": lambda _, __: (
         "there are too few validation rows to judge one ω a layer: one ω a vector was kept"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dem_build.action import BASE, TUNE, Action, Edge, Input, Kind
-from dem_build.workload import Workload, recorded_rows_by_vectors, rows_by_vectors
+from dem_build.workload import JUDGING, Workload, recorded_rows_by_vectors, rows_by_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -47,6 +47,7 @@ KIND = Kind(
     version=8,
     params=("search", "objective", "granularity", "max_samples", "bounds", "dtype"),
     outputs=("omega", "trace", "passes"),
+    sampled=frozenset(JUDGING),
     device=True,
     resumes=True,
     measures="passes",

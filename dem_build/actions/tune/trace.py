@@ -169,8 +169,9 @@ def _of_judges(landscape: Landscape, chosen: Chosen) -> Iterator[dict[str, JSON]
             yield from _of_single(landscape, j, about)
         if judge.left_out:
             yield {"what": "rows_left_out", **about, "count": judge.left_out, "used": judge.used}
-        if judge.used < FEW_ROWS:
-            yield {"what": "few_rows", **about, "used": judge.used}
+        if (prompts := judge.prompts) < FEW_ROWS:
+            repeated = {"prompts": prompts} if prompts < judge.used else {}
+            yield {"what": "few_rows", **about, "used": judge.used, **repeated}
 
 
 def _of_single(landscape: Landscape, j: int, about: dict[str, JSON]) -> Iterator[dict[str, JSON]]:

@@ -8,7 +8,7 @@ from dem_build.action import BASE, MODEL_PARTS, Action, Edge, Input, Kind
 from dem_build.actions.compose.methods.match import MATCH
 from dem_build.actions.match.spec import SAMPLE, matched_model, vector_inputs
 from dem_build.actions.tune.spec import judging_inputs, rows_choose
-from dem_build.workload import Workload
+from dem_build.workload import JUDGING, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,7 @@ KIND = Kind(
     version=2,
     params=("dtype", *MATCH.keys, "objective", "max_samples"),
     outputs=MODEL_PARTS,
+    sampled=frozenset(JUDGING),
     device=True,
     resumes=True,
     writes_model=True,

@@ -73,9 +73,9 @@ def losses(inputs: ReportInputs) -> Section | None:
     blocks: list[Block] = [_strips(results, some, axis, caption) for some, caption in captions if some]
     blocks.append(_table("Every model", results, found))
     lead = (
-        "Loss on held-out test rows, in nats per token; less is better. Whiskers are one standard error. A change is "
-        "composed minus base, its error paired by rows: it may be clear, with zero outside its 95 % interval, where "
-        "whiskers overlap."
+        "Loss on held-out test rows, in nats per token; less is better. Whiskers are one standard error, over "
+        "prompts: all rows of one count as one. A change is composed minus base, its error paired by rows: it may be "
+        "clear, with zero outside its 95 % interval, where whiskers overlap."
     )
     return Section("loss", "Test loss", lead, blocks)
 
