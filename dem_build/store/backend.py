@@ -80,6 +80,10 @@ class Documents(Protocol):
     Each method raises `StoreError` where what is behind it cannot be reached, or not be written.
     """
 
+    def expect(self, keys: Iterable[Digest]) -> None:
+        """Hear which documents are about to be read, in this order: who has to wait for one may begin the next ones."""
+        ...
+
     def read(self, key: Digest) -> bytes | None:
         """The document of a key; None where there is none.
 

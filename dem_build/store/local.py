@@ -335,9 +335,13 @@ class _LocalDocuments:
 
     def __init__(self, layout: CacheLayout) -> None:
         self._layout = layout
+        self._ahead = files.ReadAhead((), layout.action)
+
+    def expect(self, keys: Iterable[Digest]) -> None:
+        self._ahead = files.ReadAhead(keys, self._layout.action)
 
     def read(self, key: Digest) -> bytes | None:
-        return files.read_document(self._layout.action(key))
+        return self._ahead.read(key)
 
     def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
         target = self._layout.action(key)

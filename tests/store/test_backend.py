@@ -68,6 +68,9 @@ class MemoryDocuments:
     def __init__(self, held: dict[str, bytes]) -> None:
         self._held = held
 
+    def expect(self, keys):
+        pass
+
     def read(self, key):
         return self._held.get(key)
 
