@@ -193,9 +193,10 @@ class ReadAhead:
             ValueError: It is no file.
             StoreError: It cannot be read.
         """
-        return read_document(self._path(name), lambda: self._begin(name))
+        return read_document(self._path(name), lambda: self.begin_after(name))
 
-    def _begin(self, name: str) -> None:
+    def begin_after(self, name: str) -> None:
+        """Begin to read the files that come next after one, before that one is waited for."""
         place = self._places.get(name)
         if place is None:
             return
