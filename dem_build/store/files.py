@@ -67,7 +67,7 @@ _ACROSS = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 _NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file until either is written
 _TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # of Linux
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
 _AHEAD = 64
 """Files that are begun before one is waited for: a disk has something to do, and a system's memory is not filled."""
 _DIRECT = getattr(os, "O_DIRECT", 0)
@@ -160,6 +160,8 @@ def read_bytes(path: Path, waits: Callable[[], None] | None = None) -> bytes:
 
 def _in_memory(descriptor: int) -> bool:
     """Whether a file's beginning is read without waiting for a disk; True where the system does not tell."""
+    if not _NOWAIT:
+        return True
     try:
         os.preadv(descriptor, [bytearray(1)], 0, _NOWAIT)
     except BlockingIOError:
