@@ -71,10 +71,10 @@ def commands(recipe: Path) -> dict[str, Callable[[], tuple[float, float]]]:
 
 
 HEAD = """\
-| datasets | actions | workers | wall s | CPU s | CPU ms an action | of it, an action and worker | looks for a record, \
-an action and worker | for a lease | lost races for a lease, an action | steps that ran twice | lost | last end s | \
-memory MB |
-|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+| datasets | actions | workers | CPU s | CPU ms an action and worker | looks for a record, an action and worker | files \
+opened, an action and worker | `stat` | listings | changes | for an action alone, changes | lost races | steps that ran \
+twice | lost | last end s | memory MB |
+|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 def work_together(recipe: Path, workers: int) -> dict[str, float]:
@@ -82,20 +82,24 @@ def work_together(recipe: Path, workers: int) -> dict[str, float]:
     home = recipe.parent / f"work-{workers}"
     home.mkdir()
     script = str(Path(__file__).with_name("scale_work.py"))
-    call = [sys.executable, script, str(home), "work", str(recipe), "--cache", str(home / "cache"), "--json"]
-    begun, cpu, resident = time.time(), 0.0, 0
+    call = [
+        sys.executable,
+        script,
+        str(home),
+        str(workers),
+        "work",
+        str(recipe),
+        "--cache",
+        str(home / "cache"),
+    ]
     with (home / "told").open("ab") as told, (home / "errors").open("ab") as errors:
-        started = [subprocess.Popen(call, stdout=told, stderr=errors) for _ in range(workers)]
-        time.sleep(5)
-        resident = sum(memory(pid)[1] for process in started for pid in family(process.pid))
-        for process in started:
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            cpu += used.ru_utime + used.ru_stime
-    if any(process.returncode for process in started):
-        sys.exit(
-            f"a worker ended with {[p.returncode for p in started]}:\n{(home / 'errors').read_text()[-2000:]}"
-        )
+        process = subprocess.Popen([*call, "--json"], stdout=told, stderr=errors)
+        resident = 0
+        while process.poll() is None:
+            resident = max(resident, sum(memory(pid)[1] for pid in family(process.pid)))
+            time.sleep(5)
+    if process.returncode:
+        sys.exit(f"a worker failed:\n{(home / 'errors').read_text()[-2000:]}")
     events = [json.loads(line) for line in (home / "told").read_text().splitlines()]
     ran = Counter((home / "ran").read_text().split())
     counts = Counter[str]()
@@ -105,8 +109,7 @@ def work_together(recipe: Path, workers: int) -> dict[str, float]:
     ended = [e["time"] for e in events if e["event"] == "end"]
     return {
         "actions": actions,
-        "wall": max(ended) - begun,
-        "cpu": cpu,
+        "cpu": float((home / "cpu").read_text()),
         "twice": sum(ran.values()) - len(ran),
         "lost": actions - len(ran),
         "after": max(ended) - max(e["time"] for e in events if e.get("status") == "ran"),
@@ -129,13 +132,12 @@ def measure_work(home: Path, sizes: list[int], numbers: list[int]) -> None:
                 f"{datasets:,}",
                 f"{each:,.0f}",
                 f"{workers}",
-                f"{one['wall']:.1f}",
                 f"{one['cpu']:.1f}",
-                f"{1e3 * one['cpu'] / each:.1f}",
                 f"{1e3 * one['cpu'] / pair:.2f}",
                 f"{one['records'] / pair:.2f}",
-                f"{one['leases'] / pair:.2f}",
-                f"{one['races'] / each:.2f}",
+                *(f"{one[name] / pair:.1f}" for name in ("opens", "stats", "listings", "changes")),
+                f"{one['changes'] / each:.1f}",
+                f"{one['races']:.0f}",
                 f"{one['twice']:.0f}",
                 f"{one['lost']:.0f}",
                 f"{one['after']:.1f}",
