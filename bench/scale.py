@@ -240,7 +240,9 @@ def make(home: Path, datasets: int) -> int:
     if recipe.exists():
         return len(open_session(str(recipe), Call()).plan.graph.actions)
     made = record_made_up(scaled_project(home, datasets))
-    timed([str(Path(sys.executable).parent / "dem"), "build", str(recipe), "--cache", f"{home}/cache"])  # publishes
+    timed(
+        [str(Path(sys.executable).parent / "dem"), "build", str(recipe), "--cache", f"{home}/cache"]
+    )  # publishes
     time.sleep(2.5)  # younger files than two seconds are hashed again, on purpose
     return made
 
