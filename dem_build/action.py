@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -275,7 +276,7 @@ class Action:
     watching: Mapping[str, JSON] = field(default_factory=dict)
     groups: Mapping[str, Mapping[str, JSON]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def upstream(self) -> tuple[str, ...]:
         """Names of the actions whose outputs it takes, each once."""
         return tuple(dict.fromkeys(t.at.action for t in self.takes))

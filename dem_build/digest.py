@@ -36,6 +36,8 @@ Digest: TypeAlias = str
 JSON: TypeAlias = Any
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+_WORDS = {None: "null", True: "true", False: "false"}
+_EXACT = 2**53  # from which on a double does not tell a whole number from the next one
 
 
 @dataclass(frozen=True, order=True)
@@ -135,15 +137,23 @@ def canonical(value: JSON) -> bytes:
 
 def _text(value: JSON) -> str:
     """The same as `rfc8785.dumps`, which a plan of ten thousand actions would spend a third of its time in."""
-    # What most of a preimage is made of has one way to be written that is Python's own, too: text, and names whose
-    # order is the same in UTF-16 as in code points. All else is left to the library, numbers above all.
+    # What most of a preimage is made of has one way to be written that is Python's own, too: text, names whose order is
+    # the same in UTF-16 as in code points, whole numbers. All else is left to the library, other numbers above all.
     kind = type(value)
     if kind is str:
         return _quoted(value)
     if kind is dict and "".join(value).isascii():
-        return "{" + ",".join([f"{_quoted(name)}:{_text(value[name])}" for name in sorted(value)]) + "}"
+        members = [
+            f"{_quoted(name)}:{_quoted(part) if type(part := value[name]) is str else _text(part)}"
+            for name in sorted(value)
+        ]
+        return "{" + ",".join(members) + "}"
     if kind is list:
         return "[" + ",".join([_text(part) for part in value]) + "]"
+    if kind is int and -_EXACT < value < _EXACT:
+        return str(value)
+    if value is None or kind is bool:
+        return _WORDS[value]
     return rfc8785.dumps(value).decode()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dem_build import action as actions
 
@@ -33,6 +33,7 @@ __all__ = [
     "Why",
     "decide",
     "key_of",
+    "levels",
     "make_plan",
 ]
 
@@ -170,16 +171,18 @@ def make_plan(
     """What would run, and why, without changing anything."""
     verdicts: dict[str, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
-    for ready in _levels(graph):
-        records.expect(key for action in ready if (key := key_of(action, known)) is not None)
+    judge = _Judge(known, records, history, rebuild)
+    for ready in levels(graph):
+        identities = {action.name: _identity(action, known) for action in ready}
+        records.expect(identity.key for identity in identities.values() if identity is not None)
         for action in ready:
-            verdict = verdicts[action.name] = decide(action, known, records, history, rebuild)
+            verdict = verdicts[action.name] = judge.verdict(action, identities[action.name])
             if verdict.record is not None and verdict.status is Status.HIT:
                 known[action.name] = verdict.record.outputs
     return Plan(graph, {name: verdicts[name] for name in graph.actions}, history)
 
 
-def _levels(graph: Graph) -> Iterator[list[Action]]:
+def levels(graph: Graph) -> Iterator[list[Action]]:
     """The actions in groups: what an action takes from is in groups before its own."""
     depth: dict[str, int] = {}
     levels: dict[int, list[Action]] = {}
@@ -205,32 +208,64 @@ def decide(
         history: Keys of the recipe's last build, to explain what changed.
         rebuild: Names of actions that must run whatever is recorded.
     """
-    if unknown := tuple(name for name in action.upstream if name not in known):
-        return Verdict(action, Status.PENDING, Reason(Why.WAITS, waits_for=unknown))
+    return _Judge(known, records, history, rebuild).verdict(action, _identity(action, known))
+
+
+class _Identity(NamedTuple):
+    """The key of an action, and what it is the hash of."""
+
+    key: Digest
+    preimage: dict[str, JSON]
+
+
+def _identity(action: Action, known: Mapping[str, Mapping[str, Output]]) -> _Identity | None:
+    """What an action is, given the outputs that are known so far; None while an input is unknown."""
+    if any(name not in known for name in action.upstream):
+        return None
     document = preimage_of(action, known)
-    key = actions.key_of(document)
-    record = records.lookup(key)
-    if action.name in rebuild:  # with its record, which says whether the same came out again
-        return Verdict(action, Status.RUN, Reason(Why.ASKED), key, document, record)
-    if record is not None:
+    return _Identity(actions.key_of(document), document)
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """What a verdict depends on beside its action: as `decide` takes it."""
+
+    known: Mapping[str, Mapping[str, Output]]
+    records: Lookup
+    history: History
+    rebuild: AbstractSet[str]
+
+    def verdict(self, action: Action, identity: _Identity | None) -> Verdict:
+        """The verdict on an action that is what `_identity` says of it."""
+        if identity is None:
+            unknown = tuple(name for name in action.upstream if name not in self.known)
+            return Verdict(action, Status.PENDING, Reason(Why.WAITS, waits_for=unknown))
+        key, document = identity
+        record = self.records.lookup(key)
+        if action.name in self.rebuild:  # with its record, which says whether the same came out again
+            return Verdict(action, Status.RUN, Reason(Why.ASKED), key, document, record)
+        if record is None:
+            return Verdict(action, Status.RUN, self._missed(action, identity), key, document)
         away = record.away if record.away is not None and record.away.blobs else None
         reason = Reason(Why.RECORDED if away is None else Why.AWAY, away=away)
         return Verdict(action, Status.HIT, reason, key, document, record)
-    last = history.keys.get(action.name)
-    # Nothing changed and yet it is a miss: the record, or an object that it names, is gone.
-    lost = last == key or records.peek(key) is not None
-    old = records.peek(last) if last is not None and not lost else None
-    if old is None:
-        return Verdict(action, Status.RUN, Reason(Why.LOST if lost else Why.FIRST), key, document)
-    changed = differences(old.preimage, document, action, _makers(action, known))
-    return Verdict(action, Status.RUN, Reason(Why.CHANGED, tuple(changed)), key, document)
+
+    def _missed(self, action: Action, identity: _Identity) -> Reason:
+        """Why an action has no record."""
+        last = self.history.keys.get(action.name)
+        # Nothing changed and yet it is a miss: the record, or an object that it names, is gone.
+        lost = last == identity.key or self.records.peek(identity.key) is not None
+        old = self.records.peek(last) if last is not None and not lost else None
+        if old is None:
+            return Reason(Why.LOST if lost else Why.FIRST)
+        changed = differences(old.preimage, identity.preimage, action, _makers(action, self.known))
+        return Reason(Why.CHANGED, tuple(changed))
 
 
 def key_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> Digest | None:
     """The key of an action, given the outputs that are known so far; None while an input is unknown."""
-    if any(name not in known for name in action.upstream):
-        return None
-    return actions.key_of(preimage_of(action, known))
+    identity = _identity(action, known)
+    return None if identity is None else identity.key
 
 
 def preimage_of(action: Action, known: Mapping[str, Mapping[str, Output]]) -> dict[str, JSON]:

@@ -99,7 +99,7 @@ def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
     shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
     estimator, times = (
         _Estimator(plan, machine, shape, config or {}),
-        Times(store.records.all(), weights, machine),
+        Times(store.records.all(plan.records.values()), weights, machine),
     )
     return [estimator.of(verdict, times) for verdict in found]
 

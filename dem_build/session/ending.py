@@ -101,7 +101,7 @@ def _metrics(
     found: dict[Digest, bytes] = {}
     damaged: dict[str, CorruptObjectError] = {}
     outputs = [(n, r.outputs[o]) for n, r in records.items() for o in READ if o in r.outputs]
-    session.store.objects.bring(blob for _, output in outputs for blob in output.blobs())  # at once
+    session.store.objects.expect(output for _, output in outputs)
     for name, output in outputs:
         try:
             found[output.digest] = session.store.objects.read_bytes(output)

@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from dem_build.errors import StoreError
@@ -28,6 +28,7 @@ __all__ = [
     "FULL",
     "LOCK_SECONDS",
     "NotAFileError",
+    "ReadAhead",
     "acquire",
     "beside",
     "changing",
@@ -65,6 +66,10 @@ _ACROSS = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """Errors of a link from one folder to another, where a file system has links within a folder alone (BeeGFS)."""
 _NO_LINKS = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file until either is written
+_TO_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux alone has it
+_AHEAD = 64
+"""Files that are begun before one is waited for: a disk has something to do, and a system's memory is not filled."""
 _DIRECT = getattr(os, "O_DIRECT", 0)
 _LARGE = 1 << 20
 _PIECE = 1 << 24
@@ -125,32 +130,102 @@ def explained(error: OSError, path: Path | str) -> StoreError:
     return StoreError(f"cannot be read or written: {reason}", where=place)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, waits: Callable[[], None] | None = None) -> bytes:
     """What a file holds; a named pipe, which others wait for to be written, is none.
+
+    Args:
+        path: The file.
+        waits: Called before the disk is waited for, where the system tells that it will be.
 
     Raises:
         NotAFileError: It is no file.
         OSError: It cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, _TO_READ)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise NotAFileError(errno.EISDIR, "it is not a file", str(path))
-        with open(descriptor, "rb", buffering=0, closefd=False) as file:
-            return file.read()
+        if waits is not None and not _in_memory(descriptor):
+            waits()
+        parts = [os.read(descriptor, found.st_size + 1)]
+        while (
+            len(parts[-1]) > 0 and sum(map(len, parts)) != found.st_size
+        ):  # it grows, or a read was cut short
+            parts.append(os.read(descriptor, _PIECE))
+        return b"".join(parts)
     finally:
         os.close(descriptor)
 
 
-def read_document(path: Path) -> bytes | None:
+def _in_memory(descriptor: int) -> bool:
+    """Whether a file's beginning is read without waiting for a disk; True where the system does not tell."""
+    if not _NOWAIT:
+        return True
+    try:
+        os.preadv(descriptor, [bytearray(1)], 0, _NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+class ReadAhead:
+    """Reads small files whose order is known: where one is waited for, the system begins to read the next ones.
+
+    Who reads one file after another from a disk sleeps once a file, and finds nothing of its own in the processor's
+    caches when it wakes, which doubles what a plan costs. Of files that are in memory it changes nothing.
+
+    Args:
+        names: What is about to be read, in this order. Other files may be read as well, and are waited for.
+        path: Name → file.
+    """
+
+    def __init__(self, names: Iterable[str], path: Callable[[str], Path]) -> None:
+        self._names = [*names]
+        self._places = {name: place for place, name in enumerate(self._names)}
+        self._path = path
+        self._begun = 0
+
+    def read(self, name: str) -> bytes | None:
+        """What a file holds; None where there is none.
+
+        Raises:
+            ValueError: It is no file.
+            StoreError: It cannot be read.
+        """
+        return read_document(self._path(name), lambda: self.begin_after(name))
+
+    def begin_after(self, name: str) -> None:
+        """Begin to read the files that come next after one, before that one is waited for."""
+        place = self._places.get(name)
+        if place is None:
+            return
+        end = place + 1 + _AHEAD
+        for other in self._names[max(self._begun, place + 1) : end]:
+            with suppress(OSError):  # who reads it says what is wrong with it
+                descriptor = os.open(self._path(other), _TO_READ)
+                try:
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(descriptor)
+        self._begun = max(self._begun, end)
+
+
+def read_document(path: Path, waits: Callable[[], None] | None = None) -> bytes | None:
     """What a file of the store holds; None where there is none.
+
+    Args:
+        path: The file.
+        waits: As of `read_bytes`.
 
     Raises:
         ValueError: It is no file.
         StoreError: It cannot be read.
     """
     try:
-        return read_bytes(path)
+        return read_bytes(path, waits)
     except FileNotFoundError:
         return None
     except NotAFileError as error:

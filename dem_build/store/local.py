@@ -352,6 +352,11 @@ class Documents:
 
     def __init__(self, layout: CacheLayout) -> None:
         self._layout = layout
+        self._ahead = files.ReadAhead((), layout.action)
+
+    def expect(self, keys: Iterable[Digest]) -> None:
+        """Hear which documents are about to be read, in this order: who waits for one may begin the next ones."""
+        self._ahead = files.ReadAhead(keys, self._layout.action)
 
     def read(self, key: Digest) -> bytes | None:
         """The document of a key; None where there is none.
@@ -359,7 +364,7 @@ class Documents:
         Raises:
             ValueError: Something else is there.
         """
-        return files.read_document(self._layout.action(key))
+        return self._ahead.read(key)
 
     def create(self, key: Digest, data: bytes, sound: Callable[[bytes], bool]) -> None:
         """Write a document, on the disk when this returns, unless a sound one is there: that one stays.

@@ -51,6 +51,7 @@ class Objects:
         self._hints = hints
         self._uses = uses
         self._elsewhere = elsewhere
+        self._ahead = files.ReadAhead((), held.path)
 
     def path(self, name: Digest) -> Path:
         """Where the file of an object lies on this host once it was opened or checked; nothing is touched."""
@@ -270,6 +271,12 @@ class Objects:
         moved = self._bytes.set_aside(fault.blob.digest)
         return ", now in quarantine" if moved else " and could not be moved to quarantine"
 
+    def expect(self, sources: Iterable[Output]) -> None:
+        """Hear which small files are about to be read, in this order; bring those here that are elsewhere."""
+        blobs = [blob for source in sources for blob in source.blobs()]
+        self.bring(blobs)
+        self._ahead = files.ReadAhead((blob.digest for blob in blobs), self._bytes.path)
+
     def read_bytes(self, source: Output | Blob) -> bytes:
         """The bytes of a small file, verified.
 
@@ -282,7 +289,8 @@ class Objects:
         if fault := self._misplaced(blob):
             raise self._condemn([fault])
         try:
-            data = self._bytes.open(blob.digest).read_bytes()
+            path = self._bytes.open(blob.digest)
+            data = files.read_bytes(path, lambda: self._ahead.begin_after(blob.digest))
         except OSError as error:
             raise _unreadable(error, self.path(blob.digest)) from error
         if digest.of_bytes(data) != blob.digest:

@@ -223,9 +223,14 @@ class Records:
         return None
 
     def expect(self, keys: Iterable[Digest]) -> None:
-        """Say which keys are about to be looked up: other stores are asked at once for those that are not here."""
+        """Say which keys are about to be looked up, in this order: what has to be waited for is begun meanwhile.
+
+        Other stores are asked at once for those that are not here.
+        """
+        expected = [*keys]
+        self._documents.expect(expected)
         if self._elsewhere is not None:
-            self._elsewhere.expect([key for key in keys if not self._noted(key)])
+            self._elsewhere.expect([key for key in expected if not self._noted(key)])
 
     def ask_again(self, keys: Iterable[Digest]) -> None:
         """As `expect`, for keys that had no record: whoever runs for hours beside others asks now and then."""
@@ -272,10 +277,17 @@ class Records:
         except ValueError:
             return None
 
-    def all(self) -> Iterator[Record]:
-        """Every record that can be read."""
-        for key in self._documents.all():
-            record = self.peek(key)
+    def all(self, known: Iterable[Record] = ()) -> Iterator[Record]:
+        """Every record that can be read.
+
+        Args:
+            known: Those that the caller has read: they are not read again.
+        """
+        read = {record.key: record for record in known if record.away is None}
+        keys = [*self._documents.all()]
+        self._documents.expect(key for key in keys if key not in read)
+        for key in keys:
+            record = read.get(key) or self.peek(key)
             if record is not None:
                 yield record
 

@@ -182,20 +182,30 @@ class Watch:
             self.give_up(f"{os.fsdecode(name)} changes")
 
     def _look(self, way: str, path: Any) -> tuple[str, bytes]:
-        """Look at what is about to be read; where its times may not show the next change, read it as well."""
+        """Look at what is about to be read; where its times may not show the next change, read it as well.
+
+        Only `stat` is asked, as the caller opens it in a moment: what that says late is older than what the caller
+        sees, so that a witness of it holds never rather than too long.
+        """
         name = os.fsencode(path)
-        seen, careful = look(way, name), self._careful(way, name)
-        if careful != way:
-            seen = look(careful, name)
+        try:
+            found = _stat(name)
+        except OSError as error:
+            careful, seen = way, failure(error)
+        else:
+            careful = self._careful(way, name, found)
+            seen = signature(way, found) if careful == way else look(careful, name)
         self.note(careful, path, seen)
         return careful, seen
 
-    def _careful(self, way: str, name: bytes) -> str:
-        """The way to look at a path that misses no later change."""
-        try:
-            found = _stat(name)
-        except OSError:
-            return way
+    def _careful(self, way: str, name: bytes, found: os.stat_result) -> str:
+        """The way to look at a path that misses no later change.
+
+        Args:
+            way: How it is looked at where its times tell.
+            name: The path.
+            found: What `stat` says of it.
+        """
         if max(found.st_mtime_ns, found.st_ctime_ns) < self._began - GRAIN_NS:
             return way
         if stat.S_ISREG(found.st_mode):
@@ -208,11 +218,8 @@ class Watch:
         """Look at all the code that ran; what is young may be other code than that by now."""
         for module in [*sys.modules.values()]:
             path = getattr(module, "__file__", None)
-            if isinstance(path, str):
-                name = os.fsencode(path)
-                if self._careful(STATUS, name) != STATUS:
-                    self.give_up(f"{path} is young")
-                self.note(STATUS, name, look(STATUS, name))
+            if isinstance(path, str) and self._look(STATUS, path)[0] != STATUS:
+                self.give_up(f"{path} is young")
             if isinstance(made := getattr(module, "__cached__", None), str):
                 for way in (FILE, CONTENT):  # what is compiled of the code that was looked at just now
                     self._looks.pop((way, os.fsencode(made)), None)

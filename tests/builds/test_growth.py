@@ -62,7 +62,7 @@ def test_a_command_makes_as_many_calls_for_a_dataset_among_many_as_among_few(
     assert_linear(calls, SIZES)
 
 
-def test_a_plan_opens_one_file_an_action_and_makes_one_key_of_it(
+def test_a_plan_opens_each_record_once_and_makes_one_key_of_it(
     recipes: dict[int, tuple[Path, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted: Counter[str] = Counter()
@@ -85,3 +85,7 @@ def test_a_plan_opens_one_file_an_action_and_makes_one_key_of_it(
         # tells a dataset from others.
         assert actions <= counted["read_bytes"] <= actions + 10
         assert 2 * actions <= counted["of_json"] <= 2 * actions + datasets + 10
+        counted.clear()
+        assert run(["plan", str(recipe), "--set", "train.learning_rate=1e-4"]) == 0
+        # Estimates look at all records: at none twice. A training has none, which is asked twice, and one of before.
+        assert counted["read_bytes"] <= actions + 3 * datasets + 10

@@ -11,7 +11,7 @@ from safetensors.numpy import save
 from tiny import make_base
 
 from dem_build.engine.outcome import Outcome
-from dem_build.plan import decide
+from dem_build.plan import decide, levels
 from dem_build.session.session import Call, open_session
 from dem_build.store import Record
 
@@ -116,17 +116,27 @@ def record_made_up(recipe: Path, base: bytes | None = None, parameters: int | No
     session.store.make()
     store, known = session.store, {}
     rng = np.random.default_rng(0)
-    for action in session.plan.graph:
-        verdict = decide(action, known, store.records, session.plan.history)
-        assert verdict.key is not None
-        folder = store.work.new(verdict.key) / "out"
-        given = {"config": base} if base and action.name == "base" else None
-        make_up(action.kind, action.name, folder, rng, given)
-        known[action.name] = store.objects.put_all({n: folder / n for n in action.kind.outputs}, {})
-        told = {"seconds": 1.0, "host": os.uname().nodename} | told_of(action.kind, parameters)
-        made = Record(verdict.key, action.kind.name, verdict.preimage, known[action.name], told)
-        store.records.publish(made)
-        store.work.drop(verdict.key)
+    for ready in levels(
+        session.plan.graph
+    ):  # all outputs of a level at once: thousands of small flushes else
+        verdicts = [decide(action, known, store.records, session.plan.history) for action in ready]
+        made: dict[tuple[str, str], Path] = {}
+        for verdict in verdicts:
+            action = verdict.action
+            assert verdict.key is not None
+            folder = store.work.new(verdict.key) / "out"
+            given = {"config": base} if base and action.name == "base" else None
+            make_up(action.kind, action.name, folder, rng, given)
+            made |= {(action.name, name): folder / name for name in action.kind.outputs}
+        put = store.objects.put_all({"\0".join(at): path for at, path in made.items()}, {})
+        for verdict in verdicts:
+            action, key = verdict.action, verdict.key
+            assert key is not None
+            outputs = {name: put[f"{action.name}\0{name}"] for name in action.kind.outputs}
+            known[action.name] = outputs
+            told = {"seconds": 1.0, "host": os.uname().nodename} | told_of(action.kind, parameters)
+            store.records.publish(Record(key, action.kind.name, verdict.preimage, outputs, told))
+            store.work.drop(key)
     session.save_lock()
     session.save_root(Outcome({}))
     return len(known)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -18,7 +19,7 @@ from dem_build.digest import DIGEST
 from dem_build.store import files
 from dem_build.store.leases import clock
 from dem_build.store.local import DIGESTS, DOCUMENT, NONCE
-from dem_build.store.records import read_record
+from dem_build.store.records import parse_record
 from dem_build.store.roots import Roots
 from dem_build.store.uses import read_uses
 
@@ -131,9 +132,11 @@ def take_census(layout: CacheLayout, now: float | None = None) -> Census:
     roots = tuple(Roots(layout).all())
     records: dict[Digest, RecordFile] = {}
     opaque: set[Digest] = set()
-    for entry in record_entries(layout):
+    found = {entry.path.stem: entry for entry in record_entries(layout)}
+    ahead = files.ReadAhead(found, lambda key: found[key].path)
+    for key, entry in found.items():
         try:
-            record = read_record(entry.path)
+            record = parse_record(ahead.read(key), key)
         except ValueError:
             opaque |= digests_named_by(entry.path)
         else:
@@ -273,7 +276,7 @@ def stats(layout: CacheLayout) -> Stats:
             ages=_once({name: aged[name] for name in AGES if name in aged}, sizes),
             unnamed=_sum(rest, sizes),
             recipes={r: _usage([census.records[k] for k in keys], sizes) for r, keys in named.items()},
-            exclusive={r: _exclusive(r, named, census, sizes) for r in named},
+            exclusive=_exclusive(named, census, sizes),
             work=Usage(sum(1 for _ in layout.work.glob("*/*")), size_of(layout.work)[0]),
             quarantine=Usage(sum(1 for _ in layout.quarantine.iterdir()), size_of(layout.quarantine)[0]),
         )
@@ -298,12 +301,18 @@ def _once(groups: Mapping[str, list[RecordFile]], sizes: Mapping[str, int]) -> d
 
 
 def _exclusive(
-    recipe: str, named: Mapping[str, set[Digest]], census: Census, sizes: Mapping[str, int]
-) -> Usage:
-    keys = named[recipe].difference(*(others for name, others in named.items() if name != recipe))
-    elsewhere = {n for key, found in census.records.items() if key not in keys for n in found.objects()}
-    objects = {n for key in keys for n in census.records[key].objects()} - elsewhere
-    return Usage(len(keys), _sum(objects, sizes).bytes)
+    named: Mapping[str, set[Digest]], census: Census, sizes: Mapping[str, int]
+) -> dict[str, Usage]:
+    """Of each recipe the records that no other one names, and the objects that no record beside them names."""
+    recipes = Counter(key for keys in named.values() for key in keys)
+    naming = Counter(name for found in census.records.values() for name in found.objects())
+    usages = {}
+    for recipe, keys in named.items():
+        alone = [key for key in keys if recipes[key] == 1]
+        own = Counter(name for key in alone for name in census.records[key].objects())
+        objects = [name for name, count in own.items() if count == naming[name]]
+        usages[recipe] = Usage(len(alone), _sum(objects, sizes).bytes)
+    return usages
 
 
 def _usage(group: list[RecordFile], sizes: Mapping[str, int]) -> Usage:
