@@ -234,7 +234,14 @@ def test_a_base_without_a_chat_template_is_refused(tiny_base, folder, tmp_path):
         evaluate(tiny_base, folder, "pick", tmp_path, apply_chat_template=True)
 
 
-def test_no_document_is_its_own_example(base, folder, tmp_path):
+@pytest.mark.parametrize(
+    "splits",
+    ["test_split: test", "validation_split: test", "validation_split: test\nfewshot_split: test"],
+    ids=["test", "validation", "named"],
+)
+def test_no_document_is_its_own_example(base, folder, tmp_path, splits):
+    shared = folder / "base" / "_shared"
+    shared.write_text(shared.read_text().replace("test_split: test", splits))
     _, samples, provenance = evaluate(base, folder, "pick", tmp_path, num_fewshot=4)
     assert provenance["num_fewshot"] == 4
     for sample in samples:

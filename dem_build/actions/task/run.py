@@ -186,10 +186,14 @@ def _set_fewshot(config: dict[str, Any], params: Mapping[str, JSON]) -> None:
             f"the task has num_fewshot = 0 on purpose, not {shots}", where=params["task"], hint=hint
         )
     config["num_fewshot"] = shots if shots is not None else own or 0
+    # lm-eval leaves the document under test out of its own examples where the split of the examples is said outright and
+    # is the `test_split`: not where both are the validation split, or are the test split because there is no other.
     sources = ("fewshot_split", "fewshot_config", "training_split", "validation_split")
     if config["num_fewshot"] and not any(config.get(source) for source in sources):
-        # Said outright, lm-eval leaves the document under test out of its own examples; otherwise it may not.
         config["fewshot_split"] = config.get("test_split")
+    asked = config.get("test_split") or config.get("validation_split")
+    if config.get("fewshot_split") == asked:
+        config["test_split"] = asked
 
 
 def _dataset(config: Mapping[str, Any], folder: Path, revision: str | None, cache: Path) -> dict[str, Any]:

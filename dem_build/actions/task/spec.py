@@ -19,7 +19,7 @@ KIND = Kind(
     name="task",
     module="dem_build.actions.task.run",
     family="evaluate",
-    version=3,  # 3: samples have lm-eval's hashes; 2: special tokens are those of training, in every kind of request
+    version=4,  # 4: no example is the document asked; 3: samples have lm-eval's hashes; 2: special tokens as in training
     params=(
         "task",
         "num_fewshot",
