@@ -186,8 +186,8 @@ def _set_fewshot(config: dict[str, Any], params: Mapping[str, JSON]) -> None:
             f"the task has num_fewshot = 0 on purpose, not {shots}", where=params["task"], hint=hint
         )
     config["num_fewshot"] = shots if shots is not None else own or 0
-    # lm-eval leaves the document under test out of its own examples where the split of the examples is said outright and
-    # is the `test_split`: not where both are the validation split, or are the test split because there is no other.
+    # lm-eval leaves the document under test out of its own examples where the split of the examples is said outright
+    # and is the `test_split`: not where both are the validation split, or the test split for lack of another.
     sources = ("fewshot_split", "fewshot_config", "training_split", "validation_split")
     if config["num_fewshot"] and not any(config.get(source) for source in sources):
         config["fewshot_split"] = config.get("test_split")

@@ -19,7 +19,7 @@ KIND = Kind(
     name="task",
     module="dem_build.actions.task.run",
     family="evaluate",
-    version=4,  # 4: no example is the document asked; 3: samples have lm-eval's hashes; 2: special tokens as in training
+    version=4,  # 4: no example is what is asked; 3: samples have lm-eval's hashes; 2: special tokens of training
     params=(
         "task",
         "num_fewshot",
