@@ -81,7 +81,7 @@ class HeldPrediction:
 
 
 def prediction_of(record: Record, data: bytes) -> Foretold:
-    """The prediction of a record of an action `score`.
+    """The prediction of a record of an action `score`, whose output has the bytes `data`.
 
     Raises:
         StoreError: They are of another shape.
