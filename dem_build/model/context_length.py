@@ -80,7 +80,7 @@ def longest_short(config: Any) -> int | None:
 
 
 def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
-    """Whether a model reads rows of some of the lengths, in tokens, with its short rotary frequencies, others with long."""
+    """Whether a model reads rows of some of the lengths, in tokens, with its short rotary frequencies, others not."""
     if ORIGINAL.encode() not in config.read_bytes():
         return False  # without one it is the longest that the model takes at all
     most = longest_short(AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False))
