@@ -73,7 +73,7 @@ def number(value: Any) -> float | None:
 
 
 def finite(value: float | None) -> float | None:
-    """A number that JSON can say: it has no NaN and no infinity, and both are null."""
+    """A number if it is finite, else None: JSON has no NaN and no infinity."""
     return value if value is not None and math.isfinite(value) else None
 
 

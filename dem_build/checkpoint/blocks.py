@@ -103,7 +103,7 @@ def quantise(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.ui
 
 
 def dequantise(run: Run, stored: NDArray[np.int8], scales: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """The float32 values of a run of elements, exactly."""
+    """The float32 values of a run of elements, exactly; `scales` are the bits of its bfloat16 scales."""
     values = stored.astype(np.float32)
     steps = from_bfloat16(scales)
     if run.is_whole(values.size):

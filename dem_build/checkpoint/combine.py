@@ -148,7 +148,10 @@ def combine(
 
 
 def result_specs(base: Checkpoint, code: str | None, kept: frozenset[str] = frozenset()) -> list[TensorSpec]:
-    """The tensors of a model composed on `base`: its names and shapes, floats in the format `code`, if any."""
+    """The tensors of a model composed on `base`: its names and shapes.
+
+    Floats are in the format `code`, None for that of the base; those `kept` are float32.
+    """
     return [
         TensorSpec(name, _code(tensor, code, kept) if tensor.dtype in FLOATS else tensor.dtype, tensor.shape)
         for name, tensor in base.tensors.items()

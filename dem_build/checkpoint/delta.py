@@ -173,6 +173,12 @@ def open_delta(path: Path, base: Checkpoint, base_digest: Digest, name: str) -> 
 
     However it is stored, what is returned has the base's float tensors, and gives their values as float32.
 
+    Args:
+        path: The file.
+        base: What it must belong to.
+        base_digest: Digest of the base's folder of weights.
+        name: What messages call it.
+
     Raises:
         CheckpointError: No vector, a vector of another base, or names, shapes or formats that differ.
     """
@@ -218,7 +224,10 @@ def _check_scales(tensor: TensorSpec, scales: TensorSpec | None, name: str) -> N
 
 
 class DeltaWriter(Writer):
-    """Writes a vector from float32 values, in pieces that come in any order."""
+    """Writes a vector to a new file from float32 values, in pieces that come in any order.
+
+    Its `specs` are all tensors of the file, the scales of those that are stored in blocks of int8 among them.
+    """
 
     def __init__(self, path: Path, metadata: Mapping[str, str], specs: Mapping[str, TensorSpec]) -> None:
         super().__init__({path: specs.values()}, metadata)

@@ -30,6 +30,7 @@ class Checkpoint:
 
     Attributes:
         tensors: Name → tensor, in the order in which they lie in the files.
+        metadata: The metadata of the first file.
     """
 
     def __init__(self, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:

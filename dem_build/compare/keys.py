@@ -123,7 +123,7 @@ class Keys:
 
 
 def match_keys(before: Mapping[str, Node], after: Mapping[str, Node], built: Iterable[str] = ()) -> Keys:
-    """Match the actions of two sides."""
+    """Match the actions of two sides, of which the second has records of those that are `built`."""
     names, recorded = Names(_renamed(before, after)), set(built)
     pairs = _pairs(before, after, names)
     changes = [_change(name, node, before, pairs.get(name), name in recorded) for name, node in after.items()]

@@ -81,7 +81,7 @@ class MetricChange:
 
     Attributes:
         model: The model's name on the second side, else on the first.
-        lower_is_better: Whether less of it is better.
+        lower_is_better: Whether less of the metric is better.
         before: What the first side recorded, of all its rows; None where there is nothing.
         after: The same of the second side.
         basis: What the change rests on.

@@ -165,7 +165,7 @@ def from_pair(prompt: Any, completion: Any, beside: Beside) -> Conversation:
 def from_history(
     history: Any, prompt: str, answer: str, beside: Beside, bare: tuple[str, ...] | None
 ) -> Conversation:
-    """Read questions and answers that came before a question, and its answer."""
+    """Read a question and its answer, and the pairs of texts that came before; `bare` is trained without a template."""
     texts = [text for pair in history for text in pair]
     roles = ("user", "assistant")
     turns = [{"role": roles[i % 2], "content": text} for i, text in enumerate([*texts, prompt, answer])]

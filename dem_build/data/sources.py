@@ -53,7 +53,7 @@ def expand(pattern: str, folder: Path, otherwise: Callable[[], list[Path]] = lis
 
 
 def matching(pattern: str, folder: Path) -> Iterator[Path]:
-    """Yield what a pattern of shells names, as `glob.glob` does: `**` crosses folders, and links to folders.
+    """Yield what a pattern of shells names in a folder, as `glob.glob` does: `**` crosses folders, and links to them.
 
     A link that leads back to a folder above it is passed over: what lies there is found under its own name.
 

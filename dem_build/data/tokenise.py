@@ -71,6 +71,7 @@ class Style:
         chat: Whether they go through the base's chat template.
         system: The first turn, with `chat`, of an example that has none of its own.
         train_prompt: Whether the prompt is trained as well (`loss = "all"`).
+        max_length: Most tokens of a row.
         truncate: Whether a longer row is cut; otherwise it is dropped.
         last_only: Whether the last answer of several alone is trained (`loss = "completion"`).
     """

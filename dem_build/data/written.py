@@ -95,7 +95,7 @@ def _is_cue(text: str) -> bool:
 
 
 def mark(turns: Sequence[Turn], cues: re.Pattern[str]) -> Marked:
-    """Turns with a mark in the place of each text; turns of one shape have the same marks."""
+    """Turns with a mark in the place of each text but its `cues`; turns of one shape have the same marks."""
     marked = Marked([], [])
     names: dict[str, str] = {}
     for place, turn in enumerate(turns):
@@ -184,7 +184,7 @@ def lost(
     tools: bool,
     variables: Mapping[str, Any],
 ) -> list[Stretch]:
-    """What is not in what a template wrote."""
+    """What of the turns that are `marked` is not in what a template, given tools and `variables`, wrote of them."""
     unmarked = _unmarked(tokenizer, marked, tools=tools, variables=variables)
     return [s for s in marked.stretches if s.mark in unmarked or not stands_in(s.text, written)]
 
@@ -213,7 +213,7 @@ def _unmarked(
 
 
 def switch_in(text: str, written: str, switches: re.Pattern[str]) -> str:
-    """What a text sets in a template, where the template wrote all else of it; empty where it did not."""
+    """What a text, not written as it is, sets in a template; empty where the template did not write all else of it."""
     found = switches.search(text)
     rest = (part.strip() for part in switches.split(text))
     return found[0] if found and all(stands_in(part, written) for part in rest if part) else ""

@@ -30,7 +30,7 @@ def installed(requirements: Sequence[str]) -> bool:
 
 
 def unpack(requirements: Sequence[str], folder: Path) -> None:
-    """Fetch packages, without what they depend on, and unpack them into a folder.
+    """Fetch packages, `NAME==VERSION` each, without what they depend on, and unpack them into a folder.
 
     Raises:
         UsageError: Nothing here can fetch them, or the package index does not have them.

@@ -29,7 +29,7 @@ class Backlog(MutableMapping[str, "Verdict"]):
         self._others: list[int] = []
 
     def names(self, *, trainings: bool) -> Iterator[str]:
-        """The names of those that are due, in order."""
+        """The names of those that are due, in order, with or without trainings."""
         place = -1
         kept = [self._others, self._trainings] if trainings else [self._others]
         while found := [some[at] for some in kept if (at := bisect_right(some, place)) < len(some)]:

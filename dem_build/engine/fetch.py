@@ -21,7 +21,7 @@ __all__ = ["Fetch"]
 
 
 class Fetch:
-    """Brings objects here.
+    """Brings objects here, and sets `ended` when no more come.
 
     Attributes:
         error: Why it ended before all that can be brought was here.

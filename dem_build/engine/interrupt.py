@@ -19,7 +19,11 @@ __all__ = ["Interrupt"]
 
 
 class Interrupt:
-    """Counts the user's requests to stop while it is entered; in any thread but the main one there are none."""
+    """Counts the user's requests to stop while it is entered; in any thread but the main one there are none.
+
+    Attributes:
+        last: The signal of the last one; None where there was none.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

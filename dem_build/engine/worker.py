@@ -34,7 +34,12 @@ __all__ = ["main"]
 
 
 def main(store: str, scratch: str = "") -> None:
-    """Serve until standard input ends."""
+    """Serve until standard input ends.
+
+    Args:
+        store: The store's folder.
+        scratch: The folder of unfinished runs; empty: they lie in the store.
+    """
     die_with_parent()  # the end of standard input does it as well, and elsewhere alone
     _leave_stopping_to_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")

@@ -156,7 +156,10 @@ class DueMatching:
 
 
 def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
-    """The verdicts on what is due, or may be; of several actions that are the same work, the first."""
+    """The verdicts on what is due, or may be; of several actions that are the same work, the first.
+
+    Of one kind alone, if it is given.
+    """
     found: dict[Digest, Verdict] = {}
     known: dict[str, Mapping[str, Output]] = {}
     for verdict in plan.due:

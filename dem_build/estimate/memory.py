@@ -179,7 +179,7 @@ class Rows:
     """What a dataset's train split holds.
 
     Attributes:
-        trained_tokens: Those that count.
+        trained_tokens: Those tokens that count.
         longest: Tokens of the longest row; None where it is not recorded.
     """
 

@@ -35,6 +35,7 @@ class Listed:
     """A file of a repository.
 
     Attributes:
+        size: In bytes.
         sha256: Its digest where the hub knows it, which it does of large files.
     """
 

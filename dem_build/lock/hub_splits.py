@@ -73,7 +73,7 @@ class HubData:
     Attributes:
         name: `org/name`.
         card: The YAML of its README.
-        converted: Whether these are the parquet files that the hub made of it.
+        converted: Whether `paths` are the parquet files that the hub made of it.
     """
 
     name: str

@@ -37,7 +37,10 @@ def mark(key: str) -> str:
 
 
 def names(dataset: str, pins: Iterable[str]) -> list[str]:
-    """Those names in a lock that are parts of a dataset, `datasets.prompts.parts[0]`, in their order."""
+    """Those names in a lock that are parts of a dataset, in order.
+
+    `datasets.prompts.parts[0]` is one of `datasets.prompts`.
+    """
     found = {name: _INDEX.fullmatch(name.removeprefix(f"{dataset}.")) for name in pins}
     return sorted((n for n, match in found.items() if match), key=lambda n: int((found[n] or "")[1]))
 

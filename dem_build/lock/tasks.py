@@ -90,7 +90,7 @@ def lm_eval_version() -> str:
 
 
 def find_task(name: str, include_path: Path | None) -> Closure:
-    """Find a task by its name: the user's first, then lm-eval's own.
+    """Find a task by the name that its YAML has: the user's first, in or below a folder, then lm-eval's own.
 
     Raises:
         UsageError: No such task, a group or a tag of tasks, or one whose files are missing or cannot be read.

@@ -65,7 +65,7 @@ def refuse_longer(rows: TokenRows, config: Path) -> None:
 
 
 def ceilings(config: Any) -> list[int]:
-    """The lengths that padding must not pass: the longest that a model takes, or reads as a short row."""
+    """The lengths in tokens that padding must not pass: the longest that a model takes, or reads as a short row."""
     found = (longest_short(config), *(getattr(config, name, None) for name in NAMES))
     return [most for most in found if isinstance(most, int)]
 
@@ -80,7 +80,7 @@ def longest_short(config: Any) -> int | None:
 
 
 def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
-    """Whether some rows are read with a model's short rotary frequencies, and others with its long ones."""
+    """Whether a model reads rows of some of the lengths, in tokens, with its short rotary frequencies, others not."""
     if ORIGINAL.encode() not in config.read_bytes():
         return False  # without one it is the longest that the model takes at all
     most = longest_short(AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=False))
@@ -88,7 +88,7 @@ def has_both_sorts(lengths: NDArray[np.integer], config: Path) -> bool:
 
 
 def refuse_mixed_packs(lengths: NDArray[np.integer], config: Path) -> None:
-    """Refuse to pack documents that a model reads in two ways.
+    """Refuse to pack documents, of `lengths` in tokens, that a model reads in two ways.
 
     Raises:
         TrainingError: Some are longer than what the short rotary frequencies are for, and others are not.

@@ -47,6 +47,8 @@ class ModelFiles:
     """Where a model that vectors are added to lies.
 
     Attributes:
+        weights: Its folder of weights.
+        digest: The digest of that folder.
         config: Its `config.json`.
     """
 
@@ -117,7 +119,7 @@ class LiveModel:
         self._held.close()
 
     def become(self, method: str, params: Mapping[str, JSON], omegas: Omegas, threads: int = 1) -> bool:
-        """Set the model to what `compose` makes, unless that fails; return whether it was anything else.
+        """Set the model to what `compose` makes; return whether it was anything else. If that fails, it is what it was.
 
         Args:
             method: A way to compose that sums.

@@ -29,7 +29,7 @@ Tensors: TypeAlias = dict[str, torch.Tensor]
 
 
 def vector_tensors(delta: Path, origin: Path, origin_digest: Digest, name: str) -> Tensors:
-    """ΔΘ, all of it, in float32 on the CPU, however it is stored.
+    """ΔΘ, all of it, in float32 on the CPU, however it is stored; `origin` has the weights that it is added to.
 
     Raises:
         CheckpointError: As `checkpoint.delta.open_delta`.

@@ -57,7 +57,7 @@ def value_text(value: Any) -> str:
 
 
 def with_table(text: str, section: str, name: str, table: Mapping[str, Any]) -> str:
-    """A recipe's text with one table more, below the last one of its section.
+    """A recipe's text with one table more, of a name that is not there yet, below the last one of its section.
 
     Raises:
         UsageError: The section stands in a form that no header can add to, as an inline table.
@@ -84,7 +84,9 @@ def with_table(text: str, section: str, name: str, table: Mapping[str, Any]) -> 
 
 
 def without_table(text: str, section: str, name: str) -> str:
-    """A recipe's text without a table and those in it. Comments above its header and below its last key stay.
+    """A recipe's text without a table, which has to be there, and without those in it.
+
+    Comments above its header and below its last key stay.
 
     Raises:
         UsageError: It stands inside of an inline table with others.

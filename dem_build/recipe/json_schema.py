@@ -24,7 +24,7 @@ SCHEMAS: dict[str, tuple[type[BaseModel], str]] = {
 
 
 def json_schema(of: str) -> dict[str, Any]:
-    """The schema of a recipe or a machine file, as a JSON document."""
+    """The schema of one of `SCHEMAS`, a recipe or a machine file, as a JSON document."""
     model, title = SCHEMAS[of]
     written: dict[str, Any] = _written(model.model_json_schema())
     # What is filled in where the file does not say it need not be written.

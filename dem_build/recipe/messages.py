@@ -63,7 +63,7 @@ class Mistake:
 
 
 def mistakes_of(model: type[BaseModel], data: Mapping[str, Any]) -> list[Mistake]:
-    """What is wrong with the shape of a table; nothing when the model takes it."""
+    """What is wrong with the shape of a table, whose lists are tuples; nothing when the model takes it."""
     try:
         model.model_validate(data, strict=True)
     except ValidationError as error:

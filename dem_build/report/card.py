@@ -42,7 +42,15 @@ def card(
     results: Results,
     versions: Mapping[str, str],
 ) -> str:
-    """The card of a composed model, as Markdown with YAML front matter."""
+    """The card of a composed model, as Markdown with YAML front matter.
+
+    Args:
+        recipe: The recipe.
+        graph: Its graph.
+        records: Name of an action → its record.
+        results: What the records say.
+        versions: Library → version, of the machine that publishes.
+    """
     base = base_name(recipe, graph)
     # Front matter by hand: every build renders a card, importing yaml is slow, and a JSON string of printable
     # characters is a YAML string.

@@ -100,7 +100,7 @@ class MetricRow:
     Attributes:
         task: The task's name in results (`loss:math`, `arc_easy`).
         measures: Model → what was measured.
-        lower_is_better: Whether less of it is better.
+        lower_is_better: Whether less of the metric is better.
         change: Composed against base, None where either is missing.
     """
 

@@ -19,7 +19,7 @@ SAMPLES = "samples"
 
 
 def group_scores(groups: Mapping[str, TaskGroup], tasks: Mapping[str, Metrics]) -> dict[str, Metrics]:
-    """The metrics of each group of which all tasks are measured."""
+    """The metrics of each group of which all tasks are measured, of one model: task → metric → value."""
     found = {}
     for name, group in groups.items():
         members = [tasks[task] for task in group.tasks if task in tasks]

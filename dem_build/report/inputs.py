@@ -41,6 +41,7 @@ class BuildRecords:
 
     Attributes:
         records: Name of an action → its record, for those that have one.
+        read: Returns the bytes of an output that is one file.
     """
 
     graph: Graph

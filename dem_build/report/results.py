@@ -100,7 +100,7 @@ class Results:
 
 
 def collect(graph: Graph, records: Mapping[str, Record], read: Callable[[Output], bytes]) -> Results:
-    """The results that the records of a graph's actions hold.
+    """The results that the records of a graph's actions hold, by their names; `read` gives the bytes of a file.
 
     Raises:
         StoreError: An evaluation's metrics are not what they should be.

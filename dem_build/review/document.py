@@ -246,6 +246,7 @@ class Review(ToldPart):
         against: What the base was named as.
         base: The commit that both have in common.
         untrusted: Whether the head was taken for a stranger's.
+        command: What repeats the review.
     """
 
     dem_ci: Literal[1] = 1

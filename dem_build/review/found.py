@@ -32,6 +32,7 @@ class RecipeFile:
 
     Attributes:
         path: From the root of the repository.
+        lock: What its lock holds; None where there is none.
     """
 
     path: str

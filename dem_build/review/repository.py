@@ -29,6 +29,7 @@ class GitBlob:
     Attributes:
         path: From the root of the repository, with `/`.
         oid: git's name of its bytes.
+        size: In bytes.
         regular: Whether it is a file, and not a link.
     """
 

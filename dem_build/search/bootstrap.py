@@ -51,6 +51,11 @@ def intervals(problem: SearchProblem, found: Found, uniform: Sample | None) -> I
 
     Where the search ended in several basins, the lowest place may be in another one for other rows: an interval then
     reaches from one to the other.
+
+    Args:
+        problem: What was searched.
+        found: What came of it.
+        uniform: The sample of equal ω; None where none was taken.
     """
     draws = np.random.default_rng(SEED)
     surrogate = Surrogate.fit(problem, found.samples)

@@ -91,6 +91,12 @@ def gradient_search(
 
     Then it looks where the models know least and promise most, see `acquisition`, and descends from there too, as long
     as that may end as low.
+
+    Args:
+        problem: What to search.
+        known: Samples that are known already.
+        most: Most steps of the first descent.
+        looks: Most looks elsewhere.
     """
     samples = list(known)
     first = descend(problem, samples, list(samples), most)

@@ -202,7 +202,10 @@ class Objects:
         return True
 
     def examine(self, blob: Blob, *, reread: bool = False) -> ObjectFault | None:
-        """What is wrong with an object; its bytes are read unless this host has verified them as they are."""
+        """What is wrong with an object; its bytes are read unless this host has verified them as they are.
+
+        With `reread` they are read in any case.
+        """
         if not reread and self._verified(blob):
             return None
         if fault := self._misplaced(blob):

@@ -48,7 +48,10 @@ BEFORE = frozenset(kind.family for kind in KINDS.values() if kind.before_trainin
 
 
 def plan_table(plan: Plan, console: Console, *, fold: bool = False) -> None:
-    """Print a plan, one action a line with its verdict and reason; plain lines where there is no terminal."""
+    """Print a plan, one action a line with its verdict and reason; plain lines where there is no terminal.
+
+    If asked to `fold`, many recorded actions are one line.
+    """
     if plan.up_to_date and fold:
         every = counted(len(plan.verdicts), "action")
         say(console, (f"{MARKS['ran']} ", "green"), f"up to date: {every} recorded")

@@ -197,7 +197,7 @@ def _gate(gate: GateResult, console: Console) -> None:
 
 
 def _fitting(found: Sequence[MetricRow], errors: Mapping[str, int], width: int) -> list[list[str]]:
-    """Divide the models among as few tables as fit; base and composed stay together."""
+    """Divide models, each with the width of its errors, among as few tables as fit; base and composed stay together."""
     models = list(errors)
     labels = max(len(_subject(r)) for r in found) + max(len(joined(r.metric)) for r in found) + 2 * GAP
     groups: list[list[str]] = [[m for m in models if m in (BASE, COMPOSED)]]

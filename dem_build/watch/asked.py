@@ -47,7 +47,7 @@ def spelled(answer: object) -> bytes:
 
 
 def answers(questions: Collection[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
-    """Ask again, all at once; who has heard enough closes the iterator, and nothing more is asked.
+    """Ask what `question` wrote again, all at once; who has heard enough closes the iterator: nothing more is asked.
 
     Yields:
         A question and its answer, `spelled`, as they come; None where there is none soon.

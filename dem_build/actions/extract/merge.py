@@ -49,6 +49,13 @@ def merged_weights(
 ) -> Iterator[tuple[str, NDArray[np.float32] | None]]:
     """Yield the base's weights with an adapter added to them, in float32; None where it changes nothing.
 
+    Args:
+        inputs: The adapter's files as sources.
+        config: The adapter's config.
+        model: The base's model, built without memory.
+        base: The base's weights, open.
+        note: Called with what the user should know.
+
     Raises:
         CheckpointError: An adapter of another base, a damaged one, or one that cannot be merged.
     """

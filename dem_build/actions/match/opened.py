@@ -28,7 +28,7 @@ __all__ = ["open_sums", "sample_rows"]
 def open_sums(
     inputs: Inputs, vectors: Vectors, dtype: str, context: Context
 ) -> tuple[PreTrainedModel, ModelSums]:
-    """The model of the base's config without its weights, and what these are made of.
+    """The model of the base's config without its weights, and what these, in `dtype`, are made of.
 
     Raises:
         CheckpointError: A vector of another base, or a model that transformers does not know.

@@ -30,9 +30,9 @@ STEP = 64
 
 
 class OneThreadEach:
-    """Calls a function with each of some arguments, several at a time, each call on one thread. Use it in a `with`.
+    """Calls a function with each of some arguments, each call on one thread: on a CPU as many at a time as `threads`.
 
-    A sum that a library shares out among threads is another one for each number of them.
+    Use it in a `with`. A sum that a library shares out among threads is another one for each number of them.
     """
 
     def __init__(self, threads: int) -> None:

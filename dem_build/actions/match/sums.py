@@ -155,7 +155,7 @@ class ModelSums:
 
 
 class Written:
-    """The tensors of the model, written in the files' layout as they come, each once."""
+    """The tensors of the model, written in the files' layout as they come, each once; `writer` must be entered."""
 
     def __init__(self, writer: Writer, sums: ModelSums) -> None:
         self._writer, self._sums = writer, sums
@@ -176,7 +176,7 @@ class Written:
                 self._write(file, values)
 
     def rest(self, tell: Callable[[int], None]) -> None:
-        """Write the prior of every tensor that was not set."""
+        """Write the prior of every tensor that was not set; `tell` is called with how many are left."""
         for name in list(self._due):
             self._write(name, self._sums.stored(name))
             self._sums.release()

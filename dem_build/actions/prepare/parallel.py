@@ -66,7 +66,7 @@ def processes_for(threads: int, size: int) -> int:
 
 
 class Cutter:
-    """Cuts examples into rows."""
+    """Cuts examples into rows, and into shingles too if it `compares`; in so many processes, of which 1 is this one."""
 
     def __init__(self, tokenizer: BaseTokenizer, style: Style, *, compares: bool, processes: int = 1) -> None:
         self._tokenizer, self._style, self._compares = tokenizer, style, compares

@@ -77,7 +77,7 @@ class AskedItem(ABC):
 
 @contextmanager
 def opened_item(session: Session, items: Items, number: int, work: Path) -> Iterator[AskedItem]:
-    """Yield an item of a planned recipe.
+    """Yield an item of a planned recipe, all of whose model is built; copies and links for it go into `work`.
 
     Raises:
         UsageError: There is no such item.

@@ -28,7 +28,7 @@ class Asked:
         name: `base`, `trunk`, `composed`, `unhealed`; of a model without vectors that of the whole one.
         value: The metric, or the mean loss of the tokens that count, in nats.
         sure: How sure it is of what is right, in nats; None where that is not known, or the value says it.
-        recorded: Whether that was read, and not asked now.
+        recorded: Whether the value was read, and not asked now.
     """
 
     name: str

@@ -54,7 +54,7 @@ class Items:
     Attributes:
         name: As in results: `gsm8k`, `loss:math`.
         dataset: Whose rows they are; None of a task.
-        lower_is_better: Whether less of it is better.
+        lower_is_better: Whether less of the metric is better.
         models: Model → item → what is recorded.
         actions: Model → what evaluates it, recorded or not.
     """

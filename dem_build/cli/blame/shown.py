@@ -70,7 +70,7 @@ def _style(verdict: str) -> str | None:
 def changed_lines(
     items: Items, broken: Sequence[int], mended: Sequence[int], texts: Mapping[int, str], console: Console
 ) -> None:
-    """Print the items on which base and composed differ, most telling first."""
+    """Print the items, by their numbers, on which base and composed differ, most telling first."""
     count = len(items.models[BASE].keys() & items.models[COMPOSED].keys())
     verbs = ("broke", "mended") if items.binary else ("worsened", "bettered")
     say(

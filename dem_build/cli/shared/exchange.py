@@ -105,7 +105,10 @@ def _everywhere(store: Store, sharing: Sharing) -> Named:
 
 
 def verify_remote(call: Call, *, repair: bool) -> int:
-    """Say which records of the remotes are damaged, or name objects that are not there; 1 where there are some."""
+    """Say which records of the remotes are damaged, or name objects that are not there; 1 where there are some.
+
+    With `repair` they are taken away where this machine writes.
+    """
     _, sharing = open_shared(call)
     written = {namespace.where for namespace in sharing.writes}
     documents, damaged = [], 0
@@ -129,7 +132,7 @@ def verify_remote(call: Call, *, repair: bool) -> int:
 
 
 def gc_remote(call: Call, named: str, policy: Policy, *, dry_run: bool) -> int:
-    """Collect in the namespace that this machine writes.
+    """Collect in the namespace that is named and that this machine writes; with `dry_run` only say what would go.
 
     Raises:
         UsageError: This machine does not write it.

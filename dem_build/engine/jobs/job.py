@@ -98,7 +98,7 @@ def newest_step(store: Store, key: Digest) -> int:
 
 
 def command(folder: Path, threads: dict[str, str]) -> list[str]:
-    """The command that runs the job of a folder."""
+    """The command that runs the job of a folder, with the variables `threads` that keep it to its CPU cores."""
     # -P: a `datasets` or `queue.py` in the user's folder is not the module of that name.
     words = [f"{name}={value}" for name, value in threads.items()]
     return ["env", *words, sys.executable, "-P", "-m", __name__, str(folder)]

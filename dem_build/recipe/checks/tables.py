@@ -75,7 +75,10 @@ WRONG: Any = _Wrong()
 
 
 def recovered(table: type[M], data: Mapping[str, Any]) -> M:
-    """A table as its model has it, with `WRONG` for what has another shape or is missing; unknown keys are left out."""
+    """A table as its model has it, with `WRONG` for what has another shape or is missing; unknown keys are left out.
+
+    Lists of the file are tuples in `data`.
+    """
     if table is Train:
         data = with_one_length(data)  # as the model itself does, before it looks at its keys
     try:

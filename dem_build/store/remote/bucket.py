@@ -29,6 +29,7 @@ class Stored(NamedTuple):
 
     Attributes:
         name: Relative to the bucket's root, parts separated by `/`.
+        size: In bytes.
         modified: When it was written, in seconds since 1970, by the server's clock.
     """
 

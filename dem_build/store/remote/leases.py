@@ -88,7 +88,12 @@ class RemoteLeases:
         self._thread.start()
 
     def take(self, key: Digest, needs: Collection[Digest] = ()) -> str | None:
-        """Take the lease of a key; who has it, None where it is ours now, or the remote does not tell."""
+        """Take the lease of a key; who has it, None where it is ours now, or the remote does not tell.
+
+        Args:
+            key: Of an action.
+            needs: The objects that it takes.
+        """
         if key in self._ours:
             return None
         began = time.monotonic()

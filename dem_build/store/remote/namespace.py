@@ -128,7 +128,7 @@ class Namespace:
     """Objects and records under one prefix.
 
     Attributes:
-        where: Both, for people.
+        where: The remote and the prefix, for people.
     """
 
     def __init__(self, remote: Connection, name: str) -> None:

@@ -51,7 +51,7 @@ class Push:
 
 
 def push(record: Record, store: Store, to: Namespace) -> Push:
-    """Push a record of this store, after its objects.
+    """Push a record of this store, after its objects, which are here.
 
     Raises:
         RemoteError: The remote does not answer, or does not keep what it was given (`NotKeptError`).

@@ -30,6 +30,9 @@ class Dealt(Sampler[list[int]]):
         micro_batch: Most rows of one pass.
         rank: Whose they are.
         ranks: How many share them.
+
+    Attributes:
+        rounds: Micro-batches of a rank in one step.
     """
 
     def __init__(self, order: RowOrder, size: int, micro_batch: int, rank: int, ranks: int) -> None:

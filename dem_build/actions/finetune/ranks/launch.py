@@ -69,6 +69,7 @@ class Work:
     Attributes:
         inputs: Files and digests.
         params: Of the kind `finetune`.
+        threads: CPU threads of a rank.
         out: Where outputs are written.
         runs: Where trackers write; None for nowhere.
     """

@@ -46,6 +46,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def refuse_regrouped(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a model whose tensors are not those of its files, one by one: rows of them are no ranges there.
 
+    It must not be sharded yet.
+
     Raises:
         TrainingError: It is one.
     """
