@@ -54,7 +54,7 @@ UNCLIPPED = {**PLAIN, "max_grad_norm": 1e9}
 LONG = 18
 """Tokens of the longest row that is not long."""
 BOUND = 1e-6
-"""Most that an element may differ where a sum has another order. Elements move by 2e-3; the weights of norms are near 1,
+"""Most that an element may differ where a sum has another order. Elements move by 2e-3; weights of norms are near 1,
 which float32 rounds at 1.2e-7, and three such steps were seen (3.6e-7) with another processor's matrix products."""
 
 
