@@ -188,9 +188,15 @@ def _compared(predicted: Sequence[Foretold], seen: Sequence[Foretold]) -> Iterat
         tokens = [skill.tokens[i] for i in both]
         if sum(tokens):
             actual = math.fsum(changes) / sum(tokens)
-            prompts = None if skill.prompts is None else [skill.prompts[i] for i in both]
+            of = _prompts(skill) or _prompts(now)
+            prompts = [of[skill.indices[i]] for i in both] if of else None
             error = stderr_of_ratio(changes, tokens, prompts)
             yield HeldPrediction(skill.rows, math.fsum(sums[skill.rows]), actual, error, moved)
+
+
+def _prompts(skill: SkillRows) -> dict[int, int] | None:
+    """Index of each row → a number for its prompt; None where nothing says that two rows have one."""
+    return None if skill.prompts is None else dict(zip(skill.indices, skill.prompts, strict=True))
 
 
 def rank_correlation(held: Sequence[HeldPrediction]) -> float | None:
