@@ -116,8 +116,9 @@ def prediction_of(
 
 def earlier_predictions(store: Store) -> list[Foretold]:
     """All predictions that a store has recorded; of one that is damaged, or not here, nothing is known."""
-    found, omegas = [], _omegas(store)
-    for record in store.records.all():
+    records = [r for r in store.records.all() if r.kind in {KIND.name, COMPOSE.name}]
+    found, omegas = [], _omegas(records)
+    for record in records:
         if record.kind == KIND.name:
             with suppress(StoreError, *MALFORMED):
                 found.append(
@@ -155,10 +156,10 @@ def _moved(before: Foretold, after: Foretold) -> float | None:
     return max(moves)
 
 
-def _omegas(store: Store) -> dict[Digest, dict[Digest, dict[str, float]]]:
+def _omegas(records: Iterable[Record]) -> dict[Digest, dict[Digest, dict[str, float]]]:
     """Digest of the weights of each model that is recorded as a sum → its vectors → ω of each layer, or of `ALL`."""
     found = {}
-    for record in store.records.all():
+    for record in records:
         if record.kind == COMPOSE.name:
             with suppress(*MALFORMED):
                 terms = {str(term["vector"]): term["omega"] for term in record.provenance["terms"]}
@@ -188,9 +189,15 @@ def _compared(predicted: Sequence[Foretold], seen: Sequence[Foretold]) -> Iterat
         tokens = [skill.tokens[i] for i in both]
         if sum(tokens):
             actual = math.fsum(changes) / sum(tokens)
-            prompts = None if skill.prompts is None else [skill.prompts[i] for i in both]
+            of = _prompts(skill) or _prompts(now)
+            prompts = [of[skill.indices[i]] for i in both] if of else None
             error = stderr_of_ratio(changes, tokens, prompts)
             yield HeldPrediction(skill.rows, math.fsum(sums[skill.rows]), actual, error, moved)
+
+
+def _prompts(skill: SkillRows) -> dict[int, int] | None:
+    """Index of each row → a number for its prompt; None where nothing says that two rows have one."""
+    return None if skill.prompts is None else dict(zip(skill.indices, skill.prompts, strict=True))
 
 
 def rank_correlation(held: Sequence[HeldPrediction]) -> float | None:

@@ -15,7 +15,7 @@ from tune_samples import base, dataset, run_tune
 from weight_samples import make_context
 
 from dem_build.actions.loss import run as loss
-from dem_build.actions.loss.read import PairedRows, read_rows
+from dem_build.actions.loss.read import PairedRows, RowLosses, read_rows
 from dem_build.actions.score.run import _dealt
 from dem_build.actions.tune.judges import BLOCKS, deal, judges
 from dem_build.actions.tune.read import SENTENCES
@@ -169,7 +169,7 @@ def test_few_prompts_are_said_however_many_rows_they_have(tmp_path):
     tuned = run_tune(tmp_path, [Group("up", up.params, up.paths | {"data/validation": rows}, up.digests)])
     [told] = [finding for finding in tuned.trace["findings"] if finding["what"] == "few_rows"]
     assert (told["used"], told["prompts"]) == (20, 3)
-    assert "only 20 of 3 prompts" in SENTENCES["few_rows"]("up", told)
+    assert "only 20, of 3 prompts" in SENTENCES["few_rows"]("up", told)
 
 
 def evaluated(folder, prompts):
@@ -196,6 +196,22 @@ def test_a_loss_says_which_rows_are_of_one_prompt_and_its_error_is_over_prompts(
     moved = np.array([1.0, 0, 0]) - tokens / tokens.sum()
     assert told == pytest.approx(math.sqrt(3 / 2 * (moved**2).sum()) / tokens.sum(), rel=1e-6)
     assert has_few_rows(Results({"sum": {"loss:up": metrics | {"rows": 20}}}), "sum", "loss:up")
+
+
+def test_losses_whose_prompts_come_in_another_order_are_not_paired():
+    def told(ours, theirs):
+        rows = {
+            "base": RowLosses([1.0, 2.0, 3.0], [1, 1, 1], ours),
+            "sum": RowLosses([1, 1, 1], [1, 1, 1], theirs),
+        }
+        return PairedRows({model: {"loss:up": of} for model, of in rows.items()}).stderr(
+            "loss:up", "base", "sum"
+        )
+
+    # 1 nat of the first question, of two tokens, and 2 of the other, of one: 1 a token, and 1 nat off on either side.
+    paired = pytest.approx(math.sqrt(2 / 1 * 2) / 3)
+    assert told([7, 7, 9], [7, 7, 9]) == told([7, 7, 9], None) == told(None, [7, 7, 9]) == paired
+    assert told([7, 7, 9], [7, 9, 7]) is None
 
 
 def test_tables_of_recipes_count_prompts(tmp_path, monkeypatch):

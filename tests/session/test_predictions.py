@@ -50,16 +50,16 @@ def test_a_prediction_is_held_once_its_rows_are_a_vector_of_a_model_that_is_scor
     assert how_they_held([before]) == []
 
 
-def test_the_error_of_what_came_is_over_prompts():
-    def scored(vectors, new, nll):
+@pytest.mark.parametrize("silent", [None, "before", "after"])
+def test_the_error_of_what_came_is_over_prompts_as_far_as_either_record_says_them(silent):
+    def scored(when, vectors, new, nll):
         given = scored_at(vectors, new, -0.5, nll=nll)
         [skill] = given.scores.skills
-        told = replace(skill, tokens=(1, 1, 1, 1), prompts=(0, 0, 1, 1))
+        told = replace(skill, tokens=(1, 1, 1, 1), prompts=None if when == silent else (0, 0, 1, 1))
         return replace(given, scores=replace(given.scores, skills=(told,)))
 
-    [held] = how_they_held(
-        [scored(ONE, "rows-c", (4.0, 5.0, 6.0, 7.0)), scored(TWO, "rows-x", (3.0, 4.0, 6.0, 7.0))]
-    )
+    before = scored("before", ONE, "rows-c", (4.0, 5.0, 6.0, 7.0))
+    [held] = how_they_held([before, scored("after", TWO, "rows-x", (3.0, 4.0, 6.0, 7.0))])
     # -2 of one prompt and 0 of the other, two tokens each.
     assert held.actual == -0.5
     assert held.stderr == pytest.approx(math.sqrt(2 * 2) / 4)

@@ -51,11 +51,16 @@ class PairedRows:
         if pair not in self._known:
             ours, theirs = (self._losses.get(model, {}).get(task) for model in (one, other))
             self._known[pair] = None
-            # Other counts of tokens are other rows, or others of their tokens: then there are no pairs.
-            if ours is not None and theirs is not None and ours.tokens == theirs.tokens:
+            if ours is not None and theirs is not None and _are_pairs(ours, theirs):
                 apart = [a - b for a, b in zip(ours.nll, theirs.nll, strict=True)]
                 self._known[pair] = stderr_of_ratio(apart, ours.tokens, ours.prompts or theirs.prompts)
         return self._known[pair]
+
+
+def _are_pairs(ours: RowLosses, theirs: RowLosses) -> bool:
+    # Other counts of tokens, or other prompts, are other rows, or in another order, or others of their tokens.
+    told = [rows.prompts for rows in (ours, theirs) if rows.prompts is not None]
+    return ours.tokens == theirs.tokens and all(prompts == told[0] for prompts in told)
 
 
 def read_rows(data: bytes) -> RowLosses:

@@ -287,7 +287,7 @@ def _shown(finding: Mapping[str, JSON], name: str) -> float:
 
 
 def _of_prompts(finding: Mapping[str, JSON]) -> str:
-    return f" of {finding['prompts']} prompts" if "prompts" in finding else ""
+    return f", of {finding['prompts']} prompts" if "prompts" in finding else ""
 
 
 OBJECTIVES = {"gain": "mean gain recovered", "mean": "mean loss", "worst": "gain of the worst dataset"}
@@ -335,7 +335,7 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
         "included, is little"
     ),
     "layers_not_judged": lambda _, __: (
-        "there are too few validation rows to judge one ω a layer: one ω a vector was kept"
+        "there are too few validation rows, or too few prompts in them, to judge one ω a layer: one ω a vector was kept"
     ),
     "layers_not_converged": lambda _, f: (
         f"the search of one ω a layer stopped after {f['passes']} candidates, before it settled"
