@@ -115,8 +115,9 @@ def _ours(api: HfApi, name: str, commit: str | None, others: Mapping[str, RepoFi
         def content(path: str) -> bytes:
             return Path(api.hf_hub_download(name, path, revision=commit, local_dir=work)).read_bytes()
 
+        said = content(WROTE)  # what fails of this is the hub, and not the file
         try:
-            wrote = parse_json(content(WROTE))["files"]
+            wrote = parse_json(said)["files"]
             named = {path: wrote[path] for path in others if path in wrote}
         except MALFORMED:
             return {}  # somebody wrote it, who is not dem

@@ -116,8 +116,8 @@ def prediction_of(
 
 def earlier_predictions(store: Store) -> list[Foretold]:
     """All predictions that a store has recorded; of one that is damaged, or not here, nothing is known."""
-    records = [r for r in store.records.all() if r.kind in {KIND.name, COMPOSE.name}]
-    found, omegas = [], _omegas(records)
+    records = [r for r in store.records.all() if r.kind in (KIND.name, COMPOSE.name)]
+    found, omegas = [], _omegas(r for r in records if r.kind == COMPOSE.name)
     for record in records:
         if record.kind == KIND.name:
             with suppress(StoreError, *MALFORMED):
@@ -156,16 +156,15 @@ def _moved(before: Foretold, after: Foretold) -> float | None:
     return max(moves)
 
 
-def _omegas(records: Iterable[Record]) -> dict[Digest, dict[Digest, dict[str, float]]]:
+def _omegas(composed: Iterable[Record]) -> dict[Digest, dict[Digest, dict[str, float]]]:
     """Digest of the weights of each model that is recorded as a sum → its vectors → ω of each layer, or of `ALL`."""
     found = {}
-    for record in records:
-        if record.kind == COMPOSE.name:
-            with suppress(*MALFORMED):
-                terms = {str(term["vector"]): term["omega"] for term in record.provenance["terms"]}
-                by_layer = {v: w if isinstance(w, dict) else {ALL: w} for v, w in terms.items()}
-                numbers = {v: {str(p): float(x) for p, x in w.items()} for v, w in by_layer.items()}
-                found[record.outputs["weights"].digest] = numbers
+    for record in composed:
+        with suppress(*MALFORMED):
+            terms = {str(term["vector"]): term["omega"] for term in record.provenance["terms"]}
+            by_layer = {v: w if isinstance(w, dict) else {ALL: w} for v, w in terms.items()}
+            numbers = {v: {str(p): float(x) for p, x in w.items()} for v, w in by_layer.items()}
+            found[record.outputs["weights"].digest] = numbers
     return found
 
 

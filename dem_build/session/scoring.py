@@ -66,9 +66,8 @@ def scoring(
         DemError: As `open_session`.
     """
     with ExitStack() as within:
-        session = open_session(named, call)
+        session = open_session(named, call).kept(within)
         _require_built(session, named)
-        session = session.kept(within)
         graph = session.plan.graph
         actions = dict(graph.actions)
         drafted = open_session(named, replace(call, overrides=[*call.overrides, *_overrides(tables)]))

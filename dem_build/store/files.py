@@ -200,7 +200,7 @@ class ReadAhead:
     def begin_after(self, name: str) -> None:
         """Begin to read the files that come next after one, before that one is waited for."""
         place = self._places.get(name)
-        if place is None:
+        if place is None or not hasattr(os, "posix_fadvise"):
             return
         end = place + 1 + _AHEAD
         for other in self._names[max(self._begun, place + 1) : end]:

@@ -236,8 +236,16 @@ def test_a_base_without_a_chat_template_is_refused(tiny_base, folder, tmp_path):
 
 @pytest.mark.parametrize(
     "splits",
-    ["test_split: test", "validation_split: test", "validation_split: test\nfewshot_split: test"],
-    ids=["test", "validation", "named"],
+    [
+        "test_split: test",
+        "validation_split: test",
+        "validation_split: test\nfewshot_split: test",
+        "validation_split: test\nfewshot_config: {split: test}",
+        "training_split: test\ntest_split: test",
+        "validation_split: test\ntest_split: test",
+        "test_split: test\nfewshot_config: {sampler: first_n}",
+    ],
+    ids=["test", "validation", "named", "configured", "training", "both", "first"],
 )
 def test_no_document_is_its_own_example(base, folder, tmp_path, splits):
     shared = folder / "base" / "_shared"

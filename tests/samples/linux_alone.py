@@ -7,6 +7,7 @@ LINUX_ALONE = frozenset(
         *("sched_getaffinity", "sched_setaffinity", "setns", "unshare", "waitid", "prlimit", "plock"),
         *("getxattr", "setxattr", "listxattr", "removexattr"),
         *("getresuid", "getresgid", "setresuid", "setresgid"),
+        *("RWF_APPEND", "RWF_DSYNC", "RWF_HIPRI", "RWF_NOWAIT", "RWF_SYNC"),
         *("O_DIRECT", "O_NOATIME", "O_PATH", "O_TMPFILE", "O_LARGEFILE", "O_RSYNC"),
         *("RLIMIT_MSGQUEUE", "RLIMIT_NICE", "RLIMIT_RTPRIO", "RLIMIT_SIGPENDING", "RUSAGE_THREAD"),
         *("sigtimedwait", "sigwaitinfo", "SIGPWR", "SIGRTMIN", "SIGRTMAX", "SIGSTKFLT", "SIGPOLL", "SIGCLD"),

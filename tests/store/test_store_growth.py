@@ -77,6 +77,7 @@ def test_a_collection_takes_as_many_calls_for_a_record_among_many_as_among_few(t
     assert_linear(calls, SIZES)
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system does not tell who will wait")
 def test_where_a_file_is_waited_for_the_next_ones_are_begun(tmp_path: Path) -> None:
     names = [f"{n:03}" for n in range(200)]
     for name in names:

@@ -186,14 +186,14 @@ def _set_fewshot(config: dict[str, Any], params: Mapping[str, JSON]) -> None:
             f"the task has num_fewshot = 0 on purpose, not {shots}", where=params["task"], hint=hint
         )
     config["num_fewshot"] = shots if shots is not None else own or 0
-    # lm-eval leaves the document under test out of its own examples where the split of the examples is said outright
-    # and is the `test_split`: not where both are the validation split, or the test split for lack of another.
-    sources = ("fewshot_split", "fewshot_config", "training_split", "validation_split")
-    if config["num_fewshot"] and not any(config.get(source) for source in sources):
-        config["fewshot_split"] = config.get("test_split")
+    # lm-eval leaves the document under test out of the examples only where the `fewshot_split` is the `test_split`: not
+    # where it takes them from that split by its own rule (training, validation, test), or asks the validation split.
+    said = config.get("fewshot_config") or {}
+    rule = () if said.get("samples") else ("training_split", "validation_split", "test_split")
+    splits = [said.get("split"), *(config.get(name) for name in ("fewshot_split", *rule))]
     asked = config.get("test_split") or config.get("validation_split")
-    if config.get("fewshot_split") == asked:
-        config["test_split"] = asked
+    if config["num_fewshot"] and next(filter(None, splits), None) == asked:
+        config["fewshot_split"] = config["test_split"] = asked
 
 
 def _dataset(config: Mapping[str, Any], folder: Path, revision: str | None, cache: Path) -> dict[str, Any]:
