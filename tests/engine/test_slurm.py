@@ -69,7 +69,8 @@ class Driver:
     def answer(self, *answers: Answer) -> Reply:
         """The next reply of some sorts; of those that end an action by default."""
         while True:
-            reply: Reply = self.inbox.get(timeout=60).reply
+            # A job's time limit is a minute, and slurm looks at it twice a minute.
+            reply: Reply = self.inbox.get(timeout=200).reply
             self.said.append(reply)
             if reply.answer in (answers or set(Answer) - {Answer.STARTED, Answer.TOLD, Answer.QUEUED}):
                 return reply
