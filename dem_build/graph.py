@@ -20,6 +20,7 @@ from dem_build.actions.mix.spec import mix_action
 from dem_build.actions.prepare.spec import prepared_rows
 from dem_build.actions.tune.spec import best_single, scale_of, tune_action
 from dem_build.errors import UsageError
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -155,9 +156,8 @@ class Graph:
         """
         first, *others = self.matching([named])
         if others:
-            listed = ", ".join([first, *others][:MOST_LISTED])
-            more = f" and {len(others) + 1 - MOST_LISTED} more" if len(others) >= MOST_LISTED else ""
-            what = f"{named!r} matches {len(others) + 1} actions, and one is wanted: {listed}{more}"
+            listed = first_of([first, *others], MOST_LISTED)
+            what = f"{named!r} matches {len(others) + 1} actions, and one is wanted: {listed}"
             raise UsageError(what, hint="name one of them")
         return self.actions[first]
 

@@ -65,7 +65,7 @@ class Arm:
 ARMS = (
     Arm("base", "base"),
     *(Arm(f"{name} alone", name, (f"vector:{name}",)) for name in DATASETS),
-    *(Arm(MIXTURES[name], name, (f"vector:{name}",)) for name in MIXTURES),
+    *(Arm(label, name, (f"vector:{name}",)) for name, label in MIXTURES.items()),
     Arm("uniform 1/n", "mean", SINGLES),
     Arm("DEM, ω a vector", "composed", (), "sum", SINGLES),
     Arm("DEM, ω a layer", "composed", (), "layers", SINGLES),
