@@ -26,7 +26,7 @@ from dem_build.errors import ActionError, CorruptObjectError, DemError, NotUpToD
 from dem_build.hardware import gigabytes
 from dem_build.plan import Status, decide, key_of
 from dem_build.slots import slots
-from dem_build.wording import together
+from dem_build.wording import together, vector_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -512,7 +512,9 @@ class _Build:
             note = reply.what if interrupted and reply.what else note  # of a job its cluster tells
             self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=note))
         else:
-            error = ActionError(reply.what, where=action.name, hint=reply.hint)
+            known = self._known(action)
+            what, hint = (_with_names(text or "", action, known) for text in (reply.what, reply.hint))
+            error = ActionError(what, where=action.name, hint=hint or None)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))
 
     def _ended_by_stopping(self, reply: Reply) -> bool:
@@ -701,6 +703,18 @@ class _Build:
             self.pool.stop()
         if self.stopping > 1:
             self.pool.kill()
+
+
+def _with_names(text: str, action: Action, known: Mapping[str, Mapping[str, Output]]) -> str:
+    """A message of a step, which knows vectors by their digests, with what this build calls them."""
+    names: dict[str, list[str]] = {}
+    for taken in action.takes:
+        if taken.of == "delta" and taken.at.action in known:
+            digest = known[taken.at.action][taken.at.output].digest
+            names.setdefault(vector_name(digest), []).append(taken.at.action)
+    for vector, called in names.items():
+        text = text.replace(vector, " and ".join(dict.fromkeys(called)))
+    return text
 
 
 def _not_trained(verdict: Verdict) -> Result:
