@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import insort
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ class SharedMemory:
     store: Store
     machine: Machine
     free: int
+    _told: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict, repr=False, compare=False)
 
     def of(self, action: Action, records: Mapping[str, Record]) -> int:
         """The bytes that an action needs, about, of what holds a whole model at least that; 0 where it is not known.
@@ -48,10 +50,18 @@ class SharedMemory:
             action: Of the plan.
             records: Action → its record, of the base and of all that it takes from, as far as they were made since.
         """
-        verdicts = self.plan.verdicts
-        made = {name: replace(verdicts[name], record=record) for name, record in records.items()}
-        plan = replace(self.plan, verdicts={**verdicts, **made}) if made else self.plan
-        return Estimator.of_plan(plan, self.store, self.machine).held(plan.verdicts[action.name])
+        # A build asks of each action that waits, again and again.
+        asked = action.name, tuple(record.key for record in records.values())
+        if asked not in self._told:
+            verdicts = {n: replace(self.plan.verdicts[n], record=record) for n, record in records.items()}
+            plan = replace(self.plan, verdicts={**self.plan.verdicts, **verdicts})
+            estimator = Estimator.of_plan(plan, self.store, self.machine) if verdicts else self._planned
+            self._told[asked] = estimator.held(self.plan.verdicts[action.name])
+        return self._told[asked]
+
+    @cached_property
+    def _planned(self) -> Estimator:
+        return Estimator.of_plan(self.plan, self.store, self.machine)
 
 
 def shared_memory(plan: Plan, store: Store, machine: Machine) -> SharedMemory | None:
