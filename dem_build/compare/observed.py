@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dem_build import digest
 from dem_build.actions.loss.read import read_rows
-from dem_build.actions.task.read import metric_names, read_documents
+from dem_build.actions.task.read import as_number, metric_names, read_documents
 from dem_build.compare.paired import Observation
 from dem_build.errors import StoreError
-from dem_build.json_text import MALFORMED, quantity
+from dem_build.json_text import MALFORMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -113,8 +113,7 @@ def scores(
     """
     found = []
     for one in documents:
-        value = one.metrics[metric]
-        number = float(value) if isinstance(value, bool) else quantity(value)
+        number = as_number(one.metrics[metric])
         if number is None:
             return None
         mark = one.mark(hashed=hashed)

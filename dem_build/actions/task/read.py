@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["AskedDocument", "Filtered", "metric_names", "read_documents"]
+__all__ = ["AskedDocument", "Filtered", "as_number", "metric_names", "read_documents"]
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,12 @@ class AskedDocument:
 
     def number(self, metric: str) -> float | None:
         """A metric of this document; None where it has none that is a number of it alone."""
-        value = self.metrics.get(metric)
-        return float(value) if isinstance(value, bool) else quantity(value)
+        return as_number(self.metrics.get(metric))
+
+
+def as_number(value: JSON) -> float | None:
+    """A metric of one document as a number, right as 1 and wrong as 0; None where it is none of it alone."""
+    return float(value) if isinstance(value, bool) else quantity(value)
 
 
 def read_documents(data: bytes) -> list[AskedDocument]:
