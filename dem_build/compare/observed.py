@@ -23,7 +23,7 @@ from dem_build.json_text import MALFORMED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dem_build.actions.task.read import AskedDocument
+    from dem_build.actions.task.read import RecordedDocument
     from dem_build.compare.sides import Node, Side
     from dem_build.digest import JSON
 
@@ -61,12 +61,17 @@ class ScoredDocument:
     metrics: Mapping[str, JSON]
 
     @classmethod
-    def of(cls, asked: AskedDocument) -> ScoredDocument:
+    def of(cls, recorded: RecordedDocument) -> ScoredDocument:
         """That of what was recorded."""
-        said = json.dumps([asked.document, asked.target], sort_keys=True)
-        prompt = digest.of_bytes(asked.prompt.encode())
+        said = json.dumps([recorded.document, recorded.target], sort_keys=True)
+        prompt = digest.of_bytes(recorded.prompt.encode())
         return cls(
-            asked.place, asked.hashes, digest.of_bytes(said.encode()), prompt, asked.filtered, asked.metrics
+            recorded.place,
+            recorded.hashes,
+            digest.of_bytes(said.encode()),
+            prompt,
+            recorded.filtered,
+            recorded.metrics,
         )
 
     def mark(self, *, hashed: bool) -> str:

@@ -195,7 +195,8 @@ def _course(work: Sequence[_Work], number: int, free: int | None, seconds: Seque
             followers.setdefault(name, []).append(place)
     ready = [place for place, one in enumerate(work) if not one.after]
     running: list[tuple[float, int]] = []
-    clock, most, names = 0.0, 0, ()
+    clock, most = 0.0, 0
+    names: tuple[str, ...] = ()
     while ready or running:
         for place in list(ready):
             held = sum(work[other].memory for _, other in running)

@@ -123,7 +123,7 @@ class Estimator:
     def held(self, verdict: Verdict) -> int:
         """The bytes that an action needs; of what evaluates the model alone, of what has none or is not known 0."""
         found, kind = self._memory(verdict), verdict.action.kind
-        dtype = BYTES.get(verdict.action.params.get("dtype"))
+        dtype = BYTES.get(str(verdict.action.params.get("dtype")))
         if found is not None or self.shape is None or not kind.device or dtype is None:
             return found or 0
         return dtype * self.shape.parameters + (0 if on_gpu(self.machine) else PROCESS)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from dem_build.digest import JSON
 
-__all__ = ["AskedDocument", "Filtered", "as_number", "metric_names", "read_documents"]
+__all__ = ["Filtered", "RecordedDocument", "as_number", "metric_names", "read_documents"]
 
 
 @dataclass(frozen=True)
-class AskedDocument:
+class RecordedDocument:
     """One document that a model was asked, and one filter of its answer.
 
     Attributes:
@@ -50,7 +50,7 @@ def as_number(value: JSON) -> float | None:
     return float(value) if isinstance(value, bool) else quantity(value)
 
 
-def read_documents(data: bytes) -> list[AskedDocument]:
+def read_documents(data: bytes) -> list[RecordedDocument]:
     """The documents in the bytes of an output `samples`, in their order.
 
     Raises:
@@ -85,11 +85,11 @@ def metric_names(documents: Iterable[Filtered]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _document(sample: JSON) -> AskedDocument:
+def _document(sample: JSON) -> RecordedDocument:
     hashes = None
     if "doc_hash" in sample:
         hashes = text_at(sample, "doc_hash"), text_at(sample, "target_hash")
-    return AskedDocument(
+    return RecordedDocument(
         int(sample["doc_id"]),
         hashes,
         sample["doc"],

@@ -225,7 +225,7 @@ def _tuning(build: BuildRecords, action: Action) -> Tuning:
     )
 
 
-def _findings(trace: JSON) -> list[Mapping[str, JSON]]:
+def _findings(trace: JSON) -> list[dict[str, JSON]]:
     """What is told of a search. Where a loss that counts or is limited is of one prompt, no interval is.
 
     How much a loss varies from prompt to prompt is not known of one, and the search's blocks, of which that prompt is

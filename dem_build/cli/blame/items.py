@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from dem_build.action import Action, Kind
-    from dem_build.actions.task.read import AskedDocument
+    from dem_build.actions.task.read import RecordedDocument
     from dem_build.digest import JSON
     from dem_build.session.session import Session
 
@@ -167,7 +167,7 @@ def _of_rows(session: Session, action: Action) -> dict[int, RecordedItem]:
 
 def _documents(session: Session, task: str, metric: str | None, found: Mapping[str, Action]) -> Items:
     records, read = session.plan.records, session.store.objects.read_bytes
-    samples: dict[str, list[AskedDocument]] = {}
+    samples: dict[str, list[RecordedDocument]] = {}
     for model, action in found.items():
         if action.name in records:
             try:
@@ -191,13 +191,13 @@ def _documents(session: Session, task: str, metric: str | None, found: Mapping[s
     return Items(task, None, chosen, lower_is_better=lower, models=models, actions=found)
 
 
-def _of_single_items(documents: Sequence[AskedDocument]) -> dict[str, tuple[str, str]]:
+def _of_single_items(documents: Sequence[RecordedDocument]) -> dict[str, tuple[str, str]]:
     """As `metric_names`, of those metrics that are a number of an item alone."""
     told = {(m, one.filtered) for one in documents for m in one.metrics if one.number(m) is not None}
     return {name: which for name, which in metric_names(documents).items() if which in told}
 
 
-def _of_samples(documents: Sequence[AskedDocument], metric: str) -> Iterable[tuple[int, RecordedItem]]:
+def _of_samples(documents: Sequence[RecordedDocument], metric: str) -> Iterable[tuple[int, RecordedItem]]:
     name, filtered = _of_single_items(documents).get(metric, (metric, ""))
     for one in documents:
         value = one.number(name)
