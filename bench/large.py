@@ -23,7 +23,6 @@ from weights import SMOL, count, delta_tensors, shapes, write_weights
 
 from dem_build.checkpoint.delta import write_delta
 from dem_build.data.arrays import RowsWriter
-from dem_build.engine.pool import Slot
 from dem_build.estimate import Shape, rank_memory, training_disk, training_memory
 from dem_build.estimate.memory import (
     CHECKPOINTS,
@@ -33,6 +32,7 @@ from dem_build.estimate.memory import (
     search_memory,
 )
 from dem_build.machine import Machine
+from dem_build.slots import Slot
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "samples"))
 from large_shapes import LLAMAS

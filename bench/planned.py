@@ -27,10 +27,10 @@ from train import PARAMS
 from weights import SMOL, count, write_weights
 
 from dem_build.data.arrays import RowsWriter
-from dem_build.engine.pool import Slot
 from dem_build.estimate import Rows, Shape
 from dem_build.estimate.due import Training
 from dem_build.machine import Machine
+from dem_build.slots import Slot
 
 EVERY = 0.05
 MEASURED = "resident, MB | of them mapped | planned / resident"

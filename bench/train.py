@@ -34,9 +34,9 @@ from weights import SMOL
 
 from dem_build.actions.finetune import run as finetune
 from dem_build.data.arrays import RowsWriter
-from dem_build.engine.pool import SLEEPING, Slot
 from dem_build.machine import Machine
 from dem_build.model.batches import RowOrder
+from dem_build.slots import SLEEPING, Slot
 from dem_build.step import Context, Inputs
 
 VOCABULARY = SMOL["vocab_size"]

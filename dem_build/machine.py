@@ -148,7 +148,11 @@ class Machine(BaseModel):
     jobs: int | None = Field(
         default=None,
         ge=1,
-        description="Actions that run at once. Default: one a set of GPUs, or one on a CPU-only machine.",
+        description="Actions that run at once. Default: one a set of GPUs, or one on a CPU-only machine. There cores "
+        "are shared out among them: with `jobs = 2` on two cores the demo took 107 s in place of 131 "
+        "([measured](benchmarks.md#two-trainings-at-once)). A training's bits depend on its number of threads, so "
+        "another `jobs` trains vectors of other last digits; what is cached stays. An action starts beside others "
+        "where the memory that was free holds both, by `dem plan`'s estimate.",
     )
     gpus_per_action: int = Field(
         default=1,

@@ -34,6 +34,7 @@ LAYERS: dict[str, int] = {
     "checkpoint": 1,
     "data": 1,
     "search": 1,
+    "slots": 2,
     "watch": 2,
     "workload": 2,
     "step": 2,

@@ -21,6 +21,7 @@ from dem_build.checkpoint.floats import FLOATS, NAMES, STORED, is_finite, narrow
 from dem_build.checkpoint.header import ITEM_SIZES, TensorSpec
 from dem_build.checkpoint.layers import layer_of
 from dem_build.errors import CheckpointError
+from dem_build.wording import vector_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +72,10 @@ class Combination:
         layer = layer_of(tensor)
         # Rounded before it is used, so that a sum in float32 is all that there is.
         return [np.float32(w.get(layer, 0.0) if isinstance(w, Mapping) else w) for w in self.omegas]
+
+    def named(self, index: int) -> str:
+        """What messages call a vector: by the digest of it where that is known, for who knows names to put in."""
+        return vector_name(self.digests[index]) if self.digests else f"vector {index + 1}"
 
     def code_of(self, tensor: TensorSpec) -> str:
         """The format of the result of one of the base's float tensors."""
@@ -385,17 +390,35 @@ class _Kernel:
         # What was stored minus what was meant: the rounding error, in the buffer that no vector needs any more.
         np.subtract(term, so_far, out=term)
         error = _square(term)
-        # So it is where a sum or what is stored of it is not; else its square alone is beyond float32.
+        # So it is where a sum or what is stored of it is not.
         if not math.isfinite(error) and not (np.isfinite(so_far).all() and is_finite(stored, code)):
-            raise CheckpointError(
-                f"{tensor.name} is not finite in {NAMES[code]}",
-                hint="the base or a vector is damaged, an ω is far too large, or the format too narrow",
-            )
+            raise self._not_finite(tensor, code, start, n, omegas)
         self._writer.write(tensor.name, start, stored[:n])
         squares[1] += error
         if so_far is not base:  # without a vector it is the base's own buffer, and the edit is 0
             np.subtract(so_far, base, out=term)
             squares[0] += _square(term)
+
+    def _not_finite(
+        self, tensor: TensorInfo, code: str, start: int, n: int, omegas: Sequence[np.float32]
+    ) -> CheckpointError:
+        """What to say of elements whose sum is not finite: which vector's part in one of them is the largest."""
+        what = f"{tensor.name} is not finite in {NAMES[code]}"
+        # Read again, in their own order: in the buffers they lie in two planes.
+        base = self._what.base.floats(tensor, start, n)
+        parts = [delta.floats(delta.tensors[tensor.name], start, n) for delta in self.deltas]
+        shares = [np.abs(np.float64(w) * part) for w, part in zip(omegas, parts, strict=True)]
+        if not shares or not np.isfinite(base).all() or not any(of.any() for of in shares):
+            return CheckpointError(what, hint="the base is damaged, or the format too narrow for it")
+        worst = max(range(len(shares)), key=lambda i: float(shares[i].max()))
+        place = int(shares[worst].argmax())
+        vector = self._what.named(worst)
+        return CheckpointError(
+            f"{what}: element {start + place} is {base[place]:.3g} in the base and {parts[worst][place]:.3g} in "
+            f"{vector}, of ω {omegas[worst]:.4g}",
+            hint=f"lower `omega` of {vector} in the recipe, or make it again: such a weight is damage, or its "
+            "training diverged; a wider dtype in [compose] holds more",
+        )
 
     def _prepare(self, tensor: TensorInfo) -> Any:
         """What the method makes of a whole tensor, held while this thread is at it."""
@@ -415,6 +438,12 @@ class _Kernel:
 
 
 def _square(values: NDArray[np.float32]) -> float:
+    found = _short_square(values)
+    # Of a length from 1.8e19 on the square is beyond float32, and the length is not.
+    return found if math.isfinite(found) else float(np.square(values, dtype=np.float64).sum())
+
+
+def _short_square(values: NDArray[np.float32]) -> float:
     # In rows, since BLAS would start threads of its own for a longer product, inside each of ours. BLAS adds in the
     # order of its CPU's kernels: the last digits of norms may differ between machines. They are told of, and enter no
     # output.

@@ -27,7 +27,7 @@ from dem_build.checkpoint.blocks import (
     scales_shape,
 )
 from dem_build.checkpoint.factors import LORA_FORMAT, FactoredDelta
-from dem_build.checkpoint.floats import CODES, FLOATS, is_finite, narrow, widen
+from dem_build.checkpoint.floats import CODES, FLOATS, is_finite, narrow, squared_sum, widen
 from dem_build.checkpoint.header import TensorInfo, TensorSpec
 from dem_build.checkpoint.reader import Checkpoint, open_checkpoint
 from dem_build.checkpoint.writer import Writer
@@ -257,7 +257,7 @@ class DeltaWriter(Writer):
             else self._floats(tensor, start, exact)
         )
         rounded -= exact
-        return float(np.vdot(exact, exact)), float(np.vdot(rounded, rounded))
+        return squared_sum(exact), squared_sum(rounded)
 
     def _floats(self, tensor: TensorSpec, start: int, exact: NDArray[np.float32]) -> NDArray[np.float32]:
         """Write a piece in a format of floats; return what it stands for."""

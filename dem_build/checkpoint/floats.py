@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 __all__ = [
     "CODES",
     "FLOATS",
+    "LONGEST",
     "NAMES",
     "STORED",
     "from_bfloat16",
     "is_finite",
     "narrow",
     "narrow_planes",
+    "squared_sum",
     "to_bfloat16",
     "widen",
     "widen_planes",
@@ -157,6 +159,16 @@ def _round(bits: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
     np.bitwise_and(out, 1, out=out)
     np.add(out, 0x7FFF, out=out)
     np.add(out, bits, out=out)
+
+
+LONGEST = float(np.sqrt(np.finfo(np.float32).max))
+"""The length of which float32 holds the square, 1.8e19: a model computes nothing with what is longer."""
+
+
+def squared_sum(values: NDArray[np.float32]) -> float:
+    """Σ x², which may be beyond float32 where all values are in it: of lengths from 1.8e19 on."""
+    found = float(np.vdot(values, values))
+    return found if np.isfinite(found) else float(np.square(values, dtype=np.float64).sum())
 
 
 def is_finite(stored: NDArray[np.generic], code: str) -> bool:

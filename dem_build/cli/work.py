@@ -119,6 +119,7 @@ class _Team:
     def run(self, listener: WorkLines | WorkEvents, interrupt: Interrupt, idle: float) -> Outcome:
         """Run what is due, and push it where the machine file says so."""
         from dem_build.engine.build import Options, build  # noqa: PLC0415  help waits for nothing that runs
+        from dem_build.estimate import shared_memory  # noqa: PLC0415
 
         disavow("it runs for long")
         listener.build_started(self.plan)
@@ -131,7 +132,8 @@ class _Team:
         leases = first.sharing.leases()
         pusher = first.sharing.pusher(first.store, leases.release if leases is not None else lambda _: None)
         follower = listener if pusher is None else Pushing(listener, pusher)
-        options = Options(first.machine, keep_going=True, until_idle=idle, leases=leases)
+        memory = shared_memory(self.plan, first.store, first.machine)
+        options = Options(first.machine, keep_going=True, until_idle=idle, leases=leases, memory=memory)
         with ExitStack() as ending:
             if leases is not None:
                 ending.callback(leases.close)

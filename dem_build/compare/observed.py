@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dem_build import digest
 from dem_build.actions.loss.read import read_rows
+from dem_build.actions.task.read import as_number, metric_names, read_documents
 from dem_build.compare.paired import Observation
 from dem_build.errors import StoreError
-from dem_build.json_text import MALFORMED, parse_json, quantity, text_at
+from dem_build.json_text import MALFORMED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from dem_build.actions.task.read import RecordedDocument
     from dem_build.compare.sides import Node, Side
     from dem_build.digest import JSON
 
@@ -58,6 +60,20 @@ class ScoredDocument:
     filtered: str
     metrics: Mapping[str, JSON]
 
+    @classmethod
+    def of(cls, recorded: RecordedDocument) -> ScoredDocument:
+        """That of what was recorded."""
+        said = json.dumps([recorded.document, recorded.target], sort_keys=True)
+        prompt = digest.of_bytes(recorded.prompt.encode())
+        return cls(
+            recorded.place,
+            recorded.hashes,
+            digest.of_bytes(said.encode()),
+            prompt,
+            recorded.filtered,
+            recorded.metrics,
+        )
+
     def mark(self, *, hashed: bool) -> str:
         """What tells it from others, whatever its place is."""
         return "/".join(self.hashes) if hashed and self.hashes else self.said
@@ -76,7 +92,7 @@ class ScoredDocuments:
         Raises:
             ValueError, LookupError, TypeError: It is of another shape.
         """
-        return cls(tuple(map(_document, map(parse_json, data.splitlines()))))
+        return cls(tuple(map(ScoredDocument.of, read_documents(data))))
 
     @property
     def hashed(self) -> bool:
@@ -84,14 +100,9 @@ class ScoredDocuments:
         return all(one.hashes is not None for one in self.found)
 
     def of_metric(self, name: str) -> tuple[str, list[ScoredDocument]]:
-        """The documents that a metric of the results is of, and what it is called there.
-
-        Where several filters give a metric, the first has the plain name and others are `metric@filter`.
-        """
-        metric, at, filtered = name.partition("@")
-        having = [one for one in self.found if metric in one.metrics]
-        first = having[0].filtered if having else ""
-        return metric, [one for one in having if one.filtered == (filtered if at else first)]
+        """The documents that a metric of the results is of, and what it is called there."""
+        metric, filtered = metric_names(self.found).get(name, (name, ""))
+        return metric, [one for one in self.found if metric in one.metrics and one.filtered == filtered]
 
 
 def scores(
@@ -107,28 +118,12 @@ def scores(
     """
     found = []
     for one in documents:
-        value = one.metrics[metric]
-        number = float(value) if isinstance(value, bool) else quantity(value)
+        number = as_number(one.metrics[metric])
         if number is None:
             return None
         mark = one.mark(hashed=hashed)
         found.append(Observation(one.place if by_place else mark, number, 1, mark))
     return found
-
-
-def _document(sample: JSON) -> ScoredDocument:
-    hashes = None
-    if "doc_hash" in sample:
-        hashes = text_at(sample, "doc_hash"), text_at(sample, "target_hash")
-    said = json.dumps([sample["doc"], sample["target"]], sort_keys=True)
-    return ScoredDocument(
-        int(sample["doc_id"]),
-        hashes,
-        digest.of_bytes(said.encode()),
-        digest.of_bytes(text_at(sample, "prompt").encode()),
-        text_at(sample, "filter"),
-        dict(sample["metrics"]),
-    )
 
 
 class RowReader:

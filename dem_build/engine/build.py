@@ -14,19 +14,22 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dem_build.engine.backlog import Backlog
 from dem_build.engine.copied import POSSIBLE
 from dem_build.engine.fetch import Fetch
 from dem_build.engine.outcome import Done, Outcome, Result, hit
-from dem_build.engine.pool import Pool, slots
+from dem_build.engine.pool import Pool
 from dem_build.engine.protocol import Answer, EventTail, request_for
 from dem_build.errors import ActionError, CorruptObjectError, DemError, NotUpToDateError
+from dem_build.hardware import gigabytes
 from dem_build.plan import Status, decide, key_of
+from dem_build.slots import slots
+from dem_build.wording import together, vector_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from dem_build.action import Action
     from dem_build.digest import Blob, Digest, Output
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     from dem_build.store import Record, Store
     from dem_build.store.remote.leases import RemoteLeases
 
-__all__ = ["Options", "build"]
+__all__ = ["Memory", "Options", "build"]
 
 TICK_SECONDS = 0.1
 HELD_RETRY_SECONDS = 1.0
@@ -55,6 +58,22 @@ BY_ANOTHER = "built by another process"
 MOST_REPAIRS = 3
 MOST_FETCHED = 8
 """Actions whose inputs are brought at once: the next ones are on their way while others run."""
+
+
+class Memory(Protocol):
+    """The memory that actions share which run at once on this machine."""
+
+    @property
+    def free(self) -> int:
+        """Bytes that were free before any of them ran."""
+
+    def of(self, action: Action, records: Mapping[str, Record]) -> int:
+        """The bytes that an action needs, about; 0 where it is not known.
+
+        Args:
+            action: What is to run.
+            records: Action → its record, of the base and of all that it takes from.
+        """
 
 
 @dataclass(frozen=True)
@@ -72,6 +91,8 @@ class Options:
             given back by who pushes its record, all others by the build.
         cluster: Where all but light actions run. Default: on this machine.
         own_process: Nothing but dem runs in this process: it may be copied for light actions, and its memory arranged.
+        memory: What actions share that run at once: one starts beside others where it fits, and alone in any case.
+            Default: nothing, each has its own.
     """
 
     machine: Machine
@@ -82,6 +103,7 @@ class Options:
     leases: RemoteLeases | None = None
     cluster: Cluster | None = None
     own_process: bool = True
+    memory: Memory | None = None
 
 
 def build(plan: Plan, store: Store, options: Options, listener: Listener, interrupt: Interrupt) -> Outcome:
@@ -126,6 +148,8 @@ class _Build:
     looked_at: float = field(default_factory=time.monotonic)
     asked_at: float = field(default_factory=time.monotonic)
     rest: float = 0.0
+    needs: dict[Worker, int] = field(default_factory=dict)
+    crowded: set[str] = field(default_factory=set)
 
     # What one result changes is looked up and not looked for: a build of ten thousand actions has as many results.
     dependents: dict[str, list[Action]] = field(default_factory=dict)
@@ -298,8 +322,11 @@ class _Build:
 
     def _known(self, action: Action) -> Mapping[str, Mapping[str, Output]]:
         """The outputs of what an action takes from, as far as they are known."""
-        found = {name: self.results[name].record for name in action.upstream if name in self.results}
-        return {name: record.outputs for name, record in found.items() if record is not None}
+        return {name: record.outputs for name, record in self._records(action.upstream).items()}
+
+    def _records(self, names: Iterable[str]) -> dict[str, Record]:
+        found = {name: self.results[name].record for name in names if name in self.results}
+        return {name: record for name, record in found.items() if record is not None}
 
     # Workers.
 
@@ -327,6 +354,7 @@ class _Build:
                 continue
             self.running[verdict.action.name] = (verdict, EventTail())
             known = self._known(verdict.action)
+            self.needs[worker] = self._needed(verdict.action)
             worker.submit(request_for(verdict, known, self.options.machine, worker.slot.threads))
 
     def _next(self, worker: Worker) -> Verdict | None:
@@ -345,13 +373,43 @@ class _Build:
                     return None
                 continue
             away = self._away(verdict)
-            if (away and len(self.fetching) == MOST_FETCHED) or self._taken(verdict):
+            if (away and len(self.fetching) == MOST_FETCHED) or not self._fits(verdict, worker):
+                continue
+            if self._taken(verdict):
                 continue
             del self.due[name]
             if not away:
                 return verdict
             self.fetching[name] = (verdict, Fetch(self.store, away, self.fetched))
         return None
+
+    def _fits(self, verdict: Verdict, worker: Worker) -> bool:
+        """Whether memory holds an action on a worker beside what runs on others; alone it may try in any case."""
+        memory, action, needed = self.options.memory, verdict.action, self._needed(verdict.action)
+        if memory is None or not needed:
+            return True
+        others = {other: n for other, n in self.needs.items() if n and other is not worker}
+        if needed + sum(others.values()) > memory.free:
+            # What idle workers keep loaded takes room, and nobody waits for it.
+            for other in [w for w in others if w.request is None]:
+                other.kill()
+                del others[other], self.needs[other]
+        left = memory.free - sum(others.values())
+        if others and needed > left:
+            beside = together(w.request.name for w in others if w.request is not None)
+            self._tell_crowded(action, needed, f"{gigabytes(max(left, 0))} are left beside {beside}")
+            return False
+        return True
+
+    def _needed(self, action: Action) -> int:
+        memory = self.options.memory
+        return 0 if memory is None else memory.of(action, self._records(("base", *action.upstream)))
+
+    def _tell_crowded(self, action: Action, needed: int, left: str) -> None:
+        if action.name not in self.crowded:
+            self.crowded.add(action.name)
+            what = f"it needs about {gigabytes(needed)} of memory, and {left}"
+            self.listener.action_waits(action, what)
 
     def _taken(self, verdict: Verdict) -> bool:
         """Whether another process has an action that is due, or has made it since: no worker is started for that."""
@@ -454,7 +512,9 @@ class _Build:
             note = reply.what if interrupted and reply.what else note  # of a job its cluster tells
             self._settle(Result(action, Done.SKIPPED, reply.seconds, verdict.key, note=note))
         else:
-            error = ActionError(reply.what, where=action.name, hint=reply.hint)
+            known = self._known(action)
+            what, hint = (_with_names(text or "", action, known) for text in (reply.what, reply.hint))
+            error = ActionError(what, where=action.name, hint=hint or None)
             self._settle(Result(action, Done.FAILED, reply.seconds, verdict.key, error=error))
 
     def _ended_by_stopping(self, reply: Reply) -> bool:
@@ -643,6 +703,18 @@ class _Build:
             self.pool.stop()
         if self.stopping > 1:
             self.pool.kill()
+
+
+def _with_names(text: str, action: Action, known: Mapping[str, Mapping[str, Output]]) -> str:
+    """A message of a step, which knows vectors by their digests, with what this build calls them."""
+    names: dict[str, list[str]] = {}
+    for taken in action.takes:
+        if taken.of == "delta" and taken.at.action in known:
+            digest = known[taken.at.action][taken.at.output].digest
+            names.setdefault(vector_name(digest), []).append(taken.at.action)
+    for vector, called in names.items():
+        text = text.replace(vector, " and ".join(dict.fromkeys(called)))
+    return text
 
 
 def _not_trained(verdict: Verdict) -> Result:

@@ -5,6 +5,7 @@ Rough by nature: allocators, kernels and libraries are not counted. What cannot 
 
 from __future__ import annotations
 
+from dem_build.estimate.beside import AtOnce, at_once, shared_memory
 from dem_build.estimate.due import Budget, budgets, on_gpu
 from dem_build.estimate.estimates import Estimate, estimates
 from dem_build.estimate.fits import crowded, refuse_unfit, unfit
@@ -20,11 +21,13 @@ from dem_build.estimate.memory import (
 from dem_build.estimate.transfer import Transfer, transfers
 
 __all__ = [
+    "AtOnce",
     "Budget",
     "Estimate",
     "Rows",
     "Shape",
     "Transfer",
+    "at_once",
     "budgets",
     "crowded",
     "estimates",
@@ -33,6 +36,7 @@ __all__ = [
     "rank_memory",
     "refuse_unfit",
     "seen_tokens",
+    "shared_memory",
     "training_disk",
     "training_memory",
     "transfers",

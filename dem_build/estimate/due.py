@@ -54,6 +54,7 @@ __all__ = [
     "matchings",
     "on_gpu",
     "parameters_of",
+    "same_work",
     "search_length",
     "shape_of",
     "training_of",
@@ -166,6 +167,13 @@ def due(plan: Plan, kind: str | None = None) -> list[Verdict]:
         if kind in (None, verdict.action.kind.name):
             found.setdefault(_key(verdict, plan, known), verdict)
     return list(found.values())
+
+
+def same_work(plan: Plan) -> dict[str, str]:
+    """Each action that is due → the first one that is the same work, which may be itself."""
+    first: dict[Digest, str] = {}
+    known: dict[str, Mapping[str, Output]] = {}
+    return {v.action.name: first.setdefault(_key(v, plan, known), v.action.name) for v in plan.due}
 
 
 def trainings(plan: Plan) -> list[Training]:

@@ -33,6 +33,7 @@ from dem_build.estimate.times import Times
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Self
 
     from dem_build.action import Action
     from dem_build.digest import JSON
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
 
-__all__ = ["Estimate", "estimates"]
+__all__ = ["Estimate", "Estimator", "estimates"]
 
 
 @dataclass(frozen=True)
@@ -96,16 +97,15 @@ def estimates(plan: Plan, store: Store, machine: Machine) -> list[Estimate]:
         return []
     base = plan.verdicts.get("base")
     weights = base.record.outputs["weights"].digest if base and base.record else None
-    shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
     estimator, times = (
-        _Estimator(plan, machine, shape, config or {}),
+        Estimator.of_plan(plan, store, machine),
         Times(store.records.all(plan.records.values()), weights, machine),
     )
     return [estimator.of(verdict, times) for verdict in found]
 
 
 @dataclass(frozen=True)
-class _Estimator:
+class Estimator:
     """Estimates of a plan whose base is known as far as it is."""
 
     plan: Plan
@@ -113,7 +113,23 @@ class _Estimator:
     shape: Shape | None
     config: Mapping[str, JSON]
 
+    @classmethod
+    def of_plan(cls, plan: Plan, store: Store, machine: Machine) -> Self:
+        """That of a plan: the base is read as far as it is here."""
+        base = plan.verdicts.get("base")
+        shape, config = (shape_of(base, store), config_of(base, store)) if base else (None, None)
+        return cls(plan, machine, shape, config or {})
+
+    def held(self, verdict: Verdict) -> int:
+        """The bytes that an action needs; of what evaluates the model alone, of what has none or is not known 0."""
+        found, kind = self._memory(verdict), verdict.action.kind
+        dtype = BYTES.get(str(verdict.action.params.get("dtype")))
+        if found is not None or self.shape is None or not kind.device or dtype is None:
+            return found or 0
+        return dtype * self.shape.parameters + (0 if on_gpu(self.machine) else PROCESS)
+
     def of(self, verdict: Verdict, times: Times) -> Estimate:
+        """The estimate of one action, with the times of earlier runs."""
         action, span = verdict.action, times.of(verdict, self.plan)
         load = action.kind.work
         tokens = load.planned(DueAction(action, self.plan)) if load and load.tokens else None

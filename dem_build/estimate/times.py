@@ -12,12 +12,15 @@ import math
 import os
 from bisect import bisect_right
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dem_build.actions import KINDS
 from dem_build.digest import canonical
+from dem_build.errors import UsageError
 from dem_build.estimate.due import DueAction, on_gpu
+from dem_build.slots import slots
 from dem_build.workload import inputs_of
 
 if TYPE_CHECKING:
@@ -65,11 +68,12 @@ class Times:
             models |= more
             more = {r.outputs["weights"].digest for r in composed if _takes(r, models)}
         runs: dict[Likeness, list[_Run]] = {}
+        threads = _threads(machine)
         for record in found:
             load = _work(record.kind)
             run = (
                 _run(record, load)
-                if load and _runs_like(record, machine) and _takes(record, models)
+                if load and _runs_like(record, machine, threads) and _takes(record, models)
                 else None
             )
             if load and run:
@@ -146,12 +150,24 @@ def _run(record: Record, load: Workload) -> _Run | None:
     return _Run(did, took, str(record.noted("finished"))) if 0 < took <= LONGEST and did else None
 
 
-def _runs_like(record: Record, machine: Machine) -> bool:
-    """Whether it ran where actions run by a machine file, this host or a job of the engine; on a GPU as they would."""
+def _threads(machine: Machine) -> int | None:
+    """CPU threads that an action has where they set its pace; None on a GPU, in jobs and where nothing can run."""
+    if machine.engine != "local" or on_gpu(machine):
+        return None
+    with suppress(UsageError):  # a build says what is wrong
+        return slots(machine)[0].threads
+    return None
+
+
+def _runs_like(record: Record, machine: Machine, threads: int | None) -> bool:
+    """Whether it ran where actions run by a machine file, this host or a job of the engine; on a GPU as they would.
+
+    On a CPU with as many threads: how much longer an action takes with half of them depends on the action.
+    """
     if machine.engine != "local":
         if not str(record.noted("job") or "").startswith(f"{machine.engine} "):
             return False
-    elif record.noted("host") != os.uname().nodename:
+    elif record.noted("host") != os.uname().nodename or _paced_otherwise(record, threads):
         return False
     # Of another number of ranks it tells nothing of this one: how much faster several are depends on what links them.
     if KINDS[record.kind].trains and (record.count("ranks") or 1) != machine.ranks(gpu=on_gpu(machine)):
@@ -160,6 +176,10 @@ def _runs_like(record: Record, machine: Machine) -> bool:
     if not KINDS[record.kind].device or not isinstance(device, str):
         return True
     return device.startswith("cpu") != on_gpu(machine)
+
+
+def _paced_otherwise(record: Record, threads: int | None) -> bool:
+    return threads is not None and record.count("threads") not in (None, threads)
 
 
 def _takes(record: Record, models: set[Digest | None]) -> bool:

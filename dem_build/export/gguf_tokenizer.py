@@ -97,7 +97,7 @@ def check_tokenizer(tokenizer: Any, rows: int, family: str) -> list[str]:
         UsageError: As `add_tokenizer`, or the ids of a text are others after it.
     """
     # Imported here, as they bring torch: a mistake in a call is told before that.
-    from dem_build.actions.base.gguf import read_tokenizer  # noqa: PLC0415
+    from dem_build.actions.base.gguf import read_tokenizer, settle_tokenizer  # noqa: PLC0415
     from dem_build.model.tokenizer_files import differing, probe  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="dem-gguf-") as folder:
@@ -117,15 +117,17 @@ def check_tokenizer(tokenizer: Any, rows: int, family: str) -> list[str]:
             import unicodedata  # noqa: PLC0415
 
             texts = [unicodedata.normalize("NFC", text) for text in texts]
-        ours, theirs = (read_tokenizer(path, settled=settled)[0] for settled in (True, False))
-        whole = [{t.content for t in x.added_tokens_decoder.values()} for x in (tokenizer, ours)]
+        read = read_tokenizer(path)
+        theirs = differing(read, tokenizer, texts)
+        settle_tokenizer(path, read)
+        whole = [{t.content for t in x.added_tokens_decoder.values()} for x in (tokenizer, read)]
         if lost := sorted(whole[0] - whole[1]):
             raise _refused(f"the token {lost[0]!r}")
-        if (text := differing(ours, tokenizer, texts)) is not None:
+        if (text := differing(read, tokenizer, texts)) is not None:
             raise _refused(f"other ids after it is read back, of {text[:40]!r}")
-        if (text := differing(theirs, tokenizer, texts)) is not None:
+        if theirs is not None:
             notes.append(
-                f"llama.cpp and dem cut text as the model does; transformers (gguf_file) not {text[:40]!r}"
+                f"llama.cpp and dem cut text as the model does; transformers (gguf_file) not {theirs[:40]!r}"
             )
     return notes
 

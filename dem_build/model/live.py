@@ -25,6 +25,7 @@ from dem_build.model.environment import device
 from dem_build.model.load import load_model
 from dem_build.model.mapped import DTYPES
 from dem_build.model.weight_layout import WeightLayout
+from dem_build.wording import vector_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,7 +104,7 @@ class LiveModel:
         self._held = ExitStack()
         opened = open_checkpoint(base.weights)
         self._deltas = {
-            digest: self._held.enter_context(open_delta(path, opened, base.digest, f"vector {digest[:12]}…"))
+            digest: self._held.enter_context(open_delta(path, opened, base.digest, vector_name(digest)))
             for digest, path in sorted(deltas.items())
         }
         self._base = self._held.enter_context(opened)

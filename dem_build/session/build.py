@@ -155,6 +155,7 @@ def run_plan(
     # Where nothing is due, nothing that runs it is loaded.
     from dem_build.engine.build import Options  # noqa: PLC0415
     from dem_build.engine.build import build as build_plan  # noqa: PLC0415
+    from dem_build.estimate import shared_memory  # noqa: PLC0415
 
     refuse_plan(session)
     call = session.call
@@ -166,6 +167,7 @@ def run_plan(
         leases=leases,
         cluster=_cluster(session),
         own_process=call.own_process,
+        memory=shared_memory(session.plan, session.store, session.machine),
     )
     outcome = build_plan(session.plan, session.store, options, listener, interrupt)
     if rooted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dem_build.estimate import budgets, crowded, estimates, unfit
+from dem_build.estimate import at_once, budgets, crowded, estimates, unfit
 from dem_build.report.documents import plan_document
 from dem_build.session.overlap import recorded_shared, shared_documents
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dem_build.data.splits import Shared
     from dem_build.digest import JSON
     from dem_build.errors import DemError
-    from dem_build.estimate import Budget, Estimate
+    from dem_build.estimate import AtOnce, Budget, Estimate
     from dem_build.session.session import Session
 
 __all__ = ["Outlook", "look_ahead"]
@@ -32,6 +32,7 @@ class Outlook:
         errors: What cannot fit into memory.
         warnings: What is not expected to.
         shared: Which prompts the datasets are known to share.
+        at_once: What all that is due takes where several actions run at once; None where one does.
     """
 
     session: Session
@@ -40,11 +41,13 @@ class Outlook:
     errors: Sequence[DemError]
     warnings: Sequence[str]
     shared: Sequence[Shared]
+    at_once: AtOnce | None = None
 
     def document(self) -> dict[str, JSON]:
         """The document of `dem plan --json`."""
         return plan_document(self.session.named, self.session.plan) | {
             "estimates": [e.document() for e in self.estimates],
+            **({"at_once": self.at_once.document()} if self.at_once else {}),
             **({"mixtures": [m.document() for m in self.mixtures]} if self.mixtures else {}),
             "problems": [*map(str, self.errors), *self.warnings],
             "overlap": shared_documents(self.shared),
@@ -56,11 +59,9 @@ def look_ahead(session: Session) -> Outlook:
     plan, store, machine = session.plan, session.store, session.machine
     here = machine.engine == "local"  # else it runs in memory that nobody here sees
     errors = unfit(plan, machine) if here else []
-    return Outlook(
-        session,
-        estimates(plan, store, machine),
-        budgets(plan),
-        errors,
-        [] if errors or not here else crowded(plan, store, machine),
-        recorded_shared(session),
-    )
+    found = estimates(plan, store, machine)
+    together = at_once(plan, found, store, machine)
+    warnings = [] if errors or not here else crowded(plan, store, machine)
+    if together and together.warning and not errors:
+        warnings.append(together.warning)
+    return Outlook(session, found, budgets(plan), errors, warnings, recorded_shared(session), together)

@@ -234,6 +234,10 @@ class Session:
         Raises:
             StoreError: The store cannot be written, and there is something to build.
         """
+        with self.store.roots.changing():
+            self._save_root(outcome, signed=signed)
+
+    def _save_root(self, outcome: Outcome | None, *, signed: bool) -> None:
         if not self.whole and self.store.roots.damaged(root_id(self.recipe.path)):
             return  # it keeps collection away, and only a whole build knows all that it named
         # As it is now: what others have written since this one was planned is not lost.
@@ -298,11 +302,12 @@ class Session:
 
     def save_published(self) -> None:
         """Record that this build has published, which makes it the last one; a build that found all done is none."""
-        root = last_root(self.store, self.recipe.path)
-        if self.plan.up_to_date and self.mark not in root["begun"]:
-            return
-        others = [mark for mark in self._running(root) if mark not in (self.mark, root["published"])]
-        self._amend(root, begun=[*others, self.mark], published=self.mark)
+        with self.store.roots.changing():
+            root = last_root(self.store, self.recipe.path)
+            if self.plan.up_to_date and self.mark not in root["begun"]:
+                return
+            others = [mark for mark in self._running(root) if mark not in (self.mark, root["published"])]
+            self._amend(root, begun=[*others, self.mark], published=self.mark)
 
     def _leave(self, root: Mapping[str, digest.JSON], used: Iterable[digest.Digest]) -> None:
         """Note in the root of a later build what this one used, which the recipe needs no more."""
@@ -312,12 +317,15 @@ class Session:
 
     def save_overlap(self, overlap: dict[str, digest.JSON]) -> None:
         """Record what datasets share beside the keys of the build that counted it."""
-        self._amend(last_root(self.store, self.recipe.path), overlap=overlap)
+        with self.store.roots.changing():
+            self._amend(last_root(self.store, self.recipe.path), overlap=overlap)
 
     def save_predictions(self, keys: Iterable[digest.Digest]) -> None:
         """Record that predictions are kept, beside the keys of the last build: later models are held against them."""
-        root = last_root(self.store, self.recipe.path)
-        self._amend(root, actions={**root["actions"], **{f"{PREDICTION}{key[:12]}": key for key in keys}})
+        kept = {f"{PREDICTION}{key[:12]}": key for key in keys}
+        with self.store.roots.changing():
+            root = last_root(self.store, self.recipe.path)
+            self._amend(root, actions={**root["actions"], **kept})
 
     def _amend(self, root: Mapping[str, digest.JSON], **fields: digest.JSON) -> None:
         """Write a root with other fields; a store that is only read serves what it has."""

@@ -133,6 +133,11 @@ class CacheLayout:
         return self.root / "gc.lock"
 
     @property
+    def roots_lock(self) -> Path:
+        """Held while a root is read and what follows of it is written."""
+        return self.root / "roots.lock"
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """Every folder that is there from the beginning."""
         return (

@@ -8,7 +8,7 @@ nobody knows what its recipe needs, and a collection must not guess.
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -90,6 +90,17 @@ class Roots:
     def damaged(self, recipe_id: str) -> bool:
         """Whether the root of a recipe is there and damaged, so that nobody knows what it named."""
         return self._document(recipe_id) is None and self._path(recipe_id).exists()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Run the block, which reads a root and writes what follows of it, while no other process does so.
+
+        What one wrote between would be lost, and a collection might take what it named.
+        """
+        with ExitStack() as held:
+            with suppress(OSError):  # a store that is only read: what the block writes is not written
+                held.enter_context(files.exclusively(self._layout.roots_lock))
+            yield
 
     def write(self, recipe_id: str, root: JSON) -> None:
         """Replace the root of a recipe.

@@ -33,6 +33,6 @@ def outlook_lines(outlook: Outlook, console: Console) -> None:
     inherited_rates_line(written.inherited_rates, written.train.learning_rate, console)
     unevaluated_line(written.unevaluated, console)
     rowless_lines(plan.graph, console)
-    estimate_lines(outlook.estimates, console)
+    estimate_lines(outlook.estimates, console, outlook.at_once)
     memory_lines(outlook.errors, outlook.warnings, console)
     say_shared(outlook.shared, console)

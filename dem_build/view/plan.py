@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from dem_build.errors import DemError
-    from dem_build.estimate import Budget, Estimate
+    from dem_build.estimate import AtOnce, Budget, Estimate
     from dem_build.graph import Graph
     from dem_build.plan import Plan, Reason, Verdict
 
@@ -156,15 +156,15 @@ def _missing(verdict: Verdict) -> str:
     return "" if away is None else f", {quantities.size(away.bytes)} not here"
 
 
-def estimate_lines(estimates: Sequence[Estimate], console: Console) -> None:
-    """Print what is known of actions that are due, and of all of them together."""
+def estimate_lines(estimates: Sequence[Estimate], console: Console, at_once: AtOnce | None = None) -> None:
+    """Print what is known of actions that are due, and of all of them: one after another, or so many at once."""
     for line in _parts_lines(estimates):
         say(console, (line, "dim"))
     lines = [*_own_lines(estimates), *_family_lines(estimates)]
     for line in lines:
         say(console, (line, "dim"))
     if len(estimates) > 1 and lines:
-        say(console, (f"all that is due: about {', '.join(_total(estimates))}", "dim"))
+        say(console, (f"{_all(at_once)}: about {', '.join(_total(estimates, at_once))}", "dim"))
     elif estimates and not lines:
         lacking = any(estimate.kind in BEFORE for estimate in estimates)
         reason = " before base and data are there" if lacking else ": nothing like it ran here yet"
@@ -222,25 +222,31 @@ def _has_line(estimate: Estimate) -> bool:
     return estimate.writes_model or estimate.memory is not None
 
 
-def _times(estimates: Sequence[Estimate]) -> str:
-    """The time of actions one after another, `2m 10s`, `5m 00s to 1h 10m`, and of how many it is not known."""
+def _times(estimates: Sequence[Estimate], at_once: AtOnce | None = None) -> str:
+    """The time of actions, `2m 10s`, `5m 00s to 1h 10m`, and of how many it is not known."""
     known = [e for e in estimates if e.seconds is not None]
     if not known:
         return UNKNOWN
-    most = sum(e.seconds or 0.0 for e in known)
-    least = sum(e.least_seconds or 0.0 for e in known)
+    most = at_once.seconds if at_once else sum(e.seconds or 0.0 for e in known)
+    least = at_once.least_seconds if at_once else sum(e.least_seconds or 0.0 for e in known)
     shown = list(dict.fromkeys(map(quantities.duration, (least, most))))
     lacking = len(estimates) - len(known)
     more = f" and {UNKNOWN} for {lacking} of {len(estimates)}" if lacking else ""
     return " to ".join(shown) + more
 
 
-def _total(estimates: Sequence[Estimate]) -> Iterator[str]:
-    """Yield the sums of what is known of all; memory is that of the largest."""
-    memory = [e.memory for e in estimates if e.memory is not None]
-    if memory:
-        yield f"{quantities.size(max(memory))} of memory at most"
-    yield _times(estimates)
+def _all(at_once: AtOnce | None) -> str:
+    return "all that is due" if at_once is None else f"all that is due, {at_once.slots} at once"
+
+
+def _total(estimates: Sequence[Estimate], at_once: AtOnce | None) -> Iterator[str]:
+    """Yield the sums of what is known of all; memory is that of the largest, or of those that run at once."""
+    memory = max((e.memory for e in estimates if e.memory is not None), default=None)
+    if memory is not None and at_once is not None:
+        memory = at_once.memory
+    if memory is not None:
+        yield f"{quantities.size(memory)} of memory at most"
+    yield _times(estimates, at_once)
     disk = [e.disk for e in estimates if e.writes_model]
     if disk and None not in disk:
         yield f"{quantities.size(sum(filter(None, disk)))} of disk for models and vectors"

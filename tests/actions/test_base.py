@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from types import MappingProxyType
 
 import gguf
@@ -327,6 +328,20 @@ class TestGguf:
         outputs = import_base(files[1], tmp_path / "import", "bfloat16")
         pieces = AutoTokenizer.from_pretrained(outputs / "tokenizer").backend_tokenizer.pre_tokenizer
         assert [text for text, _ in pieces.pre_tokenize_str("a  12")] == ["a", "ĠĠ", "1", "2"]
+
+    def test_a_file_is_parsed_once_for_tokenizer_config_and_weights(self, tmp_path, files, monkeypatch):
+        parsed, kind = [], gguf.GGUFReader
+
+        class Counted(kind):
+            def __init__(self, path, *mode):
+                parsed.append(Path(path).resolve())
+                super().__init__(path, *mode)
+
+        monkeypatch.setattr(gguf, "GGUFReader", Counted)
+        outputs = import_base(files[1], tmp_path / "import", "bfloat16")
+        assert parsed == [files[1].resolve()]
+        assert gguf.GGUFReader is Counted
+        assert (outputs / "weights").exists()
 
     def test_a_pre_tokenizer_that_nobody_knows_is_refused_by_name(self, tmp_path, files):
         path = write_gguf(files[0], tmp_path / "other.gguf", pre="falcon")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -182,6 +183,41 @@ def test_provenance_holds_each_vector_with_its_omega_and_length(tmp_path, import
         sum(np.square(t.float().numpy(), dtype=np.float64).sum() for t in load_file(vectors[0]).values())
     )
     assert made.told["terms"][0]["norm"] == pytest.approx(length, rel=1e-5)
+
+
+def enormous(imported, path, weight, name="model.norm.weight"):
+    vector = random_vector(imported, seed=1, scale=1e-4)
+    vector[name].reshape(-1)[3] = weight
+    return store_vector(path, vector)
+
+
+def test_a_vector_too_large_to_compute_with_is_refused_with_its_omega(tmp_path, imported, vectors):
+    """What is made of it is finite, and its length is in no float32."""
+    path = enormous(imported, tmp_path / "delta", 2e38)
+    with pytest.raises(
+        CheckpointError,
+        match=r"by 1\.99e\+38 in length, most of all vector 111111111111…, whose length is 1\.99e\+38, with ω 1",
+    ) as caught:
+        run_compose(imported, tmp_path / "composed", [(vectors[0], 0.5), (path, 1.0)])
+    assert caught.value.hint.startswith("lower `omega` of vector 111111111111… in the recipe")
+
+
+def test_a_sum_that_overflows_names_the_element_the_vector_and_its_omega(tmp_path, imported, vectors):
+    path = enormous(imported, tmp_path / "delta", 2e38)
+    with pytest.raises(CheckpointError) as caught:
+        run_compose(imported, tmp_path / "composed", [(vectors[0], 0.5), (path, 4.0)])
+    assert caught.value.what.startswith("model.norm.weight is not finite in ")
+    assert re.search(
+        r"element 3 is \S+ in the base and 1\.99e\+38 in vector 111111111111…, of ω 4$", caught.value.what
+    )
+    assert "lower `omega` of vector 111111111111… in the recipe" in caught.value.hint
+
+
+def test_a_small_omega_makes_an_enormous_weight_harmless_and_its_length_is_told(tmp_path, imported):
+    path = enormous(imported, tmp_path / "delta", 2e38)
+    made = run_compose(imported, tmp_path / "composed", [(path, 1e-38)])
+    assert made.told["terms"][0]["norm"] == pytest.approx(2e38, rel=1e-2)
+    assert 1 < made.told["edit_norm"] < 3
 
 
 def test_progress_is_told_in_bytes_up_to_the_last(tmp_path, imported, vectors):

@@ -90,12 +90,12 @@ def test_the_standard_error_is_that_of_the_ratio():
     nll = (tokens * rng.normal(2.0, 0.3, 4000)).astype(np.float32)
     left_out = (nll.sum(dtype=float) - nll) / (tokens.sum() - tokens)
     jackknife = math.sqrt(3999 / 4000 * ((left_out - left_out.mean()) ** 2).sum())
-    told = loss.summary(nll, tokens, np.arange(4000, dtype=np.uint64))
+    told = loss.summary(nll, tokens, np.arange(4000, dtype=np.uint64), "float32")
     assert told["loss_stderr"] == pytest.approx(jackknife, rel=1e-2)
 
 
 def test_one_row_has_no_standard_error():
-    one = loss.summary(np.ones(1, np.float32), np.ones(1, np.int32), np.ones(1, np.uint64))
+    one = loss.summary(np.ones(1, np.float32), np.ones(1, np.int32), np.ones(1, np.uint64), "float32")
     assert set(one) == {"loss", "tokens", "rows"}
 
 
@@ -164,8 +164,17 @@ def test_a_loss_that_is_not_finite_is_refused(tmp_path):
     with torch.no_grad():
         model.model.norm.weight.fill_(torch.inf)
     model.save_pretrained(base)
-    with pytest.raises(EvaluationError, match="not finite"):
+    with pytest.raises(EvaluationError, match="not finite") as caught:
         evaluate(base, write_rows(tmp_path / "rows"), tmp_path)
+    assert "float32" not in caught.value.hint
+
+
+@pytest.mark.parametrize(("dtype", "wider"), [("bfloat16", True), ("float16", True), ("float32", False)])
+def test_a_wider_dtype_is_advised_where_there_is_one(dtype, wider):
+    with pytest.raises(EvaluationError) as caught:
+        loss.summary(np.array([np.nan], np.float32), np.ones(1, np.int32), np.ones(1, np.uint64), dtype)
+    assert ('try `dtype = "float32"`' in caught.value.hint) is wider
+    assert ("lower that" in caught.value.hint) is not wider
 
 
 def test_it_stops_between_batches(base, tmp_path):

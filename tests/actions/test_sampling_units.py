@@ -18,7 +18,7 @@ from dem_build.actions.loss import run as loss
 from dem_build.actions.loss.read import PairedRows, RowLosses, read_rows
 from dem_build.actions.score.run import _dealt
 from dem_build.actions.tune.judges import BLOCKS, deal, judges
-from dem_build.actions.tune.read import SENTENCES
+from dem_build.actions.tune.read import SENTENCES, _findings
 from dem_build.data.arrays import RowsWriter, TokenRows, trained_prompts
 from dem_build.digest import of_bytes
 from dem_build.report.comparison import has_few_rows
@@ -170,6 +170,13 @@ def test_few_prompts_are_said_however_many_rows_they_have(tmp_path):
     [told] = [finding for finding in tuned.trace["findings"] if finding["what"] == "few_rows"]
     assert (told["used"], told["prompts"]) == (20, 3)
     assert "only 20, of 3 prompts" in SENTENCES["few_rows"]("up", told)
+
+
+def test_a_search_whose_rows_are_of_one_prompt_says_so_for_its_reader(tmp_path):
+    rows, up = write_answers(tmp_path / "rows", [0] * 6), dataset("up")
+    tuned = run_tune(tmp_path, [Group("up", up.params, up.paths | {"data/validation": rows}, up.digests)])
+    [told] = [finding for finding in _findings(tuned.trace) if "one" in finding["what"]]
+    assert (told["what"], told["used"], told["prompts"]) == ("one_prompt", 6, 1)
 
 
 def evaluated(folder, prompts):

@@ -5,13 +5,15 @@ One that was killed, failed or was stopped has none.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import signal
+import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from project import dataset, fresh
@@ -22,6 +24,7 @@ from dem_build.cli.work import _Team
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Outcome, recorded
 from dem_build.errors import DemError
+from dem_build.session import session
 from dem_build.session.build import building
 from dem_build.session.ending import conclude
 from dem_build.session.session import Call, Session, last_root, open_session
@@ -270,3 +273,45 @@ def test_what_others_wrote_into_the_root_meanwhile_stays(recipe: Path, held: Exi
     root = last_root(whole.store, recipe)
     assert root["actions"]["score:aaaaaaaaaaaa"] == key
     assert {v.key for v in whole.plan.verdicts.values() if v.key} <= {*root["actions"].values()}
+
+
+@pytest.mark.parametrize("saved", ["root", "predictions"])
+def test_what_another_process_writes_between_reading_and_writing_a_root_stays(
+    recipe: Path, saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its keys are in no root, neither needed nor dropped, and a collection takes what they name."""
+    mine, theirs = (open_session(str(recipe), Call()) for _ in range(2))
+    one, other = "a" * 64, "b" * 64
+    writes = threading.Thread(target=theirs.save_predictions, args=([other],))
+    read = session.last_root
+
+    def slow(*args: Any) -> Any:
+        root = read(*args)
+        if threading.current_thread() is not writes and not writes.ident:
+            writes.start()
+            writes.join(1.0)  # it waits for the lock, or has written before that
+        return root
+
+    monkeypatch.setattr(session, "last_root", slow)
+    if saved == "root":
+        mine.save_root()
+    else:
+        mine.save_predictions([one])
+    writes.join(60.0)
+    assert not writes.is_alive()
+    kept = {key for root in mine.store.roots.all() for key in root.names}
+    assert other in kept
+    assert {v.key for v in mine.plan.verdicts.values() if v.key} <= kept or saved == "predictions"
+    assert (one in kept) is (saved == "predictions")
+
+
+def test_a_store_that_is_only_read_has_no_lock_and_is_served(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> Any:
+        raise PermissionError(errno.EROFS, "read-only file system")
+
+    store = open_session(str(recipe), Call()).store
+    monkeypatch.setattr("dem_build.store.files.exclusively", refused)
+    with store.roots.changing():
+        assert store.roots.read(str(recipe)) is None

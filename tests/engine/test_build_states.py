@@ -18,6 +18,7 @@ from dem_build.engine.pool import Message
 from dem_build.engine.protocol import Answer, Reply
 from dem_build.machine import Machine
 from dem_build.plan import History, make_plan
+from dem_build.wording import vector_name
 
 SILENT: Any = SimpleNamespace(
     action_event=lambda *_: None,
@@ -124,6 +125,31 @@ def test_a_worker_that_a_signal_to_all_ended_first_did_not_fail() -> None:
     interrupt = Interrupt()
     outcome = build(Told(1), interrupt)
     assert (outcome.interrupted, outcome.failed) == (True, [])
+
+
+def test_a_failed_step_that_knows_vectors_by_digests_is_told_with_their_names() -> None:
+    made: dict[str, Any] = {}
+
+    class Failing(Cluster):
+        def submit(self, worker: Any, request: Any) -> None:
+            if request.name != "model":
+                super().submit(worker, request)
+                return
+            worker.request = request
+            vector = vector_name(made["vector:b"].outputs["delta"].digest)
+            reply = Reply(Answer.FAILED, what=f"{vector} is large", hint=f"lower `omega` of {vector}")
+            self.pool.inbox.put(Message(worker, reply, None))  # type: ignore[arg-type]
+
+        def make(self, name: str, key: str, kind: str, document: Any) -> Any:
+            made[name] = super().make(name, key, kind, document)
+            return made[name]
+
+        def others_go_on(self) -> None:
+            """There are none."""
+
+    [failed] = build(Failing(1), Interrupt()).failed
+    assert failed.error is not None
+    assert (failed.error.what, failed.error.hint) == ("vector:b is large", "lower `omega` of vector:b")
 
 
 @pytest.mark.parametrize("made", [False, True], ids=["it died", "it recorded, and gave the lease back"])

@@ -17,12 +17,12 @@ from dem_build.digest import Output
 from dem_build.engine.build import Options, _Build, build
 from dem_build.engine.interrupt import Interrupt
 from dem_build.engine.outcome import Done
-from dem_build.engine.pool import Slot
 from dem_build.engine.protocol import Answer, Reply
 from dem_build.errors import InterruptedBuildError
 from dem_build.graph import Graph
 from dem_build.machine import Machine
 from dem_build.plan import History, key_of, make_plan, preimage_of
+from dem_build.slots import Slot
 from dem_build.store import Record
 from dem_build.store.remote.push import push
 

@@ -11,9 +11,10 @@ import pytest
 from dem_build.action import Action, key_of, preimage
 from dem_build.actions import KINDS
 from dem_build.engine.copied import Copied
-from dem_build.engine.pool import Message, Pool, Slot
+from dem_build.engine.pool import Message, Pool
 from dem_build.engine.protocol import Answer, Request
 from dem_build.machine import Machine
+from dem_build.slots import Slot
 from dem_build.store import Store
 
 

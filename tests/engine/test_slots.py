@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dem_build import hardware
-from dem_build.engine.pool import MEMORY, Slot, slots
 from dem_build.errors import UsageError
 from dem_build.machine import Machine
+from dem_build.slots import MEMORY, Slot, slots
 
 
 @pytest.mark.parametrize("name", MEMORY)

@@ -506,7 +506,8 @@ def test_a_record_is_looked_at_once_however_many_actions_are_due(monkeypatch):
     records = made.build(make_graph(names))
     found = estimated(made, make_graph(names, omega=0.7))
     assert all(found[f"loss:composed:{name}"].seconds == 30.0 for name in names)
-    assert max(asked.count(records[f"loss:base:{name}"].key) for name in names) <= 3
+    figures = 4  # threads, seconds, of the device, and what it did
+    assert max(asked.count(records[f"loss:base:{name}"].key) for name in names) <= figures
 
 
 def test_a_composition_takes_its_parameters_of_disk_and_the_time_of_reading_base_and_vectors():

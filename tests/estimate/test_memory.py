@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from dem_build.engine.pool import Slot
 from dem_build.estimate import Rows, Shape, held_memory
 from dem_build.estimate.memory import Judging, held_by_search
 from dem_build.machine import Machine
+from dem_build.slots import Slot
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read in /proc")
 

@@ -10,6 +10,7 @@ import pytest
 from dem_build.action import TUNE, Action, Edge, Input
 from dem_build.actions import KINDS
 from dem_build.actions.tune.read import Judged, Tuning, layers_of, read_tuning
+from dem_build.actions.tune.show import lines
 from dem_build.digest import Output
 from dem_build.errors import StoreError
 from dem_build.graph import Graph
@@ -90,6 +91,59 @@ def test_another_optimum_is_told_with_the_omega_of_each_name():
 def test_what_judges_of_the_same_rows_are_told_is_said_once():
     little = {"what": "few_rows", "judge": ROWS, "used": 3}
     assert len(search_of({"findings": [little, little]}).told) == 1
+
+
+ONE_PROMPT = {"what": "few_rows", "judge": ROWS, "used": 1}
+
+
+@pytest.mark.parametrize(
+    ("finding", "counts", "known"),
+    [
+        (ONE_PROMPT, {"importance": 1.0}, False),
+        (ONE_PROMPT | {"used": 20, "prompts": 1}, {"importance": 1.0}, False),
+        (ONE_PROMPT, {"importance": 0.0, "limit": 0.1}, False),
+        (ONE_PROMPT, {"importance": 0.0, "limit": None}, True),
+        (ONE_PROMPT | {"used": 2}, {"importance": 1.0}, True),
+        (ONE_PROMPT | {"used": 20, "prompts": 2}, {"importance": 1.0}, True),
+    ],
+)
+def test_no_interval_is_told_where_rows_that_judge_are_of_one_prompt(finding, counts, known):
+    """How much losses vary from prompt to prompt is unknown then, and not zero."""
+    takes = (
+        Input("delta", Edge("vector:a", "delta"), group="a"),
+        Input("delta", Edge("vector:b", "delta"), group="b"),
+        Input("data/validation", Edge("data:a", "validation"), group="a"),
+    )
+    graph = Graph({TUNE: Action(TUNE, KINDS["tune"], {}, takes, groups={"a": {}, "b": {}})})
+    documents = {
+        "trace": {
+            "search": "gradient", "objective": "gain", "passes": [], "slopes": None, "layers": [],
+            "judges": [judge(ONE, 1.5) | counts],
+            "vectors": [{"vector": v, "tuned": True, "omega": 0.5, "low": 0.5, "high": 0.5} for v in (ONE, OTHER)],
+            "findings": [finding, {"what": "like_uniform", "lead": [0.0, 0.0]}],
+        },
+        "omega": {"omega": {ONE: 0.5, OTHER: 0.5}},
+    }  # fmt: skip
+    records = {
+        "vector:a": record("finetune", delta=ONE),
+        "vector:b": record("finetune", delta=OTHER),
+        "data:a": record("prepare", validation=ROWS),
+        TUNE: record("tune", trace="trace", omega="omega"),
+    }
+    tuning = read_tuning(
+        BuildRecords(graph, records, lambda output: json.dumps(documents[output.digest]).encode())
+    )
+    assert {(t.low, t.high, t.given) for t in tuning.vectors.values()} == {
+        (0.5, 0.5, False) if known else (None, None, False)
+    }
+    shown = "\n".join(
+        "".join(part if isinstance(part, str) else part[0] for part in line) for line in lines(tuning)
+    )
+    assert ("0.50 to 0.50" in shown, "0.500  no interval: one prompt" in shown) == (known, not known)
+    told = " ".join(tuning.told)
+    assert ("validation rows of a that judge it are of one prompt" in told) is not known
+    assert ("hold out 8 prompts or more, 2 at least" in told) is not known
+    assert ("cannot be told from equal ω" in told) is known
 
 
 def search_of(trace: dict, **provenance: object) -> Tuning:

@@ -8,8 +8,9 @@ from typing import Any
 
 from dem_build.actions import KINDS
 from dem_build.digest import Output, of_json
-from dem_build.engine.pool import Message, Pool, Slot
+from dem_build.engine.pool import Message, Pool
 from dem_build.engine.protocol import Answer, Reply
+from dem_build.slots import Slot
 from dem_build.store import Record
 
 

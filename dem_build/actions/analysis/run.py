@@ -32,6 +32,7 @@ from dem_build.checkpoint.layers import kind_of, layer_of, layers_of
 from dem_build.checkpoint.products import Sums, sum_products
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.errors import CheckpointError
+from dem_build.wording import vector_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -78,7 +79,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def _sums(inputs: Inputs, context: Context) -> dict[str, Sums]:
     base = open_checkpoint(inputs.paths["base/weights"])
     digest = inputs.digests["base/weights"]
-    vectors = [open_delta(t.at.path, base, digest, f"vector {t.at.digest[:12]}…") for t in inputs.terms]
+    vectors = [open_delta(t.at.path, base, digest, vector_name(t.at.digest)) for t in inputs.terms]
     total = sum(tensor.size for tensor in base.tensors.values() if tensor.dtype in FLOATS)
     with ExitStack() as stack:
         for checkpoint in (base, *vectors):

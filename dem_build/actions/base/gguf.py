@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gguf
 import torch
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from tokenizers import Tokenizer
 
-__all__ = ["expand_gguf", "read_tokenizer"]
+__all__ = ["expand_gguf", "read_tokenizer", "settle_tokenizer"]
 
 # What GGUF calls the pre-tokenizers that set each digit apart before GPT-2's pattern. transformers reads these files
 # by GPT-2's pattern alone, which cuts white space before a digit elsewhere: "\n\n1" would be three tokens, not two.
@@ -66,9 +67,11 @@ def expand_gguf(path: Path, folder: Path) -> str:
             text before tokens are formed.
     """
     _refuse_scaled_rope(path)
-    tokenizer, warning = read_tokenizer(path)
-    # transformers would go on, with random values for what the file lacks: one part of several, say.
-    model, report = _load(path, AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True)
+    with _read_once():
+        tokenizer = read_tokenizer(path)
+        warning = settle_tokenizer(path, tokenizer)
+        # transformers would go on, with random values for what the file lacks: one part of several, say.
+        model, report = _load(path, AutoModelForCausalLM, dtype=torch.float32, output_loading_info=True)
     refuse_partial(report, path, f"a file that is one of several parts must be joined, else {ORIGINAL}")
     # In the layout in which models of this kind are published, whichever transformers holds them in.
     published = published_tensors(model)
@@ -97,25 +100,34 @@ def expand_gguf(path: Path, folder: Path) -> str:
     return warning
 
 
-def read_tokenizer(path: Path, *, settled: bool = True) -> tuple[Any, str]:
-    """The tokenizer of a GGUF file, and what the user should look at, or nothing.
-
-    Args:
-        path: The file; tensors are not needed.
-        settled: Whether it is what the file says; else what transformers makes of that.
+def read_tokenizer(path: Path) -> Any:
+    """What transformers makes of the tokenizer of a GGUF file, which needs no tensors.
 
     Raises:
         CheckpointError: As `expand_gguf`.
     """
-    tokenizer = _load(path, AutoTokenizer)
-    if not settled:
-        return tokenizer, ""
+    return _load(path, AutoTokenizer)
+
+
+def settle_tokenizer(path: Path, tokenizer: Any) -> str:
+    """Let a tokenizer be what its file says, where transformers made something else of that.
+
+    Args:
+        path: The GGUF file.
+        tokenizer: As `read_tokenizer` returns it; it is changed.
+
+    Returns:
+        What the user should look at, or nothing.
+
+    Raises:
+        CheckpointError: As `expand_gguf`.
+    """
     backend = tokenizer.backend_tokenizer
     warning = _settle_pre_tokenizer(path, backend)
     # A GGUF file has no word of a normalizer: it is the one of the architecture's own class.
     if backend.normalizer is None and type(tokenizer) is not PreTrainedTokenizerFast:
         backend.normalizer = type(tokenizer)().backend_tokenizer.normalizer
-    return tokenizer, warning
+    return warning
 
 
 def _settle_pre_tokenizer(path: Path, backend: Tokenizer) -> str:
@@ -138,6 +150,27 @@ def _settle_pre_tokenizer(path: Path, backend: Tokenizer) -> str:
         "the GGUF file says no pre-tokenizer (tokenizer.ggml.pre), so text is cut by GPT-2's pattern: "
         f"{ORIGINAL} if its tokens are others"
     )
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Let each GGUF file be parsed once: transformers asks anew for a tokenizer, a config and weights.
+
+    A string of the vocabulary costs about 40 microseconds of CPU, and a large one has half a million of them.
+    """
+    kind, parsed = gguf.GGUFReader, dict[Path, gguf.GGUFReader]()
+
+    def reader(path: Any, *mode: Any) -> gguf.GGUFReader:
+        file = Path(path).resolve()  # `_load` links it into a new folder each time
+        if file not in parsed:
+            parsed[file] = kind(path, *mode)
+        return parsed[file]
+
+    setattr(gguf, "GGUFReader", reader)  # noqa: B010  where transformers looks for it, each time that it reads
+    try:
+        yield
+    finally:
+        setattr(gguf, "GGUFReader", kind)  # noqa: B010
 
 
 def _load(path: Path, kind: Any, **wanted: Any) -> Any:

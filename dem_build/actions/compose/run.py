@@ -11,11 +11,12 @@ from dem_build.actions.model_parts import write_parts
 from dem_build.actions.tune.omega import read_omega
 from dem_build.checkpoint.combine import Combination, combine, result_specs
 from dem_build.checkpoint.delta import open_delta
-from dem_build.checkpoint.floats import CODES
+from dem_build.checkpoint.floats import CODES, LONGEST
 from dem_build.checkpoint.header import kept_in
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import weights_writer
 from dem_build.errors import CheckpointError
+from dem_build.wording import vector_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
             "out of memory while composing, which takes a few megabytes a thread beside mapped files",
             hint="end what else takes memory, or lower `jobs` in the machine file, and build again",
         ) from error
+    _refuse_enormous(norms, terms)
     write_parts(inputs, params["dtype"], context)
     lost = norms.rounding_error / norms.edit if norms.edit else None
     if lost is not None and norms.rounding_error > ROUNDING_WARNING * norms.edit:
@@ -78,6 +80,27 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         "seconds": round(time.monotonic() - started, 3),
         "threads": context.threads,
     }
+
+
+def _refuse_enormous(norms: Norms, terms: Mapping[StoredFile, Omega]) -> None:
+    """Refuse an edit whose square float32 cannot hold: nothing that a model computes with such weights is finite."""
+    if norms.edit <= LONGEST:
+        return
+    at, omega, norm = max(
+        ((at, _largest(omega), norm) for (at, omega), norm in zip(terms.items(), norms.deltas, strict=True)),
+        key=lambda term: term[1] * term[2],
+    )
+    vector = vector_name(at.digest)
+    raise CheckpointError(
+        f"the vectors would change the base by {norms.edit:.3g} in length, most of all {vector}, whose length is "
+        f"{norm:.3g}, with ω {omega:.4g}",
+        hint=f"lower `omega` of {vector} in the recipe, or make it again: such weights are damage, or its training "
+        "diverged",
+    )
+
+
+def _largest(omega: Omega) -> float:
+    return max(map(abs, omega.values())) if isinstance(omega, dict) else abs(omega)
 
 
 def _terms(inputs: Inputs) -> dict[StoredFile, Omega]:
@@ -112,7 +135,7 @@ def _weights(
     base = open_checkpoint(inputs.paths["base/weights"])
     digest = inputs.digests["base/weights"]
     # Every vector is checked before the first tensor is read.
-    deltas = [open_delta(at.path, base, digest, f"vector {at.digest[:12]}…") for at in terms]
+    deltas = [open_delta(at.path, base, digest, vector_name(at.digest)) for at in terms]
     code = CODES[params["dtype"]]
     kept = kept_in(base.metadata, code)
     specs = result_specs(base, code, kept)

@@ -20,6 +20,7 @@ from dem_build.actions.finetune.ranks.launch import is_sharded, ranks_of, train_
 from dem_build.actions.finetune.trainer import CHECKPOINTS, TokenTrainer, TrainingEnded, Validation, arguments
 from dem_build.checkpoint.delta import DeltaNorms, delta_shapes, write_delta
 from dem_build.checkpoint.factors import write_factors
+from dem_build.checkpoint.floats import LONGEST
 from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.data.arrays import TokenRows
 from dem_build.data.tokenise import MASKED
@@ -111,7 +112,7 @@ def provenance_of(
     Raises:
         TrainingError: The vector is too large.
     """
-    if not math.isfinite(norms.norm):
+    if not norms.norm <= LONGEST:
         raise TrainingError("training made the vector too large for float32", hint="lower learning_rate")
     if norms.norm == 0:
         run.warn(

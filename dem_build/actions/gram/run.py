@@ -72,5 +72,5 @@ def _write(inputs: Inputs, rows: list[tuple[Any, Any]], dtype: str, context: Con
             path = context.out / "gram" / f"layer-{number:05d}.safetensors"
             grams = {names[first]: gram.cpu().numpy() for first, gram in layer.grams.items()}
             of = {names[module]: names[first] for module, first in layer.of.items()}
-            context.hashed[path] = write_layer(path, belongs, of, grams)
+            context.hashed[path] = write_layer(path, belongs, of, grams, dtype)
     return ran_on(model)

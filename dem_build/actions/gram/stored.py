@@ -18,6 +18,7 @@ from dem_build.checkpoint.reader import open_checkpoint
 from dem_build.checkpoint.writer import Writer
 from dem_build.errors import CheckpointError
 from dem_build.json_text import parse_json
+from dem_build.wording import overflow_hint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,11 @@ GRAM_FORMAT = "gram/1"
 
 
 def write_layer(
-    path: Path, belongs: Mapping[str, Digest], of: Mapping[str, str], grams: Mapping[str, NDArray[np.float64]]
+    path: Path,
+    belongs: Mapping[str, Digest],
+    of: Mapping[str, str],
+    grams: Mapping[str, NDArray[np.float64]],
+    dtype: str,
 ) -> Digest:
     """Write the matrices of a layer; return the digest of their file.
 
@@ -44,6 +49,7 @@ def write_layer(
         belongs: The digests of `base` and `delta`.
         of: Name of a weight → name of the matrix of its inputs.
         grams: Name → the matrix [width, width], of which the lower triangle counts.
+        dtype: What the model was in.
 
     Raises:
         CheckpointError: A matrix that is not finite in float32.
@@ -58,7 +64,7 @@ def write_layer(
             if not np.isfinite(packed).all():
                 raise CheckpointError(
                     f"what {name} is given is not finite",
-                    hint='a vector is damaged or the format too narrow: try dtype = "float32" in [compose]',
+                    hint=overflow_hint(dtype),
                 )
             writer.write(name, 0, packed)
     return writer.digests[path]

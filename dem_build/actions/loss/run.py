@@ -16,6 +16,7 @@ from dem_build.model.environment import memory_told
 from dem_build.model.likelihood import row_losses, row_nll
 from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
 from dem_build.stats import stderr_of_ratio
+from dem_build.wording import overflow_hint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +57,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         model = evaluated_model(inputs, params["dtype"], context)
         nll, tokens = _losses(model, rows, context)
     prompts = rows.prompt_numbers
-    metrics = summary(nll, tokens, prompts)
+    metrics = summary(nll, tokens, prompts, params["dtype"])
     context.write("metrics", metrics)
     told = {"prompts": prompts} if "prompts" in metrics else {}
     save_file({"nll": nll, "tokens": tokens, **told}, context.out / "rows")
@@ -64,7 +65,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 
 def summary(
-    nll: NDArray[np.float32], tokens: NDArray[np.int32], prompts: NDArray[np.uint64]
+    nll: NDArray[np.float32], tokens: NDArray[np.int32], prompts: NDArray[np.uint64], dtype: str
 ) -> dict[str, JSON]:
     """The metrics of per-row summed losses, counts of tokens and numbers of prompts, [rows] each.
 
@@ -79,7 +80,7 @@ def summary(
     if bad := np.flatnonzero(~np.isfinite(nll)).tolist():
         raise EvaluationError(
             f"the loss of {len(bad)} of {len(nll)} rows is not finite, that of row {bad[0]} first",
-            hint='the model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
+            hint=overflow_hint(dtype),
         )
     # Per token over all rows, and not the mean of the rows' means: then its exponential is the perplexity of the split,
     # and a short row weighs no more than its tokens.

@@ -12,6 +12,7 @@ from dem_build.data.arrays import TokenRows
 from dem_build.json_text import parse_json
 from dem_build.model.context_length import refuse_longer
 from dem_build.model.weight_layout import WeightLayout
+from dem_build.wording import vector_name
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def open_sums(
         CheckpointError: A vector of another base, or a model that transformers does not know.
     """
     base, digest = open_checkpoint(inputs.paths["base/weights"]), inputs.digests["base/weights"]
-    deltas = [open_delta(v.path, base, digest, f"vector {v.digest[:12]}…") for v in vectors.files]
+    deltas = [open_delta(v.path, base, digest, vector_name(v.digest)) for v in vectors.files]
     config = parse_json(inputs.paths["base/config"].read_text(encoding="utf-8"))
     model = empty_model(config, context.machine.attn_implementation)
     return model, ModelSums(base, vectors, deltas, dtype, WeightLayout(model, delta_shapes(base)))

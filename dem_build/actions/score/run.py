@@ -37,6 +37,7 @@ from dem_build.model.environment import (
 )
 from dem_build.model.load import load_model
 from dem_build.model.recomputed import recompute_layers
+from dem_build.wording import overflow_hint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -230,5 +231,5 @@ def _refuse_infinite(document: Mapping[str, JSON]) -> None:
     if not all(map(math.isfinite, numbers)):
         raise EvaluationError(
             "a loss or a gradient at the composed model is not finite",
-            hint='the model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
+            hint=overflow_hint("float32"),
         )

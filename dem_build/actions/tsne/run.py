@@ -19,6 +19,7 @@ from dem_build.model.batches import by_length, collate
 from dem_build.model.context_length import longest_short, refuse_longer
 from dem_build.model.environment import memory_told
 from dem_build.model.load import OUT_OF_MEMORY_HINT, evaluated_model, surroundings
+from dem_build.wording import overflow_hint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,7 +62,7 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     with memory_told(EvaluationError, "while reading validation rows", OUT_OF_MEMORY_HINT):
         model = evaluated_model(inputs, params["dtype"], context)
         wanted = [splits[digest][i] for digest, rows in chosen.items() for i in rows]
-        states = _states(model, wanted, context)
+        states = _states(model, wanted, params["dtype"], context)
     places = _laid_out(states, context)
     ends = np.cumsum([len(rows) for rows in chosen.values()])[:-1]
     parts = zip(chosen, np.split(places, ends), strict=True)
@@ -73,7 +74,10 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 
 @torch.inference_mode()
 def _states(
-    model: PreTrainedModel, rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]], context: Context
+    model: PreTrainedModel,
+    rows: Sequence[tuple[NDArray[np.int32], NDArray[np.int32]]],
+    dtype: str,
+    context: Context,
 ) -> NDArray[np.float32]:
     """Mean last hidden states, [rows, hidden]; rows of like length are read together."""
     lengths = np.array([len(ids) for ids, _ in rows], np.int64)
@@ -88,9 +92,7 @@ def _states(
         context.progress(len(found), len(rows), "rows")
     states = np.array([found[i] for i in range(len(rows))], np.float32)
     if not np.isfinite(states).all():
-        raise EvaluationError(
-            "the base's hidden states are not finite", hint='try dtype = "float32" in [compose]'
-        )
+        raise EvaluationError("the base's hidden states are not finite", hint=overflow_hint(dtype))
     return states
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dem_build.actions.choose.read import read_choice
 from dem_build.actions.choose.spec import LAYERS, SUM
 from dem_build.json_text import text_at
 from dem_build.report.inputs import reads
+from dem_build.stats import FEW_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,14 +46,17 @@ class Tuned:
 
     Attributes:
         omega: ω; where each layer has its own, their mean.
-        low, high: 95 % interval of ω, of one for all layers also where each has its own; None where ω was given.
+        low, high: 95 % interval of ω, of one for all layers also where each has its own; None where ω was given, and
+            where rows that judge it are of one prompt.
         layers: Layer → ω, where each has its own.
+        given: Whether the recipe says it.
     """
 
     omega: float
     low: float | None = None
     high: float | None = None
     layers: Mapping[str, float] = field(default_factory=dict)
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -182,6 +186,9 @@ def _tuning(build: BuildRecords, action: Action) -> Tuning:
     given = {name: action.groups[name].get("omega") for name in vectors}
     alike = {n: [given[m] for m in vectors if vectors[m] == d] for n, d in vectors.items()}
     tuned = {n: _tuned(said[d], found[d], given[n], alike[n]) for n, d in vectors.items() if d in said}
+    told = _findings(trace)
+    if any(finding["what"] == "one_prompt" for finding in told):
+        tuned = {n: replace(one, low=None, high=None) for n, one in tuned.items()}
     # A vector that a name of it gives an ω to has more than what was searched.
     searched = {name: one for name, one in tuned.items() if given[name] is None}
     about = {
@@ -190,7 +197,7 @@ def _tuning(build: BuildRecords, action: Action) -> Tuning:
     }
     findings = [
         f | {"place": {n: _part(f["omegas"][vectors[n]], alike[n]) for n in searched}} if "omegas" in f else f
-        for f in trace["findings"]
+        for f in told
     ]
     # Two datasets may have the same rows, and vectors of their own.
     entries = {
@@ -218,6 +225,27 @@ def _tuning(build: BuildRecords, action: Action) -> Tuning:
     )
 
 
+def _findings(trace: JSON) -> list[dict[str, JSON]]:
+    """What is told of a search. Where a loss that counts or is limited is of one prompt, no interval is.
+
+    How much a loss varies from prompt to prompt is not known of one, and the search's blocks, of which that prompt is
+    in one, let it add nothing to an interval: unknown is not zero.
+    """
+    heeded = {e["rows"] for e in trace["judges"] if e.get("importance") or e.get("limit") is not None}
+    found = [
+        {**f, "what": "one_prompt"}
+        if f["what"] == "few_rows" and f["judge"] in heeded and _prompts(f) < 2
+        else f
+        for f in trace["findings"]
+    ]
+    unknown = any(f["what"] == "one_prompt" for f in found)
+    return [f for f in found if not (unknown and f["what"] == "like_uniform")]
+
+
+def _prompts(finding: Mapping[str, JSON]) -> float:
+    return float(finding.get("prompts", finding["used"]))
+
+
 def _finite(score: JSON) -> float:
     if not math.isfinite(score):
         raise ValueError(f"a score of {score}")
@@ -236,7 +264,7 @@ def _tuned(
         alike: Those of all names of the vector.
     """
     if given is not None:
-        return Tuned(float(given))
+        return Tuned(float(given), given=True)
     layers = {layer: _part(value, alike) for layer, value in omega.items()} if isinstance(omega, dict) else {}
     mean = sum(layers.values()) / len(layers) if layers else _part(omega, alike)
     low, high = (_part(entry[bound], alike) if entry["tuned"] else None for bound in ("low", "high"))
@@ -333,6 +361,11 @@ SENTENCES: dict[str, Callable[[str, Mapping[str, JSON]], str]] = {
     "few_rows": lambda who, f: (
         f"validation rows of {who} that judge ω: only {f['used']}{_of_prompts(f)}; what they tell of it, intervals "
         "included, is little"
+    ),
+    "one_prompt": lambda who, f: (
+        f"ω has no intervals, and its lead over equal ω none: validation rows of {who} that judge it are of one prompt "
+        f"({f['used']} used), of which nobody knows how another one's loss would differ; hold out {FEW_ROWS} prompts "
+        "or more, 2 at least"
     ),
     "layers_not_judged": lambda _, __: (
         "there are too few validation rows, or too few prompts in them, to judge one ω a layer: one ω a vector was kept"

@@ -43,6 +43,7 @@ __all__ = ["SECTIONS", "lines"]
 # Times as far from the best as the median candidate, which one that is far worse than all others does not move: what
 # lies beyond is drawn at the edge.
 FARTHEST = 4
+UNKNOWN = "no interval: one prompt"
 LEAST = 0.05  # of the best: less is noise, and not drawn over the whole height
 
 
@@ -85,7 +86,7 @@ def omega(inputs: ReportInputs) -> Section | None:
 
 
 def _strip(name: str, value: float, tuned: Tuned | None, axis: Axis) -> Strip:
-    if tuned is None or tuned.low is None or tuned.high is None:
+    if tuned is None or tuned.given:
         return Strip(
             name, [Mark("given", axis.at(value), f"ω {value:.4g}")], value=f"{value:.3f}", more="given"
         )
@@ -93,6 +94,8 @@ def _strip(name: str, value: float, tuned: Tuned | None, axis: Axis) -> Strip:
         *(Mark("layer", axis.at(w), f"layer {layer}: {w:.3f}") for layer, w in tuned.layers.items()),
         Mark("found", axis.at(value), f"ω {value:.4f}"),
     ]
+    if tuned.low is None or tuned.high is None:
+        return Strip(name, marks, value=f"{value:.3f}", more=UNKNOWN)
     between = f"{tuned.low:.3f} to {tuned.high:.3f}"
     return Strip(
         name,
@@ -237,7 +240,9 @@ def lines(tuning: Tuning) -> Iterator[Line]:
     yield ()
     width = max((len(joined(name)) for name in tuning.vectors), default=0)
     for name, vector in tuning.vectors.items():
-        interval = "given" if vector.low is None or vector.high is None else between(vector.low, vector.high)
+        interval = "given" if vector.given else UNKNOWN
+        if vector.low is not None and vector.high is not None:
+            interval = between(vector.low, vector.high)
         if vector.layers:  # the interval is of another number
             interval = f"mean of its layers; one ω for all of them: {interval}"
         gain = tuning.judges[name].gain if name in tuning.judges else None

@@ -14,6 +14,7 @@ from dem_build.errors import EvaluationError, UsageError
 from dem_build.hardware import cpus
 from dem_build.session.summed import recorded_outputs
 from dem_build.step import Context, Inputs
+from dem_build.wording import overflow_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -153,7 +154,8 @@ class _Row(AskedItem):
         super().__init__(items, number)
         assert items.dataset is not None
         self._rows = _split(session, items.dataset)
-        self._tolerance = TOLERANCES.get(session.recipe.compose.dtype, TOLERANCE)
+        self._dtype = session.recipe.compose.dtype
+        self._tolerance = TOLERANCES.get(self._dtype, TOLERANCE)
         texts = row_texts(session, items.dataset, [number], work)
         if number not in texts:
             raise UsageError(
@@ -174,7 +176,7 @@ class _Row(AskedItem):
             raise EvaluationError(
                 f"the loss of item {self.number} is not finite: {found.label}",
                 where=self.items.name,
-                hint='that model is broken or overflows its dtype; try `dtype = "float32"` in [compose]',
+                hint=overflow_hint(self._dtype),
             )
         return found
 

@@ -16,9 +16,9 @@ from dem_build.cli.blame.findings import Blame
 from dem_build.cli.blame.items import items_of
 from dem_build.cli.blame.shown import MOST_SHOWN, blame_lines, changed_document, changed_lines
 from dem_build.cli.blame.without import Without
-from dem_build.engine.pool import MEMORY, SLEEPING
 from dem_build.errors import UsageError
 from dem_build.session.session import open_session
+from dem_build.slots import MEMORY, SLEEPING
 from dem_build.view.text import make_console, write_json
 
 if TYPE_CHECKING:

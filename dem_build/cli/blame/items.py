@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 from dem_build.action import BASE, COMPOSED
 from dem_build.actions.loss.read import read_rows
 from dem_build.actions.loss.spec import KIND as LOSS_KIND
+from dem_build.actions.task.read import metric_names, read_documents
 from dem_build.actions.task.spec import KIND as TASK_KIND
 from dem_build.errors import StoreError, UsageError
-from dem_build.json_text import MALFORMED, parse_json, quantity
+from dem_build.json_text import MALFORMED, quantity
 from dem_build.recipe.messages import nearest
 from dem_build.report.comparison import LOSS, LOSS_TASK, falls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from dem_build.action import Action, Kind
+    from dem_build.actions.task.read import RecordedDocument
     from dem_build.digest import JSON
     from dem_build.session.session import Session
 
-__all__ = ["Items", "RecordedItem", "items_of", "metric_names"]
+__all__ = ["Items", "RecordedItem", "items_of"]
 
 SAMPLES, ROWS = "samples", "rows"
 LIKELIHOOD = "perplexity"
@@ -165,17 +167,14 @@ def _of_rows(session: Session, action: Action) -> dict[int, RecordedItem]:
 
 def _documents(session: Session, task: str, metric: str | None, found: Mapping[str, Action]) -> Items:
     records, read = session.plan.records, session.store.objects.read_bytes
-    samples: dict[str, list[JSON]] = {}
+    samples: dict[str, list[RecordedDocument]] = {}
     for model, action in found.items():
         if action.name in records:
             try:
-                samples[model] = [
-                    parse_json(line) for line in read(records[action.name].outputs[SAMPLES]).splitlines()
-                ]
-                [*metric_names(samples[model])]
+                samples[model] = read_documents(read(records[action.name].outputs[SAMPLES]))
             except MALFORMED as error:
                 raise _unreadable(action) from error
-    names = {name: None for told in samples.values() for name in metric_names(told)}
+    names = {name: None for told in samples.values() for name in _of_single_items(told)}
     if not samples:
         hint = f"`dem build {session.named}` evaluates"
         raise UsageError("no model was evaluated on it yet", where=task, hint=hint)
@@ -188,40 +187,23 @@ def _documents(session: Session, task: str, metric: str | None, found: Mapping[s
     plain = chosen.partition("@")[0]
     evaluated = next(records[found[model].name] for model in samples)
     lower = plain != LIKELIHOOD and falls(plain, evaluated.noted("higher_is_better", plain))
-    models = {}
-    for model, told in samples.items():
-        try:
-            models[model] = dict(_of_samples(told, chosen))
-        except MALFORMED as error:
-            raise _unreadable(found[model]) from error
+    models = {model: dict(_of_samples(told, chosen)) for model, told in samples.items()}
     return Items(task, None, chosen, lower_is_better=lower, models=models, actions=found)
 
 
-def metric_names(samples: Iterable[JSON]) -> dict[str, tuple[str, str]]:
-    """Name of a metric in results → what it is called in samples, and its filter; of those that an item alone has.
-
-    Where several filters give a metric, the first has the plain name and others are `metric@filter`.
-    """
-    first: dict[str, str] = {}
-    found: dict[str, tuple[str, str]] = {}
-    for sample in samples:
-        for metric, value in sample["metrics"].items():
-            if _number(value) is not None:
-                plain = first.setdefault(metric, sample["filter"]) == sample["filter"]
-                found[metric if plain else f"{metric}@{sample['filter']}"] = (metric, sample["filter"])
-    return found
+def _of_single_items(documents: Sequence[RecordedDocument]) -> dict[str, tuple[str, str]]:
+    """As `metric_names`, of those metrics that are a number of an item alone."""
+    told = {(m, one.filtered) for one in documents for m in one.metrics if one.number(m) is not None}
+    return {name: which for name, which in metric_names(documents).items() if which in told}
 
 
-def _of_samples(samples: list[JSON], metric: str) -> Iterable[tuple[int, RecordedItem]]:
-    name, filtered = metric_names(samples).get(metric, (metric, ""))
-    for sample in samples:
-        value = _number(sample["metrics"].get(name))
-        if sample["filter"] == filtered and value is not None:
-            responses = tuple(sample["responses"])
-            yield (
-                int(sample["doc_id"]),
-                RecordedItem(value, responses, str(sample["prompt"]), _margin(sample["target"], responses)),
-            )
+def _of_samples(documents: Sequence[RecordedDocument], metric: str) -> Iterable[tuple[int, RecordedItem]]:
+    name, filtered = _of_single_items(documents).get(metric, (metric, ""))
+    for one in documents:
+        value = one.number(name)
+        if one.filtered == filtered and value is not None:
+            margin = _margin(one.target, one.responses)
+            yield one.place, RecordedItem(value, one.responses, one.prompt, margin)
 
 
 def _margin(target: JSON, responses: tuple[Any, ...]) -> float | None:
@@ -234,10 +216,6 @@ def _margin(target: JSON, responses: tuple[Any, ...]) -> float | None:
     if right is None or len(known) < len(found):
         return None
     return right - max(value for place, value in enumerate(known) if place != target)
-
-
-def _number(value: JSON) -> float | None:
-    return float(value) if isinstance(value, bool) else quantity(value)
 
 
 def _unreadable(action: Action) -> StoreError:

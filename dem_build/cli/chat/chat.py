@@ -14,9 +14,9 @@ from dem_build.action import BASE, COMPOSED
 from dem_build.cli.chat.models import ChatModels, Settings, settings_of
 from dem_build.cli.chat.terminal import Talk, documents, talk_in_terminal
 from dem_build.cli.edit.changes import opened
-from dem_build.engine.pool import MEMORY, SLEEPING
 from dem_build.errors import UsageError
 from dem_build.session.session import open_session
+from dem_build.slots import MEMORY, SLEEPING
 from dem_build.view.text import write_json
 
 if TYPE_CHECKING:

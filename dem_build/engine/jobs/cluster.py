@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, cast
 
 from dem_build.engine.jobs.job import FINAL, STOP, command, newest_step, read_answers, read_job, write_job
 from dem_build.engine.jobs.scheduler import Resources, SchedulerError
-from dem_build.engine.pool import QUIET, Message, Slot, Worker
+from dem_build.engine.pool import QUIET, Message, Worker
 from dem_build.engine.protocol import Answer, Reply
 from dem_build.errors import DemError
 from dem_build.json_text import parse_json
+from dem_build.slots import Slot
 from dem_build.store import files
 
 if TYPE_CHECKING:

@@ -1,0 +1,85 @@
+"""Actions that share a machine's memory: the next one starts where it fits, and one alone in any case."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from build_samples import make_graph
+from cluster import Cluster
+
+from dem_build.engine.build import Options, _Build
+from dem_build.engine.interrupt import Interrupt
+from dem_build.machine import Machine
+from dem_build.plan import History, make_plan
+
+NEED = 6
+SAID = "it needs about 0.0 GB of memory, and 0.0 GB are left beside vector:"
+
+
+class Watched(Cluster):
+    """Counts how many trainings run at once, and which idle workers were ended."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(slots)
+        self.most, self.ended = 0, set[Any]()
+        for worker in self.pool.workers:
+            worker.kill = lambda worker=worker: self.ended.add(worker)
+
+    def submit(self, worker: Any, request: Any) -> None:
+        super().submit(worker, request)
+        running = [w.request.name for w in self.pool.workers if w.request is not None]
+        self.most = max(self.most, sum(name.startswith("vector:") for name in running))
+
+
+class Memory:
+    """Of which a training takes six."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.asked: list[tuple[str, set[str]]] = []
+
+    def of(self, action: Any, records: Any) -> int:
+        self.asked.append((action.name, {*records}))
+        return NEED if action.kind.trains else 0
+
+
+@pytest.mark.parametrize(
+    ("free", "most"), [(3 * NEED, 3), (3 * NEED - 1, 2), (2 * NEED - 1, 1), (NEED - 1, 1)]
+)
+def test_as_many_trainings_run_at_once_as_fit_and_all_of_them_run(free: int, most: int) -> None:
+    cluster, memory, waits = Watched(3), Memory(free), dict[str, str]()
+    listener: Any = SimpleNamespace(
+        action_event=lambda *_: None,
+        action_ended=lambda *_: None,
+        action_started=lambda *_: None,
+        action_waits=lambda action, why: waits.setdefault(action.name, why),
+        stopping=lambda: None,
+    )
+    plan = make_plan(make_graph(("a", "b", "c")), cluster, History())
+    options = Options(Machine(jobs=3), memory=memory)
+    outcome = _Build(plan, cluster, options, listener, Interrupt(), cluster.pool).run()  # type: ignore[arg-type]
+    assert not outcome.failed
+    assert all(cluster.ran[f"vector:{name}"] == 1 for name in "abc")
+    assert cluster.most == most
+    assert ("vector:a", {"base", "data:a"}) in memory.asked
+    assert len(waits) == 3 - most
+    assert all(why.startswith(SAID) for why in waits.values())
+
+
+def test_what_idle_workers_keep_loaded_makes_room() -> None:
+    cluster = Watched(2)
+    plan = make_plan(make_graph(("a", "b")), cluster, History())
+    build = _Build(
+        plan,
+        cluster,
+        Options(Machine(jobs=2), memory=Memory(NEED)),
+        SimpleNamespace(),
+        Interrupt(),
+        cluster.pool,  # type: ignore[arg-type]
+    )
+    first, second = cluster.pool.workers
+    build.needs[first] = 1
+    assert build._fits(plan.verdicts["vector:a"], second)
+    assert (cluster.ended, build.needs) == ({first}, {})
