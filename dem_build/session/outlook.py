@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dem_build.estimate import budgets, crowded, estimates, unfit
 from dem_build.report.documents import plan_document
 from dem_build.session.overlap import recorded_shared, shared_documents
+from dem_build.session.under_way import under_way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dem_build.errors import DemError
     from dem_build.estimate import Budget, Estimate
     from dem_build.session.session import Session
+    from dem_build.session.under_way import UnderWay
 
 __all__ = ["Outlook", "look_ahead"]
 
@@ -32,6 +34,7 @@ class Outlook:
         errors: What cannot fit into memory.
         warnings: What is not expected to.
         shared: Which prompts the datasets are known to share.
+        begun: What of it another process is at work on, or an earlier run has saved.
     """
 
     session: Session
@@ -40,6 +43,7 @@ class Outlook:
     errors: Sequence[DemError]
     warnings: Sequence[str]
     shared: Sequence[Shared]
+    begun: Sequence[UnderWay]
 
     def document(self) -> dict[str, JSON]:
         """The document of `dem plan --json`."""
@@ -48,6 +52,7 @@ class Outlook:
             **({"mixtures": [m.document() for m in self.mixtures]} if self.mixtures else {}),
             "problems": [*map(str, self.errors), *self.warnings],
             "overlap": shared_documents(self.shared),
+            **({"begun": [b.document() for b in self.begun]} if self.begun else {}),
         }
 
 
@@ -63,4 +68,5 @@ def look_ahead(session: Session) -> Outlook:
         errors,
         [] if errors or not here else crowded(plan, store, machine),
         recorded_shared(session),
+        [*under_way(plan, store)],
     )
