@@ -419,6 +419,15 @@ def test_a_word_of_another_tool_leads_to_what_is_meant_and_to_no_key_of_another_
     assert any(hint in problem.hint for problem in told), told
 
 
+@pytest.mark.parametrize(("name", "leads"), [("merge.yml", True), ("recipe.toml", False)])
+def test_a_file_of_another_tool_leads_to_the_page_of_it(tmp_path, name, leads):
+    (tmp_path / name).write_text("merge_method: ties\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / name)
+    [problem] = caught.value.problems
+    assert (problem.line, "docs/coming-from.md" in problem.hint) == (1, leads)
+
+
 def test_mistakes_of_the_file_and_of_sets_are_told_together(load):
     told = problems_of(load, MINIMAL + "tset = 0.1\n", "train.seed=-1", "nothing")
     assert [p.what for p in told] == [
