@@ -64,6 +64,28 @@ class Command(click.Command):
         return status
 
 
+_MEANT = {
+    "plan": "status watch progress dry-run",
+    "build": "run train merge make repro eval evaluate resume",
+    "check": "validate lint",
+    "remove": "rm drop delete",
+    "cache gc": "gc clean prune",
+    "cache push": "push",
+    "cache pull": "pull",
+    "ls": "list history",
+    "why": "explain",
+    "logs": "log",
+    "data": "preprocess",
+    "diff": "compare",
+    "publish": "upload",
+    "export": "convert",
+    "chat": "serve",
+    "init": "new",
+}
+OTHER_COMMANDS = {word: command for command, words in _MEANT.items() for word in words.split()}
+"""What make, git, DVC, mergekit and Axolotl call the same, or what is nearest to it."""
+
+
 class Commands(click.Group):
     """Commands, which the help page lists in the order in which they were given."""
 
@@ -528,7 +550,7 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except click.ClickException as error:
         error.show()  # a mistake of the call itself, in click's own words
-        if hint := _recipes_to_name(error):
+        if hint := _hint(error):
             click.echo(f"Hint: {hint}", err=True)
         if "--json" in command:
             _write_failure(UsageError(error.format_message(), hint=hint), command)
@@ -536,17 +558,30 @@ def run(arguments: Sequence[str]) -> int:
     return int(status or 0)
 
 
-def _recipes_to_name(error: click.ClickException) -> str | None:
-    """What could have been named, where a call names no recipe and its command takes one."""
-    if not (
-        isinstance(error, click.MissingParameter) and error.param in {RECIPE, WITH_ACTIONS} and error.ctx
-    ):
+def _hint(error: click.ClickException) -> str | None:
+    """How to mend a call that click refuses, where that can be told."""
+    if isinstance(error, click.exceptions.NoSuchCommand):  # click itself tells those of a similar spelling
+        meant = OTHER_COMMANDS.get(error.command_name)
+        return f"dem {meant}" if meant and not error.possibilities else None
+    if not isinstance(error, click.MissingParameter) or error.ctx is None:
         return None
+    if error.param in {RECIPE, WITH_ACTIONS}:
+        return _recipes_to_name(error.ctx.command_path)
+    recipe = error.ctx.params.get("recipe")
+    if recipe is None:
+        return None
+    if not Path(recipe).exists():  # it is what was meant to follow the recipe
+        return _recipes_to_name(error.ctx.command_path, recipe)
+    return f"`dem plan {recipe}` lists the actions" if error.param is ACTION else None
+
+
+def _recipes_to_name(command: str, *others: str) -> str:
+    """What can be named in this folder, where a call names no recipe and its command takes one."""
     here = import_module(f"{__package__}.setup.completion").recipes_here()
     if not here:
         return "no recipe is in this folder; `dem init` writes one, `dem init --demo` one to try"
     return (
-        f"{error.ctx.command_path} {here[0]}" if len(here) == 1 else f"the recipes here are {', '.join(here)}"
+        " ".join((command, here[0], *others)) if len(here) == 1 else f"the recipes here are {', '.join(here)}"
     )
 
 

@@ -29,9 +29,9 @@ OTHER_NAMES = {
     "num_epochs": "num_train_epochs",
     "steps": "max_steps",
     "batch_size": "global_batch_size",
-    "per_device_train_batch_size": "global_batch_size",
     "max_seq_length": "max_length",
     "sequence_len": "max_length",
+    "sample_packing": "packing",
     "cutoff_len": "max_length",
     "warmup_ratio": "warmup_steps",
     "scheduler": "lr_scheduler_type",
@@ -40,6 +40,13 @@ OTHER_NAMES = {
     "lora_rank": "lora_r",
     "target_modules": "lora_target_modules",
     "lora_target": "lora_target_modules",
+    "lora_target_linear": "lora_target_modules",
+    "flash_attention": "attn_implementation",
+    "type": "format",
+    "train_on_inputs": "loss",
+    "val_set_size": "validation",
+    "test_size": "test",
+    "field_messages": "columns",
     "weight": "omega",
     "ω": "omega",
     "file": "path",
@@ -47,9 +54,37 @@ OTHER_NAMES = {
     "system_prompt": "system",
     "base_model": "model",
     "model_name_or_path": "model",
+    "model": "checkpoint",
+    "path": "checkpoint",
+    "lambda": "scale",
+    "on": "task",
+    "dataset": "task",
     "torch_dtype": "dtype",
     "out_dtype": "dtype",
     "merge_method": "method",
+}
+# What has another name and another meaning: a key of that name alone would be filled in wrongly.
+_BATCH = (
+    "`global_batch_size` in [train] counts the sequences of a step, over all devices and accumulated passes; "
+    "`micro_batch` in the machine file those of one pass"
+)
+_LORA = 'adapters are trained by method = "lora" in [train]'
+OTHER_WAYS = {
+    "micro_batch_size": _BATCH,
+    "per_device_train_batch_size": _BATCH,
+    "gradient_accumulation_steps": _BATCH,
+    "adapter": _LORA,
+    "use_peft": _LORA,
+    "peft_type": _LORA,
+    "load_in_4bit": f"no base is loaded in 4 bits; {_LORA}",
+    "load_in_8bit": f"no base is loaded in 8 bits; {_LORA}",
+}
+# What mergekit and Axolotl call a value.
+OTHER_VALUES = {
+    "task_arithmetic": "dem",
+    "linear": "interpolation",
+    "dare_linear": "dare",
+    "chat_template": "messages",
 }
 
 
@@ -131,7 +166,8 @@ def _mistake(model: type[BaseModel], error: ErrorDetails) -> Mistake:
         # pydantic gives a Literal's values as one text: 'a', 'b' or 'c'
         expected = str(error.get("ctx", {}).get("expected", ""))
         choices = [part.strip().strip("'") for part in expected.replace(" or ", ",").split(",")]
-        similar = _similar(str(error["input"]), choices)
+        other = OTHER_VALUES.get(str(error["input"]))
+        similar = other if other in choices else _similar(str(error["input"]), choices)
         what = f"must be {any_of(choices)}, not {_show(error['input'])}"
         return Mistake(key, what, f'did you mean "{similar}"?' if similar else "")
     say = _SAYINGS.get(error["type"])
@@ -143,28 +179,30 @@ def _key_hint(model: type[BaseModel], key: Key) -> str:
     """Point from an unknown key to the one that was meant: a similar one here, or the table or file it belongs in."""
     table, word = _model_at(model, key[:-1]), str(key[-1])
     here = table.model_fields if table else {}
-    meant = OTHER_NAMES.get(word, word)
-    if meant != word and meant in here:
-        return f"did you mean `{meant}`?"
-    elsewhere = ""
-    if _similar(word, here):
-        pass  # a slip of the pen is likelier than a key of another table
-    elif model is Machine:
-        elsewhere = (
-            "the recipe says what to build, the machine file how" if meant in Train.model_fields else ""
-        )
-    elif "train" in here and meant in Train.model_fields:
-        elsewhere = f"`{meant}` belongs in its `train`: train = {{ {meant} = … }}"
-    else:
-        places: tuple[tuple[type[BaseModel], str], ...] = (
-            (Train, "[train]"),
-            (Dataset, "[datasets.NAME]"),
-            (Evaluate, "[evaluate]"),
-            (Machine, "the machine file, `machine.toml`"),
-        )
-        found = (name for owner, name in places if meant in owner.model_fields)
-        elsewhere = next((f"`{meant}` belongs in {name}" for name in found), "")
-    return elsewhere or nearest(word, here)
+    other = OTHER_NAMES.get(word, word)
+    if other != word and other in here:
+        return f"did you mean `{other}`?"
+    if word in OTHER_WAYS:
+        return OTHER_WAYS[word]
+    if _similar(word, here):  # a slip of the pen is likelier than a key of another table
+        return nearest(word, here)
+    found = (_elsewhere(model, here, meant) for meant in dict.fromkeys((word, other)))
+    return next(filter(None, found), "") or nearest(word, here)
+
+
+def _elsewhere(model: type[BaseModel], here: Mapping[str, Any], meant: str) -> str:
+    """Say which other table or file takes a key; empty where none does."""
+    if model is Machine:
+        return "the recipe says what to build, the machine file how" if meant in Train.model_fields else ""
+    if "train" in here and meant in Train.model_fields:
+        return f"`{meant}` belongs in its `train`: train = {{ {meant} = … }}"
+    places: tuple[tuple[type[BaseModel], str], ...] = (
+        (Train, "[train]"),
+        (Dataset, "[datasets.NAME]"),
+        (Evaluate, "[evaluate]"),
+        (Machine, "the machine file, `machine.toml`"),
+    )
+    return next((f"`{meant}` belongs in {name}" for owner, name in places if meant in owner.model_fields), "")
 
 
 _WITHOUT_VALUE = {

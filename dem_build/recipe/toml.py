@@ -143,11 +143,20 @@ def _decoded(text: str, path: Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         what, line = _syntax(str(error), text)
-        raise RecipeError([Problem(str(path), line, "", f"is not TOML: {what}")]) from error
+        raise RecipeError(
+            [Problem(str(path), line, "", f"is not TOML: {what}", _other_tool(path))]
+        ) from error
     except RecursionError as error:
         raise RecipeError([Problem(str(path), 0, "", f"is not TOML: {TOO_DEEP}")]) from error
     except ValueError as error:  # a number with more digits than Python reads
         raise RecipeError([Problem(str(path), 0, "", f"is not TOML: {error}")]) from error
+
+
+def _other_tool(path: Path) -> str:
+    """A hint, where a file is most likely another tool's."""
+    if path.suffix not in {".yml", ".yaml"}:
+        return ""
+    return "a recipe is TOML: docs/coming-from.md has files of mergekit, Axolotl and DVC with the recipe for each"
 
 
 _SYNTAX = {

@@ -15,7 +15,7 @@ from dem_build.report.markdown import code, escape, table
 from dem_build.report.quantities import decimals, duration, plus_minus, signed, size
 from dem_build.report.text import printable
 from dem_build.review.document import RecipeReview, ToldChange
-from dem_build.wording import first_of
+from dem_build.wording import counted, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +37,6 @@ NAMED = 12
 ABSENT = "-"
 
 _HEADLINES = {
-    0: "✓ nothing stands against it",
     1: "✗ an action failed",
     2: "✗ a recipe is wrong",
     3: "✗ a gate failed",
@@ -53,7 +52,25 @@ def verdict(review: Review) -> str:
     """The outcome in one line, without markup."""
     if not review.touched and review.status == 0:
         return "✓ no recipe changed" if review.recipes else "✓ there are no recipes"
-    return _HEADLINES[review.status]
+    return _HEADLINES[review.status] if review.status else f"✓ {_passed(review.touched)}"
+
+
+def _passed(recipes: Sequence[RecipeReview]) -> str:
+    """What of a review that passes somebody who merges it still has to know: that is not for gates alone to say."""
+    gates, metrics = [g for r in recipes for g in r.gates], [m for r in recipes for m in r.metrics]
+    judged = "no gate failed" if gates else "nothing failed, and no gate asks for anything"
+    weaker = sum(len(r.weakened) for r in recipes)
+    less = (
+        f"; {counted(weaker, 'gate')} ask{'' if weaker > 1 else 's'} for less than at the base"
+        if weaker
+        else ""
+    )
+    if all(m.worth is Trend.UNKNOWN for m in metrics):
+        return f"{judged}{less}; no metric was compared"
+    worths = [m.worth for m in metrics]
+    better = f", {found} better" if (found := worths.count(Trend.BETTER)) else ""
+    worse = worths.count(Trend.WORSE) or "none"
+    return f"{judged}{less}; of {counted(len(worths), 'metric')} {worse} worse{better}"
 
 
 def comment(review: Review) -> str:

@@ -93,6 +93,8 @@ def building(named: str, call: Call, follower: Follower, interrupt: Interrupt) -
         try:
             with follower:
                 session.sharing.voice = follower
+                if session.elsewhere is not None:
+                    follower.warn(session.elsewhere)
                 followed = follower if pusher is None else Pushing(follower, pusher)
                 built = Built(session, *_run(session, followed, interrupt, leases))
             session.store.records.adopt()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dem_build.estimate import at_once, budgets, crowded, estimates, unfit
 from dem_build.report.documents import plan_document
 from dem_build.session.overlap import recorded_shared, shared_documents
+from dem_build.session.under_way import under_way
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dem_build.errors import DemError
     from dem_build.estimate import AtOnce, Budget, Estimate
     from dem_build.session.session import Session
+    from dem_build.session.under_way import UnderWay
 
 __all__ = ["Outlook", "look_ahead"]
 
@@ -33,6 +35,7 @@ class Outlook:
         warnings: What is not expected to.
         shared: Which prompts the datasets are known to share.
         at_once: What all that is due takes where several actions run at once; None where one does.
+        begun: What of it another process is at work on, or an earlier run has saved.
     """
 
     session: Session
@@ -41,6 +44,7 @@ class Outlook:
     errors: Sequence[DemError]
     warnings: Sequence[str]
     shared: Sequence[Shared]
+    begun: Sequence[UnderWay]
     at_once: AtOnce | None = None
 
     def document(self) -> dict[str, JSON]:
@@ -51,6 +55,7 @@ class Outlook:
             **({"mixtures": [m.document() for m in self.mixtures]} if self.mixtures else {}),
             "problems": [*map(str, self.errors), *self.warnings],
             "overlap": shared_documents(self.shared),
+            **({"begun": [b.document() for b in self.begun]} if self.begun else {}),
         }
 
 
@@ -64,4 +69,6 @@ def look_ahead(session: Session) -> Outlook:
     warnings = [] if errors or not here else crowded(plan, store, machine)
     if together and together.warning and not errors:
         warnings.append(together.warning)
-    return Outlook(session, found, budgets(plan), errors, warnings, recorded_shared(session), together)
+    begun = [*under_way(plan, store)]
+    shared = recorded_shared(session)
+    return Outlook(session, found, budgets(plan), errors, warnings, shared, begun, together)

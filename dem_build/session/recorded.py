@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from dem_build.engine.publish import PARTS
 from dem_build.errors import UsageError
 from dem_build.plan import Status
+from dem_build.wording import first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dem_build.action import Action
     from dem_build.digest import Output
-    from dem_build.plan import Verdict
+    from dem_build.plan import Difference, Verdict
     from dem_build.session.session import Session
     from dem_build.store import Record
 
@@ -40,9 +41,23 @@ def why_lines(session: Session, name: str) -> Iterator[str]:
     yield f"{verdict.action.name}: {verdict.status}, {changed}"
     for difference in verdict.reason.differences:
         yield f"  {difference}"
+        if files := _other_files(session, verdict.action, difference):
+            yield f"    in {first_of(files, 3)}"
     for upstream in verdict.reason.waits_for:
         other = session.plan.verdicts[upstream]
         yield f"  {upstream}: {other.status}, {other.reason}"
+
+
+def _other_files(session: Session, action: Action, difference: Difference) -> list[str]:
+    """The files that a difference of an action's sources is about: those that its last build did not read."""
+    old = difference.old if isinstance(difference.old, list) else [difference.old]
+    found = (
+        source.path
+        for source in action.sources
+        if difference.place == f"sources.{source.tag}" and source.digest not in old
+    )
+    folder = session.recipe.folder
+    return [str(path.relative_to(folder) if path.is_relative_to(folder) else path) for path in found]
 
 
 def recorded(session: Session, name: str) -> Record:

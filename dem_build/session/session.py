@@ -144,6 +144,23 @@ class Session:
         """Whether all actions were asked for: gates judge nothing less."""
         return not self.call.targets
 
+    @property
+    def elsewhere(self) -> str | None:
+        """What to say where the recipe's model is published and the cache has nothing of it: it may be in another one.
+
+        None where nothing is published, or the cache knows the recipe or anything that it makes.
+        """
+        if self.root["actions"] or self.plan.of(Status.HIT):
+            return None
+        with suppress(StoreError):  # a link in the place of `out/` is told by what would publish there
+            folder = self.destination().folder
+            if (folder / "model").is_dir():
+                return (
+                    f"{folder} was built, and {self.store.root} has nothing of it: all would be made again; if that "
+                    "cache was moved, name it with --cache, $DEM_CACHE or `cache` in machine.toml"
+                )
+        return None
+
     def destination(self) -> Destination:
         """Where the recipe publishes: in `out/` of the project, wherever the cache is.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from dem_build.view.overlap import say_shared
 from dem_build.view.plan import (
     absent_lines,
+    begun_lines,
     budget_lines,
     estimate_lines,
     inherited_rates_line,
@@ -15,6 +16,7 @@ from dem_build.view.plan import (
     rowless_lines,
     unevaluated_line,
 )
+from dem_build.view.text import joined, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,7 +29,10 @@ __all__ = ["outlook_lines"]
 def outlook_lines(outlook: Outlook, console: Console) -> None:
     """Print all that is known before a build."""
     plan, written = outlook.session.plan, outlook.session.recipe
+    if outlook.session.elsewhere is not None:
+        say(console, ("warning: ", "yellow"), joined(outlook.session.elsewhere))
     plan_table(plan, console)
+    begun_lines(outlook.begun, console)
     absent_lines(plan, console)
     budget_lines(outlook.mixtures, console)
     inherited_rates_line(written.inherited_rates, written.train.learning_rate, console)

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from dem_build.estimate import AtOnce, Budget, Estimate
     from dem_build.graph import Graph
     from dem_build.plan import Plan, Reason, Verdict
+    from dem_build.session.under_way import UnderWay
 
 __all__ = [
     "absent_lines",
+    "begun_lines",
     "budget_lines",
     "estimate_lines",
     "inherited_rates_line",
@@ -98,6 +100,18 @@ def absent_lines(plan: Plan, console: Console) -> None:
     absent = dict.fromkeys(str(s.path) for a in plan.graph for s in a.sources if s.absent)
     if idle := [path for path in absent if path not in needed]:
         say(console, ("note: ", "dim"), f"not here, and nothing has to read it: {_some(idle)}")
+
+
+def begun_lines(begun: Sequence[UnderWay], console: Console) -> None:
+    """Print what another process is at work on, and what goes on from what an earlier run has saved."""
+    for one in begun:
+        saved = "" if one.saved is None else f"step {one.saved} is saved"
+        if one.holder is not None:
+            parts = filter(None, (f"{joined(one.holder)} is at work on it", saved))
+            text = f"{', '.join(parts)}: a build waits for it"
+        else:
+            text = f"{saved}, and a build goes on from there"
+        say(console, (f"{joined(one.action)}: {text}", ""))
 
 
 def _some(names: Iterable[str]) -> str:

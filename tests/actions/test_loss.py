@@ -148,14 +148,18 @@ def test_a_worker_loads_a_model_once(base, tmp_path):
     assert json.loads((context.out / "metrics").read_bytes())["loss"] != before["loss"]
 
 
-def test_an_empty_split_is_refused(base, tmp_path):
-    with pytest.raises(EvaluationError, match="raise the dataset's `test` share"):
-        evaluate(base, write_rows(tmp_path / "rows", 0), tmp_path)
-
-
-def test_a_split_without_a_token_that_counts_is_refused(base, tmp_path):
-    with pytest.raises(EvaluationError, match="no token of the held-out rows counts"):
-        evaluate(base, write_rows(tmp_path / "rows", counted=False), tmp_path)
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"count": 0}, "there are no held-out rows"),
+        ({"counted": False}, "no token of the held-out rows counts"),
+    ],
+)
+def test_where_no_token_counts_there_is_no_loss_and_that_is_said(base, tmp_path, rows, said):
+    metrics, per_row = evaluate(base, write_rows(tmp_path / "rows", **rows), tmp_path)
+    assert metrics == {"tokens": 0, "rows": rows.get("count", ROWS)}
+    assert per_row["tokens"].sum() == 0
+    assert said in (tmp_path / "work" / "events.jsonl").read_text()
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path):

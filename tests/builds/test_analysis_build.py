@@ -89,9 +89,10 @@ def test_another_vector_is_another_analysis(project):
 
 def test_splits_that_came_out_empty_leave_curves_and_ladder_out_and_it_is_said(project):
     head = ANALYSED.partition("\n[evaluate]")[0].replace("test = 0.2", "validation = 1e-6\ntest = 1e-6")
-    document = project.build(head + "\n[analysis]\n")
-    assert {"response", "ladder"} <= set(ran(document))
+    document = project.build(head + "\n[evaluate]\nprompts = 0\n[analysis]\n")
+    assert {"response", "ladder", "loss:composed:add"} <= set(ran(document))
     assert not {"response", "ladder"} & set(document)
     said = project.call("build", "tiny.toml").stdout
+    assert "there are no held-out rows, so that there is no loss" in said
     assert "no dataset has validation rows to judge by" in said
     assert "no dataset has validation rows to order a ladder by" in said

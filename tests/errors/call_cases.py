@@ -116,6 +116,39 @@ CALLS = (
         ),
     ),
     Call(
+        "A command of another tool",
+        "status recipe.toml",
+        (
+            "Usage: dem [OPTIONS] COMMAND [ARGS]...\n"
+            "Try 'dem --help' for help.\n"
+            "\n"
+            "Error: No such command 'status'.\n"
+            "Hint: dem plan"
+        ),
+    ),
+    Call(
+        "A dataset is named, and no recipe",
+        "data add",
+        (
+            "Usage: dem data [OPTIONS] RECIPE NAME\n"
+            "Try 'dem data --help' for help.\n"
+            "\n"
+            "Error: Missing argument 'NAME'.\n"
+            "Hint: dem data recipe.toml add"
+        ),
+    ),
+    Call(
+        "A recipe is named, and no action",
+        "why recipe.toml",
+        (
+            "Usage: dem why [OPTIONS] RECIPE ACTION\n"
+            "Try 'dem why --help' for help.\n"
+            "\n"
+            "Error: Missing argument 'ACTION'.\n"
+            "Hint: `dem plan recipe.toml` lists the actions"
+        ),
+    ),
+    Call(
         "Zero jobs",
         "build recipe.toml --jobs 0",
         (

@@ -392,6 +392,42 @@ def test_a_wrong_set_is_told_by_its_own_words(load, override, what):
     assert (problem.file, problem.line, problem.what) == (f"--set {override}", 0, what)
 
 
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("train.num_epochs=1", "did you mean `num_train_epochs`?"),
+        ("train.micro_batch_size=4", "`global_batch_size` in [train] counts the sequences of a step"),
+        (
+            "train.per_device_train_batch_size=4",
+            "`global_batch_size` in [train] counts the sequences of a step",
+        ),
+        ("train.gradient_accumulation_steps=8", "`micro_batch` in the machine file those of one pass"),
+        ("train.adapter='lora'", 'method = "lora" in [train]'),
+        ("train.flash_attention=true", "`attn_implementation` belongs in the machine file"),
+        ("base.load_in_4bit=true", "no base is loaded in 4 bits"),
+        ("base.lora_r=4", "`lora_r` belongs in [train]"),
+        ("train.path='x'", "`path` belongs in [datasets.NAME]"),
+        ("compose.lambda=0.9", "did you mean `scale`?"),
+        ("compose.method='task_arithmetic'", 'did you mean "dem"?'),
+        ("compose.method='linear'", 'did you mean "interpolation"?'),
+        ("vectors.v={ path = 'x', omega = 1.0 }", "did you mean `checkpoint`?"),
+        ("gates=[{ on = 'x', metric = 'loss', max = 1.0 }]", "did you mean `task`?"),
+    ],
+)
+def test_a_word_of_another_tool_leads_to_what_is_meant_and_to_no_key_of_another_meaning(load, override, hint):
+    told = problems_of(load, MINIMAL, override)
+    assert any(hint in problem.hint for problem in told), told
+
+
+@pytest.mark.parametrize(("name", "leads"), [("merge.yml", True), ("recipe.toml", False)])
+def test_a_file_of_another_tool_leads_to_the_page_of_it(tmp_path, name, leads):
+    (tmp_path / name).write_text("merge_method: ties\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(tmp_path / name)
+    [problem] = caught.value.problems
+    assert (problem.line, "docs/coming-from.md" in problem.hint) == (1, leads)
+
+
 def test_mistakes_of_the_file_and_of_sets_are_told_together(load):
     told = problems_of(load, MINIMAL + "tset = 0.1\n", "train.seed=-1", "nothing")
     assert [p.what for p in told] == [

@@ -101,6 +101,24 @@ def test_what_has_not_changed_is_one_line():
     assert page.count("r1.toml") == 1
 
 
+def test_a_review_that_passes_says_first_what_became_worse():
+    def passing(**told) -> str:
+        return verdict(review_of(RecipeReview(path="a.toml", change=ToldChange.CHANGED, **told)))
+
+    worse, better = (Metric(on=f"loss:{w}", metric="loss", p=0.001, worth=w) for w in ("worse", "better"))
+    gate = GateVerdict(metric="loss", task="loss:worse", passed=True)
+    assert passing(metrics=(worse, worse, better), gates=(gate,)) == (
+        "✓ no gate failed; of 3 metrics 2 worse, 1 better"
+    )
+    assert passing(metrics=(better,)) == (
+        "✓ nothing failed, and no gate asks for anything; of 1 metric none worse, 1 better"
+    )
+    weaker = Weakened(gate="loss on worse", how="loosened", was="at most 1", now="at most 2", passed=True)
+    assert passing(gates=(gate,), weakened=(weaker,)) == (
+        "✓ no gate failed; 1 gate asks for less than at the base; no metric was compared"
+    )
+
+
 def test_at_most_three_prompts_of_a_dataset():
     page = comment(sample(prompts=9))
     assert page.count("what is asked") == 3

@@ -35,7 +35,8 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
     """Write `metrics` (JSON: loss, loss_stderr, tokens, rows) and `rows` (nll float32, tokens int32: [rows]).
 
     Where several rows have one prompt, `metrics` says how many `prompts` there are, and `rows` which rows these are of
-    (prompts uint64: [rows], the first 8 bytes of their digests).
+    (prompts uint64: [rows], the first 8 bytes of their digests). Where no token counts there is no `loss`, which is
+    warned of: a small dataset's split may come out empty, and that is known only when all vectors may be trained.
 
     Args:
         inputs: `model/weights`, `model/config` and `data/rows`, a split's token rows.
@@ -43,21 +44,21 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
         context: Uses `machine.eval_batch_size`.
 
     Raises:
-        EvaluationError: There is nothing to evaluate on, or the loss is not finite.
+        EvaluationError: A row's loss is not finite.
         DataError: A row has more tokens than the model takes.
     """
     rows = TokenRows.open(inputs.paths["data/rows"])
-    if len(rows) == 0:
-        raise EvaluationError(
-            "there are no held-out rows to compute a loss on",
-            hint="raise the dataset's `test` share, or give it more rows",
-        )
     refuse_longer(rows, inputs.paths["model/config"])
     with memory_told(EvaluationError, "while computing a loss", OUT_OF_MEMORY_HINT):
         model = evaluated_model(inputs, params["dtype"], context)
         nll, tokens = _losses(model, rows, context)
     prompts = rows.prompt_numbers
     metrics = summary(nll, tokens, prompts, params["dtype"])
+    if "loss" not in metrics:
+        what = "no token of the held-out rows counts" if len(rows) else "there are no held-out rows"
+        context.warn(
+            f"{what}, so that there is no loss: raise the dataset's `test` share, or give it more rows"
+        )
     context.write("metrics", metrics)
     told = {"prompts": prompts} if "prompts" in metrics else {}
     save_file({"nll": nll, "tokens": tokens, **told}, context.out / "rows")
@@ -67,16 +68,14 @@ def run(inputs: Inputs, params: Mapping[str, JSON], context: Context) -> Provena
 def summary(
     nll: NDArray[np.float32], tokens: NDArray[np.int32], prompts: NDArray[np.uint64], dtype: str
 ) -> dict[str, JSON]:
-    """The metrics of per-row summed losses, counts of tokens and numbers of prompts, [rows] each.
+    """The metrics of per-row summed losses, counts of tokens and numbers of prompts, [rows] each; no loss of no token.
 
     Raises:
-        EvaluationError: No token counts, or a loss is not finite.
+        EvaluationError: A loss is not finite.
     """
     total = int(tokens.sum())
     if total == 0:
-        raise EvaluationError(
-            "no token of the held-out rows counts", hint="`dem data` shows which tokens of a dataset do"
-        )
+        return {"tokens": 0, "rows": len(nll)}
     if bad := np.flatnonzero(~np.isfinite(nll)).tolist():
         raise EvaluationError(
             f"the loss of {len(bad)} of {len(nll)} rows is not finite, that of row {bad[0]} first",

@@ -16,7 +16,8 @@ from dem_build.data.rows import columns_of, parquet_rows, read_rows
 from dem_build.data.sources import FILE_TYPES, expand, file_type
 from dem_build.errors import DataError, UsageError
 from dem_build.paths import expanded, may_be_hub_id
-from dem_build.recipe.messages import listed
+from dem_build.recipe.messages import listed, mistakes_of
+from dem_build.recipe.schema import Dataset
 from dem_build.report.quantities import size
 from dem_build.wording import counted
 
@@ -70,8 +71,14 @@ def look(source: str, kind: str | None, recipe: Path, more: Mapping[str, Any], *
         offline: Ask no hub.
 
     Raises:
-        UsageError: There is no such thing, or it is none that dem takes: a row is none, or no format fits.
+        UsageError: There is no such thing, or it is none that dem takes: a row is none, or no format fits; or what is
+            given to read rows by is of a wrong shape.
     """
+    read_by = {key: more[key] for key in ("format", "columns") if key in more}
+    for mistake in mistakes_of(Dataset, {"path": "rows", **read_by}):
+        raise UsageError(
+            mistake.what, where=f"--set {'.'.join(map(str, mistake.key))}", hint=mistake.hint or None
+        )
     try:
         if source.startswith(HUB):
             return _on_hub(source.removeprefix(HUB), kind or "dataset", more, offline=offline)
@@ -153,7 +160,8 @@ def _format_of(source: SourceFile, more: Mapping[str, Any]) -> str:
     try:
         layout = resolve(more.get("format"), more.get("columns"), available, str(source.path))
     except DataError as error:
-        hint = _other_names(available) if not more.get("columns") else None
+        given = more.get("columns")
+        hint = _other_names(available, given if isinstance(given, dict) else {})
         raise DataError(error.what, where=error.where, hint=hint or error.hint) from error
     for row in islice(read_rows(source, layout.required, layout.format.optional), FIRST_ROWS):
         layout.example(row)
@@ -162,18 +170,20 @@ def _format_of(source: SourceFile, more: Mapping[str, Any]) -> str:
     return f"{layout.format.name} ({listed(read)}{f'; not read: {listed(left)}' if left else ''})"
 
 
-def _other_names(available: Iterable[str]) -> str | None:
-    """A hint that names the columns, where they are called as elsewhere."""
+def _other_names(available: Iterable[str], given: Mapping[str, str]) -> str | None:
+    """A hint that names the columns, where they are called as elsewhere, beside those that the user gives."""
     names = {name.lower(): name for name in available}
     found = {
-        role: next((names[word] for word in (role, *words) if word in names), None)
+        role: given.get(role) or next((names[word] for word in (role, *words) if word in names), None)
         for role, words in OTHER_NAMES.items()
     }
     for form in ("prompt-completion", "messages", "text"):
         columns = {role: found[role] for role in FORMATS[form].roles}
         if all(columns.values()):
             told = " ".join(f"--set columns.{role}={column}" for role, column in columns.items())
-            return f"if {listed(columns.values())} are what is meant: {told}"  # type: ignore[arg-type]
+            meant = f"if {listed(columns.values())} are what is meant: {told}"  # type: ignore[arg-type]
+            pairs = "`rejected` is read by nothing, as there is no training on preferences (DPO); "
+            return f"{pairs}{meant}" if "rejected" in names else meant
     return None
 
 

@@ -10,7 +10,7 @@ from dem_build.report import quantities
 from dem_build.report.comparison import Trend, subject
 from dem_build.review.comment import probability, verdict
 from dem_build.view.text import hang, joined, say
-from dem_build.wording import first_of
+from dem_build.wording import counted, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,7 +75,9 @@ def _lines(recipe: RecipeReview) -> Iterator[tuple[str, Text]]:
         follow = (*reason.changed, *reason.follow)
         yield (
             "changed",
-            Text.assemble(joined(reason.text), (f": {len(follow)} actions" if follow else "", "dim")),
+            Text.assemble(
+                joined(reason.text), (f": {counted(len(follow), 'action')}" if follow else "", "dim")
+            ),
         )
     yield from _of_build(recipe)
     for metric in recipe.metrics[:MOST]:

@@ -291,6 +291,30 @@ def test_of_what_is_not_there_no_recipe_is_begun(
     assert not Path("away").exists()
 
 
+@pytest.mark.parametrize(
+    ("columns", "words", "told"),
+    [
+        (
+            ("question", "answer"),
+            ["--set", "columns.prompt=question"],
+            "--set columns.completion=answer",
+        ),
+        (("question", "answer"), ["--set", "columns=question"], "must be a table"),
+        (
+            ("prompt", "chosen", "rejected"),
+            [],
+            "no training on preferences (DPO); if",
+        ),
+    ],
+)
+def test_columns_that_no_format_has_are_led_to_one(
+    columns: tuple[str, ...], words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("odd.jsonl").write_text(rows(*columns, count=3))
+    assert run(["add", "odd", "odd.jsonl", *words]) != 0
+    assert told in capsys.readouterr().err
+
+
 def test_a_user_who_says_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter(
         ["base.gguf", "none.jsonl", "asked.jsonl", "add.jsonl", "my sums", "add.jsonl", "sums", ""]
