@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from dem_build.digest import JSON, Digest, Output
     from dem_build.store import Record, Store
 
-__all__ = [
-    "PARTS",
-    "Destination",
-    "destination",
-    "export_model",
-    "is_published",
-    "link_model",
-    "publish",
-    "publish_text",
-]
-
 STAMP = ".dem.json"
 PARTS = ("weights", "tokenizer", "config", "generation_config")
 """The outputs that make up a model."""

@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from dem_build.plan import Plan, Verdict
     from dem_build.store import Store
 
-__all__ = ["Estimate", "estimates"]
-
 
 @dataclass(frozen=True)
 class Estimate:

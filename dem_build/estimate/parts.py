@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from dem_build.action import Action, SourceFile
 
-__all__ = ["parts_of"]
-
 
 def parts_of(action: Action) -> tuple[int | None, int | None, int | None]:
     """Bytes to download, most training rows, and sub-datasets of an action that prepares a dataset with parts.

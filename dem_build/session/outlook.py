@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from dem_build.estimate import Budget, Estimate
     from dem_build.session.session import Session
 
-__all__ = ["Outlook", "look_ahead"]
-
 
 @dataclass(frozen=True)
 class Outlook:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from dem_build.session.outlook import Outlook
 
-__all__ = ["outlook_lines"]
-
 
 def outlook_lines(outlook: Outlook, console: Console) -> None:
     """Print all that is known before a build."""

@@ -8,7 +8,8 @@ from rich.text import Text
 
 from dem_build.action import BASE, COMPOSED
 from dem_build.report.quantities import decimals, signed
-from dem_build.view.text import clean, columns, hang, joined, say
+from dem_build.report.text import clean, joined
+from dem_build.view.text import columns, hang, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

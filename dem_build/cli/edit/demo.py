@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from dem_build.demo.make import RECIPE, make_demo
-from dem_build.view.text import clean, make_console
+from dem_build.report.text import clean
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["write_demo"]
 
 
 def write_demo(folder: Path) -> int:

@@ -18,15 +18,14 @@ from dem_build.errors import DemError, UsageError
 from dem_build.paths import expanded, may_be_hub_id
 from dem_build.recipe.edited import table_text
 from dem_build.recipe.schema import NAME
-from dem_build.view.text import clean, make_console
+from dem_build.report.text import clean
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dem_build.cli.edit.seen import Seen
     from dem_build.session.session import Call
-
-__all__ = ["init"]
 
 USUAL_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 HEAD = """\

@@ -17,10 +17,11 @@ from dem_build.report.card import card
 from dem_build.report.comparison import COMPOSED
 from dem_build.report.gates import check
 from dem_build.report.inputs import base_name
+from dem_build.report.text import clean
 from dem_build.session.ending import read_results
 from dem_build.session.recorded import origin_of
 from dem_build.session.session import open_session
-from dem_build.view.text import clean, make_console
+from dem_build.view.text import make_console
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from dem_build.report.results import Results
     from dem_build.session.session import Call, Session
     from dem_build.store import Record
-
-__all__ = ["publish"]
 
 CARD = "README.md"
 MODEL = "model"
