@@ -6,7 +6,6 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Self
 
-from dem_build.engine.outcome import Listener
 from dem_build.report.text import joined
 from dem_build.session.sharing import Warned
 
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
 
     from dem_build.action import Action
     from dem_build.digest import JSON
+    from dem_build.engine.outcome import Result
+    from dem_build.plan import Plan, Verdict
     from dem_build.session.build import Follower
 
 
@@ -41,7 +42,7 @@ def _in_notebook() -> bool:
     return getattr(get_ipython(), "kernel", None) is not None
 
 
-class _Quiet(Warned, Listener):
+class _Quiet(Warned):
     """Follows a build and shows nothing; what an action warns of is a warning of Python's."""
 
     def __enter__(self) -> Self:
@@ -50,6 +51,21 @@ class _Quiet(Warned, Listener):
     def __exit__(self, *_: object) -> None:
         pass
 
+    def build_started(self, plan: Plan) -> None:
+        pass
+
+    def action_started(self, verdict: Verdict, pid: int | None = None) -> None:
+        pass
+
     def action_event(self, action: Action, event: Mapping[str, JSON]) -> None:
         if event.get("event") == "warning":
             warnings.warn(f"{action.name}: {joined(event.get('message', ''))}", stacklevel=2)
+
+    def action_waits(self, action: Action, holder: str) -> None:
+        pass
+
+    def action_ended(self, result: Result) -> None:
+        pass
+
+    def stopping(self) -> None:
+        pass
